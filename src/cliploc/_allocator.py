@@ -32,9 +32,6 @@ def share_heaps() -> bool:
 
     What one thread frees can then be used by the next. With many heaps, a server of many short-lived threads grows
     until each heap has seen the largest picture. Call it before there are threads.
-
-    Returns:
-        As for `keep_freed_memory`.
     """
     return _set((M_ARENA_MAX, 2))
 

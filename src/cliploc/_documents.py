@@ -32,14 +32,6 @@ class DocumentError(ValueError):
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes:
     """All of a regular file.
 
-    Args:
-        path: the file.
-        most: larger files are refused before they are read.
-
-    Raises:
-        OSError: no such file, one that cannot be read, a pipe or a device, which might never end, or a file too large.
-        ValueError: a path with a null character.
-
     Example:
         >>> read_bytes("/dev/null")
         Traceback (most recent call last):
@@ -63,12 +55,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes
 
 
 def refuse_other(path: str | os.PathLike[str]) -> None:
-    """Refuses what is no regular file, before a library opens it that would wait for a pipe's writer.
-
-    Raises:
-        OSError: no such file, or another thing than a file.
-        ValueError: a path with a null character.
-    """
+    """Refuses what is no regular file, before a library opens it that would wait for a pipe's writer."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -87,12 +74,7 @@ def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str
 
 
 def read_json(path: str | os.PathLike[str], kind: Any = Any, most: int = MOST_DOCUMENT) -> Any:
-    """A JSON document in a file; see `parse_json`.
-
-    Raises:
-        OSError: as in `read_bytes`.
-        DocumentError: as in `parse_json`.
-    """
+    """A JSON document in a file; see `parse_json`."""
     return parse_json(read_bytes(path, most), kind)
 
 
@@ -100,11 +82,7 @@ def parse_json(content: bytes | str, kind: Any = Any) -> Any:
     """A JSON document, as plain values.
 
     Args:
-        content: of the file.
         kind: the schema that it must pass: a type as `msgspec` knows them.
-
-    Raises:
-        DocumentError: no JSON, too deep, with numbers that are none, or not as the schema has it.
 
     Example:
         >>> parse_json('{"a": [1, 2]}', dict[str, list[int]])
@@ -123,11 +101,7 @@ def parse_json(content: bytes | str, kind: Any = Any) -> Any:
 
 
 def checked(value: Any, kind: Any) -> Any:
-    """Plain values that pass a schema; they are returned as they are.
-
-    Raises:
-        DocumentError: they do not.
-    """
+    """Plain values that pass a schema; they are returned as they are."""
     try:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, ValueError) as error:
@@ -139,9 +113,6 @@ def checked(value: Any, kind: Any) -> Any:
 
 def finite(text: str) -> float:
     """A number that a document has as text.
-
-    Raises:
-        DocumentError: no number, or one that is infinite or too large.
 
     Example:
         >>> finite(" 1.5 ")
@@ -157,11 +128,7 @@ def finite(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """A whole number that a document has as text, such as 500 or 500.0.
-
-    Raises:
-        DocumentError: no whole number, or one that is too large.
-    """
+    """A whole number that a document has as text, such as 500 or 500.0."""
     value = finite(text)
     if value % 1 or abs(value) > MOST_WHOLE:
         raise DocumentError(f"expected a whole number, got {_shown(text)}")
@@ -173,12 +140,7 @@ def _shown(text: str) -> str:
 
 
 def read_xml(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> ElementTree.Element:
-    """The root of an XML document that defines no entities: a few of them, one in the other, expand to gigabytes.
-
-    Raises:
-        OSError: as in `read_bytes`.
-        DocumentError: no XML, or it defines entities.
-    """
+    """The root of an XML document that defines no entities: a few of them, one in the other, expand to gigabytes."""
     content = read_bytes(path, most)
     try:
         # Other encodings than ASCII's kin spell the word with other bytes.

@@ -29,11 +29,6 @@ PACKAGES = {
 def install(extra: str, feature: str, *packages: str) -> str:
     """The line for a feature whose packages are not there.
 
-    Args:
-        extra: of `PACKAGES`.
-        feature: what needs it, as the line begins.
-        packages: what it imports of the extra; none: all.
-
     Example:
         >>> install("bench", "a report")
         "a report needs matplotlib, pandas and pyarrow: pip install 'cliploc[bench]'"
@@ -45,11 +40,7 @@ def install(extra: str, feature: str, *packages: str) -> str:
 
 @cache
 def compiled(module: str) -> ModuleType | None:
-    """A module with code that numba compiles; None where numba (the extra `fast`) is not installed.
-
-    Args:
-        module: its full name.
-    """
+    """A module with code that numba compiles; None where numba (the extra `fast`) is not installed."""
     if importlib.util.find_spec("numba") is None:
         return None
     try:
@@ -59,15 +50,6 @@ def compiled(module: str) -> ModuleType | None:
 
 
 def refuse_without(extra: str, feature: str, *packages: str) -> None:
-    """Refuses a feature whose packages are not there, at once: they are looked for, not imported.
-
-    Args:
-        extra: as for `install`.
-        feature: as for `install`.
-        packages: as for `install`.
-
-    Raises:
-        UsageError: one is not installed.
-    """
+    """Refuses a feature whose packages are not there, at once: they are looked for, not imported."""
     if any(importlib.util.find_spec(name) is None for name in packages or PACKAGES[extra]):
         raise UsageError(install(extra, feature, *packages))

@@ -57,12 +57,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
     """Lets `write` fill a temporary file beside `path`, which then takes its place.
 
     Args:
-        path: the file; what was there is replaced.
-        write: called with the path of the temporary file.
         durable: whether to wait until the file is on the disk; not needed for a cache.
-
-    Raises:
-        OSError: no room, or a folder that cannot be written.
 
     Example:
         >>> import tempfile
@@ -96,14 +91,6 @@ def write_at(path: Path, place: int, content: bytes) -> int:
 
     Args:
         path: the file, which is made if it is not there.
-        place: the number of bytes of the file that stay.
-        content: what follows them.
-
-    Returns:
-        The file's new size.
-
-    Raises:
-        OSError: no room, or a folder that cannot be written.
 
     Example:
         >>> import tempfile
@@ -124,15 +111,7 @@ def write_at(path: Path, place: int, content: bytes) -> int:
 
 
 def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a new folder beside `path`, which then replaces what is at `path`.
-
-    Args:
-        path: the folder; what was there is removed.
-        write: called with the path of the new, empty folder.
-
-    Raises:
-        OSError: no room, or a folder that cannot be written.
-    """
+    """Lets `write` fill a new folder beside `path`, which then replaces what is at `path`."""
     temporary, before = _beside(path), _beside(path)
     temporary.mkdir(parents=True)
     try:
@@ -154,16 +133,7 @@ def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_output(path: Path, content: bytes, option: str) -> None:
-    """Writes a file so that a kill at any moment leaves the old one or the new one.
-
-    Args:
-        path: the file; its folder is made.
-        content: all of it.
-        option: which option chooses another place, for the error.
-
-    Raises:
-        UsageError: no room, or no permission.
-    """
+    """Writes a file so that a kill at any moment leaves the old one or the new one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda temporary: temporary.write_bytes(content))
@@ -188,13 +158,6 @@ def locked(folder: Path) -> Iterator[None]:
     On Windows, which has none for folders, it is a file in the folder that nobody else can open. Nothing is locked on a
     file system without locks.
 
-    Args:
-        folder: the folder, which is there.
-
-    Raises:
-        BlockingIOError: another process or thread has it.
-        OSError: a folder that cannot be opened.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name, locked(Path(name)):
@@ -217,11 +180,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path | None) -> Iterator[None]:
-    """Within this, no other run writes into the folder, which is made; nothing is locked for None.
-
-    Raises:
-        UsageError: another run does, or the folder cannot be written.
-    """
+    """Within this, no other run writes into the folder, which is made; nothing is locked for None."""
     with ExitStack() as held:
         try:
             if folder is not None:
@@ -241,9 +200,6 @@ def alone_writing(path: Path) -> Iterator[None]:
     """Within this, no other run writes this file; others may write beside it.
 
     A file beside it is locked, and removed at the end. One that a killed run has left does not stop others.
-
-    Raises:
-        UsageError: another run does, or the folder cannot be written.
     """
     with ExitStack() as held:
         try:
@@ -256,11 +212,7 @@ def alone_writing(path: Path) -> Iterator[None]:
 
 
 def _lock(opened: int) -> None:
-    """Takes the system's lock on an open file or folder, where the file system has locks; not on Windows.
-
-    Raises:
-        BlockingIOError: another process or thread has it.
-    """
+    """Takes the system's lock on an open file or folder, where the file system has locks; not on Windows."""
     import fcntl
 
     try:
@@ -273,11 +225,7 @@ def _lock(opened: int) -> None:
 
 @contextmanager
 def _locked_beside(path: Path) -> Iterator[None]:
-    """The system's lock on a file that is only for this.
-
-    Raises:
-        BlockingIOError: another process or thread has it.
-    """
+    """The system's lock on a file that is only for this."""
     if sys.platform == "win32":
         with _locked_file(path):
             yield
@@ -301,11 +249,7 @@ def _locked_beside(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked_file(path: Path) -> Iterator[None]:
-    """A file that exists while the lock is held. One that a killed process left can be removed; an open one cannot.
-
-    Raises:
-        BlockingIOError: another process or thread has it.
-    """
+    """A file that exists while the lock is held. One that a killed process left can be removed; an open one cannot."""
     try:
         path.unlink(missing_ok=True)
         opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)

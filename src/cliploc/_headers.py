@@ -37,26 +37,17 @@ class CostlyError(Exception):
 
 @dataclass(frozen=True)
 class Structure:
-    """What the walk over a file found.
+    """What the walk over a file found."""
 
-    Attributes:
-        scans: passes over all pixels that decoding takes.
-        frames: of a GIF, counted up to `MAX_FRAMES` + 1; 1 of all others, whose headers say it.
-    """
-
-    scans: int = 1
-    frames: int = 1
+    scans: int = 1  # passes over all pixels that decoding takes
+    frames: int = 1  # of a GIF, counted up to `MAX_FRAMES` + 1; 1 of all others, whose headers say it
 
 
 def examine(file: BinaryIO, header_only: bool = False) -> Structure:
     """Walks over the structure of a JPEG, GIF or TIFF file; other formats have nothing that could be repeated.
 
     Args:
-        file: open for reading; its position is moved.
         header_only: whether only the header will be read, so that scans and frames need not be counted.
-
-    Raises:
-        CostlyError: reading it would take far too long or too much memory.
     """
     start = file.read(8)
     if start.startswith(b"\xff\xd8\xff"):

@@ -19,9 +19,6 @@ class Inputs:
     Names are compared in the folders they are in, whatever path leads there. A hard link to an input under another name
     is no input: an output replaces the link, and the file stays.
 
-    Args:
-        paths: files that need not exist.
-
     Example:
         >>> "photos/../photos/a.jpg" in Inputs(["photos/a.jpg"])  # doctest: +SKIP
         True
@@ -49,15 +46,7 @@ class Inputs:
         return _place(*os.path.split(os.fspath(path))) in self._places
 
     def refuse(self, files: Iterable[str | os.PathLike[str]], folders: Iterable[str | os.PathLike[str]] = ()) -> None:
-        """Refuses outputs that would overwrite inputs.
-
-        Args:
-            files: that will be written.
-            folders: whose whole content will be replaced.
-
-        Raises:
-            UsageError: one of them is an input, or a folder that holds one.
-        """
+        """Refuses outputs that would overwrite inputs."""
         for file in files:
             if file in self:
                 raise UsageError(f"{file} is read by this run, and would be overwritten: choose another --out")

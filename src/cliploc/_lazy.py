@@ -11,7 +11,6 @@ def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[
     """The `__getattr__` of a package (PEP 562) whose names lie in its modules.
 
     Args:
-        package: its name.
         homes: for each module, the names that are taken from there.
 
     Example:

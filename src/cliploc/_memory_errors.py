@@ -45,8 +45,6 @@ def in_halves(
     """A batch with what is made of it, or its halves, where there is not enough memory for the whole.
 
     Args:
-        items: the batch.
-        work: makes something of items.
         told: called with the number of items before they are halved.
         begun: gives the result of the whole batch, whose work was begun before; None: it was not.
 
@@ -77,11 +75,6 @@ def in_halves(
 
 def not_installed(error: ImportError, advice: str, kind: type[E] = UsageError) -> E:  # type: ignore[assignment]
     """The error to raise where a package cannot be imported.
-
-    Args:
-        error: what the import said.
-        advice: the line for a package that is not there.
-        kind: of the error.
 
     Example:
         >>> print(not_installed(ImportError("No module named 'ray'"), "engine ray needs Ray"))

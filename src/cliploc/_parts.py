@@ -33,8 +33,6 @@ def parts_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> l
     """The parts in order, whole or damaged; files with other names are none.
 
     Args:
-        out: the folder of the run.
-        suffix: of the parts.
         count: how many parts the run has, where that is known: those with higher numbers are none of it.
     """
     numbered = [path for path in (out / "parts").glob(f"*{suffix}") if re.fullmatch(r"[0-9]{5,9}", path.stem)]
@@ -49,14 +47,6 @@ def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) ->
 
 def write_part(path: Path, content: bytes, stamps: Sequence[str] = ()) -> None:
     """Writes all of a part or nothing of it, whenever the machine stops.
-
-    Args:
-        path: see `part_path`.
-        content: of the part.
-        stamps: of the picture files that it was made of.
-
-    Raises:
-        OSError: no room, or a folder that cannot be written.
 
     Example:
         >>> import tempfile

@@ -39,12 +39,7 @@ class OutputError(CliplocError):
 
 
 def write_out(text: str = "") -> None:
-    """Writes to stdout, and whatever waits there, at once: who reads along sees each picture when it is done.
-
-    Raises:
-        OutputError: it cannot be written.
-        BrokenPipeError: the reader went away.
-    """
+    """Writes to stdout, and whatever waits there, at once: who reads along sees each picture when it is done."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -112,11 +107,7 @@ class Terminal:
         """Shows on stderr what long work reports: lines for failures and remarks, and on a terminal a progress bar.
 
         Args:
-            label: the first phase.
             rate: names what is counted, such as "images/s", and shows how fast; "" for no such column.
-
-        Yields:
-            What the work reports to.
         """
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
@@ -141,12 +132,7 @@ class Terminal:
 
 
 class _Bar:
-    """A progress bar that shows the parts of a `Reporter` that count; see there.
-
-    Args:
-        progress: where it is shown.
-        label: the first phase.
-    """
+    """A progress bar that shows the parts of a `Reporter` that count; see there."""
 
     def __init__(self, progress: Progress, label: str) -> None:
         self._progress, self._label, self._masked = progress, label, 0

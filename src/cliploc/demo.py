@@ -30,42 +30,25 @@ IOU_RULE = (
 
 @dataclass(frozen=True)
 class DemoPhoto:
-    """One photograph of the package.
+    """One photograph of the package."""
 
-    Attributes:
-        path: the file.
-        ask: the names to look for; some are not in it.
-        truth: name → its true boxes, `[k, 4]` xyxy; a name left out is not in the picture.
-        credit: title, author, licence.
-    """
-
-    path: Path
-    ask: tuple[str, ...]
-    truth: dict[str, FloatArray]
-    credit: str
+    path: Path  # the file
+    ask: tuple[str, ...]  # the names to look for; some are not in it
+    truth: dict[str, FloatArray]  # name → its true boxes, [k, 4] xyxy; a name left out is not in the picture
+    credit: str  # title, author, licence
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One line of the demo's table.
+    """One line of the demo's table."""
 
-    Attributes:
-        photo: the file's name.
-        name: what was asked for.
-        there: whether it is in the photo.
-        found: whether it was found.
-        score: of its best box; None without one.
-        boxes: its boxes `[k, 4]`, best first.
-        iou: of the best box, by `IOU_RULE`; None for a name that is not there.
-    """
-
-    photo: str
-    name: str
-    there: bool
-    found: bool
-    score: float | None
-    boxes: FloatArray
-    iou: float | None
+    photo: str  # the file's name
+    name: str  # what was asked for
+    there: bool  # whether it is in the photo
+    found: bool  # whether it was found
+    score: float | None  # of its best box; None without one
+    boxes: FloatArray  # its boxes [k, 4], best first
+    iou: float | None  # of the best box, by `IOU_RULE`; None for a name that is not there
 
     @property
     def misplaced(self) -> bool:
@@ -75,19 +58,12 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found and wrote.
+    """What the demo found and wrote."""
 
-    Attributes:
-        rows: one for each photo and name.
-        page: the HTML file.
-        overlays: the pictures.
-        beside: `ious` of the localizer shown beside.
-    """
-
-    rows: tuple[DemoRow, ...]
-    page: Path
-    overlays: tuple[Path, ...]
-    beside: tuple[float, ...] = ()
+    rows: tuple[DemoRow, ...]  # one for each photo and name
+    page: Path  # the HTML file
+    overlays: tuple[Path, ...]  # the pictures
+    beside: tuple[float, ...] = ()  # `ious` of the localizer shown beside
 
     @property
     def ious(self) -> list[float]:
@@ -136,14 +112,8 @@ def run_demo(
     """Localizes the names asked for in every photograph; writes a sheet for each and one page of all.
 
     Args:
-        localizer: model and method.
-        out: an existing folder.
-        settings: shown in the page's header.
         reporter: told of the phase, the method's name, and of the photographs that are to be done and that are done.
         beside: another model or method, whose results the page shows below.
-
-    Raises:
-        OSError: something cannot be written.
     """
     from cliploc.report import PageItem, panels, write_page
     from cliploc.report.overlay import run_line

@@ -27,17 +27,11 @@ RIGHT_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        name: what was looked at.
-        good: whether it is as it should be.
-        detail: what was seen; for a failed check also what to do.
-    """
-
-    name: str
-    good: bool
-    detail: str
+    name: str  # what was looked at
+    good: bool  # whether it is as it should be
+    detail: str  # what was seen; for a failed check also what to do
 
 
 def checks(
@@ -51,14 +45,7 @@ def checks(
 
     Args:
         model: whose weights are fetched where they are missing, loaded, and tried on the demo's photographs.
-        pretrained: as for `Localizer`.
-        device: as for `Localizer`.
-        precision: as for `Localizer`.
         threads: that torch computes with from now on; None leaves the choice to torch.
-
-    Raises:
-        UsageError: a model, weights, device or precision that there is not.
-        MissingWeightsError: the weights are not here and cannot be fetched.
     """
     yield Check("cliploc", True, __version__)
     new_enough = sys.version_info >= (3, 11)

@@ -36,22 +36,16 @@ PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: close to zero in any tower's no
 class Frame:
     """How one original picture was laid onto one model input.
 
-    Attributes:
-        original_hw: height and width of the upright original, in pixels.
-        input_hw: height and width of the model input.
-        resized_wh: size the whole picture was resized to, before it was cropped or padded.
-        offset_xy: where the resized picture's corner lies in the input; negative when cropped.
-
     Example:
         >>> frame = Frame.fit("pad", original_hw=(100, 200), input_hw=(224, 224))
         >>> frame.to_original(frame.to_input(np.array([[10.0, 20.0, 50.0, 60.0]]))).round(3).tolist()
         [[10.0, 20.0, 50.0, 60.0]]
     """
 
-    original_hw: tuple[int, int]
-    input_hw: tuple[int, int]
-    resized_wh: tuple[int, int]
-    offset_xy: tuple[int, int]
+    original_hw: tuple[int, int]  # height and width of the upright original, in pixels
+    input_hw: tuple[int, int]  # height and width of the model input
+    resized_wh: tuple[int, int]  # size the whole picture was resized to, before it was cropped or padded
+    offset_xy: tuple[int, int]  # where the resized picture's corner lies in the input; negative when cropped
 
     @classmethod
     def fit(cls, policy: ResizePolicy, original_hw: tuple[int, int], input_hw: tuple[int, int]) -> Frame:
@@ -61,12 +55,6 @@ class Frame:
             policy: "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the
                 centre out (CLIP's own, to the pixel); "crop-floor" does so as transformers does, which rounds half a
                 pixel down where torchvision rounds to even; "pad" keeps all of the picture and fills the rest.
-            original_hw: height and width of the picture.
-            input_hw: height and width of the model's input.
-
-        Raises:
-            UsageError: an unknown policy.
-            InputError: a picture too narrow for "crop" or "pad".
         """
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
@@ -90,14 +78,6 @@ class Frame:
 
         The picture is resized until the smaller of its sides is `multiple` inputs long, and cut into windows of the
         input's size, each half an input from the next (see `window_starts`).
-
-        Args:
-            original_hw: height and width of the picture.
-            input_hw: height and width of the model's input.
-            multiple: at least 1.
-
-        Raises:
-            InputError: a picture too narrow: it would have hundreds of windows.
 
         Example:
             >>> [frame.offset_xy for frame in Frame.windows((300, 450), input_hw=(224, 224), multiple=1)]
@@ -140,12 +120,7 @@ class Frame:
         return boxes
 
     def apply(self, image: Image.Image, interpolation: Interpolation = "bicubic") -> Image.Image:
-        """The model's input as a picture: resized (antialiased), then cropped or padded.
-
-        Args:
-            image: the picture.
-            interpolation: as the model was trained, `Backbone.interpolation`.
-        """
+        """The model's input as a picture: resized (antialiased), then cropped or padded."""
         resized = image
         if image.size != self.resized_wh:
             resized = image.resize(self.resized_wh, RESAMPLING[interpolation])
@@ -172,7 +147,6 @@ class Frame:
         """Maps of windows → one map over this input: their mean where they overlap.
 
         Args:
-            windows: of the same picture; see `windows`.
             maps: `[W, P, h, w]`, over each window, any grid.
 
         Returns:
@@ -241,15 +215,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How maps `[P, h, w]` are sampled over an input: a map over the input is `rows @ map @ columns.T`.
+    """How maps `[P, h, w]` are sampled over an input: a map over the input is `rows @ map @ columns.T`."""
 
-    Attributes:
-        rows: `[H, h]` weights of a mean; all 0 where no map lies.
-        columns: `[W, w]`, as `rows`.
-    """
-
-    rows: Tensor
-    columns: Tensor
+    rows: Tensor  # [H, h] weights of a mean; all 0 where no map lies
+    columns: Tensor  # [W, w], as `rows`
 
     def over_input(self, maps: Tensor) -> Tensor:
         """`[P, H, W]`; the smallest value of each map where none lies."""
@@ -284,11 +253,6 @@ class MeanOnGrid:
     So a map is bilinear between turns, and its least and greatest value lie at turns. What depends on the samplings
     alone is here, for any number of maps.
 
-    Attributes:
-        turns: how many there are of all maps together, along y and along x.
-        at_turns: for each map, how it is sampled at its own turns.
-        on_grid: for each map, how it is sampled at the turns of all, and in the cells.
-
     Example:
         >>> frame = Frame.fit("squash", (4, 4), (4, 4))
         >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
@@ -296,9 +260,9 @@ class MeanOnGrid:
         [[[0.125, 0.875]]]
     """
 
-    turns: tuple[int, int]
-    at_turns: tuple[Sampling, ...]
-    on_grid: tuple[Sampling, ...]
+    turns: tuple[int, int]  # how many there are of all maps together, along y and along x
+    at_turns: tuple[Sampling, ...]  # for each map, how it is sampled at its own turns
+    on_grid: tuple[Sampling, ...]  # for each map, how it is sampled at the turns of all, and in the cells
 
     @classmethod
     def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> MeanOnGrid:
@@ -360,10 +324,6 @@ class Mosaic:
     """Maps of windows of one picture, added one by one, and their mean where they overlap: one map over an input.
 
     Only the sum is held, so that windows can be let go as soon as they were added.
-
-    Args:
-        frame: how the picture lies in that input.
-        hw: the grid over the input, height and width.
 
     Example:
         >>> windows = Frame.windows((2, 3), input_hw=(2, 2), multiple=1)
@@ -428,11 +388,6 @@ def _sampling(
     """How one side of a window's map is sampled onto a grid over another frame's input, bilinear.
 
     Args:
-        frame: of the grid.
-        window: of the map.
-        axis: 0: along x; 1: along y.
-        cells: of the grid, along this side.
-        points: of the map, along this side.
         beyond: whether cells outside of the window have the values at its border.
 
     Returns:
@@ -487,11 +442,6 @@ def _side_by_side(samplings: Sequence[tuple[int, Tensor]], cells: int, like: Ten
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Where windows begin along a side: every `stride` pixels, the last one pushed inwards, so that it ends there too.
-
-    Args:
-        length: of the side, at least `window`.
-        window: pixels of a window.
-        stride: pixels from one window to the next.
 
     Example:
         >>> window_starts(500, window=224, stride=112)

@@ -40,42 +40,26 @@ Start = Literal["zero-shot", "random"]
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The description of a head, saved beside its weights.
+    """The description of a head, saved beside its weights."""
 
-    Attributes:
-        method: "ts_cam" or "lctr".
-        kind: "closed" or "open".
-        classes: the classes of the training set, each as its name followed by its synonyms.
-        channels: d of the tower's last features.
-        embedding_size: D of the tower's joint space.
-        logit_scale: the tower's logit scale, the factor of an open head's cosines.
-        start: for open heads: "zero-shot", S = the tower's dense reading + the convolution, which adds nothing before
-            training; "random", S = the convolution alone.
-        unit_places: for open heads: whether every place's vector is scaled to unit length, so that S_t are cosines.
-        experts: K of LCTR.
-        tower: name of the tower's model.
-        tower_kind: "cnn" or "vit".
-        pretrained: the tower's weights, as given by `--pretrained`.
-        weights: the tower's `weights_id`.
-        templates: prompt templates that an open head was trained with.
-        training: settings and outcome of the training, for the record.
-    """
-
-    method: str
-    kind: HeadKind
-    classes: tuple[tuple[str, ...], ...]
-    channels: int
-    embedding_size: int
-    logit_scale: float
-    tower: str
-    tower_kind: TowerKind
-    weights: str
+    method: str  # "ts_cam" or "lctr"
+    kind: HeadKind  # "closed" or "open"
+    classes: tuple[tuple[str, ...], ...]  # the classes of the training set, each as its name followed by its synonyms
+    channels: int  # d of the tower's last features
+    embedding_size: int  # D of the tower's joint space
+    logit_scale: float  # the tower's logit scale, the factor of an open head's cosines
+    tower: str  # name of the tower's model
+    tower_kind: TowerKind  # "cnn" or "vit"
+    weights: str  # the tower's `weights_id`
+    # for open heads: "zero-shot", S = the tower's dense reading + the convolution, which adds nothing before training;
+    # "random", S = the convolution alone
     start: Start = "zero-shot"
+    # for open heads: whether every place's vector is scaled to unit length, so that S_t are cosines
     unit_places: bool = False
-    experts: int = 4
-    pretrained: str | None = None
-    templates: tuple[str, ...] = ()
-    training: dict[str, Any] | None = None
+    experts: int = 4  # K of LCTR
+    pretrained: str | None = None  # the tower's weights, as given by `--pretrained`
+    templates: tuple[str, ...] = ()  # prompt templates that an open head was trained with
+    training: dict[str, Any] | None = None  # settings and outcome of the training, for the record
 
     @property
     def outputs(self) -> int:
@@ -90,17 +74,13 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class Seen:
-    """The features of B pictures that a head takes from a frozen tower; training needs nothing else of the pictures.
+    """The features of B pictures that a head takes from a frozen tower; training needs nothing else of the pictures."""
 
-    Attributes:
-        tokens: `[B, d, h, w]` the last features (a ViT's patch tokens after its last block), each place with mean 0 and
-            variance 1 over its channels: the tower's last norm without its weights, which the convolution learns.
-        attention: `[B, h, w]` mean_{l,H} A^l[class token → patches]; zeros for a CNN.
-        dense: `[B, D, h, w]` the tower's dense reading of every place, unit length; None if no head needs it.
-    """
-
+    # [B, d, h, w] the last features (a ViT's patch tokens after its last block), each place with mean 0 and variance 1
+    # over its channels: the tower's last norm without its weights, which the convolution learns
     tokens: Tensor
-    attention: Tensor
+    attention: Tensor  # [B, h, w] mean_{l,H} A^l[class token → patches]; zeros for a CNN
+    # [B, D, h, w] the tower's dense reading of every place, unit length; None if no head needs it
     dense: Tensor | None = None
 
 
@@ -113,11 +93,7 @@ def seen_needs(kind: TowerKind, attention: bool, dense: bool) -> Needs:
 
 @torch.no_grad()
 def look(ctx: Context, *, attention: bool, dense: bool) -> Seen:
-    """Takes a head's features from a trace made with `seen_needs`.
-
-    Raises:
-        UsageError: `attention` is asked for and the tower has average pooling.
-    """
+    """Takes a head's features from a trace made with `seen_needs`."""
     trace = ctx.trace
     vit = ctx.backbone.kind == "vit"
     last = patches_of(ctx, trace.tokens[-1].transpose(1, 2)) if vit else trace.features[-1]  # [B, d, h, w]
@@ -134,9 +110,6 @@ class SemanticHead(nn.Module, ABC):
     """A head that makes semantic maps S by a 3×3 convolution, and logits as their means (a `method.TrainedHead`).
 
     A subclass defines the kernel of each picture, and the weight of each place in the mean.
-
-    Args:
-        config: description of the head.
     """
 
     method: str
@@ -179,7 +152,6 @@ class SemanticHead(nn.Module, ABC):
         """Classification logits, on which the head is trained.
 
         Args:
-            seen: features of the frozen tower.
             text: `[classes, D]` unit norm, the classes of an open head; a closed head takes None.
 
         Returns:
@@ -210,11 +182,7 @@ class SemanticHead(nn.Module, ABC):
 
     @torch.no_grad()
     def semantics(self, ctx: Context) -> Tensor:
-        """S for each prompt, `[B, P, h, w]`: closed, its class's map, or zeros for an unknown name; open, S · g_t.
-
-        Raises:
-            UsageError: a closed head without the prompts' words.
-        """
+        """S for each prompt, `[B, P, h, w]`: closed, its class's map, or zeros for an unknown name; open, S · g_t."""
         seen = look(ctx, attention=self.reads_attention, dense=self.config.reads_dense)
         maps = self.maps(seen).float()
         if not self.closed:
@@ -373,16 +341,7 @@ def tower_fingerprint(backbone: Backbone) -> Tensor:
 
 # ----------------------------------------------------------------------------------------------------- saved and loaded
 def save_head(path: Path, head: SemanticHead, fingerprint: Tensor) -> None:
-    """Writes a head as safetensors, with its config as JSON in the metadata. The file is replaced atomically.
-
-    Args:
-        path: the file.
-        head: the trained head.
-        fingerprint: `tower_fingerprint` of its tower.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """Writes a head as safetensors, with its config as JSON in the metadata. The file is replaced atomically."""
     tensors = {f"head.{name}": t.detach().cpu().contiguous() for name, t in head.state_dict().items()}
     description = {"format": FORMAT, **asdict(head.config)}
     # One entry, as safetensors does not keep the order of several.
@@ -394,11 +353,7 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
     """Reads a head that `cliploc train` made, frozen and in eval mode.
 
     Args:
-        path: the file.
         backbone: the tower it will work on; None to load the head without a tower.
-
-    Raises:
-        ModelError: no such file, not a head, or a head trained on another tower; the message names both towers.
     """
     path = user_path(path)
     config = read_config(path)
@@ -419,11 +374,7 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
 
 
 def read_config(path: str | Path) -> HeadConfig:
-    """Reads the description of a saved head, without its weights.
-
-    Raises:
-        ModelError: no such file, or not a head.
-    """
+    """Reads the description of a saved head, without its weights."""
     path = user_path(path)
     try:
         refuse_other(path)

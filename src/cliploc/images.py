@@ -53,17 +53,11 @@ MAX_SCANNED = 20 * MAX_PIXELS  # pixels of all scans of a progressive JPEG toget
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture.
+    """A decoded picture."""
 
-    Attributes:
-        source: the file's path as given, or a name for a picture from memory.
-        image: upright (EXIF orientation applied) RGB.
-        notes: what was done to it that a user may want to know.
-    """
-
-    source: str
-    image: Image.Image
-    notes: tuple[str, ...] = ()
+    source: str  # the file's path as given, or a name for a picture from memory
+    image: Image.Image  # upright (EXIF orientation applied) RGB
+    notes: tuple[str, ...] = ()  # what was done to it that a user may want to know
 
     @cached_property
     def checksum(self) -> bytes:
@@ -102,11 +96,6 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
     Args:
         image: a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (or floats in 0–1). What
             was loaded already is returned as it is.
-        source: what to call a picture that has no path.
-        max_pixels: larger pictures are refused before they are decoded.
-
-    Raises:
-        InputError: the picture cannot be used; the line names it and says what to do.
 
     Example:
         >>> load(np.zeros((20, 30, 3), dtype=np.uint8)).image.size
@@ -137,16 +126,11 @@ def open_picture(
     """Opens a picture file and checks that it can be decoded; the caller decodes it.
 
     Args:
-        path: the file.
-        max_pixels: larger pictures are refused.
         header_only: whether only size and metadata are wanted: then the cost of decoding its pixels does not matter.
 
     Yields:
         Its image as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
         raised in the block becomes an `InputError`.
-
-    Raises:
-        InputError: no file, not a picture of `FORMATS`, damaged, too large, or too costly to decode.
     """
     name = os.fspath(path)
     checked = _checked_file(Path(path), name)
@@ -179,15 +163,7 @@ def open_picture(
 
 
 def small_png(content: bytes, longest: int) -> Image.Image:
-    """A PNG that cliploc itself stored among its results, in the mode that it was stored in.
-
-    Args:
-        content: of the file.
-        longest: a longer side than this is refused.
-
-    Raises:
-        InputError: not a PNG, damaged, or too large.
-    """
+    """A PNG that cliploc itself stored among its results, in the mode that it was stored in."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if max(image.size) > longest:
@@ -199,11 +175,7 @@ def small_png(content: bytes, longest: int) -> Image.Image:
 
 
 def _opened(file: BinaryIO, name: str) -> Image.Image:
-    """The picture of a file, by the reader of its format; nothing is decoded.
-
-    Raises:
-        InputError: it is HEIC, and pillow-heif is not installed.
-    """
+    """The picture of a file, by the reader of its format; nothing is decoded."""
     if "HEIF" in Image.OPEN or not _is_heic(file):
         return Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN])
     try:

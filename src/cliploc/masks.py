@@ -62,7 +62,6 @@ def label_map(frame: Frame, maps: FloatArray, found: npt.NDArray[np.bool_], rule
         frame: how the picture lies in what the maps are over.
         maps: `[P, h, w]`.
         found: `[P]`; the other names have no pixel.
-        rule: by which boxes are made; only its threshold matters.
 
     Returns:
         `[H, W]`: 0 for the background, 1 for the first name and so on. Of equally hot names the first counts.

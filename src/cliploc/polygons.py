@@ -139,12 +139,7 @@ def _walk(starts: Ints, ends: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline, ...]:
-    """The outlines of a COCO annotation's `segmentation` in a picture of this size.
-
-    Raises:
-        ValueError: run lengths that are compressed or do not fill the picture, corners far outside it, or something
-            else.
-    """
+    """The outlines of a COCO annotation's `segmentation` in a picture of this size."""
     width, height = size_wh
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")

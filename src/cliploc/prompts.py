@@ -133,11 +133,7 @@ TEMPLATE_SETS = {
 
 
 def refuse_no_list(names: object) -> None:
-    """Refuses anything but a list of names: above all a single text, which Python reads as a list of letters.
-
-    Raises:
-        UsageError: it is not a list.
-    """
+    """Refuses anything but a list of names: above all a single text, which Python reads as a list of letters."""
     if isinstance(names, str):
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     if not isinstance(names, Sequence) or isinstance(names, bytes | bytearray):
@@ -150,10 +146,6 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
     Args:
         names: one entry for each name; synonyms are separated by "|", the first being the label ("cat|kitten").
         templates: sentences with one `{}`; or the name of a set: "default", "openai-80", "name-only".
-
-    Raises:
-        UsageError: no name, an empty or over-long one, one asked for twice, too many of them or of the synonyms of one,
-            or a template without its `{}`.
 
     Example:
         >>> parse(["cat|kitten"]).synonyms
@@ -193,11 +185,7 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
 
 
 def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
-    """The sentences meant by a set's name, a file's path, a single template, a list of these, or None (the default).
-
-    Raises:
-        UsageError: a text that is neither a set's name, nor a file, nor a template.
-    """
+    """The sentences meant by a set's name, a file's path, a single template, a list of these, or None (the default)."""
     if templates is None:
         return DEFAULT_TEMPLATES
     if isinstance(templates, str):
@@ -220,17 +208,11 @@ def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ImageNetClass:
-    """One of ILSVRC's 1,000 classes.
+    """One of ILSVRC's 1,000 classes."""
 
-    Attributes:
-        wnid: WordNet id, "n01440764".
-        name: a short English name, unique among the 1,000.
-        synonyms: WordNet's words for it, in its order, without those that equal the name.
-    """
-
-    wnid: str
-    name: str
-    synonyms: tuple[str, ...]
+    wnid: str  # WordNet id, "n01440764"
+    name: str  # a short English name, unique among the 1,000
+    synonyms: tuple[str, ...]  # WordNet's words for it, in its order, without those that equal the name
 
     @property
     def entry(self) -> str:
@@ -294,9 +276,6 @@ def read_classes(path: str | Path) -> list[str]:
 
     The words to use may follow a WordNet id, as in ImageNet's own lists ("n01440764 tench, Tinca tinca"). Empty
     lines and lines that begin with # are left out.
-
-    Raises:
-        UsageError: no such file, not a text, no names in it, or a WordNet id that is not among ImageNet's 1,000.
     """
     entries = [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
     warn_of_commas(entries, f"{path}: ")
@@ -318,9 +297,6 @@ def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
 
 def class_entry(line: str, where: str = "") -> str:
     """A line of `read_classes` as `parse` takes it.
-
-    Raises:
-        UsageError: a WordNet id that is not among ImageNet's 1,000.
 
     Example:
         >>> class_entry("n01440764")
@@ -345,9 +321,6 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
     """Templates from a file, one per line, each with one `{}` where the name goes.
 
     Empty lines and lines that begin with # are left out.
-
-    Raises:
-        UsageError: no such file, not a text, none in it, or a line without its `{}`.
     """
     templates = []
     for number, line in read_lines(path, "templates"):
@@ -377,7 +350,6 @@ def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     """One unit-norm embedding for each name.
 
     Args:
-        texts: P names with their synonyms and templates.
         encode: sentences → unit-norm `[n, D]`, a backbone's `encode_text`.
 
     Returns:

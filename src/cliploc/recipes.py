@@ -27,19 +27,13 @@ BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method, with options that make its boxes better.
+    """A method, with options that make its boxes better."""
 
-    Attributes:
-        name: "default", "fast" or "best".
-        method: a name of `cliploc methods`.
-        options: values of `cliploc.Options`; values that a user gives take their place.
-        basis: how it was chosen.
-    """
-
-    name: str
-    method: str
+    name: str  # "default", "fast" or "best"
+    method: str  # a name of `cliploc methods`
+    # values of `cliploc.Options`; values that a user gives take their place
     options: Mapping[str, Any] = field(default_factory=dict)
-    basis: str = BY_ANALOGY
+    basis: str = BY_ANALOGY  # how it was chosen
 
     @property
     def flags(self) -> list[str]:
@@ -122,11 +116,6 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
         model: a name of `cliploc models`, `hf-hub:ORG/NAME`, `local-dir:PATH`, or a `Backbone`. For a repository or
             folder, its configuration is read (and downloaded if needed), because the tower's structure decides.
         name: "default" weighs quality against time, "fast" costs one forward pass, "best" takes as many as help.
-
-    Raises:
-        UnknownNameError: no such model.
-        ModelError: a repository or folder has no configuration that describes a model.
-        UsageError: no such recipe.
 
     Example:
         >>> recipe_of("RN50").method, recipe_of("ViT-B-16").method

@@ -49,9 +49,6 @@ def encode(mask: npt.ArrayLike) -> Rle:
 def decode(rle: Any) -> BoolArray:
     """The mask `[H, W]` of a code, compressed or as a list of counts.
 
-    Raises:
-        InputError: it is not such a code.
-
     Example:
         >>> decode({"size": [2, 2], "counts": "22"}).tolist()
         [[False, True], [False, True]]
@@ -64,9 +61,6 @@ def decode(rle: Any) -> BoolArray:
 def part_of(rle: Any) -> tuple[BoolArray, int, int]:
     """The rectangle `[h, w]` of a code's mask that holds all its pixels, and where it lies: left and top.
 
-    Raises:
-        InputError: it is not such a code.
-
     Example:
         >>> part_of({"size": [3, 4], "counts": [4, 1, 2, 1, 4]})
         (array([[ True,  True]]), 1, 1)
@@ -78,11 +72,7 @@ def part_of(rle: Any) -> tuple[BoolArray, int, int]:
 
 
 def counts_of(rle: Any) -> Counts:
-    """The counts of a code, compressed or as a list; they fill its size.
-
-    Raises:
-        InputError: it is not such a code.
-    """
+    """The counts of a code, compressed or as a list; they fill its size."""
     try:
         height, width = (int(side) for side in rle["size"])
         text = rle["counts"]
@@ -163,10 +153,6 @@ def united(several: Sequence[Counts]) -> Counts:
 def bounds(counts: Counts, height: int) -> list[float]:
     """The box round a mask: x0, y0, x1, y1, with exclusive right and bottom edges; empty of an empty mask.
 
-    Args:
-        counts: its runs, column by column.
-        height: of the picture.
-
     Example:
         >>> bounds(np.array([2, 1, 1, 1, 1]), 2)
         [1.0, 0.0, 3.0, 1.0]
@@ -235,9 +221,6 @@ def compressed(counts: Counts) -> str:
 
 def uncompressed(text: str | bytes) -> Counts:
     """The counts of COCO's text.
-
-    Raises:
-        ValueError: it is not such a text.
 
     Example:
         >>> uncompressed("61X13mN").tolist()

@@ -41,10 +41,6 @@ class TextCache:
     A file that does not match its checksum, or whose vector has another size, is as good as none; a folder that cannot
     be written leaves the cache empty. Neither stops anything.
 
-    Args:
-        folder: of all models' embeddings; see `cache_folder`.
-        weights_id: of the model; see `cliploc.tower.Backbone.weights_id`.
-
     Example:
         >>> import tempfile, torch
         >>> cache = TextCache(Path(tempfile.mkdtemp()), "a model's weights")

@@ -22,37 +22,24 @@ OWN = ("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt")  # models tha
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model of the catalogue: one line of `cliploc models`.
+    """A model of the catalogue: one line of `cliploc models`."""
 
-    Attributes:
-        name: as typed after `--model`.
-        build: `(pretrained, device, precision)` → the model in eval mode.
-        kind: its image tower, "cnn" or "vit".
-        pooling: how the tower makes one embedding of its features.
-        input_hw: the input size it was trained with.
-        parameters: number of parameters of image and text tower, in millions; None if not known without building it.
-        licence: licence of its weights, where it is known; of several, the most frequent first.
-        about: a description in one line.
-        weights: tags that `--pretrained` takes, besides a file; empty where the model has only its own weights.
-        usable: whether an adapter supports its image tower.
-        count: counts the parameters in millions, by building the model without memory for them; None if
-            `parameters` is known.
-        licences: tag of weights → licence.
-        preprocessing: tag of weights → how pictures are preprocessed, in words; the key "" stands for all.
-    """
-
-    name: str
-    build: Callable[[str | None, str, str], Backbone]
-    kind: TowerKind
-    pooling: Pooling
-    input_hw: tuple[int, int]
+    name: str  # as typed after `--model`
+    build: Callable[[str | None, str, str], Backbone]  # `(pretrained, device, precision)` → the model in eval mode
+    kind: TowerKind  # its image tower, "cnn" or "vit"
+    pooling: Pooling  # how the tower makes one embedding of its features
+    input_hw: tuple[int, int]  # the input size it was trained with
+    # number of parameters of image and text tower, in millions; None if not known without building it
     parameters: float | None
-    licence: str
-    about: str
+    licence: str  # licence of its weights, where it is known; of several, the most frequent first
+    about: str  # a description in one line
+    # tags that `--pretrained` takes, besides a file; empty where the model has only its own weights
     weights: tuple[str, ...] = ()
-    usable: bool = True
+    usable: bool = True  # whether an adapter supports its image tower
+    # counts the parameters in millions, by building the model without memory for them; None if `parameters` is known
     count: Callable[[], float] | None = None
-    licences: Mapping[str, str] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)  # tag of weights → licence
+    # tag of weights → how pictures are preprocessed, in words; the key "" stands for all
     preprocessing: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -98,15 +85,10 @@ model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Regis
 
 @dataclass(frozen=True)
 class Structure:
-    """What decides which methods and which recipe suit an image tower, known before it is loaded.
+    """What decides which methods and which recipe suit an image tower, known before it is loaded."""
 
-    Attributes:
-        kind: "cnn" or "vit".
-        pooling: how the tower makes one embedding of its features.
-    """
-
-    kind: TowerKind
-    pooling: Pooling
+    kind: TowerKind  # "cnn" or "vit"
+    pooling: Pooling  # how the tower makes one embedding of its features
 
 
 # Prefix of a model's name → function of the rest of the name, which reads the structure from the configuration.
@@ -118,15 +100,8 @@ structures: Registry[Callable[[str], Structure]] = Registry(
 def structure_of(model: str) -> ModelEntry | Structure | None:
     """The structure of a model's image tower, from the catalogue or its configuration; no weights are read.
 
-    Args:
-        model: as for `create`.
-
     Returns:
         The structure; None for a plugin's model source, whose models must be built to know it.
-
-    Raises:
-        UnknownNameError: no such model.
-        ModelError: no configuration, or none that describes a model we can build.
 
     Example:
         >>> structure_of("RN50").pooling
@@ -145,16 +120,9 @@ def create(
     """Builds a model by name, in eval mode, with frozen weights.
 
     Args:
-        model: a name of `cliploc models`, `hf-hub:ORG/NAME` or `local-dir:PATH`.
         pretrained: which weights: a tag, a file, "FILE@TAG" (a file with the GELU and preprocessing of the tag's
             weights), "random" (for tests and benchmarks); None for the model's own.
-        device: a torch device, such as "cpu", "cuda" or "mps".
         precision: "fp32", "bf16", "fp16" or "auto". Embeddings are float32 in any case.
-
-    Raises:
-        UnknownNameError: no such model; the message lists the nearest names.
-        UsageError: unknown weights or an unknown precision.
-        ModelError: its weights cannot be loaded.
 
     Example:
         >>> create("mini").embedding_size
@@ -168,9 +136,6 @@ def create(
 
 def refuse_other_weights(model: str, pretrained: str | None) -> None:
     """Refuses `--pretrained` for a model that comes with its weights.
-
-    Raises:
-        UsageError: other weights are asked for.
 
     Example:
         >>> refuse_other_weights("mini", None)
@@ -187,9 +152,6 @@ def refuse_other_weights(model: str, pretrained: str | None) -> None:
 
 def refuse_unknown(model: str) -> None:
     """Refuses an unknown model, as `create` does, without importing torch.
-
-    Raises:
-        UnknownNameError: no such model; the message lists the nearest names.
 
     Example:
         >>> refuse_unknown("ViT-B/32")

@@ -21,7 +21,6 @@ def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) ->
     """Runs stages one after another.
 
     Args:
-        stages: modules.
         x: `[B, 3, H, W]` for the first one.
         wanted: indices, from the start and ascending, of the stages whose outputs are returned.
 
@@ -44,8 +43,6 @@ class ConvolutionalBackbone(DualEncoder):
 
     Args:
         stages: modules run one after another; features can be traced after each of them.
-        mean: per channel, subtracted from RGB values in 0–1.
-        std: per channel, divided by.
 
     Attributes:
         runner: what runs the stages where no gradient is needed.
@@ -138,12 +135,6 @@ class AttentionPool(nn.Module):
 
     Weights have the names of OpenAI's checkpoints, so that these load unchanged. The code uses plain matrix products,
     which have batched vector–Jacobian products; fused attention has none and hides its weights.
-
-    Args:
-        grid: `(h, w)` that the position embeddings were trained on.
-        channels: C of the features.
-        heads: number of attention heads.
-        size: D of the embedding.
     """
 
     def __init__(self, grid: tuple[int, int], channels: int, heads: int, size: int) -> None:

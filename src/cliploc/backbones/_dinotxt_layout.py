@@ -36,39 +36,22 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of the three parts.
+    """Sizes of the three parts."""
 
-    Attributes:
-        family: which DINO the image tower is.
-        patch: pixels along the side of a patch.
-        grid: patches along a side of the grid that positions were learnt on; 14 for DINOv3, which learns none.
-        width: d of the image tower and of its head.
-        depth: blocks of the image tower.
-        mlp: width inside its MLPs.
-        registers: tokens between class token and patches.
-        head_depth: blocks of the head.
-        head_mlp: width inside the MLPs of these blocks.
-        text_width: d of the text tower.
-        text_depth: blocks of the text tower.
-        text_mlp: width inside its MLPs.
-        vocabulary: how many tokens it knows.
-        context: how many tokens a text has at most.
-    """
-
-    family: Family
-    patch: int
-    grid: int
-    width: int
-    depth: int
-    mlp: int
-    registers: int
-    head_depth: int
-    head_mlp: int
-    text_width: int
-    text_depth: int
-    text_mlp: int
-    vocabulary: int
-    context: int
+    family: Family  # which DINO the image tower is
+    patch: int  # pixels along the side of a patch
+    grid: int  # patches along a side of the grid that positions were learnt on; 14 for DINOv3, which learns none
+    width: int  # d of the image tower and of its head
+    depth: int  # blocks of the image tower
+    mlp: int  # width inside its MLPs
+    registers: int  # tokens between class token and patches
+    head_depth: int  # blocks of the head
+    head_mlp: int  # width inside the MLPs of these blocks
+    text_width: int  # d of the text tower
+    text_depth: int  # blocks of the text tower
+    text_mlp: int  # width inside its MLPs
+    vocabulary: int  # how many tokens it knows
+    context: int  # how many tokens a text has at most
 
     @property
     def size(self) -> int:
@@ -78,26 +61,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a model, by dino.txt's names with the prefixes of the whole model.
+    """All tensors of a model, by dino.txt's names with the prefixes of the whole model."""
 
-    Attributes:
-        path: the file or folder.
-        sha256: of all files that were read.
-        tensors: name → tensor.
-    """
-
-    path: Path
-    sha256: str
-    tensors: dict[str, Tensor]
+    path: Path  # the file or folder
+    sha256: str  # of all files that were read
+    tensors: dict[str, Tensor]  # name → tensor
 
 
 # --------------------------------------------------------------------------------------------------------------- read
 def read_weights(path: Path) -> Weights:
-    """Reads a file of the whole model, or a folder with the files of its parts.
-
-    Raises:
-        ModelError: no weights there, a part that is not dino.txt's, or two files with the same part.
-    """
+    """Reads a file of the whole model, or a folder with the files of its parts."""
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
@@ -134,11 +107,7 @@ def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 
 def read_layout(weights: Weights) -> Layout:
-    """The sizes of the three parts, read from the shapes of the tensors.
-
-    Raises:
-        ModelError: a part is missing, or it is not dino.txt's.
-    """
+    """The sizes of the three parts, read from the shapes of the tensors."""
     tensors, path = weights.tensors, weights.path
     parts = {IMAGE: "image tower", HEAD: "head of the image tower", TEXT: "text tower"}
     missing = [what for prefix, what in parts.items() if not any(name.startswith(prefix) for name in tensors)]

@@ -69,7 +69,6 @@ class DinoTxtText(nn.Module):
     """The text tower: the token that ends the text, projected.
 
     Args:
-        layout: sizes.
         tokenizer: sentences → token ids `[n, T]`, the highest of each row where the text ends.
     """
 

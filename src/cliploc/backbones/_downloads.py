@@ -29,14 +29,6 @@ def fetch_blob(repository: str, name: str) -> None:
 
     Small files, which the hub keeps in git, are left to `hf_hub_download`; so are all files if the hub does not answer,
     because that function then says what is wrong. The content is not compared with its checksum here.
-
-    Args:
-        repository: as ORG/NAME.
-        name: the file's name in the repository.
-
-    Raises:
-        OSError: no room on the disk, or a file of another size than the hub promised.
-        Exception: of huggingface_hub's HTTP library, if the connection is lost for good.
     """
     url = hf_hub_url(repository, name)
     try:
@@ -62,17 +54,7 @@ def download(url: str, target: Path, name: str, headers: dict[str, str] | None =
     size is wrong.
 
     Args:
-        url: where it is.
-        target: the path to which the caller then renames it.
-        name: for the progress bar.
-        headers: of the request.
         size: in bytes; None: what the server says.
-
-    Returns:
-        The whole file, under its temporary name.
-
-    Raises:
-        OSError, Exception: as `fetch_blob`.
     """
     part = target.with_name(target.name + PART)
     there = part.stat().st_size if part.exists() else 0

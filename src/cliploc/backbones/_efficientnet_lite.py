@@ -139,12 +139,7 @@ class EfficientNetLite0(nn.Module):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], output_stride: int = 32) -> EfficientNetLite0:
-        """Builds the tower in eval mode from tensors of convolutions and batch norms.
-
-        Args:
-            tensors: `conv_stem.weight`, `bn1.weight`, `bn1.running_mean`, `blocks.0.0.conv_dw.weight` …
-            output_stride: as for the class.
-        """
+        """Builds the tower in eval mode from tensors of convolutions and batch norms."""
         with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
             tower = cls(output_stride)
         tower.load_state_dict(tower._folded(tensors), assign=True)

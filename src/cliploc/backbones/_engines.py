@@ -17,16 +17,6 @@ def with_engine(backbone: Backbone, engine: EngineBackend) -> Backbone:
     Only what needs no gradient runs there: `trace` and `encode_image`. `head`, through which methods take gradients,
     stays in torch.
 
-    Args:
-        backbone: a model.
-        engine: "torch", or "openvino" for CNN towers of this package.
-
-    Returns:
-        The model itself if it uses this engine already.
-
-    Raises:
-        UsageError: a tower, precision or device that the engine does not support, or an engine that is not installed.
-
     Example:
         >>> from cliploc.backbones import create
         >>> mini = create("mini")

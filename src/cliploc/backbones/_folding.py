@@ -23,7 +23,6 @@ def fold_batch_norms(module: Module, *, in_place: bool = False) -> Module:
     same rest of the name, which by convention run one after the other. All other batch norms stay as they are.
 
     Args:
-        module: any module; it is not changed, unless `in_place`.
         in_place: whether the module itself is folded instead of a copy.
 
     Returns:

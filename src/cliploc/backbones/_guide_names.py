@@ -15,21 +15,13 @@ from cliploc.registry import Registry
 
 @dataclass(frozen=True)
 class GuideEntry:
-    """A guide with a short name: a line below `cliploc models`.
+    """A guide with a short name: a line below `cliploc models`."""
 
-    Attributes:
-        name: as typed after `--guide`.
-        timm: timm's name of the tower and its weights.
-        stride: pixels along a cell of its grid.
-        parameters: in millions.
-        licence: of the weights.
-    """
-
-    name: str
-    timm: str
-    stride: int
-    parameters: float
-    licence: str
+    name: str  # as typed after `--guide`
+    timm: str  # timm's name of the tower and its weights
+    stride: int  # pixels along a cell of its grid
+    parameters: float  # in millions
+    licence: str  # of the weights
 
 
 guides: Registry[GuideEntry] = Registry("guide")
@@ -50,12 +42,6 @@ for _entry in (
 
 def refuse_unknown_guide(spec: str) -> None:
     """Refuses an unknown guide, as `create_guide` does, without importing torch.
-
-    Args:
-        spec: as for `create_guide`.
-
-    Raises:
-        UnknownNameError: no such guide; the message lists the nearest names.
 
     Example:
         >>> refuse_unknown_guide("dinov2-s@dinov2.safetensors")

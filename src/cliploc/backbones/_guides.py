@@ -41,14 +41,7 @@ class BackboneGuide:
 
 
 class TimmGuide:
-    """The last feature map of a tower of timm: a ViT's patch tokens after its last norm.
-
-    Args:
-        name: its name in results and errors.
-        module: the tower, without a classifier.
-        weights_id: see `cliploc.tower.Guide`.
-        device: a torch device.
-    """
+    """The last feature map of a tower of timm: a ViT's patch tokens after its last norm."""
 
     def __init__(self, name: str, module: Any, weights_id: str, device: str = "cpu") -> None:
         self.name, self.weights_id, self._device = name, weights_id, torch.device(device)
@@ -90,12 +83,6 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
     Args:
         spec: a name of `guides`, a model of the catalogue, whose middle stage is read, or a tower of timm. After "@"
             its weights: a file, "random", or a tag of a model of the catalogue; without "@" the published weights.
-        device: a torch device.
-
-    Raises:
-        UnknownNameError: no such guide.
-        UsageError: a tower of timm that gives no feature maps.
-        ModelError: its weights cannot be loaded.
 
     Example:
         >>> create_guide("mini").name

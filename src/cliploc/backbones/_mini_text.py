@@ -228,7 +228,6 @@ class MiniTextTower(nn.Module):
 
         Args:
             head: the head's mixture `[N]`.
-            word: the other word's row in the lexicon.
 
         Returns:
             The part of the word's mixture `[N]` below the head's first node, its sum 1; None if that part is small.

@@ -30,23 +30,16 @@ def published_preprocessing(published: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class OpenClipFacts:
-    """Preprocessing and scale of an open_clip model.
+    """Preprocessing and scale of an open_clip model."""
 
-    Attributes:
-        input_hw: the input the tower was built for.
-        mean: per channel.
-        std: per channel.
-        resize_policy: how pictures are fitted to the input; "crop" for OpenAI's models, "squash" for SigLIP's.
-        interpolation: of the resizing; "bicubic" for OpenAI's and SigLIP's, "bilinear" for CLIPA, MobileCLIP, PE-Core.
-        logit_scale: factor of the cosines.
-    """
-
-    input_hw: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    input_hw: tuple[int, int]  # the input the tower was built for
+    mean: tuple[float, ...]  # per channel
+    std: tuple[float, ...]  # per channel
+    # how pictures are fitted to the input; "crop" for OpenAI's models, "squash" for SigLIP's
     resize_policy: ResizePolicy
+    # of the resizing; "bicubic" for OpenAI's and SigLIP's, "bilinear" for CLIPA, MobileCLIP, PE-Core
     interpolation: Interpolation
-    logit_scale: float
+    logit_scale: float  # factor of the cosines
 
     @classmethod
     def of(cls, model: Any) -> OpenClipFacts:

@@ -35,11 +35,7 @@ class OpenVino:
 
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype) -> OpenVino:
-        """A runner for a tower on a device and of a precision.
-
-        Raises:
-            UsageError: OpenVINO does not compute this here, or is not installed.
-        """
+        """A runner for a tower on a device and of a precision."""
         if device.type != "cpu" or dtype not in HINTS:
             raise UsageError(
                 "engine-backend openvino computes on the CPU in fp32 or bf16, got a tower on "

@@ -17,9 +17,6 @@ def refuse_endless(path: Path) -> None:
     """Refuses a file of torch in which a tuple holds another tuple twice, which again holds one twice, and so on.
 
     The key of a dict is hashed, and hashing such a tuple visits all of it: 2^n steps for n lines of a pickle.
-
-    Raises:
-        RefusedError: it holds such tuples.
     """
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):

@@ -13,11 +13,6 @@ class PreNormBlock(nn.Module, BlockAdapter):
     """A pre-norm transformer block that is its own adapter: tokens `[B, T, d]` → `[B, T, d]`.
 
     Dosovitskiy 2021. Its tensors have timm's names.
-
-    Args:
-        width: d of the tokens.
-        heads: number of attention heads.
-        mlp_ratio: width inside the MLP, as a multiple of d.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:

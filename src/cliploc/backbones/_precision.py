@@ -17,10 +17,6 @@ def resolve_precision(precision: str, device: str) -> torch.dtype:
     Args:
         precision: "fp32", "bf16", "fp16" or "auto": bf16 where the device computes in it natively, else fp32. "auto" is
             never fp16, whose range is too small for some CLIP towers.
-        device: a torch device.
-
-    Raises:
-        UsageError: an unknown name.
 
     Example:
         >>> resolve_precision("bf16", "cpu")

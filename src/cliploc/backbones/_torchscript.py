@@ -119,15 +119,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a TorchScript archive by dotted name, in their stored precision, on the CPU.
-
-    Args:
-        path: a zip archive as written by `torch.jit.save`.
-
-    Raises:
-        RefusedError: it is damaged, or holds more than a tree of tensors.
-        OSError: it cannot be read.
-    """
+    """Reads the tensors of a TorchScript archive by dotted name, in their stored precision, on the CPU."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}

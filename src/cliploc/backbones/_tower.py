@@ -23,10 +23,6 @@ class DualEncoder(nn.Module, ABC):
 
     A subclass defines the image tower (`trace`), and sets `text` or overrides `encode_text`.
 
-    Args:
-        mean: per channel, subtracted from RGB values in 0–1.
-        std: per channel, divided by.
-
     Attributes:
         text: sentences → `[n, D]` float32, unit norm.
         calibration: scale and bias of `presence`; None: the model is not calibrated.
@@ -73,7 +69,6 @@ class DualEncoder(nn.Module, ABC):
         """Records that all weights were read from a file and are unchanged.
 
         Args:
-            file: the file of the weights.
             source: the file's checksum and everything else that determines the model, except the precision.
         """
         self.weights_file, self._weights_source = file, source

@@ -116,10 +116,7 @@ class VisionTransformerBackbone(DualEncoder):
     token is read in the joint space (`last_norm`, then `read_normed`). It also adapts the blocks.
 
     Args:
-        adapters: the tower's blocks, first to last.
         prefix_tokens: how many tokens come before the patches: 1 with a class token, 0 without.
-        mean: per channel, subtracted from RGB values in 0–1.
-        std: per channel, divided by.
     """
 
     kind: TowerKind = "vit"
@@ -183,11 +180,7 @@ class VisionTransformerBackbone(DualEncoder):
         return copied
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """`(h, w)` of the patches for an input of height × width pixels.
-
-        Raises:
-            UsageError: height or width is not a multiple of the patch size.
-        """
+        """`(h, w)` of the patches for an input of height × width pixels."""
         if height % self.stride or width % self.stride or not height or not width:
             raise UsageError(
                 f"expected an input of multiples of {self.stride} pixels for {self.name}, got {height}×{width}: "

@@ -118,23 +118,14 @@ Source = tuple[str, tuple[str, ...], Callable[..., Tensor]]
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder's configuration says.
+    """What a folder's configuration says."""
 
-    Attributes:
-        folder: the folder.
-        kind: transformers' name of the model's type.
-        vision: configuration of the image tower, with defaults filled in.
-        text: configuration of the text tower.
-        projection: size of the joint space, where the model has projections.
-        preprocessing: as open_clip describes it.
-    """
-
-    folder: Path
-    kind: str
-    vision: Mapping[str, Any]
-    text: Mapping[str, Any]
-    projection: int
-    preprocessing: Mapping[str, Any]
+    folder: Path  # the folder
+    kind: str  # transformers' name of the model's type
+    vision: Mapping[str, Any]  # configuration of the image tower, with defaults filled in
+    text: Mapping[str, Any]  # configuration of the text tower
+    projection: int  # size of the joint space, where the model has projections
+    preprocessing: Mapping[str, Any]  # as open_clip describes it
 
     @property
     def side(self) -> int:
@@ -154,20 +145,12 @@ class Layout:
 
 # --------------------------------------------------------------------------------------------------------------- read
 def is_transformers_folder(folder: Path) -> bool:
-    """Whether a folder has a configuration of transformers.
-
-    Raises:
-        ModelError: it has a configuration that cannot be read.
-    """
+    """Whether a folder has a configuration of transformers."""
     return "model_type" in _json(folder / CONFIG)
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The files of weights in a folder: one, or several shards.
-
-    Raises:
-        ModelError: there are none, or their index is damaged.
-    """
+    """The files of weights in a folder: one, or several shards."""
     for name in WEIGHTS:
         path = folder / name
         if path.is_file() and name.endswith(".index.json"):
@@ -191,11 +174,7 @@ def shards(index: Path) -> list[str]:
 
 
 def read_layout(folder: Path) -> Layout:
-    """What the configuration in a folder describes.
-
-    Raises:
-        ModelError: a type of model, or a setting of it, that is not supported.
-    """
+    """What the configuration in a folder describes."""
     config = _json(folder / CONFIG)
     kind = str(config.get("model_type"))
     if kind not in DEFAULTS:
@@ -430,11 +409,7 @@ UNUSED = ("position_ids", "text_model.pooler.dense.weight", "text_model.pooler.d
 
 
 def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """The tensors under the names of `build_model`.
-
-    Raises:
-        ModelError: tensors that the configuration does not describe, or that are missing.
-    """
+    """The tensors under the names of `build_model`."""
     _refuse_other_depth(layout, tensors, where)
     renamed: dict[str, Tensor] = {}
     missing: list[str] = []
@@ -582,11 +557,7 @@ class FolderTokenizer:
 
 
 def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
-    """The tokenizer in a folder.
-
-    Raises:
-        ModelError: there is none, or the library tokenizers cannot read it.
-    """
+    """The tokenizer in a folder."""
     folder, text = layout.folder, layout.text
     settings = _json(folder / EXTRAS[0], TokenizerConfig)
     length = int(min(text["max_position_embeddings"], settings.get("model_max_length") or math.inf))

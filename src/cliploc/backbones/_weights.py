@@ -59,19 +59,12 @@ OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of weights on this machine.
+    """A file of weights on this machine."""
 
-    Attributes:
-        path: the file.
-        sha256: checksum of the file, compared with the published one if there is one.
-        tensors: by open_clip's names, in their stored precision.
-        from_openai: whether it is OpenAI's file, which needs quick-GELU.
-    """
-
-    path: Path
-    sha256: str
-    tensors: dict[str, Tensor]
-    from_openai: bool
+    path: Path  # the file
+    sha256: str  # checksum of the file, compared with the published one if there is one
+    tensors: dict[str, Tensor]  # by open_clip's names, in their stored precision
+    from_openai: bool  # whether it is OpenAI's file, which needs quick-GELU
 
 
 # ------------------------------------------------------------------------------------------------------ find or fetch
@@ -79,9 +72,6 @@ def tag_file(model: str, tag: str) -> Path:
     """The file of the weights with a tag of open_clip: from a cache, or downloaded into the Hugging Face cache.
 
     OpenAI's file in `~/.cache/clip`, the folder of OpenAI's package, is used too.
-
-    Raises:
-        ModelError: the weights are not on this machine and cannot be downloaded.
     """
     published: dict[str, str] = open_clip.get_pretrained_cfg(model, tag)
     repository, _, name = published.get("hf_hub", "").rpartition("/")
@@ -103,11 +93,7 @@ def tag_file(model: str, tag: str) -> Path:
 
 
 def hub_folder(repository: str) -> Path:
-    """The cache folder with configuration and weights of a repository of open_clip or transformers on Hugging Face.
-
-    Raises:
-        ModelError: no such repository, neither open_clip's nor transformers', or no network.
-    """
+    """The cache folder with configuration and weights of a repository of open_clip or transformers on Hugging Face."""
     wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
     config = hub_config(repository)
     if config.name != CONFIG and config.parent == _cached_transformers_folder(repository):
@@ -120,11 +106,7 @@ def hub_folder(repository: str) -> Path:
 
 
 def hub_config(repository: str) -> Path:
-    """The configuration of a repository of open_clip or transformers on Hugging Face, from the cache or downloaded.
-
-    Raises:
-        ModelError: as `hub_folder`.
-    """
+    """The configuration of a repository of open_clip or transformers on Hugging Face, from the cache or downloaded."""
     config = _in_hub_cache(repository, (CONFIG,))
     if config is None and (folder := _cached_transformers_folder(repository)):
         return folder / transformers_folder.CONFIG
@@ -158,11 +140,7 @@ def _fetch_transformers_folder(repository: str, folder: Path, wanted: str, advic
 
 
 def timm_file(guide: str, repository: str) -> Path:
-    """The file of a timm tower's weights: from the Hugging Face cache, or downloaded into it.
-
-    Raises:
-        ModelError: no published weights, or they are not on this machine and cannot be downloaded.
-    """
+    """The file of a timm tower's weights: from the Hugging Face cache, or downloaded into it."""
     if not repository:
         raise MissingWeightsError(f"the guide {guide} has no published weights: give a file of them as {guide}@FILE")
     wanted, advice = f"the weights of the guide {guide}", f"download them from {hub.ENDPOINT}/{repository}"
@@ -172,11 +150,7 @@ def timm_file(guide: str, repository: str) -> Path:
 
 
 def folder_checkpoint(folder: Path) -> Path:
-    """The checkpoint in a folder that also holds open_clip's configuration.
-
-    Raises:
-        ModelError: no such folder, no configuration or no weights in it.
-    """
+    """The checkpoint in a folder that also holds open_clip's configuration."""
     if not folder.is_dir():
         raise ModelError(
             f"expected a folder with {CONFIG} and weights, got {folder}, which is not a folder: check the path"
@@ -195,11 +169,7 @@ def folder_checkpoint(folder: Path) -> Path:
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
-    """open_clip's "model_cfg" in a folder.
-
-    Raises:
-        ModelError: it is damaged, or not open_clip's.
-    """
+    """open_clip's "model_cfg" in a folder."""
     try:
         config = read_json(folder / CONFIG, dict[str, Any]).get("model_cfg")
     except (OSError, ValueError):
@@ -385,9 +355,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a file of weights: `.safetensors`, a state dict saved by torch, or OpenAI's TorchScript archive.
 
     A state dict may be under "state_dict" or "model", and its names may begin with "module.".
-
-    Raises:
-        ModelError: not a file, empty, damaged, without weights, or a pickle that could run code.
     """
     if path.is_dir():
         raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it")
@@ -408,11 +375,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_shards(paths: list[Path]) -> Checkpoint:
-    """Reads weights that lie in one file or several, as one checkpoint with the first file's path.
-
-    Raises:
-        ModelError: as `read_checkpoint`, of any of them.
-    """
+    """Reads weights that lie in one file or several, as one checkpoint with the first file's path."""
     parts = [read_checkpoint(path) for path in paths]
     if len(parts) == 1:
         return parts[0]
@@ -525,11 +488,7 @@ def _blob_sha256(path: Path) -> str:
 
 
 def _verify(path: Path, published: str) -> str:
-    """Returns the file's SHA-256, compared with the published one.
-
-    Raises:
-        ModelError: the checksums differ.
-    """
+    """Returns the file's SHA-256, compared with the published one."""
     sha256 = _sha256(path)
     if not sha256.startswith(published):
         raise ModelError(
@@ -545,11 +504,7 @@ def _first_line(error: BaseException) -> str:
 
 # --------------------------------------------------------------------------------------------------------- load
 def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
-    """Loads a checkpoint's tensors into an open_clip model, cast to its precision.
-
-    Raises:
-        ModelError: they are weights of another architecture; the message names it if it is recognised.
-    """
+    """Loads a checkpoint's tensors into an open_clip model, cast to its precision."""
     tensors = convert_state_dict(model, dict(checkpoint.tensors))
     if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
         tensors = convert_to_custom_text_state_dict(tensors)
@@ -566,14 +521,7 @@ def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what:
     """Loads tensors into a model whose tensors they must be, all of them and in these shapes.
 
     Args:
-        model: the model.
-        tensors: its weights, by the names of the model's tensors.
-        path: where they come from.
-        what: what the file should hold.
         name: open_clip's name of the model, for advice; empty where advice would not help.
-
-    Raises:
-        ModelError: some are missing, unexpected or of another shape.
     """
     refuse_others(model.state_dict(), tensors, path, what, name)
     model.load_state_dict(tensors, strict=False)

@@ -82,11 +82,7 @@ class _VisionHead(nn.Module):
 
 
 class DinoTxtModel(nn.Module):
-    """The modules of dino.txt under the names of its checkpoint; those inside the image tower have timm's names.
-
-    Args:
-        layout: sizes.
-    """
+    """The modules of dino.txt under the names of its checkpoint; those inside the image tower have timm's names."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -115,10 +111,6 @@ class DinoTxt(VisionTransformerBackbone):
     The frozen tower only turns pixels into tokens (`embed`), as the convolutions of `mini-vit` do. The tokens that
     enter the head's first block are DINO's own features. Embeddings have two halves, the class token's and the patches'
     mean. The joint-space reading of one patch has zeros in the first half.
-
-    Args:
-        model: it must not be used afterwards.
-        name: its name in results and errors.
 
     Example:
         >>> from dataclasses import replace
@@ -206,11 +198,7 @@ def _read(family: Family, path: Path) -> DinoTxt:
 
 
 def with_weights(weights: Weights, layout: Layout) -> DinoTxt:
-    """The model of these sizes with these weights.
-
-    Raises:
-        ModelError: the weights do not fit.
-    """
+    """The model of these sizes with these weights."""
     path, name = weights.path, _name(layout.family)
     if layout.vocabulary < TOKENS:
         raise ModelError(

@@ -46,12 +46,7 @@ class HybridBlocks(nn.Module):
     """The trained part: patch projection, class token, position embeddings, blocks, projection to the joint space.
 
     Args:
-        grid: `(h, w)` that the position embeddings are trained on.
-        width: d of the tokens.
-        depth: number of blocks.
-        heads: number of attention heads in each block.
         mlp_ratio: width inside each block's MLP, as a multiple of d.
-        size: D of the joint space.
     """
 
     def __init__(self, grid: tuple[int, int], width: int, depth: int, heads: int, mlp_ratio: float, size: int) -> None:
@@ -112,7 +107,6 @@ class MiniVit(VisionTransformerBackbone):
         """Loads the model in the package, frozen, in eval mode, on the CPU.
 
         Args:
-            folder: folder of the blocks' weights.
             shared: folder of `mini`'s weights, for the stem and the text tower.
         """
         facts = json.loads((folder / "mini_vit.json").read_text())

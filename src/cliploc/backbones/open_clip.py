@@ -49,36 +49,23 @@ PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 @dataclass(frozen=True)
 class Plan:
-    """A model to build: architecture, tokenizer, weights and preprocessing.
+    """A model to build: architecture, tokenizer, weights and preprocessing."""
 
-    Attributes:
-        label: its name in results and errors.
-        config: open_clip's name of the architecture.
-        tokenizer: open_clip's name of the tokenizer.
-        weights: finds or downloads the file; None for random weights.
-        quick_gelu: whether the weights need quick-GELU although the architecture's name does not say so.
-        preprocessing: preprocessing of the weights, where it differs from OpenAI's.
-        quick_twin: name of the same architecture with quick-GELU, if the weights may need either.
-        may_be_like: one tag of published weights for each preprocessing, if it is not known which one applies; that of
-            the first tag is used.
-    """
-
-    label: str
-    config: str
-    tokenizer: str
-    weights: Callable[[], Path] | None
-    quick_gelu: bool = False
+    label: str  # its name in results and errors
+    config: str  # open_clip's name of the architecture
+    tokenizer: str  # open_clip's name of the tokenizer
+    weights: Callable[[], Path] | None  # finds or downloads the file; None for random weights
+    quick_gelu: bool = False  # whether the weights need quick-GELU although the architecture's name does not say so
+    # preprocessing of the weights, where it differs from OpenAI's
     preprocessing: dict[str, Any] = field(default_factory=dict)
-    quick_twin: str | None = None
+    quick_twin: str | None = None  # name of the same architecture with quick-GELU, if the weights may need either
+    # one tag of published weights for each preprocessing, if it is not known which one applies; that of the first tag
+    # is used
     may_be_like: tuple[str, ...] = ()
 
 
 def build(plan: Plan, device: str, precision: str) -> Backbone:
-    """Builds the model, loads its weights, and wraps it in the adapter made for its image tower.
-
-    Raises:
-        ModelError: weights that are missing or do not fit, a missing tokenizer, or a tower without an adapter.
-    """
+    """Builds the model, loads its weights, and wraps it in the adapter made for its image tower."""
     dtype = resolve_precision(precision, device)
     # Before the model, so that missing files are reported at once.
     checkpoint = _weights.read_checkpoint(plan.weights()) if plan.weights else None
@@ -142,11 +129,7 @@ def _architecture(config: str) -> str:
 
 
 def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
-    """Wraps an open_clip model in the adapter for its image tower; the model must not be used afterwards.
-
-    Raises:
-        ModelError: a tower without an adapter.
-    """
+    """Wraps an open_clip model in the adapter for its image tower; the model must not be used afterwards."""
     for part in model.children():
         if part is not model.visual:
             _convert(part, dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
@@ -224,9 +207,6 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
 
     Without `--pretrained`, OpenAI's weights are used if the model has them, else the only ones it has. FILE@TAG takes
     GELU and preprocessing from the published weights of that tag.
-
-    Raises:
-        UsageError: no such tag, or no tag given for a model with several.
     """
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:

@@ -43,8 +43,6 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     Args:
         model: an open_clip model whose `visual` is a `ModifiedResNet`; it is not changed.
-        tokenizer: its tokenizer, from `open_clip.get_tokenizer`.
-        name: its name in results and errors.
         copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
         fold: whether batch norms become part of their convolutions (see `fold_batch_norms`).
 

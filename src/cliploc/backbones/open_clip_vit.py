@@ -120,12 +120,7 @@ class OpenClipVit(VisionTransformerBackbone):
 
     Args:
         model: an open_clip model whose `visual` this class supports; it is not changed.
-        tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
-        name: its name in results and errors.
         copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-
-    Raises:
-        UsageError: a tower that this class does not support.
 
     Example:
         >>> import open_clip

@@ -13,7 +13,6 @@ def climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.ND
 
     Args:
         heat: `[H, W]`, finite.
-        connectivity: 4 or 8 neighbours.
 
     Returns:
         `[H * W]`, for each pixel the index of its peak, both in row-major order.

@@ -20,35 +20,26 @@ MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds t
 
 @dataclass(frozen=True)
 class BoxRule:
-    """How a heatmap becomes boxes.
+    """How a heatmap becomes boxes."""
 
-    Attributes:
-        threshold: τ; pixels strictly above τ·max are hot. "auto": Otsu's threshold of each map's positive values (Otsu
-            1979), for maps whose right τ is not known.
-        components: "all" connected hot regions, or only the "largest" by area (MaxBoxAcc's rule).
-        min_area: regions smaller than this share of the map are dropped (VL-Score's paper: 0.001).
-        max_boxes: the maximum number of boxes of a map, best first; None for all.
-        nms_iou: of two boxes of one map whose IoU is above this, the better stays; None for no suppression.
-        connectivity: 8 (the WSOL evaluation's) or 4 neighbours (VL-Score's).
-        split_peaks: a region is divided into a part for each peak whose prominence (height over the saddle to a higher
-            peak) is at least this share of the map's maximum; 1: never. Parts are treated like regions: each has its
-            own peak, and `components` and `min_area` apply to it. A region stays whole unless at least two of its parts
-            reach `min_area`.
-        min_score: scored boxes with a lower score are left out; "auto": those below `MIN_SCORE`, but the best box of a
-            map stays. All boxes without such a score (`boxes_from_maps`) stay.
-
-    Raises:
-        UsageError: a value outside its range.
-    """
-
+    # τ; pixels strictly above τ·max are hot. "auto": Otsu's threshold of each map's positive values (Otsu 1979), for
+    # maps whose right τ is not known.
     threshold: float | Literal["auto"] = 0.4
+    # "all" connected hot regions, or only the "largest" by area (MaxBoxAcc's rule)
     components: Literal["all", "largest"] = DEFAULTS.components
+    # regions smaller than this share of the map are dropped (VL-Score's paper: 0.001)
     min_area: float = DEFAULTS.min_area
-    max_boxes: int | None = DEFAULTS.max_boxes
+    max_boxes: int | None = DEFAULTS.max_boxes  # the maximum number of boxes of a map, best first; None for all
+    # of two boxes of one map whose IoU is above this, the better stays; None for no suppression
     nms_iou: float | None = DEFAULTS.nms_iou
-    connectivity: Literal[4, 8] = 8
+    connectivity: Literal[4, 8] = 8  # 8 (the WSOL evaluation's) or 4 neighbours (VL-Score's)
     # Unlike a localizer's defaults: published rules do not divide regions, and leave out no box for its score.
+    # a region is divided into a part for each peak whose prominence (height over the saddle to a higher peak) is at
+    # least this share of the map's maximum; 1: never. Parts are treated like regions: each has its own peak, and
+    # `components` and `min_area` apply to it. A region stays whole unless at least two of its parts reach `min_area`.
     split_peaks: float = 1.0
+    # scored boxes with a lower score are left out; "auto": those below `MIN_SCORE`, but the best box of a map stays.
+    # All boxes without such a score (`boxes_from_maps`) stay.
     min_score: float | Literal["auto"] = 0.0
 
     def __post_init__(self) -> None:
@@ -63,21 +54,15 @@ class BoxRule:
 
 @dataclass(frozen=True)
 class MapBoxes:
-    """The boxes of P maps, best first within each.
+    """The boxes of P maps, best first within each."""
 
-    Attributes:
-        xyxy: `[n, 4]` float32, map pixels, exclusive right and bottom edge.
-        score: `[n]` float32 in 0–1, by which they are ranked. Of `boxes_from_maps` the peak: the map's largest value
-            inside the region, as a share of the map's maximum. Of `scored_boxes` the estimated chance that the box has
-            IoU ≥ 0.5 with what the map is of.
-        index: `[n]` integers: which map a box belongs to.
-        region: `[n]` integers: the number of a box's region in the labels of `labelled_boxes`.
-    """
-
-    xyxy: FloatArray
+    xyxy: FloatArray  # [n, 4] float32, map pixels, exclusive right and bottom edge
+    # [n] float32 in 0–1, by which they are ranked. Of `boxes_from_maps` the peak: the map's largest value inside the
+    # region, as a share of the map's maximum. Of `scored_boxes` the estimated chance that the box has IoU ≥ 0.5 with
+    # what the map is of.
     score: FloatArray
-    index: npt.NDArray[np.int64]
-    region: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]  # [n] integers: which map a box belongs to
+    region: npt.NDArray[np.int64]  # [n] integers: the number of a box's region in the labels of `labelled_boxes`
 
 
 def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
@@ -85,7 +70,6 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
 
     Args:
         maps: `[P, H, W]`, non-negative; a map without positive values has no box.
-        rule: threshold and the rest.
 
     Example:
         >>> maps = np.zeros((1, 8, 8), np.float32)
@@ -113,7 +97,6 @@ def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
 
     Args:
         heat: `[H, W]`, non-negative.
-        rule: threshold and the rest.
 
     Returns:
         The boxes, and labels `[H, W]`: 0 where it is not hot; else the number of the region, or of the part of a
@@ -187,9 +170,6 @@ def _chosen(
     Args:
         xyxy: `[n, 4]`, the boxes on their maps.
         peak: `[n]`, as shares of the maps' maxima.
-        regions: the n regions.
-        rule: which are kept.
-        fewest: pixels of the smallest region that is kept.
     """
     kept = np.flatnonzero(regions.area >= fewest)
     area, index = regions.area[kept], regions.index[kept]
@@ -207,7 +187,6 @@ def first_of_each(index: npt.NDArray[np.int64], order: npt.NDArray[np.intp], mos
     Args:
         index: `[n]`, which map a box belongs to.
         order: numbers of boxes, those of one map side by side.
-        most: how many of each map.
 
     Example:
         >>> first_of_each(np.array([0, 1, 0]), np.array([2, 0, 1]), 1).tolist()

@@ -24,7 +24,6 @@ def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> lis
 
     Args:
         heat: `[H, W]`, one name's map.
-        xyxy: the region's box, map pixels.
         threshold: pixels above this share of the map's maximum are hot.
 
     Returns:

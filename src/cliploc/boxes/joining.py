@@ -53,15 +53,10 @@ def joined(mask: npt.ArrayLike, least_iou: float = LEAST_IOU) -> list[FloatArray
 
 @dataclass(eq=False)
 class _Ring:
-    """A closed outline along pixels.
+    """A closed outline along pixels."""
 
-    Attributes:
-        points: x and y of each pixel on the way.
-        first: pixel → where it comes first.
-    """
-
-    points: list[Pixel]
-    first: dict[Pixel, int]
+    points: list[Pixel]  # x and y of each pixel on the way
+    first: dict[Pixel, int]  # pixel → where it comes first
 
 
 def _rings(inside: npt.NDArray[np.bool_]) -> list[_Ring]:
@@ -78,11 +73,7 @@ def _rings(inside: npt.NDArray[np.bool_]) -> list[_Ring]:
 
 
 class _Lines:
-    """Outlines and the lines between them.
-
-    Args:
-        rings: those of pieces first.
-    """
+    """Outlines and the lines between them."""
 
     def __init__(self, rings: list[_Ring]) -> None:
         self._rings = rings

@@ -13,15 +13,10 @@ from cliploc.values import FloatArray
 
 @dataclass(frozen=True)
 class Ring:
-    """A closed outline.
+    """A closed outline."""
 
-    Attributes:
-        points: `[k, 2]` float32, x and y; the last point joins the first.
-        hole: whether it goes round a hole, not round a piece.
-    """
-
-    points: FloatArray
-    hole: bool
+    points: FloatArray  # [k, 2] float32, x and y; the last point joins the first
+    hole: bool  # whether it goes round a hole, not round a piece
 
 
 def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:

@@ -17,19 +17,12 @@ MAX_SUMMITS = 64  # for more, testing the paths between them costs more than fin
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one region, highest peak first.
+    """The parts of one region, highest peak first."""
 
-    Attributes:
-        xyxy: `[n, 4]`, exclusive right and bottom edge.
-        area: `[n]`, pixels.
-        peak: `[n]`, the largest value inside.
-        labels: `[h, w]`, 1 … n inside the parts, 0 outside the region.
-    """
-
-    xyxy: npt.NDArray[np.int64]
-    area: npt.NDArray[np.int64]
-    peak: FloatArray
-    labels: npt.NDArray[np.int64]
+    xyxy: npt.NDArray[np.int64]  # [n, 4], exclusive right and bottom edge
+    area: npt.NDArray[np.int64]  # [n], pixels
+    peak: FloatArray  # [n], the largest value inside
+    labels: npt.NDArray[np.int64]  # [h, w], 1 … n inside the parts, 0 outside the region
 
 
 def divide(
@@ -45,9 +38,6 @@ def divide(
     Args:
         heat: `[h, w]`, a crop of the map that holds the region.
         inside: `[h, w]`, the region: one connected set of pixels above `low`, none of whose neighbours is above it.
-        low: the threshold, 0 or more.
-        least: the prominence that a part's peak needs.
-        connectivity: 4 or 8 neighbours.
 
     Returns:
         At least two parts, or None if only one peak is prominent.

@@ -36,19 +36,15 @@ WEIGHTS: Mapping[str, float] = {"contrast": 1.66, "stability": 2.79, "share": 3.
 
 @dataclass(frozen=True)
 class Features:
-    """What a map shows of n boxes of one name. Nothing here depends on the size of the map or of the box.
+    """What a map shows of n boxes of one name. Nothing here depends on the size of the map or of the box."""
 
-    Attributes:
-        contrast: `[n]`, (inside − around) / (inside + around) of the map's mean in the box and in a ring round the box.
-            The ring is half a side of the box wide, as far as the map goes; 0 where there is no ring.
-        stability: `[n]`, how little the box changes when the threshold is moved: its IoU with the box that is most like
-            it at τ + 0.1, and the same at τ − 0.1, averaged.
-        share: `[n]`, the sum of the map in the box, as a share of that of the box with the greatest sum.
-    """
-
+    # [n], (inside − around) / (inside + around) of the map's mean in the box and in a ring round the box. The ring is
+    # half a side of the box wide, as far as the map goes; 0 where there is no ring.
     contrast: Floats
+    # [n], how little the box changes when the threshold is moved: its IoU with the box that is most like it at τ + 0.1,
+    # and the same at τ − 0.1, averaged
     stability: Floats
-    share: Floats
+    share: Floats  # [n], the sum of the map in the box, as a share of that of the box with the greatest sum
 
 
 def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
@@ -56,7 +52,6 @@ def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
 
     Args:
         maps: `[P, H, W]`, non-negative; a map without positive values has no box.
-        rule: threshold and the rest.
 
     Example:
         >>> maps = np.zeros((1, 8, 8), np.float32)
@@ -133,7 +128,6 @@ def features_of(heat: FloatArray, xyxy: npt.ArrayLike, rule: BoxRule) -> Feature
     Args:
         heat: `[H, W]`, non-negative, not all zero.
         xyxy: `[n, 4]`, all the name's boxes, map pixels; edges are taken at the nearest pixel. None is empty.
-        rule: by which the boxes were made.
 
     Example:
         >>> heat = np.zeros((4, 8), np.float32)

@@ -224,27 +224,16 @@ def benchmark(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a benchmark of any task is asked for.
+    """What a benchmark of any task is asked for."""
 
-    Attributes:
-        dataset: its name.
-        root: its folder.
-        split: its split; None for the usual one.
-        chosen: which of its pictures, as `open_dataset` takes it.
-        setups: models × prompts × trained heads.
-        method: `--method`; None for the recipes'.
-        option: `--option` of methods.
-        engine: carries the work out.
-    """
-
-    dataset: str
-    root: Path
-    split: str | None
-    chosen: Mapping[str, Any]
-    setups: Sequence[ModelSetup]
-    method: Sequence[str] | None
-    option: Sequence[str]
-    engine: Engine
+    dataset: str  # its name
+    root: Path  # its folder
+    split: str | None  # its split; None for the usual one
+    chosen: Mapping[str, Any]  # which of its pictures, as `open_dataset` takes it
+    setups: Sequence[ModelSetup]  # models × prompts × trained heads
+    method: Sequence[str] | None  # `--method`; None for the recipes'
+    option: Sequence[str]  # `--option` of methods
+    engine: Engine  # carries the work out
 
 
 def _refuse_options(task: str, given: Mapping[str, object], options: Options, not_of: Sequence[str]) -> None:
@@ -392,29 +381,18 @@ def _settings_without_boxes(
 
 @dataclass(frozen=True)
 class _Work:
-    """A benchmark of one task, ready to run.
+    """A benchmark of one task, ready to run."""
 
-    Attributes:
-        dataset: its name.
-        setups: of the run.
-        left_out: methods that do not run on a model, a line each.
-        read: opens the dataset.
-        problems_at: where all problems of the dataset are listed.
-        inputs: the files that a run on the dataset reads.
-        outputs: files and folders that it writes, by name.
-        run: runs it on the dataset, into a folder.
-        report: writes the folder's report.
-    """
-
-    dataset: str
-    setups: Sequence[ModelSetup]
-    left_out: Sequence[str]
-    read: Callable[[], Any]
-    problems_at: str
-    inputs: Callable[[Any], Sequence[str | Path]]
-    outputs: tuple[Sequence[str], Sequence[str]]
+    dataset: str  # its name
+    setups: Sequence[ModelSetup]  # of the run
+    left_out: Sequence[str]  # methods that do not run on a model, a line each
+    read: Callable[[], Any]  # opens the dataset
+    problems_at: str  # where all problems of the dataset are listed
+    inputs: Callable[[Any], Sequence[str | Path]]  # the files that a run on the dataset reads
+    outputs: tuple[Sequence[str], Sequence[str]]  # files and folders that it writes, by name
+    # runs it on the dataset, into a folder
     run: Callable[[Any, Path, Reporter], BenchmarkResult | SegmentationResult | FaithfulnessResult]
-    report: Callable[[Path], object]
+    report: Callable[[Path], object]  # writes the folder's report
 
 
 def _carried_out(work: _Work, out: Path, as_json: bool) -> int:

@@ -129,22 +129,14 @@ def compare(
 # --------------------------------------------------------------------------------------------------------- the models
 @dataclass
 class _AskedModel:
-    """A model, and which of the methods run on it.
+    """A model, and which of the methods run on it."""
 
-    Attributes:
-        label: what the sheet calls it.
-        options: of its localizer.
-        methods: asked for.
-        of_methods: method → its options.
-        trained: the method that it has a trained head for.
-        missing: method → why it does not run here, as far as known: for some models only after they are loaded.
-    """
-
-    label: str
-    options: Options
-    methods: Mapping[str, Method]
-    of_methods: Mapping[str, Mapping[str, Any]]
-    trained: frozenset[str]
+    label: str  # what the sheet calls it
+    options: Options  # of its localizer
+    methods: Mapping[str, Method]  # asked for
+    of_methods: Mapping[str, Mapping[str, Any]]  # method → its options
+    trained: frozenset[str]  # the method that it has a trained head for
+    # method → why it does not run here, as far as known: for some models only after they are loaded
     missing: dict[str, str] = field(default_factory=dict)
     tower: Any = None  # what `unfit_reason` asks: the model's entry, later the model
     _localizer: Localizer | None = None
@@ -204,11 +196,7 @@ def _asked_models(
     methods: Mapping[str, Method],
     of_methods: Mapping[str, Mapping[str, Any]],
 ) -> list[_AskedModel]:
-    """The models asked for; what is known to be unfit is refused before one is loaded.
-
-    Raises:
-        UsageError: a head of none of the models or methods, a method that fits no model, a model without a method.
-    """
+    """The models asked for; what is known to be unfit is refused before one is loaded."""
     from cliploc.heads import read_config
 
     head = None if options.head is None else read_config(str(options.head))

@@ -180,16 +180,7 @@ def _explained(
     titles: Mapping[str, str],
     reporter: Reporter,
 ) -> tuple[ExplainedName, dict[str, Any]]:
-    """What the maps of a name show, for the page and for the document.
-
-    Args:
-        measurer: what measures the maps.
-        name: the name.
-        photo: the picture's file.
-        picture: the picture.
-        titles: method → its title.
-        reporter: gets the numbers of masked pictures.
-    """
+    """What the maps of a name show, for the page and for the document."""
     from cliploc.report.explain import ExplainedMap, ExplainedName
 
     score = _score(measurer)

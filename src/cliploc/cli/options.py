@@ -58,12 +58,10 @@ def localizer_options(
     Args:
         only: which of the options; None for all that a command line can name.
         leave_out: those that the command does not have, or has in a form of its own.
-        defaults: those that differ from a localizer's.
         without: option → its default in words, for the help, where it differs from a localizer's.
         hidden: those that the help leaves out, because the command refuses them with a message of its own.
         segmentation: whether the command also has the options of segmentation protocols, and takes them as one value,
             `segmentation`.
-        faithfulness: the same for the protocols of faithfulness.
     """
     groups = get_args(Group)
     names = [name for name, one in OPTIONS.items() if not one.python_only and name not in leave_out]
@@ -125,11 +123,7 @@ def _parameter(name: str, default: Any, without: str | None = None, *, hidden: b
 
 
 def read_options(given: Mapping[str, Any]) -> Options:
-    """Options out of flags and texts; those that were not given stay at their defaults.
-
-    Raises:
-        UsageError: an invalid value; the message has the option's name on the command line.
-    """
+    """Options out of flags and texts; those that were not given stay at their defaults."""
     return Options(**_values_of(given, OPTIONS))
 
 
@@ -246,11 +240,7 @@ def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], O
 
 
 def refuse_exemplars(names: Iterable[str], command: str) -> None:
-    """Refuses `@FILE`s among the names of a command that compares words only.
-
-    Raises:
-        UsageError: there is one.
-    """
+    """Refuses `@FILE`s among the names of a command that compares words only."""
     from cliploc.exemplars import split_entries
 
     for name in names:
@@ -259,11 +249,7 @@ def refuse_exemplars(names: Iterable[str], command: str) -> None:
 
 
 def names_in_file(path: Path) -> Labels:
-    """The names in `--prompts-file`, in the format of `annotate`, but without thresholds of single names.
-
-    Raises:
-        UsageError: no such file, no names in it, or a line with a threshold.
-    """
+    """The names in `--prompts-file`, in the format of `annotate`, but without thresholds of single names."""
     from cliploc.jobs.labels import read_labels
 
     labels = read_labels(path)
@@ -290,11 +276,7 @@ def refuse_unknown(
     refinements: Iterable[str] = (),
     guides: Iterable[str] = (),
 ) -> None:
-    """Refuses unknown models, methods, refinements and guides before torch is imported, which takes about a second.
-
-    Raises:
-        UnknownNameError: with the nearest names.
-    """
+    """Refuses unknown models, methods, refinements and guides before torch is imported, which takes about a second."""
     from cliploc import backbones, refine, saliency
 
     for model in models:
@@ -311,11 +293,7 @@ def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
     """Refuses an unknown dataset before torch is imported.
 
     Args:
-        name: as typed.
         labelled: whether it is a set with a class for every pixel.
-
-    Raises:
-        UnknownNameError: with the nearest names.
     """
     from cliploc.datasets import labelled_readers, readers
 
@@ -340,11 +318,7 @@ def method_names(texts: Sequence[str]) -> list[str]:
 
 
 def metric_names(texts: Sequence[str] | None) -> list[str]:
-    """Faithfulness metrics of one or several `--metric NAME,NAME`; the default ones where there is none.
-
-    Raises:
-        UnknownNameError: an unknown metric; torch is not imported.
-    """
+    """Faithfulness metrics of one or several `--metric NAME,NAME`; the default ones where there is none."""
     from cliploc.faithfulness import faithfulness_metrics
 
     names = [name for text in texts or () for name in parse_list(text)]

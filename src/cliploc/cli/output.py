@@ -55,11 +55,7 @@ def box_text(xyxy: Iterable[float]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ written
 def writable(folder: Path) -> Path:
-    """Makes the folder and checks that it can be written to, before anything is computed.
-
-    Raises:
-        UsageError: it cannot be written to.
-    """
+    """Makes the folder and checks that it can be written to, before anything is computed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -71,11 +67,7 @@ def writable(folder: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of results if it is not there.
-
-    Raises:
-        UsageError: it cannot be made.
-    """
+    """Makes a folder of results if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -83,11 +75,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file of results. A link with its name is replaced, and the link's target stays as it is.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Writes a file of results. A link with its name is replaced, and the link's target stays as it is."""
     try:
         write_whole(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:

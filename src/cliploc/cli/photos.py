@@ -35,24 +35,18 @@ RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
 
 @dataclass(frozen=True)
 class AskedPhotos:
-    """The photos of a run: files that were named, and those of folders that were named.
+    """The photos of a run: files that were named, and those of folders that were named."""
 
-    Attributes:
-        paths: each file.
-        ids: path → its path below the folder that was named; the file's name if the file itself was named.
-        skipped: files of the folders that were left out, and why.
-    """
-
-    paths: list[str]
+    paths: list[str]  # each file
+    # path → its path below the folder that was named; the file's name if the file itself was named
     ids: Mapping[str, str] = field(default_factory=dict)
-    skipped: Sequence[Skipped] = ()
+    skipped: Sequence[Skipped] = ()  # files of the folders that were left out, and why
 
 
 def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = None) -> AskedPhotos:
     """The photos named, and those in each folder named and its sub-folders; prints what is skipped there.
 
     Args:
-        terminal: where this is printed.
         photos: files and folders. A folder without a picture stays, and will fail as a picture.
         out: the folder of results; pictures in it are left out.
     """
@@ -141,16 +135,9 @@ class LocalizeRun(_Photos):
     """Localizations as they come: each is printed and drawn.
 
     Args:
-        terminal: where it is printed.
         folder: for overlays and results; None for none.
-        photos: asked for.
         quiet: whether nothing is printed of a photo that is done.
-        others: what else the run reads.
-        save_maps: whether each name's heatmap is written into the folder.
         masks: whether masks are in the records, and drawn into the folder.
-
-    Raises:
-        UsageError: the results would be written over what the run reads.
     """
 
     def __init__(
@@ -257,15 +244,8 @@ class CompareRun(_Photos):
     """Comparisons as they come: each is printed and drawn.
 
     Args:
-        terminal: where it is printed.
-        folder: for pictures and results.
-        photos: asked for.
         titles: method → its title, in the order of the rows.
         quiet: whether nothing is printed of a photo that is done.
-        others: what else the run reads.
-
-    Raises:
-        UsageError: the results would be written over what the run reads.
     """
 
     def __init__(
@@ -283,13 +263,7 @@ class CompareRun(_Photos):
         inputs.refuse([folder / RESULTS])
 
     def take(self, source: str, models: Sequence[ModelResults], errors: Mapping[str, InputError]) -> None:
-        """One picture is done, by all models.
-
-        Args:
-            source: the picture's file.
-            models: the methods' results on each model.
-            errors: model → why it cannot use the picture.
-        """
+        """One picture is done, by all models."""
         from cliploc.report import compared_record, draw_comparison
 
         if len(errors) == len(models):
@@ -365,16 +339,9 @@ class SegmentRun(_Photos):
     """Label maps as they come: the share of each name is printed, and the map is written and drawn.
 
     Args:
-        terminal: where it is printed.
         folder: for pictures and results; None for none.
-        photos: asked for.
-        names: of the labels, the background first.
         quiet: whether nothing is printed of a photo that is done.
-        others: what else the run reads.
         masks: whether the records hold each name's pixels as run lengths.
-
-    Raises:
-        UsageError: the results would be written over what the run reads.
     """
 
     def __init__(
@@ -397,7 +364,6 @@ class SegmentRun(_Photos):
         """One picture is done.
 
         Args:
-            picture: the photo.
             labels: its label map `[H, W]`.
             run: a line on how it was made, below the drawing.
         """

@@ -53,11 +53,7 @@ def topic(
 
 @cache
 def docs_folder() -> Path:
-    """The pages' folder: in the package, or beside `src` in a checkout.
-
-    Raises:
-        InputError: it is in neither place.
-    """
+    """The pages' folder: in the package, or beside `src` in a checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / "docs", package.parents[1] / "docs"):
         if (folder / "index.md").is_file():

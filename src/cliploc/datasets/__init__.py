@@ -71,10 +71,7 @@ def open_dataset(
     """Reads a dataset's annotations and checks that its pictures are there.
 
     Args:
-        name: a name of `cliploc datasets`.
-        root: the dataset's folder, in the reader's layout.
         split: the name of a split; None for the reader's first.
-        subset: name of a subset, to read only its classes.
         classes: classes to read, by name, synonym or WordNet id; None for all.
         limit: read only this number of samples, from the first on.
         sample: read only this number of samples, drawn at random, in their usual order.
@@ -83,9 +80,6 @@ def open_dataset(
     Returns:
         The samples that can be used, and a problem for everything that was left out or corrected. Pictures that were
         not asked for are not opened.
-
-    Raises:
-        UsageError: an unknown name or class, options that exclude each other, files that cannot be read, or no sample.
 
     Example:
         >>> from cliploc.datasets import open_dataset

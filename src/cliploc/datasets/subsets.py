@@ -9,17 +9,11 @@ from cliploc.registry import Registry
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset of a dataset's classes.
+    """A subset of a dataset's classes."""
 
-    Attributes:
-        name: as typed on the command line.
-        title: its purpose.
-        reasons: WordNet id → why this class was chosen.
-    """
-
-    name: str
-    title: str
-    reasons: dict[str, str]
+    name: str  # as typed on the command line
+    title: str  # its purpose
+    reasons: dict[str, str]  # WordNet id → why this class was chosen
 
 
 subsets: Registry[Subset] = Registry("subset")

@@ -94,9 +94,6 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
 
     Returns:
         All image ids, and the metadata of the images in all four files. The boxes are not checked.
-
-    Raises:
-        UsageError: a file that is missing or has a line that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -157,11 +154,7 @@ def _one_each(
 
 
 def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:
-    """Reads predictions, lines `image_id,class,class,…`, best first; a first line that begins with image_id is skipped.
-
-    Raises:
-        UsageError: a file that cannot be read, or lines of different lengths.
-    """
+    """Reads predictions, lines `image_id,class,class,…`, best first; a first line with image_id is skipped."""
     path = Path(path)
     rows = csv_rows(path)
     if rows and rows[0][0] == "image_id":

@@ -204,18 +204,7 @@ def write_save(
     """Adds to corrections.jsonl what a person saved of a picture; exports written before are stale from now on.
 
     Args:
-        out: the folder of the run.
-        place: its size so far.
-        run: the id of names and settings.
-        picture: the picture.
-        review: its `status` and `revision`.
         found: its boxes; None if the drafts hold.
-
-    Returns:
-        Its new size.
-
-    Raises:
-        OSError: the disk is full.
     """
     if not place:  # of a run that was begun before there was such a file
         folder.update_manifest(out, KIND, files=sorted({*folder.read_manifest(out, KIND)["files"], SAVES}))

@@ -68,20 +68,12 @@ class Results:
 
 
 def rows_of(path: Path) -> list[Row]:
-    """Reads the rows of a part that was found to be undamaged.
-
-    Raises:
-        UsageError: the part is damaged.
-    """
+    """Reads the rows of a part that was found to be undamaged."""
     return [json.loads(line) for line in lines_of(path)]
 
 
 def rows_in(part: bytes, labels: int) -> list[Row]:
-    """The rows of a part.
-
-    Raises:
-        ValueError: a run with this number of labels cannot have written them.
-    """
+    """The rows of a part."""
     rows: list[Row] = [parse_json(line, AnnotatedRow) for line in part.splitlines()]
     for row in rows:
         if row["status"] == "ok":
@@ -94,11 +86,7 @@ def rows_in(part: bytes, labels: int) -> list[Row]:
 
 
 def lines_of(path: Path) -> list[bytes]:
-    """The lines of a part that was found to be undamaged, each the JSON of a row.
-
-    Raises:
-        UsageError: the part is damaged.
-    """
+    """The lines of a part that was found to be undamaged, each the JSON of a row."""
     content = read_part(path)
     if content is None:
         raise UsageError(f"{path} is damaged: run the same command again to compute it again")

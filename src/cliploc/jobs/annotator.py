@@ -38,27 +38,19 @@ Row: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class BoxFilter:
-    """The filter that decides which of the boxes found become drafts.
+    """The filter that decides which of the boxes found become drafts."""
 
-    Attributes:
-        min_presence: minimum presence score of a name, 0–1, unless its label has its own threshold.
-        min_score: minimum score of a box, as in `cliploc.Options`.
-        max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
-        min_area: minimum area of a box's region, as a share of the picture.
-        nms_across: of two boxes of different names whose IoU is above this, the one with the
-            greater score × certainty stays; None to keep all.
-        groups: what to do with a large box that contains several things: "keep" (it is marked, and reviewed first),
-            "split" or "drop".
-
-    Raises:
-        UsageError: a value outside its range.
-    """
-
+    # minimum presence score of a name, 0–1, unless its label has its own threshold
     min_presence: float = DEFAULTS.min_presence
-    min_score: float | Literal["auto"] = MIN_SCORE
+    min_score: float | Literal["auto"] = MIN_SCORE  # minimum score of a box, as in `cliploc.Options`
+    # maximum number of boxes of a name in a picture, best first; None for all
     max_boxes: int | None = DEFAULTS.max_boxes
-    min_area: float = DEFAULTS.min_area
+    min_area: float = DEFAULTS.min_area  # minimum area of a box's region, as a share of the picture
+    # of two boxes of different names whose IoU is above this, the one with the greater score × certainty stays; None to
+    # keep all
     nms_across: float | None = None
+    # what to do with a large box that contains several things: "keep" (it is marked, and reviewed first), "split" or
+    # "drop"
     groups: Groups = "keep"
 
     def __post_init__(self) -> None:
@@ -71,19 +63,12 @@ class BoxFilter:
 
 @dataclass(frozen=True)
 class AnnotatorSettings:
-    """The settings of an annotation's worker; picklable. Calling them makes the worker.
+    """The settings of an annotation's worker; picklable. Calling them makes the worker."""
 
-    Attributes:
-        labels: names, thresholds and background.
-        filter: which boxes become drafts.
-        options: options of `Localizer`, except `RESERVED`, which labels and filter set.
-        masks: whether each box has its mask.
-    """
-
-    labels: Labels
-    filter: BoxFilter
-    options: Options
-    masks: bool = False
+    labels: Labels  # names, thresholds and background
+    filter: BoxFilter  # which boxes become drafts
+    options: Options  # options of `Localizer`, except `RESERVED`, which labels and filter set
+    masks: bool = False  # whether each box has its mask
 
     def __call__(self) -> AnnotateWorker:
         """The worker."""
@@ -91,15 +76,7 @@ class AnnotatorSettings:
 
 
 class AnnotateWorker:
-    """Holds a `Localizer` and turns shards of pictures into parts.
-
-    Args:
-        settings: settings of the run.
-
-    Raises:
-        UsageError: a model, method, option or name that cannot be used.
-        ModelError: weights that cannot be loaded.
-    """
+    """Holds a `Localizer` and turns shards of pictures into parts."""
 
     def __init__(self, settings: AnnotatorSettings) -> None:
         self._settings, labels = settings, settings.labels

@@ -99,11 +99,7 @@ def run_benchmark(
     """Benchmarks every setting on a dataset.
 
     Args:
-        dataset: the dataset; see `cliploc.datasets.open_dataset`.
-        setups: models × prompts.
-        settings: methods and box rules on the setups; see `Grid.settings`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        engine: the engine that runs it.
         save_maps: whether to save score maps, 200 kB for each sample and setting.
         judges: number of processes that compare maps with boxes; None for one fewer than there are cores, at least one;
             0 for a thread of this process.
@@ -111,10 +107,6 @@ def run_benchmark(
         asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
         reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
             failed sample, and each note.
-
-    Raises:
-        UsageError: a model, method, option or folder that cannot be used, or a folder with other settings.
-        DiskFullError: no room on the disk.
     """
     arrow()
     batch_sizes = {setup.options.batch_size for setup in setups}

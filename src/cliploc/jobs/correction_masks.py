@@ -31,15 +31,7 @@ SOURCES = {
 
 
 def filled(one: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter[str]]:
-    """The correction with a mask for every box, and the number of masks from each source.
-
-    Args:
-        one: with the masks of the set.
-        row: the picture's drafts, with masks.
-
-    Raises:
-        UnusableError: it would take far too long.
-    """
+    """The correction with a mask for every box, and the number of masks from each source."""
     canvas, sources = Canvas((row["width"], row["height"])), Counter[str]()
     masks = list(one.masks or [None] * len(one.boxes))
     drafts = np.array(row["boxes"], float).reshape(-1, 4)  # [n, 4]
@@ -84,9 +76,6 @@ class Canvas:
     """The size of a picture, and how much work its masks may still be.
 
     A mask is kept as its runs, column by column: a set may have thousands of them on one picture.
-
-    Args:
-        size_wh: width and height of the picture.
     """
 
     def __init__(self, size_wh: tuple[int, int]) -> None:
@@ -95,11 +84,7 @@ class Canvas:
         self._left = max(MOST_PIXELS, MOST_TIMES * size_wh[0] * size_wh[1])
 
     def take(self, pixels: int) -> None:
-        """Notes work like that of drawing so many pixels.
-
-        Raises:
-            UnusableError: it is too much.
-        """
+        """Notes work like that of drawing so many pixels."""
         self._left -= pixels
         if self._left < 0:
             raise UnusableError("its masks are too many and too large together to be drawn: leave some out")
@@ -128,11 +113,7 @@ class Canvas:
 
 # --------------------------------------------------------------------------------------------- as other tools have them
 def of_coco(segmentation: Any, canvas: Canvas) -> Counts:
-    """The runs of a COCO annotation: polygons, or run lengths, compressed or not.
-
-    Raises:
-        ValueError, InputError: it is not a mask, or has another size.
-    """
+    """The runs of a COCO annotation: polygons, or run lengths, compressed or not."""
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != list(canvas.hw):
             raise ValueError(f"a mask of height and width {segmentation['size']}, not {list(canvas.hw)}")
@@ -141,11 +122,7 @@ def of_coco(segmentation: Any, canvas: Canvas) -> Counts:
 
 
 def of_points(points: npt.NDArray[np.floating[Any]], canvas: Canvas) -> Counts:
-    """The runs of one polygon `[k, 2]` in pixels, along edges of pixels, as COCO, CVAT and Label Studio have them.
-
-    Raises:
-        ValueError: it is not a polygon.
-    """
+    """The runs of one polygon `[k, 2]` in pixels, along edges of pixels, as COCO, CVAT and Label Studio have them."""
     return _drawn([points.astype(float).ravel().tolist()], canvas)
 
 
@@ -158,11 +135,7 @@ def _drawn(shapes: Any, canvas: Canvas) -> Counts:
 
 
 def of_yolo(shares: Sequence[float], canvas: Canvas) -> Counts:
-    """The runs of a polygon in shares of the picture, filled with its border, as YOLO's readers fill it.
-
-    Raises:
-        ValueError: no polygon inside the picture.
-    """
+    """The runs of a polygon in shares of the picture, filled with its border, as YOLO's readers fill it."""
     points = np.array(shares, float).reshape(-1, 2)
     if not (np.isfinite(points).all() and points.min() >= -0.01 and points.max() <= 1.01):
         raise ValueError("a polygon outside the picture")
@@ -177,11 +150,7 @@ def of_yolo(shares: Sequence[float], canvas: Canvas) -> Counts:
 
 
 def of_cvat(code: Mapping[str, str], canvas: Canvas) -> Counts:
-    """The runs of CVAT's `<mask>`, which has those of its rectangle, row by row, beginning with those of 0.
-
-    Raises:
-        ValueError, KeyError: it is not a mask, or lies outside the picture.
-    """
+    """The runs of CVAT's `<mask>`, which has those of its rectangle, row by row, beginning with those of 0."""
     left, top, width, height = (int(float(code[key])) for key in ("left", "top", "width", "height"))
     counts = np.array([int(one) for one in code["rle"].split(",")], np.int64)
     inside = 0 <= left < left + width <= canvas.size_wh[0] and 0 <= top < top + height <= canvas.size_wh[1]
@@ -206,11 +175,7 @@ def of_voc(numbers: npt.NDArray[Any]) -> dict[int, Counts]:
 
 
 def of_brush(packed: Any, canvas: Canvas) -> Counts:
-    """The runs of Label Studio's brush; see `cliploc.report.exports.labelstudio.brush`. Half transparent is outside.
-
-    Raises:
-        ValueError: it is not a brush, or has another size.
-    """
+    """The runs of Label Studio's brush; see `cliploc.report.exports.labelstudio.brush`. Half transparent is outside."""
     width, height = canvas.size_wh
     if not isinstance(packed, list):
         raise ValueError("a brush that is not a list of numbers")

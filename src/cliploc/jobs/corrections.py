@@ -53,51 +53,34 @@ LabelledShapes: TypeAlias = Iterable[tuple[str, Sequence[float], Counts | None]]
 
 @dataclass(frozen=True)
 class Correction:
-    """The corrected boxes of one picture.
+    """The corrected boxes of one picture."""
 
-    Attributes:
-        boxes: x0, y0, x1, y1 of each in pixels of the upright picture, inside it.
-        labels: of each, from 0.
-        masks: of each, COCO's compressed counts, or None if the set has no mask of it; None for a run without masks.
-        drafts: of each, the number of the draft that it was made from, or None for a new box; None if that is unknown.
-    """
-
-    boxes: list[list[float]]
-    labels: list[int]
+    boxes: list[list[float]]  # x0, y0, x1, y1 of each in pixels of the upright picture, inside it
+    labels: list[int]  # of each, from 0
+    # of each, COCO's compressed counts, or None if the set has no mask of it; None for a run without masks
     masks: list[str | None] | None = None
+    # of each, the number of the draft that it was made from, or None for a new box; None if that is unknown
     drafts: list[int | None] | None = None
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """What a corrected set has for the pictures of a run.
+    """What a corrected set has for the pictures of a run."""
 
-    Attributes:
-        form: the format that was read.
-        pictures: picture → its corrected boxes.
-        problems: picture, as the set names it → why it was left as it is.
-    """
-
-    form: str
-    pictures: dict[str, Correction]
-    problems: dict[str, str]
+    form: str  # the format that was read
+    pictures: dict[str, Correction]  # picture → its corrected boxes
+    problems: dict[str, str]  # picture, as the set names it → why it was left as it is
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A picture as a corrected set has it.
+    """A picture as a corrected set has it."""
 
-    Attributes:
-        names: what may be its name, the best first.
-        shapes: gives its boxes for the picture's size, and, if asked for, their masks.
-        size_wh: its size, if the set says it.
-        more: what may be its name if none of the names is that of a picture.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # what may be its name, the best first
+    # gives its boxes for the picture's size, and, if asked for, their masks
     shapes: Callable[[Canvas, bool], LabelledShapes]
-    size_wh: SizeWh | None = None
-    more: tuple[str, ...] = ()
+    size_wh: SizeWh | None = None  # its size, if the set says it
+    more: tuple[str, ...] = ()  # what may be its name if none of the names is that of a picture
 
 
 @dataclass
@@ -117,14 +100,10 @@ def read_corrections(
     """Reads a corrected set.
 
     Args:
-        path: a file or folder in one of the formats.
         sizes: picture of the run → width and height of the upright picture.
         labels: the names of each label of the run: the label, then its synonyms.
         lists: further lists of files, as exports write them, that tell which file is which picture.
         masks: whether masks are read, and polygons as masks; else only boxes are taken.
-
-    Raises:
-        UsageError: it cannot be read, or is in none of the formats.
     """
     read = _read(path)
     find = _Finder(sizes, read.listed, {k: v for one in lists for k, v in _listed(one).items()})
@@ -228,13 +207,7 @@ def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:
 
 # ----------------------------------------------------------------------------------------------------- which picture
 class _Finder:
-    """Finds the picture of the run that a set's name means: by its path, its path's end, or the name an export gave it.
-
-    Args:
-        pictures: the run's.
-        first: a list of files that goes before everything.
-        more: one that is asked last.
-    """
+    """Finds the picture of the run that a set's name means: by its path, its end, or the name an export gave it."""
 
     def __init__(self, pictures: Mapping[str, Any], first: Mapping[str, str], more: Mapping[str, str]) -> None:
         self._pictures, self._first, self._more = pictures, _with_stems(first), _with_stems(more)
@@ -250,11 +223,7 @@ class _Finder:
                 self._by_stem[stem].append(one)
 
     def __call__(self, names: Sequence[str], more: Sequence[str] = ()) -> str:
-        """The picture that one of the names means, or else one of some more.
-
-        Raises:
-            UnusableError: none, or several.
-        """
+        """The picture that one of the names means, or else one of some more."""
         looks = (self._listed_first, self._whole, self._end, self._of_stem, self._listed_last)
         for spelt in (names, more, _without_prefix([*names, *more])):
             for look in looks:

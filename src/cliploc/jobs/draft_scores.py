@@ -31,24 +31,16 @@ class PicturePair:
 
 @dataclass(frozen=True)
 class LabelScore:
-    """How the drafts of one label, or of all, did.
+    """How the drafts of one label, or of all, did."""
 
-    Attributes:
-        drafts: number of drafts.
-        true: number of corrected boxes.
-        right: number of drafts that are right.
-        min_score: the minimum score with the greatest F1 on these pictures; None if there are fewer than 10 corrected
-            boxes, or no draft is right.
-        kept: number of drafts with that score or more.
-        kept_right: number of those that are right.
-    """
-
-    drafts: int
-    true: int
-    right: int
+    drafts: int  # number of drafts
+    true: int  # number of corrected boxes
+    right: int  # number of drafts that are right
+    # the minimum score with the greatest F1 on these pictures; None if there are fewer than 10 corrected boxes, or no
+    # draft is right
     min_score: float | None = None
-    kept: int = 0
-    kept_right: int = 0
+    kept: int = 0  # number of drafts with that score or more
+    kept_right: int = 0  # number of those that are right
 
     def document(self) -> dict[str, Any]:
         """The figures as in draft_scores.json; shares of nothing are null."""
@@ -75,10 +67,6 @@ def _share(part: int, whole: int) -> float | None:
 
 def score_drafts(pairs: Iterable[PicturePair], count: int) -> tuple[LabelScore, list[LabelScore]]:
     """The score of all drafts, and of those of each label.
-
-    Args:
-        pairs: the corrected pictures.
-        count: number of labels.
 
     Example:
         >>> pair = PicturePair([[0, 0, 9, 9], [5, 5, 6, 6]], [0.9, 0.3], [0, 0], [[0, 0, 8, 9]], [0])

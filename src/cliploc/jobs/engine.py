@@ -15,32 +15,22 @@ from cliploc.reporter import SILENT, Reporter
 
 @dataclass(frozen=True)
 class Shard:
-    """A group of samples that are computed together.
+    """A group of samples that are computed together."""
 
-    Attributes:
-        index: its place in the run, and the name of its part.
-        samples: a whole number of batches, except in the last shard. Objects with an `id` that the run's worker takes:
-            `Sample` in a benchmark, `PictureFile` in an annotation.
-    """
-
-    index: int
+    index: int  # its place in the run, and the name of its part
+    # a whole number of batches, except in the last shard. Objects with an `id` that the run's worker takes: `Sample` in
+    # a benchmark, `PictureFile` in an annotation.
     samples: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The results of a shard.
+    """The results of a shard."""
 
-    Attributes:
-        index: index of the shard.
-        table: the content of the part's file: a `pyarrow.Table` in a benchmark (see `cliploc.jobs.rows`), bytes in an
-            annotation.
-        notes: remarks for the end of the run, such as a halved batch.
-    """
-
-    index: int
+    index: int  # index of the shard
+    # the content of the part's file: a `pyarrow.Table` in a benchmark (see `cliploc.jobs.rows`), bytes in an annotation
     table: Any
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
 
 
 class Worker(Protocol):
@@ -65,12 +55,7 @@ MakeWorker: TypeAlias = Callable[[], Worker]
 
 
 class Ready:
-    """Returns the worker that this process has made already; in another process a new one is made.
-
-    Args:
-        make: makes a worker; picklable.
-        worker: the existing worker.
-    """
+    """Returns the worker that this process has made already; in another process a new one is made."""
 
     def __init__(self, make: MakeWorker, worker: Worker | None = None) -> None:
         self._make, self._worker = make, worker
@@ -97,9 +82,6 @@ class Engine(Protocol):
         """Calls `on_part` with every shard's part, once, in this process, in any order.
 
         Args:
-            shards: the shards still to do.
-            make_worker: called once in every process that works.
             on_part: called with every finished part; an exception from it ends the run.
-            reporter: gets the number of pictures done.
         """
         ...

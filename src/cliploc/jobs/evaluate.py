@@ -44,19 +44,12 @@ Columns = dict[str, Any]
 
 @dataclass(frozen=True)
 class FolderResult:
-    """The result for a folder of maps.
+    """The result for a folder of maps."""
 
-    Attributes:
-        asked: number of images in the metadata.
-        evaluated: number of images without a problem, which the numbers are of.
-        summaries: the summary of each metric.
-        problems: everything that was left out.
-    """
-
-    asked: int
-    evaluated: int
-    summaries: tuple[MetricSummary, ...]
-    problems: tuple[Problem, ...]
+    asked: int  # number of images in the metadata
+    evaluated: int  # number of images without a problem, which the numbers are of
+    summaries: tuple[MetricSummary, ...]  # the summary of each metric
+    problems: tuple[Problem, ...]  # everything that was left out
 
     def counts(self) -> dict[str, int]:
         """The number of problems of each kind."""
@@ -106,17 +99,10 @@ def evaluate_folder(
     Args:
         maps: folder with `<image_id>.npy` for each image (ids may hold sub-folders): floats in 0–1, see `box_curve`.
         metadata: folder in the layout of the public WSOL evaluation (Choe et al. 2020): see `cliploc.datasets.wsol`.
-        convention: "wsoleval" or "exact".
         threshold: τ of GT-known, Top-k and the metrics that need one. None: the best on these images; metrics that
             cannot choose τ themselves are left out.
-        predictions: CSV file with lines `image_id,class,class,…`, best first.
-        workers: number of processes.
-        bootstrap: settings of the confidence intervals.
         reporter: gets each image, map or line that is left out, the phase "maps", and the numbers of images to do and
             done.
-
-    Raises:
-        UsageError: a folder, file or option that cannot be used, or no image that can be evaluated.
     """
     problems: list[Problem] = []
 

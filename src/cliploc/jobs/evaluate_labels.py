@@ -23,19 +23,12 @@ OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, 
 
 @dataclass(frozen=True)
 class LabelsResult:
-    """The result for a folder of label maps.
+    """The result for a folder of label maps."""
 
-    Attributes:
-        asked: number of pictures with a true label map.
-        evaluated: number of pictures that the numbers are of.
-        numbers: see `cliploc.jobs.segmentation.numbers_of`.
-        problems: everything that was left out.
-    """
-
-    asked: int
-    evaluated: int
-    numbers: Summary
-    problems: tuple[Problem, ...]
+    asked: int  # number of pictures with a true label map
+    evaluated: int  # number of pictures that the numbers are of
+    numbers: Summary  # see `cliploc.jobs.segmentation.numbers_of`
+    problems: tuple[Problem, ...]  # everything that was left out
 
     def counts(self) -> dict[str, int]:
         """The number of problems of each kind."""
@@ -62,15 +55,7 @@ class LabelsResult:
 
 
 def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ...], list[LabelledPicture]]:
-    """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none.
-
-    Args:
-        truth: the folder, searched with its sub-folders.
-        class_list: a text file, one class per line.
-
-    Raises:
-        UsageError: no folder, no label map in it, or no class list.
-    """
+    """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none."""
     if not truth.is_dir():
         raise UsageError(f"expected a folder of true label maps, found none at {truth}: check the path")
     classes = classes_of([line for _, line in prompts.read_lines(class_list, "classes")])
@@ -95,18 +80,11 @@ def evaluate_labels(
     """Evaluates label maps made by any tool.
 
     Args:
-        predictions: folder with `<id>.png` for each picture: one label per pixel, at the picture's size. Sets
-            whose label 0 does not count (voc20, context59, ade20k) count their classes from 0.
-        dataset: a segmentation set of `cliploc datasets`.
-        root: its folder.
+        predictions: folder with `<id>.png` for each picture: one label per pixel, at the picture's size. Sets whose
+            label 0 does not count (voc20, context59, ade20k) count their classes from 0.
         split: its split; None for the first.
         truth: instead of a set: a folder of true label maps; see `folder_of_truths`.
-        class_list: its classes.
-        bootstrap: settings of the confidence interval.
         reporter: gets each picture that is left out, the phase "maps", and the numbers of pictures to do and done.
-
-    Raises:
-        UsageError: a folder or file that cannot be used, or no picture that can be evaluated.
     """
     predictions = Path(predictions)
     if not predictions.is_dir():

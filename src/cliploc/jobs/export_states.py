@@ -22,12 +22,7 @@ STALE, CURRENT = "stale", "current"
 
 
 def mark_stale(out: Path, names: Iterable[str] | None = None) -> None:
-    """Marks exports, by default all, as not holding the folder's boxes.
-
-    Args:
-        out: the folder of the run.
-        names: of formats, and "review".
-    """
+    """Marks exports, by default all, as not holding the folder's boxes."""
     states = _states(out)
     wanted = list(states) if names is None else list(names)
     _write(out, {**states, **{name: {**states.get(name, {}), "state": STALE} for name in wanted}})
@@ -37,12 +32,7 @@ def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions
     """Marks an export as up to date, with what it was made from.
 
     Args:
-        out: the folder of the run.
-        name: of the format, or "review".
-        files: that were written.
-        run: the id of names and settings.
         decisions: the digest of the decisions; None where there are none.
-        corrected: the number of corrected pictures.
     """
     state = {"state": CURRENT, "files": list(files), "run": run, "decisions": decisions, "corrected": corrected}
     _write(out, {**_states(out), name: state})
@@ -52,8 +42,6 @@ def seal(out: Path, names: Sequence[str], newest: int | None = None) -> str:
     """The time of an export's newest file, and a digest of the names, sizes and times of all; no file is read.
 
     Args:
-        out: the folder of the run.
-        names: the export's files and folders.
         newest: the time of an earlier seal, to compare with it. Files that are newer are not the export's, or are no
             longer as it was written; those that somebody added, such as a training, make no difference.
     """

@@ -9,12 +9,6 @@ from cliploc.errors import ModelError
 def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:
     """The reason of a failure, in one line.
 
-    Args:
-        error: raised by a `Localizer`.
-
-    Raises:
-        RuntimeError: the error itself, if it is neither a `ModelError` nor about memory: then it is a bug.
-
     Example:
         >>> failure_reason(MemoryError())
         'not enough memory for a single picture: use a smaller --image-size or fewer --scales'

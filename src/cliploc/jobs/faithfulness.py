@@ -79,10 +79,7 @@ def summarize(
     """Computes the numbers of a run, setting → numbers.
 
     Args:
-        settings: their ids.
         rows: the rows of its parts, in any order; `NUMBER_COLUMNS` are enough.
-        numbers: the keys of all numbers.
-        bootstrap: settings of the confidence intervals.
 
     Returns:
         For each setting the mean over pictures of each number, in its own unit (areas in 0–1), None if there is none;
@@ -201,13 +198,9 @@ def number_text(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class FaithfulnessResult(TaskResult):
-    """The result of a faithfulness benchmark.
+    """The result of a faithfulness benchmark."""
 
-    Attributes:
-        numbers: what its numbers are.
-    """
-
-    numbers: Numbers
+    numbers: Numbers  # what its numbers are
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
@@ -263,20 +256,10 @@ def run_faithfulness(
     """Measures every setting on a dataset.
 
     Args:
-        dataset: the dataset; see `cliploc.datasets.open_dataset`. Its boxes are not used.
         setups: models × prompts, with resize "squash". Their options for boxes are not used.
-        settings: methods on the setups; see `Grid.settings`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        metrics: names of the metrics.
         options: of the protocols; None: as they were published.
-        engine: the engine that runs it.
-        shard: number of pictures that are computed and written together.
         asked: how the dataset was chosen (limit, seed …), for the manifest.
-        reporter: as in `cliploc.jobs.task.run_task`.
-
-    Raises:
-        UsageError: a model, method, metric, option or folder that cannot be used, or a folder with other settings.
-        DiskFullError: no room on the disk.
     """
     numbers = numbers_of(metrics)
     options = options or FaithfulnessOptions()

@@ -34,19 +34,12 @@ SETTING = "maps"
 
 @dataclass(frozen=True)
 class MapsResult:
-    """The numbers of a folder of maps.
+    """The numbers of a folder of maps."""
 
-    Attributes:
-        summary: as in a benchmark's summary.json, of one setting.
-        numbers: what its numbers are.
-        model: that scored the pictures.
-        protocol: the options.
-    """
-
-    summary: Summary
-    numbers: Numbers
-    model: str
-    protocol: FaithfulnessOptions
+    summary: Summary  # as in a benchmark's summary.json, of one setting
+    numbers: Numbers  # what its numbers are
+    model: str  # that scored the pictures
+    protocol: FaithfulnessOptions  # the options
 
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate --task faithfulness --json` prints it."""
@@ -80,14 +73,8 @@ def evaluate_maps(
     Args:
         maps: folder with `<sample id>.npy` for each picture (ids may hold sub-folders): floats in 0–1 of any size, over
             the whole picture; of the name that `protocol` says.
-        dataset: the pictures, with their true names.
-        options: which model scores them.
-        metrics: names of metrics that need no method.
         protocol: options of the protocols; None: as they were published.
         reporter: gets each picture that is left out, and the numbers of pictures to do and done.
-
-    Raises:
-        UsageError: a folder, metric or option that cannot be used, or no picture that can be measured.
     """
     folder, protocol = Path(maps), protocol or FaithfulnessOptions()
     if not folder.is_dir():

@@ -30,15 +30,7 @@ IDENTITY = (
 
 
 class FaithfulnessWorker(WorkerWithoutBoxes["_LoadedSetup"]):
-    """Holds a `Faithfulness` for each setup and turns shards into parts.
-
-    Args:
-        settings: settings of the run.
-
-    Raises:
-        UsageError: a model, method, metric or option that cannot be used.
-        ModelError: weights that cannot be loaded.
-    """
+    """Holds a `Faithfulness` for each setup and turns shards into parts."""
 
     def __init__(self, settings: FaithfulnessSettings) -> None:
         self._settings = settings

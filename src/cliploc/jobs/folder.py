@@ -32,12 +32,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(CliplocError):
-    """A run stopped because the disk is full; finished parts are kept, and the same command resumes the run.
-
-    Args:
-        message: why, and what to do.
-        kept: the number of finished parts.
-    """
+    """A run stopped because the disk is full; finished parts are kept, and the same command resumes the run."""
 
     def __init__(self, message: str, kept: int) -> None:
         super().__init__(message)
@@ -46,23 +41,15 @@ class DiskFullError(CliplocError):
 
 @dataclass(frozen=True)
 class RunKind:
-    """A kind of run, whose results a folder contains.
+    """A kind of run, whose results a folder contains."""
 
-    Attributes:
-        name: its name in the manifest, such as "benchmark".
-        article: its name with an article, for errors, such as "a benchmark".
-        version: version of the format of its manifest and parts.
-        suffix: file extension of its parts.
-        free: keys of the manifest that may differ when a run is resumed: they state where and when, not what.
-        manifest: the schema of its manifest.
-    """
-
-    name: str
-    article: str
-    version: int
-    suffix: str
+    name: str  # its name in the manifest, such as "benchmark"
+    article: str  # its name with an article, for errors, such as "a benchmark"
+    version: int  # version of the format of its manifest and parts
+    suffix: str  # file extension of its parts
+    # keys of the manifest that may differ when a run is resumed: they state where and when, not what
     free: frozenset[str]
-    manifest: type[Manifest] = Manifest
+    manifest: type[Manifest] = Manifest  # the schema of its manifest
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -81,11 +68,7 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None]:
-    """Turns the error of a full disk into one that names the number of finished parts.
-
-    Raises:
-        DiskFullError: no room on the disk.
-    """
+    """Turns the error of a full disk into one that names the number of finished parts."""
     try:
         yield
     except OSError as error:
@@ -137,19 +120,12 @@ def _commit() -> str | None:
 
 @dataclass(frozen=True)
 class Begun:
-    """A folder that a run may write to.
+    """A folder that a run may write to."""
 
-    Attributes:
-        token: token in the names of the run's temporary files; see `cliploc._files.temporaries_of`.
-        whole: indices of the existing undamaged parts.
-        damaged: indices of the damaged parts.
-        notes: remarks on the folder.
-    """
-
-    token: str
-    whole: frozenset[int] = frozenset()
-    damaged: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
+    token: str  # token in the names of the run's temporary files; see `cliploc._files.temporaries_of`
+    whole: frozenset[int] = frozenset()  # indices of the existing undamaged parts
+    damaged: tuple[int, ...] = ()  # indices of the damaged parts
+    notes: tuple[str, ...] = ()  # remarks on the folder
 
 
 def token_for(out: Path) -> str:
@@ -171,16 +147,10 @@ def begin(
     """Writes the manifest, or compares it with the existing one. A folder that is refused is not changed.
 
     Args:
-        out: the folder.
-        kind: kind of the run.
         manifest: manifest of this run, with its `token_for`; `shards` is the number of parts, if it is fixed.
         files: names of files and folders in `out` that this run will write, besides the parts. They are written into
             the manifest first, so that a later run knows which are its own.
         check_part: raises `ValueError` for the index and content of a part that this run cannot have written.
-
-    Raises:
-        UsageError: a folder that cannot be written, has other content, or has a run with other settings.
-        DiskFullError: no room on the disk.
     """
     try:
         old = read_manifest(out, kind) if (out / "manifest.json").exists() else None
@@ -272,11 +242,7 @@ def begin_session(out: Path, kind: RunKind) -> None:
 
 
 def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
-    """Reads a run's manifest.
-
-    Raises:
-        UsageError: it is missing, damaged, of another kind of run or of another version.
-    """
+    """Reads a run's manifest."""
     path = out / "manifest.json"
     try:
         read = read_json(path)

@@ -19,17 +19,12 @@ THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 
 @dataclass(frozen=True)
 class Labels:
-    """The names to find and the names of the background.
+    """The names to find and the names of the background."""
 
-    Attributes:
-        entries: names to find, as `cliploc.prompts.parse` takes them, such as "cat|kitten".
-        thresholds: for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold.
-        background: names of the background.
-    """
-
-    entries: tuple[str, ...]
+    entries: tuple[str, ...]  # names to find, as `cliploc.prompts.parse` takes them, such as "cat|kitten"
+    # for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold
     thresholds: tuple[float | None, ...]
-    background: tuple[str, ...] = ()
+    background: tuple[str, ...] = ()  # names of the background
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,9 +37,6 @@ def read_labels(path: str | Path) -> Labels:
 
     A line is `name` or `name|synonym|synonym`, with ` @0.3` at the end for its own threshold, or
     `background: name|synonym`, or a WordNet id of ImageNet. Empty lines and lines that begin with # are skipped.
-
-    Raises:
-        UsageError: no such file, no names in it, a name twice, or an invalid threshold; the message names the line.
     """
     lines = prompts.read_lines(path, "names")
     return labels_of([line for _, line in lines], f"{path}: ")
@@ -52,9 +44,6 @@ def read_labels(path: str | Path) -> Labels:
 
 def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     """Parses labels from lines, as in a file of `read_labels`.
-
-    Raises:
-        UsageError: as in `read_labels`.
 
     Example:
         >>> labels_of(["cat|kitten @0.3", "dog", "background: lawn"])

@@ -20,10 +20,6 @@ def run(
     """Runs a run's shards in this process; see `cliploc.jobs.engine.Engine`.
 
     Args:
-        shards: as in `Engine`.
-        make_worker: as in `Engine`.
-        on_part: as in `Engine`.
-        reporter: gets the numbers of pictures and masked pictures done.
         threads: number of threads of the model; None for torch's default.
     """
     import torch

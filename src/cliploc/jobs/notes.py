@@ -26,11 +26,7 @@ def collect_halved(notes: list[str]) -> Callable[[int], None]:
 
 
 class Notes:
-    """The notes of a run, without repetitions, though every part brings the same ones.
-
-    Args:
-        reporter: gets each note the first time.
-    """
+    """The notes of a run, without repetitions, though every part brings the same ones."""
 
     def __init__(self, reporter: Reporter = SILENT) -> None:
         self._reporter = reporter

@@ -35,15 +35,10 @@ NO_XML = frozenset("\ufffe\uffff")  # characters that XML cannot contain, beside
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file to annotate.
+    """A file to annotate."""
 
-    Attributes:
-        id: its path below the root, with slashes; the whole path if it is elsewhere.
-        path: the file.
-    """
-
-    id: str
-    path: Path
+    id: str  # its path below the root, with slashes; the whole path if it is elsewhere
+    path: Path  # the file
 
 
 def by_path(picture: PictureFile) -> list[tuple[bool, str]]:
@@ -59,31 +54,20 @@ def by_path(picture: PictureFile) -> list[tuple[bool, str]]:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was found and left out, or a folder, whose path ends with a slash.
+    """A file that was found and left out, or a folder, whose path ends with a slash."""
 
-    Attributes:
-        file: its path below the root, with slashes.
-        reason: why it was left out.
-    """
-
-    file: str
-    reason: str
+    file: str  # its path below the root, with slashes
+    reason: str  # why it was left out
 
 
 @dataclass(frozen=True)
 class Found:
-    """The pictures that were found, and what was left out.
+    """The pictures that were found, and what was left out."""
 
-    Attributes:
-        root: the folder that the pictures' ids are relative to.
-        pictures: the pictures in order, each once.
-        skipped: other files and folders there, except hidden ones.
-        videos: the videos in order, each once; empty where they are not asked for.
-    """
-
-    root: Path
-    pictures: list[PictureFile]
-    skipped: list[Skipped]
+    root: Path  # the folder that the pictures' ids are relative to
+    pictures: list[PictureFile]  # the pictures in order, each once
+    skipped: list[Skipped]  # other files and folders there, except hidden ones
+    # the videos in order, each once; empty where they are not asked for
     videos: list[PictureFile] = field(default_factory=list)
 
     def skipped_note(self) -> str | None:
@@ -125,10 +109,6 @@ def find_pictures(
             picture; a `.txt` file with one path per line, relative to the file; or a list of paths. In folders and
             patterns, files in the folder of an annotation and files without a picture's extension are left out.
         out: a folder of results, left out if it is in the folder that is searched.
-        videos: whether videos are asked for too.
-
-    Raises:
-        UsageError: no pictures were found, or addresses, of which none is fetched.
     """
     if not isinstance(where, str | os.PathLike):
         _refuse_addresses([os.fspath(one) for one in where], "the list")

@@ -23,21 +23,15 @@ SHARD = 32  # samples that are computed and written together; rounded up to whol
 class ModelSetup:
     """A model with its options, everything except the method. One forward pass serves all methods of a setup.
 
-    Attributes:
-        options: options of `Localizer`; a `Setting` adds method, method options and threshold. A setup with a head is
-            only for the head's method. With `min_presence` above 0, names below it have no boxes.
-        prompts: name of the templates.
-
-    Raises:
-        UsageError: an option that belongs to a `Setting`.
-
     Example:
         >>> ModelSetup(BENCHMARK.but(scales=(1, 1.5))).options.scales
         (1.0, 1.5)
     """
 
+    # options of `Localizer`; a `Setting` adds method, method options and threshold. A setup with a head is only for the
+    # head's method. With `min_presence` above 0, names below it have no boxes.
     options: Options = BENCHMARK
-    prompts: str = "default"
+    prompts: str = "default"  # name of the templates
 
     def __post_init__(self) -> None:
         if of_setting := OF_SETTING & self.options.given().keys():
@@ -58,43 +52,29 @@ class ModelSetup:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a benchmark: a setup, a method and a threshold for boxes.
+    """One setting of a benchmark: a setup, a method and a threshold for boxes."""
 
-    Attributes:
-        id: short, unique in the run, usable as a file name.
-        setup: index of the setup in the run.
-        method: a name of `cliploc methods`, or several: "cam+layer_cam".
-        options: options of the method.
-        threshold: τ; None for the method's own.
-    """
-
-    id: str
-    setup: int
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    threshold: float | None = None
+    id: str  # short, unique in the run, usable as a file name
+    setup: int  # index of the setup in the run
+    method: str  # a name of `cliploc methods`, or several: "cam+layer_cam"
+    options: Mapping[str, Any] = field(default_factory=dict)  # options of the method
+    threshold: float | None = None  # τ; None for the method's own
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid of setups, methods and thresholds, all of which are combined.
+    """A grid of setups, methods and thresholds, all of which are combined."""
 
-    Attributes:
-        setups: models × prompts.
-        methods: names, or several joined by "+".
-        options: function method → its options; raises a `UsageError` for an option that the method does not have.
-        thresholds: τ of the boxes; None for each method's own.
-        recipes: for each setup, what runs there where no method is asked for: its method at its threshold, unless
-            `thresholds` has others. The setup has the recipe's other options already.
-        baselines: methods without a model, evaluated once for each model at their own fixed τ. Baselines in `methods`
-            are not added again.
-    """
-
-    setups: Sequence[ModelSetup]
-    methods: Sequence[str]
+    setups: Sequence[ModelSetup]  # models × prompts
+    methods: Sequence[str]  # names, or several joined by "+"
+    # function method → its options; raises a `UsageError` for an option that the method does not have
     options: Callable[[str], Mapping[str, Any]] = lambda _: {}
-    thresholds: Sequence[float | None] = (None,)
+    thresholds: Sequence[float | None] = (None,)  # τ of the boxes; None for each method's own
+    # methods without a model, evaluated once for each model at their own fixed τ. Baselines in `methods` are not added
+    # again.
     baselines: Sequence[str] = ()
+    # for each setup, what runs there where no method is asked for: its method at its threshold, unless `thresholds` has
+    # others. The setup has the recipe's other options already.
     recipes: Sequence[Recipe | None] = ()
 
     def settings(
@@ -105,9 +85,6 @@ class Grid:
         Args:
             unfit_reason: function that returns why a method does not run on a setup, in one line; None if it runs, ""
                 to leave it out without a line.
-
-        Raises:
-            UsageError: a value twice, or no combination that runs.
         """
         for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.setups)):
             twice = [value for place, value in enumerate(values) if value in values[:place]]
@@ -194,25 +171,15 @@ def shards_of(samples: Sequence[Any], size: int) -> Iterator[Shard]:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The settings of a benchmark's worker; picklable. Calling them makes the worker.
+    """The settings of a benchmark's worker; picklable. Calling them makes the worker."""
 
-    Attributes:
-        setups: the run's setups.
-        settings: the run's settings.
-        classes: each class of the dataset as `cliploc.prompts.parse` takes it, such as "cat|kitten".
-        root: the dataset's folder.
-        maps: folder to save score maps in; None to save none.
-        judges: number of additional processes that compare maps with boxes; 0 for none.
-        token: token in the names of the run's temporary files; see `cliploc._files.temporaries_of`.
-    """
-
-    setups: tuple[ModelSetup, ...]
-    settings: tuple[Setting, ...]
-    classes: tuple[str, ...]
-    root: Path
-    maps: Path | None = None
-    judges: int = 1
-    token: str = "no-run"
+    setups: tuple[ModelSetup, ...]  # the run's setups
+    settings: tuple[Setting, ...]  # the run's settings
+    classes: tuple[str, ...]  # each class of the dataset as `cliploc.prompts.parse` takes it, such as "cat|kitten"
+    root: Path  # the dataset's folder
+    maps: Path | None = None  # folder to save score maps in; None to save none
+    judges: int = 1  # number of additional processes that compare maps with boxes; 0 for none
+    token: str = "no-run"  # token in the names of the run's temporary files; see `cliploc._files.temporaries_of`
 
     def __call__(self) -> Any:
         """Makes the worker: a `cliploc.jobs.worker.BenchmarkWorker`."""

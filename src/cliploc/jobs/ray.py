@@ -55,18 +55,10 @@ def run(
     """Runs a run's shards on a Ray cluster; see `cliploc.jobs.engine.Engine`.
 
     Args:
-        shards: as in `Engine`.
-        make_worker: as in `Engine`.
-        on_part: as in `Engine`.
-        reporter: gets the number of pictures of every finished part.
         address: address of a running cluster, such as "auto" or "10.0.0.1:6379". None: the Ray already in use in this
             process, else a cluster of this machine alone, which ends with the run.
         threads: number of processors of each worker; a machine gets as many workers as fit. None: as many as this
             process uses. The same number everywhere, also in local runs, keeps sums in the same order.
-
-    Raises:
-        UsageError: Ray is not installed, no cluster is at the address, or none of its machines has enough processors.
-        ModelError: a shard killed its worker repeatedly.
     """
     ray = _ray()
     sizes = {shard.index: len(shard.samples) for shard in shards}

@@ -101,11 +101,7 @@ class ReviewFolder:
     @classmethod
     @contextmanager
     def opened(cls, out: Path) -> Iterator[ReviewFolder]:
-        """The folder; no other run writes into it until this ends.
-
-        Raises:
-            UsageError: it is not the folder of an annotation, a part of it is damaged, or another run has it.
-        """
+        """The folder; no other run writes into it until this ends."""
         manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
         with alone_in(out):
             with suppress(OSError):  # a folder that cannot be written can be looked at
@@ -145,11 +141,7 @@ class ReviewFolder:
         return self._folder.picture(self.pictures[number], number + 1, all_boxes=True)
 
     def upright(self, number: int) -> Image.Image:
-        """The picture.
-
-        Raises:
-            InputError: its file cannot be read, or was replaced.
-        """
+        """The picture."""
         one = self.pictures[number]
         now = stamp(one)
         image = load(one.path, str(one.path)).image
@@ -168,20 +160,7 @@ class ReviewFolder:
 
     # ----------------------------------------------------------------------------------------------------------- saved
     def save(self, number: int, saved: Mapping[str, Any]) -> int:
-        """Writes what a person did with a picture to the disk.
-
-        Args:
-            number: of the picture.
-            saved: as `cliploc._schemas.ReviewedPicture`.
-
-        Returns:
-            The picture's new revision.
-
-        Raises:
-            StaleReviewError: it has another revision than the person saw.
-            UnusableReviewError: boxes that cannot be taken.
-            OSError: the disk is full.
-        """
+        """Writes what a person did with a picture to the disk."""
         name = self.pictures[number].id
         self._refuse_stale(name, saved["revision"])
         row = self._folder.results.row(name)
@@ -213,11 +192,7 @@ class ReviewFolder:
             self._saves = 0
 
     def write_exports(self, reporter: Reporter = SILENT) -> AnnotateResult:
-        """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now.
-
-        Raises:
-            UsageError: the run was stopped before it wrote any.
-        """
+        """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
         with self._lock, temporaries_of(self._manifest["token"]):
             self._merge_saves_now()
             return self._write_exports(reporter)

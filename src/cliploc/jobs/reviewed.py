@@ -22,14 +22,6 @@ class UnusableReviewError(ValueError):
 def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> Correction:
     """The boxes that the editor saved of a picture.
 
-    Args:
-        boxes: as `cliploc._schemas.ReviewedBox`.
-        row: the picture's drafts.
-        labels: number of labels of the run.
-
-    Raises:
-        UnusableReviewError: an empty box, or one of a label or a draft that the run does not have.
-
     Example:
         >>> row = {"width": 8, "height": 6, "boxes": []}
         >>> correction_of([{"xyxy": [1, 2, 30, 4], "label": 0}], row, 1).boxes
@@ -57,17 +49,7 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
 
 
 def review_of(saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[int]) -> Correction | None:
-    """The boxes that hold after a person saved a picture; None where its drafts hold, with their scores.
-
-    Args:
-        saved: as `cliploc._schemas.ReviewedPicture`.
-        row: the picture's drafts.
-        labels: number of labels of the run.
-        kept: the drafts that held so far.
-
-    Raises:
-        UnusableReviewError: as `correction_of`.
-    """
+    """The boxes that hold after a person saved a picture; None where its drafts hold, with their scores."""
     found = correction_of(saved["boxes"], row, labels)
     return found if saved["status"] == "reviewed" or _is_edited(found, row, kept) else None
 

@@ -29,11 +29,7 @@ Row = dict[str, Any]
 
 
 def arrow() -> Any:
-    """Imports `pyarrow` with `pyarrow.parquet`.
-
-    Raises:
-        UsageError: it is not installed.
-    """
+    """Imports `pyarrow` with `pyarrow.parquet`."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -103,15 +99,11 @@ def judge_sample(sample: Sample, maps: FloatArray, thresholds: Sequence[Sequence
     """Compares one sample's maps with its ground truth.
 
     Args:
-        sample: the sample, with boxes or masks.
         maps: `[S, 224, 224]` in 0–1 over the whole picture.
         thresholds: for each map, the τ of every setting that uses it.
 
     Returns:
         For each map and each of its thresholds, the columns that depend on the map.
-
-    Raises:
-        InputError: a mask that cannot be read.
     """
     if not len(sample.boxes_xyxy) and not sample.masks:
         raise InputError(f"{sample.id}: expected true boxes or masks, got none: leave the sample out")
@@ -150,11 +142,7 @@ def to_table(rows: Sequence[Row], schema: Any) -> Any:
 
 
 def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
-    """Writes a part atomically; see `cliploc._parts.write_part`.
-
-    Raises:
-        OSError: no room, or a folder that cannot be written.
-    """
+    """Writes a part atomically; see `cliploc._parts.write_part`."""
     content = io.BytesIO()
     arrow().parquet.write_table(table, content, compression="zstd")
     _parts.write_part(path, content.getvalue(), stamps)
@@ -164,13 +152,8 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
     """Compares a part with what it was written with.
 
     Args:
-        content: of the part.
         schema: its columns; a metric's may be missing, as a plugin may have come since.
-        samples: its samples.
         settings: ids of the settings; there is a row for each sample and setting.
-
-    Raises:
-        ValueError: it is not such a table.
     """
     pa = arrow()
     try:
@@ -199,9 +182,6 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
     """Reads a part as a `pyarrow.Table`, all columns or only the given ones, which saves memory.
 
     A part that was written without a plugin's metric does not have that metric's columns.
-
-    Raises:
-        UsageError: the part is damaged.
     """
     content = _parts.read_part(path)
     if content is None:

@@ -84,8 +84,6 @@ def numbers_of(
     """The numbers of label maps as plain values, shares in percent.
 
     Args:
-        result: of the metric.
-        names: of the classes.
         known: labels that the model can predict; None: all.
         precisions: the average precision of each picture, for the protocol with one object per picture.
 
@@ -140,10 +138,7 @@ def summarize(
     """Computes the numbers of a run, setting → numbers; see `numbers_of`.
 
     Args:
-        settings: the settings in its manifest, with `id` and `known_classes`.
         rows: the rows of its parts, in any order; `NUMBER_COLUMNS` are enough.
-        names: of the classes.
-        bootstrap: settings of the confidence interval.
     """
     metrics = {one["id"]: MeanIoU(len(names)) for one in settings}
     failed: dict[str, list[dict[str, str]]] = {one["id"]: [] for one in settings}
@@ -246,19 +241,9 @@ def run_segmentation(
     """Benchmarks every setting on a segmentation set.
 
     Args:
-        dataset: the set; see `cliploc.datasets.open_labelled`.
         setups: models × prompts. Their options for views and boxes are not used.
-        settings: methods on the setups; see `Grid.settings`.
-        protocol: how label maps are made.
         out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        engine: the engine that runs it.
-        shard: number of pictures that are computed and written together.
         asked: how the dataset was chosen (limit, seed …), for the manifest.
-        reporter: as in `cliploc.jobs.task.run_task`.
-
-    Raises:
-        UsageError: a model, method, option or folder that cannot be used, or a folder with other settings.
-        DiskFullError: no room on the disk.
     """
     if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
         raise UsageError(

@@ -44,15 +44,7 @@ class _Read:
 
 
 class SegmentationWorker(WorkerWithoutBoxes["_LoadedSetup"]):
-    """Holds a `Segmenter` for each setup and turns shards into parts.
-
-    Args:
-        settings: settings of the run.
-
-    Raises:
-        UsageError: a model, method or option that cannot be used.
-        ModelError: weights that cannot be loaded.
-    """
+    """Holds a `Segmenter` for each setup and turns shards into parts."""
 
     def __init__(self, settings: SegmentationSettings) -> None:
         self._settings = settings

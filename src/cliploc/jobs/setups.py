@@ -23,10 +23,7 @@ def load_setups(
     """What is loaded for each setup that a setting uses.
 
     Args:
-        setups: the run's setups.
-        settings: the run's settings.
         load: takes a setup, its settings, and a localizer whose tower it may use, or None if it has to load its own.
-        localizer_of: the localizer of what was loaded.
     """
     loaded: list[T] = []
     built: dict[tuple[object, ...], Localizer] = {}
@@ -43,17 +40,8 @@ def load_setups(
 class SetupWithoutBoxes(ABC):
     """A setup of a task that has no boxes: its localizer, with the settings and methods that it serves.
 
-    Args:
-        setup: the setup.
-        chosen: its settings.
-        built: a localizer whose tower it may use.
-        task: the task's name.
-
     Attributes:
         note: a remark on the names that its model does not know; "" for none.
-
-    Raises:
-        UsageError: a method occurs twice: its settings could differ in nothing.
     """
 
     note: str = ""
@@ -81,9 +69,7 @@ class SetupWithoutBoxes(ABC):
         """Everything that a setting's numbers depend on, as plain values for JSON.
 
         Args:
-            setting: one of `settings`.
             identity: the keys of the localizer's description that the numbers depend on.
-            more: what the task adds.
         """
         said = self.localizer.describe(setting.method, setting.options)
         exemplars = {"exemplars": said["exemplars"]} if said["exemplars"] else {}  # they change the names' embeddings
@@ -105,17 +91,7 @@ L = TypeVar("L", bound=SetupWithoutBoxes)
 
 
 class WorkerWithoutBoxes(Generic[L]):
-    """What the workers of tasks without boxes share: they hold something for each setup, and end with the process.
-
-    Args:
-        setups: the run's setups.
-        settings: the run's settings.
-        load: as for `load_setups`.
-
-    Raises:
-        UsageError: a model, method, metric or option that cannot be used.
-        ModelError: weights that cannot be loaded.
-    """
+    """What the workers of tasks without boxes share: they hold something for each setup, and end with the process."""
 
     def __init__(
         self,

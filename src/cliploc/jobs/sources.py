@@ -62,11 +62,7 @@ def content_digest(sample: SampleLike) -> str:
 
 
 class Digests:
-    """Passes shards on to a worker, and computes the digests of their samples before these are decoded.
-
-    Args:
-        shards: the shards to do.
-    """
+    """Passes shards on to a worker, and computes the digests of their samples before these are decoded."""
 
     def __init__(self, shards: Iterable[Shard]) -> None:
         self._shards = shards

@@ -24,26 +24,15 @@ HEAT_SIDE = 480  # longest side of the heat that is shown
 
 @dataclass(frozen=True)
 class Heat:
-    """Where a name may be in a picture.
+    """Where a name may be in a picture."""
 
-    Attributes:
-        png: the heat over the picture, 0 to 255, at most `HEAT_SIDE` wide and high.
-        threshold: τ that the model's boxes have.
-        said: a sentence for the user, such as why the name was not found.
-    """
-
-    png: bytes
-    threshold: float
-    said: str
+    png: bytes  # the heat over the picture, 0 to 255, at most `HEAT_SIDE` wide and high
+    threshold: float  # τ that the model's boxes have
+    said: str  # a sentence for the user, such as why the name was not found
 
 
 class Suggester:
-    """One model, which computes one picture at a time; loaded when it is first asked.
-
-    Args:
-        model: as for `Localizer`.
-        options: of `Localizer`.
-    """
+    """One model, which computes one picture at a time; loaded when it is first asked."""
 
     def __init__(self, model: str, **options: Any) -> None:
         self._model, self._options = model, options
@@ -55,12 +44,7 @@ class Suggester:
         """The heat of a name.
 
         Args:
-            image: the upright picture.
             picture: its id; a second call for the same picture and name does not compute again.
-            name: "cat|kitten": synonyms.
-
-        Raises:
-            CliplocError: a name that the model does not know, or a model that cannot be loaded.
         """
         found = self._found(image, picture, name)
         heat = found.heatmaps[0]
@@ -81,10 +65,6 @@ class Suggester:
             image, picture, name: as in `heat`.
             threshold: τ; None for that of the model's boxes.
             at: x and y of the point, in pixels of the upright picture.
-
-        Raises:
-            InputError: it is not hot there.
-            CliplocError: as in `heat`.
         """
         found = self._found(image, picture, name)
         tau = self._threshold(found) if threshold is None else threshold

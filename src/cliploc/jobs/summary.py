@@ -86,16 +86,10 @@ def summarize(
     """Computes the numbers of a run.
 
     Args:
-        settings: the settings in its manifest, with `id` and `threshold`.
         rows: the rows of its parts, in any order; the `summary_columns` are enough.
-        tune: whether these images may choose a threshold.
-        bootstrap: settings of the confidence intervals.
 
     Returns:
         For each setting the keys that `cliploc help benchmark --all` explains.
-
-    Raises:
-        UsageError: a sample that occurs twice.
     """
     tallies = {one["id"]: _Tally(one["threshold"]) for one in settings}
     for row in rows:

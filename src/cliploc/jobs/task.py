@@ -44,54 +44,32 @@ class BenchmarkWorkerLike(Worker, Protocol):
 
 @dataclass(frozen=True)
 class BenchmarkTask:
-    """A benchmark, whatever it measures.
+    """A benchmark, whatever it measures."""
 
-    Attributes:
-        kind: kind of run, as its manifest has it.
-        make_worker: makes the worker; picklable.
-        shards: all shards of the run.
-        passes: how often each sample is looked at, for progress: the number of setups.
-        dataset: the dataset's entry in the manifest.
-        shard_size: number of samples in a shard.
-        facts: further entries of the manifest.
-        files: names of files and folders that the run writes besides the manifest and the parts.
-        conclude: computes the numbers of all parts in a folder and writes summary.json.
-        schema: makes the `pyarrow.Schema` of its parts.
-    """
-
-    kind: RunKind
-    make_worker: Callable[[], BenchmarkWorkerLike]
-    shards: tuple[Shard, ...]
-    passes: int
-    dataset: Mapping[str, Any]
-    shard_size: int
-    facts: Mapping[str, Any]
-    files: Sequence[str]
+    kind: RunKind  # kind of run, as its manifest has it
+    make_worker: Callable[[], BenchmarkWorkerLike]  # makes the worker; picklable
+    shards: tuple[Shard, ...]  # all shards of the run
+    passes: int  # how often each sample is looked at, for progress: the number of setups
+    dataset: Mapping[str, Any]  # the dataset's entry in the manifest
+    shard_size: int  # number of samples in a shard
+    facts: Mapping[str, Any]  # further entries of the manifest
+    files: Sequence[str]  # names of files and folders that the run writes besides the manifest and the parts
+    # computes the numbers of all parts in a folder and writes summary.json
     conclude: Callable[[Path], dict[str, Summary]]
-    schema: Callable[[], Any]
+    schema: Callable[[], Any]  # makes the `pyarrow.Schema` of its parts
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The result of a run.
+    """The result of a run."""
 
-    Attributes:
-        out: the run's folder.
-        summary: setting → numbers in percent.
-        notes: remarks on the run: halved batches, unknown names, settings that failed.
-        failed: sample → why it is not in the numbers, and for how many settings.
-        samples: number of samples that were asked for.
-        computed: number of parts that this call computed; the others were done before.
-        resumed: whether parts were done before.
-    """
-
-    out: Path
-    summary: dict[str, Summary]
-    notes: tuple[str, ...]
-    failed: Mapping[str, str]
-    samples: int
-    computed: int
-    resumed: bool
+    out: Path  # the run's folder
+    summary: dict[str, Summary]  # setting → numbers in percent
+    notes: tuple[str, ...]  # remarks on the run: halved batches, unknown names, settings that failed
+    failed: Mapping[str, str]  # sample → why it is not in the numbers, and for how many settings
+    samples: int  # number of samples that were asked for
+    computed: int  # number of parts that this call computed; the others were done before
+    resumed: bool  # whether parts were done before
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
@@ -115,10 +93,7 @@ def dataset_entry(
     """A dataset's entry in a manifest, as plain values for JSON.
 
     Args:
-        dataset: the dataset.
-        asked: how it was chosen (subset, limit, seed …).
         samples_sha256: of everything about its samples that the numbers depend on.
-        more: what the task adds.
     """
     return plain(
         {
@@ -140,16 +115,9 @@ def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporte
     """Runs a task into a folder, or resumes it there.
 
     Args:
-        task: the task.
         out: an empty folder, or the folder of a run with the same settings.
-        token: of the run; see `cliploc.jobs.folder.token_for`.
-        engine: the engine that runs it.
         reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
             failed sample, and each note.
-
-    Raises:
-        UsageError: a model, method, option or folder that cannot be used, or a folder with other settings.
-        DiskFullError: no room on the disk.
     """
     arrow()
     notes, shards = Notes(reporter), task.shards

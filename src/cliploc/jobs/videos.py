@@ -38,24 +38,15 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"
 
 @dataclass(frozen=True)
 class Every:
-    """Which frames of a video are taken: those that any of these rules selects.
+    """Which frames of a video are taken: those that any of these rules selects."""
 
-    Attributes:
-        frames: every frame with a number divisible by this; None for no such rule.
-        seconds: the first frame in each interval of so many seconds; None for no such rule.
-        scenes: the first frame of each scene.
-    """
-
-    frames: int | None = None
-    seconds: float | None = None
-    scenes: bool = False
+    frames: int | None = None  # every frame with a number divisible by this; None for no such rule
+    seconds: float | None = None  # the first frame in each interval of so many seconds; None for no such rule
+    scenes: bool = False  # the first frame of each scene
 
     @classmethod
     def of(cls, text: str) -> Every:
         """Reads "30" (each 30th frame), "2s" (one in two seconds), "scene", or several with commas.
-
-        Raises:
-            UsageError: it is something else.
 
         Example:
             >>> Every.of("0.5s,scene")
@@ -80,16 +71,7 @@ class Every:
 
 
 def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFile]:
-    """The frames of a video; they are decoded unless they are there already.
-
-    Args:
-        video: the file.
-        every: which frames.
-        folder: the run's folder of frames.
-
-    Raises:
-        InputError: the video cannot be read, or has none.
-    """
+    """The frames of a video; they are decoded unless they are there already."""
     place = _Place.of(video.id, folder)
     before = stamp(video)
     numbers = _known(place, before, every)
@@ -101,13 +83,7 @@ def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFil
 
 
 def path_of(picture: str, root: Path, out: Path) -> Path:
-    """Where a picture of a run is: below the root, or, for a frame of a video, in the run's folder.
-
-    Args:
-        picture: its id.
-        root: the folder of the pictures.
-        out: the run's folder.
-    """
+    """Where a picture of a run is: below the root, or, for a frame of a video, in the run's folder."""
     below, frame = root / picture, FRAME.fullmatch(picture)
     if frame is None or below.is_file():
         return below
@@ -116,15 +92,10 @@ def path_of(picture: str, root: Path, out: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the frames of a video are: under the names that exports give them, for tools that read the folder.
+    """Where the frames of a video are: under the names that exports give them, for tools that read the folder."""
 
-    Attributes:
-        folder: in which they lie.
-        name: what their names begin with.
-    """
-
-    folder: Path
-    name: str
+    folder: Path  # in which they lie
+    name: str  # what their names begin with
 
     @classmethod
     def of(cls, video: str, frames: Path) -> _Place:
@@ -260,13 +231,7 @@ def _scenes(stream: Any) -> Any:
 def all_frames(
     videos: Sequence[PictureFile], every: Every, out: Path
 ) -> Iterator[tuple[PictureFile, list[PictureFile], InputError | None]]:
-    """Each video with its frames, or with the reason why it has none.
-
-    Args:
-        videos: the files.
-        every: which frames.
-        out: the run's folder.
-    """
+    """Each video with its frames, or with the reason why it has none."""
     for video in videos:
         try:
             yield video, frames_of(video, every, out / FRAMES), None

@@ -59,15 +59,7 @@ class _Method:
 
 
 class BenchmarkWorker:
-    """Holds a `Localizer` for each setup and turns shards into parts.
-
-    Args:
-        settings: settings of the run.
-
-    Raises:
-        UsageError: a model, method or option that cannot be used.
-        ModelError: weights that cannot be loaded.
-    """
+    """Holds a `Localizer` for each setup and turns shards into parts."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -422,9 +414,6 @@ class _Pending:
 def _start_process(modules: Sequence[str]) -> None:
     """Starts a judging process: with one thread, which gives way to the tower's; it ignores Ctrl-C and ends when its
     parent process does.
-
-    Args:
-        modules: modules that the parent process imported for their metrics.
     """
     one_thread()
     give_way()

@@ -32,32 +32,22 @@ CLASSIFIED = ("top1_cls", "top5_cls")
 
 @dataclass(frozen=True)
 class LocalizationResult:
-    """Localisation and classification accuracy, from 0 to 1; the box is that of MaxBoxAcc at one τ.
+    """Localisation and classification accuracy, from 0 to 1; the box is that of MaxBoxAcc at one τ."""
 
-    Attributes:
-        n: number of images.
-        predicted: number of images with predictions; the Top-k numbers are shares of these.
-        threshold: τ.
-        oracle: whether τ was chosen on these same images.
-        gt_known: share of images whose box on the true class's map is right.
-        top1_loc, top5_loc: share of images whose box is right and whose true class is the first prediction, or among
-            the first five; None without (so many) predictions.
-        top1_cls, top5_cls: share of images whose true class is the first prediction, or among the first five.
-        intervals: name of a number → its confidence interval at this τ.
-        per_class: label → GT-known.
-    """
-
-    n: int
-    predicted: int
-    threshold: float
-    oracle: bool
+    n: int  # number of images
+    predicted: int  # number of images with predictions; the Top-k numbers are shares of these
+    threshold: float  # τ
+    oracle: bool  # whether τ was chosen on these same images
+    # share of images whose box on the true class's map is right. top1_loc, top5_loc: share of images whose box is right
+    # and whose true class is the first prediction, or among the first five; None without (so many) predictions.
+    # top1_cls, top5_cls: share of images whose true class is the first prediction, or among the first five.
     gt_known: float
     top1_loc: float | None
     top5_loc: float | None
     top1_cls: float | None
     top5_cls: float | None
-    intervals: Mapping[str, Interval]
-    per_class: Mapping[int, float]
+    intervals: Mapping[str, Interval]  # name of a number → its confidence interval at this τ
+    per_class: Mapping[int, float]  # label → GT-known
 
 
 @metric
@@ -68,11 +58,7 @@ class LocalizationAccuracy(Metric):
     Loc needs no other map.
 
     Args:
-        iou: the IoU from which a box is right.
         threshold: τ of `summarise`; None: the best on these images, which makes the numbers an oracle's.
-
-    Raises:
-        UsageError: τ outside 0–1.
 
     Example:
         >>> metric = LocalizationAccuracy()
@@ -114,13 +100,7 @@ class LocalizationAccuracy(Metric):
         """Counts one image.
 
         Args:
-            curve: of the true class's map.
-            label: the true class; needed with predictions.
             predictions: classes, best first; None where there are none.
-
-        Raises:
-            UsageError: an image that was counted already, predictions without a label, or more or fewer predictions
-                than for the images before.
         """
         self._check(curve.image_id, label, predictions)
         self.hits.add(curve, label)
@@ -160,10 +140,6 @@ class LocalizationAccuracy(Metric):
 
         Args:
             threshold: τ; None for the best on these images, which makes the numbers an oracle's.
-            bootstrap: how intervals are made.
-
-        Raises:
-            UsageError: no image was counted, or τ is outside 0–1.
         """
         n = refuse_empty(len(self.hits))
         oracle = threshold is None

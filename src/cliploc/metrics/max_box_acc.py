@@ -30,23 +30,15 @@ LARGEST_HITS = "hits_largest_50"
 
 @dataclass(frozen=True)
 class MaxBoxAccResult:
-    """The accuracy over `n` images, from 0 to 1.
+    """The accuracy over `n` images, from 0 to 1."""
 
-    Attributes:
-        n: number of images.
-        accuracy: at the τ that is best for all of them together – an oracle, chosen on the images it is reported on.
-        threshold: that τ; the smallest where several are best.
-        interval: confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate.
-        curve: `[1000]`, the accuracy at each τ of `TAUS`.
-        per_class: label → accuracy at `threshold`.
-    """
-
-    n: int
+    n: int  # number of images
+    # at the τ that is best for all of them together – an oracle, chosen on the images it is reported on
     accuracy: float
-    threshold: float
-    interval: Interval
-    curve: Floats
-    per_class: Mapping[int, float]
+    threshold: float  # that τ; the smallest where several are best
+    interval: Interval  # confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate
+    curve: Floats  # [1000], the accuracy at each τ of `TAUS`
+    per_class: Mapping[int, float]  # label → accuracy at `threshold`
 
 
 @metric
@@ -56,7 +48,6 @@ class MaxBoxAcc(Metric):
     Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR.
 
     Args:
-        iou: the IoU from which a box is right.
         contours: "largest", or "every" for the best of all contours' boxes.
 
     Example:
@@ -85,11 +76,7 @@ class MaxBoxAcc(Metric):
         return len(self.hits)
 
     def update(self, curve: BoxCurve, label: int | None = None) -> None:
-        """Counts one image.
-
-        Raises:
-            UsageError: an image that was counted already.
-        """
+        """Counts one image."""
         self.hits.add(curve, label)
 
     def merge(self, other: MaxBoxAcc) -> MaxBoxAcc:
@@ -99,11 +86,7 @@ class MaxBoxAcc(Metric):
         return both
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> MaxBoxAccResult:
-        """The result so far.
-
-        Raises:
-            UsageError: no image was counted.
-        """
+        """The result so far."""
         return self.replicated(bootstrap)[0]
 
     def replicated(self, bootstrap: Bootstrap = DEFAULT) -> tuple[MaxBoxAccResult, npt.NDArray[np.floating] | None]:

@@ -33,21 +33,13 @@ def _percent(iou: float) -> str:
 
 @dataclass(frozen=True)
 class MaxBoxAccV2Result:
-    """The accuracy over `n` images, from 0 to 1.
+    """The accuracy over `n` images, from 0 to 1."""
 
-    Attributes:
-        n: number of images.
-        accuracy: mean over the IoUs of the accuracy at each one's own best τ (an oracle, as in MaxBoxAcc).
-        interval: its confidence interval.
-        at_iou: IoU → the result for it alone.
-        per_class: label → mean over the IoUs, each at its best τ.
-    """
-
-    n: int
-    accuracy: float
-    interval: Interval
-    at_iou: Mapping[float, MaxBoxAccResult]
-    per_class: Mapping[int, float]
+    n: int  # number of images
+    accuracy: float  # mean over the IoUs of the accuracy at each one's own best τ (an oracle, as in MaxBoxAcc)
+    interval: Interval  # its confidence interval
+    at_iou: Mapping[float, MaxBoxAccResult]  # IoU → the result for it alone
+    per_class: Mapping[int, float]  # label → mean over the IoUs, each at its best τ
 
 
 @metric

@@ -17,12 +17,6 @@ from cliploc.metrics.max_box_acc import threshold_note
 class MeanBestIoU(MeanMetric):
     """The IoU of the best of all contours' boxes at a given τ, averaged over images.
 
-    Args:
-        threshold: τ.
-
-    Raises:
-        UsageError: τ outside 0–1.
-
     Example:
         >>> MeanBestIoU(0.4).value(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.7])))
         0.4

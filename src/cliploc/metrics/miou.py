@@ -21,31 +21,20 @@ Shares = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PixelPairs:
-    """How often each pair of a true and a predicted class occurs in one picture; pairs that do not occur are left out.
+    """How often each pair of true and predicted class occurs in a picture; pairs that do not occur are left out."""
 
-    Attributes:
-        true: `[n]` int16; −1 stands for labels that are no class, which count as false positives, as in mmsegmentation.
-        predicted: `[n]` int16.
-        pixels: `[n]` int64.
-    """
-
+    # [n] int16; −1 stands for labels that are no class, which count as false positives, as in mmsegmentation
     true: npt.NDArray[np.int16]
-    predicted: npt.NDArray[np.int16]
-    pixels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int16]  # [n] int16
+    pixels: npt.NDArray[np.int64]  # [n] int64
 
 
 def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, ignore: int = IGNORE) -> PixelPairs:
     """Counts the pairs of one picture.
 
     Args:
-        image_id: its name, for errors.
         predicted: `[H, W]` labels from 0 to `classes` − 1.
         truth: `[H, W]` labels.
-        classes: the number of classes.
-        ignore: the true label of pixels that do not count.
-
-    Raises:
-        InputError: label maps of different shapes, or a predicted label that is no class.
 
     Example:
         >>> pairs = pixel_pairs("a", np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), classes=2)
@@ -78,26 +67,16 @@ def _by(labels: Labels) -> str:
 
 @dataclass(frozen=True)
 class MeanIoUResult:
-    """The numbers of a set of label maps, as shares; NaN for a class that is in no true and no predicted map.
+    """The numbers of a set of label maps, as shares; NaN for a class that is in no true and no predicted map."""
 
-    Attributes:
-        n: number of images.
-        miou: mean of `iou` over the classes that have one.
-        interval: its confidence interval (Poisson bootstrap over images).
-        mean_accuracy: mean of `accuracy` over the classes that have one.
-        pixel_accuracy: share of the pixels of all classes with the right label.
-        iou: `[K]` Σ intersection / Σ union of each class.
-        accuracy: `[K]` Σ intersection / Σ true pixels of each class.
-        confusion: `[K + 1, K]` pixels of each true and predicted class; the last row is of labels that are no class.
-    """
-
-    n: int
-    miou: float
-    interval: Interval
-    mean_accuracy: float
-    pixel_accuracy: float
-    iou: Shares
-    accuracy: Shares
+    n: int  # number of images
+    miou: float  # mean of `iou` over the classes that have one
+    interval: Interval  # its confidence interval (Poisson bootstrap over images)
+    mean_accuracy: float  # mean of `accuracy` over the classes that have one
+    pixel_accuracy: float  # share of the pixels of all classes with the right label
+    iou: Shares  # [K] Σ intersection / Σ union of each class
+    accuracy: Shares  # [K] Σ intersection / Σ true pixels of each class
+    # [K + 1, K] pixels of each true and predicted class; the last row is of labels that are no class
     confusion: npt.NDArray[np.int64]
 
 
@@ -107,10 +86,6 @@ class MeanIoU:
     The definition is mmsegmentation's (`intersect_and_union`, `mIoU`): ignored pixels are taken out of both maps first;
     a class without a pixel in either has no IoU and is left out of the mean. Only sums are stored, so memory does not
     grow with the number of images, and merged parts give the same numbers in any order.
-
-    Args:
-        classes: the number of classes K.
-        ignore: the true label of pixels that do not count.
 
     Example:
         >>> metric = MeanIoU(2)
@@ -159,11 +134,7 @@ class MeanIoU:
         return both
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> MeanIoUResult:
-        """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates.
-
-        Raises:
-            UsageError: no image was counted.
-        """
+        """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates."""
         n = refuse_empty(len(self._ids))
         intersection = self._confusion[:-1].diagonal()  # [K]
         predicted, true = self._confusion.sum(axis=0), self._confusion[:-1].sum(axis=1)  # [K]

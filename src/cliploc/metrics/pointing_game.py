@@ -21,12 +21,6 @@ class PointingGame(MeanMetric):
     Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop". Of equally hot pixels the first counts. A
     constant map is a miss.
 
-    Args:
-        tolerance_px: in map pixels.
-
-    Raises:
-        UsageError: a negative tolerance.
-
     Example:
         >>> heat = np.zeros((64, 64))
         >>> heat[10, 20] = 1

@@ -33,17 +33,11 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PxAPResult:
-    """The area under the precision–recall curve of all pixels.
+    """The area under the precision–recall curve of all pixels."""
 
-    Attributes:
-        n: number of images.
-        pxap: from 0 to 1.
-        interval: its confidence interval (Poisson bootstrap over images).
-    """
-
-    n: int
-    pxap: float
-    interval: Interval
+    n: int  # number of images
+    pxap: float  # from 0 to 1
+    interval: Interval  # its confidence interval (Poisson bootstrap over images)
 
 
 @metric
@@ -87,13 +81,9 @@ class PxAP(Metric):
         """Counts one image.
 
         Args:
-            image_id: a second time is a `UsageError`.
             score_map: `[H, W]` in 0–1.
             mask: `[H, W]`, where the object is.
             ignore: `[H, W]`, pixels that do not count, unless the object is there.
-
-        Raises:
-            InputError: a map that cannot be used, or a mask of another shape.
         """
         self.restore(image_id, *pixel_counts(image_id, score_map, mask, ignore))
 
@@ -116,11 +106,7 @@ class PxAP(Metric):
         return both
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> PxAPResult:
-        """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates.
-
-        Raises:
-            UsageError: no image was counted, or no image has a pixel of an object.
-        """
+        """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates."""
         n = refuse_empty(len(self._ids))
         if not self._true[0].any():
             raise UsageError("expected masks with an object, got only empty ones: check the mask files")

@@ -22,12 +22,6 @@ class VLScoreRule(MeanMetric):
     Gao & Wang 2022. Boxes are those of 4-connected regions above τ·max that cover at least 0.1 % of the map. The rule
     is more lenient than MaxBoxAcc, which takes one box: report both.
 
-    Args:
-        threshold: τ; 0.6 is the paper's.
-
-    Raises:
-        UsageError: τ outside 0–1.
-
     Example:
         >>> heat = np.zeros((32, 32))
         >>> heat[4:12, 4:12] = 1
@@ -66,10 +60,8 @@ class VLScoreRule(MeanMetric):
         """Counts one image.
 
         Args:
-            image_id: a second time is a `UsageError`.
             score_map: `[H, W]` in 0–1.
             true_xyxy: `[m, 4]` in map pixels, exclusive right and bottom edge.
-            label: the true class.
         """
         self.restore(image_id, self.value(score_map, true_xyxy), label)
 

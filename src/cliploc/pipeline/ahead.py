@@ -50,11 +50,7 @@ class Job(Generic[T]):
         self._future.add_done_callback(lambda _: self._news.put(None))
 
     def result(self, told: Tell) -> T:
-        """Its result, or the error that it raised; asked for once.
-
-        Args:
-            told: called in this thread with what the work tells.
-        """
+        """Its result, or the error that it raised; asked for once."""
         if self._future is None:
             return self._work(told)
         while (news := self._news.get()) is not None:
@@ -83,10 +79,6 @@ class Ahead(Generic[S, T]):
     """Goes through items and their jobs. A thread does the next item's job while the caller uses this one's result.
 
     A single item starts no thread. An error of `items` is raised after the results of the items before it.
-
-    Args:
-        items: taken one ahead.
-        work: an item's job.
     """
 
     def __init__(self, items: Iterator[S], work: Callable[[S, Tell], T]) -> None:

@@ -62,66 +62,40 @@ from cliploc.values import Boxes, FloatArray
 
 @dataclass(frozen=True)
 class MaskedEncoder:
-    """Embeds masked pictures.
+    """Embeds masked pictures."""
 
-    Attributes:
-        encode: `[n, 3, H, W]` normalised → `[n, D]`; None: the tower itself.
-        precision: its precision; a `Memory` keeps the embeddings of each precision apart.
-    """
-
-    encode: Callable[[Tensor], Tensor] | None
-    precision: str
+    encode: Callable[[Tensor], Tensor] | None  # [n, 3, H, W] normalised → [n, D]; None: the tower itself
+    precision: str  # its precision; a `Memory` keeps the embeddings of each precision apart
 
 
 @dataclass(frozen=True)
 class TaskMaps:
-    """A method's maps of a batch.
+    """A method's maps of a batch."""
 
-    Attributes:
-        joined: computes the maps, in 0–1 over the first scale's input.
-        not_flat: `[B, P]` bool, whether any view's map is not constant.
-        notes: for each picture, remarks of the method.
-    """
-
-    joined: Joined
-    not_flat: Tensor
-    notes: list[list[str]]
+    joined: Joined  # computes the maps, in 0–1 over the first scale's input
+    not_flat: Tensor  # [B, P] bool, whether any view's map is not constant
+    notes: list[list[str]]  # for each picture, remarks of the method
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What the tower and the methods make of a batch.
+    """What the tower and the methods make of a batch."""
 
-    Attributes:
-        batch: the pictures.
-        by_task: the maps of each task, in their order.
-        embedding: `[B, D]` of the whole pictures, not mirrored, at the first scale.
-        windows: for each picture, `[W, D]` of its windows, not mirrored; W is 0 without windows.
-        evidence: which names are there.
-        wanted: for each picture, the names whose maps are made; those of the others are zero.
-    """
-
-    batch: Sequence[Prepared]
-    by_task: list[TaskMaps]
-    embedding: Tensor
-    windows: list[Tensor]
-    evidence: Evidence
-    wanted: list[Sequence[int]]
+    batch: Sequence[Prepared]  # the pictures
+    by_task: list[TaskMaps]  # the maps of each task, in their order
+    embedding: Tensor  # [B, D] of the whole pictures, not mirrored, at the first scale
+    windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W is 0 without windows
+    evidence: Evidence  # which names are there
+    wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
 
 
 class Flow:
     """From requests to results, with one model and one set of options.
 
     Args:
-        backbone: the model.
-        texts: embeds names.
         options: with every value that a recipe may set filled in; see `Options.filled`.
         head: the file of a trained head, and the head; None for none.
-        masked: embeds masked pictures.
         guide: a second tower; None for none.
-
-    Raises:
-        UsageError: a refinement or an input size that the model does not take.
     """
 
     def __init__(
@@ -161,11 +135,7 @@ class Flow:
         self.steps = Steps(backbone, steps, self._windows, self.preparation.input_hw, guide is not None)
 
     def tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
-        """The task of each method; the keys are the entries of `methods`.
-
-        Raises:
-            UsageError: a method or option that does not work on the tower.
-        """
+        """The task of each method; the keys are the entries of `methods`."""
         if isinstance(methods, str) or not methods:
             raise UsageError(f"expected a list of methods, got {methods!r}: write ['cam']")
         asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
@@ -206,8 +176,6 @@ class Flow:
         """Batches of prepared pictures, as a context manager: leaving it ends the threads, also after an error.
 
         Args:
-            requests: what is asked for.
-            on_error: see `Localizer.stream`.
             ahead: how many pictures are read ahead; None: a batch.
         """
         size = self.options.batch_size
@@ -248,16 +216,7 @@ class Flow:
 
         Args:
             items: a batch: pictures with equally many names, beside some that cannot be read.
-            told: of masked pictures; see `Reporter`.
-            tasks: the methods.
             bank: names to compare with; None for a calibrated model, or where no presence is asked for.
-            absent_maps: whether names that are not there get maps too.
-
-        Returns:
-            None where no picture can be read.
-
-        Raises:
-            ModelError: the tower or a method gave a value that is not a number.
         """
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
@@ -428,12 +387,7 @@ def _with_boxes(
     """The maps of all names, zero where none was made or none is kept; the boxes; and why names are not found.
 
     Args:
-        frame: how the picture lies in the maps.
-        lots: the maps, a few names at a time.
         reasons: for each name, why it is not there; None where it is.
-        names: P names.
-        rule: how maps become boxes.
-        keep_maps: whether maps are kept.
     """
     shape = (len(names), *frame.input_hw)
     maps: FloatArray | None = None

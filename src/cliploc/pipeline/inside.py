@@ -31,24 +31,15 @@ class Inside:
     Blocks and stages count from the end: −1 is the last. L is the number of a ViT's blocks, H of their heads, T of
     their tokens (class token and registers first, then the h·w patches row by row), d their width, D the joint space's
     size, P the number of names. All tensors are on the model's device.
-
-    Attributes:
-        names: as asked for.
-        text: `[P, D]` float32, unit norm: the names' embeddings; their products with `embedding` are cosines.
-        raw: `[P, h, w]` float32, the method's map on the feature grid, before ReLU, scaling and refinements.
-        images: `[1, 3, H, W]` the normalised input.
-        frame: how the picture lies in the input.
-        trace: all that the forward pass kept; see `cliploc.tower.Trace`.
-        backbone: the model.
     """
 
-    names: tuple[str, ...]
-    text: Tensor
-    raw: Tensor
-    images: Tensor
-    frame: Frame
-    trace: Trace
-    backbone: Backbone
+    names: tuple[str, ...]  # as asked for
+    text: Tensor  # [P, D] float32, unit norm: the names' embeddings; their products with `embedding` are cosines
+    raw: Tensor  # [P, h, w] float32, the method's map on the feature grid, before ReLU, scaling and refinements
+    images: Tensor  # [1, 3, H, W] the normalised input
+    frame: Frame  # how the picture lies in the input
+    trace: Trace  # all that the forward pass kept; see `cliploc.tower.Trace`
+    backbone: Backbone  # the model
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -62,11 +53,7 @@ class Inside:
 
     @property
     def tower(self) -> TransformerBackbone:
-        """The model, known to be a ViT.
-
-        Raises:
-            UsageError: it is a CNN.
-        """
+        """The model, known to be a ViT."""
         return as_transformer(self.backbone)
 
     def features(self, stage: int = -1) -> Tensor:
@@ -90,11 +77,7 @@ class Inside:
         return q[0], k[0], v[0]
 
     def class_attention(self, block: int = -1) -> Tensor:
-        """How much a block's class token attends to each patch, by head: `[H, h, w]`.
-
-        Raises:
-            UsageError: the tower is a CNN or has no class token.
-        """
+        """How much a block's class token attends to each patch, by head: `[H, h, w]`."""
         if not self.tower.prefix_tokens:
             raise UsageError(f"expected a class token, got {self.backbone.name}, which has none: use attention(block)")
         return self._on_grid(self.attention(block)[:, 0])
@@ -111,9 +94,6 @@ class Inside:
         """Cosine of each patch leaving each block with each name, `[L, P, h, w]`, the first block first.
 
         Each block's tokens are read by the model's own head, as if the tower ended there ("logit lens").
-
-        Raises:
-            UsageError: the tower is a CNN.
         """
         maps = []
         for block in range(-self.tower.depth, 0):
@@ -128,9 +108,6 @@ class Inside:
 
         s is the cosine of a name with the embedding of the tokens leaving this block, A the block's attention. The mean
         over heads is this block's map in `cliploc.saliency.legrad`. With an attention pool, A is the pool's.
-
-        Raises:
-            UsageError: the tower is a CNN.
         """
         with torch.enable_grad():
             end = self.tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
@@ -156,11 +133,7 @@ def look_inside(
     """One forward pass of one picture that keeps everything, and the method's raw map from it.
 
     Args:
-        backbone: the model.
-        texts: embeds the names.
         guide: a second tower; None for none.
-        task: the method.
-        item: the picture.
         needs: what to keep besides what the method reads; None: all of a ViT, a CNN's last and middle stage.
     """
     everything = Needs(features=(-1, backbone.middle_stage))

@@ -32,11 +32,7 @@ S = TypeVar("S", bound=HasBackbone)
 
 
 def _after_fork(device: torch.device) -> None:
-    """Sets one thread in a forked process: it has none of its parent's threads, and would wait for them for ever.
-
-    Raises:
-        UsageError: the model is on a device that a forked process cannot use.
-    """
+    """Sets one thread in a forked process: it has none of its parent's threads, and would wait for them for ever."""
     global _process
     if os.getpid() == _process:
         return

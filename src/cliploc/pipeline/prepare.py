@@ -32,57 +32,36 @@ DECODERS = 2  # threads that read and resize pictures while the tower works on t
 
 @dataclass(frozen=True)
 class Request:
-    """Names to look for in one picture.
+    """Names to look for in one picture."""
 
-    Attributes:
-        id: the caller's own; the result carries it.
-        image: a path, a PIL image or an array.
-        names: what to look for ("cat|kitten": synonyms).
-        source: the picture's name in errors and results; None: its path, or "image" with its id.
-    """
-
-    id: Hashable
-    image: ImageLike
-    names: Sequence[str]
-    source: str | None = None
+    id: Hashable  # the caller's own; the result carries it
+    image: ImageLike  # a path, a PIL image or an array
+    names: Sequence[str]  # what to look for ("cat|kitten": synonyms)
+    source: str | None = None  # the picture's name in errors and results; None: its path, or "image" with its id
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a request: localizations, or an error.
+    """The result of a request: localizations, or an error."""
 
-    Attributes:
-        id: the request's.
-        found: method, as it was asked for → where the names are; empty after an error.
-        error: why the picture could not be used; None where it could.
-    """
-
-    id: Hashable
+    id: Hashable  # the request's
+    # method, as it was asked for → where the names are; empty after an error
     found: Mapping[str, Localization] = field(default_factory=dict)
-    error: InputError | None = None
+    error: InputError | None = None  # why the picture could not be used; None where it could
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One picture, decoded, and how it is fitted to the model's input at every scale.
+    """One picture, decoded, and how it is fitted to the model's input at every scale."""
 
-    Attributes:
-        id: the request's.
-        picture: the upright picture.
-        texts: the names to look for.
-        frames: for each scale, how the picture lies in the input.
-        windows: for each set of windows, how each of them lies in an input; see `Frame.windows`.
-        interpolation: as the model was trained.
-        notes: remarks on how the picture is seen.
-    """
-
-    id: Hashable
-    picture: Picture
-    texts: TextSet
-    frames: tuple[Frame, ...]
+    id: Hashable  # the request's
+    picture: Picture  # the upright picture
+    texts: TextSet  # the names to look for
+    frames: tuple[Frame, ...]  # for each scale, how the picture lies in the input
+    # for each set of windows, how each of them lies in an input; see `Frame.windows`
     windows: tuple[tuple[Frame, ...], ...]
-    interpolation: Interpolation
-    notes: tuple[str, ...]
+    interpolation: Interpolation  # as the model was trained
+    notes: tuple[str, ...]  # remarks on how the picture is seen
 
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -114,16 +93,10 @@ class Preparation:
     """How a localizer reads pictures.
 
     Args:
-        backbone: its model.
-        templates: sentences with one `{}`.
         resize: how a picture is fitted to the input; None for the model's own way.
         image_size: input side in pixels, or (height, width); None for the model's own.
-        scales: input sizes, as multiples of that.
         windows: for each set of windows, how many inputs the picture's shorter side is long; see `Frame.windows`.
         resize_ahead: whether pictures are resized when they are prepared; else when their pixels are asked for.
-
-    Raises:
-        UsageError: a size that the model does not take.
     """
 
     def __init__(
@@ -148,11 +121,7 @@ class Preparation:
         return height, width
 
     def prepare(self, request: Request, texts: TextSet, source: str) -> Prepared:
-        """Reads one picture.
-
-        Raises:
-            InputError: it cannot be used.
-        """
+        """Reads one picture."""
         picture = load(request.image, source)
         original_hw = (picture.image.height, picture.image.width)
         try:
@@ -176,11 +145,7 @@ class Preparation:
     def stream(
         self, requests: Iterable[Request], ahead: int, on_error: OnError
     ) -> Generator[Prepared | Unreadable, None, None]:
-        """Reads pictures in order, `ahead` of them before the caller takes them.
-
-        Raises:
-            InputError: a picture cannot be used, and `on_error` is "raise".
-        """
+        """Reads pictures in order, `ahead` of them before the caller takes them."""
         jobs = self._jobs(requests)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
         waiting: deque[tuple[Request, str, Future[Prepared]]] = deque()

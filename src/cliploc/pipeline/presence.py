@@ -49,24 +49,17 @@ Reasons = tuple[str | None, ...]
 
 
 class Standing(NamedTuple):
-    """How names compare with their rivals in each of V views of a picture.
+    """How names compare with their rivals in each of V views of a picture."""
 
-    Attributes:
-        presence: `[V, P]` in 0–1; at 0.5, 3 % of the rivals fit as well or better.
-        rank: `[V, P]` int64, 1 where no rival fits better.
-        probability: `[V, P]` softmax of the name among its rivals, at the model's logit scale.
-    """
-
-    presence: Tensor
-    rank: Tensor
-    probability: Tensor
+    presence: Tensor  # [V, P] in 0–1; at 0.5, 3 % of the rivals fit as well or better
+    rank: Tensor  # [V, P] int64, 1 where no rival fits better
+    probability: Tensor  # [V, P] softmax of the name among its rivals, at the model's logit scale
 
 
 class Bank:
     """The names that a localizer's names compete with; they are embedded when they are first needed.
 
     Args:
-        texts: the localizer's texts.
         cache: gives the cache of the bank's embeddings on disk when they are needed, or None.
         pass_share: share of the rivals that fit a picture as well as or better than a name with presence 0.5.
         kin_share: share of the bank that is no rival of a name, because its meaning is related.
@@ -96,11 +89,7 @@ class Bank:
 
     @undisturbed
     def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Embeds the bank, if it is not embedded yet; with a large text tower it takes a minute on a CPU.
-
-        Args:
-            told: as `Reporter.bank`.
-        """
+        """Embeds the bank, if it is not embedded yet; with a large text tower it takes a minute on a CPU."""
         self._embedded(told)
 
     @undisturbed
@@ -109,7 +98,6 @@ class Bank:
 
         Args:
             views: `[V, D]` unit-norm embeddings of a picture and its windows.
-            synonyms: P names, each with its synonyms.
 
         Returns:
             The `Standing`, each tensor `[V, P]`; None if the model knows no name of the bank.
@@ -184,7 +172,6 @@ def _standing(own: Tensor, rivals: Tensor, is_rival: Tensor, passing: Tensor, lo
         rivals: `[V, K]` cosines of the bank.
         is_rival: `[P, K]` bool.
         passing: `[P]` the rank of the rival whose cosine has presence 0.5.
-        logit_scale: factor of the cosines.
     """
     cosines = rivals[:, None].masked_fill(~is_rival, -math.inf)  # [V, P, K]
     best = cosines.topk(int(passing.max()), dim=2).values
@@ -200,23 +187,15 @@ def _standing(own: Tensor, rivals: Tensor, is_rival: Tensor, passing: Tensor, lo
 # --------------------------------------------------------------------------------------------------------- weighing
 @dataclass(frozen=True)
 class Evidence:
-    """The scores of the names in whole pictures, and which names are absent.
+    """The scores of the names in whole pictures, and which names are absent."""
 
-    Attributes:
-        scores: `[B, P]` cosines.
-        presence: `[B, P]` presence scores; None where there are none.
-        absences: for each picture and name, why it is not there; None where it is.
-        rule: where the presence scores come from; None where there are none.
-        ranks: `[B, P]` ranks in the bank, the best of whole picture and windows; None unless the rule is "bank".
-        probabilities: `[B, P]`, as `ranks`.
-    """
-
-    scores: Tensor
-    presence: Tensor | None
-    absences: list[Reasons]
-    rule: PresenceRule | None
+    scores: Tensor  # [B, P] cosines
+    presence: Tensor | None  # [B, P] presence scores; None where there are none
+    absences: list[Reasons]  # for each picture and name, why it is not there; None where it is
+    rule: PresenceRule | None  # where the presence scores come from; None where there are none
+    # [B, P] ranks in the bank, the best of whole picture and windows; None unless the rule is "bank"
     ranks: Tensor | None
-    probabilities: Tensor | None
+    probabilities: Tensor | None  # [B, P], as `ranks`
 
 
 def weigh(

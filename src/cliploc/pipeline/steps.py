@@ -40,11 +40,8 @@ class Steps:
     """The refinements of a flow, and what they read.
 
     Args:
-        backbone: the model.
-        steps: in their order.
         windows: for each set of windows, the picture's shorter side in window sides; see `Frame.windows`.
         window_hw: height and width of the input that a window fills.
-        guided: whether a second tower says which places are similar.
 
     Attributes:
         on_grid: those on the feature grid.
@@ -158,9 +155,6 @@ class Steps:
         """Finished maps after the steps over the picture.
 
         Args:
-            b: the picture's place in the batch.
-            joined: the task's maps of the batch.
-            names: indices of the names.
             inputs: how the picture lies in the input without its padding.
             frame: how the picture lies in the larger image that the steps work on.
         """

@@ -19,17 +19,11 @@ from cliploc.tower import Backbone, Guide, Needs
 
 @dataclass(frozen=True)
 class Task:
-    """A method as it runs on batches.
+    """A method as it runs on batches."""
 
-    Attributes:
-        method: the method, or an ensemble of several.
-        options: of its function, with trained heads instead of their files.
-        box_rule: how its maps become boxes.
-    """
-
-    method: Method
-    options: Mapping[str, Any]
-    box_rule: BoxRule
+    method: Method  # the method, or an ensemble of several
+    options: Mapping[str, Any]  # of its function, with trained heads instead of their files
+    box_rule: BoxRule  # how its maps become boxes
 
     @property
     def needs(self) -> Needs:
@@ -53,13 +47,7 @@ class Task:
     def reasons(
         self, synonyms: Sequence[tuple[str, ...]], absent: Sequence[str | None], not_flat: Sequence[bool]
     ) -> tuple[str | None, ...]:
-        """Why each name of a picture is not found; None where it is. Boxes are not considered here.
-
-        Args:
-            synonyms: of each name.
-            absent: why it is not in the picture.
-            not_flat: whether its map shows anything.
-        """
+        """Why each name of a picture is not found; None where it is. Boxes are not considered here."""
         flat = f"{self.method.name} finds no evidence for it: its map is flat"
         said = map(self.reason, synonyms, absent)
         return tuple(flat if why is None and not some else why for why, some in zip(said, not_flat, strict=True))
@@ -79,12 +67,8 @@ class TaskMaker:
     """Makes tasks for one tower.
 
     Args:
-        backbone: the model.
-        ensemble: how the maps of several methods are made comparable.
         head: the localizer's own trained head and its file, used by the method that it is trained for.
-        box_rule: how maps become boxes.
         own_threshold: whether each method's own threshold replaces that of `box_rule`, because none was given.
-        steps: the refinements that follow every method.
         guide: a second tower; None for none.
     """
 
@@ -103,11 +87,7 @@ class TaskMaker:
         self._guided = guide is not None
 
     def make(self, spec: str, given: Mapping[str, Any]) -> Task:
-        """The task of a method, or of several joined by "+", with these options.
-
-        Raises:
-            UsageError: a method or option that does not work on the tower.
-        """
+        """The task of a method, or of several joined by "+", with these options."""
         method = find(spec, self._ensemble)
         options = self._with_heads(method, resolve_options(method, given))
         self._refuse_unfit(method, options)

@@ -31,15 +31,9 @@ class Texts:
     """Embeds names with one model and one set of templates.
 
     Args:
-        backbone: the model.
-        templates: sentences with one `{}`.
         background: names of the surroundings; `directions` subtracts the mean of their embeddings.
         cache: embeddings on disk; None for none.
         memory: embeddings in memory; None for none.
-        exemplars: name → the pictures that stand for it.
-
-    Raises:
-        UsageError: a background name that the model cannot know.
     """
 
     def __init__(
@@ -134,7 +128,6 @@ class Texts:
         So they do not depend on what was embedded before, not even by rounding, and are read quickly.
 
         Args:
-            texts: the names; their templates play no part.
             cache: the cache on disk, which may be another than that of single names; None for none.
             told: called with 0 before they are computed, then with how many more are done; not if they were stored.
         """
@@ -203,26 +196,15 @@ class Texts:
 # -------------------------------------------------------------------------------------------------------- exemplars
 @dataclass(frozen=True)
 class Crop:
-    """An exemplar's pixels.
+    """An exemplar's pixels."""
 
-    Attributes:
-        exemplar: what was asked for.
-        image: RGB, upright, cut to the box.
-        digest: SHA-256 of the pixels, which is part of a run's identity; the path is not.
-    """
-
-    exemplar: Exemplar
-    image: Image.Image
-    digest: str
+    exemplar: Exemplar  # what was asked for
+    image: Image.Image  # RGB, upright, cut to the box
+    digest: str  # SHA-256 of the pixels, which is part of a run's identity; the path is not
 
 
 def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]:
-    """Name → its exemplars' pixels.
-
-    Raises:
-        InputError: a picture that cannot be read.
-        UsageError: a box outside its picture, or a name with its text in one exemplar and without it in another.
-    """
+    """Name → its exemplars' pixels."""
     found: dict[str, list[Crop]] = {}
     for given in exemplars:
         one = exemplar_of(given) if isinstance(given, str) else given

@@ -25,21 +25,13 @@ OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture compute its weigh
 
 @dataclass(frozen=True)
 class Look:
-    """One forward pass: whole pictures at one scale, or some of their windows.
+    """One forward pass: whole pictures at one scale, or some of their windows."""
 
-    Attributes:
-        frames: how each lies in its picture.
-        owners: for each, the index of its picture in the batch.
-        flipped: whether the tower sees them mirrored.
-        scale: index of the scale; None for windows.
-        windows: index of the set of windows; None for whole pictures.
-    """
-
-    frames: tuple[Frame, ...]
-    owners: tuple[int, ...]
-    flipped: bool
-    scale: int | None = None
-    windows: int | None = None
+    frames: tuple[Frame, ...]  # how each lies in its picture
+    owners: tuple[int, ...]  # for each, the index of its picture in the batch
+    flipped: bool  # whether the tower sees them mirrored
+    scale: int | None = None  # index of the scale; None for windows
+    windows: int | None = None  # index of the set of windows; None for whole pictures
 
 
 def looks_at(batch: Sequence[Prepared], flip: bool, at_once: int) -> list[Look]:
@@ -76,16 +68,11 @@ class Joined:
 
     A map over the input takes a hundred times the memory of the map on the grid, and with thousands of names only some
     fit into memory at once.
-
-    Attributes:
-        views: of the batch, each with maps `[n, P, h, w]` on the tower's grid or that of a refinement.
-        batch: the pictures.
-        kept: what depends on the pictures alone, for other names and tasks.
     """
 
-    views: Sequence[View]
-    batch: Sequence[Prepared]
-    kept: dict[Any, Any] = field(default_factory=dict)
+    views: Sequence[View]  # of the batch, each with maps [n, P, h, w] on the tower's grid or that of a refinement
+    batch: Sequence[Prepared]  # the pictures
+    kept: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names and tasks
 
     def of(self, b: int, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input: the mean of the views."""
@@ -138,11 +125,6 @@ def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor
 def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> int:
     """How many names are computed together, so that their maps `[H, W]` fit into memory.
 
-    Args:
-        count: the number of names.
-        hw: height and width of a map.
-        values: the most values of all their maps together.
-
     Example:
         >>> at_once(10_000, (224, 224)), at_once(3, (224, 224)), at_once(10_000, (4096, 4096))
         (83, 3, 1)
@@ -178,7 +160,6 @@ class StitchedFeatures:
 
     Args:
         windows: index of the set of windows; None for none.
-        frames: how each picture lies in the input.
         grids: stage → height and width of its stitched features; other stages are not stitched.
     """
 
@@ -213,13 +194,7 @@ class StitchedFeatures:
 
 
 def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tensor:
-    """Maps `[B, P, h, w]` on a grid over the input, with each one's smallest value inside the picture on its padding.
-
-    Args:
-        maps: of the pictures.
-        frames: how each picture lies in the input.
-        flipped: whether the maps are mirrored.
-    """
+    """Maps `[B, P, h, w]` on a grid over the input, with the smallest value inside the picture on its padding."""
     if all(frame.resized_wh == frame.input_hw[::-1] for frame in frames):
         return maps
     height, width = maps.shape[-2:]

@@ -20,7 +20,6 @@ def strips(maps: Tensor, count: int | None = None) -> Iterator[slice]:
     """Strips of rows of maps `[P, H, W]`; on another device than the CPU the whole height at once.
 
     Args:
-        maps: the maps.
         count: values of a pixel that are in memory at once; None: P.
     """
     planes, height, width = maps.shape
@@ -34,9 +33,6 @@ def moved(padded: Tensor, rows: slice, by: Offset, margin: int) -> Tensor:
 
     Args:
         padded: `[P, H + 2·margin, W + 2·margin]`.
-        rows: of the maps without the margin.
-        by: the offset, at most the margin.
-        margin: pixels on each side.
 
     Returns:
         `[P, rows, W]`, a view.
@@ -64,9 +60,6 @@ class Bags:
 
     Args:
         weights: for each strip of rows the weights `[K, rows, W]`; all strips but the last have the same height.
-        offsets: the K neighbours.
-        margin: the largest offset.
-        width: W.
     """
 
     def __init__(self, weights: Iterable[Tensor], offsets: Sequence[Offset], margin: int, width: int) -> None:

@@ -52,7 +52,6 @@ def solved(system: System, enough: Tensor) -> Tensor:
     for one name at a time.) The factor 1 − α keeps the scale of the values.
 
     Args:
-        system: the equation.
         enough: a name is done when its residual is not longer, or after `STEPS` steps.
 
     Returns:

@@ -50,7 +50,6 @@ def swept(weights: Tensor, degree: Tensor, parts: Iterable[Tensor], tolerance: f
         weights: Ŵ `[H, 84, pitch]` in `room`; is overwritten.
         degree: `[H, W]`, more than 0, the row sums that Ŵ was divided by.
         parts: Y, `[P, H, W]` each.
-        tolerance: as for `propagate`.
 
     Yields:
         X of each part, `[P, H, W]`, not below 0.

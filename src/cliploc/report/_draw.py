@@ -130,11 +130,7 @@ def draw_box(image: Image.Image, rectangle: Rectangle, colour: Colour, width: in
     """Draws a box: a bright line inside its edge, between two dark hairlines.
 
     Args:
-        image: the picture to draw on.
-        rectangle: the box.
-        colour: of the bright line.
         width: of the bright line; reduced in boxes that it would fill.
-        dash: length of the dashes; 0 for a solid line.
     """
     x0, y0, x1, y1 = rectangle
     width = max(1, min(width, min(x1 - x0, y1 - y0) // 4))
@@ -159,13 +155,7 @@ def _pieces(start: int, stop: int, dash: int) -> list[tuple[int, int]]:
 
 
 class Plates:
-    """Labels on solid plates, inside the picture, where they hide least of other labels and of what boxes show.
-
-    Args:
-        image: the picture to draw on.
-        size: of the letters.
-        boxes: all boxes of the picture.
-    """
+    """Labels on solid plates, inside the picture, where they hide least of other labels and of what boxes show."""
 
     def __init__(self, image: Image.Image, size: int, boxes: Sequence[Rectangle] = ()) -> None:
         self._image = image
@@ -183,13 +173,6 @@ class Plates:
         """Writes `text + keep` near the box: above or below it, beside it, or inside it.
 
         Where every place would hide another label, only `keep` is written.
-
-        Args:
-            box: the box.
-            text: the label; shortened where the picture is too narrow.
-            keep: the end of the label (the score), never shortened.
-            colour: of the plate.
-            line: width of the box's line.
         """
         text = clean(text)
         best = self._place(box, text, keep, line)
@@ -202,14 +185,7 @@ class Plates:
         self._write(plate, words, colour)
 
     def centred(self, middle: tuple[int, int], room: int, text: str, colour: Colour) -> None:
-        """Writes a text around a place; not where fewer than four letters of it fit, or it would hide another label.
-
-        Args:
-            middle: x and y.
-            room: pixels that the plate may be wide.
-            text: the label; shortened where there is less room.
-            colour: of the plate.
-        """
+        """Writes a text around a place; not where fewer than four letters of it fit, or it would hide another label."""
         text = clean(text)
         padding = max(2, round(self._size * 0.3))
         short = shorten(text, font_for(text, self._size), room - 2 * padding)
@@ -226,7 +202,6 @@ class Plates:
         """Writes a remark on the whole picture in the corner where it hides least.
 
         Args:
-            text: the remark; shortened where the picture is too narrow.
             hot: the heat that a plate there would hide, from 0.
         """
         fitted = self._fitted(clean(text), "")

@@ -28,15 +28,7 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     lists pictures that cannot be read. Existing files are overwritten; the same folder gives the same bytes.
 
     Args:
-        out_folder: the folder that `cliploc benchmark --out` wrote.
         pictures: whether to embed small copies of the photographs in the galleries; maps and boxes are always there.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UsageError: a file of the benchmark is missing or cannot be read, the report cannot be written, or a package of
-            the extra `[bench]` is missing.
 
     Example:
         >>> write_report("out/benchmark", pictures=False)  # doctest: +SKIP

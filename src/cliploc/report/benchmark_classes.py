@@ -150,16 +150,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A confusion matrix.
+    """A confusion matrix."""
 
-    Attributes:
-        title: the settings with these predictions.
-        names: the names of the classes.
-        rows: for each class how often each of these classes or another one was predicted, and the most frequent others.
-    """
-
-    title: str
-    names: Sequence[str]
+    title: str  # the settings with these predictions
+    names: Sequence[str]  # the names of the classes
+    # for each class how often each of these classes or another one was predicted, and the most frequent others
     rows: Sequence[tuple[Sequence[Share], Share, str]]
 
 

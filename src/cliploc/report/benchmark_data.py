@@ -50,23 +50,14 @@ MISSES = {
 
 @dataclass(frozen=True)
 class SettingResult:
-    """One model × method × prompt setting.
+    """One model × method × prompt setting."""
 
-    Attributes:
-        id: its id in the manifest and the rows.
-        label: a short text that distinguishes it from the other settings of the run.
-        about: its entry in the manifest.
-        numbers: its entry in summary.json; empty where none of its pictures could be evaluated.
-        curve: `[1000]`, MaxBoxAcc in percent at each τ of `TAUS`; None where nothing was evaluated.
-        index: its index in the manifest, which determines its colour.
-    """
-
-    id: str
-    label: str
-    about: Mapping[str, Any]
-    numbers: Mapping[str, Any]
-    curve: Floats | None
-    index: int
+    id: str  # its id in the manifest and the rows
+    label: str  # a short text that distinguishes it from the other settings of the run
+    about: Mapping[str, Any]  # its entry in the manifest
+    numbers: Mapping[str, Any]  # its entry in summary.json; empty where none of its pictures could be evaluated
+    curve: Floats | None  # [1000], MaxBoxAcc in percent at each τ of `TAUS`; None where nothing was evaluated
+    index: int  # its index in the manifest, which determines its colour
 
     def number(self, key: str) -> float | None:
         """A number of summary.json in percent, or None."""
@@ -102,20 +93,14 @@ def worth(value: float | None) -> float:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """A benchmark's folder.
+    """A benchmark's folder."""
 
-    Attributes:
-        folder: its path.
-        manifest: the content of manifest.json.
-        settings: in the order of the manifest.
-        rows: a pandas frame with a row for each sample and setting, with the columns of `LIGHT` (no maps), `part`
-            (the index of the row's file), `hit` (whether the largest contour's box is right at the setting's τ) and
-            `miss` (the kind of error, a key of `MISSES`).
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    settings: tuple[SettingResult, ...]
+    folder: Path  # its path
+    manifest: Mapping[str, Any]  # the content of manifest.json
+    settings: tuple[SettingResult, ...]  # in the order of the manifest
+    # a pandas frame with a row for each sample and setting, with the columns of `LIGHT` (no maps), `part` (the index of
+    # the row's file), `hit` (whether the largest contour's box is right at the setting's τ) and `miss` (the kind of
+    # error, a key of `MISSES`)
     rows: Any
 
     @property
@@ -151,11 +136,7 @@ class BenchmarkRun:
 
 
 def read_run(folder: str | Path) -> BenchmarkRun:
-    """Reads what `cliploc benchmark` wrote.
-
-    Raises:
-        UsageError: the folder or a file in it is missing or cannot be read.
-    """
+    """Reads what `cliploc benchmark` wrote."""
     folder = Path(folder)
     manifest, summary = _json(folder / "manifest.json"), _json(folder / "summary.json")
     _check_shape(folder, manifest, summary)
@@ -266,11 +247,7 @@ def in_words(value: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- rows
 @cache
 def bench_packages() -> tuple[ModuleType, ModuleType]:
-    """Imports pandas and pyarrow.parquet.
-
-    Raises:
-        UsageError: they are not installed.
-    """
+    """Imports pandas and pyarrow.parquet."""
     try:
         import pandas
         from pyarrow import parquet

@@ -28,21 +28,13 @@ INSTANCES = ("1", "2", "3", "4 and more")
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing as two SVG pictures; the page shows the one for the screen's mode.
+    """A drawing as two SVG pictures; the page shows the one for the screen's mode."""
 
-    Attributes:
-        light: the data URI in light colours.
-        dark: the data URI in dark colours.
-        says: the alternative text.
-        width: largest width in pixels of the page.
-        height: the height at that width.
-    """
-
-    light: str
-    dark: str
-    says: str
-    width: int
-    height: int
+    light: str  # the data URI in light colours
+    dark: str  # the data URI in dark colours
+    says: str  # the alternative text
+    width: int  # largest width in pixels of the page
+    height: int  # the height at that width
 
 
 def look(index: int, palette: Palette) -> tuple[str, tuple[int, ...], str]:
@@ -87,8 +79,6 @@ def iou_histogram(run: BenchmarkRun, setting: SettingResult, top: float) -> Figu
     """Draws a histogram of the IoU of the largest contour's box at τ; right boxes filled, wrong ones hatched.
 
     Args:
-        run: the benchmark.
-        setting: the setting.
         top: the end of the axis in percent, so that the figures of all settings have the same scale.
     """
     shares = iou_shares(run, setting)
@@ -122,14 +112,7 @@ def iou_shares(run: BenchmarkRun, setting: SettingResult) -> Floats:
 def breakdown(
     settings: Sequence[SettingResult], found: Mapping[str, Sequence[tuple[int, int]]], names: Sequence[str], what: str
 ) -> Figure:
-    """Draws the share of hits in groups of pictures, with 95 % intervals.
-
-    Args:
-        settings: the settings to draw.
-        found: setting id → (hits, pictures) for each group.
-        names: the names of the groups.
-        what: the title of the axis.
-    """
+    """Draws the share of hits in groups of pictures, with 95 % intervals."""
 
     def draw(axes: Any, palette: Palette) -> None:
         for place, one in enumerate(settings):
@@ -186,13 +169,7 @@ def _style(palette: Palette) -> dict[Any, Any]:
 
 
 def figure(draw: Callable[[Any, Palette], None], says: str, inches: tuple[float, float]) -> Figure:
-    """Draws one figure in light and in dark colours.
-
-    Args:
-        draw: draws on the axes in colours of the palette.
-        says: the alternative text.
-        inches: the size of the figure.
-    """
+    """Draws one figure in light and in dark colours."""
     drawn = _svg(draw, LIGHT, inches)
     light, dark = (data_uri(svg.encode(), "image/svg+xml") for svg in (drawn, in_dark(drawn)))
     return Figure(light, dark, says, *(round(PIXELS * side) for side in inches))

@@ -28,17 +28,11 @@ Place = tuple[float, float, float, float]  # x, y, width, height
 
 @dataclass
 class Photographs:
-    """The photographs that a page needs, each embedded once.
+    """The photographs that a page needs, each embedded once."""
 
-    Attributes:
-        root: the dataset's folder.
-        shown: whether photographs are embedded at all.
-        missing: the photographs that cannot be read, with the reason.
-    """
-
-    root: Path
-    shown: bool
-    missing: dict[str, str] = field(default_factory=dict)
+    root: Path  # the dataset's folder
+    shown: bool  # whether photographs are embedded at all
+    missing: dict[str, str] = field(default_factory=dict)  # the photographs that cannot be read, with the reason
     _known: dict[str, tuple[str, tuple[int, int]] | None] = field(default_factory=dict)
     _data: dict[str, str] = field(default_factory=dict)
 
@@ -70,43 +64,24 @@ class Photographs:
 
 @dataclass(frozen=True)
 class GalleryPicture:
-    """One photograph with a setting's map, its boxes (solid) and the true boxes (dashed).
+    """One photograph with a setting's map, its boxes (solid) and the true boxes (dashed)."""
 
-    Attributes:
-        width: width of the original; places are in its pixels.
-        height: height of the original.
-        photo: the photograph's id in the page; None where it is not embedded.
-        heat: the data URI of the map, and its place: x, y, width, height; None where the run stored no map.
-        boxes: kind ("found", "found other" or "true") and place of each box.
-        title: the start of the caption.
-        iou: IoU of the largest box.
-        words: the end of the caption.
-        says: the alternative text.
-    """
-
-    width: int
-    height: int
-    photo: str | None
+    width: int  # width of the original; places are in its pixels
+    height: int  # height of the original
+    photo: str | None  # the photograph's id in the page; None where it is not embedded
+    # the data URI of the map, and its place: x, y, width, height; None where the run stored no map
     heat: tuple[str, Place] | None
-    boxes: Sequence[tuple[str, Place]]
-    title: str
-    iou: float
-    words: Sequence[str]
-    says: str
+    boxes: Sequence[tuple[str, Place]]  # kind ("found", "found other" or "true") and place of each box
+    title: str  # the start of the caption
+    iou: float  # IoU of the largest box
+    words: Sequence[str]  # the end of the caption
+    says: str  # the alternative text
 
 
 def gallery_picture(
     run: BenchmarkRun, row: Mapping[str, Any], setting: SettingResult, photographs: Photographs, title: str = ""
 ) -> GalleryPicture:
-    """Prepares the picture of one row.
-
-    Args:
-        run: the benchmark.
-        row: a row of the run with all columns.
-        setting: the row's setting.
-        photographs: the photographs of the page.
-        title: the start of the caption.
-    """
+    """Prepares the picture of one row."""
     known = photographs.find(row["path"])
     width, height = _size(row, known[1] if known else None)
     heat = None

@@ -41,13 +41,7 @@ class Section:
 
 
 def sections(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: Photographs) -> list[Section]:
-    """The sections that have content.
-
-    Args:
-        run: the benchmark.
-        settings: those with results, best first; at least one.
-        photographs: the photographs of the page.
-    """
+    """The sections that have content."""
     if not run.rows["iou"].notna().any():
         return [Section("iou", "IoU", "How well boxes fit", {"histograms": []})]
     shown = list(settings[:MOST_DRAWN])

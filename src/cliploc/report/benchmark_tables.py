@@ -39,23 +39,14 @@ class Marks:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table.
+    """One cell of a table."""
 
-    Attributes:
-        text: the text that is shown.
-        value: the value to sort by; None for text.
-        ends: the 95 % interval.
-        wrap: whether long text may break into lines.
-        marks: a drawing instead of the text, on the page only.
-        note: a small text after it.
-    """
-
-    text: str
-    value: float | None = None
-    ends: tuple[float, float] | None = None
-    wrap: bool = False
-    marks: Marks | None = None
-    note: str = ""
+    text: str  # the text that is shown
+    value: float | None = None  # the value to sort by; None for text
+    ends: tuple[float, float] | None = None  # the 95 % interval
+    wrap: bool = False  # whether long text may break into lines
+    marks: Marks | None = None  # a drawing instead of the text, on the page only
+    note: str = ""  # a small text after it
 
     def plain(self) -> str:
         """Text, interval and note in one line."""
@@ -65,21 +56,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of groups of rows.
+    """A table of groups of rows."""
 
-    Attributes:
-        title: its heading.
-        columns: title → explanation ("" for none).
-        groups: heading ("" for none) → rows.
-        numeric: the columns of numbers.
-        notes: remarks below it.
-    """
-
-    title: str
-    columns: Mapping[str, str]
-    groups: Mapping[str, Sequence[Sequence[Cell]]]
-    numeric: frozenset[str] = frozenset()
-    notes: Sequence[str] = field(default_factory=tuple)
+    title: str  # its heading
+    columns: Mapping[str, str]  # title → explanation ("" for none)
+    groups: Mapping[str, Sequence[Sequence[Cell]]]  # heading ("" for none) → rows
+    numeric: frozenset[str] = frozenset()  # the columns of numbers
+    notes: Sequence[str] = field(default_factory=tuple)  # remarks below it
 
     def highest(self, rows: Sequence[Sequence[Cell]]) -> Mapping[str, float]:
         """Column → its highest number in these rows; empty for a single row."""

@@ -51,13 +51,6 @@ def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colo
 
     With more names than colours, some names share one. The most frequent names choose first.
 
-    Args:
-        count: the number of names.
-        together: for each picture, the indices of its names.
-
-    Returns:
-        A colour for each name.
-
     Example:
         >>> colours = distinct_colours(40, [[0, 30], [0, 10], [10, 30]])
         >>> len({colours[0], colours[10], colours[30]})

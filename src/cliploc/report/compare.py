@@ -37,17 +37,11 @@ LEGEND = "Ring: the hottest place of the map. Boxes: by the threshold of each me
 
 @dataclass(frozen=True)
 class ModelResults:
-    """The results of all methods for one picture on one model.
+    """The results of all methods for one picture on one model."""
 
-    Attributes:
-        model: the model's name.
-        results: method, as it was typed → its result.
-        missing: method → why it has no result on this model.
-    """
-
-    model: str
-    results: Mapping[str, Localization]
-    missing: Mapping[str, str] = field(default_factory=dict)
+    model: str  # the model's name
+    results: Mapping[str, Localization]  # method, as it was typed → its result
+    missing: Mapping[str, str] = field(default_factory=dict)  # method → why it has no result on this model
 
 
 def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], legend: str = LEGEND) -> Image.Image:
@@ -60,13 +54,9 @@ def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], l
     Args:
         models: the results on each model, all of the same picture and names.
         titles: method → its title, in the order of the rows.
-        legend: the last line of the sheet's head.
 
     Returns:
         A new RGB picture; with few cells at most 1,800 pixels wide and high.
-
-    Raises:
-        UsageError: there is no result, or there are more than 400 cells.
 
     Example:
         >>> from cliploc.report.compare import ModelResults, draw_comparison
@@ -82,11 +72,7 @@ def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], l
 
 
 def refuse_too_many(methods: int, names: int, models: int = 1) -> None:
-    """Refuses a sheet with too many cells, before anything is computed for it.
-
-    Raises:
-        UsageError: there are more than 400.
-    """
+    """Refuses a sheet with too many cells, before anything is computed for it."""
     cells = methods * names * models
     if cells > MOST_CELLS:
         raise UsageError(

@@ -30,13 +30,8 @@ def to_document(
     scores are rounded to 4. Infinity and NaN become null.
 
     Args:
-        results: the result of each picture that could be read.
-        failures: file and message of each that could not.
         settings: the settings of the run (model, method, threshold …); paths and tuples become plain JSON.
         masks: whether names and boxes have their masks, as COCO's compressed run lengths.
-
-    Returns:
-        The document that `cliploc help json` describes.
 
     Example:
         >>> document = to_document([], [("a.jpg", "a.jpg: no such file: check the path")], {"model": "mini"})
@@ -57,12 +52,6 @@ def classified_record(
 ) -> dict[str, Any]:
     """One entry of "pictures" in the document of a classification.
 
-    Args:
-        source: the picture's file.
-        size_wh: of the upright original in pixels.
-        notes: remarks on how the picture was read.
-        names: name, probability and cosine of each name, best first.
-
     Example:
         >>> classified_record("a.jpg", (40, 30), (), [("cat", 0.98765, 0.25)])["names"]
         [{'rank': 1, 'name': 'cat', 'probability': 0.9877, 'cosine': 0.25}]
@@ -80,7 +69,6 @@ def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> d
 
     Args:
         models: the methods' results for the picture on each model; at least one has a result.
-        methods: in the order of the entries.
 
     Returns:
         The picture, and under "results" an entry for each method on each model.

@@ -22,38 +22,23 @@ SIDE = 300  # longer side in pixels of a picture with its map
 
 @dataclass(frozen=True)
 class ExplainedMap:
-    """One method's map of a name.
+    """One method's map of a name."""
 
-    Attributes:
-        method: its title.
-        heat: `[H, W]` in 0–1 over the whole picture.
-        level: of heat, above which its region is marked.
-        deletion: the score as the hottest pixels go.
-        insertion: the score as they come.
-        numbers: in the order of the page's headings.
-    """
-
-    method: str
-    heat: npt.NDArray[np.float32]
-    level: float
-    deletion: Sequence[float | None]
-    insertion: Sequence[float | None]
-    numbers: Sequence[float]
+    method: str  # its title
+    heat: npt.NDArray[np.float32]  # [H, W] in 0–1 over the whole picture
+    level: float  # of heat, above which its region is marked
+    deletion: Sequence[float | None]  # the score as the hottest pixels go
+    insertion: Sequence[float | None]  # the score as they come
+    numbers: Sequence[float]  # in the order of the page's headings
 
 
 @dataclass(frozen=True)
 class ExplainedName:
-    """One name of the photograph.
+    """One name of the photograph."""
 
-    Attributes:
-        name: as asked for.
-        about: the whole picture's score, in words.
-        maps: of each method.
-    """
-
-    name: str
-    about: str
-    maps: Sequence[ExplainedMap]
+    name: str  # as asked for
+    about: str  # the whole picture's score, in words
+    maps: Sequence[ExplainedMap]  # of each method
 
 
 def explanation_page(
@@ -65,17 +50,7 @@ def explanation_page(
     headings: Iterable[str],
     document: Mapping[str, Any],
 ) -> str:
-    """The page as HTML.
-
-    Args:
-        title: its heading.
-        photograph: the whole picture.
-        names: what is explained.
-        about: facts of the run.
-        score: what the curves show, "probability" or "cosine".
-        headings: of the maps' numbers.
-        document: the same as JSON, shown at the end.
-    """
+    """The page as HTML."""
     small = photograph.convert("RGB").resize(fit_within(photograph.size, SIDE))
     titles = ("method", *headings)
     shown = []

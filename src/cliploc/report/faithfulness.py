@@ -49,17 +49,11 @@ class Line:
 
 @dataclass(frozen=True)
 class FaithfulnessRun:
-    """What a folder holds.
+    """What a folder holds."""
 
-    Attributes:
-        folder: the folder.
-        manifest: of the run.
-        settings: setting → numbers and curves.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    settings: Mapping[str, Mapping[str, Any]]
+    folder: Path  # the folder
+    manifest: Mapping[str, Any]  # of the run
+    settings: Mapping[str, Mapping[str, Any]]  # setting → numbers and curves
 
     @property
     def numbers(self) -> Mapping[str, Mapping[str, Any]]:
@@ -72,14 +66,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder.
 
     Args:
-        folder: the folder that `cliploc benchmark --task faithfulness --out` wrote.
         pictures: whether to embed small copies of photographs; maps are always there.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UsageError: a file of the benchmark is missing or cannot be read, or the report cannot be written.
     """
     run = _read_run(folder)
     dataset = run.manifest["dataset"]
@@ -190,11 +177,7 @@ def draw_curves(
     """Draws curves, each with its interval as a band.
 
     Args:
-        lines: the curves.
-        title: of the figure.
-        axis: what the horizontal axis is.
         places: of the scores on it; none: at equal distances from 0 to 1.
-        score: what the vertical axis is.
         ends: of the vertical axis; None: as the curves need.
     """
 

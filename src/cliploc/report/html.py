@@ -28,9 +28,6 @@ DARK = {
 class Templates:
     """The templates in some folders.
 
-    Args:
-        folders: where a template is searched, in this order.
-
     Example:
         >>> "R&amp;D" in REPORT_TEMPLATES.render("base.html", title="R&D")
         True
@@ -40,12 +37,7 @@ class Templates:
         self.folders = folders
 
     def render(self, template: str, **values: Any) -> str:
-        """Returns a template filled with these values.
-
-        Raises:
-            jinja2.TemplateNotFound: no folder has the template.
-            jinja2.UndefinedError: the template uses a value that is not given.
-        """
+        """Returns a template filled with these values."""
         return self._environment.get_template(template).render(values)
 
     def render_to(self, file: IO[str], template: str, **values: Any) -> None:
@@ -102,11 +94,6 @@ def decimal(value: Any, decimals: int) -> str:
 
 def count(amount: int, noun: str, plural: str = "") -> str:
     """A number with its noun.
-
-    Args:
-        amount: how many.
-        noun: in the singular.
-        plural: its plural; the noun with an s by default.
 
     Example:
         >>> count(1, "photo"), count(2000, "photo"), count(2, "box", "boxes")

@@ -19,7 +19,6 @@ def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
 
     Args:
         labels: `[H, W]`, as `Localization.label_map` returns it.
-        names: how many names were asked for.
 
     Returns:
         A picture of mode P, whose palette has the names' colours and black for the background; with more than 255 names

@@ -49,19 +49,8 @@ def draw_overlay(
     A mask is a light shade with an outline in the colour of its name, which its box has too.
 
     Args:
-        result: the result for one picture.
-        names: the names to draw; by default all.
-        opacity: of the hottest places and of masks, 0–1.
         heatmap: whether to draw heat; None: unless masks are drawn.
-        boxes: whether to draw boxes with their labels.
         caption: whether to write method, model and threshold in a corner.
-        masks: whether to draw the mask of each box.
-
-    Returns:
-        A new RGB picture of the original's size.
-
-    Raises:
-        UsageError: the result does not have a name, or the opacity is outside 0–1.
 
     Example:
         >>> from cliploc.report import draw_overlay
@@ -82,14 +71,6 @@ def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) 
     names only that number of the names found get a panel, best first, and the photograph's caption says so. The sheet
     is at most about 1,600 pixels wide, and with few names no higher; large photographs are reduced and tiny ones
     enlarged, so that lines and letters stay legible.
-
-    Args:
-        result: the result for one picture.
-        opacity: of the hottest places and of masks, 0–1.
-        masks: whether to draw masks in the place of heat.
-
-    Returns:
-        A new RGB picture.
 
     Example:
         >>> from cliploc.report import panels
@@ -130,14 +111,6 @@ def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[st
 
     Args:
         results: title → result for the same picture, as `Localizer.compare` yields them.
-        name: the name to draw.
-        lines: title → text below it; by default the verdict.
-
-    Returns:
-        A new RGB picture, laid out as `panels` are.
-
-    Raises:
-        UsageError: there are no results, or they do not have the name.
 
     Example:
         >>> from cliploc.report.overlay import comparison

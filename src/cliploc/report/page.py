@@ -40,22 +40,16 @@ COLUMNS = (4, 6)  # fewest and most pictures in a row on a wide screen; with few
 
 @dataclass(frozen=True)
 class PageItem:
-    """One photograph on the page.
+    """One photograph on the page."""
 
-    Attributes:
-        result: the result for it.
-        credit: its author, source and licence, as plain text.
-        truth: name → its true boxes, `[k, 4]` xyxy in original pixels; a name without an entry is not in the picture.
-        ious: name → IoU of its best box with the true box; None where one of them is missing.
-        beside: title → the result of another model or method for the same names; shown in a row below.
-        beside_ious: title → as `ious`, of that result.
-    """
-
-    result: Localization
-    credit: str
+    result: Localization  # the result for it
+    credit: str  # its author, source and licence, as plain text
+    # name → its true boxes, [k, 4] xyxy in original pixels; a name without an entry is not in the picture
     truth: Mapping[str, FloatArray]
-    ious: Mapping[str, float | None]
+    ious: Mapping[str, float | None]  # name → IoU of its best box with the true box; None where one of them is missing
+    # title → the result of another model or method for the same names; shown in a row below
     beside: Mapping[str, Localization] = field(default_factory=dict)
+    # title → as `ious`, of that result
     beside_ious: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
@@ -73,14 +67,7 @@ def write_page(
     is marked by a sign, words and a frame. At the end there is a table of all results.
 
     Args:
-        path: the file; overwritten if it exists.
-        title: the page's heading.
-        items: the photographs.
-        settings: shown in the header (model, method …).
         hint: a line below the settings, such as the command that uses another model.
-
-    Raises:
-        OSError: the file cannot be written.
 
     Example:
         >>> write_page("demo.html", "cliploc demo", items, {"model": "mini", "method": "cam"})  # doctest: +SKIP

@@ -33,25 +33,16 @@ FINEST = 0.004  # of a mask's longer side: corners of its outline that are neare
 
 @dataclass(frozen=True)
 class ReviewPicture:
-    """A picture as the editor shows it.
+    """A picture as the editor shows it."""
 
-    Attributes:
-        drafts: all drafts, also dropped ones.
-        boxes: those that hold now, x0, y0, x1, y1 in pixels of the upright picture.
-        labels: of each, from 0.
-        origins: of each, the number of the draft that it was made from, or None for one that a person drew.
-        masks: of each its mask, as COCO's compressed counts; None where the run has none.
-        status: "none", "reviewed", "unsure" or "skipped", as a person set it.
-        revision: number of times that it was saved.
-    """
-
-    drafts: AnnotatedPicture
-    boxes: Sequence[Sequence[float]]
-    labels: Sequence[int]
+    drafts: AnnotatedPicture  # all drafts, also dropped ones
+    boxes: Sequence[Sequence[float]]  # those that hold now, x0, y0, x1, y1 in pixels of the upright picture
+    labels: Sequence[int]  # of each, from 0
+    # of each, the number of the draft that it was made from, or None for one that a person drew
     origins: Sequence[int | None]
-    masks: Sequence[str | None] | None
-    status: str
-    revision: int
+    masks: Sequence[str | None] | None  # of each its mask, as COCO's compressed counts; None where the run has none
+    status: str  # "none", "reviewed", "unsure" or "skipped", as a person set it
+    revision: int  # number of times that it was saved
 
     def state(self) -> dict[str, Any]:
         """Everything that the editor shows, besides the picture itself."""
@@ -115,15 +106,7 @@ def write_review(
     """Writes the editor with these pictures, in this order, as one file.
 
     Args:
-        path: the file.
-        pictures: the pictures.
-        names: the names of the labels.
         run: the id of the run that the boxes belong to.
-        total: the number of pictures of the run.
-        masks: whether boxes have masks.
-
-    Raises:
-        OSError: the file cannot be written.
     """
 
     def fill(temporary: Path) -> None:
@@ -144,13 +127,7 @@ def write_review(
 
 
 def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:
-    """The editor as a server gives it: without pictures, which it asks for.
-
-    Args:
-        facts: what it knows of the run.
-        total: the number of pictures of the run.
-        writable: whether the server can save something.
-    """
+    """The editor as a server gives it: without pictures, which it asks for."""
     return REPORT_TEMPLATES.render(
         "review.html",
         title="Review of draft boxes",

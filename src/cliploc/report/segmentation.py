@@ -35,17 +35,11 @@ NOT_COMPARABLE = (
 
 @dataclass(frozen=True)
 class SegmentationRun:
-    """What a folder holds.
+    """What a folder holds."""
 
-    Attributes:
-        folder: the folder.
-        manifest: of the run.
-        numbers: setting → numbers in percent, best mIoU first.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    numbers: Mapping[str, Mapping[str, Any]]
+    folder: Path  # the folder
+    manifest: Mapping[str, Any]  # of the run
+    numbers: Mapping[str, Mapping[str, Any]]  # setting → numbers in percent, best mIoU first
 
     @property
     def dataset(self) -> Mapping[str, Any]:
@@ -63,14 +57,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder.
 
     Args:
-        folder: the folder that `cliploc benchmark --task segmentation --out` wrote.
         pictures: whether to embed small copies of photographs; label maps are always there.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UsageError: a file of the benchmark is missing or cannot be read, or the report cannot be written.
     """
     run = _read_run(folder)
     tables = [_numbers(run), *([_per_class(run)] if run.numbers else [])]

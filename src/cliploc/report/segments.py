@@ -31,9 +31,7 @@ def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], mas
     """One entry of "pictures" in the document of a segmentation.
 
     Args:
-        picture: the photo.
         labels: its label map `[H, W]`.
-        names: of the labels, the background first.
         masks: whether each name has its pixels as COCO's compressed run lengths.
 
     Example:
@@ -57,13 +55,7 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
     it, at the place furthest from other names: ten colours are used in turn.
 
     Args:
-        image: the photo, RGB.
         labels: its label map `[H, W]`.
-        names: of the labels, the background first.
-        run: a line below the legend.
-
-    Returns:
-        A new RGB picture.
 
     Example:
         >>> labels = np.zeros((40, 400), np.int16)

@@ -45,12 +45,7 @@ def read_run(
     """The manifest of a benchmark, and setting → numbers in the manifest's order.
 
     Args:
-        folder: the benchmark's.
-        manifest: its schema.
         numbers_of: takes the manifest; the keys of the numbers that a setting may have.
-
-    Raises:
-        UsageError: a file is missing or damaged.
     """
     read = []
     for name, kind in (("manifest.json", manifest), ("summary.json", BenchmarkSummary)):
@@ -72,16 +67,7 @@ def read_run(
 
 
 def rows_of(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """These columns of all parts, a part at a time.
-
-    Args:
-        folder: the benchmark's.
-        manifest: its manifest.
-        columns: their names.
-
-    Raises:
-        UsageError: a part is damaged.
-    """
+    """These columns of all parts, a part at a time."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -133,15 +119,7 @@ def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES
     """Writes the files of a report into a folder.
 
     Args:
-        folder: the benchmark's.
-        texts: the content of each file.
         names: the name of each file; the last is that of the page.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UsageError: a file cannot be written.
     """
     for name, text in zip(names, texts, strict=True):
         path = folder / name

@@ -25,51 +25,33 @@ CLIP_STD = (68.501, 66.632, 70.323)
 
 @dataclass(frozen=True)
 class Protocol:
-    """How label maps of a set's pictures are made and evaluated.
+    """How label maps of a set's pictures are made and evaluated."""
 
-    Attributes:
-        name: of the set.
-        classes: label → names; each synonym is a query of its own.
-        background: whether label 0 is the background.
-        reduce_zero_label: whether label 0 in the set's files is ignored and 1 is subtracted from the others; the
-            dataset's reader does that.
-        short_side: pixels of the shorter side to which a picture is resized.
-        long_side: the most pixels of its longer side.
-        window: pixels of a window's side; 0: the whole picture at once.
-        stride: pixels from one window to the next.
-        logit_scale: factor of the cosines before the softmax over queries.
-        background_threshold: a pixel whose best class has a lower probability gets label 0; 0 for no such rule.
-        area_threshold: classes with at most this share of the pixels that are not label 0 are removed; 0 for no such
-            rule.
-        position_rule: how a ViT's position embeddings are resized for windows of another size than its own.
-        mean: subtracted from RGB in 0–255, for towers with CLIP's values; other towers have their own.
-        std: divisor after that.
-        one_thing: whether it is the protocol of ImageNet-Segmentation: the picture is squashed to a square of
-            `short_side`, there is one name, and everything above the map's mean is the object.
-    """
-
-    name: str
-    classes: tuple[ClassName, ...]
-    background: bool = False
+    name: str  # of the set
+    classes: tuple[ClassName, ...]  # label → names; each synonym is a query of its own
+    background: bool = False  # whether label 0 is the background
+    # whether label 0 in the set's files is ignored and 1 is subtracted from the others; the dataset's reader does that
     reduce_zero_label: bool = False
-    short_side: int = 336
-    long_side: int = 2048
-    window: int = 224
-    stride: int = 112
-    logit_scale: float = 40.0
+    short_side: int = 336  # pixels of the shorter side to which a picture is resized
+    long_side: int = 2048  # the most pixels of its longer side
+    window: int = 224  # pixels of a window's side; 0: the whole picture at once
+    stride: int = 112  # pixels from one window to the next
+    logit_scale: float = 40.0  # factor of the cosines before the softmax over queries
+    # a pixel whose best class has a lower probability gets label 0; 0 for no such rule
     background_threshold: float = 0.0
+    # classes with at most this share of the pixels that are not label 0 are removed; 0 for no such rule
     area_threshold: float = 0.0
+    # how a ViT's position embeddings are resized for windows of another size than its own
     position_rule: PositionRule = "antialiased"
+    # subtracted from RGB in 0–255, for towers with CLIP's values; other towers have their own
     mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+    std: tuple[float, float, float] = CLIP_STD  # divisor after that
+    # whether it is the protocol of ImageNet-Segmentation: the picture is squashed to a square of `short_side`, there is
+    # one name, and everything above the map's mean is the object
     one_thing: bool = False
 
     def but(self, options: SegmentationOptions) -> Protocol:
-        """A copy with the values that the options give.
-
-        Raises:
-            UsageError: a rule for the background of a set that has none, or an option that the set cannot have.
-        """
+        """A copy with the values that the options give."""
         given = options.given()
         rules = [name for name in ("background_threshold", "area_threshold") if given.get(name)]
         if rules and not self.background:
@@ -110,9 +92,6 @@ def protocol_names() -> list[str]:
 def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protocol:
     """The protocol of a set, changed by the options.
 
-    Raises:
-        UsageError: no such set, or an option that does not fit it.
-
     Example:
         >>> protocol_of("cityscapes").short_side, len(protocol_of("voc21").classes)
         (560, 21)
@@ -133,10 +112,6 @@ def protocol_for(
         names: as `cliploc.prompts.parse` takes them; each synonym is a query of its own.
         background: names of the surroundings. A pixel that fits one of them best is background.
         options: values that change the protocol, such as a threshold of the background.
-
-    Raises:
-        UsageError: a name that cannot be used, more names than a label map can hold, a name that is also one of the
-            background's, or a single name without a background, which would get every pixel.
 
     Example:
         >>> [one.synonyms for one in protocol_for(["sky", "dog|puppy"], ["wall"]).classes]

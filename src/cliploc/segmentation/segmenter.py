@@ -50,16 +50,11 @@ class Segmenter:
 
     Args:
         localizer: model, refinements, templates and batch size; its views (scales, flips, windows) play no part.
-        protocol: how label maps are made.
-        methods: name → options.
 
     Attributes:
         unknown: query → why the model cannot know it. Such queries are left out, and a class without another query is
             never predicted.
         classes: the labels that can be predicted.
-
-    Raises:
-        UsageError: a method that reads no text, or no class that the model knows.
 
     Example:
         >>> from cliploc.segmentation import Segmenter, protocol_of
@@ -124,12 +119,7 @@ class Segmenter:
         """The label map `[H, W]` of each method.
 
         Args:
-            picture: RGB, of any size.
             methods: some of the methods; None: all.
-            reporter: told of halved batches and masked pictures.
-
-        Raises:
-            ModelError: the tower or a method gave a value that is not a number.
         """
         resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
         tasks = self._chosen(methods)
@@ -145,14 +135,7 @@ class Segmenter:
     def heat_maps(
         self, picture: Image.Image, name: str, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
-        """ImageNet-Segmentation: the map `[S, S]` in 0–1 of one name, over the picture squashed to S pixels a side.
-
-        Args:
-            picture: RGB, of any size.
-            name: "cat|kitten": synonyms, averaged.
-            methods: as for `label_maps`.
-            reporter: as for `label_maps`.
-        """
+        """ImageNet-Segmentation: the map `[S, S]` in 0–1 of one name, over the picture squashed to S pixels a side."""
         side = self.protocol.short_side
         squashed = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
         images = self._normalised(squashed)
@@ -328,19 +311,13 @@ def segmenting_methods(localizer: Localizer) -> list[str]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The raw maps of the windows of one picture.
+    """The raw maps of the windows of one picture."""
 
-    Attributes:
-        of: method → raw maps `[W, Q, h, w]` on the windows' grids.
-        corners: the tops and the lefts of the windows; every top has a window at every left.
-        window: height and width of each.
-        hw: of the resized picture.
-    """
-
-    of: Mapping[str, Tensor]
+    of: Mapping[str, Tensor]  # method → raw maps [W, Q, h, w] on the windows' grids
+    # the tops and the lefts of the windows; every top has a window at every left
     corners: tuple[Sequence[int], Sequence[int]]
-    window: tuple[int, int]
-    hw: tuple[int, int]
+    window: tuple[int, int]  # height and width of each
+    hw: tuple[int, int]  # of the resized picture
 
     def sides(self, maps: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """How the windows' maps `[W, Q, h, w]` lie over a picture of this size, down and across.
@@ -434,11 +411,7 @@ def label_map(over_pixels: PixelMaps, count: int, class_of: Tensor, hw: tuple[in
     denominator is summed a few queries at a time.
 
     Args:
-        over_pixels: gives the maps of some queries.
-        count: the number of queries Q.
         class_of: `[Q]` the label of each query, in ascending order.
-        hw: height and width.
-        protocol: logit scale, thresholds.
 
     Returns:
         `[H, W]`; the first of equally probable classes.

@@ -38,19 +38,12 @@ DECODERS = 2  # threads that read the next pictures while the tower computes
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the cache stores for each picture.
+    """What the cache stores for each picture."""
 
-    Attributes:
-        dense: whether to store the tower's dense reading too, in separate files (for open heads that start from it).
-        augmentations: number of views besides the plain one.
-        input_hw: height and width of the tower's input.
-        batch_size: pictures sent through the tower at once; not part of the digest.
-    """
-
-    dense: bool
-    augmentations: int
-    input_hw: tuple[int, int]
-    batch_size: int = 16
+    dense: bool  # whether to store the tower's dense reading too, in separate files (for open heads that start from it)
+    augmentations: int  # number of views besides the plain one
+    input_hw: tuple[int, int]  # height and width of the tower's input
+    batch_size: int = 16  # pictures sent through the tower at once; not part of the digest
 
 
 class FeatureCache:
@@ -58,12 +51,6 @@ class FeatureCache:
 
     Args:
         folder: folder for the features of any number of training sets.
-        backbone: the frozen tower.
-        pictures: the training set.
-        wanted: what to store.
-
-    Raises:
-        UsageError: the tower does not have the attention that is needed, or no picture can be read.
     """
 
     def __init__(self, folder: Path, backbone: Backbone, pictures: LabelledPictures, wanted: Wanted) -> None:
@@ -106,11 +93,6 @@ class FeatureCache:
         Args:
             reporter: gets the phase "features of the frozen tower", the numbers of pictures to do and done, and each
                 picture that cannot be read and is left out of the training.
-            rank: this process's number.
-            processes: how many there are.
-
-        Raises:
-            UsageError: the disk is too full, or the folder cannot be written.
         """
         self._refuse_full_disk(sum(map(self._lacks, self.parts)))
         mine = [key for key in self.parts[rank::processes] if self._lacks(key)]
@@ -187,11 +169,7 @@ class FeatureCache:
 
     # ----------------------------------------------------------------------------------------------------------- read
     def usable(self) -> tuple[int, ...]:
-        """The pictures that could be read.
-
-        Raises:
-            UsageError: no picture can be read.
-        """
+        """The pictures that could be read."""
         found = []
         for part in range(math.ceil(len(self.pictures) / self.part_size)):
             flags = self._load(self._path(0, part))["readable"].tolist()

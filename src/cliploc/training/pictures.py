@@ -24,17 +24,11 @@ CROP = 224 / 256  # side of a random crop, as a share of the resized picture's: 
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """A training set of pictures with one label each.
+    """A training set of pictures with one label each."""
 
-    Attributes:
-        paths: paths of the pictures, in a fixed order.
-        labels: for each picture an index into `classes`.
-        classes: each class as its name followed by its synonyms.
-    """
-
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    classes: tuple[tuple[str, ...], ...]
+    paths: tuple[Path, ...]  # paths of the pictures, in a fixed order
+    labels: tuple[int, ...]  # for each picture an index into `classes`
+    classes: tuple[tuple[str, ...], ...]  # each class as its name followed by its synonyms
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,9 +39,6 @@ def read_folder(root: str | Path) -> LabelledPictures:
 
     A folder's name is the name of its class, or a WordNet id of ImageNet. "cat,kitten" is a class with a synonym.
     Underscores are read as spaces if the name contains no space.
-
-    Raises:
-        UsageError: no such folder, or fewer than two classes with pictures in it.
     """
     root = user_path(root)
     if not root.is_dir():
@@ -67,9 +58,6 @@ def read_csv(file: str | Path) -> LabelledPictures:
 
     Paths are relative to the file's folder. A label is a name, a name and its synonyms ("cat|kitten"), or a WordNet id
     of ImageNet. A first line `path,label` is a header.
-
-    Raises:
-        UsageError: no such file, a line without exactly two columns, or fewer than two classes.
     """
     file = user_path(file)
     try:
@@ -105,13 +93,6 @@ def only_usable_classes(pictures: LabelledPictures, usable: tuple[int, ...]) -> 
     """The training set without the classes of which no picture can be read; it is the same one if there is none.
 
     Pictures keep their places. Those of a class that is left out have the label −1.
-
-    Args:
-        pictures: the training set.
-        usable: the pictures that could be read.
-
-    Raises:
-        UsageError: fewer than two classes are left.
     """
     kept = sorted({pictures.labels[number] for number in usable})
     if len(kept) == len(pictures.classes):
@@ -148,9 +129,6 @@ def view(
     View 0 is the picture as in localisation. The others, as published, are random crops of 7/8 of the sides (224 of
     256) with a random flip. The numbers of the picture and the view determine them, so trainings with different seeds
     share them.
-
-    Raises:
-        InputError: the picture cannot be read.
     """
     image = load(path).image
     height, width = input_hw
@@ -169,35 +147,21 @@ def view(
 
 @dataclass(frozen=True)
 class Parts:
-    """The split into training and held-out pictures; indices into `LabelledPictures.paths`.
+    """The split into training and held-out pictures; indices into `LabelledPictures.paths`."""
 
-    Attributes:
-        train: pictures to train on.
-        held_out: pictures to validate on; may be empty.
-        train_classes: the classes to choose from in training.
-        held_out_classes: the classes to choose from in validation.
-    """
-
-    train: tuple[int, ...]
-    held_out: tuple[int, ...]
-    train_classes: tuple[int, ...]
-    held_out_classes: tuple[int, ...]
+    train: tuple[int, ...]  # pictures to train on
+    held_out: tuple[int, ...]  # pictures to validate on; may be empty
+    train_classes: tuple[int, ...]  # the classes to choose from in training
+    held_out_classes: tuple[int, ...]  # the classes to choose from in validation
 
 
 def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> Parts:
     """Splits pictures into a training part and a held-out part for early stopping.
 
     Args:
-        labels: labels of all pictures.
-        usable: the pictures that could be read.
-        share: share to hold out, 0–1.
         by: "pictures": hold out this share of every class, but keep at least one picture of it for training; "classes":
             hold out this share of the classes with all their pictures, to test an open head on classes that it was not
             trained on.
-        seed: seed of the choice.
-
-    Raises:
-        UsageError: nothing can be held out.
     """
     random = np.random.default_rng([seed, 0])
     of_class: dict[int, list[int]] = {}

@@ -49,49 +49,27 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The settings of a training. `TrainSettings.published(method, kind)` has the defaults.
+    """The settings of a training. `TrainSettings.published(method, kind)` has the defaults."""
 
-    Attributes:
-        method: "ts_cam" or "lctr".
-        kind: "closed" or "open".
-        start: for open heads, see `HeadConfig`.
-        unit_places: for open heads, see `HeadConfig`.
-        experts: K of LCTR.
-        epochs: maximum number of epochs.
-        batch_size: pictures of one step on all processes together, before accumulation.
-        accumulate: number of steps whose gradients are summed before the weights are updated.
-        optimizer: "adamw" or "sgd" (momentum 0.9).
-        lr: initial learning rate.
-        weight_decay: decoupled in AdamW.
-        schedule: "cosine" to zero, or "step": × 0.1 after every `step_epochs`.
-        step_epochs: epochs between two steps of the step schedule.
-        held_out: share of the pictures or classes held out for early stopping; 0 for none.
-        hold_out: "pictures" or "classes", see `hold_out`.
-        patience: number of epochs without a better held-out accuracy after which training stops.
-        mixed_precision: "no", "bf16" or "fp16" (GPU only).
-        augmentations: views of each picture besides the plain one; epoch n uses view n modulo their number.
-        seed: seed of initial weights, order and held-out part.
-    """
-
-    method: str
-    kind: HeadKind
-    lr: float
-    optimizer: Optimizer
-    weight_decay: float
-    epochs: int
-    start: Start = "zero-shot"
-    unit_places: bool = False
-    experts: int = 4
-    batch_size: int = 64
-    accumulate: int = 1
-    schedule: Schedule = "cosine"
-    step_epochs: int = 5
-    held_out: float = 0.1
-    hold_out: str = "pictures"
-    patience: int = 5
-    mixed_precision: MixedPrecision = "no"
-    augmentations: int = 0
-    seed: int = 0
+    method: str  # "ts_cam" or "lctr"
+    kind: HeadKind  # "closed" or "open"
+    lr: float  # initial learning rate
+    optimizer: Optimizer  # "adamw" or "sgd" (momentum 0.9)
+    weight_decay: float  # decoupled in AdamW
+    epochs: int  # maximum number of epochs
+    start: Start = "zero-shot"  # for open heads, see `HeadConfig`
+    unit_places: bool = False  # for open heads, see `HeadConfig`
+    experts: int = 4  # K of LCTR
+    batch_size: int = 64  # pictures of one step on all processes together, before accumulation
+    accumulate: int = 1  # number of steps whose gradients are summed before the weights are updated
+    schedule: Schedule = "cosine"  # "cosine" to zero, or "step": × 0.1 after every `step_epochs`
+    step_epochs: int = 5  # epochs between two steps of the step schedule
+    held_out: float = 0.1  # share of the pictures or classes held out for early stopping; 0 for none
+    hold_out: str = "pictures"  # "pictures" or "classes", see `hold_out`
+    patience: int = 5  # number of epochs without a better held-out accuracy after which training stops
+    mixed_precision: MixedPrecision = "no"  # "no", "bf16" or "fp16" (GPU only)
+    augmentations: int = 0  # views of each picture besides the plain one; epoch n uses view n modulo their number
+    seed: int = 0  # seed of initial weights, order and held-out part
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[Any, ...]] = {
@@ -146,21 +124,13 @@ OWN_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """The numbers of one epoch.
+    """The numbers of one epoch."""
 
-    Attributes:
-        epoch: its number, from 1.
-        lr: learning rate at its end.
-        loss: mean cross-entropy in training.
-        train_accuracy: top-1 accuracy in training.
-        accuracy: top-1 accuracy on the held-out part; None without one.
-    """
-
-    epoch: int
-    lr: float
-    loss: float
-    train_accuracy: float
-    accuracy: float | None
+    epoch: int  # its number, from 1
+    lr: float  # learning rate at its end
+    loss: float  # mean cross-entropy in training
+    train_accuracy: float  # top-1 accuracy in training
+    accuracy: float | None  # top-1 accuracy on the held-out part; None without one
 
     def line(self, of: int) -> str:
         """The epoch as a line for the terminal."""
@@ -170,21 +140,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a training.
+    """The result of a training."""
 
-    Attributes:
-        head: the head of the best epoch, on the CPU.
-        history: the numbers of all epochs.
-        best: the epoch of the head: the best on the held-out part, or the last.
-        parts: the split of the pictures.
-        problems: a line for each picture that this process left out.
-    """
-
-    head: SemanticHead
-    history: tuple[Epoch, ...]
-    best: int
-    parts: Parts
-    problems: tuple[str, ...]
+    head: SemanticHead  # the head of the best epoch, on the CPU
+    history: tuple[Epoch, ...]  # the numbers of all epochs
+    best: int  # the epoch of the head: the best on the held-out part, or the last
+    parts: Parts  # the split of the pictures
+    problems: tuple[str, ...]  # a line for each picture that this process left out
 
 
 def train(
@@ -209,24 +171,14 @@ def train(
     runs this function; only the main process writes.
 
     Args:
-        backbone: the frozen tower.
         pictures: the training set. A class of which no picture can be read is left out, so the head does not know it.
-        out: the head's file.
-        settings: see `TrainSettings`.
         features: folder of the cached features; None for `features` beside `out`.
         input_hw: height and width of the tower's input; None for the tower's own.
         templates: prompt templates that an open head is trained with; as for `Localizer`.
-        pretrained: `--pretrained` of the tower, for the record.
-        feature_batch_size: pictures sent through the tower at once.
-        restart: whether to ignore an existing checkpoint.
         tensorboard: whether to write losses and accuracies for TensorBoard, which must be installed.
         reporter: gets the phases ("features of the frozen tower", "training"), the numbers of pictures to do and done
             in each (in training a picture counts once per epoch), each picture that cannot be read and is left out, and
             a note for each epoch.
-
-    Raises:
-        UsageError: settings or pictures that do not fit, a full disk, or a checkpoint with other settings.
-        ModelError: the loss is NaN.
 
     Example:
         >>> from cliploc.training import TrainSettings, read_folder, train
@@ -494,11 +446,7 @@ class _Training:
         write_output(path, content, "--out")
 
     def resume(self, path: Path, asked: str) -> None:
-        """Loads the checkpoint, if there is one.
-
-        Raises:
-            UsageError: it belongs to another training.
-        """
+        """Loads the checkpoint, if there is one."""
         if not path.exists():
             return
         try:

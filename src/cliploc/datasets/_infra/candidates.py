@@ -58,12 +58,7 @@ class Candidate:
 
 
 class Checker:
-    """Turns candidates into samples and records what is left out or corrected.
-
-    Args:
-        classes: the number of classes.
-        problems: the list of problems to add to.
-    """
+    """Turns candidates into samples and records what is left out or corrected."""
 
     def __init__(self, classes: int, problems: Problems) -> None:
         self._classes, self._problems = classes, problems
@@ -115,9 +110,7 @@ class Checker:
         """The annotated size and the boxes, both for the upright picture; None if the candidate is left out.
 
         Args:
-            one: the candidate.
             stored_wh: width and height of the picture as it is stored.
-            orientation: of its EXIF data, 1–8.
         """
         add = self._problems.add
         size_wh, boxes = stored_wh if one.size_wh is None else one.size_wh, one.boxes
@@ -186,9 +179,6 @@ def safe_id(one: str) -> bool:
 def picture_ids(names: Iterable[str]) -> dict[str, str]:
     """The id of each picture: its path without the extension, or the whole path where others have the same.
 
-    Raises:
-        ValueError: a path without a file's name.
-
     Example:
         >>> picture_ids(["a/1.jpg", "a/2.jpg", "a/2.png"])
         {'a/1.jpg': 'a/1', 'a/2.jpg': 'a/2.jpg', 'a/2.png': 'a/2.png'}
@@ -199,11 +189,7 @@ def picture_ids(names: Iterable[str]) -> dict[str, str]:
 
 
 def picture_header(path: Path) -> tuple[tuple[int, int], int]:
-    """Width and height as stored, and the EXIF orientation (1–8, 1 for none), without decoding the picture.
-
-    Raises:
-        InputError: no such file, or not a picture.
-    """
+    """Width and height as stored, and the EXIF orientation (1–8, 1 for none), without decoding the picture."""
     try:
         with open_picture(path, header_only=True) as opened:
             return opened.image.size, orientation(opened.image)

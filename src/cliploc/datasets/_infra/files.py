@@ -19,11 +19,7 @@ def reading(path: Path, missing: str = "") -> Iterator[None]:
     """Reads a file of a dataset in a `with` block; what is in it is judged by the caller.
 
     Args:
-        path: the file.
         missing: the line for a file that is not there; "" for the usual one.
-
-    Raises:
-        UsageError: it is not there, or the system cannot read it.
     """
     try:
         yield
@@ -34,15 +30,7 @@ def reading(path: Path, missing: str = "") -> Iterator[None]:
 
 
 def json_object(path: Path, missing: str = "") -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Args:
-        path: the file.
-        missing: as in `reading`.
-
-    Raises:
-        UsageError: a file that is missing, or is no such JSON.
-    """
+    """A JSON file that holds an object."""
     try:
         with reading(path, missing):
             read: dict[str, Any] = read_json(path, dict[str, Any])
@@ -52,11 +40,7 @@ def json_object(path: Path, missing: str = "") -> dict[str, Any]:
 
 
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
-    """The rows of a comma-separated file without empty lines; each must have `cells` cells, unless None.
-
-    Raises:
-        UsageError: a file that is missing, is not comma-separated text, or has another number of cells in a line.
-    """
+    """The rows of a comma-separated file without empty lines; each must have `cells` cells, unless None."""
     try:
         with reading(path):
             lines = read_text(path).splitlines(keepends=True)
@@ -70,11 +54,7 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
 
 
 def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, tuple[float, ...]]]:
-    """The rows of a comma-separated file of an id and `count` numbers each.
-
-    Raises:
-        UsageError: as `csv_rows`, or a cell that is not a number.
-    """
+    """The rows of a comma-separated file of an id and `count` numbers each."""
     rows = []
     for i, (one, *cells) in enumerate(csv_rows(path, 1 + count), start=1):
         try:
@@ -88,11 +68,7 @@ def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, t
 
 
 def words(path: Path, count: int) -> list[tuple[str, ...]]:
-    """The rows of a text file with `count` cells separated by spaces; the last cell may contain spaces.
-
-    Raises:
-        UsageError: a file that is missing, is not text, or has fewer cells in a line.
-    """
+    """The rows of a text file with `count` cells separated by spaces; the last cell may contain spaces."""
     try:
         with reading(path):
             lines = lines_of(path)
@@ -115,11 +91,7 @@ def first_folder(root: Path, places: Iterable[str]) -> Path | None:
 
 
 def needed_folder(root: Path, places: Sequence[str], what: str) -> Path:
-    """The first of these paths below the root that is a folder.
-
-    Raises:
-        UsageError: none of them is.
-    """
+    """The first of these paths below the root that is a folder."""
     found = first_folder(root, places)
     if found is None:
         raise UsageError(f"expected a folder of {what} at {root}/{', or '.join(places)}; found none: {HELP}")

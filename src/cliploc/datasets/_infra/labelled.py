@@ -44,24 +44,16 @@ class Truth(Protocol):
         ...
 
     def read(self) -> LabelMap:
-        """`[H, W]` labels; 255 for pixels that do not count.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """`[H, W]` labels; 255 for pixels that do not count."""
         ...
 
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label map in a picture file with one number per pixel.
+    """A label map in a picture file with one number per pixel."""
 
-    Attributes:
-        path: the file.
-        reduce_zero_label: whether label 0 does not count and the others are one less, as mmsegmentation calls it.
-    """
-
-    path: Path
+    path: Path  # the file
+    # whether label 0 does not count and the others are one less, as mmsegmentation calls it
     reduce_zero_label: bool = False
 
     @property
@@ -82,14 +74,10 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class Outlines:
-    """Polygons of things, as COCO annotates them; what no outline covers is label 0.
+    """Polygons of things, as COCO annotates them; what no outline covers is label 0."""
 
-    Attributes:
-        size_wh: width and height of the picture.
-        things: label and outlines of each thing; later ones are drawn over earlier ones.
-    """
-
-    size_wh: tuple[int, int]
+    size_wh: tuple[int, int]  # width and height of the picture
+    # label and outlines of each thing; later ones are drawn over earlier ones
     things: tuple[tuple[int, tuple[Outline, ...]], ...]
 
     @property
@@ -114,23 +102,15 @@ class Outlines:
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """A picture with a true label map.
+    """A picture with a true label map."""
 
-    Attributes:
-        id: unique in its dataset; may hold sub-folders.
-        path: the picture, or the file that it is in.
-        size_wh: width and height in pixels, of the picture and of its label map.
-        truth: its label map.
-        name: what is asked for if each picture has one name of its own (ImageNet-Segmentation); None: all classes.
-        decode: reads the picture, if `path` is not a picture file.
-    """
-
-    id: str
-    path: Path
-    size_wh: tuple[int, int]
-    truth: Truth
+    id: str  # unique in its dataset; may hold sub-folders
+    path: Path  # the picture, or the file that it is in
+    size_wh: tuple[int, int]  # width and height in pixels, of the picture and of its label map
+    truth: Truth  # its label map
+    # what is asked for if each picture has one name of its own (ImageNet-Segmentation); None: all classes
     name: str | None = None
-    decode: Callable[[], Image.Image] | None = None
+    decode: Callable[[], Image.Image] | None = None  # reads the picture, if `path` is not a picture file
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -138,11 +118,7 @@ class LabelledPicture:
         return () if self.decode is not None else (self.path, *self.truth.files)
 
     def picture(self) -> Image.Image:
-        """The picture, RGB.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """The picture, RGB."""
         return load(self.path).image if self.decode is None else self.decode()
 
 
@@ -170,11 +146,7 @@ class LabelledDataset:
 
 # ----------------------------------------------------------------------------------------------------------- label maps
 def read_labels(path: Path) -> LabelMap:
-    """A picture file as labels `[H, W]`; a palette's colours are not used.
-
-    Raises:
-        InputError: it cannot be read, or has more than one number per pixel.
-    """
+    """A picture file as labels `[H, W]`; a palette's colours are not used."""
     with open_picture(path) as opened:
         if opened.image.mode not in GREY:
             raise InputError(
@@ -226,13 +198,9 @@ Read: TypeAlias = Callable[[Path, str, Problems], Labelled]
 
 @dataclass(frozen=True)
 class LabelledReader(DatasetFacts):
-    """The reader of a segmentation set; further attributes as in `DatasetFacts`.
+    """The reader of a segmentation set; further attributes as in `DatasetFacts`."""
 
-    Attributes:
-        read: function of root, split and the list of problems, which returns classes and pictures.
-    """
-
-    read: Read
+    read: Read  # function of root, split and the list of problems, which returns classes and pictures
 
 
 labelled_readers: Registry[LabelledReader] = Registry("segmentation dataset", "cliploc.datasets.segmentation")
@@ -265,18 +233,12 @@ def open_labelled(
     """Reads a segmentation set and checks that its pictures and label maps are there.
 
     Args:
-        name: such as "voc21" or "ade20k".
-        root: the set's folder, in the reader's layout.
         split: the name of a split; None for the reader's first.
         limit: read only this number of pictures, from the first on.
         sample: read only this number of pictures, drawn at random, in their usual order.
-        seed: seed of that draw.
 
     Returns:
         The pictures that can be used, and a problem for everything that was left out.
-
-    Raises:
-        UsageError: an unknown name, options that exclude each other, files that cannot be read, or no picture.
     """
     entry = labelled_readers.get(name)
     part = entry.split(split)
@@ -358,11 +320,6 @@ def voc_pictures(
 
     Args:
         root: holds VOCdevkit or VOC and the year, or is the latter.
-        year: the challenge's.
-        maps: the folder of the label maps.
-        lists: the folder in ImageSets with the lists of ids.
-        split: the list.
-        reduce_zero_label: as for `LabelFile`.
     """
     images = needed_folder(root, [f"{at}JPEGImages" for at in (f"VOCdevkit/VOC{year}/", f"VOC{year}/", "")], "pictures")
     base = images.parent
@@ -373,11 +330,7 @@ def voc_pictures(
 
 
 def listed(path: Path) -> list[str]:
-    """The ids in a list file, one per line.
-
-    Raises:
-        UsageError: a file that is missing or is not text.
-    """
+    """The ids in a list file, one per line."""
     try:
         with reading(path):
             return [line.split()[0] for line in lines_of(path) if line.strip()]

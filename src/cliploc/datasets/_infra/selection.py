@@ -13,11 +13,7 @@ from cliploc.values import ClassName, Sample
 
 
 def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
-    """Labels of the classes with these names, synonyms or WordNet ids; case does not matter.
-
-    Raises:
-        UsageError: a text that fits no class, or several.
-    """
+    """Labels of the classes with these names, synonyms or WordNet ids; case does not matter."""
     found = set()
     for text in asked:
         wanted = " ".join(text.split()).casefold()
@@ -35,11 +31,7 @@ def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
 
 
 def refuse_counts(limit: int | None, sample: int | None) -> None:
-    """Refuses invalid numbers of samples, before anything is read.
-
-    Raises:
-        UsageError: both are given, or one is below 1.
-    """
+    """Refuses invalid numbers of samples, before anything is read."""
     if limit is not None and sample is not None:
         raise UsageError("expected a limit or a sample, got both: leave one out")
     for option, value in (("limit", limit), ("sample", sample)):

@@ -29,11 +29,7 @@ class Annotation:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Reads one annotation file.
-
-    Raises:
-        InputError: no such file, or not XML of this format.
-    """
+    """Reads one annotation file."""
     try:
         root = read_xml(path, MOST_TEXT)
         size = root.find("size")

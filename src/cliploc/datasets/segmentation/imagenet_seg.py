@@ -30,22 +30,13 @@ MOST_LETTERS = 100  # of a WordNet id
 
 @dataclass(frozen=True)
 class MatPicture:
-    """A picture in the file; calling it reads it.
+    """A picture in the file; calling it reads it."""
 
-    Attributes:
-        file: the file.
-        index: the picture's place in it.
-    """
-
-    file: Path
-    index: int
+    file: Path  # the file
+    index: int  # the picture's place in it
 
     def __call__(self) -> Image.Image:
-        """The picture, RGB.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """The picture, RGB."""
         with _opened(self.file) as mat:
             pixels = _array(mat, mat["value/img"][self.index, 0], 3, 3 * MAX_PIXELS)
             return Image.fromarray(pixels.transpose(2, 1, 0).astype(np.uint8))  # MATLAB stores [3, W, H]

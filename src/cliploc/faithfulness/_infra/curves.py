@@ -27,9 +27,7 @@ class ScoreArea(FaithfulnessMetric):
         """The scores from the first picture to the last.
 
         Args:
-            judged: the map.
             inner: how many pixels differ from the first picture after each step but the last.
-            fill: what replaces removed pixels.
         """
 
     def measure(self, judged: Judged) -> Measured:

@@ -51,14 +51,9 @@ def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> F
         kind: "zero" (of normalised values, as RISE), "black" (of unnormalised ones, as Chefer), "blur", "mean" (the
             picture's mean colour), "noise" (uniform, in each channel of each pixel), or "inpaint" (Telea 2004).
         images: `[1, 3, H, W]` normalised.
-        normalize: RGB in 0–1 → normalised.
-        seed: of the noise.
 
     Returns:
         A function of the removed pixels, `[n, 1, H, W]` bool → pixels `[1 or n, 3, H, W]`, normalised.
-
-    Raises:
-        UsageError: an unknown kind.
     """
     if kind == "inpaint":
         return lambda removed: _inpainted(images, removed, normalize)
@@ -105,14 +100,9 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_
     Args:
         images: `[1, 3, H, W]` normalised.
         removed: `[H, W]` bool.
-        seed: of the noise.
-        noise: its standard deviation.
 
     Returns:
         `[1, 3, H, W]`.
-
-    Raises:
-        UsageError: scipy is not installed.
     """
     try:
         from scipy.sparse import csc_matrix

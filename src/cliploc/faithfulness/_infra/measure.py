@@ -36,46 +36,28 @@ SEED = 0  # of the random tower
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture as the tower sees it, and the name that is asked about.
+    """A picture as the tower sees it, and the name that is asked about."""
 
-    Attributes:
-        id: which picture; it seeds the random draws.
-        picture: the whole picture.
-        images: `[1, 3, H, W]` normalised.
-        target: index of the name among the known names.
-        second: index of the other name that fits best; equal to `target` where there is only one name.
-        label: index of the true name; −1 where the model does not know that name, None where it is not given.
-        probability: softmax over all names, of the name.
-        cosine: of picture and name.
-        shared: results that do not depend on the map, kept for all maps of the picture.
-    """
-
-    id: str
-    picture: Image.Image
-    images: Tensor
-    target: int
-    second: int
-    label: int | None
-    probability: float
-    cosine: float
+    id: str  # which picture; it seeds the random draws
+    picture: Image.Image  # the whole picture
+    images: Tensor  # [1, 3, H, W] normalised
+    target: int  # index of the name among the known names
+    second: int  # index of the other name that fits best; equal to `target` where there is only one name
+    label: int | None  # index of the true name; −1 where the model does not know that name, None where it is not given
+    probability: float  # softmax over all names, of the name
+    cosine: float  # of picture and name
+    # results that do not depend on the map, kept for all maps of the picture
     shared: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Region:
-    """The scores of the region that a map marks.
+    """The scores of the region that a map marks."""
 
-    Attributes:
-        level: the heat above which a pixel is marked.
-        share: share of the picture that is marked.
-        only: probability and cosine of the name with the rest of the picture removed.
-        without: the same with the region removed.
-    """
-
-    level: float
-    share: float
-    only: tuple[float, float]
-    without: tuple[float, float]
+    level: float  # the heat above which a pixel is marked
+    share: float  # share of the picture that is marked
+    only: tuple[float, float]  # probability and cosine of the name with the rest of the picture removed
+    without: tuple[float, float]  # the same with the region removed
 
 
 class Faithfulness:
@@ -85,15 +67,10 @@ class Faithfulness:
         localizer: model, views and refinements of the maps. It must squash pictures onto the input, so that maps and
             removed pixels are of the whole picture.
         names: the names that the softmax is over; those that the model does not know are left out.
-        metrics: what is measured; see `chosen_metrics`.
         methods: name → options; empty where only maps of other tools are measured.
-        options: of the protocols.
 
     Attributes:
         known: the names that the model knows.
-
-    Raises:
-        UsageError: no name that the model knows, or a localizer that does not squash pictures.
 
     Example:
         >>> from cliploc.faithfulness import Faithfulness, chosen_metrics
@@ -145,13 +122,8 @@ class Faithfulness:
         """Reads a picture and chooses the name that is asked about.
 
         Args:
-            sample: its id.
-            picture: a path, PIL image or array.
             name: the true one, as in `names`; None where it is not known.
             asked: the name that is asked about; None: as the options say.
-
-        Raises:
-            InputError: it cannot be read, or the model does not know the name that is asked about.
         """
         preparation = self.localizer.flow.preparation
         prepared = preparation.prepare(
@@ -186,10 +158,7 @@ class Faithfulness:
         """The map `[H, W]` of each method over the tower's input, for the name that is asked about.
 
         Args:
-            seen: the picture.
             methods: some of the methods; None: all.
-            name: index of another name, whose map is made instead.
-            reporter: told of masked pictures and halved batches.
         """
         entry = self.known[seen.target if name is None else name]
         return self._maps(self.localizer, seen.picture, entry, seen.images, methods, reporter)
@@ -218,9 +187,6 @@ class Faithfulness:
             seen: the picture; results that all maps share are kept in it.
             methods: some of the methods; None: all.
             reporter: told of masked and perturbed pictures, and of halved batches.
-
-        Raises:
-            ModelError: the tower or a method gave a value that is not a number.
         """
         maps = self.maps(seen, methods, reporter=reporter)
         return {
@@ -239,10 +205,8 @@ class Faithfulness:
         """The numbers and curves of one map, which any tool may have made.
 
         Args:
-            seen: the picture.
             heat: `[h, w]` floats over the whole picture, resized to the tower's input where it has another size.
             others: further maps by the same method; None for a map of another tool.
-            reporter: as for `measure`.
         """
         size = (seen.images.shape[-2], seen.images.shape[-1])
         warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
@@ -275,7 +239,6 @@ class Faithfulness:
         Removed pixels are 0 of the normalised picture, or what `options.baseline` says.
 
         Args:
-            seen: the picture.
             heat: `[H, W]` over the tower's input, as of `maps`.
             threshold: as for boxes: places hotter than this share of the map's maximum are marked; or "auto".
         """
@@ -297,8 +260,6 @@ class Faithfulness:
 
         Args:
             seen: the picture; maps that all methods make in one forward pass are kept in it.
-            method: the method.
-            reporter: told of masked pictures and halved batches.
             beside: the methods whose maps share the forward pass, this one among them; None: all.
         """
         entry = self.known[seen.target]
@@ -354,13 +315,8 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
     """A copy of a model in which the values of each of the last weight tensors are shuffled.
 
     Args:
-        backbone: the model; it is not changed.
         share: of the image tower's weight tensors with more than one value, from the output down: in the reverse of the
             order in which a forward pass uses them first.
-        seed: of the shuffling.
-
-    Raises:
-        UsageError: the model is not a torch module.
     """
     if not isinstance(backbone, nn.Module):
         raise UsageError(f"expected a model that is a torch module, got {backbone.name}: leave randomisation out")

@@ -20,17 +20,11 @@ def _silent(*_: int) -> None:
 
 @dataclass(frozen=True)
 class Scores:
-    """The model's scores of n pictures.
+    """The model's scores of n pictures."""
 
-    Attributes:
-        probability: `[n]` softmax over all names, of the name in question.
-        cosine: `[n]` with the name in question.
-        first: `[n]` index of the name that fits best.
-    """
-
-    probability: Tensor
-    cosine: Tensor
-    first: Tensor
+    probability: Tensor  # [n] softmax over all names, of the name in question
+    cosine: Tensor  # [n] with the name in question
+    first: Tensor  # [n] index of the name that fits best
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
@@ -48,8 +42,6 @@ class Scorer:
     Args:
         encode: pictures `[n, 3, H, W]` normalised → `[n, D]` unit norm: the tower, in the precision of masked pictures.
         names: `[K, D]` unit norm.
-        logit_scale: factor of the cosines before the softmax.
-        batch_size: pictures that go through the tower at once.
         told: called with the number of pictures just done, and of those left of the same series.
         halved: called with the size of a batch that was too large for the memory.
     """
@@ -67,16 +59,7 @@ class Scorer:
         self._batch_size, self._told, self._halved = batch_size, told, halved
 
     def __call__(self, count: int, make: Make, target: int) -> Scores:
-        """Scores `count` pictures, made a batch at a time.
-
-        Args:
-            count: how many.
-            make: makes them.
-            target: index of the name.
-
-        Raises:
-            ModelError: the tower gave a value that is not a number.
-        """
+        """Scores `count` pictures, made a batch at a time."""
         parts: list[Scores] = []
         with torch.no_grad():
             for start in range(0, count, self._batch_size):

@@ -34,8 +34,6 @@ def regions(
     Args:
         levels: `[H, W]`.
         heat: `[H, W]`, the values that the levels were rounded from; a higher level never has a lower value.
-        connectivity: 4 or 8 neighbours.
-        corners: whether to compute `Regions.corners`; only for 8 neighbours.
         without_first: whether to leave out the region that the first pixel is in.
 
     Returns:

@@ -18,17 +18,11 @@ MAX_CACHED_COUNTS = 10**8  # draws of at most this many counts are cached for al
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Settings of the confidence intervals.
+    """Settings of the confidence intervals."""
 
-    Attributes:
-        confidence: the share of replicates between an interval's ends.
-        replicates: how many times the images are drawn, with replacement; 0 for no intervals.
-        seed: seed of the draws.
-    """
-
-    confidence: float = 0.95
-    replicates: int = 1000
-    seed: int = 0
+    confidence: float = 0.95  # the share of replicates between an interval's ends
+    replicates: int = 1000  # how many times the images are drawn, with replacement; 0 for no intervals
+    seed: int = 0  # seed of the draws
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1 or self.replicates < 0:

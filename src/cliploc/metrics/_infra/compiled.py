@@ -27,7 +27,6 @@ def regions(framed: npt.NDArray[np.uint8], *, corners: bool) -> tuple[Regions, R
 
     Args:
         framed: `[H, W]`, a map within a frame of zeros, one pixel wide.
-        corners: whether to compute `Regions.corners` of the hot regions.
 
     Returns:
         The hot regions, of 8 neighbours; and the holes: the regions of the map 255 − levels, of 4 neighbours, except

@@ -22,16 +22,11 @@ class ContourBoxes:
     """The boxes of one map at every cut c = 0 … its maximum; pixels above c are hot.
 
     Boxes are bounding rectangles x, y, x + w, y + h in map pixels; 0, 0, 0, 0 where a cut leaves nothing hot.
-
-    Attributes:
-        largest: `[k, 4]`, for each cut the box of the contour that encloses the largest area.
-        every: `[n, 4]`, the boxes of all contours, outer and inner, cut by cut.
-        cut: `[n]`, the cut of each of these boxes, ascending; every cut has at least one.
     """
 
-    largest: IntArray
-    every: IntArray
-    cut: IntArray
+    largest: IntArray  # [k, 4], for each cut the box of the contour that encloses the largest area
+    every: IntArray  # [n, 4], the boxes of all contours, outer and inner, cut by cut
+    cut: IntArray  # [n], the cut of each of these boxes, ascending; every cut has at least one
 
 
 def contour_boxes(

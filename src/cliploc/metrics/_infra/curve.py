@@ -26,16 +26,11 @@ class BoxCurve:
     """The best IoU of one map's boxes with its image's true boxes, at each of the map's levels.
 
     A map of 256 levels has at most 256 different thresholds, so the IoU at any τ is looked up: see `index`.
-
-    Attributes:
-        image_id: which image.
-        largest: `[k]`, the IoU of the largest contour's box; k − 1 is the map's highest level.
-        best: `[k]`, the IoU of the best of all contours' boxes.
     """
 
-    image_id: str
-    largest: Floats
-    best: Floats
+    image_id: str  # which image
+    largest: Floats  # [k], the IoU of the largest contour's box; k − 1 is the map's highest level
+    best: Floats  # [k], the IoU of the best of all contours' boxes
 
     def __post_init__(self) -> None:
         if self.largest.shape != self.best.shape or not 1 <= len(self.best) <= 256:
@@ -47,11 +42,7 @@ class BoxCurve:
 
 
 def level(tau: float, highest: int) -> int:
-    """The level of a threshold τ on a map with this highest level: ⌊τ · highest⌋.
-
-    Raises:
-        UsageError: τ outside 0–1.
-    """
+    """The level of a threshold τ on a map with this highest level: ⌊τ · highest⌋."""
     if not 0 <= tau <= 1:
         raise UsageError(f"expected a threshold from 0 to 1, got {tau}: it is a share of the map's maximum")
     return int(tau * highest)
@@ -68,11 +59,8 @@ def box_curve(
         true_xyxy: `[m, 4]` in map pixels: see `boxes_on_map`.
         convention: "wsoleval" gives exactly the numbers of Choe et al. 2020, "Evaluating Weakly Supervised Object
             Localization Methods Right": maps of 224×224, right and bottom edges at most 223, corners counted as pixels
-            (+1) in the IoU. "exact" takes maps of any size and exclusive edges. Both round maps to 256 levels
-            (⌊255 · s⌋), and pixels strictly above ⌊τ · highest level⌋ are hot.
-
-    Raises:
-        InputError: a map or boxes that cannot be used.
+            (+1) in the IoU. "exact" takes maps of any size and exclusive edges. Both round maps to 256 levels (⌊255 ·
+            s⌋), and pixels strictly above ⌊τ · highest level⌋ are hot.
 
     Example:
         >>> heat = np.zeros((224, 224))
@@ -97,12 +85,7 @@ def box_curve(
 
 
 def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention: Convention = "wsoleval") -> None:
-    """Refuses an array that cannot be a score map, by its shape and type, before its numbers are read.
-
-    Raises:
-        InputError: it is not 2-D (224×224 for "wsoleval", at most `MAX_PIXELS` for "exact"), or not of floats.
-        UsageError: an unknown convention.
-    """
+    """Refuses an array that cannot be a score map, by its shape and type, before its numbers are read."""
     if convention not in CONVENTIONS:
         raise UsageError(f"expected convention to be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     size = "×".join(map(str, shape)) or "a single number"
@@ -117,12 +100,7 @@ def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention
 
 
 def checked_map(score_map: npt.ArrayLike, convention: Convention = "wsoleval") -> npt.NDArray[np.floating]:
-    """The score map as an array, checked so that it can be evaluated.
-
-    Raises:
-        InputError: `check_header` refuses it, or it is not finite or not within 0–1.
-        UsageError: an unknown convention.
-    """
+    """The score map as an array, checked so that it can be evaluated."""
     heat = np.asarray(score_map)
     check_header(heat.shape, heat.dtype, convention)
     if not np.isfinite(heat).all():

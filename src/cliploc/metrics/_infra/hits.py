@@ -20,11 +20,7 @@ class Hits:
     """For each image, at which of its map's levels the box is right: 32 bytes for an image, enough for any τ.
 
     Args:
-        iou: the IoU from which a box is right.
         contours: the box of the "largest" contour, or the best of "every" contour's.
-
-    Raises:
-        UsageError: an IoU outside 0–1.
     """
 
     def __init__(self, iou: float, contours: Literal["largest", "every"]) -> None:

@@ -27,19 +27,12 @@ from cliploc.metrics._infra.metric import (
 
 @dataclass(frozen=True)
 class MeanResult:
-    """The mean over images.
+    """The mean over images."""
 
-    Attributes:
-        n: number of images.
-        mean: from 0 to 1.
-        interval: its confidence interval.
-        per_class: label → mean.
-    """
-
-    n: int
-    mean: float
-    interval: Interval
-    per_class: Mapping[int, float]
+    n: int  # number of images
+    mean: float  # from 0 to 1
+    interval: Interval  # its confidence interval
+    per_class: Mapping[int, float]  # label → mean
 
 
 class MeanMetric(Metric):

@@ -16,17 +16,12 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class Regions:
-    """The connected regions of the pixels of at least level t, for all t ≥ 1.
+    """The connected regions of the pixels of at least level t, for all t ≥ 1."""
 
-    Attributes:
-        level: `[n]`, t of each region, the highest first.
-        sides: `[n, 4]`, −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive.
-        corners: `[n]`, twice the area of the polygon through the centres of its outermost pixels, without holes: the
-            area that OpenCV gives a contour. Counted from 2×2 squares of pixels.
-    """
-
-    level: IntArray
-    sides: IntArray
+    level: IntArray  # [n], t of each region, the highest first
+    sides: IntArray  # [n, 4], −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive
+    # [n], twice the area of the polygon through the centres of its outermost pixels, without holes: the area that
+    # OpenCV gives a contour. Counted from 2×2 squares of pixels.
     corners: IntArray
 
 

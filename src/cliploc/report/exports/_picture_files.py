@@ -25,14 +25,8 @@ def write_picture(picture: AnnotatedPicture, file: Path, copies: bool) -> None:
     """Puts a picture into an export, under a name with the suffix of `file_suffix`.
 
     Args:
-        picture: the picture.
-        file: its place.
-        copies: whether it is copied; otherwise it is linked, or copied where links are not possible. A picture in
-            a format that few readers know is always converted.
-
-    Raises:
-        OSError: it cannot be copied.
-        InputError: it has to be converted and cannot be read.
+        copies: whether it is copied; otherwise it is linked, or copied where links are not possible. A picture in a
+            format that few readers know is always converted.
     """
     if picture.path.suffix.lower() not in READ_BY_ALL:
         load(picture.path, str(picture.path)).image.save(file)

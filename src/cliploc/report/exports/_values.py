@@ -24,35 +24,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnnotatedPicture:
-    """One picture with its boxes.
+    """One picture with its boxes."""
 
-    Attributes:
-        number: its number in the export, from 1.
-        name: its path below the annotated folder, with slashes.
-        path: the file.
-        size_wh: width and height of the upright picture.
-        xyxy: `[n, 4]` float32, upright original pixels, exclusive right and bottom edge.
-        score: `[n]` in 0–1: the estimated chance that a box fits, if its name is in the picture.
-        label: `[n]` indices into the names.
-        box_ids: `[n]` the number of each box among all boxes found in the picture; dropping boxes does not change it.
-        groups: `[n]` whether a box seems to contain several things.
-        margin: distance of the nearest name's certainty from its threshold: how certain the picture is.
-        certainty: `[n]` in 0–1, how certain it is that a box's name is in the picture; None if that is not known.
-        masks: the mask of each box, as COCO's compressed run lengths; empty where the run has none.
-    """
-
-    number: int
-    name: str
-    path: Path
-    size_wh: tuple[int, int]
-    xyxy: FloatArray
-    score: FloatArray
-    label: npt.NDArray[np.int64]
+    number: int  # its number in the export, from 1
+    name: str  # its path below the annotated folder, with slashes
+    path: Path  # the file
+    size_wh: tuple[int, int]  # width and height of the upright picture
+    xyxy: FloatArray  # [n, 4] float32, upright original pixels, exclusive right and bottom edge
+    score: FloatArray  # [n] in 0–1: the estimated chance that a box fits, if its name is in the picture
+    label: npt.NDArray[np.int64]  # [n] indices into the names
+    # [n] the number of each box among all boxes found in the picture; dropping boxes does not change it
     box_ids: tuple[int, ...]
-    groups: tuple[bool, ...]
-    margin: float
+    groups: tuple[bool, ...]  # [n] whether a box seems to contain several things
+    margin: float  # distance of the nearest name's certainty from its threshold: how certain the picture is
+    # [n] in 0–1, how certain it is that a box's name is in the picture; None if that is not known
     certainty: FloatArray | None = None
-    masks: tuple[Rle, ...] = ()
+    masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
 
     def detections(self) -> Detections:
         """The boxes as `supervision`'s `Detections`, for its writers."""
@@ -67,23 +54,14 @@ class AnnotatedPicture:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What an export writes besides the boxes.
+    """What an export writes besides the boxes."""
 
-    Attributes:
-        names: names of the labels.
-        model: the model and method that made the boxes.
-        image_url: prefix of a picture's path, for a tool that loads pictures by address (Label Studio).
-        masks: whether masks are written; then every box of the pictures has one.
-        polygons: whether masks are polygons where the format has run lengths too.
-        copies: whether a format that comes with the pictures has copies of them; otherwise it links to them.
-    """
-
-    names: tuple[str, ...]
-    model: str
-    image_url: str
-    masks: bool = False
-    polygons: bool = False
-    copies: bool = False
+    names: tuple[str, ...]  # names of the labels
+    model: str  # the model and method that made the boxes
+    image_url: str  # prefix of a picture's path, for a tool that loads pictures by address (Label Studio)
+    masks: bool = False  # whether masks are written; then every box of the pictures has one
+    polygons: bool = False  # whether masks are polygons where the format has run lengths too
+    copies: bool = False  # whether a format that comes with the pictures has copies of them; otherwise it links to them
 
 
 class FileNames:
@@ -91,9 +69,6 @@ class FileNames:
 
     Most readers look neither into sub-folders nor at the extension: a picture's file is known by its stem. So the
     folders become part of the name: `cats/a.jpg` gives `cats__a`, and `cats/a.png` then `cats__a-2`.
-
-    Args:
-        folder: where the export is written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -101,11 +76,7 @@ class FileNames:
         self._files: set[str] = set()
 
     def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
-        """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made.
-
-        Raises:
-            UsageError: a file would lie outside of the export's folder.
-        """
+        """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made."""
         stem = flat_stem(picture.name)
         number = 1
         while True:

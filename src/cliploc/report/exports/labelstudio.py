@@ -87,13 +87,7 @@ def region(
     """One shape of a prediction, as Label Studio has it.
 
     Args:
-        id_in_task: its id, unique in the task.
-        kind: what draws it, in small letters.
         ends: the names of the tag that has the labels, and of the picture's.
-        size_wh: width and height of the upright picture.
-        shape: of `rectangle_shape`, `brush_shape` or `polygon_shape`.
-        label: its label.
-        score: of the shape, 0–1.
     """
     width, height = size_wh
     return {

@@ -19,11 +19,7 @@ QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one
 
 
 def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
-    """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are.
-
-    Raises:
-        UsageError: `blocks` is neither a number from 1 to `MOST_BLOCKS` nor "all".
-    """
+    """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are."""
     if blocks == "all":
         return "all"
     if not is_whole(blocks, 1):
@@ -73,9 +69,6 @@ def class_attention(ctx: Context, block: int) -> Tensor:
 
     That is the class token's row of A^l. An attention pool's query is not part of the blocks: its row is the same for
     every l.
-
-    Raises:
-        UsageError: the tower has average pooling, so no single query makes the embedding.
     """
     trace, tower = ctx.trace, ctx.transformer
     if tower.pooling not in QUERIED:
@@ -92,9 +85,6 @@ def summed_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     """TS-CAM's attention A* = Σ_l mean_H A^l[class token → patches], `[B, h, w]`, with or without a trained head.
 
     On a tower with an attention pool it is the pool's attention alone, as its query attends once.
-
-    Raises:
-        UsageError: the tower has average pooling.
     """
     chosen = looking_blocks(ctx, blocks)
     return patches_of(ctx, torch.stack([class_attention(ctx, block) for block in chosen]).sum(dim=0))

@@ -27,17 +27,11 @@ SAMPLED = 512  # masks of largest weight whose scores are drawn; the others hard
 
 @dataclass(frozen=True)
 class Masks:
-    """The different masks of one picture.
+    """The different masks of one picture."""
 
-    Attributes:
-        unit: `[u, N]` the masks, min–max normalised.
-        sums: `[u, N]` for each mask the sum of the maps A_k that make it.
-        counts: `[u]` for each mask the number of these maps.
-    """
-
-    unit: Tensor
-    sums: Tensor
-    counts: Tensor
+    unit: Tensor  # [u, N] the masks, min–max normalised
+    sums: Tensor  # [u, N] for each mask the sum of the maps A_k that make it
+    counts: Tensor  # [u] for each mask the number of these maps
 
     def map_of(self, scores: Tensor, temperature: float, floor: float = -math.inf) -> Tensor:
         """Score-CAM's map `[…, N]` from scores `[…, u]`; with a floor VL-Score's: lower scores get no weight."""
@@ -49,17 +43,11 @@ class Masks:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The scores estimated for one prompt, and how good they are.
+    """The scores estimated for one prompt, and how good they are."""
 
-    Attributes:
-        scores: `[u]` for each mask; exact where the mask was tried.
-        tried: number of masks that were tried.
-        correlation: expected correlation between the map of these scores and the exact map.
-    """
-
-    scores: Tensor
-    tried: int
-    correlation: float
+    scores: Tensor  # [u] for each mask; exact where the mask was tried
+    tried: int  # number of masks that were tried
+    correlation: float  # expected correlation between the map of these scores and the exact map
 
 
 def spread(masks: Tensor, count: int) -> Tensor:
@@ -95,9 +83,6 @@ def estimate(
     """Estimates all scores: yields indices of masks to try, is sent their scores, and returns the `Estimate`.
 
     Args:
-        masks: of the picture.
-        first: indices that every prompt tries, from `spread`.
-        budget: how many masks may be tried.
         temperature: temperature of the softmax over scores that gives each mask its weight.
         enough: the expected correlation with the exact map at which it stops before the budget is spent.
         floor: scores that are not above it have no weight (VL-Score).
@@ -153,25 +138,16 @@ def _expected_correlation(
 
 @dataclass(frozen=True)
 class _Posterior:
-    """The posterior of the scores of all u masks after n were tried.
+    """The posterior of the scores of all u masks after n were tried."""
 
-    Attributes:
-        mean: `[u]` posterior mean.
-        deviation: `[u]` posterior standard deviation.
-        unit: `[u, N]` masks.
-        length: length scale of the kernel.
-        explained: `[n, u]`; the product of two columns is that part of two masks' covariance which the tried ones fix.
-        variance: variance of the process.
-        noise: noise variance of each mask, as a share of `variance`.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-    unit: Tensor
-    length: float
+    mean: Tensor  # [u] posterior mean
+    deviation: Tensor  # [u] posterior standard deviation
+    unit: Tensor  # [u, N] masks
+    length: float  # length scale of the kernel
+    # [n, u]; the product of two columns is that part of two masks' covariance which the tried ones fix
     explained: Tensor
-    variance: float
-    noise: float
+    variance: float  # variance of the process
+    noise: float  # noise variance of each mask, as a share of `variance`
 
     def draw(self, which: Tensor, count: int) -> Tensor:
         """Draws scores of m masks from the posterior: `[count, m]`."""

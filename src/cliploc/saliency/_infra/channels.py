@@ -24,17 +24,11 @@ PROJECTIONS: tuple[Choice, ...] = ("queries", "keys", "values")  # in the order 
 
 @dataclass(frozen=True)
 class Channels:
-    """Feature maps A_k of a picture.
+    """Feature maps A_k of a picture."""
 
-    Attributes:
-        key: cache key of these channels.
-        maps: `[B, C, h, w]`.
-        axes: `[B, C, F]` when the C maps are principal components of F feature maps; else None.
-    """
-
-    key: Hashable
-    maps: Tensor
-    axes: Tensor | None = None
+    key: Hashable  # cache key of these channels
+    maps: Tensor  # [B, C, h, w]
+    axes: Tensor | None = None  # [B, C, F] when the C maps are principal components of F feature maps; else None
 
 
 def channel_needs(
@@ -43,11 +37,7 @@ def channel_needs(
     components: int | None = None,
     **_: Any,
 ) -> Needs:
-    """What the trace must hold for a choice of channels; a method's other options make no difference.
-
-    Raises:
-        UsageError: an unknown choice, a block that is not counted from the end, or fewer than one component.
-    """
+    """What the trace must hold for a choice of channels; a method's other options make no difference."""
     if channels not in get_args(Choice):
         raise UsageError(f"expected channels to be one of {', '.join(get_args(Choice))}, got {channels!r}")
     if block >= 0:
@@ -71,11 +61,9 @@ def channel_maps(
     """The maps of a choice of channels, computed once per context.
 
     Args:
-        ctx: with what `channel_needs` says in its trace.
         channels: "features": a CNN stage's channels, or the patch tokens that enter a ViT's block. ViT only: "tokens"
             that leave the block (d maps), the class token's attention per "heads" (that of the attention pool where the
             tower has one and no class token), or the patches' "keys", "queries", "values" (d maps).
-        block: which stage or block, −1 for the last.
         components: how many principal components (over the picture's places) to use instead of the maps; all when there
             are fewer, and those above the rank are zero. The sign of a component is arbitrary: it is chosen so that the
             value of largest size is positive, because a mask must show something.
@@ -124,12 +112,7 @@ def _principal(maps: Tensor, components: int) -> tuple[Tensor, Tensor]:
 
 
 def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor | None) -> Tensor:
-    """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32.
-
-    Raises:
-        UsageError: the score depends on none of these channels (such as the patches' queries in the last block of a
-            tower that reads its class token), or they are tokens that leave the last block.
-    """
+    """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32."""
     n = ctx.trace.grid[0] * ctx.trace.grid[1]
 
     def mean_of_patches(_: Tensor, gradients: Tensor) -> Tensor:

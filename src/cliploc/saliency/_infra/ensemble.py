@@ -26,7 +26,6 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     """Finds a method by its name, or makes an ensemble of several, joined by "+".
 
     Args:
-        spec: such as "gem" or "gem+legrad".
         rule: how an ensemble makes maps comparable before it takes their mean: "minmax" scales each to 0–1; "rank"
             replaces each value by its rank in the map, scaled to 0–1, so that only the order counts.
 
@@ -34,10 +33,6 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
         The method. An ensemble needs what its members need together, runs on the towers that all of them run on, and
         has the mean of their thresholds. Negative values of members with `relu` are set to 0 before their maps are
         scaled. Its options are named `method.option`.
-
-    Raises:
-        UnknownNameError: a method is not known.
-        UsageError: a method is named twice, the names are joined by commas, or the rule is unknown.
 
     Example:
         >>> find("cam+layer_cam").title
@@ -86,11 +81,7 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
 
 
 def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor:
-    """The raw maps of a batch, `[B, P, h, w]` float32, as the method's function returns them.
-
-    Raises:
-        ModelError: the function does not return a tensor of that shape.
-    """
+    """The raw maps of a batch, `[B, P, h, w]` float32, as the method's function returns them."""
     maps = method.function(ctx, **options)
     wanted = tuple(ctx.text.shape[:2])
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != wanted:
@@ -106,9 +97,6 @@ def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any
     """The options as the method's function takes them: a bare name goes to every member that has such an option.
 
     Texts are converted to the types that the function declares, so that the command line needs to know no method.
-
-    Raises:
-        UsageError: an unknown option, a text that cannot be converted, or a value of another type.
 
     Example:
         >>> resolve_options(find("cam+layer_cam"), {"stages": "-1,-2"})

@@ -40,10 +40,8 @@ def unfit_reason(
 
     Args:
         method: a method, or an ensemble, which runs where all its members do.
-        tower: the model.
         options: of the method; some need more of a tower than the method alone.
         trained: names of methods that have a head trained on this tower; they then run on any kind of tower.
-        guided: whether there is a guide.
 
     Example:
         >>> from cliploc.backbones import models

@@ -19,11 +19,7 @@ HALF_PRECISION_SCALE = 2.0**10  # lifts gradients of half-precision towers above
 
 
 def block_needs(block: int = -1, **_: Any) -> Needs:
-    """What the trace must hold for gradients at one stage (CNN) or block (ViT); other options make no difference.
-
-    Raises:
-        UsageError: the block is not counted from the end.
-    """
+    """What the trace must hold for gradients at one stage (CNN) or block (ViT); other options make no difference."""
     if block >= 0:
         raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
     return Needs(features=(block,))
@@ -39,7 +35,6 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
     Args:
         ctx: with the stage's features in its trace; text `[B, P, D]`.
         reduce: features `[B, C, h, w]` and gradients of p prompts `[B, p, C, h, w]`, both float32 → `[B, p, …]`.
-        stage: which features, counted from the end.
 
     Returns:
         `[B, P, …]` float32, without a graph.
@@ -66,7 +61,6 @@ def batched_gradients(
         run: finishes the tower, with a graph; returns X `[B, …]` and the embeddings `[B, D]` computed from it. It must
             clone tensors of the trace before it requires their gradient.
         reduce: X `[B, …]` and gradients of p prompts `[B, p, …]`, both float32 → `[B, p, …]`.
-        at_once: as for `jacobian_products`.
 
     Returns:
         `[B, P, …]` float32, without a graph.

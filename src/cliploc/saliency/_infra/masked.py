@@ -25,21 +25,13 @@ SMALLEST_BUDGET = 16
 
 @dataclass(frozen=True)
 class MaskedEmbeddings:
-    """Embeddings of x ⊙ M_k for the channels that some method has used.
+    """Embeddings of x ⊙ M_k for the channels that some method has used."""
 
-    Attributes:
-        embeddings: `[B, C, D]` float32, unit norm; a constant channel has the baseline's.
-        baseline: `[D]` embedding of x_b, zeros in normalised space (the picture through an empty mask).
-        alive: `[B, C]` bool, whether the channel varies over h×w; a constant one makes no mask.
-        twin: `[B, C]` index of the first channel with the same mask; its own index if it is the first.
-        done: `[B, C]` whether the embedding was computed.
-    """
-
-    embeddings: Tensor
-    baseline: Tensor
-    alive: Tensor
-    twin: Tensor
-    done: Tensor
+    embeddings: Tensor  # [B, C, D] float32, unit norm; a constant channel has the baseline's
+    baseline: Tensor  # [D] embedding of x_b, zeros in normalised space (the picture through an empty mask)
+    alive: Tensor  # [B, C] bool, whether the channel varies over h×w; a constant one makes no mask
+    twin: Tensor  # [B, C] index of the first channel with the same mask; its own index if it is the first
+    done: Tensor  # [B, C] whether the embedding was computed
 
     def scores(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Each channel's score e_k·g_t, `[B, P, C]`, and the baseline's, `[B, P, 1]`, for texts `[B, P, D]`."""
@@ -63,7 +55,6 @@ def masked_embeddings(
         ctx: images. `ctx.progress` is called with the number of masked images of each batch, and how many are left.
         channels: the maps A_k; None for the features of the last stage.
         wanted: `[B, C]` bool; None for every channel.
-        more: how many other masks may be wanted later.
 
     Returns:
         The embeddings. A channel neither wanted nor done before has `done` False and the baseline's embedding.
@@ -143,15 +134,11 @@ def channel_scores(
 
     Args:
         ctx: images and text. With a budget, `ctx.note` gets the expected correlation with the exact map.
-        channels: the maps A_k.
         temperature: temperature of the softmax that the caller takes of the scores.
         budget: how many masks are tried for each picture and prompt; the other scores are predicted, see
             `cliploc.saliency._infra.budget`. A prompt's scores do not depend on other prompts; masks that several
             prompts want are run once. None: all masks.
         capped: whether scores that are not above the empty picture's will have no weight.
-
-    Raises:
-        UsageError: the budget is below 16.
     """
     if budget is None:
         return masked_embeddings(ctx, channels).scores(ctx.text)
@@ -219,9 +206,7 @@ def perturbed_embeddings(
     They are computed once per image for any number of prompts; where `ctx.cache` has some, only the missing ones.
 
     Args:
-        ctx: images. `ctx.progress` is called after each batch.
         key: the cache key of this series of versions. Version n must not depend on `count`.
-        count: how many versions.
         perturb: a picture `[3, H, W]`, first and last + 1 of the versions → these versions `[n, 3, H, W]`.
     """
     with torch.inference_mode(False), torch.no_grad():

@@ -7,11 +7,7 @@ from cliploc.saliency._infra.registration import methods
 
 
 def names_in(spec: str) -> list[str]:
-    """The method names that "+" joins.
-
-    Raises:
-        UsageError: the names are joined by commas.
-    """
+    """The method names that "+" joins."""
     if "," in spec:
         joined = "+".join(name.strip() for name in spec.split(","))
         raise UsageError(
@@ -23,10 +19,6 @@ def names_in(spec: str) -> list[str]:
 
 def refuse_unknown(spec: str) -> None:
     """Refuses unknown method names, as `find` does, without importing the methods.
-
-    Raises:
-        UnknownNameError: a method is not known.
-        UsageError: the names are joined by commas.
 
     Example:
         >>> refuse_unknown("cam+layer_cam")

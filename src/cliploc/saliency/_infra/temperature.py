@@ -12,11 +12,7 @@ MASKED_TIMES_OWN = 4.0
 
 
 def resolve_temperature(ctx: Context, temperature: float | None, times_own: float = 1.0) -> float:
-    """The given temperature, or, for None, `times_own` times the one that the model was trained with, 1 / logit scale.
-
-    Raises:
-        UsageError: the temperature is not a positive number.
-    """
+    """The given temperature, or, for None, `times_own` times that of the training, 1 / logit scale."""
     if temperature is None:
         return times_own / ctx.backbone.logit_scale
     if not temperature > 0:

@@ -17,13 +17,7 @@ def as_declared(function: Callable[..., Any], name: str, option: str, value: Any
     """The value of an option in the type that the method's function declares for it.
 
     Args:
-        function: the method's function.
-        name: the method's name, for the error.
-        option: the name of the option.
         value: as given; a text, as it is typed on a command line, is converted.
-
-    Raises:
-        UsageError: the text cannot be converted, or the value has another type.
     """
     what = f"{name}'s option {option}"
     if isinstance(value, str):
@@ -64,9 +58,6 @@ def _in_words(wanted: Any) -> str:
 
 def typed(what: str, text: str, wanted: Any) -> Any:
     """Converts a text to a type: bool, int, float, str, a sequence of one of them, or a union.
-
-    Raises:
-        UsageError: the text cannot be converted; the message names `what`.
 
     Example:
         >>> typed("stages", "-1,-2", tuple[int, ...])
