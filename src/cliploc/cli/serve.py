@@ -17,7 +17,7 @@ from cliploc.cli.options import (
     Host,
     Queue,
     Threads,
-    localizer_options,
+    command,
     number_in,
     pair_weights,
     refuse_unknown,
@@ -28,7 +28,7 @@ from cliploc.cli.output import DONE
 from cliploc.config import Options
 
 
-@localizer_options(only=("device", "precision", "recipe"))
+@command(only=("device", "precision", "recipe"))
 def serve(
     model: Annotated[
         list[str] | None,
