@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 from cliploc.web.turns import AT_ONCE, Turns
 
 

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -29,7 +29,7 @@ class Hosts:
         >>> hosts.check("page.example.org", None, "127.0.0.1")
         >>> hosts.check("evil.example.com", None, "127.0.0.1")
         Traceback (most recent call last):
-        cliploc.web.requests.RefusedError: This server does not have that host name: start it with --allow-host NAME.
+        cliploc.web.refusals.RefusedError: This server does not have that host name: start it with --allow-host NAME.
     """
 
     def __init__(

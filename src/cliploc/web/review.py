@@ -23,7 +23,7 @@ from cliploc.report.html import data_uri
 from cliploc.report.review import polygons_of, served_page
 from cliploc.web.guard import Gate
 from cliploc.web.hosts import Hosts
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
 if TYPE_CHECKING:
     from starlette.requests import Request

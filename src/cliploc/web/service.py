@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
-from cliploc.web.pictures import Pictures
+from cliploc.web.kept import Kept
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 
@@ -44,6 +45,7 @@ LAYERS = {
     "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
 }  # fmt: skip
 KEPT_OWN = 64  # choices of model, method and options whose own values are known
+KEPT_PIXEL_BYTES = 64 * 2**20  # of decoded photographs
 KEPT_MODELS = 2  # in memory at once; the least recently used one is dropped
 
 
@@ -247,7 +249,7 @@ class Service:
         self._menus: WeakKeyDictionary[Backbone, Menu] = WeakKeyDictionary()
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
-        self.pictures = Pictures(KEPT_SECONDS)
+        self.pictures = Kept[Picture](KEPT_SECONDS, KEPT_PIXEL_BYTES)
         self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
         self._lock = threading.Lock()
         # One search at a time, as a model uses the whole machine, and all searches in one thread: the allocator has a
@@ -416,11 +418,18 @@ class Service:
         """
         name = Path(path).name
         try:
-            return self.pictures.of(path, lambda: replace(load(path, max_pixels=self.max_pixels), source=name))
+            status = os.stat(path)
+            key = (path, status.st_mtime_ns, status.st_size)  # another file may have the path later
+            picture = self.pictures.get(key)
+            if picture is None:
+                picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                image = picture.image
+                self.pictures.keep(key, picture, image.width * image.height * len(image.getbands()))
         except InputError as error:
             raise InputError(str(error).replace(path, name)) from None
         except OSError:
             raise InputError(f"{name}: it is not kept any longer: upload it again") from None
+        return picture
 
 
 class _Interruptible(TorchFunctionMode):

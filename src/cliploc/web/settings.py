@@ -225,20 +225,6 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
     )
 
 
-def from_page(values: Mapping[str, Any]) -> Settings:
-    """Makes settings from the values of the page's components; raises what `from_mapping` raises.
-
-    Example:
-        >>> from_page({"refine": [], "compare_threshold": 0.4}).compare_threshold is None
-        True
-    """
-    if values.get("refine") == []:  # nothing is chosen: the recipe's
-        values = {**values, "refine": None}
-    settings = from_mapping(values)
-    # Otherwise the slider of the second threshold is hidden, and the visitor did not choose its value.
-    return settings if len(settings.compare) == 1 else replace(settings, compare_threshold=None)
-
-
 def recipe_in(method: str) -> str | None:
     """The recipe that a value of `method` means; None for a method.
 

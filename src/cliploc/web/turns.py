@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
 QUEUE_FULL = "Too many requests are waiting: try again in a minute."
 AT_ONCE = 2  # all models run in one thread: while one request has it, another's picture is read or drawn

@@ -17,7 +17,7 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.passwords import Passwords
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 from cliploc.web.server import address_of, end_by_signal, listen, listener
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
