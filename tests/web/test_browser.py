@@ -45,7 +45,7 @@ def page(browser, address):
 
 def open_page(page, address, query=""):
     page.goto(address + query, wait_until="domcontentloaded")
-    page.wait_for_function("document.querySelector('[name=method]').options.length > 0")  # the menus are there
+    page.wait_for_function("() => document.querySelector('[name=method]').options.length > 0")  # the menus are there
 
 
 def choose(page, photo, field="#picture"):
@@ -366,7 +366,7 @@ def test_ten_visitors_at_once_see_their_own(browser, address):
         page.set_default_timeout(2 * WAIT)
         page.goto(address, wait_until="commit")
     for page, photo in zip(pages, photos, strict=True):
-        page.wait_for_function("document.querySelector('[name=method]')?.options.length > 0")
+        page.wait_for_function("() => document.querySelector('[name=method]')?.options.length > 0")
         choose(page, photo)
         page.locator("#names").fill(f"{photo.stem}, moon")
     for page in pages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from cliploc.web.hosts import Hosts
@@ -19,11 +19,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 API = "/api/"  # what asks the server to compute
 LOCALIZE = "/api/localize"
 SHOW = "/api/show"
@@ -50,12 +46,18 @@ class Gate:
         app: the wrapped application.
         hosts: the names by which the server may be reached.
         max_body: the largest body of a request, in bytes.
+        policy: the content security policy of the answers.
     """
 
     def __init__(
-        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], hosts: Hosts, max_body: int = MAX_REVIEW
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        hosts: Hosts,
+        max_body: int = MAX_REVIEW,
+        policy: str = POLICY,
     ) -> None:
         self._app = app
+        self._headers = ((b"content-security-policy", policy.encode()), *HEADERS)
         self._hosts = hosts
         self._max_body = max_body
         self._ended = False
@@ -70,7 +72,7 @@ class Gate:
             self._begin()
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            incoming, send = Incoming(receive), with_security_headers(send)
+            incoming, send = Incoming(receive), with_headers(send, self._headers)
             try:
                 headers = headers_of(scope)
                 address = (scope.get("server") or ("",))[0] or ""
@@ -273,15 +275,15 @@ def length_of(headers: MutableMapping[str, str], most: int) -> int:
     return int(text)
 
 
-def with_security_headers(send: Send) -> Send:
-    """Sends every answer with the security headers."""
+def with_headers(send: Send, headers: Iterable[tuple[bytes, bytes]]) -> Send:
+    """Sends every answer with these headers too."""
 
-    async def guarded(message: Message) -> None:
+    async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *HEADERS]
+            message["headers"] = [*message.get("headers", []), *headers]
         await send(message)
 
-    return guarded
+    return sending
 
 
 async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:

@@ -19,9 +19,9 @@ from cliploc.errors import CliplocError
 from cliploc.jobs.review import ReviewFolder, StaleReviewError
 from cliploc.jobs.reviewed import UnusableReviewError
 from cliploc.jobs.suggest import Suggester
-from cliploc.report.html import data_uri
+from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review import polygons_of, served_page
-from cliploc.web.guard import Gate
+from cliploc.web.guard import POLICY, Gate
 from cliploc.web.hosts import Hosts
 from cliploc.web.refusals import RefusedError
 
@@ -149,6 +149,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         from starlette.routing import Route
     except ImportError as error:
         raise not_installed(error, install("web", "review", "starlette", "uvicorn")) from None
+    from cliploc.web.assets import asset_routes
+
     server = ReviewServer(folder, suggester)
 
     def number(request: Request) -> int:
@@ -192,13 +194,15 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/pictures/{number:int}", state, methods=["GET"]),
         Route("/pictures/{number:int}", answering(server.save), methods=["POST"]),
         Route("/pictures/{number:int}/suggestion", answering(server.suggest), methods=["POST"]),
-        Route("/favicon.ico", lambda _: Answer(status_code=204)),
+        *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
         Route("/images/{number:int}.jpg", showing(small=False)),
         Route("/thumbnails/{number:int}.jpg", showing(small=True)),
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
-    return Gate(app, Hosts(HOST, advice=ADVICE))
+    return Gate(
+        app, Hosts(HOST, advice=ADVICE), policy=f"{POLICY}; style-src-attr 'unsafe-inline'"
+    )  # annotorious has them
 
 
 def serve_review(
