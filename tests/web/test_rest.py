@@ -269,3 +269,10 @@ def test_the_examples_of_the_documentation_run(address):
         assert document["pictures"][0]["file"] == "cat.jpg"
         picture = document["ids"]["picture"]
     assert picture
+
+
+def test_the_script_of_the_documentation_prints_what_it_says(address, capsys):
+    text = (ROOT / "docs/web.md").read_text()
+    script, said = re.search(r"```python\n(.*?)```\n\nprints:\n\n(.*?)\n\n", text, re.DOTALL).groups()
+    exec(script.replace("http://127.0.0.1:7860", address), {})
+    assert capsys.readouterr().out.split() == said.split()
