@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import threading
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cliploc import rle
+from cliploc import backbones, rle
 from cliploc.config import MIN_SCORE
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
@@ -123,6 +124,55 @@ def test_beside_a_recipe_methods_run_as_published(service):
     assert of_cam["recipe"] is None
     with pytest.raises(UsageError, match="'recipe:fast' does not run on mini"):
         service.look(CAT, replace(settings, compare=("recipe:fast",)))
+
+
+def test_a_model_that_loads_makes_no_visitor_of_another_wait(monkeypatch):
+    create, begun, go_on = backbones.create, [], threading.Event()
+
+    def slow(model, *args, **options):
+        begun.append(model)
+        if model == "mini-vit":
+            assert go_on.wait(60)
+            if len(begun) == 2:
+                raise ModelError("the connection broke")
+        return create(model, *args, **options)
+
+    monkeypatch.setattr(backbones, "create", slow)
+    service = Service([Offer("mini"), Offer("mini-vit")], device="cpu")
+    with ThreadPoolExecutor(8) as visitors:
+        try:
+            service.backbone("mini")
+            waiting = [visitors.submit(service.backbone, "mini-vit") for _ in range(5)]
+            while len(begun) < 2:
+                time.sleep(0.01)
+            asked = Settings(names="cat", method="cam")
+            assert visitors.submit(service.look, CAT, asked).result(timeout=60).results["cam"].found[0]
+            assert not any(one.done() for one in waiting)
+        finally:
+            go_on.set()
+        for one in waiting:
+            with pytest.raises(ModelError, match="the connection broke"):
+                one.result()
+    assert begun == ["mini", "mini-vit"], "it is loaded once for all"
+    assert service.backbone("mini-vit") is service.backbone("mini-vit")
+    assert begun == ["mini", "mini-vit", "mini-vit"], "after an error the next visitor tries again"
+
+
+def test_two_models_stay_in_memory_and_the_menus_of_all(monkeypatch):
+    begun, mini = [], Localizer("mini", text_cache=False, device="cpu")
+    monkeypatch.setattr("cliploc.web.service.Localizer", lambda *_, **__: begun.append(1) or mini)
+    names = ["mini", "RN50", "RN101"]
+    service = Service([Offer(name) for name in names], device="cpu")
+    for number in (0, 1, 0, 2, 0, 2):
+        service.backbone(names[number])
+    assert len(begun) == 3
+    service.menu(names[1])
+    assert len(begun) == 4
+    service.menu(names[1])
+    for number in (0, 2):
+        service.backbone(names[number])
+    service.menu(names[1])
+    assert len(begun) == 6
 
 
 def test_a_hubs_model_has_the_recipe_of_its_tower(service, monkeypatch):

@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
+from cliploc.tower import Backbone
 from cliploc.web import downloads, view
 from cliploc.web.kept import Kept
 from cliploc.web.menus import menu_of
@@ -44,6 +47,7 @@ STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy m
 
 T = TypeVar("T")
 Work = Callable[[Reporter], T]
+Turn = AbstractAsyncContextManager[None]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -107,7 +111,8 @@ class Answers:
                     entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
             return {**found, "ids": question.ids}
 
-        return JSONResponse(await self._computed(request, self._searches, document))
+        turn = self._searches.turn(self._model(question.settings))
+        return JSONResponse(await self._computed(request, turn, document))
 
     async def files(self, request: Request) -> Response:
         """Writes the files to download: of a photograph, as `localize` takes it, or of what the page shows."""
@@ -131,12 +136,12 @@ class Answers:
                 for one in map(Path, paths)
             ]
 
-        turns = self._searches if question.picture else self._redraws
-        return JSONResponse({"files": await self._computed(request, turns, written), "ids": question.ids})
+        turn = self._searches.turn(self._model(question.settings)) if question.picture else self._redraws.turn()
+        return JSONResponse({"files": await self._computed(request, turn, written), "ids": question.ids})
 
-    async def _computed(self, request: Request, turns: Turns, work: Work[T]) -> T:
+    async def _computed(self, request: Request, turn: Turn, work: Work[T]) -> T:
         """Waits for a turn, and for the work; that of a client that leaves is stopped."""
-        answer = asyncio.ensure_future(self._in_turn(turns, work))
+        answer = asyncio.ensure_future(self._in_turn(turn, work))
         left = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
@@ -147,13 +152,20 @@ class Answers:
             for one in (answer, left):
                 one.cancel()
 
-    async def _in_turn(self, turns: Turns, work: Work[T]) -> T:
-        async with turns.turn():
+    async def _in_turn(self, turn: Turn, work: Work[T]) -> T:
+        async with turn:
             run: Run[T] = self._service.runs.begin(new_token(), work)
             try:
                 return await asyncio.to_thread(run.result)
             finally:
                 run.stop()
+
+    def _model(self, settings: Settings) -> Future[Backbone] | None:
+        """The model that is asked for, which the turn waits for; None where the menu does not have it."""
+        try:
+            return self._service.load(settings.model)
+        except UsageError:
+            return None
 
     def _look(self, question: Question, reporter: Reporter, last: Look | None = None) -> Look:
         return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
@@ -162,7 +174,7 @@ class Answers:
     async def menu(self, request: Request) -> Response:
         """What the page offers for the settings of an address, and the values of its controls."""
         settings = from_query(request.url.query)
-        async with self._menus.turn():
+        async with self._menus.turn(self._model(settings)):
             return JSONResponse(await asyncio.to_thread(menu_of, self._service, settings))
 
     async def show(self, request: Request) -> Response:
@@ -179,7 +191,8 @@ class Answers:
         """The lines of the answer. A visitor who leaves, or presses Stop, ends them, and with them the search."""
         search = "search" in question.switches
         try:
-            async with (self._searches if search else self._redraws).turn():
+            turn = self._searches.turn(self._model(question.settings)) if search else self._redraws.turn()
+            async with turn:
                 work = self._found if search else self._redrawn
                 run = self._service.runs.begin(
                     question.visitor, lambda reporter: work(question, reporter), alone=search

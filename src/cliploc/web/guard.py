@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from cliploc.web.hosts import Hosts
 from cliploc.web.passwords import Passwords
-from cliploc.web.rates import Rate, again, is_loopback
+from cliploc.web.rates import Rate, again, client_of, is_loopback
 from cliploc.web.refusals import MAX_BODY, RefusedError
 from cliploc.web.uploads import Uploads
 
@@ -26,12 +27,24 @@ SHOW = "/api/show"
 FILES = "/api/files"
 FORM_BYTES = 16_000  # of an upload besides the file itself
 MAX_REVIEW = 4_000_000  # bytes of one picture's boxes and masks
+MAX_TARGET = 2_000  # characters of an address; Python reads no number of more than 4,300 digits
+MAX_LINK = 60_000  # the same for the page, whose links hold names
 BODY_SECONDS = 30.0  # time for the body of a JSON request to arrive
 UPLOAD_SECONDS = 300.0  # the same for an upload
+SLOWEST = 4_000.0  # bytes a second of any body
+LAG_SECONDS = 10.0  # a client may be so far behind SLOWEST, or send nothing for so long
+FIRST_BYTES = 65_536  # or all of a shorter upload: only what has sent them counts as one of so many
 UPLOADS_AT_ONCE = 32
+UPLOADS_OF_ONE = 8  # of one client on another machine
+# Where as many arrive as may, a new upload takes the place of the slowest that is older and slower than this.
+CROWDED_SECONDS = 1.0
+CROWDED_SLOWEST = 50_000.0  # bytes a second
 SWEPT_SECONDS = 300.0  # time between two searches for old files
 NOT_IN_TIME = "The request did not arrive completely in time."
-DRAINED_SECONDS = 5.0  # time to read the rest of a refused body: many clients read no answer before they sent it all
+UPLOADS_FULL = "Too many photographs are being uploaded: try again in a minute."
+# The rest of a refused body is read and dropped, as many clients read no answer before they sent it all.
+DRAINED_SECONDS = 5.0
+DRAINED_BYTES = 64_000_000
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,6 +59,7 @@ class Gate:
         app: the wrapped application.
         hosts: the names by which the server may be reached.
         max_body: the largest body of a request, in bytes.
+        max_target: the longest address, in characters.
         policy: the content security policy of the answers.
     """
 
@@ -54,12 +68,14 @@ class Gate:
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         hosts: Hosts,
         max_body: int = MAX_REVIEW,
+        max_target: int = MAX_TARGET,
         policy: str = POLICY,
     ) -> None:
         self._app = app
         self._headers = ((b"content-security-policy", policy.encode()), *HEADERS)
         self._hosts = hosts
         self._max_body = max_body
+        self._max_target = max_target
         self._ended = False
 
     def end(self) -> None:
@@ -72,23 +88,26 @@ class Gate:
             self._begin()
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            incoming, send = Incoming(receive), with_headers(send, self._headers)
+            headers = headers_of(scope)
+            incoming, send = Incoming(receive, headers), with_headers(send, self._headers)
             try:
-                headers = headers_of(scope)
                 address = (scope.get("server") or ("",))[0] or ""
                 self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
-                await self._answer(scope, incoming, send, headers)
+                check_target(scope, self._max_target)
+                if "content-length" in headers and "transfer-encoding" in headers:  # they may disagree on its end
+                    raise RefusedError(400, "expected the header Content-Length alone, got Transfer-Encoding too")
+                await self._answer(scope, incoming, send)
             except RefusedError as refusal:
                 await refuse(refusal, scope, incoming, send)
 
     def _begin(self) -> None:
         """Called when the server starts."""
 
-    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             raise RefusedError(405, "expected GET or POST")
         if scope["method"] == "POST":
-            length_of(headers, self._max_body)
+            incoming.admit(self._max_body)
             incoming.put_back(await incoming.read(BODY_SECONDS))
         await self._hand_on(scope, incoming, send)
 
@@ -108,13 +127,11 @@ class Gate:
         except asyncio.CancelledError:
             if not self._ended:  # at shutdown open pages are cancelled, which needs no traceback
                 raise
-        except Exception as error:
-            if started and _is_refusal(error.__cause__):  # a visitor's mistake, found after the answer had begun
-                await send({"type": "http.response.body", "body": b""})
-            elif not incoming.left:
+        except Exception:
+            if not incoming.left:
                 raise
-        if incoming.left and not started:
-            raise RefusedError(408, NOT_IN_TIME)
+        if incoming.refusal is not None and not started:
+            raise incoming.refusal
 
 
 class Guard(Gate):
@@ -140,13 +157,13 @@ class Guard(Gate):
         auth: tuple[str, str] | None = None,
         rate: float = 0,
     ) -> None:
-        super().__init__(app, hosts, MAX_BODY)
+        super().__init__(app, hosts, MAX_BODY, MAX_LINK)
         self._uploads = uploads
         self._max_bytes = max_bytes
         self._on_end = on_end
         self._rate = Rate(rate, rate) if rate else None
         self._passwords = Passwords(auth)
-        self._arriving: set[Incoming] = set()  # uploads that are being answered
+        self._arriving: dict[Incoming, str] = {}  # uploads that are being answered → their client
 
     def end(self) -> None:
         """Shuts down: stops watching the uploads, and ends what still runs."""
@@ -157,98 +174,185 @@ class Guard(Gate):
     def _begin(self) -> None:
         self._uploads.watch(SWEPT_SECONDS)
 
-    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         client = client_in(scope)
         if scope["path"].startswith(API):
             self._refuse_haste(client)
-        self._passwords.check(client, headers.get("authorization", ""))
-        if scope["method"] == "POST" and headers.get("content-type", "").lower().startswith("multipart/"):
-            await self._upload(scope, incoming, send, length_of(headers, self._max_bytes + FORM_BYTES))
+        self._passwords.check(client, incoming.headers.get("authorization", ""))
+        if scope["method"] == "POST" and incoming.headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._upload(scope, incoming, send)
         else:
-            await super()._answer(scope, incoming, send, headers)
+            await super()._answer(scope, incoming, send)
 
     def _refuse_haste(self, client: str) -> None:
         """Refuses a client that asks too often, unless it is on this machine: a proxy's visitors all seem to be."""
         if self._rate is not None and not is_loopback(client) and (seconds := self._rate.take(client)):
             raise RefusedError(429, f"Too many requests from this address: {again(seconds)}.")
 
-    async def _upload(self, scope: Scope, incoming: Incoming, send: Send, length: int) -> None:
-        if sum(not one.whole for one in self._arriving) >= UPLOADS_AT_ONCE:
-            raise RefusedError(503, "Too many photographs are being uploaded: try again in a minute.")
-        self._arriving.add(incoming)
+    async def _upload(self, scope: Scope, incoming: Incoming, send: Send) -> None:
+        length = incoming.admit(self._max_bytes + FORM_BYTES)
+        client = client_in(scope)
+        incoming.limit(UPLOAD_SECONDS)
+        await incoming.begin(FIRST_BYTES)
+        self._make_place(client)
+        self._arriving[incoming] = client_of(client)
         try:
             await asyncio.to_thread(self._uploads.make_room, length)
-            incoming.limit(UPLOAD_SECONDS)
             await self._hand_on(scope, incoming, send)
         finally:
-            self._arriving.remove(incoming)
+            del self._arriving[incoming]
+
+    def _make_place(self, client: str) -> None:
+        """Ends the slowest upload where too many arrive: of this client, or of all. Refuses if none is slow."""
+        arriving = [one for one in self._arriving if not one.whole and not one.left]
+        mine = [] if is_loopback(client) else [one for one in arriving if self._arriving[one] == client_of(client)]
+        for crowd, most in ((mine, UPLOADS_OF_ONE), (arriving, UPLOADS_AT_ONCE)):
+            if len(crowd) >= most:
+                slow = [one for one in crowd if one.age > CROWDED_SECONDS and one.pace < CROWDED_SLOWEST]
+                if not slow:
+                    raise RefusedError(503, UPLOADS_FULL)
+                min(slow, key=lambda one: one.pace).drop(RefusedError(503, UPLOADS_FULL))
+                return
 
 
 class Incoming:
-    """The body of a request, as the application receives it.
+    """The body of a request, as the application receives it. Its bytes are counted, and it must not arrive too slowly.
+
+    Args:
+        receive: the server's messages.
+        headers: those of the request, by name.
 
     Attributes:
+        headers: those of the request.
         whole: whether the complete body has arrived.
-        left: whether the visitor has disconnected, or was too slow.
+        refusal: why the rest is not read: the visitor has disconnected, was too slow, or sent too much.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:
         self._receive = receive
+        self.headers = headers
+        self._most = self._arrived = 0  # bytes
+        self._began = self._now()
         self._until: float | None = None
+        self._behind = 0.0  # seconds that the client has taken longer than SLOWEST allows
+        self._patience: asyncio.Timeout | None = None
         self._waiting: list[Message] = []
         self.whole = False
-        self.left = False
+        self.refusal: RefusedError | None = None
+
+    @property
+    def left(self) -> bool:
+        """Whether no more of the body comes."""
+        return self.refusal is not None
+
+    @property
+    def age(self) -> float:
+        """Seconds since its time began."""
+        return self._now() - self._began
+
+    @property
+    def pace(self) -> float:
+        """Bytes a second since then."""
+        return self._arrived / max(self.age, 1e-3)
+
+    def admit(self, most: int) -> int:
+        """Lets a body come whose header says that it has at most so many bytes; returns its length.
+
+        Raises:
+            RefusedError: it is longer, or its length is not given.
+        """
+        text = self.headers.get("content-length", "")
+        if not text.isascii() or not text.isdigit():
+            raise RefusedError(411, "expected the header Content-Length")
+        if len(text) > 18 or int(text) > most:
+            raise RefusedError(413, f"expected at most {most / 1e6:g} million bytes, got {text[:18]}: send less")
+        self._most = int(text)
+        return self._most
 
     def limit(self, seconds: float) -> None:
         """Sets the time within which the rest of the body must arrive."""
-        self._until = asyncio.get_running_loop().time() + seconds
+        self._began = self._now()
+        self._until = self._began + seconds
 
     def put_back(self, body: bytes) -> None:
-        """Makes this body the next message."""
-        self._waiting.append({"type": "http.request", "body": body, "more_body": False})
+        """Makes this the next message, whose body is all that was read."""
+        self._waiting.append({"type": "http.request", "body": body, "more_body": not self.whole})
 
-    async def read(self, seconds: float, *, keep: bool = True) -> bytes:
+    def drop(self, refusal: RefusedError) -> None:
+        """Ends it, also where its next message is waited for."""
+        self.refusal = refusal
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(self._now())
+
+    async def read(self, seconds: float) -> bytes:
         """Reads the complete body.
 
         Args:
             seconds: the time limit.
-            keep: whether the body is returned; b"" if not.
 
         Raises:
-            RefusedError: it did not arrive in time.
+            RefusedError: it did not arrive in time, or is longer than was admitted.
         """
         self.limit(seconds)
+        return await self._read(math.inf)
+
+    async def begin(self, size: int) -> None:
+        """Waits until so many bytes have arrived, or all; raises what `read` raises."""
+        self.put_back(await self._read(size))
+
+    async def _read(self, size: float) -> bytes:
         parts = []
-        while not self.whole:
-            body = (await self()).get("body", b"")
-            if self.left:
-                raise RefusedError(408, NOT_IN_TIME)
-            if keep:
-                parts.append(body)
+        while not self.whole and self._arrived < size:
+            parts.append((await self()).get("body", b""))
+            if self.refusal is not None:
+                raise self.refusal
         return b"".join(parts)
+
+    async def drain(self) -> None:
+        """Reads the rest and keeps nothing of it, within limits."""
+        self._most = self._arrived + DRAINED_BYTES
+        self.limit(DRAINED_SECONDS)
+        while not self.whole and not self.left:
+            await self()
 
     async def __call__(self) -> Message:
         """Returns the next message, as ASGI defines it."""
         if self._waiting:
             return self._waiting.pop()
+        if self.refusal is None:
+            message = await self._next()
+            if self.refusal is None:
+                return message
+        return {"type": "http.disconnect"}
+
+    async def _next(self) -> Message:
         if self.whole or self._until is None:
             message = await self._receive()
         else:
-            left = self._until - asyncio.get_running_loop().time()
+            asked = self._now()
+            until = min(self._until, asked + LAG_SECONDS - self._behind)
+            message = {"type": "http.disconnect"}
             try:
-                message = await asyncio.wait_for(self._receive(), max(0.0, left))
+                async with asyncio.timeout_at(until) as self._patience:
+                    message = await self._receive()
             except TimeoutError:
-                message = {"type": "http.disconnect"}
+                pass
+            finally:
+                self._patience = None
+            taken = self._now() - asked
+            self._behind = max(0.0, self._behind + taken - len(message.get("body", b"")) / SLOWEST)
+        self._arrived += len(message.get("body", b""))
         if message["type"] == "http.disconnect":
-            self.left = True
+            self.refusal = self.refusal or RefusedError(408, NOT_IN_TIME)
+        elif self._arrived > self._most:
+            self.refusal = RefusedError(413, f"expected a body of {self._most:,} bytes, got more: send less")
         else:
             self.whole = not message.get("more_body")
         return message
 
-
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether an error is the application's answer to a wrong request, such as for an unknown session."""
-    return 400 <= getattr(error, "status_code", 0) < 500
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def client_in(scope: Scope) -> str:
@@ -265,14 +369,16 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return found
 
 
-def length_of(headers: MutableMapping[str, str], most: int) -> int:
-    """The length of the body, from its header."""
-    text = headers.get("content-length", "")
-    if not text.isascii() or not text.isdigit():
-        raise RefusedError(411, "expected the header Content-Length")
-    if len(text) > 18 or int(text) > most:
-        raise RefusedError(413, f"expected at most {most / 1e6:g} million bytes, got {text[:18]}: send less")
-    return int(text)
+def check_target(scope: Scope, most: int) -> None:
+    """Refuses an address that is too long, or whose percent codes are no text."""
+    path, query = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
+    length = len(path) + len(query)
+    if length > most:
+        raise RefusedError(414, f"expected an address of at most {most:,} characters, got {length:,}: shorten it")
+    try:
+        unquote_to_bytes(path + b"?" + query).decode()
+    except UnicodeDecodeError:
+        raise RefusedError(400, "expected an address in UTF-8, got other bytes as % codes") from None
 
 
 def with_headers(send: Send, headers: Iterable[tuple[bytes, bytes]]) -> Send:
@@ -289,8 +395,7 @@ def with_headers(send: Send, headers: Iterable[tuple[bytes, bytes]]) -> Send:
 async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
     """Answers with one sentence: as JSON to programs and scripts, else as plain text."""
     if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
-        with contextlib.suppress(RefusedError):
-            await incoming.read(DRAINED_SECONDS, keep=False)
+        await incoming.drain()
     in_json = scope["path"].startswith(API) or scope["method"] == "POST"
     body = (json.dumps({"error": str(refusal)}) if in_json else str(refusal)).encode()
     kind = b"application/json" if in_json else b"text/plain; charset=utf-8"

@@ -6,12 +6,11 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -46,7 +45,7 @@ LAYERS = {
 }  # fmt: skip
 KEPT_OWN = 64  # choices of model, method and options whose own values are known
 KEPT_PIXEL_BYTES = 64 * 2**20  # of decoded photographs
-KEPT_MODELS = 2  # in memory at once; the least recently used one is dropped
+KEPT_MODELS = 2  # in memory at once; when another is loaded, the least recently used one is dropped
 
 
 @dataclass(frozen=True)
@@ -245,13 +244,14 @@ class Service:
         self.max_pixels = max_pixels
         self._recipe = RECIPE + recipe
         self._how: dict[str, Any] = {"device": device, "precision": precision}
-        self._loaded: OrderedDict[str, Backbone] = OrderedDict()
-        self._menus: WeakKeyDictionary[Backbone, Menu] = WeakKeyDictionary()
+        self._loaded: OrderedDict[str, Future[Backbone]] = OrderedDict()  # also those that are being loaded
+        self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
         self.pictures = Kept[Picture](KEPT_SECONDS, KEPT_PIXEL_BYTES)
         self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
+        self._loaders = ThreadPoolExecutor(KEPT_MODELS, thread_name_prefix="cliploc-load")
         # One search at a time, as a model uses the whole machine, and all searches in one thread: the allocator has a
         # heap for each thread, and cached features would keep the heaps of many threads from shrinking.
         self._models = ThreadPoolExecutor(1, thread_name_prefix="cliploc-models")
@@ -267,32 +267,51 @@ class Service:
             raise UsageError(f"expected a model of the menu ({', '.join(self.offers)}), got {label[:60]!r}")
         return self.offers[label]
 
+    def load(self, label: str) -> Future[Backbone]:
+        """The model, now or once it is loaded, which happens once for all visitors and makes no other model wait.
+
+        Raises:
+            UsageError: the menu does not have it.
+        """
+        offer = self.offer(label)
+        with self._lock:
+            if offer.label not in self._loaded:
+                self._loaded[offer.label] = self._loaders.submit(self._load, offer)
+            self._loaded.move_to_end(offer.label)
+            return self._loaded[offer.label]
+
+    def _load(self, offer: Offer) -> Backbone:
+        try:
+            loaded = Localizer(offer.model, offer.pretrained, text_cache=False, **self._how).backbone
+        except BaseException:
+            with self._lock:
+                del self._loaded[offer.label]  # the next visitor tries again
+            raise
+        with self._lock:
+            others = [label for label, one in self._loaded.items() if one.done()]
+            for label in others[: max(0, len(others) + 1 - KEPT_MODELS)]:
+                del self._loaded[label]
+        return loaded
+
     def backbone(self, label: str) -> Backbone:
-        """The model, loaded once for all visitors.
+        """The model; waits until it is loaded.
 
         Raises:
             UsageError: the menu does not have it.
             ModelError: its weights cannot be loaded.
         """
-        offer = self.offer(label)
-        with self._lock:
-            if offer.label not in self._loaded:
-                while len(self._loaded) >= KEPT_MODELS:
-                    self._loaded.popitem(last=False)
-                loaded = Localizer(offer.model, offer.pretrained, text_cache=False, **self._how)
-                self._loaded[offer.label] = loaded.backbone
-            self._loaded.move_to_end(offer.label)
-            return self._loaded[offer.label]
+        return self.load(label).result()
 
     def menu(self, label: str) -> Menu:
-        """What can be chosen for a model; raises what `backbone` raises."""
-        backbone, offer = self.backbone(label), self.offer(label)
-        if backbone not in self._menus:
+        """What can be chosen for a model; raises what `backbone` raises. It is kept though the model is dropped."""
+        offer = self.offer(label)
+        if offer.label not in self._menus:
+            backbone = self.backbone(label)
             recipes = {RECIPE + name: recipe_of(backbone, name) for name in RECIPES}
             steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
             own = next(iter(offer.heads), self._recipe)
-            self._menus[backbone] = Menu(recipes, fitting(backbone, offer.heads), steps, own)
-        return self._menus[backbone]
+            self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), steps, own)
+        return self._menus[offer.label]
 
     def localizer(
         self,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from typing import Any
 
 from cliploc.web.refusals import RefusedError
 
@@ -16,7 +18,7 @@ class Turns:
     """Gives requests their turns.
 
     Args:
-        queue: how many requests may wait; more are refused.
+        queue: how many requests may wait for a turn, and as many for models that are being loaded; more are refused.
 
     Example:
         >>> async def ask(turns: Turns) -> str:
@@ -28,15 +30,28 @@ class Turns:
 
     def __init__(self, queue: int) -> None:
         self._room = queue + AT_ONCE
+        self._room_before = queue
         self._free = asyncio.Semaphore(AT_ONCE)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
         """Waits for a turn, which lasts as long as the block.
+
+        Args:
+            model: waited for first: who waits until a model is loaded keeps nobody from a turn.
 
         Raises:
             RefusedError: too many wait.
+            Exception: what the loading of the model raised.
         """
+        if model is not None and not model.done():
+            if not self._room_before:
+                raise RefusedError(503, QUEUE_FULL)
+            self._room_before -= 1
+            try:
+                await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
+            finally:
+                self._room_before += 1
         if not self._room:
             raise RefusedError(503, QUEUE_FULL)
         self._room -= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -77,9 +77,9 @@ class LabelStudioGate(Gate):
         super().end()
         self._predictor.end()
 
-    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
-        self._passwords.check(client_in(scope), headers.get("authorization", ""))
-        await super()._answer(scope, incoming, send, headers)
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
+        self._passwords.check(client_in(scope), incoming.headers.get("authorization", ""))
+        await super()._answer(scope, incoming, send)
 
 
 def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
