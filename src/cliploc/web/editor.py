@@ -200,9 +200,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/thumbnails/{number:int}.jpg", showing(small=True)),
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
-    return Gate(
-        app, Hosts(HOST, advice=ADVICE), policy=f"{POLICY}; style-src-attr 'unsafe-inline'"
-    )  # annotorious has them
+    policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
+    return Gate(app, Hosts(HOST, advice=ADVICE), policy=policy)
 
 
 def serve_review(
@@ -220,10 +219,7 @@ def serve_review(
         UsageError: starlette or uvicorn is not installed, or the port is taken.
     """
     app = application(folder, suggester)
-    from cliploc.web.server import address_of, end_by_signal, listen, listener
+    from cliploc.web.server import listen, run
 
     with listen(HOST, port) as listening:
-        end_by_signal()
-        server = listener(app)
-        on_ready(address_of(HOST, listening))
-        server.run(sockets=[listening])
+        run(app, HOST, listening, on_ready)

@@ -1,9 +1,16 @@
-"""The find page as an ASGI application: its addresses, behind the guard."""
+"""The find page: its addresses behind the guard, and the process that serves it."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cliploc._extras import install
 from cliploc._memory_errors import not_installed
@@ -13,6 +20,7 @@ from cliploc.prompts import TEMPLATE_SETS
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
 from cliploc.web.hosts import Hosts
 from cliploc.web.kept import Kept
+from cliploc.web.server import listen, run
 from cliploc.web.service import KEPT_SECONDS, Look, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
 from cliploc.web.uploads import Uploads
@@ -25,6 +33,7 @@ MOST_LOOKS = 64  # visitors whose last results are kept
 MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 RATE = 600  # requests a minute of one client
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
+END_SECONDS = 2.5  # from the signal to the end of the process, whatever still runs
 NOT_HERE = "There is no such address here."
 
 
@@ -120,3 +129,56 @@ def application(
 
     uploads = Uploads(folder, MOST_UPLOADS, KEPT_SECONDS, forget)
     return Guard(app, hosts or Hosts(), uploads, max_bytes, service.runs.end, auth, rate)
+
+
+def serve(
+    service: Service,
+    host: str,
+    port: int,
+    *,
+    allow_hosts: Sequence[str],
+    on_ready: Callable[[str], None],
+    **options: Any,
+) -> None:
+    """Serves until it is interrupted, and ends the process then, at once, with exit code 0.
+
+    Args:
+        service: the models behind it.
+        host: the address to listen on.
+        port: 0 for any free one.
+        allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
+        on_ready: called with the page's address once the server accepts connections.
+        options: of `application`.
+
+    Raises:
+        UsageError: starlette is not installed, or the server cannot listen on the address.
+        ModelError: the first model cannot be loaded.
+    """
+    with (
+        listen(host, port) as listening,
+        tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder,
+        suppress(KeyboardInterrupt),
+    ):
+        app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
+        run(app, host, listening, on_ready, lambda: _end_soon(folder))
+    _end_process()
+
+
+def _end_soon(folder: str) -> None:
+    """Ends the process after `END_SECONDS`, as a step of a model that cannot be stopped would take longer."""
+
+    def end() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        _end_process()
+
+    timer = threading.Timer(END_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_process() -> None:
+    """Ends the process without dismantling the interpreter, which takes seconds on a busy machine and saves nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it is closed
+            stream.flush()
+    os._exit(0)

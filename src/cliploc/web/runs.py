@@ -119,11 +119,11 @@ class Runs:
         self._lock = threading.Lock()
         self._ended = False
 
-    def begin(self, visitor: str | None, work: Work[T], *, alone: bool = False) -> Run[T]:
+    def begin(self, visitor: str, work: Work[T], *, alone: bool = False) -> Run[T]:
         """Starts a run for a visitor.
 
         Args:
-            visitor: the id of the visitor's session.
+            visitor: the page's name for itself, or any other token.
             work: as for `Run`.
             alone: whether the visitor's other runs are stopped.
 
@@ -136,13 +136,13 @@ class Runs:
             if self._ended:
                 raise StoppedError(ENDING)
             run = Run(work, self._seconds)
-            self._runs[run] = visitor or ""
+            self._runs[run] = visitor
         return run
 
-    def stop(self, visitor: str | None) -> None:
-        """Stops a visitor's runs."""
+    def stop(self, visitor: str | None = None) -> None:
+        """Stops a visitor's runs, or all."""
         with self._lock:
-            mine = [run for run, owner in self._runs.items() if owner == (visitor or "")]
+            mine = [run for run, owner in self._runs.items() if visitor in (None, owner)]
         for run in mine:
             run.stop()
 
@@ -150,6 +150,4 @@ class Runs:
         """Stops every run and refuses new ones, such as a queued one whose turn comes when another was stopped."""
         with self._lock:
             self._ended = True
-            runs = list(self._runs)
-        for run in runs:
-            run.stop()
+        self.stop()
