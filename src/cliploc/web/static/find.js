@@ -13,7 +13,7 @@ const page = at("#page"), status = at("#status"), results = at("#results"), file
 const visitor = [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(16).padStart(2, "0")).join("");
 const pictures = { picture: new PictureField(at("#picture")), exemplar: new PictureField(at("#exemplar")) };
 let running = null;  // ends the search, or the writing of files, that goes on
-let moves = 0;  // of sliders
+let moves = 0, chosen = 0;  // of sliders, of menus
 let adjusting = Promise.resolve();
 
 // ------------------------------------------------------------------------------------------------------- status line
@@ -117,8 +117,10 @@ async function choose(name) {
   const { model, method, refine, compare } = settings();
   const other = name === "model", wanted = other ? { model } : { model, method, refine, compare };
   if (!other && !["method", "refine", "compare"].includes(name)) return;
+  const choice = ++chosen;
   try {
     const menu = await get(`/api/menu?${new URLSearchParams(wanted)}`);
+    if (choice !== chosen) return;  // another choice was made meanwhile
     if (menu.problem) throw new Refusal(422, menu.problem);
     apply(menu, other ? ["method", "compare", "refine", ...OWN] : OWN);
     await adjust();
