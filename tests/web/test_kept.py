@@ -11,6 +11,8 @@ from PIL import Image
 from cliploc.errors import InputError
 from cliploc.web.kept import Kept
 from cliploc.web.service import Offer, Service
+from cliploc.web.settings import Settings
+from tests.web.asking import DEMO
 
 
 def test_each_has_his_last_and_what_was_not_used_for_longest_goes_first():
@@ -30,8 +32,8 @@ def test_a_large_one_makes_others_go_and_what_is_too_large_is_not_kept():
     kept.keep("b", 2, size=4)
     kept.keep("c", 3, size=4)
     assert [kept.get(one) for one in "abc"] == [None, 2, 3]
-    kept.keep("d", 4, size=11)
-    assert kept.get("d") is None
+    kept.keep("c", 4, size=11)
+    assert [kept.get(one) for one in "abc"] == [None, 2, None]
 
 
 def test_what_is_old_is_dropped_whether_anybody_asks_or_not():
@@ -45,6 +47,13 @@ def test_what_is_old_is_dropped_whether_anybody_asks_or_not():
     now = 22.0
     kept.forget_old()
     assert not kept._kept
+
+
+def test_results_of_a_visitor_have_the_size_of_their_maps_and_photograph():
+    look = Service([Offer("mini")], device="cpu").look(str(DEMO / "cat.jpg"), Settings(names="cat, dog", method="cam"))
+    [found] = look.slim(100).results.values()
+    assert max(found.image.size) == 100
+    assert look.slim(100).size == found.maps.nbytes + 3 * found.image.width * found.image.height
 
 
 def test_a_photograph_is_decoded_once_and_another_file_is_another_photograph(tmp_path):

@@ -210,7 +210,7 @@ class Answers:
 
     def _found(self, question: Question, reporter: Reporter) -> dict[str, Any]:
         look = self._look(question, reporter, self._looks.get(question.visitor)).slim(view.SHOWN_SIDE)
-        self._looks.keep(question.visitor, look)
+        self._looks.keep(question.visitor, look, look.size)
         return self._shown(look, question.settings)
 
     def _redrawn(self, question: Question, _: Reporter) -> dict[str, Any]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-MOST_LOOKS = 64  # visitors whose last results are kept
+LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
 MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 RATE = 600  # requests a minute of one client
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
@@ -78,7 +78,7 @@ def application(
     from cliploc.web.view import TEMPLATES
 
     examples = {one.path.name: one for one in demo_photos()}
-    looks = Kept[Look](KEPT_SECONDS, MOST_LOOKS)
+    looks = Kept[Look](KEPT_SECONDS, LOOK_BYTES)
     store = Store(folder, {name: one.path for name, one in examples.items()})
     answers = Answers(service, looks, store, queue, debug)
     text = TEMPLATES.render(

@@ -53,8 +53,9 @@ class Kept(Generic[V]):
     def keep(self, key: Hashable, value: V, size: int = 1) -> None:
         """Keeps a value in the place of the key's last one."""
         with self._lock:
-            self._kept[key] = _One(value, size, self._clock())
-            self._kept.move_to_end(key)
+            self._kept.pop(key, None)
+            if size <= self._most:
+                self._kept[key] = _One(value, size, self._clock())
         self.forget_old()
 
     def forget_old(self) -> None:

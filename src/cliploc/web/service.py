@@ -171,6 +171,11 @@ class Look:
     recipe: Recipe | None = None
     exemplar: str = ""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the heatmaps and photographs."""
+        return sum(one.maps.nbytes + 3 * one.image.width * one.image.height for one in self.results.values())
+
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
         """Each method with its threshold: that of the settings, or else the method's own."""
         first = next(iter(self.results))
