@@ -52,15 +52,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Answers:
-    """Answers requests; the guard before it has checked host, client, password and size.
-
-    Args:
-        service: the models.
-        looks: the visitors' last looks.
-        store: pictures and downloads.
-        queue: how many requests may wait for the models, and as many for what runs no model.
-        debug: whether an error of the program itself is printed with its traceback, on the server.
-    """
+    """Answers requests; the guard before it has checked host, client, password and size."""
 
     def __init__(self, service: Service, looks: Kept[Look], store: Store, queue: int, debug: bool) -> None:
         self._service, self._looks, self._store, self._debug = service, looks, store, debug

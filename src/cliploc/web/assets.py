@@ -17,12 +17,7 @@ BASE = "base.css"  # every page's
 
 
 def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
-    """Routes to the assets of a page and to `BASE`, as /static/NAME; read once.
-
-    Args:
-        templates: have the assets.
-        names: of the others.
-    """
+    """Routes to the assets of a page and to `BASE`, as /static/NAME; read once."""
     from starlette.responses import Response
     from starlette.routing import Route
 

@@ -35,12 +35,7 @@ ADVICE = "open it as http://127.0.0.1 or http://localhost, at its port"
 
 
 class ReviewServer:
-    """Answers the editor.
-
-    Args:
-        folder: the run's folder.
-        suggester: the model that suggests boxes.
-    """
+    """Answers the editor."""
 
     def __init__(self, folder: ReviewFolder, suggester: Suggester) -> None:
         self._folder, self._suggester = folder, suggester
@@ -136,11 +131,7 @@ def _parsed(body: bytes, kind: type) -> dict[str, Any]:
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
-    """The editor as an ASGI application.
-
-    Raises:
-        UsageError: starlette is not installed.
-    """
+    """The editor as an ASGI application."""
     try:
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
@@ -207,17 +198,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
 def serve_review(
     folder: ReviewFolder, suggester: Suggester, port: int = 7861, *, on_ready: Callable[[str], None] = print
 ) -> None:
-    """Serves the editor on this machine until it is interrupted.
-
-    Args:
-        folder: the run's folder, opened.
-        suggester: the model that suggests boxes.
-        port: 0 for any free one.
-        on_ready: called with the page's address once the server accepts connections.
-
-    Raises:
-        UsageError: starlette or uvicorn is not installed, or the port is taken.
-    """
+    """Serves the editor on this machine until it is interrupted."""
     app = application(folder, suggester)
     from cliploc.web.server import listen, run
 

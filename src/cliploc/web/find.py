@@ -59,10 +59,6 @@ def application(
         hosts: the names by which the server may be reached; by default this machine's own.
         rate: requests a minute of one client on another machine; 0 for no limit.
         debug: whether an error of the program itself is printed with its traceback, on the server.
-
-    Raises:
-        UsageError: starlette is not installed.
-        ModelError: the first model cannot be loaded.
     """
     try:
         import python_multipart  # noqa: F401  # starlette reads forms by it
@@ -140,20 +136,7 @@ def serve(
     on_ready: Callable[[str], None],
     **options: Any,
 ) -> None:
-    """Serves until it is interrupted, and ends the process then, at once, with exit code 0.
-
-    Args:
-        service: the models behind it.
-        host: the address to listen on.
-        port: 0 for any free one.
-        allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
-        on_ready: called with the page's address once the server accepts connections.
-        options: of `application`.
-
-    Raises:
-        UsageError: starlette is not installed, or the server cannot listen on the address.
-        ModelError: the first model cannot be loaded.
-    """
+    """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
     with (
         listen(host, port) as listening,
         tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder,

@@ -53,15 +53,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Gate:
-    """An ASGI application that wraps another, and refuses requests for a foreign host or from a foreign page.
-
-    Args:
-        app: the wrapped application.
-        hosts: the names by which the server may be reached.
-        max_body: the largest body of a request, in bytes.
-        max_target: the longest address, in characters.
-        policy: the content security policy of the answers.
-    """
+    """An ASGI application that wraps another, and refuses requests for a foreign host or from a foreign page."""
 
     def __init__(
         self,
@@ -135,17 +127,7 @@ class Gate:
 
 
 class Guard(Gate):
-    """The gate before the find page: it also asks for the password, and limits clients and uploads.
-
-    Args:
-        app: the wrapped application.
-        hosts: the names by which the server may be reached.
-        uploads: the folder of photographs.
-        max_bytes: the largest upload.
-        on_end: called when the server shuts down; ends what still runs or waits in the application.
-        auth: user and password; None to let everybody in.
-        rate: requests a minute of one client, and as many at once; 0 for no limit.
-    """
+    """The gate before the find page: it also asks for the password, and limits clients and uploads."""
 
     def __init__(
         self,
@@ -256,11 +238,7 @@ class Incoming:
         return self._arrived / max(self.age, 1e-3)
 
     def admit(self, most: int) -> int:
-        """Lets a body come whose header says that it has at most so many bytes; returns its length.
-
-        Raises:
-            RefusedError: it is longer, or its length is not given.
-        """
+        """Lets a body come whose header says that it has at most so many bytes; returns its length."""
         text = self.headers.get("content-length", "")
         if not text.isascii() or not text.isdigit():
             raise RefusedError(411, "expected the header Content-Length")
@@ -285,14 +263,7 @@ class Incoming:
             self._patience.reschedule(self._now())
 
     async def read(self, seconds: float) -> bytes:
-        """Reads the complete body.
-
-        Args:
-            seconds: the time limit.
-
-        Raises:
-            RefusedError: it did not arrive in time, or is longer than was admitted.
-        """
+        """Reads the complete body."""
         self.limit(seconds)
         return await self._read(math.inf)
 

@@ -49,9 +49,6 @@ class Hosts:
             host: the header Host.
             origin: the header Origin; None where there is none, as from a program.
             address: the local address of the connection; it counts as a name of the server, as no website can have it.
-
-        Raises:
-            RefusedError: the host or the origin is not one of the server's.
         """
         if _name(host) not in self._names | {_plain(address)}:
             raise RefusedError(421, f"This server does not have that host name: {self._advice}.")

@@ -20,13 +20,6 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     Args:
         service: the models.
         settings: of an address. What does not run on the model is left out; what is not set is the method's own.
-
-    Returns:
-        "problem", a sentence where the model cannot be used, and the menus are those of the first one; "choices" of
-        "method", "compare" and "refine"; and "values", by the names of `Settings`.
-
-    Raises:
-        ModelError: the first model cannot be loaded.
     """
     problem = ""
     try:

@@ -16,9 +16,6 @@ GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 class Passwords:
     """Checks user and password. Only wrong ones are counted.
 
-    Args:
-        auth: user and password; None to let everybody in.
-
     Example:
         >>> passwords = Passwords(("me", "secret"))
         >>> passwords.check("10.0.0.1", "Basic bWU6c2VjcmV0")
@@ -32,15 +29,7 @@ class Passwords:
         self._guesses = Rate(*GUESSES)
 
     def check(self, client: str, header: str) -> None:
-        """Refuses a request without the password.
-
-        Args:
-            client: the address of who asks.
-            header: the header Authorization; "" where there is none.
-
-        Raises:
-            RefusedError: the password is wrong or missing, or this client had too many wrong ones.
-        """
+        """Refuses a request without the password."""
         if self._auth is None:
             return
         if not header:  # a browser asks once without it, and then asks its user

@@ -27,33 +27,18 @@ Given = str | UploadFile  # the id of a picture, or a picture
 
 @dataclass(frozen=True)
 class Question:
-    """What a request asks for.
+    """What a request asks for."""
 
-    Attributes:
-        ids: field of `PICTURES` → id of the picture that it holds, which is stored.
-        picture: the photograph's file; None where there is none.
-        exemplar: the same of the picture that stands for a name.
-        visitor: the page's name for itself; "" of a program.
-        switches: those of `SWITCHES` that are on.
-        settings: the fields that are left.
-    """
-
-    ids: Mapping[str, str]
-    picture: str | None
-    exemplar: str | None
-    visitor: str
-    switches: frozenset[str]
-    settings: Settings
+    ids: Mapping[str, str]  # field of `PICTURES` → id of the picture that it holds, which is stored
+    picture: str | None  # the photograph's file; None where there is none
+    exemplar: str | None  # the same of the picture that stands for a name
+    visitor: str  # the page's name for itself; "" of a program
+    switches: frozenset[str]  # those of `SWITCHES` that are on
+    settings: Settings  # the fields that are left
 
 
 async def question_in(request: Request, store: Store) -> Question:
-    """Reads a request, and stores its pictures.
-
-    Raises:
-        RefusedError: it is neither a form nor JSON, a field is of another kind than expected, or there is no picture
-            with an id.
-        UsageError: a setting that cannot be.
-    """
+    """Reads a request, and stores its pictures."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return await run_in_threadpool(_question, parsed(await request.body()), store)

@@ -10,12 +10,7 @@ MAX_DEPTH = 8  # of nested objects and lists
 
 
 class RefusedError(Exception):
-    """A request is refused.
-
-    Args:
-        status: the HTTP status.
-        sentence: what was expected, for the client.
-    """
+    """A request is refused."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -24,9 +19,6 @@ class RefusedError(Exception):
 
 def parsed(body: bytes) -> dict[str, Any]:
     """The JSON object of a body.
-
-    Raises:
-        RefusedError: the body is something else, or nested too deep.
 
     Example:
         >>> parsed(b'{"names": "cat"}')

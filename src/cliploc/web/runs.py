@@ -63,11 +63,7 @@ class Run(Generic[T]):
         return not self._thread.is_alive() or self._abandoned
 
     def result(self) -> T:
-        """Waits for the work, and returns what it returned or raises what it raised.
-
-        Raises:
-            StoppedError: the run was stopped, or its time is over; work that does not end then is abandoned.
-        """
+        """Waits for the work, and returns what it returned or raises what it raised."""
         self._thread.join(max(0.0, self._until + GRACE_SECONDS - time.monotonic()))
         if self._abandoned:
             self.stop()
@@ -107,11 +103,7 @@ class Run(Generic[T]):
 
 
 class Runs:
-    """The runs of all visitors; a run that nothing refers to any more is forgotten.
-
-    Args:
-        seconds: the time limit of each.
-    """
+    """The runs of all visitors; a run that nothing refers to any more is forgotten."""
 
     def __init__(self, seconds: float = MAX_SECONDS) -> None:
         self._seconds = seconds
@@ -120,16 +112,7 @@ class Runs:
         self._ended = False
 
     def begin(self, visitor: str, work: Work[T], *, alone: bool = False) -> Run[T]:
-        """Starts a run for a visitor.
-
-        Args:
-            visitor: the page's name for itself, or any other token.
-            work: as for `Run`.
-            alone: whether the visitor's other runs are stopped.
-
-        Raises:
-            StoppedError: `end` was called.
-        """
+        """Starts a run for a visitor."""
         if alone:
             self.stop(visitor)
         with self._lock:

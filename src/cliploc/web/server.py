@@ -27,13 +27,7 @@ class Ending(Protocol):
 
 
 def listener(app: Ending, on_shutdown: Callable[[], None] | None = None, **config: Any) -> uvicorn.Server:
-    """A uvicorn server that ends the application's runs first when it shuts down.
-
-    Args:
-        app: the application.
-        on_shutdown: called before that.
-        config: further settings of `uvicorn.Config`.
-    """
+    """A uvicorn server that ends the application's runs first when it shuts down."""
     import uvicorn
 
     from cliploc.web.connections import BACKLOG, KEEP_ALIVE_SECONDS, limited, most_connections
@@ -65,15 +59,7 @@ def run(
     on_ready: Callable[[str], None],
     on_shutdown: Callable[[], None] | None = None,
 ) -> None:
-    """Serves an application until SIGINT or SIGTERM, as a KeyboardInterrupt.
-
-    Args:
-        app: the application.
-        host: where it listens.
-        listening: the socket of `listen`.
-        on_ready: called with the address for a browser once the server accepts connections.
-        on_shutdown: as for `listener`.
-    """
+    """Serves an application until SIGINT or SIGTERM, as a KeyboardInterrupt."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = listener(app, on_shutdown)
@@ -83,11 +69,7 @@ def run(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections.
-
-    Raises:
-        UsageError: the address is taken, or is not one of this machine's.
-    """
+    """A socket that accepts connections."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

@@ -55,11 +55,7 @@ class Store:
         return found
 
     def picture(self, number: str) -> Path:
-        """The file of a picture.
-
-        Raises:
-            RefusedError: there is no such picture.
-        """
+        """The file of a picture."""
         if number in self._examples:
             return self._examples[number]
         if re.fullmatch("[0-9a-f]{40}", number):
@@ -74,11 +70,7 @@ class Store:
         return folder
 
     def download(self, folder: str, name: str) -> Path:
-        """A file of `new_folder`.
-
-        Raises:
-            RefusedError: there is no such file.
-        """
+        """A file of `new_folder`."""
         if re.fullmatch("[0-9a-f]{32}", folder):
             with contextlib.suppress(OSError):
                 for path in (self._folder / folder).iterdir():

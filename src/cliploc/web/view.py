@@ -64,14 +64,7 @@ def summary(results: Mapping[str, Localization]) -> str:
 def results_html(
     results: Mapping[str, Localization], opacity: float, recipe: Recipe | None = None, masks: bool = False
 ) -> str:
-    """A figure for every name and method, a figure of all names together, and a table of scores and boxes.
-
-    Args:
-        results: method → its result for the same photograph.
-        opacity: of the hottest places and of masks, 0–1.
-        recipe: the recipe that ran, whose parts are stated; None where a method was chosen.
-        masks: whether masks are drawn instead of heat.
-    """
+    """A figure for every name and method, a figure of all names together, and a table of scores and boxes."""
     several = len(results) > 1
     names = next(iter(results.values())).names
     shown = {method: _shown(one) for method, one in results.items()}
