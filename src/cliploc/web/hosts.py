@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -29,7 +29,7 @@ class Hosts:
         >>> hosts.check("page.example.org", None, "127.0.0.1")
         >>> hosts.check("evil.example.com", None, "127.0.0.1")
         Traceback (most recent call last):
-        cliploc.web.requests.RefusedError: This server does not have that host name: start it with --allow-host NAME.
+        cliploc.web.refusals.RefusedError: This server does not have that host name: start it with --allow-host NAME.
     """
 
     def __init__(
@@ -49,9 +49,6 @@ class Hosts:
             host: the header Host.
             origin: the header Origin; None where there is none, as from a program.
             address: the local address of the connection; it counts as a name of the server, as no website can have it.
-
-        Raises:
-            RefusedError: the host or the origin is not one of the server's.
         """
         if _name(host) not in self._names | {_plain(address)}:
             raise RefusedError(421, f"This server does not have that host name: {self._advice}.")

@@ -17,8 +17,8 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.passwords import Passwords
-from cliploc.web.requests import RefusedError
-from cliploc.web.server import address_of, end_by_signal, listen, listener
+from cliploc.web.refusals import RefusedError
+from cliploc.web.server import listen, run
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
@@ -193,7 +193,4 @@ def serve(
     """
     app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
     with listen(host, port) as listening:
-        end_by_signal()
-        server = listener(app)
-        on_ready(address_of(host, listening))
-        server.run(sockets=[listening])
+        run(app, host, listening, on_ready)

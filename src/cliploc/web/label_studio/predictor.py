@@ -27,7 +27,7 @@ from cliploc.memory import Memory
 from cliploc.pipeline.prepare import Request
 from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.web.label_studio.labelling import Control, Labelling
-from cliploc.web.label_studio.pictures import Allowance, PictureSource, short
+from cliploc.web.label_studio.task_pictures import Allowance, PictureSource, short
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
