@@ -32,8 +32,6 @@ def document(results: Mapping[str, Localization], settings: Settings, recipe: Re
     """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe".
 
     Args:
-        results: method → its result.
-        settings: what was asked for.
         recipe: the recipe that ran; "recipe" holds its name, and its parts as the command line has them.
     """
     whole = to_document(list(results.values()), [], to_json(settings), settings.masks)

@@ -51,11 +51,7 @@ def application(
     """Page and API as an ASGI application.
 
     Args:
-        service: the models behind it.
-        folder: an empty folder for uploads and downloads.
         auth: user and password; None to let everybody in.
-        queue: how many requests may wait; more are refused.
-        max_bytes: the largest upload.
         hosts: the names by which the server may be reached; by default this machine's own.
         rate: requests a minute of one client on another machine; 0 for no limit.
         debug: whether an error of the program itself is printed with its traceback, on the server.

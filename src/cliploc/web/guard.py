@@ -200,10 +200,6 @@ class Guard(Gate):
 class Incoming:
     """The body of a request, as the application receives it. Its bytes are counted, and it must not arrive too slowly.
 
-    Args:
-        receive: the server's messages.
-        headers: those of the request, by name.
-
     Attributes:
         headers: those of the request.
         whole: whether the complete body has arrived.

@@ -18,11 +18,6 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class Hosts:
     """The host names of the server.
 
-    Args:
-        host: the name or address that it listens on.
-        allowed: further names, such as that of a reverse proxy.
-        advice: what to do about a refusal, for its message.
-
     Example:
         >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
         >>> hosts.check("localhost:7860", "http://localhost:7860", "127.0.0.1")
@@ -46,7 +41,6 @@ class Hosts:
         """Refuses a request for another host or from another website.
 
         Args:
-            host: the header Host.
             origin: the header Origin; None where there is none, as from a program.
             address: the local address of the connection; it counts as a name of the server, as no website can have it.
         """

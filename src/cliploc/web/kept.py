@@ -25,7 +25,6 @@ class Kept(Generic[V]):
     Args:
         seconds: a value that was not used for so long is dropped.
         most: the size of all values together; a larger value is not kept.
-        clock: the time in seconds.
 
     Example:
         >>> kept = Kept[str](seconds=60, most=2)

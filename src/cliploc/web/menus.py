@@ -18,7 +18,6 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     """The menus for a model, and the values of all controls.
 
     Args:
-        service: the models.
         settings: of an address. What does not run on the model is left out; what is not set is the method's own.
     """
     problem = ""

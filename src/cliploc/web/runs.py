@@ -33,7 +33,6 @@ class Run(Generic[T]):
     Args:
         work: called with a `Reporter`, whose `masked` counts the steps. Its parts raise `StoppedError` once the run is
             to end.
-        seconds: the time limit.
 
     Example:
         >>> run = Run(lambda reporter: reporter.masked(3, 0) or "done")

@@ -22,10 +22,6 @@ class Store:
 
     Neither can be guessed, nor computed from a picture: only who uploaded a picture, or had files made, can name it.
 
-    Args:
-        folder: the folder.
-        examples: further pictures, which everybody may name: id → file.
-
     Example:
         >>> import io, tempfile
         >>> with tempfile.TemporaryDirectory() as name:

@@ -28,7 +28,6 @@ def status(text: str, kind: str = "done") -> Status:
     """A status line.
 
     Args:
-        text: what it says.
         kind: "done"; "problem", which a screen reader reads out at once; or "busy".
     """
     return {"kind": kind, "text": text}
@@ -39,8 +38,6 @@ def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 
 
     Args:
         done: the number of masked photographs tried so far; 0 for methods that use none.
-        left: the number still to try.
-        seconds: since the search began.
         bank: how many names of the bank were embedded in this search, and how many are left; needed once per model.
     """
     if bank[1]:

@@ -48,15 +48,9 @@ class LabelStudioGate(Gate):
     """The gate before the backend: it refuses strangers too.
 
     Args:
-        predictor: makes predictions.
-        hosts: the names by which the server may be reached.
         auth: user and password; None to let everybody in.
-        max_bytes: the largest body of a request.
         queue: how many requests for predictions may wait; more are refused.
         say: called with each line that a user may want to read.
-
-    Raises:
-        UsageError: starlette is not installed.
     """
 
     def __init__(
@@ -178,18 +172,8 @@ def serve(
     """Serves until it is interrupted; arguments as for `LabelStudioGate`.
 
     Args:
-        predictor: makes predictions.
-        host: the address to listen on.
-        port: 0 for any free one.
-        auth: user and password.
         allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
-        max_bytes: the largest body of a request.
-        queue: how many requests may wait.
         say: called with each line that a user may want to read.
-        on_ready: called with the address once the server accepts connections.
-
-    Raises:
-        UsageError: starlette is not installed, or the server cannot listen on the address.
     """
     app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
     with listen(host, port) as listening:
