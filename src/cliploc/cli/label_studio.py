@@ -46,8 +46,8 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     auth = None if asked.auth_env is None else user_in(asked.auth_env)
     use_threads(asked.threads)
     from cliploc.web.label_studio.app import serve
-    from cliploc.web.label_studio.pictures import PictureSource
     from cliploc.web.label_studio.predictor import Predictor
+    from cliploc.web.label_studio.task_pictures import PictureSource
 
     terminal = Terminal()
     most = round(asked.max_megabytes * 1e6)
