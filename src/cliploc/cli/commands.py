@@ -28,6 +28,7 @@ HOMES = {
 }  # the others' modules have their names
 TITLES = {group: {"prompt": "Input", "method": "Model"}.get(group, group.capitalize()) for group in get_args(Group)}
 LAST = ("as_json", "debug", "help")  # parameters that come last in a command's help
+FEW = 5  # parameters, which need no sections
 WIDEST = 30  # columns of flags, beside which their help begins
 
 
@@ -43,20 +44,24 @@ class SectionedCommand(TyperCommand):
     """A command whose help lists its parameters in sections, those of most users first."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
-        shown = sorted(self.get_params(ctx), key=lambda one: LAST.index(one.name) if one.name in LAST else -1)
-        titles = [getattr(one, "rich_help_panel", None) for one in shown]
+        shown = sorted(self.get_params(ctx), key=_place)
+        sectioned = len(shown) > FEW and any(getattr(one, "rich_help_panel", None) for one in shown)
         rows: dict[str, list[tuple[str, str]]] = {}
-        for one, title in zip(shown, titles, strict=True):
-            plain = "Arguments" if one.param_type_name == "argument" else "Options"
-            if one.name == "help" and any(titles):
-                plain = section("run", usual=False)
+        for one in shown:
+            title = "Arguments" if one.param_type_name == "argument" else "Options"
+            if sectioned:
+                title = getattr(one, "rich_help_panel", None) or section("run", usual=False)
             if record := one.get_help_record(ctx):
-                rows.setdefault(title or plain, []).append(record)
+                rows.setdefault(title, []).append(record)
         write_sections(
-            formatter,
-            {title: rows.pop(title) for title in [*rows] if title not in SECTIONS}
-            | {title: rows[title] for title in SECTIONS if title in rows},
+            formatter, {title: rows[title] for title in ("Arguments", "Options", *SECTIONS) if title in rows}
         )
+
+
+def _place(parameter: Any) -> tuple[int, bool, bool]:
+    """Where a parameter comes in its section: arguments first, then what is required."""
+    last = LAST.index(parameter.name) if parameter.name in LAST else -1
+    return last, parameter.param_type_name != "argument", not parameter.required
 
 
 class Commands(Mapping[str, TyperCommand]):

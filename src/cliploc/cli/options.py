@@ -20,7 +20,7 @@ from cliploc._documents import lines_of
 from cliploc._extras import refuse_without
 from cliploc._threads import MAX_THREADS
 from cliploc.cli.commands import section
-from cliploc.config import DEFAULTS, OPTIONS, Group, Option, Options, flags_of, option_of, parse_list, parse_pair
+from cliploc.config import DEFAULTS, Group, Option, Options, flags_of, option_of, parse_list, parse_pair
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -186,11 +186,6 @@ def _parsed(one: Option, texts: str | Sequence[str]) -> Any:
     return one.parse(texts) if isinstance(texts, str) else one.gather([one.parse(text) for text in texts])
 
 
-def read_options(given: Mapping[str, Any]) -> Options:
-    """Options out of flags and texts; those that were not given stay at their defaults."""
-    return Options(**_values_of(given, OPTIONS))
-
-
 def _refuse_early(options: Options) -> None:
     """Refuses what is not installed or not known, before torch is imported."""
     if options.engine_backend == "openvino":
@@ -267,7 +262,10 @@ class ModelFlags(Flags):
 
     model: list[str] | None = flag("A name of `cliploc models`; repeatable.", None, none="mini", group="model")
     pretrained: list[str] | None = flag(
-        "Weights: once for all models, or once per model; own: the model's own.", None, group="model"
+        "Weights: once for all models, or once per model; own: the model's own.",
+        None,
+        metavar="TAG|FILE|own",
+        group="model",
     )
 
 
@@ -347,26 +345,6 @@ class ServerFlags(WithThreads):
     allow_host: list[str] | None = flag(
         "Another host name of this server, such as that of a proxy; repeatable.", None, metavar="NAME", group="serving"
     )
-
-
-# -------------------------------------------------------------------------------- the same, for signatures by hand
-def info_of(kind: type[Flags], name: str) -> Any:
-    """What typer reads of a field of `Flags`."""
-    [of] = [one for one in fields(kind) if one.name == name]
-    return _typed_flag(of, get_type_hints(kind)[name]).annotation.__metadata__[0]
-
-
-def number_in(least: float, most: float, meaning: str) -> Any:
-    """An option that takes a number in a range: its help shows the range, and it is checked before any work."""
-    return typer.Option(metavar=f"{least}-{most}", help=meaning, callback=_in_range(least, most))
-
-
-Threads = Annotated[int | None, info_of(WithThreads, "threads")]
-Debug = Annotated[bool, info_of(WithDebug, "debug")]
-Host = Annotated[str, info_of(ServerFlags, "host")]
-AuthEnv = Annotated[str | None, info_of(ServerFlags, "auth_env")]
-Queue = Annotated[int, info_of(ServerFlags, "queue")]
-AllowHost = Annotated[list[str] | None, info_of(ServerFlags, "allow_host")]
 
 
 # -------------------------------------------------------------------------------------------------- what texts mean
