@@ -169,13 +169,11 @@ def benchmark(
 def _refuse_options(asked: BenchmarkFlags, flags: Sequence[str], options: Options, not_of: Sequence[str]) -> None:
     """Refuses options that the task does not use, so that nobody misreads its numbers."""
     given = asked.given()
-    there = [*(name for name in flags if name in given), *(flags_of(one)[0] for one in not_of if _given(options, one))]
+    usual = {name: OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)) for name in not_of}
+    changed = [flags_of(name)[0] for name, value in usual.items() if getattr(options, name) != value]
+    there = [*(name for name in flags if name in given), *changed]
     if there:
         raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {asked.task}: leave it out")
-
-
-def _given(options: Options, name: str) -> bool:
-    return bool(getattr(options, name) != OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)))
 
 
 def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Work:

@@ -111,19 +111,6 @@ def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> N
     terminal.listing(rows, narrow)
 
 
-def _labelled_document(dataset: LabelledDataset) -> dict[str, Any]:
-    return {
-        "dataset": dataset.name,
-        "root": str(dataset.root),
-        "split": dataset.split,
-        "role": dataset.role,
-        "pictures": len(dataset),
-        "classes": len(dataset.classes),
-        "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
-        "named": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
-    }
-
-
 def _about_labelled(dataset: LabelledDataset) -> list[Sequence[str | Text]]:
     rows = [
         ("dataset", f"{dataset.name}, with a class for every pixel"),
@@ -167,17 +154,28 @@ def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequenc
     return [(Text(key, style="bold"), value) for key, value in rows]
 
 
+def _labelled_document(dataset: LabelledDataset) -> dict[str, Any]:
+    return _document(dataset, {"pictures": len(dataset), "classes": len(dataset.classes)})
+
+
 def _dataset_document(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "dataset": dataset.name,
-        "root": str(dataset.root),
-        "split": dataset.split,
-        "role": dataset.role,
+    counts = {
         "pictures": len({one.path for one in dataset.samples}),
         "samples": len(dataset),
         "classes": len({one.label for one in dataset.samples}),
         "boxes": sum(len(one.boxes_xyxy) for one in dataset.samples),
         "masks": sum(len(one.masks) for one in dataset.samples),
+    }
+    return _document(dataset, counts)
+
+
+def _document(dataset: Dataset | LabelledDataset, counts: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "split": dataset.split,
+        "role": dataset.role,
+        **counts,
         "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
         "named": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
     }

@@ -9,10 +9,10 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -62,7 +62,7 @@ def command(
     without: Mapping[str, str] | None = None,
     hidden: Collection[str] = (),
 ) -> Callable[[Command], Command]:
-    """Makes flags of those parameters of a command that are dataclasses of options; the command gets them as objects.
+    """Makes a command's flags of the fields of its parameters, which are dataclasses of options.
 
     Args:
         only: which of the options of `Localizer`; None for all that a command line can name.
@@ -71,50 +71,44 @@ def command(
         hidden: those that the help leaves out, because the command refuses them with a message of its own.
     """
 
+    def taken(kind: Any) -> list[Field[Any]]:
+        """The fields that become flags."""
+        if kind is not Options:
+            return list(fields(kind))
+        there = [one for one in fields(Options) if not option_of(one).python_only and one.name not in leave_out]
+        return [one for one in there if only is None or one.name in only]
+
+    def flags(kind: type) -> Iterator[inspect.Parameter]:
+        if issubclass(kind, Flags):
+            hints = get_type_hints(kind)
+            yield from (_typed_flag(one, hints[one.name]) for one in taken(kind))
+            return
+        for one in taken(kind):
+            default = (defaults or {}).get(one.name, getattr(DEFAULTS, one.name, None))
+            yield _text_flag(one, default, (without or {}).get(one.name), hidden=one.name in hidden)
+
     def decorate(function: Command) -> Command:
-        kinds: dict[str, type] = {}  # parameter of the command → its dataclass
-        taken: dict[str, list[Field[Any]]] = {}  # parameter of the command → fields whose values it gets
-        flags: list[inspect.Parameter] = []
-        for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-            kind = parameter.annotation
-            if not is_dataclass(kind):
-                flags.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-                continue
-            kinds[name], taken[name] = kind, list(fields(kind))  # type: ignore[assignment]
-            if kind is Options:
-                taken[name] = list(_of_localizer(only, leave_out))
-            if issubclass(kind, Flags):
-                hints = get_type_hints(kind)
-                flags += [_typed_flag(one, hints[one.name]) for one in taken[name]]
-                continue
-            for one in taken[name]:
-                default = (defaults or {}).get(one.name, getattr(DEFAULTS, one.name, None))
-                flags.append(_text_flag(one, default, (without or {}).get(one.name), hidden=one.name in hidden))
+        asked = inspect.signature(function, eval_str=True).parameters
+        kinds: dict[str, Any] = {name: parameter.annotation for name, parameter in asked.items()}
+        parameters = [one for kind in kinds.values() for one in flags(kind)]
 
         @functools.wraps(function)
         def run(**given: Any) -> int:
+            made = {}
             for name, kind in kinds.items():
-                values = {one.name: given.pop(one.name) for one in taken[name] if one.name in given}
-                facts = {one.name: option_of(one) for one in taken[name]}
-                given[name] = kind(**_values_of(values, facts, parse=not issubclass(kind, Flags)))
+                facts = {one.name: option_of(one) for one in taken(kind)}
+                values = {one: given[one] for one in facts if one in given}
+                made[name] = kind(**_values_of(values, facts, parse=not issubclass(kind, Flags)))
                 if kind is Options:
-                    _refuse_early(given[name])
-            return function(**given)
+                    _refuse_early(made[name])
+            return function(**made)
 
         # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
-        run.__signature__ = inspect.Signature(flags, return_annotation=int)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in flags} | {"return": int}
+        run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
         return run
 
     return decorate
-
-
-def _of_localizer(only: Collection[str] | None, leave_out: Collection[str]) -> Iterator[Field[Any]]:
-    """The options that a command has, by their groups."""
-    groups = get_args(Group)
-    for one in sorted(fields(Options), key=lambda field: groups.index(option_of(field).group)):
-        if not option_of(one).python_only and one.name not in leave_out and (only is None or one.name in only):
-            yield one
 
 
 def _text_flag(of: Field[Any], default: Any, without: str | None, *, hidden: bool) -> inspect.Parameter:
