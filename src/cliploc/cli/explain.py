@@ -40,14 +40,8 @@ if TYPE_CHECKING:
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json
 EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
-OWN = (
-    "method",
-    "method_options",
-    "recipe",
-    "head",
-    "min_presence",
-    "resize",
-)  # explain has its own form of these, or does not use them
+# explain has its own form of these, or does not use them
+OWN = ("method", "method_options", "recipe", "head", "min_presence", "resize")
 OF_BOXES = ("components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache")
 
 

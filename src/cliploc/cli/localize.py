@@ -7,17 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc.cli.options import (
-    ImagePhotoFlags,
-    PromptsFileFlag,
-    asked_names,
-    command,
-    flag,
-    names_in_file,
-    rare,
-    use_threads,
-    with_exemplars,
-)
+from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
 from cliploc.cli.output import json_text, make_folder, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, lines_of, model_settings
 from cliploc.config import OPTIONS, Options
@@ -31,7 +21,7 @@ MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalizeFlags(ImagePhotoFlags, PromptsFileFlag):
+class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 
     photos: list[str] = flag("Photos (JPEG, PNG, WebP, HEIC …) or folders of them.", metavar="PHOTO", positional=True)
@@ -55,13 +45,8 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
         raise UsageError("expected --out with --save-maps, got none: choose a folder for the maps")
     if masks and out is None and not asked.as_json:
         raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
-    if asked.classes and asked.prompts_file:
-        raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
-    names = asked_names(asked.prompt, asked.classes)
-    if asked.prompts_file is not None:
-        in_file = names_in_file(asked.prompts_file)
-        names += in_file.entries
-        options = options.but(background=(*options.background, *in_file.background))
+    names, around = asked.names()
+    options = options.but(background=(*options.background, *around))
     if not names:
         raise UsageError(
             f'expected at least one name to look for, got none: cliploc localize {asked.photos[0]} -p "cat"'

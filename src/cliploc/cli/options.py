@@ -25,7 +25,6 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
-    from cliploc.jobs.labels import Labels
 
 TASKS = ("localization", "segmentation", "faithfulness")  # of `benchmark` and `evaluate`
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
@@ -242,12 +241,30 @@ class ImagePhotoFlags(PhotoFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptsFileFlag(Flags):
-    """Of commands that take names out of a file of labels."""
+class FilePhotoFlags(PhotoFlags):
+    """The same, where names may also come out of a file of labels."""
 
     prompts_file: Path | None = rare(
         "A file with more names, one per line: cat|kitten; or background: lawn.", None, metavar="FILE"
     )
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names asked for, and the background names of the file."""
+        if self.classes and self.prompts_file:
+            raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
+        names = asked_names(self.prompt, self.classes)
+        if self.prompts_file is None:
+            return names, []
+        from cliploc.jobs.labels import read_labels
+
+        labels = read_labels(self.prompts_file)
+        for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
+            if threshold is not None:
+                raise UsageError(
+                    f"{self.prompts_file}: {entry} @{threshold:g}: only annotate takes a threshold for each name: "
+                    "leave it out, or use --min-presence"
+                )
+        return [*names, *labels.entries], list(labels.background)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,20 +385,6 @@ def refuse_exemplars(names: Iterable[str], command: str) -> None:
     for name in names:
         if split_entries([name])[1]:
             raise UsageError(f"expected names in words, got {name!r}: {command} takes no pictures as prompts")
-
-
-def names_in_file(path: Path) -> Labels:
-    """The names in `--prompts-file`, in the format of `annotate`, but without thresholds of single names."""
-    from cliploc.jobs.labels import read_labels
-
-    labels = read_labels(path)
-    for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
-        if threshold is not None:
-            raise UsageError(
-                f"{path}: {entry} @{threshold:g}: only annotate takes a threshold for each name: leave it out, or use "
-                "--min-presence"
-            )
-    return labels
 
 
 def class_names(text: str) -> list[str]:

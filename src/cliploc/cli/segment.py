@@ -7,17 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc.cli.options import (
-    PhotoFlags,
-    PromptsFileFlag,
-    asked_names,
-    command,
-    flag,
-    names_in_file,
-    rare,
-    refuse_exemplars,
-    use_threads,
-)
+from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exemplars, use_threads
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, model_settings
 from cliploc.config import Options, SegmentationOptions
@@ -37,7 +27,7 @@ OF_SEGMENTER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentFlags(PhotoFlags, PromptsFileFlag):
+class SegmentFlags(FilePhotoFlags):
     """What `segment` has besides options of `Localizer` and of protocols."""
 
     background: list[str] | None = flag(
@@ -64,13 +54,8 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
 
     if asked.rle and asked.out is None and not asked.as_json:
         raise UsageError("expected --json or --out with --rle, got neither: choose where to write the pixels")
-    if asked.classes and asked.prompts_file:
-        raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
-    names, around = asked_names(asked.prompt, asked.classes), list(asked.background or [])
-    if asked.prompts_file is not None:
-        in_file = names_in_file(asked.prompts_file)
-        names += in_file.entries
-        around += in_file.background
+    names, in_file = asked.names()
+    around = [*(asked.background or []), *in_file]
     if not names:
         raise UsageError(f'expected names, got none: cliploc segment {asked.photos[0]} -p "cat" -p "sofa"')
     refuse_exemplars([*names, *around], "segment")
