@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.config import FaithfulnessOptions
-from cliploc.faithfulness import Judged, Scorer, area, blur_kernel, blurred, chosen_metrics, counts, fill_of
+from cliploc.faithfulness import Judged, Scorer, area, chosen_metrics
+from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of
+from cliploc.faithfulness._infra.order import counts
 from tests.faithfulness.models import HW, hottest_first, judged, picture, probability, random_heat, weights
 
 DELETION, INSERTION = chosen_metrics(["deletion", "insertion"])

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torchcam.methods import FinerCAM, GradCAM
 
-from cliploc.errors import UsageError
 from tests.saliency.peers import CNNS, Scene, assert_same_maps, min_max, mini_scene, tiny_scene
 from tests.saliency.vits import ours, scenes, tiny
 
@@ -62,17 +61,3 @@ def test_a_name_alone_is_told_from_the_empty_name() -> None:
     torch.testing.assert_close(alone.ours("finer_cam")[:, 0], pair.ours("finer_cam")[:, 0])
     difference: Tensor = alone.ours("finer_cam") - alone.ours("grad_cam")
     assert difference.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"gamma": -1.0}, r"expected a gamma of 0 or more, got -1.0: the paper uses 0.6"),
-        ({"references": 0}, r"expected 1 reference or more, got 0: the paper uses 3"),
-        ({"block": 0}, r"expected a block counted from the end, got 0: -1 is the last"),
-    ],
-    ids=str,
-)
-def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        tiny_scene("gap_cnn").ours("finer_cam", **options)

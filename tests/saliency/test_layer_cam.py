@@ -11,7 +11,6 @@ from pytorch_grad_cam import LayerCAM
 from torch.nn import functional as F
 from torchcam.methods import LayerCAM as TorchcamLayerCAM
 
-from cliploc.errors import UsageError
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
@@ -59,12 +58,6 @@ def test_fused_stages(kind: str) -> None:
 def test_needs_follow_the_stages() -> None:
     assert methods.get("layer_cam").needs() == Needs(features=(-1,))
     assert methods.get("layer_cam").needs(stages=(-1, -3)) == Needs(features=(-1, -3))
-
-
-@pytest.mark.parametrize("stages", [(), (0,), (-1, 2)])
-def test_stages_that_are_none_are_refused(stages: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match=r"expected stages counted from the end for layer_cam, got \(.*-1 is the last"):
-        methods.get("layer_cam").needs(stages=stages)
 
 
 @pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])

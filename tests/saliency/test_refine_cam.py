@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 from torchcam.methods import GradCAM, LayerCAM, RefineCAM
 
-from cliploc.errors import UsageError
 from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, assert_same_maps, min_max, mini_scene, tiny_scene
 
@@ -46,17 +45,3 @@ def test_torchcam_agrees(make: Any, base: str) -> None:
             scores = scene.model(scene.images.clone().requires_grad_(True))
             theirs.append(extractor(prompt, scores)[0].detach())
     assert_same_maps(min_max(scene.ours("refine_cam", base=base)), torch.stack(theirs, dim=1), tolerance=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"stages": (-1,)}, r"expected two stages or more, counted from the end, got \(-1,\): -1 is the last"),
-        ({"stages": (0, -1)}, r"expected two stages or more, counted from the end, got \(0, -1\)"),
-        ({"base": "cam"}, r"expected base to be one of grad_cam, grad_cam_pp, layer_cam, got 'cam'"),
-    ],
-    ids=str,
-)
-def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        tiny_scene("gap_cnn").ours("refine_cam", **options)

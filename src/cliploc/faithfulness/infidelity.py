@@ -7,12 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cliploc.faithfulness._infra.metric import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
+from cliploc.faithfulness._infra.metric import FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 SQUARES = 48

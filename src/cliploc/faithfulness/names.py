@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
+from cliploc.faithfulness._infra.metric import FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.faithfulness._infra.order import spearman
 from cliploc.faithfulness._infra.registration import faithfulness_metric
 

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 
 from cliploc.faithfulness._infra.fill import imputed
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
+from cliploc.faithfulness._infra.metric import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 SHARES = (0.2, 0.4, 0.6, 0.8)

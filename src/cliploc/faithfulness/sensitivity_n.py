@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
+from cliploc.faithfulness._infra.metric import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.faithfulness._infra.order import pearson
 from cliploc.faithfulness._infra.registration import faithfulness_metric
 

@@ -28,7 +28,7 @@ def _threshold(backbone: Backbone, tau: float) -> float:
     on="picture",
     threshold=_threshold,
 )
-def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
+def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # [B, P, H, W]
     """In every window the map is a linear function of the picture's colours: map′_i = mean_k(a_k)ᵀ I_i + mean_k(b_k).
 
     a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), U the identity, over windows k of 2·cell + 1
@@ -39,18 +39,6 @@ def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
     model's input: edges are exact to the pixel. Where a cell is 32 pixels or more, a and b are computed on every second
     pixel, from 48 on every third and so on, and upsampled bilinearly (the fast guided filter). a and b are smooth; the
     edges come from the photograph itself.
-
-    Args:
-        picture: `[B, 3, H, W]` RGB in 0–1.
-        maps: `[B, P, H, W]` in 0–1, upsampled.
-        cell: height and width in pixels of one cell of the map's grid.
-
-    Returns:
-        `[B, P, H, W]` float32 in 0–1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["guided"])
     """
     every = max(1, min(min(cell) // SAMPLES, *maps.shape[-2:]))
     height, width = (  # no wider, as a border cannot be mirrored further than the picture's side
@@ -62,17 +50,7 @@ def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
 
 
 def _filtered(picture: Tensor, maps: Tensor, every: int, window: tuple[int, int]) -> Tensor:
-    """Filters the maps `[P, H, W]` of one picture `[3, H, W]`.
-
-    Args:
-        picture: RGB in 0–1.
-        maps: in 0–1.
-        every: a and b are computed on every such pixel.
-        window: height and width of the windows, in these pixels.
-
-    Returns:
-        `[P, H, W]` in 0–1.
-    """
+    """Filters the maps `[P, H, W]` of one picture `[3, H, W]`, with a and b of windows of every n-th pixel."""
     hw = (picture.shape[1], picture.shape[2])
     rows, columns = (_sampled(side, every).to(picture.device) for side in hw)
     colours = picture[:, rows][:, :, columns]  # [3, h, w]

@@ -41,18 +41,6 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     Where we differ: we stop at a residual of 1e-4 of the map, after about 28 steps, or 12 to 15 with numba, the authors
     at 1e-6, after about 42. The factor 1 − α keeps the scale of the values. The picture has its own resolution, up to
     1,024 pixels on its longer side; the authors' has the size of the model's input.
-
-    Args:
-        picture: `[B, 3, H, W]` RGB in 0–1.
-        maps: `[B, P, H, W]`, upsampled.
-        cell: is not used.
-
-    Returns:
-        `[B, P, H, W]` float32, not below 0.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["lposs", "lposs_plus"])
     """
     done = []
     for one, heat in zip(picture.float(), maps.float(), strict=True):
@@ -74,15 +62,7 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
 
 
 def neighbour_weights(picture: Tensor, weights: Tensor) -> Tensor:
-    """Writes Ŵ of each pixel i and i + offset, for the offsets of `HALF`.
-
-    Args:
-        picture: `[3, H, W]`.
-        weights: `[84, H, W]`, zeros; stay 0 beyond the border.
-
-    Returns:
-        The row sums of W `[H, W]`, 1 where they are 0.
-    """
+    """Writes Ŵ of each pixel i and i + offset, for the offsets of `HALF`, to zeros `[84, H, W]`; the row sums of W."""
     from kornia.color import rgb_to_lab
 
     colours = rgb_to_lab(picture) / torch.tensor(SCALE, device=picture.device)[:, None, None]

@@ -35,18 +35,6 @@ def pamr(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noq
     This is the authors' released code. In the paper k is −|I_i − I_n| / σ². The distances are those of NACLIP's
     evaluation; the authors' own are six, from 1 to 24 pixels. |I_i − I_n| / σ does not change when a channel is scaled,
     so it does not matter whether the picture is normalised.
-
-    Args:
-        picture: `[B, 3, H, W]` RGB.
-        maps: `[B, P, H, W]`, upsampled.
-        cell: is not used.
-
-    Returns:
-        `[B, P, H, W]` float32: weighted means, between each map's least and greatest value.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["affinity", "pamr"])
     """
     return torch.stack([_steps(affinity(one), heat) for one, heat in zip(picture.float(), maps, strict=True)])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cliploc.training.pictures import LabelledPictures, read_csv, read_folder
+from cliploc.training.labelled import LabelledPictures, read_csv, read_folder
 from cliploc.training.train import Epoch, Trained, TrainSettings, process_device, train
 
 __all__ = [

@@ -82,10 +82,8 @@ def estimate(
 ) -> Generator[Tensor, Tensor, Estimate]:
     """Estimates all scores: yields indices of masks to try, is sent their scores, and returns the `Estimate`.
 
-    Args:
-        temperature: temperature of the softmax over scores that gives each mask its weight.
-        enough: the expected correlation with the exact map at which it stops before the budget is spent.
-        floor: scores that are not above it have no weight (VL-Score).
+    The weights of masks are a softmax of this temperature over the scores above the floor (VL-Score's). It stops before
+    the budget is spent when the expected correlation with the exact map is `enough`.
     """
     tried, scores = first, (yield first)
     if len(first) == len(masks.unit):

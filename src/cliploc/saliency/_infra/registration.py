@@ -1,15 +1,18 @@
-"""The registry of saliency methods and its decorator `@saliency(...)`."""
+"""The registry of saliency methods: `@saliency(...)`, names such as "gem+legrad", and what runs on which tower."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, get_args
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
 from cliploc.errors import UsageError
 from cliploc.method import Family, Method
 from cliploc.registry import Registry, module_names
 from cliploc.tower import Needs, Pooling, TowerKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 methods: Registry[Method] = Registry(
     "method",
@@ -30,8 +33,8 @@ def saliency(
     family: Family,
     towers: Iterable[TowerKind],
     needs: Needs | Callable[..., Needs],
-    relu: bool,
     threshold: float,
+    relu: bool = False,
     prompts_interact: bool = False,
     reads_text: bool = True,
     reads_picture: bool = True,
@@ -41,22 +44,8 @@ def saliency(
     """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
 
     The function returns raw saliency in float32. The `Localizer` does the rest: ReLU (when `relu`), min–max to 0–1,
-    upsampling, and mapping back to the original picture. A flat map means "not found".
-
-    Args:
-        name: as typed on the command line.
-        title: the name as papers write it.
-        paper: authors, year, and where.
-        family: how it works.
-        towers: the tower kinds it is defined on.
-        needs: what it reads from the trace; a function of its options where it depends on them.
-        relu: whether negative values are set to 0 before the map is normalised.
-        threshold: default τ of its boxes, a share of the map's maximum.
-        prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
-        reads_text: False for a map that is the same for every prompt.
-        reads_picture: False for a map that is the same for every picture.
-        cosines: whether raw maps are cosines of places with prompts, so that maps of different prompts compare.
-        poolings: the kinds of pooling that a ViT may have.
+    upsampling, and mapping back to the original picture. A flat map means "not found". The arguments are the attributes
+    of `cliploc.method.Method`; `needs` is a function of the options only where it depends on them.
     """
 
     def register(function: F) -> F:
@@ -101,13 +90,82 @@ def baselines() -> tuple[str, ...]:
     return tuple(method.name for method in methods if method.family == "baseline" and "seed" not in method.options)
 
 
-def check_options(method: Method, options: dict[str, Any]) -> None:
-    """Refuses options that a method does not have.
+def baseline(name: str, *, title: str, threshold: float) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Registers a method without a model; arguments as for `saliency`."""
+    return saliency(
+        name,
+        title=title,
+        paper="no paper: a baseline without a model",
+        family="baseline",
+        towers=("cnn", "vit"),
+        needs=Needs(),
+        threshold=threshold,
+        reads_text=False,
+        reads_picture=False,
+    )
 
-    Raises:
-        UsageError: an unknown option; the message lists the method's options.
+
+def names_in(spec: str) -> list[str]:
+    """The method names that "+" joins."""
+    if "," in spec:
+        joined = "+".join(name.strip() for name in spec.split(","))
+        raise UsageError(
+            f"expected one method, got several, {spec!r}: write {joined} for the mean of their maps, or ask for one "
+            "after the other"
+        )
+    return [name.strip() for name in spec.split("+")]
+
+
+def refuse_unknown(spec: str) -> None:
+    """Refuses unknown method names, as `find` does, without importing the methods."""
+    for name in names_in(spec):
+        methods.refuse_unknown(name)
+
+
+class Tower(Protocol):
+    """The facts about a model that decide which methods run on it: a loaded one (`Backbone`) or a listed one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> TowerKind: ...
+
+    @property
+    def pooling(self) -> Pooling: ...
+
+
+def unfit_reason(
+    method: Method,
+    tower: Tower,
+    options: Mapping[str, Any] | None = None,
+    trained: Collection[str] = (),
+    guided: bool = False,
+) -> str | None:
+    """Why a method does not run on a tower, in one line; None where it runs.
+
+    An ensemble runs where all its members do. Some options need more of a tower than the method alone. `trained` are
+    the methods that have a head trained on this tower; they run on any kind of tower.
+
+    Example:
+        >>> from cliploc.backbones import models
+        >>> unfit_reason(methods.get("gem"), models.get("mini"))
+        'gem does not work on mini, a cnn tower'
     """
-    for option in options:
-        if option not in method.options:
-            there = ", ".join(method.options) or "none"
-            raise UsageError(f"{method.name} has no option {option!r}: it has {there}")
+    for member in method.members or (method,):
+        if tower.kind not in member.towers and member.name not in trained:
+            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"
+        if tower.kind == "vit" and tower.pooling not in member.poolings:
+            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {tower.pooling} pooling"
+        if member.needs().guide and not guided:
+            return f"{method.name} needs a guide, a second image tower, such as --guide dinov2-s or --guide mini"
+    if options and tower.kind != "vit" and method.needs(**options).only_vit:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        return f"{method.name} with {given} needs a vit tower, and {tower.name} is a {tower.kind} tower"
+    return None
+
+
+def fitting(tower: Tower, trained: Collection[str] = (), guided: bool = False) -> tuple[str, ...]:
+    """The names of all methods that run on a tower; `trained` and `guided` as for `unfit_reason`."""
+    reasons = {method.name: unfit_reason(method, tower, trained=trained, guided=guided) for method in methods}
+    return tuple(name for name, reason in reasons.items() if reason is None)

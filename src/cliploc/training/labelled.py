@@ -158,10 +158,8 @@ class Parts:
 def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> Parts:
     """Splits pictures into a training part and a held-out part for early stopping.
 
-    Args:
-        by: "pictures": hold out this share of every class, but keep at least one picture of it for training; "classes":
-            hold out this share of the classes with all their pictures, to test an open head on classes that it was not
-            trained on.
+    By "pictures": this share of every class is held out, but at least one picture of it is kept for training. By
+    "classes": this share of the classes with all their pictures, to test an open head on classes that it does not know.
     """
     random = np.random.default_rng([seed, 0])
     of_class: dict[int, list[int]] = {}
