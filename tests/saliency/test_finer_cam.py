@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchcam.methods import FinerCAM, GradCAM
 
-from tests.saliency.peers import CNNS, Scene, assert_same_maps, min_max, mini_scene, tiny_scene
+from tests.saliency.peers import CNNS, Scene, assert_same_maps, every_scene, min_max, tiny_scene
 from tests.saliency.vits import ours, scenes, tiny
 
 TEXTS = ("red", "green", "a zebra", "blue")
@@ -34,15 +34,11 @@ def test_the_equation(kind: str, gamma: float, references: int) -> None:
             torch.testing.assert_close(maps[b, p], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+@every_scene
 def test_torchcam_agrees(make: Any) -> None:
     scene = make()
-    with FinerCAM(scene.model, scene.layers((-1,)), base_method=GradCAM) as extractor:
-        theirs = []
-        for prompt in range(len(scene.text)):
-            scores = scene.model(scene.images.clone().requires_grad_(True))
-            theirs.append(extractor(prompt, scores)[0].detach())
-    assert_same_maps(min_max(scene.ours("finer_cam").relu()), torch.stack(theirs, dim=1), tolerance=1e-4)
+    theirs = scene.torchcam(FinerCAM, base_method=GradCAM)
+    assert_same_maps(min_max(scene.ours("finer_cam").relu()), theirs, tolerance=1e-4)
 
 
 def test_on_a_vit_it_is_the_difference_of_grad_cams_maps() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchcam.methods import GradCAM, LayerCAM, RefineCAM
 
 from cliploc.tower import Needs
-from tests.saliency.peers import CNNS, assert_same_maps, min_max, mini_scene, tiny_scene
+from tests.saliency.peers import CNNS, assert_same_maps, every_scene, min_max, tiny_scene
 
 BASES = {"grad_cam": GradCAM, "layer_cam": LayerCAM}
 
@@ -35,13 +35,9 @@ def test_the_equation(kind: str, base: str) -> None:
     torch.testing.assert_close(scene.ours("refine_cam", stages=(-1, -3), base=base), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+@every_scene
 @pytest.mark.parametrize("base", list(BASES))
 def test_torchcam_agrees(make: Any, base: str) -> None:
     scene = make()
-    with RefineCAM(scene.model, scene.layers((-1, -2)), base_method=BASES[base]) as extractor:
-        theirs = []
-        for prompt in range(len(scene.text)):
-            scores = scene.model(scene.images.clone().requires_grad_(True))
-            theirs.append(extractor(prompt, scores)[0].detach())
-    assert_same_maps(min_max(scene.ours("refine_cam", base=base)), torch.stack(theirs, dim=1), tolerance=1e-4)
+    theirs = scene.torchcam(RefineCAM, (-1, -2), base_method=BASES[base])
+    assert_same_maps(min_max(scene.ours("refine_cam", base=base)), theirs, tolerance=1e-4)
