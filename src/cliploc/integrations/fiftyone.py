@@ -36,17 +36,11 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass
 class CliplocConfig:
-    """What a `CliplocModel` does.
+    """What a `CliplocModel` does."""
 
-    Attributes:
-        classes: names to look for; "cat|kitten" are synonyms.
-        outputs: which labels a picture gets, some of `OUTPUTS`.
-        options: of `Localizer`: model, method, recipe, min_score …
-    """
-
-    classes: Sequence[str]
-    outputs: Sequence[str] = ("detections",)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    classes: Sequence[str]  # names to look for; "cat|kitten" are synonyms
+    outputs: Sequence[str] = ("detections",)  # which labels a picture gets, some of `OUTPUTS`
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `Localizer`: model, method, recipe, min_score …
 
 
 class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
@@ -54,13 +48,8 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
 
     A single output with a single label is returned as that label. Otherwise a picture has a dict: "detections",
     "instances" (detections with masks), "segmentation", and "heatmap", or with several classes "heatmap_NAME" for each.
-    FiftyOne puts the field's name before these.
-
-    Args:
-        config: what it does.
-
-    Attributes:
-        mask_targets: what the pixels of segmentations mean, for `dataset.mask_targets`.
+    FiftyOne puts the field's name before these. `mask_targets` says what the pixels of segmentations mean, for
+    `dataset.mask_targets`.
 
     Raises:
         UsageError: classes, outputs or an option that cannot be used.
@@ -156,12 +145,7 @@ def _detections(found: Localization, masks: bool) -> list[Any]:
 
 # ------------------------------------------------------------------------------------------------- the zoo's functions
 def download_model(model_name: str, model_path: str) -> None:
-    """Writes the file by which FiftyOne knows that a model is there; weights come as cliploc fetches them.
-
-    Args:
-        model_name: of `ZOO`.
-        model_path: the file.
-    """
+    """Writes the file by which FiftyOne knows that a model of `ZOO` is there; weights come as cliploc fetches them."""
     Path(model_path).write_text(json.dumps(ZOO[model_name]), encoding="utf-8")
 
 
@@ -172,13 +156,5 @@ def load_model(
     outputs: Sequence[str] = ("detections",),
     **options: Any,
 ) -> CliplocModel:
-    """The model of a name of `ZOO`.
-
-    Args:
-        model_name: of `ZOO`.
-        model_path: not needed.
-        classes: names to look for.
-        outputs: as in `CliplocConfig`.
-        **options: of `Localizer`.
-    """
+    """The model of a name of `ZOO`; classes, outputs and options as in `CliplocConfig`."""
     return CliplocModel(CliplocConfig(classes, outputs, {**ZOO[model_name], **options}))

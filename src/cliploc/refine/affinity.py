@@ -48,11 +48,9 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     """map′ = A · map, A the row-normalised max(0, S − 0.1), S_ij = cos(F_i − F̄, F_j − F̄) of mid-tower features F.
 
-    F are the guide's features, or, without a guide, those of the tower's middle stage (`Backbone.middle_stage`). Its
-    grid is finer than the last stage's, so that the map follows the object's edges, and it is late enough that parts of
-    one object are similar. On a ViT they are the patch tokens after about three quarters of the blocks. F̄ is the mean
-    over the picture, so that what all places have in common does not count. The map is resized to the grid of F first
-    and stays on it. Every place becomes a weighted mean of similar places, itself included, so values stay in 0–1.
+    F are the guide's features, or, without a guide, those of the tower's middle stage, whose grid is finer than the
+    last one's; on a ViT the patch tokens after about three quarters of the blocks. F̄ is the mean over the picture, so
+    that what all places have in common does not count. The map is resized to the grid of F first and stays on it.
 
     If the picture is also seen in windows and there is no guide, F are the stitched features of the smallest windows,
     whose grid is finer and not stretched. Then S is cut at 0.2 instead of 0.1, and

@@ -33,16 +33,13 @@ def _last_blocks(backbone: Backbone) -> tuple[int, ...]:
 def caa(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     """map′ = W · (B ⊙ map), W = S², S = (D + Dᵀ)/2, D the Sinkhorn-normalised patch–patch attention.
 
-    The attention is the mean over the heads of the last 8 blocks (all, when there are fewer), without the rows and
-    columns of tokens that are not patches. B is 1 inside the boxes of the map's regions above 0.4 of its maximum: heat
-    spreads only from there, so that heat on other objects does not spread. Sinkhorn takes three rounds. S is computed
-    once for all prompts and methods, in float64: if attention is nearly uniform, so is the map. A map that varies by no
-    more than the attention's rounding becomes constant.
+    The attention is the mean over the heads of the last 8 blocks (all, when there are fewer), patches only. B is 1
+    inside the boxes of the map's regions above 0.4 of its maximum, so that heat on other objects does not spread.
+    Sinkhorn takes three rounds. S is computed once for all prompts and methods, in float64: if attention is nearly
+    uniform, so is the map. A map that varies by no more than the attention's rounding becomes constant.
 
-    The boxes differ from the authors' code in two ways. The authors convert the map to uint8 (× 255, truncated) and
-    compare it with the truncated integer 0.4 · maximum; we compare the float map. They also limit right and bottom
-    edges, which are exclusive, to width − 1 and height − 1, so the last column and row of patches are never inside a
-    box; our boxes reach the edge.
+    The authors find boxes in the map as uint8 (truncated), and limit right and bottom edges, which are exclusive, to
+    width − 1 and height − 1, so that the last column and row are never inside a box; our boxes reach the edge.
     """
     key = "caa"
     if key not in ctx.cache:

@@ -35,10 +35,8 @@ def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # [
     pixels around pixel i: as wide as the upsampling blurred one cell of the grid. ε is 0.001. Borders are mirrored (the
     paper cuts windows off there); the map is clamped to 0–1.
 
-    The picture is the photograph at its own resolution, up to 1,024 pixels on its longer side, for any size of the
-    model's input: edges are exact to the pixel. Where a cell is 32 pixels or more, a and b are computed on every second
-    pixel, from 48 on every third and so on, and upsampled bilinearly (the fast guided filter). a and b are smooth; the
-    edges come from the photograph itself.
+    The picture has its own resolution, up to 1,024 pixels on its longer side. Where a cell is 32 pixels or more, a and
+    b are computed on every second pixel, from 48 on every third and so on, and upsampled (the fast guided filter).
     """
     every = max(1, min(min(cell) // SAMPLES, *maps.shape[-2:]))
     height, width = (  # no wider, as a border cannot be mirrored further than the picture's side

@@ -30,15 +30,14 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
 
     V_ij = max(0, cos(F_i, F_j))³ · exp(−0.01 · distance of the places i and j in pixels of the input), for the 400
     places j whose features are most like those of i, else 0. D has the row sums. Solved by conjugate gradients to a
-    residual of 1e-6, in at most 50 steps, for all names at once. The factor 1 − α keeps the scale of the values.
+    residual of 1e-6, in at most 50 steps. The factor 1 − α keeps the scale of the values.
 
     Where we differ: F are the guide's features, or, without a guide, those of the tower's middle stage minus their mean
     over the picture, as in `affinity`; the authors take the values v of the last block of a DINO tower. Their labels
     are cosines between patches and names, ours the method's maps in 0–1.
 
-    Where their sources differ: their function squares the distance by default, but their configuration does not
-    (`pix_dist_pow: 1.0`), and neither do we. Their solver stops after 50 steps in one version of their code, after 10
-    in another; we take 50, so that the residual of 1e-6 is what ends it, after 20 to 30 steps.
+    Where their sources differ: their configuration does not square the distance (`pix_dist_pow: 1.0`), as their
+    function would; their solver stops after 50 steps or after 10. With ours, the residual ends it after 20 to 30 steps.
     """
     key = "lposs"
     if key not in ctx.cache:

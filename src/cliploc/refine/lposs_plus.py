@@ -34,13 +34,11 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     """map′ = (1 − α) (I − α Ŵ)⁻¹ map over the pixels, α 0.95, Ŵ = D^-½ W D^-½.
 
     W_ij = exp(−‖c_i − c_j‖ / 0.01) for the pixels j in the 13×13 window around i, without i itself; c are the Lab
-    colours divided by (100, 128, 128), D has the row sums. Conjugate gradients, all names at once; on the CPU, with
-    numba (the extra `fast`), preconditioned. The paper's LPOSS+ is `lposs`, then this step:
-    `refine=["lposs", "lposs_plus"]`.
+    colours divided by (100, 128, 128), D has the row sums. Conjugate gradients, preconditioned on a CPU with numba (the
+    extra `fast`). The paper's LPOSS+ is `lposs`, then this step: `refine=["lposs", "lposs_plus"]`.
 
     Where we differ: we stop at a residual of 1e-4 of the map, after about 28 steps, or 12 to 15 with numba, the authors
-    at 1e-6, after about 42. The factor 1 − α keeps the scale of the values. The picture has its own resolution, up to
-    1,024 pixels on its longer side; the authors' has the size of the model's input.
+    at 1e-6, after about 42. The picture has its own resolution, up to 1,024 pixels on its longer side, not the input's.
     """
     done = []
     for one, heat in zip(picture.float(), maps.float(), strict=True):

@@ -48,10 +48,9 @@ def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:  # [B, P, h, w]
 def _back_through(
     ctx: Context, block: int, row: Tensor | None, upstream: Tensor | None, further: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Goes back through one block: the class token's row `[B, P, T]` and the tokens' gradient `[P, B, T, d]`.
+    """The class token's row `[B, P, T]` and the tokens' gradient `[P, B, T, d]` before a block, from those after it.
 
-    Takes both as they are after the block (None after the last block) and returns both as they are before it. The
-    returned gradient is None unless `further` says that another block follows.
+    They are None after the last block; the returned gradient is None unless another block follows (`further`).
     """
     entering = leaf(ctx.trace.entering[block])  # [B, T, d]
     run = ctx.resume(entering, block, Needs(tokens=(block,), attention=(block,)), last=block)

@@ -63,16 +63,9 @@ def _sensitivity(ctx: Context, block: int) -> Tensor:
 
 
 def block_gradients(ctx: Context, end: BlockEnd, at_once: bool = True) -> tuple[Iterator[Tensor], Tensor | None]:
-    """What ∂s_t/∂A of a block is made of; call it, and take the gradients, where autograd is on.
+    """The gradients g of p prompts at a time, `[B, p, H, …]`, and vᵀ `[B, H, d/H, T]` of a block: ∂s_t/∂A = g·vᵀ.
 
-    Args:
-        ctx: of the text and the tower.
-        end: the block's.
-        at_once: as for `jacobian_products`.
-
-    Returns:
-        The gradients g of p prompts at a time, `[B, p, H, …]`, and vᵀ `[B, H, d/H, T]`: ∂s_t/∂A = g·vᵀ. None instead
-        of vᵀ where g is ∂s_t/∂A itself, `[B, p, H, 1, T]`, of an attention pool's A.
+    None instead of vᵀ where g is ∂s_t/∂A itself, `[B, p, H, 1, T]`, of an attention pool's A. Autograd must be on.
     """
     tower = ctx.transformer
     if tower.pooling == "attention":

@@ -66,11 +66,8 @@ class Faithfulness:
     Args:
         localizer: model, views and refinements of the maps. It must squash pictures onto the input, so that maps and
             removed pixels are of the whole picture.
-        names: the names that the softmax is over; those that the model does not know are left out.
+        names: the names that the softmax is over; those that the model does not know are left out (`known`).
         methods: name → options; empty where only maps of other tools are measured.
-
-    Attributes:
-        known: the names that the model knows.
 
     Example:
         >>> from cliploc.faithfulness import Faithfulness, chosen_metrics
@@ -119,12 +116,7 @@ class Faithfulness:
     # -------------------------------------------------------------------------------------------------------- a picture
     @undisturbed
     def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> AskedPicture:
-        """Reads a picture and chooses the name that is asked about.
-
-        Args:
-            name: the true one, as in `names`; None where it is not known.
-            asked: the name that is asked about; None: as the options say.
-        """
+        """Reads a picture, with its true name if it is known, and chooses the name that is asked about if none is."""
         preparation = self.localizer.flow.preparation
         prepared = preparation.prepare(
             Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
@@ -169,10 +161,10 @@ class Faithfulness:
         methods: Sequence[str] | None,
         reporter: Reporter,
     ) -> dict[str, FloatArray]:
-        asked = {one: given for one, given in self.methods.items() if methods is None or one in methods}
-        found = next(localizer.compare([picture], [entry], asked, reporter=reporter))
+        asked = {name: given for name, given in self.methods.items() if methods is None or name in methods}
+        results = next(localizer.compare([picture], [entry], asked, reporter=reporter))
         hw = (images.shape[-2], images.shape[-1])
-        return {one: result.maps_over_picture(hw)[0] for one, result in found.items()}
+        return {name: result.maps_over_picture(hw)[0] for name, result in results.items()}
 
     # ---------------------------------------------------------------------------------------------------------- numbers
     def measure(

@@ -55,11 +55,7 @@ def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
 
 
 def pooled_tokens(ctx: Context) -> Tensor:
-    """Weights of the tokens in the embedding, `[B, T]`, each row with sum 1: where rules that go backwards start.
-
-    By the tower's pooling: the class token alone; the attention pool's mean over heads; all patches equally; or one
-    half for the class token and one for all patches.
-    """
+    """Weights of the tokens in the embedding, by the tower's pooling: `[B, T]`, each row with sum 1."""
     trace, tower = ctx.trace, ctx.transformer
     if trace.pool_attention is not None:
         return over_tokens(ctx, trace.pool_attention.mean(dim=1)[:, 0])
@@ -76,11 +72,7 @@ def pooled_tokens(ctx: Context) -> Tensor:
 
 
 def class_attention(ctx: Context, block: int) -> Tensor:
-    """Attention of the query that makes the embedding, mean over heads: `[B, T]`, each row with sum 1.
-
-    That is the class token's row of A^l. An attention pool's query is not part of the blocks: its row is the same for
-    every l.
-    """
+    """The class token's row of A^l, or, for any block, the attention pool's, mean over heads: `[B, T]`, sum 1."""
     trace, tower = ctx.trace, ctx.transformer
     if tower.pooling not in QUERIED:
         raise UsageError(
@@ -130,12 +122,7 @@ def over_tokens(ctx: Context, pooled: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------- rules of attention
 def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
-    """The rule Σ_x softmax(x xᵀ·scale + prior)·v: every token attends to similar tokens.
-
-    Args:
-        parts: which of "q", "k" and "v" x stands for: "qk" is the sum of two attentions, as in SCLIP.
-        prior: `[T, T]` added to the logits of each attention.
-    """
+    """The rule Σ_x softmax(x xᵀ·scale + prior)·v over `parts`: "qk" is a sum of two attentions; prior `[T, T]`."""
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
         sources = {"q": q.float(), "k": k.float(), "v": v.float()}  # each [B, H, T, d/H]

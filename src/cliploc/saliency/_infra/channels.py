@@ -32,12 +32,7 @@ class Channels:
     axes: Tensor | None = None  # [B, C, F] when the C maps are principal components of F feature maps; else None
 
 
-def channel_needs(
-    channels: Choice = "features",
-    block: int = -1,
-    components: int | None = None,
-    **_: Any,
-) -> Needs:
+def channel_needs(channels: Choice = "features", block: int = -1, components: int | None = None, **_: Any) -> Needs:
     """What the trace must hold for a choice of channels; a method's other options make no difference."""
     if channels not in get_args(Choice):
         raise UsageError(f"expected channels to be one of {', '.join(get_args(Choice))}, got {channels!r}")
