@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
+    from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
     from cliploc.faithfulness._infra.measure import AskedPicture, Faithfulness, Region, with_random_weights
-    from cliploc.faithfulness._infra.metric import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
+    from cliploc.faithfulness._infra.metric_registry import chosen_metrics, faithfulness_metric, faithfulness_metrics
     from cliploc.faithfulness._infra.order import area, spearman
-    from cliploc.faithfulness._infra.registration import chosen_metrics, faithfulness_metric, faithfulness_metrics
     from cliploc.faithfulness._infra.scores import Scorer, Scores
 
 __all__ = [
@@ -37,7 +37,7 @@ __getattr__ = on_first_use(
     __name__,
     {
         "cliploc.faithfulness._infra.measure": ["AskedPicture", "Faithfulness", "Region", "with_random_weights"],
-        "cliploc.faithfulness._infra.metric": [
+        "cliploc.faithfulness._infra.judged": [
             "Axis",
             "FaithfulnessMetric",
             "FaithfulNumber",
@@ -46,7 +46,11 @@ __getattr__ = on_first_use(
             "OtherMaps",
         ],
         "cliploc.faithfulness._infra.order": ["area", "spearman"],
-        "cliploc.faithfulness._infra.registration": ["chosen_metrics", "faithfulness_metric", "faithfulness_metrics"],
+        "cliploc.faithfulness._infra.metric_registry": [
+            "chosen_metrics",
+            "faithfulness_metric",
+            "faithfulness_metrics",
+        ],
         "cliploc.faithfulness._infra.scores": ["Scorer", "Scores"],
     },
 )

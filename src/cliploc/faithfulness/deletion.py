@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import area
-from cliploc.faithfulness._infra.registration import faithfulness_metric
 from cliploc.faithfulness._infra.scores import Scores, joined
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged
-from cliploc.faithfulness._infra.registration import faithfulness_metric
+from cliploc.faithfulness._infra.judged import Axis, FaithfulNumber, Judged
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.scores import Make
 from cliploc.faithfulness.positive import TENTHS, Positive
 

@@ -59,7 +59,7 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
     def __init__(self, config: CliplocConfig) -> None:
         if isinstance(config.classes, str) or not config.classes:
             raise UsageError(f"expected classes as a list of names, got {config.classes!r}: classes=['cat', 'dog']")
-        unknown = [one for one in config.outputs if one not in OUTPUTS]
+        unknown = [output for output in config.outputs if output not in OUTPUTS]
         if unknown or isinstance(config.outputs, str) or not config.outputs:
             raise UsageError(f"expected outputs as a list of {' and '.join(OUTPUTS)}, got {config.outputs!r}")
         self.config = config
@@ -96,7 +96,7 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
 
     def predict_all(self, args: Sequence[Any]) -> list[Any]:
         """The labels of several pictures; `batch_size` of the localizer says how many the model sees at once."""
-        return [self._labels(one) for one in self._localizer(list(args), list(self.config.classes))]
+        return [self._labels(result) for result in self._localizer(list(args), list(self.config.classes))]
 
     def _labels(self, found: Localization) -> Any:
         labels: dict[str, Any] = {}

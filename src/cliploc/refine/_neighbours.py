@@ -49,7 +49,7 @@ class Bags:
 
     def __init__(self, weights: Iterable[Tensor], offsets: Sequence[Offset], margin: int, width: int) -> None:
         self._width, self._margin, self._count = width, margin, len(offsets)
-        self._weights = [one.flatten(1).T.contiguous().view(-1) for one in weights]
+        self._weights = [strip.flatten(1).T.contiguous().view(-1) for strip in weights]
         rows = len(self._weights[0]) // (self._count * width)
         pitch = width + 2 * margin
         pixels = (torch.arange(rows)[:, None] * pitch + torch.arange(width)).view(-1, 1)  # in the padded strip

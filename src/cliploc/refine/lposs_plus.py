@@ -41,16 +41,16 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     at 1e-6, after about 42. The picture has its own resolution, up to 1,024 pixels on its longer side, not the input's.
     """
     done = []
-    for one, heat in zip(picture.float(), maps.float(), strict=True):
+    for image, heat in zip(picture.float(), maps.float(), strict=True):
         parts = torch.split(heat, AT_ONCE)
-        sweeps = compiled("cliploc.refine._sweeps") if one.device.type == "cpu" else None
+        sweeps = compiled("cliploc.refine._sweeps") if image.device.type == "cpu" else None
         if sweeps is not None:
-            weights = sweeps.room(one.shape[1:])
-            degree = neighbour_weights(one, weights[:, :, sweeps.inside(one.shape[2])].transpose(0, 1))
+            weights = sweeps.room(image.shape[1:])
+            degree = neighbour_weights(image, weights[:, :, sweeps.inside(image.shape[2])].transpose(0, 1))
             done.append(torch.cat(list(sweeps.swept(weights, degree, parts, TOLERANCE))))
             continue
-        weights = one.new_zeros(len(HALF), *one.shape[1:])
-        neighbour_weights(one, weights)
+        weights = image.new_zeros(len(HALF), *image.shape[1:])
+        neighbour_weights(image, weights)
         spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]] = partial(_whole, weights)
         if in_bags(parts[0]):
             spread = partial(_in_bags, _bags(weights))

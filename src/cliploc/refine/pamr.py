@@ -35,7 +35,7 @@ def pamr(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noq
     This is the authors' released code; in the paper k is −|I_i − I_n| / σ². The distances are those of NACLIP's
     evaluation; the authors' own are six, from 1 to 24 pixels. A channel's scale does not matter.
     """
-    return torch.stack([_steps(affinity(one), heat) for one, heat in zip(picture.float(), maps, strict=True)])
+    return torch.stack([_steps(affinity(image), heat) for image, heat in zip(picture.float(), maps, strict=True)])
 
 
 def affinity(picture: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import for_every_prompt
-from cliploc.saliency._infra.registration import baseline
+from cliploc.saliency._infra.method_registry import baseline
 
 SIDE = 0.5**0.5  # side of the box as a share of the input's side; the box has half of the area
 

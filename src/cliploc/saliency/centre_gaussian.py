@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import for_every_prompt
-from cliploc.saliency._infra.registration import baseline
+from cliploc.saliency._infra.method_registry import baseline
 from cliploc.saliency.centre_box import centre_distances
 
 SIGMA = 0.25  # standard deviation as a share of the input's sides

@@ -10,7 +10,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, self_attention
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs
 
 SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts

@@ -10,7 +10,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import block_needs
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.saliency.grad_cam import grad_cam
 
 

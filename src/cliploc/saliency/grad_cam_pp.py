@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import block_needs, map_gradients, resolve_temperature
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 
 
 @saliency(

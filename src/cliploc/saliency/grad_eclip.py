@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs, join_heads, split_heads
 
 

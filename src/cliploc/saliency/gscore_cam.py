@@ -10,7 +10,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_gradients, channel_maps, channel_needs
 from cliploc.saliency._infra.gradients import resolve_temperature
 from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, masked_embeddings
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 
 
 @saliency(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import map_gradients
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 GAMMA = 2.0  # the paper's scale coefficient of the fusion

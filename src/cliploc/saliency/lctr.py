@@ -15,7 +15,7 @@ from cliploc.saliency._infra.attention import (
     patches_of,
     semantic_attention_needs,
 )
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 
 
 def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:

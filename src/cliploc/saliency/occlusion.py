@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import perturbed_embeddings
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 SMALLEST_SIDE = 0.05  # 39×39 windows
@@ -63,7 +63,7 @@ def occlusion(ctx: Context, side: float = 0.25) -> Tensor:  # [B, P, h, w]
         scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)  # [B, P, 2W]
         gained = scores[..., 0::2] - scores[..., 1::2]  # [B, P, W]
         h, w = ctx.trace.grid
-        down, across = (_covered(*one).to(gained) for one in ((rows, height, h), (columns, width, w)))
+        down, across = (_covered(*axis).to(gained) for axis in ((rows, height, h), (columns, width, w)))
         covered = torch.einsum("ah,bw->abhw", down, across).flatten(2).flatten(0, 1)  # [W, h·w]
         maps = gained @ covered / covered.sum(dim=0)
     return maps.reshape(*maps.shape[:2], h, w)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, dense_cosine
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import AttentionRule, DenseReading, Needs
 
 STEPS = 5  # of Newton–Schulz, in the authors' code

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import for_every_prompt
-from cliploc.saliency._infra.registration import baseline
+from cliploc.saliency._infra.method_registry import baseline
 
 CELLS = 14  # along each side: patches of 16 pixels at 224, about the grids of the towers
 

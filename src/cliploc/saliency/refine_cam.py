@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.saliency.grad_cam import grad_cam
 from cliploc.saliency.grad_cam_pp import grad_cam_pp
 from cliploc.saliency.layer_cam import layer_cam
@@ -53,8 +53,11 @@ def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "lay
         base: the method whose maps are multiplied: "grad_cam", "grad_cam_pp" or "layer_cam".
     """
     maps = [_map_at(ctx, stage, base) for stage in _needs(stages, base).features]  # each [B, P, h, w] of its own grid
-    finest = max((one.shape[-2], one.shape[-1]) for one in maps)
-    scaled = [F.interpolate(min_max(one.relu()), size=finest, mode="bilinear", align_corners=False) for one in maps]
+    finest = max((stage_map.shape[-2], stage_map.shape[-1]) for stage_map in maps)
+    scaled = [
+        F.interpolate(min_max(stage_map.relu()), size=finest, mode="bilinear", align_corners=False)
+        for stage_map in maps
+    ]
     return torch.stack(scaled).prod(dim=0)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, neighbourhood, self_attention
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs, block_at
 
 BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–9 of 12

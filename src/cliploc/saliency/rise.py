@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import SMALLEST_BUDGET, perturbed_embeddings
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 CELLS = 8  # cells of a mask, along each side
@@ -71,7 +71,7 @@ def _masks(draws: Tensor, height: int, width: int) -> Tensor:
     size = ((CELLS + 1) * cell_height, (CELLS + 1) * cell_width)
     large = F.interpolate(cells, size=size, mode="bilinear", align_corners=False)
     top, left = ((draws[:, CELLS**2 + i] * side).long().tolist() for i, side in enumerate((cell_height, cell_width)))
-    cut = [one[:, y : y + height, x : x + width] for one, y, x in zip(large, top, left, strict=True)]
+    cut = [mask[:, y : y + height, x : x + width] for mask, y, x in zip(large, top, left, strict=True)]
     return torch.stack(cut)
 
 

@@ -14,7 +14,7 @@ from cliploc.saliency._infra.attention import (
     patches_of,
     pooled_tokens,
 )
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 

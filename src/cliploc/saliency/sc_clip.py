@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, patches_of
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import AttentionRule, DenseReading, Needs, block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, self_attention
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs
 
 

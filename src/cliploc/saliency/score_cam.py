@@ -9,7 +9,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_maps, channel_needs
 from cliploc.saliency._infra.gradients import resolve_temperature
 from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, channel_scores
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 
 
 @saliency(

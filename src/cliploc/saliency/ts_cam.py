@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cliploc.method import Context, TrainedHead
 from cliploc.saliency._infra.attention import QUERIED, Blocks, dense_cosine, semantic_attention_needs, summed_attention
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 
 
 @saliency(

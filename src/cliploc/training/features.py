@@ -29,7 +29,7 @@ from cliploc.heads import Seen, look, seen_needs
 from cliploc.method import Context
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
-from cliploc.training.labelled import LabelledPictures, view
+from cliploc.training.training_set import LabelledPictures, view
 
 FORMAT = 1  # raise it when the stored values change
 PART_BYTES = 16 << 20  # size of a file
@@ -51,12 +51,12 @@ class FeatureCache:
 
     def __init__(self, folder: Path, backbone: Backbone, pictures: LabelledPictures, wanted: Wanted) -> None:
         self.backbone, self.pictures, self.wanted = backbone, pictures, wanted
-        one = self._look(np.zeros((1, 3, *wanted.input_hw), np.uint8))
-        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(one).items()}
+        features = self._look(np.zeros((1, 3, *wanted.input_hw), np.uint8))
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(features).items()}
         self.bytes_each = sum(sizes.values())
         self.part_size = max(1, min(1024, PART_BYTES // (sizes["tokens"] + sizes["attention"])))
         self.folder = folder / self._digest()[:24]
-        self.channels = one.tokens.shape[1]
+        self.channels = features.tokens.shape[1]
         self._open: dict[Path, dict[str, Tensor]] = {}
 
     def _digest(self) -> str:
@@ -112,7 +112,7 @@ class FeatureCache:
                 reporter.images(1)
             futures[index] = []
             made.append(_tensors(self._look(np.stack(pixels))))
-        tensors = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+        tensors = {name: torch.cat([chunk[name] for chunk in made]) for name in made[0]}
         if self.wanted.dense:
             write_output(self._path(which, part, dense=True), save({"dense": tensors.pop("dense")}), "--features")
         tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)

@@ -21,7 +21,7 @@ from cliploc.boxes import hot_levels
 from cliploc.config import FaithfulnessOptions
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness._infra.fill import fill_of, in_8_bits
-from cliploc.faithfulness._infra.metric import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
+from cliploc.faithfulness._infra.judged import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
 from cliploc.faithfulness._infra.scores import Scorer
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
@@ -287,19 +287,19 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
         raise UsageError(f"expected a model that is a torch module, got {backbone.name}: leave randomisation out")
     copied = copy.deepcopy(backbone)
     named = copied.named_parameters()
-    tensors = [one for name, one in named if not name.startswith("text.") and one.numel() > 1]
+    tensors = [tensor for name, tensor in named if not name.startswith("text.") and tensor.numel() > 1]
     with _Uses(tensors) as uses:
         copied.encode_image(torch.zeros(1, 3, *copied.input_hw))
     # A module lists its own parameters, such as a ViT's projection, before those of its parts. Unused ones come last.
-    from_top = sorted(tensors, key=lambda one: uses.place.get(id(one), -1), reverse=True)
-    chosen = {id(one) for one in from_top[: round(share * len(tensors))]}
+    from_top = sorted(tensors, key=lambda tensor: uses.place.get(id(tensor), -1), reverse=True)
+    chosen = {id(tensor) for tensor in from_top[: round(share * len(tensors))]}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for one in tensors:
-            if id(one) not in chosen:
+        for tensor in tensors:
+            if id(tensor) not in chosen:
                 continue
-            flat = one.detach().flatten().cpu()
-            one.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(one))
+            flat = tensor.detach().flatten().cpu()
+            tensor.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(tensor))
     return copied
 
 
@@ -308,7 +308,7 @@ class _Uses(TorchFunctionMode):
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         super().__init__()
-        self._known = {id(one) for one in tensors}
+        self._known = {id(tensor) for tensor in tensors}
         self.place: dict[int, int] = {}
 
     def __torch_function__(

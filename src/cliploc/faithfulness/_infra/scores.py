@@ -30,9 +30,9 @@ class Scores:
 def joined(parts: Sequence[Scores]) -> Scores:
     """The scores of several series, one after the other."""
     return Scores(
-        torch.cat([one.probability for one in parts]),
-        torch.cat([one.cosine for one in parts]),
-        torch.cat([one.first for one in parts]),
+        torch.cat([part.probability for part in parts]),
+        torch.cat([part.cosine for part in parts]),
+        torch.cat([part.first for part in parts]),
     )
 
 

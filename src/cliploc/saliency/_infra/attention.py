@@ -159,7 +159,7 @@ def attend(a: Tensor, b: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor
 def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Tensor:
     """NACLIP's prior `[T, T]`: exp(−‖p_i − p_j‖² / 2σ²) for patches at p = (row, column), 0 for other tokens."""
     places = (torch.arange(n, dtype=torch.float32) for n in grid)
-    rows, columns = (torch.exp(-((one[:, None] - one) ** 2) / (2 * sigma**2)) for one in places)
+    rows, columns = (torch.exp(-((axis[:, None] - axis) ** 2) / (2 * sigma**2)) for axis in places)
     return F.pad(torch.kron(rows, columns), (prefix_tokens, 0, prefix_tokens, 0))  # [T, T]
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cliploc.errors import ModelError, UsageError
 from cliploc.maps import min_max
 from cliploc.method import Context, Method
-from cliploc.saliency._infra.registration import methods, names_in
+from cliploc.saliency._infra.method_registry import methods, names_in
 from cliploc.tower import Needs
 
 EnsembleRule = Literal["minmax", "rank"]

@@ -38,7 +38,7 @@ from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.training.labelled import LabelledPictures, Parts, hold_out, only_usable_classes
+from cliploc.training.training_set import LabelledPictures, Parts, hold_out, only_usable_classes
 from cliploc.values import TextSet
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
@@ -245,7 +245,7 @@ def train(
             reporter.note(epoch.line(settings.epochs))
     accelerator.wait_for_everyone()
 
-    best = replace(config, training={**asdict(settings), "history": [asdict(one) for one in run.history]})
+    best = replace(config, training={**asdict(settings), "history": [asdict(epoch) for epoch in run.history]})
     trained = HEADS[settings.method](best)
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
@@ -367,8 +367,8 @@ class _Training:
             raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
         done = Epoch(number + 1, lr, loss / count, right / count, accuracy)
         self.history.append(done)
-        best = [one.accuracy for one in self.history[: self.best_epoch]]
-        if accuracy is None or not best or accuracy > max(one for one in best if one is not None):
+        best = [epoch.accuracy for epoch in self.history[: self.best_epoch]]
+        if accuracy is None or not best or accuracy > max(value for value in best if value is not None):
             self.best_epoch = done.epoch
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
         return done
@@ -420,7 +420,7 @@ class _Training:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         metadata = {
             "asked": asked,
-            "history": json.dumps([asdict(one) for one in self.history]),
+            "history": json.dumps([asdict(epoch) for epoch in self.history]),
             "best_epoch": str(self.best_epoch),
             "scaler": json.dumps(self.scaler.state_dict()),
         }
@@ -458,7 +458,7 @@ class _Training:
         except (DocumentError, KeyError, ValueError, RuntimeError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None
-        self.history, self.best_epoch = [Epoch(**one) for one in history], best
+        self.history, self.best_epoch = [Epoch(**epoch) for epoch in history], best
         self.best_weights = _under("best.", tensors)
 
 
@@ -508,12 +508,12 @@ def curves(history: Sequence[Epoch], settings: TrainSettings) -> bytes:
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    epochs = [one.epoch for one in history]
-    loss.plot(epochs, [one.loss for one in history], marker=".")
+    epochs = [epoch.epoch for epoch in history]
+    loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
     loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
-    accuracy.plot(epochs, [one.train_accuracy for one in history], marker=".", label="training")
+    accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
     if history[0].accuracy is not None:
-        held = [one.accuracy if one.accuracy is not None else math.nan for one in history]
+        held = [epoch.accuracy if epoch.accuracy is not None else math.nan for epoch in history]
         accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
     accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     accuracy.legend()

@@ -65,7 +65,7 @@ def _fits(value: Any, wanted: Any) -> bool:
         return any(_fits(value, kind) for kind in get_args(wanted))
     if get_origin(wanted) in (tuple, list, Sequence):
         item = get_args(wanted)[0]
-        return isinstance(value, tuple | list) and all(_fits(one, item) for one in value)
+        return isinstance(value, tuple | list) and all(_fits(part, item) for part in value)
     if get_origin(wanted) is Literal:
         return value in get_args(wanted)
     if wanted in (int, float):  # numpy's numbers too

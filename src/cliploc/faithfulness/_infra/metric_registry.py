@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
 
 if TYPE_CHECKING:  # imports torch, which takes longer than refusing a name
-    from cliploc.faithfulness._infra.metric import FaithfulnessMetric
+    from cliploc.faithfulness._infra.judged import FaithfulnessMetric
 
 faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
     "faithfulness metric",
