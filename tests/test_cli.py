@@ -30,7 +30,7 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
-from cliploc.saliency._infra.typed import typed
+from cliploc.saliency._infra.method_options import typed
 from tests.commands import CAT, COFFEE, cliploc_, create_once
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times

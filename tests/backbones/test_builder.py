@@ -26,7 +26,7 @@ from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageEr
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.tower import Backbone
-from cliploc.training.train import MixedPrecision
+from cliploc.training.trainer import MixedPrecision
 from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript
 from tests.tolerances import assert_rounded
