@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._attention import attention_weights
+from cliploc.backbones._layers import attention_weights
 from cliploc.errors import UsageError
 from cliploc.faithfulness import with_random_weights
 from cliploc.saliency import fitting

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cliploc.backbones import _attention
-from cliploc.backbones._attention import attend, attention_weights
+from cliploc.backbones import _layers
+from cliploc.backbones._layers import attend, attention_weights
 from tests.tolerances import assert_rounded
 
 SCALE = 0.3
@@ -36,7 +36,7 @@ def test_it_is_softmax_of_the_products_times_the_values(queries):
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("queries", [1, 11])
 def test_bfloat16_rounds_and_nothing_else(monkeypatch, native, queries):
-    monkeypatch.setattr(_attention, "native_bf16", lambda device: native)
+    monkeypatch.setattr(_layers, "native_bf16", lambda device: native)
     q, k, v = parts(torch.bfloat16, queries)
     ours = attend(q, k, v, SCALE)
     assert ours.dtype == torch.bfloat16
@@ -45,16 +45,16 @@ def test_bfloat16_rounds_and_nothing_else(monkeypatch, native, queries):
 
 @pytest.mark.parametrize("at_once", [1, 7 * 11, 4 * 7 * 11])  # one head; one; four of six
 def test_a_few_heads_at_a_time_give_the_same(monkeypatch, at_once):
-    monkeypatch.setattr(_attention, "native_bf16", lambda device: True)
+    monkeypatch.setattr(_layers, "native_bf16", lambda device: True)
     q, k, v = parts(torch.bfloat16)
     whole = attend(q, k, v, SCALE)
-    monkeypatch.setattr(_attention, "WEIGHTS_AT_ONCE", at_once)
+    monkeypatch.setattr(_layers, "WEIGHTS_AT_ONCE", at_once)
     assert_rounded(attend(q, k, v, SCALE), whole, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_graph_goes_through_it(monkeypatch, dtype):
-    monkeypatch.setattr(_attention, "native_bf16", lambda device: True)
+    monkeypatch.setattr(_layers, "native_bf16", lambda device: True)
     q, k, v = (one.detach().requires_grad_(True) for one in parts(dtype))
     ours = torch.autograd.grad(attend(q, k, v, SCALE).float().square().sum(), (q, k, v))
     expected = torch.autograd.grad(by_the_equation(q, k, v).square().sum(), (q, k, v))

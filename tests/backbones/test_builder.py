@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from cliploc.backbones import _precision, _weights, create, models
+from cliploc.backbones import _checkpoints, _downloads, _layers, create, models
 from cliploc.backbones import open_clip as builder
 from cliploc.backbones._catalogue import OWN
 from cliploc.backbones.open_clip import Plan, build, plan_model
@@ -112,7 +112,7 @@ def test_folder_of_open_clip(folder):
 
 
 def test_repository_of_the_hub(folder, monkeypatch):
-    monkeypatch.setattr(_weights, "hub_folder", lambda repository: folder if repository == "org/name" else None)
+    monkeypatch.setattr(_downloads, "hub_folder", lambda repository: folder if repository == "org/name" else None)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer() if name == "hf-hub:org/name" else None)
     backbone = create("hf-hub:org/name")
     assert backbone.name == "hf-hub:org/name"
@@ -127,7 +127,7 @@ def test_openais_weights_get_quick_gelu(tmp_path):
     references = {}
     for quick in (True, False):
         model = small_clip(quick_gelu=quick, seed=6)
-        _weights.load_into(model, _weights.read_checkpoint(archive), "small")
+        _checkpoints.load_into(model, _checkpoints.read_checkpoint(archive), "small")
         references[quick] = text_of(model)
     found = backbone.encode_text(TEXTS)
     assert_rounded(found, references[True], backbone)
@@ -210,7 +210,7 @@ def test_a_file_like_the_weights_of_a_tag_takes_their_preprocessing_and_gelu(tmp
         assert plan_model("ViT-L-14", name).weights() == Path(name)
     (tmp_path / "w.pt@openai").write_bytes(b"x")
     assert plan_model("ViT-L-14", "w.pt@openai").weights() == Path("w.pt@openai")
-    assert plan_model("RN50", "openai").weights.func is _weights.tag_file
+    assert plan_model("RN50", "openai").weights.func is _downloads.tag_file
 
 
 def test_every_openai_model_is_planned_with_quick_gelu():
@@ -259,14 +259,14 @@ def test_precision(folder, precision, dtype):
 def test_every_precision_of_the_options_is_a_dtype_and_back() -> None:
     assert get_args(MixedPrecision) == ("no", *(name for name in DTYPES if name != "fp32"))
     for name in DTYPES:
-        assert _precision.precision_name(_precision.resolve_precision(name, "cpu")) == name
-    assert _precision.precision_name(torch.float64) == "float64"
+        assert _layers.precision_name(_layers.resolve_precision(name, "cpu")) == name
+    assert _layers.precision_name(torch.float64) == "float64"
 
 
 def test_auto_precision_asks_the_machine(monkeypatch):
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(_precision, "native_bf16", lambda device, native=native: native)
-        assert _precision.resolve_precision("auto", "cpu") == dtype
+        monkeypatch.setattr(_layers, "native_bf16", lambda device, native=native: native)
+        assert _layers.resolve_precision("auto", "cpu") == dtype
     with pytest.raises(UsageError, match="expected precision to be one of fp32, bf16, fp16, auto, got 'int8'"):
         create("mini", precision="int8")
 
@@ -362,8 +362,8 @@ def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
 
 
 def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(_weights, "_in_hub_cache", lambda repository, names: None)
+    monkeypatch.setattr(_downloads.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(_downloads, "_in_hub_cache", lambda repository, names: None)
     with pytest.raises(ModelError) as error:
         create("ViT-B-16-SigLIP", "random")
     assert str(error.value) == (

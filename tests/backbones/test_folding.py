@@ -9,7 +9,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from cliploc.backbones._folding import fold_batch_norms
+from cliploc.backbones._layers import fold_batch_norms
 from tests.backbones.small_clip import season, small_clip
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cliploc.backbones import _linear
-from cliploc.backbones._linear import linear, with_fast_linears
+from cliploc.backbones import _layers
+from cliploc.backbones._layers import linear, with_fast_linears
 from tests.tolerances import assert_rounded
 
 
@@ -17,7 +17,7 @@ def _on_any_processor(monkeypatch):
     """The fast way is right on every processor; only whether it is fast differs."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
-    monkeypatch.setattr(_linear, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(_layers, "_mkl_is_slow", lambda: True)
 
 
 @pytest.mark.parametrize("shape", [(40, 24), (2, 50, 24), (1, 4, 24), (2, 3, 20, 24)])
@@ -35,7 +35,7 @@ def test_many_rows_are_multiplied_in_parts(monkeypatch):
     layer, x = nn.Linear(24, 16), torch.randn(3, 37, 24)
     with torch.inference_mode():
         whole = linear(x, layer.weight, layer.bias)
-        monkeypatch.setattr(_linear, "MOST_ROWS", 50)
+        monkeypatch.setattr(_layers, "MOST_ROWS", 50)
         parts = linear(x, layer.weight, layer.bias)
     assert parts.shape == (3, 37, 16)
     assert_rounded(parts, whole, layer)

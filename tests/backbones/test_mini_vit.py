@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.backbones import create, mini
-from cliploc.backbones._pre_norm_block import PreNormBlock
-from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, load_stem
+from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem
 from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame

@@ -13,7 +13,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._adapters import adapters
+from cliploc.backbones._open_clip_parts import adapters
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
 from cliploc.errors import UsageError
 from cliploc.tower import Backbone, Needs

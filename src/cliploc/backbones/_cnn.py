@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._tower import DualEncoder
+from cliploc.backbones._dual_encoder import DualEncoder
 from cliploc.errors import UsageError
 from cliploc.tower import DenseReading, Needs, TowerKind, Trace
 
@@ -171,8 +171,7 @@ class AttentionPool(nn.Module):
         attention = (towards @ x.transpose(1, 2)).softmax(dim=-1)  # [B, H, 1+N]
         gathered = attention @ x  # [B, H, C]
         values = torch.einsum("bhc,hec->bhe", gathered, self.v_proj.weight.view(self.heads, size, c))  # [B, H, C/H]
-        pooled: Tensor = self.c_proj(values.flatten(1) + self.v_proj.bias)  # [B, D]
-        return pooled
+        return self.c_proj(values.flatten(1) + self.v_proj.bias)  # [B, D]
 
     def read_locations(self, features: Tensor) -> Tensor:
         """The value path, `[B, C, h, w]` → `[B, D, h, w]`: the embedding as if all attention were on one location.

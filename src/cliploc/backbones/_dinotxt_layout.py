@@ -17,7 +17,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from cliploc.backbones._weights import SUFFIXES, read_checkpoint
+from cliploc.backbones._checkpoints import SUFFIXES, read_checkpoint
 from cliploc.errors import MissingWeightsError, ModelError
 
 Family = Literal["dinov3", "dinov2"]

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._attention import attend, attention_weights
-from cliploc.backbones._tower import DualEncoder
+from cliploc.backbones._dual_encoder import DualEncoder
+from cliploc.backbones._layers import attend, attention_weights
 from cliploc.errors import UsageError
 from cliploc.tower import (
     AttentionRule,
@@ -30,6 +30,8 @@ from cliploc.tower import (
     TowerKind,
     Trace,
     block_at,
+    join_heads,
+    split_heads,
 )
 
 
@@ -107,6 +109,43 @@ class BlockAdapter(ABC):
             gathered = gathered.detach().clone().requires_grad_(True)
             middle = x + self.attention_branch(x, gathered)
             return BlockEnd(values, gathered, middle, self.mlp_hidden(middle), self.mlp_out)
+
+
+class PreNormBlock(nn.Module, BlockAdapter):
+    """A pre-norm transformer block (Dosovitskiy 2021) that is its own adapter: tokens `[B, T, d]` → `[B, T, d]`.
+
+    Its tensors have timm's names; importing timm would take longer than one picture.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        inner = int(width * mlp_ratio)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(x, self.gather(*self.project(self.attention_input(x), None)))
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        return self.norm1(x)
+
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        q, k, v = (split_heads(part, self.heads) for part in self.attn["qkv"](normed).chunk(3, dim=-1))
+        return q, k, v
+
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
+        return self.attn["proj"](join_heads(gathered))
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        return self.mlp_out(self.mlp_hidden(x))
+
+    def mlp_hidden(self, x: Tensor) -> Tensor:
+        return F.gelu(self.mlp["fc1"](self.norm2(x)))
+
+    def mlp_out(self, hidden: Tensor) -> Tensor:
+        return self.mlp["fc2"](hidden)
 
 
 class VisionTransformerBackbone(DualEncoder):

@@ -274,8 +274,7 @@ class TransformersModel(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids `[n, T]` → `[n, D]`, not normalised."""
-        embeddings: Tensor = self.text(tokens)
-        return embeddings
+        return self.text(tokens)
 
 
 class _TimmTower(nn.Module):
@@ -287,8 +286,7 @@ class _TimmTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, 3, H, W]` → `[B, D]`."""
-        embeddings: Tensor = self.trunk(images)
-        return embeddings
+        return self.trunk(images)
 
 
 class BertText(nn.Module):
@@ -312,8 +310,7 @@ class BertText(nn.Module):
         """Token ids `[n, T]` → `[n, D]`."""
         x = self.words(tokens) + self.positions.weight[: tokens.shape[1]] + self.types.weight[0]  # [n, T, d]
         x = self.encoder(self.norm(x), src_key_padding_mask=tokens == self.pad)
-        projected: Tensor = self.projection(x[:, 0])
-        return projected
+        return self.projection(x[:, 0])
 
 
 def build_model(layout: Layout) -> TransformersModel:
@@ -569,8 +566,7 @@ def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
             tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)
         elif layout.kind == "clip" and _json(folder / "vocab.json") == (openai := open_clip.SimpleTokenizer()).encoder:
             _refuse_other_ids(layout, openai.encoder.values())
-            own: Callable[[list[str]], Tensor] = open_clip.SimpleTokenizer(context_length=length)
-            return own
+            return open_clip.SimpleTokenizer(context_length=length)
         else:
             raise ModelError(
                 f"expected tokenizer.json in {folder}, found none: save the model's tokenizer there (transformers: "

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import timm
 import torch
-from timm.layers import SwiGLU  # type: ignore[attr-defined]  # timm re-exports it without saying so
+from timm.layers import Mlp, SwiGLU  # type: ignore[attr-defined]  # timm re-exports it without saying so
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._checkpoints import load_exactly
 from cliploc.backbones._dinotxt_layout import (
     HEAD_SIZE,
     Family,
@@ -32,15 +34,11 @@ from cliploc.backbones._dinotxt_layout import (
     read_weights,
     renamed,
 )
-from cliploc.backbones._dinotxt_text import DinoTxtText
-from cliploc.backbones._linear import with_fast_linears
-from cliploc.backbones._precision import resolve_precision
-from cliploc.backbones._timm_block import TimmBlock
-from cliploc.backbones._timm_tokens import first_tokens, rotation
+from cliploc.backbones._layers import resolve_precision, with_fast_linears
+from cliploc.backbones._timm_vit import TimmBlock, first_tokens, rotation
 from cliploc.backbones._transformer import VisionTransformerBackbone
-from cliploc.backbones._weights import load_exactly
 from cliploc.errors import CliplocWarning, ModelError, UsageError
-from cliploc.tower import Pooling
+from cliploc.tower import Pooling, join_heads, split_heads
 from cliploc.values import ResizePolicy
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -62,6 +60,76 @@ PUBLISHED: dict[Family, Layout] = {
 }
 
 
+# --------------------------------------------------------------------------------------------------------- text tower
+class _Attention(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        width = layout.text_width
+        self.heads = width // HEAD_SIZE
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # [n, H, T, 64]
+        return self.proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+
+
+class _Block(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        width = layout.text_width
+        self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.feed_forward = _Attention(layout), Mlp(width, layout.text_mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        added: Tensor = self.feed_forward(self.ffn_norm(x))
+        return x + added
+
+
+class _Backbone(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(layout.vocabulary, layout.text_width)
+        self.positional_embedding = nn.Parameter(torch.zeros(layout.context, layout.text_width))
+        self.blocks = nn.ModuleList(_Block(layout) for _ in range(layout.text_depth))
+        self.ln_final = nn.LayerNorm(layout.text_width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]  # [n, T, d]
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_final(x)
+
+
+class _Head(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.linear_projection = nn.Linear(layout.text_width, layout.size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_projection(x)
+
+
+class DinoTxtText(nn.Module):
+    """The text tower: the token that ends the text, projected.
+
+    Args:
+        tokenizer: sentences → token ids `[n, T]`, the highest of each row where the text ends.
+    """
+
+    def __init__(self, layout: Layout, tokenizer: Callable[[list[str]], Tensor]) -> None:
+        super().__init__()
+        self.backbone, self.head, self.tokenizer = _Backbone(layout), _Head(layout), tokenizer
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        tokens = self.tokenizer(list(texts)).to(self.backbone.positional_embedding.device)  # [n, T]
+        x = self.backbone(tokens)[torch.arange(len(tokens)), tokens.argmax(dim=-1)]  # [n, d]
+        return F.normalize(self.head(x).float(), dim=-1)
+
+
+# -------------------------------------------------------------------------------------------------------- image tower
 class _VisionHead(nn.Module):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -142,8 +210,7 @@ class DinoTxt(VisionTransformerBackbone):
         x, rotated = first_tokens(self.trunk, images, self.position_rule), rotation(self.trunk, grid)
         for block in self._trunk_blocks:
             x = block.finish(x, block.gather(*block.project(block.attention_input(x), rotated)))
-        normed: Tensor = self.trunk.norm(x)
-        return normed
+        return self.trunk.norm(x)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The class token beside the mean of the patches, not normalised: `[B, prefix+N, d]` → `[B, 2d]`."""
@@ -153,8 +220,7 @@ class DinoTxt(VisionTransformerBackbone):
     @property
     def last_norm(self) -> nn.LayerNorm:
         """The head's layer norm."""
-        norm: nn.LayerNorm = self.vision_head.ln_final
-        return norm
+        return self.vision_head.ln_final
 
     def read_normed(self, normed: Tensor) -> Tensor:
         """Each token as a patch: `[B, n, d]` → `[B, n, 2d]`, the first half 0."""

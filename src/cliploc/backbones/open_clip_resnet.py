@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -10,11 +9,9 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from cliploc.backbones._adapters import adapter
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone
-from cliploc.backbones._folding import fold_batch_norms
-from cliploc.backbones._open_clip_facts import OpenClipFacts
-from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
+from cliploc.backbones._layers import fold_batch_norms
+from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
 from cliploc.tower import Pooling
 
 
@@ -60,18 +57,12 @@ class OpenClipResNet(ConvolutionalBackbone):
     def __init__(
         self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
     ) -> None:
-        visual, facts = model.visual, OpenClipFacts.of(model)
-        tower = copy.deepcopy(visual) if copy_text else visual
-        if fold:
-            tower = fold_batch_norms(tower, in_place=True)
-        stages = [Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4]
-        super().__init__(stages, mean=facts.mean, std=facts.std)
+        parts = OpenClipParts(model, tokenizer, name, OpenClipResNet, copied=copy_text)
+        tower = fold_batch_norms(parts.visual, in_place=True) if fold else parts.visual
+        super().__init__([Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4], parts.mean, parts.std)
         self.pool_layer = _attention_pool(tower.attnpool)
-        self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
-        self.name = name
-        facts.set_on(self)
-        self.embedding_size = visual.output_dim
-        self.eval().requires_grad_(False)
+        self.embedding_size = tower.output_dim
+        parts.complete(self)
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
@@ -80,8 +71,7 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     def pool(self, features: Tensor) -> Tensor:
         """The embedding, not normalised: `[B, C, h, w]` → `[B, D]`."""
-        pooled: Tensor = self.pool_layer(features)
-        return pooled
+        return self.pool_layer(features)
 
     def read_locations(self, features: Tensor) -> Tensor:
         """The value path of the attention pool: `[B, C, h, w]` → `[B, D, h, w]`."""

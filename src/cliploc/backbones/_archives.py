@@ -1,10 +1,10 @@
-"""Reads the tensors of a TorchScript archive, the format of OpenAI's CLIP files, without running any code in it.
+"""Reads archives of weights without running code: OpenAI's TorchScript; looks into pickles before torch does.
 
-The archive is a zip: `data.pkl` describes a tree of modules, `data/0`, `data/1`, … hold the bytes of the tensors, and
-`code/` holds programs that are never read here. `torch.load(weights_only=True)` refuses such files and `torch.jit.load`
-compiles the programs. This reader unpickles the description with an unpickler that allows five things: a module (which
-only holds attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and any number that
-points outside the stored bytes, is refused.
+A TorchScript archive is a zip: `data.pkl` describes a tree of modules, `data/0`, `data/1`, … hold the bytes of the
+tensors, and `code/` holds programs that are never read here. `torch.load(weights_only=True)` refuses such files and
+`torch.jit.load` compiles the programs. This reader unpickles the description with an unpickler that allows five things:
+a module (which only holds attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and
+any number that points outside the stored bytes, is refused.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ MAX_NAME = 1_000  # characters of a tensor's dotted name
 MAX_AXES = 8  # of a tensor
 MAX_LENGTH = 1 << 48  # of an axis
 MAX_DESCRIPTION = 64 << 20  # bytes of data.pkl; CLIP's largest has under one megabyte
+
+MAX_TUPLES = 10_000  # entries of a tuple and of the tuples in it, counted as often as they occur
+LEGACY_PICKLES = 4  # pickles at the start of a file in torch's old format: a number, a version, the system, the content
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -190,3 +194,54 @@ def _tensors(root: Any) -> dict[str, Tensor]:
             elif isinstance(value, _Module):
                 waiting.append((f"{prefix}{name}.", value))
     return found
+
+
+# ------------------------------------------------------------------------------------------------ before torch reads
+def refuse_endless(path: Path) -> None:
+    """Refuses a file of torch in which a tuple holds another tuple twice, which again holds one twice, and so on.
+
+    The key of a dict is hashed, and hashing such a tuple visits all of it: 2^n steps for n lines of a pickle.
+    """
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            for _ in range(LEGACY_PICKLES):
+                if not _checked(file):
+                    return
+            return
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl"):
+                    with archive.open(entry) as content:
+                        _checked(content)  # type: ignore[arg-type]
+
+
+def _checked(file: BinaryIO) -> bool:
+    """Goes through one pickle; False if it is damaged, which torch's reader reports."""
+    stack: list[int] = []  # how many steps hashing takes, for each value on the pickle's stack
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    try:
+        for code, argument, _ in pickletools.genops(file):
+            name = code.name
+            if name == "MARK":
+                marks.append(len(stack))
+            elif "GET" in name:
+                stack.append(memo.get(int(argument or 0), 0))
+            elif "PUT" in name or name == "MEMOIZE":
+                memo[len(memo) if argument is None else int(argument)] = stack[-1]
+            elif name not in ("PROTO", "FRAME", "STOP"):
+                takes = code.stack_before
+                start = marks.pop() if pickletools.markobject in takes else len(stack) - len(takes)
+                if pickletools.markobject in takes:
+                    start -= takes.index(pickletools.markobject)  # a list or dict that lies below the mark
+                size = 1 + sum(stack[max(start, 0) :])
+                del stack[max(start, 0) :]
+                if "TUPLE" in name and size > MAX_TUPLES:
+                    raise RefusedError("tuples in tuples without end")
+                stack += [size if "TUPLE" in name or name in ("REDUCE", "NEWOBJ", "BUILD") else 1] * len(
+                    code.stack_after
+                )
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, zipfile.BadZipFile, EOFError):
+        return False
+    return True

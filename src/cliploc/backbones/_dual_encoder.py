@@ -123,8 +123,7 @@ class DualEncoder(nn.Module, ABC):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
+        return self.text(texts)
 
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
         """Why this model cannot know a name; None here, as CLIP reads any text."""
