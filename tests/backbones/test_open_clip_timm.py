@@ -143,7 +143,7 @@ class TestSmallTowers(TransformerContract):
 )
 def test_open_clips_own_vits_are_reproduced(name: str, prefix: int, pool: str) -> None:
     model = real_tower(name)
-    backbone = TimmVit(model, tokenizer, name, copy_text=False)
+    backbone = TimmVit(model, tokenizer, name, copied=False)
     assert (backbone.prefix_tokens, backbone.trunk.global_pool, backbone.stride) == (prefix, pool, 16)
     images = pictures(*backbone.input_hw, n=1)
     trace = backbone.trace(images, Needs(features=(-1,), attention=(-1,)))

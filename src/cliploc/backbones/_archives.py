@@ -165,7 +165,7 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
     if not isinstance(storage, _Held) or len(size) != len(stride):
         raise RefusedError("a tensor without a storage")
     numbers = (offset, *size, *stride)
-    if len(size) > MAX_AXES or not all(type(one) is int and 0 <= one < MAX_LENGTH for one in numbers):
+    if len(size) > MAX_AXES or not all(type(number) is int and 0 <= number < MAX_LENGTH for number in numbers):
         raise RefusedError(f"a tensor whose shape is none, or of more than {MAX_AXES} axes")
     there = storage.tensor.numel()
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
@@ -177,7 +177,7 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
 
 def _tensors(root: Any) -> dict[str, Tensor]:
     """The tensors in a tree of modules, by dotted name."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     waiting = [("", root)]
     left = MAX_ATTRIBUTES
     while waiting:
@@ -190,10 +190,10 @@ def _tensors(root: Any) -> dict[str, Tensor]:
             raise RefusedError(f"more than {MAX_ATTRIBUTES:,} attributes, or modules that hold themselves")
         for name, value in attributes.items():
             if isinstance(value, _Held):
-                found[f"{prefix}{name}"] = value.tensor
+                tensors[f"{prefix}{name}"] = value.tensor
             elif isinstance(value, _Module):
                 waiting.append((f"{prefix}{name}.", value))
-    return found
+    return tensors
 
 
 # ------------------------------------------------------------------------------------------------ before torch reads

@@ -47,12 +47,7 @@ class ModelEntry:
 def describe_preprocessing(
     policy: ResizePolicy, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
 ) -> str:
-    """Describes in words how pictures are preprocessed.
-
-    Example:
-        >>> describe_preprocessing("squash", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.5))
-        'squash, bilinear, mean 0.5, std 0.25 0.25 0.5'
-    """
+    """Describes in words how pictures are preprocessed."""
     return f"{policy}, {interpolation}, mean {_numbers(mean)}, std {_numbers(std)}"
 
 
@@ -101,8 +96,7 @@ structures: Registry[Callable[[str], Structure]] = Registry(
 def structure_of(model: str) -> ModelEntry | Structure | None:
     """The structure of a model's image tower, from the catalogue or its configuration; no weights are read.
 
-    Returns:
-        The structure; None for a plugin's model source, whose models must be built to know it.
+    None for a plugin's model source, whose models must be built to know it.
 
     Example:
         >>> structure_of("RN50").pooling
@@ -136,11 +130,7 @@ def create(
 
 
 def refuse_other_weights(model: str, pretrained: str | None) -> None:
-    """Refuses `--pretrained` for a model that comes with its weights.
-
-    Example:
-        >>> refuse_other_weights("mini", None)
-    """
+    """Refuses `--pretrained` for a model that comes with its weights."""
     if pretrained in (None, "bundled"):
         return
     source, colon, _ = str(pretrained).partition(":")
@@ -198,11 +188,7 @@ for _entry in (
 
 
 def refuse_unknown_guide(spec: str) -> None:
-    """Refuses an unknown guide, as `create_guide` does, without importing torch.
-
-    Example:
-        >>> refuse_unknown_guide("dinov2-s@dinov2.safetensors")
-    """
+    """Refuses an unknown guide, as `create_guide` does, without importing torch."""
     name = spec.partition("@")[0]
     if name not in guides.names() and not in_catalogue(name) and not _may_be_of_timm(name):
         raise unknown_guide(name)

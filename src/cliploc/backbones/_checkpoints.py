@@ -214,11 +214,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
 
 
 def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str, name: str = "") -> None:
-    """Loads tensors into a model whose tensors they must be, all of them and in these shapes.
-
-    Args:
-        name: open_clip's name of the model, for advice; empty where advice would not help.
-    """
+    """Loads tensors into a model whose tensors they must be, all of them and in these shapes; `name` is for advice."""
     refuse_others(model.state_dict(), tensors, path, what, name)
     model.load_state_dict(tensors, strict=False)
 
@@ -260,8 +256,8 @@ def _advice(tensors: dict[str, Tensor], path: Path, name: str) -> str:
 
 def looks_like(tensors: dict[str, Tensor]) -> list[str]:
     """open_clip's names of OpenAI-style models with tensors of these shapes, plain names first."""
-    found = _shape_of_tensors(tensors)
-    same = [name for name in open_clip.list_models() if found and _shape_of_config(name) == found]
+    shape = _shape_of_tensors(tensors)
+    same = [name for name in open_clip.list_models() if shape and _shape_of_config(name) == shape]
     return sorted(same, key=len)
 
 

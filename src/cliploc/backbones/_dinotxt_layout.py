@@ -120,15 +120,16 @@ def read_layout(weights: Weights) -> Layout:
     def shape(name: str, axes: int = 2) -> tuple[int, ...]:
         if name not in tensors:
             raise ModelError(f"{path} lacks {name}, which dino.txt has: check the file")
-        if (found := tuple(tensors[name].shape)) and len(found) == axes and min(found) > 0:
-            return found
-        raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(found)}: check the file")
+        sizes = tuple(tensors[name].shape)
+        if sizes and len(sizes) == axes and min(sizes) > 0:
+            return sizes
+        raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(sizes)}: check the file")
 
     def blocks(prefix: str) -> int:
-        found = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", name))}
-        if not found:
+        numbers = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", name))}
+        if not numbers:
             raise ModelError(f"{path} lacks {prefix}blocks, which dino.txt has: check the file")
-        return len(found)
+        return len(numbers)
 
     width, colours, patch, _ = shape(f"{IMAGE}patch_embed.proj.weight", 4)
     family: Family = "dinov3" if f"{IMAGE}storage_tokens" in tensors else "dinov2"

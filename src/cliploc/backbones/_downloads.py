@@ -158,10 +158,10 @@ def folder_checkpoint(folder: Path) -> Path:
         )
     folder_config(folder)
     named = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
-    found = named or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    if not found:
+    files = named or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if not files:
         raise MissingWeightsError(f"expected weights in {folder}, found none: put {CHECKPOINTS[0]} there")
-    return found[0]
+    return files[0]
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
@@ -179,11 +179,11 @@ def folder_config(folder: Path) -> dict[str, Any]:
 def _in_hub_cache(repository: str, names: tuple[str, ...]) -> Path | None:
     for name in names:
         try:
-            found = huggingface_hub.try_to_load_from_cache(repository, name)
+            path = huggingface_hub.try_to_load_from_cache(repository, name)
         except HFValidationError:
             raise ModelError(f"expected a repository as ORG/NAME after hf-hub:, got {repository!r}") from None
-        if isinstance(found, str):
-            return Path(found)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 
@@ -302,19 +302,19 @@ def fetch_blob(repository: str, name: str) -> None:
     """
     url = hf_hub_url(repository, name)
     try:
-        found = get_hf_file_metadata(url)
+        facts = get_hf_file_metadata(url)
     except Exception:  # of several HTTP libraries: `hf_hub_download` asks again and names the reason
         return
-    if not found.etag or not SHA256.fullmatch(found.etag) or found.size is None:
+    if not facts.etag or not SHA256.fullmatch(facts.etag) or facts.size is None:
         return
     folder = f"models--{repository.replace('/', '--')}"  # the documented layout of the cache
-    blob = Path(hub.HF_HUB_CACHE, folder, "blobs", found.etag)
-    lock = Path(hub.HF_HUB_CACHE, ".locks", folder, f"{found.etag}.lock")  # huggingface_hub's, so that it waits too
+    blob = Path(hub.HF_HUB_CACHE, folder, "blobs", facts.etag)
+    lock = Path(hub.HF_HUB_CACHE, ".locks", folder, f"{facts.etag}.lock")  # huggingface_hub's, so that it waits too
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if not blob.exists():
-            os.replace(download(url, blob, name, build_hf_headers(), found.size), blob)
+            os.replace(download(url, blob, name, build_hf_headers(), facts.size), blob)
 
 
 def _download_url(url: str, target: Path, wanted: str) -> Path:
@@ -350,9 +350,6 @@ def download(url: str, target: Path, name: str, headers: dict[str, str] | None =
 
     The part that arrived stays if the connection is lost or the process ends. It is removed if the disk is full or the
     size is wrong.
-
-    Args:
-        size: in bytes; None: what the server says.
     """
     part = target.with_name(target.name + PART)
     there = part.stat().st_size if part.exists() else 0

@@ -114,8 +114,7 @@ class _Block(nn.Sequential):
 class EfficientNetLite0(nn.Module):
     """The tower, with batch norms folded into the convolutions; it is run stage by stage, see `stages`.
 
-    Args:
-        output_stride: 32; or 16, without the last stride of two and with dilated convolutions after it.
+    With an output stride of 16 instead of 32 it lacks the last stride of two, and later convolutions are dilated.
     """
 
     def __init__(self, output_stride: int = 32) -> None:

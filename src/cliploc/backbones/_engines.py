@@ -28,12 +28,6 @@ def with_engine(backbone: Backbone, engine: EngineBackend) -> Backbone:
 
     Only what needs no gradient runs there: `trace` and `encode_image`. `head`, through which methods take gradients,
     stays in torch.
-
-    Example:
-        >>> from cliploc.backbones import create
-        >>> mini = create("mini")
-        >>> with_engine(mini, "torch") is mini
-        True
     """
     if isinstance(backbone, ConvolutionalBackbone):
         if isinstance(backbone.runner, OpenVino) == (engine == "openvino"):

@@ -17,12 +17,7 @@ from cliploc.tower import Backbone, Guide, Needs
 
 
 class BackboneGuide:
-    """The middle stage of one of our models as a guide.
-
-    Example:
-        >>> tuple(BackboneGuide(create("mini")).features(torch.zeros(1, 3, 64, 96)).shape)
-        (1, 80, 4, 6)
-    """
+    """The middle stage of one of our models as a guide."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.name, self._backbone = backbone.name, backbone

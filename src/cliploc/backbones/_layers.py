@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import re
@@ -125,13 +124,7 @@ class _Linear(nn.Linear):
 
 
 def with_fast_linears(module: Module) -> Module:
-    """Replaces the plain linear layers in a module by layers that compute with `linear`; names and weights stay.
-
-    Example:
-        >>> tower = with_fast_linears(nn.Sequential(nn.Linear(3, 4), nn.GELU()))
-        >>> list(tower.state_dict())
-        ['0.weight', '0.bias']
-    """
+    """Replaces the plain linear layers in a module by layers that compute with `linear`; names and weights stay."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             # Exactly these classes: a subclass may compute something else.
@@ -173,22 +166,13 @@ def _few_heads_at_once(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 # -------------------------------------------------------------------------------------------------------- batch norms
 @torch.no_grad()
-def fold_batch_norms(module: Module, *, in_place: bool = False) -> Module:
-    """A copy in eval mode whose batch norms are part of their convolutions: the same function, one pass less for each.
+def fold_batch_norms(module: Module) -> Module:
+    """Makes batch norms part of their convolutions, in eval mode: the same function, one pass less for each.
 
     Two patterns of ResNets are folded: neighbours in an `nn.Sequential`, and siblings named `conv…` and `bn…` with the
     same rest of the name, which by convention run one after the other. All other batch norms stay as they are.
-
-    Args:
-        in_place: whether the module itself is folded instead of a copy.
-
-    Example:
-        >>> block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
-        >>> [type(part).__name__ for part in fold_batch_norms(block)]
-        ['Conv2d', 'Identity']
     """
-    folded = (module if in_place else copy.deepcopy(module)).eval()
-    for parent in folded.modules():
+    for parent in module.eval().modules():
         names = [name for name, _ in parent.named_children()]
         if isinstance(parent, nn.Sequential):
             pairs = list(itertools.pairwise(names))
@@ -200,4 +184,4 @@ def fold_batch_norms(module: Module, *, in_place: bool = False) -> Module:
             if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
                 setattr(parent, convolution_name, fuse_conv_bn_eval(convolution, norm))
                 setattr(parent, norm_name, nn.Identity())
-    return folded
+    return module

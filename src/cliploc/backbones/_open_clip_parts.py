@@ -28,11 +28,7 @@ adapters: Registry[Any] = Registry("adapter of open_clip", "cliploc.backbones")
 
 
 def adapter(cls: C) -> C:
-    """Registers a backbone class with `supports(visual)`, which says whether it reads an open_clip image tower.
-
-    Args:
-        cls: built of open_clip's model; see `OpenClipResNet`. No two classes support the same tower.
-    """
+    """Registers a class, built of open_clip's model, whose `supports(visual)` says which image towers it reads."""
     adapters.register(cls.__name__, cls)
     return cls
 
@@ -52,9 +48,7 @@ def published_preprocessing(published: Mapping[str, Any]) -> str:
 class OpenClipParts:
     """An open_clip model taken apart: its image tower, for an adapter to read, and all else that the adapter needs.
 
-    Args:
-        to: the adapter's class.
-        copied: False takes the model itself apart, which must not be used afterwards, instead of a copy.
+    Unless it is `copied`, the model itself is taken apart and must not be used afterwards.
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, to: Any, *, copied: bool) -> None:
@@ -79,12 +73,7 @@ class OpenClipParts:
 
 
 class OpenClipText(nn.Module):
-    """The text tower: sentences → unit-norm embeddings, by open_clip's `encode_text`.
-
-    Args:
-        model: an open_clip model. It becomes part of this module and loses its image tower.
-        tokenizer: open_clip's tokenizer of that model; it truncates texts at its context length.
-    """
+    """The text tower: sentences → unit-norm embeddings, by open_clip's `encode_text`; the model loses its own."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         super().__init__()

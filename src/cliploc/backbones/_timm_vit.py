@@ -93,9 +93,6 @@ class TimmBlock(BlockAdapter):
         branch = self.attn.proj(joined)
         return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
 
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        return self.mlp_out(self.mlp_hidden(x))
-
     def mlp_hidden(self, x: Tensor) -> Tensor:
         block, mlp = self.block, self.block.mlp
         if self.norms_after:

@@ -82,16 +82,16 @@ class BlockAdapter(ABC):
         """What the block adds to its tokens `x`, from the heads' outputs `gathered` `[B, H, T, d/H]`: `[B, T, d]`."""
 
     @abstractmethod
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
-
     def mlp_hidden(self, x: Tensor) -> Tensor:
-        """`mlp_branch` up to its last linear step, where the block can be split there: `[B, T, m]`."""
-        return self.mlp_branch(x)
+        """`mlp_branch` up to its last linear step `[B, T, m]`; all of it, where the block cannot be split there."""
 
     def mlp_out(self, hidden: Tensor) -> Tensor:
         """The rest of `mlp_branch`, affine in each token: `[…, m]` → `[…, d]`."""
         return hidden
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
+        return self.mlp_out(self.mlp_hidden(x))
 
     def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The block's attention softmax(qkᵀ·scale)·v: `[B, H, t, d/H]` for t queries."""
@@ -138,9 +138,6 @@ class PreNormBlock(nn.Module, BlockAdapter):
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
         return self.attn["proj"](join_heads(gathered))
 
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        return self.mlp_out(self.mlp_hidden(x))
-
     def mlp_hidden(self, x: Tensor) -> Tensor:
         return F.gelu(self.mlp["fc1"](self.norm2(x)))
 
@@ -153,9 +150,6 @@ class VisionTransformerBackbone(DualEncoder):
 
     A subclass defines how pixels become tokens (`embed`), how tokens become one embedding (`pool`), and how a single
     token is read in the joint space (`last_norm`, then `read_normed`). It also adapts the blocks.
-
-    Args:
-        prefix_tokens: how many tokens come before the patches: 1 with a class token, 0 without.
     """
 
     kind: TowerKind = "vit"

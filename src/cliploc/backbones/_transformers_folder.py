@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,59 +56,35 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
 }
 # transformers' defaults of what a configuration leaves out; configurations on the hub leave out much.
+# fmt: off
 CLIP_VISION = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
 }
 SIGLIP_VISION = {**CLIP_VISION, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 CLIP_TEXT = {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-    "pad_token_id": 1,
+    "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+    "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+    "vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407, "pad_token_id": 1,
 }
 SIGLIP_TEXT = {
     **CLIP_TEXT,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-    "vocab_size": 32000,
-    "max_position_embeddings": 64,
+    "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+    "vocab_size": 32000, "max_position_embeddings": 64,
 }
 BERT_TEXT = {
     **SIGLIP_TEXT,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "pad_token_id": 0,
+    "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+    "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, "pad_token_id": 0,
 }
-DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "clip": (CLIP_VISION, CLIP_TEXT),
-    "siglip": (SIGLIP_VISION, SIGLIP_TEXT),
-    "siglip2": ({**SIGLIP_VISION, "num_patches": 256}, SIGLIP_TEXT),
-    "chinese_clip": (CLIP_VISION, BERT_TEXT),
-}
-SCHEMAS: dict[str, tuple[Any, Any]] = {
-    "clip": (VisionTower, ClipTextTower),
-    "siglip": (VisionTower, SiglipTextTower),
-    "siglip2": (NaflexTower, SiglipTextTower),
-    "chinese_clip": (VisionTower, BertTextTower),
+# fmt: on
+# Type of a model → defaults and schema of its image tower, and of its text tower.
+TOWERS: dict[str, tuple[tuple[dict[str, Any], Any], tuple[dict[str, Any], Any]]] = {
+    "clip": ((CLIP_VISION, VisionTower), (CLIP_TEXT, ClipTextTower)),
+    "siglip": ((SIGLIP_VISION, VisionTower), (SIGLIP_TEXT, SiglipTextTower)),
+    "siglip2": (({**SIGLIP_VISION, "num_patches": 256}, NaflexTower), (SIGLIP_TEXT, SiglipTextTower)),
+    "chinese_clip": ((CLIP_VISION, VisionTower), (BERT_TEXT, BertTextTower)),
 }
 CLASSES = "CLIPModel, SiglipModel, Siglip2Model or ChineseCLIPModel"
 
@@ -177,20 +153,20 @@ def read_layout(folder: Path) -> Layout:
     """What the configuration in a folder describes."""
     config = _json(folder / CONFIG)
     kind = str(config.get("model_type"))
-    if kind not in DEFAULTS:
+    if kind not in TOWERS:
         raise ModelError(
             f"{folder} has a transformers model of the type {kind!r}, which is not supported: expected {CLASSES}"
         )
     _check_values(config, TransformersConfig, folder / CONFIG)
     vision, text = (
         {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
-        for part, default in zip(("vision", "text"), DEFAULTS[kind], strict=True)
+        for part, (default, _) in zip(("vision", "text"), TOWERS[kind], strict=True)
     )
     layout = Layout(folder, kind, vision, text, config.get("projection_dim", 512), {})
-    for part, settings, schema in zip(("image", "text"), (vision, text), SCHEMAS[kind], strict=True):
+    for part, settings, (_, schema) in zip(("image", "text"), (vision, text), TOWERS[kind], strict=True):
         _check_values(settings, schema, f"{folder / CONFIG}: the {part} tower")
         _check(layout, part, settings)
-    return Layout(folder, kind, vision, text, layout.projection, _preprocessing(layout))
+    return replace(layout, preprocessing=_preprocessing(layout))
 
 
 def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
@@ -338,7 +314,7 @@ def _image_tower(layout: Layout) -> nn.Module:
             act_layer=act,
         )
         return _TimmTower(trunk, layout.side)
-    tower: nn.Module = OpenClipVisionTransformer(
+    return OpenClipVisionTransformer(
         image_size=layout.side,
         patch_size=vision["patch_size"],
         width=vision["hidden_size"],
@@ -349,7 +325,6 @@ def _image_tower(layout: Layout) -> nn.Module:
         act_layer=act,
         norm_layer=norm,
     )
-    return tower
 
 
 def _text_tower(layout: Layout) -> nn.Module:
@@ -358,7 +333,7 @@ def _text_tower(layout: Layout) -> nn.Module:
         return BertText(text, layout.projection)
     # Before 2023 configurations said 2 for the end of a text, and transformers then takes the highest id, as OpenAI.
     highest = layout.kind == "clip" and text["eos_token_id"] == 2
-    tower: nn.Module = TextTransformer(
+    return TextTransformer(
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
         width=text["hidden_size"],
@@ -373,7 +348,6 @@ def _text_tower(layout: Layout) -> nn.Module:
         act_layer=ACTIVATIONS[text["hidden_act"]],
         norm_layer=partial(nn.LayerNorm, eps=text["layer_norm_eps"]),
     )
-    return tower
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
@@ -385,14 +359,7 @@ CLIP_BLOCK = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-TIMM_BLOCK = {
-    "layer_norm1": "norm1",
-    "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.qkv",
-    "self_attn.out_proj": "attn.proj",
-    "layer_norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
+TIMM_BLOCK = dict(zip(CLIP_BLOCK, ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"), strict=True))
 BERT_BLOCK = {
     "attention.self.query attention.self.key attention.self.value": "self_attn.in_proj",
     "attention.output.dense": "self_attn.out_proj",
@@ -434,10 +401,10 @@ def _refuse_other_depth(layout: Layout, tensors: Mapping[str, Tensor], where: Pa
     """First of all: a wrong number of layers may be huge."""
     for part, settings in (("vision", layout.vision), ("text", layout.text)):
         layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
-        found = len({match[1] for name in tensors if (match := layer.match(name))})
-        if found != settings["num_hidden_layers"]:
+        layers = len({match[1] for name in tensors if (match := layer.match(name))})
+        if layers != settings["num_hidden_layers"]:
             raise ModelError(
-                f"{where} has {found} layers of {part}_model, {layout.folder / CONFIG} describes "
+                f"{where} has {layers} layers of {part}_model, {layout.folder / CONFIG} describes "
                 f"{settings['num_hidden_layers']}: take both of one model"
             )
 
@@ -516,7 +483,7 @@ def _block(table: Mapping[str, str], theirs: str, ours: str) -> Iterator[Source]
     for sources, name in table.items():
         for end in ("weight", "bias"):
             joint = "_" if name in JOINED_BY_UNDERSCORE else "."
-            yield f"{ours}{name}{joint}{end}", tuple(f"{theirs}{one}.{end}" for one in sources.split()), _joined
+            yield f"{ours}{name}{joint}{end}", tuple(f"{theirs}{source}.{end}" for source in sources.split()), _joined
 
 
 def _layer(theirs: str, ours: str) -> Iterator[Source]:
@@ -550,7 +517,7 @@ class FolderTokenizer:
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Sentences → token ids `[n, T]`."""
-        return torch.tensor([one.ids for one in self.tokenizer.encode_batch(texts)])
+        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
 
 
 def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:

@@ -45,18 +45,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 SIDE = 224  # pixels that the head was trained with
 TOKENS = 49408  # of CLIP's tokenizer
 # The published sizes. Those of files are read from their tensors.
-_TEXT: dict[str, Any] = {
-    "text_width": 1280,
-    "text_depth": 24,
-    "text_mlp": 5120,
-    "vocabulary": TOKENS,
-    "context": 77,
-}
-_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4}
-_HEAD: dict[str, Any] = {"head_depth": 2, "head_mlp": 2752}
+_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4, "head_depth": 2, "head_mlp": 2752}
+_TEXT: dict[str, Any] = {"text_width": 1280, "text_depth": 24, "text_mlp": 5120, "vocabulary": TOKENS, "context": 77}
 PUBLISHED: dict[Family, Layout] = {
-    "dinov3": Layout(family="dinov3", patch=16, grid=14, **_LARGE, **_HEAD, **_TEXT),
-    "dinov2": Layout(family="dinov2", patch=14, grid=37, **_LARGE, **_HEAD, **_TEXT),
+    "dinov3": Layout(family="dinov3", patch=16, grid=14, **_LARGE, **_TEXT),
+    "dinov2": Layout(family="dinov2", patch=14, grid=37, **_LARGE, **_TEXT),
 }
 
 
@@ -101,32 +94,20 @@ class _Backbone(nn.Module):
         return self.ln_final(x)
 
 
-class _Head(nn.Module):
-    def __init__(self, layout: Layout) -> None:
-        super().__init__()
-        self.linear_projection = nn.Linear(layout.text_width, layout.size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear_projection(x)
-
-
 class DinoTxtText(nn.Module):
-    """The text tower: the token that ends the text, projected.
-
-    Args:
-        tokenizer: sentences → token ids `[n, T]`, the highest of each row where the text ends.
-    """
+    """The text tower: the token that ends the text, projected."""
 
     def __init__(self, layout: Layout, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
-        self.backbone, self.head, self.tokenizer = _Backbone(layout), _Head(layout), tokenizer
+        self.backbone, self.tokenizer = _Backbone(layout), tokenizer
+        self.head = nn.ModuleDict({"linear_projection": nn.Linear(layout.text_width, layout.size, bias=False)})
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
         tokens = self.tokenizer(list(texts)).to(self.backbone.positional_embedding.device)  # [n, T]
         x = self.backbone(tokens)[torch.arange(len(tokens)), tokens.argmax(dim=-1)]  # [n, d]
-        return F.normalize(self.head(x).float(), dim=-1)
+        return F.normalize(self.head["linear_projection"](x).float(), dim=-1)
 
 
 # -------------------------------------------------------------------------------------------------------- image tower
@@ -179,12 +160,6 @@ class DinoTxt(VisionTransformerBackbone):
     The frozen tower only turns pixels into tokens (`embed`), as the convolutions of `mini-vit` do. The tokens that
     enter the head's first block are DINO's own features. Embeddings have two halves, the class token's and the patches'
     mean. The joint-space reading of one patch has zeros in the first half.
-
-    Example:
-        >>> from dataclasses import replace
-        >>> small = replace(PUBLISHED["dinov3"], width=64, depth=1, mlp=64, head_mlp=64, text_width=64, text_depth=1)
-        >>> DinoTxt(DinoTxtModel(small), "small").embedding_size
-        128
     """
 
     pooling: Pooling = "class token and mean"

@@ -41,11 +41,7 @@ def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
 
 
 class HybridBlocks(nn.Module):
-    """The trained part: patch projection, class token, position embeddings, blocks, projection to the joint space.
-
-    Args:
-        mlp_ratio: width inside each block's MLP, as a multiple of d.
-    """
+    """The trained part: patch projection, class token, position embeddings, blocks, projection to the joint space."""
 
     def __init__(self, grid: tuple[int, int], width: int, depth: int, heads: int, mlp_ratio: float, size: int) -> None:
         super().__init__()
@@ -100,11 +96,7 @@ class MiniVit(VisionTransformerBackbone):
 
     @classmethod
     def bundled(cls, folder: Path = WEIGHTS, shared: Path = mini.WEIGHTS) -> MiniVit:
-        """Loads the model in the package, frozen, in eval mode, on the CPU.
-
-        Args:
-            shared: folder of `mini`'s weights, for the stem and the text tower.
-        """
+        """Loads the model in the package, frozen, in eval mode, on the CPU; `shared` has `mini`'s weights."""
         facts = json.loads((folder / "mini_vit.json").read_text())
         tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
         with torch.device("meta"):

@@ -144,7 +144,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
     for part in model.children():
         if part is not model.visual:
             _convert(part, dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
-    backbone = _adapter(model, label)(model, tokenizer, label, copy_text=False)
+    backbone = _adapter(model, label)(model, tokenizer, label, copied=False)
     for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
     return backbone
@@ -152,7 +152,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
 
 def _convert(part: nn.Module, dtype: torch.dtype) -> None:
     """`part.to(dtype)`, with the table of all words last: what the rest frees makes room for its copy."""
-    for child in sorted(part.children(), key=lambda one: isinstance(one, nn.Embedding)):
+    for child in sorted(part.children(), key=lambda child: isinstance(child, nn.Embedding)):
         child.to(dtype)
     part.to(dtype)
 
@@ -245,7 +245,7 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
         name,
         (lambda: file) if file else functools.partial(_downloads.tag_file, name, tag),
         quick_gelu=bool(published.get("quick_gelu")),
-        preprocessing=_preprocessing(published),
+        preprocessing=_preprocessing(name, tag),
     )
 
 
@@ -264,21 +264,22 @@ def _is_path(pretrained: str) -> bool:
     return path.suffix in _checkpoints.SUFFIXES or len(path.parts) > 1 or user_path(path).exists()
 
 
-def _preprocessing(published: dict[str, Any]) -> dict[str, Any]:
+def _preprocessing(name: str, tag: str) -> dict[str, Any]:
+    published = open_clip.get_pretrained_cfg(name, tag)
     return {key: published[key] for key in PREPROCESSING if key in published}
 
 
 def _common_preprocessing(name: str, tags: list[str]) -> dict[str, Any]:
     """The preprocessing that all published weights of a model agree on, for a file, which does not state its own."""
-    known = [_preprocessing(open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
-    return known[0] if known and all(one == known[0] for one in known) else {}
+    ways = [_preprocessing(name, tag) for tag in tags]
+    return ways[0] if ways and all(way == ways[0] for way in ways) else {}
 
 
 def _differently_preprocessed(name: str, tags: list[str]) -> tuple[str, ...]:
     """The first tag of each preprocessing, OpenAI's before the others; empty where all tags agree."""
     first: dict[str, str] = {}
     for tag in tags:
-        first.setdefault(published_preprocessing(_preprocessing(open_clip.get_pretrained_cfg(name, tag))), tag)
+        first.setdefault(published_preprocessing(_preprocessing(name, tag)), tag)
     openai = published_preprocessing({})
     return tuple(sorted(first.values(), key=lambda tag: tag != first.get(openai))) if len(first) > 1 else ()
 
@@ -368,26 +369,19 @@ def _entry(name: str) -> ModelEntry:
         pooling=pooling,
         input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),
         parameters=None,
-        licence=", ".join(one for one, _ in Counter(licences.values()).most_common()) or "–",
+        licence=", ".join(licence for licence, _ in Counter(licences.values()).most_common()) or "–",
         about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{'' if usable else '; cannot be used here'}",
         weights=tags,
         usable=usable,
         count=functools.partial(_count, name),
         licences=licences,
-        preprocessing={
-            tag: published_preprocessing(_preprocessing(open_clip.get_pretrained_cfg(name, tag))) for tag in tags
-        }
+        preprocessing={tag: published_preprocessing(_preprocessing(name, tag)) for tag in tags}
         or {"": published_preprocessing({})},
     )
 
 
 def licence_of(repository: str) -> str:
-    """The licence of the weights in a repository, or "unknown".
-
-    Example:
-        >>> licence_of("timm/ViT-B-16-SigLIP")
-        'Apache-2.0'
-    """
+    """The licence of the weights in a repository, or "unknown"."""
     return next((licence for pattern, licence in LICENCES if re.match(pattern, repository)), UNKNOWN)
 
 

@@ -37,28 +37,15 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     Stages, counted from the end: −1 layer4, −2 layer3, −3 layer2, −4 layer1, −5 the stem. The attention pool's
     positions are interpolated for inputs of another size than the model's; any height and width can be used.
-
-    Args:
-        model: an open_clip model whose `visual` is a `ModifiedResNet`; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-        fold: whether batch norms become part of their convolutions (see `fold_batch_norms`).
-
-    Example:
-        >>> import open_clip
-        >>> model, tokenizer = open_clip.create_model("RN50"), open_clip.get_tokenizer("RN50")
-        >>> OpenClipResNet(model, tokenizer, "RN50").grid(224, 320)
-        (7, 10)
     """
 
     pooling: Pooling = "attention"
     stride = 32
     middle_stage = -2  # layer3, stride 16
 
-    def __init__(
-        self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
-    ) -> None:
-        parts = OpenClipParts(model, tokenizer, name, OpenClipResNet, copied=copy_text)
-        tower = fold_batch_norms(parts.visual, in_place=True) if fold else parts.visual
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, OpenClipResNet, copied=copied)
+        tower = fold_batch_norms(parts.visual)
         super().__init__([Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4], parts.mean, parts.std)
         self.pool_layer = _attention_pool(tower.attnpool)
         self.embedding_size = tower.output_dim

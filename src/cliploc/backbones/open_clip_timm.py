@@ -88,21 +88,10 @@ class TimmVit(VisionTransformerBackbone):
     Heads: a class token (EVA-CLIP, MobileCLIP), the mean of the patches (ViTamin), or an attention pool (SigLIP,
     Perception Encoder), whose attention is `Trace.pool_attention`. SigLIP has no class token: `prefix_tokens` is 0. For
     inputs of another size, learnt positions are interpolated and rotary ones computed.
-
-    Args:
-        model: an open_clip model whose `visual` this class supports; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-
-    Example:
-        >>> import open_clip
-        >>> name = "ViT-B-16-SigLIP"
-        >>> tokenizer = open_clip.get_tokenizer(name)  # from the network  # doctest: +SKIP
-        >>> TimmVit(open_clip.create_model(name), tokenizer, name).prefix_tokens  # doctest: +SKIP
-        0
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True) -> None:
-        parts = OpenClipParts(model, tokenizer, name, TimmVit, copied=copy_text)
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, TimmVit, copied=copied)
         visual, trunk = parts.visual, parts.visual.trunk
         super().__init__([TimmBlock(block) for block in trunk.blocks], trunk.num_prefix_tokens, parts.mean, parts.std)
         self.visual, self.trunk = visual, trunk
@@ -186,29 +175,16 @@ class TimmCnn(ConvolutionalBackbone):
     ConvNeXt-CLIP: mean over h×w, layer norm, projection. FastViT (MobileCLIP-S): mean, projection; the attention inside
     its last stage is not accessible, so methods treat it as a CNN. Stages, counted from the end: −1 is the last before
     the mean (FastViT: after its final convolution), the first is the stem.
-
-    Args:
-        model: an open_clip model whose `visual` this class supports; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-        fold: whether FastViT's training branches and batch norms become one convolution each.
-
-    Example:
-        >>> import open_clip
-        >>> model, tokenizer = open_clip.create_model("convnext_tiny"), open_clip.get_tokenizer("convnext_tiny")
-        >>> TimmCnn(model, tokenizer, "convnext_tiny").grid(256, 320)
-        (8, 10)
     """
 
     pooling: Pooling = "global average"
 
-    def __init__(
-        self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
-    ) -> None:
-        parts = OpenClipParts(model, tokenizer, name, TimmCnn, copied=copy_text)
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, TimmCnn, copied=copied)
         visual: Any = parts.visual
         trunk: Any = visual.trunk.eval()
         if isinstance(trunk, FastVit):
-            trunk = reparameterize_model(trunk, inplace=True) if fold else trunk  # in place: `visual` is a copy or ours
+            trunk = reparameterize_model(trunk, inplace=True)  # branches that help training become one convolution
             stages = [trunk.stem, *trunk.stages, trunk.final_conv]
         else:
             stages = [trunk.stem, *trunk.stages[:-1], nn.Sequential(trunk.stages[-1], trunk.norm_pre)]

@@ -42,9 +42,6 @@ class _Block(BlockAdapter):
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
         return self.block.ls_1(self.attn.out_proj(join_heads(gathered)))
 
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        return self.mlp_out(self.mlp_hidden(x))
-
     def mlp_hidden(self, x: Tensor) -> Tensor:
         return self.block.mlp[:-1](self.block.ln_2(x))
 
@@ -106,20 +103,10 @@ class OpenClipVit(VisionTransformerBackbone):
     """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with access to the inside of every block.
 
     Positions are interpolated for inputs of another size than the model's, as open_clip does for checkpoints.
-
-    Args:
-        model: an open_clip model whose `visual` this class supports; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-
-    Example:
-        >>> import open_clip
-        >>> model, tokenizer = open_clip.create_model("ViT-B-32"), open_clip.get_tokenizer("ViT-B-32")
-        >>> OpenClipVit(model, tokenizer, "ViT-B-32").grid(224, 320)
-        (7, 10)
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True) -> None:
-        parts = OpenClipParts(model, tokenizer, name, OpenClipVit, copied=copy_text)
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, OpenClipVit, copied=copied)
         visual = parts.visual
         adapters = [
             _Block(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
