@@ -37,7 +37,7 @@ class Checkpoint:
     path: Path  # the file
     sha256: str  # checksum of the file, compared with the published one if there is one
     tensors: dict[str, Tensor]  # by open_clip's names, in their stored precision
-    from_openai: bool  # whether it is OpenAI's file, which needs quick-GELU
+    from_openai: bool = False  # whether it is OpenAI's file, which needs quick-GELU
 
 
 # --------------------------------------------------------------------------------------------------------------- read

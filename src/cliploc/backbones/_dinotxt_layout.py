@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from cliploc.backbones._checkpoints import SUFFIXES, read_checkpoint
+from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, read_checkpoint
 from cliploc.errors import MissingWeightsError, ModelError
 
 Family = Literal["dinov3", "dinov2"]
@@ -59,18 +59,9 @@ class Layout:
         return 2 * self.width
 
 
-@dataclass(frozen=True)
-class Weights:
-    """All tensors of a model, by dino.txt's names with the prefixes of the whole model."""
-
-    path: Path  # the file or folder
-    sha256: str  # of all files that were read
-    tensors: dict[str, Tensor]  # name → tensor
-
-
 # --------------------------------------------------------------------------------------------------------------- read
-def read_weights(path: Path) -> Weights:
-    """Reads a file of the whole model, or a folder with the files of its parts."""
+def read_weights(path: Path) -> Checkpoint:
+    """Reads a file of the whole model, or a folder with its parts; tensors get the names of the whole model."""
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
@@ -85,7 +76,7 @@ def read_weights(path: Path) -> Weights:
             if name in tensors:
                 raise ModelError(f"{file} holds {name}, as another file of {path} does: leave one of them there")
             tensors[name] = tensor
-    return Weights(path, digest.hexdigest(), tensors)
+    return Checkpoint(path, digest.hexdigest(), tensors)
 
 
 def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -106,7 +97,7 @@ def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     return placed
 
 
-def read_layout(weights: Weights) -> Layout:
+def read_layout(weights: Checkpoint) -> Layout:
     """The sizes of the three parts, read from the shapes of the tensors."""
     tensors, path = weights.tensors, weights.path
     parts = {IMAGE: "image tower", HEAD: "head of the image tower", TEXT: "text tower"}
@@ -168,7 +159,7 @@ def read_layout(weights: Weights) -> Layout:
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
-def renamed(weights: Weights, layout: Layout) -> dict[str, Tensor]:
+def renamed(weights: Checkpoint, layout: Layout) -> dict[str, Tensor]:
     """The tensors under the names of our modules: timm's in the image tower and in its head."""
     tensors = dict(weights.tensors)
     if layout.family == "dinov2" and layout.registers:  # timm adds positions to patches only
@@ -205,8 +196,3 @@ def _gated(name: str) -> str:
     for theirs, ours in (("w1", "fc1_g"), ("w2", "fc1_x"), ("w3", "fc2")):
         name = name.replace(f".mlp.{theirs}.", f".mlp.{ours}.")
     return name
-
-
-def periods(tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """DINOv3's rotary periods as its file has them, rounded to bfloat16; timm computes them in float32."""
-    return tensors.get(f"{IMAGE}rope_embed.periods")

@@ -23,13 +23,12 @@ from torch.nn import functional as F
 
 from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
-from cliploc.backbones._checkpoints import load_exactly
+from cliploc.backbones._checkpoints import Checkpoint, load_exactly
 from cliploc.backbones._dinotxt_layout import (
     HEAD_SIZE,
+    IMAGE,
     Family,
     Layout,
-    Weights,
-    periods,
     read_layout,
     read_weights,
     renamed,
@@ -238,7 +237,7 @@ def _read(family: Family, path: Path) -> DinoTxt:
     return backbone
 
 
-def with_weights(weights: Weights, layout: Layout) -> DinoTxt:
+def with_weights(weights: Checkpoint, layout: Layout) -> DinoTxt:
     """The model of these sizes with these weights."""
     path, name = weights.path, _name(layout.family)
     if layout.vocabulary < TOKENS:
@@ -256,7 +255,8 @@ def with_weights(weights: Weights, layout: Layout) -> DinoTxt:
     scale = tensors.get("logit_scale", model.logit_scale.detach())
     tensors["logit_scale"] = scale.reshape(())  # some files have a list of one
     load_exactly(model, tensors, path, f"the weights of {name}")
-    if (own := periods(weights.tensors)) is not None:
+    own = weights.tensors.get(f"{IMAGE}rope_embed.periods")  # rounded to bfloat16; timm computes them in float32
+    if own is not None:
         trunk: Any = model.visual_model["backbone"]
         trunk.rope.periods.copy_(own)
     return DinoTxt(model, f"{name}:{path.name}")
