@@ -8,6 +8,7 @@ a table gives our name of each tensor. Chinese-CLIP's text tower is a BERT, buil
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -351,6 +352,29 @@ def _text_tower(layout: Layout) -> nn.Module:
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
+CLIP_IMAGE = {
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # so spelt
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+}
+TEXT_ENDS = {
+    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+    "text_model.final_layer_norm.weight": "text.ln_final.weight",
+    "text_model.final_layer_norm.bias": "text.ln_final.bias",
+}
+BERT_ENDS = {
+    "text_model.embeddings.word_embeddings.weight": "text.words.weight",
+    "text_model.embeddings.position_embeddings.weight": "text.positions.weight",
+    "text_model.embeddings.token_type_embeddings.weight": "text.types.weight",
+    "text_model.embeddings.LayerNorm.weight": "text.norm.weight",
+    "text_model.embeddings.LayerNorm.bias": "text.norm.bias",
+    "text_projection.weight": "text.projection.weight",
+}
 CLIP_BLOCK = {
     "layer_norm1": "ln_1",
     "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.in_proj",
@@ -410,42 +434,26 @@ def _refuse_other_depth(layout: Layout, tensors: Mapping[str, Tensor], where: Pa
 
 
 def _sources(layout: Layout) -> Iterator[Source]:
+    depth, text_depth = layout.vision["num_hidden_layers"], layout.text["num_hidden_layers"]
     siglip, bert = layout.kind.startswith("siglip"), layout.kind == "chinese_clip"
     yield "logit_scale", ("logit_scale",), lambda scale: scale.reshape(())
-    blocks = range(layout.vision["num_hidden_layers"])
     if siglip:
         yield from _siglip_image(layout)
-        for i in blocks:
-            yield from _block(TIMM_BLOCK, f"vision_model.encoder.layers.{i}.", f"visual.trunk.blocks.{i}.")
+        yield from _blocks(TIMM_BLOCK, "vision_model.encoder.layers", "visual.trunk.blocks", depth)
     else:
-        yield from _clip_image()
-        for i in blocks:
-            yield from _block(CLIP_BLOCK, f"vision_model.encoder.layers.{i}.", f"visual.transformer.resblocks.{i}.")
-    blocks = range(layout.text["num_hidden_layers"])
+        yield from map(_renamed, CLIP_IMAGE, CLIP_IMAGE.values())
+        yield "visual.proj", ("visual_projection.weight",), _transposed
+        yield from _blocks(CLIP_BLOCK, "vision_model.encoder.layers", "visual.transformer.resblocks", depth)
     if bert:
-        yield from _bert_ends()
-        for i in blocks:
-            yield from _block(BERT_BLOCK, f"text_model.encoder.layer.{i}.", f"text.encoder.layers.{i}.")
+        yield from map(_renamed, BERT_ENDS, BERT_ENDS.values())
+        yield from _blocks(BERT_BLOCK, "text_model.encoder.layer", "text.encoder.layers", text_depth)
         return
-    yield from _renamed("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight")
-    yield from _renamed("text_model.embeddings.position_embedding.weight", "text.positional_embedding")
-    yield from _layer("text_model.final_layer_norm", "text.ln_final")
+    yield from map(_renamed, TEXT_ENDS, TEXT_ENDS.values())
     if siglip:
         yield from _layer("text_model.head", "text.text_projection")
     else:
         yield "text.text_projection", ("text_projection.weight",), _transposed
-    for i in blocks:
-        yield from _block(CLIP_BLOCK, f"text_model.encoder.layers.{i}.", f"text.transformer.resblocks.{i}.")
-
-
-def _clip_image() -> Iterator[Source]:
-    embeddings = "vision_model.embeddings"
-    yield from _renamed(f"{embeddings}.class_embedding", "visual.class_embedding")
-    yield from _renamed(f"{embeddings}.patch_embedding.weight", "visual.conv1.weight")
-    yield from _renamed(f"{embeddings}.position_embedding.weight", "visual.positional_embedding")
-    yield from _layer("vision_model.pre_layrnorm", "visual.ln_pre")  # so spelt
-    yield from _layer("vision_model.post_layernorm", "visual.ln_post")
-    yield "visual.proj", ("visual_projection.weight",), _transposed
+    yield from _blocks(CLIP_BLOCK, "text_model.encoder.layers", "text.transformer.resblocks", text_depth)
 
 
 def _siglip_image(layout: Layout) -> Iterator[Source]:
@@ -458,41 +466,33 @@ def _siglip_image(layout: Layout) -> Iterator[Source]:
 
     embeddings = "vision_model.embeddings"
     yield f"{trunk}.patch_embed.proj.weight", (f"{embeddings}.patch_embedding.weight",), as_convolution
-    yield from _renamed(f"{embeddings}.patch_embedding.bias", f"{trunk}.patch_embed.proj.bias")
+    yield _renamed(f"{embeddings}.patch_embedding.bias", f"{trunk}.patch_embed.proj.bias")
     yield f"{trunk}.pos_embed", (f"{embeddings}.position_embedding.weight",), lambda positions: positions[None]
     yield from _layer("vision_model.post_layernorm", f"{trunk}.norm")
-    yield from _renamed(f"{head}.probe", f"{trunk}.attn_pool.latent")
+    yield _renamed(f"{head}.probe", f"{trunk}.attn_pool.latent")
     for end in ("weight", "bias"):
         both = (f"{head}.attention.in_proj_{end}",)
         yield f"{trunk}.attn_pool.q.{end}", both, lambda qkv: qkv[: len(qkv) // 3]
         yield f"{trunk}.attn_pool.kv.{end}", both, lambda qkv: qkv[len(qkv) // 3 :]
-    yield from _layer(f"{head}.attention.out_proj", f"{trunk}.attn_pool.proj")
-    yield from _layer(f"{head}.layernorm", f"{trunk}.attn_pool.norm")
-    for name in ("fc1", "fc2"):
-        yield from _layer(f"{head}.mlp.{name}", f"{trunk}.attn_pool.mlp.{name}")
+    for theirs, ours in (("attention.out_proj", "proj"), ("layernorm", "norm"), ("mlp.fc1",) * 2, ("mlp.fc2",) * 2):
+        yield from _layer(f"{head}.{theirs}", f"{trunk}.attn_pool.{ours}")
 
 
-def _bert_ends() -> Iterator[Source]:
-    for theirs, ours in (("word", "words"), ("position", "positions"), ("token_type", "types")):
-        yield from _renamed(f"text_model.embeddings.{theirs}_embeddings.weight", f"text.{ours}.weight")
-    yield from _layer("text_model.embeddings.LayerNorm", "text.norm")
-    yield from _renamed("text_projection.weight", "text.projection.weight")
-
-
-def _block(table: Mapping[str, str], theirs: str, ours: str) -> Iterator[Source]:
-    for sources, name in table.items():
+def _blocks(table: Mapping[str, str], theirs: str, ours: str, depth: int) -> Iterator[Source]:
+    for i, (parts, name) in itertools.product(range(depth), table.items()):
+        joint = "_" if name in JOINED_BY_UNDERSCORE else "."
         for end in ("weight", "bias"):
-            joint = "_" if name in JOINED_BY_UNDERSCORE else "."
-            yield f"{ours}{name}{joint}{end}", tuple(f"{theirs}{source}.{end}" for source in sources.split()), _joined
+            sources = tuple(f"{theirs}.{i}.{part}.{end}" for part in parts.split())
+            yield f"{ours}.{i}.{name}{joint}{end}", sources, _joined
 
 
 def _layer(theirs: str, ours: str) -> Iterator[Source]:
     for end in ("weight", "bias"):
-        yield from _renamed(f"{theirs}.{end}", f"{ours}.{end}")
+        yield _renamed(f"{theirs}.{end}", f"{ours}.{end}")
 
 
-def _renamed(theirs: str, ours: str) -> Iterator[Source]:
-    yield ours, (theirs,), _joined
+def _renamed(theirs: str, ours: str) -> Source:
+    return ours, (theirs,), _joined
 
 
 def _joined(*parts: Tensor) -> Tensor:
