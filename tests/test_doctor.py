@@ -142,8 +142,8 @@ def test_missing_tags_say_what_to_fetch_and_where_to_put_it(home):  # noqa: F811
 
 
 def test_no_network_is_one_line_too(home, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("cliploc.backbones._downloads.hub.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("cliploc.backbones._downloads.hub.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("cliploc.backbones._weights.hub.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("cliploc.backbones._weights.hub.ENDPOINT", "http://127.0.0.1:9")
     result = cliploc_("doctor", "--model", "RN50", "--pretrained", "openai")
     assert result.code == 2
     assert "127.0.0.1:9 cannot be reached: download them from" in result.err

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from cliploc.backbones import _checkpoints, _downloads, _layers, create, models
+from cliploc.backbones import _checkpoints, _layers, _weights, create, models
 from cliploc.backbones import open_clip as builder
 from cliploc.backbones._catalogue import OWN
 from cliploc.backbones.open_clip import Plan, build, plan_model
@@ -112,7 +112,7 @@ def test_folder_of_open_clip(folder):
 
 
 def test_repository_of_the_hub(folder, monkeypatch):
-    monkeypatch.setattr(_downloads, "hub_folder", lambda repository: folder if repository == "org/name" else None)
+    monkeypatch.setattr(_weights, "hub_folder", lambda repository: folder if repository == "org/name" else None)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer() if name == "hf-hub:org/name" else None)
     backbone = create("hf-hub:org/name")
     assert backbone.name == "hf-hub:org/name"
@@ -207,7 +207,7 @@ def test_a_file_like_the_weights_of_a_tag_takes_their_preprocessing_and_gelu(tmp
         assert plan_model("ViT-L-14", name).weights() == Path(name)
     (tmp_path / "w.pt@openai").write_bytes(b"x")
     assert plan_model("ViT-L-14", "w.pt@openai").weights() == Path("w.pt@openai")
-    assert plan_model("RN50", "openai").weights.func is _downloads.tag_file
+    assert plan_model("RN50", "openai").weights.func is _weights.tag_file
 
 
 def test_every_openai_model_is_planned_with_quick_gelu():
@@ -348,8 +348,8 @@ def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
 
 
 def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(_downloads.hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(_downloads, "_in_hub_cache", lambda repository, names: None)
+    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(_weights, "_in_hub_cache", lambda repository, names: None)
     with pytest.raises(ModelError) as error:
         create("ViT-B-16-SigLIP", "random")
     assert str(error.value) == (

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.nn import functional as F
 
-from cliploc.backbones import _downloads, _transformers_folder, create
+from cliploc.backbones import _transformers_folder, _weights, create
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
@@ -416,9 +416,9 @@ def test_a_repository_of_transformers_in_the_hubs_cache(saved, tmp_path, monkeyp
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("c0ffee")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert _downloads.hub_folder("org/name") == snapshot
+    assert _weights.hub_folder("org/name") == snapshot
     assert create("hf-hub:org/name").name == "hf-hub:org/name"
     assert recipe_of("hf-hub:org/name").method == "legrad"
     (snapshot / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine and HF_HUB_OFFLINE"):
-        _downloads.hub_folder("org/name")
+        _weights.hub_folder("org/name")

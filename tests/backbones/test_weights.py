@@ -23,7 +23,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from safetensors.torch import save_file
 
 from cliploc import backbones
-from cliploc.backbones import _archives, _checkpoints, _downloads
+from cliploc.backbones import _archives, _checkpoints, _weights
 from cliploc.backbones._checkpoints import load_into, looks_like, read_checkpoint
 from cliploc.errors import CliplocError, ModelError
 from tests.backbones.small_clip import SIDE, small_clip
@@ -512,15 +512,15 @@ def in_hub_cache(home, repository, name, content, blob=None):
 
 
 def online(monkeypatch, download):
-    monkeypatch.setattr(_downloads.hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(_downloads, "hub_reachable", lambda: True)
-    monkeypatch.setattr(_downloads, "fetch_blob", lambda repository, name: None)
+    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_weights, "hub_reachable", lambda: True)
+    monkeypatch.setattr(_weights, "fetch_blob", lambda repository, name: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
 
 
 def tag_fails(*fragments, model="RN50", tag="openai"):
     with pytest.raises(ModelError) as error:
-        _downloads.tag_file(model, tag)
+        _weights.tag_file(model, tag)
     text = str(error.value)
     assert "\n" not in text
     for fragment in fragments:
@@ -531,7 +531,7 @@ def test_cached_tag_needs_no_network(home, state):
     buffer = io.BytesIO()
     torch.save(state, buffer)
     link = in_hub_cache(home, "timm/resnet50_clip.openai", "open_clip_pytorch_model.bin", buffer.getvalue())
-    assert _downloads.tag_file("RN50", "openai") == link
+    assert _weights.tag_file("RN50", "openai") == link
     assert read_checkpoint(link).sha256 == hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
@@ -548,14 +548,14 @@ def test_openais_own_file_serves_if_its_checksum_is_right(home, monkeypatch):
     original.write_bytes(b"not what OpenAI published")
     tag_fails("is damaged", str(original), "afeb0e10f9e5")
     sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
-    monkeypatch.setattr(_downloads, "published_sha256", lambda url: sha256)
-    assert _downloads.tag_file("RN50", "openai") == original
+    monkeypatch.setattr(_weights, "published_sha256", lambda url: sha256)
+    assert _weights.tag_file("RN50", "openai") == original
 
 
 def test_published_checksums():
-    assert _downloads.published_sha256(open_clip.get_pretrained_url("RN50", "openai")).startswith("afeb0e10f9e5a86d")
-    assert _downloads.published_sha256(open_clip.get_pretrained_url("RN50", "yfcc15m")) == "455df137"
-    assert _downloads.published_sha256("https://example.org/x-12345678.pt") == ""
+    assert _weights.published_sha256(open_clip.get_pretrained_url("RN50", "openai")).startswith("afeb0e10f9e5a86d")
+    assert _weights.published_sha256(open_clip.get_pretrained_url("RN50", "yfcc15m")) == "455df137"
+    assert _weights.published_sha256("https://example.org/x-12345678.pt") == ""
 
 
 def test_offline(home):
@@ -569,8 +569,8 @@ def test_offline(home):
 
 
 def test_no_network(home, monkeypatch):
-    monkeypatch.setattr(_downloads.hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(_downloads.hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_weights.hub, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: pytest.fail("it would try for half a minute"))
     tag_fails("are not on this machine and 127.0.0.1:9 cannot be reached", "--pretrained FILE")
 
@@ -602,45 +602,45 @@ def test_a_download_by_url(home, monkeypatch):
     """It goes on where a stopped one ended; the file gets its name only when it is whole and its checksum right."""
     content = bytes(range(256)) * 100
     sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(_downloads.hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
     with Hub({"mlfoundations/x": {f"m-{sha256[:8]}.pt": content, "m-0123abcd.pt": content}}) as served:
         address, folder = f"{served.url}/cdn/mlfoundations/x", home / "clip"
         with pytest.raises(ModelError, match=r"came damaged: the SHA-256 of m-0123abcd.pt is"):
-            _downloads._download_url(f"{address}/m-0123abcd.pt", folder / "m-0123abcd.pt", "the weights")
+            _weights._download_url(f"{address}/m-0123abcd.pt", folder / "m-0123abcd.pt", "the weights")
         assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
         target = folder / f"m-{sha256[:8]}.pt"
         for part in (content[:5000], content + b"more"):
             target.unlink(missing_ok=True)
             target.with_name(f"{target.name}.incomplete").write_bytes(part)
-            assert _downloads._download_url(f"{address}/{target.name}", target, "the weights").read_bytes() == content
+            assert _weights._download_url(f"{address}/{target.name}", target, "the weights").read_bytes() == content
         assert served.downloads("mlfoundations/x") == ["", "bytes=5000-", f"bytes={len(content) + 4}-", ""]
         with pytest.raises(ModelError, match=r"could not be downloaded .*fetch http://.* and save it as"):
-            _downloads._download_url(f"{address}/none.pt", folder / "none.pt", "the weights")
+            _weights._download_url(f"{address}/none.pt", folder / "none.pt", "the weights")
 
 
 def test_hub_folder(home, state):
     with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine and HF_HUB_OFFLINE"):
-        _downloads.hub_folder("org/name")
+        _weights.hub_folder("org/name")
     config = in_hub_cache(home, "org/name", "open_clip_config.json", json.dumps({}).encode())
     with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine"):
-        _downloads.hub_folder("org/name")
+        _weights.hub_folder("org/name")
     in_hub_cache(home, "org/name", "open_clip_model.safetensors", b"x")
-    assert _downloads.hub_folder("org/name") == config.parent
+    assert _weights.hub_folder("org/name") == config.parent
     with pytest.raises(ModelError, match="expected a repository as ORG/NAME after hf-hub:, got 'a/b/c/d'"):
-        _downloads.hub_folder("a/b/c/d")
+        _weights.hub_folder("a/b/c/d")
 
 
 def test_folder_checkpoint(tmp_path):
     with pytest.raises(ModelError, match="which is not a folder"):
-        _downloads.folder_checkpoint(tmp_path / "none")
+        _weights.folder_checkpoint(tmp_path / "none")
     with pytest.raises(ModelError, match=r"expected open_clip_config\.json or transformers\' config\.json in"):
-        _downloads.folder_checkpoint(tmp_path)
+        _weights.folder_checkpoint(tmp_path)
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
     with pytest.raises(ModelError, match=r"expected weights in .* put open_clip_model\.safetensors there"):
-        _downloads.folder_checkpoint(tmp_path)
+        _weights.folder_checkpoint(tmp_path)
     for name in ("epoch_9.pt", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"):  # each better than before
         (tmp_path / name).touch()
-        assert _downloads.folder_checkpoint(tmp_path).name == name
+        assert _weights.folder_checkpoint(tmp_path).name == name
 
 
 def test_reading_draws_no_random_numbers(archive):

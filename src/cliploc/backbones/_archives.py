@@ -45,7 +45,7 @@ _DTYPES = {
 }
 
 
-class RefusedError(Exception):
+class ArchiveError(Exception):
     """The archive holds something other than a tree of tensors, or is damaged; the text says what."""
 
 
@@ -58,7 +58,7 @@ class _Module:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
-            raise RefusedError("a module whose state is not a table of attributes")
+            raise ArchiveError("a module whose state is not a table of attributes")
         self.attributes = state
 
 
@@ -71,7 +71,7 @@ class _Held:
         self.tensor = tensor
 
     def __setstate__(self, state: Any) -> None:
-        raise RefusedError("an attempt to change a tensor")
+        raise ArchiveError("an attempt to change a tensor")
 
 
 class _Known:
@@ -86,7 +86,7 @@ class _Known:
         return self._function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise RefusedError("an attempt to change the reader")
+        raise ArchiveError("an attempt to change the reader")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -113,13 +113,13 @@ class _Unpickler(pickle.Unpickler):
         try:
             return self._known[module, name]
         except KeyError:
-            raise RefusedError(f"the function {module}.{name}, which could run code") from None
+            raise ArchiveError(f"the function {module}.{name}, which could run code") from None
 
     def persistent_load(self, pid: Any) -> _Held:
         match pid:
             case ("storage", kind, str(key), str(), int(count)) if id(kind) in self._dtypes:
                 return _Held(self._read_storage(key, self._dtypes[id(kind)], count))
-        raise RefusedError(f"a storage described by {type(pid).__name__}")  # its text could be endless
+        raise ArchiveError(f"a storage described by {type(pid).__name__}")  # its text could be endless
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
@@ -128,17 +128,17 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
             if "data.pkl" not in entries:
-                raise RefusedError("no data.pkl")
+                raise ArchiveError("no data.pkl")
             if "byteorder" in entries and archive.read(entries["byteorder"]).strip() not in (b"little", b""):
-                raise RefusedError("tensors of a big-endian machine")
+                raise ArchiveError("tensors of a big-endian machine")
             storages: dict[str, Tensor] = {}
 
             def read_storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
                 entry = entries.get(f"data/{key}")
                 if entry is None or entry.compress_type != zipfile.ZIP_STORED:
-                    raise RefusedError(f"no bytes for storage {key[:20]}")
+                    raise ArchiveError(f"no bytes for storage {key[:20]}")
                 if count < 0 or count * dtype.itemsize > entry.file_size:
-                    raise RefusedError(f"storage {key[:20]} of {count} numbers in {entry.file_size} bytes")
+                    raise ArchiveError(f"storage {key[:20]} of {count} numbers in {entry.file_size} bytes")
                 if count == 0:
                     return torch.empty(0, dtype=dtype)
                 if key not in storages:
@@ -147,31 +147,31 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
             description = entries["data.pkl"]
             if description.file_size > MAX_DESCRIPTION:
-                raise RefusedError(f"a description of {description.file_size >> 20} MB")
+                raise ArchiveError(f"a description of {description.file_size >> 20} MB")
             return _tensors(_Unpickler(archive.read(description), read_storage).load())
-    except (RefusedError, OSError):
+    except (ArchiveError, OSError):
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise RefusedError(f"an entry that cannot be read ({reason})") from None
+        raise ArchiveError(f"an entry that cannot be read ({reason})") from None
 
 
 def _nothing(*_: Any) -> Any:
-    raise RefusedError("a storage outside a tensor")
+    raise ArchiveError("a storage outside a tensor")
 
 
 def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
     """`torch._utils._rebuild_tensor_v2`, with every number checked against the storage."""
     if not isinstance(storage, _Held) or len(size) != len(stride):
-        raise RefusedError("a tensor without a storage")
+        raise ArchiveError("a tensor without a storage")
     numbers = (offset, *size, *stride)
     if len(size) > MAX_AXES or not all(type(number) is int and 0 <= number < MAX_LENGTH for number in numbers):
-        raise RefusedError(f"a tensor whose shape is none, or of more than {MAX_AXES} axes")
+        raise ArchiveError(f"a tensor whose shape is none, or of more than {MAX_AXES} axes")
     there = storage.tensor.numel()
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     count = math.prod(size)
     if count and (last >= there or count > there):  # strides of 0 could make much of little
-        raise RefusedError(f"a tensor of shape {tuple(size)} in a storage of {there} numbers")
+        raise ArchiveError(f"a tensor of shape {tuple(size)} in a storage of {there} numbers")
     return _Held(torch.as_strided(storage.tensor, tuple(size), tuple(stride), offset if count else 0))
 
 
@@ -183,11 +183,11 @@ def _tensors(root: Any) -> dict[str, Tensor]:
     while waiting:
         prefix, node = waiting.pop()
         if not isinstance(node, _Module):
-            raise RefusedError("something other than a tree of modules")
+            raise ArchiveError("something other than a tree of modules")
         attributes = getattr(node, "attributes", {})
         left -= 1 + len(attributes)
         if left < 0 or len(prefix) > MAX_NAME:
-            raise RefusedError(f"more than {MAX_ATTRIBUTES:,} attributes, or modules that hold themselves")
+            raise ArchiveError(f"more than {MAX_ATTRIBUTES:,} attributes, or modules that hold themselves")
         for name, value in attributes.items():
             if isinstance(value, _Held):
                 tensors[f"{prefix}{name}"] = value.tensor
@@ -238,7 +238,7 @@ def _checked(file: BinaryIO) -> bool:
                 size = 1 + sum(stack[max(start, 0) :])
                 del stack[max(start, 0) :]
                 if "TUPLE" in name and size > MAX_TUPLES:
-                    raise RefusedError("tuples in tuples without end")
+                    raise ArchiveError("tuples in tuples without end")
                 stack += [size if "TUPLE" in name or name in ("REDUCE", "NEWOBJ", "BUILD") else 1] * len(
                     code.stack_after
                 )

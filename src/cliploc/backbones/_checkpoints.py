@@ -22,7 +22,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cliploc.backbones._archives import RefusedError, read_torchscript, refuse_endless
+from cliploc.backbones._archives import ArchiveError, read_torchscript, refuse_endless
 from cliploc.errors import MissingWeightsError, ModelError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
     except (ModelError, OSError, MemoryError):
         raise
-    except RefusedError as error:
+    except ArchiveError as error:
         raise ModelError(
             f"{path} is refused: it is damaged or not an archive of CLIP weights, as it holds {error}: "
             "save it again as safetensors"

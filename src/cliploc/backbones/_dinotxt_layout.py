@@ -35,7 +35,7 @@ PARTS = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class DinoTxtLayout:
     """Sizes of the three parts."""
 
     family: Family  # which DINO the image tower is
@@ -97,7 +97,7 @@ def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     return placed
 
 
-def read_layout(weights: Checkpoint) -> Layout:
+def read_layout(weights: Checkpoint) -> DinoTxtLayout:
     """The sizes of the three parts, read from the shapes of the tensors."""
     tensors, path = weights.tensors, weights.path
     parts = {IMAGE: "image tower", HEAD: "head of the image tower", TEXT: "text tower"}
@@ -128,7 +128,7 @@ def read_layout(weights: Checkpoint) -> Layout:
     places = shape(f"{IMAGE}pos_embed", 3)[1] - 1 if family == "dinov2" else 14 * 14
     text = f"{TEXT}backbone."
     vocabulary, text_width = shape(f"{text}token_embedding.weight")
-    layout = Layout(
+    layout = DinoTxtLayout(
         family=family,
         patch=patch,
         grid=round(places**0.5),
@@ -159,7 +159,7 @@ def read_layout(weights: Checkpoint) -> Layout:
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
-def renamed(weights: Checkpoint, layout: Layout) -> dict[str, Tensor]:
+def renamed(weights: Checkpoint, layout: DinoTxtLayout) -> dict[str, Tensor]:
     """The tensors under the names of our modules: timm's in the image tower and in its head."""
     tensors = dict(weights.tensors)
     if layout.family == "dinov2" and layout.registers:  # timm adds positions to patches only
@@ -177,7 +177,7 @@ def renamed(weights: Checkpoint, layout: Layout) -> dict[str, Tensor]:
     return named
 
 
-def _image(name: str, tensor: Tensor, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+def _image(name: str, tensor: Tensor, layout: DinoTxtLayout) -> Iterator[tuple[str, Tensor]]:
     if name.endswith(MASKED) or ".rope_embed." in name:
         return
     name = name.replace(".storage_tokens", ".reg_token").replace(".register_tokens", ".reg_token")

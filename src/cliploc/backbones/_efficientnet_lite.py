@@ -89,7 +89,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int
     return nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, groups=groups)
 
 
-class _Block(nn.Sequential):
+class _InvertedResidual(nn.Sequential):
     """An inverted residual block (Sandler 2018): expand, depthwise, project; with a skip if the shapes agree."""
 
     def __init__(self, inputs: int, stage: _Stage, stride: int, dilation: int) -> None:
@@ -126,10 +126,10 @@ class EfficientNetLite0(nn.Module):
             for number in range(row.repeats):
                 stride = row.stride if number == 0 else 1
                 if reached * stride > output_stride:
-                    blocks.append(_Block(inputs, row, 1, dilation))
+                    blocks.append(_InvertedResidual(inputs, row, 1, dilation))
                     dilation *= stride  # for the convolutions after this one, whose inputs keep their spacing
                 else:
-                    blocks.append(_Block(inputs, row, stride, dilation))
+                    blocks.append(_InvertedResidual(inputs, row, stride, dilation))
                     reached *= stride
                 inputs = row.channels
             stages.append(nn.Sequential(*blocks))

@@ -94,7 +94,7 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
     import timm
 
     from cliploc.backbones._checkpoints import read_checkpoint
-    from cliploc.backbones._downloads import timm_file
+    from cliploc.backbones._weights import timm_file
 
     if not timm.is_model(timm_name):
         raise unknown_guide(name)

@@ -94,7 +94,7 @@ Source = tuple[str, tuple[str, ...], Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class TransformersLayout:
     """What a folder's configuration says."""
 
     folder: Path  # the folder
@@ -150,7 +150,7 @@ def shards(index: Path) -> list[str]:
     return names
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path) -> TransformersLayout:
     """What the configuration in a folder describes."""
     config = _json(folder / CONFIG)
     kind = str(config.get("model_type"))
@@ -163,14 +163,14 @@ def read_layout(folder: Path) -> Layout:
         {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
         for part, (default, _) in zip(("vision", "text"), TOWERS[kind], strict=True)
     )
-    layout = Layout(folder, kind, vision, text, config.get("projection_dim", 512), {})
+    layout = TransformersLayout(folder, kind, vision, text, config.get("projection_dim", 512), {})
     for part, settings, (_, schema) in zip(("image", "text"), (vision, text), TOWERS[kind], strict=True):
         _check_values(settings, schema, f"{folder / CONFIG}: the {part} tower")
         _check(layout, part, settings)
     return replace(layout, preprocessing=_preprocessing(layout))
 
 
-def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
+def _check(layout: TransformersLayout, part: str, settings: Mapping[str, Any]) -> None:
     where = f"{layout.folder / CONFIG}: the {part} tower"
     act = settings["hidden_act"]
     acts = ("gelu",) if layout.kind == "chinese_clip" and part == "text" else tuple(ACTIVATIONS)
@@ -188,7 +188,7 @@ def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _preprocessing(layout: Layout) -> dict[str, Any]:
+def _preprocessing(layout: TransformersLayout) -> dict[str, Any]:
     """open_clip's description of what `preprocessor_config.json` says; OpenAI's or SigLIP's where there is none."""
     said = _json(layout.folder / "preprocessor_config.json", ImageProcessor)
     said = said or _json(layout.folder / "processor_config.json", Processor).get("image_processor") or {}
@@ -290,12 +290,12 @@ class BertText(nn.Module):
         return self.projection(x[:, 0])
 
 
-def build_model(layout: Layout) -> TransformersModel:
+def build_model(layout: TransformersLayout) -> TransformersModel:
     """The model that a configuration describes, its weights random."""
     return TransformersModel(_image_tower(layout), _text_tower(layout), layout.preprocessing)
 
 
-def _image_tower(layout: Layout) -> nn.Module:
+def _image_tower(layout: TransformersLayout) -> nn.Module:
     vision = layout.vision
     norm = partial(nn.LayerNorm, eps=vision["layer_norm_eps"])
     ratio = (vision["intermediate_size"] + 0.5) / vision["hidden_size"]  # both libraries round the product down
@@ -328,7 +328,7 @@ def _image_tower(layout: Layout) -> nn.Module:
     )
 
 
-def _text_tower(layout: Layout) -> nn.Module:
+def _text_tower(layout: TransformersLayout) -> nn.Module:
     text, siglip = layout.text, layout.kind.startswith("siglip")
     if layout.kind == "chinese_clip":
         return BertText(text, layout.projection)
@@ -396,7 +396,7 @@ JOINED_BY_UNDERSCORE = ("attn.in_proj", "self_attn.in_proj")  # torch's attentio
 UNUSED = ("position_ids", "text_model.pooler.dense.weight", "text_model.pooler.dense.bias", "logit_bias")
 
 
-def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """The tensors under the names of `build_model`."""
     _refuse_other_depth(layout, tensors, where)
     renamed: dict[str, Tensor] = {}
@@ -421,7 +421,7 @@ def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[s
     return renamed
 
 
-def _refuse_other_depth(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> None:
+def _refuse_other_depth(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> None:
     """First of all: a wrong number of layers may be huge."""
     for part, settings in (("vision", layout.vision), ("text", layout.text)):
         layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
@@ -433,7 +433,7 @@ def _refuse_other_depth(layout: Layout, tensors: Mapping[str, Tensor], where: Pa
             )
 
 
-def _sources(layout: Layout) -> Iterator[Source]:
+def _sources(layout: TransformersLayout) -> Iterator[Source]:
     depth, text_depth = layout.vision["num_hidden_layers"], layout.text["num_hidden_layers"]
     siglip, bert = layout.kind.startswith("siglip"), layout.kind == "chinese_clip"
     yield "logit_scale", ("logit_scale",), lambda scale: scale.reshape(())
@@ -456,7 +456,7 @@ def _sources(layout: Layout) -> Iterator[Source]:
     yield from _blocks(CLIP_BLOCK, "text_model.encoder.layers", "text.transformer.resblocks", text_depth)
 
 
-def _siglip_image(layout: Layout) -> Iterator[Source]:
+def _siglip_image(layout: TransformersLayout) -> Iterator[Source]:
     patch, trunk, head = layout.vision["patch_size"], "visual.trunk", "vision_model.head"
 
     def as_convolution(weight: Tensor) -> Tensor:
@@ -520,7 +520,7 @@ class FolderTokenizer:
         return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
 
 
-def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
+def folder_tokenizer(layout: TransformersLayout) -> Callable[[list[str]], Tensor]:
     """The tokenizer in a folder."""
     folder, text = layout.folder, layout.text
     settings = _json(folder / EXTRAS[0], TokenizerConfig)
@@ -561,7 +561,7 @@ def _pad(tokenizer: Tokenizer, named: str | dict[str, str] | None, default: int 
     return int(pad)
 
 
-def _refuse_other_ids(layout: Layout, ids: Iterable[int]) -> None:
+def _refuse_other_ids(layout: TransformersLayout, ids: Iterable[int]) -> None:
     if (largest := max(ids)) >= layout.text["vocab_size"]:
         raise ModelError(
             f"the tokenizer in {layout.folder} has a token of the number {largest}, the model {CONFIG} describes has "

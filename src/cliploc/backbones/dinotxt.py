@@ -27,8 +27,8 @@ from cliploc.backbones._checkpoints import Checkpoint, load_exactly
 from cliploc.backbones._dinotxt_layout import (
     HEAD_SIZE,
     IMAGE,
+    DinoTxtLayout,
     Family,
-    Layout,
     read_layout,
     read_weights,
     renamed,
@@ -46,15 +46,15 @@ TOKENS = 49408  # of CLIP's tokenizer
 # The published sizes. Those of files are read from their tensors.
 _LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4, "head_depth": 2, "head_mlp": 2752}
 _TEXT: dict[str, Any] = {"text_width": 1280, "text_depth": 24, "text_mlp": 5120, "vocabulary": TOKENS, "context": 77}
-PUBLISHED: dict[Family, Layout] = {
-    "dinov3": Layout(family="dinov3", patch=16, grid=14, **_LARGE, **_TEXT),
-    "dinov2": Layout(family="dinov2", patch=14, grid=37, **_LARGE, **_TEXT),
+PUBLISHED: dict[Family, DinoTxtLayout] = {
+    "dinov3": DinoTxtLayout(family="dinov3", patch=16, grid=14, **_LARGE, **_TEXT),
+    "dinov2": DinoTxtLayout(family="dinov2", patch=14, grid=37, **_LARGE, **_TEXT),
 }
 
 
 # --------------------------------------------------------------------------------------------------------- text tower
-class _Attention(nn.Module):
-    def __init__(self, layout: Layout) -> None:
+class _TextAttention(nn.Module):
+    def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         width = layout.text_width
         self.heads = width // HEAD_SIZE
@@ -65,12 +65,12 @@ class _Attention(nn.Module):
         return self.proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
 
 
-class _Block(nn.Module):
-    def __init__(self, layout: Layout) -> None:
+class _TextBlock(nn.Module):
+    def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         width = layout.text_width
         self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.feed_forward = _Attention(layout), Mlp(width, layout.text_mlp)
+        self.attention, self.feed_forward = _TextAttention(layout), Mlp(width, layout.text_mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
@@ -78,12 +78,12 @@ class _Block(nn.Module):
         return x + added
 
 
-class _Backbone(nn.Module):
-    def __init__(self, layout: Layout) -> None:
+class _TextBlocks(nn.Module):
+    def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(layout.vocabulary, layout.text_width)
         self.positional_embedding = nn.Parameter(torch.zeros(layout.context, layout.text_width))
-        self.blocks = nn.ModuleList(_Block(layout) for _ in range(layout.text_depth))
+        self.blocks = nn.ModuleList(_TextBlock(layout) for _ in range(layout.text_depth))
         self.ln_final = nn.LayerNorm(layout.text_width)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -96,9 +96,9 @@ class _Backbone(nn.Module):
 class DinoTxtText(nn.Module):
     """The text tower: the token that ends the text, projected."""
 
-    def __init__(self, layout: Layout, tokenizer: Callable[[list[str]], Tensor]) -> None:
+    def __init__(self, layout: DinoTxtLayout, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
-        self.backbone, self.tokenizer = _Backbone(layout), tokenizer
+        self.backbone, self.tokenizer = _TextBlocks(layout), tokenizer
         self.head = nn.ModuleDict({"linear_projection": nn.Linear(layout.text_width, layout.size, bias=False)})
 
     @torch.no_grad()
@@ -111,7 +111,7 @@ class DinoTxtText(nn.Module):
 
 # -------------------------------------------------------------------------------------------------------- image tower
 class _VisionHead(nn.Module):
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             Block(
@@ -132,7 +132,7 @@ class _VisionHead(nn.Module):
 class DinoTxtModel(nn.Module):
     """The modules of dino.txt under the names of its checkpoint; those inside the image tower have timm's names."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         sizes: dict[str, Any] = {
             "embed_dim": layout.width,
@@ -237,7 +237,7 @@ def _read(family: Family, path: Path) -> DinoTxt:
     return backbone
 
 
-def with_weights(weights: Checkpoint, layout: Layout) -> DinoTxt:
+def with_weights(weights: Checkpoint, layout: DinoTxtLayout) -> DinoTxt:
     """The model of these sizes with these weights."""
     path, name = weights.path, _name(layout.family)
     if layout.vocabulary < TOKENS:

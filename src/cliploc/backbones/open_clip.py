@@ -24,7 +24,7 @@ from torch import nn
 
 from cliploc._files import user_path
 from cliploc._memory_errors import not_installed
-from cliploc.backbones import _checkpoints, _downloads
+from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
 from cliploc.backbones._checkpoints import first_line
 from cliploc.backbones._layers import resolve_precision
@@ -132,7 +132,7 @@ def _architecture(config: str) -> str:
     if not colon:
         return config
     digest = hashlib.sha256()
-    for name in (_downloads.CONFIG, *TOKENIZER_FILES):
+    for name in (_weights.CONFIG, *TOKENIZER_FILES):
         path = Path(folder, name)
         if path.is_file():
             digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
@@ -176,7 +176,7 @@ def _tokenizer(plan: Plan) -> Any:
         if (
             files
             and not plan.tokenizer.startswith("local-dir:")
-            and _downloads.unreachable(files, "tokenizer_config.json")
+            and _weights.unreachable(files, "tokenizer_config.json")
         ):
             raise ConnectionError("HF_HUB_OFFLINE forbids the network" if hub.HF_HUB_OFFLINE else "no connection")
         with _quiet():
@@ -243,7 +243,7 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
         f"{name}:{file.name}@{tag}" if file else f"{name}:{tag}",
         name,
         name,
-        (lambda: file) if file else functools.partial(_downloads.tag_file, name, tag),
+        (lambda: file) if file else functools.partial(_weights.tag_file, name, tag),
         quick_gelu=bool(published.get("quick_gelu")),
         preprocessing=_preprocessing(name, tag),
     )
@@ -309,13 +309,13 @@ def _build_source(source: str, rest: str, pretrained: str | None, device: str, p
     label = f"{source}:{rest}"
     if pretrained is not None:
         raise UsageError(f"{label} has its own weights, got --pretrained {pretrained}: leave the option out")
-    folder = _downloads.hub_folder(rest) if source == "hf-hub" else user_path(rest)
-    is_open_clips = (folder / _downloads.CONFIG).is_file()
+    folder = _weights.hub_folder(rest) if source == "hf-hub" else user_path(rest)
+    is_open_clips = (folder / _weights.CONFIG).is_file()
     if not is_open_clips and (source == "hf-hub" or is_transformers_folder(folder)):
         return _build_transformers(label, folder, device, precision)
     config = f"local-dir:{folder}"
     tokenizer = label if source == "hf-hub" else config
-    return build(Plan(label, config, tokenizer, lambda: _downloads.folder_checkpoint(folder)), device, precision)
+    return build(Plan(label, config, tokenizer, lambda: _weights.folder_checkpoint(folder)), device, precision)
 
 
 def _build_transformers(source: str, folder: Path, device: str, precision: str) -> Backbone:
@@ -341,15 +341,15 @@ def _build_transformers(source: str, folder: Path, device: str, precision: str) 
 # -------------------------------------------------------------------------------------------------------- structure
 def _structure(source: str, rest: str) -> Structure:
     """The image tower that a configuration describes, open_clip's before transformers'."""
-    folder = _downloads.hub_config(rest).parent if source == "hf-hub" else user_path(rest)
-    if (folder / _downloads.CONFIG).is_file():
-        vision = _downloads.folder_config(folder).get("vision_cfg")
+    folder = _weights.hub_config(rest).parent if source == "hf-hub" else user_path(rest)
+    if (folder / _weights.CONFIG).is_file():
+        vision = _weights.folder_config(folder).get("vision_cfg")
         if not isinstance(vision, dict):
-            raise ModelError(f"{folder / _downloads.CONFIG} does not say what its image tower is: download it again")
+            raise ModelError(f"{folder / _weights.CONFIG} does not say what its image tower is: download it again")
         kind, _, pooling = _tower(vision)
         return Structure(kind, pooling)
     if source == "local-dir" and not is_transformers_folder(folder):
-        _downloads.folder_checkpoint(folder)  # says what is missing
+        _weights.folder_checkpoint(folder)  # says what is missing
     return Structure("vit", "attention" if read_layout(folder).kind.startswith("siglip") else "class token")
 
 

@@ -50,7 +50,7 @@ def _embedding_size(visual: Any) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- ViTs
-class _AttentionPool:
+class _LatentPool:
     """SigLIP's and the Perception Encoder's pool: one learnt query attends to all tokens, an MLP follows."""
 
     def __init__(self, pool: AttentionPoolLatent) -> None:
@@ -95,7 +95,7 @@ class TimmVit(VisionTransformerBackbone):
         visual, trunk = parts.visual, parts.visual.trunk
         super().__init__([TimmBlock(block) for block in trunk.blocks], trunk.num_prefix_tokens, parts.mean, parts.std)
         self.visual, self.trunk = visual, trunk
-        self.attention_pool = None if trunk.attn_pool is None else _AttentionPool(trunk.attn_pool)
+        self.attention_pool = None if trunk.attn_pool is None else _LatentPool(trunk.attn_pool)
         self.pooling = POOLING[trunk.global_pool]
         self.pools_prefix = getattr(trunk, "pool_include_prefix", isinstance(trunk, Eva) and trunk.global_pool == "map")
         self.stride = trunk.patch_embed.img_size[0] // trunk.patch_embed.grid_size[0]

@@ -24,7 +24,7 @@ from cliploc.backbones._transformer import (
 from cliploc.tower import join_heads, split_heads
 
 
-class _Block(BlockAdapter):
+class _OpenClipBlock(BlockAdapter):
     """Adapter of open_clip's default block, which uses torch's multi-head attention."""
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
@@ -49,7 +49,7 @@ class _Block(BlockAdapter):
         return self.block.ls_2(self.block.mlp[-1](hidden))
 
 
-class _CustomBlock(_Block):
+class _CustomBlock(_OpenClipBlock):
     """Adapter of open_clip's custom block, with norms on queries and keys, on heads, and after the attention."""
 
     def __init__(self, block: CustomResidualAttentionBlock) -> None:
@@ -67,7 +67,7 @@ class _CustomBlock(_Block):
         return self.block.ls_1(self.block.ln_attn(joined))
 
 
-class _AttentionPool:
+class _CocaPool:
     """CoCa's pool: learnt queries attend to all tokens; the first query's output is the image's embedding."""
 
     def __init__(self, pool: AttentionalPooler) -> None:
@@ -109,12 +109,12 @@ class OpenClipVit(VisionTransformerBackbone):
         parts = OpenClipParts(model, tokenizer, name, OpenClipVit, copied=copied)
         visual = parts.visual
         adapters = [
-            _Block(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
+            _OpenClipBlock(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
             for block in visual.transformer.resblocks
         ]
         super().__init__(adapters, 1, parts.mean, parts.std)
         self.visual = visual
-        self.attention_pool = None if visual.attn_pool is None else _AttentionPool(visual.attn_pool)
+        self.attention_pool = None if visual.attn_pool is None else _CocaPool(visual.attn_pool)
         if self.attention_pool is not None:
             self.pooling = "attention"
         elif visual.pool_type == "avg":
