@@ -165,7 +165,7 @@ class BlockView(BlockAdapter):
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
         return self.block.merge(gathered)
 
-    def mlp_branch(self, x: Tensor) -> Tensor:
+    def mlp_hidden(self, x: Tensor) -> Tensor:
         return self.block.mlp(self.block.ln_2(x))
 
 
