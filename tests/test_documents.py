@@ -12,9 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploc import _documents, prompts
-from cliploc._documents import DocumentError, checked, parse_json, read_bytes, read_json, read_text, refuse_other
-from cliploc._parts import read_part, read_stamps
-from cliploc._schemas import AnnotatedRow, Decisions, PartCheck, SavedHead
+from cliploc._documents import (
+    AnnotatedRow,
+    Decisions,
+    DocumentError,
+    PartCheck,
+    SavedHead,
+    checked,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+    refuse_other,
+)
+from cliploc._files import read_part, read_stamps
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed
 from cliploc.errors import ModelError, UsageError

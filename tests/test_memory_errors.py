@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cliploc._memory_errors import out_of_memory
+from cliploc._process import out_of_memory
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.rows import arrow

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from cliploc._threads import OTHER_WAIT_VARIABLES, PASSIVE, give_way, wait_passively
+from cliploc._process import OTHER_WAIT_VARIABLES, PASSIVE, give_way, wait_passively
 from tests.commands import CAT, cliploc_
 
 WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
@@ -65,7 +65,7 @@ def test_the_users_own_way_to_wait_wins():
 @pytest.mark.parametrize("own", [{}, *({name: "1"} for name in WAITING)], ids=lambda own: next(iter(own), "none"))
 def test_a_variable_of_the_user_leaves_all_others_alone(own):
     script = (
-        "import os, sys, cliploc._threads as t; print(t.wait_passively(), *(os.environ.get(n) for n in sys.argv[1:]))"
+        "import os, sys, cliploc._process as t; print(t.wait_passively(), *(os.environ.get(n) for n in sys.argv[1:]))"
     )
     inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
     done = subprocess.run(
@@ -83,7 +83,7 @@ def test_nothing_is_changed_once_torch_is_loaded():
 
 def test_threads_take_shorter_turns_than_python_gives_them():
     script = (
-        "import sys, cliploc._threads as t; before = sys.getswitchinterval(); t.take_short_turns(); "
+        "import sys, cliploc._process as t; before = sys.getswitchinterval(); t.take_short_turns(); "
         "print(sys.getswitchinterval() < before)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cliploc._lazy import on_first_use
+from cliploc._imports import on_first_use
 
 __version__ = "0.2.0"
 

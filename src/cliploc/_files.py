@@ -8,19 +8,26 @@ be told from the user's own files.
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from cliploc._documents import PartCheck, read_bytes, read_json
 from cliploc.errors import UsageError
 
 _TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
+Place = tuple[int, int, str]  # device and inode of a folder, and a name in it
+MOST_LINKS = 40  # as Linux follows them
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -285,3 +292,138 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+# -------------------------------------------------------------------------------------------------------------- inputs
+class Inputs:
+    """Files and where each of their symbolic links leads: names that no output may have.
+
+    Names are compared in the folders they are in, whatever path leads there. A hard link to an input under another name
+    is no input: an output replaces the link, and the file stays.
+
+    Example:
+        >>> "photos/../photos/a.jpg" in Inputs(["photos/a.jpg"])  # doctest: +SKIP
+        True
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        place = lru_cache(_place)
+        self._places: set[Place] = set()
+        folders: set[str] = set()
+        for given in paths:
+            path = os.fspath(given)
+            for _ in range(MOST_LINKS):
+                here = place(*os.path.split(path))
+                if here is None:
+                    break
+                self._places.add(here)
+                folders.add(os.path.dirname(path))
+                try:
+                    path = os.path.join(os.path.dirname(path), os.readlink(path))
+                except (OSError, ValueError):  # no link
+                    break
+        self._folders = {os.path.realpath(folder) for folder in folders}
+
+    def __contains__(self, path: str | os.PathLike[str]) -> bool:
+        return _place(*os.path.split(os.fspath(path))) in self._places
+
+    def refuse(self, files: Iterable[str | os.PathLike[str]], folders: Iterable[str | os.PathLike[str]] = ()) -> None:
+        """Refuses outputs that would overwrite inputs."""
+        for file in files:
+            if file in self:
+                raise UsageError(f"{file} is read by this run, and would be overwritten: choose another --out")
+        for folder in folders:
+            whole = Path(os.path.realpath(folder))
+            if any(whole in (Path(one), *Path(one).parents) for one in self._folders):
+                raise UsageError(
+                    f"{folder} holds what this run reads, and its content would be replaced: choose another --out"
+                )
+
+
+def _place(folder: str, name: str) -> Place | None:
+    """The file's place; None if no file can have this name."""
+    try:
+        status = os.stat(folder or ".")
+    except (OSError, ValueError):
+        return None
+    # Case does not tell files apart on macOS and Windows.
+    return (status.st_dev, status.st_ino, name.casefold()) if name else None
+
+
+# ------------------------------------------------------------------------------------------------------ parts of a run
+# `parts/00003.check` holds the checksum of `parts/00003.jsonl` or `parts/00003.parquet`, and for each picture of the
+# part a stamp of its file (see `cliploc.jobs.sources`). It is written before its part: a kill between the two leaves a
+# part that does not fit its check file, and is computed again.
+def part_path(out: Path, index: int, suffix: str = ".parquet") -> Path:
+    """Where a part lies."""
+    return out / "parts" / f"{index:05d}{suffix}"
+
+
+def check_path(part: Path) -> Path:
+    """Where a part's check file lies."""
+    return part.with_suffix(".check")
+
+
+def parts_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[Path]:
+    """The parts in order, whole or damaged; files with other names are none.
+
+    Args:
+        count: how many parts the run has, where that is known: those with higher numbers are none of it.
+    """
+    numbered = [path for path in (out / "parts").glob(f"*{suffix}") if re.fullmatch(r"[0-9]{5,9}", path.stem)]
+    return sorted((one for one in numbered if count is None or int(one.stem) < count), key=lambda one: int(one.stem))
+
+
+def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[str]:
+    """Names of files of that suffix that are no parts of the run, such as a conflicted copy; see `parts_in`."""
+    own = parts_in(out, suffix, count)
+    return sorted(path.name for path in (out / "parts").glob(f"[!.]*{suffix}") if path not in own)
+
+
+def write_part(path: Path, content: bytes, stamps: Sequence[str] = ()) -> None:
+    """Writes all of a part or nothing of it, whenever the machine stops.
+
+    Example:
+        >>> import tempfile
+        >>> path = part_path(Path(tempfile.mkdtemp()), 0, ".jsonl")
+        >>> path.parent.mkdir()
+        >>> write_part(path, b"{}")
+        >>> read_part(path)
+        b'{}'
+        >>> _ = path.write_bytes(b"[]")
+        >>> read_part(path) is None
+        True
+    """
+    check = json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "stamps": list(stamps)})
+    write_whole(check_path(path), lambda temporary: temporary.write_text(check, encoding="ascii"))
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_part(path: Path) -> bytes | None:
+    """A part's content; None where it is not there or not as it was written."""
+    try:
+        content = read_bytes(path)
+    except OSError:
+        return None
+    check = _check(path)
+    return content if check is not None and check["sha256"] == hashlib.sha256(content).hexdigest() else None
+
+
+def read_stamps(path: Path) -> list[str]:
+    """The stamps of the picture files that a part was made of; none where they cannot be read."""
+    check = _check(path)
+    return [] if check is None else check["stamps"]
+
+
+def remove_part(path: Path) -> None:
+    """Removes a part and its check file."""
+    remove(path)
+    remove(check_path(path))
+
+
+def _check(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = read_json(check_path(path), PartCheck)
+    except (OSError, ValueError):
+        return None
+    return found

@@ -22,14 +22,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._checksums import tensors_digest
-from cliploc._documents import parse_json, refuse_other
+from cliploc._documents import SavedHead, parse_json, refuse_other
 from cliploc._files import user_path, write_output
-from cliploc._schemas import SavedHead
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context
 from cliploc.saliency import mean_attention, patches_of
-from cliploc.tower import Backbone, Needs, TowerKind
+from cliploc.tower import Backbone, Needs, TowerKind, tensors_digest
 
 FORMAT = 2  # file format of a saved head
 READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
+from cliploc.maps import as_tensor
 from cliploc.masks import box_masks, label_map, name_mask
 from cliploc.values import Boxes, FloatArray, Masks
 
@@ -83,8 +84,6 @@ class Localization:
     @property
     def heatmaps(self) -> FloatArray:
         """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, to save memory."""
-        from cliploc.maps import as_tensor
-
         heatmaps: FloatArray = self.frame.map_to_original(as_tensor(self.maps)).numpy()
         return heatmaps
 
@@ -93,8 +92,6 @@ class Localization:
 
         At (224, 224) these are the score maps of the WSOL evaluation (`cliploc evaluate`).
         """
-        from cliploc.maps import as_tensor
-
         over_picture = self.frame.map_to_picture(as_tensor(self.maps), hw)
         maps: FloatArray = over_picture.clamp(0, 1).numpy()
         return maps

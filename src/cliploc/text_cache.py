@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cliploc._documents import read_bytes
 from cliploc._files import user_path, write_whole
+from cliploc.tower import tensors_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,8 +90,6 @@ class TextCache:
 
 
 def _checksum(embedding: Tensor) -> bytes:
-    from cliploc._checksums import tensors_digest  # here: it imports torch
-
     return tensors_digest({"embedding": embedding})
 
 

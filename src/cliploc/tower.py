@@ -6,6 +6,7 @@ a transformer, N = h·w patches, H heads (in attention shapes) or image height, 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -431,3 +432,20 @@ def as_transformer(backbone: Backbone) -> TransformerBackbone:
     if backbone.kind != "vit":
         raise UsageError(f"expected a ViT tower, got {backbone.name}, a CNN: choose another model, such as mini-vit")
     return cast("TransformerBackbone", backbone)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of named tensors: names, shapes, types and values, on any device. It tells weights apart.
+
+    Example:
+        >>> import torch
+        >>> tensors_digest({"a": torch.zeros(2)}) == tensors_digest({"a": torch.zeros(2)})
+        True
+    """
+    import torch  # here: protocols are read without it
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()

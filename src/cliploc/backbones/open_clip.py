@@ -22,7 +22,7 @@ from huggingface_hub import constants as hub
 from torch import nn
 
 from cliploc._files import user_path
-from cliploc._memory_errors import not_installed
+from cliploc._imports import not_installed
 from cliploc.backbones import _weights
 from cliploc.backbones._adapters import adapters
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cliploc._extras import refuse_without
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import (
     MOST_COUNTED,

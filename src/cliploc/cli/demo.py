@@ -10,8 +10,7 @@ import typer
 from rich.text import Text
 
 from cliploc import __version__
-from cliploc._files import alone_in
-from cliploc._inputs import Inputs
+from cliploc._files import Inputs, alone_in
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
 from cliploc.cli.output import DONE, box_text, title_row, writable

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cliploc._extras import refuse_without
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     AllowHost,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from cliploc._documents import lines_of
-from cliploc._extras import refuse_without
-from cliploc._threads import MAX_THREADS
+from cliploc._imports import refuse_without
+from cliploc._process import MAX_THREADS
 from cliploc.config import (
     DEFAULTS,
     FAITHFULNESS_OPTIONS,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from cliploc._inputs import Inputs
+from cliploc._files import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, json_text, make_folder, write
 from cliploc.errors import CliplocError, InputError, UsageError

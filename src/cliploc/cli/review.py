@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cliploc._extras import refuse_without
 from cliploc._files import user_path
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import Debug, Threads, number_in, read_options, refuse_unknown, use_threads
 from cliploc.cli.output import DONE

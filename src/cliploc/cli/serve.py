@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cliploc._allocator import share_heaps
-from cliploc._extras import refuse_without
+from cliploc._imports import refuse_without
+from cliploc._process import share_heaps
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     AllowHost,

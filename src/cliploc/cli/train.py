@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cliploc._extras import refuse_without
 from cliploc._files import alone_writing, user_path
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import MOST_SEED, Debug, Threads, localizer_options, number_in, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable

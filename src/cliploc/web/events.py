@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from cliploc._memory_errors import out_of_memory
+from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError
 from cliploc.reporter import Reporter
 from cliploc.web import downloads, view

@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.errors import UsageError
 from cliploc.web.guard import LOCALIZE, SHOW, Guard, Receive, Scope, Send
 from cliploc.web.hosts import Hosts

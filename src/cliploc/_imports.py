@@ -1,13 +1,16 @@
-"""The packages that only some features need, and the one error that names the extra which installs them."""
+"""What is imported late: public names on first use, and packages that only some features need."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
+from typing import Any, TypeVar
 
-from cliploc.errors import UsageError
+from cliploc._process import out_of_memory
+from cliploc.errors import CliplocError, UsageError
 
 # Extra of pyproject.toml → what its feature imports, for the features that are refused before anything is computed.
 PACKAGES = {
@@ -24,6 +27,28 @@ PACKAGES = {
     "video": ("av",),
     "web": ("gradio",),
 }
+NO_ROOM_TO_LOAD = "not enough memory to load a library: close other programs"
+E = TypeVar("E", bound=CliplocError)
+
+
+def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package (PEP 562) whose names lie in its modules.
+
+    Args:
+        homes: for each module, the names that are taken from there.
+
+    Example:
+        >>> on_first_use("cliploc", {"cliploc.values": ["Boxes"]})("Boxes").__name__
+        'Boxes'
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(home_of[name]), name)
+
+    return get
 
 
 def install(extra: str, feature: str, *packages: str) -> str:
@@ -53,3 +78,13 @@ def refuse_without(extra: str, feature: str, *packages: str) -> None:
     """Refuses a feature whose packages are not there, at once: they are looked for, not imported."""
     if any(importlib.util.find_spec(name) is None for name in packages or PACKAGES[extra]):
         raise UsageError(install(extra, feature, *packages))
+
+
+def not_installed(error: ImportError, advice: str, kind: type[E] = UsageError) -> E:  # type: ignore[assignment]
+    """The error to raise where a package cannot be imported.
+
+    Example:
+        >>> print(not_installed(ImportError("No module named 'ray'"), "engine ray needs Ray"))
+        engine ray needs Ray
+    """
+    return kind(f"{NO_ROOM_TO_LOAD} ({error.name or error})" if out_of_memory(error) else advice)
