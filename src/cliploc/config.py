@@ -82,7 +82,7 @@ def is_whole(value: Any, low: float = -LARGEST, high: float = LARGEST) -> bool:
     return isinstance(value, int) and is_number(value, low, high)
 
 
-def number(name: str, low: float, high: float, *, above: bool = False, none: str = "") -> Check:
+def number(name: str, low: float, high: float, *, above: bool = False, none: str = "") -> Callable[[Any], Any]:
     """A number in a range, or above `low`; `none` is what None means, if it is allowed.
 
     Example:
@@ -93,7 +93,7 @@ def number(name: str, low: float, high: float, *, above: bool = False, none: str
     return _in_range(lambda value: is_number(value, low, high, above=above), f"{name} {words}", none, parse_float)
 
 
-def whole(name: str, low: int, high: int, *, none: str = "") -> Check:
+def whole(name: str, low: int, high: int, *, none: str = "") -> Callable[[Any], Any]:
     """A whole number in a range; arguments as for `number`."""
     expected = f"{name}, a whole number from {low} to {high:,}"
     return _in_range(lambda value: is_whole(value, low, high), expected, none, parse_whole)
@@ -110,7 +110,7 @@ def _in_range(holds: Callable[[Any], bool], expected: str, none: str, parse: Cal
     return Check(check, {"parse": parse, "none": none})
 
 
-def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Check:
+def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable[[Any], Any]:
     """One of several texts, or None."""
 
     def check(value: Any) -> Any:
@@ -130,7 +130,7 @@ def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
     return check
 
 
-def share_or_auto(name: str, *, none: bool = False) -> Check:
+def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
     """A number from 0 to 1 or the text "auto", or None.
 
     Example:

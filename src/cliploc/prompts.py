@@ -31,89 +31,14 @@ MAX_NAMES = 100_000  # WordNet has 82,000 nouns
 MAX_SYNONYMS = 100  # of a name; each costs the text tower as much as a name
 MAX_TEXT = 5_000_000  # characters of all names together
 
-# The 80 templates that OpenAI chose for ImageNet (Radford 2021; CLIP's repository, MIT licence, "Prompt Engineering").
-OPENAI_80_TEMPLATES = (
-    "a bad photo of a {}.",
-    "a photo of many {}.",
-    "a sculpture of a {}.",
-    "a photo of the hard to see {}.",
-    "a low resolution photo of the {}.",
-    "a rendering of a {}.",
-    "graffiti of a {}.",
-    "a bad photo of the {}.",
-    "a cropped photo of the {}.",
-    "a tattoo of a {}.",
-    "the embroidered {}.",
-    "a photo of a hard to see {}.",
-    "a bright photo of a {}.",
-    "a photo of a clean {}.",
-    "a photo of a dirty {}.",
-    "a dark photo of the {}.",
-    "a drawing of a {}.",
-    "a photo of my {}.",
-    "the plastic {}.",
-    "a photo of the cool {}.",
-    "a close-up photo of a {}.",
-    "a black and white photo of the {}.",
-    "a painting of the {}.",
-    "a painting of a {}.",
-    "a pixelated photo of the {}.",
-    "a sculpture of the {}.",
-    "a bright photo of the {}.",
-    "a cropped photo of a {}.",
-    "a plastic {}.",
-    "a photo of the dirty {}.",
-    "a jpeg corrupted photo of a {}.",
-    "a blurry photo of the {}.",
-    "a photo of the {}.",
-    "a good photo of the {}.",
-    "a rendering of the {}.",
-    "a {} in a video game.",
-    "a photo of one {}.",
-    "a doodle of a {}.",
-    "a close-up photo of the {}.",
-    "a photo of a {}.",
-    "the origami {}.",
-    "the {} in a video game.",
-    "a sketch of a {}.",
-    "a doodle of the {}.",
-    "a origami {}.",
-    "a low resolution photo of a {}.",
-    "the toy {}.",
-    "a rendition of the {}.",
-    "a photo of the clean {}.",
-    "a photo of a large {}.",
-    "a rendition of a {}.",
-    "a photo of a nice {}.",
-    "a photo of a weird {}.",
-    "a blurry photo of a {}.",
-    "a cartoon {}.",
-    "art of a {}.",
-    "a sketch of the {}.",
-    "a embroidered {}.",
-    "a pixelated photo of a {}.",
-    "itap of the {}.",
-    "a jpeg corrupted photo of the {}.",
-    "a good photo of a {}.",
-    "a plushie {}.",
-    "a photo of the nice {}.",
-    "a photo of the small {}.",
-    "a photo of the weird {}.",
-    "the cartoon {}.",
-    "art of the {}.",
-    "a drawing of the {}.",
-    "a photo of the large {}.",
-    "a black and white photo of a {}.",
-    "the plushie {}.",
-    "a dark photo of a {}.",
-    "itap of a {}.",
-    "graffiti of the {}.",
-    "a toy {}.",
-    "itap of my {}.",
-    "a photo of a cool {}.",
-    "a photo of a small {}.",
-    "a tattoo of the {}.",
-)
+
+def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
+    """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
+    lines = (resources.files("cliploc") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
+    return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
+
+
+OPENAI_80_TEMPLATES = tuple(template for (template,) in _packaged_entries("openai-80.txt"))
 # The seven of them that OpenAI found to do as well for ViTs ("Prompt Engineering", end).
 OPENAI_7_TEMPLATES = (
     "itap of a {}.",
@@ -263,12 +188,6 @@ def no_object_sentences() -> tuple[tuple[str, ...], ...]:
         (('a photo.',), ('a photo of the sky.', 'sky'))
     """
     return _packaged_entries("no_object.txt")
-
-
-def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
-    """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
-    lines = (resources.files("cliploc") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
-    return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
 
 
 def read_classes(path: str | Path) -> list[str]:
