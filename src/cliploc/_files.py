@@ -34,10 +34,6 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as users write it, with `~` and `~name` replaced by that home folder.
 
     Where there is no such user, or no home, it stays as it is, as in a shell: `~$draft.jpg` may be a file.
-
-    Example:
-        >>> user_path("~nobody-of-this-name/a.jpg").as_posix()
-        '~nobody-of-this-name/a.jpg'
     """
     try:
         return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
@@ -65,13 +61,6 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
 
     Args:
         durable: whether to wait until the file is on the disk; not needed for a cache.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> write_whole(path, lambda temporary: temporary.write_text("all of it"))
-        >>> path.read_text()
-        'all of it'
     """
     temporary = _beside(path)
     try:
@@ -98,12 +87,6 @@ def write_at(path: Path, place: int, content: bytes) -> int:
 
     Args:
         path: the file, which is made if it is not there.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> write_at(path, write_at(path, 0, b"one, "), b"two")
-        8
     """
     new = not path.exists()
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
@@ -164,14 +147,6 @@ def locked(folder: Path) -> Iterator[None]:
     It is the system's lock on the folder itself, which ends with the process, however that ends, and leaves no file.
     On Windows, which has none for folders, it is a file in the folder that nobody else can open. Nothing is locked on a
     file system without locks.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as name, locked(Path(name)):
-        ...     with locked(Path(name)):
-        ...         pass
-        Traceback (most recent call last):
-        BlockingIOError: [Errno 11] Resource temporarily unavailable
     """
     if sys.platform == "win32":
         with _locked_file(folder / ".cliploc.lock"):
@@ -300,10 +275,6 @@ class Inputs:
 
     Names are compared in the folders they are in, whatever path leads there. A hard link to an input under another name
     is no input: an output replaces the link, and the file stays.
-
-    Example:
-        >>> "photos/../photos/a.jpg" in Inputs(["photos/a.jpg"])  # doctest: +SKIP
-        True
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -381,19 +352,7 @@ def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) ->
 
 
 def write_part(path: Path, content: bytes, stamps: Sequence[str] = ()) -> None:
-    """Writes all of a part or nothing of it, whenever the machine stops.
-
-    Example:
-        >>> import tempfile
-        >>> path = part_path(Path(tempfile.mkdtemp()), 0, ".jsonl")
-        >>> path.parent.mkdir()
-        >>> write_part(path, b"{}")
-        >>> read_part(path)
-        b'{}'
-        >>> _ = path.write_bytes(b"[]")
-        >>> read_part(path) is None
-        True
-    """
+    """Writes all of a part or nothing of it, whenever the machine stops."""
     check = json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "stamps": list(stamps)})
     write_whole(check_path(path), lambda temporary: temporary.write_text(check, encoding="ascii"))
     write_whole(path, lambda temporary: temporary.write_bytes(content))

@@ -36,10 +36,6 @@ def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[
 
     Args:
         homes: for each module, the names that are taken from there.
-
-    Example:
-        >>> on_first_use("cliploc", {"cliploc.values": ["Boxes"]})("Boxes").__name__
-        'Boxes'
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 
@@ -52,12 +48,7 @@ def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[
 
 
 def install(extra: str, feature: str, *packages: str) -> str:
-    """The line for a feature whose packages are not there.
-
-    Example:
-        >>> install("bench", "a report")
-        "a report needs matplotlib, pandas and pyarrow: pip install 'cliploc[bench]'"
-    """
+    """The line for a feature whose packages are not there."""
     *others, last = (name.replace("_", "-") for name in packages or PACKAGES[extra])
     names = f"{', '.join(others)} and {last}" if others else last
     return f"{feature} needs {names}: pip install 'cliploc[{extra}]'"
@@ -81,10 +72,5 @@ def refuse_without(extra: str, feature: str, *packages: str) -> None:
 
 
 def not_installed(error: ImportError, advice: str, kind: type[E] = UsageError) -> E:  # type: ignore[assignment]
-    """The error to raise where a package cannot be imported.
-
-    Example:
-        >>> print(not_installed(ImportError("No module named 'ray'"), "engine ray needs Ray"))
-        engine ray needs Ray
-    """
+    """The error to raise where a package cannot be imported."""
     return kind(f"{NO_ROOM_TO_LOAD} ({error.name or error})" if out_of_memory(error) else advice)

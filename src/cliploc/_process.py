@@ -104,12 +104,7 @@ def _set(*parameters: tuple[int, int]) -> bool:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory, on any device and by any library. Imports no torch.
-
-    Example:
-        >>> out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
-        True
-    """
+    """Whether an error says that there was not enough memory, on any device and by any library. Imports no torch."""
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True  # the second: torch's
     said = str(error).lower()
@@ -127,14 +122,6 @@ def in_halves(
     Args:
         told: called with the number of items before they are halved.
         begun: gives the result of the whole batch, whose work was begun before; None: it was not.
-
-    Example:
-        >>> def total(items):
-        ...     if len(items) > 2:
-        ...         raise MemoryError
-        ...     return sum(items)
-        >>> list(in_halves([1, 2, 3], total, lambda count: None))
-        [([1, 2], 3), ([3], 3)]
     """
     try:
         made = work(items) if begun is None else begun()

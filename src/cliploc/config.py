@@ -66,12 +66,7 @@ class Check:
 
 
 def is_number(value: Any, low: float = -LARGEST, high: float = LARGEST, *, above: bool = False) -> bool:
-    """Whether a value is a number in a range, or above its lower end; True and False are no numbers, nor is NaN.
-
-    Example:
-        >>> is_number(1, 0, 1), is_number(True, 0, 1), is_number(0.0, 0, 1, above=True)
-        (True, False, False)
-    """
+    """Whether a value is a number in a range, or above its lower end; True and False are no numbers, nor is NaN."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return (low < value if above else low <= value) and value <= high
@@ -83,12 +78,7 @@ def is_whole(value: Any, low: float = -LARGEST, high: float = LARGEST) -> bool:
 
 
 def number(name: str, low: float, high: float, *, above: bool = False, none: str = "") -> Callable[[Any], Any]:
-    """A number in a range, or above `low`; `none` is what None means, if it is allowed.
-
-    Example:
-        >>> number("min_presence", 0, 1)(0.5)
-        0.5
-    """
+    """A number in a range, or above `low`; `none` is what None means, if it is allowed."""
     words = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
     return _in_range(lambda value: is_number(value, low, high, above=above), f"{name} {words}", none, parse_float)
 
@@ -131,12 +121,7 @@ def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
 
 
 def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
-    """A number from 0 to 1 or the text "auto", or None.
-
-    Example:
-        >>> share_or_auto("threshold")("auto")
-        'auto'
-    """
+    """A number from 0 to 1 or the text "auto", or None."""
 
     def check(value: Any) -> Any:
         if is_number(value, 0, 1) or value == "auto" or (none and value is None):
@@ -236,12 +221,7 @@ def parse_whole(text: str) -> int | str:
 
 
 def parse_list(text: str) -> tuple[str, ...]:
-    """The parts between commas; nothing for an empty text.
-
-    Example:
-        >>> parse_list("caa, guided")
-        ('caa', 'guided')
-    """
+    """The parts between commas; nothing for an empty text."""
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
 
@@ -261,12 +241,7 @@ def _parse_size(text: str) -> int | tuple[int, ...] | str:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """Splits a method's option, KEY=VALUE on the command line; the method converts the value.
-
-    Example:
-        >>> parse_pair("top-k=300")
-        ('top_k', '300')
-    """
+    """Splits a method's option, KEY=VALUE on the command line; the method converts the value."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
         raise UsageError(f"expected --option as key=value, got {short(text)}")

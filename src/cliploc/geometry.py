@@ -178,10 +178,6 @@ class Frame:
 
         Args:
             longest: the longer side in pixels, where the picture's own is more.
-
-        Example:
-            >>> Frame.fit("pad", original_hw=(600, 800), input_hw=(224, 224)).over_picture(400).input_hw
-            (300, 400)
         """
         x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
         height, width = self.original_hw
@@ -252,12 +248,6 @@ class MeanOnGrid:
     is 0. They are not made there: along a side, the weights of all samples are linear between a few places, the turns.
     So a map is bilinear between turns, and its least and greatest value lie at turns. What depends on the samplings
     alone is here, for any number of maps.
-
-    Example:
-        >>> frame = Frame.fit("squash", (4, 4), (4, 4))
-        >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
-        >>> MeanOnGrid.sampled([frame.sampling_of_whole(frame, maps)], (1, 2)).of([maps]).tolist()
-        [[[0.125, 0.875]]]
     """
 
     turns: tuple[int, int]  # how many there are of all maps together, along y and along x
@@ -324,14 +314,6 @@ class Mosaic:
     """Maps of windows of one picture, added one by one, and their mean where they overlap: one map over an input.
 
     Only the sum is held, so that windows can be let go as soon as they were added.
-
-    Example:
-        >>> windows = Frame.windows((2, 3), input_hw=(2, 2), multiple=1)
-        >>> mosaic = Mosaic(Frame.fit("squash", (2, 3), (2, 3)), (2, 3))
-        >>> for window, value in zip(windows, (1.0, 3.0)):
-        ...     mosaic.add(window, torch.full((1, 2, 2), value))
-        >>> mosaic.mean()[0, 0].tolist()
-        [1.0, 2.0, 3.0]
     """
 
     def __init__(self, frame: Frame, hw: tuple[int, int]) -> None:

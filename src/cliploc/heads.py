@@ -216,11 +216,6 @@ class TsCamHead(SemanticHead):
     """TS-CAM (Gao 2021): S = conv3×3(x), stride 1, padding 1, x the final patch tokens; logits = mean_hw S.
 
     The paper fine-tunes the whole transformer; here the tower stays frozen.
-
-    Example:
-        >>> config = HeadConfig("ts_cam", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
-        >>> TsCamHead(config).maps(Seen(torch.zeros(1, 8, 7, 7), torch.zeros(1, 7, 7))).shape
-        torch.Size([1, 2, 7, 7])
     """
 
     method = "ts_cam"
@@ -258,11 +253,6 @@ class LctrHead(SemanticHead):
 
     In the authors' code W and b start smaller: there the initial range comes from a 5-dimensional tensor of kernels,
     whose fan-in includes the classes. Here each kernel starts like a convolution's, and b at 0.
-
-    Example:
-        >>> config = HeadConfig("lctr", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
-        >>> LctrHead(config).logits(Seen(torch.zeros(1, 8, 7, 7), torch.zeros(1, 7, 7))).shape
-        torch.Size([1, 2])
     """
 
     method = "lctr"

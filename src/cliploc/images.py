@@ -72,12 +72,7 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]
 
 
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
-    """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`.
-
-    Example:
-        >>> pictures_in("cat.jpg")
-        ['cat.jpg']
-    """
+    """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`."""
     if isinstance(images, np.ndarray):
         one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
         return [images] if one else images

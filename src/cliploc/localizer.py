@@ -602,13 +602,7 @@ def classifier(
     batch_size: int = 16,
     text_cache: bool = True,
 ) -> Localizer:
-    """A localizer to `classify` with, for a tower of any kind. Arguments and errors are those of `Localizer`.
-
-    Example:
-        >>> import numpy as np
-        >>> classifier("mini").classify(np.zeros((64, 48, 3), np.uint8), ["cat"])[0].probability
-        1.0
-    """
+    """A localizer to `classify` with, for a tower of any kind. Arguments and errors are those of `Localizer`."""
     backbone = _created(model, pretrained, device, precision)
     return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache)
 

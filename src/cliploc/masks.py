@@ -35,14 +35,6 @@ def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> It
 
     Yields:
         The number of the box, and its mask `[H, W]`, which lies inside the box.
-
-    Example:
-        >>> frame = Frame.fit("squash", (8, 8), (4, 4))
-        >>> maps = np.zeros((1, 4, 4), np.float32)
-        >>> maps[0, 1, 2] = 1
-        >>> boxes = Boxes(np.array([[4, 2, 6, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), ("cat",))
-        >>> [int(mask.sum()) for _, mask in box_masks(frame, maps, boxes, BoxRule())]
-        [4]
     """
     for p in np.unique(boxes.label).tolist():
         mine = np.flatnonzero(boxes.label == p)
@@ -65,11 +57,6 @@ def label_map(frame: Frame, maps: FloatArray, found: npt.NDArray[np.bool_], rule
 
     Returns:
         `[H, W]`: 0 for the background, 1 for the first name and so on. Of equally hot names the first counts.
-
-    Example:
-        >>> maps = np.array([[[1, 0.6, 0]], [[0, 0.8, 1]]], np.float32)
-        >>> label_map(Frame.fit("squash", (1, 3), (1, 3)), maps, np.array([True, True]), BoxRule(0.5)).tolist()
-        [[1, 2, 2]]
     """
     labels = np.zeros(frame.original_hw, np.uint16)
     hottest = np.zeros(frame.original_hw, np.float32)

@@ -24,12 +24,7 @@ Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
 
 
 def draw(outline: Outline, hw: tuple[int, int]) -> Mask:
-    """The pixels `[H, W]` inside an outline.
-
-    Example:
-        >>> draw((1.0, 0.0, 3.0, 0.0, 3.0, 2.0, 1.0, 2.0), (3, 4)).astype(int).tolist()
-        [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
-    """
+    """The pixels `[H, W]` inside an outline."""
     height, width = hw
     if outline and outline[0] == "runs":
         counts = np.array(outline[1], np.int64)
@@ -47,12 +42,7 @@ def steps(outline: Outline) -> int:
 
 
 def switches(outline: Outline, hw: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Where a polygon's mask switches between outside and inside: places in the row of all pixels, column by column.
-
-    Example:
-        >>> switches((1.0, 0.0, 3.0, 0.0, 3.0, 2.0, 1.0, 2.0), (3, 4)).tolist()
-        [3, 6, 8, 5]
-    """
+    """Where a polygon's mask switches between outside and inside: places in the row of all pixels, column by column."""
     starts, ends, _ = _edges([outline])
     return _switches(starts, ends, hw)[0]
 
@@ -61,11 +51,6 @@ def draw_all(polygons: Sequence[Sequence[Outline]], hw: tuple[int, int]) -> Mask
     """The pixels `[H, W]` inside any of many polygons, each an outline and its holes; what lies in a hole is outside.
 
     Its time grows with the length of the edges, not with the number of polygons times the picture.
-
-    Example:
-        >>> square, hole = (0.0, 0.0, 4.0, 0.0, 4.0, 3.0, 0.0, 3.0), (1.0, 1.0, 2.0, 1.0, 2.0, 2.0, 1.0, 2.0)
-        >>> draw_all([[square, hole]], (3, 4)).astype(int).tolist()
-        [[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]]
     """
     height, width = hw
     depth = np.zeros(height * width + 1, np.int64)  # by how many more polygons hold a pixel than the one before it

@@ -151,10 +151,6 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
     Names are the ones OpenAI chose for zero-shot classification (Radford 2021), read from open_clip. Two of them,
     "missile" and "sunglasses", occur twice there; these four classes have WordNet's first words here ("missile",
     "projectile", "sunglass", "sunglasses"), so that every name means one class.
-
-    Example:
-        >>> imagenet_classes()[0]
-        ImageNetClass(wnid='n01440764', name='tench', synonyms=('Tinca tinca',))
     """
     from open_clip import IMAGENET_CLASSNAMES
 
@@ -171,22 +167,12 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
 
 
 def coco_names() -> tuple[tuple[str, ...], ...]:
-    """COCO's 80 categories, each name with other words for the same thing.
-
-    Example:
-        >>> coco_names()[1]
-        ('bicycle', 'bike')
-    """
+    """COCO's 80 categories, each name with other words for the same thing."""
     return _packaged_entries("coco.txt")
 
 
 def no_object_sentences() -> tuple[tuple[str, ...], ...]:
-    """Sentences for a picture without objects, each with the words that it nevertheless names.
-
-    Example:
-        >>> no_object_sentences()[0], no_object_sentences()[21]
-        (('a photo.',), ('a photo of the sky.', 'sky'))
-    """
+    """Sentences for a picture without objects, each with the words that it nevertheless names."""
     return _packaged_entries("no_object.txt")
 
 

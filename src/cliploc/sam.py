@@ -36,11 +36,6 @@ class SamMasks:
     Raises:
         UsageError: transformers is not installed, or a prompt that there is not.
         ModelError: the model cannot be loaded, or is not SAM or SAM 2.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> found = Localizer()("cat.jpg", ["cat"])  # doctest: +SKIP
-        >>> masks = SamMasks("facebook/sam-vit-base")(found)  # doctest: +SKIP
     """
 
     def __init__(
@@ -102,14 +97,7 @@ class SamMasks:
 
 
 def points_of(found: Localization) -> npt.NDArray[np.float64]:
-    """The middle of the hottest pixel in each box, `[n, 1, 2]` as x, y in pixels of the picture.
-
-    Example:
-        >>> import numpy as np
-        >>> from cliploc import Localizer
-        >>> points_of(Localizer()(np.zeros((64, 48, 3), np.uint8), ["cat"])).shape
-        (0, 1, 2)
-    """
+    """The middle of the hottest pixel in each box, `[n, 1, 2]` as x, y in pixels of the picture."""
     points = np.zeros((len(found.boxes.xyxy), 1, 2))
     if not len(points):
         return points

@@ -41,13 +41,6 @@ class TextCache:
 
     A file that does not match its checksum, or whose vector has another size, is as good as none; a folder that cannot
     be written leaves the cache empty. Neither stops anything.
-
-    Example:
-        >>> import tempfile, torch
-        >>> cache = TextCache(Path(tempfile.mkdtemp()), "a model's weights")
-        >>> cache.put(("cat",), ("a photo of a {}.",), torch.tensor([0.6, 0.8]))
-        >>> cache.get(("cat",), ("a photo of a {}.",), 2)
-        tensor([0.6000, 0.8000])
     """
 
     def __init__(self, folder: Path, weights_id: str) -> None:

@@ -107,10 +107,6 @@ class DenseReading:
             block's first norm (GEM); it is then a tensor `[B, 1, 1, 1]` instead of a number.
         grid: `(h, w)` of the patches that the rule returns, where they are not the tower's (ProxyCLIP); only for one
             block without residual.
-
-    Example:
-        >>> DenseReading(blocks=6, residual=True, parallel=True).rule is None
-        True
     """
 
     rule: AttentionRule | None = None
@@ -423,11 +419,6 @@ def as_transformer(backbone: Backbone) -> TransformerBackbone:
 
     Raises:
         UsageError: it is a CNN.
-
-    Example:
-        >>> from cliploc.backbones import create
-        >>> as_transformer(create("mini-vit")).depth
-        4
     """
     if backbone.kind != "vit":
         raise UsageError(f"expected a ViT tower, got {backbone.name}, a CNN: choose another model, such as mini-vit")
@@ -435,13 +426,7 @@ def as_transformer(backbone: Backbone) -> TransformerBackbone:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
-    """SHA-256 of named tensors: names, shapes, types and values, on any device. It tells weights apart.
-
-    Example:
-        >>> import torch
-        >>> tensors_digest({"a": torch.zeros(2)}) == tensors_digest({"a": torch.zeros(2)})
-        True
-    """
+    """SHA-256 of named tensors: names, shapes, types and values, on any device. It tells weights apart."""
     import torch  # here: protocols are read without it
 
     digest = hashlib.sha256()
