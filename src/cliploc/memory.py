@@ -23,15 +23,11 @@ from cliploc.tower import Backbone, Needs, Trace
 
 @dataclass
 class Remembered:
-    """A batch of pictures as one model saw it.
+    """A batch of pictures as one model saw it."""
 
-    Attributes:
-        traces: by what they hold. Each is made as if it were the only one, so that no result depends on what was asked
-            before.
-        shared: what methods made of it that depends on no text; see `Context.cache`.
-    """
-
+    # By what they hold. Each is made as if it were the only one, so that no result depends on what was asked before.
     traces: dict[Needs, Trace] = field(default_factory=dict)
+    # What methods made of it that depends on no text; see `Context.cache`.
     shared: dict[Any, Any] = field(default_factory=dict)
 
     def trace(self, needs: Needs, make: Callable[[], Trace]) -> Trace:
