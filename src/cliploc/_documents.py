@@ -177,25 +177,6 @@ class Manifest(Struct):
     files: list[str]
 
 
-class SavedHead(Struct):  # the description in a trained head; see `cliploc.heads.HeadConfig`
-    format: int
-    method: str
-    kind: Literal["closed", "open"]
-    classes: list[list[str]]
-    channels: Width
-    embedding_size: Width
-    logit_scale: float
-    tower: str
-    tower_kind: Literal["cnn", "vit"]
-    weights: str
-    start: Literal["zero-shot", "random"] = "zero-shot"
-    unit_places: bool = False
-    experts: Annotated[int, Meta(ge=1, le=1024)] = 4
-    pretrained: str | None = None
-    templates: list[str] = []
-    training: dict[str, Any] | None = None
-
-
 # -------------------------------------------------------------------------------------------- folders of transformers
 Pixels = Annotated[int, Meta(ge=1, le=2**14)]
 Epsilon = Annotated[float, Meta(gt=0, le=1)]

@@ -14,15 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._documents import SavedHead, parse_json, refuse_other
+from cliploc._documents import Width, parse_json, refuse_other
 from cliploc._files import user_path, write_output
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context
@@ -38,13 +39,13 @@ Start = Literal["zero-shot", "random"]
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The description of a head, saved beside its weights."""
+    """The description of a head, saved beside its weights; also the schema of what is saved."""
 
     method: str  # "ts_cam" or "lctr"
     kind: HeadKind  # "closed" or "open"
     classes: tuple[tuple[str, ...], ...]  # the classes of the training set, each as its name followed by its synonyms
-    channels: int  # d of the tower's last features
-    embedding_size: int  # D of the tower's joint space
+    channels: Width  # d of the tower's last features
+    embedding_size: Width  # D of the tower's joint space
     logit_scale: float  # the tower's logit scale, the factor of an open head's cosines
     tower: str  # name of the tower's model
     tower_kind: TowerKind  # "cnn" or "vit"
@@ -54,7 +55,7 @@ class HeadConfig:
     start: Start = "zero-shot"
     # for open heads: whether every place's vector is scaled to unit length, so that S_t are cosines
     unit_places: bool = False
-    experts: int = 4  # K of LCTR
+    experts: Annotated[int, Meta(ge=1, le=1024)] = 4  # K of LCTR
     pretrained: str | None = None  # the tower's weights, as given by `--pretrained`
     templates: tuple[str, ...] = ()  # prompt templates that an open head was trained with
     training: dict[str, Any] | None = None  # settings and outcome of the training, for the record
@@ -377,7 +378,7 @@ def read_config(path: str | Path) -> HeadConfig:
     if "cliploc_head" not in metadata:
         raise ModelError(f"expected a trained head, but {path} is not one: make one with cliploc train")
     try:
-        raw = parse_json(metadata["cliploc_head"], SavedHead)
+        raw = parse_json(metadata["cliploc_head"], HeadConfig)
         if raw.pop("format") not in READABLE:
             raise ModelError(f"{path} was saved by another version of cliploc: train it again")
         raw["classes"] = tuple(tuple(words) for words in raw["classes"])
