@@ -59,12 +59,7 @@ def refuse_other(path: str | os.PathLike[str]) -> None:
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8-sig") -> str:
-    """All of a text file, with `\\n` at the end of each line.
-
-    Raises:
-        OSError: as in `read_bytes`.
-        UnicodeDecodeError: it is no such text.
-    """
+    """All of a text file, with `\\n` at the end of each line."""
     return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -74,11 +69,7 @@ def read_json(path: str | os.PathLike[str], kind: Any = Any, most: int = MOST_DO
 
 
 def parse_json(content: bytes | str, kind: Any = Any) -> Any:
-    """A JSON document, as plain values.
-
-    Args:
-        kind: the schema that it must pass: a type as `msgspec` knows them.
-    """
+    """A JSON document, as plain values that pass a schema: `kind`, a type as `msgspec` knows them."""
     try:
         read = json.loads(content, parse_constant=_no_number)
     except RecursionError:

@@ -57,11 +57,7 @@ def temporaries_of(token: str) -> Iterator[None]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
-    """Lets `write` fill a temporary file beside `path`, which then takes its place.
-
-    Args:
-        durable: whether to wait until the file is on the disk; not needed for a cache.
-    """
+    """Lets `write` fill a temporary file beside `path`, which takes its place, once it is on the disk if `durable`."""
     temporary = _beside(path)
     try:
         write(temporary)
@@ -81,12 +77,9 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
 
 
 def write_at(path: Path, place: int, content: bytes) -> int:
-    """Writes into a file that ends with this from now on, and waits until it is on the disk.
+    """Writes into a file, new or old, that ends with this from now on, and waits until it is on the disk → its end.
 
     After a failure or a kill, the file is as it was up to `place`; what follows may be a part of the content.
-
-    Args:
-        path: the file, which is made if it is not there.
     """
     new = not path.exists()
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
@@ -336,17 +329,13 @@ def check_path(part: Path) -> Path:
 
 
 def parts_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[Path]:
-    """The parts in order, whole or damaged; files with other names are none.
-
-    Args:
-        count: how many parts the run has, where that is known: those with higher numbers are none of it.
-    """
+    """The parts of a run, of so many if that is known, in order, whole or damaged; files with other names are none."""
     numbered = [path for path in (out / "parts").glob(f"*{suffix}") if re.fullmatch(r"[0-9]{5,9}", path.stem)]
     return sorted((one for one in numbered if count is None or int(one.stem) < count), key=lambda one: int(one.stem))
 
 
 def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[str]:
-    """Names of files of that suffix that are no parts of the run, such as a conflicted copy; see `parts_in`."""
+    """Names of files of that suffix that are no parts of the run, such as a conflicted copy."""
     own = parts_in(out, suffix, count)
     return sorted(path.name for path in (out / "parts").glob(f"[!.]*{suffix}") if path not in own)
 

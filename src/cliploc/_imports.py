@@ -32,11 +32,7 @@ E = TypeVar("E", bound=CliplocError)
 
 
 def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package (PEP 562) whose names lie in its modules.
-
-    Args:
-        homes: for each module, the names that are taken from there.
-    """
+    """The `__getattr__` of a package (PEP 562): module → the public names that are taken from there."""
     home_of = {name: home for home, names in homes.items() for name in names}
 
     def get(name: str) -> Any:

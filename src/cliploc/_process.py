@@ -119,9 +119,8 @@ def in_halves(
 ) -> Iterator[tuple[Sequence[T], R]]:
     """A batch with what is made of it, or its halves, where there is not enough memory for the whole.
 
-    Args:
-        told: called with the number of items before they are halved.
-        begun: gives the result of the whole batch, whose work was begun before; None: it was not.
+    `told` is called with the number of items before they are halved; `begun` gives the result of the whole batch, where
+    its work was begun before.
     """
     try:
         made = work(items) if begun is None else begun()

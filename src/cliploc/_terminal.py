@@ -104,11 +104,7 @@ class Terminal:
 
     @contextmanager
     def progress(self, label: str, rate: str = "") -> Iterator[Reporter]:
-        """Shows on stderr what long work reports: lines for failures and remarks, and on a terminal a progress bar.
-
-        Args:
-            rate: names what is counted, such as "images/s", and shows how fast; "" for no such column.
-        """
+        """Shows on stderr what long work reports: lines, and on a terminal a bar; `rate` is a unit, as "images/s"."""
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),

@@ -517,11 +517,7 @@ class Options:
 
     @classmethod
     def of(cls, **values: Any) -> Options:
-        """The options given, the others at their defaults.
-
-        Raises:
-            UsageError: an unknown name, or a value outside its range.
-        """
+        """The options given, the others at their defaults; an unknown name is a `UsageError`."""
         for name in values:
             if name not in OPTIONS:
                 raise UsageError(f"expected an option of {', '.join(OPTIONS)}, got {name!r}: check its name")
@@ -584,15 +580,7 @@ class ProtocolOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(ProtocolOptions):
-    """Changes to a segmentation protocol; None keeps the dataset's own value (`cliploc help segmentation`).
-
-    Raises:
-        UsageError: a value outside its range.
-
-    Example:
-        >>> SegmentationOptions(logit_scale=65).logit_scale
-        65
-    """
+    """Changes to a segmentation protocol; None keeps the dataset's own value (`cliploc help segmentation`)."""
 
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
@@ -631,15 +619,7 @@ class SegmentationOptions(ProtocolOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
-    """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value.
-
-    Raises:
-        UsageError: a value outside its range.
-
-    Example:
-        >>> FaithfulnessOptions(steps=28).steps
-        28
-    """
+    """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value."""
 
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off

@@ -43,9 +43,7 @@ def checks(
 ) -> Iterator[Check]:
     """Looks at everything in turn, cheapest first; a failed check does not end it.
 
-    Args:
-        model: whose weights are fetched where they are missing, loaded, and tried on the demo's photographs.
-        threads: that torch computes with from now on; None leaves the choice to torch.
+    Weights that are missing are fetched. torch computes with so many threads from now on, if they are given.
     """
     yield Check("cliploc", True, __version__)
     new_enough = sys.version_info >= (3, 11)

@@ -51,10 +51,9 @@ class Frame:
     def fit(cls, policy: ResizePolicy, original_hw: tuple[int, int], input_hw: tuple[int, int]) -> Frame:
         """Lays a picture onto an input.
 
-        Args:
-            policy: "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the
-                centre out (CLIP's own, to the pixel); "crop-floor" does so as transformers does, which rounds half a
-                pixel down where torchvision rounds to even; "pad" keeps all of the picture and fills the rest.
+        "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the centre out
+        (CLIP's own, to the pixel); "crop-floor" does so as transformers does, which rounds half a pixel down where
+        torchvision rounds to even; "pad" keeps all of the picture and fills the rest.
         """
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
@@ -144,14 +143,7 @@ class Frame:
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
     def stitch(self, windows: Sequence[Frame], maps: Tensor) -> Tensor:
-        """Maps of windows → one map over this input: their mean where they overlap.
-
-        Args:
-            maps: `[W, P, h, w]`, over each window, any grid.
-
-        Returns:
-            `[P, H, W]` over this input; the smallest value where no window lies.
-        """
+        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input: their mean where they overlap."""
         return self.sampling(windows, maps[0]).over_input(tiled(windows, maps))
 
     def sampling(self, windows: Sequence[Frame], like: Tensor) -> Sampling:
@@ -174,11 +166,7 @@ class Frame:
         return Sampling(*sides)
 
     def over_picture(self, longest: int) -> Frame:
-        """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
-
-        Args:
-            longest: the longer side in pixels, where the picture's own is more.
-        """
+        """What this input shows, as an input without padding, at the picture's resolution up to `longest` pixels."""
         x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
         height, width = self.original_hw
         scale = min(1.0, longest / max(x1 - x0, y1 - y0))
@@ -369,12 +357,8 @@ def _sampling(
 ) -> tuple[int, Tensor]:
     """How one side of a window's map is sampled onto a grid over another frame's input, bilinear.
 
-    Args:
-        beyond: whether cells outside of the window have the values at its border.
-
-    Returns:
-        The first of the cells whose centre lies in the window, or of all cells, and weights `[n, points]` of these
-        cells, float32.
+    The first cell whose centre lies in the window, and weights `[n, points]` float32 of these cells; `beyond`: of all
+    cells, those outside of the window having the values at its border.
     """
     side, window_side = frame.input_hw[1 - axis], window.input_hw[1 - axis]
     scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]

@@ -148,14 +148,10 @@ class SemanticHead(nn.Module, ABC):
         return self.logits(Seen(tokens, attention, dense), text)
 
     def logits(self, seen: Seen, text: Tensor | None = None) -> Tensor:
-        """Classification logits, on which the head is trained.
+        """Logits `[B, classes]`, on which the head is trained; an open head takes its classes' texts `[classes, D]`.
 
-        Args:
-            text: `[classes, D]` unit norm, the classes of an open head; a closed head takes None.
-
-        Returns:
-            `[B, classes]`. Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the
-            last layer of a closed head; with `unit_places` the mean of cosines, times the tower's logit scale.
+        Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the last layer of a closed
+        head; with `unit_places` the mean of cosines, times the tower's logit scale.
         """
         if not self.closed and text is None:
             raise ValueError("expected the classes' text embeddings for an open head, got none: pass text")
@@ -339,11 +335,7 @@ def save_head(path: Path, head: SemanticHead, fingerprint: Tensor) -> None:
 
 
 def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHead:
-    """Reads a head that `cliploc train` made, frozen and in eval mode.
-
-    Args:
-        backbone: the tower it will work on; None to load the head without a tower.
-    """
+    """Reads a head that `cliploc train` made, frozen and in eval mode, for a tower, which must be the head's own."""
     path = user_path(path)
     config = read_config(path)
     with safe_open(path, framework="pt") as file:

@@ -80,21 +80,13 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
 
 
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Reads a picture.
+    """Reads a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 or floats in 0–1.
 
     Files are JPEG, PNG, WebP, GIF, TIFF, BMP, PPM or AVIF, and HEIC where pillow-heif is installed (`cliploc[heic]`);
     the content counts, not the suffix. EXIF orientation is applied, so "original pixels" are those of the picture as it
     is shown. Transparency is laid on white; 16-bit greys are scaled to 8 bits, not clipped; of an animated file the
     first frame is used, and a note says so. A PIL image is taken at the frame that it shows. What is given is never
-    changed.
-
-    Args:
-        image: a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (or floats in 0–1). What
-            was loaded already is returned as it is.
-
-    Example:
-        >>> load(np.zeros((20, 30, 3), dtype=np.uint8)).image.size
-        (30, 20)
+    changed, and what was loaded already is returned as it is.
     """
     if isinstance(image, Picture):
         return image
@@ -120,12 +112,8 @@ def open_picture(
 ) -> Iterator[Picture]:
     """Opens a picture file and checks that it can be decoded; the caller decodes it.
 
-    Args:
-        header_only: whether only size and metadata are wanted: then the cost of decoding its pixels does not matter.
-
-    Yields:
-        Its image as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
-        raised in the block becomes an `InputError`.
+    The image is as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
+    raised in the block becomes an `InputError`. `header_only`: what decoding its pixels would cost does not matter.
     """
     name = os.fspath(path)
     checked = _checked_file(Path(path), name)
@@ -427,8 +415,7 @@ class Structure:
 def examine(file: BinaryIO, header_only: bool = False) -> Structure:
     """Walks over the structure of a JPEG, GIF or TIFF file; other formats have nothing that could be repeated.
 
-    Args:
-        header_only: whether only the header will be read, so that scans and frames need not be counted.
+    `header_only`: only the header will be read, so that scans and frames need not be counted.
     """
     start = file.read(8)
     if start.startswith(b"\xff\xd8\xff"):

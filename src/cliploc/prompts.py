@@ -66,11 +66,7 @@ def refuse_no_list(names: object) -> None:
 
 
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) -> TextSet:
-    """Makes a `TextSet` of what a user typed.
-
-    Args:
-        names: one entry for each name; synonyms are separated by "|", the first being the label ("cat|kitten").
-        templates: sentences with one `{}`; or the name of a set: "default", "openai-80", "name-only".
+    """Makes a `TextSet` of names as a user typed them, with synonyms after "|", and of templates (`resolve_templates`).
 
     Example:
         >>> parse(["cat|kitten"]).synonyms
@@ -252,14 +248,7 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
 
 
 def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
-    """One unit-norm embedding for each name.
-
-    Args:
-        encode: sentences → unit-norm `[n, D]`, a backbone's `encode_text`.
-
-    Returns:
-        `[P, D]` float32, unit norm.
-    """
+    """One embedding for each name, `[P, D]` float32, unit norm, by a backbone's `encode_text`."""
     import torch
     from torch.nn import functional as F
 

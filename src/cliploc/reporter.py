@@ -35,7 +35,6 @@ class Reporter:
         >>> reporter = cliploc.Reporter(note=print, failed=lambda name, error: print(error))
         >>> reporter.note("part 00003 is damaged: it is computed again")
         part 00003 is damaged: it is computed again
-        >>> cliploc.annotate("photos", ["cat"], "out", reporter=reporter)  # doctest: +SKIP
     """
 
     phase: Callable[[str], None] = _nothing

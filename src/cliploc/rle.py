@@ -21,15 +21,10 @@ Counts = npt.NDArray[np.int64]
 
 
 class Rle(TypedDict):
-    """A mask in COCO's JSON.
+    """A mask in COCO's JSON."""
 
-    Attributes:
-        size: height and width.
-        counts: compressed.
-    """
-
-    size: list[int]
-    counts: str
+    size: list[int]  # height and width
+    counts: str  # compressed
 
 
 def encode(mask: npt.ArrayLike) -> Rle:

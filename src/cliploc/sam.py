@@ -66,14 +66,7 @@ class SamMasks:
         self._model = loaded.eval().requires_grad_(False).to(self.device)
 
     def __call__(self, found: Localization) -> npt.NDArray[np.bool_]:
-        """The mask of every box.
-
-        Args:
-            found: what a localizer found; only its picture, boxes and, for points, heatmaps are read.
-
-        Returns:
-            `[n, H, W]` over the picture, in the order of `found.boxes`.
-        """
+        """The masks of `found.boxes`, `[n, H, W]`; only picture, boxes and, for points, heatmaps are read."""
         image = found.image.convert("RGB")
         boxes = found.boxes.xyxy.astype(float)  # [n, 4]
         masks = np.zeros((len(boxes), image.height, image.width), bool)

@@ -31,7 +31,7 @@ def demo(
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Try cliploc on the photos that it includes."""
-    from cliploc.demo import IOU_RULE, PAGE, clip_hint, demo_photos, overlay_of, run_demo
+    from cliploc.demo import CLIP_HINT, IOU_RULE, PAGE, demo_photos, overlay_of, run_demo
 
     folder, photos = writable(out), list(demo_photos())
     Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
@@ -56,7 +56,7 @@ def demo(
         ),
         IOU_RULE,
         f"wrote {result.page} and {len(result.overlays)} overlays",
-        clip_hint(),
+        CLIP_HINT,
     ]
     for line in lines:
         terminal.data(Text(printable(line)))
