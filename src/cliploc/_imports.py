@@ -25,7 +25,7 @@ PACKAGES = {
     "segmentation": ("h5py",),
     "train": ("accelerate",),
     "video": ("av",),
-    "web": ("gradio",),
+    "web": ("starlette", "uvicorn", "python_multipart"),
 }
 NO_ROOM_TO_LOAD = "not enough memory to load a library: close other programs"
 E = TypeVar("E", bound=CliplocError)
