@@ -37,14 +37,7 @@ class CliplocWarning(UserWarning):
 
 
 class UnknownNameError(UsageError, KeyError):
-    """A model, method or other registered name that does not exist.
-
-    Args:
-        kind: what was looked up, singular ("method").
-        name: the name asked for.
-        known: all names there are; as an attribute, sorted.
-        listed_by: the command that lists them, without "cliploc"; "" for the plural of `kind`.
-    """
+    """A model, method or other registered name that does not exist; `known` has those that do, sorted."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], listed_by: str = "") -> None:
         self.known = known = sorted(known)

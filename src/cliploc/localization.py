@@ -240,15 +240,7 @@ def boxes_and_reasons(
     names: tuple[str, ...],
     rule: BoxRule,
 ) -> tuple[Boxes, tuple[str | None, ...]]:
-    """The boxes of the names that are present, and the reasons of the others, now also of names without a box.
-
-    Args:
-        frame: how the picture lies in what the maps are over.
-        maps: `[P, H, W]`.
-        reasons: for each name, why it is not present; None if it is.
-        names: P names.
-        rule: how maps become boxes.
-    """
+    """The boxes of the names that are present, and the reasons of the others, now also of names without a box."""
     there = np.array([reason is None for reason in reasons], bool)
     boxes = boxes_of(frame, maps, there, names, rule)
     boxless = there.copy()

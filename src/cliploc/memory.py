@@ -81,9 +81,7 @@ class Memory:
     def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
         """What is kept of a batch of pictures, to be read and added to; it is weighed at the end.
 
-        Args:
-            backbone: that sees them.
-            what: tells what is kept from all else: checksums of the pictures, and how they are seen.
+        `what` tells it from all else: checksums of the pictures, and how they are seen.
         """
         key = (id(backbone), torch.is_inference_mode_enabled(), *what)
         found: Remembered | None = self._get(key, backbone)

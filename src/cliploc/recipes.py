@@ -37,12 +37,7 @@ class Recipe:
 
     @property
     def flags(self) -> list[str]:
-        """The options of the command line that do the same.
-
-        Example:
-            >>> recipe_of("mini", "fast").flags
-            ['--method cam', '--refine affinity', '--min-score auto']
-        """
+        """The options of the command line that do the same."""
         return [word.replace("=", " ", 1) for word in words_of({"method": self.method, **self.options})]
 
     def __str__(self) -> str:

@@ -52,9 +52,5 @@ BANK = "names of the bank"  # what `Reporter.bank` counts, in words
 
 
 def halved_note(pictures: int) -> str:
-    """What `Reporter.halved` says, in words.
-
-    Args:
-        pictures: how many the batch had.
-    """
+    """What `Reporter.halved` says, in words, of a batch of so many."""
     return f"not enough memory for a batch of {pictures} pictures, done in halves"
