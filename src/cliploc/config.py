@@ -291,7 +291,10 @@ def short(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the options
-Group = Literal["model", "method", "prompt", "view", "boxes", "run", "segmentation", "faithfulness"]
+Group = Literal[
+    "input", "prompt", "model", "method", "view", "boxes", "training", "segmentation", "faithfulness", "serving",
+    "output", "run",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -307,6 +310,9 @@ class Option:
     parse: Callable[[str], Any] = _unchanged  # one text of the command line → value, or the text, for `check` to refuse
     text: Callable[[Any], str] = text_of  # value → one text of the command line, which `parse` reads
     flags: tuple[str, ...] = ()  # its names on the command line, if they are not made from its name
+    usual: bool = False  # whether help lists it before those that few users need
+    within: tuple[float, float] | None = None  # of a number that the command line parses by the field's type
+    positional: bool = False  # whether the command line takes it without a flag
     repeat: bool = False  # whether the command line takes it several times
     gather: Callable[[Sequence[Any]], Any] = tuple  # joins the values of an option that repeats
     harmless: str = ""  # why results do not depend on it; "" if they do: then it is part of a run's identity
@@ -336,21 +342,21 @@ class Options:
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     model: str | Backbone = option(
-        "mini", group="model", metavar="NAME",
+        "mini", group="model", usual=True, metavar="NAME",
         help="Model; `cliploc models` lists them.",
         about='Also "hf-hub:ORG/NAME", "local-dir:PATH" (of open_clip or transformers), or, in Python, a `Backbone`.',
     )
     pretrained: str | None = option(
-        None, group="model", metavar="TAG|FILE", none="the model's own",
+        None, group="model", usual=True, metavar="TAG|FILE", none="the model's own",
         help="Weights of the model: a tag of `cliploc models NAME`, or a file.",
     )
     method: str | None = option(  # a second one is refused, not silently taken
-        None, group="method", metavar="NAME", repeat=True, gather=_one_method, none="the model's recipe",
+        None, group="method", usual=True, metavar="NAME", repeat=True, gather=_one_method, none="the model's recipe",
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
     recipe: Literal["default", "fast", "best"] | None = option(
-        None, group="method", check=choice("recipe", RECIPES, none=True), none="default",
+        None, group="method", usual=True, check=choice("recipe", RECIPES, none=True), none="default",
         help="What runs if you name no method: a method with settings that improve its boxes.",
         about='"default" balances quality and time, "fast" takes one forward pass, "best" takes as many as help. '
         "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`.",
@@ -425,7 +431,8 @@ class Options:
         about='In Python a list, such as ("caa", "guided").',
     )
     threshold: float | Literal["auto"] | None = option(
-        None, group="boxes", check=share_or_auto("threshold", none=True), none="the recipe's, or the method's own",
+        None, group="boxes", usual=True, check=share_or_auto("threshold", none=True),
+        none="the recipe's, or the method's own",
         help="Boxes enclose regions hotter than this share of the maximum.",
         about="\"auto\" is Otsu's threshold of each map. The method's own changes with the refinements.",
     )
@@ -438,7 +445,8 @@ class Options:
         help="Hot regions smaller than this share of the photo get no box.",
     )
     max_boxes: int | None = option(
-        None, group="boxes", metavar="N", check=whole("max_boxes", 1, 1_000_000, none="all boxes"), none="all",
+        None, group="boxes", usual=True, metavar="N", check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
+        none="all",
         help="Maximum number of boxes per name and photo, best first.",
     )
     nms_iou: float | None = option(
@@ -559,7 +567,8 @@ class Options:
         return "\n".join(lines)
 
 
-def _option_of(one: Field[Any]) -> Option:
+def option_of(one: Field[Any]) -> Option:
+    """The facts of a field that `option` made."""
     found: Option = one.metadata["option"]
     return found
 
@@ -570,7 +579,7 @@ class ProtocolOptions:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            object.__setattr__(self, one.name, _option_of(one).check(getattr(self, one.name)))
+            object.__setattr__(self, one.name, option_of(one).check(getattr(self, one.name)))
 
     def given(self) -> dict[str, Any]:
         """Those that are not None."""
@@ -639,9 +648,9 @@ class FaithfulnessOptions(ProtocolOptions):
     # fmt: on
 
 
-OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(Options)}
-SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(SegmentationOptions)}
-FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(FaithfulnessOptions)}
+OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(Options)}
+SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(SegmentationOptions)}
+FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(FaithfulnessOptions)}
 RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
