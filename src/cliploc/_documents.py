@@ -299,7 +299,7 @@ class DonePicture(Struct, tag_field="status", tag="ok"):  # the row of a picture
 
     def __post_init__(self) -> None:
         lists = (self.scores, self.certainty, self.labels, self.groups, self.masks)
-        if any(one is not None and len(one) != len(self.boxes) for one in lists):
+        if any(values is not None and len(values) != len(self.boxes) for values in lists):
             raise ValueError(f"expected lists as long as that of the boxes, {len(self.boxes)}")
         if not all(map(math.isfinite, self.scores)):
             raise ValueError("expected finite scores")
@@ -361,7 +361,9 @@ class CorrectedPicture(Struct):  # the boxes of one corrected picture
     masks: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if any(one is not None and len(one) != len(self.boxes) for one in (self.labels, self.drafts, self.masks)):
+        if any(
+            values is not None and len(values) != len(self.boxes) for values in (self.labels, self.drafts, self.masks)
+        ):
             raise ValueError(f"expected lists as long as that of the boxes, {len(self.boxes)}")
 
 

@@ -298,7 +298,7 @@ class Inputs:
                 raise UsageError(f"{file} is read by this run, and would be overwritten: choose another --out")
         for folder in folders:
             whole = Path(os.path.realpath(folder))
-            if any(whole in (Path(one), *Path(one).parents) for one in self._folders):
+            if any(whole in (Path(held), *Path(held).parents) for held in self._folders):
                 raise UsageError(
                     f"{folder} holds what this run reads, and its content would be replaced: choose another --out"
                 )
@@ -331,7 +331,9 @@ def check_path(part: Path) -> Path:
 def parts_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[Path]:
     """The parts of a run, of so many if that is known, in order, whole or damaged; files with other names are none."""
     numbered = [path for path in (out / "parts").glob(f"*{suffix}") if re.fullmatch(r"[0-9]{5,9}", path.stem)]
-    return sorted((one for one in numbered if count is None or int(one.stem) < count), key=lambda one: int(one.stem))
+    return sorted(
+        (part for part in numbered if count is None or int(part.stem) < count), key=lambda part: int(part.stem)
+    )
 
 
 def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[str]:

@@ -520,8 +520,8 @@ class Options:
     # fmt: on
 
     def __post_init__(self) -> None:
-        for name, one in OPTIONS.items():
-            object.__setattr__(self, name, one.check(getattr(self, name)))
+        for name, facts in OPTIONS.items():
+            object.__setattr__(self, name, facts.check(getattr(self, name)))
 
     @classmethod
     def of(cls, **values: Any) -> Options:
@@ -561,9 +561,9 @@ class Options:
             max_boxes=None (all): Maximum number of boxes per name and photo, best first.
         """
         lines = []
-        for name, one in OPTIONS.items():
-            default = f"{getattr(DEFAULTS, name)!r}" + (f" ({one.none})" if one.none else "")
-            lines.append(f"{name}={default}: {' '.join(filter(None, (one.help, one.about)))}")
+        for name, facts in OPTIONS.items():
+            default = f"{getattr(DEFAULTS, name)!r}" + (f" ({facts.none})" if facts.none else "")
+            lines.append(f"{name}={default}: {' '.join(filter(None, (facts.help, facts.about)))}")
         return "\n".join(lines)
 
 
@@ -578,12 +578,12 @@ class ProtocolOptions:
     """Base of a protocol's options: each is checked, and None keeps the protocol's own value."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            object.__setattr__(self, one.name, option_of(one).check(getattr(self, one.name)))
+        for own in fields(self):
+            object.__setattr__(self, own.name, option_of(own).check(getattr(self, own.name)))
 
     def given(self) -> dict[str, Any]:
         """Those that are not None."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -651,7 +651,7 @@ class FaithfulnessOptions(ProtocolOptions):
 OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(Options)}
 SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(SegmentationOptions)}
 FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(FaithfulnessOptions)}
-RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
+RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harmless)
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
 BENCHMARK = Options(min_presence=0, min_score=0)
@@ -681,14 +681,14 @@ def words_of(values: Mapping[str, Any]) -> list[str]:
     """
     words = []
     for name, value in values.items():
-        one, flag = OPTIONS[name], flags_of(name)[0]
+        facts, flag = OPTIONS[name], flags_of(name)[0]
         if isinstance(value, bool):
             on, _, off = flag.partition("/")
             words += [on if value else off] if value or off else []
-        elif one.repeat and isinstance(value, Mapping):
-            words += [f"{flag}={one.text((key, text_of(of_key)))}" for key, of_key in value.items()]
-        elif one.repeat and not isinstance(value, str):
-            words += [f"{flag}={one.text(item)}" for item in value or ()]
+        elif facts.repeat and isinstance(value, Mapping):
+            words += [f"{flag}={facts.text((key, text_of(of_key)))}" for key, of_key in value.items()]
+        elif facts.repeat and not isinstance(value, str):
+            words += [f"{flag}={facts.text(item)}" for item in value or ()]
         elif value is not None:
-            words.append(f"{flag}={one.text(value)}")
+            words.append(f"{flag}={facts.text(value)}")
     return words

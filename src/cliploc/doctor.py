@@ -55,8 +55,8 @@ def checks(
     for package in PACKAGES:
         yield _package(package)
     for package in OPTIONAL:
-        found = _package(package)
-        yield found if found.good else Check(package, True, "not installed (optional)")
+        check = _package(package)
+        yield check if check.good else Check(package, True, "not installed (optional)")
     yield _devices(threads)
     yield from _model(model, pretrained, device, precision)
 
@@ -135,7 +135,7 @@ def _photographs(localizer: Localizer) -> Check:
 
 
 def _boxes(localizer: Localizer) -> Check:
-    photo = next(one for one in demo_photos() if ANIMAL in one.truth)
+    photo = next(photo for photo in demo_photos() if ANIMAL in photo.truth)
     result = localizer(str(photo.path), [ANIMAL, ABSENT])
     boxes, wrong = len(result.boxes.of(ANIMAL)), len(result.boxes.of(ABSENT))
     detail = f"{photo.path.name}: boxes of the {ANIMAL}: {boxes}, of a {ABSENT}: {wrong}"

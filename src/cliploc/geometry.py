@@ -68,7 +68,7 @@ class Frame:
         resized_w = in_width if scale == ratios[1] else max(1, int(in_height * width / height))
         resized_h = in_height if scale == ratios[0] else max(1, int(in_width * height / width))
         margins = ((resized_w - in_width) / 2.0, (resized_h - in_height) / 2.0)  # on each side; below 0 to pad
-        x, y = (math.floor(one) if policy == "crop-floor" else round(one) for one in margins)
+        x, y = (math.floor(margin) if policy == "crop-floor" else round(margin) for margin in margins)
         return cls(original_hw, input_hw, (resized_w, resized_h), (-x, -y))
 
     @classmethod
@@ -220,10 +220,10 @@ def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
 def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
     """The offsets of windows along x and along y, in their order, row by row."""
     first = windows[0]
-    if any((one.input_hw, one.resized_wh) != (first.input_hw, first.resized_wh) for one in windows):
-        raise ValueError("expected windows of one size, on a picture of one size")
-    lefts, tops = (sorted({one.offset_xy[axis] for one in windows}, reverse=True) for axis in (0, 1))
-    if [one.offset_xy for one in windows] != [(left, top) for top in tops for left in lefts]:
+    if any((window.input_hw, window.resized_wh) != (first.input_hw, first.resized_wh) for window in windows):
+        raise ValueError("expected windows of window size, on a picture of window size")
+    lefts, tops = (sorted({window.offset_xy[axis] for window in windows}, reverse=True) for axis in (0, 1))
+    if [window.offset_xy for window in windows] != [(left, top) for top in tops for left in lefts]:
         raise ValueError("expected windows in rows and columns")
     return lefts, tops
 
@@ -245,14 +245,17 @@ class MeanOnGrid:
     @classmethod
     def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> MeanOnGrid:
         """From how maps are sampled over one input, on a grid of this height and width."""
-        down, across = _turns([one.rows for one in samplings]), _turns([one.columns for one in samplings])
-        at_turns = tuple(Sampling(_own_turns(one.rows), _own_turns(one.columns)) for one in samplings)
+        down, across = (
+            _turns([sampling.rows for sampling in samplings]),
+            _turns([sampling.columns for sampling in samplings]),
+        )
+        at_turns = tuple(Sampling(_own_turns(sampling.rows), _own_turns(sampling.columns)) for sampling in samplings)
         on_grid = tuple(
             Sampling(
-                torch.cat([one.rows[down], _in_cells(one.rows, hw[0])]),
-                torch.cat([one.columns[across], _in_cells(one.columns, hw[1])]),
+                torch.cat([sampling.rows[down], _in_cells(sampling.rows, hw[0])]),
+                torch.cat([sampling.columns[across], _in_cells(sampling.columns, hw[1])]),
             )
-            for one in samplings
+            for sampling in samplings
         )
         return cls((int(down.sum()), int(across.sum())), at_turns, on_grid)
 
@@ -293,8 +296,8 @@ def _in_cells(weights: Tensor, cells: int) -> Tensor:
 def _sampled_by(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
     """`rows @ map @ columns.T` of each map: `[n, h]`, `[P, h, w]` and `[m, w]` → `[P, n, m]`."""
     made, across = maps.new_empty(len(maps), len(rows), len(columns)), columns.T.contiguous()
-    for one, out in zip(maps, made, strict=True):  # each alone: the same whatever else
-        torch.mm(rows, one @ across, out=out)
+    for own, out in zip(maps, made, strict=True):  # each alone: the same whatever else
+        torch.mm(rows, own @ across, out=out)
     return made
 
 

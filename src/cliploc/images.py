@@ -74,8 +74,8 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`."""
     if isinstance(images, np.ndarray):
-        one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
-        return [images] if one else images
+        single = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
+        return [images] if single else images
     return [images] if isinstance(images, str | os.PathLike | Image.Image | Picture) else images
 
 
@@ -160,7 +160,7 @@ def small_png(content: bytes, longest: int) -> Image.Image:
 def _opened(file: BinaryIO, name: str) -> Image.Image:
     """The picture of a file, by the reader of its format; nothing is decoded."""
     if "HEIF" in Image.OPEN or not _is_heic(file):
-        return Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN])
+        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
@@ -309,8 +309,8 @@ def orientation(image: Image.Image) -> int:
     """A picture's EXIF orientation, 1–8; 1 if its EXIF data have none, or are too costly to read."""
     if has_costly_exif(image.info):
         return 1
-    found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if found in range(1, 9) else 1
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -429,16 +429,16 @@ def examine(file: BinaryIO, header_only: bool = False) -> Structure:
 
 def has_costly_exif(info: Mapping[Any, Any]) -> bool:
     """Whether EXIF data, as they lie in `Image.info`, claim far more than they hold."""
-    found = info.get("exif")
-    if found is None and "Raw profile type exif" in info:  # ImageMagick's way to put it into a PNG
+    exif = info.get("exif")
+    if exif is None and "Raw profile type exif" in info:  # ImageMagick's way to put it into a PNG
         try:
-            found = bytes.fromhex("".join(str(info["Raw profile type exif"]).split("\n")[3:]))
+            exif = bytes.fromhex("".join(str(info["Raw profile type exif"]).split("\n")[3:]))
         except ValueError:
             return False
-    if not isinstance(found, bytes):
+    if not isinstance(exif, bytes):
         return False
     try:
-        _check_exif(found)
+        _check_exif(exif)
     except CostlyError:
         return True
     return False
@@ -483,10 +483,10 @@ def _next_marker(file: BinaryIO, most: int | None) -> int | None:
     passed, size = 0, 2  # it mostly is right here
     last = b""
     while chunk := file.read(size):
-        found = _MARKER.search(last + chunk)
-        if found:
-            file.seek(found.end() - len(last) - len(chunk), os.SEEK_CUR)
-            return found.group()[1]
+        marker = _MARKER.search(last + chunk)
+        if marker:
+            file.seek(marker.end() - len(last) - len(chunk), os.SEEK_CUR)
+            return marker.group()[1]
         last = chunk[-1:] if chunk.endswith(b"\xff") else b""
         passed, size = passed + len(chunk), min(size * 16, 64 << 10)
         if most is not None and passed > most:

@@ -105,7 +105,7 @@ class Localizer:
             )
         self.recipe = None if named is not None else recipe_of(model, given.recipe or "default")
         chosen_method = find(self.recipe.method if self.recipe else str(named), given.ensemble)
-        if trained_for is not None and trained_for not in [one.name for one in members(chosen_method)]:
+        if trained_for is not None and trained_for not in [member.name for member in members(chosen_method)]:
             raise UsageError(
                 f"{head_file} is trained for {trained_for}, got method {chosen_method.name}: use {trained_for}"
             )
@@ -388,7 +388,7 @@ class Localizer:
         """
         if not isinstance(images, list | tuple):
             return self.classify([images], names, top_k)[0]
-        return [one.names for one in self.classify_stream(images, names, top_k)]
+        return [classified.names for classified in self.classify_stream(images, names, top_k)]
 
     def classify_stream(
         self,
@@ -409,7 +409,7 @@ class Localizer:
         if not is_whole(top_k, 1):
             raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
         if isinstance(names, str) and names == "imagenet":
-            names = [one.name for one in prompts.imagenet_classes()]
+            names = [known.name for known in prompts.imagenet_classes()]
         unknown = self.unknown_names(names)
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")

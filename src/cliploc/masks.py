@@ -156,8 +156,8 @@ class _NameMap:
         y, x = np.nonzero(self.hot & (at == 0))
         beside, below = labels[near_y[y], far_x[x]], labels[far_y[y], near_x[x]]
         first = share_x[x] >= share_y[y]  # of the two further ones the nearer
-        one, other = np.where(first, beside, below), np.where(first, below, beside)
-        at[y, x] = np.where(one > 0, one, np.where(other > 0, other, labels[far_y[y], far_x[x]]))
+        nearer, further = np.where(first, beside, below), np.where(first, below, beside)
+        at[y, x] = np.where(nearer > 0, nearer, np.where(further > 0, further, labels[far_y[y], far_x[x]]))
         return at
 
     def _neighbours(

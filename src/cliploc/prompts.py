@@ -122,9 +122,9 @@ def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
         return (templates,)
     if not templates:
         raise UsageError("expected at least one template, got none: leave the option out for the default")
-    if not all(isinstance(one, str) for one in templates):
+    if not all(isinstance(template, str) for template in templates):
         raise UsageError(f"expected templates as a list of texts, got {templates!r}")
-    return tuple(sentence for one in templates for sentence in resolve_templates(one))
+    return tuple(sentence for template in templates for sentence in resolve_templates(template))
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def class_entry(line: str, where: str = "") -> str:
 
 @functools.cache
 def _imagenet_entries() -> dict[str, str]:
-    return {one.wnid: one.entry for one in imagenet_classes()}
+    return {known.wnid: known.entry for known in imagenet_classes()}
 
 
 def read_templates(path: str | Path) -> tuple[str, ...]:

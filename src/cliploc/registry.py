@@ -161,8 +161,8 @@ def module_names(package: str) -> list[str]:
 @cache
 def _plugins(group: str | None) -> tuple[EntryPoint, ...]:
     """The entry points of a group, in a fixed order."""
-    found = () if group is None else entry_points(group=group)
-    return tuple(sorted(found, key=lambda one: (one.name, one.value)))
+    points = () if group is None else entry_points(group=group)
+    return tuple(sorted(points, key=lambda point: (point.name, point.value)))
 
 
 _named: list[str] = []

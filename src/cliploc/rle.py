@@ -56,7 +56,7 @@ def decode(rle: Any) -> BoolArray:
 def part_of(rle: Any) -> tuple[BoolArray, int, int]:
     """The rectangle `[h, w]` of a code's mask that holds all its pixels, and where it lies: left and top."""
     counts, height = counts_of(rle), int(rle["size"][0])
-    left, top, right, bottom = (int(one) for one in bounds(counts, height))
+    left, top, right, bottom = (int(edge) for edge in bounds(counts, height))
     columns = np.diff(counts.cumsum().clip(left * height, right * height), prepend=left * height)
     return of_runs(columns).reshape(right - left, height).T[top:bottom], left, top
 
