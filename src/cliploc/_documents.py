@@ -277,6 +277,11 @@ class VideoFrames(Struct):  # the list of the frames that were taken out of a vi
     frames: list[Count]
 
 
+def _as_many(boxes: list[Any], *others: list[Any] | None) -> None:
+    if any(other is not None and len(other) != len(boxes) for other in others):
+        raise ValueError(f"expected lists as long as that of the boxes, {len(boxes)}")
+
+
 class FailedPicture(Struct, tag_field="status", tag="failed"):  # the row of a picture that failed
     picture: str
     blake2b: Digest
@@ -298,9 +303,7 @@ class DonePicture(Struct, tag_field="status", tag="ok"):  # the row of a picture
     masks: list[str] | None = None
 
     def __post_init__(self) -> None:
-        lists = (self.scores, self.certainty, self.labels, self.groups, self.masks)
-        if any(values is not None and len(values) != len(self.boxes) for values in lists):
-            raise ValueError(f"expected lists as long as that of the boxes, {len(self.boxes)}")
+        _as_many(self.boxes, self.scores, self.certainty, self.labels, self.groups, self.masks)
         if not all(map(math.isfinite, self.scores)):
             raise ValueError("expected finite scores")
         for x0, y0, x1, y1 in self.boxes:
@@ -361,10 +364,7 @@ class CorrectedPicture(Struct):  # the boxes of one corrected picture
     masks: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if any(
-            values is not None and len(values) != len(self.boxes) for values in (self.labels, self.drafts, self.masks)
-        ):
-            raise ValueError(f"expected lists as long as that of the boxes, {len(self.boxes)}")
+        _as_many(self.boxes, self.labels, self.drafts, self.masks)
 
 
 ReviewStatus = Literal["none", "reviewed", "unsure", "skipped"]

@@ -245,10 +245,7 @@ class MeanOnGrid:
     @classmethod
     def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> MeanOnGrid:
         """From how maps are sampled over one input, on a grid of this height and width."""
-        down, across = (
-            _turns([sampling.rows for sampling in samplings]),
-            _turns([sampling.columns for sampling in samplings]),
-        )
+        down, across = _turns([each.rows for each in samplings]), _turns([each.columns for each in samplings])
         at_turns = tuple(Sampling(_own_turns(sampling.rows), _own_turns(sampling.columns)) for sampling in samplings)
         on_grid = tuple(
             Sampling(
