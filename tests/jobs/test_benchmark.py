@@ -25,7 +25,7 @@ pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 
 from cliploc import backbones
-from cliploc._parts import parts_in, read_part
+from cliploc._files import parts_in, read_part
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError

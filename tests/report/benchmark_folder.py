@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from cliploc._parts import part_path
+from cliploc._files import part_path
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import (
     EnergyInBoxes,

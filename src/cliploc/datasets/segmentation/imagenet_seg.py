@@ -13,8 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import refuse_other
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.labelled import Labelled, LabelledPicture, LabelMap, labelled_reader
 from cliploc.datasets._infra.registration import Split

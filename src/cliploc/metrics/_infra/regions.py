@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import _extras
+from cliploc import _imports
 
 IntArray = npt.NDArray[np.int64]
 LEVELS = 256
@@ -30,5 +30,5 @@ NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np
 
 def compiled() -> Callable[..., tuple[Regions, Regions]] | None:
     """The function that finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
-    module = _extras.compiled("cliploc.metrics._infra.compiled")
+    module = _imports.compiled("cliploc.metrics._infra.compiled")
     return None if module is None else module.regions
