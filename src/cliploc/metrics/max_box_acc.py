@@ -12,17 +12,18 @@ import numpy.typing as npt
 
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import TAUS, BoxCurve, Floats
-from cliploc.metrics._infra.hits import Hits, by_class, packed_hits
+from cliploc.metrics._infra.hits import Hits, packed_hits
 from cliploc.metrics._infra.metric import (
-    ColumnType,
     JudgedMap,
     Metric,
     MetricSummary,
     Number,
     Row,
     Score,
+    by_class,
     metric,
     refuse_empty,
+    threshold_note,
 )
 
 LARGEST_HITS = "hits_largest_50"
@@ -57,10 +58,10 @@ class MaxBoxAcc(Metric):
         0.0
     """
 
-    name: ClassVar[str] = "max_box_acc"
-    position: ClassVar[int] = 10
-    columns: ClassVar[Mapping[str, ColumnType]] = {"highest": "level", LARGEST_HITS: "hits"}
-    numbers: ClassVar[Mapping[str, Number]] = {
+    name = "max_box_acc"
+    position = 10
+    columns: ClassVar = {"highest": "level", LARGEST_HITS: "hits"}
+    numbers: ClassVar = {
         "max_box_acc": Number(
             "MaxBoxAcc",
             "the largest contour's box has IoU ≥ 0.5, at the τ best for all pictures: an oracle",
@@ -70,6 +71,7 @@ class MaxBoxAcc(Metric):
     }
 
     def __init__(self, iou: float = 0.5, contours: Literal["largest", "every"] = "largest") -> None:
+        super().__init__()
         self.hits = Hits(iou, contours)
 
     def __len__(self) -> int:
@@ -77,13 +79,8 @@ class MaxBoxAcc(Metric):
 
     def update(self, curve: BoxCurve, label: int | None = None) -> None:
         """Counts one image."""
-        self.hits.add(curve, label)
-
-    def merge(self, other: MaxBoxAcc) -> MaxBoxAcc:
-        """A metric over the images of both, which must not share any."""
-        both = MaxBoxAcc(self.hits.iou, self.hits.contours)
-        both.hits = self.hits.merged(other.hits)
-        return both
+        packed = packed_hits(curve, self.hits.iou, self.hits.contours)
+        self.hits.add(curve.image_id, len(curve.best) - 1, packed, label)
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> MaxBoxAccResult:
         """The result so far."""
@@ -106,7 +103,7 @@ class MaxBoxAcc(Metric):
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         """Counts one sample by its columns."""
-        self.hits.restore(sample_id, columns["highest"], columns[LARGEST_HITS], label)
+        self.hits.add(sample_id, columns["highest"], columns[LARGEST_HITS], label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:
         """MaxBoxAcc, its threshold, and the accuracy of each class."""
@@ -121,9 +118,4 @@ class MaxBoxAcc(Metric):
 
 def largest_hits(curve: BoxCurve) -> dict[str, Any]:
     """The columns of `MaxBoxAcc` at IoU 0.5."""
-    return {"highest": len(curve.best) - 1, LARGEST_HITS: packed_hits(curve, 0.5, "largest").tobytes()}
-
-
-def threshold_note(threshold: float, chosen: bool) -> str:
-    """A note that names a number's threshold and who chose it."""
-    return f"τ {threshold:g}, {'the best on these images (an oracle)' if chosen else 'as given'}"
+    return {"highest": len(curve.best) - 1, LARGEST_HITS: packed_hits(curve, 0.5, "largest")}

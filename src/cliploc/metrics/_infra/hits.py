@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.metrics._infra.curve import BoxCurve, Floats, level
-from cliploc.metrics._infra.metric import refuse_twice, refuse_unlike
+from cliploc.metrics._infra.metric import refuse_twice
 
 Bools = npt.NDArray[np.bool_]
 LEVELS = 256
@@ -32,13 +32,8 @@ class Hits:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, curve: BoxCurve, label: int | None) -> None:
-        """Adds one image; adding it a second time is an error."""
-        refuse_twice(curve.image_id, self._rows)
-        self._rows[curve.image_id] = (len(curve.best) - 1, label, packed_hits(curve, self.iou, self.contours))
-
-    def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
-        """Adds one image from its `packed_hits` and its map's highest level; a second time is an error."""
+    def add(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
+        """Adds one image by its `packed_hits` and its map's highest level; a second time is an error."""
         refuse_twice(image_id, self._rows)
         bits = np.frombuffer(packed, np.uint8)
         if len(bits) != LEVELS // 8 or not 0 <= highest < LEVELS:
@@ -48,15 +43,6 @@ class Hits:
             )
         self._rows[image_id] = (highest, label, bits)
 
-    def merged(self, other: Hits) -> Hits:
-        """The hits of both, which must not share an image."""
-        refuse_unlike((self.iou, self.contours) == (other.iou, other.contours))
-        if twice := self._rows.keys() & other._rows.keys():
-            refuse_twice(min(twice), self._rows)
-        both = Hits(self.iou, self.contours)
-        both._rows = {**self._rows, **other._rows}
-        return both
-
     @property
     def ids(self) -> list[str]:
         """All image ids, sorted, so that no result depends on the order of adding."""
@@ -65,12 +51,12 @@ class Hits:
     @property
     def labels(self) -> list[int | None]:
         """The class of each image, in the order of `ids`."""
-        return [self._rows[one][1] for one in self.ids]
+        return [self._rows[image_id][1] for image_id in self.ids]
 
     def at(self, taus: Sequence[float] | Floats) -> Bools:
         """Whether each image is right at each τ, `[n, T]`."""
-        found, column = self.distinct(taus)
-        return found[:, column]
+        right, column = self.distinct(taus)
+        return right[:, column]
 
     def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
         """As `at`, but with equal columns merged: `[n, U]`, and for each τ its column, `[T]`.
@@ -81,24 +67,24 @@ class Hits:
         cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
         levels, column = np.unique(cuts, axis=1, return_inverse=True)  # [H, U], [T]
         at = dict(zip(highest, levels, strict=True))
-        found = np.zeros((len(self), levels.shape[1]), np.bool_)
-        for i, one in enumerate(self.ids):
-            high, _, bits = self._rows[one]
-            found[i] = np.unpackbits(bits)[at[high]]
-        return found, column.reshape(-1)
+        right = np.zeros((len(self), levels.shape[1]), np.bool_)
+        for i, image_id in enumerate(self.ids):
+            high, _, bits = self._rows[image_id]
+            right[i] = np.unpackbits(bits)[at[high]]
+        return right, column.reshape(-1)
 
 
-def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> npt.NDArray[np.uint8]:
-    """At which of its map's levels the box is right, as bits in `[32]` bytes; level 0 is the first byte's highest bit.
+def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> bytes:
+    """At which of its map's levels the box is right, as the bits of 32 bytes; level 0 is the first byte's highest bit.
 
     Example:
         >>> packed_hits(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])), 0.5, "largest")[0]
-        np.uint8(64)
+        64
     """
     values = curve.largest if contours == "largest" else curve.best
     right = np.zeros(LEVELS, np.bool_)
     right[: len(values)] = values >= iou
-    return np.packbits(right)
+    return np.packbits(right).tobytes()
 
 
 def hit_at(packed: bytes, highest: int, tau: float) -> bool:
@@ -106,17 +92,8 @@ def hit_at(packed: bytes, highest: int, tau: float) -> bool:
 
     Example:
         >>> curve = BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6]))
-        >>> hit_at(packed_hits(curve, 0.5, "largest").tobytes(), 1, 1.0)
+        >>> hit_at(packed_hits(curve, 0.5, "largest"), 1, 1.0)
         True
     """
     place = level(tau, int(highest))
     return bool(packed[place // 8] >> (7 - place % 8) & 1)
-
-
-def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:
-    """The mean of each class; images without a label are left out."""
-    rows: dict[int, list[int]] = {}
-    for i, label in enumerate(labels):
-        if label is not None:
-            rows.setdefault(label, []).append(i)
-    return {label: float(right[rows[label]].astype(np.float64).mean()) for label in sorted(rows)}
