@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,7 @@ class TextSet:
 
 # ---------------------------------------------------------------------------------------------------------- datasets
 Role = Literal["tune", "report"]
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A split of a dataset as its reader found it.
+class DatasetSplit(Generic[S]):
+    """A split of a dataset as its reader found it; the truth of its samples is boxes, masks or label maps.
 
     Attributes:
         name: of the reader, as in `cliploc datasets`.
@@ -127,11 +128,14 @@ class Dataset:
     split: str
     role: Role
     classes: tuple[ClassName, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[S, ...]
     problems: tuple[Problem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
+
+
+Dataset: TypeAlias = DatasetSplit[Sample]
 
 
 # ----------------------------------------------------------------------------------------------------------- results
