@@ -11,7 +11,6 @@ import numpy as np
 from cliploc.errors import UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import TAUS, BoxCurve
-from cliploc.metrics._infra.hits import Bools, Hits
 from cliploc.metrics._infra.metric import (
     JudgedMap,
     Metric,
@@ -24,7 +23,7 @@ from cliploc.metrics._infra.metric import (
     refuse_empty,
     threshold_note,
 )
-from cliploc.metrics.max_box_acc import LARGEST_HITS, largest_hits
+from cliploc.metrics.max_box_acc import LARGEST_HITS, Bools, MaxBoxAcc, largest_hits
 
 LOCATED = ("gt_known", "top1_loc", "top5_loc")  # these need a threshold
 CLASSIFIED = ("top1_cls", "top5_cls")
@@ -82,12 +81,12 @@ class LocalizationAccuracy(Metric):
 
     def __init__(self, threshold: float | None = None) -> None:
         super().__init__(threshold)
-        self.hits = Hits(0.5, "largest")
+        self._boxes = MaxBoxAcc()
         self._rank: dict[str, int | None] = {}  # place of the true class among the predictions
         self._depth: int | None = None  # predictions of an image
 
     def __len__(self) -> int:
-        return len(self.hits)
+        return len(self._boxes)
 
     def update(self, curve: BoxCurve, label: int | None = None, predictions: Sequence[int] | None = None) -> None:
         """Counts one image.
@@ -111,7 +110,7 @@ class LocalizationAccuracy(Metric):
             if not len(predictions) or self._depth not in (None, len(predictions)):
                 wanted = f"expected {self._depth or 'at least 1'} predictions, got {len(predictions)}"
                 raise UsageError(f"{sample_id}: {wanted}: give as many for all")
-        self.hits.add(sample_id, columns["highest"], columns[LARGEST_HITS], label)
+        self._boxes.add(sample_id, columns, label, None)
         if predictions is not None:
             self._depth = len(predictions)
             order = list(predictions)
@@ -123,12 +122,12 @@ class LocalizationAccuracy(Metric):
         Args:
             threshold: τ; None for the best on these images, which makes the numbers an oracle's.
         """
-        n = refuse_empty(len(self.hits))
+        n = refuse_empty(len(self._boxes))
         oracle = threshold is None
-        tau = float(TAUS[self.hits.at(TAUS).sum(axis=0).argmax()]) if threshold is None else threshold
-        right = self.hits.at([tau])[:, 0]
+        tau = float(TAUS[self._boxes.right_at(TAUS).sum(axis=0).argmax()]) if threshold is None else threshold
+        right = self._boxes.right_at([tau])[:, 0]
         columns: dict[str, Bools] = {"gt_known": right}
-        ranked = {i: self._rank[image_id] for i, image_id in enumerate(self.hits.ids) if image_id in self._rank}
+        ranked = {i: self._rank[image_id] for i, image_id in enumerate(self._boxes.ids) if image_id in self._rank}
         known = list(ranked)
         for k in (1, 5):
             if known and (self._depth or 0) >= k:
@@ -147,7 +146,7 @@ class LocalizationAccuracy(Metric):
             means.get("top1_cls"),
             means.get("top5_cls"),
             intervals,
-            by_class(self.hits.labels, right),
+            by_class(self._boxes.labels, right),
         )
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002

@@ -10,9 +10,8 @@ import numpy as np
 
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import BoxCurve
-from cliploc.metrics._infra.hits import packed_hits
 from cliploc.metrics._infra.metric import JudgedMap, Metric, MetricSummary, Number, Row, Score, metric, threshold_note
-from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult
+from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult, packed_hits
 
 IOUS = (0.3, 0.5, 0.7)
 
@@ -92,7 +91,7 @@ class MaxBoxAccV2(Metric):
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         """Counts one sample by its columns."""
         for iou, part in self.parts.items():
-            part.hits.add(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
+            part.restore(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         """MaxBoxAccV2 and the accuracy at each IoU."""
