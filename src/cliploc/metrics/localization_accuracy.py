@@ -37,16 +37,13 @@ class LocalizationResult:
     predicted: int  # number of images with predictions; the Top-k numbers are shares of these
     threshold: float  # τ
     oracle: bool  # whether τ was chosen on these same images
-    # share of images whose box on the true class's map is right. top1_loc, top5_loc: share of images whose box is right
-    # and whose true class is the first prediction, or among the first five; None without (so many) predictions.
-    # top1_cls, top5_cls: share of images whose true class is the first prediction, or among the first five.
-    gt_known: float
-    top1_loc: float | None
-    top5_loc: float | None
-    top1_cls: float | None
-    top5_cls: float | None
     intervals: Mapping[str, Interval]  # name of a number → its confidence interval at this τ
     per_class: Mapping[int, float]  # label → GT-known
+    gt_known: float  # share of images whose box on the true class's map is right
+    top1_loc: float | None = None  # share of images whose box is right and whose true class is the first prediction …
+    top5_loc: float | None = None  # … or among the first five; None without (so many) predictions
+    top1_cls: float | None = None  # share of images whose true class is the first prediction …
+    top5_cls: float | None = None  # … or among the first five
 
 
 @metric
@@ -135,19 +132,8 @@ class LocalizationAccuracy(Metric):
                 columns[f"top{k}_loc"], columns[f"top{k}_cls"] = inside & right[known], inside
         means = {name: float(column.mean()) for name, column in columns.items()}
         intervals = {name: bootstrap.interval(column[:, None], lambda m: m[:, 0]) for name, column in columns.items()}
-        return LocalizationResult(
-            n,
-            len(known),
-            tau,
-            oracle,
-            means["gt_known"],
-            means.get("top1_loc"),
-            means.get("top5_loc"),
-            means.get("top1_cls"),
-            means.get("top5_cls"),
-            intervals,
-            by_class(self._boxes.labels, right),
-        )
+        per_class = by_class(self._boxes.labels, right)
+        return LocalizationResult(n, len(known), tau, oracle, intervals, per_class, **means)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         """All numbers at the metric's τ, and localisation also at the best τ of these images (an oracle)."""
