@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ class TextSet:
 
 # ---------------------------------------------------------------------------------------------------------- datasets
 Role = Literal["tune", "report"]
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A split of a dataset as its reader found it."""
+class DatasetSplit(Generic[S]):
+    """A split of a dataset as its reader found it; the truth of its samples is boxes, masks or label maps."""
 
     name: str  # of the reader, as in `cliploc datasets`
     root: Path  # the folder
@@ -94,11 +95,14 @@ class Dataset:
     role: Role  # whether a threshold may be chosen on this split ("tune") or it may only be reported on ("report")
     # Label → names. All of the dataset's, also when a subset is taken: predictions choose among all.
     classes: tuple[ClassName, ...]
-    samples: tuple[Sample, ...]  # in a fixed order, samples of the same picture next to each other
+    samples: tuple[S, ...]  # in a fixed order, samples of the same picture next to each other
     problems: tuple[Problem, ...] = ()  # what was left out or corrected, each once; never silently skipped
 
     def __len__(self) -> int:
         return len(self.samples)
+
+
+Dataset: TypeAlias = DatasetSplit[Sample]
 
 
 # ----------------------------------------------------------------------------------------------------------- results
