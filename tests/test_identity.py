@@ -192,7 +192,9 @@ from cliploc.cli import main
 from cliploc.config import BENCHMARK
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.labels import labels_of
-from cliploc.jobs.plan import Setting, ModelSetup, WorkerSettings
+from cliploc.jobs.benchmark import LocalizationTask
+from cliploc.jobs.plan import Setting, ModelSetup
+from cliploc.jobs.worker import EvaluationWorker
 
 for command in ("localize", "annotate", "benchmark"):
     main([command, "--help"])
@@ -201,7 +203,7 @@ main(["annotate", "photos", "--labels", "labels.txt", "--out", "out", "--softnes
 main(["benchmark", "--dataset", "wsol", "--root", "data", "--out", "out", "--softness", "10"])
 assert Localizer(softness=2).describe()["softness"] == 2
 setup = ModelSetup(BENCHMARK.but(softness=2))
-worker = WorkerSettings((setup,), (Setting("one", 0, "cam"),), ("cat",), Path())()
+worker = EvaluationWorker(LocalizationTask(("cat",), Path()), (setup,), (Setting("one", 0, "cam"),))
 assert worker.describe()[0]["softness"] == 2
 assert AnnotatorSettings(labels_of(["cat"]), BoxFilter(), Options(softness=2))().describe()["softness"] == 2
 """

@@ -16,9 +16,8 @@ pytest.importorskip("pyarrow")
 from cliploc.config import Options
 from cliploc.datasets import open_labelled
 from cliploc.errors import UsageError
-from cliploc.jobs.evaluate_labels import evaluate_labels
 from cliploc.jobs.plan import Grid, ModelSetup
-from cliploc.jobs.segmentation import read_manifest, row_schema, rows_of, run_segmentation
+from cliploc.jobs.segmentation import evaluate_labels, read_manifest, row_schema, rows_of, run_segmentation
 from cliploc.localizer import Localizer
 from cliploc.metrics import MeanIoU, average_precision
 from cliploc.segmentation import Segmenter, protocol_of

@@ -24,7 +24,7 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.jobs.evaluate import FolderResult
-    from cliploc.jobs.evaluate_labels import LabelsResult
+    from cliploc.jobs.segmentation import LabelsResult
 
 # Options that only some tasks take, by task. Those of models and protocols are for faithfulness.
 OF_TASK = {
@@ -206,7 +206,7 @@ def _labels(
     as_json: bool,
 ) -> int:
     """`evaluate --task segmentation`."""
-    from cliploc.jobs.evaluate_labels import evaluate_labels
+    from cliploc.jobs.segmentation import evaluate_labels
 
     terminal = Terminal()
     with terminal.progress("reading label maps") as reporter:
@@ -240,7 +240,7 @@ def _faithfulness(
     names = metric_names(metric)
     refuse_unknown_dataset(dataset)
     from cliploc.faithfulness import chosen_metrics
-    from cliploc.jobs.faithfulness_maps import evaluate_maps
+    from cliploc.jobs.faithfulness import evaluate_maps
 
     chosen_metrics(names, with_method=False)  # refused before a model is loaded
     prompts.resolve_templates(options.templates)
