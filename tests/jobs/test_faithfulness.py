@@ -13,7 +13,7 @@ import pytest
 
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
-from cliploc.jobs.faithfulness import FaithfulnessTask, mean_curves, summarize
+from cliploc.jobs.faithfulness import TASK, FaithfulnessJudge, mean_curves, summarize
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.worker import EvaluationWorker
@@ -222,9 +222,10 @@ def test_options_of_faithfulness_are_of_no_other_task(root, tmp_path):
 
 def test_the_workers_settings_travel_to_other_machines():
     """A Ray worker is made of them."""
-    task = FaithfulnessTask(("cat|kitten",), Path("x"), ("deletion",), FaithfulnessOptions(steps=3))
-    make = partial(EvaluationWorker, task, (ModelSetup(),), (Setting("a", 0, "cam"),))
-    assert pickle.loads(pickle.dumps(make)).args == make.args
+    judge_of = partial(FaithfulnessJudge, ("cat|kitten",), ("deletion",), FaithfulnessOptions(steps=3))
+    made_of = (TASK.schema, Path("x"), (ModelSetup(),), (Setting("a", 0, "cam"),))
+    make = pickle.loads(pickle.dumps(partial(EvaluationWorker, judge_of, *made_of)))
+    assert (make.args[0].args, make.args[1:]) == (judge_of.args, made_of)
 
 
 def test_means_leave_out_what_cannot_be_computed():

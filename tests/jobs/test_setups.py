@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.exemplars import Exemplar
-from cliploc.jobs.faithfulness import FaithfulnessTask
+from cliploc.jobs.faithfulness import FaithfulnessJudge
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.segmentation import SegmentationTask
-from cliploc.jobs.worker import EvaluationWorker, Task
+from cliploc.jobs.segmentation import LabelMapJudge, row_schema
+from cliploc.jobs.worker import EvaluationWorker
 from cliploc.segmentation import protocol_for
 from tests.tiny import tower
 
@@ -25,13 +27,13 @@ def noise(seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "task",
+    "judge_of",
     [
-        SegmentationTask(protocol_for(NAMES), Path()),
-        FaithfulnessTask(NAMES, Path(), ("deletion",), FaithfulnessOptions()),
+        partial(LabelMapJudge, protocol_for(NAMES)),
+        partial(FaithfulnessJudge, NAMES, ("deletion",), FaithfulnessOptions()),
     ],
 )
-def test_pictures_that_stand_for_names_and_a_background_make_another_run(task: Task) -> None:
+def test_pictures_that_stand_for_names_and_a_background_make_another_run(judge_of: Any) -> None:
     """They change the embeddings of the names, and what the texts have in common."""
     plain = BENCHMARK.but(model=tower("gap_cnn", (8, 8)), resize="squash")
     options = [
@@ -40,6 +42,6 @@ def test_pictures_that_stand_for_names_and_a_background_make_another_run(task: T
         plain.but(exemplars=[Exemplar("red", noise(1))]),
         plain.but(background=["grey"]),
     ]
-    said = [EvaluationWorker(task, (ModelSetup(one),), SETTING).describe() for one in options]
+    said = [EvaluationWorker(judge_of, row_schema, Path(), (ModelSetup(one),), SETTING).describe() for one in options]
     assert all(one != other for place, one in enumerate(said) for other in said[:place])
     assert "exemplars" not in said[0][0]  # so that runs which began before they counted can be resumed

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, tee
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,9 @@ from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
 from cliploc.jobs.summary import BoxTally, Summary, Tally, summary_columns
-from cliploc.jobs.task import BenchmarkResult, class_entries, percent_text, run_task
-from cliploc.jobs.worker import FAILURES, Judge, Judged, Outcome, Task, thumb
+from cliploc.jobs.task import BenchmarkResult, Manifest, Task, class_entries, percent_text, run_task
+from cliploc.jobs.worker import FAILURES, Judge, Judged, Outcome, thumb
 from cliploc.localization import Localization
-from cliploc.localizer import Localizer
 from cliploc.metrics import SIDE, all_numbers
 from cliploc.pipeline.prepare import Request
 from cliploc.report.benchmark import FILES as REPORT_FILES
@@ -51,78 +51,49 @@ TOP = 5  # predictions stored for each picture
 BYTES = 2**21  # of maps that are sent to a judge at once
 
 
-@dataclass(frozen=True)
-class LocalizationTask(Task):
-    """Compares score maps with true boxes and masks."""
+def _tallies(manifest: Manifest) -> dict[str, Tally]:
+    tune = manifest["dataset"]["role"] == "tune"
+    return {one["id"]: BoxTally(one["threshold"], tune) for one in manifest["settings"]}
 
-    classes: tuple[str, ...]  # each class of the dataset as `cliploc.prompts.parse` takes it, such as "cat|kitten"
-    root: Path
-    maps: Path | None = None  # folder to save score maps in; None to save none
-    judges: Judges = field(default_factory=lambda: Judges(0))
-    token: str = "no-run"  # token in the names of the run's temporary files; see `cliploc._files.temporaries_of`
 
-    kind = KIND
-    schema = staticmethod(row_schema)
-    number_columns = staticmethod(summary_columns)
+def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+    """The table of settings, at most 80 columns wide if ids are short."""
+    shown = {
+        key: number
+        for key, number in all_numbers().items()
+        if number.column and any(key in one for one in summary.values())
+    }
+    titles = ["setting"]
+    for number in shown.values():
+        titles += [number.column, "at τ"] if number.threshold else [number.column]
+    rows = [tuple(titles)]
+    for name, one in summary.items():
+        cells = [name]
+        for key, number in shown.items():
+            cells.append(percent_text(one, key))
+            if number.threshold:
+                cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
+        rows.append(tuple(cells))
+    return rows
 
-    @property
-    def files(self) -> Sequence[str]:  # type: ignore[override]
-        """See `Task`."""
-        return (*FILES, *(["maps"] if self.maps else []))
 
-    def judge_of(self, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None) -> Judge:
-        """See `Task.judge_of`."""
-        return BoxJudge(self, setup, settings, built)
+def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+    lines = []
+    if any("gt_known" in one for one in summary.values()):
+        tune = not any(one.get("best_threshold_is_an_oracle") for one in summary.values())
+        kind = "a split that may tune" if tune else "the images it is reported on: an oracle"
+        lines = [
+            "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
+            f"MaxBoxAcc at the best τ of {kind}",
+        ]
+    classified: dict[tuple[str, str], str] = {}
+    for name, one in summary.items():
+        classified.setdefault((percent_text(one, "top1_cls"), percent_text(one, "top5_cls")), name)
+    lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
+    return lines
 
-    def entries(self) -> Mapping[str, Any]:
-        """See `Task.entries`."""
-        return {"save_maps": self.maps is not None}
 
-    @staticmethod
-    def tallies(manifest: Mapping[str, Any]) -> dict[str, Tally]:
-        """See `Task.tallies`."""
-        tune = manifest["dataset"]["role"] == "tune"
-        return {one["id"]: BoxTally(one["threshold"], tune) for one in manifest["settings"]}
-
-    def table(self, summary: Mapping[str, Summary]) -> list[tuple[str, ...]]:
-        """See `Task.table`; at most 80 columns wide if ids are short."""
-        shown = {
-            key: number
-            for key, number in all_numbers().items()
-            if number.column and any(key in one for one in summary.values())
-        }
-        titles = ["setting"]
-        for number in shown.values():
-            titles += [number.column, "at τ"] if number.threshold else [number.column]
-        rows = [tuple(titles)]
-        for name, one in summary.items():
-            cells = [name]
-            for key, number in shown.items():
-                cells.append(percent_text(one, key))
-                if number.threshold:
-                    cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
-            rows.append(tuple(cells))
-        return rows
-
-    def legend(self, summary: Mapping[str, Summary]) -> list[str]:
-        """See `Task.legend`."""
-        lines = []
-        if any("gt_known" in one for one in summary.values()):
-            tune = not any(one.get("best_threshold_is_an_oracle") for one in summary.values())
-            kind = "a split that may tune" if tune else "the images it is reported on: an oracle"
-            lines = [
-                "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
-                f"MaxBoxAcc at the best τ of {kind}",
-            ]
-        classified: dict[tuple[str, str], str] = {}
-        for name, one in summary.items():
-            classified.setdefault((percent_text(one, "top1_cls"), percent_text(one, "top5_cls")), name)
-        lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
-        return lines
-
-    def close(self) -> None:
-        """See `Task.close`."""
-        self.judges.close()
+TASK = Task(KIND, FILES, row_schema, summary_columns, _tallies, _table, _legend)
 
 
 def run_benchmark(
@@ -154,16 +125,12 @@ def run_benchmark(
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}: give all the same")
     token = folder.token_for(out)
-    task = LocalizationTask(
-        class_entries(dataset),
-        dataset.root,
-        out / "maps" if save_maps else None,
-        Judges(max(1, (os.cpu_count() or 2) - 1) if judges is None else judges),
-        token,
-    )
+    pool = Judges(max(1, (os.cpu_count() or 2) - 1) if judges is None else judges)
+    judge_of = partial(BoxJudge, class_entries(dataset), pool, out / "maps" if save_maps else None, token)
     size = shard_size(batch_sizes.pop(), shard)
     return run_task(
-        task, dataset, setups, settings, out,
+        TASK, judge_of, dataset, setups, settings, out,
+        entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [],
         shard_size=size, token=token, asked=asked or {}, engine=engine, reporter=reporter,
     )  # fmt: skip
 
@@ -210,19 +177,24 @@ class BoxJudge(Judge):
     """Makes boxes and predictions, batch by batch, while processes judge the maps of the batches before."""
 
     def __init__(
-        self, task: LocalizationTask, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None
+        self,
+        classes: Sequence[str],  # each as `cliploc.prompts.parse` takes it, such as "cat|kitten"
+        pool: Judges,
+        maps: Path | None,  # folder to save score maps in; None to save none
+        token: str,  # in the names of the run's temporary files; see `cliploc._files.temporaries_of`
+        *of_setup: Any,  # see `Judge`
     ) -> None:
-        super().__init__(setup, settings, built)
-        self._task = task
-        of = {name: [one for one in settings if one.method == name] for name in self.methods}
+        super().__init__(*of_setup)
+        self._pool, self._saved, self._token = pool, maps, token
+        of = {name: [one for one in self.settings if one.method == name] for name in self.methods}
         self._methods = tuple(self._method(name, chosen) for name, chosen in of.items())
-        self.names_of = [[one] for one in task.classes]  # of each label
-        self._embeddings = self.localizer.embed_names(task.classes).float().cpu()  # [K, D]
-        unknown = self.localizer.unknown_names(task.classes)
-        self._unknown = torch.tensor([label in unknown for label in prompts.parse(task.classes).names])
+        self.names_of = [[one] for one in classes]  # of each label
+        self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
+        unknown = self.localizer.unknown_names(classes)
+        self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
         if unknown:
             self.note = (
-                f"{self.localizer.backbone.name} does not know {len(unknown)} of {len(task.classes)} classes, such as "
+                f"{self.localizer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such as "
                 f"{next(iter(unknown))!r}: it never predicts them"
             )
 
@@ -249,6 +221,10 @@ class BoxJudge(Judge):
             threshold_given=setting.threshold is not None,
         )
 
+    def close(self) -> None:
+        """See `Judge.close`."""
+        self._pool.close()
+
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[Judged, None, None]:
         """See `Judge.stream`."""
         own, fed = tee(shards)
@@ -271,7 +247,7 @@ class BoxJudge(Judge):
             for number, (sample, found) in enumerate(feed.take(shard, notes), start=1):
                 outcomes.append(self._outcome(sample, found, methods, jobs))
                 if jobs and (sum(job.maps.nbytes for _, job in jobs) >= BYTES or number == len(shard.samples)):
-                    future = self._task.judges.submit([job for _, job in jobs])
+                    future = self._pool.submit([job for _, job in jobs])
                     for place, (outcome, _) in enumerate(jobs):
                         outcome.future, outcome.place = future, place
                     jobs.clear()
@@ -336,13 +312,13 @@ class BoxJudge(Judge):
                         "thumb": small,
                     }
                 )
-        saved = self._task.maps
+        saved = self._saved
         files = [
             [] if saved is None else [map_path(saved, one.id, sample.id) for one in method.settings]
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
-        jobs.append((outcome, MapsToJudge(sample, np.stack(maps), thresholds, files, self._task.token)))
+        jobs.append((outcome, MapsToJudge(sample, np.stack(maps), thresholds, files, self._token)))
         return outcome
 
     def _predict(self, outcomes: Sequence[_SampleOutcome]) -> None:

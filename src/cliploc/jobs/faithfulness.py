@@ -26,8 +26,8 @@ from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
-from cliploc.jobs.task import BenchmarkResult, class_entries, run_task
-from cliploc.jobs.worker import FAILURES, Judge, PictureJudge, Task, thumb
+from cliploc.jobs.task import BenchmarkResult, Manifest, Task, class_entries, run_task
+from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.metrics import Bootstrap, checked_map
 from cliploc.report.task_folder import FILES as REPORT_FILES
@@ -71,52 +71,21 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class FaithfulnessTask(Task):
-    """Measures whether maps show what the model uses."""
+def _tallies(manifest: Manifest) -> dict[str, Tally]:
+    return {one["id"]: ValueTally(list(manifest["numbers"])) for one in manifest["settings"]}
 
-    classes: tuple[str, ...]  # each class of the dataset as `cliploc.prompts.parse` takes it
-    root: Path
-    metrics: tuple[str, ...]  # their names
-    options: FaithfulnessOptions  # of the protocols
 
-    kind = KIND
-    files = FILES
-    schema = staticmethod(row_schema)
+def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
+    shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
+    rows = [("setting", *(number["title"] for number in shown.values()))]
+    return rows + [(name, *(number_text(one.get(key)) for key in shown)) for name, one in summary.items()]
 
-    def judge_of(self, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None) -> Judge:
-        """See `Task.judge_of`."""
-        return FaithfulnessJudge(self, setup, settings, built)
 
-    def entries(self) -> Mapping[str, Any]:
-        """See `Task.entries`."""
-        axes = (axis for one in chosen_metrics(self.metrics) for axis in one.curves.items())
-        return {
-            "metrics": list(self.metrics),
-            "protocol": plain(asdict(self.options)),
-            "numbers": numbers_of(self.metrics),
-            "curves": {name: plain(asdict(axis)) for name, axis in axes},
-        }
+def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
+    return [f"{one['title']}: {one['about']}" for one in manifest["numbers"].values() if one["shown"]]
 
-    @staticmethod
-    def number_columns() -> Sequence[str]:
-        """See `Task.number_columns`."""
-        return NUMBER_COLUMNS
 
-    @staticmethod
-    def tallies(manifest: Mapping[str, Any]) -> dict[str, Tally]:
-        """See `Task.tallies`."""
-        return {one["id"]: ValueTally(list(manifest["numbers"])) for one in manifest["settings"]}
-
-    def table(self, summary: Mapping[str, Summary]) -> list[tuple[str, ...]]:
-        """See `Task.table`."""
-        shown = {key: number for key, number in numbers_of(self.metrics).items() if number["shown"]}
-        rows = [("setting", *(number["title"] for number in shown.values()))]
-        return rows + [(name, *(number_text(one.get(key)) for key in shown)) for name, one in summary.items()]
-
-    def legend(self, summary: Mapping[str, Summary]) -> list[str]:  # noqa: ARG002
-        """See `Task.legend`."""
-        return [f"{one['title']}: {one['about']}" for one in numbers_of(self.metrics).values() if one["shown"]]
+TASK = Task(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
 
 
 def run_faithfulness(
@@ -140,11 +109,17 @@ def run_faithfulness(
         options: of the protocols; None: as they were published.
         asked: how the dataset was chosen (limit, seed …), for the manifest.
     """
-    of = options or FaithfulnessOptions()
-    task, token = FaithfulnessTask(class_entries(dataset), dataset.root, tuple(metrics), of), folder.token_for(out)
+    options, entries = options or FaithfulnessOptions(), class_entries(dataset)
+    axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
     return run_task(
-        task, dataset, setups, settings, out,
-        shard_size=shard, token=token, asked=asked or {}, engine=engine, reporter=reporter,
+        TASK, partial(FaithfulnessJudge, entries, metrics, options), dataset, setups, settings, out,
+        entries={
+            "metrics": list(metrics),
+            "protocol": plain(asdict(options)),
+            "numbers": numbers_of(metrics),
+            "curves": {name: plain(asdict(axis)) for name, axis in axes},
+        },
+        shard_size=shard, token=folder.token_for(out), asked=asked or {}, engine=engine, reporter=reporter,
     )  # fmt: skip
 
 
@@ -153,16 +128,15 @@ class FaithfulnessJudge(PictureJudge):
     """Measures maps with a `Faithfulness`."""
 
     def __init__(
-        self, task: FaithfulnessTask, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None
+        self, classes: Sequence[str], metrics: Sequence[str], options: FaithfulnessOptions, *of_setup: Any
     ) -> None:
-        super().__init__(setup, settings, built)
+        super().__init__(*of_setup)
         self.refuse_thresholds("faithfulness")
-        metrics = chosen_metrics(task.metrics)
-        self._classes = task.classes
-        self._measurer = Faithfulness(self.localizer, task.classes, metrics, self.methods, task.options)
+        self._classes, chosen = classes, chosen_metrics(metrics)
+        self._measurer = Faithfulness(self.localizer, classes, chosen, self.methods, options)
         if unknown := self._measurer.unknown:
             self.note = (
-                f"{self._measurer.backbone.name} does not know {len(unknown)} of {len(task.classes)} classes, such "
+                f"{self._measurer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such "
                 f"as {next(iter(unknown))!r}: the softmax is over the other {len(self._measurer.known)}"
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,8 @@ from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, rows_in, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, percent_text, run_task
-from cliploc.jobs.worker import Judge, PictureJudge, Task
-from cliploc.localizer import Localizer
+from cliploc.jobs.task import BenchmarkResult, Manifest, Task, percent_text, run_task
+from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
@@ -79,50 +79,30 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class SegmentationTask(Task):
-    """Compares label maps with true ones."""
+def _columns() -> Sequence[str]:
+    return ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 
-    protocol: Protocol  # how label maps are made
-    root: Path
 
-    kind = KIND
-    files = FILES
-    schema = staticmethod(row_schema)
+def _tallies(manifest: Manifest) -> dict[str, Tally]:
+    names = [one["name"] for one in manifest["dataset"]["classes"]]
+    return {one["id"]: PixelTally(names, one["known_classes"]) for one in manifest["settings"]}
 
-    def judge_of(self, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None) -> Judge:
-        """See `Task.judge_of`."""
-        return LabelMapJudge(self.protocol, setup, settings, built)
 
-    def entries(self) -> Mapping[str, Any]:
-        """See `Task.entries`."""
-        return {"protocol": plain(self.protocol.describe())}
+def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+    shown = {**NUMBERS, "mean_average_precision": "mAP"}
+    keys = [key for key in shown if any(one.get(key) is not None for one in summary.values())]
+    rows = [("setting", *(shown[key] for key in keys))]
+    return rows + [(name, *(percent_text(one, key) for key in keys)) for name, one in summary.items()]
 
-    @staticmethod
-    def number_columns() -> Sequence[str]:
-        """See `Task.number_columns`."""
-        return ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 
-    @staticmethod
-    def tallies(manifest: Mapping[str, Any]) -> dict[str, Tally]:
-        """See `Task.tallies`."""
-        names = [one["name"] for one in manifest["dataset"]["classes"]]
-        return {one["id"]: PixelTally(names, one["known_classes"]) for one in manifest["settings"]}
+def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+    lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
+    if known := {one["known_classes"] for one in summary.values() if "known_classes" in one}:
+        lines.append(f"mIoU known: over the {', '.join(map(str, sorted(known)))} classes that the model knows")
+    return lines
 
-    def table(self, summary: Mapping[str, Summary]) -> list[tuple[str, ...]]:
-        """See `Task.table`."""
-        shown = {**NUMBERS, "mean_average_precision": "mAP"}
-        keys = [key for key in shown if any(one.get(key) is not None for one in summary.values())]
-        rows = [("setting", *(shown[key] for key in keys))]
-        return rows + [(name, *(percent_text(one, key) for key in keys)) for name, one in summary.items()]
 
-    def legend(self, summary: Mapping[str, Summary]) -> list[str]:
-        """See `Task.legend`."""
-        lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
-        known = {one["known_classes"] for one in summary.values() if "known_classes" in one}
-        if known:
-            lines.append(f"mIoU known: over the {', '.join(map(str, sorted(known)))} classes that the model knows")
-        return lines
+TASK = Task(KIND, FILES, row_schema, _columns, _tallies, _table, _legend)
 
 
 def run_segmentation(
@@ -148,10 +128,11 @@ def run_segmentation(
         raise UsageError(
             f"expected the protocol of {dataset.name}, got that of {protocol.name}: take protocol_of({dataset.name!r})"
         )
-    task, token = SegmentationTask(protocol, dataset.root), folder.token_for(out)
+    entries = {"protocol": plain(protocol.describe())}
     return run_task(
-        task, dataset, setups, settings, out,
-        shard_size=shard, token=token, asked=asked or {}, engine=engine, reporter=reporter,
+        TASK, partial(LabelMapJudge, protocol), dataset, setups, settings, out,
+        entries=entries, shard_size=shard, token=folder.token_for(out),
+        asked=asked or {}, engine=engine, reporter=reporter,
     )  # fmt: skip
 
 
@@ -186,10 +167,8 @@ class _Labelled:
 class LabelMapJudge(PictureJudge):
     """Compares a `Segmenter`'s label maps with true ones."""
 
-    def __init__(
-        self, protocol: Protocol, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None
-    ) -> None:
-        super().__init__(setup, settings, built)
+    def __init__(self, protocol: Protocol, *of_setup: Any) -> None:
+        super().__init__(*of_setup)
         self.refuse_thresholds("segmentation")
         self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
@@ -23,10 +23,27 @@ from cliploc.jobs.notes import Notes, pictures_in_words
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import arrow, check_part, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.sources import content_digest, stamp
-from cliploc.jobs.summary import Summary, summed_up
-from cliploc.jobs.worker import EvaluationWorker, Task
+from cliploc.jobs.summary import Summary, Tally, summed_up
+from cliploc.jobs.worker import EvaluationWorker, Judge
+from cliploc.localizer import Localizer
 from cliploc.reporter import Reporter
 from cliploc.values import Dataset, Sample
+
+Manifest = Mapping[str, Any]
+JudgeOf = Callable[[ModelSetup, Sequence[Setting], Localizer | None], Judge]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a benchmark measures: the columns of its rows, and what is made of them."""
+
+    kind: RunKind  # kind of run, as its manifest has it
+    files: Sequence[str]  # names of the files that a run writes besides the manifest and the parts
+    schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
+    columns: Callable[[], Sequence[str]]  # columns that the numbers need
+    tallies: Callable[[Manifest], dict[str, Tally]]  # makes what counts the rows of each setting of a run
+    table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]]  # a header, then a row for each setting
+    legend: Callable[[Mapping[str, Summary], Manifest], list[str]]  # lines that explain the table
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class BenchmarkResult:
     """The result of a benchmark run."""
 
     task: Task  # what was measured
+    manifest: Manifest  # as the run was begun
     out: Path  # the run's folder
     summary: dict[str, Summary]  # setting → numbers
     notes: tuple[str, ...]  # remarks on the run: halved batches, unknown names, settings that failed
@@ -48,11 +66,11 @@ class BenchmarkResult:
 
     def table(self) -> list[tuple[str, ...]]:
         """The table of settings: a header, then a row for each."""
-        return self.task.table(self.summary)
+        return self.task.table(self.summary, self.manifest)
 
     def legend(self) -> list[str]:
         """The lines below the table that explain its numbers."""
-        return self.task.legend(self.summary)
+        return self.task.legend(self.summary, self.manifest)
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
@@ -72,11 +90,14 @@ def percent_text(numbers: Mapping[str, Any], key: str) -> str:
 
 def run_task(
     task: Task,
+    judge_of: JudgeOf,
     dataset: Dataset | LabelledDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
     *,
+    entries: Mapping[str, Any],
+    folders: Sequence[str] = (),
     shard_size: int,
     token: str,
     asked: Mapping[str, Any],
@@ -86,14 +107,17 @@ def run_task(
     """Runs a task into a folder, or resumes it there.
 
     Args:
+        judge_of: takes a setup, its settings, and a localizer whose tower may be used, or None; picklable.
         out: an empty folder, or the folder of a run with the same settings.
+        entries: what the numbers depend on besides dataset and settings, for the manifest.
+        folders: names of folders that the run writes besides the task's files.
         asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
         reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
             failed sample, and each note.
     """
     arrow()
     shards = tuple(shards_of(dataset.samples, shard_size))
-    make_worker = partial(EvaluationWorker, task, tuple(setups), tuple(settings))
+    make_worker = partial(EvaluationWorker, judge_of, task.schema, dataset.root, tuple(setups), tuple(settings))
     notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
     described = worker.describe()
     manifest = {
@@ -104,7 +128,7 @@ def run_task(
         "settings": described,
         "shard_size": shard_size,
         "shards": len(shards),
-        **task.entries(),
+        **entries,
         "token": token,
     }
     notes.add(worker.notes)
@@ -114,7 +138,7 @@ def run_task(
         check_part(part, task.schema(), [one.id for one in shards[index].samples], ids)
 
     with alone_in(out):
-        begun = folder.begin(out, task.kind, manifest, task.files, check)
+        begun = folder.begin(out, task.kind, manifest, (*task.files, *folders), check)
         notes.add(begun.notes)
         changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
         if changed:
@@ -142,16 +166,16 @@ def run_task(
             folder.begin_session(out, task.kind)
             engine(todo, Ready(make_worker, worker), keep, reporter)
             reporter.phase("summary")
-            summary = conclude(out, type(task))
+            summary = conclude(out, task)
         return BenchmarkResult(
-            task, out, summary, notes.lines, _failures(summary), len(dataset.samples), done, bool(there)
+            task, manifest, out, summary, notes.lines, _failures(summary), len(dataset.samples), done, bool(there)
         )
 
 
-def conclude(out: Path, task: type[Task]) -> dict[str, Summary]:
+def conclude(out: Path, task: Task) -> dict[str, Summary]:
     """Computes the numbers of all existing parts and writes them into summary.json."""
     manifest = folder.read_manifest(out, task.kind)
-    summary = summed_up(rows_in(out, task.number_columns(), manifest["shards"]), task.tallies(manifest))
+    summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), task.tallies(manifest))
     write_json(out / "summary.json", _document(task.kind, summary))
     return summary
 

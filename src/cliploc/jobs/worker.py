@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
-from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.folder import plain
 from cliploc.jobs.notes import collect_halved
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, sample_facts, to_table
 from cliploc.jobs.sources import Digests
-from cliploc.jobs.summary import Summary, Tally
 from cliploc.localizer import Localizer
 from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
@@ -32,55 +31,6 @@ from cliploc.values import FloatArray
 AHEAD = 2  # shards whose maps are judged while the model computes the next
 FAILURES = (ModelError, RuntimeError, MemoryError)
 Outcome: TypeAlias = dict[str, Row | str]  # of one picture: setting → the columns of its map, or why it failed
-
-
-class Task(ABC):
-    """What a benchmark measures; picklable, as workers on other machines get it.
-
-    Attributes:
-        kind: kind of run, as its manifest has it.
-        files: names of files and folders that a run writes besides the manifest and the parts.
-        root: the dataset's folder.
-    """
-
-    kind: ClassVar[RunKind]
-    files: Sequence[str]
-    root: Path
-
-    @staticmethod
-    @abstractmethod
-    def schema() -> Any:
-        """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
-
-    @abstractmethod
-    def judge_of(self, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None) -> Judge:
-        """What judges the maps of a setup's settings; `built` is a localizer whose tower it may use."""
-
-    @abstractmethod
-    def entries(self) -> Mapping[str, Any]:
-        """Further entries of the manifest: what numbers depend on besides dataset and settings."""
-
-    @staticmethod
-    @abstractmethod
-    def number_columns() -> Sequence[str]:
-        """The columns of the rows that the numbers need."""
-
-    @staticmethod
-    @abstractmethod
-    def tallies(manifest: Mapping[str, Any]) -> dict[str, Tally]:
-        """For each setting of a run what counts its rows."""
-
-    @abstractmethod
-    def table(self, summary: Mapping[str, Summary]) -> list[tuple[str, ...]]:
-        """The table of settings: a header, then a row for each."""
-
-    @abstractmethod
-    def legend(self, summary: Mapping[str, Summary]) -> list[str]:
-        """The lines below the table that explain its numbers."""
-
-    def close(self) -> None:
-        """Ends what the task has started: nothing, in most."""
-        return
 
 
 @dataclass
@@ -118,7 +68,11 @@ class Judge(ABC):
 
     @abstractmethod
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """Everything that a setting's numbers depend on, besides the task's entries; see `described`."""
+        """Everything that a setting's numbers depend on, besides the task's own entries of the manifest."""
+
+    def close(self) -> None:
+        """Ends what the judge has started; most start nothing that outlives a stream."""
+        return
 
     def described(self, setting: Setting, said: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """A setting's entry in the manifest: these parts of its localizer's description, and how it was asked for."""
@@ -231,15 +185,23 @@ class PictureJudge(Judge):
 class EvaluationWorker:
     """Holds a judge for each setup and turns shards into parts; setups of one model share its tower."""
 
-    def __init__(self, task: Task, setups: Sequence[ModelSetup], settings: Sequence[Setting]) -> None:
-        self.task, self._settings = task, tuple(settings)
+    def __init__(
+        self,
+        judge_of: Callable[[ModelSetup, Sequence[Setting], Localizer | None], Judge],
+        schema: Callable[[], Any],
+        root: Path,
+        setups: Sequence[ModelSetup],
+        settings: Sequence[Setting],
+    ) -> None:
+        """Makes the judges: of a setup, its settings, and a localizer whose tower may be used; None for none yet."""
+        self._schema, self._root, self._settings = schema, root, tuple(settings)
         self.judges: list[Judge] = []
         built: dict[tuple[object, ...], Localizer] = {}
         for index, setup in enumerate(setups):
             if chosen := [one for one in settings if one.setup == index]:
                 of = setup.options
                 key = (of.model, of.pretrained, of.device, of.precision)
-                self.judges.append(task.judge_of(setup, chosen, built.get(key)))
+                self.judges.append(judge_of(setup, chosen, built.get(key)))
                 built.setdefault(key, self.judges[-1].localizer)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -261,7 +223,7 @@ class EvaluationWorker:
         try:
             for shard in own:
                 of_shard = zip(shard.samples, digests.pop(shard), strict=True)
-                facts = [sample_facts(sample, self.task.root, digest) for sample, digest in of_shard]
+                facts = [sample_facts(sample, self._root, digest) for sample, digest in of_shard]
                 waiting.append((shard.index, facts, [next(stream) for stream in streams]))
                 while len(waiting) > AHEAD or (waiting and _done(waiting[0][2])):
                     yield self._part(*waiting.popleft())
@@ -285,11 +247,12 @@ class EvaluationWorker:
                 row = {**of_sample, "setting": setting.id, "status": "failed" if failed else "ok"}
                 rows.append(row | ({"reason": columns} if isinstance(columns, str) else columns))
         notes = dict.fromkeys(note for one in judged for note in one.notes)
-        return Part(index, to_table(rows, self.task.schema()), tuple(notes))
+        return Part(index, to_table(rows, self._schema()), tuple(notes))
 
     def close(self) -> None:
-        """Ends the task's own processes."""
-        self.task.close()
+        """Ends the processes of the judges."""
+        for judge in self.judges:
+            judge.close()
 
 
 def _done(judged: Iterable[Judged]) -> bool:
