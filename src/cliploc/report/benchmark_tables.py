@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from typing import Any
 
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet
+from cliploc.report.task_folder import csv_text
 
 NOT_COMPARABLE = (
     "Numbers of different models, splits or pictures are not comparable with each other: the published rows are only "
@@ -321,9 +320,7 @@ def to_csv(run: BenchmarkRun) -> str:
         "failed",
         "source",
     )
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [*kinds, *numbers, *last], lineterminator="\n", restval="")
-    writer.writeheader()
+    rows: list[dict[str, Any]] = []
     for one in run.settings:
         row: dict[str, Any] = {
             "kind": "this run",
@@ -341,10 +338,10 @@ def to_csv(run: BenchmarkRun) -> str:
             row[f"{key}_low"], row[f"{key}_high"] = ends or (None, None)
         row |= {key: one.numbers.get(key) for key in last if key not in ("source", "failed")}
         row["failed"] = failures(one)
-        writer.writerow(row)
+        rows.append(row)
     for other in published()["rows"] if is_imagenet(run) else ():
         lenient = other["rule"] == "vl_score"
-        writer.writerow(
+        rows.append(
             {
                 "kind": "published",
                 "setting": f"{other['method']}, {other['model']}",
@@ -361,7 +358,7 @@ def to_csv(run: BenchmarkRun) -> str:
                 + (" (Top-1 and Top-5 Loc by VL-Score's rule)" if lenient else ""),
             }
         )
-    return file.getvalue()
+    return csv_text([*kinds, *numbers, *last], rows)
 
 
 def _ends(key: str, value: float | Sequence[float] | None) -> dict[str, float | None]:
