@@ -19,7 +19,7 @@ from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, segmentation, task_folder, write_report
 from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, miss_kind, read_run, wilson
-from cliploc.report.benchmark_tables import published
+from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
 
 from ..commands import cliploc_
@@ -197,8 +197,8 @@ def test_a_threshold_chosen_on_the_same_pictures_is_no_fixed_one(tmp_path: Path)
 
 
 def test_every_published_row_has_a_source() -> None:
-    for row in published()["rows"]:
-        assert len(published()["sources"][row["cite"]]) > 20
+    for row in task_folder.published(PUBLISHED)["rows"]:
+        assert len(task_folder.published(PUBLISHED)["sources"][row["cite"]]) > 20
         assert row["rule"] in ("max_box_acc", "vl_score")
         assert any(row[key] is not None for key in ("gt_known", "top1_loc", "top5_loc"))
 

@@ -153,11 +153,6 @@ def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained, guided))}"
 
 
-def read_manifest(out: Path) -> dict[str, Any]:
-    """A benchmark's manifest; errors as in `cliploc.jobs.folder.read_manifest`."""
-    return folder.read_manifest(out, KIND)
-
-
 # ------------------------------------------------------------------------------------------------------------ the judge
 @dataclass(frozen=True)
 class _Method:

@@ -7,7 +7,7 @@ and the folder.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from cliploc.jobs.engine import Engine
 from cliploc.jobs.evaluate import EvaluatedFolder
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, rows_in, schema_of
+from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally
 from cliploc.jobs.task import BenchmarkResult, Manifest, Task, percent_text, run_task
 from cliploc.jobs.worker import PictureJudge
@@ -134,16 +134,6 @@ def run_segmentation(
         entries=entries, shard_size=shard, token=folder.token_for(out),
         asked=asked or {}, engine=engine, reporter=reporter,
     )  # fmt: skip
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """A segmentation benchmark's manifest; errors as in `cliploc.jobs.folder.read_manifest`."""
-    return folder.read_manifest(out, KIND)
-
-
-def rows_of(out: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of all finished parts."""
-    return rows_in(out, columns, read_manifest(out)["shards"])
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge

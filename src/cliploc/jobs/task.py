@@ -24,13 +24,11 @@ from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import arrow, check_part, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary, Tally, summed_up
-from cliploc.jobs.worker import EvaluationWorker, Judge
-from cliploc.localizer import Localizer
+from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.reporter import Reporter
 from cliploc.values import Dataset, Sample
 
 Manifest = Mapping[str, Any]
-JudgeOf = Callable[[ModelSetup, Sequence[Setting], Localizer | None], Judge]
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def run_task(
     """Runs a task into a folder, or resumes it there.
 
     Args:
-        judge_of: takes a setup, its settings, and a localizer whose tower may be used, or None; picklable.
+        judge_of: makes the judge of a setup; picklable.
         out: an empty folder, or the folder of a run with the same settings.
         entries: what the numbers depend on besides dataset and settings, for the manifest.
         folders: names of folders that the run writes besides the task's files.

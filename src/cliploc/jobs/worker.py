@@ -95,6 +95,10 @@ class Judge(ABC):
         return self.described(setting, {key: said[key] for key in ("model", *identity, *exemplars)}, **more)
 
 
+# Makes the judge of a setup with some settings; takes a localizer whose tower may be used, or None if there is none.
+JudgeOf = Callable[[ModelSetup, Sequence[Setting], Localizer | None], Judge]
+
+
 class PictureJudge(Judge):
     """A judge of one picture after the other; the next one is decoded ahead of the model."""
 
@@ -187,13 +191,12 @@ class EvaluationWorker:
 
     def __init__(
         self,
-        judge_of: Callable[[ModelSetup, Sequence[Setting], Localizer | None], Judge],
+        judge_of: JudgeOf,
         schema: Callable[[], Any],
         root: Path,
         setups: Sequence[ModelSetup],
         settings: Sequence[Setting],
     ) -> None:
-        """Makes the judges: of a setup, its settings, and a localizer whose tower may be used; None for none yet."""
         self._schema, self._root, self._settings = schema, root, tuple(settings)
         self.judges: list[Judge] = []
         built: dict[tuple[object, ...], Localizer] = {}
@@ -242,10 +245,9 @@ class EvaluationWorker:
         for of_sample, outcomes in zip(facts, zip(*(one.outcomes() for one in judged), strict=True), strict=True):
             by_id = {name: columns for outcome in outcomes for name, columns in outcome.items()}
             for setting in self._settings:
-                columns = by_id[setting.id]
+                columns, row = by_id[setting.id], {**of_sample, "setting": setting.id}
                 failed = isinstance(columns, str)
-                row = {**of_sample, "setting": setting.id, "status": "failed" if failed else "ok"}
-                rows.append(row | ({"reason": columns} if isinstance(columns, str) else columns))
+                rows.append(row | ({"status": "failed", "reason": columns} if failed else {"status": "ok", **columns}))
         notes = dict.fromkeys(note for one in judged for note in one.notes)
         return Part(index, to_table(rows, self._schema()), tuple(notes))
 

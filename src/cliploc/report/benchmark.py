@@ -38,7 +38,7 @@ from cliploc.report.benchmark_figures import (
 from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, disputed, examples, gallery_picture
 from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.html import REPORT_TEMPLATES, count
-from cliploc.report.task_folder import write_files
+from cliploc.report.task_folder import published, write_files
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures
@@ -87,7 +87,7 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
     photographs = Photographs(Path(str(run.dataset.get("root", "."))), pictures)
     evaluated = [one for one in run.ranked if len(run.of(one))]
     compared, numbers = both
-    sources = list(tables.published()["sources"].values()) if is_imagenet(run) else []
+    sources = list(published(tables.PUBLISHED)["sources"].values()) if is_imagenet(run) else []
     parts = [
         Section("published", "Published", compared.title, {"table": compared, "sources": sources}),
         Section("numbers", "All numbers", numbers.title, {"table": numbers}),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,14 @@ from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.task_folder import TaskRun, csv_text, interval_of, read_run, write_files
+from cliploc.report.task_folder import TaskRun, csv_text, interval_of, published, read_run, write_files
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
 SHOWN_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
 NOT_COUNTED = 255
+PUBLISHED = "published_segmentation.json"
 NOT_COMPARABLE = (
     "Numbers of other models, pictures or names are not comparable with these: the published rows are a rough guide."
 )
@@ -44,7 +43,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         title=title,
         about=_facts(run),
         numbers=tables[0],
-        sources=list(published()["sources"].values()) if _published_rows(run) else [],
+        sources=list(published(PUBLISHED)["sources"].values()) if _published_rows(run) else [],
         per_class=tables[1:],
         confused=_confused(run),
         examples=_examples(run, pictures),
@@ -59,16 +58,8 @@ def rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
-@cache
-def published() -> Mapping[str, Any]:
-    """Numbers of papers with their sources, from published_segmentation.json."""
-    path = Path(__file__).with_name("published_segmentation.json")
-    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
 def _published_rows(run: TaskRun) -> list[Mapping[str, Any]]:
-    return [one for one in published()["rows"] if run.dataset["name"] in one["miou"]]
+    return [one for one in published(PUBLISHED)["rows"] if run.dataset["name"] in one["miou"]]
 
 
 def _classes(run: TaskRun) -> list[str]:
@@ -173,7 +164,7 @@ def _csv(run: TaskRun) -> str:
         value = one["miou"][run.dataset["name"]]
         low, high = (value, value) if isinstance(value, int | float) else (min(value), max(value))
         paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": one["method"], "refine": one["steps"]}
-        middle, source = round((low + high) / 2, 2), published()["sources"][one["cite"]]
+        middle, source = round((low + high) / 2, 2), published(PUBLISHED)["sources"][one["cite"]]
         rows.append({**of_set, **paper, "miou": middle, "miou_low": low, "miou_high": high, "source": source})
     numbers = ("miou", "miou_low", "miou_high", *NUMBERS[1:])
     columns = ["kind", "setting", "model", "method", "refine", "dataset", "split", *numbers, "evaluated", "source"]

@@ -61,6 +61,13 @@ def content_of(part: Path) -> BytesIO:
     return BytesIO(content)
 
 
+@cache
+def published(file: str) -> Mapping[str, Any]:
+    """The numbers of papers with their sources."""
+    found: Mapping[str, Any] = json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
+    return found
+
+
 @dataclass(frozen=True)
 class TaskRun:
     """What the folder of a segmentation or faithfulness benchmark holds."""
