@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,9 @@ def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
     assert len(second.notes) == 1
     with pytest.raises(RuntimeError, match="a bug"):
         list(worker.stream([shard(0, "bug")], SILENT))
+
+
+def test_processes_that_judge_maps_import_no_torch() -> None:
+    """It would take each of them seconds and hundreds of megabytes."""
+    code = "import sys, cliploc.jobs.judges; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

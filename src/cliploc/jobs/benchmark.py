@@ -29,8 +29,8 @@ from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
 from cliploc.jobs.summary import BoxTally, Summary, Tally, summary_columns
-from cliploc.jobs.task import BenchmarkResult, Manifest, Task, class_entries, percent_text, run_task
-from cliploc.jobs.worker import FAILURES, Judge, Judged, Outcome, thumb
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, percent_text, run_task
+from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.localization import Localization
 from cliploc.metrics import SIDE, all_numbers
 from cliploc.pipeline.prepare import Request
@@ -93,7 +93,7 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = Task(KIND, FILES, row_schema, summary_columns, _tallies, _table, _legend)
+TASK = BenchmarkTask(KIND, FILES, row_schema, summary_columns, _tallies, _table, _legend)
 
 
 def run_benchmark(
@@ -220,7 +220,7 @@ class BoxJudge(Judge):
         """See `Judge.close`."""
         self._pool.close()
 
-    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[Judged, None, None]:
+    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
         """See `Judge.stream`."""
         own, fed = tee(shards)
         feed = _Feed(self, fed, reporter, self._methods)
@@ -230,7 +230,7 @@ class BoxJudge(Judge):
         finally:
             feed.close()
 
-    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter) -> Judged:
+    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter) -> JudgedShard:
         """Computes a shard's results and sends their maps to the judges."""
         notes: list[str] = []
         told = 0
@@ -277,7 +277,7 @@ class BoxJudge(Judge):
             of_samples = zip(*taken, strict=True)
             return [dict(chain.from_iterable(one.of_settings().items() for one in of)) for of in of_samples]
 
-        return Judged(outcomes, notes, [one.future for part in taken for one in part if one.future is not None])
+        return JudgedShard(outcomes, notes, [one.future for part in taken for one in part if one.future is not None])
 
     def _outcome(
         self,

@@ -26,7 +26,7 @@ from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
-from cliploc.jobs.task import BenchmarkResult, Manifest, Task, class_entries, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.metrics import Bootstrap, checked_map
@@ -85,7 +85,7 @@ def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
     return [f"{one['title']}: {one['about']}" for one in manifest["numbers"].values() if one["shown"]]
 
 
-TASK = Task(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
+TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
 
 
 def run_faithfulness(

@@ -36,7 +36,7 @@ from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, Manifest, Task, percent_text, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, percent_text, run_task
 from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.task_folder import FILES as REPORT_FILES
@@ -102,7 +102,7 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = Task(KIND, FILES, row_schema, _columns, _tallies, _table, _legend)
+TASK = BenchmarkTask(KIND, FILES, row_schema, _columns, _tallies, _table, _legend)
 
 
 def run_segmentation(

@@ -32,7 +32,7 @@ Manifest = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchmarkTask:
     """What a benchmark measures: the columns of its rows, and what is made of them."""
 
     kind: RunKind  # kind of run, as its manifest has it
@@ -48,7 +48,7 @@ class Task:
 class BenchmarkResult:
     """The result of a benchmark run."""
 
-    task: Task  # what was measured
+    task: BenchmarkTask  # what was measured
     manifest: Manifest  # as the run was begun
     out: Path  # the run's folder
     summary: dict[str, Summary]  # setting → numbers
@@ -87,7 +87,7 @@ def percent_text(numbers: Mapping[str, Any], key: str) -> str:
 
 
 def run_task(
-    task: Task,
+    task: BenchmarkTask,
     judge_of: JudgeOf,
     dataset: Dataset | LabelledDataset,
     setups: Sequence[ModelSetup],
@@ -170,7 +170,7 @@ def run_task(
         )
 
 
-def conclude(out: Path, task: Task) -> dict[str, Summary]:
+def conclude(out: Path, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all existing parts and writes them into summary.json."""
     manifest = folder.read_manifest(out, task.kind)
     summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), task.tallies(manifest))

@@ -34,7 +34,7 @@ Outcome: TypeAlias = dict[str, Row | str]  # of one picture: setting → the col
 
 
 @dataclass
-class Judged:
+class JudgedShard:
     """A shard's outcomes by one setup, some of which other processes may still compute."""
 
     outcomes: Callable[[], list[Outcome]]  # waits for them; one for each sample
@@ -63,7 +63,7 @@ class Judge(ABC):
         self.localizer = Localizer(**options.given())
 
     @abstractmethod
-    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[Judged, None, None]:
+    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
         """Judges any number of shards, in order."""
 
     @abstractmethod
@@ -125,7 +125,7 @@ class PictureJudge(Judge):
     def judge(self, seen: Any, setting: Setting, heat: Any, reporter: Reporter) -> Row:
         """The columns of one map."""
 
-    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[Judged, None, None]:
+    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
         """See `Judge.stream`."""
         with ThreadPoolExecutor(1, "cliploc-read") as reading:
             for shard in shards:
@@ -135,7 +135,7 @@ class PictureJudge(Judge):
                 for sample, read in zip(shard.samples, self._ahead(reading, shard.samples), strict=True):
                     outcomes.append(self._outcome(sample, read, notes, told))
                     reporter.images(1)
-                yield Judged(lambda outcomes=outcomes: outcomes, notes)  # type: ignore[misc]
+                yield JudgedShard(lambda outcomes=outcomes: outcomes, notes)  # type: ignore[misc]
 
     def _ahead(self, pool: ThreadPoolExecutor, samples: Sequence[Any]) -> Iterator[Future[Any]]:
         """The samples being read, each one before the one ahead of it is asked for."""
@@ -222,7 +222,7 @@ class EvaluationWorker:
         digests = Digests(shards)
         own, *copies = tee(digests, 1 + len(self.judges))
         streams = [judge.stream(copy, reporter) for judge, copy in zip(self.judges, copies, strict=True)]
-        waiting: deque[tuple[int, list[Row], list[Judged]]] = deque()
+        waiting: deque[tuple[int, list[Row], list[JudgedShard]]] = deque()
         try:
             for shard in own:
                 of_shard = zip(shard.samples, digests.pop(shard), strict=True)
@@ -239,7 +239,7 @@ class EvaluationWorker:
                 for future in (future for one in judged for future in one.futures):
                     future.cancel()
 
-    def _part(self, index: int, facts: list[Row], judged: list[Judged]) -> Part:
+    def _part(self, index: int, facts: list[Row], judged: list[JudgedShard]) -> Part:
         """The part of a shard: sample by sample, with the settings in their order; waits for the judges."""
         rows: list[Row] = []
         for of_sample, outcomes in zip(facts, zip(*(one.outcomes() for one in judged), strict=True), strict=True):
@@ -257,7 +257,7 @@ class EvaluationWorker:
             judge.close()
 
 
-def _done(judged: Iterable[Judged]) -> bool:
+def _done(judged: Iterable[JudgedShard]) -> bool:
     return all(future.done() for one in judged for future in one.futures)
 
 

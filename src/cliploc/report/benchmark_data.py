@@ -72,8 +72,7 @@ class SettingResult:
     @property
     def threshold(self) -> float | None:
         """The τ of its boxes, hits and IoUs; None where each map has its own."""
-        value = self.numbers.get("threshold", self.about.get("threshold"))
-        return float(value) if isinstance(value, int | float) else None
+        return _threshold(self.about, self.numbers)
 
     @property
     def oracle(self) -> bool:
