@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from bench.resident import peak_mib
 from cliploc._files import part_path
-from cliploc.jobs.benchmark import conclude
+from cliploc.jobs.benchmark import TASK
 from cliploc.jobs.rows import write_part
+from cliploc.jobs.task import conclude
 from cliploc.report import write_report
 
 
@@ -64,7 +65,10 @@ def main() -> int:
         out = Path(folder) / "run"
         size = repeat(given.run, out, given.pictures, given.settings)
         print(f"{given.pictures} pictures × {given.settings} settings, {size / 1e6:.0f} MB of parts")
-        for name, work in (("numbers", conclude), ("report", lambda path: write_report(path, pictures=False))):
+        for name, work in (
+            ("numbers", lambda path: conclude(path, TASK)),
+            ("report", lambda path: write_report(path, pictures=False)),
+        ):
             start, busy = time.perf_counter(), time.process_time()
             work(out)
             print(

@@ -186,13 +186,17 @@ def test_a_new_option_is_one_field_of_the_options(tmp_path: Path) -> None:
 
 
 WITH_SOFTNESS = """
+from functools import partial
 from pathlib import Path
 from cliploc import Localizer, Options
 from cliploc.cli import main
 from cliploc.config import BENCHMARK
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.labels import labels_of
-from cliploc.jobs.plan import Setting, ModelSetup, WorkerSettings
+from cliploc.jobs.benchmark import TASK, BoxJudge
+from cliploc.jobs.judges import Judges
+from cliploc.jobs.plan import Setting, ModelSetup
+from cliploc.jobs.worker import EvaluationWorker
 
 for command in ("localize", "annotate", "benchmark"):
     main([command, "--help"])
@@ -201,7 +205,9 @@ main(["annotate", "photos", "--labels", "labels.txt", "--out", "out", "--softnes
 main(["benchmark", "--dataset", "wsol", "--root", "data", "--out", "out", "--softness", "10"])
 assert Localizer(softness=2).describe()["softness"] == 2
 setup = ModelSetup(BENCHMARK.but(softness=2))
-worker = WorkerSettings((setup,), (Setting("one", 0, "cam"),), ("cat",), Path())()
+worker = EvaluationWorker(
+    partial(BoxJudge, ("cat",), Judges(0), None, ""), TASK.schema, Path(), (setup,), (Setting("one", 0, "cam"),)
+)
 assert worker.describe()[0]["softness"] == 2
 assert AnnotatorSettings(labels_of(["cat"]), BoxFilter(), Options(softness=2))().describe()["softness"] == 2
 """

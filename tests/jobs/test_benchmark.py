@@ -31,9 +31,9 @@ from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import rows as rows_module
-from cliploc.jobs.benchmark import read_manifest, run_benchmark, unfit_for_setup
+from cliploc.jobs.benchmark import KIND, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.folder import DiskFullError
+from cliploc.jobs.folder import DiskFullError, read_manifest
 from cliploc.jobs.plan import Grid, ModelSetup, shard_size
 from cliploc.jobs.rows import rows_in
 from cliploc.localizer import Localizer
@@ -235,7 +235,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(root, plain, tmp_p
     for path in sorted((plain.out / "maps").rglob("*.npy")):
         assert path.read_bytes() == (out / path.relative_to(plain.out)).read_bytes()
     assert not list((out / "parts").glob(".*"))
-    assert len(read_manifest(out)["sessions"]) == kills + 1
+    assert len(read_manifest(out, KIND)["sessions"]) == kills + 1
 
 
 def test_what_is_there_is_not_done_again_and_a_damaged_part_is(root, plain, tmp_path, monkeypatch):
@@ -246,7 +246,7 @@ def test_what_is_there_is_not_done_again_and_a_damaged_part_is(root, plain, tmp_
     assert again.summary == plain.summary
     whole = parts_in(out)[1].read_bytes()
     parts_in(out)[1].write_bytes(whole[: len(whole) // 2])
-    (out / f"parts/.cliploc-{read_manifest(out)['token']}-{0:016x}.tmp").write_bytes(b"left over")
+    (out / f"parts/.cliploc-{read_manifest(out, KIND)['token']}-{0:016x}.tmp").write_bytes(b"left over")
     again = run(root, out, save_maps=True)
     assert again.computed == 1
     assert [one.equals(other) for one, other in zip(tables(out), tables(plain.out), strict=True)] == [True] * 4
@@ -325,7 +325,7 @@ def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):
 def test_a_map_left_by_a_kill_is_removed(root, plain, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(plain.out, out)
-    left = out / f"maps/mini_cam/val/.cliploc-{read_manifest(out)['token']}-{0:016x}.tmp"
+    left = out / f"maps/mini_cam/val/.cliploc-{read_manifest(out, KIND)['token']}-{0:016x}.tmp"
     left.write_bytes(b"half of it")
     run(root, out, save_maps=True)
     assert not left.exists()

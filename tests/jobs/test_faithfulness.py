@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
-from cliploc.jobs.faithfulness import FaithfulnessSettings, mean_curves, rows_in, summarize
+from cliploc.jobs.faithfulness import TASK, FaithfulnessJudge, mean_curves, summarize
 from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.rows import rows_in
+from cliploc.jobs.worker import EvaluationWorker
 from cliploc.metrics import Bootstrap
 from tests.commands import cliploc_
 from tests.jobs.samples import judged_here, wsol_folder
@@ -219,10 +222,10 @@ def test_options_of_faithfulness_are_of_no_other_task(root, tmp_path):
 
 def test_the_workers_settings_travel_to_other_machines():
     """A Ray worker is made of them."""
-    setups, of = (ModelSetup(),), (Setting("a", 0, "cam"),)
-    options = FaithfulnessOptions(steps=3)
-    settings = FaithfulnessSettings(setups, of, ("cat|kitten",), Path("x"), ("deletion",), options)
-    assert pickle.loads(pickle.dumps(settings)) == settings
+    judge_of = partial(FaithfulnessJudge, ("cat|kitten",), ("deletion",), FaithfulnessOptions(steps=3))
+    made_of = (TASK.schema, Path("x"), (ModelSetup(),), (Setting("a", 0, "cam"),))
+    make = pickle.loads(pickle.dumps(partial(EvaluationWorker, judge_of, *made_of)))
+    assert (make.args[0].args, make.args[1:]) == (judge_of.args, made_of)
 
 
 def test_means_leave_out_what_cannot_be_computed():

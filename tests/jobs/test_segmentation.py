@@ -16,9 +16,10 @@ pytest.importorskip("pyarrow")
 from cliploc.config import Options
 from cliploc.datasets import open_labelled
 from cliploc.errors import UsageError
-from cliploc.jobs.evaluate_labels import evaluate_labels
+from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.plan import Grid, ModelSetup
-from cliploc.jobs.segmentation import read_manifest, row_schema, rows_of, run_segmentation
+from cliploc.jobs.rows import rows_in
+from cliploc.jobs.segmentation import KIND, evaluate_labels, row_schema, run_segmentation
 from cliploc.localizer import Localizer
 from cliploc.metrics import MeanIoU, average_precision
 from cliploc.segmentation import Segmenter, protocol_of
@@ -52,7 +53,7 @@ def test_the_numbers_are_those_of_the_label_maps(root, done):
     assert "2 of 2 samples × 2 settings done" in ran.err
     settings = json.loads((out / "summary.json").read_text())["settings"]
     assert list(settings) == ["mini-vit_maskclip", "mini-vit_clearclip"]
-    dataset, protocol = open_labelled("coco_object", root), read_manifest(out)["protocol"]
+    dataset, protocol = open_labelled("coco_object", root), read_manifest(out, KIND)["protocol"]
     assert (protocol["short_side"], protocol["window"], protocol["logit_scale"]) == (64, 64, 40)
     asked = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
     localizer = Localizer("mini-vit", method="maskclip", templates="name-only")
@@ -72,7 +73,7 @@ def test_the_numbers_are_those_of_the_label_maps(root, done):
 
 
 def test_rows_hold_what_the_schema_says_and_little_else(done):
-    rows = list(rows_of(done[0]))
+    rows = list(rows_in(done[0]))
     assert len(rows) == 4
     for row in rows:
         assert list(row) == row_schema().names
@@ -143,8 +144,8 @@ def test_a_picture_that_cannot_be_read_fails_alone(root, tmp_path):
 def test_refinements_change_label_maps_and_are_part_of_the_identity(refine, root, done, tmp_path):
     ran = benchmark(root, tmp_path / "out", "--model", "mini-vit", "--method", "maskclip", "--refine", refine)
     assert ran.code == 0, ran.err
-    assert read_manifest(tmp_path / "out")["settings"][0]["refine"] == refine.split(",")
-    refined, bare = list(rows_of(tmp_path / "out")), [one for one in rows_of(done[0]) if "maskclip" in one["setting"]]
+    assert read_manifest(tmp_path / "out", KIND)["settings"][0]["refine"] == refine.split(",")
+    refined, bare = list(rows_in(tmp_path / "out")), [one for one in rows_in(done[0]) if "maskclip" in one["setting"]]
     assert [row["pixels"] for row in refined] != [row["pixels"] for row in bare]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.exemplars import Exemplar
-from cliploc.jobs.faithfulness import FaithfulnessSettings
+from cliploc.jobs.faithfulness import FaithfulnessJudge
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.segmentation import SegmentationSettings
+from cliploc.jobs.segmentation import LabelMapJudge, row_schema
+from cliploc.jobs.worker import EvaluationWorker
 from cliploc.segmentation import protocol_for
 from tests.tiny import tower
 
@@ -24,16 +26,14 @@ def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
 
-def segmentation(setup: ModelSetup) -> Any:
-    return SegmentationSettings((setup,), SETTING, protocol_for(NAMES), Path())()
-
-
-def faithfulness(setup: ModelSetup) -> Any:
-    return FaithfulnessSettings((setup,), SETTING, NAMES, Path(), ("deletion",), FaithfulnessOptions())()
-
-
-@pytest.mark.parametrize("worker", [segmentation, faithfulness])
-def test_pictures_that_stand_for_names_and_a_background_make_another_run(worker: Any) -> None:
+@pytest.mark.parametrize(
+    "judge_of",
+    [
+        partial(LabelMapJudge, protocol_for(NAMES)),
+        partial(FaithfulnessJudge, NAMES, ("deletion",), FaithfulnessOptions()),
+    ],
+)
+def test_pictures_that_stand_for_names_and_a_background_make_another_run(judge_of: Any) -> None:
     """They change the embeddings of the names, and what the texts have in common."""
     plain = BENCHMARK.but(model=tower("gap_cnn", (8, 8)), resize="squash")
     options = [
@@ -42,6 +42,6 @@ def test_pictures_that_stand_for_names_and_a_background_make_another_run(worker:
         plain.but(exemplars=[Exemplar("red", noise(1))]),
         plain.but(background=["grey"]),
     ]
-    said = [worker(ModelSetup(one)).describe() for one in options]
+    said = [EvaluationWorker(judge_of, row_schema, Path(), (ModelSetup(one),), SETTING).describe() for one in options]
     assert all(one != other for place, one in enumerate(said) for other in said[:place])
     assert "exemplars" not in said[0][0]  # so that runs which began before they counted can be resumed

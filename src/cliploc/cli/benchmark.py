@@ -56,10 +56,8 @@ from cliploc.errors import UsageError
 from cliploc.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from cliploc.jobs.benchmark import BenchmarkResult
-    from cliploc.jobs.faithfulness import FaithfulnessResult
     from cliploc.jobs.plan import ModelSetup, Setting
-    from cliploc.jobs.segmentation import SegmentationResult
+    from cliploc.jobs.task import BenchmarkResult
     from cliploc.recipes import Recipe
     from cliploc.values import Problem
 
@@ -305,7 +303,7 @@ class _Work:
     inputs: Callable[[Any], Sequence[str | Path]]  # the files that a run on the dataset reads
     outputs: tuple[Sequence[str], Sequence[str]]  # files and folders that it writes, by name
     # runs it on the dataset, into a folder
-    run: Callable[[Any, Path, Reporter], BenchmarkResult | SegmentationResult | FaithfulnessResult]
+    run: Callable[[Any, Path, Reporter], BenchmarkResult]
     report: Callable[[Path], object]  # writes the folder's report
 
 
@@ -345,7 +343,7 @@ def _say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: 
 
 def _concluded(
     terminal: Terminal,
-    result: BenchmarkResult | SegmentationResult | FaithfulnessResult,
+    result: BenchmarkResult,
     problems: Sequence[Problem],
     seconds: float,
     *,

@@ -1,86 +1,99 @@
-"""`run_benchmark`: evaluates a grid of settings on a dataset, into a folder.
+"""`run_benchmark`: evaluates a grid of settings on a dataset with true boxes or masks, into a folder.
 
 A run can be stopped at any moment and resumed. `cliploc help benchmark` explains the folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any
 
-from cliploc.datasets import subsets
-from cliploc.errors import UsageError
-from cliploc.jobs import folder, local
-from cliploc.jobs.engine import Engine
-from cliploc.jobs.folder import RunKind, write_json
-from cliploc.jobs.plan import SHARD, ModelSetup, Setting, WorkerSettings, shard_size, shards_of
-from cliploc.jobs.rows import arrow, place_of, row_schema, rows_in
-from cliploc.jobs.summary import Summary, summarize, summary_columns
-from cliploc.jobs.task import BenchmarkTask, TaskResult, dataset_entry, percent_text, run_task
-from cliploc.metrics import all_numbers
-from cliploc.report.benchmark import FILES as REPORT_FILES
-from cliploc.reporter import SILENT, Reporter
-from cliploc.values import Dataset
+import numpy as np
+import torch
 
-SCHEMA_VERSION = 2  # of manifest.json, summary.json and the parts
+from cliploc import prompts
+from cliploc.boxes import BoxRule
+from cliploc.errors import InputError, UsageError
+from cliploc.jobs import folder, local
+from cliploc.jobs.engine import Engine, Shard
+from cliploc.jobs.failures import failure_reason
+from cliploc.jobs.folder import RunKind
+from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
+from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
+from cliploc.jobs.rows import Row, row_schema
+from cliploc.jobs.summary import BoxTally, Summary, Tally, summary_columns
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, percent_text, run_task
+from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
+from cliploc.localization import Localization
+from cliploc.metrics import SIDE, all_numbers
+from cliploc.pipeline.prepare import Request
+from cliploc.report.benchmark import FILES as REPORT_FILES
+from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.saliency import find
+from cliploc.values import Dataset, FloatArray, Sample
+
 KIND = RunKind(
     "benchmark",
     "a benchmark",
-    SCHEMA_VERSION,
+    2,
     ".parquet",
     frozenset({"dataset.root", "dataset.problems", "dataset.reasons"}),
 )
 FILES = ("summary.json", *REPORT_FILES)  # files that a run writes besides the manifest, the parts and the maps
+TOP = 5  # predictions stored for each picture
+BYTES = 2**21  # of maps that are sent to a judge at once
 
 
-@dataclass(frozen=True)
-class BenchmarkResult(TaskResult):
-    """The result of a benchmark run."""
+def _tallies(manifest: Manifest) -> dict[str, Tally]:
+    tune = manifest["dataset"]["role"] == "tune"
+    return {one["id"]: BoxTally(one["threshold"], tune) for one in manifest["settings"]}
 
-    def document(self) -> dict[str, Any]:
-        """The result as in summary.json."""
-        return {"schema_version": SCHEMA_VERSION, "settings": self.summary}
 
-    def table(self) -> list[tuple[str, ...]]:
-        """The table of settings: a header, then a row for each; at most 80 columns wide if ids are short."""
-        shown = {
-            key: number
-            for key, number in all_numbers().items()
-            if number.column and any(key in one for one in self.summary.values())
-        }
-        titles = ["setting"]
-        for number in shown.values():
-            titles += [number.column, "at τ"] if number.threshold else [number.column]
-        rows = [tuple(titles)]
-        for name, one in self.summary.items():
-            cells = [name]
-            for key, number in shown.items():
-                cells.append(percent_text(one, key))
-                if number.threshold:
-                    cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
-            rows.append(tuple(cells))
-        return rows
+def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+    """The table of settings, at most 80 columns wide if ids are short."""
+    shown = {
+        key: number
+        for key, number in all_numbers().items()
+        if number.column and any(key in one for one in summary.values())
+    }
+    titles = ["setting"]
+    for number in shown.values():
+        titles += [number.column, "at τ"] if number.threshold else [number.column]
+    rows = [tuple(titles)]
+    for name, one in summary.items():
+        cells = [name]
+        for key, number in shown.items():
+            cells.append(percent_text(one, key))
+            if number.threshold:
+                cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
+        rows.append(tuple(cells))
+    return rows
 
-    def legend(self) -> list[str]:
-        """The lines below the table that explain its numbers."""
-        lines = []
-        if any("gt_known" in one for one in self.summary.values()):
-            tune = not any(one.get("best_threshold_is_an_oracle") for one in self.summary.values())
-            kind = "a split that may tune" if tune else "the images it is reported on: an oracle"
-            lines = [
-                "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
-                f"MaxBoxAcc at the best τ of {kind}",
-            ]
-        classified: dict[tuple[str, str], str] = {}
-        for name, one in self.summary.items():
-            classified.setdefault((percent_text(one, "top1_cls"), percent_text(one, "top5_cls")), name)
-        lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
-        return lines
+
+def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+    lines = []
+    if any("gt_known" in one for one in summary.values()):
+        tune = not any(one.get("best_threshold_is_an_oracle") for one in summary.values())
+        kind = "a split that may tune" if tune else "the images it is reported on: an oracle"
+        lines = [
+            "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
+            f"MaxBoxAcc at the best τ of {kind}",
+        ]
+    classified: dict[tuple[str, str], str] = {}
+    for name, one in summary.items():
+        classified.setdefault((percent_text(one, "top1_cls"), percent_text(one, "top5_cls")), name)
+    lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
+    return lines
+
+
+TASK = BenchmarkTask(KIND, FILES, row_schema, summary_columns, _tallies, _table, _legend)
 
 
 def run_benchmark(
@@ -108,41 +121,25 @@ def run_benchmark(
         reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
             failed sample, and each note.
     """
-    arrow()
     batch_sizes = {setup.options.batch_size for setup in setups}
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}: give all the same")
-    size = shard_size(batch_sizes.pop(), shard)
     token = folder.token_for(out)
-    worker_settings = WorkerSettings(
-        tuple(setups),
-        tuple(settings),
-        class_entries(dataset),
-        dataset.root,
-        out / "maps" if save_maps else None,
-        max(1, (os.cpu_count() or 2) - 1) if judges is None else judges,
-        token,
-    )
-    task = BenchmarkTask(
-        kind=KIND,
-        make_worker=worker_settings,
-        shards=tuple(shards_of(dataset.samples, size)),
-        passes=len({one.setup for one in settings}),
-        dataset=describe_dataset(dataset, asked or {}),
-        shard_size=size,
-        facts={"save_maps": save_maps},
-        files=(*FILES, *(["maps"] if save_maps else [])),
-        conclude=conclude,
-        schema=row_schema,
-    )
-    return BenchmarkResult(**vars(run_task(task, out, token, engine, reporter)))
+    pool = Judges(max(1, (os.cpu_count() or 2) - 1) if judges is None else judges)
+    judge_of = partial(BoxJudge, class_entries(dataset), pool, out / "maps" if save_maps else None, token)
+    size = shard_size(batch_sizes.pop(), shard)
+    return run_task(
+        TASK, judge_of, dataset, setups, settings, out,
+        entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [],
+        shard_size=size, token=token, asked=asked or {}, engine=engine, reporter=reporter,
+    )  # fmt: skip
 
 
 def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
     from cliploc.backbones import models
     from cliploc.heads import read_config
-    from cliploc.saliency import find, fitting, unfit_reason
+    from cliploc.saliency import fitting, unfit_reason
 
     found = find(method)
     trained = set() if setup.head is None else {read_config(setup.head).method}
@@ -156,38 +153,267 @@ def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained, guided))}"
 
 
-def conclude(out: Path) -> dict[str, Summary]:
-    """Computes the numbers of all existing parts and writes them into summary.json."""
-    manifest = read_manifest(out)
-    rows = rows_in(out, summary_columns(), manifest["shards"])
-    summary = summarize(manifest["settings"], rows, manifest["dataset"]["role"] == "tune")
-    write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
-    return summary
+# ------------------------------------------------------------------------------------------------------------ the judge
+@dataclass(frozen=True)
+class _Method:
+    """A method of a setup, and the settings that make boxes from its maps."""
+
+    name: str
+    options: Mapping[str, Any]
+    settings: tuple[Setting, ...]
+    rules: tuple[BoxRule, ...]
+    own: BoxRule  # the localizer's
 
 
-def class_entries(dataset: Dataset) -> tuple[str, ...]:
-    """Each class of a dataset as `cliploc.prompts.parse` takes it: label → "cat|kitten"."""
-    return tuple("|".join(one.synonyms) for one in dataset.classes)
+Found = Mapping[str, Localization]  # method → its result for one picture
 
 
-# ----------------------------------------------------------------------------------------------------------- manifest
-def describe_dataset(dataset: Dataset, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset's entry in a manifest; `samples_sha256` covers ids, labels, sizes, boxes and the names of masks."""
-    digest = hashlib.sha256()
-    for one in dataset.samples:
-        masks = [place_of(mask, dataset.root) for mask in (*one.masks, *([one.ignore] if one.ignore else []))]
-        facts = (one.id, one.label, one.size_wh, one.boxes_xyxy.tolist(), len(one.masks), masks)
-        digest.update(json.dumps(facts).encode() + b"\n")
-    return dataset_entry(dataset, asked, digest.hexdigest(), reasons=_reasons(dataset, asked.get("subset")))
+class BoxJudge(Judge):
+    """Makes boxes and predictions, batch by batch, while processes judge the maps of the batches before."""
+
+    def __init__(
+        self,
+        classes: Sequence[str],  # each as `cliploc.prompts.parse` takes it, such as "cat|kitten"
+        pool: Judges,
+        maps: Path | None,  # folder to save score maps in; None to save none
+        token: str,  # in the names of the run's temporary files; see `cliploc._files.temporaries_of`
+        *of_setup: Any,  # see `Judge`
+    ) -> None:
+        super().__init__(*of_setup)
+        self._pool, self._saved, self._token = pool, maps, token
+        of = {name: [one for one in self.settings if one.method == name] for name in self.methods}
+        self._methods = tuple(self._method(name, chosen) for name, chosen in of.items())
+        self.names_of = [[one] for one in classes]  # of each label
+        self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
+        unknown = self.localizer.unknown_names(classes)
+        self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
+        if unknown:
+            self.note = (
+                f"{self.localizer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such as "
+                f"{next(iter(unknown))!r}: it never predicts them"
+            )
+
+    def _method(self, name: str, settings: Sequence[Setting]) -> _Method:
+        options = settings[0].options
+        if other := next((one for one in settings if one.options != options), None):
+            raise UsageError(
+                f"expected the same options for each setting of {name} in a setup, got others for {settings[0].id} and "
+                f"{other.id}: give each a setup of its own"
+            )
+        own = self.localizer.box_rule_of(name, options)
+        rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
+        return _Method(name, options, tuple(settings), tuple(rules), own)
+
+    def describe(self, setting: Setting) -> dict[str, Any]:
+        """See `Judge.describe`; all of the localizer's description, with defaults."""
+        method = next(one for one in self._methods if one.name == setting.method)
+        rule = method.rules[method.settings.index(setting)]
+        said = self.localizer.describe(method.name, method.options)
+        return self.described(
+            setting,
+            {**said, "baseline": find(method.name).family == "baseline"},
+            threshold=_tau(rule),
+            threshold_given=setting.threshold is not None,
+        )
+
+    def close(self) -> None:
+        """See `Judge.close`."""
+        self._pool.close()
+
+    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
+        """See `Judge.stream`."""
+        own, fed = tee(shards)
+        feed = _Feed(self, fed, reporter, self._methods)
+        try:
+            for shard in own:
+                yield self._judged(shard, feed, reporter)
+        finally:
+            feed.close()
+
+    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter) -> JudgedShard:
+        """Computes a shard's results and sends their maps to the judges."""
+        notes: list[str] = []
+        told = 0
+
+        def take(feed: _Feed, methods: Sequence[_Method]) -> list[_SampleOutcome]:
+            nonlocal told
+            outcomes: list[_SampleOutcome] = []
+            jobs: list[tuple[_SampleOutcome, MapsToJudge]] = []
+            for number, (sample, found) in enumerate(feed.take(shard, notes), start=1):
+                outcomes.append(self._outcome(sample, found, methods, jobs))
+                if jobs and (sum(job.maps.nbytes for _, job in jobs) >= BYTES or number == len(shard.samples)):
+                    future = self._pool.submit([job for _, job in jobs])
+                    for place, (outcome, _) in enumerate(jobs):
+                        outcome.future, outcome.place = future, place
+                    jobs.clear()
+                if number > told:
+                    told = number
+                    reporter.images(1)
+            self._predict(outcomes)
+            return outcomes
+
+        taken: list[list[_SampleOutcome]] = []  # of all methods, or of each where one failed
+        try:
+            taken.append(take(feed, self._methods))
+        except FAILURES as error:
+            reason = failure_reason(error)
+            # A method failed, and so did all others in its forward pass: run each alone, so that only one is lost.
+            feed.restart(shard)
+            for method in self._methods:
+                if len(self._methods) > 1:
+                    alone = _Feed(self, [shard], reporter, (method,))
+                    try:
+                        taken.append(take(alone, (method,)))
+                        continue
+                    except FAILURES as error:
+                        reason = failure_reason(error)
+                    finally:
+                        alone.close()
+                ids = ", ".join(one.id for one in method.settings)
+                notes.append(f"{ids} failed on the {len(shard.samples)} samples of part {shard.index:05d}: {reason}")
+                taken.append([_SampleOutcome((method,), failure=reason) for _ in shard.samples])
+
+        def outcomes() -> list[Outcome]:
+            of_samples = zip(*taken, strict=True)
+            return [dict(chain.from_iterable(one.of_settings().items() for one in of)) for of in of_samples]
+
+        return JudgedShard(outcomes, notes, [one.future for part in taken for one in part if one.future is not None])
+
+    def _outcome(
+        self,
+        sample: Sample,
+        found: Found | InputError,
+        methods: Sequence[_Method],
+        jobs: list[tuple[_SampleOutcome, MapsToJudge]],
+    ) -> _SampleOutcome:
+        """The outcome of a sample except the judging of its maps, which is added to the jobs."""
+        if isinstance(found, InputError):
+            return _SampleOutcome(tuple(methods), failure=str(found))
+        outcome = _SampleOutcome(tuple(methods), embedding=next(iter(found.values())).embedding)
+        maps = []
+        for method in methods:
+            result = found[method.name]
+            maps.append(result.maps_over_picture((SIDE, SIDE))[0])
+            small = thumb(result.maps[0])
+            for rule in method.rules:
+                boxes = result.boxes if rule == method.own else result.boxes_by(rule)
+                outcome.known.append(
+                    {
+                        "score": float(result.scores[0]),
+                        "presence": None if result.presence is None else float(result.presence[0]),
+                        "found": len(boxes) > 0,
+                        "boxes": _in_original(boxes.xyxy, result.image.size, sample.size_wh).tolist(),
+                        "box_scores": boxes.score.tolist(),
+                        "thumb": small,
+                    }
+                )
+        saved = self._saved
+        files = [
+            [] if saved is None else [map_path(saved, one.id, sample.id) for one in method.settings]
+            for method in methods
+        ]
+        thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
+        jobs.append((outcome, MapsToJudge(sample, np.stack(maps), thresholds, files, self._token)))
+        return outcome
+
+    def _predict(self, outcomes: Sequence[_SampleOutcome]) -> None:
+        """Adds each picture's best labels and their cosines; the first of equal ones."""
+        done = [one for one in outcomes if one.embedding is not None]
+        if not done:
+            return
+        # The whole shard at once: the matrix product has the same shape also in a resumed run, so the same last bits.
+        embeddings = torch.from_numpy(np.stack([one.embedding for one in done if one.embedding is not None]))  # [n, D]
+        cosines = (embeddings @ self._embeddings.T).masked_fill(self._unknown, -2.0)  # [n, K]
+        best = cosines.argsort(descending=True, stable=True)[:, :TOP]
+        for one, labels, values in zip(done, best.tolist(), cosines.gather(1, best).tolist(), strict=True):
+            one.embedding = None
+            for known in one.known:
+                known |= {"predictions": labels, "prediction_scores": values}
 
 
-def _reasons(dataset: Dataset, subset: str | None) -> dict[str, str]:
-    """WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run."""
-    reasons = subsets.get("ten-classes").reasons
-    present = {dataset.classes[label].wnid for label in {one.label for one in dataset.samples}}
-    return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
+class _Feed:
+    """The stream of one setup's results over all shards, with the samples that they belong to."""
+
+    def __init__(
+        self, judge: BoxJudge, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method]
+    ) -> None:
+        self._judge, self._reporter, self._methods = judge, reporter, methods
+        self._shards = iter(shards)
+        self._start()
+
+    def _start(self) -> None:
+        self._handed: deque[Shard] = deque()  # shards given to the localizer and not done yet
+        self._notes: list[str] = []
+        model = self._judge.setup.model
+        self._results = self._judge.localizer.run(
+            self._requests(),
+            {method.name: method.options for method in self._methods},
+            reporter=Reporter(
+                masked=self._reporter.masked,
+                bank=self._reporter.bank,
+                halved=lambda count: self._notes.append(f"{model}: {halved_note(count)}"),
+            ),
+        )
+
+    def _requests(self) -> Iterator[Request]:
+        for shard in self._shards:
+            self._handed.append(shard)
+            for place, sample in enumerate(shard.samples):
+                yield Request((shard.index, place), sample.path, self._judge.names_of[sample.label])
+
+    def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
+        """Yields the results of a shard's samples, which must be the next in the stream."""
+        for place, sample in enumerate(shard.samples):
+            result = next(self._results)
+            assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
+            yield sample, result.found if result.error is None else result.error
+        self._handed.popleft()
+        notes += self._notes
+        self._notes.clear()
+
+    def restart(self, shard: Shard) -> None:
+        """Restarts the stream after this shard, on which it failed."""
+        self.close()
+        self._shards = chain([one for one in self._handed if one.index != shard.index], self._shards)
+        self._start()
+
+    def close(self) -> None:
+        """Ends the threads that read pictures."""
+        self._results.close()
 
 
-def read_manifest(out: Path) -> dict[str, Any]:
-    """A benchmark's manifest; errors as in `cliploc.jobs.folder.read_manifest`."""
-    return folder.read_manifest(out, KIND)
+@dataclass
+class _SampleOutcome:
+    """The results of one sample by some methods; the judging of its maps may be unfinished."""
+
+    methods: tuple[_Method, ...]
+    known: list[Row] = field(default_factory=list)  # for each setting of each method, the columns known so far
+    embedding: FloatArray | None = None  # None once predictions were computed from it
+    future: Future[list[JudgedMaps]] | None = None
+    place: int = 0  # index in the future's results
+    failure: str | None = None
+
+    def of_settings(self) -> Outcome:
+        """Setting → columns, or why it failed; waits for the judges."""
+        ids = [one.id for method in self.methods for one in method.settings]
+        judged = self.failure or "" if self.future is None else self.future.result()[self.place]
+        if isinstance(judged, str):
+            return dict.fromkeys(ids, judged)
+        columns = chain.from_iterable(judged)
+        return {one: {**known, **of_tau} for one, known, of_tau in zip(ids, self.known, columns, strict=True)}
+
+
+def map_path(maps: Path, setting: str, sample: str) -> Path:
+    """The path where `--save-maps` saves a map; `cliploc evaluate --maps MAPS/SETTING` reads it."""
+    return maps / setting / f"{sample}.npy"
+
+
+def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[int, int]) -> FloatArray:
+    """Scales boxes from a file, which may be resized, to pixels of the original."""
+    scaled: FloatArray = (xyxy * np.array([*original_wh] * 2) / np.array([*file_wh] * 2)).astype(np.float32)
+    return scaled
+
+
+def _tau(rule: BoxRule) -> float:
+    assert not isinstance(rule.threshold, str)
+    return float(rule.threshold)

@@ -43,17 +43,30 @@ Columns = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class FolderResult:
-    """The result for a folder of maps."""
+class EvaluatedFolder:
+    """What all results for a folder of maps have."""
 
-    asked: int  # number of images in the metadata
-    evaluated: int  # number of images without a problem, which the numbers are of
-    summaries: tuple[MetricSummary, ...]  # the summary of each metric
+    asked: int  # number of images with ground truth
+    evaluated: int  # number of images that the numbers are of
     problems: tuple[Problem, ...]  # everything that was left out
 
     def counts(self) -> dict[str, int]:
         """The number of problems of each kind."""
         return dict(sorted(Counter(one.kind for one in self.problems).items()))
+
+    def left_out(self) -> dict[str, Any]:
+        """The problems, as `--json` prints them."""
+        return {
+            "problems": self.counts(),
+            "failed": [{"kind": p.kind, "source": p.source, "reason": p.reason} for p in self.problems],
+        }
+
+
+@dataclass(frozen=True)
+class FolderResult(EvaluatedFolder):
+    """The result for a folder of score maps."""
+
+    summaries: tuple[MetricSummary, ...]  # the summary of each metric
 
     def document(self, convention: Convention) -> dict[str, Any]:
         """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
@@ -65,8 +78,7 @@ class FolderResult:
             "images": self.asked,
             "evaluated": self.evaluated,
             "per_class": per_class,
-            "problems": self.counts(),
-            "failed": [{"kind": p.kind, "source": p.source, "reason": p.reason} for p in self.problems],
+            **self.left_out(),
         }
 
     def lines(self) -> list[tuple[str, str, str, str]]:
@@ -151,7 +163,7 @@ def evaluate_folder(
     if not evaluated:
         raise UsageError(f"none of {len(asked)} images could be evaluated: check {maps} and {metadata}")
     summaries = tuple(one.summarise(False, bootstrap) for one in metrics)
-    return FolderResult(len(asked), evaluated, summaries, tuple(problems))
+    return FolderResult(len(asked), evaluated, tuple(problems), summaries)
 
 
 def _metrics(threshold: float | None) -> list[Metric]:

@@ -1,39 +1,44 @@
 """`run_faithfulness`: whether maps show what a model uses, for a grid of settings, into a folder that can be resumed.
 
-`cliploc help faithfulness` explains the metrics and the folder.
+`evaluate_maps` has the same numbers of score maps made by any tool. `cliploc help faithfulness` explains the metrics
+and the folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import FaithfulnessOptions
-from cliploc.errors import UsageError
+from cliploc.config import FaithfulnessOptions, Options
+from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.faithfulness import Faithfulness, Seen, chosen_metrics
 from cliploc.jobs import folder, local
-from cliploc.jobs.benchmark import class_entries, describe_dataset
 from cliploc.jobs.engine import Engine
-from cliploc.jobs.folder import RunKind, plain, write_json
-from cliploc.jobs.plan import ModelSetup, Setting, shard_size, shards_of
-from cliploc.jobs.rows import Row, arrow, rows_in
-from cliploc.jobs.summary import DEFAULT, Summary
-from cliploc.jobs.task import BenchmarkTask, TaskResult, run_task
-from cliploc.metrics import Bootstrap
+from cliploc.jobs.evaluate import read_map
+from cliploc.jobs.failures import failure_reason
+from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, run_task
+from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
+from cliploc.localizer import Localizer
+from cliploc.metrics import Bootstrap, checked_map
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
-from cliploc.values import Dataset
+from cliploc.values import Dataset, FloatArray, Sample
 
-SCHEMA_VERSION = 1  # of manifest.json, summary.json and the parts
 KIND = RunKind(
     "faithfulness",
     "a faithfulness benchmark",
-    SCHEMA_VERSION,
+    1,
     ".parquet",
     frozenset({"dataset.root", "dataset.problems"}),
 )
@@ -41,87 +46,174 @@ FILES = ("summary.json", *REPORT_FILES)
 SHARD = 8  # pictures that are computed and written together: each takes seconds
 METRICS = ("deletion", "insertion")  # where none are named
 BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
+NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "values", "curves")
+MAPS = "maps"  # stands for the setting, where maps were made by other tools
+# The parts of a localizer's description that the numbers depend on; its boxes are not used.
+IDENTITY = (
+    "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "scales", "windows",
+    "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "engine_backend", "guide",
+    "batch_size",
+)  # fmt: skip
 Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, shown
 
 
-# ----------------------------------------------------------------------------------------------------------------- rows
+# ------------------------------------------------------------------------------------------------------------ the task
 def row_schema() -> Any:
     """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
     pa = arrow()
-    return pa.schema(
-        [
-            pa.field("sample", pa.string(), nullable=False),
-            pa.field("setting", pa.string(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("blake2b", pa.string()),
-            pa.field("label", pa.int32(), nullable=False),
-            pa.field("width", pa.int32(), nullable=False),
-            pa.field("height", pa.int32(), nullable=False),
-            pa.field("status", pa.string(), nullable=False),
-            pa.field("reason", pa.string()),
-            pa.field("name", pa.string()),  # that was mapped and scored
-            pa.field("probability", pa.float64()),  # of the whole picture
-            pa.field("cosine", pa.float64()),
-            pa.field("values", pa.map_(pa.string(), pa.float64())),
-            pa.field("curves", pa.map_(pa.string(), pa.list_(pa.float32()))),
-            pa.field("thumb", pa.binary(THUMB * THUMB)),
-        ]
-    )
+    text, i32, f64 = pa.string(), pa.int32(), pa.float64()
+    return schema_of(
+        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
+        label=i32, width=i32, height=i32, status=text, reason=text,
+        name=text,  # that was mapped and scored
+        probability=f64, cosine=f64,  # of the whole picture
+        values=pa.map_(text, f64), curves=pa.map_(text, pa.list_(pa.float32())), thumb=pa.binary(THUMB * THUMB),
+    )  # fmt: skip
 
 
-NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "values", "curves")
+def _tallies(manifest: Manifest) -> dict[str, Tally]:
+    return {one["id"]: ValueTally(list(manifest["numbers"])) for one in manifest["settings"]}
 
 
-# -------------------------------------------------------------------------------------------------------------- summary
-def summarize(
-    settings: Sequence[str], rows: Iterable[Row], numbers: Sequence[str], bootstrap: Bootstrap = DEFAULT
-) -> dict[str, Summary]:
-    """Computes the numbers of a run, setting → numbers.
+def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
+    shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
+    rows = [("setting", *(number["title"] for number in shown.values()))]
+    return rows + [(name, *(number_text(one.get(key)) for key in shown)) for name, one in summary.items()]
+
+
+def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
+    return [f"{one['title']}: {one['about']}" for one in manifest["numbers"].values() if one["shown"]]
+
+
+TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
+
+
+def run_faithfulness(
+    dataset: Dataset,
+    setups: Sequence[ModelSetup],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    metrics: Sequence[str] = METRICS,
+    options: FaithfulnessOptions | None = None,
+    engine: Engine = local.run,
+    shard: int = SHARD,
+    asked: Mapping[str, Any] | None = None,
+    reporter: Reporter = SILENT,
+) -> BenchmarkResult:
+    """Measures every setting on a dataset.
 
     Args:
-        rows: the rows of its parts, in any order; `NUMBER_COLUMNS` are enough.
-
-    Returns:
-        For each setting the mean over pictures of each number, in its own unit (areas in 0–1), None if there is none;
-        `confidence_95`; `curves`, the mean of each with the ends of its interval; `measured`, the number of pictures of
-        numbers that not every picture has; `images`, `evaluated` and `failed`.
+        setups: models × prompts, with resize "squash". Their options for boxes are not used.
+        out: an empty folder, or the folder of a run with the same settings, which is resumed.
+        options: of the protocols; None: as they were published.
+        asked: how the dataset was chosen (limit, seed …), for the manifest.
     """
-    values: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in settings}
-    curves: dict[str, dict[str, dict[str, list[float | None]]]] = {name: {} for name in settings}
-    failed: dict[str, list[dict[str, str]]] = {name: [] for name in settings}
-    for row in rows:
-        name, sample = row["setting"], row["sample"]
-        if row["status"] != "ok":
-            failed[name].append({"sample": sample, "reason": row["reason"]})
-            continue
-        if sample in values[name]:
-            raise UsageError(f"{sample} occurs twice: evaluate each picture once")
-        values[name][sample] = dict(row["values"])
-        curves[name][sample] = dict(row["curves"])
-    found: dict[str, Summary] = {}
-    for name in settings:
-        samples = sorted(values[name])  # the order of the parts must not matter
-        summary: Summary = {}
+    options, entries = options or FaithfulnessOptions(), class_entries(dataset)
+    axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
+    return run_task(
+        TASK, partial(FaithfulnessJudge, entries, metrics, options), dataset, setups, settings, out,
+        entries={
+            "metrics": list(metrics),
+            "protocol": plain(asdict(options)),
+            "numbers": numbers_of(metrics),
+            "curves": {name: plain(asdict(axis)) for name, axis in axes},
+        },
+        shard_size=shard, token=folder.token_for(out), asked=asked or {}, engine=engine, reporter=reporter,
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- the judge
+class FaithfulnessJudge(PictureJudge):
+    """Measures maps with a `Faithfulness`."""
+
+    def __init__(
+        self, classes: Sequence[str], metrics: Sequence[str], options: FaithfulnessOptions, *of_setup: Any
+    ) -> None:
+        super().__init__(*of_setup)
+        self.refuse_thresholds("faithfulness")
+        self._classes, chosen = classes, chosen_metrics(metrics)
+        self._measurer = Faithfulness(self.localizer, classes, chosen, self.methods, options)
+        if unknown := self._measurer.unknown:
+            self.note = (
+                f"{self._measurer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such "
+                f"as {next(iter(unknown))!r}: the softmax is over the other {len(self._measurer.known)}"
+            )
+
+    def describe(self, setting: Setting) -> dict[str, Any]:
+        """See `Judge.describe`."""
+        scale = self._measurer.backbone.logit_scale
+        return self.described_by(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
+
+    def look(self, sample: Sample, read: None) -> Seen:  # noqa: ARG002
+        """See `PictureJudge.look`."""
+        return self._measurer.see(sample.id, sample.path, self._classes[sample.label])
+
+    def maps(self, seen: Seen, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
+        """See `PictureJudge.maps`."""
+        return self._measurer.maps(seen, methods, reporter=reporter)
+
+    def judge(self, seen: Seen, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
+        """See `PictureJudge.judge`."""
+        others = partial(self._measurer.others, seen, setting.method, reporter)
+        measured = self._measurer.measure_map(seen, heat, others, reporter)
+        return {
+            "name": self._measurer.known[seen.target],
+            "probability": seen.probability,
+            "cosine": seen.cosine,
+            "values": list(measured.values.items()),
+            "curves": list(measured.curves.items()),
+            "thumb": thumb(heat),
+        }
+
+
+# --------------------------------------------------------------------------------------------------------- the numbers
+class ValueTally(Tally):
+    """Counts the rows of one setting, for these numbers."""
+
+    def __init__(self, numbers: Sequence[str]) -> None:
+        self._numbers = numbers
+        self._rows: dict[str, tuple[dict[str, float | None], dict[str, list[float | None]]]] = {}
+
+    def add(self, row: Row) -> None:
+        """See `Tally.add`."""
+        if row["sample"] in self._rows:
+            raise UsageError(f"{row['sample']} occurs twice: evaluate each picture once")
+        self._rows[row["sample"]] = dict(row["values"]), dict(row["curves"])
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        """The mean over pictures of each number, in its own unit (areas in 0–1), None if there is none.
+
+        With `confidence_95`; `curves`, the mean of each with the ends of its interval; and `measured`, the number of
+        pictures of numbers that not every picture has.
+        """
+        rows = [self._rows[sample] for sample in sorted(self._rows)]  # the order of the parts must not matter
+        means: Summary = {}
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
-        for key in numbers:
-            there = [one for sample in samples if (one := values[name][sample].get(key)) is not None]
-            summary[key] = float(np.mean(there)) if there else None
+        for key in self._numbers:
+            there = [one for values, _ in rows if (one := values.get(key)) is not None]
+            means[key] = float(np.mean(there)) if there else None
             interval = bootstrap.interval(np.array(there)[:, None], lambda means: means[:, 0]) if there else None
             if interval is not None:
                 ends[key] = list(interval)
-            if len(there) < len(samples):
+            if len(there) < len(rows):
                 measured[key] = len(there)
-        found[name] = {
-            **summary,
+        curves = mean_curves([curves for _, curves in rows], bootstrap)
+        return {
+            **means,
             "confidence_95": ends,
-            "curves": mean_curves([curves[name][sample] for sample in samples], bootstrap),
+            "curves": curves,
             **({"measured": measured} if measured else {}),
-            "images": len(samples) + len(failed[name]),
-            "evaluated": len(samples),
-            "failed": sorted(failed[name], key=lambda one: one["sample"]),
+            **counts,
         }
-    return found
+
+
+def summarize(
+    settings: Sequence[str], rows: Iterable[Row], numbers: Sequence[str], bootstrap: Bootstrap = DEFAULT
+) -> dict[str, Summary]:
+    """Setting → numbers of rows in any order; `NUMBER_COLUMNS` are enough."""
+    return summed_up(rows, {name: ValueTally(numbers) for name in settings}, bootstrap)
 
 
 def mean_curves(
@@ -161,34 +253,9 @@ def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[floa
     return full
 
 
-def conclude(out: Path) -> dict[str, Summary]:
-    """Computes the numbers of all existing parts and writes them into summary.json."""
-    manifest = read_manifest(out)
-    settings = [one["id"] for one in manifest["settings"]]
-    rows = rows_in(out, NUMBER_COLUMNS, manifest["shards"])
-    summary = summarize(settings, rows, list(manifest["numbers"]))
-    write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
-    return summary
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """A faithfulness benchmark's manifest; errors as in `cliploc.jobs.folder.read_manifest`."""
-    return folder.read_manifest(out, KIND)
-
-
 def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the numbers of these metrics are, for manifests and tables: key → title, about, best, shown."""
-    from cliploc.faithfulness import chosen_metrics
-
     return {key: asdict(number) for one in chosen_metrics(metrics) for key, number in one.numbers.items()}
-
-
-def table_of(summary: Mapping[str, Summary], numbers: Numbers) -> list[tuple[str, ...]]:
-    """The table of settings: a header, then a row for each."""
-    shown = {key: number for key, number in numbers.items() if number["shown"]}
-    rows = [("setting", *(number["title"] for number in shown.values()))]
-    rows += [(name, *(number_text(one.get(key)) for key in shown)) for name, one in summary.items()]
-    return rows
 
 
 def number_text(value: float | None) -> str:
@@ -196,98 +263,79 @@ def number_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.1e}"
 
 
+# --------------------------------------------------------------------------------------------- maps made by other tools
 @dataclass(frozen=True)
-class FaithfulnessResult(TaskResult):
-    """The result of a faithfulness benchmark."""
+class MapsResult:
+    """The numbers of a folder of maps."""
 
+    summary: Summary  # as in a benchmark's summary.json, of one setting
     numbers: Numbers  # what its numbers are
+    model: str  # that scored the pictures
+    protocol: FaithfulnessOptions  # the options
 
     def document(self) -> dict[str, Any]:
-        """The result as in summary.json."""
-        return {"schema_version": SCHEMA_VERSION, "settings": self.summary}
+        """The result as `cliploc evaluate --task faithfulness --json` prints it."""
+        return {
+            "schema_version": KIND.version,
+            "model": self.model,
+            "protocol": asdict(self.protocol),
+            "settings": {MAPS: self.summary},
+        }
 
-    def table(self) -> list[tuple[str, ...]]:
-        """The table of settings: a header, then a row for each."""
-        return table_of(self.summary, self.numbers)
-
-    def legend(self) -> list[str]:
-        """The lines below the table that explain its numbers."""
-        return [f"{one['title']}: {one['about']}" for one in self.numbers.values() if one["shown"]]
-
-
-# -------------------------------------------------------------------------------------------------------------- the run
-@dataclass(frozen=True)
-class FaithfulnessSettings:
-    """The settings of a faithfulness worker; picklable. Calling them makes the worker.
-
-    Attributes:
-        setups, settings, classes, root: as in `cliploc.jobs.plan.WorkerSettings`.
-        metrics: names of the metrics.
-        options: of the protocols.
-    """
-
-    setups: tuple[ModelSetup, ...]
-    settings: tuple[Setting, ...]
-    classes: tuple[str, ...]
-    root: Path
-    metrics: tuple[str, ...]
-    options: FaithfulnessOptions
-
-    def __call__(self) -> Any:
-        """Makes the worker: a `cliploc.jobs.faithfulness_worker.FaithfulnessWorker`."""
-        from cliploc.jobs.faithfulness_worker import FaithfulnessWorker  # imports torch
-
-        return FaithfulnessWorker(self)
+    def lines(self) -> list[tuple[str, str, str]]:
+        """A row for each number: title, mean, 95 % interval."""
+        ends: Mapping[str, Sequence[float]] = self.summary["confidence_95"]
+        return [
+            (one["title"], number_text(self.summary[key]), "–".join(map(number_text, ends.get(key, ()))))
+            for key, one in self.numbers.items()
+        ]
 
 
-def run_faithfulness(
+def evaluate_maps(
+    maps: str | Path,
     dataset: Dataset,
-    setups: Sequence[ModelSetup],
-    settings: Sequence[Setting],
-    out: Path,
+    options: Options,
     *,
-    metrics: Sequence[str] = METRICS,
-    options: FaithfulnessOptions | None = None,
-    engine: Engine = local.run,
-    shard: int = SHARD,
-    asked: Mapping[str, Any] | None = None,
+    metrics: Sequence[str],
+    protocol: FaithfulnessOptions | None = None,
     reporter: Reporter = SILENT,
-) -> FaithfulnessResult:
-    """Measures every setting on a dataset.
+) -> MapsResult:
+    """Measures score maps made by any tool.
 
     Args:
-        setups: models × prompts, with resize "squash". Their options for boxes are not used.
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        options: of the protocols; None: as they were published.
-        asked: how the dataset was chosen (limit, seed …), for the manifest.
+        maps: folder with `<sample id>.npy` for each picture (ids may hold sub-folders): floats in 0–1 of any size, over
+            the whole picture; of the name that `protocol` says.
+        protocol: options of the protocols; None: as they were published.
+        reporter: gets each picture that is left out, and the numbers of pictures to do and done.
     """
+    maps, protocol = Path(maps), protocol or FaithfulnessOptions()
+    if not maps.is_dir():
+        raise UsageError(f"expected a folder of maps, found none at {maps}: check the path")
+    chosen, entries = chosen_metrics(metrics, with_method=False), class_entries(dataset)
+    # No method runs here, and none is named: a name would have to fit the tower.
+    localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).given())
+    measurer = Faithfulness(localizer, entries, chosen, {}, protocol)
+    reporter.phase("maps")
+    reporter.start(len(dataset), len(dataset))
+    told = Reporter(masked=reporter.masked, halved=reporter.halved)
+    rows: list[Row] = []
+    for sample in dataset.samples:
+        row: Row = {"sample": sample.id, "setting": MAPS, "status": "failed"}
+        try:
+            heat = checked_map(read_map(maps / f"{sample.id}.npy", "exact"), "exact")
+            seen = measurer.see(sample.id, sample.path, entries[sample.label])
+            measured = measurer.measure_map(seen, heat.astype(np.float32), reporter=told)
+            row |= {"status": "ok", "values": measured.values, "curves": measured.curves}
+        except InputError as error:
+            row["reason"] = str(error)
+            reporter.failed(sample.id, error)
+        except FAILURES as error:
+            row["reason"] = failure_reason(error)
+            reporter.failed(sample.id, ModelError(f"{sample.id}: {row['reason']}"))
+        rows.append(row)
+        reporter.images(1)
     numbers = numbers_of(metrics)
-    options = options or FaithfulnessOptions()
-    size = shard_size(1, shard)
-    task = BenchmarkTask(
-        kind=KIND,
-        make_worker=FaithfulnessSettings(
-            tuple(setups), tuple(settings), class_entries(dataset), dataset.root, tuple(metrics), options
-        ),
-        shards=tuple(shards_of(dataset.samples, size)),
-        passes=len({one.setup for one in settings}),
-        dataset=describe_dataset(dataset, asked or {}),
-        shard_size=size,
-        schema=row_schema,
-        facts={
-            "metrics": list(metrics),
-            "protocol": plain(asdict(options)),
-            "numbers": numbers,
-            "curves": _curves_of(metrics),
-        },
-        files=FILES,
-        conclude=conclude,
-    )
-    result = run_task(task, out, folder.token_for(out), engine, reporter)
-    return FaithfulnessResult(**vars(result), numbers=numbers)
-
-
-def _curves_of(metrics: Sequence[str]) -> dict[str, Any]:
-    from cliploc.faithfulness import chosen_metrics
-
-    return {name: plain(asdict(axis)) for one in chosen_metrics(metrics) for name, axis in one.curves.items()}
+    summary = summarize([MAPS], rows, list(numbers))[MAPS]
+    if not summary["evaluated"]:
+        raise UsageError(f"none of {len(rows)} pictures could be measured: {summary['failed'][0]['reason']}")
+    return MapsResult(summary, numbers, localizer.backbone.name, protocol)

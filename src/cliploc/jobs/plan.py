@@ -167,22 +167,3 @@ def shards_of(samples: Sequence[Any], size: int) -> Iterator[Shard]:
     """Splits a dataset's samples into shards, in their order."""
     for index, start in enumerate(range(0, len(samples), size)):
         yield Shard(index, tuple(samples[start : start + size]))
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """The settings of a benchmark's worker; picklable. Calling them makes the worker."""
-
-    setups: tuple[ModelSetup, ...]  # the run's setups
-    settings: tuple[Setting, ...]  # the run's settings
-    classes: tuple[str, ...]  # each class of the dataset as `cliploc.prompts.parse` takes it, such as "cat|kitten"
-    root: Path  # the dataset's folder
-    maps: Path | None = None  # folder to save score maps in; None to save none
-    judges: int = 1  # number of additional processes that compare maps with boxes; 0 for none
-    token: str = "no-run"  # token in the names of the run's temporary files; see `cliploc._files.temporaries_of`
-
-    def __call__(self) -> Any:
-        """Makes the worker: a `cliploc.jobs.worker.BenchmarkWorker`."""
-        from cliploc.jobs.worker import BenchmarkWorker  # imports torch
-
-        return BenchmarkWorker(self)

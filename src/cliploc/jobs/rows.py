@@ -1,4 +1,4 @@
-"""The rows of a benchmark, one for each sample and setting: computes them from maps, writes and reads them as Parquet.
+"""The rows of benchmarks, one for each sample and setting: compares maps with boxes, writes and reads Parquet.
 
 Imports no torch, so that the processes that judge maps are small.
 """
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cliploc import _files
 from cliploc._files import parts_in, write_whole
 from cliploc._imports import install, not_installed
+from cliploc.datasets import LabelledPicture
 from cliploc.errors import InputError, UsageError
 from cliploc.images import open_picture
 from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
@@ -36,37 +37,30 @@ def arrow() -> Any:
     return pyarrow
 
 
-def row_schema() -> Any:
-    """The columns of a row, as a `pyarrow.Schema`; `cliploc help benchmark` explains them."""
+NEVER_NULL = frozenset({"sample", "setting", "path", "label", "n_boxes", "width", "height", "status"})
+
+
+def schema_of(**columns: Any) -> Any:
+    """Columns with these types as a `pyarrow.Schema`."""
     pa = arrow()
-    f32 = pa.float32()
+    return pa.schema([pa.field(name, kind, nullable=name not in NEVER_NULL) for name, kind in columns.items()])
+
+
+def row_schema() -> Any:
+    """The columns of a row of boxes, as a `pyarrow.Schema`; `cliploc help benchmark` explains them."""
+    pa = arrow()
+    text, f32, i32 = pa.string(), pa.float32(), pa.int32()
+    boxes = pa.list_(pa.list_(f32, 4))
     types = {"float": f32, "bool": pa.bool_(), "level": pa.uint8(), "hits": pa.binary(32), "bytes": pa.binary()}
     judged = {name: types[kind] for one in all_metrics() for name, kind in one.columns.items()}
-    return pa.schema(
-        [
-            pa.field("sample", pa.string(), nullable=False),
-            pa.field("setting", pa.string(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("blake2b", pa.string()),
-            pa.field("label", pa.int32(), nullable=False),
-            pa.field("n_boxes", pa.int16(), nullable=False),
-            pa.field("area_share", f32),
-            pa.field("width", pa.int32(), nullable=False),
-            pa.field("height", pa.int32(), nullable=False),
-            pa.field("true_boxes", pa.list_(pa.list_(f32, 4))),
-            pa.field("status", pa.string(), nullable=False),
-            pa.field("reason", pa.string()),
-            pa.field("score", f32),
-            pa.field("presence", f32),
-            pa.field("found", pa.bool_()),
-            pa.field("predictions", pa.list_(pa.int32())),
-            pa.field("prediction_scores", pa.list_(f32)),
-            pa.field("boxes", pa.list_(pa.list_(f32, 4))),
-            pa.field("box_scores", pa.list_(f32)),
-            *(pa.field(name, kind) for name, kind in judged.items()),
-            pa.field("thumb", pa.binary(THUMB * THUMB)),
-        ]
-    )
+    return schema_of(
+        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
+        label=i32, n_boxes=pa.int16(), area_share=f32, width=i32, height=i32, true_boxes=boxes,
+        status=text, reason=text, score=f32, presence=f32, found=pa.bool_(),
+        predictions=pa.list_(i32), prediction_scores=pa.list_(f32), boxes=boxes, box_scores=pa.list_(f32),
+        **judged,
+        thumb=pa.binary(THUMB * THUMB),
+    )  # fmt: skip
 
 
 def place_of(path: Path, root: Path) -> str:
@@ -75,20 +69,24 @@ def place_of(path: Path, root: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ judging
-def sample_facts(sample: Sample, root: Path, digest: str) -> Row:
-    """The columns that are the same for every setting; `digest` is the digest of the picture's content."""
+def sample_facts(sample: Sample | LabelledPicture, root: Path, digest: str) -> Row:
+    """The columns that are the same for every setting; `digest` is the digest of the content of the sample's files."""
     width, height = sample.size_wh
-    sides = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).astype(np.float64)
-    area = sides.prod(axis=1).max() / (width * height) if len(sides) else None
-    return {
+    facts = {
         "sample": sample.id,
         "path": place_of(sample.path, root),
         "blake2b": digest,
-        "label": sample.label,
-        "n_boxes": max(len(sides), len(sample.masks)),
-        "area_share": area,
         "width": width,
         "height": height,
+    }
+    if isinstance(sample, LabelledPicture):
+        return facts
+    sides = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).astype(np.float64)
+    return {
+        **facts,
+        "label": sample.label,
+        "n_boxes": max(len(sides), len(sample.masks)),
+        "area_share": sides.prod(axis=1).max() / (width * height) if len(sides) else None,
         "true_boxes": sample.boxes_xyxy.tolist(),
     }
 
@@ -201,8 +199,3 @@ def rows_in(out: Path, columns: Sequence[str] | None = None, count: int | None =
     """The rows of all finished parts; see `parts_in` and `read_columns`."""
     for path in parts_in(out, count=count):
         yield from read_columns(path, columns).to_pylist()
-
-
-def failed_row(facts: Row, setting: str, reason: str) -> Row:
-    """The row of a sample that failed."""
-    return {**facts, "setting": setting, "status": "failed", "reason": reason}

@@ -1,83 +1,263 @@
 """`run_segmentation`: mIoU of a grid of settings on a segmentation set, into a folder that can be resumed.
 
-`cliploc help segmentation` explains the protocol and the folder.
+`evaluate_labels` has the same numbers of label maps made by any tool. `cliploc help segmentation` explains the protocol
+and the folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
-from cliploc.datasets import LabelledDataset
-from cliploc.errors import UsageError
+from cliploc import prompts
+from cliploc.datasets import (
+    IGNORE,
+    LabelFile,
+    LabelledDataset,
+    LabelledPicture,
+    LabelMap,
+    classes_of,
+    open_labelled,
+    read_labels,
+)
+from cliploc.errors import InputError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine
-from cliploc.jobs.folder import RunKind, plain, write_json
-from cliploc.jobs.plan import ModelSetup, Setting, shard_size, shards_of
-from cliploc.jobs.rows import Row, arrow, rows_in
-from cliploc.jobs.summary import DEFAULT, Summary
-from cliploc.jobs.task import BenchmarkTask, TaskResult, dataset_entry, percent_text, run_task
-from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs
+from cliploc.jobs.evaluate import EvaluatedFolder
+from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.summary import DEFAULT, Summary, Tally
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, percent_text, run_task
+from cliploc.jobs.worker import PictureJudge
+from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
-from cliploc.segmentation import Protocol
+from cliploc.segmentation import Protocol, Segmenter
+from cliploc.values import ClassName, Problem
 
-SCHEMA_VERSION = 1  # of manifest.json, summary.json and the parts
 KIND = RunKind(
     "segmentation",
     "a segmentation benchmark",
-    SCHEMA_VERSION,
+    1,
     ".parquet",
     frozenset({"dataset.root", "dataset.problems"}),
 )
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 16  # pictures that are computed and written together
 NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
+PREVIEW = 120  # longer side in pixels of the label maps kept for the report
+SUFFIX = ".png"  # of label maps made by other tools
+OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, not of classes
+# The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
+IDENTITY = (
+    "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "precision",
+    "masked_precision", "engine_backend", "guide", "batch_size",
+)  # fmt: skip
 
 
-# ----------------------------------------------------------------------------------------------------------------- rows
+# ------------------------------------------------------------------------------------------------------------ the task
 def row_schema() -> Any:
     """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
     pa = arrow()
-    return pa.schema(
-        [
-            pa.field("sample", pa.string(), nullable=False),
-            pa.field("setting", pa.string(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("blake2b", pa.string()),
-            pa.field("width", pa.int32(), nullable=False),
-            pa.field("height", pa.int32(), nullable=False),
-            pa.field("status", pa.string(), nullable=False),
-            pa.field("reason", pa.string()),
-            # Each pair of a true and a predicted class that occurs, and its pixels; true −1 is a label of no class.
-            pa.field("true", pa.list_(pa.int16())),
-            pa.field("predicted", pa.list_(pa.int16())),
-            pa.field("pixels", pa.list_(pa.int64())),
-            pa.field("average_precision", pa.float64()),
-            # Small label maps as PNG, for the report.
-            pa.field("preview", pa.binary()),
-            pa.field("true_preview", pa.binary()),
-        ]
-    )
+    text, labels = pa.string(), pa.list_(pa.int16())
+    return schema_of(
+        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
+        width=pa.int32(), height=pa.int32(), status=text, reason=text,
+        # Each pair of a true and a predicted class that occurs, and its pixels; true −1 is a label of no class.
+        true=labels, predicted=labels, pixels=pa.list_(pa.int64()), average_precision=pa.float64(),
+        # Small label maps as PNG, for the report.
+        preview=pa.binary(), true_preview=pa.binary(),
+    )  # fmt: skip
 
 
-NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
+def _columns() -> Sequence[str]:
+    return ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 
 
-def pairs_of(row: Row) -> PixelPairs:
-    """The pixel pairs of a row."""
-    return PixelPairs(
-        np.array(row["true"], np.int16), np.array(row["predicted"], np.int16), np.array(row["pixels"], np.int64)
-    )
+def _tallies(manifest: Manifest) -> dict[str, Tally]:
+    names = [one["name"] for one in manifest["dataset"]["classes"]]
+    return {one["id"]: PixelTally(names, one["known_classes"]) for one in manifest["settings"]}
 
 
-# -------------------------------------------------------------------------------------------------------------- summary
+def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+    shown = {**NUMBERS, "mean_average_precision": "mAP"}
+    keys = [key for key in shown if any(one.get(key) is not None for one in summary.values())]
+    rows = [("setting", *(shown[key] for key in keys))]
+    return rows + [(name, *(percent_text(one, key) for key in keys)) for name, one in summary.items()]
+
+
+def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+    lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
+    if known := {one["known_classes"] for one in summary.values() if "known_classes" in one}:
+        lines.append(f"mIoU known: over the {', '.join(map(str, sorted(known)))} classes that the model knows")
+    return lines
+
+
+TASK = BenchmarkTask(KIND, FILES, row_schema, _columns, _tallies, _table, _legend)
+
+
+def run_segmentation(
+    dataset: LabelledDataset,
+    setups: Sequence[ModelSetup],
+    settings: Sequence[Setting],
+    protocol: Protocol,
+    out: Path,
+    *,
+    engine: Engine = local.run,
+    shard: int = SHARD,
+    asked: Mapping[str, Any] | None = None,
+    reporter: Reporter = SILENT,
+) -> BenchmarkResult:
+    """Benchmarks every setting on a segmentation set.
+
+    Args:
+        setups: models × prompts. Their options for views and boxes are not used.
+        out: an empty folder, or the folder of a run with the same settings, which is resumed.
+        asked: how the dataset was chosen (limit, seed …), for the manifest.
+    """
+    if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
+        raise UsageError(
+            f"expected the protocol of {dataset.name}, got that of {protocol.name}: take protocol_of({dataset.name!r})"
+        )
+    entries = {"protocol": plain(protocol.describe())}
+    return run_task(
+        TASK, partial(LabelMapJudge, protocol), dataset, setups, settings, out,
+        entries=entries, shard_size=shard, token=folder.token_for(out),
+        asked=asked or {}, engine=engine, reporter=reporter,
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- the judge
+@dataclass(frozen=True)
+class _Read:
+    """A picture with its true label map."""
+
+    sample: LabelledPicture
+    picture: Image.Image
+    truth: LabelMap
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A label map that a method made, and the average precision of its scores where the protocol has one."""
+
+    labels: npt.NDArray[Any]
+    precision: float | None = None
+
+
+class LabelMapJudge(PictureJudge):
+    """Compares a `Segmenter`'s label maps with true ones."""
+
+    def __init__(self, protocol: Protocol, *of_setup: Any) -> None:
+        super().__init__(*of_setup)
+        self.refuse_thresholds("segmentation")
+        self.segmenter = Segmenter(self.localizer, protocol, self.methods)
+        self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
+        unknown = self.segmenter.unknown
+        if unknown and self.known is not None:
+            self.note = (
+                f"{self.segmenter.backbone.name} does not know {len(unknown)} of the names, such as "
+                f"{next(iter(unknown))!r}: it can predict {len(self.known)} of {len(protocol.classes)} classes"
+            )
+
+    def describe(self, setting: Setting) -> dict[str, Any]:
+        """See `Judge.describe`."""
+        cosines = self.segmenter.tasks[setting.method].method.cosines
+        weights = self.segmenter.backbone.weights_id
+        return self.described_by(setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known)
+
+    def read(self, sample: LabelledPicture) -> _Read:
+        """See `PictureJudge.read`."""
+        return _Read(sample, sample.picture(), sample.truth.read())
+
+    def look(self, sample: LabelledPicture, read: _Read) -> _Read:
+        """See `PictureJudge.look`."""
+        picture, truth, protocol = read.picture, read.truth, self.segmenter.protocol
+        if (picture.height, picture.width) != truth.shape:
+            raise InputError(
+                f"{sample.id}: expected a label map of {picture.width}×{picture.height} pixels, got "
+                f"{truth.shape[1]}×{truth.shape[0]}: correct it"
+            )
+        if not protocol.one_thing:
+            return read
+        if sample.name is None:
+            raise InputError(f"{sample.id}: expected a picture with a name, got none: use another protocol")
+        side = (protocol.short_side, protocol.short_side)
+        small = Image.fromarray(truth.astype(np.uint8)).resize(side, Image.Resampling.NEAREST)
+        return _Read(sample, picture, np.asarray(small))
+
+    def maps(self, seen: _Read, methods: Sequence[str], reporter: Reporter) -> dict[str, _Labelled]:
+        """See `PictureJudge.maps`."""
+        if not self.segmenter.protocol.one_thing:
+            made = self.segmenter.label_maps(seen.picture, methods, reporter)
+            return {name: _Labelled(labels) for name, labels in made.items()}
+        assert seen.sample.name is not None
+        heats = self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter)
+        return {
+            name: _Labelled((heat > heat.mean()).astype(np.int16), _precision(heat, seen.truth))
+            for name, heat in heats.items()
+        }
+
+    def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
+        """See `PictureJudge.judge`."""
+        pairs = pixel_pairs(seen.sample.id, heat.labels, seen.truth, len(self.segmenter.protocol.classes))
+        return {
+            "true": pairs.true.tolist(),
+            "predicted": pairs.predicted.tolist(),
+            "pixels": pairs.pixels.tolist(),
+            "average_precision": heat.precision,
+            "preview": preview(heat.labels),
+            "true_preview": preview(seen.truth),
+        }
+
+
+def _precision(heat: npt.NDArray[np.float32], truth: npt.NDArray[Any]) -> float:
+    """Average precision of [1 − map, map] against the one-hot mask, over the pixels that count."""
+    counted = truth != IGNORE
+    scores = np.stack([1 - heat[counted], heat[counted]])
+    return average_precision(scores, np.stack([truth[counted] == 0, truth[counted] != 0]))
+
+
+def preview(labels: npt.NDArray[Any]) -> bytes:
+    """A label map as a small PNG, subsampled."""
+    step = max(1, -(-max(labels.shape) // PREVIEW))
+    content = io.BytesIO()
+    Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(np.uint8)).save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+# -------------------------------------------------------------------------------------------------------- the numbers
+class PixelTally(Tally):
+    """Counts the rows of one setting; `known` as in `numbers_of`."""
+
+    def __init__(self, names: Sequence[str], known: Sequence[int] | None) -> None:
+        self._names, self._known, self._metric = names, known, MeanIoU(len(names))
+        self._precisions: list[float] = []
+
+    def add(self, row: Row) -> None:
+        """See `Tally.add`."""
+        pairs = (np.array(row[key], kind) for key, kind in (("true", "i2"), ("predicted", "i2"), ("pixels", "i8")))
+        self._metric.restore(row["sample"], PixelPairs(*pairs))
+        if row["average_precision"] is not None:
+            self._precisions.append(row["average_precision"])
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        """See `numbers_of`."""
+        if not len(self._metric):
+            return dict(counts)
+        numbers = numbers_of(self._metric.compute(bootstrap), self._names, self._known, self._precisions)
+        return {**numbers, **counts}
+
+
 def numbers_of(
     result: MeanIoUResult, names: Sequence[str], known: Sequence[int] | None = None, precisions: Sequence[float] = ()
 ) -> Summary:
@@ -132,147 +312,113 @@ def _percent(share: Any) -> float | None:
     return 100 * float(share) if np.isfinite(share) else None
 
 
-def summarize(
-    settings: Sequence[Mapping[str, Any]], rows: Iterable[Row], names: Sequence[str], bootstrap: Bootstrap = DEFAULT
-) -> dict[str, Summary]:
-    """Computes the numbers of a run, setting → numbers; see `numbers_of`.
-
-    Args:
-        rows: the rows of its parts, in any order; `NUMBER_COLUMNS` are enough.
-    """
-    metrics = {one["id"]: MeanIoU(len(names)) for one in settings}
-    failed: dict[str, list[dict[str, str]]] = {one["id"]: [] for one in settings}
-    precisions: dict[str, list[float]] = {one["id"]: [] for one in settings}
-    for row in rows:
-        if row["status"] != "ok":
-            failed[row["setting"]].append({"sample": row["sample"], "reason": row["reason"]})
-            continue
-        metrics[row["setting"]].restore(row["sample"], pairs_of(row))
-        if row["average_precision"] is not None:
-            precisions[row["setting"]].append(row["average_precision"])
-    found: dict[str, Summary] = {}
-    for one in settings:
-        metric, name = metrics[one["id"]], one["id"]
-        numbers = {} if not len(metric) else numbers_of(
-            metric.compute(bootstrap), names, one["known_classes"], precisions[name]
-        )  # fmt: skip
-        found[name] = {
-            **numbers,
-            "images": len(metric) + len(failed[name]),
-            "evaluated": len(metric),
-            "failed": failed[name],
-        }
-    return found
-
-
-def conclude(out: Path) -> dict[str, Summary]:
-    """Computes the numbers of all existing parts and writes them into summary.json."""
-    manifest = read_manifest(out)
-    names = [one["name"] for one in manifest["dataset"]["classes"]]
-    summary = summarize(manifest["settings"], rows_in(out, NUMBER_COLUMNS, manifest["shards"]), names)
-    write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
-    return summary
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """A segmentation benchmark's manifest; errors as in `cliploc.jobs.folder.read_manifest`."""
-    return folder.read_manifest(out, KIND)
-
-
+# --------------------------------------------------------------------------------------- label maps made by other tools
 @dataclass(frozen=True)
-class SegmentationResult(TaskResult):
-    """The result of a segmentation benchmark."""
+class LabelsResult(EvaluatedFolder):
+    """The result for a folder of label maps."""
+
+    numbers: Summary  # see `numbers_of`
 
     def document(self) -> dict[str, Any]:
-        """The result as in summary.json."""
-        return {"schema_version": SCHEMA_VERSION, "settings": self.summary}
+        """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
+        return {
+            **self.numbers,
+            "images": self.asked,
+            "evaluated": self.evaluated,
+            **self.left_out(),
+        }
 
-    def table(self) -> list[tuple[str, ...]]:
-        """The table of settings: a header, then a row for each."""
-        shown = {**NUMBERS, "mean_average_precision": "mAP"}
-        keys = [key for key in shown if any(one.get(key) is not None for one in self.summary.values())]
-        rows = [("setting", *(shown[key] for key in keys))]
-        rows += [(name, *(percent_text(one, key) for key in keys)) for name, one in self.summary.items()]
-        return rows
-
-    def legend(self) -> list[str]:
-        """The lines below the table that explain its numbers."""
-        lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
-        known = {one["known_classes"] for one in self.summary.values() if "known_classes" in one}
-        if known:
-            lines.append(f"mIoU known: over the {', '.join(map(str, sorted(known)))} classes that the model knows")
-        return lines
+    def lines(self) -> list[tuple[str, str, str]]:
+        """A row for each number: name, percent, 95 % interval."""
+        ends = self.numbers["confidence_95"].get("miou")
+        return [
+            (title, f"{self.numbers[key]:.2f} %", f"{ends[0]:.2f}–{ends[1]:.2f}" if key == "miou" and ends else "")
+            for key, title in NUMBERS.items()
+            if self.numbers.get(key) is not None
+        ]
 
 
-# -------------------------------------------------------------------------------------------------------------- the run
-@dataclass(frozen=True)
-class SegmentationSettings:
-    """The settings of a segmentation worker; picklable. Calling them makes the worker.
-
-    Attributes:
-        setups, settings, root: as in `cliploc.jobs.plan.WorkerSettings`.
-        protocol: how label maps are made.
-    """
-
-    setups: tuple[ModelSetup, ...]
-    settings: tuple[Setting, ...]
-    protocol: Protocol
-    root: Path
-
-    def __call__(self) -> Any:
-        """Makes the worker: a `cliploc.jobs.segmentation_worker.SegmentationWorker`."""
-        from cliploc.jobs.segmentation_worker import SegmentationWorker  # imports torch
-
-        return SegmentationWorker(self)
+def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ...], list[LabelledPicture]]:
+    """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none."""
+    if not truth.is_dir():
+        raise UsageError(f"expected a folder of true label maps, found none at {truth}: check the path")
+    classes = classes_of([line for _, line in prompts.read_lines(class_list, "classes")])
+    paths = sorted(truth.rglob(f"*{SUFFIX}"))
+    if not paths:
+        raise UsageError(f"expected label maps (*{SUFFIX}) in {truth}, found none: check the path")
+    ids = [path.relative_to(truth).with_suffix("").as_posix() for path in paths]
+    return classes, [LabelledPicture(one, path, (0, 0), LabelFile(path)) for one, path in zip(ids, paths, strict=True)]
 
 
-def run_segmentation(
-    dataset: LabelledDataset,
-    setups: Sequence[ModelSetup],
-    settings: Sequence[Setting],
-    protocol: Protocol,
-    out: Path,
+def evaluate_labels(
+    predictions: str | Path,
     *,
-    engine: Engine = local.run,
-    shard: int = SHARD,
-    asked: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    root: str | Path | None = None,
+    split: str | None = None,
+    truth: str | Path | None = None,
+    class_list: str | Path | None = None,
+    bootstrap: Bootstrap = DEFAULT,
     reporter: Reporter = SILENT,
-) -> SegmentationResult:
-    """Benchmarks every setting on a segmentation set.
+) -> LabelsResult:
+    """Evaluates label maps made by any tool.
 
     Args:
-        setups: models × prompts. Their options for views and boxes are not used.
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        asked: how the dataset was chosen (limit, seed …), for the manifest.
+        predictions: folder with `<id>.png` for each picture: one label per pixel, at the picture's size. Sets whose
+            label 0 does not count (voc20, context59, ade20k) count their classes from 0.
+        split: its split; None for the first.
+        truth: instead of a set: a folder of true label maps; see `folder_of_truths`.
+        reporter: gets each picture that is left out, the phase "maps", and the numbers of pictures to do and done.
     """
-    if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
+    predictions = Path(predictions)
+    if not predictions.is_dir():
+        raise UsageError(f"expected a folder of label maps, found none at {predictions}: check the path")
+    for place in (predictions, *([Path(truth)] if truth is not None else [])):
+        if place.name == OBJECTS:
+            raise UsageError(
+                f"expected label maps of classes, got {place}, whose values are numbers of objects: "
+                f"use {place.with_name('SegmentationClass')}"
+            )
+    problems: list[Problem] = []
+
+    def leave_out(problem: Problem) -> None:
+        problems.append(problem)
+        reporter.failed(problem.source, InputError(f"{problem.source}: {problem.reason}"))
+
+    samples: Sequence[LabelledPicture]
+    if dataset is not None and root is not None and truth is None:
+        found = open_labelled(dataset, root, split)
+        classes, samples = found.classes, found.samples
+        if any(one.name is not None for one in samples):
+            raise UsageError(
+                f"{dataset} is evaluated by score maps, not by label maps: use cliploc benchmark --task segmentation"
+            )
+        for problem in found.problems:
+            leave_out(problem)
+    elif truth is not None and class_list is not None and dataset is None:
+        classes, samples = folder_of_truths(Path(truth), Path(class_list))
+    else:
         raise UsageError(
-            f"expected the protocol of {dataset.name}, got that of {protocol.name}: take protocol_of({dataset.name!r})"
+            "expected --dataset with --root, or --truth with --class-list, got neither or both: give one pair"
         )
-    size = shard_size(1, shard)
-    task = BenchmarkTask(
-        kind=KIND,
-        make_worker=SegmentationSettings(tuple(setups), tuple(settings), protocol, dataset.root),
-        shards=tuple(shards_of(dataset.samples, size)),
-        passes=len({one.setup for one in settings}),
-        dataset=describe_dataset(dataset, asked or {}),
-        shard_size=size,
-        facts={"protocol": plain(protocol.describe())},
-        files=FILES,
-        conclude=conclude,
-        schema=row_schema,
-    )
-    return SegmentationResult(**vars(run_task(task, out, folder.token_for(out), engine, reporter)))
-
-
-def describe_dataset(dataset: LabelledDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset's entry in a manifest; `samples_sha256` covers ids, sizes, names, and which truth each has."""
-    digest = hashlib.sha256()
-    for one in dataset.samples:
-        digest.update(json.dumps((one.id, one.size_wh, one.name, one.truth.facts)).encode() + b"\n")
-    return dataset_entry(dataset, asked, digest.hexdigest())
-
-
-def rows_of(out: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of all finished parts."""
-    return rows_in(out, columns, read_manifest(out)["shards"])
+    known = {f"{one.id}{SUFFIX}" for one in samples}
+    there = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
+    for name in sorted(there - known):
+        leave_out(Problem("prediction", name, "a label map of no picture of the set: remove it, or check its name"))
+    metric = MeanIoU(len(classes))
+    reporter.phase("maps")
+    reporter.start(len(samples), len(samples))
+    for one in samples:
+        reporter.images(1)
+        path = predictions / f"{one.id}{SUFFIX}"
+        if not path.is_file():
+            leave_out(Problem("prediction", one.id, f"expected a label map at {path}, found none: not in the numbers"))
+            continue
+        try:
+            metric.update(one.id, read_labels(path), one.truth.read())
+        except InputError as error:
+            leave_out(Problem("prediction", one.id, str(error)))
+    if not len(metric):
+        raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")
+    numbers = numbers_of(metric.compute(bootstrap), [one.name for one in classes])
+    return LabelsResult(len(samples), len(metric), tuple(problems), numbers)

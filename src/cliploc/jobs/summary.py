@@ -1,9 +1,9 @@
-"""Computes the numbers of each setting from the parts, with the metrics that `cliploc evaluate` uses."""
+"""Computes the numbers of each setting from the rows of a run."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.jobs.rows import Row
@@ -13,48 +13,81 @@ DEFAULT = Bootstrap()
 Summary = dict[str, Any]
 
 
+class Tally(ABC):
+    """Counts the rows of one setting; a sample that occurs twice is an error."""
+
+    @abstractmethod
+    def add(self, row: Row) -> None:
+        """Counts the row of a picture that did not fail."""
+
+    @abstractmethod
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        """The numbers, with these counts of pictures among them."""
+
+
+def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT) -> dict[str, Summary]:
+    """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
+    failed: dict[str, list[dict[str, str]]] = {name: [] for name in tallies}
+    evaluated = dict.fromkeys(tallies, 0)
+    for row in rows:
+        if row["status"] != "ok":
+            failed[row["setting"]].append({"sample": row["sample"], "reason": row["reason"]})
+        else:
+            evaluated[row["setting"]] += 1
+            tallies[row["setting"]].add(row)
+    return {
+        name: {
+            **tally.summary({"images": evaluated[name] + len(failed[name]), "evaluated": evaluated[name]}, bootstrap),
+            "failed": failed[name],
+        }
+        for name, tally in tallies.items()
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- localization
 def summary_columns() -> tuple[str, ...]:
-    """All columns of the rows that a summary needs; neither thumbnails nor boxes."""
+    """All columns of the rows of boxes that a summary needs; neither thumbnails nor boxes."""
     own = ("sample", "setting", "label", "status", "reason", "predictions")
     return tuple(dict.fromkeys([*own, *(column for one in all_metrics() for column in one.columns)]))
 
 
-@dataclass
-class _Tally:
-    """Counts the rows of one setting with all metrics."""
+class BoxTally(Tally):
+    """Counts the rows of one setting with all metrics, which `cliploc evaluate` uses too.
 
-    threshold: float
-    images: int = 0
-    failed: list[dict[str, str]] = field(default_factory=list)
+    Args:
+        may_tune: whether the pictures may choose a threshold.
+    """
 
-    def __post_init__(self) -> None:
-        self.metrics: list[Metric] = [one.at(self.threshold if one.needs_threshold else None) for one in all_metrics()]
+    def __init__(self, threshold: float, may_tune: bool) -> None:
+        self.threshold, self.may_tune = threshold, may_tune
+        self.metrics: list[Metric] = [one.at(threshold if one.needs_threshold else None) for one in all_metrics()]
 
     def add(self, row: Row) -> None:
-        """Counts one row; a sample that occurs twice is an error."""
-        self.images += 1
-        if row["status"] != "ok":
-            self.failed.append({"sample": row["sample"], "reason": row["reason"]})
-            return
+        """See `Tally.add`."""
         # A plugin's metric that was added during the run would have counted only a part of the samples.
         self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
         for one in self.metrics:
             if all(row[column] is not None for column in one.columns):
                 one.add(row["sample"], row, row["label"], row["predictions"])
 
-    def summary(self, may_tune: bool, bootstrap: Bootstrap) -> Summary:
-        """The numbers, shares in percent."""
-        numbers, facts, per_class = joined(one.summarise(may_tune, bootstrap) for one in self.metrics if len(one))
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        """Shares in percent; `cliploc help benchmark --all` explains the keys."""
+        numbers, facts, per_class = joined(one.summarise(self.may_tune, bootstrap) for one in self.metrics if len(one))
         return {
             "threshold": self.threshold,
             "threshold_chosen_on_these_images": False,
             **numbers,
             **facts,
-            "images": self.images,
-            "evaluated": self.images - len(self.failed),
+            **counts,
             "per_class": per_class,
-            "failed": self.failed,
         }
+
+
+def summarize(
+    settings: Sequence[Mapping[str, Any]], rows: Iterable[Row], tune: bool = False, bootstrap: Bootstrap = DEFAULT
+) -> dict[str, Summary]:
+    """The numbers of rows of boxes; the `summary_columns` are enough."""
+    return summed_up(rows, {one["id"]: BoxTally(one["threshold"], tune) for one in settings}, bootstrap)
 
 
 def joined(
@@ -78,20 +111,3 @@ def joined(
             of_class |= {key: value if key == "images" else 100 * value for key, value in values.items()}
     ends = {key: [100 * end for end in interval] for key, interval in intervals.items() if interval}
     return {**numbers, "confidence_95": ends}, facts, per_class
-
-
-def summarize(
-    settings: Sequence[Mapping[str, Any]], rows: Iterable[Row], tune: bool = False, bootstrap: Bootstrap = DEFAULT
-) -> dict[str, Summary]:
-    """Computes the numbers of a run.
-
-    Args:
-        rows: the rows of its parts, in any order; the `summary_columns` are enough.
-
-    Returns:
-        For each setting the keys that `cliploc help benchmark --all` explains.
-    """
-    tallies = {one["id"]: _Tally(one["threshold"]) for one in settings}
-    for row in rows:
-        tallies[row["setting"]].add(row)
-    return {name: tally.summary(tune, bootstrap) for name, tally in tallies.items()}

@@ -1,74 +1,73 @@
-"""What all benchmarks share, whatever they measure: a folder, parts, resuming, replaced pictures, and an engine.
-
-A benchmark is a `BenchmarkTask`: its kind, its worker, its shards, and how numbers are computed from its rows.
-`run_task` does the rest. Its parts are tables with a row for each sample and setting, of at least the columns sample,
-setting, blake2b, status and reason.
-"""
+"""Runs a benchmark, whatever it measures: a folder, parts, resuming, replaced pictures, and an engine."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cliploc import __version__
 from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
-from cliploc.datasets import LabelledDataset
+from cliploc.datasets import LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, Part, Ready, Shard, Worker
-from cliploc.jobs.folder import RunKind, plain, room_for_parts
+from cliploc.jobs.engine import Engine, Part, Ready, Shard
+from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.rows import arrow, check_part, read_columns, write_part
+from cliploc.jobs.plan import ModelSetup, Setting, shards_of
+from cliploc.jobs.rows import arrow, check_part, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.sources import content_digest, stamp
-from cliploc.jobs.summary import Summary
+from cliploc.jobs.summary import Summary, Tally, summed_up
+from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.reporter import Reporter
-from cliploc.values import Dataset
+from cliploc.values import Dataset, Sample
 
-
-class BenchmarkWorkerLike(Worker, Protocol):
-    """A worker that can say what its numbers depend on."""
-
-    def describe(self) -> list[dict[str, Any]]:
-        """For each setting everything that its numbers depend on, with its `id`, as plain values for JSON."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks on the models and the dataset's names."""
-        ...
+Manifest = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class BenchmarkTask:
-    """A benchmark, whatever it measures."""
+    """What a benchmark measures: the columns of its rows, and what is made of them."""
 
     kind: RunKind  # kind of run, as its manifest has it
-    make_worker: Callable[[], BenchmarkWorkerLike]  # makes the worker; picklable
-    shards: tuple[Shard, ...]  # all shards of the run
-    passes: int  # how often each sample is looked at, for progress: the number of setups
-    dataset: Mapping[str, Any]  # the dataset's entry in the manifest
-    shard_size: int  # number of samples in a shard
-    facts: Mapping[str, Any]  # further entries of the manifest
-    files: Sequence[str]  # names of files and folders that the run writes besides the manifest and the parts
-    # computes the numbers of all parts in a folder and writes summary.json
-    conclude: Callable[[Path], dict[str, Summary]]
-    schema: Callable[[], Any]  # makes the `pyarrow.Schema` of its parts
+    files: Sequence[str]  # names of the files that a run writes besides the manifest and the parts
+    schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
+    columns: Callable[[], Sequence[str]]  # columns that the numbers need
+    tallies: Callable[[Manifest], dict[str, Tally]]  # makes what counts the rows of each setting of a run
+    table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]]  # a header, then a row for each setting
+    legend: Callable[[Mapping[str, Summary], Manifest], list[str]]  # lines that explain the table
 
 
 @dataclass(frozen=True)
-class TaskResult:
-    """The result of a run."""
+class BenchmarkResult:
+    """The result of a benchmark run."""
 
+    task: BenchmarkTask  # what was measured
+    manifest: Manifest  # as the run was begun
     out: Path  # the run's folder
-    summary: dict[str, Summary]  # setting → numbers in percent
+    summary: dict[str, Summary]  # setting → numbers
     notes: tuple[str, ...]  # remarks on the run: halved batches, unknown names, settings that failed
     failed: Mapping[str, str]  # sample → why it is not in the numbers, and for how many settings
     samples: int  # number of samples that were asked for
     computed: int  # number of parts that this call computed; the others were done before
     resumed: bool  # whether parts were done before
+
+    def document(self) -> dict[str, Any]:
+        """The result as in summary.json."""
+        return _document(self.task.kind, self.summary)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The table of settings: a header, then a row for each."""
+        return self.task.table(self.summary, self.manifest)
+
+    def legend(self) -> list[str]:
+        """The lines below the table that explain its numbers."""
+        return self.task.legend(self.summary, self.manifest)
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
@@ -86,61 +85,57 @@ def percent_text(numbers: Mapping[str, Any], key: str) -> str:
     return "–" if numbers.get(key) is None else f"{numbers[key]:.2f}"
 
 
-def dataset_entry(
-    dataset: Dataset | LabelledDataset, asked: Mapping[str, Any], samples_sha256: str, **more: Any
-) -> dict[str, Any]:
-    """A dataset's entry in a manifest, as plain values for JSON.
-
-    Args:
-        samples_sha256: of everything about its samples that the numbers depend on.
-    """
-    return plain(
-        {
-            "name": dataset.name,
-            "root": dataset.root.resolve(),
-            "split": dataset.split,
-            "role": dataset.role,
-            **asked,
-            "samples": len(dataset),
-            "samples_sha256": samples_sha256,
-            "classes": [asdict(one) for one in dataset.classes],
-            **more,
-            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
-        }
-    )
-
-
-def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporter: Reporter) -> TaskResult:
+def run_task(
+    task: BenchmarkTask,
+    judge_of: JudgeOf,
+    dataset: Dataset | LabelledDataset,
+    setups: Sequence[ModelSetup],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    entries: Mapping[str, Any],
+    folders: Sequence[str] = (),
+    shard_size: int,
+    token: str,
+    asked: Mapping[str, Any],
+    engine: Engine,
+    reporter: Reporter,
+) -> BenchmarkResult:
     """Runs a task into a folder, or resumes it there.
 
     Args:
+        judge_of: makes the judge of a setup; picklable.
         out: an empty folder, or the folder of a run with the same settings.
+        entries: what the numbers depend on besides dataset and settings, for the manifest.
+        folders: names of folders that the run writes besides the task's files.
+        asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
         reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
             failed sample, and each note.
     """
     arrow()
-    notes, shards = Notes(reporter), task.shards
-    worker = task.make_worker()  # refuses what cannot be used before anything is written
-    settings = worker.describe()
+    shards = tuple(shards_of(dataset.samples, shard_size))
+    make_worker = partial(EvaluationWorker, judge_of, task.schema, dataset.root, tuple(setups), tuple(settings))
+    notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
+    described = worker.describe()
     manifest = {
         "schema_version": task.kind.version,
         "kind": task.kind.name,
         "cliploc_version": __version__,
-        "dataset": task.dataset,
-        "settings": settings,
-        "shard_size": task.shard_size,
+        "dataset": dataset_entry(dataset, asked),
+        "settings": described,
+        "shard_size": shard_size,
         "shards": len(shards),
-        **task.facts,
+        **entries,
         "token": token,
     }
     notes.add(worker.notes)
-    ids = [one["id"] for one in settings]
+    ids = [one["id"] for one in described]
 
     def check(index: int, part: bytes) -> None:
         check_part(part, task.schema(), [one.id for one in shards[index].samples], ids)
 
     with alone_in(out):
-        begun = folder.begin(out, task.kind, manifest, task.files, check)
+        begun = folder.begin(out, task.kind, manifest, (*task.files, *folders), check)
         notes.add(begun.notes)
         changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
         if changed:
@@ -151,10 +146,9 @@ def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporte
         todo = [shard for shard in shards if shard.index not in there]
         # Taken before any picture is read.
         stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}
+        passes = len({one.setup for one in settings})  # how often each sample is looked at
         reporter.phase("benchmark")
-        reporter.start(
-            task.passes * sum(len(one.samples) for one in todo), task.passes * sum(len(one.samples) for one in shards)
-        )
+        reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset.samples))
         done = 0
 
         def keep(part: Part) -> None:
@@ -167,11 +161,24 @@ def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporte
 
         with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
             folder.begin_session(out, task.kind)
-            engine(todo, Ready(task.make_worker, worker), keep, reporter)
+            engine(todo, Ready(make_worker, worker), keep, reporter)
             reporter.phase("summary")
-            summary = task.conclude(out)
-        samples = sum(len(one.samples) for one in shards)
-        return TaskResult(out, summary, notes.lines, _failures(summary), samples, done, bool(there))
+            summary = conclude(out, task)
+        return BenchmarkResult(
+            task, manifest, out, summary, notes.lines, _failures(summary), len(dataset.samples), done, bool(there)
+        )
+
+
+def conclude(out: Path, task: BenchmarkTask) -> dict[str, Summary]:
+    """Computes the numbers of all existing parts and writes them into summary.json."""
+    manifest = folder.read_manifest(out, task.kind)
+    summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), task.tallies(manifest))
+    write_json(out / "summary.json", _document(task.kind, summary))
+    return summary
+
+
+def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
+    return {"schema_version": kind.version, "settings": summary}
 
 
 def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:
@@ -199,3 +206,47 @@ def _changed(out: Path, shard: Shard) -> list[str]:
     digests = {row["sample"]: row["blake2b"] for row in rows}
     suspects = [one for one, old, new in zip_longest(shard.samples, stamps, now) if one is not None and old != new]
     return [one.id for one in suspects if digests.get(one.id) != content_digest(one)]
+
+
+# ---------------------------------------------------------------------------------------------------------- the dataset
+def dataset_entry(dataset: Dataset | LabelledDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
+    digest = hashlib.sha256()
+    for sample in dataset.samples:
+        digest.update(json.dumps(_identity(sample, dataset.root)).encode() + b"\n")
+    labels = {sample.label for sample in dataset.samples if isinstance(sample, Sample)}  # none in a set of label maps
+    present = {dataset.classes[label].wnid for label in labels}
+    reasons = {"reasons": _reasons(present, asked.get("subset"))} if labels else {}
+    return plain(
+        {
+            "name": dataset.name,
+            "root": dataset.root.resolve(),
+            "split": dataset.split,
+            "role": dataset.role,
+            **asked,
+            "samples": len(dataset),
+            "samples_sha256": digest.hexdigest(),
+            "classes": [asdict(one) for one in dataset.classes],
+            **reasons,
+            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+        }
+    )
+
+
+def _identity(sample: Sample | LabelledPicture, root: Path) -> tuple[object, ...]:
+    """Id, name, size and truth of a sample; of files their names only, as rows have digests of their contents."""
+    if isinstance(sample, LabelledPicture):
+        return sample.id, sample.size_wh, sample.name, sample.truth.facts
+    masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
+    return sample.id, sample.label, sample.size_wh, sample.boxes_xyxy.tolist(), len(sample.masks), masks
+
+
+def _reasons(present: set[str], subset: str | None) -> dict[str, str]:
+    """WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run."""
+    reasons = subsets.get("ten-classes").reasons
+    return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
+
+
+def class_entries(dataset: Dataset) -> tuple[str, ...]:
+    """Each class of a dataset as `cliploc.prompts.parse` takes it: label → "cat|kitten"."""
+    return tuple("|".join(one.synonyms) for one in dataset.classes)

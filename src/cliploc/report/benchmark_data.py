@@ -7,20 +7,17 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc._documents import BenchmarkManifest, BenchmarkSummary, DocumentError, checked, read_json
-from cliploc._files import parts_in, read_part
-from cliploc._imports import install, not_installed
+from cliploc._files import parts_in
 from cliploc.errors import UsageError
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
+from cliploc.report.task_folder import bench_packages, content_of, interval_of
 
 Floats = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
@@ -64,8 +61,7 @@ class SettingResult:
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """Its 95 % interval, or None."""
-        ends = (self.numbers.get("confidence_95") or {}).get(key)
-        return None if ends is None else (float(ends[0]), float(ends[1]))
+        return interval_of(self.numbers, key)
 
     @property
     def baseline(self) -> bool:
@@ -75,8 +71,7 @@ class SettingResult:
     @property
     def threshold(self) -> float | None:
         """The τ of its boxes, hits and IoUs; None where each map has its own."""
-        value = self.numbers.get("threshold", self.about.get("threshold"))
-        return float(value) if isinstance(value, int | float) else None
+        return _threshold(self.about, self.numbers)
 
     @property
     def oracle(self) -> bool:
@@ -243,17 +238,6 @@ def in_words(value: Any) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
-@cache
-def bench_packages() -> tuple[ModuleType, ModuleType]:
-    """Imports pandas and pyarrow.parquet."""
-    try:
-        import pandas
-        from pyarrow import parquet
-    except ImportError as error:
-        raise not_installed(error, install("bench", "report", "pandas", "pyarrow")) from error
-    return pandas, parquet
-
-
 def _parts(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     parts = parts_in(folder, count=manifest.get("shards"))
     if not parts:
@@ -264,16 +248,9 @@ def _parts(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
 def _read(part: Path, columns: Iterable[str]) -> Any:
     """Reads a part as a pandas frame: those of the columns that it has."""
     _, parquet = bench_packages()
-    content = _content(part)
-    there = parquet.read_schema(BytesIO(content)).names
-    return parquet.read_table(BytesIO(content), columns=[name for name in columns if name in there]).to_pandas()
-
-
-def _content(part: Path) -> bytes:
-    content = read_part(part)
-    if content is None:
-        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, to compute it again")
-    return content
+    content = content_of(part)
+    there = parquet.read_schema(content).names
+    return parquet.read_table(content, columns=[name for name in columns if name in there]).to_pandas()
 
 
 def _rows(
@@ -320,7 +297,7 @@ def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, 
         return found
     parts = _parts(run.folder, run.manifest)
     for place in run.rows.loc[run.rows["sample"].isin(samples), "part"].unique():
-        table = parquet.read_table(BytesIO(_content(parts[place])), filters=[("sample", "in", samples)])
+        table = parquet.read_table(content_of(parts[place]), filters=[("sample", "in", samples)])
         for row in table.to_pylist():
             if (row["setting"], row["sample"]) in wanted:
                 found[row["setting"], row["sample"]] = row

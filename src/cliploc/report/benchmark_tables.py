@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet
+from cliploc.report.task_folder import csv_text, published
 
 NOT_COMPARABLE = (
     "Numbers of different models, splits or pictures are not comparable with each other: the published rows are only "
@@ -24,6 +20,7 @@ WITHOUT_A_MODEL = (
     "better has only found the middle of the picture. Their Top-1 and Top-5 Loc use the model's classification."
 )
 RULE_MARK = " †"
+PUBLISHED = "published.json"
 CHART = "0 – 50 – 100 %"
 
 
@@ -80,18 +77,11 @@ def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cel
 
 
 # ------------------------------------------------------------------------------------------------------ the published
-@cache
-def published() -> Mapping[str, Any]:
-    """The numbers of papers with their sources, from published.json."""
-    found: Mapping[str, Any] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-    return found
-
-
 def learnt_labels(setting: SettingResult) -> str:
     """The reason why a setting is not zero-shot on ImageNet; "" if it is."""
     if setting.about.get("head"):
         return "its head learnt labels of a training set"
-    return str(published()["learnt_imagenet_labels"].get(setting.about.get("model"), ""))
+    return str(published(PUBLISHED)["learnt_imagenet_labels"].get(setting.about.get("model"), ""))
 
 
 def comparison(run: BenchmarkRun, most: int = 12) -> Table:
@@ -118,7 +108,9 @@ def comparison(run: BenchmarkRun, most: int = 12) -> Table:
         for heading, learnt in (("zero-shot", False), ("trained on ImageNet's image labels", True)):
             if mine := [_ours(run, one) for one in chosen if bool(learnt_labels(one)) == learnt]:
                 groups[f"This run, {heading}"] = mine
-            groups[f"Published, {heading}"] = [_theirs(one) for one in published()["rows"] if one["trained"] == learnt]
+            groups[f"Published, {heading}"] = [
+                _theirs(one) for one in published(PUBLISHED)["rows"] if one["trained"] == learnt
+            ]
         for reason in sorted({f"{one.about.get('model')}: {why}" for one in chosen if (why := learnt_labels(one))}):
             notes.append(f"{reason}: not zero-shot on ILSVRC.")
     if baselines:
@@ -168,7 +160,7 @@ def _theirs(row: Mapping[str, Any]) -> list[Cell]:
     known = _range(row["gt_known"])
     tau = "not given" if row["threshold"] is None else f"{row['threshold']:.2f}"
     how = {True: " (oracle)", False: " (fixed)", None: ""}[row["oracle"]]
-    data = published()["data"] + (f", {row['note']}" if row.get("note") else "")
+    data = published(PUBLISHED)["data"] + (f", {row['note']}" if row.get("note") else "")
     dots = Marks(lenient=known.value) if lenient else Marks(fixed=known.value)
     return [
         Cell(f"{row['method']}, {row['model']}", note=row["cite"]),
@@ -321,9 +313,7 @@ def to_csv(run: BenchmarkRun) -> str:
         "failed",
         "source",
     )
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [*kinds, *numbers, *last], lineterminator="\n", restval="")
-    writer.writeheader()
+    rows: list[dict[str, Any]] = []
     for one in run.settings:
         row: dict[str, Any] = {
             "kind": "this run",
@@ -341,27 +331,27 @@ def to_csv(run: BenchmarkRun) -> str:
             row[f"{key}_low"], row[f"{key}_high"] = ends or (None, None)
         row |= {key: one.numbers.get(key) for key in last if key not in ("source", "failed")}
         row["failed"] = failures(one)
-        writer.writerow(row)
-    for other in published()["rows"] if is_imagenet(run) else ():
+        rows.append(row)
+    for other in published(PUBLISHED)["rows"] if is_imagenet(run) else ():
         lenient = other["rule"] == "vl_score"
-        writer.writerow(
+        rows.append(
             {
                 "kind": "published",
                 "setting": f"{other['method']}, {other['model']}",
                 "model": other["model"],
                 "method": other["method"],
                 "trained_on_imagenet_labels": other["trained"],
-                "dataset": published()["data"],
+                "dataset": published(PUBLISHED)["data"],
                 "vl_score_rule" if lenient else "gt_known": other["gt_known"],
                 **_ends("top1_loc", other["top1_loc"]),
                 **_ends("top5_loc", other["top5_loc"]),
                 "threshold": other["threshold"],
                 "threshold_chosen_on_these_images": other["oracle"],
-                "source": published()["sources"][other["cite"]]
+                "source": published(PUBLISHED)["sources"][other["cite"]]
                 + (" (Top-1 and Top-5 Loc by VL-Score's rule)" if lenient else ""),
             }
         )
-    return file.getvalue()
+    return csv_text([*kinds, *numbers, *last], rows)
 
 
 def _ends(key: str, value: float | Sequence[float] | None) -> dict[str, float | None]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,7 @@ from cliploc.report.benchmark_figures import Figure, Palette, figure, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import OPACITY, covering, fit_within
-from cliploc.report.task_folder import (
-    ending,
-    heat_of,
-    read_run,
-    rows_of,
-    rows_of_samples,
-    small_photograph,
-    write_files,
-)
+from cliploc.report.task_folder import TaskRun, csv_text, heat_of, interval_of, read_run, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -47,30 +38,14 @@ class Line:
     high: Sequence[float | None] = ()
 
 
-@dataclass(frozen=True)
-class FaithfulnessRun:
-    """What a folder holds."""
-
-    folder: Path  # the folder
-    manifest: Mapping[str, Any]  # of the run
-    settings: Mapping[str, Mapping[str, Any]]  # setting → numbers and curves
-
-    @property
-    def numbers(self) -> Mapping[str, Mapping[str, Any]]:
-        """Key → title, about, best."""
-        found: Mapping[str, Mapping[str, Any]] = self.manifest["numbers"]
-        return found
-
-
 def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder.
 
     Args:
         pictures: whether to embed small copies of photographs; maps are always there.
     """
-    run = _read_run(folder)
-    dataset = run.manifest["dataset"]
-    title = f"Faithfulness: {dataset['name']} {dataset['split']}, {dataset['samples']:,} pictures"
+    run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], _rank)
+    title = run.title("Faithfulness")
     table = _numbers(run)
     looks = [(look(index, {"ink": "var(--ink)"}), name) for index, name in enumerate(run.settings)]
     page = REPORT_TEMPLATES.render(
@@ -78,38 +53,31 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         title=title,
         about=_facts(run),
         table=table,
-        numbers=[(one["title"], one["about"]) for one in run.numbers.values()],
+        numbers=[(one["title"], one["about"]) for one in run.manifest["numbers"].values()],
         curves=[(name, drawn) for name, drawn in _curves(run)],
         legend=[(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks],
         disputed=_disputed(run, pictures),
-        **ending(run.manifest, run.settings),
+        **run.ending(),
     )
     return write_files(folder, (_csv(run), to_markdown(title, [table]), page))
 
 
-def _read_run(folder: Path) -> FaithfulnessRun:
-    manifest, settings = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"])
-    first, of_first = next(iter(manifest["numbers"].items()))
-    sign = 1 if of_first["best"] == "low" else -1
-    worst = float("inf")
-    ranked = sorted(
-        settings, key=lambda one: worst if settings[one].get(first) is None else sign * settings[one][first]
-    )
-    return FaithfulnessRun(folder, manifest, {name: settings[name] for name in ranked})
+def _rank(manifest: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
+    """By the first number, of which low or high values are the best."""
+    first, about = next(iter(manifest["numbers"].items()))
+    value: float | None = numbers.get(first)
+    return math.inf if value is None else value if about["best"] == "low" else -value
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
-def _facts(run: FaithfulnessRun) -> dict[str, str]:
-    protocol = run.manifest["protocol"]
-    return {
-        "dataset": f"{run.manifest['dataset']['name']} {run.manifest['dataset']['split']}",
-        "pictures": f"{run.manifest['dataset']['samples']:,}",
-        "settings": f"{len(run.settings):,}",
-        **({"steps": f"{protocol.get('steps') or 224}"} if {"deletion", "insertion"} & run.numbers.keys() else {}),
+def _facts(run: TaskRun) -> dict[str, str]:
+    protocol, numbers = run.manifest["protocol"], run.manifest["numbers"]
+    of_protocol = {
+        **({"steps": f"{protocol.get('steps') or 224}"} if {"deletion", "insertion"} & numbers.keys() else {}),
         "baseline": protocol.get("baseline") or "as published",
         "name": "the true label" if protocol.get("target") == "label" else "the model's prediction",
-        "cliploc": str(run.manifest.get("cliploc_version") or ""),
     }
+    return run.facts({}, of_protocol)
 
 
 def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
@@ -123,12 +91,16 @@ def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cel
     return Cell(text, value)
 
 
-def _numbers(run: FaithfulnessRun) -> Table:
-    columns = {"setting": "", **{one["title"]: one["about"] for one in run.numbers.values()}, "pictures": ""}
+def _numbers(run: TaskRun) -> Table:
+    columns = {
+        "setting": "",
+        **{one["title"]: one["about"] for one in run.manifest["numbers"].values()},
+        "pictures": "",
+    }
     rows = [
         [
             Cell(name),
-            *(number_cell(found.get(key), (found.get("confidence_95") or {}).get(key)) for key in run.numbers),
+            *(number_cell(found.get(key), interval_of(found, key)) for key in run.manifest["numbers"]),
             Cell(f"{found['evaluated']:,}", found["evaluated"]),
         ]
         for name, found in run.settings.items()
@@ -137,25 +109,21 @@ def _numbers(run: FaithfulnessRun) -> Table:
     return Table("All numbers, with 95 % intervals", columns, {"": rows}, numeric, [NOTE])
 
 
-def _csv(run: FaithfulnessRun) -> str:
+def _csv(run: TaskRun) -> str:
     """A row for each setting, with unrounded numbers and the ends of their intervals."""
-    file = io.StringIO()
-    keys = [key for one in run.numbers for key in (one, f"{one}_low", f"{one}_high")]
-    writer = csv.DictWriter(file, ["setting", "model", "method", *keys, "evaluated"], lineterminator="\n", restval="")
-    writer.writeheader()
-    about = {one["id"]: one for one in run.manifest["settings"]}
+    rows = []
     for name, found in run.settings.items():
-        row = {"setting": name, **{key: about[name].get(key) for key in ("model", "method")}}
-        for key in run.numbers:
-            row[key] = "" if found.get(key) is None else found[key]
-            if ends := (found.get("confidence_95") or {}).get(key):
-                row |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
-        writer.writerow({**row, "evaluated": found["evaluated"]})
-    return file.getvalue()
+        row = {"setting": name, **{key: run.about[name].get(key) for key in ("model", "method")}}
+        for key in run.manifest["numbers"]:
+            row[key], ends = found.get(key), interval_of(found, key) or (None, None)
+            row[f"{key}_low"], row[f"{key}_high"] = ends
+        rows.append({**row, "evaluated": found["evaluated"]})
+    keys = [key for one in run.manifest["numbers"] for key in (one, f"{one}_low", f"{one}_high")]
+    return csv_text(["setting", "model", "method", *keys, "evaluated"], rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
-def _curves(run: FaithfulnessRun) -> Iterator[tuple[str, Figure]]:
+def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
     for name, axis in run.manifest["curves"].items():
         lines = [
             Line(setting, one["mean"], one.get("low", ()), one.get("high", ()))
@@ -206,18 +174,18 @@ def draw_curves(
 
 
 # ------------------------------------------------------------------------------------------------------------- examples
-def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
+def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """The pictures on which the settings of one model differ most by the first number, with their maps."""
-    key = next(iter(run.numbers))
+    key = next(iter(run.manifest["numbers"]))
     values: dict[str, dict[str, float]] = {}
-    for row in rows_of(run.folder, run.manifest, ["sample", "setting", "status", "values"]):
+    for row in run.rows(["sample", "setting", "status", "values"]):
         value = dict(row["values"] or ()).get(key) if row["status"] == "ok" else None
         if value is not None:
             values.setdefault(row["sample"], {})[row["setting"]] = value
     spread = {sample: max(one.values()) - min(one.values()) for sample, one in values.items() if len(one) > 1}
     chosen = sorted(spread, key=lambda sample: (-spread[sample], sample))[:DISPUTED]
     columns = ["path", "name", "probability", "thumb", "width", "height"]
-    rows = rows_of_samples(run.folder, run.manifest, columns, chosen)
+    rows = run.rows_of_samples(columns, chosen)
     made = []
     for sample in chosen:
         ranked = sorted(values[sample], key=lambda one: (values[sample][one], one))
@@ -225,9 +193,7 @@ def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
         shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
         first = rows[sample, shown[0]]
         size = fit_within((first["width"], first["height"]), SIDE)
-        photograph = (
-            small_photograph(Path(str(run.manifest["dataset"]["root"])) / first["path"], size) if pictures else None
-        )
+        photograph = run.photograph(first, size) if pictures else None
         figures = (
             [] if photograph is None else [("photograph", embedded(photograph, f"photograph {sample}", quality=80))]
         )

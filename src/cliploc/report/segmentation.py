@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +16,17 @@ from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.task_folder import ending, read_run, rows_of, rows_of_samples, small_photograph, write_files
+from cliploc.report.task_folder import TaskRun, csv_text, interval_of, published, read_run, write_files
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
 SHOWN_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
 NOT_COUNTED = 255
+PUBLISHED = "published_segmentation.json"
 NOT_COMPARABLE = (
     "Numbers of other models, pictures or names are not comparable with these: the published rows are a rough guide."
 )
-
-
-@dataclass(frozen=True)
-class SegmentationRun:
-    """What a folder holds."""
-
-    folder: Path  # the folder
-    manifest: Mapping[str, Any]  # of the run
-    numbers: Mapping[str, Mapping[str, Any]]  # setting → numbers in percent, best mIoU first
-
-    @property
-    def dataset(self) -> Mapping[str, Any]:
-        """Its entry in the manifest."""
-        found: Mapping[str, Any] = self.manifest["dataset"]
-        return found
-
-    @property
-    def classes(self) -> list[str]:
-        """Label → name."""
-        return [str(one["name"]) for one in self.dataset["classes"]]
 
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
@@ -59,56 +35,46 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     Args:
         pictures: whether to embed small copies of photographs; label maps are always there.
     """
-    run = _read_run(folder)
-    tables = [_numbers(run), *([_per_class(run)] if run.numbers else [])]
-    title = f"Segmentation: {run.dataset['name']} {run.dataset['split']}, {run.dataset['samples']:,} pictures"
+    run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, rank)
+    tables = [_numbers(run), *([_per_class(run)] if run.settings else [])]
+    title = run.title("Segmentation")
     page = REPORT_TEMPLATES.render(
         "segmentation.html",
         title=title,
         about=_facts(run),
         numbers=tables[0],
-        sources=list(published()["sources"].values()) if _published_rows(run) else [],
+        sources=list(published(PUBLISHED)["sources"].values()) if _published_rows(run) else [],
         per_class=tables[1:],
         confused=_confused(run),
         examples=_examples(run, pictures),
-        **ending(run.manifest, run.numbers),
+        **run.ending(),
     )
     return write_files(folder, (_csv(run), to_markdown(title, tables), page))
 
 
-def _read_run(folder: Path) -> SegmentationRun:
-    manifest, numbers = read_run(folder, SegmentationManifest, lambda _: NUMBERS)
-    ranked = sorted(numbers, key=lambda name: -worth(numbers[name].get("miou")))
-    return SegmentationRun(folder, manifest, {name: numbers[name] for name in ranked})
+def rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
+    """By mIoU; smaller for better ones."""
+    return -worth(numbers.get("miou"))
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
-@cache
-def published() -> Mapping[str, Any]:
-    """Numbers of papers with their sources, from published_segmentation.json."""
-    path = Path(__file__).with_name("published_segmentation.json")
-    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _published_rows(run: TaskRun) -> list[Mapping[str, Any]]:
+    return [one for one in published(PUBLISHED)["rows"] if run.dataset["name"] in one["miou"]]
 
 
-def _published_rows(run: SegmentationRun) -> list[Mapping[str, Any]]:
-    return [one for one in published()["rows"] if run.dataset["name"] in one["miou"]]
+def _classes(run: TaskRun) -> list[str]:
+    """Label → name."""
+    return [str(one["name"]) for one in run.dataset["classes"]]
 
 
-def _facts(run: SegmentationRun) -> dict[str, str]:
+def _facts(run: TaskRun) -> dict[str, str]:
     protocol = run.manifest.get("protocol") or {}
     shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
-    return {
-        "dataset": f"{run.dataset['name']} {run.dataset['split']}",
-        "pictures": f"{run.dataset['samples']:,}",
-        "classes": f"{len(run.classes):,}",
-        "settings": f"{len(run.numbers):,}",
-        **{key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol},
-        "cliploc": str(run.manifest.get("cliploc_version") or ""),
-    }
+    of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
+    return run.facts({"classes": f"{len(run.dataset['classes']):,}"}, of_protocol)
 
 
-def _numbers(run: SegmentationRun) -> Table:
+def _numbers(run: TaskRun) -> Table:
     columns = {
         "setting": "",
         "steps": "refinements",
@@ -120,12 +86,12 @@ def _numbers(run: SegmentationRun) -> Table:
         "pictures": "",
         "source": "",
     }
-    about = {one["id"]: one for one in run.manifest["settings"]}
+    about = run.about
     rows = [
         [
             Cell(name),
             Cell(", ".join(about[name].get("refine") or []) or "–"),
-            percent(found.get("miou"), _ends(found)),
+            percent(found.get("miou"), interval_of(found, "miou")),
             percent(found.get("miou_known")),
             percent(found.get("mean_accuracy")),
             percent(found.get("pixel_accuracy")),
@@ -133,7 +99,7 @@ def _numbers(run: SegmentationRun) -> Table:
             Cell(f"{found['evaluated']:,}", found["evaluated"]),
             Cell("this run"),
         ]
-        for name, found in run.numbers.items()
+        for name, found in run.settings.items()
     ]
     groups: dict[str, Sequence[Sequence[Cell]]] = {"This run": rows}
     there = _published_rows(run)
@@ -148,37 +114,33 @@ def _numbers(run: SegmentationRun) -> Table:
     return Table("All numbers, in percent", columns, groups, numeric, [NOT_COMPARABLE] if there else [])
 
 
-def _ends(found: Mapping[str, Any]) -> tuple[float, float] | None:
-    ends = (found.get("confidence_95") or {}).get("miou")
-    return None if ends is None else (float(ends[0]), float(ends[1]))
-
-
 def _range(value: float | Sequence[float]) -> Cell:
     if isinstance(value, int | float):
         return Cell(f"{value:.1f}", float(value))
     return Cell(f"{min(value):.1f}–{max(value):.1f}", sum(value) / len(value))
 
 
-def _per_class(run: SegmentationRun) -> Table:
+def _per_class(run: TaskRun) -> Table:
     """IoU of every class that is in the true maps, by setting."""
-    columns = {"class": "", "true pixels": "", **dict.fromkeys(run.numbers, "IoU, %")}
+    columns = {"class": "", "true pixels": "", **dict.fromkeys(run.settings, "IoU, %")}
     rows = []
-    for label, class_name in enumerate(run.classes):
-        of_class = [(found.get("per_class") or {}).get(str(label)) or {} for found in run.numbers.values()]
+    for label, class_name in enumerate(_classes(run)):
+        of_class = [(found.get("per_class") or {}).get(str(label)) or {} for found in run.settings.values()]
         pixels = max((one.get("pixels", 0) for one in of_class), default=0)
         if pixels:
             rows.append([Cell(class_name), Cell(f"{pixels:,}", pixels), *(percent(one.get("iou")) for one in of_class)])
     return Table("IoU of each class", columns, {"": rows}, frozenset(columns) - {"class"})
 
 
-def _confused(run: SegmentationRun) -> Table | None:
+def _confused(run: TaskRun) -> Table | None:
     """The pairs of classes with the most wrong pixels, by the best setting."""
-    for name, found in run.numbers.items():
+    classes = _classes(run)
+    for name, found in run.settings.items():
         if found.get("confused"):
             rows = [
                 [
-                    Cell(run.classes[one["true"]]),
-                    Cell(run.classes[one["predicted"]]),
+                    Cell(classes[one["true"]]),
+                    Cell(classes[one["predicted"]]),
                     Cell(f"{one['pixels']:,}", one["pixels"]),
                     percent(one["share"]),
                 ]
@@ -189,48 +151,38 @@ def _confused(run: SegmentationRun) -> Table | None:
     return None
 
 
-def _csv(run: SegmentationRun) -> str:
+def _csv(run: TaskRun) -> str:
     """A row for each setting and each published row, with unrounded numbers."""
-    file = io.StringIO()
-    csv_numbers = ("miou", "miou_low", "miou_high", *NUMBERS[1:])
-    columns = ["kind", "setting", "model", "method", "refine", "dataset", "split", *csv_numbers, "evaluated", "source"]
-    writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    about = {one["id"]: one for one in run.manifest["settings"]}
     of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
-    for name, found in run.numbers.items():
-        low, high = _ends(found) or ("", "")
-        row = {key: found[key] for key in NUMBERS if found.get(key) is not None}
-        facts = {key: about[name].get(key) for key in ("model", "method")}
-        refine = " ".join(about[name].get("refine") or [])
-        row |= {"kind": "this run", "setting": name, **facts, "refine": refine, "evaluated": found["evaluated"]}
-        writer.writerow({**of_set, **row, "miou_low": low, "miou_high": high})
+    rows = []
+    for name, found in run.settings.items():
+        about, (low, high) = run.about[name], interval_of(found, "miou") or (None, None)
+        row = {"kind": "this run", "setting": name, **{key: about.get(key) for key in ("model", "method")}, **of_set}
+        row |= {key: found.get(key) for key in (*NUMBERS, "evaluated")}
+        rows.append({**row, "refine": " ".join(about.get("refine") or []), "miou_low": low, "miou_high": high})
     for one in _published_rows(run):
         value = one["miou"][run.dataset["name"]]
         low, high = (value, value) if isinstance(value, int | float) else (min(value), max(value))
         paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": one["method"], "refine": one["steps"]}
-        middle = round((low + high) / 2, 2)
-        source = published()["sources"][one["cite"]]
-        writer.writerow({**of_set, **paper, "miou": middle, "miou_low": low, "miou_high": high, "source": source})
-    return file.getvalue()
+        middle, source = round((low + high) / 2, 2), published(PUBLISHED)["sources"][one["cite"]]
+        rows.append({**of_set, **paper, "miou": middle, "miou_low": low, "miou_high": high, "source": source})
+    numbers = ("miou", "miou_low", "miou_high", *NUMBERS[1:])
+    columns = ["kind", "setting", "model", "method", "refine", "dataset", "split", *numbers, "evaluated", "source"]
+    return csv_text(columns, rows)
 
 
 # ------------------------------------------------------------------------------------------------------------- examples
-def _examples(run: SegmentationRun, pictures: bool) -> list[dict[str, Any]]:
+def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
-    ids = [
-        row["sample"]
-        for row in rows_of(run.folder, run.manifest, ["sample", "setting", "status"])
-        if row["status"] == "ok"
-    ]
-    samples = list(dict.fromkeys(ids))
+    done = (row["sample"] for row in run.rows(["sample", "setting", "status"]) if row["status"] == "ok")
+    samples, classes = list(dict.fromkeys(done)), _classes(run)
     if not samples:
         return []
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
-    shown = list(run.numbers)[:SHOWN_SETTINGS]
+    shown = list(run.settings)[:SHOWN_SETTINGS]
     columns = ["path", "preview", "true_preview", "width", "height"]
-    rows = rows_of_samples(run.folder, run.manifest, columns, chosen)
+    rows = run.rows_of_samples(columns, chosen)
     made = []
     for sample in chosen:
         there = [(name, rows[sample, name]) for name in shown if (sample, name) in rows]
@@ -244,10 +196,10 @@ def _examples(run: SegmentationRun, pictures: bool) -> list[dict[str, Any]]:
         figures = [
             (name, embedded(_drawn(one, colours, size), f"{sample}: {name}", quality=85)) for name, one in maps.items()
         ]
-        photograph = small_photograph(Path(str(run.dataset["root"])) / first["path"], size) if pictures else None
+        photograph = run.photograph(first, size) if pictures else None
         if photograph is not None:
             figures.insert(0, ("photograph", embedded(photograph, f"photograph {sample}", quality=80)))
-        legend = [(run.classes[label], colour) for label, colour in colours.items() if label < len(run.classes)]
+        legend = [(classes[label], colour) for label, colour in colours.items() if label < len(classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
     return made
 

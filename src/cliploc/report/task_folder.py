@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,13 +39,119 @@ def kind_of(folder: Path) -> str:
         return ""
 
 
+@cache
+def bench_packages() -> tuple[ModuleType, ModuleType]:
+    """Imports pandas and pyarrow.parquet."""
+    try:
+        import pandas
+        from pyarrow import parquet
+    except ImportError as error:
+        raise not_installed(error, install("bench", "report", "pandas", "pyarrow")) from error
+    return pandas, parquet
+
+
+def content_of(part: Path) -> BytesIO:
+    """The content of a part, checked."""
+    content = read_part(part)
+    if content is None:
+        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, to compute it again")
+    return BytesIO(content)
+
+
+@cache
+def published(file: str) -> Mapping[str, Any]:
+    """The numbers of papers with their sources."""
+    found: Mapping[str, Any] = json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
+    return found
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """What the folder of a segmentation or faithfulness benchmark holds."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]  # setting → numbers, the best first
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """Its entry in the manifest."""
+        found: Mapping[str, Any] = self.manifest["dataset"]
+        return found
+
+    @property
+    def about(self) -> Mapping[str, Mapping[str, Any]]:
+        """Setting → its entry in the manifest."""
+        return {one["id"]: one for one in self.manifest["settings"]}
+
+    def title(self, task: str) -> str:
+        """The title of its report."""
+        return f"{task}: {self.dataset['name']} {self.dataset['split']}, {self.dataset['samples']:,} pictures"
+
+    def facts(self, of_dataset: Mapping[str, str], of_protocol: Mapping[str, str]) -> dict[str, str]:
+        """What the head of the page says."""
+        return {
+            "dataset": f"{self.dataset['name']} {self.dataset['split']}",
+            "pictures": f"{self.dataset['samples']:,}",
+            **of_dataset,
+            "settings": f"{len(self.settings):,}",
+            **of_protocol,
+            "cliploc": str(self.manifest.get("cliploc_version") or ""),
+        }
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """These columns of all parts, a part at a time."""
+        _, parquet = bench_packages()
+        import pyarrow as pa
+
+        for path in parts_in(self.folder, count=self.manifest["shards"]):
+            try:
+                yield from parquet.read_table(content_of(path), columns=list(columns)).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
+
+    def rows_of_samples(
+        self, columns: Sequence[str], samples: Collection[str]
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """Sample and setting → row, for these samples. Failed ones are left out."""
+        return {
+            (row["sample"], row["setting"]): row
+            for row in self.rows(["sample", "setting", "status", *columns])
+            if row["sample"] in samples and row["status"] == "ok"
+        }
+
+    def photograph(self, row: Mapping[str, Any], size_wh: tuple[int, int]) -> Image.Image | None:
+        """A small copy of a row's photograph; None if it cannot be read: then the page shows the maps alone."""
+        try:
+            return load(Path(str(self.dataset["root"])) / row["path"]).image.resize(size_wh)
+        except InputError:
+            return None
+
+    def ending(self) -> dict[str, Any]:
+        """What the end of a page shows: problems of the dataset, failures of settings, and the manifest."""
+        return {
+            "problems": [[one["kind"], one["source"], one["reason"]] for one in self.dataset.get("problems") or []],
+            "failures": [
+                [name, one["sample"], one["reason"]]
+                for name, numbers in self.settings.items()
+                for one in numbers["failed"][:MOST_FAILURES]
+            ],
+            "manifest": json.dumps(self.manifest, ensure_ascii=False, indent=1),
+        }
+
+
 def read_run(
-    folder: Path, manifest: type[Any], numbers_of: Callable[[Mapping[str, Any]], Iterable[str]]
-) -> tuple[Mapping[str, Any], dict[str, Mapping[str, Any]]]:
-    """The manifest of a benchmark, and setting → numbers in the manifest's order.
+    folder: Path,
+    manifest: type[Any],
+    numbers_of: Callable[[Mapping[str, Any]], Iterable[str]],
+    rank: Callable[[Mapping[str, Any], Mapping[str, Any]], float],
+) -> TaskRun:
+    """Reads a benchmark's folder.
 
     Args:
+        manifest: the schema of its manifest.
         numbers_of: takes the manifest; the keys of the numbers that a setting may have.
+        rank: takes the manifest and a setting's numbers; smaller for better ones.
     """
     read = []
     for name, kind in (("manifest.json", manifest), ("summary.json", BenchmarkSummary)):
@@ -60,56 +169,23 @@ def read_run(
         wrong += [key for key, kind in (("evaluated", int), ("failed", list)) if not isinstance(found.get(key), kind)]
         if wrong:
             raise UsageError(f"{folder} is damaged ({wrong[0]} of {name}): run the benchmark again")
-    return about, settings
+    ranked = sorted(settings, key=lambda name: rank(about, settings[name]))
+    return TaskRun(folder, about, {name: settings[name] for name in ranked})
 
 
-def rows_of(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """These columns of all parts, a part at a time."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise not_installed(error, install("bench", "report", "pyarrow")) from None
-    for path in parts_in(folder, count=manifest["shards"]):
-        content = read_part(path)
-        if content is None:
-            raise UsageError(f"{path} is damaged: run the benchmark again, to compute it again")
-        try:
-            yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
+def interval_of(numbers: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+    """The 95 % interval of a number, or None."""
+    ends = (numbers.get("confidence_95") or {}).get(key)
+    return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
-def rows_of_samples(
-    folder: Path, manifest: Mapping[str, Any], columns: Sequence[str], samples: Collection[str]
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """Sample and setting → row, for these samples; arguments and errors as in `rows_of`. Failed ones are left out."""
-    return {
-        (row["sample"], row["setting"]): row
-        for row in rows_of(folder, manifest, ["sample", "setting", "status", *columns])
-        if row["sample"] in samples and row["status"] == "ok"
-    }
-
-
-def small_photograph(path: Path, size_wh: tuple[int, int]) -> Image.Image | None:
-    """A small copy of a photograph; None if it cannot be read: then the page shows the maps alone."""
-    try:
-        return load(path).image.resize(size_wh)
-    except InputError:
-        return None
-
-
-def ending(manifest: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the end of a page shows: problems of the dataset, failures of settings, and the manifest."""
-    return {
-        "problems": [[one["kind"], one["source"], one["reason"]] for one in manifest["dataset"].get("problems") or []],
-        "failures": [
-            [name, one["sample"], one["reason"]]
-            for name, found in settings.items()
-            for one in found["failed"][:MOST_FAILURES]
-        ],
-        "manifest": json.dumps(manifest, ensure_ascii=False, indent=1),
-    }
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV; numbers are not rounded."""
+    pandas, _ = bench_packages()
+    text: str = pandas.DataFrame(list(rows), columns=list(columns), dtype=object).to_csv(
+        index=False, lineterminator="\n"
+    )
+    return text
 
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:

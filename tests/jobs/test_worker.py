@@ -1,0 +1,92 @@
+"""The worker of all benchmarks: what fails of a picture, alone, and what is said of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow")
+
+from cliploc.config import BENCHMARK
+from cliploc.datasets import LabelFile, LabelledPicture
+from cliploc.errors import InputError
+from cliploc.jobs.engine import Shard
+from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.rows import Row
+from cliploc.jobs.segmentation import row_schema
+from cliploc.jobs.worker import EvaluationWorker, PictureJudge
+from cliploc.reporter import SILENT, Reporter
+from tests.tiny import tower
+
+SETUPS = tuple(
+    ModelSetup(BENCHMARK.but(model=tower("gap_cnn", (8, 8)), resize="squash", flip=one)) for one in (False, True)
+)
+SETTINGS = (Setting("a", 0, "cam"), Setting("b", 0, "layer_cam"), Setting("c", 1, "cam"))
+
+
+class NamedMaps(PictureJudge):
+    """Its maps are the names of their pictures; some pictures have something wrong."""
+
+    def describe(self, setting: Setting) -> dict[str, Any]:
+        return {"id": setting.id}
+
+    def look(self, sample: Any, read: None) -> str:
+        if sample.id == "cut off":
+            raise InputError("cut off: damaged")
+        if sample.id == "large":
+            raise MemoryError
+        return str(sample.id)
+
+    def maps(self, seen: str, methods: Sequence[str], reporter: Reporter) -> dict[str, str]:
+        if seen == "hard" and "layer_cam" in methods:
+            raise MemoryError
+        if seen == "bug":
+            raise RuntimeError("a bug")
+        return dict.fromkeys(methods, seen)
+
+    def judge(self, seen: str, setting: Setting, heat: str, reporter: Reporter) -> Row:
+        if seen == "odd" and setting.id == "c":
+            raise InputError("odd: expected one number per pixel")
+        return {"preview": heat.encode()}
+
+
+def shard(index: int, *names: str) -> Shard:
+    pictures = (LabelledPicture(one, Path(one), (4, 3), LabelFile(Path(one))) for one in names)
+    return Shard(index, tuple(pictures))
+
+
+def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
+    worker = EvaluationWorker(NamedMaps, row_schema, Path(), SETUPS, SETTINGS)
+    images: list[int] = []
+    first, second = worker.stream(
+        [shard(0, "good", "cut off", "hard"), shard(1, "odd", "large")], Reporter(images=images.append)
+    )
+    assert (first.index, second.index, sum(images)) == (0, 1, 2 * 5)
+    memory = "not enough memory for a single picture: use a smaller --image-size or fewer --scales"
+    said = [(row["sample"], row["setting"], row["preview"] or row["reason"]) for row in first.table.to_pylist()]
+    assert said == [
+        *(("good", one, b"good") for one in "abc"),
+        *(("cut off", one, "cut off: damaged") for one in "abc"),
+        ("hard", "a", b"hard"), ("hard", "b", memory), ("hard", "c", b"hard"),
+    ]  # fmt: skip
+    assert first.notes == (f"b failed on hard: {memory}",)
+    said = [(row["sample"], row["setting"], row["status"], row["reason"]) for row in second.table.to_pylist()]
+    assert said == [
+        ("odd", "a", "ok", None), ("odd", "b", "ok", None),
+        ("odd", "c", "failed", "odd: expected one number per pixel"),
+        *(("large", one, "failed", memory) for one in "abc"),
+    ]  # fmt: skip
+    assert len(second.notes) == 1
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(worker.stream([shard(0, "bug")], SILENT))
+
+
+def test_processes_that_judge_maps_import_no_torch() -> None:
+    """It would take each of them seconds and hundreds of megabytes."""
+    code = "import sys, cliploc.jobs.judges; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
