@@ -187,6 +187,12 @@ def test_a_brush_has_runs_longer_than_16_bits(tmp_path, picture):
     assert unpacked(packed).tolist() == [255] * 480000
 
 
+@pytest.mark.parametrize("name", exports.names())
+def test_no_export_decodes_the_whole_picture_for_a_mask(name, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(rle, "decode", None)
+    assert written(name, picture, tmp_path / "out")
+
+
 def test_voc_as_pillow_reads_it(picture, tmp_path):
     (root,) = written("voc", picture, tmp_path / "out")
     objects = Image.open(root / "SegmentationObject/a.png")

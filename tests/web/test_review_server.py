@@ -27,8 +27,8 @@ from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits, review
 from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotation_edits import review_of
 from cliploc.jobs.review import ReviewFolder
-from cliploc.jobs.reviewed import review_of
 from cliploc.jobs.suggest import Suggester
 from tests.commands import cliploc_
 from tests.tiny import tower

@@ -32,7 +32,6 @@ from cliploc.jobs.annotation_edits import (
     merge_corrections,
     merge_review,
     merge_saves,
-    reviews_in,
     write_corrections,
     write_decisions,
 )
@@ -132,11 +131,6 @@ def annotate(
     Raises:
         UsageError: pictures, labels, a model or an option that cannot be used, or a folder with other settings.
         DiskFullError: no room on the disk.
-
-    Example:
-        >>> import cliploc
-        >>> cliploc.annotate("photos", ["cat|kitten", "dog @0.7"], "out", formats=["coco"]).boxes  # doctest: +SKIP
-        {'cat': 12, 'dog': 3}
     """
     chosen = chosen_exports(formats)
     names = labels if isinstance(labels, Labels) else _labels(labels)
@@ -331,11 +325,7 @@ def _with_frames(
     out: Path,
     reporter: Reporter,
 ) -> tuple[list[PictureFile], dict[str, str]]:
-    """The pictures together with the frames of videos, and each video that cannot be read, with the reason.
-
-    Raises:
-        UsageError: there is nothing else than videos that cannot be read.
-    """
+    """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
     pictures, unreadable = list(found), {}
     reporter.phase("taking frames")
     for video, taken, error in all_frames(videos, every, out):
@@ -380,11 +370,7 @@ class _Keep:
 
 
 def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[str]:
-    """Removes the rows of pictures whose files were replaced since, and the decisions on their boxes.
-
-    Returns:
-        The ids of these pictures.
-    """
+    """Removes the rows, decisions and corrections of pictures whose files were replaced since; returns their ids."""
     by_id = {one.id: one for one in found}
     stale: dict[Path, dict[int, str]] = {}  # part → line → picture
     for path in parts_in(out, KIND.suffix):
@@ -398,10 +384,9 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
     if replaced:
         export_states.mark_stale(out)
-    decided, corrected = decisions_in(out, run), corrections_in(out, run)
+    decided, (corrected, reviews) = decisions_in(out, run), corrections_in(out, run)
     if decided.keys() & set(replaced):  # before the rows, so that an interrupted run can repeat both
         write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
-    reviews = reviews_in(out, run)
     if (corrected.keys() | reviews.keys()) & set(replaced):
         left = {name: one for name, one in corrected.items() if name not in replaced}
         write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})

@@ -24,12 +24,11 @@ from cliploc.jobs.annotation_edits import (
     decisions_in,
     kept_drafts,
     plain_corrections,
-    reviews_in,
 )
 from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, margin_of
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
-from cliploc.jobs.draft_scores import IOU, LabelScore, PicturePair, score_drafts
+from cliploc.jobs.draft_scores import IOU, LabelScore, score_drafts
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.pictures import PictureFile, Skipped, by_path, skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
@@ -168,7 +167,7 @@ class AnnotatedFolder:
     def read_edits(self) -> None:
         """Reads what people changed."""
         self.decided = decisions_in(self.out, self.run)
-        self.corrected, self.reviews = corrections_in(self.out, self.run), reviews_in(self.out, self.run)
+        self.corrected, self.reviews = corrections_in(self.out, self.run)
 
     def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path; as reviewed and corrected, or all drafts."""
@@ -224,11 +223,9 @@ class AnnotatedFolder:
 
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
-        done = self.corrected_whole()
-        rows = [(self.results.row(name), self.corrected[name]) for name in done]
-        if not rows:
+        pairs = [(self.results.row(name), self.corrected[name]) for name in self.corrected_whole()]
+        if not pairs:
             return {}
-        pairs = [PicturePair(row["boxes"], row["scores"], row["labels"], one.boxes, one.labels) for row, one in rows]
         every, each = score_drafts(pairs, len(self.names))
         return {"": every, **dict(zip(self.names, each, strict=True))}
 
@@ -293,19 +290,13 @@ def conclude(
     formats: Sequence[Export],
     settings: ExportSettings,
     *,
-    before: Mapping[str, Any],
-    review: int,
-    computed: int = 0,
+    before: Mapping[str, Any],  # the summary of the last call
+    review: int,  # number of pictures of the review page
+    computed: int = 0,  # number of pictures that this call annotated
     notes: tuple[str, ...] = (),
     reporter: Reporter = SILENT,
 ) -> AnnotateResult:
-    """Writes the exports, the review page and the summary where they are not up to date, or are damaged.
-
-    Args:
-        before: the summary of the last call.
-        review: number of pictures of the review page.
-        computed: number of pictures that this call annotated.
-    """
+    """Writes the exports, the review page and the summary where they are not up to date, or are damaged."""
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
     decided = json.dumps(run.decided, sort_keys=True).encode()

@@ -26,13 +26,13 @@ from cliploc.jobs.annotation_edits import (
     enter,
     kept_drafts,
     merge_saves,
+    review_of,
     size_of_saves,
     write_save,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import KIND, run_id
 from cliploc.jobs.pictures import PictureFile, by_path
-from cliploc.jobs.reviewed import review_of
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports

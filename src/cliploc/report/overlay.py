@@ -51,10 +51,6 @@ def draw_overlay(
     Args:
         heatmap: whether to draw heat; None: unless masks are drawn.
         caption: whether to write method, model and threshold in a corner.
-
-    Example:
-        >>> from cliploc.report import draw_overlay
-        >>> draw_overlay(found, ["cat"]).save("cat.png")  # doctest: +SKIP
     """
     _check_opacity(opacity)
     unknown = [name for name in names or () if name not in result.names]
@@ -71,10 +67,6 @@ def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) 
     names only that number of the names found get a panel, best first, and the photograph's caption says so. The sheet
     is at most about 1,600 pixels wide, and with few names no higher; large photographs are reduced and tiny ones
     enlarged, so that lines and letters stay legible.
-
-    Example:
-        >>> from cliploc.report import panels
-        >>> panels(found).save("street.png")  # doctest: +SKIP
     """
     _check_opacity(opacity)
     together = len(result.names) > 1 and bool(result.found.any())
@@ -107,16 +99,7 @@ def _paneled(result: Localization) -> list[int]:
 
 
 def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str] | None = None) -> Image.Image:
-    """Draws one sheet for one picture and one name: the photograph, and a panel for the result of every method.
-
-    Args:
-        results: title → result for the same picture, as `Localizer.compare` yields them.
-
-    Example:
-        >>> from cliploc.report.overlay import comparison
-        >>> for found in Localizer().compare(["cat.jpg"], ["cat"], ["cam", "layer_cam"]):  # doctest: +SKIP
-        ...     comparison(found, "cat").save("cat.png")
-    """
+    """Draws one sheet for one picture and one name: the photograph, and a panel for the result of every title."""
     if not results:
         raise UsageError("expected the results of at least one method, got none")
     first = next(iter(results.values()))

@@ -16,9 +16,9 @@ from cliploc._files import new_token
 from cliploc._memory_errors import not_installed
 from cliploc._schemas import ReviewedPicture, SuggestionWish
 from cliploc.errors import CliplocError
+from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM
 from cliploc.jobs.review import ReviewFolder, StaleReviewError
-from cliploc.jobs.reviewed import UnusableReviewError
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import data_uri
 from cliploc.report.review import polygons_of, served_page
@@ -79,7 +79,7 @@ class ReviewServer:
             return {"revision": self._folder.save(number, saved)}
         except StaleReviewError as error:
             raise RefusedError(409, str(error)) from None
-        except UnusableReviewError as error:
+        except UnusableError as error:
             raise RefusedError(422, str(error)) from None
         except OSError as error:
             raise RefusedError(507, self._no_writing(error)) from None
