@@ -27,6 +27,7 @@ from cliploc.jobs.corrections import Correction, Corrections, read_corrections
 from cliploc.jobs.draft_scores import score_drafts
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.labelstudio import brush, polygon_shape
+from tests.report.annotated import annotated
 
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
 NAMES = tuple(one[0] for one in LABELS)
@@ -45,11 +46,8 @@ def pictures(tmp_path: Path) -> list[AnnotatedPicture]:
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", SIZES[name]).save(path)
-        xyxy = np.array([box for _, box in boxes], np.float32).reshape(-1, 4)
-        label = np.array([one for one, _ in boxes], np.int64)
-        score = np.full(len(boxes), 0.5, np.float32)
-        ids, groups = tuple(range(len(boxes))), (False,) * len(boxes)
-        made.append(AnnotatedPicture(number, name, path, SIZES[name], xyxy, score, label, ids, groups, 0.5))
+        label, corners = [one for one, _ in boxes], [box for _, box in boxes]
+        made.append(annotated(name, path, SIZES[name], corners, label, number=number))
     return made
 
 
