@@ -32,7 +32,7 @@ from cliploc.jobs.annotator import AnnotateWorker, AnnotatorSettings, BoxFilter
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.labels import labels_of, read_labels
-from cliploc.jobs.pictures import find_pictures
+from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps

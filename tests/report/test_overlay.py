@@ -10,7 +10,7 @@ from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.report import _draw, draw_overlay
 from cliploc.report.colours import name_colour
-from cliploc.report.labels import label_picture
+from cliploc.report.label_maps import label_picture
 from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _paneled, comparison, panels, run_line, scaled
 
 from .conftest import Build

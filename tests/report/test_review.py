@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.report.review import ReviewPicture, polygons_of, write_review
+from cliploc.report.review_page import ReviewPicture, polygons_of, write_review
 from cliploc.rle import encode
 
 from .annotated import annotated

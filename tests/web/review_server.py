@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cliploc.jobs.annotation_edits import corrections_in, plain_corrections
-from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 
 

@@ -22,7 +22,7 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'clip
 
 from cliploc import backbones
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from cliploc.web import guard, review
 from cliploc.web.guard import LOCALIZE, Gate, Guard, Incoming

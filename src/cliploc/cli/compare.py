@@ -78,7 +78,7 @@ def compare(
     """
     refuse_unknown(model or [], method_names(method) if method else [])
     from cliploc import prompts
-    from cliploc.report.compare import refuse_too_many
+    from cliploc.report.comparison import refuse_too_many
     from cliploc.saliency import find
 
     names = asked_names(prompt, classes)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cliploc.config import Options
     from cliploc.images import Picture
-    from cliploc.jobs.pictures import Skipped
+    from cliploc.jobs.picture_files import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Classification, Localizer
     from cliploc.report import ModelResults
@@ -50,7 +50,7 @@ def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = N
         photos: files and folders. A folder without a picture stays, and will fail as a picture.
         out: the folder of results; pictures in it are left out.
     """
-    from cliploc.jobs.pictures import find_pictures
+    from cliploc.jobs.picture_files import find_pictures
 
     paths: list[str] = []
     ids: dict[str, str] = {}
@@ -101,7 +101,7 @@ class _Photos:
 
     def document(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON document of the run so far."""
-        from cliploc.jobs.pictures import skipped_document
+        from cliploc.jobs.picture_files import skipped_document
         from cliploc.report import to_document
 
         document = to_document([], self._failures, settings)
@@ -159,7 +159,7 @@ class LocalizeRun(_Photos):
     def take(self, result: Localization) -> None:
         """One picture is done."""
         from cliploc.report import to_document
-        from cliploc.report.labels import label_picture
+        from cliploc.report.label_maps import label_picture
 
         record = to_document([result], [], {}, self._masks)["pictures"][0]
         if self._folder is not None:
@@ -193,7 +193,7 @@ class LocalizeRun(_Photos):
     def finish(self, names: Sequence[str]) -> None:
         """Writes the legend of the label maps, which is for all photos."""
         from cliploc import prompts
-        from cliploc.report.labels import label_legend
+        from cliploc.report.label_maps import label_legend
 
         if self._folder is not None and self._masks:
             write(self._folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
@@ -367,8 +367,7 @@ class SegmentRun(_Photos):
             labels: its label map `[H, W]`.
             run: a line on how it was made, below the drawing.
         """
-        from cliploc.report.labels import label_picture
-        from cliploc.report.segments import draw_segments, segmented_record
+        from cliploc.report.label_maps import draw_segments, label_picture, segmented_record
 
         record = segmented_record(picture, labels, self._names, self._masks)
         if self._folder is not None:
@@ -397,7 +396,7 @@ class SegmentRun(_Photos):
 
     def finish(self) -> None:
         """Writes the legend of the label maps, which is for all photos."""
-        from cliploc.report.labels import label_legend
+        from cliploc.report.label_maps import label_legend
 
         if self._folder is not None:
             write(self._folder / LEGEND, json_text(label_legend(self._names[1:])).encode())

@@ -165,7 +165,7 @@ def _segment(run: SegmentRun, segmenter: Segmenter, paths: Sequence[str], report
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
     """The settings of the run, with the values that defaults stand for."""
-    from cliploc.report.labels import label_legend
+    from cliploc.report.label_maps import label_legend
 
     method = localizer.method
     return {

@@ -42,7 +42,7 @@ from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.pictures import PictureFile, find_pictures
+from cliploc.jobs.picture_files import PictureFile, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import FRAMES, Every, all_frames

@@ -25,9 +25,9 @@ from cliploc.jobs.annotator import Row
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.corrections import CLASS_LISTS, Correction, Corrections, clipped, read_corrections
 from cliploc.jobs.labels import Labels
-from cliploc.jobs.pictures import PictureFile
+from cliploc.jobs.picture_files import PictureFile
 from cliploc.polygons import draw_all, outlines_of
-from cliploc.report.review import REVIEW_KIND
+from cliploc.report.review_page import REVIEW_KIND
 
 CORRECTIONS, SAVES, CORRECTIONS_KIND = "corrections.json", "corrections.jsonl", "cliploc corrections"
 SAME = 0.01  # pixels; coordinates are kept in hundredths

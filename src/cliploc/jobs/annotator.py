@@ -20,7 +20,7 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.labels import Labels
-from cliploc.jobs.pictures import bad_name
+from cliploc.jobs.picture_files import bad_name
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer

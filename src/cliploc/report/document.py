@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc import __version__
-from cliploc.report.compare import ModelResults, peak_of
+from cliploc.report.comparison import ModelResults, peak_of
 from cliploc.rle import encode
 
 if TYPE_CHECKING:

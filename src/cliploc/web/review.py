@@ -18,10 +18,10 @@ from cliploc._schemas import ReviewedPicture, SuggestionWish
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM
-from cliploc.jobs.review import ReviewFolder, StaleReviewError
+from cliploc.jobs.review_folder import ReviewFolder, StaleReviewError
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import data_uri
-from cliploc.report.review import polygons_of, served_page
+from cliploc.report.review_page import polygons_of, served_page
 from cliploc.web.guard import Gate
 from cliploc.web.hosts import Hosts
 from cliploc.web.requests import RefusedError

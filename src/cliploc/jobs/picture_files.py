@@ -56,7 +56,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPictures:
     """The pictures that were found, and what was left out."""
 
     root: Path  # the folder that the pictures' ids are relative to
@@ -86,7 +86,7 @@ def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
 
 def find_pictures(
     where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None, videos: bool = False
-) -> Found:
+) -> FoundPictures:
     """Finds the pictures of a folder and its sub-folders, of a pattern, of a list file, or of a list of paths.
 
     In folders and patterns, results (`out`, and annotations) and files without a picture's extension are left out.
@@ -194,7 +194,9 @@ def _until_magic(path: Path) -> list[str]:
     return parts or ["."]
 
 
-def _below(root: Path, paths: Iterable[Path], where: str, videos: bool, skipped: list[Skipped] | None = None) -> Found:
+def _below(
+    root: Path, paths: Iterable[Path], where: str, videos: bool, skipped: list[Skipped] | None = None
+) -> FoundPictures:
     """The result for these paths; iterating over them fills `skipped`."""
     found: dict[str, PictureFile] = {}
     left = [] if skipped is None else skipped
@@ -212,7 +214,7 @@ def _below(root: Path, paths: Iterable[Path], where: str, videos: bool, skipped:
         raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
     clips = [one for one in found.values() if one.path.suffix.lower() in VIDEOS]
     pictures = [one for one in found.values() if one.path.suffix.lower() not in VIDEOS]
-    return Found(root, pictures, left, clips)
+    return FoundPictures(root, pictures, left, clips)
 
 
 def _id(root: Path, path: Path) -> str:

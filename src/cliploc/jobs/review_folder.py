@@ -32,11 +32,11 @@ from cliploc.jobs.annotation_edits import (
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import KIND, run_id
-from cliploc.jobs.pictures import PictureFile, by_path
+from cliploc.jobs.picture_files import PictureFile, by_path
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
-from cliploc.report.review import ReviewPicture, facts
+from cliploc.report.review_page import ReviewPicture, facts
 from cliploc.reporter import SILENT, Reporter
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
