@@ -35,21 +35,17 @@ class LabelScore:
 
     def document(self) -> dict[str, Any]:
         """The figures as in draft_scores.json; shares of nothing are null."""
-        suggested = None
-        if self.min_score is not None:
-            suggested = {
-                "min_score": self.min_score,
-                "precision": _share(self.kept_right, self.kept),
-                "recall": _share(self.kept_right, self.true),
-            }
+        suggested = {"min_score": self.min_score, **self._shares(self.kept_right, self.kept)}
         return {
             "drafts": self.drafts,
             "corrected_boxes": self.true,
             "right": self.right,
-            "precision": _share(self.right, self.drafts),
-            "recall": _share(self.right, self.true),
-            "suggested": suggested,
+            **self._shares(self.right, self.drafts),
+            "suggested": None if self.min_score is None else suggested,
         }
+
+    def _shares(self, right: int, drafts: int) -> dict[str, float | None]:
+        return {"precision": _share(right, drafts), "recall": _share(right, self.true)}
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -209,13 +209,9 @@ def draw_names(
         _paint_masks(image, result, colours, opacity)
     plates = paint_boxes(image, result, colours) if boxes else _plates(image)
     if caption and (run := run_line(result)):
-        name = [_name_line(result, indices[0])] if single else []
+        name = [result.names[i] + ("" if result.found[i] else ": not found") for i in indices if single]
         plates.resized(0.8).note(" · ".join([*name, run]), _heat_within(result, indices))
     return image
-
-
-def _name_line(result: Localization, index: int) -> str:
-    return result.names[index] + ("" if result.found[index] else ": not found")
 
 
 def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = ()) -> _draw.Plates:
@@ -263,15 +259,9 @@ def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_dra
 
 def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
     """The opacity of each heat: 0 up to the ramp's start, `opacity` from its end on, smooth in between."""
-    covers: npt.NDArray[np.uint8] = _covers(opacity, ramp)[heat]
-    return covers
-
-
-def _covers(opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
-    """The opacity of each of 256 levels of heat; see `covering`."""
     start, stop = ramp
     rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
-    levels: npt.NDArray[np.uint8] = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)[heat]
     return levels
 
 
@@ -314,7 +304,8 @@ def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: f
     heat = _heat(result, index)  # [H', W']
     levels = Image.fromarray((heat * 255).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     # Tables of Pillow are many times faster than to look up each pixel in an array.
-    covers = levels.point(_covers(opacity if result.found[index] else opacity / 2).tolist())
+    every = np.arange(256, dtype=np.uint8)
+    covers = levels.point(covering(every, opacity if result.found[index] else opacity / 2).tolist())
     levels.putpalette(_draw.heat_table().tobytes())
     image = Image.composite(levels.convert("RGB"), image, covers)
     return outlined(image, heat, _level(result, index), LINE_COLOUR)
