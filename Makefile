@@ -42,7 +42,7 @@ test-kernels: $(READY)
 		$(BIN)/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(KERNEL_TESTS) -k '$(COMPARING)'
 
 # The lowest versions that pyproject.toml allows, in a virtual environment of their own: models, pictures, boxes, the
-# command. Without gradio, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.
+# command. Without starlette, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.
 LOWEST := .venv-lowest
 LOWEST_TESTS := $(filter-out tests/test_bench.py tests/test_gallery.py,$(wildcard tests/test_*.py)) tests/backbones tests/report
 NEEDS_KORNIA := --deselect tests/test_cli.py::test_options_reach_the_localizer

@@ -45,7 +45,7 @@ EDGE = 1.5  # pixels of the screen that a drag stays inside the picture
 
 @contextmanager
 def served(out: Path) -> Iterator[str]:
-    from cliploc.web.review import application
+    from cliploc.web.editor import application
     from cliploc.web.server import listener
 
     with ReviewFolder.opened(out) as folder:

@@ -6,10 +6,9 @@
 Starts a server of `mini` as a user does, and asks it for one name in a photograph: the whole way of a request, from the
 file to the document with boxes. At first every photograph is a new one, the demo's in turn with a patch of its own.
 Then the demo's own photographs are asked for with other names, which the server answers without the image tower: as the
-page does it where Find is pressed (`POST /api/show`, with all that the page shows in the answer), by `POST
-/api/localize`, with the photograph and with its id, by gradio's client, and by plain HTTP to gradio's functions. For
-comparison, gradio alone answers with a function that does nothing. Clients are threads of this process, on the same
-machine, so that they take processor time from the server. An answer is checked: it is of the photograph sent.
+page does it where Find is pressed (`POST /api/show`, with all that the page shows in the answer), and by `POST
+/api/localize`, with the photograph and with its id. Clients are threads of this process, on the same machine, so that
+they take processor time from the server. An answer is checked: it is of the photograph sent.
 
 With `--seconds`, clients ask without a pause for so long, more than the server takes: each request must end in an
 answer or a refusal that says so. `--slow` further ones send their photograph a few bytes a second. At the end the
@@ -36,13 +35,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import gradio_client
 import numpy as np
 import torch
 from PIL import Image
@@ -85,13 +83,13 @@ class Load:
 
 
 PAGE = ("-m", "cliploc", "serve", "--port", "0")
-NOTHING = ("-m", "bench.web", "--serve-nothing")
+FORM = "multipart/form-data; boundary=x"
 
 
 @contextmanager
-def server(what: Sequence[str] = PAGE) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server's address and process."""
-    command = [sys.executable, *what]
+    command = [sys.executable, *PAGE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -110,79 +108,19 @@ def processor_seconds(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def serve_nothing() -> None:
-    """gradio alone: takes a photograph, a text and settings as the page does, and says which photograph it was."""
-    import gradio as gr
-
-    def nothing(path: str, _: str, __: Any) -> dict[str, Any]:
-        return {"pictures": [{"file": Path(path).name}]}
-
-    with gr.Blocks(analytics_enabled=False) as blocks:
-        given = [gr.Image(type="filepath", visible=False), gr.Textbox(visible=False), gr.JSON(visible=False)]
-        document = gr.JSON(visible=False)
-        gr.Button(visible=False).click(nothing, given, [document], api_name="locate", concurrency_limit=1)
-    _, address, _ = blocks.queue(max_size=32).launch(quiet=True, prevent_thread_lock=True, ssr_mode=False)
-    print(address, flush=True)
-    threading.Event().wait()
-
-
 def asked(client: Client, photo: Path, name: str) -> float | None:
     """Seconds of one request; None when it is lost."""
     start = time.perf_counter()
     try:
-        document = client.predict(gradio_client.handle_file(str(photo)), name, {"method": "cam"}, api_name="/locate")
+        client.ask(photo, name)
     except Exception as error:
         print(f"lost: {type(error).__name__}: {error}", file=sys.stderr)
         return None
-    seconds = time.perf_counter() - start
-    return seconds if document["pictures"][0]["file"] == photo.name else None
+    return time.perf_counter() - start
 
 
-def visitors(address: str, number: int) -> list[Client]:
-    """Each a session of its own."""
-    return [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(number)]
-
-
-class Plain:
-    """Asks the same function by plain HTTP, over one connection, as any program can; it takes little time itself."""
-
-    def __init__(self, address: str) -> None:
-        where = urlsplit(address)
-        self._connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=120)
-
-    def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
-        """As `predict` of gradio's client, which waits for the answer."""
-        data = [{"path": self.uploaded(Path(photo["path"])), "meta": {"_type": "gradio.FileData"}}, name, settings]
-        place = f"/gradio_api/call{api_name}"
-        event = json.loads(self._asked(place, json.dumps({"data": data}).encode(), "application/json"))["event_id"]
-        for block in self._asked(f"{place}/{event}").decode().split("\n\n"):
-            kind, _, document = block.partition("\ndata: ")
-            if kind == "event: complete":
-                return json.loads(document)[0]
-        raise RuntimeError("no answer")
-
-    def uploaded(self, path: Path) -> str:
-        """Uploads a photograph; returns its path on the server."""
-        head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'
-        upload = head.encode() + path.read_bytes() + b"\r\n--x--\r\n"
-        [found] = json.loads(self._asked("/gradio_api/upload", upload, "multipart/form-data; boundary=x"))
-        return str(found)
-
-    def close(self) -> None:
-        """Ends the connection; the next question opens another."""
-        self._connection.close()
-
-    def _asked(self, place: str, body: bytes | None = None, kind: str = "") -> bytes:
-        self._connection.request("GET" if body is None else "POST", place, body, {"Content-Type": kind})
-        answer = self._connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"{answer.status}: {content[:200]!r}")
-        return content
-
-
-class Rest(Plain):
-    """Asks `POST /api/localize`.
+class Client:
+    """Asks `POST /api/localize`, over one connection, as any program can; it takes little time itself.
 
     Args:
         address: of the server.
@@ -190,73 +128,84 @@ class Rest(Plain):
     """
 
     def __init__(self, address: str, ids: dict[Path, str] | None = None) -> None:
-        super().__init__(address)
+        where = urlsplit(address)
+        self._connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=120)
         self._ids = ids
 
-    def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
-        """As `predict` of gradio's client."""
-        assert api_name == "/locate"
-        path, given = Path(photo["path"]), {"names": name, **settings}
-        if self._ids is not None and path in self._ids:
-            body = json.dumps({"picture": self._ids[path], **given}).encode()
-            return json.loads(self._asked(LOCALIZE, body, "application/json"))
-        fields = [f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{one}\r\n' for key, one in given.items()]
-        head = f'--x\r\nContent-Disposition: form-data; name="picture"; filename="{path.name}"\r\n\r\n'
-        body = "".join([*fields, head]).encode() + path.read_bytes() + b"\r\n--x--\r\n"
-        document = json.loads(self._asked(LOCALIZE, body, "multipart/form-data; boundary=x"))
+    def ask(self, photo: Path, name: str) -> None:
+        """Asks for a name in a photograph.
+
+        Raises:
+            RuntimeError: the answer is a refusal, or of another photograph.
+        """
+        document = json.loads(self._sent(LOCALIZE, photo, {"names": name, "method": "cam"}))
         if self._ids is not None:
-            self._ids[path] = document["ids"]["picture"]
-        return document
+            self._ids[photo] = document["ids"]["picture"]
+        if document["pictures"][0]["file"] != photo.name:
+            raise RuntimeError("another photograph's answer")
+
+    def close(self) -> None:
+        """Ends the connection; the next question opens another."""
+        self._connection.close()
+
+    def _sent(self, place: str, photo: Path, fields: dict[str, Any]) -> bytes:
+        """The answer to a question about a photograph, which is uploaded or named by its id."""
+        if self._ids is not None and photo in self._ids:
+            body, kind = json.dumps({**fields, "picture": self._ids[photo]}).encode(), "application/json"
+        else:
+            body, kind = form(photo, fields), FORM
+        self._connection.request("POST", place, body, {"Content-Type": kind})
+        answer = self._connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {content[:200]!r}")
+        return content
 
 
-class Browser(Plain):
-    """Presses Find, as the page does: one request for all that it shows. A new photograph is uploaded first.
+class Browser(Client):
+    """Presses Find, as the page does: one request for all that it shows. A new photograph is sent with it.
 
     Args:
         address: of the server.
-        paths: on the server, of the photographs that were uploaded; clients share it.
-        defaults: the values of the page's components.
+        ids: of photographs that were sent; clients share it.
+        defaults: the values of the page's controls.
         method: that is chosen; "" for the page's own recipe.
     """
 
-    def __init__(self, address: str, paths: dict[Path, str], defaults: dict[str, Any], method: str) -> None:
-        super().__init__(address)
-        self._paths, self._defaults, self._method = paths, defaults, method
+    def __init__(self, address: str, ids: dict[Path, str], defaults: dict[str, Any], method: str) -> None:
+        super().__init__(address, ids)
+        self._fields = {**defaults, **({"method": method} if method else {})}
         self._visitor = secrets.token_hex(16)
 
-    def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
-        """As `predict` of gradio's client; of the answer only the photograph's name, which stands in the pictures."""
-        assert (settings, api_name) == ({"method": "cam"}, "/locate")  # what `asked` asks of all clients
-        path = Path(photo["path"])
-        if path not in self._paths:
-            self._paths[path] = self.uploaded(path)
-        chosen = {"method": self._method} if self._method else {}
-        wish = wish_of(self._visitor, self._paths[path], {**self._defaults, "names": name, **chosen})
-        lines = self._asked(SHOW, json.dumps(wish).encode(), "application/json").splitlines()
-        shown = json.loads(lines[-1])["shown"]
-        if f"{path.name} with the heatmap for “{name}”" not in shown["figures"]:
-            raise RuntimeError(shown["status"])
-        return {"pictures": [{"file": path.name}]}
+    def ask(self, photo: Path, name: str) -> None:
+        """As `Client.ask`; the photograph's name stands in the pictures."""
+        fields = wish_of(self._visitor, "", {**self._fields, "names": name})
+        del fields["picture"]
+        shown = json.loads(self._sent(SHOW, photo, fields).splitlines()[-1])
+        if f"{photo.name} with the heatmap for “{name}”" not in shown.get("figures", ""):
+            raise RuntimeError(shown["status"]["text"])
+        assert self._ids is not None
+        self._ids[photo] = shown["ids"]["picture"]
 
 
-def wish_of(visitor: str, photo: str, settings: dict[str, Any]) -> dict[str, Any]:
+def form(photo: Path, fields: dict[str, Any]) -> bytes:
+    """A form with a photograph."""
+    texts = [f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{one}\r\n' for key, one in fields.items()]
+    head = f'--x\r\nContent-Disposition: form-data; name="picture"; filename="{photo.name}"\r\n\r\n'
+    return "".join([*texts, head]).encode() + photo.read_bytes() + b"\r\n--x--\r\n"
+
+
+def wish_of(visitor: str, picture: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What the page's JavaScript sends where Find is pressed; tests/web/test_browser.py compares it."""
-    return {"visitor": visitor, "search": True, "photo": photo, "settings": settings}
+    return {**settings, "visitor": visitor, "search": True, "picture": picture, "exemplar": ""}
 
 
 def page_defaults(address: str) -> dict[str, Any]:
-    """The values of the page's components when it opens, by the names of the settings."""
-    from cliploc.web.layout import Options, Shown, Sliders  # imports gradio
-
-    with urllib.request.urlopen(f"{address}/config") as answer:
-        config = json.load(answer)
-    values = {one["id"]: one["props"].get("value") for one in config["components"]}
-    [inputs] = {tuple(one["inputs"]) for one in config["dependencies"] if "cliploc.find" in (one["js"] or "")}
-    names = ["names", *(one.name for part in (Shown, Options, Sliders) for one in fields(part))]
-    return {name: values[number] for name, number in zip(names, inputs[3:], strict=True)}
-
-
-Client = gradio_client.Client | Plain
+    """The values of the page's controls when it opens, as its JavaScript sends them."""
+    with urllib.request.urlopen(f"{address}/api/menu") as answer:
+        values = json.load(answer)["values"]
+    del values["compare_threshold"]  # its slider is hidden until one method is compared with
+    return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
 
 
 class Photos:
@@ -291,8 +240,7 @@ def load(pid: int, ready: Sequence[Client], questions: Sequence[Question], first
     clients = len(ready)
     shares = [questions[i::clients] for i in range(clients)]
     for one in ready:
-        if isinstance(one, Plain):
-            one.close()  # the server does not keep a connection for long
+        one.close()  # the server does not keep a connection for long
         asked(one, *first)
     start, mine, theirs = time.perf_counter(), time.process_time(), processor_seconds(pid)
     with ThreadPoolExecutor(clients) as pool:
@@ -347,16 +295,13 @@ def crowd(clients: int, seconds: float, slow: int) -> Crowd:
     found = Crowd(Counter(), Counter(), [], [], Counter())
     stopping, lock = threading.Event(), threading.Lock()
 
-    def visit(client: gradio_client.Client, questions: Sequence[Question]) -> None:
+    def visit(client: Client, questions: Sequence[Question]) -> None:
         for photo, name in itertools.cycle(questions):
             if stopping.is_set():
                 return
             start, text, end = time.perf_counter(), "", "answered"
             try:
-                sent = gradio_client.handle_file(str(photo))
-                document = client.predict(sent, name, {"method": "cam"}, api_name="/locate")
-                if document["pictures"][0]["file"] != photo.name:
-                    end, text = "lost", "another photograph's answer"
+                client.ask(photo, name)
             except Exception as error:
                 text = f"{type(error).__name__}: {error}".splitlines()[0][:160]
                 end = "cut off" if stopping.is_set() else "refused" if REFUSALS.search(text) else "lost"
@@ -370,7 +315,7 @@ def crowd(clients: int, seconds: float, slow: int) -> Crowd:
                 time.sleep(0.5)
 
     with server() as (address, process), tempfile.TemporaryDirectory() as folder:
-        photos, ready = Photos(Path(folder)), visitors(address, clients)
+        photos, ready = Photos(Path(folder)), [Client(address) for _ in range(clients)]
         shares = [photos.new(OWN_PHOTOS) for _ in ready]
         for share in shares:
             share += photos.again(OWN_PHOTOS)
@@ -403,9 +348,9 @@ def trickle(address: str, ends: Counter[str], stopping: threading.Event) -> None
     """Uploads of some bytes a second, one after the other."""
     where = urlsplit(address)
     head = (
-        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 50000\r\n"
+        f"POST {LOCALIZE} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 50000\r\n"
         "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-        '--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+        '--x\r\nContent-Disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\n'
     )
     while not stopping.is_set():
         with socket.create_connection((str(where.hostname), where.port or 80)) as connection:
@@ -471,11 +416,8 @@ def main() -> int:
     parser.add_argument("--many", type=int, default=5000, help="requests over which memory is watched; 0 for none")
     parser.add_argument("--seconds", type=float, default=0, help="the first number of clients asks for so long instead")
     parser.add_argument("--slow", type=int, default=0, help="with --seconds: further clients that upload slowly")
-    parser.add_argument("--serve-nothing", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder of results")
     given = parser.parse_args()
-    if given.serve_nothing:
-        serve_nothing()
     on = machine(torch.get_num_threads())
     if given.seconds:
         found = crowd(given.clients[0], given.seconds, given.slow)
@@ -497,32 +439,23 @@ def main() -> int:
                 print(title, table[-1], file=sys.stderr)
 
         with server() as (address, process):
-            ready = {clients: visitors(address, clients) for clients in given.clients}
-            measured("Every photograph another one", process, ready, photos.new)
-            for each in list(ready.values())[:1]:
-                load(process.pid, each, photos.again(len(photos.own)), photos.again(1)[0])
-            paths: dict[Path, str] = {}
+            ready = {clients: [Client(address) for _ in range(clients)] for clients in given.clients}
+            measured("Every photograph another one, by POST /api/localize", process, ready, photos.new)
+            ids: dict[Path, str] = {}
             defaults = page_defaults(address)
             for title, method in PRESSED.items():
-                browsers = {
-                    clients: [Browser(address, paths, defaults, method) for _ in range(clients)]
+                browsers: Clients = {
+                    clients: [Browser(address, ids, defaults, method) for _ in range(clients)]
                     for clients in given.clients
                 }
                 for each in list(browsers.values())[:1]:  # photographs are seen, and names embedded
                     load(process.pid, each, photos.again(len(photos.own) * len(NAMES)), photos.again(1)[0])
                 measured(title, process, browsers, photos.again)
-            measured("Other names by gradio's client", process, ready, photos.again)
-            plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
-            measured("The same, by plain HTTP to gradio's functions", process, plain, photos.again)
-            rest = {clients: [Rest(address) for _ in range(clients)] for clients in given.clients}
-            measured("The same, by POST /api/localize", process, rest, photos.again)
-            ids: dict[Path, str] = {}
-            for question in photos.again(len(photos.own)):
-                asked(Rest(address, ids), *question)
-            by_id = {clients: [Rest(address, ids) for _ in range(clients)] for clients in given.clients}
-            measured("The same, by POST /api/localize with the photographs' ids", process, by_id, photos.again)
+            measured("The same with CAM, by POST /api/localize", process, ready, photos.again)
+            by_id = {clients: [Client(address, ids) for _ in range(clients)] for clients in given.clients}
+            measured("The same, with the photographs' ids", process, by_id, photos.again)
             if given.many:
-                four = [Browser(address, paths, defaults, "cam") for _ in range(4)]
+                four = [Browser(address, ids, defaults, "cam") for _ in range(4)]
                 memory.append((0, resident_mib(process.pid)))
                 for done in range(given.many // 10, given.many + 1, given.many // 10):
                     new = photos.new(given.many // 10)
@@ -531,11 +464,6 @@ def main() -> int:
                         path.unlink()
                     memory.append((done, resident_mib(process.pid)))
                     print(f"{done} requests, {memory[-1][1]:.0f} MiB", file=sys.stderr)
-        with server(NOTHING) as (address, process):
-            ready = {clients: visitors(address, clients) for clients in given.clients}
-            measured("gradio alone, with a function that does nothing", process, ready, photos.again)
-            plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
-            measured("gradio alone, by plain HTTP", process, plain, photos.again)
         lost += sum(one.lost for each in loads.values() for one in each)
         if memory:
             table += [
@@ -547,7 +475,7 @@ def main() -> int:
         sizes = [one.stat().st_size // 1000 for one in photos.own]
     about = (
         f"`python -m bench.web`: `cliploc serve` with `mini` and `cam`, asked for one name by clients on the "
-        f"same machine: by gradio's client where nothing else is said. Photographs of {min(sizes)}–{max(sizes)} kB, "
+        f"same machine. Photographs of {min(sizes)}–{max(sizes)} kB, "
         f"uploaded each time unless they are named by an id. Lost of all requests: {lost}."
     )
     page = headed("The page under load", about, on, table)

@@ -83,7 +83,7 @@ ON_WINDOWS = f"""
 import contextlib, importlib, pkgutil, sys
 import cv2, huggingface_hub, PIL.Image, supervision, torch, typer
 with contextlib.suppress(ImportError):
-    import gradio
+    import starlette
 for name in {POSIX_ONLY}:
     sys.modules[name] = None
 for module, names in {POSIX_NAMES}.items():
@@ -92,7 +92,7 @@ for module, names in {POSIX_NAMES}.items():
             delattr(sys.modules[module], name)
 import cliploc
 for found in pkgutil.walk_packages(cliploc.__path__, "cliploc."):
-    others = found.name.startswith("cliploc.integrations.") or "gradio" not in sys.modules and ".web." in found.name
+    others = found.name.startswith("cliploc.integrations.") or "starlette" not in sys.modules and ".web." in found.name
     if not others and not found.name.endswith("__main__"):
         importlib.import_module(found.name)
 print(sum(name.startswith("cliploc.") for name in sys.modules))

@@ -64,7 +64,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → pa
     "train": ("accelerate", of_classes, "train lctr --root {root} --model mini-vit --out {out}.safetensors"),
     "openvino": ("openvino", with_boxes, "localize {root}/cat.jpg -p cat --engine-backend openvino"),
     "video": ("av", of_videos, "annotate {root} --labels {root}/labels.txt --every 2s --out {out}"),
-    "web": ("gradio", with_boxes, "serve --port 0"),
+    "web": ("starlette", with_boxes, "serve --port 0"),
 }
 
 

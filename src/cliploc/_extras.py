@@ -22,7 +22,7 @@ PACKAGES = {
     "segmentation": ("h5py",),
     "train": ("accelerate",),
     "video": ("av",),
-    "web": ("gradio",),
+    "web": ("starlette", "uvicorn", "python_multipart"),
 }
 
 

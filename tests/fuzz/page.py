@@ -26,7 +26,8 @@ from tests.web.serving import serving
 
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 JSON = {"Content-Type": "application/json"}
-LOCATE = "/gradio_api/call/locate"
+SHOW = "/api/show"
+FILES = "/api/files"
 LOCALIZE = "/api/localize"
 WORDS = ("Traceback", "error in cliploc", "root:", "OMP_NUM_THREADS")  # of what nobody may see
 Answer = tuple[int, str]
@@ -53,19 +54,15 @@ class Visitor:
             connection.close()
 
     def upload(self, content: bytes, name: str = "a.jpg") -> Answer:
-        """200 and the file's path, or a refusal."""
-        code, text = self.ask("POST", "/gradio_api/upload", form(content, name), **FORM)
-        return code, json.loads(text)[0] if code == 200 else text
+        """200 and the picture's id, or a refusal."""
+        code, text = self.ask("POST", SHOW, form(content, name, "picture", "cat", "f" * 32), **FORM)
+        return code, json.loads(text.splitlines()[-1])["ids"]["picture"] if code == 200 else text
 
-    @property
-    def photo(self) -> dict[str, Any]:
-        """The uploaded photograph, as a request names it."""
-        return file(self.cat)
-
-    def locate(self, *data: Any) -> Answer:
+    def locate(self, picture: Any, names: Any, settings: Any, exemplar: Any = None) -> Answer:
         """What comes of a search."""
-        code, text = self.ask("POST", LOCATE, json.dumps({"data": data}), **JSON)
-        return (code, text) if code != 200 else self.ask("GET", f"{LOCATE}/{json.loads(text)['event_id']}")
+        asked = {"picture": picture, "names": names, "exemplar": exemplar}
+        asked |= settings if isinstance(settings, dict) else {"settings": settings}
+        return self.ask("POST", LOCALIZE, json.dumps(asked).encode(), **JSON)
 
     def check(self, name: str, answer: Answer, codes: Collection[int], wanted: str = "") -> None:
         """Counts a case."""
@@ -76,14 +73,15 @@ class Visitor:
             print(f"{name[:80]!r}: {code} {text[:200]}")
 
 
-def form(content: bytes, name: str, field: str = "files", names: str | None = None) -> bytes:
-    head = "" if names is None else f'--x\r\nContent-Disposition: form-data; name="names"\r\n\r\n{names}\r\n'
+def form(content: bytes, name: str, field: str = "picture", names: str | None = None, visitor: str = "") -> bytes:
+    fields = {"names": names, "visitor": visitor or None}
+    head = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{text}\r\n'
+        for key, text in fields.items()
+        if text is not None
+    )
     head += f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
     return head.encode() + content + b"\r\n--x--\r\n"
-
-
-def file(path: object) -> dict[str, Any]:
-    return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -133,14 +131,11 @@ NAMES_OF_FILES = (
 
 def pictures(visitor: Visitor) -> None:
     for name, content in PICTURES.items():
-        code, path = visitor.upload(content)
-        answer = (code, path) if code != 200 else visitor.locate(file(path), "cat", {})
-        visitor.check(name, answer, (200, 400, 413, 422), "" if code != 200 else "event: error")
-    folder = Path(visitor.cat).parents[1]
+        code, number = visitor.upload(content)
+        answer = (code, number) if code != 200 else visitor.locate(number, "cat", {})
+        visitor.check(name, answer, (413, 422))
     for name in NAMES_OF_FILES:
-        code, path = visitor.upload(CAT.read_bytes(), name)
-        outside = code == 200 and not Path(path).resolve().is_relative_to(folder)
-        visitor.check(name, (500 if outside else code, path), (200, 400, 413, 422))
+        visitor.check(name, visitor.upload(CAT.read_bytes(), name), (200, 422))
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -160,30 +155,37 @@ NAMES: tuple[Any, ...] = (
     "<script>alert(1)</script>", "\u202ecat",
 )  # fmt: skip
 BODIES = {
-    "a mark of the byte order": b'\xef\xbb\xbf{"data":[]}',
-    "UTF-16": '{"data":[]}'.encode("utf-16"),
-    "NaN": b'{"data":[null,"cat",{"threshold":NaN}]}',
-    "deep": b'{"data":' + b"[" * 50 + b"]" * 50 + b"}",
-    "5,000 digits": b'{"data":[null,"cat",{"threshold":' + b"9" * 5000 + b"}]}",
-    "a key twice": b'{"data":[null],"data":[1]}',
+    "a mark of the byte order": b'\xef\xbb\xbf{"names":"cat"}',
+    "UTF-16": '{"names":"cat"}'.encode("utf-16"),
+    "NaN": b'{"threshold":NaN}',
+    "deep": b'{"compare":' + b"[" * 50 + b"]" * 50 + b"}",
+    "5,000 digits": b'{"threshold":' + b"9" * 5000 + b"}",
+    "a key twice": b'{"names":"cat","names":[1]}',
     "a list": b"[]",
     "null": b"null",
-    "a long session": json.dumps({"data": [None, "cat", {}], "session_hash": "x" * 500}).encode(),
-    "a session that is no text": json.dumps({"data": [None, "cat", {}], "session_hash": {"a": 1}}).encode(),
-    "large": b'{"data":["' + b"a" * 300_000 + b'"]}',
-    "an event that is a path": b'{"event_id": "../../x", "session_hash": "a", "fn_index": 1}',
+    "a visitor that is long": json.dumps({"visitor": "a" * 500}).encode(),
+    "a visitor that is no text": json.dumps({"visitor": {"a": 1}}).encode(),
+    "large": b'{"names":"' + b"a" * 300_000 + b'"}',
 }
 
 
 def arguments(visitor: Visitor) -> None:
     for given in SETTINGS:
-        visitor.check(f"settings {given!r}", visitor.locate(visitor.photo, "cat", given), (200, 422))
+        visitor.check(f"settings {given!r}", visitor.locate(visitor.cat, "cat", given), (200, 422))
     for names in NAMES:
-        visitor.check(f"names {names!r}", visitor.locate(visitor.photo, names, {"recipe": "fast"}), (200, 422))
+        visitor.check(f"names {names!r}", visitor.locate(visitor.cat, names, {"recipe": "fast"}), (200, 422))
     for name, body in BODIES.items():
-        for path in (LOCATE, "/gradio_api/queue/join", "/gradio_api/run/locate", "/gradio_api/cancel"):
-            answer = visitor.ask("POST", path, body, **JSON)
-            visitor.check(f"{name}, {path}", answer, (200, 400, 404, 405, 411, 413, 422))
+        for path in (LOCALIZE, SHOW, FILES):
+            visitor.check(f"{name}, {path}", visitor.ask("POST", path, body, **JSON), (413, 422))
+    for query in (
+        "model=/etc/passwd",
+        "a=b&" * 5000,
+        "names=%ff%fe%00",
+        "threshold=nan&refine=[",
+        "=",
+        "model=mini" * 900,
+    ):
+        visitor.check(f"menu {query}", visitor.ask("GET", f"/api/menu?{query}"), (200, 400))
 
 
 # --------------------------------------------------------------------------------------------------- hosts, addresses
@@ -194,24 +196,17 @@ def strangers(visitor: Visitor) -> None:
         visitor.check(f"host {host}", visitor.ask("GET", "/", Host=host), (400, 421))
     origins = ("http://evil.com", "null", "file://", f"https://{mine}.evil.com", "http://127.0.0.1:1")
     for origin in (*origins, "http://localhost", "chrome-extension://x", f"ftp://{mine}"):
-        for method, path in (("POST", LOCATE), ("POST", "/gradio_api/upload"), ("GET", "/config")):
+        for method, path in (("POST", LOCALIZE), ("POST", SHOW), ("POST", FILES), ("GET", "/api/menu"), ("GET", "/")):
             answer = visitor.ask(method, path, b"{}" if method == "POST" else None, Origin=origin, **JSON)
             visitor.check(f"origin {origin} {path}", answer, (403,))
 
 
 def addresses(visitor: Visitor) -> None:
-    files = ("/etc/passwd", "//etc/passwd", "../../../../etc/passwd", f"{visitor.cat}/../../../../etc/passwd")
-    more = ("%2fetc%2fpasswd", "/proc/self/environ", "/dev/zero", "http://127.0.0.1:9/x")
-    others = (
-        "/static/../../../../etc/passwd", "/assets/..%2f..%2f..%2fetc/passwd", "/gradio_api/proxy=http://127.0.0.1:9/",
-        "/custom_component/x/client/component/..%2f..%2fx", "/proxy=http://127.0.0.1:9", "/gradio_api/vibe-code/",
-        "/gradio_api/deep_link?session_hash=a", "/gradio_api/stream/a/b/c/playlist.m3u8", "/monitoring", "/docs",
-        "/monitoring/summary", "/gradio_api/dev/reload", "/openapi.json", "/gradio_api/upload_progress?upload_id=x",
-    )  # fmt: skip
-    for path in (*(f"/gradio_api/file={one}" for one in (*files, *more)), *others):
-        visitor.check(path, visitor.ask("GET", path), (400, 403, 404, 405, 422))
-    path = "/gradio_api/queue/data?session_hash=nobody"
-    visitor.check(path, visitor.ask("GET", path), (200,), "session_not_found")
+    files = ("/etc/passwd", "../../../../etc/passwd", f"{visitor.cat}/../../../../etc/passwd", "%2fetc%2fpasswd", "%00",
+             "/proc/self/environ", "http://127.0.0.1:9/x", "..%2f..%2f..%2fetc/passwd", "..%5c..%5cx", "")  # fmt: skip
+    folders = ("static", "examples", "files", f"files/{visitor.cat}", f"files/{'0' * 32}", "api", "proxy")
+    for path in (*(f"/{folder}/{one}" for folder in folders for one in files), "/docs", "/openapi.json", "//", "/api"):
+        visitor.check(path, visitor.ask("GET", path), (404,))
     for method in ("PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PROPFIND"):
         visitor.check(method, visitor.ask(method, "/"), (400, 405))
 
@@ -222,13 +217,12 @@ def files_elsewhere(visitor: Visitor) -> None:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/a.jpg"
         cat = visitor.cat
         named: tuple[Any, ...] = (
-            url, file(url), file(cat) | {"url": url}, {"url": url}, file("/etc/passwd"), file(f"{cat}/.."), file(""),
-            file("\0"), file("a" * 5000), [file(cat)], 3, True, {"path": [cat]}, {"path": cat, "url": "file:///etc"},
-            "data:image/png;base64,AAAA",
+            url, {"path": url}, {"url": url}, "/etc/passwd", f"{cat}/..", f"{cat}/a.jpg", "\0", "a" * 5000, [cat], 3,
+            True, {"path": cat}, "data:image/png;base64,AAAA", "../demo_photos/cat.jpg", "file:///etc/passwd",
         )  # fmt: skip
         for one in named:
-            visitor.check(f"photograph {one!r}", visitor.locate(one, "cat", {}), (422,))
-            visitor.check(f"exemplar {one!r}", visitor.locate(visitor.photo, "cat", {}, one), (422,))
+            visitor.check(f"photograph {one!r}", visitor.locate(one, "cat", {}), (404, 422))
+            visitor.check(f"exemplar {one!r}", visitor.locate(cat, "cat", {}, one), (404, 422))
         try:
             listening.accept()
             came = 1
@@ -251,9 +245,10 @@ def forms(field: str) -> dict[str, tuple[dict[str, str], bytes | None]]:
 
 
 def uploads(visitor: Visitor) -> None:
-    for name, (headers, body) in forms("files").items():
-        # 0: the connection is closed, as for a length that no request can have
-        visitor.check(name, visitor.ask("POST", "/gradio_api/upload", body, **headers), (0, 400, 411, 413, 422))
+    for path in (LOCALIZE, SHOW, FILES):
+        for name, (headers, body) in forms("picture").items():
+            # 0: the connection is closed, as for a length that no request can have
+            visitor.check(f"{name}, {path}", visitor.ask("POST", path, body, **headers), (0, 400, 411, 413, 415, 422))
 
 
 def programs(visitor: Visitor) -> None:
@@ -262,9 +257,7 @@ def programs(visitor: Visitor) -> None:
     def ask(body: bytes | None, **headers: str) -> Answer:
         return visitor.ask("POST", LOCALIZE, body, **headers)
 
-    for name, body in BODIES.items():
-        visitor.check(f"{name}, {LOCALIZE}", ask(body, **JSON), (413, 422))
-    for one in ("/etc/passwd", "../" * 20, "0" * 40, "http://127.0.0.1:9/x", visitor.cat, "\0", "a" * 5000):
+    for one in ("/etc/passwd", "../" * 20, "0" * 40, "http://127.0.0.1:9/x", "\0", "a" * 5000):
         for field in ("picture", "exemplar"):
             given = {"names": "cat", "picture": "0" * 40, field: one}
             visitor.check(f"{field} {one!r}", ask(json.dumps(given).encode(), **JSON), (404,))
@@ -278,8 +271,6 @@ def programs(visitor: Visitor) -> None:
         visitor.check(f"file {name!r}", ask(form(cat, name, "picture", "cat"), **FORM), (200, 422))
     for names in ("", "\0cat", "a" * 9000, "<script>alert(1)</script>"):
         visitor.check(f"names {names!r}", ask(form(cat, "a.jpg", "picture", names), **FORM), (200, 422))
-    for name, (headers, body) in forms("picture").items():
-        visitor.check(f"{name}, {LOCALIZE}", ask(body, **headers), (0, 400, 411, 413, 415, 422))
     for host in ("evil.example.com", ""):
         visitor.check(f"host {host}, {LOCALIZE}", ask(b"{}", Host=host, **JSON), (400, 421))
     visitor.check(f"origin, {LOCALIZE}", ask(b"{}", Origin="http://evil.com", **JSON), (403,))
@@ -298,8 +289,8 @@ def main() -> int:
             visitor = Visitor(address)
             for attack in ATTACKS:
                 attack(visitor)
-                answer = visitor.locate(visitor.photo, "cat", {"recipe": "fast"})
-                visitor.check(f"the next request after {attack.__name__}", answer, (200,), "event: complete")
+                answer = visitor.locate(visitor.cat, "cat", {"recipe": "fast"})
+                visitor.check(f"the next request after {attack.__name__}", answer, (200,), "schema_version")
         visitor.check("the log", (200, log.read_text()), (200,))
     print(f"page: {visitor.cases} cases, {visitor.failures} failures")
     return 1 if visitor.failures else 0

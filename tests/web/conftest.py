@@ -17,7 +17,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder) -> Iterator[str]:
     """A server in this process that refuses files of more than a megabyte."""
-    from tests.web.test_server import service, started  # here: skipped where gradio is not installed
+    from tests.web.asking import service, started  # here: skipped where the extra `web` is not installed
 
     yield from started(service(), folder, max_bytes=1_000_000)
 

@@ -17,7 +17,7 @@ from cliploc.jobs.suggest import Suggester
 @contextlib.contextmanager
 def served(out: Path) -> Iterator[str]:
     """The editor of a run's folder → its address."""
-    from cliploc.web.review import application  # here: they need the extra `web`
+    from cliploc.web.editor import application  # here: they need the extra `web`
     from cliploc.web.server import listener
 
     with ReviewFolder.opened(out) as folder:

@@ -28,8 +28,8 @@ from cliploc.localizer import Localizer
 from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.labelling import read_labelling
-from cliploc.web.label_studio.pictures import Allowance, PictureSource
 from cliploc.web.label_studio.predictor import Predictor
+from cliploc.web.label_studio.task_pictures import Allowance, PictureSource
 from cliploc.web.server import listen, listener
 from tests.commands import cliploc_
 from tests.report.test_export_masks import unpacked

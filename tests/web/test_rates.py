@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploc.web import rates
-from cliploc.web.guard import UPLOAD, Guard
+from cliploc.web.guard import LOCALIZE, SHOW, Guard
 from cliploc.web.hosts import Hosts
 from cliploc.web.rates import Rate, client_of, is_loopback
-from cliploc.web.requests import Requests
 from cliploc.web.uploads import Uploads
 
 
@@ -66,8 +66,8 @@ class Asked:
 
     def __init__(self, folder: Path, rate: float) -> None:
         self.status, self.seen = 200, 0
-        requests, uploads = Requests({}, lambda path: False), Uploads(folder, 1000, 60)
-        self.guard = Guard(self.answer, Hosts(), requests, uploads, 100, lambda: None, rate=rate)
+        uploads = Uploads(folder, 1000, 60)
+        self.guard = Guard(self.answer, Hosts(), uploads, 100, lambda: None, ("me", "secret"), rate)
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -75,9 +75,11 @@ class Asked:
         await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def post(self, path: str, client: str) -> tuple[int, str]:
+    def post(self, path: str, client: str, password: str = "secret") -> tuple[int, str]:
         told: list[Any] = []
+        given = b64encode(f"me:{password}".encode()) if password else b""
         headers = [(b"host", b"localhost"), (b"content-length", b"2")]
+        headers += [(b"authorization", b"Basic " + given)] if given else []
         scope = {
             "type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers,
             "server": ("127.0.0.1", 80), "client": (client, 1234),
@@ -96,23 +98,20 @@ class Asked:
 
 def test_wrong_passwords_are_limited_and_right_ones_are_not(tmp_path):
     asked = Asked(tmp_path, 0)
-    asked.status = 400
-    assert [asked.post("/login", "127.0.0.1")[0] for _ in range(12)] == [400] * 10 + [429] * 2
-    assert asked.seen == 10
-    assert (
-        "Too many wrong passwords from this address: try again in 10 seconds."
-        in asked.post("/login/", "::ffff:127.0.0.1")[1]
-    )
-    asked.status = 200
-    assert {asked.post("/login", "10.0.0.1")[0] for _ in range(30)} == {200}
-    assert asked.post("/login", "127.0.0.1")[0] == 429
+    assert {asked.post("/", "127.0.0.1", "")[0] for _ in range(30)} == {401}  # no guess: a browser asks so at first
+    assert [asked.post("/", "127.0.0.1", "guess")[0] for _ in range(12)] == [401] * 10 + [429] * 2
+    assert asked.seen == 0
+    said = "Too many wrong passwords from this address: try again in 10 seconds."
+    assert said in asked.post(LOCALIZE, "::ffff:127.0.0.1")[1]
+    assert {asked.post(SHOW, "10.0.0.1")[0] for _ in range(30)} == {200}
+    assert asked.post("/", "127.0.0.1")[0] == 429
 
 
 def test_requests_are_limited_for_each_client_but_this_machine(tmp_path):
     asked = Asked(tmp_path, 5)
-    assert [asked.post(UPLOAD, "10.0.0.1")[0] for _ in range(7)] == [200] * 5 + [429] * 2
-    assert "Too many requests from this address: try again in 12 seconds." in asked.post(UPLOAD, "10.0.0.1")[1]
-    assert asked.post("/gradio_api/queue/join", "10.0.0.1")[0] == 429
-    assert asked.post(UPLOAD, "10.0.0.2")[0] == 200
-    assert {asked.post(UPLOAD, "127.0.0.1")[0] for _ in range(20)} == {200}
-    assert {Asked(tmp_path, 0).post(UPLOAD, "10.0.0.1")[0] for _ in range(20)} == {200}
+    assert [asked.post(SHOW, "10.0.0.1")[0] for _ in range(7)] == [200] * 5 + [429] * 2
+    assert "Too many requests from this address: try again in 12 seconds." in asked.post(SHOW, "10.0.0.1")[1]
+    assert asked.post(LOCALIZE, "10.0.0.1")[0] == 429
+    assert asked.post(SHOW, "10.0.0.2")[0] == 200
+    assert {asked.post(SHOW, "127.0.0.1")[0] for _ in range(20)} == {200}
+    assert {Asked(tmp_path, 0).post(SHOW, "10.0.0.1")[0] for _ in range(20)} == {200}

@@ -1,9 +1,8 @@
-"""`POST /api/localize`: its answers, what it refuses and with which status, and the examples of docs/web.md."""
+"""`POST /api/localize` and `/api/files`: answers, refusals with their status, and the examples of docs/web.md."""
 
 from __future__ import annotations
 
 import base64
-import http.client
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
+pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 from PIL import Image
 
 from cliploc import backbones
@@ -28,58 +27,66 @@ from cliploc.exemplars import Exemplar
 from cliploc.localizer import Localizer
 from cliploc.web.runs import ENDING, STOPPED, StoppedError
 from cliploc.web.service import Offer, Service
-from tests.web.test_server import DEMO, client, service, started
+from tests.commands import localizer_of
+from tests.web.asking import CAT, DEMO, SLOW, ask, form, get, post, post_json, service, started
 
 ROOT = Path(__file__).parents[2]
 PATH = "/api/localize"
-CAT = (DEMO / "cat.jpg").read_bytes()
-SLOW = {"method": "score_cam", "scales": "1,1.43,2"}
-
-
-def ask(address: str, body: bytes | None, method: str = "POST", path: str = PATH, **headers: str) -> tuple[int, Any]:
-    """Status and document; headers with _ for -."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
-    connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
-    answer = connection.getresponse()
-    content = answer.read()
-    assert answer.headers["content-type"] == "application/json", content[:200]
-    return answer.status, json.loads(content)
-
-
-def form(*files: tuple[str, str, bytes], **fields: str) -> bytes:
-    head = "--x\r\nContent-Disposition: form-data; name="
-    texts = [f'{head}"{key}"\r\n\r\n{value}\r\n'.encode() for key, value in fields.items()]
-    parts = [f'{head}"{key}"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n" for key, name, data in files]
-    return b"".join([*texts, *parts, b"--x--\r\n"])
-
-
-def post(address: str, *files: tuple[str, str, bytes], **fields: str) -> tuple[int, Any]:
-    return ask(address, form(*files, **fields), content_type="multipart/form-data; boundary=x")
-
-
-def post_json(address: str, value: object) -> tuple[int, Any]:
-    return ask(address, json.dumps(value).encode(), content_type="application/json")
 
 
 def boxes_in(document: Any) -> list[list[float]]:
     return [box["xyxy"] for name in document["pictures"][0]["names"] for box in name["boxes"]]
 
 
-def test_it_answers_as_the_localizer_and_the_page_do(address, tmp_path):
-    import gradio_client
-
+def test_it_answers_as_the_localizer_does(address):
     status, document = post(address, ("picture", "cat.jpg", CAT), names="cat, dog", method="cam", threshold="0.3")
     wanted = Localizer("mini", method="cam", threshold=0.3)(DEMO / "cat.jpg", ["cat", "dog"])
     assert status == 200
     assert boxes_in(document) == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
     assert [one["found"] for one in document["pictures"][0]["names"]] == [True, False]
-    ids = document.pop("ids")
-    photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
-    given = {"method": "cam", "threshold": 0.3}
-    assert client(address, tmp_path).predict(photo, "cat, dog", given, api_name="/locate") == document
-    status, again = post_json(address, {"picture": ids["picture"], "names": "cat, dog", **given})
-    assert (status, again.pop("ids")) == (200, ids)
-    assert again == document
+    ids = document["ids"]
+    again = {"picture": ids["picture"], "names": "cat, dog", "method": "cam", "threshold": 0.3}
+    assert post_json(address, again) == (200, document)
+    status, of_example = post_json(address, {**again, "picture": "cat.jpg"})
+    assert (status, of_example["pictures"]) == (200, document["pictures"])
+
+
+def test_the_files_are_named_and_can_be_fetched_by_who_made_them(address):
+    status, made = post(address, ("picture", "cat.jpg", CAT), path="/api/files", names="cat", method="cam")
+    assert status == 200, made
+    names = [one["name"] for one in made["files"]]
+    assert names == [
+        "cat.zip", "cat_overlay.png", "cat_heatmaps.npy", "cat_1_cat.png", "coco.json", "boxes.csv", "cvat.xml",
+        "labelstudio.json", "labelstudio_config.xml", "results.json",
+    ]  # fmt: skip
+    for one in made["files"]:
+        code, text, headers = get(address + one["address"])
+        assert (code, int(headers["content-length"])) == (200, one["bytes"])
+        assert headers["content-disposition"] == f'attachment; filename="{one["name"]}"'
+    assert json.loads(text)["pictures"][0]["names"][0]["found"]
+    _, folder, _ = made["files"][0]["address"].strip("/").split("/")
+    for path in (f"files/{folder}/absent", f"files/{made['ids']['picture']}/cat.jpg", f"files/{folder}/..%2fcat.jpg",
+                 "files/../cat.jpg", "files/%2e%2e/x", f"files/{'0' * 32}/cat.zip"):  # fmt: skip
+        assert get(f"{address}/{path}")[0] == 404
+
+
+def test_files_of_many_methods_have_a_comparison(address):
+    methods = ["cam", "grad_cam", "layer_cam", "xgrad_cam"]
+    wanted = [localizer_of("mini", method=method)(DEMO / "cat.jpg", ["cat"]) for method in methods]
+    for compare in (methods[1:], ",".join(methods[1:])):
+        asked = {"picture": "cat.jpg", "names": "cat", "method": "cam", "compare": compare}
+        _, document = post_json(address, asked)
+        assert [one["method"] for one in document["pictures"]] == methods
+        for one, alone in zip(document["pictures"], wanted, strict=True):
+            boxes = [box["xyxy"] for box in one["names"][0]["boxes"]]
+            assert boxes == [pytest.approx(box, abs=0.01) for box in alone.boxes.xyxy.tolist()]
+    assert "cat_compare.png" in [one["name"] for one in post_json(address, asked, "/api/files")[1]["files"]]
+
+
+@pytest.mark.parametrize("value", [{"names": "cat"}, {"names": "cat", "picture": ""}, {"visitor": "c" * 32}])
+def test_files_of_nothing_are_a_sentence(address, value):
+    code, document = post_json(address, value, "/api/files")
+    assert (code, "got none" in document["error"] or "no results to download" in document["error"]) == (422, True)
 
 
 def test_an_overlay_is_a_jpeg_of_the_pictures_size(address):
@@ -159,7 +166,7 @@ def test_what_is_no_form_and_no_json_is_refused(address):
     )
     code, document = post(address, ("picture", "a.jpg", b"abc"), names="cat")
     assert (code, "a.jpg: not a picture" in document["error"]) == (422, True)
-    code, document = post(address, ("names", "a.jpg", CAT))
+    code, document = post(address, names="cat")
     assert (code, "expected a picture" in document["error"]) == (422, True)
     code, document = post(address, ("picture", "a.jpg", CAT), ("names", "b.jpg", CAT))
     assert (code, "expected a file only as" in document["error"]) == (422, True)
@@ -210,7 +217,7 @@ def test_an_id_is_of_one_server_and_ends_with_its_file(address, folder):
 def test_more_than_may_wait_are_refused_and_the_end_of_the_server_too(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         for address in started(service(), tmp_path, queue=1):
-            asked = [pool.submit(post, address, ("picture", "a.jpg", CAT), names="cat", **SLOW) for _ in range(4)]
+            asked = [pool.submit(post, address, ("picture", "a.jpg", CAT), **SLOW) for _ in range(4)]
             while not any(one.done() for one in asked):
                 time.sleep(0.01)
             refused = [one for one in asked if one.done()]
@@ -258,7 +265,7 @@ def test_a_program_that_leaves_is_not_computed_for(tmp_path):
     looked_at = service()
     for address in started(looked_at, tmp_path):
         where = urlsplit(address)
-        body = form(("picture", "a.jpg", CAT), names="cat", **SLOW)
+        body = form(("picture", "a.jpg", CAT), **SLOW)
         head = f"POST {PATH} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         with socket.create_connection((where.hostname, where.port)) as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -280,9 +287,6 @@ def test_a_password_is_asked_for_and_guesses_are_limited(tmp_path):
         codes = [ask(address, body, content_type=kind, authorization=other)[0] for _ in range(12)]
         assert set(codes[:9]) == {401}
         assert codes[-1] == 429
-        # The page's login counts the same guesses.
-        guess = b"username=me&password=guess"
-        assert ask(address, guess, path="/login", content_type="application/x-www-form-urlencoded")[0] == 429
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -298,3 +302,14 @@ def test_the_examples_of_the_documentation_run(address):
         assert document["pictures"][0]["file"] == "cat.jpg"
         picture = document["ids"]["picture"]
     assert picture
+
+
+def test_the_script_of_the_documentation_prints_what_it_says(address, capsys):
+    text = (ROOT / "docs/web.md").read_text()
+    script, said = re.search(r"```python\n(.*?)```\n\nprints:\n\n(.*?)\n\n", text, re.DOTALL).groups()
+    exec(script.replace("http://127.0.0.1:7860", address), {})
+    printed = capsys.readouterr().out
+    numbers = [[float(one) for one in re.findall(r"[\d.]+", text)] for text in (printed, said)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=2)  # pixels
+    words = ["cat", "True", "[[0,", "0,", "0,", "0]]", "dog", "False", "[]"]
+    assert [re.sub(r"[\d.]+", "0", text).split() for text in (printed, said)] == [words] * 2

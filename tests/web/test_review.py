@@ -90,7 +90,7 @@ class Editor:
 
     def ready(self) -> None:
         self.page.wait_for_selector(".a9s-annotationlayer")
-        self.page.wait_for_function("document.getElementById('name').textContent !== ''")
+        self.page.wait_for_function("() => document.getElementById('name').textContent !== ''")
 
     def open(self, name: str) -> None:
         if not self.page.locator("#list").is_visible():
@@ -145,7 +145,7 @@ class Editor:
 
     def saved(self) -> None:
         """Waits until what was done is on the disk."""
-        self.page.wait_for_function("document.getElementById('saved').textContent.match(/^(Saved|Kept)/)")
+        self.page.wait_for_function("() => document.getElementById('saved').textContent.match(/^(Saved|Kept)/)")
 
     @property
     def labels(self) -> list[str]:
@@ -266,7 +266,7 @@ def test_boxes_are_drawn_moved_resized_relabelled_dropped_undone_and_saved(conte
         # The button writes the exports of the run.
         before = coco(out, "dogs.jpg")
         editor.press("Write exports")
-        page.wait_for_function("document.getElementById('saved').textContent.startsWith('Written to')")
+        page.wait_for_function("() => document.getElementById('saved').textContent.startsWith('Written to')")
         after = coco(out, "dogs.jpg")
         assert (len(before), [label for label, _ in after]) == (1, [4, 3, 2])
         assert editor.said == []
@@ -330,12 +330,12 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         page.locator("#order").select_option(label="by name")
         editor.open("bridge.jpg")
         editor.key("r")
-        page.wait_for_function("document.getElementById('name').textContent === 'cat.jpg'")
+        page.wait_for_function("() => document.getElementById('name').textContent === 'cat.jpg'")
         editor.key("p")
-        page.wait_for_function("document.getElementById('name').textContent === 'bridge.jpg'")
+        page.wait_for_function("() => document.getElementById('name').textContent === 'bridge.jpg'")
         assert page.get_by_role("radio", name="reviewed", exact=True).is_checked()
         editor.key("n")
-        page.wait_for_function("document.getElementById('name').textContent === 'cat.jpg'")
+        page.wait_for_function("() => document.getElementById('name').textContent === 'cat.jpg'")
         assert name() == "cat.jpg"
         # Letters that are typed are no keys.
         page.locator("#suggest-name").press_sequentially("brush 12")
@@ -405,11 +405,11 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         page.locator("#by-label").select_option(label="bridge")
         page.once("dialog", lambda dialog: dialog.accept())
         page.locator("#drop-shown").click()
-        page.wait_for_function("document.getElementById('saved').textContent === '3 boxes dropped'")
+        page.wait_for_function("() => document.getElementById('saved').textContent === '3 boxes dropped'")
         # Boxes of other names stay.
         assert [len(corrected(out, name)) for name in ("bridge.jpg", "rocket.jpg")] == [1, 1]
         page.locator("#take-back").click()
-        page.wait_for_function("document.getElementById('saved').textContent === '3 boxes taken back'")
+        page.wait_for_function("() => document.getElementById('saved').textContent === '3 boxes taken back'")
         assert not {"bridge.jpg", "rocket.jpg"} & corrections(out)["pictures"].keys(), "the drafts as they were"
         assert not page.locator("#take-back").is_visible()
         page.locator("#by-label").select_option(label="all")
@@ -481,7 +481,7 @@ def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, mask
         assert len(editor.boxes) == 2
         assert editor.boxes[1] == pytest.approx([20, 540, 100, 80], abs=6)
         page.locator("#exports").click()
-        page.wait_for_function("document.getElementById('saved').textContent.startsWith('Written to')")
+        page.wait_for_function("() => document.getElementById('saved').textContent.startsWith('Written to')")
         after = json.loads((masked / "coco.json").read_text())["annotations"]
         assert len(after) == len(before) + 1
         area = next(one["area"] for one in after if one["bbox"][1] > 500)
@@ -500,7 +500,7 @@ def test_the_model_suggests_a_box_round_a_click(context, out):
         shoot(page, f"review-heat-{context.viewport}", full_page=False)
         page.locator("#tau").fill("0.7")
         editor.tap((250, 330))
-        page.wait_for_function("document.querySelectorAll('#boxes li').length === 2")
+        page.wait_for_function("() => document.querySelectorAll('#boxes li').length === 2")
         x, y, width, height = editor.boxes[1]
         assert editor.labels == ["dog", "dog"]
         assert x <= 250 <= x + width
@@ -508,16 +508,16 @@ def test_the_model_suggests_a_box_round_a_click(context, out):
         small = width * height
         page.locator("#tau").fill("0.3")
         editor.tap((250, 330))
-        page.wait_for_function("document.querySelectorAll('#boxes li').length === 3")
+        page.wait_for_function("() => document.querySelectorAll('#boxes li').length === 3")
         assert editor.boxes[2][2] * editor.boxes[2][3] > small
         editor.tap((5, 5))
-        page.wait_for_function("document.getElementById('suggest-said').textContent.includes('not hot there')")
+        page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes('not hot there')")
         page.locator("#suggest-end").click()
         editor.saved()
         assert len(corrected(out, "dogs.jpg")) == 3
         page.locator("#suggest-name").fill("@/etc/passwd")
         page.get_by_role("button", name="Show heat").click()
-        page.wait_for_function("document.getElementById('suggest-said').textContent.includes('expected a name')")
+        page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes('expected a name')")
 
 
 def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, photos, tmp_path):
@@ -594,6 +594,6 @@ def test_two_thousand_pictures_scroll(context, out, photos):
         last.locator("img").evaluate("(image) => image.decode()")
         assert last.get_attribute("aria-posinset") == "2000"
         last.locator("button").click()
-        page.wait_for_function("document.getElementById('name').textContent === '1999.jpg'")
+        page.wait_for_function("() => document.getElementById('name').textContent === '1999.jpg'")
         assert sum("/thumbnails/" in one for one in editor.asked) < 200
         assert page.locator("#position").inner_text() == "2,000 of 2,000"

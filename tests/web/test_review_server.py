@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("starlette", reason="gradio is not installed: pip install 'cliploc[web]'")
+pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc import Localizer, backbones, rle
 from cliploc.boxes import hot_levels

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 from cliploc.web.turns import AT_ONCE, Turns
 
 

@@ -67,8 +67,8 @@ def label_studio(
     auth = None if auth_env is None else user_in(auth_env)
     use_threads(threads)
     from cliploc.web.label_studio.app import serve
-    from cliploc.web.label_studio.pictures import PictureSource
     from cliploc.web.label_studio.predictor import Predictor
+    from cliploc.web.label_studio.task_pictures import PictureSource
 
     terminal = Terminal()
     most = round(max_megabytes * 1e6)

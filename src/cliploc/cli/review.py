@@ -56,7 +56,7 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
     """Serves the editor until it is interrupted."""
     from cliploc.jobs.review_folder import ReviewFolder
     from cliploc.jobs.suggest import Suggester
-    from cliploc.web.review import serve_review
+    from cliploc.web.editor import serve_review
 
     terminal = Terminal()
     with ReviewFolder.opened(drafts) as folder:

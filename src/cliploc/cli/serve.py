@@ -73,7 +73,7 @@ def serve(
     auth = None if auth_env is None else user_in(auth_env)
     share_heaps()
     use_threads(threads)
-    from cliploc.web.server import serve as serve_page
+    from cliploc.web.find import serve as serve_page
     from cliploc.web.service import Offer, Service, with_heads
 
     terminal = Terminal()
@@ -99,6 +99,5 @@ def serve(
         rate=rate,
         debug=debug,
         on_ready=lambda address: terminal.data(Text(address)),
-        own_process=True,
     )
     return DONE

@@ -1,4 +1,4 @@
-"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.web.review` serves it."""
+"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.web.editor` serves it."""
 
 from __future__ import annotations
 

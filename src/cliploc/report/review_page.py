@@ -1,7 +1,7 @@
 """The review editor: draft boxes to correct, in one file to send around, or as `cliploc review` serves it.
 
 Both are the same page, `review.html`. In a file it holds the pictures, keeps what a person does in the browser, and
-saves it as JSON for `cliploc annotate --apply`; from a server it asks for them (`cliploc.web.review`).
+saves it as JSON for `cliploc annotate --apply`; from a server it asks for them (`cliploc.web.editor`).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The web page and its HTTP API, a thin shell over `Localizer`; `cliploc serve` starts it.
 
-`review` is the editor of an annotation's drafts, which `cliploc review` starts, behind the same gate of `guard`.
+`find` is the find page: its addresses, answered by `answers`. A request is read by `questions`, pictures and downloads
+are in `store`, `view` and `downloads` make what is shown and saved, `menus` what can be chosen. `service` holds the
+models, `runs` the searches that are in progress, `kept` what stays in memory. `editor` is the editor of an annotation's
+drafts, which `cliploc review` starts.
 
-`server` serves `page`, which consists of `layout` (components), `events` (what they do), `view` (HTML) and `api` (the
-page's functions for programs); beside it, `rest` answers plain requests of programs. `service` holds the models, `runs`
-the searches that are in progress. `guard`, `requests`, `hosts`, `rates`, `passwords`, `connections` and `uploads` limit
-what a visitor can send. Gradio comes with the extra `cliploc[web]`; only `server`, `page`, `layout`, `components`,
-`events`, `api` and `rest` need it.
+Before every application stands a gate of `guard`; with `hosts`, `rates`, `passwords`, `connections`, `turns` and
+`uploads` it limits what a visitor can send. `server` listens. What is served needs the extra `cliploc[web]`.
 """
 
 from __future__ import annotations

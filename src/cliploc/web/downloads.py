@@ -32,8 +32,6 @@ def document(results: Mapping[str, Localization], settings: Settings, recipe: Re
     """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe".
 
     Args:
-        results: method → its result.
-        settings: what was asked for.
         recipe: the recipe that ran; "recipe" holds its name, and its parts as the command line has them.
     """
     whole = to_document(list(results.values()), [], to_json(settings), settings.masks)
@@ -59,20 +57,6 @@ def write_files(
     methods also one sheet of all of them. Also results.json, and a zip of all files, which is the first in the list.
     With masks: the overlay shows them, boxes have theirs in results.json and in the formats, and there is a label map
     with its legend, labels.json.
-
-    Args:
-        folder: an empty folder.
-        results: method → its result, with the photograph at its own size.
-        settings: the settings of the results.
-        model: the model's name for the files.
-        reporter: told of the phase before each name's file, "writing FILE"; it may raise an error to end the work.
-        recipe: as for `document`.
-
-    Raises:
-        UsageError: there are too many names for a photograph of this size: the heatmaps would need too much memory.
-
-    Returns:
-        The files' paths.
     """
     paths = []
     for method, one in results.items():

@@ -1,44 +1,30 @@
-"""A wrapper around the whole application: it refuses requests before gradio sees them, and adds security headers."""
+"""A wrapper around a whole application: it refuses requests before the application sees them, and adds headers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from cliploc.web.hosts import Hosts
-from cliploc.web.passwords import GUESSES, Passwords
+from cliploc.web.passwords import Passwords
 from cliploc.web.rates import Rate, again, client_of, is_loopback
-from cliploc.web.requests import MAX_BODY, RefusedError, Requests
+from cliploc.web.refusals import MAX_BODY, RefusedError
 from cliploc.web.uploads import Uploads
 
-# Tells the browser to load nothing from other servers, should any part of the page ask for it.
+# Tells the browser to load nothing from other servers, and to run no script and use no style that stands in a page.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; media-src 'self' data: blob:; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
-# Routes of gradio that the page does not need: they fetch addresses, store names on disk, or are for developers.
-CLOSED = re.compile(
-    r"(/gradio_api)?/(proxy=|file[=/]https?:|deep_link|dev/|monitoring|stream/|vibe-|run-history|profiling|custom_comp"
-    r"|openapi\.json)"
-)
-UPLOAD = "/gradio_api/upload"
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+API = "/api/"  # what asks the server to compute
 LOCALIZE = "/api/localize"
 SHOW = "/api/show"
-LOGGED_IN = "/gradio_api/login_check"  # gradio answers 200 to whoever has its cookie, if there is a password
-PRESENCE = re.compile(r"/gradio_api/heartbeat/([^/]+)/?")  # open as long as a visitor's page or program is
-LOGIN = re.compile(r"/login/?")
-MAX_LOGIN = 8_000  # bytes
+FILES = "/api/files"
 FORM_BYTES = 16_000  # of an upload besides the file itself
 MAX_REVIEW = 4_000_000  # bytes of one picture's boxes and masks
 MAX_TARGET = 2_000  # characters of an address; Python reads no number of more than 4,300 digits
@@ -67,14 +53,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Gate:
-    """An ASGI application that wraps another, and refuses requests for a foreign host or from a foreign page.
-
-    Args:
-        app: the wrapped application.
-        hosts: the names by which the server may be reached.
-        max_body: the largest body of a request, in bytes.
-        max_target: the longest address, in characters.
-    """
+    """An ASGI application that wraps another, and refuses requests for a foreign host or from a foreign page."""
 
     def __init__(
         self,
@@ -82,8 +61,10 @@ class Gate:
         hosts: Hosts,
         max_body: int = MAX_REVIEW,
         max_target: int = MAX_TARGET,
+        policy: str = POLICY,
     ) -> None:
         self._app = app
+        self._headers = ((b"content-security-policy", policy.encode()), *HEADERS)
         self._hosts = hosts
         self._max_body = max_body
         self._max_target = max_target
@@ -100,7 +81,7 @@ class Gate:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             headers = headers_of(scope)
-            incoming, send = Incoming(receive, headers), with_security_headers(send)
+            incoming, send = Incoming(receive, headers), with_headers(send, self._headers)
             try:
                 address = (scope.get("server") or ("",))[0] or ""
                 self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
@@ -138,52 +119,32 @@ class Gate:
         except asyncio.CancelledError:
             if not self._ended:  # at shutdown open pages are cancelled, which needs no traceback
                 raise
-        except Exception as error:
-            if started and _is_refusal(error.__cause__):  # a visitor's mistake, found after the answer had begun
-                await send({"type": "http.response.body", "body": b""})
-            elif not incoming.left:
+        except Exception:
+            if not incoming.left:
                 raise
         if incoming.refusal is not None and not started:
             raise incoming.refusal
 
 
 class Guard(Gate):
-    """The gate before gradio's application.
-
-    Args:
-        app: the wrapped application.
-        hosts: the names by which the server may be reached.
-        requests: checks the bodies of requests.
-        uploads: the folder of photographs.
-        max_bytes: the largest upload.
-        on_end: called when the server shuts down; ends what still runs or waits in the application.
-        on_leave: called with the id of a visitor's session when the visitor has left.
-        auth: user and password that `LOCALIZE` asks for; `SHOW` asks for gradio's cookie, and so does gradio itself.
-        rate: requests a minute of one client, and as many at once; 0 for no limit.
-    """
+    """The gate before the find page: it also asks for the password, and limits clients and uploads."""
 
     def __init__(
         self,
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         hosts: Hosts,
-        requests: Requests,
         uploads: Uploads,
         max_bytes: int,
         on_end: Callable[[], None],
-        on_leave: Callable[[str], None] = lambda _: None,
         auth: tuple[str, str] | None = None,
         rate: float = 0,
     ) -> None:
-        super().__init__(app, hosts, max_target=MAX_LINK)
-        self._requests = requests
+        super().__init__(app, hosts, MAX_BODY, MAX_LINK)
         self._uploads = uploads
         self._max_bytes = max_bytes
         self._on_end = on_end
-        self._on_leave = on_leave
         self._rate = Rate(rate, rate) if rate else None
-        self._locked = auth is not None
-        self._guesses = Rate(*GUESSES)
-        self._passwords = Passwords(auth, self._guesses)
+        self._passwords = Passwords(auth)
         self._arriving: dict[Incoming, str] = {}  # uploads that are being answered → their client
 
     def end(self) -> None:
@@ -196,88 +157,14 @@ class Guard(Gate):
         self._uploads.watch(SWEPT_SECONDS)
 
     async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        if CLOSED.match(scope["path"].lower()) or "deep_link" in parse_qs(scope["query_string"].decode("latin-1")):
-            raise RefusedError(403, "This server does not offer this function, and does not fetch addresses.")
-        if scope["path"] == LOCALIZE:
-            await self._localize(scope, incoming, send)
-        elif scope["path"] == SHOW:
-            await self._show(scope, incoming, send)
-        elif scope["method"] != "POST":
-            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-                raise RefusedError(405, "expected GET or POST")
-            present = PRESENCE.fullmatch(scope["path"])
-            try:
-                await self._hand_on(scope, incoming, send)
-            finally:
-                if present is not None:
-                    self._on_leave(present[1])
-        elif LOGIN.fullmatch(scope["path"]):
-            await self._login(scope, incoming, send)
-        elif scope["path"] == UPLOAD:
-            self._refuse_haste(client_in(scope))
-            await self._upload(scope, incoming, send)
-        else:
-            self._refuse_haste(client_in(scope))
-            incoming.admit(MAX_BODY)
-            path, body = self._requests.checked(scope["path"], await incoming.read(BODY_SECONDS))
-            others = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
-            given = [*others, (b"content-length", str(len(body)).encode())]
-            incoming.put_back(body)
-            await self._hand_on({**scope, "path": path, "raw_path": path.encode(), "headers": given}, incoming, send)
-
-    async def _localize(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        """Hands a program's request on: a form with pictures, or JSON."""
-        if scope["method"] != "POST":
-            raise RefusedError(405, "expected POST")
-        self._refuse_haste(client_in(scope))
-        self._passwords.check(client_in(scope), incoming.headers.get("authorization", ""))
-        if incoming.headers.get("content-type", "").lower().startswith("multipart/"):
-            await self._upload(scope, incoming, send)
-        else:
-            incoming.admit(MAX_BODY)
-            incoming.put_back(await incoming.read(BODY_SECONDS))
-            await self._hand_on(scope, incoming, send)
-
-    async def _show(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        """Hands the page's request on, from visitors who have logged in."""
-        if scope["method"] != "POST":
-            raise RefusedError(405, "expected POST")
-        self._refuse_haste(client_in(scope))
-        if self._locked and not await self._is_logged_in(scope):
-            raise RefusedError(401, "You are not logged in, or no longer: reload the page.")
-        incoming.admit(MAX_BODY)
-        incoming.put_back(await incoming.read(BODY_SECONDS))
-        await self._hand_on(scope, incoming, send)
-
-    async def _is_logged_in(self, scope: Scope) -> bool:
-        """Whether gradio knows the cookie of this request."""
-        headers = [(key, value) for key, value in scope["headers"] if key.lower() in (b"host", b"cookie")]
-        asked = {"method": "GET", "path": LOGGED_IN, "raw_path": LOGGED_IN.encode(), "query_string": b""}
-        codes = []
-
-        async def nothing() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def note(message: Message) -> None:
-            codes.extend([message["status"]] if message["type"] == "http.response.start" else [])
-
-        await self._app({**scope, **asked, "headers": headers}, nothing, note)
-        return codes == [200]
-
-    async def _login(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        """Hands a password on; only wrong ones count."""
         client = client_in(scope)
-        if seconds := self._guesses.take(client):
-            raise RefusedError(429, f"Too many wrong passwords from this address: {again(seconds)}.")
-
-        async def noticing(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] < 400:
-                self._guesses.give_back(client)
-            await send(message)
-
-        incoming.admit(MAX_LOGIN)
-        incoming.put_back(await incoming.read(BODY_SECONDS))
-        await self._hand_on(scope, incoming, noticing)
+        if scope["path"].startswith(API):
+            self._refuse_haste(client)
+        self._passwords.check(client, incoming.headers.get("authorization", ""))
+        if scope["method"] == "POST" and incoming.headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._upload(scope, incoming, send)
+        else:
+            await super()._answer(scope, incoming, send)
 
     def _refuse_haste(self, client: str) -> None:
         """Refuses a client that asks too often, unless it is on this machine: a proxy's visitors all seem to be."""
@@ -313,10 +200,6 @@ class Guard(Gate):
 class Incoming:
     """The body of a request, as the application receives it. Its bytes are counted, and it must not arrive too slowly.
 
-    Args:
-        receive: the server's messages.
-        headers: those of the request, by name.
-
     Attributes:
         headers: those of the request.
         whole: whether the complete body has arrived.
@@ -351,11 +234,7 @@ class Incoming:
         return self._arrived / max(self.age, 1e-3)
 
     def admit(self, most: int) -> int:
-        """Lets a body come whose header says that it has at most so many bytes; returns its length.
-
-        Raises:
-            RefusedError: it is longer, or its length is not given.
-        """
+        """Lets a body come whose header says that it has at most so many bytes; returns its length."""
         text = self.headers.get("content-length", "")
         if not text.isascii() or not text.isdigit():
             raise RefusedError(411, "expected the header Content-Length")
@@ -380,14 +259,7 @@ class Incoming:
             self._patience.reschedule(self._now())
 
     async def read(self, seconds: float) -> bytes:
-        """Reads the complete body.
-
-        Args:
-            seconds: the time limit.
-
-        Raises:
-            RefusedError: it did not arrive in time, or is longer than was admitted.
-        """
+        """Reads the complete body."""
         self.limit(seconds)
         return await self._read(math.inf)
 
@@ -450,11 +322,6 @@ class Incoming:
         return asyncio.get_running_loop().time()
 
 
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether an error is the application's answer to a wrong request, such as for an unknown session."""
-    return 400 <= getattr(error, "status_code", 0) < 500
-
-
 def client_in(scope: Scope) -> str:
     """The address of the client."""
     return str((scope.get("client") or ("",))[0])
@@ -481,31 +348,26 @@ def check_target(scope: Scope, most: int) -> None:
         raise RefusedError(400, "expected an address in UTF-8, got other bytes as % codes") from None
 
 
-def with_security_headers(send: Send) -> Send:
-    """Sends every answer with the security headers."""
+def with_headers(send: Send, headers: Iterable[tuple[bytes, bytes]]) -> Send:
+    """Sends every answer with these headers too."""
 
-    async def guarded(message: Message) -> None:
+    async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *HEADERS]
+            message["headers"] = [*message.get("headers", []), *headers]
         await send(message)
 
-    return guarded
+    return sending
 
 
 async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
-    """Answers with one sentence: as JSON in gradio's form where gradio's clients read it, else as plain text."""
+    """Answers with one sentence: as JSON to programs and scripts, else as plain text."""
     if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
         await incoming.drain()
-    in_json = scope["path"] in (LOCALIZE, SHOW) or (scope["method"] == "POST" and scope["path"] != UPLOAD)
-    body = (_in_json(refusal) if in_json else str(refusal)).encode()
+    in_json = scope["path"].startswith(API) or scope["method"] == "POST"
+    body = (json.dumps({"error": str(refusal)}) if in_json else str(refusal)).encode()
     kind = b"application/json" if in_json else b"text/plain; charset=utf-8"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="cliploc", charset="UTF-8"'))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _in_json(refusal: RefusedError) -> str:
-    """The sentence in gradio's form: its clients show that of a status 422 in this form only."""
-    sentence = str(refusal)
-    problem = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": sentence}
-    return json.dumps({"error": sentence, "detail": [problem] if refusal.status == 422 else sentence})

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -18,18 +18,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class Hosts:
     """The host names of the server.
 
-    Args:
-        host: the name or address that it listens on.
-        allowed: further names, such as that of a reverse proxy.
-        advice: what to do about a refusal, for its message.
-
     Example:
         >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
         >>> hosts.check("localhost:7860", "http://localhost:7860", "127.0.0.1")
         >>> hosts.check("page.example.org", None, "127.0.0.1")
         >>> hosts.check("evil.example.com", None, "127.0.0.1")
         Traceback (most recent call last):
-        cliploc.web.requests.RefusedError: This server does not have that host name: start it with --allow-host NAME.
+        cliploc.web.refusals.RefusedError: This server does not have that host name: start it with --allow-host NAME.
     """
 
     def __init__(
@@ -46,12 +41,8 @@ class Hosts:
         """Refuses a request for another host or from another website.
 
         Args:
-            host: the header Host.
             origin: the header Origin; None where there is none, as from a program.
             address: the local address of the connection; it counts as a name of the server, as no website can have it.
-
-        Raises:
-            RefusedError: the host or the origin is not one of the server's.
         """
         if _name(host) not in self._names | {_plain(address)}:
             raise RefusedError(421, f"This server does not have that host name: {self._advice}.")

@@ -1,4 +1,4 @@
-"""HTTP's basic authentication for programs, with a limit for wrong passwords."""
+"""HTTP's basic authentication, with a limit for wrong passwords."""
 
 from __future__ import annotations
 
@@ -7,46 +7,37 @@ import binascii
 import hmac
 
 from cliploc.web.rates import Rate, again
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
+NEEDED = "This server asks for a user and a password (Basic authentication)."
 GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 
 
 class Passwords:
     """Checks user and password. Only wrong ones are counted.
 
-    Args:
-        auth: user and password; None to let everybody in.
-        guesses: counts the wrong passwords of each client; a server with two doors gives both the same.
-
     Example:
         >>> passwords = Passwords(("me", "secret"))
         >>> passwords.check("10.0.0.1", "Basic bWU6c2VjcmV0")
         >>> passwords.check("10.0.0.1", "")
         Traceback (most recent call last):
-        cliploc.web.requests.RefusedError: This server asks for a user and a password (Basic authentication).
+        cliploc.web.refusals.RefusedError: This server asks for a user and a password (Basic authentication).
     """
 
-    def __init__(self, auth: tuple[str, str] | None, guesses: Rate | None = None) -> None:
+    def __init__(self, auth: tuple[str, str] | None) -> None:
         self._auth = None if auth is None else ":".join(auth).encode()
-        self._guesses = Rate(*GUESSES) if guesses is None else guesses
+        self._guesses = Rate(*GUESSES)
 
     def check(self, client: str, header: str) -> None:
-        """Refuses a request without the password.
-
-        Args:
-            client: the address of who asks.
-            header: the header Authorization; "" where there is none.
-
-        Raises:
-            RefusedError: the password is wrong or missing, or this client had too many wrong ones.
-        """
+        """Refuses a request without the password."""
         if self._auth is None:
             return
+        if not header:  # a browser asks once without it, and then asks its user
+            raise RefusedError(401, NEEDED)
         if seconds := self._guesses.take(client):
             raise RefusedError(429, f"Too many wrong passwords from this address: {again(seconds)}.")
         if not hmac.compare_digest(_given(header), self._auth):
-            raise RefusedError(401, "This server asks for a user and a password (Basic authentication).")
+            raise RefusedError(401, NEEDED)
         self._guesses.give_back(client)
 
 

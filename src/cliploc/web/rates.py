@@ -15,11 +15,6 @@ KNOWN = 10_000  # addresses that are remembered; of more, the one that asked lon
 class Rate:
     """A limit for each client: so many requests at once, and then so many a minute.
 
-    Args:
-        a_minute: requests that come back each minute.
-        at_once: requests that a client may make at once after a pause.
-        clock: the time in seconds.
-
     Example:
         >>> now = 0.0
         >>> rate = Rate(60, 2, clock=lambda: now)
@@ -35,11 +30,7 @@ class Rate:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client → tokens left, and when
 
     def take(self, address: str) -> float:
-        """Counts a request.
-
-        Returns:
-            0 if it may be answered; else the seconds until the next may, and it is not counted.
-        """
+        """Counts a request."""
         client, left = self._now(address)
         if left < 1:
             return (1 - left) / self._a_second

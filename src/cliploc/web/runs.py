@@ -33,7 +33,6 @@ class Run(Generic[T]):
     Args:
         work: called with a `Reporter`, whose `masked` counts the steps. Its parts raise `StoppedError` once the run is
             to end.
-        seconds: the time limit.
 
     Example:
         >>> run = Run(lambda reporter: reporter.masked(3, 0) or "done")
@@ -63,11 +62,7 @@ class Run(Generic[T]):
         return not self._thread.is_alive() or self._abandoned
 
     def result(self) -> T:
-        """Waits for the work, and returns what it returned or raises what it raised.
-
-        Raises:
-            StoppedError: the run was stopped, or its time is over; work that does not end then is abandoned.
-        """
+        """Waits for the work, and returns what it returned or raises what it raised."""
         self._thread.join(max(0.0, self._until + GRACE_SECONDS - time.monotonic()))
         if self._abandoned:
             self.stop()
@@ -107,11 +102,7 @@ class Run(Generic[T]):
 
 
 class Runs:
-    """The runs of all visitors; a run that nothing refers to any more is forgotten.
-
-    Args:
-        seconds: the time limit of each.
-    """
+    """The runs of all visitors; a run that nothing refers to any more is forgotten."""
 
     def __init__(self, seconds: float = MAX_SECONDS) -> None:
         self._seconds = seconds
@@ -119,30 +110,21 @@ class Runs:
         self._lock = threading.Lock()
         self._ended = False
 
-    def begin(self, visitor: str | None, work: Work[T], *, alone: bool = False) -> Run[T]:
-        """Starts a run for a visitor.
-
-        Args:
-            visitor: the id of the visitor's session.
-            work: as for `Run`.
-            alone: whether the visitor's other runs are stopped.
-
-        Raises:
-            StoppedError: `end` was called.
-        """
+    def begin(self, visitor: str, work: Work[T], *, alone: bool = False) -> Run[T]:
+        """Starts a run for a visitor."""
         if alone:
             self.stop(visitor)
         with self._lock:
             if self._ended:
                 raise StoppedError(ENDING)
             run = Run(work, self._seconds)
-            self._runs[run] = visitor or ""
+            self._runs[run] = visitor
         return run
 
-    def stop(self, visitor: str | None) -> None:
-        """Stops a visitor's runs."""
+    def stop(self, visitor: str | None = None) -> None:
+        """Stops a visitor's runs, or all."""
         with self._lock:
-            mine = [run for run, owner in self._runs.items() if owner == (visitor or "")]
+            mine = [run for run, owner in self._runs.items() if visitor in (None, owner)]
         for run in mine:
             run.stop()
 
@@ -150,6 +132,4 @@ class Runs:
         """Stops every run and refuses new ones, such as a queued one whose turn comes when another was stopped."""
         with self._lock:
             self._ended = True
-            runs = list(self._runs)
-        for run in runs:
-            run.stop()
+        self.stop()

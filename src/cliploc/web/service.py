@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +32,7 @@ from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
-from cliploc.web.pictures import Pictures
+from cliploc.web.kept import Kept
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 
@@ -43,24 +44,19 @@ LAYERS = {
     "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
 }  # fmt: skip
 KEPT_OWN = 64  # choices of model, method and options whose own values are known
+KEPT_PIXEL_BYTES = 64 * 2**20  # of decoded photographs
 KEPT_MODELS = 2  # in memory at once; when another is loaded, the least recently used one is dropped
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A model that visitors can choose.
+    """A model that visitors can choose."""
 
-    Attributes:
-        model: the model's name, as `Localizer` takes it.
-        pretrained: its weights; None for the model's default.
-        heads: method → the file with the head trained for that method on this model.
-        precision: of its image tower; None for the default.
-    """
-
-    model: str
-    pretrained: str | None = None
+    model: str  # the model's name, as `Localizer` takes it
+    pretrained: str | None = None  # its weights; None for the model's default
+    # method → the file with the head trained for that method on this model
     heads: Mapping[str, str] = field(default_factory=dict)
-    precision: str | None = None
+    precision: str | None = None  # of its image tower; None for the default
 
     @property
     def label(self) -> str:
@@ -86,12 +82,7 @@ class Offer:
 
 
 def with_heads(offers: Sequence[Offer], heads: Iterable[str]) -> list[Offer]:
-    """Adds heads, the files of `cliploc train`, to the models that they were trained on.
-
-    Raises:
-        UsageError: a head's model is not offered, or two heads are for the same method of a model.
-        ModelError: a file is not a head.
-    """
+    """Adds heads, the files of `cliploc train`, to the models that they were trained on."""
     found = list(offers)
     for head in heads:
         trained = read_config(head)
@@ -115,19 +106,12 @@ def _bare(name: str) -> str:
 
 @dataclass(frozen=True)
 class Menu:
-    """What can be chosen for a model.
+    """What can be chosen for a model."""
 
-    Attributes:
-        recipes: what can run in the place of a method: "recipe:fast" → the recipe.
-        methods: the methods that run on it.
-        refinements: the refinements that run on it.
-        own: what runs by default: a recipe, or the method of a trained head.
-    """
-
-    recipes: Mapping[str, Recipe]
-    methods: tuple[str, ...]
-    refinements: tuple[str, ...]
-    own: str
+    recipes: Mapping[str, Recipe]  # what can run in the place of a method: "recipe:fast" → the recipe
+    methods: tuple[str, ...]  # the methods that run on it
+    refinements: tuple[str, ...]  # the refinements that run on it
+    own: str  # what runs by default: a recipe, or the method of a trained head
 
 
 @dataclass(frozen=True)
@@ -146,28 +130,24 @@ class Own:
 
 @dataclass(frozen=True)
 class Look:
-    """The outcome of a search: the maps of one photograph, from which boxes are cut at any threshold.
+    """The outcome of a search: the maps of one photograph, from which boxes are cut at any threshold."""
 
-    Attributes:
-        path: the photograph's file.
-        settings: the settings that the maps depend on, with names and method filled in.
-        results: method → its result at threshold 0 and with every name found, so that `cut` can decide again. A recipe
-            has its own name there, such as "recipe:default".
-        own: method → its values for options that the visitor does not set.
-        closed: methods whose trained head decides by itself which names are found; for them presence does not count.
-        offer: the model that was used.
-        recipe: the recipe that ran; None where a method was chosen.
-        exemplar: the file of the picture that stands for a name; "" where there is none.
-    """
-
-    path: str
-    settings: Settings
+    path: str  # the photograph's file
+    settings: Settings  # the settings that the maps depend on, with names and method filled in
+    # method → its result at threshold 0 and with every name found, so that `cut` can decide again. A recipe has its own
+    # name there, such as "recipe:default"
     results: dict[str, Localization]
-    own: dict[str, Own]
+    own: dict[str, Own]  # method → its values for options that the visitor does not set
+    # methods whose trained head decides by itself which names are found; for them presence does not count
     closed: frozenset[str]
-    offer: Offer
-    recipe: Recipe | None = None
-    exemplar: str = ""
+    offer: Offer  # the model that was used
+    recipe: Recipe | None = None  # the recipe that ran; None where a method was chosen
+    exemplar: str = ""  # the file of the picture that stands for a name; "" where there is none
+
+    @property
+    def size(self) -> int:
+        """Bytes of the heatmaps and photographs."""
+        return sum(one.maps.nbytes + 3 * one.image.width * one.image.height for one in self.results.values())
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
         """Each method with its threshold: that of the settings, or else the method's own."""
@@ -215,16 +195,7 @@ class Look:
 
 
 class Service:
-    """Loads models when they are first needed, and searches photographs, one at a time.
-
-    Args:
-        offers: the models that visitors may choose; the first is the default.
-        device: a torch device; None for the best that there is.
-        precision: of the image towers.
-        max_pixels: the largest photograph.
-        max_seconds: the time limit of one request.
-        recipe: the recipe that runs by default.
-    """
+    """Loads models when they are first needed, and searches photographs, one at a time."""
 
     def __init__(
         self,
@@ -246,7 +217,7 @@ class Service:
         self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
-        self.pictures = Pictures(KEPT_SECONDS)
+        self.pictures = Kept[Picture](KEPT_SECONDS, KEPT_PIXEL_BYTES)
         self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
         self._loaders = ThreadPoolExecutor(KEPT_MODELS, thread_name_prefix="cliploc-load")
@@ -255,22 +226,14 @@ class Service:
         self._models = ThreadPoolExecutor(1, thread_name_prefix="cliploc-models")
 
     def offer(self, label: str) -> Offer:
-        """The model with this text in the menu; "" for the first.
-
-        Raises:
-            UsageError: the menu does not have it; other models of the machine cannot be named.
-        """
+        """The model with this text in the menu; "" for the first."""
         label = label or next(iter(self.offers))
         if label not in self.offers:
             raise UsageError(f"expected a model of the menu ({', '.join(self.offers)}), got {label[:60]!r}")
         return self.offers[label]
 
     def load(self, label: str) -> Future[Backbone]:
-        """The model, now or once it is loaded, which happens once for all visitors and makes no other model wait.
-
-        Raises:
-            UsageError: the menu does not have it.
-        """
+        """The model, now or once it is loaded, which happens once for all visitors and makes no other model wait."""
         offer = self.offer(label)
         with self._lock:
             if offer.label not in self._loaded:
@@ -292,12 +255,7 @@ class Service:
         return loaded
 
     def backbone(self, label: str) -> Backbone:
-        """The model; waits until it is loaded.
-
-        Raises:
-            UsageError: the menu does not have it.
-            ModelError: its weights cannot be loaded.
-        """
+        """The model; waits until it is loaded."""
         return self.load(label).result()
 
     def menu(self, label: str) -> Menu:
@@ -318,17 +276,7 @@ class Service:
         threshold: float | None = None,
         exemplars: Sequence[Exemplar] = (),
     ) -> Localizer:
-        """A localizer for these settings; cheap, as the model is loaded already.
-
-        Args:
-            settings: options, and the model.
-            method: a method or a recipe of the menu.
-            threshold: None for the method's or recipe's own.
-            exemplars: pictures that stand for names.
-
-        Raises:
-            UsageError: a method or recipe that does not run on the model, or an exemplar's box outside its picture.
-        """
+        """A localizer for these settings; cheap, as the model is loaded already."""
         menu, heads = self.menu(settings.model), self.offer(settings.model).heads
         options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `recut` applies the minimum
         options["exemplars"] = tuple(exemplars)
@@ -342,15 +290,7 @@ class Service:
         return Localizer(self.backbone(settings.model), method=method, text_cache=False, memory=self.memory, **options)
 
     def own(self, settings: Settings, method: str = "") -> Own:
-        """The values of a method or recipe for options that the visitor does not set.
-
-        Args:
-            settings: the model, and the refinements.
-            method: a method or a recipe; "" for what runs on the model by default.
-
-        Raises:
-            UsageError: a method or recipe that does not run on the model.
-        """
+        """The values of a method or recipe for options that the visitor does not set."""
         unnamed = replace(settings, names="", exemplar_name="", exemplar_box="")  # on these nothing depends
         return self._own(unnamed, method or self.menu(settings.model).own)
 
@@ -366,21 +306,7 @@ class Service:
         reporter: Reporter = SILENT,
         exemplar: str | None = None,
     ) -> Look:
-        """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again.
-
-        Args:
-            path: the uploaded file.
-            settings: names, model, method and options.
-            last: this visitor's previous outcome.
-            reporter: told before each layer how many masked pictures are done since the last call, and how many are
-                left; it may raise an error to end the search.
-            exemplar: the uploaded file of a picture that stands for a name.
-
-        Raises:
-            InputError: the photograph or the exemplar cannot be used.
-            UsageError: a setting cannot be used.
-            ModelError: the model cannot be loaded, or its output is not finite.
-        """
+        """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again."""
         if not path:
             raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
         menu = self.menu(settings.model)
@@ -428,26 +354,25 @@ class Service:
         return Look(path, settings, results, own, closed, offer, recipe, exemplar or "")
 
     def read(self, path: str) -> Picture:
-        """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders.
-
-        Raises:
-            InputError: the file is too large, damaged or not a picture.
-        """
+        """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders."""
         name = Path(path).name
         try:
-            return self.pictures.of(path, lambda: replace(load(path, max_pixels=self.max_pixels), source=name))
+            status = os.stat(path)
+            key = (path, status.st_mtime_ns, status.st_size)  # another file may have the path later
+            picture = self.pictures.get(key)
+            if picture is None:
+                picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                image = picture.image
+                self.pictures.keep(key, picture, image.width * image.height * len(image.getbands()))
         except InputError as error:
             raise InputError(str(error).replace(path, name)) from None
         except OSError:
             raise InputError(f"{name}: it is not kept any longer: upload it again") from None
+        return picture
 
 
 class _Interruptible(TorchFunctionMode):
-    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures.
-
-    Args:
-        reporter: as for `Service.look`.
-    """
+    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__()

@@ -68,53 +68,30 @@ class Settings:
     """All inputs of the page except the photograph.
 
     Fields that `cliploc.Options` has too mean the same there. Fields at their defaults leave the choice to the recipe.
-
-    Attributes:
-        names: as typed: one per line, or separated by commas.
-        model: the model's key in the menu; "" for the first.
-        method: a method, which runs as published, or a recipe: "recipe:fast"; "" for the model's own.
-        compare: further methods beside it, any number; they run as published.
-        resize: as in `Options`; "" for the model's own.
-        scales: as in `Options`, as numbers separated by commas, one of `SCALES`; "" for the recipe's.
-        windows: as in `Options`, one of `WINDOWS`; "" for the recipe's.
-        flip: as in `Options`; None for the recipe's.
-        templates: as in `Options`, but only the name of a set.
-        refine: as in `Options`; None for the recipe's, () for none.
-        min_presence: as in `Options`.
-        threshold: as in `Options`, but a number; None for the recipe's, or the method's own.
-        compare_threshold: threshold of the further methods; None for each method's own.
-        max_boxes: as in `Options`; 0 for all.
-        split_peaks: as in `Options`; None for the recipe's.
-        min_score: as in `Options`, but a number; None for the recipe's, or 0 of a method.
-        opacity: opacity of the hottest places, and of masks.
-        masks: whether masks are shown instead of heat, and are among the downloads.
-        exemplar_name: the name that a second upload stands for; "" for the name of its file. If it is not among the
-            names, it is added.
-        exemplar_box: the part of it that is used, "x0, y0, x1, y1" in pixels; "" for all of it.
-        exemplar_text: whether the name's text is used too.
     """
 
-    names: str = ""
-    model: str = ""
-    method: str = ""
-    compare: tuple[str, ...] = ()
-    resize: str = ""
-    scales: str = ""
-    windows: str = ""
-    flip: bool | None = None
-    templates: str = "default"
-    refine: tuple[str, ...] | None = None
-    min_presence: float = DEFAULTS.min_presence
-    threshold: float | None = None
-    compare_threshold: float | None = None
-    max_boxes: int = 0
-    split_peaks: float | None = None
-    min_score: float | None = None
-    opacity: float = OPACITY
-    masks: bool = False
+    names: str = ""  # as typed: one per line, or separated by commas
+    model: str = ""  # the model's key in the menu; "" for the first
+    method: str = ""  # a method, which runs as published, or a recipe: "recipe:fast"; "" for the model's own
+    compare: tuple[str, ...] = ()  # further methods beside it, any number; they run as published
+    resize: str = ""  # as in `Options`; "" for the model's own
+    scales: str = ""  # as in `Options`, as numbers separated by commas, one of `SCALES`; "" for the recipe's
+    windows: str = ""  # as in `Options`, one of `WINDOWS`; "" for the recipe's
+    flip: bool | None = None  # as in `Options`; None for the recipe's
+    templates: str = "default"  # as in `Options`, but only the name of a set
+    refine: tuple[str, ...] | None = None  # as in `Options`; None for the recipe's, () for none
+    min_presence: float = DEFAULTS.min_presence  # as in `Options`
+    threshold: float | None = None  # as in `Options`, but a number; None for the recipe's, or the method's own
+    compare_threshold: float | None = None  # threshold of the further methods; None for each method's own
+    max_boxes: int = 0  # as in `Options`; 0 for all
+    split_peaks: float | None = None  # as in `Options`; None for the recipe's
+    min_score: float | None = None  # as in `Options`, but a number; None for the recipe's, or 0 of a method
+    opacity: float = OPACITY  # opacity of the hottest places, and of masks
+    masks: bool = False  # whether masks are shown instead of heat, and are among the downloads
+    # the name that a second upload stands for; "" for the name of its file. If it is not among the names, it is added
     exemplar_name: str = ""
-    exemplar_box: str = ""
-    exemplar_text: bool = False
+    exemplar_box: str = ""  # the part of it that is used, "x0, y0, x1, y1" in pixels; "" for all of it
+    exemplar_text: bool = False  # whether the name's text is used too
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -123,11 +100,7 @@ class Settings:
 
     @property
     def asked(self) -> list[str]:
-        """The names, each once, in order.
-
-        Raises:
-            UsageError: no name, or too many, counting synonyms too.
-        """
+        """The names, each once, in order."""
         parts = [" ".join(part.split()) for line in self.names.splitlines() for part in line.split(",")]
         found = list(dict.fromkeys(part for part in parts if part))
         if not found:
@@ -144,9 +117,6 @@ class Settings:
 
         Without a file, the settings of an exemplar are reset.
 
-        Raises:
-            UsageError: a name that a prompt with a picture cannot have.
-
         Example:
             >>> Settings(names="spoon").with_exemplar("/uploads/cup.jpg").asked
             ['spoon', 'cup']
@@ -161,11 +131,7 @@ class Settings:
         return replace(self, exemplar_name=name, names=self.names if asked else f"{self.names}\n{name}".strip())
 
     def exemplar(self, image: Any) -> Exemplar:
-        """This picture as an exemplar, with the name and box of these settings.
-
-        Raises:
-            UsageError: the box is not four numbers.
-        """
+        """This picture as an exemplar, with the name and box of these settings."""
         box = None
         if self.exemplar_box.strip():
             with suppress(ValueError):
@@ -200,13 +166,6 @@ class Settings:
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """Makes settings from plain values, such as the JSON of a request.
 
-    Args:
-        values: by the names of `Settings`; a "recipe" replaces "method": {"recipe": "fast"}.
-        base: the values of the others.
-
-    Raises:
-        UsageError: an unknown key, or a value that it cannot have.
-
     Example:
         >>> from_mapping({"names": "cat, dog", "max_boxes": 3}).asked
         ['cat', 'dog']
@@ -223,20 +182,6 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
     return replace(
         base, **{key: _typed(key, value, getattr(base, key)) for key, value in values.items() if key != "recipe"}
     )
-
-
-def from_page(values: Mapping[str, Any]) -> Settings:
-    """Makes settings from the values of the page's components; raises what `from_mapping` raises.
-
-    Example:
-        >>> from_page({"refine": [], "compare_threshold": 0.4}).compare_threshold is None
-        True
-    """
-    if values.get("refine") == []:  # nothing is chosen: the recipe's
-        values = {**values, "refine": None}
-    settings = from_mapping(values)
-    # Otherwise the slider of the second threshold is hidden, and the visitor did not choose its value.
-    return settings if len(settings.compare) == 1 else replace(settings, compare_threshold=None)
 
 
 def recipe_in(method: str) -> str | None:
@@ -328,15 +273,7 @@ def python_lines(
     rules: Sequence[tuple[Mapping[str, Any], float]],
     exemplar: str = "",
 ) -> str:
-    """The lines of a Python script that gives the same heatmaps and boxes.
-
-    Args:
-        settings: the settings of the page.
-        file: the photograph's name.
-        model: `model` and `pretrained`, as arguments of `Localizer`.
-        rules: for each method its arguments of `Localizer` (`method`, `head`, `recipe`), and its threshold.
-        exemplar: the exemplar's file name; "" where there is none.
-    """
+    """The lines of a Python script that gives the same heatmaps and boxes."""
     lines = ["import cliploc", *(["from cliploc.exemplars import Exemplar"] if exemplar else []), ""]
     shown = {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
     for place, (method, threshold) in enumerate(rules):

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any
 
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
 QUEUE_FULL = "Too many requests are waiting: try again in a minute."
 AT_ONCE = 2  # all models run in one thread: while one request has it, another's picture is read or drawn
@@ -16,9 +16,6 @@ AT_ONCE = 2  # all models run in one thread: while one request has it, another's
 
 class Turns:
     """Gives requests their turns.
-
-    Args:
-        queue: how many requests may wait for a turn, and as many for models that are being loaded; more are refused.
 
     Example:
         >>> async def ask(turns: Turns) -> str:
@@ -39,10 +36,6 @@ class Turns:
 
         Args:
             model: waited for first: who waits until a model is loaded keeps nobody from a turn.
-
-        Raises:
-            RefusedError: too many wait.
-            Exception: what the loading of the model raised.
         """
         if model is not None and not model.done():
             if not self._room_before:

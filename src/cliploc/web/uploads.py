@@ -19,7 +19,6 @@ class Uploads:
     Args:
         folder: the folder. Files that are in it already are never removed, such as the page's examples.
         max_bytes: the limit for all files together; the oldest are removed first.
-        max_seconds: the limit for a file's age.
         on_sweep: called whenever `watch` looks for old files; drops what else is kept for so long.
 
     Example:

@@ -1,4 +1,4 @@
-"""The HTML that the page shows: results and status lines. The templates are in `templates/`."""
+"""What the page shows of a search: status lines, and results as HTML, whose template is in `templates/`."""
 
 from __future__ import annotations
 
@@ -11,52 +11,42 @@ import numpy as np
 
 from cliploc.localization import Localization
 from cliploc.recipes import Recipe
+from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
-from cliploc.report.overlay import draw_names, heatmap_alt, legend, verdict
+from cliploc.report.overlay import draw_names, heatmap_alt, verdict
 from cliploc.reporter import BANK
 from cliploc.web.service import slim, title_of
 
 SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 JPEG_QUALITY = 85
-TEMPLATES = Templates(Path(__file__).with_name("templates"), *REPORT_TEMPLATES.folders)
+Status = dict[str, Any]  # of a status line: "kind" and "text", and of a search that is counted "progress" and "counted"
+HERE = Path(__file__).parent
+TEMPLATES = Templates(HERE / "templates", HERE / "static", *REPORT_TEMPLATES.folders)
 
 
-def status(text: str) -> str:
+def status(text: str, kind: str = "done") -> Status:
     """A status line.
 
-    Example:
-        >>> "1 &lt; 2" in status("1 < 2")
-        True
+    Args:
+        kind: "done"; "problem", which a screen reader reads out at once; or "busy".
     """
-    return TEMPLATES.render("status.html", kind="done", text=text, progress=None)
+    return {"kind": kind, "text": text}
 
 
-def problem(text: str) -> str:
-    """A status line that says what went wrong; a screen reader reads it out at once."""
-    return TEMPLATES.render("status.html", kind="problem", text=text, progress=None)
-
-
-def waiting() -> str:
-    """The status line of a search that waits for its turn."""
-    return TEMPLATES.render("status.html", kind="busy", text="Waiting for the model …", progress=None)
-
-
-def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 0)) -> str:
+def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 0)) -> Status:
     """The status line of a search that runs.
 
     Args:
         done: the number of masked photographs tried so far; 0 for methods that use none.
-        left: the number still to try.
-        seconds: since the search began.
         bank: how many names of the bank were embedded in this search, and how many are left; needed once per model.
     """
     if bank[1]:
         text = f"Once for this model: {bank[0]:,} of {sum(bank):,} {BANK} done, {seconds:.0f} s"
-        return TEMPLATES.render("status.html", kind="busy", text=text, progress=bank, counted=BANK)
+        return status(text, "busy") | {"progress": bank[0] / sum(bank), "counted": BANK}
     if not done:
-        return TEMPLATES.render("status.html", kind="busy", text="Searching …", progress=None)
+        return status("Searching …", "busy")
     text = f"Searching: {done:,} of about {done + left:,} masked photographs done, {seconds:.0f} s"
-    return TEMPLATES.render("status.html", kind="busy", text=text, progress=(done, left), counted="masked photographs")
+    return status(text, "busy") | {"progress": done / (done + left), "counted": "masked photographs"}
 
 
 def summary(results: Mapping[str, Localization]) -> str:
@@ -71,14 +61,7 @@ def summary(results: Mapping[str, Localization]) -> str:
 def results_html(
     results: Mapping[str, Localization], opacity: float, recipe: Recipe | None = None, masks: bool = False
 ) -> str:
-    """A figure for every name and method, a figure of all names together, and a table of scores and boxes.
-
-    Args:
-        results: method → its result for the same photograph.
-        opacity: of the hottest places and of masks, 0–1.
-        recipe: the recipe that ran, whose parts are stated; None where a method was chosen.
-        masks: whether masks are drawn instead of heat.
-    """
+    """A figure for every name and method, a figure of all names together, and a table of scores and boxes."""
     several = len(results) > 1
     names = next(iter(results.values())).names
     shown = {method: _shown(one) for method, one in results.items()}
@@ -136,7 +119,7 @@ def _figure_of_all(shown: Localization, opacity: float, method: str, masks: bool
         "picture": embedded(image, alt, quality=JPEG_QUALITY),
         "title": title,
         "verdict": "",
-        "legend": legend(shown),
+        "legend": [(name, index % len(NAME_COLOURS)) for index, name in enumerate(shown.names)],
     }
 
 

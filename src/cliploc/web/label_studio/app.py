@@ -17,8 +17,8 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.passwords import Passwords
-from cliploc.web.requests import RefusedError
-from cliploc.web.server import address_of, end_by_signal, listen, listener
+from cliploc.web.refusals import RefusedError
+from cliploc.web.server import listen, run
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
@@ -48,15 +48,9 @@ class LabelStudioGate(Gate):
     """The gate before the backend: it refuses strangers too.
 
     Args:
-        predictor: makes predictions.
-        hosts: the names by which the server may be reached.
         auth: user and password; None to let everybody in.
-        max_bytes: the largest body of a request.
         queue: how many requests for predictions may wait; more are refused.
         say: called with each line that a user may want to read.
-
-    Raises:
-        UsageError: starlette is not installed.
     """
 
     def __init__(
@@ -178,22 +172,9 @@ def serve(
     """Serves until it is interrupted; arguments as for `LabelStudioGate`.
 
     Args:
-        predictor: makes predictions.
-        host: the address to listen on.
-        port: 0 for any free one.
-        auth: user and password.
         allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
-        max_bytes: the largest body of a request.
-        queue: how many requests may wait.
         say: called with each line that a user may want to read.
-        on_ready: called with the address once the server accepts connections.
-
-    Raises:
-        UsageError: starlette is not installed, or the server cannot listen on the address.
     """
     app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
     with listen(host, port) as listening:
-        end_by_signal()
-        server = listener(app)
-        on_ready(address_of(host, listening))
-        server.run(sockets=[listening])
+        run(app, host, listening, on_ready)

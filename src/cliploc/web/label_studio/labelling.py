@@ -25,32 +25,21 @@ SHOWN = 80  # characters of a piece of it in a message
 
 @dataclass(frozen=True)
 class Control:
-    """A tag that has labels.
+    """A tag that has labels."""
 
-    Attributes:
-        kind: what it draws, its tag in small letters.
-        name: its name.
-        pictures: the name of each picture's tag that it draws on → the key of the picture in a task's data.
-        labels: index of a name to look for → the label that a shape of it gets.
-    """
-
-    kind: Kind
-    name: str
+    kind: Kind  # what it draws, its tag in small letters
+    name: str  # its name
+    # the name of each picture's tag that it draws on → the key of the picture in a task's data
     pictures: Mapping[str, str]
-    labels: Mapping[int, str]
+    labels: Mapping[int, str]  # index of a name to look for → the label that a shape of it gets
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What a project asks for.
+    """What a project asks for."""
 
-    Attributes:
-        entries: names to look for, with synonyms: "cat|kitten".
-        controls: the tags that take what is found.
-    """
-
-    entries: tuple[str, ...]
-    controls: tuple[Control, ...]
+    entries: tuple[str, ...]  # names to look for, with synonyms: "cat|kitten"
+    controls: tuple[Control, ...]  # the tags that take what is found
 
 
 def read_labelling(config: str) -> Labelling:
@@ -58,9 +47,6 @@ def read_labelling(config: str) -> Labelling:
 
     A label is looked for by its `value`, and by synonyms in `alias` and `predicted_values`, separated by commas or
     `|`. A shape gets the label's alias where it has one, as Label Studio itself stores it.
-
-    Raises:
-        UsageError: it is not XML, or has no tag that takes shapes on a picture, or no label to look for.
 
     Example:
         >>> image = '<Image name="image" value="$photo"/>'
@@ -120,11 +106,7 @@ class _Tag:
 
 
 class _Tags:
-    """What the parser meets, as its target; nothing else of the document is kept.
-
-    Raises:
-        UsageError: more elements, or deeper ones, than any interface has.
-    """
+    """What the parser meets, as its target; nothing else of the document is kept."""
 
     def __init__(self) -> None:
         self.images: dict[str, str] = {}  # name → value

@@ -27,7 +27,7 @@ from cliploc.memory import Memory
 from cliploc.pipeline.prepare import Request
 from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.web.label_studio.labelling import Control, Labelling
-from cliploc.web.label_studio.pictures import Allowance, PictureSource, short
+from cliploc.web.label_studio.task_pictures import Allowance, PictureSource, short
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
@@ -35,31 +35,17 @@ COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from t
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for a request's tasks.
+    """The predictions for a request's tasks."""
 
-    Attributes:
-        results: a prediction for each task; None where there is none.
-        errors: index of a task → why it has none.
-    """
-
-    results: list[dict[str, Any] | None]
-    errors: dict[int, str]
+    results: list[dict[str, Any] | None]  # a prediction for each task; None where there is none
+    errors: dict[int, str]  # index of a task → why it has none
 
 
 class Predictor:
     """One model behind Label Studio's requests, which are answered one after the other.
 
-    Args:
-        options: of the `Localizer`.
-        pictures: where pictures may come from.
-        max_pixels: larger pictures are refused.
-
     Attributes:
         version: the model's version for Label Studio; other settings have another version, so that it asks again.
-
-    Raises:
-        UsageError: an option that cannot be used.
-        ModelError: a model that cannot be loaded.
     """
 
     def __init__(self, options: Options, pictures: PictureSource, max_pixels: int) -> None:
@@ -76,11 +62,7 @@ class Predictor:
         self._ended.set()
 
     def unknown(self, labelling: Labelling) -> dict[str, str]:
-        """Labels that the model cannot know → why.
-
-        Raises:
-            UsageError: it knows none of them.
-        """
+        """Labels that the model cannot know → why."""
         found = self._localizer.unknown_names(labelling.entries)
         if len(found) == len(labelling.entries):
             raise UsageError(f"expected a label that the model knows: {next(iter(found.values()))}")

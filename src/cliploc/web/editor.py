@@ -20,11 +20,11 @@ from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM
 from cliploc.jobs.review_folder import ReviewFolder, StaleReviewError
 from cliploc.jobs.suggest import Suggester
-from cliploc.report.html import data_uri
+from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
-from cliploc.web.guard import Gate
+from cliploc.web.guard import POLICY, Gate
 from cliploc.web.hosts import Hosts
-from cliploc.web.requests import RefusedError
+from cliploc.web.refusals import RefusedError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -36,12 +36,7 @@ ADVICE = "open it as http://127.0.0.1 or http://localhost, at its port"
 
 
 class ReviewServer:
-    """Answers the editor.
-
-    Args:
-        folder: the run's folder.
-        suggester: the model that suggests boxes.
-    """
+    """Answers the editor."""
 
     def __init__(self, folder: ReviewFolder, suggester: Suggester) -> None:
         self._folder, self._suggester = folder, suggester
@@ -134,11 +129,7 @@ def _parsed(body: bytes, kind: type) -> dict[str, Any]:
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
-    """The editor as an ASGI application.
-
-    Raises:
-        UsageError: starlette is not installed.
-    """
+    """The editor as an ASGI application."""
     try:
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
@@ -147,6 +138,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         from starlette.routing import Route
     except ImportError as error:
         raise not_installed(error, install("web", "review", "starlette", "uvicorn")) from None
+    from cliploc.web.assets import asset_routes
+
     server = ReviewServer(folder, suggester)
 
     def number(request: Request) -> int:
@@ -190,34 +183,22 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/pictures/{number:int}", state, methods=["GET"]),
         Route("/pictures/{number:int}", answering(server.save), methods=["POST"]),
         Route("/pictures/{number:int}/suggestion", answering(server.suggest), methods=["POST"]),
-        Route("/favicon.ico", lambda _: Answer(status_code=204)),
+        *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
         Route("/images/{number:int}.jpg", showing(small=False)),
         Route("/thumbnails/{number:int}.jpg", showing(small=True)),
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
-    return Gate(app, Hosts(HOST, advice=ADVICE))
+    policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
+    return Gate(app, Hosts(HOST, advice=ADVICE), policy=policy)
 
 
 def serve_review(
     folder: ReviewFolder, suggester: Suggester, port: int = 7861, *, on_ready: Callable[[str], None] = print
 ) -> None:
-    """Serves the editor on this machine until it is interrupted.
-
-    Args:
-        folder: the run's folder, opened.
-        suggester: the model that suggests boxes.
-        port: 0 for any free one.
-        on_ready: called with the page's address once the server accepts connections.
-
-    Raises:
-        UsageError: starlette or uvicorn is not installed, or the port is taken.
-    """
+    """Serves the editor on this machine until it is interrupted."""
     app = application(folder, suggester)
-    from cliploc.web.server import address_of, end_by_signal, listen, listener
+    from cliploc.web.server import listen, run
 
     with listen(HOST, port) as listening:
-        end_by_signal()
-        server = listener(app)
-        on_ready(address_of(HOST, listening))
-        server.run(sockets=[listening])
+        run(app, HOST, listening, on_ready)

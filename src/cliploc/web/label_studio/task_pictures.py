@@ -65,10 +65,6 @@ class PictureSource:
         folder: files below it may be read: the folder that Label Studio has as LOCAL_FILES_DOCUMENT_ROOT.
         url: the address of Label Studio; None: nothing is fetched.
         token: its access token: the legacy one, or a personal one.
-        max_bytes: the largest picture's file.
-
-    Raises:
-        UsageError: there is no such folder, or the address is not one.
     """
 
     def __init__(
@@ -86,11 +82,7 @@ class PictureSource:
         """The file of a task's picture; what had to be stored for it is removed at the end.
 
         Args:
-            address: as it stands in the task.
             allowance: the time that the request has left for fetching; by default that of a new one.
-
-        Raises:
-            InputError: it may not be read, or cannot be fetched.
         """
         if DATA.match(address):
             with self._stored(self._decoded(address)) as path:

@@ -1,0 +1,247 @@
+"""The answers: `/api/show` and `/api/menu` for the page, `/api/localize` for programs, `/api/files` for both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from cliploc._files import new_token
+from cliploc._memory_errors import out_of_memory
+from cliploc.errors import CliplocError, UsageError
+from cliploc.report import draw_overlay
+from cliploc.report.html import jpeg_uri
+from cliploc.reporter import Reporter
+from cliploc.tower import Backbone
+from cliploc.web import downloads, view
+from cliploc.web.kept import Kept
+from cliploc.web.menus import menu_of
+from cliploc.web.questions import Question, question_in
+from cliploc.web.refusals import RefusedError
+from cliploc.web.runs import Run, StoppedError
+from cliploc.web.service import Look, Service
+from cliploc.web.settings import Settings, command_lines, from_query, python_lines, to_query
+from cliploc.web.store import Store
+from cliploc.web.turns import Turns
+
+JPEG_QUALITY = 90  # of an overlay
+EVERY = 0.5  # seconds between two status lines
+SEARCH_FIRST = "Press Find to search with these settings."
+NOT_KEPT = "These results are not kept any longer: press Find."
+NOTHING_YET = "There are no results to download, or no longer: press Find first."
+NO_VISITOR = "expected visitor as 32 hexadecimal digits: reload the page"
+NO_PICTURE = "expected a picture, got none: send a file, or the id of one, as picture"
+STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold lines back
+
+T = TypeVar("T")
+Work = Callable[[Reporter], T]
+Turn = AbstractAsyncContextManager[None]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Answers:
+    """Answers requests; the guard before it has checked host, client, password and size."""
+
+    def __init__(self, service: Service, looks: Kept[Look], store: Store, queue: int, debug: bool) -> None:
+        self._service, self._looks, self._store, self._debug = service, looks, store, debug
+        self._searches, self._redraws, self._menus = Turns(queue), Turns(queue), Turns(queue)
+
+    def answering(self, handler: Handler) -> Handler:
+        """A handler whose errors are answers: a status, and a sentence under "error"."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ClientDisconnect:  # the guard says so, if anybody still listens
+                return JSONResponse({"error": ""}, 408)
+            except Exception as error:
+                refusal = self._refusal(error)
+                return JSONResponse({"error": str(refusal)}, refusal.status)
+
+        return answer
+
+    def _refusal(self, error: Exception) -> RefusedError:
+        """An error as a status and one sentence for the visitor."""
+        if isinstance(error, RefusedError):
+            return error
+        if isinstance(error, CliplocError):
+            return RefusedError(503 if isinstance(error, StoppedError) else 422, str(error))
+        if self._debug:
+            traceback.print_exception(error, file=sys.stderr)
+        if out_of_memory(error):
+            said = "not enough memory on the server: use a smaller photograph, fewer names or fewer scales"
+        else:
+            said = f"an error in cliploc ({type(error).__name__}): start the server with --debug to see it there"
+        return RefusedError(500, said)
+
+    # -------------------------------------------------------------------------------------------------- for programs
+    async def localize(self, request: Request) -> Response:
+        """A photograph, names and settings in one request; the answer is the document of `--json`."""
+        question = await question_in(request, self._store)
+        if question.picture is None:
+            raise RefusedError(422, NO_PICTURE)
+
+        def document(reporter: Reporter) -> dict[str, Any]:
+            look = self._look(question, reporter)
+            results = look.cut(question.settings)
+            found = downloads.document(results, question.settings, look.ran(question.settings))
+            if "overlay" in question.switches:
+                for entry, one in zip(found["pictures"], results.values(), strict=True):
+                    drawn = draw_overlay(one, opacity=question.settings.opacity, masks=question.settings.masks)
+                    entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
+            return {**found, "ids": question.ids}
+
+        turn = self._searches.turn(self._model(question.settings))
+        return JSONResponse(await self._computed(request, turn, document))
+
+    async def files(self, request: Request) -> Response:
+        """Writes the files to download: of a photograph, as `localize` takes it, or of what the page shows."""
+        question = await question_in(request, self._store)
+        if question.picture is None and not question.visitor:
+            raise RefusedError(422, NO_PICTURE)
+
+        def written(reporter: Reporter) -> list[dict[str, Any]]:
+            settings = question.settings
+            if question.picture is None:
+                if (last := self._looks.get(question.visitor)) is None:
+                    raise UsageError(NOTHING_YET)
+                look, settings = last, last.unset(last.settings.with_live(settings))
+            else:
+                look = self._look(question, reporter)
+            photograph, folder = self._service.read(look.path).image, self._store.new_folder()
+            results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
+            paths = downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
+            return [
+                {"name": one.name, "address": f"/files/{folder.name}/{quote(one.name)}", "bytes": one.stat().st_size}
+                for one in map(Path, paths)
+            ]
+
+        turn = self._searches.turn(self._model(question.settings)) if question.picture else self._redraws.turn()
+        return JSONResponse({"files": await self._computed(request, turn, written), "ids": question.ids})
+
+    async def _computed(self, request: Request, turn: Turn, work: Work[T]) -> T:
+        """Waits for a turn, and for the work; that of a client that leaves is stopped."""
+        answer = asyncio.ensure_future(self._in_turn(turn, work))
+        left = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            for one in (answer, left):
+                one.cancel()
+
+    async def _in_turn(self, turn: Turn, work: Work[T]) -> T:
+        async with turn:
+            run: Run[T] = self._service.runs.begin(new_token(), work)
+            try:
+                return await asyncio.to_thread(run.result)
+            finally:
+                run.stop()
+
+    def _model(self, settings: Settings) -> Future[Backbone] | None:
+        """The model that is asked for, which the turn waits for; None where the menu does not have it."""
+        try:
+            return self._service.load(settings.model)
+        except UsageError:
+            return None
+
+    def _look(self, question: Question, reporter: Reporter, last: Look | None = None) -> Look:
+        return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
+
+    # -------------------------------------------------------------------------------------------------- for the page
+    async def menu(self, request: Request) -> Response:
+        """What the page offers for the settings of an address, and the values of its controls."""
+        settings = from_query(request.url.query)
+        async with self._menus.turn(self._model(settings)):
+            return JSONResponse(await asyncio.to_thread(menu_of, self._service, settings))
+
+    async def show(self, request: Request) -> Response:
+        """All that the page shows of a search, or of the last one with other values of the sliders.
+
+        The answer is lines of JSON: while a search goes on, every half second its status line, at last what is shown.
+        """
+        question = await question_in(request, self._store)
+        if not question.visitor:
+            raise RefusedError(422, NO_VISITOR)
+        return StreamingResponse(self._lines(question), media_type="application/x-ndjson", headers=STREAMED)
+
+    async def _lines(self, question: Question) -> AsyncIterator[str]:
+        """The lines of the answer. A visitor who leaves, or presses Stop, ends them, and with them the search."""
+        search = "search" in question.switches
+        try:
+            turn = self._searches.turn(self._model(question.settings)) if search else self._redraws.turn()
+            async with turn:
+                work = self._found if search else self._redrawn
+                run = self._service.runs.begin(
+                    question.visitor, lambda reporter: work(question, reporter), alone=search
+                )
+                began = time.monotonic()
+                try:
+                    while not await asyncio.to_thread(run.wait, EVERY):
+                        yield _line({"status": view.searching(*run.steps, time.monotonic() - began, run.bank)})
+                finally:
+                    run.stop()
+            last = run.result()
+        except Exception as error:
+            last = {"status": view.status(str(self._refusal(error)), "problem")}
+        yield _line({"done": True, **last, "ids": question.ids})
+
+    def _found(self, question: Question, reporter: Reporter) -> dict[str, Any]:
+        look = self._look(question, reporter, self._looks.get(question.visitor)).slim(view.SHOWN_SIDE)
+        self._looks.keep(question.visitor, look, look.size)
+        return self._shown(look, question.settings)
+
+    def _redrawn(self, question: Question, _: Reporter) -> dict[str, Any]:
+        last = self._looks.get(question.visitor)
+        if last is None:
+            return {"status": view.status(NOT_KEPT, "problem")}
+        if _needs_search(question.settings, last.settings):  # the thresholds are of methods that did not run yet
+            return {"status": view.status(SEARCH_FIRST)}
+        return self._shown(last, last.settings.with_live(question.settings))
+
+    def _shown(self, look: Look, settings: Settings) -> dict[str, Any]:
+        """A search's results with the boxes of these settings, and the script, command and link that give the same."""
+        settings = look.unset(settings)
+        found = look.cut(settings)
+        file = next(iter(found.values())).source
+        exemplar = Path(look.exemplar).name if look.exemplar else ""
+        rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
+        return {
+            "status": view.status(view.summary(found)),
+            "figures": view.results_html(found, settings.opacity, look.ran(settings), settings.masks),
+            "python": python_lines(settings, file, look.offer.arguments, rules, exemplar),
+            "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
+            "address": f"?{to_query(_without_defaults(settings, self._service))}",
+        }
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value) + "\n"
+
+
+def _needs_search(now: Settings, shown: Settings) -> bool:
+    """Whether another model, method, recipe or refinement is chosen than that of the heatmaps that are shown."""
+    return any(getattr(now, key) != getattr(shown, key) for key in ("model", "method", "compare", "refine"))
+
+
+def _without_defaults(settings: Settings, service: Service) -> Settings:
+    """The settings for an address: those that the page would choose by itself are left out."""
+    return replace(
+        settings,
+        model="" if settings.model == next(iter(service.offers)) else settings.model,
+        method="" if settings.method == service.menu(settings.model).own else settings.method,
+    )

@@ -1,0 +1,163 @@
+"""The find page: its addresses behind the guard, and the process that serves it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliploc._extras import install
+from cliploc._memory_errors import not_installed
+from cliploc.config import POLICIES
+from cliploc.demo import demo_photos
+from cliploc.prompts import TEMPLATE_SETS
+from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
+from cliploc.web.hosts import Hosts
+from cliploc.web.kept import Kept
+from cliploc.web.server import listen, run
+from cliploc.web.service import KEPT_SECONDS, Look, Service
+from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
+from cliploc.web.uploads import Uploads
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
+MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
+RATE = 600  # requests a minute of one client
+ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
+END_SECONDS = 2.5  # from the signal to the end of the process, whatever still runs
+NOT_HERE = "There is no such address here."
+
+
+def application(
+    service: Service,
+    folder: Path,
+    *,
+    auth: tuple[str, str] | None = None,
+    queue: int = 32,
+    max_bytes: int = 20_000_000,
+    hosts: Hosts | None = None,
+    rate: float = RATE,
+    debug: bool = False,
+) -> Guard:
+    """Page and API as an ASGI application.
+
+    Args:
+        auth: user and password; None to let everybody in.
+        hosts: the names by which the server may be reached; by default this machine's own.
+        rate: requests a minute of one client on another machine; 0 for no limit.
+        debug: whether an error of the program itself is printed with its traceback, on the server.
+    """
+    try:
+        import python_multipart  # noqa: F401  # starlette reads forms by it
+        from starlette.applications import Starlette
+        from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+        from starlette.routing import Route
+    except ImportError as error:
+        raise not_installed(error, install("web", "serve")) from None
+    from cliploc.web.answers import Answers
+    from cliploc.web.assets import asset_routes
+    from cliploc.web.menus import menu_of
+    from cliploc.web.store import Store
+    from cliploc.web.view import TEMPLATES
+
+    examples = {one.path.name: one for one in demo_photos()}
+    looks = Kept[Look](KEPT_SECONDS, LOOK_BYTES)
+    store = Store(folder, {name: one.path for name, one in examples.items()})
+    answers = Answers(service, looks, store, queue, debug)
+    text = TEMPLATES.render(
+        "find.html",
+        title="cliploc",
+        menu=menu_of(service, Settings()),
+        models=list(service.offers),
+        examples=examples,
+        resize=POLICIES,
+        scales=SCALES,
+        windows=WINDOWS,
+        templates=list(TEMPLATE_SETS),
+        most_letters=MOST_LETTERS,
+    )
+
+    def page(_: Request) -> Response:
+        return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
+
+    async def example(request: Request) -> Response:
+        path = store.picture(request.path_params["name"])
+        return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+
+    async def download(request: Request) -> Response:
+        path = store.download(request.path_params["folder"], request.path_params["name"])
+        return FileResponse(path, filename=path.name, headers={"Cache-Control": "private, no-store"})
+
+    async def unknown(_: Request, __: Exception) -> Response:
+        return JSONResponse({"error": NOT_HERE}, 404)
+
+    async def other_method(_: Request, __: Exception) -> Response:
+        return JSONResponse({"error": "expected another method, such as POST"}, 405)
+
+    routes = [
+        Route("/", page),
+        *asset_routes(TEMPLATES, ASSETS),
+        Route("/examples/{name}", answers.answering(example)),
+        Route("/files/{folder}/{name}", answers.answering(download)),
+        Route("/api/menu", answers.answering(answers.menu)),
+        Route(SHOW, answers.answering(answers.show), methods=["POST"]),
+        Route(LOCALIZE, answers.answering(answers.localize), methods=["POST"]),
+        Route(FILES, answers.answering(answers.files), methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers={404: unknown, 405: other_method})
+
+    def forget() -> None:
+        looks.forget_old()
+        service.pictures.forget_old()
+
+    uploads = Uploads(folder, MOST_UPLOADS, KEPT_SECONDS, forget)
+    return Guard(app, hosts or Hosts(), uploads, max_bytes, service.runs.end, auth, rate)
+
+
+def serve(
+    service: Service,
+    host: str,
+    port: int,
+    *,
+    allow_hosts: Sequence[str],
+    on_ready: Callable[[str], None],
+    **options: Any,
+) -> None:
+    """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
+    with (
+        listen(host, port) as listening,
+        tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder,
+        suppress(KeyboardInterrupt),
+    ):
+        app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
+        run(app, host, listening, on_ready, lambda: _end_soon(folder))
+    _end_process()
+
+
+def _end_soon(folder: str) -> None:
+    """Ends the process after `END_SECONDS`, as a step of a model that cannot be stopped would take longer."""
+
+    def end() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        _end_process()
+
+    timer = threading.Timer(END_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_process() -> None:
+    """Ends the process without dismantling the interpreter, which takes seconds on a busy machine and saves nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it is closed
+            stream.flush()
+    os._exit(0)

@@ -1,0 +1,77 @@
+"""What the page offers for a model, and the values of its controls: when it opens, and after each choice."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from cliploc.errors import CliplocError
+from cliploc.recipes import Recipe
+from cliploc.saliency import find
+from cliploc.web.service import Menu, Service
+from cliploc.web.settings import NONE, Settings
+
+Choices = list[tuple[str, str]]  # value and text of each
+
+
+def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
+    """The menus for a model, and the values of all controls.
+
+    Args:
+        settings: of an address. What does not run on the model is left out; what is not set is the method's own.
+    """
+    problem = ""
+    try:
+        label, menu = service.offer(settings.model).label, service.menu(settings.model)
+    except CliplocError as error:
+        problem, label = str(error), next(iter(service.offers))
+        menu = service.menu(label)
+    method = settings.method if settings.method in (*menu.recipes, *menu.methods) else menu.own
+    refine = tuple(one for one in settings.refine or () if one in menu.refinements)
+    usable = replace(
+        settings,
+        model=label,
+        method=method,
+        compare=tuple(one for one in settings.compare if one in menu.methods),
+        refine=refine if refine or settings.refine == () else None,
+    )
+    own = service.own(usable, method)
+    second = service.own(usable, usable.compare[0] if usable.compare else "").threshold
+    values = {one.name: getattr(usable, one.name) for one in fields(usable)} | {
+        "refine": [NONE] if usable.refine == () else usable.refine or [],
+        "flip": "" if usable.flip is None else str(usable.flip).lower(),
+        "masks": str(usable.masks).lower(),
+        "exemplar_text": str(usable.exemplar_text).lower(),
+    }
+    owned = {
+        "threshold": own.threshold,
+        "split_peaks": own.split_peaks,
+        "min_score": own.slid_min_score,
+        "compare_threshold": second,
+    }
+    values |= {name: value for name, value in owned.items() if values[name] is None}
+    methods = [(name, find(name).title) for name in menu.methods]
+    choices = {"method": _recipes(menu) + methods, "compare": methods}
+    choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
+    choices["method"].sort(key=lambda choice: choice[0] != menu.own)  # what runs by default comes first
+    return {"problem": problem, "choices": choices, "values": values}
+
+
+def _recipes(menu: Menu) -> Choices:
+    return [(name, f"{name.replace(':', ': ')} – {_parts(one)}") for name, one in menu.recipes.items()]
+
+
+def _parts(recipe: Recipe) -> str:
+    """The parts of a recipe in a few words.
+
+    Example:
+        >>> from cliploc.recipes import recipe_of
+        >>> _parts(recipe_of("mini"))
+        'CAM, affinity, level, scale 1.43, windows'
+    """
+    options = recipe.options
+    scales = options.get("scales", ())
+    words = [find(recipe.method).title, *options.get("refine", ())]
+    words += [f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{one:g}' for one in scales)}"] if scales else []
+    words += [word for name, word in (("windows", "windows"), ("flip", "mirrored")) if options.get(name)]
+    return ", ".join(words)

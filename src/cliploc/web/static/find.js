@@ -1,0 +1,178 @@
+// The find page: Find and the sliders ask /api/show, the menus /api/menu, the downloads /api/files.
+
+import { Refusal, get, lastLine, post } from "./ask.js";
+import { apply, settings, watch } from "./controls.js";
+import { PictureField } from "./picture.js";
+
+const STOPPED = "Stopped, as you asked.";
+const OWN = ["threshold", "split_peaks", "min_score", "compare_threshold"];  // what a method has values of its own for
+
+const at = selector => document.querySelector(selector);
+const page = at("#page"), status = at("#status"), results = at("#results"), files = at("#files");
+// The page's name for itself, which nobody can guess: the server keeps its last results under it.
+const visitor = [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(16).padStart(2, "0")).join("");
+const pictures = { picture: new PictureField(at("#picture")), exemplar: new PictureField(at("#exemplar")) };
+let running = null;  // ends the search, or the writing of files, that goes on
+let moves = 0, chosen = 0;  // of sliders, of menus
+let adjusting = Promise.resolve();
+
+// ------------------------------------------------------------------------------------------------------- status line
+function say({ kind, text, progress, counted }) {
+  const again = kind === "busy" && status.firstElementChild?.className === "busy";
+  status.setAttribute("aria-busy", again);  // a screen reader reads the first line of a search, and how it ends
+  const line = document.createElement("p");
+  line.className = kind;
+  line.textContent = text;
+  if (kind === "problem") line.setAttribute("role", "alert");
+  if (progress !== undefined) {
+    const bar = document.createElement("progress");
+    bar.value = progress;
+    bar.setAttribute("aria-label", counted);
+    line.append(" ", bar);
+  }
+  status.replaceChildren(line);
+}
+
+function sayProblem(error) {
+  if (error.name === "AbortError") return say({ kind: "done", text: STOPPED });
+  if (!(error instanceof Refusal)) console.error(error);
+  say({ kind: "problem", text: error.message });
+}
+
+// -------------------------------------------------------------------------------------------------- find and adjust
+async function asked(fields, signal) {
+  return lastLine(await post("/api/show", { ...settings(), visitor, ...fields }, signal), line => say(line.status));
+}
+
+function show({ status: said, figures, python, command, address }) {
+  say(said);
+  if (figures === undefined) return;
+  results.innerHTML = figures;  // of a template that escapes what was typed; the page's policy allows no script in it
+  page.dataset.state = "found";
+  files.replaceChildren();
+  // The address bar shows the settings of the page, so that a copied address opens the same.
+  history.replaceState(null, "", address);
+  const lines = { python, command, address: location.href };
+  for (const [name, text] of Object.entries(lines)) at(`#${name}`).value = text;
+}
+
+async function search(signal, again = true) {
+  const given = Object.fromEntries(Object.entries(pictures).map(([name, field]) => [name, field.given]));
+  try {
+    const answer = await asked({ search: true, ...given }, signal);
+    for (const [name, id] of Object.entries(answer.ids)) {
+      if (pictures[name].given === given[name]) pictures[name].known(id);
+    }
+    show(answer);
+  } catch (error) {
+    if (error.status !== 404 || !again) throw error;
+    for (const field of Object.values(pictures)) field.known("");  // the server has forgotten it: it is sent again
+    await search(signal, false);
+  }
+}
+
+// One thing at a time that Stop ends; while it goes on, pressing the button again does nothing.
+async function alone(line, work) {
+  if (running) return;
+  running = new AbortController();
+  at("#stop").disabled = false;
+  say({ kind: "busy", text: line });
+  try {
+    await work(running.signal);
+  } catch (error) {
+    sayProblem(error);
+  } finally {
+    running = null;
+    at("#stop").disabled = true;
+  }
+}
+
+async function find() {
+  if (running) return;
+  if (page.dataset.state === "empty") page.dataset.state = "searching";
+  const done = alone("Waiting for the model …", search);
+  reveal();
+  await done;
+  if (page.dataset.state === "searching") page.dataset.state = "empty";  // nothing was found out
+  reveal();
+}
+
+// On a telephone the status line and the results are out of sight.
+function reveal() {
+  const { top } = status.getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) status.scrollIntoView({ block: "start" });
+}
+
+// A slider was moved. One request at a time; of moves that wait for it, the last counts.
+async function adjust() {
+  if (page.dataset.state !== "found") return;
+  const move = ++moves;
+  await adjusting;
+  if (move !== moves) return;
+  adjusting = asked({ search: false }).then(show, sayProblem);
+}
+
+// --------------------------------------------------------------------------------------------------------- the menus
+async function choose(name) {
+  const { model, method, refine, compare } = settings();
+  const other = name === "model", wanted = other ? { model } : { model, method, refine, compare };
+  if (!other && !["method", "refine", "compare"].includes(name)) return;
+  const choice = ++chosen;
+  try {
+    const menu = await get(`/api/menu?${new URLSearchParams(wanted)}`);
+    if (choice !== chosen) return;  // another choice was made meanwhile
+    if (menu.problem) throw new Refusal(422, menu.problem);
+    apply(menu, other ? ["method", "compare", "refine", ...OWN] : OWN);
+    await adjust();
+  } catch (error) {
+    sayProblem(error);
+  }
+}
+
+async function open() {
+  apply(JSON.parse(at("#menu").textContent));
+  if (!location.search) return;
+  const typed = at("#names").value;
+  const menu = await get(`/api/menu${location.search}`);
+  if (at("#names").value !== typed) menu.values.names = at("#names").value;  // what was typed meanwhile stays
+  apply(menu);
+  if (menu.problem) say({ kind: "problem", text: menu.problem });
+}
+
+// --------------------------------------------------------------------------------------------------------- downloads
+async function makeFiles(signal) {
+  const { files: made } = await (await post("/api/files", { ...settings(), visitor }, signal)).json();
+  files.replaceChildren(...made.map(({ name, address, bytes }) => {
+    const item = document.createElement("li"), link = document.createElement("a");
+    Object.assign(link, { href: address, download: name, textContent: name });
+    item.append(link, ` ${bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`}`);
+    return item;
+  }));
+  say({ kind: "done", text: `${made.length} files are ready.` });
+}
+
+async function copy(button) {
+  const field = at(`#${button.dataset.copies}`);
+  field.select();  // where the browser allows no copying, as on plain HTTP, Ctrl+C does it
+  await navigator.clipboard?.writeText(field.value);
+}
+
+// ------------------------------------------------------------------------------------------------------------ events
+at("#settings").addEventListener("submit", event => { event.preventDefault(); find(); });
+at("#names").addEventListener("keydown", event => {
+  if (event.key === "Enter" && (event.shiftKey || event.ctrlKey || event.metaKey)) { event.preventDefault(); find(); }
+});
+at("#stop").addEventListener("click", () => running?.abort());
+at("#make").addEventListener("click", () => alone("Writing the files …", makeFiles));
+at("#examples").addEventListener("click", event => {
+  const example = event.target.closest("button");
+  if (!example) return;
+  pictures.picture.example(example.value);
+  at("#names").value = example.dataset.names;
+  find();
+});
+for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
+document.addEventListener("paste", event => pictures.picture.paste(event));
+for (const kind of ["dragover", "drop"]) document.addEventListener(kind, event => event.preventDefault());  // not opened
+watch(adjust, choose);
+open().catch(sayProblem);

@@ -1,0 +1,70 @@
+"""What is kept in memory: so much, and for so long; decoded photographs by file and not by path alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cliploc.errors import InputError
+from cliploc.web.kept import Kept
+from cliploc.web.service import Offer, Service
+from cliploc.web.settings import Settings
+from tests.web.asking import DEMO
+
+
+def test_each_has_his_last_and_what_was_not_used_for_longest_goes_first():
+    kept = Kept[int](seconds=60, most=2)
+    kept.keep("a", 1)
+    kept.keep("b", 2)
+    kept.keep("a", 3)
+    assert [kept.get(one) for one in "abc"] == [3, 2, None]
+    kept.get("a")
+    kept.keep("c", 4)
+    assert [kept.get(one) for one in "abc"] == [3, None, 4]
+
+
+def test_a_large_one_makes_others_go_and_what_is_too_large_is_not_kept():
+    kept = Kept[int](seconds=60, most=10)
+    kept.keep("a", 1, size=4)
+    kept.keep("b", 2, size=4)
+    kept.keep("c", 3, size=4)
+    assert [kept.get(one) for one in "abc"] == [None, 2, 3]
+    kept.keep("c", 4, size=11)
+    assert [kept.get(one) for one in "abc"] == [None, 2, None]
+
+
+def test_what_is_old_is_dropped_whether_anybody_asks_or_not():
+    now = 0.0
+    kept = Kept[int](seconds=10, most=9, clock=lambda: now)
+    kept.keep("a", 1)
+    now = 6.0
+    kept.keep("b", 2)
+    now = 11.0
+    assert [kept.get(one) for one in "ab"] == [None, 2]
+    now = 22.0
+    kept.forget_old()
+    assert not kept._kept
+
+
+def test_results_of_a_visitor_have_the_size_of_their_maps_and_photograph():
+    look = Service([Offer("mini")], device="cpu").look(str(DEMO / "cat.jpg"), Settings(names="cat, dog", method="cam"))
+    [found] = look.slim(100).results.values()
+    assert max(found.image.size) == 100
+    assert look.slim(100).size == found.maps.nbytes + 3 * found.image.width * found.image.height
+
+
+def test_a_photograph_is_decoded_once_and_another_file_is_another_photograph(tmp_path):
+    service = Service([Offer("mini")], device="cpu")
+    path = tmp_path / "a.png"
+    Image.new("RGB", (10, 10)).save(path)
+    before = service.read(str(path))
+    assert service.read(str(path)) is before
+    Image.new("RGB", (20, 20)).save(path)
+    os.utime(path, ns=(1, 1))
+    assert service.read(str(path)).image.size == (20, 20) != before.image.size
+    Path(path).unlink()
+    with pytest.raises(InputError, match=r"^a\.png: it is not kept any longer"):
+        service.read(str(path))
