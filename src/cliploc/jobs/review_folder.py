@@ -171,27 +171,24 @@ class ReviewFolder:
         """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
         with self._lock, temporaries_of(self._manifest["token"]):
             self._merge_saves_now()
-            return self._write_exports(reporter)
-
-    def _write_exports(self, reporter: Reporter) -> AnnotateResult:
-        before = summary_of(self.out)
-        if not before:
-            raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
-        written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
-        settings = ExportSettings(
-            self.names,
-            made_by(self.settings),
-            self._manifest.get("image_url", IMAGE_URL),
-            self.masks,
-            written["polygons"],
-            written["copy"],
-        )
-        formats = [one for one in exports if one.name in before["files"]]
-        rows = self._folder.results.places
-        fresh = copy.copy(self._folder)
-        fresh.found = [one for one in self._folder.found if one.path.is_file()]
-        # Videos that could not be read have no row; only the summary knows them.
-        fresh.unreadable = {
-            one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows
-        }
-        return conclude(fresh, formats, settings, before=before, review=written["review"], reporter=reporter)
+            before = summary_of(self.out)
+            if not before:
+                raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
+            written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
+            settings = ExportSettings(
+                self.names,
+                made_by(self.settings),
+                self._manifest.get("image_url", IMAGE_URL),
+                self.masks,
+                written["polygons"],
+                written["copy"],
+            )
+            formats = [one for one in exports if one.name in before["files"]]
+            rows = self._folder.results.places
+            fresh = copy.copy(self._folder)
+            fresh.found = [one for one in self._folder.found if one.path.is_file()]
+            # Videos that could not be read have no row; only the summary knows them.
+            fresh.unreadable = {
+                one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows
+            }
+            return conclude(fresh, formats, settings, before=before, review=written["review"], reporter=reporter)
