@@ -171,18 +171,18 @@ class AnnotatedFolder:
 
     def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path; as reviewed and corrected, or all drafts."""
-        for number, one in enumerate(self.annotated(), start=1):
-            yield self.picture(one, number, all_boxes)
+        for number, file in enumerate(self.annotated(), start=1):
+            yield self.picture(file, number, all_boxes)
 
     def annotated(self) -> list[PictureFile]:
         """The pictures that did not fail."""
-        return [one for one in self.found if self.results.places[one.id].ok]
+        return [file for file in self.found if self.results.places[file.id].ok]
 
-    def picture(self, one: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
+    def picture(self, file: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
-        row, correction = self.results.row(one.id), None if all_boxes else self.corrected.get(one.id)
+        row, correction = self.results.row(file.id), None if all_boxes else self.corrected.get(file.id)
         if correction is None:
-            ids = kept_drafts(row, {} if all_boxes else self.decided.get(one.id, {}))
+            ids = kept_drafts(row, {} if all_boxes else self.decided.get(file.id, {}))
             boxes, labels, scores, certainty, groups = (
                 [row[key][i] for i in ids] for key in ("boxes", "labels", "scores", "certainty", "groups")
             )
@@ -191,11 +191,11 @@ class AnnotatedFolder:
             boxes, labels, count = correction.boxes, correction.labels, len(correction.boxes)
             ids = [*range(len(row["boxes"]), len(row["boxes"]) + count)]  # numbers that follow those of the drafts
             scores, certainty, groups = [1.0] * count, [1.0] * count, [0] * count
-            masks = [] if row.get("masks") is None else self._corrected_masks(one.id, correction, row)
+            masks = [] if row.get("masks") is None else self._corrected_masks(file.id, correction, row)
         return AnnotatedPicture(
             number,
-            one.id,
-            one.path,
+            file.id,
+            file.path,
             (row["width"], row["height"]),
             np.array(boxes, np.float32).reshape(-1, 4),
             np.array(scores, np.float32),
@@ -210,8 +210,8 @@ class AnnotatedFolder:
     def _corrected_masks(self, picture: str, correction: Correction, row: Row) -> list[str]:
         """The masks of a corrected picture, of a file that somebody may have changed."""
         try:
-            masks = [one or "" for one in correction.masks or [""] * len(correction.boxes)]
-            fitting = all(fills(uncompressed(one), row["width"] * row["height"]) for one in masks)
+            masks = [mask or "" for mask in correction.masks or [""] * len(correction.boxes)]
+            fitting = all(fills(uncompressed(mask), row["width"] * row["height"]) for mask in masks)
         except ValueError:
             fitting = False
         if correction.masks is None or not fitting:
@@ -271,9 +271,9 @@ class AnnotatedFolder:
     def least_certain(self, count: int) -> list[AnnotatedPicture]:
         """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
         places = self.results.places
-        good = [(one, number) for number, one in enumerate(self.annotated(), start=1)]
+        good = [(file, number) for number, file in enumerate(self.annotated(), start=1)]
         good.sort(key=lambda pair: (self.seen(pair[0].id), places[pair[0].id].margin))
-        return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
+        return [self.picture(file, number, all_boxes=True) for file, number in good[:count]]
 
 
 def summary_of(out: Path) -> dict[str, Any]:
@@ -321,12 +321,12 @@ def conclude(
         shown = [run.reviewed(one) for one in run.least_certain(review)]
         write_review(run.out / "review.html", shown, settings.names, run.run, len(run.found), settings.masks)
 
-    for one in formats:
-        needed = settings if "image_url" in one.needs else replace(settings, image_url="")
-        needed = needed if "polygons" in one.needs else replace(needed, polygons=False)
-        needed = needed if "picture_files" in one.needs else replace(needed, copies=False)
-        write = functools.partial(one.write, run.pictures, needed, run.out)
-        update(one.name, run.stamp(one.name, needed), one.outputs, one.name, write)
+    for form in formats:
+        needed = settings if "image_url" in form.needs else replace(settings, image_url="")
+        needed = needed if "polygons" in form.needs else replace(needed, polygons=False)
+        needed = needed if "picture_files" in form.needs else replace(needed, copies=False)
+        write = functools.partial(form.write, run.pictures, needed, run.out)
+        update(form.name, run.stamp(form.name, needed), form.outputs, form.name, write)
     if review:
         stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
         update("review", stamp, ["review.html"], "review.html", write_page)
@@ -351,15 +351,15 @@ def _counted(
 ) -> AnnotateResult:
     boxes, with_label = Counter[str](), Counter[str]()
     empty = groups = dropped = 0
-    for one in run.pictures():
-        labels = Counter(run.names[label] for label in one.label.tolist())
+    for picture in run.pictures():
+        labels = Counter(run.names[label] for label in picture.label.tolist())
         boxes.update(labels)
         with_label.update(labels.keys())
         empty += not labels
-        groups += sum(one.groups)
-        if one.name not in run.corrected:
-            dropped += len(run.results.row(one.name)["boxes"]) - len(one.label)
-    failed = [one.id for one in run.found if not run.results.places[one.id].ok]
+        groups += sum(picture.groups)
+        if picture.name not in run.corrected:
+            dropped += len(run.results.row(picture.name)["boxes"]) - len(picture.label)
+    failed = [file.id for file in run.found if not run.results.places[file.id].ok]
     return AnnotateResult(
         run.out,
         len(run.found) + len(run.unreadable),
