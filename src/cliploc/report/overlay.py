@@ -71,21 +71,21 @@ def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) 
     _check_opacity(opacity)
     together = len(result.names) > 1 and bool(result.found.any())
     chosen = _paneled(result)
-    columns, shown_wh = _grid(result.image.size, 1 + len(chosen) + together)
+    columns, shown_wh = grid_of(result.image.size, 1 + len(chosen) + together)
     shown = scaled(result, shown_wh)
     width, height = result.image.size
     file = file_name(result)
     found, asked = int(result.found.sum()), len(result.names)
     left_out = [] if len(chosen) == asked else [f"{len(chosen)} of {found} names found are shown, of {asked} asked for"]
-    cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
+    cells = [Panel(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
         drawn = draw_names(shown, [index], opacity, masks=masks)
-        cells.append(_Cell(drawn, result.names[index], verdict(result, index), chip))
+        cells.append(Panel(drawn, result.names[index], verdict(result, index), chip))
     if together:
         everything = draw_names(shown, chosen, opacity, heatmap=False, masks=masks)
-        cells.append(_Cell(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
-    return _sheet(cells, columns, run_line(result))
+        cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
+    return sheet_of(cells, columns, run_line(result))
 
 
 def _paneled(result: Localization) -> list[int]:
@@ -96,23 +96,6 @@ def _paneled(result: Localization) -> list[int]:
     np.maximum.at(best, result.boxes.label, result.boxes.score)
     order = np.argsort(-best, kind="stable")
     return [int(i) for i in order if result.found[i]][:MOST_PANELS]
-
-
-def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str] | None = None) -> Image.Image:
-    """Draws one sheet for one picture and one name: the photograph, and a panel for the result of every title."""
-    if not results:
-        raise UsageError("expected the results of at least one method, got none")
-    first = next(iter(results.values()))
-    columns, shown_wh = _grid(first.image.size, 1 + len(results))
-    width, height = first.image.size
-    file = file_name(first)
-    cells = [_Cell(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
-    for title, result in results.items():
-        picture = draw_overlay(scaled(result, shown_wh), [name], caption=False)
-        line = verdict(result, result.names.index(name)) if lines is None else lines.get(title, "")
-        cells.append(_Cell(picture, title, line))
-    models = dict.fromkeys(result.model for result in results.values())
-    return _sheet(cells, columns, next(iter(models)) if len(models) == 1 else "")
 
 
 def _check_opacity(opacity: float) -> None:
@@ -355,7 +338,7 @@ def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int,
 
 # ------------------------------------------------------------------------------------------------------- the sheet
 @dataclass(frozen=True)
-class _Cell:
+class Panel:
     """A picture with its caption: a title, optionally after a square of its colour, and up to two lines below."""
 
     image: Image.Image
@@ -369,7 +352,7 @@ TITLE_SIZE, LINE_SIZE, LINE_HEIGHT = 18, 14, 18
 CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT
 
 
-def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
+def grid_of(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
     """The number of columns and the picture size that show `count` panels largest on a sheet of `MAX_SIDE`."""
     width, height = size_wh
     narrowest, longest = CELL_SIDES
@@ -386,7 +369,7 @@ def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
     return columns, (max(1, round(width * scale)), max(1, round(height * scale)))
 
 
-def _sheet(cells: Sequence[_Cell], columns: int, run: str) -> Image.Image:
+def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
     """The sheet: the cells in rows, and the line `run` below them."""
     cell_w = max(CELL_SIDES[0], cells[0].image.width)
     cell_h = cells[0].image.height + CAPTION
