@@ -120,8 +120,12 @@ class ShapeVit(VisionTransformerBackbone):
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.ln_post(tokens[:, 0]) @ self.projection, None
 
-    def read_tokens(self, tokens: Tensor) -> Tensor:
-        return (self.ln_post(tokens) @ self.projection).float()
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        return self.ln_post
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        return normed @ self.projection
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         known = [[self.words[word] for word in text.strip(".").split() if word in self.words] for text in texts]
