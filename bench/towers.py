@@ -33,7 +33,7 @@ def our_tower(model_name: str, precision: str) -> Backbone:
     """As `create(model_name, "random", …)`, but without the tokenizer, which for SigLIP is a file on Hugging Face."""
     import open_clip
 
-    from cliploc.backbones._precision import resolve_precision
+    from cliploc.backbones._layers import resolve_precision
     from cliploc.backbones.open_clip import wrap
 
     model = open_clip.create_model(model_name)

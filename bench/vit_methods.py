@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.turns import in_turns, seconds
-from cliploc.backbones._precision import resolve_precision
+from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.maps import min_max
 from cliploc.method import Context

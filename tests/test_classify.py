@@ -118,7 +118,7 @@ def test_class_and_template_files(command, tmp_path):
 
 
 def test_auto_precision_says_what_it_found(monkeypatch):
-    monkeypatch.setattr("cliploc.backbones._precision.native_bf16", lambda device: True)
+    monkeypatch.setattr("cliploc.backbones._layers.native_bf16", lambda device: True)
     create_once.cache_clear()
     try:
         document = json.loads(cliploc_("classify", CAT, "-p", "cat", "--precision", "auto", "--json").out)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -24,12 +23,14 @@ from rich.text import Text
 from cliploc import __version__, config, report
 from cliploc._terminal import WIDE, Terminal, grid
 from cliploc.backbones import guides, models
-from cliploc.cli.photos import AskedPhotos, LocalizeRun
+from cliploc.cli.commands import LISTED, NAMES, SECTIONS
+from cliploc.cli.localize import _take
+from cliploc.cli.photos import FileNames, PhotoRun
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
-from cliploc.saliency._infra.typed import typed
+from cliploc.saliency._infra.method_options import typed
 from tests.commands import CAT, COFFEE, cliploc_, create_once
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
@@ -174,10 +175,20 @@ def test_the_document_explains_every_option():
             assert re.search(rf"^\| .*`{config.flags_of(name)[0].partition('/')[0]}\b", tables["localize"], re.M), name
 
 
+def sections_of(command: str) -> dict[str, list[str]]:
+    """The sections of a command's help, each with its flags."""
+    parts = re.split(r"^(\S.*):$", cliploc_(command, "--help").out, flags=re.MULTILINE)
+    flags = [re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE) for text in parts[2::2]]
+    return dict(zip(parts[1::2], flags, strict=True))
+
+
 @pytest.mark.parametrize("command", ["localize", "compare", "benchmark", "annotate"])
-def test_help_has_every_option_of_the_localizer_by_groups_between_the_commands_own(command):
-    text = cliploc_(command, "--help").out.partition("Options:")[2]
-    flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)
+def test_help_has_every_option_of_the_localizer_in_sections(command):
+    sections = sections_of(command)
+    assert list(sections) == [title for title in SECTIONS if title in sections]
+    flags = [flag for section in sections.values() for flag in section]
+    assert len(flags) == len(set(flags))
+    assert flags[-2:] == ["--debug", "--help"]
     wanted = [name for name, one in config.OPTIONS.items() if not one.python_only]
     if command not in ("localize", "compare"):
         wanted.remove("text_cache")
@@ -185,13 +196,21 @@ def test_help_has_every_option_of_the_localizer_by_groups_between_the_commands_o
         wanted.remove("background")  # a line of the labels
     if command == "compare":
         wanted.remove("recipe")  # a method is named
-    places = {name: flags.index(config.flags_of(name)[0].partition("/")[0]) for name in wanted}
-    if command not in ("benchmark", "compare"):  # which have lists of their own for some
-        order = [config.OPTIONS[name].group for name in sorted(places, key=places.__getitem__)]
-        assert order == sorted(order, key=get_args(config.Group).index)
-    assert flags[-3:-1] == ["--json", "--debug"]
-    assert flags[-4] == "--out"
-    assert len(flags) == len(set(flags))
+    assert {config.flags_of(name)[0].partition("/")[0] for name in wanted} <= set(flags)
+    if command == "localize":
+        usual = [flag for title, section in sections.items() if not title.startswith("More") for flag in section]
+        assert len(usual) == 10
+        for title, flag in (("More: view", "--scales"), ("Boxes", "--threshold"), ("Output", "--json")):
+            assert flag in sections[title]
+    assert all(len(line) <= 80 for line in cliploc_(command, "--help").out.splitlines())
+
+
+def test_a_command_imports_the_modules_of_no_other():
+    script = "import sys; from cliploc.cli import main; main(['localize', '--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    modules = {name.removeprefix("cliploc.cli.") for name in done.stdout.split() if name.startswith("cliploc.cli.")}
+    assert modules == {"commands", "localize", "options", "output", "photos"}
+    assert set(NAMES) == {name for names in LISTED.values() for name in names}
 
 
 # -------------------------------------------------------------------------------------------------------------- lists
@@ -654,15 +673,36 @@ def test_too_little_memory_says_what_to_do(monkeypatch, said):
 
 def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
     localizer = Localizer(create_once("mini", None, "cpu"), method="cam")
-    run = LocalizeRun(Terminal(), tmp_path, AskedPhotos([str(CAT)]), quiet=True)
+    run = PhotoRun([str(CAT)], tmp_path, quiet=True)
     result = localizer(CAT, ["cat"])
     image, maps = weakref.ref(result.image), weakref.ref(result.maps)
-    run.take(result)
+    _take(run, result, masks=False, save_maps=False)
     del result
     gc.collect()
     assert image() is None
     assert maps() is None
-    assert run.document({})["pictures"][0]["names"][0]["found"]
+    run.keep({})
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["pictures"][0]["names"][0]["found"]
+
+
+def test_names_of_many_pictures_of_one_stem_are_each_looked_up_once(tmp_path):
+    class Asked:
+        count = 0
+
+        def __contains__(self, path):
+            self.count += 1
+            return path.name == "cat_overlay-3.png"  # an input
+
+    inputs = Asked()
+    names = FileNames(inputs, tmp_path)
+    assert [names.of("a/cat.jpg", "_overlay") for _ in range(3)] == [
+        f"cat_overlay{end}.png" for end in ("", "-2", "-4")
+    ]
+    for number in range(500):
+        names.of(f"{number}/cat.jpg", "_overlay")
+        names.heatmap("cat", "cat.jpg")
+    assert inputs.count < 1100
 
 
 def printed(what: object, width: int) -> list[str]:

@@ -20,7 +20,7 @@ from cliploc.datasets._infra.labelled import listed
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import read_config
 from cliploc.jobs.picture_files import find_pictures
-from cliploc.training.pictures import read_csv
+from cliploc.training.training_set import read_csv
 
 ROW = {
     "picture": "a.jpg", "blake2b": "0" * 32, "status": "ok", "width": 40, "height": 30, "notes": [], "margin": 0.5,

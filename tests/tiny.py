@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone, resize_positions
 from cliploc.method import Context
+from cliploc.saliency import methods
 from cliploc.tower import Backbone, Needs
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -164,7 +165,7 @@ class BlockView(BlockAdapter):
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
         return self.block.merge(gathered)
 
-    def mlp_branch(self, x: Tensor) -> Tensor:
+    def mlp_hidden(self, x: Tensor) -> Tensor:
         return self.block.mlp(self.block.ln_2(x))
 
 
@@ -245,6 +246,14 @@ def context(backbone: Any, images: Tensor, texts: Sequence[str], needs: Needs, *
     """A `Context` with the same texts for every image."""
     text = backbone.encode_text(texts)[None].expand(len(images), -1, -1)  # [B, P, D]
     return Context(lambda: images, text=text, trace=backbone.trace(images, needs), backbone=backbone, **kwargs)
+
+
+def raw_maps(name: str, backbone: Any, images: Tensor, text: Tensor, **options: Any) -> Tensor:
+    """A method's raw maps `[B, P, h, w]` of texts `[P, D]`, the same for every image."""
+    method = methods.get(name)
+    text = text[None].expand(len(images), -1, -1)  # [B, P, D]
+    ctx = Context(lambda: images, text, backbone.trace(images, method.needs(**options)), backbone)
+    return method.function(ctx, **options)
 
 
 def give_function(localizer: Any, function: Any, **facts: Any) -> None:

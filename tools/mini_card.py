@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones, prompts
+from cliploc.backbones._dual_encoder import DualEncoder
 from cliploc.backbones._mini_text import MiniTextTower, Reading, normalise
-from cliploc.backbones._tower import DualEncoder
 from cliploc.backbones.mini import WEIGHTS, Mini
 from cliploc.method import Context
 from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones
-from cliploc.backbones._tower import DualEncoder
+from cliploc.backbones._dual_encoder import DualEncoder
 from cliploc.backbones.mini_vit import WEIGHTS, MiniVit
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max

@@ -39,7 +39,7 @@ from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.refine import LONGEST, refinements
-from cliploc.refine._directions import directions
+from cliploc.refine.affinity import directions
 from cliploc.saliency import methods as registered
 from cliploc.tower import Needs
 

@@ -346,7 +346,10 @@ def short(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the options
-Group = Literal["model", "method", "prompt", "view", "boxes", "run", "segmentation", "faithfulness"]
+Group = Literal[
+    "input", "prompt", "model", "method", "view", "boxes", "training", "segmentation", "faithfulness", "serving",
+    "output", "run",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -363,6 +366,9 @@ class Option:
         parse: one text of the command line → value; an invalid text is returned for `check` to refuse.
         text: value → one text of the command line, which `parse` reads.
         flags: its names on the command line, if they are not made from its name.
+        usual: whether help lists it before those that few users need.
+        within: the range of a number that the command line parses by the field's type.
+        positional: whether the command line takes it without a flag.
         repeat: whether the command line takes it several times.
         gather: joins the values of an option that repeats.
         harmless: why results do not depend on it; "" if they do: then it is part of a run's identity.
@@ -378,6 +384,9 @@ class Option:
     parse: Callable[[str], Any] = _unchanged
     text: Callable[[Any], str] = text_of
     flags: tuple[str, ...] = ()
+    usual: bool = False
+    within: tuple[float, float] | None = None
+    positional: bool = False
     repeat: bool = False
     gather: Callable[[Sequence[Any]], Any] = tuple
     harmless: str = ""
@@ -404,6 +413,7 @@ class Options:
     model: str | Backbone = option(
         "mini",
         group="model",
+        usual=True,
         metavar="NAME",
         help="Model; `cliploc models` lists them.",
         about='Also "hf-hub:ORG/NAME", "local-dir:PATH" (of open_clip or transformers), or, in Python, a `Backbone`.',
@@ -411,6 +421,7 @@ class Options:
     pretrained: str | None = option(
         None,
         group="model",
+        usual=True,
         metavar="TAG|FILE",
         help="Weights of the model: a tag of `cliploc models NAME`, or a file.",
         none="the model's own",
@@ -418,6 +429,7 @@ class Options:
     method: str | None = option(
         None,
         group="method",
+        usual=True,
         metavar="NAME",
         repeat=True,
         gather=_one_method,  # so that a second one is refused, not silently taken
@@ -428,6 +440,7 @@ class Options:
     recipe: Literal["default", "fast", "best"] | None = option(
         None,
         group="method",
+        usual=True,
         metavar="default|fast|best",
         check=choice("recipe", RECIPES, none=True),
         help="What runs if you name no method: a method with settings that improve its boxes.",
@@ -561,6 +574,7 @@ class Options:
     threshold: float | Literal["auto"] | None = option(
         None,
         group="boxes",
+        usual=True,
         metavar="0-1|auto",
         check=share_or_auto("threshold", none=True),
         parse=parse_float,
@@ -586,6 +600,7 @@ class Options:
     max_boxes: int | None = option(
         None,
         group="boxes",
+        usual=True,
         metavar="N",
         check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
         parse=parse_whole,
@@ -757,7 +772,8 @@ class Options:
         return "\n".join(lines)
 
 
-def _option_of(one: Field[Any]) -> Option:
+def option_of(one: Field[Any]) -> Option:
+    """The facts of a field that `option` made."""
     found: Option = one.metadata["option"]
     return found
 
@@ -768,7 +784,7 @@ class ProtocolOptions:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            object.__setattr__(self, one.name, _option_of(one).check(getattr(self, one.name)))
+            object.__setattr__(self, one.name, option_of(one).check(getattr(self, one.name)))
 
     def given(self) -> dict[str, Any]:
         """Those that are not None."""
@@ -891,9 +907,9 @@ class FaithfulnessOptions(ProtocolOptions):
     )
 
 
-OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(Options)}
-SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(SegmentationOptions)}
-FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(FaithfulnessOptions)}
+OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(Options)}
+SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(SegmentationOptions)}
+FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(FaithfulnessOptions)}
 RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
 DEFAULTS = Options()
 BENCHMARK = Options(

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from PIL import Image
@@ -17,12 +17,10 @@ from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule
 from cliploc.config import RESULT_OPTIONS, Options, is_whole, short
 from cliploc.errors import UsageError
-from cliploc.heads import load_head, read_config
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.method import Method
 from cliploc.pipeline.flow import Flow, MaskedEncoder
-from cliploc.pipeline.inside import Inside, look_inside
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.prepare import OnError, Prepared, Request, Result, source_of, stacked
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
@@ -37,6 +35,9 @@ from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
 from cliploc.tower import Backbone, Guide, Needs
 from cliploc.values import ResizePolicy
+
+if TYPE_CHECKING:
+    from cliploc.pipeline.inside import Inside
 
 Names = Sequence[str] | Sequence[Sequence[str]]
 
@@ -108,7 +109,11 @@ class Localizer:
     ) -> None:
         given = Options.of(model=model, pretrained=pretrained, method=method, **options)
         head_file = None if given.head is None else os.fspath(given.head)
-        trained_for = None if head_file is None else read_config(head_file).method
+        trained_for = None
+        if head_file is not None:
+            from cliploc.heads import load_head, read_config
+
+            trained_for = read_config(head_file).method
         named = given.method or trained_for
         if named is not None and given.recipe is not None:
             raise UsageError(
@@ -522,6 +527,8 @@ class Localizer:
         texts = prompts.parse(names, self.templates)
         request = Request(0, image, names)
         item = pipeline.preparation.prepare(request, texts, source_of(request))
+        from cliploc.pipeline.inside import look_inside
+
         return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:

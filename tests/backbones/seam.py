@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._attention import attention_weights
+from cliploc.backbones import create
+from cliploc.backbones._layers import attention_weights
 from cliploc.errors import UsageError
 from cliploc.faithfulness import with_random_weights
 from cliploc.saliency import fitting
@@ -163,6 +164,62 @@ class BackboneContract:
         assert not torch.equal(rounded, exact)
         assert F.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0) > 0.99
         assert torch.equal(backbone.encode_image(images), exact)
+
+
+class BundledContract(BackboneContract):
+    """What the models in the package hold besides; a subclass says where the weights are and how large they may be."""
+
+    weights: Path
+    most: int
+
+    def test_it_is_the_same_every_time_and_leaves_the_random_state_alone(self, backbone: Any) -> None:
+        torch.manual_seed(11)
+        before = torch.get_rng_state()
+        again = type(backbone).bundled()
+        assert torch.equal(torch.get_rng_state(), before)
+        images, texts = (
+            backbone.normalize(torch.rand(1, 3, 224, 224)),
+            ["a photo of a cat.", "remote control", "xqzvkw"],
+        )
+        assert torch.equal(backbone.encode_image(images), again.encode_image(images))
+        assert torch.equal(backbone.encode_text(texts), again.encode_text(texts))
+
+    def test_it_is_frozen(self, backbone: Any) -> None:
+        assert not any(module.training for module in backbone.modules())
+        assert not any(parameter.requires_grad for parameter in backbone.parameters())
+        assert not any(tensor.is_meta for tensor in [*backbone.parameters(), *backbone.buffers()])
+
+    def test_precision(self, backbone: Any) -> None:
+        half, images = create(backbone.name, precision="bf16"), torch.rand(1, 3, 224, 224)
+        assert half.dtype == torch.bfloat16
+        assert torch.equal(half.mean, backbone.mean)
+        rounded, exact = (one.encode_image(one.normalize(images)) for one in (half, backbone))
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(rounded, exact)
+        assert (rounded * exact).sum() > 0.99
+        assert torch.equal(half.encode_text(["a cat"]), backbone.encode_text(["a cat"]))
+
+    def test_presence_grows_with_similarity_and_tells_apart(self, backbone: Any) -> None:
+        presence = backbone.presence(torch.linspace(-1, 1, 201))
+        assert (presence.diff() >= 0).all()
+        assert 0 < presence[0] < 0.01
+        assert 0.99 < presence[-1] <= 1
+
+    def test_names_it_cannot_know_have_a_reason(self, backbone: Any) -> None:
+        assert backbone.unknown_reason("tabby cat") is None
+        for word in ("happiness", "xqzvkw"):
+            assert backbone.unknown_reason(word).startswith(f"{backbone.name} does not know '{word}'")
+
+    def test_it_is_small_enough_to_ship(self) -> None:
+        files = [path for path in self.weights.rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in files) <= self.most
+        assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}  # nothing that runs code when read
+
+    def test_only_its_own_weights(self, backbone: Any) -> None:
+        name = backbone.name
+        assert create(name, "bundled").name == name
+        with pytest.raises(UsageError, match=f"{name} has only its bundled weights, got --pretrained openai: leave"):
+            create(name, "openai")
 
 
 class TransformerContract(BackboneContract):
@@ -355,7 +412,9 @@ class TransformerContract(BackboneContract):
             assert_rounded(ours, expected, backbone)
 
     def test_a_blocks_end_gives_the_gradients_of_its_attention(self, backbone: Any, images: Tensor) -> None:
-        direction = torch.randn(backbone.adapters[-1].attention_input(backbone.embed(images)).shape[-1])  # [d]
+        size = backbone.adapters[-1].attention_input(backbone.embed(images)).shape[-1]
+        noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+        direction = F.normalize(noise, dim=0)  # [d], short: where tanh is flat, rounding is all that a gradient has
         trace = backbone.trace(images, Needs(ends=(-1, -2), tokens=(-2,)))
         assert_rounded(trace.embedding, backbone.encode_image(images), backbone)
         whole = backbone.trace(images, Needs(tokens="all"))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from cliploc.backbones import _precision, _weights, create, models
+from cliploc.backbones import _checkpoints, _layers, _weights, create, models
 from cliploc.backbones import open_clip as builder
 from cliploc.backbones._catalogue import OWN
 from cliploc.backbones.open_clip import Plan, build, plan_model
@@ -26,7 +26,7 @@ from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageEr
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.tower import Backbone
-from cliploc.training.train import MixedPrecision
+from cliploc.training.trainer import MixedPrecision
 from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript
 from tests.tolerances import assert_rounded
@@ -127,7 +127,7 @@ def test_openais_weights_get_quick_gelu(tmp_path):
     references = {}
     for quick in (True, False):
         model = small_clip(quick_gelu=quick, seed=6)
-        _weights.load_into(model, _weights.read_checkpoint(archive), "small")
+        _checkpoints.load_into(model, _checkpoints.read_checkpoint(archive), "small")
         references[quick] = text_of(model)
     found = backbone.encode_text(TEXTS)
     assert_rounded(found, references[True], backbone)
@@ -144,49 +144,46 @@ def test_tags_trained_with_quick_gelu_get_it(tmp_path):
         assert_rounded(backbone.encode_text(TEXTS), text_of(reference), backbone)
 
 
-def test_a_file_that_does_not_tell_its_gelu_is_remarked_on(tmp_path):
-    plain = save_folder(tmp_path / "plain")
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A folder with weights that tell nothing, and OpenAI's archive of them."""
+    plain = save_folder(tmp_path_factory.mktemp("plain"))
     save_file(small_clip(seed=5).state_dict(), plain / "w.safetensors")
-    archive = torchscript(tmp_path / "RN.pt", small_clip(seed=5))
+    return plain, torchscript(plain / "RN.pt", small_clip(seed=5))
+
+
+def remarks(config: str, weights: Path, **plan: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build(Plan("RN", config, config, lambda: weights, **plan), "cpu", "fp32")
+    return [str(warning.message) for warning in caught if warning.category is CliplocWarning]
+
+
+def test_a_file_that_does_not_tell_its_gelu_is_remarked_on(told, tmp_path):
+    (plain, archive), twin = told, "RN-quickgelu"
     config = f"local-dir:{plain}"
-
-    def remarks(weights: Path, twin: str | None) -> list[str]:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            build(Plan("RN", config, config, lambda: weights, quick_twin=twin), "cpu", "fp32")
-        return [str(one.message) for one in caught if one.category is CliplocWarning]
-
-    (line,) = remarks(plain / "w.safetensors", "RN-quickgelu")
+    (line,) = remarks(config, plain / "w.safetensors", quick_twin=twin)
     assert line == (
         f"{plain}/w.safetensors does not say which GELU it was trained with, and {config} means plain GELU: for "
         "weights of OpenAI, MetaCLIP or DFN use --model RN-quickgelu"
     )
-    assert remarks(archive, "RN-quickgelu") == remarks(plain / "w.safetensors", None) == []
+    assert remarks(config, archive, quick_twin=twin) == remarks(config, plain / "w.safetensors") == []
     file = str(tmp_path / "w.safetensors")
     twins = {name: plan_model(name, file).quick_twin for name in ("ViT-B-16", "ViT-B-16-quickgelu", "ViT-B-16-SigLIP")}
     assert twins == {"ViT-B-16": "ViT-B-16-quickgelu", "ViT-B-16-quickgelu": None, "ViT-B-16-SigLIP": None}
     assert plan_model("ViT-B-16", "laion2b_s34b_b88k").quick_twin is plan_model("RN50", "random").quick_twin is None
 
 
-def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_published_weights_differ(tmp_path):
-    plain = save_folder(tmp_path / "plain")
-    save_file(small_clip(seed=5).state_dict(), plain / "w.safetensors")
-    archive = torchscript(tmp_path / "RN.pt", small_clip(seed=5))
+def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_published_weights_differ(told):
+    (plain, archive), tags = told, ("openai", "laion")
     config = f"local-dir:{plain}"
-
-    def remarks(weights: Path, tags: tuple[str, ...]) -> list[str]:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            build(Plan("RN", config, config, lambda: weights, may_be_like=tags), "cpu", "fp32")
-        return [str(one.message) for one in caught if one.category is CliplocWarning]
-
-    (line,) = remarks(plain / "w.safetensors", ("openai", "laion"))
+    (line,) = remarks(config, plain / "w.safetensors", may_be_like=tags)
     assert line == (
         f"{plain}/w.safetensors does not say how pictures are preprocessed, and published weights of {config} differ "
         "in that: the way of openai is used; to choose, write --pretrained FILE@TAG with the tag openai or laion "
         f"(cliploc models {config} tells them apart)"
     )
-    assert remarks(archive, ("openai", "laion")) == remarks(plain / "w.safetensors", ()) == []
+    assert remarks(config, archive, may_be_like=tags) == []
     names = ("ViT-L-14", "ViT-H-14", "ViT-H-14-quickgelu", "ViT-B-16")
     assert [plan_model(name, "w.safetensors").may_be_like for name in names] == [
         ("openai", "laion2b_s32b_b82k"),
@@ -259,25 +256,16 @@ def test_precision(folder, precision, dtype):
 def test_every_precision_of_the_options_is_a_dtype_and_back() -> None:
     assert get_args(MixedPrecision) == ("no", *(name for name in DTYPES if name != "fp32"))
     for name in DTYPES:
-        assert _precision.precision_name(_precision.resolve_precision(name, "cpu")) == name
-    assert _precision.precision_name(torch.float64) == "float64"
+        assert _layers.precision_name(_layers.resolve_precision(name, "cpu")) == name
+    assert _layers.precision_name(torch.float64) == "float64"
 
 
 def test_auto_precision_asks_the_machine(monkeypatch):
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(_precision, "native_bf16", lambda device, native=native: native)
-        assert _precision.resolve_precision("auto", "cpu") == dtype
+        monkeypatch.setattr(_layers, "native_bf16", lambda device, native=native: native)
+        assert _layers.resolve_precision("auto", "cpu") == dtype
     with pytest.raises(UsageError, match="expected precision to be one of fp32, bf16, fp16, auto, got 'int8'"):
         create("mini", precision="int8")
-
-
-def test_mini_takes_precision_too():
-    exact, backbone = create("mini"), create("mini", precision="bf16")
-    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    found = backbone.encode_image(backbone.normalize(pixels))
-    assert found.dtype == torch.float32
-    assert not torch.equal(found, exact.encode_image(exact.normalize(pixels)))
-    assert (found * exact.encode_image(exact.normalize(pixels))).sum() > 0.99
 
 
 def test_the_id_tells_weights_precision_and_activation_apart(folder, tmp_path):
@@ -343,8 +331,6 @@ def test_names_nobody_has(folder):
         create("gopher:org/name")
     with pytest.raises(UsageError, match="has its own weights, got --pretrained openai: leave the option out"):
         create(f"local-dir:{folder}", "openai")
-    with pytest.raises(UsageError, match="mini has only its bundled weights"):
-        create("mini", "openai")
 
 
 def test_openais_spelling(monkeypatch):

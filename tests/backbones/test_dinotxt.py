@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones import create
-from cliploc.backbones._dinotxt_layout import Weights, read_layout
+from cliploc.backbones._checkpoints import Checkpoint
+from cliploc.backbones._dinotxt_layout import read_layout
 from cliploc.backbones.dinotxt import PUBLISHED, DinoTxt, DinoTxtModel, with_weights
 from cliploc.errors import CliplocWarning, ModelError, UsageError
 from cliploc.localizer import Localizer
@@ -243,8 +244,8 @@ class Plain(nn.Module):
         return (x @ head["linear_projection.weight"].T)[torch.arange(len(tokens)), tokens.argmax(dim=1)]
 
 
-def weights(family: str) -> Weights:
-    return Weights(Path("tiny.pth"), "0", checkpoint(family))
+def weights(family: str) -> Checkpoint:
+    return Checkpoint(Path("tiny.pth"), "0", checkpoint(family))
 
 
 # --------------------------------------------------------------------------------------------------------------- tests

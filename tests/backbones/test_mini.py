@@ -12,12 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from cliploc.backbones import create
 from cliploc.backbones.mini import WEIGHTS, Mini
-from cliploc.errors import UnknownNameError, UsageError
 from cliploc.geometry import Frame
-from cliploc.tower import Backbone, Needs
-from tests.backbones.seam import BackboneContract
+from cliploc.tower import Needs
+from tests.backbones.seam import BundledContract
 from tests.tolerances import assert_rounded
 
 PACKAGE = Path(__file__).parents[2] / "src" / "cliploc"
@@ -28,7 +26,9 @@ def mini():
     return Mini.bundled()
 
 
-class TestMini(BackboneContract):
+class TestMini(BundledContract):
+    weights, most = WEIGHTS, 25 * 10**6
+
     @pytest.fixture(scope="class")
     @classmethod
     def backbone(cls) -> Mini:
@@ -90,53 +90,6 @@ def test_pixels_are_normalised_alike_however_they_lie_in_memory(mini):
     assert torch.equal(mini.encode_image(found), mini.encode_image(mini.normalize(x)))
 
 
-def test_it_is_the_same_every_time(mini):
-    again = Mini.bundled()
-    images = mini.normalize(pixels())
-    texts = ["a photo of a cat.", "remote control", "xqzvkw"]
-    assert torch.equal(mini.encode_image(images), again.encode_image(images))
-    assert torch.equal(mini.encode_text(texts), again.encode_text(texts))
-    text = mini.encode_text(texts)
-    assert text.dtype == torch.float32
-    torch.testing.assert_close(text.norm(dim=-1), torch.ones(3))
-
-
-def test_loading_it_leaves_the_random_state_alone():
-    torch.manual_seed(11)
-    before = torch.get_rng_state()
-    Mini.bundled()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_it_fulfils_the_protocol_and_is_frozen(mini):
-    assert isinstance(mini, Backbone)
-    assert not mini.training
-    assert not any(parameter.requires_grad for parameter in mini.parameters())
-    assert not any(module.training for module in mini.modules())
-    assert mini.embedding_size == mini.encode_image(mini.normalize(pixels())).shape[1]
-    names = set(dict(mini.named_parameters())) | set(dict(mini.named_buffers()))
-    assert all(not tensor.is_meta for tensor in [*mini.parameters(), *mini.buffers()]), names
-
-
-def test_presence_grows_with_similarity_and_tells_apart(mini):
-    cosines = torch.linspace(-1, 1, 201)
-    presence = mini.presence(cosines)
-    assert (presence.diff() >= 0).all()
-    assert (presence > 0).all()
-    assert (presence <= 1).all()
-    assert presence[0] < 0.01
-    assert presence[-1] > 0.99
-
-
-def test_names_it_cannot_know_have_a_reason(mini):
-    assert mini.unknown_reason("tabby cat") is None
-    for word in ("happiness", "猫", "xqzvkw"):
-        reason = mini.unknown_reason(word)
-        assert reason
-        assert word in reason
-        assert "\n" not in reason
-
-
 def test_real_photographs_are_what_they_show(mini):
     """By the whole path of preprocessing, image and text. (The fig looks like coffee to it.)"""
     shown = {
@@ -165,17 +118,3 @@ def test_a_wide_name_is_seen_in_each_thing_of_its_kind(mini):
         assert mini.presence(head @ dog) > 0.9
         assert mini.presence(head @ cat) < 0.5
         assert mini.presence(head @ vehicle) < 0.5
-
-
-def test_it_is_small_enough_to_ship():
-    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 25 * 10**6
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}  # nothing that runs code when read
-
-
-def test_only_its_own_weights():
-    assert create("mini", "bundled").name == "mini"
-    with pytest.raises(UsageError, match="mini has only its bundled weights, got --pretrained openai: leave"):
-        create("mini", "openai")
-    with pytest.raises(UnknownNameError, match=r"^unknown model 'Minni': did you mean mini"):
-        create("Minni")

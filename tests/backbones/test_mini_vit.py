@@ -18,13 +18,11 @@ from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.backbones import create, mini
-from cliploc.backbones._pre_norm_block import PreNormBlock
-from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, load_stem
+from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem
 from cliploc.demo import demo_photos
-from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.tower import Needs
-from tests.backbones.seam import TransformerContract, perturb
+from tests.backbones.seam import BundledContract, TransformerContract, perturb
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
@@ -73,6 +71,15 @@ class Host(nn.Module):
         from tests.backbones.seam import SENTENCES
 
         return mini.Mini.bundled().encode_text(SENTENCES)
+
+
+class TestBundled(BundledContract):
+    weights, most = WEIGHTS, 15 * 10**6
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls) -> MiniVit:
+        return MiniVit.bundled()
 
 
 class TestSmall(TransformerContract):
@@ -153,9 +160,6 @@ def test_every_second_location_is_minis(hw: tuple[int, int]) -> None:
 def test_words_mean_what_they_mean_to_mini(mini_vit: MiniVit) -> None:
     texts, teacher = ["a photo of a cat.", "remote control", "xqzvkw"], mini.Mini.bundled()
     assert torch.equal(mini_vit.encode_text(texts), teacher.encode_text(texts))
-    assert mini_vit.unknown_reason("tabby cat") is None
-    assert (teacher.unknown_reason("happiness") or "").startswith("mini does not know 'happiness'")
-    assert (mini_vit.unknown_reason("happiness") or "").startswith("mini-vit does not know 'happiness'")
     assert mini_vit.logit_scale == teacher.logit_scale
 
 
@@ -194,50 +198,15 @@ def test_maps_are_hotter_in_the_true_boxes(method: str) -> None:
     assert np.mean([contrast > 0.1 for contrast in contrasts.values()]) >= 0.8, contrasts
 
 
-def test_it_is_the_same_every_time_and_leaves_the_random_state_alone(mini_vit: MiniVit) -> None:
-    torch.manual_seed(11)
-    before = torch.get_rng_state()
-    again = MiniVit.bundled()
-    assert torch.equal(torch.get_rng_state(), before)
-    images = mini_vit.normalize(pixels())
-    assert torch.equal(mini_vit.encode_image(images), again.encode_image(images))
-
-
-def test_it_is_frozen(mini_vit: MiniVit) -> None:
-    assert not any(module.training for module in mini_vit.modules())
-    assert not any(parameter.requires_grad for parameter in mini_vit.parameters())
-    assert all(not tensor.is_meta for tensor in [*mini_vit.parameters(), *mini_vit.buffers()])
-
-
-def test_precision() -> None:
-    exact, backbone = create("mini-vit"), create("mini-vit", precision="bf16")
-    assert backbone.dtype == torch.bfloat16
-    assert torch.equal(backbone.mean, exact.mean)
-    trace = backbone.trace(backbone.normalize(pixels()), Needs(tokens=(-1,), attention=(-1,)))
-    assert trace.tokens[-1].dtype == torch.bfloat16
-    assert trace.attention[-1].dtype == trace.embedding.dtype == torch.float32
-    assert (trace.embedding * exact.encode_image(exact.normalize(pixels()))).sum() > 0.99
-    assert torch.equal(backbone.encode_text(["a cat"]), exact.encode_text(["a cat"]))
-
-
-def test_presence_grows_with_similarity_and_tells_apart(mini_vit: MiniVit) -> None:
-    presence = mini_vit.presence(torch.linspace(-1, 1, 201))
-    assert (presence.diff() >= 0).all()
-    assert presence[0] < 0.01
-    assert presence[-1] > 0.99
-
-
-def test_it_is_small_and_stores_nothing_that_mini_has() -> None:
-    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 15 * 10**6
-    assert {path.suffix for path in files} <= {".safetensors", ".json"}  # nothing that runs code when read
+def test_it_stores_nothing_that_mini_has() -> None:
     facts = json.loads((WEIGHTS / "mini_vit.json").read_text())
     with torch.device("meta"):
         net = HybridBlocks(**facts["shape"])
     assert set(load_file(WEIGHTS / "image.safetensors")) == set(net.state_dict())
 
 
-def test_only_its_own_weights() -> None:
-    assert create("mini-vit", "bundled").name == "mini-vit"
-    with pytest.raises(UsageError, match="mini-vit has only its bundled weights, got --pretrained openai: leave"):
-        create("mini-vit", "openai")
+def test_a_bfloat16_trace_keeps_attention_in_float32() -> None:
+    backbone = create("mini-vit", precision="bf16")
+    trace = backbone.trace(backbone.normalize(pixels()), Needs(tokens=(-1,), attention=(-1,)))
+    assert trace.tokens[-1].dtype == torch.bfloat16
+    assert trace.attention[-1].dtype == trace.embedding.dtype == torch.float32

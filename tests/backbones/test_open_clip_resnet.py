@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
-from cliploc.errors import UsageError
-from cliploc.tower import Backbone, DenseReading, Needs
+from cliploc.tower import Backbone, Needs
 from tests.backbones.seam import BackboneContract
 from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
 from tests.tolerances import assert_rounded
@@ -39,9 +38,7 @@ def pictures(height, width, count=2, seed=0):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_equals_open_clip(model, fold):
-    backbone = OpenClipResNet(model, tokenizer(), "small", fold=fold)
+def test_equals_open_clip(model, backbone):
     images = pictures(64, 64)
     with torch.no_grad():
         expected = model.encode_image(images, normalize=True)
@@ -126,8 +123,6 @@ def test_dense_is_the_value_path_of_each_place(model, backbone):
             value = token @ pool.v_proj.weight.T + pool.v_proj.bias
             expected = value @ pool.c_proj.weight.T + pool.c_proj.bias
             assert_rounded(dense[:, :, y, x], expected.detach(), backbone)
-    with pytest.raises(UsageError, match="small is a CNN, but an attention rule needs a ViT tower: choose"):
-        backbone.dense(trace, DenseReading(lambda q, k, v, scale: v))
 
 
 def test_the_users_model_stays_as_it_was():

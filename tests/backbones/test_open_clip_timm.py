@@ -13,7 +13,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._adapters import adapters
+from cliploc.backbones._open_clip_parts import adapters
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
 from cliploc.errors import UsageError
 from cliploc.tower import Backbone, Needs
@@ -143,7 +143,7 @@ class TestSmallTowers(TransformerContract):
 )
 def test_open_clips_own_vits_are_reproduced(name: str, prefix: int, pool: str) -> None:
     model = real_tower(name)
-    backbone = TimmVit(model, tokenizer, name, copy_text=False)
+    backbone = TimmVit(model, tokenizer, name, copied=False)
     assert (backbone.prefix_tokens, backbone.trunk.global_pool, backbone.stride) == (prefix, pool, 16)
     images = pictures(*backbone.input_hw, n=1)
     trace = backbone.trace(images, Needs(features=(-1,), attention=(-1,)))
@@ -321,16 +321,10 @@ def test_towers_of_another_build_are_refused(trunk: str) -> None:
             adapter(model, tokenizer, "odd")
 
 
-def test_each_tower_has_one_adapter() -> None:
-    vit, cnn = small_vit("EVA-02").visual, small_cnn("FastViT").visual
-    assert (TimmVit.supports(vit), TimmCnn.supports(vit)) == (True, False)
-    assert (TimmVit.supports(cnn), TimmCnn.supports(cnn)) == (False, True)
-
-
-def test_every_adapter_registers_itself() -> None:
+def test_every_adapter_registers_itself_and_each_tower_has_one() -> None:
     assert adapters.names() == ["OpenClipResNet", "OpenClipVit", "TimmCnn", "TimmVit"]
-    visual = small_vit("EVA-02").visual
-    assert [one for one in adapters if one.supports(visual)] == [TimmVit]
+    for visual, own in ((small_vit("EVA-02").visual, TimmVit), (small_cnn("FastViT").visual, TimmCnn)):
+        assert [adapter for adapter in adapters if adapter.supports(visual)] == [own]
 
 
 @pytest.mark.parametrize("variant", ["SigLIP", "EVA-02"])

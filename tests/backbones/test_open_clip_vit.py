@@ -276,7 +276,7 @@ def test_preprocessing_and_scale_are_the_models_own() -> None:
 def test_a_model_handed_over_is_used_and_not_copied() -> None:
     model = small_model()
     weight = model.visual.conv1.weight
-    backbone = OpenClipVit(model, tokenizer, "small", copy_text=False)
+    backbone = OpenClipVit(model, tokenizer, "small", copied=False)
     assert backbone.visual.conv1.weight is weight
 
 

@@ -23,8 +23,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from safetensors.torch import save_file
 
 from cliploc import backbones
-from cliploc.backbones import _torchscript, _weights
-from cliploc.backbones._weights import load_into, looks_like, read_checkpoint
+from cliploc.backbones import _archives, _checkpoints, _weights
+from cliploc.backbones._checkpoints import load_into, looks_like, read_checkpoint
 from cliploc.errors import CliplocError, ModelError
 from tests.backbones.small_clip import SIDE, small_clip
 from tests.hub.server import Hub
@@ -68,55 +68,34 @@ def fails(path, *fragments):
 
 
 # ------------------------------------------------------------------------------------------------------------ formats
-def as_safetensors(path, state):
-    save_file(state, path)
+def as_half(state):
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
 
-def as_state_dict(path, state):
-    torch.save(state, path)
+SAVERS = {
+    "w.safetensors": lambda state, path: save_file(state, path),
+    "half.safetensors": lambda state, path: save_file(as_half(state), path),
+    "w.pt": lambda state, path: torch.save(state, path),
+    "old.pth": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    "w.bin": lambda state, path: torch.save({"model": OrderedDict(state)}, path),
+    "epoch_3.pt": lambda state, path: torch.save(
+        {"epoch": 3, "name": "a run", "state_dict": {f"module.{name}": value for name, value in state.items()}}, path
+    ),
+}
 
 
-def as_old_state_dict(path, state):
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-
-
-def as_training_checkpoint(path, state):
-    wrapped = {f"module.{name}": value for name, value in state.items()}
-    torch.save({"epoch": 3, "name": "a run", "state_dict": wrapped}, path)
-
-
-def as_model_entry(path, state):
-    torch.save({"model": OrderedDict(state)}, path)
-
-
-def as_half(path, state):
-    save_file({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, path)
-
-
-@pytest.mark.parametrize(
-    ("save", "name"),
-    [
-        (as_safetensors, "w.safetensors"),
-        (as_state_dict, "w.pt"),
-        (as_old_state_dict, "w.pth"),
-        (as_training_checkpoint, "epoch_3.pt"),
-        (as_model_entry, "w.bin"),
-        (as_half, "w.safetensors"),
-    ],
-)
-def test_round_trip(tmp_path, state, save, name):
+@pytest.mark.parametrize("name", SAVERS)
+def test_round_trip(tmp_path, state, name):
     path = tmp_path / name
-    save(path, state)
+    SAVERS[name](state, path)
     checkpoint = read_checkpoint(path)
     assert not checkpoint.from_openai
     assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    other = small_clip(seed=6)
+    other, half = small_clip(seed=6), name.startswith("half")
     load_into(other, checkpoint, "small")
     for key, value in other.state_dict().items():
         assert value.dtype == state[key].dtype
-        torch.testing.assert_close(
-            value, state[key], rtol=1e-3 if save is as_half else 0, atol=1e-4 * (save is as_half)
-        )
+        torch.testing.assert_close(value, state[key], rtol=1e-3 if half else 0, atol=1e-4 if half else 0)
 
 
 def test_torchscript_archive_round_trip(archive, state, monkeypatch):
@@ -136,7 +115,7 @@ def test_torchscript_archive_round_trip(archive, state, monkeypatch):
 
 def test_torchscript_agrees_with_torch(archive):
     expected = torch.jit.load(str(archive)).state_dict()
-    found = _torchscript.read_torchscript(archive)
+    found = _archives.read_torchscript(archive)
     assert {name: (v.dtype, v.shape) for name, v in found.items()} == {
         name: (v.dtype, v.shape) for name, v in expected.items()
     }
@@ -426,8 +405,8 @@ def cut(path, share=0.6):
 
 
 def test_truncated(tmp_path, state, archive):
-    for save, name in ((as_safetensors, "w.safetensors"), (as_state_dict, "w.pt"), (as_old_state_dict, "old.pt")):
-        save(tmp_path / name, state)
+    for name in ("w.safetensors", "w.pt", "old.pth"):
+        SAVERS[name](state, tmp_path / name)
         cut(tmp_path / name)
         fails(tmp_path / name, "damaged")
     shutil.copy(archive, tmp_path / "RN50.pt")
@@ -473,7 +452,7 @@ def test_other_things_than_state_dicts(tmp_path):
 # --------------------------------------------------------------------------------------------------- another's weights
 def refusal(model, tensors, name="small"):
     with pytest.raises(ModelError) as error:
-        load_into(model, _weights.Checkpoint(Path("w.pt"), "", tensors, False), name)
+        load_into(model, _checkpoints.Checkpoint(Path("w.pt"), "", tensors, False), name)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -496,7 +475,7 @@ def test_what_is_derived_may_be_missing_or_left_over(state):
     lean = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     lean["logit_scale"] = lean["logit_scale"].reshape(1)
     lean["transformer.attn_mask"] = torch.zeros(16, 16)
-    load_into(model, _weights.Checkpoint(Path("w.pt"), "", lean, False), "small")
+    load_into(model, _checkpoints.Checkpoint(Path("w.pt"), "", lean, False), "small")
     assert torch.equal(model.visual.conv1.weight, state["visual.conv1.weight"])
     assert model.logit_scale.shape == ()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cliploc.config import FaithfulnessOptions
-from cliploc.faithfulness import Judged, Scorer
+from cliploc.faithfulness import Judged, Measured, Scorer, chosen_metrics
 
 HW = (6, 8)
 
@@ -30,6 +30,24 @@ def scorer(of: Tensor, batch_size: int = 7, scale: float = 0.5) -> Scorer:
 def judged(heat: Tensor, images: Tensor, of: Tensor, target: int = 0, label: int | None = None, **more: Any) -> Judged:
     options = FaithfulnessOptions(**{key: more.pop(key) for key in ("steps", "baseline") if key in more})
     return Judged(images, heat, target, label, scorer(of), lambda x: (x - 0.5) / 0.25, options, **more)
+
+
+def measured(name: str, *of: Any, **more: Any) -> Measured:
+    """What one metric says of `judged` by these arguments."""
+    return chosen_metrics([name])[0].measure(judged(*of, **more))
+
+
+class SmallClassifier(nn.Module):
+    """One convolution, average pooling, one linear layer: CAM is defined on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.features, self.fc = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU()), nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.features(images).mean(dim=(2, 3)))
 
 
 def probability(images: Tensor, of: Tensor, target: int = 0, scale: float = 0.5) -> float:

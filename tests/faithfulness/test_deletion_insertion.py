@@ -6,12 +6,24 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.config import FaithfulnessOptions
-from cliploc.faithfulness import Judged, Scorer, area, blur_kernel, blurred, chosen_metrics, counts, fill_of
-from tests.faithfulness.models import HW, hottest_first, judged, picture, probability, random_heat, weights
+from cliploc.faithfulness import Judged, Scorer, area, chosen_metrics
+from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of
+from cliploc.faithfulness._infra.order import counts
+from tests.faithfulness.models import (
+    HW,
+    SmallClassifier,
+    hottest_first,
+    judged,
+    measured,
+    picture,
+    probability,
+    random_heat,
+    weights,
+)
 
 DELETION, INSERTION = chosen_metrics(["deletion", "insertion"])
 
@@ -31,10 +43,10 @@ def test_they_are_rises_loops(name: str, steps: int) -> None:
         scores.append(probability(current, of))
         for y, x in order[i * step : (i + 1) * step]:
             current[:, y, x] = end[:, y, x]
-    measured = chosen_metrics([name])[0].measure(judged(heat, images, of, steps=steps))
-    assert measured.curves[name] == pytest.approx(scores, abs=1e-5)
+    found = measured(name, heat, images, of, steps=steps)
+    assert found.curves[name] == pytest.approx(scores, abs=1e-5)
     expected = (sum(scores) - scores[0] / 2 - scores[-1] / 2) / n
-    assert measured.values[name] == pytest.approx(expected, abs=1e-5)
+    assert found.values[name] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_published_protocol_has_225_scores() -> None:
@@ -51,19 +63,6 @@ def test_the_kernel_is_rises() -> None:
     point = np.zeros((11, 11))
     point[5, 5] = 1
     np.testing.assert_allclose(blur_kernel().numpy(), gaussian_filter(point, 5), atol=1e-7)
-
-
-class SmallClassifier(nn.Module):
-    """One convolution, average pooling, one linear layer: CAM is defined on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.features, self.fc = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU()), nn.Linear(8, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.features(images).mean(dim=(2, 3)))
 
 
 def test_it_is_torch_cams_number_on_a_classifier() -> None:

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.faithfulness import chosen_metrics
 from cliploc.faithfulness.infidelity import squares
 from cliploc.faithfulness.sensitivity_n import SHARES, SUBSETS, subsets
-from tests.faithfulness.models import judged, picture, probability, random_heat, scorer, weights
+from tests.faithfulness.models import measured, picture, probability, random_heat, scorer, weights
 
 SIDE = (28, 28)
 
@@ -26,8 +25,7 @@ def test_infidelity_is_the_formula() -> None:
         changes.append(whole - probability(torch.where(hidden, 0.0, images[0]), of))
     scale = sum(h * c for h, c in zip(heats, changes, strict=True)) / sum(h * h for h in heats)
     expected = sum((scale * h - c) ** 2 for h, c in zip(heats, changes, strict=True)) / len(heats)
-    measured = chosen_metrics(["infidelity"])[0].measure(judged(heat, images, of))
-    assert measured.values["infidelity"] == pytest.approx(expected, rel=1e-3)
+    assert measured("infidelity", heat, images, of).values["infidelity"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_infidelity_is_captums() -> None:
@@ -45,8 +43,7 @@ def test_infidelity_is_captums() -> None:
         lambda x: logits(len(x), lambda first, last: x[first:last], 0).probability,
         perturb, images, heat.expand(1, 3, -1, -1) / 3, n_perturb_samples=len(hidden), normalize=True,
     )  # fmt: skip
-    ours = chosen_metrics(["infidelity"])[0].measure(judged(heat, images, of)).values["infidelity"]
-    assert ours == pytest.approx(float(theirs), rel=1e-3)
+    assert measured("infidelity", heat, images, of).values["infidelity"] == pytest.approx(float(theirs), rel=1e-3)
 
 
 def test_sensitivity_n_is_the_correlation_over_draws() -> None:
@@ -62,20 +59,21 @@ def test_sensitivity_n_is_the_correlation_over_draws() -> None:
             heats.append(float(heat[gone].sum()))
             changes.append(whole - probability(torch.where(gone, 0.0, images[0]), of))
         found.append(np.corrcoef(heats, changes)[0, 1])
-    measured = chosen_metrics(["sensitivity_n"])[0].measure(judged(heat, images, of))
-    assert measured.curves["sensitivity_n"] == pytest.approx(found, abs=1e-3)
-    assert measured.values["sensitivity_n"] == pytest.approx(np.mean(found), abs=1e-3)
+    ours = measured("sensitivity_n", heat, images, of)
+    assert ours.curves["sensitivity_n"] == pytest.approx(found, abs=1e-3)
+    assert ours.values["sensitivity_n"] == pytest.approx(np.mean(found), abs=1e-3)
 
 
 def test_a_linear_models_own_map_is_the_best() -> None:
     """With weights so small that the probability is linear, the map of shares predicts every change."""
     images, of = picture(SIDE), weights(2, SIDE) / 300
     share = (images[0] * (of[0] - of[1])).sum(dim=0)
-    infidelity, sensitivity = chosen_metrics(["infidelity", "sensitivity_n"])
     maps = [share, *(random_heat(SIDE, seed) for seed in range(5))]
-    errors = [float(infidelity.measure(judged(one, images, of)).values["infidelity"] or 0) for one in maps]
-    correlations = [float(sensitivity.measure(judged(one, images, of)).values["sensitivity_n"] or 0) for one in maps]
+    errors, correlations = (
+        [float(measured(name, heat, images, of).values[name] or 0) for heat in maps]
+        for name in ("infidelity", "sensitivity_n")
+    )
     assert errors[0] < 0.05 * min(errors[1:])
     assert correlations[0] > 0.99 > max(correlations[1:])
-    inverse = sensitivity.measure(judged(-share, images, of)).values["sensitivity_n"]
+    inverse = measured("sensitivity_n", -share, images, of).values["sensitivity_n"]
     assert inverse == pytest.approx(-correlations[0])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cliploc.faithfulness import OtherMaps, chosen_metrics
-from tests.faithfulness.models import HW, hottest_first, judged, picture, probability, random_heat, weights
+from tests.faithfulness.models import HW, hottest_first, judged, measured, picture, probability, random_heat, weights
 
 
 @pytest.mark.parametrize("label", [None, 1, 2])
@@ -24,9 +24,9 @@ def test_accuracy_without_the_hottest_or_coldest_tenths(name: str, label: int | 
         right.append(
             float(max(range(3), key=lambda one: probability(seen, of, one)) == (first if label is None else label))
         )
-    measured = chosen_metrics([name])[0].measure(judged(heat, images, of, label=label))
-    assert measured.curves[name] == right
-    assert measured.values[name] == pytest.approx((sum(right) - right[0] / 2 - right[-1] / 2) / 8)
+    found = measured(name, heat, images, of, label=label)
+    assert found.curves[name] == right
+    assert found.values[name] == pytest.approx((sum(right) - right[0] / 2 - right[-1] / 2) / 8)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -34,11 +34,9 @@ def test_drop_and_increase_of_the_masked_picture(seed: int) -> None:
     images, of, heat = picture(seed=seed), weights(), random_heat(seed=seed)
     before = probability(images[0], of)
     after = probability(images[0] * heat, of)
-    drop, increase = chosen_metrics(["average_drop", "increase"])
-    assert drop.measure(judged(heat, images, of)).values["average_drop"] == pytest.approx(
-        max(0.0, before - after) / before, abs=1e-5
-    )
-    assert increase.measure(judged(heat, images, of)).values["increase"] == float(after > before)
+    drop = measured("average_drop", heat, images, of).values["average_drop"]
+    assert drop == pytest.approx(max(0.0, before - after) / before, abs=1e-5)
+    assert measured("increase", heat, images, of).values["increase"] == float(after > before)
 
 
 def test_a_name_without_any_probability_has_nothing_to_lose() -> None:
@@ -64,7 +62,7 @@ def test_adcc_is_the_harmonic_mean() -> None:
         raise AssertionError
 
     others = OtherMaps(of_picture, unused, unused)
-    values = chosen_metrics(["adcc"])[0].measure(judged(heat, images, of, others=others)).values
+    values = measured("adcc", heat, images, of, others=others).values
     assert torch.equal(asked[0], images * heat)
     a = [float(one) - float(heat.mean()) for one in heat.flatten()]
     b = [float(one) - float(again.mean()) for one in again.flatten()]

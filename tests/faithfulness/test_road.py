@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc.faithfulness import chosen_metrics, imputed
+from cliploc.faithfulness import chosen_metrics
+from cliploc.faithfulness._infra.fill import imputed
 from tests.faithfulness.models import HW, hottest_first, judged, picture, probability, random_heat, weights
 
 

@@ -9,14 +9,8 @@ from scipy.stats import spearmanr
 
 from cliploc.config import FaithfulnessOptions
 from cliploc.errors import InputError, UsageError
-from cliploc.faithfulness import (
-    Faithfulness,
-    chosen_metrics,
-    faithfulness_metrics,
-    removal_order,
-    spearman,
-    with_random_weights,
-)
+from cliploc.faithfulness import Faithfulness, chosen_metrics, faithfulness_metrics, spearman, with_random_weights
+from cliploc.faithfulness._infra.order import removal_order
 from cliploc.localizer import Localizer
 from tests.tiny import tower
 

@@ -27,8 +27,8 @@ from safetensors.torch import save as save_tensors
 from cliploc import rle
 from cliploc._documents import DocumentError, parse_json
 from cliploc._schemas import AnnotatedRow, BenchmarkManifest, Decisions
+from cliploc.backbones._checkpoints import read_checkpoint
 from cliploc.backbones._transformers_folder import folder_tokenizer, read_layout
-from cliploc.backbones._weights import read_checkpoint
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed, read_labels

@@ -8,7 +8,7 @@ from torch import Tensor
 from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.refine import refinements
-from cliploc.refine._walk import box_mask, sinkhorn, transition, walk
+from cliploc.refine.caa import box_mask, sinkhorn, transition, walk
 from tests.saliency.peers import GRID, Scene, tiny_scene
 
 H, W = GRID

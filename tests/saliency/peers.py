@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -14,11 +16,10 @@ from torch.nn import functional as F
 
 from cliploc.backbones import create
 from cliploc.method import Context
-from cliploc.saliency import methods
 from cliploc.tower import Needs
-from tests.tiny import planted_image, tower
+from tests.saliency.vits import GRID, TEXTS, scenes
+from tests.tiny import raw_maps, tower
 
-GRID = (5, 6)
 CNNS = ("gap_cnn", "attention_pool_cnn")
 
 
@@ -58,7 +59,7 @@ class Scene:
 
     def ours(self, name: str, **options: Any) -> Tensor:
         """Raw maps `[B, P, h, w]`."""
-        return methods.get(name).function(self.context(methods.get(name).needs(**options)), **options)
+        return raw_maps(name, self.backbone, self.images, self.text, **options)
 
     def context(self, needs: Needs = Needs(features=(-1,)), **kwargs: Any) -> Context:  # noqa: B008
         text = self.text[None].expand(len(self.images), -1, -1)
@@ -82,6 +83,12 @@ class Scene:
             gradients.append(torch.autograd.grad(score, leaf)[0])
         return features, torch.stack(gradients)
 
+    def expected(self, rule: Any, stage: int = -1) -> Tensor:
+        """`rule(A [C, h, w], ∂s_t/∂A [C, h, w]) → [h, w]` of every picture and prompt: `[B, P, h, w]`, float64."""
+        features, gradients = (tensor.double() for tensor in self.features_and_gradients(stage))
+        rows = [torch.stack([rule(features[b], of_prompt[b]) for of_prompt in gradients]) for b in range(len(features))]
+        return torch.stack(rows)
+
     def layers(self, stages: tuple[int, ...]) -> list[nn.Module]:
         """The peers' target layers."""
         return [self.backbone.stages[stage] for stage in stages]
@@ -101,22 +108,15 @@ class Scene:
         with peer(self.model, self.layers(stages), **kwargs) as extractor:
             for prompt in range(len(self.text)):
                 scores = self.model(self.images.clone().requires_grad_(True))
-                maps.append(extractor.fuse_cams(extractor(prompt, scores)).detach())
+                cams = extractor(prompt, scores)
+                maps.append((extractor.fuse_cams(cams) if len(cams) > 1 else cams[0]).detach())
         return torch.stack(maps, dim=1)
 
 
 def tiny_scene(kind: str, seed: int = 0, scale: float | None = None) -> Scene:
     """Two noisy pictures with colours in them, two planted prompts and one at random."""
     backbone = tower(kind, GRID, seed)
-    generator = torch.Generator().manual_seed(11)
-    images = torch.cat(
-        [
-            planted_image("red", GRID, (1, 2)) + planted_image("green", GRID, (3, 0)),
-            planted_image("blue", GRID, (0, 3)) + planted_image("red", GRID, (4, 1)),
-        ]
-    )
-    images = images + 0.3 * torch.randn(images.shape, generator=generator)
-    return Scene(backbone, images, backbone.encode_text(["red", "green", "a zebra"]), scale)
+    return Scene(backbone, scenes(), backbone.encode_text(TEXTS), scale)
 
 
 def mini_scene(side: int = 224, scale: float | None = None) -> Scene:
@@ -131,6 +131,18 @@ def min_max(maps: Tensor) -> Tensor:
     """Each map to 0–1; a flat one to zeros."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).masked_fill(high == low, 1)
+
+
+every_scene = pytest.mark.parametrize(
+    "make", [*(functools.partial(tiny_scene, kind) for kind in CNNS), mini_scene], ids=[*CNNS, "mini"]
+)
+
+
+def assert_packages_agree(scene: Scene, name: str, grad_cam_package: Any, torchcam: Any) -> None:
+    """Our map is that of `pytorch_grad_cam` over the input, and that of `torchcam` on the grid."""
+    maps = scene.ours(name)
+    assert_same_maps(over_input(maps, scene.images), scene.grad_cam_package(grad_cam_package), tolerance=1e-4)
+    assert_same_maps(min_max(maps.relu()), scene.torchcam(torchcam), tolerance=1e-4)
 
 
 def over_input(maps: Tensor, images: Tensor) -> Tensor:

@@ -17,12 +17,10 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_timm import TimmVit
 from cliploc.backbones.open_clip_vit import OpenClipVit
-from cliploc.method import Context
-from cliploc.saliency import methods
 from tests.backbones.seam import TEXT, perturb, pictures, tokenizer
 from tests.backbones.test_open_clip_timm import small_vit
 from tests.saliency.vits import scenes, tiny
-from tests.tiny import seeded
+from tests.tiny import raw_maps, seeded
 
 TOWERS = ("tiny", "open_clip", "siglip")
 Head = tuple[Tensor, Tensor, Tensor]  # q, k, v, each [T, d/H]
@@ -105,10 +103,7 @@ class PlainVit:
 
     def ours(self, name: str, text: Tensor | None = None, **options: Any) -> Tensor:
         """The product's raw maps `[B, P, h, w]`."""
-        method, text = methods.get(name), self.text if text is None else text
-        trace = self.backbone.trace(self.images, method.needs(**options))
-        each = text[None].expand(len(self.images), -1, -1)  # [B, P, D]
-        return method.function(Context(lambda: self.images, each, trace, self.backbone), **options)
+        return raw_maps(name, self.backbone, self.images, self.text if text is None else text, **options)
 
 
 def plain_vit(kind: str) -> PlainVit:

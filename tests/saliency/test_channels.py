@@ -268,23 +268,6 @@ def test_a_cnn_refuses_what_only_a_vit_has(kind: str, channels: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (
-            {"channels": "neurons"},
-            "expected channels to be one of features, tokens, heads, keys, queries, values, got 'neurons'",
-        ),
-        ({"block": 0}, "expected a block counted from the end, got 0: -1 is the last"),
-        ({"components": 0}, "expected 1 component or more, got 0: leave it out for the feature maps themselves"),
-    ],
-)
-def test_values_outside_their_range_are_refused_at_once(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(UsageError) as error:
-        Localizer(tower("vit", GRID), method="score_cam", method_options=options)
-    assert str(error.value) == text
-
-
 def test_a_tower_without_a_class_token_says_so(scene: Scene) -> None:
     ctx = scene.context(channel_needs("heads"))
     ctx.backbone.prefix_tokens = 0

@@ -11,7 +11,16 @@ from torch import Tensor
 import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
 from cliploc.tower import Needs
-from tests.saliency.vits import AveragingVit, QueryingVit, block_calls, oracle, ours, plain_forward, scenes, tiny
+from tests.saliency.vits import (
+    AveragingVit,
+    QueryingVit,
+    assert_equation,
+    block_calls,
+    ours,
+    plain_forward,
+    scenes,
+    tiny,
+)
 from tests.tiny import TinyVit
 from tests.tolerances import assert_rounded
 
@@ -36,10 +45,7 @@ def relevance(backbone: Any, image: Tensor, direction: Tensor, blocks: int) -> T
 @pytest.mark.parametrize("kind", [TinyVit, QueryingVit, AveragingVit])
 @pytest.mark.parametrize(("blocks", "n"), [(1, 1), (2, 2), ("all", 2)])
 def test_the_equation(kind: type[TinyVit], blocks: Any, n: int) -> None:
-    backbone = tiny(kind)
-    expected, text = oracle(backbone, lambda image, direction: relevance(backbone, image, direction, n))
-    maps = ours("chefer", backbone, scenes(), text, blocks=blocks)
-    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+    assert_equation("chefer", kind, lambda *of: relevance(*of, n), blocks=blocks)
 
 
 def test_the_last_block_alone_unless_asked() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import Localizer
-from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency import methods
 from tests.saliency.peers import min_max
@@ -98,8 +97,3 @@ def test_a_method_that_asks_nothing_redundant_costs_no_text() -> None:
     localizer = Localizer(backbone, method="maskclip", templates=["{}"], min_presence=0)
     localizer(torch.zeros(20, 24, 3, dtype=torch.uint8).numpy(), ["cat"])
     assert backbone.texts.asked == ["cat"]
-
-
-def test_no_block_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected a depth of 1 block or more, got 0: the authors use 6"):
-        plain_vit("tiny").ours("clip_surgery", depth=0)

@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
-from cliploc.localizer import Localizer
 from tests.saliency.plain_vit import PlainVit, assert_equal, plain_vit
-from tests.saliency.vits import AveragingVit, QueryingVit, tiny
 
 
 def norm_and_projection(vit: PlainVit) -> tuple[Any, Tensor]:
@@ -95,14 +92,3 @@ def test_all_terms_are_the_cosine(kind: str) -> None:
         rest = rest + ln.bias @ projection @ vit.text.T / length
         cosine = vit.backbone.encode_image(image[None])[0] @ vit.text.T
         torch.testing.assert_close(summed + rest, cosine, rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("kind", [AveragingVit, QueryingVit])
-def test_a_tower_without_a_class_tokens_embedding_is_refused(kind: type) -> None:
-    with pytest.raises(UsageError, match=r"decomposition does not work on vit, a vit tower with .* pooling: use one"):
-        Localizer(tiny(kind), method="decomposition", text_cache=False)
-
-
-def test_no_block_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"expected 1 block or more, got 0: the authors use 4"):
-        plain_vit("tiny").ours("decomposition", blocks=0)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torchcam.methods import FinerCAM, GradCAM
 
-from cliploc.errors import UsageError
-from tests.saliency.peers import CNNS, Scene, assert_same_maps, min_max, mini_scene, tiny_scene
+from tests.saliency.peers import CNNS, Scene, assert_same_maps, every_scene, min_max, tiny_scene
 from tests.saliency.vits import ours, scenes, tiny
 
 TEXTS = ("red", "green", "a zebra", "blue")
@@ -35,15 +34,11 @@ def test_the_equation(kind: str, gamma: float, references: int) -> None:
             torch.testing.assert_close(maps[b, p], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+@every_scene
 def test_torchcam_agrees(make: Any) -> None:
     scene = make()
-    with FinerCAM(scene.model, scene.layers((-1,)), base_method=GradCAM) as extractor:
-        theirs = []
-        for prompt in range(len(scene.text)):
-            scores = scene.model(scene.images.clone().requires_grad_(True))
-            theirs.append(extractor(prompt, scores)[0].detach())
-    assert_same_maps(min_max(scene.ours("finer_cam").relu()), torch.stack(theirs, dim=1), tolerance=1e-4)
+    theirs = scene.torchcam(FinerCAM, base_method=GradCAM)
+    assert_same_maps(min_max(scene.ours("finer_cam").relu()), theirs, tolerance=1e-4)
 
 
 def test_on_a_vit_it_is_the_difference_of_grad_cams_maps() -> None:
@@ -62,17 +57,3 @@ def test_a_name_alone_is_told_from_the_empty_name() -> None:
     torch.testing.assert_close(alone.ours("finer_cam")[:, 0], pair.ours("finer_cam")[:, 0])
     difference: Tensor = alone.ours("finer_cam") - alone.ours("grad_cam")
     assert difference.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"gamma": -1.0}, r"expected a gamma of 0 or more, got -1.0: the paper uses 0.6"),
-        ({"references": 0}, r"expected 1 reference or more, got 0: the paper uses 3"),
-        ({"block": 0}, r"expected a block counted from the end, got 0: -1 is the last"),
-    ],
-    ids=str,
-)
-def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        tiny_scene("gap_cnn").ours("finer_cam", **options)

@@ -15,7 +15,16 @@ from torchcam.methods import GradCAM as TorchcamGradCAM
 import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
 from cliploc.tower import Needs
-from tests.saliency.peers import CNNS, GRID, WrappedClip, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.saliency.peers import (
+    CNNS,
+    GRID,
+    WrappedClip,
+    assert_packages_agree,
+    assert_same_maps,
+    every_scene,
+    over_input,
+    tiny_scene,
+)
 from tests.saliency.plain_vit import assert_equal, attend, plain_vit
 from tests.saliency.vits import ours, twelve_blocks
 from tests.tiny import context, planted_image, tower
@@ -23,16 +32,13 @@ from tests.tiny import context, planted_image, tower
 
 @pytest.mark.parametrize("kind", CNNS)
 def test_the_equation(kind: str) -> None:
+    def by_hand(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+        alphas = [sum(slopes.flatten().tolist()) / (GRID[0] * GRID[1]) for slopes in gradients]
+        return sum(alpha * channel for alpha, channel in zip(alphas, features, strict=True))
+
     scene = tiny_scene(kind)
-    features, gradients = scene.features_and_gradients()
-    maps = scene.ours("grad_cam")
-    for b in range(len(features)):
-        for p in range(len(scene.text)):
-            expected = torch.zeros(GRID)
-            for c in range(features.shape[1]):
-                alpha = sum(gradients[p, b, c].flatten().tolist()) / (GRID[0] * GRID[1])
-                expected += alpha * features[b, c]
-            torch.testing.assert_close(maps[b, p], expected, rtol=1e-4, atol=1e-7)
+    maps = scene.ours("grad_cam").double()
+    torch.testing.assert_close(maps, scene.expected(by_hand), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("at", [-1, -2])
@@ -96,12 +102,9 @@ def test_any_block_of_a_deeper_vit_gives_the_plain_gradients(kind: str) -> None:
         assert_equal(vit.ours("finer_cam", block=at), wanted - 0.6 * others)
 
 
-@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+@every_scene
 def test_the_packages_agree(make: Any) -> None:
-    scene = make()
-    maps = scene.ours("grad_cam")
-    assert_same_maps(over_input(maps, scene.images), scene.grad_cam_package(GradCAM), tolerance=1e-4)
-    assert_same_maps(min_max(maps.relu()), scene.torchcam(TorchcamGradCAM), tolerance=1e-4)
+    assert_packages_agree(make(), "grad_cam", GradCAM, TorchcamGradCAM)
 
 
 def test_pytorch_grad_cam_agrees_on_a_vit() -> None:

@@ -9,7 +9,6 @@ import torch
 from pytorch_grad_cam import GradCAMPlusPlus
 from torchcam.methods import GradCAMpp
 
-from cliploc.errors import UsageError
 from cliploc.saliency import methods
 from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 
@@ -20,19 +19,17 @@ def test_the_equation(kind: str, temperature: float | None) -> None:
     """Eq. 19 as it stands, in float64, with ∂S of the logit."""
     scene = tiny_scene(kind)
     scale = scene.backbone.logit_scale if temperature is None else 1 / temperature
-    features, gradients = (tensor.double() for tensor in scene.features_and_gradients())
-    maps = scene.ours("grad_cam_pp", temperature=temperature)
-    for b in range(len(features)):
-        for p in range(len(scene.text)):
-            expected = torch.zeros(GRID, dtype=torch.float64)
-            for c, activation in enumerate(features[b]):
-                total, weight = float(activation.sum()), 0.0
-                for slope in (scale * gradients[p, b, c]).flatten().tolist():
-                    if slope > 0:
-                        alpha = slope**2 / (2 * slope**2 + total * slope**3)
-                        weight += alpha * slope
-                expected += weight * activation
-            torch.testing.assert_close(maps[b, p].double(), expected, rtol=1e-4, atol=1e-6)
+
+    def by_hand(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+        expected = torch.zeros(GRID, dtype=torch.float64)
+        for activation, slopes in zip(features, gradients, strict=True):
+            total = float(activation.sum())
+            rising = [slope for slope in (scale * slopes).flatten().tolist() if slope > 0]
+            expected += sum(s * s**2 / (2 * s**2 + total * s**3) for s in rising) * activation
+        return expected
+
+    maps = scene.ours("grad_cam_pp", temperature=temperature).double()
+    torch.testing.assert_close(maps, scene.expected(by_hand), rtol=1e-4, atol=1e-6)
 
 
 def test_the_temperature_is_part_of_the_method() -> None:
@@ -52,11 +49,6 @@ def test_negative_sums_of_activations_stay_finite() -> None:
     maps = methods.get("grad_cam_pp").function(ctx)
     assert maps.isfinite().all()
     assert maps.abs().max() < 1e3
-
-
-def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"expected a temperature above 0, got 0\.0: leave it out"):
-        tiny_scene("gap_cnn").ours("grad_cam_pp", temperature=0.0)
 
 
 @pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind, scale=1e4) for kind in CNNS), None])

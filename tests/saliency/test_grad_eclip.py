@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
-from cliploc.localizer import Localizer
 from tests.saliency.plain_vit import PlainVit, assert_equal, plain_vit
-from tests.saliency.vits import AveragingVit, QueryingVit, tiny
 
 
 def embedding(vit: PlainVit, x: Tensor, gathered: Tensor) -> Tensor:
@@ -59,9 +56,3 @@ def test_the_equation(kind: str, published: bool) -> None:
     assert_equal(maps, oracle(vit, published))
     if not published:
         assert torch.equal(maps, vit.ours("grad_eclip"))
-
-
-@pytest.mark.parametrize("kind", [AveragingVit, QueryingVit])
-def test_a_tower_without_a_class_tokens_embedding_is_refused(kind: type) -> None:
-    with pytest.raises(UsageError, match=r"grad_eclip does not work on vit, a vit tower with .* pooling: use one of"):
-        Localizer(tiny(kind), method="grad_eclip", text_cache=False)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
 from cliploc.saliency import methods
 from cliploc.saliency._infra.masked import masked_embeddings
 from tests.saliency.peers import CNNS, tiny_scene
@@ -94,8 +93,3 @@ def test_prompts_do_not_use_each_others_channels() -> None:
     for p in range(len(scene.text)):
         alone = type(scene)(scene.backbone, scene.images, scene.text[p : p + 1]).ours("gscore_cam", top_k=2)
         torch.testing.assert_close(together[:, p], alone[:, 0], rtol=1e-4, atol=1e-6)
-
-
-def test_no_channel_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected top_k of 1 channel or more, got 0: the paper uses 300"):
-        tiny_scene("gap_cnn").ours("gscore_cam", top_k=0)

@@ -11,22 +11,14 @@ from pytorch_grad_cam import LayerCAM
 from torch.nn import functional as F
 from torchcam.methods import LayerCAM as TorchcamLayerCAM
 
-from cliploc.errors import UsageError
 from cliploc.saliency import methods
 from cliploc.tower import Needs
-from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.saliency.peers import CNNS, GRID, assert_packages_agree, assert_same_maps, every_scene, min_max, tiny_scene
 
 
 def by_hand(scene: Any, stage: int) -> torch.Tensor:
     """Σ_c ReLU(∂s_t/∂A_c) ⊙ A_c, location by location: `[B, P, h, w]`."""
-    features, gradients = scene.features_and_gradients(stage)
-    b, c, h, w = features.shape
-    maps = torch.zeros(b, len(scene.text), h, w)
-    for image in range(b):
-        for p in range(len(scene.text)):
-            for channel in range(c):
-                maps[image, p] += gradients[p, image, channel].clamp(min=0) * features[image, channel]
-    return maps
+    return scene.expected(lambda a, g: sum(s.clamp(min=0) * c for s, c in zip(g, a, strict=True)), stage).float()
 
 
 @pytest.mark.parametrize("stage", [-1, -2, -3])
@@ -61,18 +53,9 @@ def test_needs_follow_the_stages() -> None:
     assert methods.get("layer_cam").needs(stages=(-1, -3)) == Needs(features=(-1, -3))
 
 
-@pytest.mark.parametrize("stages", [(), (0,), (-1, 2)])
-def test_stages_that_are_none_are_refused(stages: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match=r"expected stages counted from the end for layer_cam, got \(.*-1 is the last"):
-        methods.get("layer_cam").needs(stages=stages)
-
-
-@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+@every_scene
 def test_the_packages_agree_on_one_stage(make: Any) -> None:
-    scene = make()
-    maps = scene.ours("layer_cam")
-    assert_same_maps(over_input(maps, scene.images), scene.grad_cam_package(LayerCAM), tolerance=1e-4)
-    assert_same_maps(min_max(maps.relu()), scene.torchcam(TorchcamLayerCAM), tolerance=1e-4)
+    assert_packages_agree(make(), "layer_cam", LayerCAM, TorchcamLayerCAM)
 
 
 @pytest.mark.parametrize("stages", [(-1, -2, -3), (-3, -1)], ids=str)

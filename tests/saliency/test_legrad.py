@@ -20,11 +20,10 @@ from tests.saliency.peers import assert_same_maps, min_max
 from tests.saliency.vits import (
     AveragingVit,
     QueryingVit,
+    assert_equation,
     block_calls,
-    oracle,
     ours,
     plain_forward,
-    scenes,
     tiny,
     twelve_blocks,
 )
@@ -51,10 +50,7 @@ def sensitivity(backbone: Any, image: Tensor, direction: Tensor, blocks: int) ->
 @pytest.mark.parametrize("kind", [TinyVit, QueryingVit, AveragingVit])
 @pytest.mark.parametrize(("blocks", "n"), [(1, 1), (2, 2), ("all", 2)])
 def test_the_equation(kind: type[TinyVit], blocks: Any, n: int) -> None:
-    backbone = tiny(kind)
-    expected, text = oracle(backbone, lambda image, direction: sensitivity(backbone, image, direction, n))
-    maps = ours("legrad", backbone, scenes(), text, blocks=blocks)
-    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+    assert_equation("legrad", kind, lambda *of: sensitivity(*of, n), blocks=blocks)
 
 
 def over_input(maps: Tensor, side: int) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from tests.saliency.plain_vit import PlainVit, plain_vit
 
 
@@ -56,16 +55,3 @@ def test_the_equation(kind: str, options: dict[str, Any]) -> None:
     else:
         torch.testing.assert_close(ours, expected, rtol=5e-3, atol=5e-3 * float(expected.max()))
         assert (ours[:, 0] - ours[:, 1]).abs().max() > 0.02 * ours.max()
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"beta": 0.0}, r"expected a beta above 0, got 0.0: the authors use 0.1"),
-        ({"steps": 0}, r"expected 1 step or more, got 0: the authors use 10"),
-    ],
-    ids=str,
-)
-def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        plain_vit("tiny").ours("m2ib", **options)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
 from tests.saliency.plain_vit import TOWERS, assert_equal, plain_vit
 
 
@@ -36,9 +35,3 @@ def test_patches_gather_by_keys_and_nearness(kind: str, sigma: float) -> None:
     assert_equal(vit.ours("naclip", sigma=sigma), expected)
     if sigma == 5.0:
         assert_equal(vit.ours("naclip"), expected)
-
-
-@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])
-def test_a_sigma_that_is_none_is_refused(sigma: float) -> None:
-    with pytest.raises(UsageError, match=r"expected a sigma above 0 patches, got .*: the paper uses 5"):
-        plain_vit("tiny").ours("naclip", sigma=sigma)

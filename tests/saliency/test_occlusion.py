@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.saliency.peers import GRID, tiny_scene
@@ -71,9 +70,3 @@ def test_embeddings_serve_every_prompt_and_are_made_once() -> None:
     assert done == [(18, 18), (18, 0)]  # 3×3 windows, each alone and left out, of two pictures
     assert torch.equal(methods.get("occlusion").function(ctx, side=0.5), first)
     assert len(done) == 2
-
-
-@pytest.mark.parametrize("side", [0.0, 1.5, math.nan])
-def test_a_side_that_is_none_is_refused(side: float) -> None:
-    with pytest.raises(UsageError, match=rf"expected a side from 0.05 to 1 of the input's, got {side}"):
-        tiny_scene("gap_cnn").ours("occlusion", side=side)

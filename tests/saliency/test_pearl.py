@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
 from tests.saliency.plain_vit import TOWERS, assert_equal, plain_vit
 
 
@@ -47,8 +46,3 @@ def test_patches_gather_by_keys_turned_onto_queries(kind: str, key_weight: float
     assert_equal(vit.ours("pearl", key_weight=key_weight), expected)
     if key_weight == 0.08:
         assert_equal(vit.ours("pearl"), expected)
-
-
-def test_a_negative_weight_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"expected a key_weight of 0 or more, got -0.1: the authors' code uses 0.08"):
-        plain_vit("tiny").ours("pearl", key_weight=-0.1)

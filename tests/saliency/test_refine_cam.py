@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional as F
 from torchcam.methods import GradCAM, LayerCAM, RefineCAM
 
-from cliploc.errors import UsageError
 from cliploc.tower import Needs
-from tests.saliency.peers import CNNS, assert_same_maps, min_max, mini_scene, tiny_scene
+from tests.saliency.peers import CNNS, assert_same_maps, every_scene, min_max, tiny_scene
 
 BASES = {"grad_cam": GradCAM, "layer_cam": LayerCAM}
 
@@ -36,27 +35,9 @@ def test_the_equation(kind: str, base: str) -> None:
     torch.testing.assert_close(scene.ours("refine_cam", stages=(-1, -3), base=base), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+@every_scene
 @pytest.mark.parametrize("base", list(BASES))
 def test_torchcam_agrees(make: Any, base: str) -> None:
     scene = make()
-    with RefineCAM(scene.model, scene.layers((-1, -2)), base_method=BASES[base]) as extractor:
-        theirs = []
-        for prompt in range(len(scene.text)):
-            scores = scene.model(scene.images.clone().requires_grad_(True))
-            theirs.append(extractor(prompt, scores)[0].detach())
-    assert_same_maps(min_max(scene.ours("refine_cam", base=base)), torch.stack(theirs, dim=1), tolerance=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"stages": (-1,)}, r"expected two stages or more, counted from the end, got \(-1,\): -1 is the last"),
-        ({"stages": (0, -1)}, r"expected two stages or more, counted from the end, got \(0, -1\)"),
-        ({"base": "cam"}, r"expected base to be one of grad_cam, grad_cam_pp, layer_cam, got 'cam'"),
-    ],
-    ids=str,
-)
-def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        tiny_scene("gap_cnn").ours("refine_cam", **options)
+    theirs = scene.torchcam(RefineCAM, (-1, -2), base_method=BASES[base])
+    assert_same_maps(min_max(scene.ours("refine_cam", base=base)), theirs, tolerance=1e-4)

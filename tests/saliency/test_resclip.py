@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
 from tests.saliency.plain_vit import TOWERS, assert_equal, plain_vit
 from tests.saliency.test_naclip import prior
 
@@ -38,17 +35,3 @@ def test_the_equation(kind: str, residual: float, gain: float) -> None:
 def test_without_a_residual_it_is_naclip() -> None:
     vit = plain_vit("tiny")
     torch.testing.assert_close(vit.ours("resclip", residual=0.0, sigma=2.0, gain=1.0), vit.ours("naclip", sigma=2.0))
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"residual": 1.1}, r"expected a residual from 0 to 1, got 1.1: 0 is NACLIP"),
-        ({"gain": 0.0}, r"expected a gain and a sigma above 0, got 0.0 and 5.0"),
-        ({"sigma": 0.0}, r"expected a gain and a sigma above 0, got .* and 0.0"),
-    ],
-    ids=str,
-)
-def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        plain_vit("tiny").ours("resclip", **options)

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
-from cliploc.saliency import methods
 from tests.saliency.vits import GRID, AveragingVit, QueryingVit, ours, plain_forward, scenes, tiny
 from tests.tiny import TinyVit
 
@@ -42,18 +40,3 @@ def test_it_begins_at_whatever_makes_the_embedding(kind: type[TinyVit]) -> None:
         pool = plain_forward(backbone, image)[2]
         weights = torch.full((len(rows),), 1 / len(rows)) if pool is None else pool[0].mean(dim=0)[0].detach()
         torch.testing.assert_close(maps[b, 0], (weights @ rows).view(GRID))
-
-
-@pytest.mark.parametrize("blocks", [0, -1, "most", 1.5])
-def test_a_number_of_blocks_that_means_nothing_is_refused(blocks: Any) -> None:
-    backbone = tiny()
-    with pytest.raises(UsageError, match=r"a number of last blocks, 1 or more, or all, got"):
-        ours("rollout", backbone, scenes(), backbone.encode_text(["red"]), blocks=blocks)
-
-
-def test_more_blocks_than_there_are_are_refused() -> None:
-    backbone = tiny()
-    with pytest.raises(UsageError, match="expected blocks of at most 10,000, got 1000000000000"):
-        methods.get("rollout").needs(blocks=10**12)  # without a list of them in memory
-    with pytest.raises(UsageError, match=r"a block of vit from -2 to -1 .* got -3"):
-        ours("rollout", backbone, scenes(), backbone.encode_text(["red"]), blocks=3)

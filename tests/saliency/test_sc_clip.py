@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from tests.saliency.plain_vit import TOWERS, PlainVit, assert_equal, attend, plain_vit
 
 
@@ -97,9 +96,3 @@ def test_repairing_patches_changes_the_map() -> None:
     vit = plain_vit("open_clip")
     with_, without = vit.ours("sc_clip", outliers=0.2), vit.ours("sc_clip", outliers=0.0)
     assert (with_ - without).abs().max() > 0.1 * (without.max() - without.min())
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(UsageError, match=rf"expected a share of outliers from 0 to below 1, got {share}"):
-        plain_vit("tiny").ours("sc_clip", outliers=share)

@@ -72,7 +72,7 @@ def centred(model: open_clip.CLIP) -> open_clip.CLIP:
 @functools.cache
 def clip_resnet(name: str, seed: int = 0) -> OpenClipResNet:
     """The adapter of such a model; built once, so not to be changed."""
-    return OpenClipResNet(clip_model(name, seed), tokenizer, name, copy_text=False)
+    return OpenClipResNet(clip_model(name, seed), tokenizer, name, copied=False)
 
 
 @functools.cache

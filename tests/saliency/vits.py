@@ -18,6 +18,7 @@ from cliploc.method import Context
 from cliploc.saliency import methods
 from tests.backbones.seam import SENTENCES, TEXT, perturb, tokenizer
 from tests.tiny import TinyVit, planted_image, seeded, tower
+from tests.tiny import raw_maps as ours
 
 GRID = (5, 6)
 TEXTS = ("red", "green", "a zebra")
@@ -64,13 +65,6 @@ def scenes() -> Tensor:
     return torch.cat([first, second]) + 0.3 * noise
 
 
-def ours(name: str, backbone: Any, images: Tensor, text: Tensor, **options: Any) -> Tensor:
-    """The product's raw maps `[B, P, h, w]` for text `[P, D]`."""
-    method = methods.get(name)
-    trace = backbone.trace(images, method.needs(**options))
-    return method.function(Context(lambda: images, text[None].expand(len(images), -1, -1), trace, backbone), **options)
-
-
 def plain_forward(backbone: Any, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor | None, Tensor]:
     """A tiny tower's own modules, one image, with a graph: tokens and attention after each block, pool, embedding."""
     x = backbone.embed(image[None]).requires_grad_(True)
@@ -88,6 +82,14 @@ def oracle(backbone: Any, one_map: Any) -> tuple[Tensor, Tensor]:
     text = backbone.encode_text(TEXTS)  # [P, D]
     maps = [torch.stack([one_map(image, direction).view(GRID) for direction in text]) for image in scenes()]
     return torch.stack(maps), text
+
+
+def assert_equation(name: str, kind: type[TinyVit], one_map: Any, **options: Any) -> None:
+    """A method's maps on a tiny tower are those of `one_map(backbone, image, direction) → [N]`."""
+    backbone = tiny(kind)
+    expected, text = oracle(backbone, lambda image, direction: one_map(backbone, image, direction).detach())
+    maps = ours(name, backbone, scenes(), text, **options)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
 
 
 def block_calls(backbone: Any, method: str, **options: Any) -> int:

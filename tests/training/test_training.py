@@ -27,7 +27,7 @@ from cliploc.heads import load_head
 from cliploc.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.training.pictures import CROP, hold_out, view
+from cliploc.training.training_set import CROP, hold_out, view
 from tests.commands import CAT, begun, cliploc_
 from tests.jobs.samples import wsol_folder
 from tests.tiny import COLOURS, SIDE, tower

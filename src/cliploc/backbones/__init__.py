@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING
 from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
-    from cliploc.backbones._catalogue import ModelEntry, Structure, create, models, refuse_unknown, structure_of
+    from cliploc.backbones._catalogue import (
+        GuideEntry,
+        ModelEntry,
+        Structure,
+        create,
+        guides,
+        models,
+        refuse_unknown,
+        refuse_unknown_guide,
+        structure_of,
+    )
+    from cliploc.backbones._dual_encoder import DualEncoder
     from cliploc.backbones._engines import with_engine
-    from cliploc.backbones._guide_names import GuideEntry, guides, refuse_unknown_guide
     from cliploc.backbones._guides import create_guide
-    from cliploc.backbones._precision import precision_name, resolve_precision
-    from cliploc.backbones._tower import DualEncoder
+    from cliploc.backbones._layers import precision_name, resolve_precision
 
 __all__ = [
     "DualEncoder",
@@ -35,17 +44,12 @@ __getattr__ = on_first_use(
     __name__,
     {
         "cliploc.backbones._catalogue": [
-            "ModelEntry",
-            "Structure",
-            "create",
-            "models",
-            "refuse_unknown",
-            "structure_of",
+            *("GuideEntry", "ModelEntry", "Structure", "create", "guides", "models"),
+            *("refuse_unknown", "refuse_unknown_guide", "structure_of"),
         ],
+        "cliploc.backbones._dual_encoder": ["DualEncoder"],
         "cliploc.backbones._engines": ["with_engine"],
-        "cliploc.backbones._guide_names": ["GuideEntry", "guides", "refuse_unknown_guide"],
         "cliploc.backbones._guides": ["create_guide"],
-        "cliploc.backbones._precision": ["precision_name", "resolve_precision"],
-        "cliploc.backbones._tower": ["DualEncoder"],
+        "cliploc.backbones._layers": ["precision_name", "resolve_precision"],
     },
 )

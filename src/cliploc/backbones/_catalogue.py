@@ -1,8 +1,9 @@
-"""The catalogue of models; each module of this package registers its models here."""
+"""The catalogues of models and guides, known without importing torch; modules of this package register models here."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc._files import user_path
-from cliploc.errors import UsageError
+from cliploc.errors import UnknownNameError, UsageError
 from cliploc.registry import Registry
 
 if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
@@ -46,12 +47,7 @@ class ModelEntry:
 def describe_preprocessing(
     policy: ResizePolicy, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
 ) -> str:
-    """Describes in words how pictures are preprocessed.
-
-    Example:
-        >>> describe_preprocessing("squash", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.5))
-        'squash, bilinear, mean 0.5, std 0.25 0.25 0.5'
-    """
+    """Describes in words how pictures are preprocessed."""
     return f"{policy}, {interpolation}, mean {_numbers(mean)}, std {_numbers(std)}"
 
 
@@ -100,8 +96,7 @@ structures: Registry[Callable[[str], Structure]] = Registry(
 def structure_of(model: str) -> ModelEntry | Structure | None:
     """The structure of a model's image tower, from the catalogue or its configuration; no weights are read.
 
-    Returns:
-        The structure; None for a plugin's model source, whose models must be built to know it.
+    None for a plugin's model source, whose models must be built to know it.
 
     Example:
         >>> structure_of("RN50").pooling
@@ -135,11 +130,7 @@ def create(
 
 
 def refuse_other_weights(model: str, pretrained: str | None) -> None:
-    """Refuses `--pretrained` for a model that comes with its weights.
-
-    Example:
-        >>> refuse_other_weights("mini", None)
-    """
+    """Refuses `--pretrained` for a model that comes with its weights."""
     if pretrained in (None, "bundled"):
         return
     source, colon, _ = str(pretrained).partition(":")
@@ -166,3 +157,69 @@ def refuse_unknown(model: str) -> None:
 def plain_name(model: str) -> str:
     """The name with hyphens for slashes, as OpenAI writes ViT-B/32 and open_clip ViT-B-32."""
     return model.replace("/", "-")
+
+
+# ------------------------------------------------------------------------------------------------------------- guides
+@dataclass(frozen=True)
+class GuideEntry:
+    """A guide with a short name: a line below `cliploc models`."""
+
+    name: str  # as typed after `--guide`
+    timm: str  # timm's name of the tower and its weights
+    stride: int  # pixels along a cell of its grid
+    parameters: float  # in millions
+    licence: str  # of the weights
+
+
+guides: Registry[GuideEntry] = Registry("guide")
+for _entry in (
+    GuideEntry("dino-s16", "vit_small_patch16_224.dino", 16, 21.7, "Apache-2.0"),
+    GuideEntry("dino-s8", "vit_small_patch8_224.dino", 8, 21.7, "Apache-2.0"),
+    GuideEntry("dino-b16", "vit_base_patch16_224.dino", 16, 85.8, "Apache-2.0"),
+    GuideEntry("dino-b8", "vit_base_patch8_224.dino", 8, 85.8, "Apache-2.0"),
+    GuideEntry("dinov2-s", "vit_small_patch14_dinov2.lvd142m", 14, 22.1, "Apache-2.0"),
+    GuideEntry("dinov2-b", "vit_base_patch14_dinov2.lvd142m", 14, 86.6, "Apache-2.0"),
+    GuideEntry("dinov2-l", "vit_large_patch14_dinov2.lvd142m", 14, 304.4, "Apache-2.0"),
+    GuideEntry("dinov3-s", "vit_small_patch16_dinov3.lvd1689m", 16, 21.6, "DINOv3 License"),
+    GuideEntry("dinov3-b", "vit_base_patch16_dinov3.lvd1689m", 16, 85.6, "DINOv3 License"),
+    GuideEntry("dinov3-l", "vit_large_patch16_dinov3.lvd1689m", 16, 303.1, "DINOv3 License"),
+):
+    guides.register(_entry.name, _entry)
+
+
+def refuse_unknown_guide(spec: str) -> None:
+    """Refuses an unknown guide, as `create_guide` does, without importing torch."""
+    name = spec.partition("@")[0]
+    if name not in guides.names() and not in_catalogue(name) and not _may_be_of_timm(name):
+        raise unknown_guide(name)
+
+
+def unknown_guide(name: str) -> UnknownNameError:
+    """The error for a name that is no guide; it does not list the hundreds of towers of open_clip and timm."""
+    return UnknownNameError("guide", name, [*guides.names(), "mini", "mini-vit"])
+
+
+def in_catalogue(name: str) -> bool:
+    """Whether a guide is a model of `cliploc models`."""
+    try:
+        models.refuse_unknown(plain_name(name))
+    except UnknownNameError:
+        return False
+    return True
+
+
+def _may_be_of_timm(name: str) -> bool:
+    """Whether timm has such a tower, as far as that is known without importing it.
+
+    If timm is imported already, it is asked, as towers may have been added to it. Otherwise its files are searched:
+    each of its towers is a function there, and the old name of a tower is a text in quotes.
+    """
+    if "timm" in sys.modules:
+        import timm
+
+        return timm.is_model(name)
+    spec = importlib.util.find_spec("timm")
+    folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "models"
+    architecture = re.escape(name.partition(".")[0])  # the name of weights comes after the dot
+    wanted = re.compile(rf"""^def {architecture}\(|["']{architecture}["']""", re.MULTILINE)
+    return any(wanted.search(file.read_text(encoding="utf-8")) for file in folder.glob("*.py"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._tower import DualEncoder
+from cliploc.backbones._dual_encoder import DualEncoder
 from cliploc.errors import UsageError
 from cliploc.tower import DenseReading, Needs, TowerKind, Trace
 
@@ -18,15 +18,7 @@ StageRunner: TypeAlias = Callable[[Sequence[nn.Module], Tensor, Sequence[int]], 
 
 
 def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-    """Runs stages one after another.
-
-    Args:
-        x: `[B, 3, H, W]` for the first one.
-        wanted: indices, from the start and ascending, of the stages whose outputs are returned.
-
-    Returns:
-        These outputs, each `[B, C, h, w]`.
-    """
+    """The outputs `[B, C, h, w]` of the wanted stages, from the start and ascending, for `x` `[B, 3, H, W]`."""
     outputs = []
     for index, stage in enumerate(stages[: wanted[-1] + 1]):
         x = stage(x)
@@ -40,17 +32,11 @@ class ConvolutionalBackbone(DualEncoder):
 
     A subclass defines how the last features become an embedding (`pool`) and how each location is read in the joint
     space (`read_locations`).
-
-    Args:
-        stages: modules run one after another; features can be traced after each of them.
-
-    Attributes:
-        runner: what runs the stages where no gradient is needed.
     """
 
     kind: TowerKind = "cnn"
     channels_last = True  # halves the time of mini's forward pass on a CPU
-    runner: StageRunner
+    runner: StageRunner  # runs the stages where no gradient is needed
 
     def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
@@ -171,8 +157,7 @@ class AttentionPool(nn.Module):
         attention = (towards @ x.transpose(1, 2)).softmax(dim=-1)  # [B, H, 1+N]
         gathered = attention @ x  # [B, H, C]
         values = torch.einsum("bhc,hec->bhe", gathered, self.v_proj.weight.view(self.heads, size, c))  # [B, H, C/H]
-        pooled: Tensor = self.c_proj(values.flatten(1) + self.v_proj.bias)  # [B, D]
-        return pooled
+        return self.c_proj(values.flatten(1) + self.v_proj.bias)  # [B, D]
 
     def read_locations(self, features: Tensor) -> Tensor:
         """The value path, `[B, C, h, w]` → `[B, D, h, w]`: the embedding as if all attention were on one location.

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from cliploc.backbones._weights import SUFFIXES, read_checkpoint
+from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, read_checkpoint
 from cliploc.errors import MissingWeightsError, ModelError
 
 Family = Literal["dinov3", "dinov2"]
@@ -35,7 +35,7 @@ PARTS = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class DinoTxtLayout:
     """Sizes of the three parts."""
 
     family: Family  # which DINO the image tower is
@@ -59,18 +59,9 @@ class Layout:
         return 2 * self.width
 
 
-@dataclass(frozen=True)
-class Weights:
-    """All tensors of a model, by dino.txt's names with the prefixes of the whole model."""
-
-    path: Path  # the file or folder
-    sha256: str  # of all files that were read
-    tensors: dict[str, Tensor]  # name → tensor
-
-
 # --------------------------------------------------------------------------------------------------------------- read
-def read_weights(path: Path) -> Weights:
-    """Reads a file of the whole model, or a folder with the files of its parts."""
+def read_weights(path: Path) -> Checkpoint:
+    """Reads a file of the whole model, or a folder with its parts; tensors get the names of the whole model."""
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
@@ -85,7 +76,7 @@ def read_weights(path: Path) -> Weights:
             if name in tensors:
                 raise ModelError(f"{file} holds {name}, as another file of {path} does: leave one of them there")
             tensors[name] = tensor
-    return Weights(path, digest.hexdigest(), tensors)
+    return Checkpoint(path, digest.hexdigest(), tensors)
 
 
 def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -106,7 +97,7 @@ def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     return placed
 
 
-def read_layout(weights: Weights) -> Layout:
+def read_layout(weights: Checkpoint) -> DinoTxtLayout:
     """The sizes of the three parts, read from the shapes of the tensors."""
     tensors, path = weights.tensors, weights.path
     parts = {IMAGE: "image tower", HEAD: "head of the image tower", TEXT: "text tower"}
@@ -120,15 +111,16 @@ def read_layout(weights: Weights) -> Layout:
     def shape(name: str, axes: int = 2) -> tuple[int, ...]:
         if name not in tensors:
             raise ModelError(f"{path} lacks {name}, which dino.txt has: check the file")
-        if (found := tuple(tensors[name].shape)) and len(found) == axes and min(found) > 0:
-            return found
-        raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(found)}: check the file")
+        sizes = tuple(tensors[name].shape)
+        if sizes and len(sizes) == axes and min(sizes) > 0:
+            return sizes
+        raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(sizes)}: check the file")
 
     def blocks(prefix: str) -> int:
-        found = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", name))}
-        if not found:
+        numbers = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", name))}
+        if not numbers:
             raise ModelError(f"{path} lacks {prefix}blocks, which dino.txt has: check the file")
-        return len(found)
+        return len(numbers)
 
     width, colours, patch, _ = shape(f"{IMAGE}patch_embed.proj.weight", 4)
     family: Family = "dinov3" if f"{IMAGE}storage_tokens" in tensors else "dinov2"
@@ -136,7 +128,7 @@ def read_layout(weights: Weights) -> Layout:
     places = shape(f"{IMAGE}pos_embed", 3)[1] - 1 if family == "dinov2" else 14 * 14
     text = f"{TEXT}backbone."
     vocabulary, text_width = shape(f"{text}token_embedding.weight")
-    layout = Layout(
+    layout = DinoTxtLayout(
         family=family,
         patch=patch,
         grid=round(places**0.5),
@@ -167,7 +159,7 @@ def read_layout(weights: Weights) -> Layout:
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
-def renamed(weights: Weights, layout: Layout) -> dict[str, Tensor]:
+def renamed(weights: Checkpoint, layout: DinoTxtLayout) -> dict[str, Tensor]:
     """The tensors under the names of our modules: timm's in the image tower and in its head."""
     tensors = dict(weights.tensors)
     if layout.family == "dinov2" and layout.registers:  # timm adds positions to patches only
@@ -185,7 +177,7 @@ def renamed(weights: Weights, layout: Layout) -> dict[str, Tensor]:
     return named
 
 
-def _image(name: str, tensor: Tensor, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+def _image(name: str, tensor: Tensor, layout: DinoTxtLayout) -> Iterator[tuple[str, Tensor]]:
     if name.endswith(MASKED) or ".rope_embed." in name:
         return
     name = name.replace(".storage_tokens", ".reg_token").replace(".register_tokens", ".reg_token")
@@ -204,8 +196,3 @@ def _gated(name: str) -> str:
     for theirs, ours in (("w1", "fc1_g"), ("w2", "fc1_x"), ("w3", "fc2")):
         name = name.replace(f".mlp.{theirs}.", f".mlp.{ours}.")
     return name
-
-
-def periods(tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """DINOv3's rotary periods as its file has them, rounded to bfloat16; timm computes them in float32."""
-    return tensors.get(f"{IMAGE}rope_embed.periods")

@@ -89,7 +89,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int
     return nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, groups=groups)
 
 
-class _Block(nn.Sequential):
+class _InvertedResidual(nn.Sequential):
     """An inverted residual block (Sandler 2018): expand, depthwise, project; with a skip if the shapes agree."""
 
     def __init__(self, inputs: int, stage: _Stage, stride: int, dilation: int) -> None:
@@ -114,8 +114,7 @@ class _Block(nn.Sequential):
 class EfficientNetLite0(nn.Module):
     """The tower, with batch norms folded into the convolutions; it is run stage by stage, see `stages`.
 
-    Args:
-        output_stride: 32; or 16, without the last stride of two and with dilated convolutions after it.
+    With an output stride of 16 instead of 32 it lacks the last stride of two, and later convolutions are dilated.
     """
 
     def __init__(self, output_stride: int = 32) -> None:
@@ -127,10 +126,10 @@ class EfficientNetLite0(nn.Module):
             for number in range(row.repeats):
                 stride = row.stride if number == 0 else 1
                 if reached * stride > output_stride:
-                    blocks.append(_Block(inputs, row, 1, dilation))
+                    blocks.append(_InvertedResidual(inputs, row, 1, dilation))
                     dilation *= stride  # for the convolutions after this one, whose inputs keep their spacing
                 else:
-                    blocks.append(_Block(inputs, row, stride, dilation))
+                    blocks.append(_InvertedResidual(inputs, row, stride, dilation))
                     reached *= stride
                 inputs = row.channels
             stages.append(nn.Sequential(*blocks))

@@ -11,19 +11,13 @@ from torch.nn import functional as F
 
 from cliploc._checksums import tensors_digest
 from cliploc._files import user_path
-from cliploc.backbones._catalogue import create
-from cliploc.backbones._guide_names import guides, in_catalogue, refuse_unknown_guide, unknown_guide
+from cliploc.backbones._catalogue import create, guides, in_catalogue, refuse_unknown_guide, unknown_guide
 from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.tower import Backbone, Guide, Needs
 
 
 class BackboneGuide:
-    """The middle stage of one of our models as a guide.
-
-    Example:
-        >>> tuple(BackboneGuide(create("mini")).features(torch.zeros(1, 3, 64, 96)).shape)
-        (1, 80, 4, 6)
-    """
+    """The middle stage of one of our models as a guide."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.name, self._backbone = backbone.name, backbone
@@ -65,8 +59,7 @@ class TimmGuide:
             raise UsageError(
                 f"the guide {self.name} takes pictures of its own size only, got {height}×{width}: choose another guide"
             ) from error
-        features: Tensor = maps[-1].float()
-        return features
+        return maps[-1].float()
 
 
 def _sized(pixels: Tensor, stride: int) -> Tensor:
@@ -100,7 +93,8 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
 def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGuide:
     import timm
 
-    from cliploc.backbones._weights import read_checkpoint, timm_file
+    from cliploc.backbones._checkpoints import read_checkpoint
+    from cliploc.backbones._weights import timm_file
 
     if not timm.is_model(timm_name):
         raise unknown_guide(name)

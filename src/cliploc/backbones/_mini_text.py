@@ -58,6 +58,7 @@ PREPOSITIONS = _set(
     "of on in at with without by near under over behind beside inside against from for like and or "
     "riding holding wearing sitting standing lying eating playing running walking"
 )
+STOP_WORDS = FUNCTION_WORDS | PREPOSITIONS
 # Names that ImageNet or OpenAI's list has for a class, of which WordNet's senses say nothing, or another thing first.
 ALIASES = {
     "baby pacifier": "nipple",
@@ -85,27 +86,29 @@ class Reading(NamedTuple):
     letters: bool  # whether the text has any word of a–z or 0–9
 
 
+class Segment(NamedTuple):
+    """Words that the lexicon has as one phrase, or a word that it does not have."""
+
+    phrase: str
+    row: int | None  # in the lexicon
+    outside: bool  # whether WordNet has the word but it resembles no class
+
+
 class MiniTextTower(nn.Module):
-    """Class-anchor text encoder: texts → float32 `[n, 1280]`, unit norm. Deterministic; each text is independent.
+    """Class-anchor text encoder: texts → float32 `[n, 1280]`, unit norm. Deterministic; each text is independent."""
 
-    Example:
-        >>> tower = MiniTextTower.load(Path("src/cliploc/backbones/mini_weights"))  # doctest: +SKIP
-        >>> tower(["a photo of a kitten."]).shape, tower.unknown_reason("happiness")  # doctest: +SKIP
-        (torch.Size([1, 1280]), "mini does not know 'happiness': …")
-    """
-
-    class_rows: Tensor
-    inner_rows: Tensor
-    members: Tensor
-    rows: Tensor
-    present: Tensor
-    token_vectors: Tensor
-    anchor_vectors: Tensor
-    anchor_node: Tensor
-    sense_nodes: Tensor
-    sense_scores: Tensor
-    word_senses: Tensor
-    word_weights: Tensor
+    class_rows: Tensor  # [1000, 1280]
+    inner_rows: Tensor  # [N − 1000, 1280]
+    members: Tensor  # [N, 1000], 1 where a class is below a node
+    rows: Tensor  # [N, 1280]
+    present: Tensor  # [N]
+    token_vectors: Tensor  # [1 + V, 128], the first for unknown pieces
+    anchor_vectors: Tensor  # [A, 128]
+    anchor_node: Tensor  # [A]
+    sense_nodes: Tensor  # [S, K]
+    sense_scores: Tensor  # [S, K]
+    word_senses: Tensor  # [W, s], −1 where a word has fewer senses
+    word_weights: Tensor  # [W, s]
 
     def __init__(
         self,
@@ -125,18 +128,17 @@ class MiniTextTower(nn.Module):
         self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
 
-        classes = tensors["class_rows"].float()  # [1000, 1280]
+        classes, counts = tensors["class_rows"].float(), tensors["node_sizes"].long()
         self.register_buffer("class_rows", classes)
-        counts = tensors["node_sizes"].long()
-        members = torch.zeros(len(counts), len(classes), dtype=torch.float32)  # [N, 1000]
+        members = torch.zeros(len(counts), len(classes), dtype=torch.float32)
         members[torch.arange(len(counts)).repeat_interleave(counts), tensors["node_classes"].long()] = 1
         self.register_buffer("members", members)
-        learnt = tensors["inner_rows"].float() * tensors["inner_scale"].float()[:, None]  # [N − 1000, 1280]
+        learnt = tensors["inner_rows"].float() * tensors["inner_scale"].float()[:, None]
         self.register_buffer("inner_rows", F.normalize(learnt, dim=1))
         vectors = F.pad(tensors["token_vectors"].float() * tensors["token_scale"].float()[:, None], (0, 0, 1, 0))
-        self.register_buffer("token_vectors", vectors)  # [1 + V, 128], the first for unknown pieces
-        self.register_buffer("anchor_vectors", F.normalize(tensors["anchor_vectors"].float(), dim=1))  # [A, 128]
-        self.register_buffer("anchor_node", tensors["anchor_node"].long())  # [A]
+        self.register_buffer("token_vectors", vectors)
+        self.register_buffer("anchor_vectors", F.normalize(tensors["anchor_vectors"].float(), dim=1))
+        self.register_buffer("anchor_node", tensors["anchor_node"].long())
         for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
             self.register_buffer(name, tensors[name])
         self._set_rows(members, self.inner_rows)
@@ -167,19 +169,19 @@ class MiniTextTower(nn.Module):
 
     def _set_rows(self, members: Tensor, inner: Tensor) -> None:
         own = self.class_rows * members[: len(self.class_rows)].sum(dim=1, keepdim=True)  # [1000, 1280], 0 if left out
-        self.register_buffer("rows", F.normalize(torch.cat([own, inner]), dim=1), persistent=False)  # [N, 1280]
-        self.register_buffer("present", members.sum(dim=1) > 0, persistent=False)  # [N]
+        self.register_buffer("rows", F.normalize(torch.cat([own, inner]), dim=1), persistent=False)
+        self.register_buffer("present", members.sum(dim=1) > 0, persistent=False)
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embeds `n` texts: `[n, 1280]` float32, unit norm. Texts with the same `Reading` are computed once."""
-        done: dict[Reading, Tensor] = {}
-        for reading in (readings := [self._read(text) for text in texts]):
-            if reading not in done:
-                done[reading] = self.embed_reading(reading)
-        if not readings:
+        if not texts:
             return self.rows.new_zeros(0, self.rows.shape[1])
-        return torch.stack([done[reading] for reading in readings])
+        readings = list(map(self._read, texts))
+        embeddings: dict[Reading, Tensor] = {}
+        for reading in dict.fromkeys(readings):
+            embeddings[reading] = self.embed_reading(reading)
+        return torch.stack([embeddings[reading] for reading in readings])
 
     @torch.no_grad()
     def unknown_reason(self, text: str, model: str = "mini") -> str | None:
@@ -196,15 +198,13 @@ class MiniTextTower(nn.Module):
 
     def embed_reading(self, reading: Reading) -> Tensor:
         """The embedding of one text's reading: `[1280]`, unit norm."""
-        mixture = self.rows.new_zeros(len(self.rows))  # [N]
         if reading.known:
             *before, (head, _) = reading.known
-            whole = self._mixture_of(head)
-            narrower = [kind for word, _ in before if (kind := self._kind_of(whole, word)) is not None]
+            mixture = self._mixture_of(head)  # [N]
+            narrower = [kind for word, _ in before if (kind := self._kind_of(mixture, word)) is not None]
             if narrower:
                 mixture = torch.stack(narrower).sum(dim=0)
             else:
-                mixture += whole
                 for word, weight in before:
                     mixture += weight * self._mixture_of(word)
         else:
@@ -226,11 +226,7 @@ class MiniTextTower(nn.Module):
     def _kind_of(self, head: Tensor, word: int) -> Tensor | None:
         """What a word before the head means, if that is a kind of the head: "crane bird" is the crane that is a bird.
 
-        Args:
-            head: the head's mixture `[N]`.
-
-        Returns:
-            The part of the word's mixture `[N]` below the head's first node, its sum 1; None if that part is small.
+        The part of the word's mixture `[N]` below the first node of the head's, its sum 1; None if that part is small.
         """
         below = self.members[int(head.argmax())]  # [1000]
         if below.sum() < 2:
@@ -249,53 +245,51 @@ class MiniTextTower(nn.Module):
         return cosines.new_full((len(self.rows),), -1.0).scatter_reduce(0, self.anchor_node, cosines, "amax")
 
     def _read(self, text: str) -> Reading:
-        words = normalise(text).split()[:MAX_WORDS]
-        for i, (word, following) in enumerate(itertools.pairwise(words[:8])):  # "a bad photo of …"
-            if word in PICTURE_WORDS and following == "of" and len(words) > i + 2:
-                words = words[i + 2 :]
-                break
-        if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4:
-            words = words[:-4]
+        words = _without_picture_words(normalise(text).split()[:MAX_WORDS])
         segments = self._segments(words)
-        content = [s for s in segments if s[0] not in FUNCTION_WORDS | PREPOSITIONS] or segments
-        content = [s for s in content if s[0] not in MODIFIERS] or content
-        first = next((i for i, s in enumerate(segments) if s[1] is not None and s in content), len(segments))
-        end = next((i for i, s in enumerate(segments[first:], first) if s[0] in PREPOSITIONS), len(segments))
-        rows = [s[1] for s in segments[first:end] if s[1] is not None and s in content]
+        content = [s for s in segments if s.phrase not in STOP_WORDS] or segments
+        content = [s for s in content if s.phrase not in MODIFIERS] or content
+        first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
+        end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
+        rows = [s.row for s in segments[first:end] if s.row is not None and s in content]
         if not rows:  # only as the whole name: beside other words, they mean what they mean to WordNet
-            forms = _singulars(" ".join(s[0] for s in content))
+            forms = _singulars(" ".join(s.phrase for s in content))
             rows = [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]
         weights = [self.modifier_weight] * (len(rows) - 1) + [1.0]
         return Reading(
             known=tuple(zip(rows, weights, strict=True)) if rows else (),
-            others=() if rows else tuple(s[0] for s in content),
-            outside=bool(content) and all(s[2] for s in content),
+            others=() if rows else tuple(s.phrase for s in content),
+            outside=bool(content) and all(s.outside for s in content),
             letters=bool(words),
         )
 
-    def _segments(self, words: list[str]) -> list[tuple[str, int | None, bool]]:
-        """Splits words into the longest phrases of the lexicon: (phrase, its row or None, outside)."""
+    def _segments(self, words: list[str]) -> list[Segment]:
+        """Splits words into the longest phrases of the lexicon."""
         segments = []
         start = 0
         while start < len(words):
             for end in range(min(len(words), start + MAX_PHRASE), start, -1):
-                row = self._find(words[start:end])
-                if row is not None or end == start + 1:
-                    word = " ".join(words[start:end])
-                    outside = row is None and any(form in self._outside for form in _singulars(word))
-                    segments.append((word, row, outside))
+                part, row = words[start:end], None
+                forms = _singulars(" ".join(part))
+                if FUNCTION_WORDS.isdisjoint(part):
+                    forms += _singulars("".join(part))  # WordNet has "wineglass" for "wine glass"; "a corn" is no acorn
+                if len(part) > 1 or part[0] not in STOP_WORDS:
+                    row = next((self._words[form] for form in forms if form in self._words), None)
+                if row is not None or len(part) == 1:
+                    outside = row is None and not self._outside.isdisjoint(forms)
+                    segments.append(Segment(" ".join(part), row, outside))
                     start = end
                     break
         return segments
 
-    def _find(self, words: list[str]) -> int | None:
-        if len(words) == 1 and words[0] in FUNCTION_WORDS | PREPOSITIONS:
-            return None
-        spellings = [" ".join(words)]
-        if FUNCTION_WORDS.isdisjoint(words):
-            spellings.append("".join(words))  # "wine glass" is "wineglass" to WordNet; but "a corn" is no acorn
-        forms = [form for spelling in spellings for form in _singulars(spelling)]
-        return next((self._words[form] for form in forms if form in self._words), None)
+
+def _without_picture_words(words: list[str]) -> list[str]:
+    """What follows "a bad photo of", and what "in a video game" follows."""
+    for i, (word, following) in enumerate(itertools.pairwise(words[:8])):
+        if word in PICTURE_WORDS and following == "of" and len(words) > i + 2:
+            words = words[i + 2 :]
+            break
+    return words[:-4] if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4 else words
 
 
 def _singulars(phrase: str) -> list[str]:

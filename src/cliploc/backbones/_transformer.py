@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._attention import attend, attention_weights
-from cliploc.backbones._tower import DualEncoder
+from cliploc.backbones._dual_encoder import DualEncoder
+from cliploc.backbones._layers import attend, attention_weights
 from cliploc.errors import UsageError
 from cliploc.tower import (
     AttentionRule,
@@ -30,6 +30,8 @@ from cliploc.tower import (
     TowerKind,
     Trace,
     block_at,
+    join_heads,
+    split_heads,
 )
 
 
@@ -80,16 +82,16 @@ class BlockAdapter(ABC):
         """What the block adds to its tokens `x`, from the heads' outputs `gathered` `[B, H, T, d/H]`: `[B, T, d]`."""
 
     @abstractmethod
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
-
     def mlp_hidden(self, x: Tensor) -> Tensor:
-        """`mlp_branch` up to its last linear step, where the block can be split there: `[B, T, m]`."""
-        return self.mlp_branch(x)
+        """`mlp_branch` up to its last linear step `[B, T, m]`; all of it, where the block cannot be split there."""
 
     def mlp_out(self, hidden: Tensor) -> Tensor:
         """The rest of `mlp_branch`, affine in each token: `[…, m]` → `[…, d]`."""
         return hidden
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
+        return self.mlp_out(self.mlp_hidden(x))
 
     def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The block's attention softmax(qkᵀ·scale)·v: `[B, H, t, d/H]` for t queries."""
@@ -109,14 +111,45 @@ class BlockAdapter(ABC):
             return BlockEnd(values, gathered, middle, self.mlp_hidden(middle), self.mlp_out)
 
 
+class PreNormBlock(nn.Module, BlockAdapter):
+    """A pre-norm transformer block (Dosovitskiy 2021) that is its own adapter: tokens `[B, T, d]` → `[B, T, d]`.
+
+    Its tensors have timm's names; importing timm would take longer than one picture.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        inner = int(width * mlp_ratio)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(x, self.gather(*self.project(self.attention_input(x), None)))
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        return self.norm1(x)
+
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        q, k, v = (split_heads(part, self.heads) for part in self.attn["qkv"](normed).chunk(3, dim=-1))
+        return q, k, v
+
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
+        return self.attn["proj"](join_heads(gathered))
+
+    def mlp_hidden(self, x: Tensor) -> Tensor:
+        return F.gelu(self.mlp["fc1"](self.norm2(x)))
+
+    def mlp_out(self, hidden: Tensor) -> Tensor:
+        return self.mlp["fc2"](hidden)
+
+
 class VisionTransformerBackbone(DualEncoder):
     """A transformer image tower beside a text tower; fulfils `cliploc.tower.TransformerBackbone`.
 
     A subclass defines how pixels become tokens (`embed`), how tokens become one embedding (`pool`), and how a single
     token is read in the joint space (`last_norm`, then `read_normed`). It also adapts the blocks.
-
-    Args:
-        prefix_tokens: how many tokens come before the patches: 1 with a class token, 0 without.
     """
 
     kind: TowerKind = "vit"

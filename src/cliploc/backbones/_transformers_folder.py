@@ -8,11 +8,12 @@ a table gives our name of each tensor. Chinese-CLIP's text tower is a BERT, buil
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,59 +57,35 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
 }
 # transformers' defaults of what a configuration leaves out; configurations on the hub leave out much.
+# fmt: off
 CLIP_VISION = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
 }
 SIGLIP_VISION = {**CLIP_VISION, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 CLIP_TEXT = {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-    "pad_token_id": 1,
+    "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+    "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+    "vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407, "pad_token_id": 1,
 }
 SIGLIP_TEXT = {
     **CLIP_TEXT,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-    "vocab_size": 32000,
-    "max_position_embeddings": 64,
+    "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+    "vocab_size": 32000, "max_position_embeddings": 64,
 }
 BERT_TEXT = {
     **SIGLIP_TEXT,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "pad_token_id": 0,
+    "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+    "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, "pad_token_id": 0,
 }
-DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "clip": (CLIP_VISION, CLIP_TEXT),
-    "siglip": (SIGLIP_VISION, SIGLIP_TEXT),
-    "siglip2": ({**SIGLIP_VISION, "num_patches": 256}, SIGLIP_TEXT),
-    "chinese_clip": (CLIP_VISION, BERT_TEXT),
-}
-SCHEMAS: dict[str, tuple[Any, Any]] = {
-    "clip": (VisionTower, ClipTextTower),
-    "siglip": (VisionTower, SiglipTextTower),
-    "siglip2": (NaflexTower, SiglipTextTower),
-    "chinese_clip": (VisionTower, BertTextTower),
+# fmt: on
+# Type of a model → defaults and schema of its image tower, and of its text tower.
+TOWERS: dict[str, tuple[tuple[dict[str, Any], Any], tuple[dict[str, Any], Any]]] = {
+    "clip": ((CLIP_VISION, VisionTower), (CLIP_TEXT, ClipTextTower)),
+    "siglip": ((SIGLIP_VISION, VisionTower), (SIGLIP_TEXT, SiglipTextTower)),
+    "siglip2": (({**SIGLIP_VISION, "num_patches": 256}, NaflexTower), (SIGLIP_TEXT, SiglipTextTower)),
+    "chinese_clip": ((CLIP_VISION, VisionTower), (BERT_TEXT, BertTextTower)),
 }
 CLASSES = "CLIPModel, SiglipModel, Siglip2Model or ChineseCLIPModel"
 
@@ -117,7 +94,7 @@ Source = tuple[str, tuple[str, ...], Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class TransformersLayout:
     """What a folder's configuration says."""
 
     folder: Path  # the folder
@@ -173,27 +150,27 @@ def shards(index: Path) -> list[str]:
     return names
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path) -> TransformersLayout:
     """What the configuration in a folder describes."""
     config = _json(folder / CONFIG)
     kind = str(config.get("model_type"))
-    if kind not in DEFAULTS:
+    if kind not in TOWERS:
         raise ModelError(
             f"{folder} has a transformers model of the type {kind!r}, which is not supported: expected {CLASSES}"
         )
     _check_values(config, TransformersConfig, folder / CONFIG)
     vision, text = (
         {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
-        for part, default in zip(("vision", "text"), DEFAULTS[kind], strict=True)
+        for part, (default, _) in zip(("vision", "text"), TOWERS[kind], strict=True)
     )
-    layout = Layout(folder, kind, vision, text, config.get("projection_dim", 512), {})
-    for part, settings, schema in zip(("image", "text"), (vision, text), SCHEMAS[kind], strict=True):
+    layout = TransformersLayout(folder, kind, vision, text, config.get("projection_dim", 512), {})
+    for part, settings, (_, schema) in zip(("image", "text"), (vision, text), TOWERS[kind], strict=True):
         _check_values(settings, schema, f"{folder / CONFIG}: the {part} tower")
         _check(layout, part, settings)
-    return Layout(folder, kind, vision, text, layout.projection, _preprocessing(layout))
+    return replace(layout, preprocessing=_preprocessing(layout))
 
 
-def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
+def _check(layout: TransformersLayout, part: str, settings: Mapping[str, Any]) -> None:
     where = f"{layout.folder / CONFIG}: the {part} tower"
     act = settings["hidden_act"]
     acts = ("gelu",) if layout.kind == "chinese_clip" and part == "text" else tuple(ACTIVATIONS)
@@ -211,7 +188,7 @@ def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _preprocessing(layout: Layout) -> dict[str, Any]:
+def _preprocessing(layout: TransformersLayout) -> dict[str, Any]:
     """open_clip's description of what `preprocessor_config.json` says; OpenAI's or SigLIP's where there is none."""
     said = _json(layout.folder / "preprocessor_config.json", ImageProcessor)
     said = said or _json(layout.folder / "processor_config.json", Processor).get("image_processor") or {}
@@ -274,8 +251,7 @@ class TransformersModel(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids `[n, T]` → `[n, D]`, not normalised."""
-        embeddings: Tensor = self.text(tokens)
-        return embeddings
+        return self.text(tokens)
 
 
 class _TimmTower(nn.Module):
@@ -287,8 +263,7 @@ class _TimmTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, 3, H, W]` → `[B, D]`."""
-        embeddings: Tensor = self.trunk(images)
-        return embeddings
+        return self.trunk(images)
 
 
 class BertText(nn.Module):
@@ -312,16 +287,15 @@ class BertText(nn.Module):
         """Token ids `[n, T]` → `[n, D]`."""
         x = self.words(tokens) + self.positions.weight[: tokens.shape[1]] + self.types.weight[0]  # [n, T, d]
         x = self.encoder(self.norm(x), src_key_padding_mask=tokens == self.pad)
-        projected: Tensor = self.projection(x[:, 0])
-        return projected
+        return self.projection(x[:, 0])
 
 
-def build_model(layout: Layout) -> TransformersModel:
+def build_model(layout: TransformersLayout) -> TransformersModel:
     """The model that a configuration describes, its weights random."""
     return TransformersModel(_image_tower(layout), _text_tower(layout), layout.preprocessing)
 
 
-def _image_tower(layout: Layout) -> nn.Module:
+def _image_tower(layout: TransformersLayout) -> nn.Module:
     vision = layout.vision
     norm = partial(nn.LayerNorm, eps=vision["layer_norm_eps"])
     ratio = (vision["intermediate_size"] + 0.5) / vision["hidden_size"]  # both libraries round the product down
@@ -341,7 +315,7 @@ def _image_tower(layout: Layout) -> nn.Module:
             act_layer=act,
         )
         return _TimmTower(trunk, layout.side)
-    tower: nn.Module = OpenClipVisionTransformer(
+    return OpenClipVisionTransformer(
         image_size=layout.side,
         patch_size=vision["patch_size"],
         width=vision["hidden_size"],
@@ -352,16 +326,15 @@ def _image_tower(layout: Layout) -> nn.Module:
         act_layer=act,
         norm_layer=norm,
     )
-    return tower
 
 
-def _text_tower(layout: Layout) -> nn.Module:
+def _text_tower(layout: TransformersLayout) -> nn.Module:
     text, siglip = layout.text, layout.kind.startswith("siglip")
     if layout.kind == "chinese_clip":
         return BertText(text, layout.projection)
     # Before 2023 configurations said 2 for the end of a text, and transformers then takes the highest id, as OpenAI.
     highest = layout.kind == "clip" and text["eos_token_id"] == 2
-    tower: nn.Module = TextTransformer(
+    return TextTransformer(
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
         width=text["hidden_size"],
@@ -376,10 +349,32 @@ def _text_tower(layout: Layout) -> nn.Module:
         act_layer=ACTIVATIONS[text["hidden_act"]],
         norm_layer=partial(nn.LayerNorm, eps=text["layer_norm_eps"]),
     )
-    return tower
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
+CLIP_IMAGE = {
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # so spelt
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+}
+TEXT_ENDS = {
+    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+    "text_model.final_layer_norm.weight": "text.ln_final.weight",
+    "text_model.final_layer_norm.bias": "text.ln_final.bias",
+}
+BERT_ENDS = {
+    "text_model.embeddings.word_embeddings.weight": "text.words.weight",
+    "text_model.embeddings.position_embeddings.weight": "text.positions.weight",
+    "text_model.embeddings.token_type_embeddings.weight": "text.types.weight",
+    "text_model.embeddings.LayerNorm.weight": "text.norm.weight",
+    "text_model.embeddings.LayerNorm.bias": "text.norm.bias",
+    "text_projection.weight": "text.projection.weight",
+}
 CLIP_BLOCK = {
     "layer_norm1": "ln_1",
     "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.in_proj",
@@ -388,14 +383,7 @@ CLIP_BLOCK = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-TIMM_BLOCK = {
-    "layer_norm1": "norm1",
-    "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.qkv",
-    "self_attn.out_proj": "attn.proj",
-    "layer_norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
+TIMM_BLOCK = dict(zip(CLIP_BLOCK, ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"), strict=True))
 BERT_BLOCK = {
     "attention.self.query attention.self.key attention.self.value": "self_attn.in_proj",
     "attention.output.dense": "self_attn.out_proj",
@@ -408,7 +396,7 @@ JOINED_BY_UNDERSCORE = ("attn.in_proj", "self_attn.in_proj")  # torch's attentio
 UNUSED = ("position_ids", "text_model.pooler.dense.weight", "text_model.pooler.dense.bias", "logit_bias")
 
 
-def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """The tensors under the names of `build_model`."""
     _refuse_other_depth(layout, tensors, where)
     renamed: dict[str, Tensor] = {}
@@ -433,58 +421,42 @@ def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[s
     return renamed
 
 
-def _refuse_other_depth(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> None:
+def _refuse_other_depth(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> None:
     """First of all: a wrong number of layers may be huge."""
     for part, settings in (("vision", layout.vision), ("text", layout.text)):
         layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
-        found = len({match[1] for name in tensors if (match := layer.match(name))})
-        if found != settings["num_hidden_layers"]:
+        layers = len({match[1] for name in tensors if (match := layer.match(name))})
+        if layers != settings["num_hidden_layers"]:
             raise ModelError(
-                f"{where} has {found} layers of {part}_model, {layout.folder / CONFIG} describes "
+                f"{where} has {layers} layers of {part}_model, {layout.folder / CONFIG} describes "
                 f"{settings['num_hidden_layers']}: take both of one model"
             )
 
 
-def _sources(layout: Layout) -> Iterator[Source]:
+def _sources(layout: TransformersLayout) -> Iterator[Source]:
+    depth, text_depth = layout.vision["num_hidden_layers"], layout.text["num_hidden_layers"]
     siglip, bert = layout.kind.startswith("siglip"), layout.kind == "chinese_clip"
     yield "logit_scale", ("logit_scale",), lambda scale: scale.reshape(())
-    blocks = range(layout.vision["num_hidden_layers"])
     if siglip:
         yield from _siglip_image(layout)
-        for i in blocks:
-            yield from _block(TIMM_BLOCK, f"vision_model.encoder.layers.{i}.", f"visual.trunk.blocks.{i}.")
+        yield from _blocks(TIMM_BLOCK, "vision_model.encoder.layers", "visual.trunk.blocks", depth)
     else:
-        yield from _clip_image()
-        for i in blocks:
-            yield from _block(CLIP_BLOCK, f"vision_model.encoder.layers.{i}.", f"visual.transformer.resblocks.{i}.")
-    blocks = range(layout.text["num_hidden_layers"])
+        yield from map(_renamed, CLIP_IMAGE, CLIP_IMAGE.values())
+        yield "visual.proj", ("visual_projection.weight",), _transposed
+        yield from _blocks(CLIP_BLOCK, "vision_model.encoder.layers", "visual.transformer.resblocks", depth)
     if bert:
-        yield from _bert_ends()
-        for i in blocks:
-            yield from _block(BERT_BLOCK, f"text_model.encoder.layer.{i}.", f"text.encoder.layers.{i}.")
+        yield from map(_renamed, BERT_ENDS, BERT_ENDS.values())
+        yield from _blocks(BERT_BLOCK, "text_model.encoder.layer", "text.encoder.layers", text_depth)
         return
-    yield from _renamed("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight")
-    yield from _renamed("text_model.embeddings.position_embedding.weight", "text.positional_embedding")
-    yield from _layer("text_model.final_layer_norm", "text.ln_final")
+    yield from map(_renamed, TEXT_ENDS, TEXT_ENDS.values())
     if siglip:
         yield from _layer("text_model.head", "text.text_projection")
     else:
         yield "text.text_projection", ("text_projection.weight",), _transposed
-    for i in blocks:
-        yield from _block(CLIP_BLOCK, f"text_model.encoder.layers.{i}.", f"text.transformer.resblocks.{i}.")
+    yield from _blocks(CLIP_BLOCK, "text_model.encoder.layers", "text.transformer.resblocks", text_depth)
 
 
-def _clip_image() -> Iterator[Source]:
-    embeddings = "vision_model.embeddings"
-    yield from _renamed(f"{embeddings}.class_embedding", "visual.class_embedding")
-    yield from _renamed(f"{embeddings}.patch_embedding.weight", "visual.conv1.weight")
-    yield from _renamed(f"{embeddings}.position_embedding.weight", "visual.positional_embedding")
-    yield from _layer("vision_model.pre_layrnorm", "visual.ln_pre")  # so spelt
-    yield from _layer("vision_model.post_layernorm", "visual.ln_post")
-    yield "visual.proj", ("visual_projection.weight",), _transposed
-
-
-def _siglip_image(layout: Layout) -> Iterator[Source]:
+def _siglip_image(layout: TransformersLayout) -> Iterator[Source]:
     patch, trunk, head = layout.vision["patch_size"], "visual.trunk", "vision_model.head"
 
     def as_convolution(weight: Tensor) -> Tensor:
@@ -494,41 +466,33 @@ def _siglip_image(layout: Layout) -> Iterator[Source]:
 
     embeddings = "vision_model.embeddings"
     yield f"{trunk}.patch_embed.proj.weight", (f"{embeddings}.patch_embedding.weight",), as_convolution
-    yield from _renamed(f"{embeddings}.patch_embedding.bias", f"{trunk}.patch_embed.proj.bias")
+    yield _renamed(f"{embeddings}.patch_embedding.bias", f"{trunk}.patch_embed.proj.bias")
     yield f"{trunk}.pos_embed", (f"{embeddings}.position_embedding.weight",), lambda positions: positions[None]
     yield from _layer("vision_model.post_layernorm", f"{trunk}.norm")
-    yield from _renamed(f"{head}.probe", f"{trunk}.attn_pool.latent")
+    yield _renamed(f"{head}.probe", f"{trunk}.attn_pool.latent")
     for end in ("weight", "bias"):
         both = (f"{head}.attention.in_proj_{end}",)
         yield f"{trunk}.attn_pool.q.{end}", both, lambda qkv: qkv[: len(qkv) // 3]
         yield f"{trunk}.attn_pool.kv.{end}", both, lambda qkv: qkv[len(qkv) // 3 :]
-    yield from _layer(f"{head}.attention.out_proj", f"{trunk}.attn_pool.proj")
-    yield from _layer(f"{head}.layernorm", f"{trunk}.attn_pool.norm")
-    for name in ("fc1", "fc2"):
-        yield from _layer(f"{head}.mlp.{name}", f"{trunk}.attn_pool.mlp.{name}")
+    for theirs, ours in (("attention.out_proj", "proj"), ("layernorm", "norm"), ("mlp.fc1",) * 2, ("mlp.fc2",) * 2):
+        yield from _layer(f"{head}.{theirs}", f"{trunk}.attn_pool.{ours}")
 
 
-def _bert_ends() -> Iterator[Source]:
-    for theirs, ours in (("word", "words"), ("position", "positions"), ("token_type", "types")):
-        yield from _renamed(f"text_model.embeddings.{theirs}_embeddings.weight", f"text.{ours}.weight")
-    yield from _layer("text_model.embeddings.LayerNorm", "text.norm")
-    yield from _renamed("text_projection.weight", "text.projection.weight")
-
-
-def _block(table: Mapping[str, str], theirs: str, ours: str) -> Iterator[Source]:
-    for sources, name in table.items():
+def _blocks(table: Mapping[str, str], theirs: str, ours: str, depth: int) -> Iterator[Source]:
+    for i, (parts, name) in itertools.product(range(depth), table.items()):
+        joint = "_" if name in JOINED_BY_UNDERSCORE else "."
         for end in ("weight", "bias"):
-            joint = "_" if name in JOINED_BY_UNDERSCORE else "."
-            yield f"{ours}{name}{joint}{end}", tuple(f"{theirs}{one}.{end}" for one in sources.split()), _joined
+            sources = tuple(f"{theirs}.{i}.{part}.{end}" for part in parts.split())
+            yield f"{ours}.{i}.{name}{joint}{end}", sources, _joined
 
 
 def _layer(theirs: str, ours: str) -> Iterator[Source]:
     for end in ("weight", "bias"):
-        yield from _renamed(f"{theirs}.{end}", f"{ours}.{end}")
+        yield _renamed(f"{theirs}.{end}", f"{ours}.{end}")
 
 
-def _renamed(theirs: str, ours: str) -> Iterator[Source]:
-    yield ours, (theirs,), _joined
+def _renamed(theirs: str, ours: str) -> Source:
+    return ours, (theirs,), _joined
 
 
 def _joined(*parts: Tensor) -> Tensor:
@@ -553,10 +517,10 @@ class FolderTokenizer:
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Sentences → token ids `[n, T]`."""
-        return torch.tensor([one.ids for one in self.tokenizer.encode_batch(texts)])
+        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
 
 
-def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
+def folder_tokenizer(layout: TransformersLayout) -> Callable[[list[str]], Tensor]:
     """The tokenizer in a folder."""
     folder, text = layout.folder, layout.text
     settings = _json(folder / EXTRAS[0], TokenizerConfig)
@@ -569,8 +533,7 @@ def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
             tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)
         elif layout.kind == "clip" and _json(folder / "vocab.json") == (openai := open_clip.SimpleTokenizer()).encoder:
             _refuse_other_ids(layout, openai.encoder.values())
-            own: Callable[[list[str]], Tensor] = open_clip.SimpleTokenizer(context_length=length)
-            return own
+            return open_clip.SimpleTokenizer(context_length=length)
         else:
             raise ModelError(
                 f"expected tokenizer.json in {folder}, found none: save the model's tokenizer there (transformers: "
@@ -598,7 +561,7 @@ def _pad(tokenizer: Tokenizer, named: str | dict[str, str] | None, default: int 
     return int(pad)
 
 
-def _refuse_other_ids(layout: Layout, ids: Iterable[int]) -> None:
+def _refuse_other_ids(layout: TransformersLayout, ids: Iterable[int]) -> None:
     if (largest := max(ids)) >= layout.text["vocab_size"]:
         raise ModelError(
             f"the tokenizer in {layout.folder} has a token of the number {largest}, the model {CONFIG} describes has "

@@ -9,61 +9,109 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import timm
 import torch
-from timm.layers import SwiGLU  # type: ignore[attr-defined]  # timm re-exports it without saying so
+from timm.layers import Mlp, SwiGLU  # type: ignore[attr-defined]  # timm re-exports it without saying so
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._checkpoints import Checkpoint, load_exactly
 from cliploc.backbones._dinotxt_layout import (
     HEAD_SIZE,
+    IMAGE,
+    DinoTxtLayout,
     Family,
-    Layout,
-    Weights,
-    periods,
     read_layout,
     read_weights,
     renamed,
 )
-from cliploc.backbones._dinotxt_text import DinoTxtText
-from cliploc.backbones._linear import with_fast_linears
-from cliploc.backbones._precision import resolve_precision
-from cliploc.backbones._timm_block import TimmBlock
-from cliploc.backbones._timm_tokens import first_tokens, rotation
+from cliploc.backbones._layers import resolve_precision, with_fast_linears
+from cliploc.backbones._timm_vit import TimmBlock, first_tokens, rotation
 from cliploc.backbones._transformer import VisionTransformerBackbone
-from cliploc.backbones._weights import load_exactly
 from cliploc.errors import CliplocWarning, ModelError, UsageError
-from cliploc.tower import Pooling
+from cliploc.tower import Pooling, join_heads, split_heads
 from cliploc.values import ResizePolicy
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 SIDE = 224  # pixels that the head was trained with
 TOKENS = 49408  # of CLIP's tokenizer
 # The published sizes. Those of files are read from their tensors.
-_TEXT: dict[str, Any] = {
-    "text_width": 1280,
-    "text_depth": 24,
-    "text_mlp": 5120,
-    "vocabulary": TOKENS,
-    "context": 77,
-}
-_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4}
-_HEAD: dict[str, Any] = {"head_depth": 2, "head_mlp": 2752}
-PUBLISHED: dict[Family, Layout] = {
-    "dinov3": Layout(family="dinov3", patch=16, grid=14, **_LARGE, **_HEAD, **_TEXT),
-    "dinov2": Layout(family="dinov2", patch=14, grid=37, **_LARGE, **_HEAD, **_TEXT),
+_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4, "head_depth": 2, "head_mlp": 2752}
+_TEXT: dict[str, Any] = {"text_width": 1280, "text_depth": 24, "text_mlp": 5120, "vocabulary": TOKENS, "context": 77}
+PUBLISHED: dict[Family, DinoTxtLayout] = {
+    "dinov3": DinoTxtLayout(family="dinov3", patch=16, grid=14, **_LARGE, **_TEXT),
+    "dinov2": DinoTxtLayout(family="dinov2", patch=14, grid=37, **_LARGE, **_TEXT),
 }
 
 
+# --------------------------------------------------------------------------------------------------------- text tower
+class _TextAttention(nn.Module):
+    def __init__(self, layout: DinoTxtLayout) -> None:
+        super().__init__()
+        width = layout.text_width
+        self.heads = width // HEAD_SIZE
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # [n, H, T, 64]
+        return self.proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+
+
+class _TextBlock(nn.Module):
+    def __init__(self, layout: DinoTxtLayout) -> None:
+        super().__init__()
+        width = layout.text_width
+        self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.feed_forward = _TextAttention(layout), Mlp(width, layout.text_mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        added: Tensor = self.feed_forward(self.ffn_norm(x))
+        return x + added
+
+
+class _TextBlocks(nn.Module):
+    def __init__(self, layout: DinoTxtLayout) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(layout.vocabulary, layout.text_width)
+        self.positional_embedding = nn.Parameter(torch.zeros(layout.context, layout.text_width))
+        self.blocks = nn.ModuleList(_TextBlock(layout) for _ in range(layout.text_depth))
+        self.ln_final = nn.LayerNorm(layout.text_width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]  # [n, T, d]
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_final(x)
+
+
+class DinoTxtText(nn.Module):
+    """The text tower: the token that ends the text, projected."""
+
+    def __init__(self, layout: DinoTxtLayout, tokenizer: Callable[[list[str]], Tensor]) -> None:
+        super().__init__()
+        self.backbone, self.tokenizer = _TextBlocks(layout), tokenizer
+        self.head = nn.ModuleDict({"linear_projection": nn.Linear(layout.text_width, layout.size, bias=False)})
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        tokens = self.tokenizer(list(texts)).to(self.backbone.positional_embedding.device)  # [n, T]
+        x = self.backbone(tokens)[torch.arange(len(tokens)), tokens.argmax(dim=-1)]  # [n, d]
+        return F.normalize(self.head["linear_projection"](x).float(), dim=-1)
+
+
+# -------------------------------------------------------------------------------------------------------- image tower
 class _VisionHead(nn.Module):
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             Block(
@@ -84,7 +132,7 @@ class _VisionHead(nn.Module):
 class DinoTxtModel(nn.Module):
     """The modules of dino.txt under the names of its checkpoint; those inside the image tower have timm's names."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         sizes: dict[str, Any] = {
             "embed_dim": layout.width,
@@ -111,12 +159,6 @@ class DinoTxt(VisionTransformerBackbone):
     The frozen tower only turns pixels into tokens (`embed`), as the convolutions of `mini-vit` do. The tokens that
     enter the head's first block are DINO's own features. Embeddings have two halves, the class token's and the patches'
     mean. The joint-space reading of one patch has zeros in the first half.
-
-    Example:
-        >>> from dataclasses import replace
-        >>> small = replace(PUBLISHED["dinov3"], width=64, depth=1, mlp=64, head_mlp=64, text_width=64, text_depth=1)
-        >>> DinoTxt(DinoTxtModel(small), "small").embedding_size
-        128
     """
 
     pooling: Pooling = "class token and mean"
@@ -142,8 +184,7 @@ class DinoTxt(VisionTransformerBackbone):
         x, rotated = first_tokens(self.trunk, images, self.position_rule), rotation(self.trunk, grid)
         for block in self._trunk_blocks:
             x = block.finish(x, block.gather(*block.project(block.attention_input(x), rotated)))
-        normed: Tensor = self.trunk.norm(x)
-        return normed
+        return self.trunk.norm(x)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The class token beside the mean of the patches, not normalised: `[B, prefix+N, d]` → `[B, 2d]`."""
@@ -153,8 +194,7 @@ class DinoTxt(VisionTransformerBackbone):
     @property
     def last_norm(self) -> nn.LayerNorm:
         """The head's layer norm."""
-        norm: nn.LayerNorm = self.vision_head.ln_final
-        return norm
+        return self.vision_head.ln_final
 
     def read_normed(self, normed: Tensor) -> Tensor:
         """Each token as a patch: `[B, n, d]` → `[B, n, 2d]`, the first half 0."""
@@ -197,7 +237,7 @@ def _read(family: Family, path: Path) -> DinoTxt:
     return backbone
 
 
-def with_weights(weights: Weights, layout: Layout) -> DinoTxt:
+def with_weights(weights: Checkpoint, layout: DinoTxtLayout) -> DinoTxt:
     """The model of these sizes with these weights."""
     path, name = weights.path, _name(layout.family)
     if layout.vocabulary < TOKENS:
@@ -215,7 +255,8 @@ def with_weights(weights: Weights, layout: Layout) -> DinoTxt:
     scale = tensors.get("logit_scale", model.logit_scale.detach())
     tensors["logit_scale"] = scale.reshape(())  # some files have a list of one
     load_exactly(model, tensors, path, f"the weights of {name}")
-    if (own := periods(weights.tensors)) is not None:
+    own = weights.tensors.get(f"{IMAGE}rope_embed.periods")  # rounded to bfloat16; timm computes them in float32
+    if own is not None:
         trunk: Any = model.visual_model["backbone"]
         trunk.rope.periods.copy_(own)
     return DinoTxt(model, f"{name}:{path.name}")

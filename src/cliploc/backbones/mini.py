@@ -16,8 +16,8 @@ from torch import Tensor
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
 from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._efficientnet_lite import EfficientNetLite0
+from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones._mini_text import MiniTextTower
-from cliploc.backbones._precision import resolve_precision
 from cliploc.tower import Pooling
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
@@ -60,8 +60,7 @@ class Mini(ConvolutionalBackbone):
 
     def pool(self, features: Tensor) -> Tensor:
         """The embedding, not normalised: `[B, 1280, h, w]` → `[B, 1280]`."""
-        pooled: Tensor = self.pool_layer(features)
-        return pooled
+        return self.pool_layer(features)
 
     def read_locations(self, features: Tensor) -> Tensor:
         """The reading of each location: the features `[B, 1280, h, w]` minus μ, which is exact."""

@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from cliploc.backbones import mini
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
 from cliploc.backbones._efficientnet_lite import EfficientNetLite0
-from cliploc.backbones._linear import with_fast_linears
+from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
-from cliploc.backbones._pre_norm_block import PreNormBlock
-from cliploc.backbones._precision import resolve_precision
-from cliploc.backbones._transformer import VisionTransformerBackbone, resize_positions
+from cliploc.backbones._transformer import PreNormBlock, VisionTransformerBackbone, resize_positions
 
 WEIGHTS = Path(__file__).parent / "mini_vit_weights"
 STEM_CHANNELS = 320
@@ -39,15 +37,11 @@ def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
     tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
     first, *stages, _ = EfficientNetLite0.of(tensors, output_stride=16).stages()
     stem = nn.Sequential(*first, *stages)
-    return stem.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+    return stem.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
 
 class HybridBlocks(nn.Module):
-    """The trained part: patch projection, class token, position embeddings, blocks, projection to the joint space.
-
-    Args:
-        mlp_ratio: width inside each block's MLP, as a multiple of d.
-    """
+    """The trained part: patch projection, class token, position embeddings, blocks, projection to the joint space."""
 
     def __init__(self, grid: tuple[int, int], width: int, depth: int, heads: int, mlp_ratio: float, size: int) -> None:
         super().__init__()
@@ -71,13 +65,11 @@ class HybridBlocks(nn.Module):
         tokens = self.embed(features, positions)
         for block in self.blocks:
             tokens = block(tokens)
-        last: Tensor = self.ln_post(tokens[:, 0])
-        return last
+        return self.ln_post(tokens[:, 0])
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
         """The class token's embedding `[B, D]`, not normalised; arguments as for `embed`."""
-        embedding: Tensor = self.projection(self.gathered(features, positions))
-        return embedding
+        return self.projection(self.gathered(features, positions))
 
 
 class MiniVit(VisionTransformerBackbone):
@@ -104,11 +96,7 @@ class MiniVit(VisionTransformerBackbone):
 
     @classmethod
     def bundled(cls, folder: Path = WEIGHTS, shared: Path = mini.WEIGHTS) -> MiniVit:
-        """Loads the model in the package, frozen, in eval mode, on the CPU.
-
-        Args:
-            shared: folder of `mini`'s weights, for the stem and the text tower.
-        """
+        """Loads the model in the package, frozen, in eval mode, on the CPU; `shared` has `mini`'s weights."""
         facts = json.loads((folder / "mini_vit.json").read_text())
         tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
         with torch.device("meta"):
@@ -135,8 +123,7 @@ class MiniVit(VisionTransformerBackbone):
 
     def read_normed(self, normed: Tensor) -> Tensor:
         """The projection to the joint space: `[…, d]` → `[…, 1280]`."""
-        read: Tensor = self.net.projection(normed)
-        return read
+        return self.net.projection(normed)
 
     def unknown_reason(self, word: str) -> str | None:
         """Why it cannot know a name (no word that it has is like it); None where it knows it."""

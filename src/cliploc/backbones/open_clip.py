@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,12 +24,11 @@ from torch import nn
 
 from cliploc._files import user_path
 from cliploc._memory_errors import not_installed
-from cliploc.backbones import _weights
-from cliploc.backbones._adapters import adapters
+from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
-from cliploc.backbones._licences import licence_of
-from cliploc.backbones._open_clip_facts import published_preprocessing
-from cliploc.backbones._precision import resolve_precision
+from cliploc.backbones._checkpoints import first_line
+from cliploc.backbones._layers import resolve_precision
+from cliploc.backbones._open_clip_parts import adapters, published_preprocessing
 from cliploc.backbones._transformers_folder import (
     TOKENIZER_FILES,
     build_model,
@@ -42,9 +42,21 @@ from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageEr
 from cliploc.tower import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
-CONFIG_OF_TOKENIZER = "tokenizer_config.json"
 UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: windows, relative positions
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+CANNOT_BUILD = (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError)  # what open_clip raises
+UNKNOWN = "unknown"
+# Licences of the weights, by the repository that open_clip fetches them from. Sources are the model cards on Hugging
+# Face, or timm's configurations of the same weights; what neither states is left out. Two exceptions: for OpenAI's
+# weights, OpenAI's repository counts (timm's copies of the ViTs say Apache-2.0); for Apple's DFN weights, their current
+# model cards count (timm still names the former licence).
+LICENCES = (
+    (r".*\.openai$|timm/resnet50\w*_clip\.|timm/resnet101_clip\.", "MIT"),
+    (r"laion/|timm/vit_\w+\.laion400m_|timm/eva|jienengchen/ViTamin", "MIT"),
+    (r"timm/ViT-.*-SigLIP|timm/PE-Core|UCSC-VLAA/ViT-.*-CLIPA", "Apache-2.0"),
+    (r"timm/vit_\w+\.metaclip|visheratin/nllb", "CC-BY-NC-4.0"),
+    (r"apple/(DFN|MobileCLIP)|timm/MobileCLIP2", "Apple AMLR"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     """Builds the model, loads its weights, and wraps it in the adapter made for its image tower."""
     dtype = resolve_precision(precision, device)
     # Before the model, so that missing files are reported at once.
-    checkpoint = _weights.read_checkpoint(plan.weights()) if plan.weights else None
+    checkpoint = _checkpoints.read_checkpoint(plan.weights()) if plan.weights else None
     quick_gelu = plan.quick_gelu or (checkpoint is not None and checkpoint.from_openai)
     if checkpoint and plan.quick_twin and not quick_gelu:
         warnings.warn(
@@ -96,14 +108,14 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
                 force_preprocess_cfg=plan.preprocessing,
                 pretrained_text=False,
             )
-        except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
+        except CANNOT_BUILD as error:
             raise ModelError(
-                f"open_clip cannot build {plan.label} ({_one_line(error)}): choose another model"
+                f"open_clip cannot build {plan.label} ({first_line(error)}): choose another model"
             ) from error
     _adapter(model, plan.label)  # before the weights: a tower without an adapter needs none
     source: tuple[Path, str] | None = None
     if checkpoint:
-        _weights.load_into(model, checkpoint, plan.config)
+        _checkpoints.load_into(model, checkpoint, plan.config)
         gelu = "quick-gelu" if quick_gelu else "gelu"
         architecture = _architecture(plan.config)
         source = checkpoint.path, f"{architecture} {gelu} {checkpoint.sha256} open_clip {open_clip.__version__}"
@@ -111,8 +123,7 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     backbone = wrap(model, tokenizer, plan.label, dtype)
     if source:
         backbone.loaded_from(*source)
-    built: Backbone = backbone.to(device)
-    return built
+    return backbone.to(device)
 
 
 def _architecture(config: str) -> str:
@@ -133,7 +144,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
     for part in model.children():
         if part is not model.visual:
             _convert(part, dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
-    backbone = _adapter(model, label)(model, tokenizer, label, copy_text=False)
+    backbone = _adapter(model, label)(model, tokenizer, label, copied=False)
     for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
     return backbone
@@ -141,7 +152,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
 
 def _convert(part: nn.Module, dtype: torch.dtype) -> None:
     """`part.to(dtype)`, with the table of all words last: what the rest frees makes room for its copy."""
-    for child in sorted(part.children(), key=lambda one: isinstance(one, nn.Embedding)):
+    for child in sorted(part.children(), key=lambda child: isinstance(child, nn.Embedding)):
         child.to(dtype)
     part.to(dtype)
 
@@ -150,8 +161,9 @@ def _adapter(model: Any, label: str) -> Any:
     for adapter in adapters:
         if adapter.supports(model.visual):
             return adapter
+    tower = getattr(model.visual, "trunk", model.visual)
     raise ModelError(
-        f"the image tower of {label} ({_tower_name(model.visual)}) is not supported: expected CLIP's ResNet, a "
+        f"the image tower of {label} ({type(tower).__name__}) is not supported: expected CLIP's ResNet, a "
         "ViT, EVA, ConvNeXt or FastViT; see `cliploc models`"
     )
 
@@ -161,7 +173,11 @@ def _tokenizer(plan: Plan) -> Any:
     config = open_clip.get_model_config(plan.config) or {}
     files = config.get("text_cfg", {}).get("hf_tokenizer_name")
     try:
-        if files and not plan.tokenizer.startswith("local-dir:") and _weights.unreachable(files, CONFIG_OF_TOKENIZER):
+        if (
+            files
+            and not plan.tokenizer.startswith("local-dir:")
+            and _weights.unreachable(files, "tokenizer_config.json")
+        ):
             raise ConnectionError("HF_HUB_OFFLINE forbids the network" if hub.HF_HUB_OFFLINE else "no connection")
         with _quiet():
             return open_clip.get_tokenizer(plan.tokenizer)
@@ -171,7 +187,7 @@ def _tokenizer(plan: Plan) -> Any:
     except Exception as error:  # transformers and the hub raise many kinds of errors when a file is missing
         raise ModelError(
             f"the tokenizer of {plan.label} is not on this machine and cannot be downloaded from {hub.ENDPOINT}/"
-            f"{files or ''} ({_one_line(error)}): run once with a network, or choose a model with CLIP's own tokenizer"
+            f"{files or ''} ({first_line(error)}): run once with a network, or choose a model with CLIP's own tokenizer"
         ) from error
 
 
@@ -190,15 +206,6 @@ def _quiet() -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.removeFilter(about_weights)
-
-
-def _tower_name(visual: Any) -> str:
-    trunk = getattr(visual, "trunk", visual)
-    return type(trunk).__name__
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 # ------------------------------------------------------------------------------------------------------------ plans
@@ -238,7 +245,7 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
         name,
         (lambda: file) if file else functools.partial(_weights.tag_file, name, tag),
         quick_gelu=bool(published.get("quick_gelu")),
-        preprocessing=_preprocessing(published),
+        preprocessing=_preprocessing(name, tag),
     )
 
 
@@ -254,31 +261,27 @@ def _file_and_tag(pretrained: str) -> tuple[Path | None, str]:
 
 def _is_path(pretrained: str) -> bool:
     path = Path(pretrained)
-    return path.suffix in _weights.SUFFIXES or len(path.parts) > 1 or user_path(path).exists()
+    return path.suffix in _checkpoints.SUFFIXES or len(path.parts) > 1 or user_path(path).exists()
 
 
-def _preprocessing(published: dict[str, Any]) -> dict[str, Any]:
+def _preprocessing(name: str, tag: str) -> dict[str, Any]:
+    published = open_clip.get_pretrained_cfg(name, tag)
     return {key: published[key] for key in PREPROCESSING if key in published}
 
 
 def _common_preprocessing(name: str, tags: list[str]) -> dict[str, Any]:
     """The preprocessing that all published weights of a model agree on, for a file, which does not state its own."""
-    known = [_preprocessing(open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
-    return known[0] if known and all(one == known[0] for one in known) else {}
+    ways = [_preprocessing(name, tag) for tag in tags]
+    return ways[0] if ways and all(way == ways[0] for way in ways) else {}
 
 
 def _differently_preprocessed(name: str, tags: list[str]) -> tuple[str, ...]:
     """The first tag of each preprocessing, OpenAI's before the others; empty where all tags agree."""
     first: dict[str, str] = {}
     for tag in tags:
-        first.setdefault(published_preprocessing(_preprocessing(open_clip.get_pretrained_cfg(name, tag))), tag)
+        first.setdefault(published_preprocessing(_preprocessing(name, tag)), tag)
     openai = published_preprocessing({})
     return tuple(sorted(first.values(), key=lambda tag: tag != first.get(openai))) if len(first) > 1 else ()
-
-
-def _no_weights_beside(source: str, pretrained: str | None) -> None:
-    if pretrained is not None:
-        raise UsageError(f"{source} has its own weights, got --pretrained {pretrained}: leave the option out")
 
 
 def _build_named(name: str, pretrained: str | None, device: str, precision: str) -> Backbone:
@@ -301,68 +304,52 @@ def _build_named(name: str, pretrained: str | None, device: str, precision: str)
     return backbone
 
 
-def _build_hub(repository: str, pretrained: str | None, device: str, precision: str) -> Backbone:
-    source = f"hf-hub:{repository}"
-    _no_weights_beside(source, pretrained)
-    folder = _weights.hub_folder(repository)
-    if not (folder / _weights.CONFIG).is_file():
-        return _build_transformers(source, folder, device, precision)
-    plan = Plan(source, f"local-dir:{folder}", source, lambda: _weights.folder_checkpoint(folder))
-    return build(plan, device, precision)
-
-
-def _build_folder(path: str, pretrained: str | None, device: str, precision: str) -> Backbone:
-    source = f"local-dir:{path}"
-    _no_weights_beside(source, pretrained)
-    folder = user_path(path)
-    if not (folder / _weights.CONFIG).is_file() and is_transformers_folder(folder):
-        return _build_transformers(source, folder, device, precision)
-    checkpoint = _weights.folder_checkpoint(folder)
+def _build_source(source: str, rest: str, pretrained: str | None, device: str, precision: str) -> Backbone:
+    """The model of a repository ("hf-hub") or a folder ("local-dir"), of open_clip or of transformers."""
+    label = f"{source}:{rest}"
+    if pretrained is not None:
+        raise UsageError(f"{label} has its own weights, got --pretrained {pretrained}: leave the option out")
+    folder = _weights.hub_folder(rest) if source == "hf-hub" else user_path(rest)
+    is_open_clips = (folder / _weights.CONFIG).is_file()
+    if not is_open_clips and (source == "hf-hub" or is_transformers_folder(folder)):
+        return _build_transformers(label, folder, device, precision)
     config = f"local-dir:{folder}"
-    return build(Plan(source, config, config, lambda: checkpoint), device, precision)
+    tokenizer = label if source == "hf-hub" else config
+    return build(Plan(label, config, tokenizer, lambda: _weights.folder_checkpoint(folder)), device, precision)
 
 
 def _build_transformers(source: str, folder: Path, device: str, precision: str) -> Backbone:
     """Builds the model in a folder of transformers, whose towers are open_clip's and timm's under other names."""
     dtype = resolve_precision(precision, device)
     layout = read_layout(folder)
-    checkpoint = _weights.read_shards(weights_in(folder))
+    checkpoint = _checkpoints.read_shards(weights_in(folder))
     tokenizer = folder_tokenizer(layout)
     tensors = rename(layout, checkpoint.tensors, checkpoint.path)
     what = f"the model of {folder / 'config.json'}"
     with torch.device("meta"):  # a size that is wrong may be huge
-        _weights.refuse_others(build_model(layout).state_dict(), tensors, checkpoint.path, what)
+        _checkpoints.refuse_others(build_model(layout).state_dict(), tensors, checkpoint.path, what)
     with torch.random.fork_rng(devices=[]):
         model = build_model(layout)
-    _weights.load_exactly(model, tensors, checkpoint.path, what)
+    _checkpoints.load_exactly(model, tensors, checkpoint.path, what)
     backbone = wrap(model, tokenizer, source, dtype)
     if backbone.resize_policy == "crop":
         backbone.resize_policy = "crop-floor"
     backbone.loaded_from(checkpoint.path, f"transformers {layout.identity()} {checkpoint.sha256}")
-    built: Backbone = backbone.to(device)
-    return built
+    return backbone.to(device)
 
 
 # -------------------------------------------------------------------------------------------------------- structure
-def _hub_structure(repository: str) -> Structure:
-    return _structure(_weights.hub_config(repository).parent)
-
-
-def _folder_structure(path: str) -> Structure:
-    folder = user_path(path)
-    if not (folder / _weights.CONFIG).is_file() and not is_transformers_folder(folder):
-        _weights.folder_checkpoint(folder)  # says what is missing
-    return _structure(folder)
-
-
-def _structure(folder: Path) -> Structure:
-    """The image tower that the configuration in a folder describes, open_clip's before transformers'."""
+def _structure(source: str, rest: str) -> Structure:
+    """The image tower that a configuration describes, open_clip's before transformers'."""
+    folder = _weights.hub_config(rest).parent if source == "hf-hub" else user_path(rest)
     if (folder / _weights.CONFIG).is_file():
         vision = _weights.folder_config(folder).get("vision_cfg")
         if not isinstance(vision, dict):
             raise ModelError(f"{folder / _weights.CONFIG} does not say what its image tower is: download it again")
         kind, _, pooling = _tower(vision)
         return Structure(kind, pooling)
+    if source == "local-dir" and not is_transformers_folder(folder):
+        _weights.folder_checkpoint(folder)  # says what is missing
     return Structure("vit", "attention" if read_layout(folder).kind.startswith("siglip") else "class token")
 
 
@@ -382,17 +369,20 @@ def _entry(name: str) -> ModelEntry:
         pooling=pooling,
         input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),
         parameters=None,
-        licence=", ".join(one for one, _ in Counter(licences.values()).most_common()) or "–",
+        licence=", ".join(licence for licence, _ in Counter(licences.values()).most_common()) or "–",
         about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{'' if usable else '; cannot be used here'}",
         weights=tags,
         usable=usable,
         count=functools.partial(_count, name),
         licences=licences,
-        preprocessing={
-            tag: published_preprocessing(_preprocessing(open_clip.get_pretrained_cfg(name, tag))) for tag in tags
-        }
+        preprocessing={tag: published_preprocessing(_preprocessing(name, tag)) for tag in tags}
         or {"": published_preprocessing({})},
     )
+
+
+def licence_of(repository: str) -> str:
+    """The licence of the weights in a repository, or "unknown"."""
+    return next((licence for pattern, licence in LICENCES if re.match(pattern, repository)), UNKNOWN)
 
 
 def _count(name: str) -> float:
@@ -400,8 +390,8 @@ def _count(name: str) -> float:
     try:
         with _quiet(), torch.device("meta"):
             model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
-    except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"open_clip cannot build {name} ({_one_line(error)}): choose another model") from error
+    except CANNOT_BUILD as error:
+        raise ModelError(f"open_clip cannot build {name} ({first_line(error)}): choose another model") from error
     number: int = sum(parameter.numel() for parameter in model.parameters())
     return number / 1e6
 
@@ -422,7 +412,6 @@ def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, Pooling]:
 
 for _name in open_clip.list_models():
     models.register(_name, _entry(_name))
-model_sources.register("hf-hub", _build_hub)
-model_sources.register("local-dir", _build_folder)
-structures.register("hf-hub", _hub_structure)
-structures.register("local-dir", _folder_structure)
+for _source in ("hf-hub", "local-dir"):
+    model_sources.register(_source, functools.partial(_build_source, _source))
+    structures.register(_source, functools.partial(_structure, _source))

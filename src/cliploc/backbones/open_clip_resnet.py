@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -10,11 +9,9 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from cliploc.backbones._adapters import adapter
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone
-from cliploc.backbones._folding import fold_batch_norms
-from cliploc.backbones._open_clip_facts import OpenClipFacts
-from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
+from cliploc.backbones._layers import fold_batch_norms
+from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
 from cliploc.tower import Pooling
 
 
@@ -40,38 +37,19 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     Stages, counted from the end: −1 layer4, −2 layer3, −3 layer2, −4 layer1, −5 the stem. The attention pool's
     positions are interpolated for inputs of another size than the model's; any height and width can be used.
-
-    Args:
-        model: an open_clip model whose `visual` is a `ModifiedResNet`; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-        fold: whether batch norms become part of their convolutions (see `fold_batch_norms`).
-
-    Example:
-        >>> import open_clip
-        >>> model, tokenizer = open_clip.create_model("RN50"), open_clip.get_tokenizer("RN50")
-        >>> OpenClipResNet(model, tokenizer, "RN50").grid(224, 320)
-        (7, 10)
     """
 
     pooling: Pooling = "attention"
     stride = 32
     middle_stage = -2  # layer3, stride 16
 
-    def __init__(
-        self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
-    ) -> None:
-        visual, facts = model.visual, OpenClipFacts.of(model)
-        tower = copy.deepcopy(visual) if copy_text else visual
-        if fold:
-            tower = fold_batch_norms(tower, in_place=True)
-        stages = [Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4]
-        super().__init__(stages, mean=facts.mean, std=facts.std)
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, OpenClipResNet, copied=copied)
+        tower = fold_batch_norms(parts.visual)
+        super().__init__([Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4], parts.mean, parts.std)
         self.pool_layer = _attention_pool(tower.attnpool)
-        self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
-        self.name = name
-        facts.set_on(self)
-        self.embedding_size = visual.output_dim
-        self.eval().requires_grad_(False)
+        self.embedding_size = tower.output_dim
+        parts.complete(self)
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
@@ -80,8 +58,7 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     def pool(self, features: Tensor) -> Tensor:
         """The embedding, not normalised: `[B, C, h, w]` → `[B, D]`."""
-        pooled: Tensor = self.pool_layer(features)
-        return pooled
+        return self.pool_layer(features)
 
     def read_locations(self, features: Tensor) -> Tensor:
         """The value path of the attention pool: `[B, C, h, w]` → `[B, D, h, w]`."""

@@ -6,7 +6,6 @@ the FastViTs of MobileCLIP. Not supported: Swin (windows, no global tokens) and 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -29,19 +28,14 @@ from timm.models.vision_transformer import (  # type: ignore[attr-defined]
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from cliploc.backbones._adapters import adapter
-from cliploc.backbones._attention import attention_weights
 from cliploc.backbones._cnn import ConvolutionalBackbone
-from cliploc.backbones._linear import with_fast_linears
-from cliploc.backbones._open_clip_facts import OpenClipFacts
-from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
-from cliploc.backbones._timm_block import TimmBlock
-from cliploc.backbones._timm_tokens import first_tokens, rotation
+from cliploc.backbones._layers import attention_weights
+from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
+from cliploc.backbones._timm_vit import TimmBlock, first_tokens, rotation
 from cliploc.backbones._transformer import (
     VisionTransformerBackbone,
     on_grid,
 )
-from cliploc.errors import UsageError
 from cliploc.tower import Pooling, join_heads, split_heads
 
 
@@ -56,7 +50,7 @@ def _embedding_size(visual: Any) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- ViTs
-class _AttentionPool:
+class _LatentPool:
     """SigLIP's and the Perception Encoder's pool: one learnt query attends to all tokens, an MLP follows."""
 
     def __init__(self, pool: AttentionPoolLatent) -> None:
@@ -94,36 +88,19 @@ class TimmVit(VisionTransformerBackbone):
     Heads: a class token (EVA-CLIP, MobileCLIP), the mean of the patches (ViTamin), or an attention pool (SigLIP,
     Perception Encoder), whose attention is `Trace.pool_attention`. SigLIP has no class token: `prefix_tokens` is 0. For
     inputs of another size, learnt positions are interpolated and rotary ones computed.
-
-    Args:
-        model: an open_clip model whose `visual` this class supports; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-
-    Example:
-        >>> import open_clip
-        >>> name = "ViT-B-16-SigLIP"
-        >>> tokenizer = open_clip.get_tokenizer(name)  # from the network  # doctest: +SKIP
-        >>> TimmVit(open_clip.create_model(name), tokenizer, name).prefix_tokens  # doctest: +SKIP
-        0
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True) -> None:
-        if not self.supports(model.visual):
-            raise UsageError(f"{name} has an image tower that TimmVit does not support: choose another model")
-        facts = OpenClipFacts.of(model)
-        visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
-        trunk = visual.trunk
-        super().__init__([TimmBlock(block) for block in trunk.blocks], trunk.num_prefix_tokens, facts.mean, facts.std)
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, TimmVit, copied=copied)
+        visual, trunk = parts.visual, parts.visual.trunk
+        super().__init__([TimmBlock(block) for block in trunk.blocks], trunk.num_prefix_tokens, parts.mean, parts.std)
         self.visual, self.trunk = visual, trunk
-        self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
-        self.attention_pool = None if trunk.attn_pool is None else _AttentionPool(trunk.attn_pool)
+        self.attention_pool = None if trunk.attn_pool is None else _LatentPool(trunk.attn_pool)
         self.pooling = POOLING[trunk.global_pool]
         self.pools_prefix = getattr(trunk, "pool_include_prefix", isinstance(trunk, Eva) and trunk.global_pool == "map")
-        self.name = name
-        facts.set_on(self)
         self.stride = trunk.patch_embed.img_size[0] // trunk.patch_embed.grid_size[0]
         self.embedding_size = _embedding_size(visual)
-        self.eval().requires_grad_(False)
+        parts.complete(self)
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
@@ -155,8 +132,7 @@ class TimmVit(VisionTransformerBackbone):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the projections; in open_clip's mixed precision, norms stay in float32."""
-        dtype: torch.dtype = self.trunk.blocks[0].attn.proj.weight.dtype
-        return dtype
+        return self.trunk.blocks[0].attn.proj.weight.dtype
 
     def embed(self, images: Tensor) -> Tensor:
         """The first block's tokens `[B, prefix+N, d]`, from normalised images `[B, 3, H, W]`."""
@@ -183,14 +159,12 @@ class TimmVit(VisionTransformerBackbone):
     @property
     def last_norm(self) -> nn.LayerNorm:
         """The head's layer norm; timm has none here if it averages first."""
-        norm: nn.LayerNorm = self.trunk.norm
-        return norm
+        return self.trunk.norm
 
     def read_normed(self, normed: Tensor) -> Tensor:
         """The rest of the head, with an attention pool its value path: `[B, n, d]` → `[B, n, D]`."""
         x = normed if self.attention_pool is None else self.attention_pool.read(normed)
-        read: Tensor = self.visual.head(self.trunk.head(self.trunk.fc_norm(x)))
-        return read
+        return self.visual.head(self.trunk.head(self.trunk.fc_norm(x)))
 
 
 # --------------------------------------------------------------------------------------------------------------- CNNs
@@ -201,44 +175,26 @@ class TimmCnn(ConvolutionalBackbone):
     ConvNeXt-CLIP: mean over h×w, layer norm, projection. FastViT (MobileCLIP-S): mean, projection; the attention inside
     its last stage is not accessible, so methods treat it as a CNN. Stages, counted from the end: −1 is the last before
     the mean (FastViT: after its final convolution), the first is the stem.
-
-    Args:
-        model: an open_clip model whose `visual` this class supports; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-        fold: whether FastViT's training branches and batch norms become one convolution each.
-
-    Example:
-        >>> import open_clip
-        >>> model, tokenizer = open_clip.create_model("convnext_tiny"), open_clip.get_tokenizer("convnext_tiny")
-        >>> TimmCnn(model, tokenizer, "convnext_tiny").grid(256, 320)
-        (8, 10)
     """
 
     pooling: Pooling = "global average"
 
-    def __init__(
-        self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
-    ) -> None:
-        if not self.supports(model.visual):
-            raise UsageError(f"{name} has an image tower that TimmCnn does not support: choose another model")
-        facts = OpenClipFacts.of(model)
-        visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, TimmCnn, copied=copied)
+        visual: Any = parts.visual
         trunk: Any = visual.trunk.eval()
         if isinstance(trunk, FastVit):
-            trunk = reparameterize_model(trunk, inplace=True) if fold else trunk  # in place: `visual` is a copy or ours
+            trunk = reparameterize_model(trunk, inplace=True)  # branches that help training become one convolution
             stages = [trunk.stem, *trunk.stages, trunk.final_conv]
         else:
             stages = [trunk.stem, *trunk.stages[:-1], nn.Sequential(trunk.stages[-1], trunk.norm_pre)]
-        super().__init__(stages, facts.mean, facts.std)
+        super().__init__(stages, parts.mean, parts.std)
         self.pool_layer, self.projection = trunk.head, visual.head
-        self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
-        self.name = name
-        facts.set_on(self)
         self.stride = trunk.feature_info[-1]["reduction"]
         # The last stage of stride 16; the stem comes before the trunk's own stages.
         self.middle_stage = sum(info["reduction"] <= 16 for info in trunk.feature_info) - len(stages)
         self.embedding_size = _embedding_size(visual)
-        self.eval().requires_grad_(False)
+        parts.complete(self)
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
@@ -251,8 +207,7 @@ class TimmCnn(ConvolutionalBackbone):
 
     def pool(self, features: Tensor) -> Tensor:
         """The embedding, not normalised: `[B, C, h, w]` → `[B, D]`."""
-        pooled: Tensor = self.projection(self.pool_layer(features))
-        return pooled
+        return self.projection(self.pool_layer(features))
 
     def read_locations(self, features: Tensor) -> Tensor:
         """The reading of each location: `[B, C, h, w]` → `[B, D, h, w]`.

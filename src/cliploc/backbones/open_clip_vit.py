@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -15,21 +14,17 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._adapters import adapter
-from cliploc.backbones._attention import attention_weights
-from cliploc.backbones._linear import linear, with_fast_linears
-from cliploc.backbones._open_clip_facts import OpenClipFacts
-from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
+from cliploc.backbones._layers import attention_weights, linear
+from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
 from cliploc.backbones._transformer import (
     BlockAdapter,
     VisionTransformerBackbone,
     resize_positions,
 )
-from cliploc.errors import UsageError
 from cliploc.tower import join_heads, split_heads
 
 
-class _Block(BlockAdapter):
+class _OpenClipBlock(BlockAdapter):
     """Adapter of open_clip's default block, which uses torch's multi-head attention."""
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
@@ -37,8 +32,7 @@ class _Block(BlockAdapter):
         self.scale = block.attn.head_dim**-0.5
 
     def attention_input(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.block.ln_1(x)
-        return normed
+        return self.block.ln_1(x)
 
     def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
         qkv = linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
@@ -46,22 +40,16 @@ class _Block(BlockAdapter):
         return q, k, v
 
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
-        branch: Tensor = self.block.ls_1(self.attn.out_proj(join_heads(gathered)))
-        return branch
-
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        return self.mlp_out(self.mlp_hidden(x))
+        return self.block.ls_1(self.attn.out_proj(join_heads(gathered)))
 
     def mlp_hidden(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.block.mlp[:-1](self.block.ln_2(x))
-        return hidden
+        return self.block.mlp[:-1](self.block.ln_2(x))
 
     def mlp_out(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.block.ls_2(self.block.mlp[-1](hidden))
-        return out
+        return self.block.ls_2(self.block.mlp[-1](hidden))
 
 
-class _CustomBlock(_Block):
+class _CustomBlock(_OpenClipBlock):
     """Adapter of open_clip's custom block, with norms on queries and keys, on heads, and after the attention."""
 
     def __init__(self, block: CustomResidualAttentionBlock) -> None:
@@ -76,11 +64,10 @@ class _CustomBlock(_Block):
         if self.attn.head_scale is not None:
             gathered = gathered * self.attn.head_scale
         joined = self.attn.out_proj(self.attn.ln_inner(join_heads(gathered)))  # [B, T, d]
-        branch: Tensor = self.block.ls_1(self.block.ln_attn(joined))
-        return branch
+        return self.block.ls_1(self.block.ln_attn(joined))
 
 
-class _AttentionPool:
+class _CocaPool:
     """CoCa's pool: learnt queries attend to all tokens; the first query's output is the image's embedding."""
 
     def __init__(self, pool: AttentionalPooler) -> None:
@@ -108,8 +95,7 @@ class _AttentionPool:
 
     def read(self, tokens: Tensor) -> Tensor:
         """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, D]`."""
-        value: Tensor = self.out_proj(linear(self.pool.ln_k(tokens), *self._parameters()[2]))
-        return value
+        return self.out_proj(linear(self.pool.ln_k(tokens), *self._parameters()[2]))
 
 
 @adapter
@@ -117,40 +103,24 @@ class OpenClipVit(VisionTransformerBackbone):
     """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with access to the inside of every block.
 
     Positions are interpolated for inputs of another size than the model's, as open_clip does for checkpoints.
-
-    Args:
-        model: an open_clip model whose `visual` this class supports; it is not changed.
-        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
-
-    Example:
-        >>> import open_clip
-        >>> model, tokenizer = open_clip.create_model("ViT-B-32"), open_clip.get_tokenizer("ViT-B-32")
-        >>> OpenClipVit(model, tokenizer, "ViT-B-32").grid(224, 320)
-        (7, 10)
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True) -> None:
-        if not self.supports(model.visual):
-            raise UsageError(f"{name} has an image tower that OpenClipVit does not support: choose another model")
-        facts = OpenClipFacts.of(model)
-        visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
+        parts = OpenClipParts(model, tokenizer, name, OpenClipVit, copied=copied)
+        visual = parts.visual
         adapters = [
-            _Block(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
+            _OpenClipBlock(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
             for block in visual.transformer.resblocks
         ]
-        super().__init__(adapters, 1, facts.mean, facts.std)
+        super().__init__(adapters, 1, parts.mean, parts.std)
         self.visual = visual
-        self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
-        self.attention_pool = None if visual.attn_pool is None else _AttentionPool(visual.attn_pool)
+        self.attention_pool = None if visual.attn_pool is None else _CocaPool(visual.attn_pool)
         if self.attention_pool is not None:
             self.pooling = "attention"
         elif visual.pool_type == "avg":
             self.pooling = "global average"
-        self.name = name
-        facts.set_on(self)
-        self.stride = visual.patch_size[0]
-        self.embedding_size = visual.output_dim
-        self.eval().requires_grad_(False)
+        self.stride, self.embedding_size = visual.patch_size[0], visual.output_dim
+        parts.complete(self)
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
@@ -169,8 +139,7 @@ class OpenClipVit(VisionTransformerBackbone):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the convolution; in open_clip's mixed precision, norms and positions stay in float32."""
-        dtype: torch.dtype = self.visual.conv1.weight.dtype
-        return dtype
+        return self.visual.conv1.weight.dtype
 
     def embed(self, images: Tensor) -> Tensor:
         """The first block's tokens `[B, 1+N, d]`, from normalised images `[B, 3, H, W]`."""
@@ -180,8 +149,7 @@ class OpenClipVit(VisionTransformerBackbone):
         positions = resize_positions(visual.positional_embedding, 1, learnt, grid, self.position_rule)
         first = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)  # [B, 1, d]
         tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)  # [B, 1+N, d]
-        entering: Tensor = visual.ln_pre(tokens + positions.to(tokens.dtype))
-        return entering
+        return visual.ln_pre(tokens + positions.to(tokens.dtype))
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The embedding, `[B, 1+N, d]` → `[B, D]`, and the attention of CoCa's pool `[B, H, 1, 1+N]`."""
@@ -200,13 +168,11 @@ class OpenClipVit(VisionTransformerBackbone):
     @property
     def last_norm(self) -> nn.LayerNorm:
         """The head's layer norm; after CoCa's pool."""
-        norm: nn.LayerNorm = self.visual.ln_post
-        return norm
+        return self.visual.ln_post
 
     def read_normed(self, normed: Tensor) -> Tensor:
         """The projection to the joint space: `[…, d]` → `[…, D]`."""
-        read: Tensor = normed @ self.visual.proj
-        return read
+        return normed @ self.visual.proj
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """The joint-space reading of each token: `[B, n, d]` → `[B, n, D]` float32."""

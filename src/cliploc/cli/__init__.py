@@ -22,26 +22,7 @@ from cliploc._allocator import keep_freed_memory
 from cliploc._memory_errors import NO_ROOM_TO_LOAD, out_of_memory
 from cliploc._terminal import OutputError, write_out
 from cliploc._threads import take_short_turns, wait_passively
-from cliploc.cli import (
-    annotate,
-    benchmark,
-    classify,
-    compare,
-    datasets,
-    demo,
-    doctor,
-    evaluate,
-    explain,
-    label_studio,
-    lists,
-    localize,
-    review,
-    segment,
-    serve,
-    topics,
-    train,
-)
-from cliploc.cli.options import Debug
+from cliploc.cli.commands import CommandGroup
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
 from cliploc.errors import CliplocError, CliplocWarning
 from cliploc.registry import import_modules
@@ -50,36 +31,12 @@ EXAMPLE = re.compile(r"^Example: (.+)$", re.MULTILINE)  # in a command's help
 
 app = typer.Typer(
     name="cliploc",
+    cls=CommandGroup,
     help="Name anything, and see where it is in a picture.",
     epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done.",
     rich_markup_mode=None,  # help texts hold square brackets, and rich takes time to import
     pretty_exceptions_enable=False,
 )
-for command in (  # in the order of `cliploc --help`
-    localize.localize,
-    segment.segment,
-    compare.compare,
-    explain.explain,
-    classify.classify,
-    demo.demo,
-    serve.serve,
-    evaluate.evaluate,
-    train.train,
-    benchmark.benchmark,
-    annotate.annotate,
-    label_studio.label_studio,
-    review.review,
-    benchmark.report,
-    lists.models,
-    lists.methods,
-    lists.refinements,
-    lists.metrics,
-    lists.exports,
-    datasets.datasets,
-    doctor.doctor,
-):
-    app.command()(command)
-app.command("help")(topics.topic)
 
 
 def _version(wanted: bool) -> None:
@@ -100,7 +57,9 @@ def _start(
             "--import", metavar="MODULE", help="Import a module that registers your own methods or metrics; repeatable."
         ),
     ] = None,
-    debug: Debug = False,  # noqa: ARG001 - read in `main`, where errors end up
+    debug: Annotated[  # noqa: ARG001 - read in `main`, where errors end up
+        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    ] = False,
 ) -> None:
     import_modules(modules or [])
     if ctx.invoked_subcommand is None:

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from cliploc._extras import refuse_without
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import (
-    MOST_COUNTED,
-    Address,
-    Debug,
-    EngineName,
-    Json,
-    Threads,
-    localizer_options,
-    number_in,
-    parse_engine,
-    with_exemplars,
-)
+from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag, rare, with_exemplars
 from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
@@ -39,94 +25,81 @@ from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 
-@localizer_options(
+@dataclass(frozen=True, kw_only=True)
+class AnnotateFlags(EngineFlags, WithJson):
+    """What `annotate` has besides the options of `Localizer`."""
+
+    pictures: str = flag(
+        "A folder with its sub-folders, a pattern in quotes, or a .txt list of files.",
+        metavar="FOLDER",
+        positional=True,
+    )
+    labels: Path = flag(
+        "A file with names, one per line: cat|kitten @0.3; or background: lawn.",
+        metavar="FILE",
+        flags=("--labels", "--prompts-file"),
+    )
+    out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
+    formats: str = flag(
+        "Output formats; `cliploc exports` lists them.",
+        "coco",
+        metavar="NAME,NAME",
+        flags=("--format",),
+        group="output",
+    )
+    nms_across: float | None = rare(
+        "NMS between names: keep the better box above this IoU.", None, metavar="0-1", group="boxes"
+    )
+    groups: str = rare(
+        "What to do with a large box around several things.", "keep", metavar="keep|split|drop", group="boxes"
+    )
+    masks: bool = flag("Also write the mask of each box, in formats that support it.", False, group="output")
+    polygons: bool = rare(
+        "With --masks: write polygons in coco.json, except for masks with holes.", False, group="output"
+    )
+    copy: bool = rare("Copy the pictures into formats that include them, instead of linking.", False, group="output")
+    review: int = rare(
+        "Number of pictures on review.html, least certain first; 0: no page.", 100, within=(0, 100_000), group="output"
+    )
+    apply: Path | None = flag(
+        "Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+        None,
+        metavar="FILE|DIR",
+    )
+    limit: int | None = flag("Use only the first N pictures.", None, within=(1, MOST_COUNTED))
+    retry: bool = rare("Retry pictures that failed before.", False, group="run")
+    image_url: str | None = rare(
+        "Prefix of picture paths in Label Studio's file.",
+        None,
+        metavar="TEXT",
+        none="as before; /data/local-files/?d=FOLDER/",
+        group="output",
+    )
+    every: str | None = rare(
+        "Also use frames of videos: each 30th, one in two seconds, or the first of each scene.",
+        None,
+        metavar="30|2s|scene",
+        none="as before; none",
+    )
+    edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")
+
+
+@command(
     leave_out=("background", "text_cache"),  # the labels have background names; a run must not depend on a cache
     defaults={"min_score": MIN_SCORE},  # a person has to check every draft
 )
-def annotate(
-    pictures: Annotated[
-        str,
-        typer.Argument(
-            metavar="FOLDER", help="A folder with its sub-folders, a pattern in quotes, or a .txt list of files."
-        ),
-    ],
-    labels: Annotated[
-        Path,
-        typer.Option(
-            "--labels",
-            "--prompts-file",
-            metavar="FILE",
-            help="A file with names, one per line: cat|kitten @0.3; or background: lawn.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; a stopped run in it resumes.")],
-    formats: Annotated[
-        str, typer.Option("--format", metavar="NAME,NAME", help="Output formats; `cliploc exports` lists them.")
-    ] = "coco",
-    nms_across: Annotated[
-        float | None, typer.Option(metavar="0-1", help="NMS between names: keep the better box above this IoU.")
-    ] = None,
-    groups: Annotated[
-        str, typer.Option(metavar="keep|split|drop", help="What to do with a large box around several things.")
-    ] = "keep",
-    masks: Annotated[
-        bool, typer.Option("--masks", help="Also write the mask of each box, in formats that support it.")
-    ] = False,
-    polygons: Annotated[
-        bool, typer.Option("--polygons", help="With --masks: write polygons in coco.json, except for masks with holes.")
-    ] = False,
-    copy: Annotated[
-        bool, typer.Option("--copy", help="Copy the pictures into formats that include them, instead of linking.")
-    ] = False,
-    review: Annotated[
-        int, number_in(0, 100_000, "Number of pictures on review.html, least certain first; 0: no page.")
-    ] = 100,
-    apply: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
-        ),
-    ] = None,
-    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Use only the first N pictures.")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Retry pictures that failed before.")] = False,
-    image_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Prefix of picture paths in Label Studio's file. [default: as before; /data/local-files/?d=FOLDER/]",
-        ),
-    ] = None,
-    every: Annotated[
-        str | None,
-        typer.Option(
-            metavar="30|2s|scene",
-            help="Also use frames of videos: each 30th, one in two seconds, or the first of each scene. [default: as "
-            "before; none]",
-        ),
-    ] = None,
-    edit: Annotated[
-        bool, typer.Option("--edit", help="Correct the drafts in a browser afterwards, as `cliploc review` does.")
-    ] = False,
-    engine: EngineName = "local",
-    address: Address = None,
-    threads: Threads = None,
-    *,
-    options: Options,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+def annotate(asked: AnnotateFlags, options: Options) -> int:
     """Label a folder of pictures with draft boxes.
 
     Other tools read the boxes, and people correct them. If the run is stopped, the same command resumes it.
 
     Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
     """
-    if edit and as_json:
+    if asked.edit and asked.as_json:
         raise UsageError("expected --json or --edit, got both: leave one out")
-    if edit:
+    if asked.edit:
         refuse_without_web()
-    if every is not None:
+    if asked.every is not None:
         refuse_without("video", "--every")
     from cliploc import prompts
     from cliploc.jobs.labels import read_labels
@@ -134,16 +107,17 @@ def annotate(
     from cliploc.jobs.videos import Every
     from cliploc.report.exports import chosen_exports
 
-    chosen_exports(parse_list(formats))
-    names = read_labels(labels)  # what is invalid is refused before a model is loaded
+    formats = parse_list(asked.formats)
+    chosen_exports(formats)
+    names = read_labels(asked.labels)  # what is invalid is refused before a model is loaded
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
-    if every is not None:
-        Every.of(every)
-    find_pictures(pictures, videos=True)
+    if asked.every is not None:
+        Every.of(asked.every)
+    find_pictures(asked.pictures, videos=True)
     prompts.resolve_templates(options.templates)
-    carry_out = parse_engine(engine, address, threads)
-    folder = writable(out)
+    engine = asked.parsed()
+    folder = writable(asked.out)
     terminal = Terminal()
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}", rate="images/s") as reporter:
@@ -152,29 +126,29 @@ def annotate(
 
         try:
             result = run(
-                pictures,
+                asked.pictures,
                 names,
                 folder,
-                formats=parse_list(formats),
-                nms_across=nms_across,
-                groups=groups,  # type: ignore[arg-type]  # checked there
-                masks=masks,
-                polygons=polygons,
-                copy=copy,
-                review=review,
-                decisions=apply,
-                limit=limit,
-                retry=retry,
-                image_url=image_url,
-                every=every,
-                engine=carry_out,
+                formats=formats,
+                nms_across=asked.nms_across,
+                groups=asked.groups,  # type: ignore[arg-type]  # checked there
+                masks=asked.masks,
+                polygons=asked.polygons,
+                copy=asked.copy,
+                review=asked.review,
+                decisions=asked.apply,
+                limit=asked.limit,
+                retry=asked.retry,
+                image_url=asked.image_url,
+                every=asked.every,
+                engine=engine,
                 reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
                 **options.given(),
             )
         except DiskFullError as full:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
-    if as_json:
+    if asked.as_json:
         print_document(result.document())
     else:
         titles, *lines = result.table()
@@ -186,6 +160,6 @@ def annotate(
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
-    if edit:
+    if asked.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return SOME_FAILED if result.failed or result.not_applied else DONE

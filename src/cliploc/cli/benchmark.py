@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.text import Text
 
 from cliploc._extras import refuse_without
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import (
-    MOST_COUNTED,
-    MOST_SEED,
     TASKS,
-    Address,
-    Debug,
-    EngineName,
-    Json,
-    MethodOptions,
-    ModelNames,
-    Threads,
-    Weights,
-    class_names,
-    localizer_options,
+    EngineFlags,
+    MethodFlags,
+    ModelFlags,
+    SampleFlags,
+    WithDebug,
+    WithJson,
+    command,
+    flag,
     method_names,
     metric_names,
-    number_in,
     options_of_methods,
     pair_weights,
-    parse_engine,
+    rare,
     refuse_unknown,
     refuse_unknown_dataset,
 )
@@ -54,6 +48,7 @@ from cliploc.config import (
     FaithfulnessOptions,
     Options,
     SegmentationOptions,
+    choice,
     flags_of,
     parse_share,
 )
@@ -62,7 +57,6 @@ from cliploc.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from cliploc.jobs.benchmark import BenchmarkResult
-    from cliploc.jobs.engine import Engine
     from cliploc.jobs.faithfulness import FaithfulnessResult
     from cliploc.jobs.plan import ModelSetup, Setting
     from cliploc.jobs.segmentation import SegmentationResult
@@ -88,85 +82,56 @@ LOST = (
 )  # problems of a dataset that are failures of a run on it
 
 
-@localizer_options(
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, EngineFlags, WithJson):
+    """What `benchmark` has besides options of `Localizer` and of protocols."""
+
+    dataset: str = flag("A dataset; `cliploc datasets` lists them.", metavar="NAME")
+    root: Path = flag("The dataset's folder.", metavar="DIR")
+    out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
+    task: str = flag(
+        "Measure boxes, a class for each pixel (mIoU), or whether maps show what the model uses.",
+        "localization",
+        metavar="|".join(TASKS),
+        check=choice("task", TASKS),
+    )
+    method: list[str] | None = flag(
+        "Methods; `cliploc methods` lists them; repeatable.",
+        None,
+        metavar="NAME,NAME",
+        none="each model's recipe",
+        group="method",
+    )
+    head: list[Path] | None = rare(
+        "Trained layers from `cliploc train`; repeatable.", None, metavar="FILE", group="method"
+    )
+    no_baselines: bool = rare("Leave out the two baselines without a model: box and Gaussian.", False, group="method")
+    template: list[str] | None = rare(
+        "One prompt setting each: a sentence with {}, a FILE.txt of them, or default, openai-80, openai-7, name-only.",
+        None,
+        metavar="TEXT",
+        group="prompt",
+    )
+    threshold: list[str] | None = flag(
+        "One box setting each.", None, metavar="0-1|own", none="each method's own", group="boxes"
+    )
+    metric: list[str] | None = rare(
+        "Metrics of --task faithfulness; repeatable. See `cliploc help faithfulness`.",
+        None,
+        metavar="NAME,NAME",
+        none="deletion,insertion",
+        group="faithfulness",
+    )
+    workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
+    save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
+
+
+@command(
     leave_out=("model", "pretrained", "method", "method_options", "head", "templates", "threshold", "text_cache"),
     defaults=OF_LOCALIZATION,
-    segmentation=True,
-    faithfulness=True,
 )
 def benchmark(
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="A dataset; `cliploc datasets` lists them.")],
-    root: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; a stopped run in it resumes.")],
-    task: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(TASKS),
-            help="Measure boxes, a class for each pixel (mIoU), or whether maps show what the model uses.",
-        ),
-    ] = "localization",
-    split: Annotated[str | None, typer.Option(help="Split of the dataset. [default: its first]")] = None,
-    subset: Annotated[
-        str | None, typer.Option(metavar="ten-classes", help="Use only the classes of this subset.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Use only these classes: names, synonyms or WordNet ids.")
-    ] = None,
-    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Use only the first N samples.")] = None,
-    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Use N samples drawn at random.")] = None,
-    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of --sample.")] = 0,
-    model: ModelNames = None,
-    pretrained: Weights = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="NAME,NAME",
-            help="Methods; `cliploc methods` lists them; repeatable. [default: each model's recipe]",
-        ),
-    ] = None,
-    option: MethodOptions = None,
-    head: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Trained layers from `cliploc train`; repeatable.")
-    ] = None,
-    no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Leave out the two baselines without a model: box and Gaussian.")
-    ] = False,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--template",
-            metavar="TEXT",
-            help="One prompt setting each: a sentence with {}, a FILE.txt of them, or default, openai-80, openai-7, "
-            "name-only.",
-        ),
-    ] = None,
-    threshold: Annotated[
-        list[str] | None,
-        typer.Option(metavar="0-1|own", help="One box setting each. [default: each method's own]"),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME,NAME",
-            help="Metrics of --task faithfulness; repeatable. See `cliploc help faithfulness`. "
-            "[default: deletion,insertion]",
-        ),
-    ] = None,
-    workers: Annotated[int | None, number_in(1, 1024, "Processes that evaluate maps. [default: cores - 1]")] = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    threads: Threads = None,
-    save_maps: Annotated[
-        bool, typer.Option("--save-maps", help="Save score maps, in the format that `evaluate` reads.")
-    ] = False,
-    *,
-    options: Options,
-    segmentation: SegmentationOptions,
-    faithfulness: FaithfulnessOptions,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
+    asked: BenchmarkFlags, options: Options, segmentation: SegmentationOptions, faithfulness: FaithfulnessOptions
 ) -> int:
     """Evaluate methods on a dataset.
 
@@ -180,107 +145,62 @@ def benchmark(
     Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
     """
     refuse_without("bench", "benchmark")
-    refuse_unknown(model or [], method_names(method) if method else [])
-    if task not in TASKS:
-        raise UsageError(f"expected --task to be one of {', '.join(TASKS)}, got {task!r}")
-    given_of = {"segmentation": segmentation.given(), "faithfulness": faithfulness.given()}
-    for other, left in given_of.items():
+    refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
+    task = asked.task
+    for other, left in (("segmentation", segmentation.given()), ("faithfulness", faithfulness.given())):
         if task != other and left:
-            flag = flags_of(next(iter(left)))[0]
-            raise UsageError(f"{flag} is an option of --task {other}: add it, or leave {flag} out")
-    if task != "faithfulness" and metric:
+            name = flags_of(next(iter(left)))[0]
+            raise UsageError(f"{name} is an option of --task {other}: add it, or leave {name} out")
+    if task != "faithfulness" and asked.metric:
         raise UsageError("--metric is an option of --task faithfulness: add it, or leave --metric out")
-    refuse_unknown_dataset(dataset, labelled=task == "segmentation")
-    metrics = metric_names(metric) if task == "faithfulness" else []
-    names = class_names(classes) if classes else None
-    some = {"limit": limit, "sample": sample, "seed": seed}
-    of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None}
-    templates = template or ([SEGMENTATION_TEMPLATES] if task == "segmentation" else None)
-
-    def asked(**chosen: Any) -> _Asked:
-        setups = _setups(options, model or ["mini"], pretrained, templates, [None, *(head or [])])
-        return _Asked(
-            dataset, root, split, chosen, setups, method, option or [], parse_engine(engine, address, threads)
-        )
-
+    refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
     if task == "localization":
-        work = _localization(
-            asked(subset=subset, classes=names, **some),
-            thresholds=threshold or ["own"],
-            baselines=not no_baselines,
-            recipe=options.recipe,
-            files=[*(head or []), *([classes] if classes else [])],
-            judges=workers,
-            save_maps=save_maps,
-        )
+        work = _localization(asked, _setups(asked, options), options.recipe)
     elif task == "segmentation":
-        _refuse_options(task, {**of_boxes, "--subset": subset, "--classes": classes}, options, NOT_OF_SEGMENTATION)
-        work = _segmentation(asked(**some), segmentation)
+        _refuse_options(asked, ("--threshold", "--save-maps", "--subset", "--classes"), options, NOT_OF_SEGMENTATION)
+        work = _segmentation(asked, _setups(asked, options), segmentation)
     else:
-        _refuse_options(task, of_boxes, options, NOT_OF_FAITHFULNESS)
-        work = _faithfulness(asked(subset=subset, classes=names, **some), metrics, not no_baselines, faithfulness)
-    return _carried_out(work, out, as_json)
+        metrics = metric_names(asked.metric)
+        _refuse_options(asked, ("--threshold", "--save-maps"), options, NOT_OF_FAITHFULNESS)
+        work = _faithfulness(asked, _setups(asked, options), metrics, faithfulness)
+    return _carried_out(work, asked)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a benchmark of any task is asked for."""
-
-    dataset: str  # its name
-    root: Path  # its folder
-    split: str | None  # its split; None for the usual one
-    chosen: Mapping[str, Any]  # which of its pictures, as `open_dataset` takes it
-    setups: Sequence[ModelSetup]  # models × prompts × trained heads
-    method: Sequence[str] | None  # `--method`; None for the recipes'
-    option: Sequence[str]  # `--option` of methods
-    engine: Engine  # carries the work out
-
-
-def _refuse_options(task: str, given: Mapping[str, object], options: Options, not_of: Sequence[str]) -> None:
+def _refuse_options(asked: BenchmarkFlags, flags: Sequence[str], options: Options, not_of: Sequence[str]) -> None:
     """Refuses options that the task does not use, so that nobody misreads its numbers."""
-    flags = [flag for flag, value in given.items() if value is not None]
-    there = [*flags, *(flags_of(name)[0] for name in not_of if _given(options, name))]
+    given = asked.given()
+    usual = {name: OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)) for name in not_of}
+    changed = [flags_of(name)[0] for name, value in usual.items() if getattr(options, name) != value]
+    there = [*(name for name in flags if name in given), *changed]
     if there:
-        raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {task}: leave it out")
+        raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {asked.task}: leave it out")
 
 
-def _given(options: Options, name: str) -> bool:
-    return bool(getattr(options, name) != OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)))
-
-
-def _localization(
-    asked: _Asked,
-    *,
-    thresholds: Sequence[str],
-    baselines: bool,
-    recipe: str | None,
-    files: Sequence[str | Path],
-    judges: int | None,
-    save_maps: bool,
-) -> _Work:
-    """`benchmark --task localization`; `files` are inputs besides the dataset's."""
+def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Work:
+    """`benchmark --task localization`."""
     from cliploc import saliency
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
     from cliploc.jobs.plan import Grid
     from cliploc.report.benchmark import FILES, write_report
 
-    methods, recipes = _methods_of(asked.method, asked.setups, recipe)
-    setups = [_with_recipe(one, of_setup) for one, of_setup in zip(asked.setups, recipes, strict=True)]
+    methods, recipes = _methods_of(asked.method, setups, recipe)
+    setups = [_with_recipe(one, of_setup) for one, of_setup in zip(setups, recipes, strict=True)]
     used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
-    of_methods = options_of_methods(list(used), asked.option)
+    of_methods = options_of_methods(list(used), asked.option or [])
     taus = [
-        None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own") for text in thresholds
+        None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
+        for text in asked.threshold or ["own"]
     ]
-    beside = saliency.baselines() if baselines else ()
+    beside = () if asked.no_baselines else saliency.baselines()
     grid_of = Grid(setups, methods, lambda name: of_methods[name], taus, beside, recipes)
     settings, left_out = grid_of.settings(unfit_for_setup)
-    said = {"classes_asked" if name == "classes" else name: value for name, value in asked.chosen.items()}
+    chosen, engine = asked.chosen(), asked.parsed()
+    files = [*(asked.head or []), *([asked.classes] if asked.classes else [])]  # inputs besides the dataset's
     return _Work(
-        asked.dataset,
         setups,
         left_out,
-        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **asked.chosen),
+        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **chosen),
         problems_at=f"cliploc datasets {asked.dataset} --root {asked.root}",
         inputs=lambda found: [*(path for one in found.samples for path in (one.path, *one.masks)), *files],
         outputs=(["manifest.json", "summary.json", *FILES], ["parts", "maps"]),
@@ -289,17 +209,17 @@ def _localization(
             setups,
             settings,
             folder,
-            engine=asked.engine,
-            save_maps=save_maps,
-            judges=judges,
-            asked=said,
+            engine=engine,
+            save_maps=asked.save_maps,
+            judges=asked.workers,
+            asked={"classes_asked" if name == "classes" else name: value for name, value in chosen.items()},
             reporter=reporter,
         ),
         report=write_report,
     )
 
 
-def _segmentation(asked: _Asked, options: SegmentationOptions) -> _Work:
+def _segmentation(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: SegmentationOptions) -> _Work:
     """`benchmark --task segmentation`."""
     from cliploc.datasets import open_labelled
     from cliploc.jobs.segmentation import FILES, run_segmentation
@@ -307,54 +227,49 @@ def _segmentation(asked: _Asked, options: SegmentationOptions) -> _Work:
     from cliploc.segmentation import protocol_of
 
     protocol = protocol_of(asked.dataset, options)
-    settings, left_out = _settings_without_boxes(asked)
+    settings, left_out = _settings_without_boxes(asked, setups)
+    chosen, engine = asked.counted(), asked.parsed()
     return _Work(
-        asked.dataset,
-        asked.setups,
+        setups,
         left_out,
-        read=lambda: open_labelled(asked.dataset, asked.root, asked.split, **asked.chosen),
+        read=lambda: open_labelled(asked.dataset, asked.root, asked.split, **chosen),
         problems_at="report.html lists them",
         inputs=lambda found: [path for one in found.samples for path in (one.path, *one.truth.files)],
         outputs=(["manifest.json", *FILES], ["parts"]),
         run=lambda found, folder, reporter: run_segmentation(
-            found,
-            asked.setups,
-            settings,
-            protocol,
-            folder,
-            engine=asked.engine,
-            asked=asked.chosen,
-            reporter=reporter,
+            found, setups, settings, protocol, folder, engine=engine, asked=chosen, reporter=reporter
         ),
         report=write_segmentation_report,
     )
 
 
-def _faithfulness(asked: _Asked, metrics: Sequence[str], baselines: bool, options: FaithfulnessOptions) -> _Work:
+def _faithfulness(
+    asked: BenchmarkFlags, setups: Sequence[ModelSetup], metrics: Sequence[str], options: FaithfulnessOptions
+) -> _Work:
     """`benchmark --task faithfulness`."""
     from cliploc.datasets import open_dataset
     from cliploc.faithfulness import chosen_metrics
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
     from cliploc.report.faithfulness import write_faithfulness_report
 
-    settings, left_out = _settings_without_boxes(asked, BASELINES if baselines else ())
+    settings, left_out = _settings_without_boxes(asked, setups, () if asked.no_baselines else BASELINES)
+    chosen, engine = asked.chosen(), asked.parsed()
     return _Work(
-        asked.dataset,
-        asked.setups,
+        setups,
         left_out,
-        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **asked.chosen),
+        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **chosen),
         problems_at="report.html lists them",
         inputs=lambda found: [one.path for one in found.samples],
         outputs=(["manifest.json", *FILES], ["parts"]),
         run=lambda found, folder, reporter: run_faithfulness(
             found,
-            asked.setups,
+            setups,
             settings,
             folder,
             metrics=[one.name for one in chosen_metrics(metrics)],  # each once, in a fixed order
             options=options,
-            engine=asked.engine,
-            asked=asked.chosen,
+            engine=engine,
+            asked=chosen,
             reporter=reporter,
         ),
         report=write_faithfulness_report,
@@ -362,7 +277,7 @@ def _faithfulness(asked: _Asked, metrics: Sequence[str], baselines: bool, option
 
 
 def _settings_without_boxes(
-    asked: _Asked, baselines: Sequence[str] = ()
+    asked: BenchmarkFlags, setups: Sequence[ModelSetup], baselines: Sequence[str] = ()
 ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
     """The settings of a task without boxes, and what is left out of them.
 
@@ -372,9 +287,9 @@ def _settings_without_boxes(
     from cliploc.jobs.plan import Grid
     from cliploc.recipes import recipe_of
 
-    setups, named = asked.setups, asked.method
+    named = asked.method
     names = method_names(named) if named else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
-    of_methods = options_of_methods(names, asked.option)
+    of_methods = options_of_methods(names, asked.option or [])
     unfit = unfit_for_setup if named else lambda setup, name: "" if unfit_for_setup(setup, name) else None
     return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
 
@@ -383,8 +298,7 @@ def _settings_without_boxes(
 class _Work:
     """A benchmark of one task, ready to run."""
 
-    dataset: str  # its name
-    setups: Sequence[ModelSetup]  # of the run
+    setups: Sequence[ModelSetup]  # models × prompts × trained heads
     left_out: Sequence[str]  # methods that do not run on a model, a line each
     read: Callable[[], Any]  # opens the dataset
     problems_at: str  # where all problems of the dataset are listed
@@ -395,16 +309,16 @@ class _Work:
     report: Callable[[Path], object]  # writes the folder's report
 
 
-def _carried_out(work: _Work, out: Path, as_json: bool) -> int:
+def _carried_out(work: _Work, asked: BenchmarkFlags) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
     from cliploc.jobs.folder import DiskFullError
 
     terminal = Terminal()
     for line in work.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
-    folder = writable(out)
+    folder = writable(asked.out)
     start_time = time.perf_counter()
-    with terminal.progress(f"reading {work.dataset}", rate="images/s") as reporter:
+    with terminal.progress(f"reading {asked.dataset}", rate="images/s") as reporter:
         found = work.read()
         _say_problems(terminal, found.problems, work.problems_at)
         files, folders = ([folder / one for one in names] for names in work.outputs)
@@ -418,7 +332,7 @@ def _carried_out(work: _Work, out: Path, as_json: bool) -> int:
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         work.report(folder)
-    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json)
+    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json=asked.as_json)
 
 
 def _say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str) -> None:
@@ -434,6 +348,7 @@ def _concluded(
     result: BenchmarkResult | SegmentationResult | FaithfulnessResult,
     problems: Sequence[Problem],
     seconds: float,
+    *,
     as_json: bool,
 ) -> int:
     """Prints a run's numbers and what failed; returns the exit code."""
@@ -449,29 +364,20 @@ def _concluded(
     return SOME_FAILED if result.failed or any(one.kind in LOST for one in problems) else DONE
 
 
-def _setups(
-    options: Options,
-    models: Sequence[str],
-    pretrained: Sequence[str] | None,
-    templates: Sequence[str] | None,
-    heads: Sequence[Path | None],
-) -> list[ModelSetup]:
+def _setups(asked: BenchmarkFlags, options: Options) -> list[ModelSetup]:
     """Models × prompts × trained heads of a benchmark."""
     from cliploc import prompts
     from cliploc.jobs.plan import ModelSetup
 
+    usual: list[str | None] = [SEGMENTATION_TEMPLATES if asked.task == "segmentation" else None]
+    heads = [None, *map(str, asked.head or [])]
     return [
         ModelSetup(
-            options.but(
-                model=model,
-                pretrained=weights,
-                templates=prompts.resolve_templates(words),
-                head=None if head is None else str(head),
-            ),
+            options.but(model=model, pretrained=weights, templates=prompts.resolve_templates(words), head=head),
             prompts=words or "default",
         )
-        for model, weights in pair_weights(models, pretrained)
-        for words in (*(templates or ()), *(() if templates else (None,)))
+        for model, weights in pair_weights(asked.model or ["mini"], asked.pretrained)
+        for words in asked.template or usual
         for head in heads
     ]
 
@@ -513,16 +419,18 @@ def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
     return replace(setup, options=setup.options.but(recipe=None).filled(values))
 
 
-def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The results folder of a benchmark.")],
-    no_pictures: Annotated[
-        bool,
-        typer.Option(
-            "--no-pictures", help="Show maps and boxes without the photographs, so that the report can be shared."
-        ),
-    ] = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReportFlags(WithDebug):
+    """What `report` has."""
+
+    out: Path = flag("The results folder of a benchmark.", metavar="OUT", positional=True)
+    no_pictures: bool = flag(
+        "Show maps and boxes without the photographs, so that the report can be shared.", False, group="output"
+    )
+
+
+@command()
+def report(asked: ReportFlags) -> int:
     """Write a benchmark's report and tables again.
 
     No model is loaded.
@@ -536,9 +444,11 @@ def report(
     from cliploc.report.task_folder import kind_of
 
     terminal = Terminal()
-    other = {"segmentation": write_segmentation_report, "faithfulness": write_faithfulness_report}.get(kind_of(out))
+    other = {"segmentation": write_segmentation_report, "faithfulness": write_faithfulness_report}.get(
+        kind_of(asked.out)
+    )
     with terminal.progress("writing the report"):
-        path = (other or write_report)(out, pictures=not no_pictures)
+        path = (other or write_report)(asked.out, pictures=not asked.no_pictures)
     terminal.data(Text(printable(str(path))))
     terminal.say(f"and tables.csv, tables.md{', tables.tex' if other is None else ''} in {path.parent}", style="dim")
     return DONE

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import typer
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
 
-from cliploc._terminal import Terminal
-from cliploc.cli.options import (
-    Classes,
-    Debug,
-    Json,
-    Threads,
-    Words,
-    asked_names,
-    localizer_options,
-    number_in,
-    refuse_exemplars,
-    use_threads,
-)
-from cliploc.cli.output import print_document
-from cliploc.cli.photos import ClassifyRun, asked_photos, model_settings
+from cliploc._terminal import Terminal, printable
+from cliploc.cli.options import PhotoFlags, asked_names, command, flag, refuse_exemplars, use_threads
+from cliploc.cli.photos import PhotoRun, model_settings
 from cliploc.config import Options
 
 OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "batch_size", "text_cache")
 
 
-@localizer_options(only=OF_CLASSIFIER)
-def classify(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")],
-    prompt: Words = None,
-    classes: Classes = None,
-    top_k: Annotated[int, number_in(1, 1_000_000, "Number of names per photo, best first.")] = 5,
-    *,
-    threads: Threads = None,
-    options: Options,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ClassifyFlags(PhotoFlags):
+    """What `classify` has besides options of `Localizer`."""
+
+    top_k: int = flag("Number of names per photo, best first.", 5, within=(1, 1_000_000), group="output")
+
+
+@command(only=OF_CLASSIFIER)
+def classify(asked: ClassifyFlags, options: Options) -> int:
     """Rank names by how well they fit a whole photo.
 
     Without names, ImageNet's 1,000 classes are ranked.
@@ -48,28 +33,44 @@ def classify(
     """
     from cliploc import prompts
 
-    names = asked_names(prompt, classes) or asked_names(None, "imagenet")
+    names = asked_names(asked.prompt, asked.classes) or asked_names(None, "imagenet")
     refuse_exemplars(names, "classify")
     labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names
-    terminal = Terminal()
-    pictures = asked_photos(terminal, photos)
-    start = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") as reporter:
+    run = PhotoRun(asked.photos, quiet=asked.as_json)
+    with run.started(f"loading {options.model}") as reporter:
         from cliploc.localizer import classifier
+        from cliploc.report import classified_record
 
-        use_threads(threads)
+        use_threads(asked.threads)
         localizer = classifier(**options.given())
         for reason in localizer.unknown_names(names).values():
-            terminal.say(f"left out: {reason}", style="yellow")
-        reporter.phase("classify")
-        reporter.start(len(pictures.paths), len(pictures.paths))
-        run = ClassifyRun(terminal, pictures, labels, quiet=as_json)
+            run.terminal.say(f"left out: {reason}", style="yellow")
+        run.count(reporter, "classify")
+        line = _columns(run.terminal, run.photos.paths, labels)
+        if not run.quiet:
+            line(("photo", "rank", "name", "probability", "cosine"), "bold")
         told = replace(reporter, failed=run.fail)
-        for result in localizer.classify_stream(pictures.paths, names, top_k, on_error="skip", reporter=told):
-            run.take(result)
+        results = localizer.classify_stream(run.photos.paths, names, asked.top_k, on_error="skip", reporter=told)
+        for result in results:
+            picture = result.picture
+            run.records.append(classified_record(picture.source, picture.image.size, picture.notes, result.names))
+            for rank, (name, probability, cosine) in enumerate([] if run.quiet else result.names, start=1):
+                line((picture.source, f"{rank}", name, f"{probability:.4f}", f"{cosine:.4f}"))
             reporter.images(1)
-    if as_json:
-        settings = {"names": names, "top_k": top_k, **model_settings(localizer, options, OF_CLASSIFIER)}
-        print_document(run.document(settings))
-    terminal.say(run.summary(time.perf_counter() - start), style="dim")
-    return run.exit_code
+    run.keep({"names": names, "top_k": asked.top_k, **model_settings(localizer, options, OF_CLASSIFIER)})
+    return run.end()
+
+
+def _columns(terminal: Terminal, photos: Sequence[str], names: Sequence[str]) -> Callable[..., None]:
+    """Prints a line for a photo and rank, in columns known beforehand."""
+    widths = [
+        max(cell_len(printable(text)) for text in (title, *texts))
+        for title, texts in (("photo", photos), ("name", names))
+    ]
+
+    def line(cells: Sequence[str], style: str = "") -> None:
+        photo, rank, name, probability, cosine = map(printable, cells)
+        photo, name = (set_cell_size(text, width) for text, width in zip((photo, name), widths, strict=True))
+        terminal.data(Text(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style=style))
+
+    return line

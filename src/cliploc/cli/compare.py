@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from rich.text import Text
 
-from cliploc._files import alone_in
-from cliploc._terminal import Terminal
 from cliploc.cli.localize import MAPS_AT_ONCE
 from cliploc.cli.options import (
-    Classes,
-    Debug,
-    Json,
-    MethodOptions,
-    ModelNames,
-    Names,
-    Threads,
-    Weights,
+    ImagePhotoFlags,
+    MethodFlags,
+    ModelFlags,
     asked_names,
-    localizer_options,
+    command,
+    flag,
     method_names,
     options_of_methods,
     pair_weights,
@@ -32,8 +25,7 @@ from cliploc.cli.options import (
     use_threads,
     with_exemplars,
 )
-from cliploc.cli.output import json_text, print_document, writable, write
-from cliploc.cli.photos import RESULTS, CompareRun, asked_photos, model_settings
+from cliploc.cli.photos import PhotoRun, lines_of, model_settings
 from cliploc.config import OPTIONS, Options
 from cliploc.errors import InputError, UsageError
 
@@ -48,27 +40,17 @@ OWN = ("model", "pretrained", "method", "method_options", "recipe")  # compare h
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 
-@localizer_options(leave_out=OWN)
-def compare(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")],
-    prompt: Names = None,
-    classes: Classes = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="NAME,NAME", help="Methods; `cliploc methods` lists them; repeatable."),
-    ] = None,
-    option: MethodOptions = None,
-    model: ModelNames = None,
-    pretrained: Weights = None,
-    *,
-    threads: Threads = None,
-    options: Options,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one sheet per photo and results.json.")] = Path(
-        "compare-out"
-    ),
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags(ImagePhotoFlags, MethodFlags, ModelFlags):
+    """What `compare` has besides options of `Localizer`."""
+
+    out: Path = flag(
+        "Folder for one sheet per photo and results.json.", Path("compare-out"), metavar="DIR", group="output"
+    )
+
+
+@command(leave_out=OWN)
+def compare(asked: CompareFlags, options: Options) -> int:
     """Compare methods on photos, with one sheet per photo.
 
     A sheet has one row per method and one column per name. Each method runs as published,
@@ -76,54 +58,81 @@ def compare(
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
-    refuse_unknown(model or [], method_names(method) if method else [])
+    refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
     from cliploc import prompts
     from cliploc.report.comparison import refuse_too_many
     from cliploc.saliency import find
 
-    names = asked_names(prompt, classes)
+    names = asked_names(asked.prompt, asked.classes)
     if not names:
         raise UsageError(f"expected at least one name to look for, got none: {EXAMPLE}")
-    if not method:
+    if not asked.method:
         raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
-    methods = {name: find(name, options.ensemble) for name in method_names(method)}
+    methods = {name: find(name, options.ensemble) for name in method_names(asked.method)}
     names, options = with_exemplars(names, options)
-    of_methods = options_of_methods(list(methods), option or [])
+    of_methods = options_of_methods(list(methods), asked.option or [])
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
-    weights = pair_weights(model or ["mini"], pretrained)
+    weights = pair_weights(asked.model or ["mini"], asked.pretrained)
     refuse_too_many(len(methods), len(names), len(weights))
     maps = len(names) * len(methods)
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // maps)))
-    asked = _asked_models(options, weights, methods, of_methods)
-    folder = writable(out)
-    terminal = Terminal()
-    others = [str(one) for one in (classes, options.head, *(pretrained or ())) if one is not None]
+    models = _asked_models(options, weights, methods, of_methods)
     titles = {name: one.title for name, one in methods.items()}
-    pictures = asked_photos(terminal, photos, folder)
-    run = CompareRun(terminal, folder, pictures, titles, as_json, others)
-    start = time.perf_counter()
-    with alone_in(folder), terminal.progress(f"loading {', '.join(one.label for one in asked)}") as reporter:
+    others = (asked.classes, options.head, *(asked.pretrained or ()))
+    run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others)
+    with run.started(f"loading {', '.join(one.label for one in models)}") as reporter:
         from cliploc.pipeline.prepare import Request
 
-        use_threads(threads)
-        for one in asked:
+        use_threads(asked.threads)
+        for one in models:
             one.load()
-        _refuse_unfit(asked, methods)
-        reporter.phase("compare")
-        reporter.start(len(pictures.paths), len(pictures.paths))
+        _refuse_unfit(models, methods)
+        run.count(reporter, "compare")
         try:
-            requests = [Request(number, photo, names) for number, photo in enumerate(pictures.paths)]
-            told = replace(reporter, failed=lambda *_: None)  # `take` reports failures, once for all models
-            for photo, found, errors in _compared(asked, requests, told):
-                run.take(photo, found, errors)
+            requests = [Request(number, photo, names) for number, photo in enumerate(run.photos.paths)]
+            told = replace(reporter, failed=lambda *_: None)  # `_take` reports failures, once for all models
+            for photo, found, errors in _compared(models, requests, told):
+                _take(run, photo, found, errors, titles)
                 reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
-            document = run.document(_settings(names, methods, asked))
-            write(folder / RESULTS, json_text(document).encode())
-    if as_json:
-        print_document(document)
-    terminal.say(run.summary(time.perf_counter() - start), style="dim")
-    return run.exit_code
+            run.keep(_settings(names, methods, models))
+    found_or_not = [name["found"] for record in run.records for result in record["results"] for name in result["names"]]
+    counted = f", {sum(found_or_not)} of {len(found_or_not)} names found by the methods together"
+    return run.end(counted, "sheets")
+
+
+def _take(
+    run: PhotoRun,
+    source: str,
+    models: Sequence[ModelResults],
+    errors: Mapping[str, InputError],
+    titles: Mapping[str, str],
+) -> None:
+    """One picture is done, by all models; `titles` has the methods in the order of the rows."""
+    from cliploc.report import compared_record, draw_comparison
+
+    if len(errors) == len(models):
+        run.fail(source, next(iter(errors.values())))
+        return
+    for model, error in errors.items():
+        run.fail_part(source, f"not compared on {model}: {str(error).removeprefix(f'{source}: ')}")
+    record = compared_record(models, titles)
+    name = run.names.of(source, "-compare")
+    run.draw(source, record, "figure", name, lambda: draw_comparison(models, titles), what="its sheet")
+    run.done(source, record, lambda: _compared_lines(models, list(titles)))
+
+
+def _compared_lines(models: Sequence[ModelResults], methods: Sequence[str]) -> list[Sequence[str | Text]]:
+    """The lines of `lines_of`, after model and method; a single model is not named."""
+    rows: list[Sequence[str | Text]] = []
+    for one in models:
+        for method in methods:
+            result = one.results.get(method)
+            lines = [("", "–", one.missing[method])] if result is None else lines_of(result)
+            for number, line in enumerate(lines):
+                start = ("", "") if number else (one.model, method)
+                rows.append([*(start if len(models) > 1 else start[1:]), *line])
+    return rows
 
 
 # --------------------------------------------------------------------------------------------------------- the models

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import MOST_COUNTED, MOST_SEED, Debug, Json, class_names, number_in
+from cliploc.cli.options import SampleFlags, WithJson, command, flag
 from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, title_row
 from cliploc.errors import UsageError
 
@@ -22,25 +22,16 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
-def datasets(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Show all about this dataset.")] = "",
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Check this folder, and list its problems.")] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Split of the dataset. [default: its first]")
-    ] = None,
-    subset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Use only the classes of this subset, such as ten-classes.")
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,NAME|FILE", help="Use only these classes: names, synonyms or WordNet ids."),
-    ] = None,
-    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Use only the first N samples.")] = None,
-    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Use N samples drawn at random.")] = None,
-    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of --sample.")] = 0,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DatasetsFlags(SampleFlags, WithJson):
+    """What `datasets` has."""
+
+    name: str = flag("Show all about this dataset.", "", metavar="NAME", positional=True)
+    root: Path | None = flag("Check this folder, and list its problems.", None, metavar="DIR")
+
+
+@command()
+def datasets(asked: DatasetsFlags) -> int:
     """List or describe datasets, or check a folder.
 
     Nothing is downloaded.
@@ -49,10 +40,10 @@ def datasets(
     """
     from cliploc.datasets import BY_DESIGN, labelled_readers, open_dataset, open_labelled, readers, subsets
 
-    terminal = Terminal()
+    terminal, name, root = Terminal(), asked.name, asked.root
     of_labels = name in labelled_readers.names()
     if root is None:
-        if as_json or any(option is not None for option in (split, subset, classes, limit, sample)):
+        if asked.given().keys() - {"--name", "--seed", "--debug"}:
             raise UsageError(
                 f"expected --root, the folder to check, got none: cliploc datasets {name or 'NAME'} --root DIR"
             )
@@ -64,22 +55,21 @@ def datasets(
     if not name:
         raise UsageError(f"expected the name of the dataset in {root}, got none: cliploc datasets NAME --root {root}")
     if of_labels:
-        if subset is not None or classes is not None:
+        if asked.subset is not None or asked.classes is not None:
             raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
         with terminal.progress(f"reading {name}"):
-            pictures = open_labelled(name, root, split, limit=limit, sample=sample, seed=seed)
-        if as_json:
+            pictures = open_labelled(name, root, asked.split, **asked.counted())
+        if asked.as_json:
             print_document(_labelled_document(pictures))
         else:
             terminal.data(grid(_about_labelled(pictures)))
         return SOME_FAILED if pictures.problems else DONE
-    names = None if classes is None else class_names(classes)
     with terminal.progress(f"reading {name}"):
-        dataset = open_dataset(name, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
-    if as_json:
+        dataset = open_dataset(name, root, asked.split, **asked.chosen())
+    if asked.as_json:
         print_document(_dataset_document(dataset))
     else:
-        terminal.data(grid(_about_dataset(dataset, subsets.get(subset).reasons if subset else {})))
+        terminal.data(grid(_about_dataset(dataset, subsets.get(asked.subset).reasons if asked.subset else {})))
     for problem in dataset.problems:
         if problem.kind not in BY_DESIGN:
             return SOME_FAILED
@@ -119,19 +109,6 @@ def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> N
         rows.append((one.name, splits, f"{one.title}: {one.about}", one.source))
         narrow.append((one.name, splits, f"{one.title}: {one.about}. Get it: {one.source}"))
     terminal.listing(rows, narrow)
-
-
-def _labelled_document(dataset: LabelledDataset) -> dict[str, Any]:
-    return {
-        "dataset": dataset.name,
-        "root": str(dataset.root),
-        "split": dataset.split,
-        "role": dataset.role,
-        "pictures": len(dataset),
-        "classes": len(dataset.classes),
-        "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
-        "named": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
-    }
 
 
 def _about_labelled(dataset: LabelledDataset) -> list[Sequence[str | Text]]:
@@ -177,17 +154,28 @@ def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequenc
     return [(Text(key, style="bold"), value) for key, value in rows]
 
 
+def _labelled_document(dataset: LabelledDataset) -> dict[str, Any]:
+    return _document(dataset, {"pictures": len(dataset), "classes": len(dataset.classes)})
+
+
 def _dataset_document(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "dataset": dataset.name,
-        "root": str(dataset.root),
-        "split": dataset.split,
-        "role": dataset.role,
+    counts = {
         "pictures": len({one.path for one in dataset.samples}),
         "samples": len(dataset),
         "classes": len({one.label for one in dataset.samples}),
         "boxes": sum(len(one.boxes_xyxy) for one in dataset.samples),
         "masks": sum(len(one.masks) for one in dataset.samples),
+    }
+    return _document(dataset, counts)
+
+
+def _document(dataset: Dataset | LabelledDataset, counts: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "split": dataset.split,
+        "role": dataset.role,
+        **counts,
         "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
         "named": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
     }

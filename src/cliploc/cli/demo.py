@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.text import Text
 
 from cliploc import __version__
 from cliploc._files import alone_in
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
+from cliploc.cli.options import WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, box_text, title_row, writable
 from cliploc.config import DEFAULTS, Options, text_of
 
@@ -23,24 +23,25 @@ if TYPE_CHECKING:
 BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
 
 
-@localizer_options(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
-def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for overlays and demo.html.")] = Path("demo-out"),
-    *,
-    threads: Threads = None,
-    options: Options,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DemoFlags(WithThreads):
+    """What `demo` has besides options of `Localizer`."""
+
+    out: Path = flag("Folder for overlays and demo.html.", Path("demo-out"), metavar="DIR", group="output")
+
+
+@command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
+def demo(asked: DemoFlags, options: Options) -> int:
     """Try cliploc on the photos that it includes."""
     from cliploc.demo import IOU_RULE, PAGE, clip_hint, demo_photos, overlay_of, run_demo
 
-    folder, photos = writable(out), list(demo_photos())
+    folder, photos = writable(asked.out), list(demo_photos())
     Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
     terminal = Terminal()
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
 
-        use_threads(threads)
+        use_threads(asked.threads)
         localizer = Localizer(**options.given())
         alone = options.model != DEFAULTS.model or options.method is not None
         beside = None if alone else Localizer(**options.but(model=BESIDE).given())

@@ -5,18 +5,13 @@ from __future__ import annotations
 from rich.text import Text
 
 from cliploc._terminal import Terminal, printable
-from cliploc.cli.options import Debug, Threads, localizer_options
+from cliploc.cli.options import WithThreads, command
 from cliploc.cli.output import DONE, SOME_FAILED
 from cliploc.config import Options
 
 
-@localizer_options(only=("model", "pretrained", "device", "precision"))
-def doctor(
-    *,
-    threads: Threads = None,
-    options: Options,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@command(only=("model", "pretrained", "device", "precision"))
+def doctor(asked: WithThreads, options: Options) -> int:
     """Check the installation and a model.
 
     Are the weights there, do they fit the model, and does it recognise photos?"""
@@ -24,7 +19,7 @@ def doctor(
 
     terminal = Terminal()
     failed = 0
-    for check in checks(str(options.model), options.pretrained, options.device, options.precision, threads):
+    for check in checks(str(options.model), options.pretrained, options.device, options.precision, asked.threads):
         failed += not check.good
         mark = Text("ok", style="green") if check.good else Text("FAILED", style="bold red")
         terminal.data(Text.assemble(mark, " " * (8 - len(mark)), f"{check.name:24}{printable(check.detail)}"))

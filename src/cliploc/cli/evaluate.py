@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import (
-    TASKS,
-    Debug,
-    Json,
-    localizer_options,
-    metric_names,
-    number_in,
-    refuse_unknown_dataset,
-)
+from cliploc.cli.options import TASKS, WithJson, command, flag, metric_names, rare, refuse_unknown_dataset
 from cliploc.cli.output import DONE, SOME_FAILED, print_document
-from cliploc.config import FaithfulnessOptions, Options, flags_of
+from cliploc.config import FaithfulnessOptions, Options, choice, flags_of
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,75 +23,60 @@ OF_TASK = {
     "segmentation": ("--predictions", "--dataset", "--root", "--split", "--truth", "--class-list"),
     "faithfulness": ("--maps", "--dataset", "--root", "--split", "--metric"),
 }
-CONVENTION = "wsoleval"  # where none is named
 OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "templates", "batch_size")
 
 
-@localizer_options(only=OF_MODEL, faithfulness=True)
-def evaluate(
-    maps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of score maps, <image_id>.npy: floats in 0-1.")
-    ] = None,
-    metadata: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder with image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt."
-        ),
-    ] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(TASKS),
-            help="Compare score maps with boxes, label maps with true ones, or score maps with what a model uses.",
-        ),
-    ] = "localization",
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME,NAME",
-            help="Metrics of --task faithfulness; see `cliploc help faithfulness`. [default: deletion,insertion]",
-        ),
-    ] = None,
-    convention: Annotated[
-        str, typer.Option(metavar="wsoleval|exact", help="Box convention: as the WSOL evaluation, or exact.")
-    ] = CONVENTION,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            metavar="0-1",
-            help="Threshold of the metrics that need one. [default: the best on these images]",
-        ),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CSV|DIR",
-            help="Lines image_id,class,class,... best first, for Top-1 and Top-5. Segmentation: a folder of <id>.png.",
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Dataset of segmentation or faithfulness. [default: for faithfulness, wsol]"),
-    ] = None,
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of that dataset.")] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Split of that dataset. [default: its first]")
-    ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of true label maps instead of a dataset: <id>.png, 255 for no label."),
-    ] = None,
-    class_list: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --truth: the class names, one per line, from label 0 on.")
-    ] = None,
-    workers: Annotated[int, number_in(1, 1024, "Number of processes.")] = 1,
-    *,
-    options: Options,
-    faithfulness: FaithfulnessOptions,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags(WithJson):
+    """What `evaluate` has besides options of models and protocols."""
+
+    maps: Path | None = flag("Folder of score maps, <image_id>.npy: floats in 0-1.", None, metavar="DIR")
+    metadata: Path | None = flag(
+        "Folder with image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt.", None, metavar="DIR"
+    )
+    task: str = flag(
+        "Compare score maps with boxes, label maps with true ones, or score maps with what a model uses.",
+        "localization",
+        metavar="|".join(TASKS),
+        check=choice("task", TASKS),
+    )
+    metric: list[str] | None = rare(
+        "Metrics of --task faithfulness; see `cliploc help faithfulness`.",
+        None,
+        metavar="NAME,NAME",
+        none="deletion,insertion",
+        group="faithfulness",
+    )
+    convention: str = flag(
+        "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="wsoleval|exact", group="boxes"
+    )
+    threshold: float | None = flag(
+        "Threshold of the metrics that need one.", None, metavar="0-1", none="the best on these images", group="boxes"
+    )
+    predictions: Path | None = flag(
+        "Lines image_id,class,class,... best first, for Top-1 and Top-5. Segmentation: a folder of <id>.png.",
+        None,
+        metavar="CSV|DIR",
+    )
+    dataset: str | None = flag(
+        "Dataset of segmentation or faithfulness.", None, metavar="NAME", none="for faithfulness, wsol"
+    )
+    root: Path | None = flag("Folder of that dataset.", None, metavar="DIR")
+    split: str | None = flag("Split of that dataset.", None, metavar="NAME", none="its first")
+    truth: Path | None = rare(
+        "Folder of true label maps instead of a dataset: <id>.png, 255 for no label.",
+        None,
+        metavar="DIR",
+        group="segmentation",
+    )
+    class_list: Path | None = rare(
+        "With --truth: the class names, one per line, from label 0 on.", None, metavar="FILE", group="segmentation"
+    )
+    workers: int = rare("Number of processes.", 1, within=(1, 1024), group="run")
+
+
+@command(only=OF_MODEL)
+def evaluate(asked: EvaluateFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
     """Evaluate score maps or label maps of any tool.
 
     Score maps give WSOL metrics or faithfulness, label maps give mIoU.
@@ -111,72 +87,25 @@ def evaluate(
 
     Example: cliploc evaluate --task faithfulness --maps maps --dataset wsol --root data --steps 28
     """
-    if task not in TASKS:
-        raise UsageError(f"expected --task to be one of {', '.join(TASKS)}, got {task!r}")
-    own = [*options.given(), *faithfulness.given()]
-    given = {
-        "--maps": maps,
-        "--metadata": metadata,
-        "--convention": None if convention == CONVENTION else convention,
-        "--threshold": threshold,
-        "--predictions": predictions,
-        "--dataset": dataset,
-        "--root": root,
-        "--split": split,
-        "--truth": truth,
-        "--class-list": class_list,
-        "--metric": metric,
-        "--workers": None if workers == 1 else workers,
-        **({flags_of(own[0])[0].partition("/")[0]: own[0]} if own else {}),
-    }
-    _refuse_others(task, [flag for flag, value in given.items() if value not in (None, [])])
-    if task == "segmentation":
-        if predictions is None:
-            raise UsageError("expected --predictions, the folder of label maps, got none: add it")
-        if dataset is not None:
-            refuse_unknown_dataset(dataset, labelled=True)
-        return _labels(predictions, dataset, root, split, truth, class_list, as_json)
-    if maps is None:
+    of_model = [*options.given(), *faithfulness.given()][:1]
+    _refuse_others(asked.task, [*asked.given(), *(flags_of(name)[0].partition("/")[0] for name in of_model)])
+    if asked.task == "segmentation":
+        return _labels(asked)
+    if asked.maps is None:
         raise UsageError("expected --maps, a folder of score maps, got none: add it, or --task segmentation")
-    if task == "faithfulness":
-        if root is None:
-            raise UsageError("expected --root, the dataset's folder, got none: faithfulness needs the pictures")
-        return _faithfulness(maps, dataset or "wsol", root, split, metric or [], options, faithfulness, as_json)
-    if metadata is None:
-        raise UsageError(
-            "expected --metadata, a folder of image_ids.txt and others, got none: add it, or another --task"
-        )
-    from cliploc.jobs.evaluate import evaluate_folder
-    from cliploc.metrics import CONVENTIONS
-
-    chosen = next((one for one in CONVENTIONS if one == convention), None)
-    if chosen is None:
-        raise UsageError(f"expected --convention to be one of {', '.join(CONVENTIONS)}, got {convention!r}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(f"expected --threshold from 0 to 1, got {threshold:g}")
-    terminal = Terminal()
-    with terminal.progress("reading metadata") as reporter:
-        result = evaluate_folder(
-            maps,
-            metadata,
-            convention=chosen,
-            threshold=threshold,
-            predictions=predictions,
-            workers=workers,
-            reporter=reporter,
-        )
-    _tell(terminal, result.lines(), result.document(chosen), as_json, _evaluated(result))
-    return SOME_FAILED if result.problems else DONE
+    if asked.task == "faithfulness":
+        return _faithfulness(asked, asked.maps, options, faithfulness)
+    return _localization(asked, asked.maps)
 
 
 def _refuse_others(task: str, flags: Sequence[str]) -> None:
     """Refuses an option that the task does not use."""
-    for flag in flags:
-        tasks = [name for name, own in OF_TASK.items() if flag in own] or ["faithfulness"]
+    for name in (one for one in flags if one not in ("--task", "--json", "--debug")):
+        tasks = [task_of for task_of, own in OF_TASK.items() if name in own] or ["faithfulness"]
         if task not in tasks and task == "localization":  # the default: perhaps another one was meant
-            raise UsageError(f"{flag} is an option of --task {' or '.join(tasks)}: add it, or leave {flag} out")
+            raise UsageError(f"{name} is an option of --task {' or '.join(tasks)}: add it, or leave {name} out")
         if task not in tasks:
-            raise UsageError(f"{flag} is not an option of --task {task}: leave it out")
+            raise UsageError(f"{name} is not an option of --task {task}: leave it out")
 
 
 def _evaluated(result: FolderResult | LabelsResult) -> str:
@@ -196,48 +125,66 @@ def _tell(
     terminal.say(closing, style="dim")
 
 
-def _labels(
-    predictions: Path,
-    dataset: str | None,
-    root: Path | None,
-    split: str | None,
-    truth: Path | None,
-    class_list: Path | None,
-    as_json: bool,
-) -> int:
+def _localization(asked: EvaluateFlags, maps: Path) -> int:
+    """`evaluate --task localization`."""
+    if asked.metadata is None:
+        raise UsageError(
+            "expected --metadata, a folder of image_ids.txt and others, got none: add it, or another --task"
+        )
+    from cliploc.jobs.evaluate import evaluate_folder
+    from cliploc.metrics import CONVENTIONS
+
+    convention = next((one for one in CONVENTIONS if one == asked.convention), None)
+    if convention is None:
+        raise UsageError(f"expected --convention to be one of {', '.join(CONVENTIONS)}, got {asked.convention!r}")
+    if asked.threshold is not None and not 0 <= asked.threshold <= 1:
+        raise UsageError(f"expected --threshold from 0 to 1, got {asked.threshold:g}")
+    terminal = Terminal()
+    with terminal.progress("reading metadata") as reporter:
+        result = evaluate_folder(
+            maps,
+            asked.metadata,
+            convention=convention,
+            threshold=asked.threshold,
+            predictions=asked.predictions,
+            workers=asked.workers,
+            reporter=reporter,
+        )
+    _tell(terminal, result.lines(), result.document(convention), asked.as_json, _evaluated(result))
+    return SOME_FAILED if result.problems else DONE
+
+
+def _labels(asked: EvaluateFlags) -> int:
     """`evaluate --task segmentation`."""
+    if asked.predictions is None:
+        raise UsageError("expected --predictions, the folder of label maps, got none: add it")
+    if asked.dataset is not None:
+        refuse_unknown_dataset(asked.dataset, labelled=True)
     from cliploc.jobs.evaluate_labels import evaluate_labels
 
     terminal = Terminal()
     with terminal.progress("reading label maps") as reporter:
         result = evaluate_labels(
-            predictions,
-            dataset=dataset,
-            root=root,
-            split=split,
-            truth=truth,
-            class_list=class_list,
+            asked.predictions,
+            dataset=asked.dataset,
+            root=asked.root,
+            split=asked.split,
+            truth=asked.truth,
+            class_list=asked.class_list,
             reporter=reporter,
         )
-    _tell(terminal, result.lines(), result.document(), as_json, _evaluated(result))
+    _tell(terminal, result.lines(), result.document(), asked.as_json, _evaluated(result))
     return SOME_FAILED if result.problems else DONE
 
 
-def _faithfulness(
-    maps: Path,
-    dataset: str,
-    root: Path,
-    split: str | None,
-    metric: list[str],
-    options: Options,
-    protocol: FaithfulnessOptions,
-    as_json: bool,
-) -> int:
+def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: FaithfulnessOptions) -> int:
     """`evaluate --task faithfulness`."""
+    if asked.root is None:
+        raise UsageError("expected --root, the dataset's folder, got none: faithfulness needs the pictures")
     from cliploc import prompts
     from cliploc.datasets import open_dataset
 
-    names = metric_names(metric)
+    names, dataset = metric_names(asked.metric), asked.dataset or "wsol"
     refuse_unknown_dataset(dataset)
     from cliploc.faithfulness import chosen_metrics
     from cliploc.jobs.faithfulness_maps import evaluate_maps
@@ -246,9 +193,9 @@ def _faithfulness(
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
     with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
-        found = open_dataset(dataset, root, split)
+        found = open_dataset(dataset, asked.root, asked.split)
         result = evaluate_maps(maps, found, options, metrics=names, protocol=protocol, reporter=reporter)
     summary = result.summary
     closing = f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}"
-    _tell(terminal, result.lines(), result.document(), as_json, closing)
+    _tell(terminal, result.lines(), result.document(), asked.as_json, closing)
     return SOME_FAILED if summary["failed"] else DONE

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.text import Text
 
 from cliploc._files import alone_in
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import (
-    Debug,
-    Json,
-    MethodOptions,
-    Threads,
+    MethodFlags,
+    WithJson,
+    WithThreads,
     asked_names,
-    localizer_options,
+    command,
+    flag,
     method_names,
     options_of_methods,
     refuse_exemplars,
@@ -41,45 +40,27 @@ if TYPE_CHECKING:
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json
 EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
-OWN = (
-    "method",
-    "method_options",
-    "recipe",
-    "head",
-    "min_presence",
-    "resize",
-)  # explain has its own form of these, or does not use them
+# explain has its own form of these, or does not use them
+OWN = ("method", "method_options", "recipe", "head", "min_presence", "resize")
 OF_BOXES = ("components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache")
 
 
-@localizer_options(leave_out=(*OWN, *OF_BOXES), faithfulness=True, hidden=("target",))
-def explain(
-    photo: Annotated[str, typer.Argument(metavar="PHOTO", help="One picture file.")],
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", "-p", metavar="NAME", help='What to explain; repeatable. "cat|kitten": synonyms.'),
-    ] = None,
-    among: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|imagenet", help="More names for the softmax: a file with one per line, or ImageNet's."
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="NAME,NAME", help="Methods; `cliploc methods` lists them; repeatable."),
-    ] = None,
-    option: MethodOptions = None,
-    *,
-    threads: Threads = None,
-    options: Options,
-    faithfulness: FaithfulnessOptions,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for explain.html and explain.json.")] = Path(
-        "explain-out"
-    ),
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ExplainFlags(MethodFlags, WithThreads, WithJson):
+    """What `explain` has besides options of `Localizer` and of protocols."""
+
+    photo: str = flag("One picture file.", metavar="PHOTO", positional=True)
+    prompt: list[str] | None = flag(
+        'What to explain; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
+    )
+    among: str | None = flag(
+        "More names for the softmax: a file with one per line, or ImageNet's.", None, metavar="FILE|imagenet"
+    )
+    out: Path = flag("Folder for explain.html and explain.json.", Path("explain-out"), metavar="DIR", group="output")
+
+
+@command(leave_out=(*OWN, *OF_BOXES), hidden=("target",))
+def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
     """Measure whether the maps of one photo are faithful.
 
     The page shows the maps, curves of deletion and insertion, and the score of the hot region alone. Scores
@@ -87,29 +68,30 @@ def explain(
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam --steps 28
     """
-    refuse_unknown([], method_names(method) if method else [])
+    refuse_unknown([], method_names(asked.method) if asked.method else [])
     from cliploc import prompts
     from cliploc.images import load
     from cliploc.saliency import find
 
+    photo, prompt, among = asked.photo, asked.prompt, asked.among
     if not prompt:
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
-    if not method:
+    if not asked.method:
         raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
     if faithfulness.target is not None:
         raise UsageError("--target is not an option of explain: name what is explained with --prompt")
-    titles = {name: find(name, options.ensemble).title for name in method_names(method)}
-    of_methods = options_of_methods(list(titles), option or [])
+    titles = {name: find(name, options.ensemble).title for name in method_names(asked.method)}
+    of_methods = options_of_methods(list(titles), asked.option or [])
     names = list(dict.fromkeys([*prompt, *(asked_names(None, among) if among else [])]))
     refuse_exemplars(names, "explain")
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
-    folder = writable(out)
+    folder = writable(asked.out)
     Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
     picture = load(photo).image
     terminal = Terminal()
     start = time.perf_counter()
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
-        use_threads(threads)
+        use_threads(asked.threads)
         measurer = _measurer(options, names, of_methods, faithfulness)
         reporter.phase("explain")
         reporter.start(len(prompt), len(prompt))
@@ -132,7 +114,7 @@ def explain(
         page = _page(document, picture, shown, faithfulness)
         write(folder / PAGE, page.encode())
         write(folder / RESULTS, json_text(document).encode())
-    if as_json:
+    if asked.as_json:
         print_document(document)
     else:
         rows = [
@@ -173,12 +155,7 @@ def _score(measurer: Faithfulness) -> str:
 
 
 def _explained(
-    measurer: Faithfulness,
-    name: str,
-    photo: str,
-    picture: Image.Image,
-    titles: Mapping[str, str],
-    reporter: Reporter,
+    measurer: Faithfulness, name: str, photo: str, picture: Image.Image, titles: Mapping[str, str], reporter: Reporter
 ) -> tuple[ExplainedName, dict[str, Any]]:
     """What the maps of a name show, for the page and for the document."""
     from cliploc.report.explanation import ExplainedMap, ExplainedName

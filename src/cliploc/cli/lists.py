@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import refuse_unknown
+from cliploc.cli.options import Flags, command, flag, refuse_unknown
 from cliploc.cli.output import DONE, title_row
 from cliploc.config import RECIPES
 from cliploc.errors import ModelError, UsageError
@@ -20,19 +21,27 @@ if TYPE_CHECKING:
     from cliploc.report.exports import Export
 
 
-def models(
-    part: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model to describe, or a part of a name to search for.")
-    ] = "",
-    download: Annotated[
-        bool, typer.Option("--download", help="Download NAME's weights and tokenizer now, and check that they load.")
-    ] = False,
-    pretrained: Annotated[
-        str | None, typer.Option("--pretrained", metavar="TAG", help="Weights to download, if there are several.")
-    ] = None,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ModelsFlags(Flags):
+    """What `models` has."""
+
+    part: str = flag("A model to describe, or a part of a name to search for.", "", metavar="NAME", positional=True)
+    download: bool = flag("Download NAME's weights and tokenizer now, and check that they load.", False)
+    pretrained: str | None = flag("Weights to download, if there are several.", None, metavar="TAG")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListFlags(Flags):
+    """What lists have that are tables of the documentation, too."""
+
+    markdown: bool = flag("Print the table in Markdown.", False)
+
+
+@command()
+def models(asked: ModelsFlags) -> int:
     """List or describe models, or download weights."""
-    if download:
+    part, pretrained = asked.part, asked.pretrained
+    if asked.download:
         return _download(part, pretrained)
     if pretrained is not None:
         raise UsageError(
@@ -140,13 +149,12 @@ def _by(hw: tuple[int, int]) -> str:
     return f"{hw[0]}×{hw[1]}"
 
 
-def methods(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
-) -> int:
+@command()
+def methods(asked: ListFlags) -> int:
     """List the saliency methods, with their options."""
     from cliploc.saliency import methods as registry
 
-    if markdown:
+    if asked.markdown:
         typer.echo("| method | `--method` | family | towers | paper |\n|---|---|---|---|---|")
         for m in registry:
             typer.echo(f"| {m.title} | `{m.name}` | {m.family} | {', '.join(sorted(m.towers))} | {m.paper} |")
@@ -182,13 +190,12 @@ def metrics() -> int:
     return DONE
 
 
-def exports(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
-) -> int:
+@command()
+def exports(asked: ListFlags) -> int:
     """List the output formats of `cliploc annotate`."""
     from cliploc.report.exports import exports as registry
 
-    if markdown:
+    if asked.markdown:
         typer.echo("| `--format` | files | boxes |\n|---|---|---|")
         for one in registry:
             typer.echo(f"| `{one.name}` | {', '.join(f'`{name}`' for name in _outputs(one))} | {one.about} |")

@@ -2,126 +2,138 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+import io
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from cliploc._files import alone_in
-from cliploc._terminal import Terminal
-from cliploc.cli.options import (
-    Classes,
-    Debug,
-    Json,
-    Names,
-    PromptsFile,
-    Threads,
-    asked_names,
-    localizer_options,
-    names_in_file,
-    use_threads,
-    with_exemplars,
-)
-from cliploc.cli.output import json_text, print_document, writable, write
-from cliploc.cli.photos import RESULTS, LocalizeRun, asked_photos, model_settings
+from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
+from cliploc.cli.output import json_text, make_folder, write
+from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, lines_of, model_settings
 from cliploc.config import OPTIONS, Options
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
+    from cliploc.localization import Localization
     from cliploc.localizer import Localizer
-
 
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 
 
-@localizer_options()
-def localize(
-    photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTO", help="Photos (JPEG, PNG, WebP, HEIC …) or folders of them.")
-    ],
-    prompt: Names = None,
-    prompts_file: PromptsFile = None,
-    classes: Classes = None,
-    *,
-    threads: Threads = None,
-    options: Options,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for one overlay per photo and results.json.")
-    ] = None,
-    save_maps: Annotated[
-        bool, typer.Option("--save-maps", help="Save each heatmap in --out, in the format that `evaluate` reads.")
-    ] = False,
-    masks: Annotated[
-        bool,
-        typer.Option(
-            "--masks", help="Add the mask of each box and name to --json; with --out, as overlays and label maps."
-        ),
-    ] = False,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
+    """What `localize` has besides the options of `Localizer`."""
+
+    photos: list[str] = flag("Photos (JPEG, PNG, WebP, HEIC …) or folders of them.", metavar="PHOTO", positional=True)
+    out: Path | None = flag("Folder for one overlay per photo and results.json.", None, metavar="DIR", group="output")
+    save_maps: bool = rare("Save each heatmap in --out, in the format that `evaluate` reads.", False, group="output")
+    masks: bool = rare(
+        "Add the mask of each box and name to --json; with --out, as overlays and label maps.", False, group="output"
+    )
+
+
+@command()
+def localize(asked: LocalizeFlags, options: Options) -> int:
     """Find named things in photos.
 
     Example: cliploc localize street.jpg -p bicycle -p "traffic light" --out found
     """
     from cliploc import prompts
 
-    if save_maps and out is None:
+    out, masks = asked.out, asked.masks
+    if asked.save_maps and out is None:
         raise UsageError("expected --out with --save-maps, got none: choose a folder for the maps")
-    if masks and out is None and not as_json:
+    if masks and out is None and not asked.as_json:
         raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
-    if classes and prompts_file:
-        raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
-    names = asked_names(prompt, classes)
-    if prompts_file is not None:
-        in_file = names_in_file(prompts_file)
-        names += in_file.entries
-        options = options.but(background=(*options.background, *in_file.background))
+    names, around = asked.names()
+    options = options.but(background=(*options.background, *around))
     if not names:
-        raise UsageError(f'expected at least one name to look for, got none: cliploc localize {photos[0]} -p "cat"')
+        raise UsageError(
+            f'expected at least one name to look for, got none: cliploc localize {asked.photos[0]} -p "cat"'
+        )
     names, options = with_exemplars(names, options)
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // len(names))))
-    folder = None if out is None else writable(out)
-    terminal = Terminal()
-    pictures = asked_photos(terminal, photos, folder)
-    others = [str(one) for one in (classes, prompts_file, options.pretrained, options.head) if one is not None]
-    run = LocalizeRun(terminal, folder, pictures, as_json, others, save_maps, masks)
-    start = time.perf_counter()
-    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+    others = (asked.classes, asked.prompts_file, options.pretrained, options.head)
+    files = (RESULTS, LEGEND) if masks else (RESULTS,)
+    run = PhotoRun(asked.photos, out, quiet=asked.as_json, others=others, files=files)
+    with run.started(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
-        from cliploc.report.overlay import MOST_PANELS
 
-        use_threads(threads)
+        use_threads(asked.threads)
         localizer = Localizer(**options.given())
-        reporter.phase(localizer.method.name)
-        reporter.start(len(pictures.paths), len(pictures.paths))
-        told = replace(reporter, failed=run.fail)
+        run.count(reporter, localizer.method.name)
         try:
-            # A larger sheet shows only the names found, so that the maps of the others are not needed.
-            shown = save_maps or len(names) <= MOST_PANELS
             results = localizer.stream(
-                pictures.paths,
+                run.photos.paths,
                 names,
                 on_error="skip",
-                reporter=told,
-                absent_maps=shown,
-                keep_maps=folder is not None or masks,
+                reporter=replace(reporter, failed=run.fail),
+                absent_maps=asked.save_maps or _all_are_drawn(names),
+                keep_maps=out is not None or masks,
             )
             for result in results:
-                run.take(result)
+                _take(run, result, masks=masks, save_maps=asked.save_maps)
                 reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
-            document = run.document({"names": names, **_settings(localizer)})
-            if folder is not None:
-                run.finish(names)
-                write(folder / RESULTS, json_text(document).encode())
-    if as_json:
-        print_document(document)
-    terminal.say(run.summary(time.perf_counter() - start), style="dim")
-    return run.exit_code
+            if run.folder is not None and masks:
+                from cliploc.report.label_maps import label_legend
+
+                write(run.folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
+            run.keep({"names": names, **_settings(localizer)})
+    found = [name["found"] for record in run.records for name in record["names"]]
+    kinds = ["overlays", *(["masks"] if masks else []), *(["maps"] if asked.save_maps else [])]
+    return run.end(f", {sum(found)} of {len(found)} names found", ", ".join(kinds))
+
+
+def _all_are_drawn(names: list[str]) -> bool:
+    """Whether overlays show all names; a larger sheet shows only those found, so that maps of others are not needed."""
+    from cliploc.report.overlay import MOST_PANELS
+
+    return len(names) <= MOST_PANELS
+
+
+def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) -> None:
+    """One picture is done."""
+    from cliploc import report
+
+    record = report.to_document([result], [], {}, masks)["pictures"][0]
+    if run.folder is not None:
+        draw = report.panels if len(result.names) > 1 else report.draw_overlay
+        source, wh = result.source, result.image.size
+        name = run.names.drawing(source, "_overlay", wh)
+        run.draw(source, record, "overlay", name, lambda: draw(result), what="its overlay")
+        if masks:
+            name = run.names.drawing(source, "_masks", wh)
+            run.draw(source, record, "masks", name, lambda: draw(result, masks=True), what="its masks")
+            _write_labels(run, run.folder, result, record)
+        if save_maps:
+            _write_maps(run, run.folder, result, record)
+    run.done(result.source, record, lambda: lines_of(result))
+
+
+def _write_labels(run: PhotoRun, folder: Path, result: Localization, record: dict[str, Any]) -> None:
+    """Writes a picture's label map."""
+    from cliploc.report.label_maps import label_picture
+
+    record["label_map"] = name = run.names.of(result.source, "_labels")
+    write(folder / name, encoded(label_picture(result.label_map(), len(result.names)), name))
+
+
+def _write_maps(run: PhotoRun, folder: Path, result: Localization, record: dict[str, Any]) -> None:
+    """Writes a map for each name, for `cliploc evaluate --maps FOLDER/maps/NAME`, and adds it to the record."""
+    import numpy as np
+
+    from cliploc.metrics import SIDE
+
+    for index, name in enumerate(result.names):
+        [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((SIDE, SIDE))
+        file = run.names.heatmap(name, run.photos.ids[result.source])
+        content = io.BytesIO()
+        np.save(content, heat)
+        make_folder((folder / file).parent)
+        write(folder / file, content.getvalue())
+        record["names"][index]["map"] = file
 
 
 def _settings(localizer: Localizer) -> dict[str, Any]:

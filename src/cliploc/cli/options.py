@@ -1,105 +1,106 @@
-"""Options that several commands have: those of `Localizer`, made from `cliploc.config`, and others."""
+"""Flags of commands: each is one field of a dataclass, and a command's signature is made from the fields.
+
+`Options` and the protocols' options are in `cliploc.config`; what commands have besides is in classes of `Flags`.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from cliploc._documents import lines_of
 from cliploc._extras import refuse_without
 from cliploc._threads import MAX_THREADS
-from cliploc.config import (
-    DEFAULTS,
-    FAITHFULNESS_OPTIONS,
-    OPTIONS,
-    SEGMENTATION_OPTIONS,
-    FaithfulnessOptions,
-    Group,
-    Option,
-    Options,
-    SegmentationOptions,
-    flags_of,
-    parse_list,
-    parse_pair,
-)
+from cliploc.cli.commands import section
+from cliploc.config import DEFAULTS, Group, Option, Options, flags_of, option_of, parse_list, parse_pair
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
-    from cliploc.jobs.labels import Labels
 
 TASKS = ("localization", "segmentation", "faithfulness")  # of `benchmark` and `evaluate`
-LAST = ("out", "as_json", "debug")  # parameters that come last in a command's help
+MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
+MOST_SEED = 2**32 - 1  # as numpy takes it
 Command = Callable[..., int]
 
 
-# ------------------------------------------------------------------------------------------- the options of `Localizer`
-def localizer_options(
+# ------------------------------------------------------------------------------------------------------- the mechanism
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Base of dataclasses whose fields, made by `flag`, are flags of commands; the parser converts to their types."""
+
+    def given(self) -> dict[str, Any]:
+        """Those that differ from their defaults, by the names that users type."""
+        values = {_names(one)[0]: (getattr(self, one.name), one.default) for one in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value not in (default, [])}
+
+
+def flag(text: str, default: Any = MISSING, *, group: Group = "input", usual: bool = True, **facts: Any) -> Any:
+    """A field of `Flags`: its help, its default if it is not required, and the `facts` of an `Option`."""
+    return field(default=default, metadata={"option": Option(text, group, usual=usual, **facts)})
+
+
+def rare(text: str, default: Any = MISSING, **facts: Any) -> Any:
+    """The same for a flag that few users need: help lists it below the others."""
+    return flag(text, default, usual=False, **facts)
+
+
+def command(
     *,
     only: Collection[str] | None = None,
     leave_out: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
     without: Mapping[str, str] | None = None,
     hidden: Collection[str] = (),
-    segmentation: bool = False,
-    faithfulness: bool = False,
 ) -> Callable[[Command], Command]:
-    """Adds the options of `Localizer` to a command, which takes all of them as one value, `options`.
-
-    In the command's help its own parameters come first, then these by their groups, then --out, --json and --debug.
+    """Makes a command's flags of the fields of its parameters, which are dataclasses of options.
 
     Args:
-        only: which of the options; None for all that a command line can name.
+        only: which of the options of `Localizer`; None for all that a command line can name.
         leave_out: those that the command does not have, or has in a form of its own.
         without: option → its default in words, for the help, where it differs from a localizer's.
         hidden: those that the help leaves out, because the command refuses them with a message of its own.
-        segmentation: whether the command also has the options of segmentation protocols, and takes them as one value,
-            `segmentation`.
     """
-    groups = get_args(Group)
-    names = [name for name, one in OPTIONS.items() if not one.python_only and name not in leave_out]
-    names = sorted(
-        [name for name in names if only is None or name in only], key=lambda n: groups.index(OPTIONS[n].group)
-    )
-    values = {name: getattr(DEFAULTS, name) for name in names} | {**(defaults or {})}
-    of_tasks = {
-        "segmentation": (SEGMENTATION_OPTIONS, SegmentationOptions) if segmentation else None,
-        "faithfulness": (FAITHFULNESS_OPTIONS, FaithfulnessOptions) if faithfulness else None,
-    }
-    more = {task: one for task, one in of_tasks.items() if one is not None}
 
-    def decorate(command: Command) -> Command:
-        signature = inspect.signature(command, eval_str=True)
-        own = [one for one in signature.parameters.values() if one.name not in ("options", *more)]
-        parameters = [
-            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name not in LAST),
-            *(_parameter(name, values[name], (without or {}).get(name)) for name in names),
-            *(_parameter(name, None, hidden=name in hidden) for asked, _ in more.values() for name in asked),
-            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name in LAST),
-        ]
+    def taken(kind: Any) -> list[Field[Any]]:
+        """The fields that become flags."""
+        if kind is not Options:
+            return list(fields(kind))
+        there = [one for one in fields(Options) if not option_of(one).python_only and one.name not in leave_out]
+        return [one for one in there if only is None or one.name in only]
 
-        @functools.wraps(command)
+    def flags(kind: type) -> Iterator[inspect.Parameter]:
+        if issubclass(kind, Flags):
+            hints = get_type_hints(kind)
+            yield from (_typed_flag(one, hints[one.name]) for one in taken(kind))
+            return
+        for one in taken(kind):
+            default = (defaults or {}).get(one.name, getattr(DEFAULTS, one.name, None))
+            yield _text_flag(one, default, (without or {}).get(one.name), hidden=one.name in hidden)
+
+    def decorate(function: Command) -> Command:
+        asked = inspect.signature(function, eval_str=True).parameters
+        kinds: dict[str, Any] = {name: parameter.annotation for name, parameter in asked.items()}
+        parameters = [one for kind in kinds.values() for one in flags(kind)]
+
+        @functools.wraps(function)
         def run(**given: Any) -> int:
-            options = read_options({name: given.pop(name, None) for name in names})
-            if options.engine_backend == "openvino":
-                refuse_without("openvino", "engine-backend openvino")
-            refuse_unknown(
-                [str(options.model)],
-                [] if options.method is None else [options.method],
-                options.refine or (),
-                [] if options.guide is None else [str(options.guide)],
-            )
-            for task, (asked, kind) in more.items():
-                texts = {name: given.pop(name, None) for name in asked}
-                given[task] = kind(**_values_of(texts, asked))
-            return command(**given, options=options)
+            made = {}
+            for name, kind in kinds.items():
+                facts = {one.name: option_of(one) for one in taken(kind)}
+                values = {one: given[one] for one in facts if one in given}
+                made[name] = kind(**_values_of(values, facts, parse=not issubclass(kind, Flags)))
+                if kind is Options:
+                    _refuse_early(made[name])
+            return function(**made)
 
         # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
         run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
@@ -109,49 +110,46 @@ def localizer_options(
     return decorate
 
 
-def _parameter(name: str, default: Any, without: str | None = None, *, hidden: bool = False) -> inspect.Parameter:
-    """One option as typer takes it: a flag, a text, or a list of texts."""
-    one = {**SEGMENTATION_OPTIONS, **FAITHFULNESS_OPTIONS, **OPTIONS}[name]
-    flag = "/" in flags_of(name)[0] or isinstance(default, bool)
-    kind: Any = bool | None if flag else list[str] | None if one.repeat else str | None
-    if not flag:
+def _text_flag(of: Field[Any], default: Any, without: str | None, *, hidden: bool) -> inspect.Parameter:
+    """An option of `cliploc.config` as typer takes it: a flag, a text, or a list of texts."""
+    one = option_of(of)
+    on_off = "/" in flags_of(of.name)[0] or isinstance(default, bool)
+    kind: Any = bool | None if on_off else list[str] | None if one.repeat else str | None
+    if not on_off:
         default = None if one.repeat or default in (None, ()) else one.text(default)
     none = without or one.none
     words = f"{one.help} [default: {none}]" if none and default is None else one.help
-    info = typer.Option(*flags_of(name), metavar=one.metavar or None, help=words, hidden=hidden)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+    info = typer.Option(
+        *flags_of(of.name),
+        metavar=one.metavar or None,
+        help=words,
+        hidden=hidden,
+        rich_help_panel=section(one.group, usual=one.usual),
+    )
+    return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
-def read_options(given: Mapping[str, Any]) -> Options:
-    """Options out of flags and texts; those that were not given stay at their defaults."""
-    return Options(**_values_of(given, OPTIONS))
+def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
+    """A field of `Flags` as typer takes it, which converts texts to the field's type."""
+    one = option_of(of)
+    info: dict[str, Any] = {
+        "metavar": one.metavar or None,
+        "help": f"{one.help} [default: {one.none}]" if one.none else one.help,
+        "rich_help_panel": section(one.group, usual=one.usual),
+    }
+    if one.within is not None:
+        info |= {"metavar": f"{one.within[0]}-{one.within[1]}", "callback": _in_range(*one.within)}
+    made = typer.Argument(**info) if one.positional else typer.Option(*_names(of), **info)
+    default = inspect.Parameter.empty if of.default is MISSING else of.default
+    return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
 
 
-def _values_of(given: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, texts in given.items():
-        if texts is None or texts == []:
-            continue
-        one = options[name]
-        try:
-            values[name] = one.check(texts if isinstance(texts, bool) else _parsed(one, texts))
-        except UsageError as error:
-            flag = flags_of(name)[0].partition("/")[0]
-            raise UsageError(str(error).replace(f"expected {name}", f"expected {flag}", 1)) from None
-    return values
+def _names(of: Field[Any]) -> tuple[str, ...]:
+    return option_of(of).flags or (f"--{of.name.replace('_', '-')}",)
 
 
-def _parsed(one: Option, texts: str | Sequence[str]) -> Any:
-    return one.parse(texts) if isinstance(texts, str) else one.gather([one.parse(text) for text in texts])
-
-
-# ----------------------------------------------------------------------------------- options that several commands have
-MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
-MOST_SEED = 2**32 - 1  # as numpy takes it
-
-
-def number_in(least: float, most: float, meaning: str) -> Any:
-    """An option that takes a number in a range: its help shows the range, and it is checked before any work."""
+def _in_range(least: float, most: float) -> Callable[..., float | None]:
+    """Checks a number while the command line is parsed, before any work."""
 
     def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
         if value is not None and not least <= value <= most:
@@ -159,64 +157,205 @@ def number_in(least: float, most: float, meaning: str) -> Any:
             raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
         return value
 
-    return typer.Option(metavar=f"{least}-{most}", help=meaning, callback=check)
+    return check
 
 
-Names = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prompt",
-        "-p",
+def _values_of(given: Mapping[str, Any], options: Mapping[str, Option], *, parse: bool = True) -> dict[str, Any]:
+    """Checked values out of what the command line has; what was not given is left out, where texts are parsed."""
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if parse and (value is None or value == []):
+            continue
+        one = options[name]
+        try:
+            values[name] = one.check(_parsed(one, value) if parse and not isinstance(value, bool) else value)
+        except UsageError as error:
+            shown = flags_of(name)[0].partition("/")[0] if parse else f"--{name}"
+            raise UsageError(str(error).replace(f"expected {name}", f"expected {shown}", 1)) from None
+    return values
+
+
+def _parsed(one: Option, texts: str | Sequence[str]) -> Any:
+    return one.parse(texts) if isinstance(texts, str) else one.gather([one.parse(text) for text in texts])
+
+
+def _refuse_early(options: Options) -> None:
+    """Refuses what is not installed or not known, before torch is imported."""
+    if options.engine_backend == "openvino":
+        refuse_without("openvino", "engine-backend openvino")
+    refuse_unknown(
+        [str(options.model)],
+        [] if options.method is None else [options.method],
+        options.refine or (),
+        [] if options.guide is None else [str(options.guide)],
+    )
+
+
+# ------------------------------------------------------------------------------------- flags that several commands have
+@dataclass(frozen=True, kw_only=True)
+class WithDebug(Flags):
+    """What nearly every command has; `main` reads it, where errors end up."""
+
+    debug: bool = rare("Show a traceback when something goes wrong.", False, group="run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithThreads(WithDebug):
+    """Of commands that run a model."""
+
+    threads: int | None = rare(
+        "CPU threads of a model.", None, within=(1, MAX_THREADS), none="all cores of this machine", group="run"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithJson(WithDebug):
+    """Of commands that can print a document."""
+
+    as_json: bool = flag("Print one JSON document instead of lines.", False, flags=("--json",), group="output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFlags(WithThreads, WithJson):
+    """Of commands that look for names in photos."""
+
+    photos: list[str] = flag("Files and folders, as for localize.", metavar="PHOTO", positional=True)
+    prompt: list[str] | None = flag(
+        'Name; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
+    )
+    classes: str | None = flag(
+        "Read the names from a file, one per line, instead of --prompt.", None, metavar="FILE|imagenet"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePhotoFlags(PhotoFlags):
+    """The same, where a name can be a picture, too."""
+
+    prompt: list[str] | None = flag(
+        'What to look for; repeatable. "cat|kitten": synonyms; @FILE: a picture of it.',
+        None,
         metavar="NAME",
-        help='What to look for; repeatable. "cat|kitten": synonyms; @FILE: a picture of it.',
-    ),
-]
-Words = Annotated[
-    list[str] | None,
-    typer.Option("--prompt", "-p", metavar="NAME", help='Name; repeatable. "cat|kitten": synonyms.'),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(metavar="FILE|imagenet", help="Read the names from a file, one per line, instead of --prompt."),
-]
-PromptsFile = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="A file with more names, one per line: cat|kitten; or background: lawn."),
-]
-ModelNames = Annotated[
-    list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
-]
-Weights = Annotated[
-    list[str] | None, typer.Option(help="Weights: once for all models, or once per model; own: the model's own.")
-]
-MethodOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option",
-        "-o",
+        flags=("--prompt", "-p"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePhotoFlags(PhotoFlags):
+    """The same, where names may also come out of a file of labels."""
+
+    prompts_file: Path | None = rare(
+        "A file with more names, one per line: cat|kitten; or background: lawn.", None, metavar="FILE"
+    )
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names asked for, and the background names of the file."""
+        if self.classes and self.prompts_file:
+            raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
+        names = asked_names(self.prompt, self.classes)
+        if self.prompts_file is None:
+            return names, []
+        from cliploc.jobs.labels import read_labels
+
+        labels = read_labels(self.prompts_file)
+        for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
+            if threshold is not None:
+                raise UsageError(
+                    f"{self.prompts_file}: {entry} @{threshold:g}: only annotate takes a threshold for each name: "
+                    "leave it out, or use --min-presence"
+                )
+        return [*names, *labels.entries], list(labels.background)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(Flags):
+    """Of commands that take several models."""
+
+    model: list[str] | None = flag("A name of `cliploc models`; repeatable.", None, none="mini", group="model")
+    pretrained: list[str] | None = flag(
+        "Weights: once for all models, or once per model; own: the model's own.",
+        None,
+        metavar="TAG|FILE|own",
+        group="model",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodFlags(Flags):
+    """Of commands that take several methods."""
+
+    method: list[str] | None = flag(
+        "Methods; `cliploc methods` lists them; repeatable.", None, metavar="NAME,NAME", group="method"
+    )
+    option: list[str] | None = rare(
+        "An option for each method that has it, or METHOD.KEY=VALUE; repeatable.",
+        None,
         metavar="KEY=VALUE",
-        help="An option for each method that has it, or METHOD.KEY=VALUE; repeatable.",
-    ),
-]
-EngineName = Annotated[str, typer.Option(metavar="local|ray", help="Run on this machine, or with Ray.")]
-Address = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT|auto", help="Address of a running Ray cluster. [default: this machine]")
-]
+        flags=("--option", "-o"),
+        group="method",
+    )
 
 
-Threads = Annotated[
-    int | None,
-    number_in(1, MAX_THREADS, "CPU threads of a model. [default: all cores of this machine]"),
-]
-Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all networks.")]
-AuthEnv = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds user:password.")]
-Queue = Annotated[int, number_in(1, 10_000, "Number of jobs that may wait; more are refused.")]
-AllowHost = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Another host name of this server, such as that of a proxy; repeatable."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
+@dataclass(frozen=True, kw_only=True)
+class SampleFlags(Flags):
+    """Which samples of a dataset."""
+
+    split: str | None = flag("Split of the dataset.", None, metavar="NAME", none="its first")
+    subset: str | None = flag("Use only the classes of this subset, such as ten-classes.", None, metavar="NAME")
+    classes: str | None = flag(
+        "Use only these classes: names, synonyms or WordNet ids.", None, metavar="NAME,NAME|FILE"
+    )
+    limit: int | None = flag("Use only the first N samples.", None, within=(1, MOST_COUNTED))
+    sample: int | None = flag("Use N samples drawn at random.", None, within=(1, MOST_COUNTED))
+    seed: int = flag("Random seed of --sample.", 0, within=(0, MOST_SEED))
+
+    def chosen(self) -> dict[str, Any]:
+        """How `open_dataset` takes them."""
+        names = None if self.classes is None else class_names(self.classes)
+        return {"subset": self.subset, "classes": names, **self.counted()}
+
+    def counted(self) -> dict[str, Any]:
+        """How `open_labelled` takes them, whose sets have no subsets."""
+        return {"limit": self.limit, "sample": self.sample, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFlags(WithThreads):
+    """Of commands whose work can be spread over machines."""
+
+    engine: str = rare("Run on this machine, or with Ray.", "local", metavar="local|ray", group="run")
+    address: str | None = rare(
+        "Address of a running Ray cluster.", None, metavar="HOST:PORT|auto", none="this machine", group="run"
+    )
+
+    def parsed(self) -> Engine:
+        """The engine that runs the shards."""
+        if self.engine == "local":
+            from cliploc.jobs import local
+
+            if self.address is not None:
+                raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
+            return partial(local.run, threads=self.threads)
+        if self.engine == "ray":
+            refuse_without("ray", "engine ray")
+            from cliploc.jobs import ray
+
+            return partial(ray.run, address=self.address, threads=self.threads)
+        raise UsageError(f"expected --engine to be one of local, ray, got {self.engine!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFlags(WithThreads):
+    """Of servers."""
+
+    host: str = flag("Address to listen on; 0.0.0.0: all networks.", "127.0.0.1", metavar="ADDRESS", group="serving")
+    auth_env: str | None = flag(
+        "Environment variable that holds user:password.", None, metavar="VARIABLE", group="serving"
+    )
+    queue: int = flag("Number of jobs that may wait; more are refused.", 32, within=(1, 10_000), group="serving")
+    allow_host: list[str] | None = flag(
+        "Another host name of this server, such as that of a proxy; repeatable.", None, metavar="NAME", group="serving"
+    )
 
 
 # -------------------------------------------------------------------------------------------------- what texts mean
@@ -248,20 +387,6 @@ def refuse_exemplars(names: Iterable[str], command: str) -> None:
             raise UsageError(f"expected names in words, got {name!r}: {command} takes no pictures as prompts")
 
 
-def names_in_file(path: Path) -> Labels:
-    """The names in `--prompts-file`, in the format of `annotate`, but without thresholds of single names."""
-    from cliploc.jobs.labels import read_labels
-
-    labels = read_labels(path)
-    for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
-        if threshold is not None:
-            raise UsageError(
-                f"{path}: {entry} @{threshold:g}: only annotate takes a threshold for each name: leave it out, or use "
-                "--min-presence"
-            )
-    return labels
-
-
 def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
@@ -271,10 +396,7 @@ def class_names(text: str) -> list[str]:
 
 
 def refuse_unknown(
-    models: Iterable[str],
-    methods: Iterable[str] = (),
-    refinements: Iterable[str] = (),
-    guides: Iterable[str] = (),
+    models: Iterable[str], methods: Iterable[str] = (), refinements: Iterable[str] = (), guides: Iterable[str] = ()
 ) -> None:
     """Refuses unknown models, methods, refinements and guides before torch is imported, which takes about a second."""
     from cliploc import backbones, refine, saliency
@@ -369,19 +491,3 @@ def user_in(variable: str) -> tuple[str, str]:
     if not user or not colon or not password:
         raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
     return user, password
-
-
-def parse_engine(name: str, address: str | None, threads: int | None) -> Engine:
-    """The engine that runs the shards."""
-    if name == "local":
-        from cliploc.jobs import local
-
-        if address is not None:
-            raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
-        return partial(local.run, threads=threads)
-    if name == "ray":
-        refuse_without("ray", "engine ray")
-        from cliploc.jobs import ray
-
-        return partial(ray.run, address=address, threads=threads)
-    raise UsageError(f"expected --engine to be one of local, ray, got {name!r}")

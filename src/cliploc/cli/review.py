@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.text import Text
 
 from cliploc._extras import refuse_without
 from cliploc._files import user_path
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Debug, Threads, number_in, read_options, refuse_unknown, use_threads
+from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_threads
 from cliploc.cli.output import DONE
+from cliploc.config import Options
 
 PORT = 7861
 
 
-def review(
-    drafts: Annotated[Path, typer.Argument(metavar="DRAFTS", help="The --out folder of `cliploc annotate`.")],
-    port: Annotated[int, number_in(0, 65_535, "Port; 0: any free port.")] = PORT,
-    model: Annotated[
-        str | None, typer.Option(help="The model that suggests boxes. [default: the model of the drafts]")
-    ] = None,
-    pretrained: Annotated[str | None, typer.Option(metavar="TAG|FILE|own", help="Its weights.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="The device of the model. [default: the fastest available]")
-    ] = None,
-    *,
-    threads: Threads = None,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReviewFlags(WithThreads):
+    """What `review` has besides the device."""
+
+    drafts: Path = flag("The --out folder of `cliploc annotate`.", metavar="DRAFTS", positional=True)
+    port: int = flag("Port; 0: any free port.", PORT, within=(0, 65_535), group="serving")
+    model: str | None = flag("The model that suggests boxes.", None, none="the model of the drafts", group="model")
+    pretrained: str | None = flag("Its weights.", None, metavar="TAG|FILE|own", group="model")
+
+
+@command(only=("device",))
+def review(asked: ReviewFlags, options: Options) -> int:
     """Correct draft boxes in a browser.
 
     Move, draw, relabel, split and merge boxes. Every change is saved at once in DRAFTS; "Write exports" writes the
@@ -40,10 +38,10 @@ def review(
     Example: cliploc review drafts
     """
     refuse_without_web()
-    use_threads(threads)
-    if model is not None:
-        refuse_unknown([model])
-    serve_drafts(user_path(drafts), port, model, pretrained, read_options({"device": device}).device)
+    use_threads(asked.threads)
+    if asked.model is not None:
+        refuse_unknown([asked.model])
+    serve_drafts(user_path(asked.drafts), asked.port, asked.model, asked.pretrained, options.device)
     return DONE
 
 

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from cliploc._files import alone_in
-from cliploc._terminal import Terminal
-from cliploc.cli.options import (
-    Classes,
-    Debug,
-    Json,
-    PromptsFile,
-    Threads,
-    Words,
-    asked_names,
-    localizer_options,
-    names_in_file,
-    refuse_exemplars,
-    use_threads,
-)
-from cliploc.cli.output import json_text, print_document, writable, write
-from cliploc.cli.photos import RESULTS, SegmentRun, asked_photos, model_settings
+from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exemplars, use_threads
+from cliploc.cli.output import json_text, write
+from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, model_settings
 from cliploc.config import Options, SegmentationOptions
 from cliploc.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from cliploc.images import Picture
     from cliploc.localizer import Localizer
     from cliploc.reporter import Reporter
     from cliploc.segmentation import Protocol, Segmenter
+    from cliploc.segmentation.segmenter import Labels
 
 OF_SEGMENTER = (
     "model", "pretrained", "method", "method_options", "templates", "refine", "guide", "device", "precision",
@@ -40,34 +26,24 @@ OF_SEGMENTER = (
 )  # fmt: skip
 
 
-@localizer_options(
+@dataclass(frozen=True, kw_only=True)
+class SegmentFlags(FilePhotoFlags):
+    """What `segment` has besides options of `Localizer` and of protocols."""
+
+    background: list[str] | None = flag(
+        "Pixels that fit this name best are background; repeatable.", None, metavar="NAME"
+    )
+    rle: bool = rare("Add each name's pixels to results.json, as COCO's RLE; --json has them.", False, group="output")
+    out: Path | None = flag(
+        "Folder for a label map and a drawing per photo, and results.json.", None, metavar="DIR", group="output"
+    )
+
+
+@command(
     only=OF_SEGMENTER,
     without={"method": "the method of the model's recipe", "refine": "none", "templates": "openai-80"},
-    segmentation=True,
 )
-def segment(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")],
-    prompt: Words = None,
-    prompts_file: PromptsFile = None,
-    classes: Classes = None,
-    background: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Pixels that fit this name best are background; repeatable."),
-    ] = None,
-    *,
-    threads: Threads = None,
-    options: Options,
-    segmentation: SegmentationOptions,
-    rle: Annotated[
-        bool, typer.Option("--rle", help="Add each name's pixels to results.json, as COCO's RLE; --json has them.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for a label map and a drawing per photo, and results.json."),
-    ] = None,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOptions) -> int:
     """Give each pixel of a photo one of your names.
 
     This is open-vocabulary segmentation. Names are words, not pictures.
@@ -76,50 +52,37 @@ def segment(
     """
     from cliploc import prompts
 
-    if rle and out is None and not as_json:
+    if asked.rle and asked.out is None and not asked.as_json:
         raise UsageError("expected --json or --out with --rle, got neither: choose where to write the pixels")
-    if classes and prompts_file:
-        raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
-    names, around = asked_names(prompt, classes), list(background or [])
-    if prompts_file is not None:
-        in_file = names_in_file(prompts_file)
-        names += in_file.entries
-        around += in_file.background
+    names, in_file = asked.names()
+    around = [*(asked.background or []), *in_file]
     if not names:
-        raise UsageError(f'expected names, got none: cliploc segment {photos[0]} -p "cat" -p "sofa"')
+        raise UsageError(f'expected names, got none: cliploc segment {asked.photos[0]} -p "cat" -p "sofa"')
     refuse_exemplars([*names, *around], "segment")
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
-    folder = None if out is None else writable(out)
-    terminal = Terminal()
-    pictures = asked_photos(terminal, photos, folder)
-    others = [str(one) for one in (classes, prompts_file, options.pretrained) if one is not None]
-    start = time.perf_counter()
-    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+    others = (asked.classes, asked.prompts_file, options.pretrained)
+    run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others, files=(RESULTS, LEGEND))
+    with run.started(f"loading {options.model}") as reporter:
+        from cliploc.report.label_maps import label_legend
         from cliploc.segmentation import protocol_for
 
         protocol = protocol_for(names, around, segmentation)
         labels = [one.name for one in protocol.classes]
-        run = SegmentRun(terminal, folder, pictures, labels, as_json, others, masks=rle or as_json)
-        use_threads(threads)
+        use_threads(asked.threads)
         localizer, segmenter = _loaded(options, protocol)
         for reason in segmenter.unknown.values():
-            terminal.say(f"left out: {reason}", style="yellow")
+            run.terminal.say(f"left out: {reason}", style="yellow")
         if len(segmenter.classes) == 1:
             only = labels[next(iter(segmenter.classes))]
-            terminal.say(f"{only} is the only name that {options.model} knows: it gets every pixel", style="yellow")
-        reporter.phase(localizer.method.name)
-        reporter.start(len(pictures.paths), len(pictures.paths))
+            run.terminal.say(f"{only} is the only name that {options.model} knows: it gets every pixel", style="yellow")
+        run.count(reporter, localizer.method.name)
         try:
-            _segment(run, segmenter, pictures.paths, reporter)
+            _segment(run, segmenter, labels, reporter, rle=asked.rle or asked.as_json)
         finally:  # also when interrupted: what is done is not lost
-            document = run.document({"names": names, "background": around, **_settings(localizer, segmenter)})
-            if folder is not None:
-                run.finish()
-                write(folder / RESULTS, json_text(document).encode())
-    if as_json:
-        print_document(document)
-    terminal.say(run.summary(time.perf_counter() - start), style="dim")
-    return run.exit_code
+            if run.folder is not None:
+                write(run.folder / LEGEND, json_text(label_legend(labels[1:])).encode())
+            run.keep({"names": names, "background": around, **_settings(localizer, segmenter)})
+    return run.end(written="label maps, segments")
 
 
 def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]:
@@ -144,7 +107,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
     return localizer, segmenter
 
 
-def _segment(run: SegmentRun, segmenter: Segmenter, paths: Sequence[str], reporter: Reporter) -> None:
+def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each photo, one after the other."""
     from cliploc import images
 
@@ -152,15 +115,42 @@ def _segment(run: SegmentRun, segmenter: Segmenter, paths: Sequence[str], report
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole photo"
     steps = [] if not localizer.refine else ["+".join(localizer.refine)]
     line = " · ".join([localizer.method.title, *steps, localizer.backbone.name, windows])
-    for path in paths:
+    for path in run.photos.paths:
         try:
             picture = images.load(path)
             made = segmenter.label_maps(picture.image, reporter=reporter)
         except InputError as error:
             run.fail(path, error if str(error).startswith(path) else InputError(f"{path}: {error}"))
         else:
-            run.take(picture, made[localizer.method.name], line)
+            _take(run, picture, made[localizer.method.name], names, line, rle=rle)
         reporter.images(1)
+
+
+def _take(run: PhotoRun, picture: Picture, labels: Labels, names: Sequence[str], line: str, *, rle: bool) -> None:
+    """One picture is done; `line` says below the drawing how its label map `[H, W]` was made."""
+    from cliploc.report.label_maps import draw_segments, label_picture, segmented_record
+
+    source = picture.source
+    record = segmented_record(picture, labels, names, rle)
+    if run.folder is not None:
+        record["label_map"] = name = run.names.of(source, "_labels")
+        write(run.folder / name, encoded(label_picture(labels.astype("uint16"), len(names) - 1), name))
+        name = run.names.drawing(source, "_segments", picture.image.size)
+        run.draw(
+            source,
+            record,
+            "segments",
+            name,
+            lambda: draw_segments(picture.image, labels, names, line),
+            what="its segments",
+            kept="its label map is kept",
+        )
+    run.done(source, record, lambda: [(one["name"], f"{100 * one['share']:5.1f} %") for one in _printed(record)])
+
+
+def _printed(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All names, and the background where it has a pixel: many runs have none."""
+    return [one for one in record["names"] if one["value"] or one["pixels"]]
 
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:

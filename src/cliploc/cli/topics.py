@@ -21,7 +21,7 @@ LINK = re.compile(r"\]\(([\w-]+)\.md[)#]")
 HIDDEN = re.compile(r"^(<!--.*?-->|!\[[^\]]*\]\([^)]*\))\n+", re.MULTILINE | re.DOTALL)  # comments and pictures
 
 
-def topic(
+def help(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic or a command; without it, all topics.")] = "",
     whole: Annotated[bool, typer.Option("--all", help="Show the whole page, not only its beginning.")] = False,

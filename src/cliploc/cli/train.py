@@ -5,82 +5,95 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.text import Text
 
 from cliploc._extras import refuse_without
 from cliploc._files import alone_writing, user_path
 from cliploc._terminal import Terminal, printable
-from cliploc.cli.options import MOST_SEED, Debug, Threads, localizer_options, number_in, use_threads
+from cliploc.cli.options import MOST_SEED, Flags, WithThreads, command, flag, rare, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable
-from cliploc.config import Options
+from cliploc.config import Options, choice
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
 
 
-@localizer_options(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
-def train(
-    method: Annotated[str, typer.Argument(metavar="tscam|lctr", help="The method whose layers are trained.")],
-    root: Annotated[Path, typer.Option(metavar="DIR|FILE", help="Folder of pictures, or a CSV file that lists them.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file (safetensors).")],
-    dataset: Annotated[
-        str, typer.Option(metavar="imagefolder|csv", help="One folder per class, or lines path,label.")
-    ] = "imagefolder",
-    head: Annotated[
-        str, typer.Option(metavar="open|closed", help="Train for any name, or for these classes only.")
-    ] = "open",
-    features: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the tower's cached features. [default: beside --out]")
-    ] = None,
-    augmentations: Annotated[int, number_in(0, 1000, "Random crops and flips per picture, besides the plain one.")] = 0,
-    epochs: Annotated[
-        int | None, number_in(1, 100_000, "Maximum number of epochs. [default: the method's own]")
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(metavar="adamw|sgd", help="Optimizer. [default: the method's own]")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the method's own]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Weight decay. [default: the method's own]")] = None,
-    schedule: Annotated[
-        str,
-        typer.Option(metavar="cosine|step", help="Learning rate schedule: to zero, or to a tenth every --step-epochs."),
-    ] = "cosine",
-    step_epochs: Annotated[int, number_in(1, 100_000, "Epochs per step of the step schedule.")] = 5,
-    batch_size: Annotated[int, number_in(1, 65_536, "Pictures per step, over all processes.")] = 64,
-    accumulate: Annotated[int, number_in(1, 65_536, "Gradient accumulation: steps per weight update.")] = 1,
-    held_out: Annotated[float, typer.Option(metavar="0-1", help="Share held out for early stopping; 0: none.")] = 0.1,
-    hold_out: Annotated[
-        str, typer.Option(metavar="pictures|classes", help="Hold out pictures of each class, or whole classes.")
-    ] = "pictures",
-    patience: Annotated[
-        int, number_in(1, 100_000, "Early stopping: epochs without better accuracy on the held-out part.")
-    ] = 5,
-    start: Annotated[
-        str,
-        typer.Option(metavar="zero-shot|random", help="Initial weights of an open head: the tower's own, or random."),
-    ] = "zero-shot",
-    unit_places: Annotated[
-        bool,
-        typer.Option(
-            "--unit-places", help="Open head: normalise the features of each place, so that maps are cosines."
-        ),
-    ] = False,
-    experts: Annotated[int, number_in(1, 1024, "Number of LCTR's kernels.")] = 4,
-    mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Precision of the training.")] = "no",
-    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of initial weights, order and held-out part.")] = 0,
-    threads: Threads = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Start again, although there is a checkpoint.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.")] = False,
-    *,
-    options: Options,
-    debug: Debug = False,  # noqa: ARG001
-) -> int:
+READERS = ("imagefolder", "csv")
+EPOCHS = (1, 100_000)  # a whole number of epochs
+SIZE = (1, 65_536)  # of a batch
+OWN = "the method's own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingFlags(Flags):
+    """Fields of `TrainSettings`, which checks them."""
+
+    augmentations: int = flag(
+        "Random crops and flips per picture, besides the plain one.", 0, within=(0, 1000), group="training"
+    )
+    epochs: int | None = flag("Maximum number of epochs.", None, within=EPOCHS, none=OWN, group="training")
+    optimizer: str | None = flag("Optimizer.", None, metavar="adamw|sgd", none=OWN, group="training")
+    lr: float | None = flag("Learning rate.", None, none=OWN, group="training")
+    weight_decay: float | None = rare("Weight decay.", None, none=OWN, group="training")
+    schedule: str = rare(
+        "Learning rate schedule: to zero, or to a tenth every --step-epochs.",
+        "cosine",
+        metavar="cosine|step",
+        group="training",
+    )
+    step_epochs: int = rare("Epochs per step of the step schedule.", 5, within=EPOCHS, group="training")
+    batch_size: int = flag("Pictures per step, over all processes.", 64, within=SIZE, group="training")
+    accumulate: int = rare("Gradient accumulation: steps per weight update.", 1, within=SIZE, group="training")
+    held_out: float = flag("Share held out for early stopping; 0: none.", 0.1, metavar="0-1", group="training")
+    hold_out: str = rare(
+        "Hold out pictures of each class, or whole classes.", "pictures", metavar="pictures|classes", group="training"
+    )
+    patience: int = rare(
+        "Early stopping: epochs without better accuracy on the held-out part.", 5, within=EPOCHS, group="training"
+    )
+    start: str = rare(
+        "Initial weights of an open head: the tower's own, or random.",
+        "zero-shot",
+        metavar="zero-shot|random",
+        group="training",
+    )
+    unit_places: bool = rare(
+        "Open head: normalise the features of each place, so that maps are cosines.", False, group="training"
+    )
+    experts: int = rare("Number of LCTR's kernels.", 4, within=(1, 1024), group="training")
+    mixed_precision: str = rare("Precision of the training.", "no", metavar="no|bf16|fp16", group="training")
+    seed: int = rare(
+        "Random seed of initial weights, order and held-out part.", 0, within=(0, MOST_SEED), group="training"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags(SettingFlags, WithThreads):
+    """What `train` has besides options of `Localizer`."""
+
+    method: str = flag("The method whose layers are trained.", metavar="tscam|lctr", positional=True)
+    root: Path = flag("Folder of pictures, or a CSV file that lists them.", metavar="DIR|FILE")
+    out: Path = flag("Output file (safetensors).", metavar="FILE", group="output")
+    dataset: str = flag(
+        "One folder per class, or lines path,label.",
+        "imagefolder",
+        metavar="|".join(READERS),
+        check=choice("dataset", READERS),
+    )
+    head: str = flag("Train for any name, or for these classes only.", "open", metavar="open|closed", group="training")
+    features: Path | None = rare(
+        "Folder for the tower's cached features.", None, metavar="DIR", none="beside --out", group="output"
+    )
+    restart: bool = rare("Start again, although there is a checkpoint.", False, group="run")
+    tensorboard: bool = rare("Also write curves for TensorBoard.", False, group="output")
+
+
+@command(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
+def train(asked: TrainFlags, options: Options) -> int:
     """Train TS-CAM's or LCTR's layers on a frozen model.
 
     The training needs image-level labels only. If it is stopped, the same command resumes it.
@@ -89,13 +102,10 @@ def train(
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
     refuse_without("train", "train")
-    name = METHODS.get(method.replace("-", "").replace("_", "").lower())
+    name = METHODS.get(asked.method.replace("-", "").replace("_", "").lower())
     if name is None:
-        raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {method!r}")
-    readers = ("imagefolder", "csv")
-    if dataset not in readers:
-        raise UsageError(f"expected --dataset to be one of {', '.join(readers)}, got {dataset!r}")
-    size = options.image_size
+        raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {asked.method!r}")
+    out, size = asked.out, options.image_size
     writable(user_path(out).resolve().parent)
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
@@ -107,29 +117,10 @@ def train(
         from cliploc import training
         from cliploc.backbones import create
 
-        use_threads(threads)
-        settings = training.TrainSettings.published(
-            name,
-            head,  # type: ignore[arg-type]  # checked there
-            epochs=epochs,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            step_epochs=step_epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            held_out=held_out,
-            hold_out=hold_out,
-            patience=patience,
-            start=start,
-            unit_places=unit_places,
-            experts=experts,
-            mixed_precision=mixed_precision,
-            augmentations=augmentations,
-            seed=seed,
-        )
-        pictures = training.read_folder(root) if dataset == "imagefolder" else training.read_csv(root)
+        use_threads(asked.threads)
+        chosen = {one.name: getattr(asked, one.name) for one in fields(SettingFlags)}
+        settings = training.TrainSettings.published(name, asked.head, **chosen)  # type: ignore[arg-type]  # checked there
+        pictures = training.read_folder(asked.root) if asked.dataset == "imagefolder" else training.read_csv(asked.root)
         device = training.process_device(options.device)
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
 
@@ -138,12 +129,12 @@ def train(
             pictures,
             out,
             settings,
-            features=features,
+            features=asked.features,
             input_hw=(size, size) if isinstance(size, int) else size,
             templates=options.templates,
             pretrained=options.pretrained,
-            restart=restart,
-            tensorboard=tensorboard,
+            restart=asked.restart,
+            tensorboard=asked.tensorboard,
             reporter=replace(
                 reporter,
                 failed=lambda _, error: terminal.say(f"left out: {error}", style="red"),

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
-    from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of, imputed
-    from cliploc.faithfulness._infra.measure import Faithfulness, Region, Seen, with_random_weights
-    from cliploc.faithfulness._infra.metric import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
-    from cliploc.faithfulness._infra.order import area, counts, pearson, removal_order, spearman
-    from cliploc.faithfulness._infra.registration import chosen_metrics, faithfulness_metric, faithfulness_metrics
+    from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
+    from cliploc.faithfulness._infra.measure import AskedPicture, Faithfulness, Region, with_random_weights
+    from cliploc.faithfulness._infra.metric_registry import chosen_metrics, faithfulness_metric, faithfulness_metrics
+    from cliploc.faithfulness._infra.order import area, spearman
     from cliploc.faithfulness._infra.scores import Scorer, Scores
 
 __all__ = [
+    "AskedPicture",
     "Axis",
     "FaithfulNumber",
     "Faithfulness",
@@ -25,18 +25,10 @@ __all__ = [
     "Region",
     "Scorer",
     "Scores",
-    "Seen",
     "area",
-    "blur_kernel",
-    "blurred",
     "chosen_metrics",
-    "counts",
     "faithfulness_metric",
     "faithfulness_metrics",
-    "fill_of",
-    "imputed",
-    "pearson",
-    "removal_order",
     "spearman",
     "with_random_weights",
 ]
@@ -44,18 +36,21 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
-        "cliploc.faithfulness._infra.fill": ["blur_kernel", "blurred", "fill_of", "imputed"],
-        "cliploc.faithfulness._infra.measure": ["Faithfulness", "Region", "Seen", "with_random_weights"],
-        "cliploc.faithfulness._infra.metric": [
+        "cliploc.faithfulness._infra.measure": ["AskedPicture", "Faithfulness", "Region", "with_random_weights"],
+        "cliploc.faithfulness._infra.judged": [
             "Axis",
-            "FaithfulNumber",
             "FaithfulnessMetric",
+            "FaithfulNumber",
             "Judged",
             "Measured",
             "OtherMaps",
         ],
-        "cliploc.faithfulness._infra.order": ["area", "counts", "pearson", "removal_order", "spearman"],
-        "cliploc.faithfulness._infra.registration": ["chosen_metrics", "faithfulness_metric", "faithfulness_metrics"],
+        "cliploc.faithfulness._infra.order": ["area", "spearman"],
+        "cliploc.faithfulness._infra.metric_registry": [
+            "chosen_metrics",
+            "faithfulness_metric",
+            "faithfulness_metrics",
+        ],
         "cliploc.faithfulness._infra.scores": ["Scorer", "Scores"],
     },
 )

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
+from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import pearson
-from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 
 @faithfulness_metric
@@ -42,5 +37,5 @@ class Adcc(FaithfulnessMetric):
         coherency = 0.5 if correlation is None else (1 + correlation) / 2
         complexity = float(judged.heat.mean())
         parts = [coherency, 1 - complexity, 1 - judged.drop]
-        value = 0.0 if min(parts) <= 0 else 3 / sum(1 / one for one in parts)
+        value = 0.0 if min(parts) <= 0 else 3 / sum(1 / part for part in parts)
         return Measured({"adcc": value, "coherency": coherency, "complexity": complexity})

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
-from cliploc.faithfulness._infra.registration import faithfulness_metric
+from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 
 
 @faithfulness_metric

@@ -7,13 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cliploc.faithfulness._infra.metric import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
-from cliploc.faithfulness._infra.registration import faithfulness_metric
+from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 
 SQUARES = 48
 SIDES = (0.15, 0.5)  # shares of the input's shorter side
@@ -65,8 +60,8 @@ def squares(seed: int, height: int, width: int) -> Tensor:
     draws = torch.rand(SQUARES, 3, generator=torch.Generator().manual_seed(seed)).tolist()
     low, high = SIDES
     hidden = torch.zeros(SQUARES, height, width, dtype=torch.bool)
-    for one, (of_side, down, across) in zip(hidden, draws, strict=True):
+    for mask, (of_side, down, across) in zip(hidden, draws, strict=True):
         side = max(1, round((low + (high - low) * of_side) * min(height, width)))
         top, left = round(down * (height - side)), round(across * (width - side))
-        one[top : top + side, left : left + side] = True
+        mask[top : top + side, left : left + side] = True
     return hidden

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.curves import ScoreArea
-from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged
-from cliploc.faithfulness._infra.registration import faithfulness_metric
+from cliploc.faithfulness._infra.judged import Axis, FaithfulNumber, Judged
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.scores import Scores
+from cliploc.faithfulness.deletion import Deletion
 
 
 @faithfulness_metric
-class Insertion(ScoreArea):
+class Insertion(Deletion):
     """The area under the score of a blurred picture while its hottest pixels are uncovered; RISE's protocol.
 
     The blur is a convolution of the normalised picture with an 11×11 Gaussian of σ 5, reflected at the kernel's edges,
@@ -21,7 +21,6 @@ class Insertion(ScoreArea):
 
     name = "insertion"
     position = 2
-    paper = "Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC"
     numbers: ClassVar = {
         "insertion": FaithfulNumber(
             "insertion ↑", "area under the probability while the hottest pixels are added", "high"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.curves import TENTHS, AccuracyArea
-from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged
-from cliploc.faithfulness._infra.registration import faithfulness_metric
+from cliploc.faithfulness._infra.judged import Axis, FaithfulNumber, Judged
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.scores import Make
+from cliploc.faithfulness.positive import TENTHS, Positive
 
 
 @faithfulness_metric
-class Negative(AccuracyArea):
+class Negative(Positive):
     """The area under the zero-shot top-1 accuracy when the coldest 10, 20 … 90 % of the pixels are black.
 
     As `positive`, from the other end of the map.
@@ -20,7 +20,6 @@ class Negative(AccuracyArea):
 
     name = "negative"
     position = 4
-    paper = "Chefer et al. 2021, Transformer Interpretability Beyond Attention Visualization, CVPR"
     numbers: ClassVar = {
         "negative": FaithfulNumber(
             "negative ↑", "area under the top-1 accuracy while the coldest pixels are removed", "high"
@@ -29,5 +28,5 @@ class Negative(AccuracyArea):
     curves: ClassVar = {"negative": Axis("share of pixels removed", TENTHS)}
 
     def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
-        """Makes pictures without their coldest pixels."""
-        return judged.keeping([judged.pixels - one for one in gone], fill)
+        """Makes pictures, each without so many of its coldest pixels."""
+        return judged.keeping([judged.pixels - pixels for pixels in gone], fill)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.curves import TENTHS, AccuracyArea
-from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged
-from cliploc.faithfulness._infra.registration import faithfulness_metric
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
+from cliploc.faithfulness._infra.order import area
 from cliploc.faithfulness._infra.scores import Make
+
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
 @faithfulness_metric
-class Positive(AccuracyArea):
+class Positive(FaithfulnessMetric):
     """The area under the zero-shot top-1 accuracy when the hottest 10, 20 … 90 % of the pixels are black.
 
     Black is zero before normalisation. The prediction is compared with the true name, or, where that is not known, with
@@ -30,6 +32,13 @@ class Positive(AccuracyArea):
     }
     curves: ClassVar = {"positive": Axis("share of pixels removed", TENTHS)}
 
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        gone = [int(judged.pixels * share) for share in TENTHS]
+        scores = judged.scores(len(gone), self.without(judged, gone, judged.options.baseline or "black"))
+        right = (scores.first == judged.meant).float().tolist()
+        return Measured({self.name: area(right)}, {self.name: right})
+
     def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
-        """Makes pictures without their hottest pixels."""
+        """Makes pictures, each without so many of its hottest pixels."""
         return judged.removing(gone, fill)

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import spearman
-from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 

@@ -8,14 +8,8 @@ import torch
 from torch import Tensor
 
 from cliploc.faithfulness._infra.fill import imputed
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
-from cliploc.faithfulness._infra.registration import faithfulness_metric
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 
@@ -49,7 +43,7 @@ class Road(FaithfulnessMetric):
         removed = [*hottest, *coldest]
 
         def make(first: int, last: int) -> Tensor:
-            return torch.cat([imputed(judged.images, one, judged.seed) for one in removed[first:last]])
+            return torch.cat([imputed(judged.images, mask, judged.seed) for mask in removed[first:last]])
 
         scores = judged.scores(len(removed), make).probability
         most, least = scores[: len(SHARES)], scores[len(SHARES) :]

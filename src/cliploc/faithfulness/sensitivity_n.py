@@ -8,15 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import pearson
-from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 CELLS = 14  # along each side
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -61,7 +55,7 @@ class SensitivityN(FaithfulnessMetric):
         found = [
             pearson(a, b) for a, b in zip(torch.split(removed, SUBSETS), torch.split(change, SUBSETS), strict=True)
         ]
-        there = [one for one in found if one is not None]
+        there = [value for value in found if value is not None]
         return Measured({"sensitivity_n": sum(there) / len(there) if there else None}, {"sensitivity_n": found})
 
 

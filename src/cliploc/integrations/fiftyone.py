@@ -36,17 +36,11 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass
 class CliplocConfig:
-    """What a `CliplocModel` does.
+    """What a `CliplocModel` does."""
 
-    Attributes:
-        classes: names to look for; "cat|kitten" are synonyms.
-        outputs: which labels a picture gets, some of `OUTPUTS`.
-        options: of `Localizer`: model, method, recipe, min_score …
-    """
-
-    classes: Sequence[str]
-    outputs: Sequence[str] = ("detections",)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    classes: Sequence[str]  # names to look for; "cat|kitten" are synonyms
+    outputs: Sequence[str] = ("detections",)  # which labels a picture gets, some of `OUTPUTS`
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `Localizer`: model, method, recipe, min_score …
 
 
 class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
@@ -54,13 +48,8 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
 
     A single output with a single label is returned as that label. Otherwise a picture has a dict: "detections",
     "instances" (detections with masks), "segmentation", and "heatmap", or with several classes "heatmap_NAME" for each.
-    FiftyOne puts the field's name before these.
-
-    Args:
-        config: what it does.
-
-    Attributes:
-        mask_targets: what the pixels of segmentations mean, for `dataset.mask_targets`.
+    FiftyOne puts the field's name before these. `mask_targets` says what the pixels of segmentations mean, for
+    `dataset.mask_targets`.
 
     Raises:
         UsageError: classes, outputs or an option that cannot be used.
@@ -70,7 +59,7 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
     def __init__(self, config: CliplocConfig) -> None:
         if isinstance(config.classes, str) or not config.classes:
             raise UsageError(f"expected classes as a list of names, got {config.classes!r}: classes=['cat', 'dog']")
-        unknown = [one for one in config.outputs if one not in OUTPUTS]
+        unknown = [output for output in config.outputs if output not in OUTPUTS]
         if unknown or isinstance(config.outputs, str) or not config.outputs:
             raise UsageError(f"expected outputs as a list of {' and '.join(OUTPUTS)}, got {config.outputs!r}")
         self.config = config
@@ -107,7 +96,7 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
 
     def predict_all(self, args: Sequence[Any]) -> list[Any]:
         """The labels of several pictures; `batch_size` of the localizer says how many the model sees at once."""
-        return [self._labels(one) for one in self._localizer(list(args), list(self.config.classes))]
+        return [self._labels(result) for result in self._localizer(list(args), list(self.config.classes))]
 
     def _labels(self, found: Localization) -> Any:
         labels: dict[str, Any] = {}
@@ -156,12 +145,7 @@ def _detections(found: Localization, masks: bool) -> list[Any]:
 
 # ------------------------------------------------------------------------------------------------- the zoo's functions
 def download_model(model_name: str, model_path: str) -> None:
-    """Writes the file by which FiftyOne knows that a model is there; weights come as cliploc fetches them.
-
-    Args:
-        model_name: of `ZOO`.
-        model_path: the file.
-    """
+    """Writes the file by which FiftyOne knows that a model of `ZOO` is there; weights come as cliploc fetches them."""
     Path(model_path).write_text(json.dumps(ZOO[model_name]), encoding="utf-8")
 
 
@@ -172,13 +156,5 @@ def load_model(
     outputs: Sequence[str] = ("detections",),
     **options: Any,
 ) -> CliplocModel:
-    """The model of a name of `ZOO`.
-
-    Args:
-        model_name: of `ZOO`.
-        model_path: not needed.
-        classes: names to look for.
-        outputs: as in `CliplocConfig`.
-        **options: of `Localizer`.
-    """
+    """The model of a name of `ZOO`; classes, outputs and options as in `CliplocConfig`."""
     return CliplocModel(CliplocConfig(classes, outputs, {**ZOO[model_name], **options}))

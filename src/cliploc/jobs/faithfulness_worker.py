@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from cliploc.errors import InputError, ModelError
-from cliploc.faithfulness import Faithfulness, Measured, Seen, chosen_metrics
+from cliploc.faithfulness import AskedPicture, Faithfulness, Measured, chosen_metrics
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.faithfulness import FaithfulnessSettings, row_schema
@@ -93,7 +93,7 @@ class FaithfulnessWorker(WorkerWithoutBoxes["_LoadedSetup"]):
                 rows[one.id] = {**facts, **asked, **columns(one.id, measured, heat)}
         return rows
 
-    def _maps(self, setup: _LoadedSetup, seen: Seen, reporter: Reporter) -> dict[str, FloatArray | str]:
+    def _maps(self, setup: _LoadedSetup, seen: AskedPicture, reporter: Reporter) -> dict[str, FloatArray | str]:
         """Method → its map, or why there is none."""
         of = setup.measurer
         try:

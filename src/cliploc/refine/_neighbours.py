@@ -17,11 +17,7 @@ HALF = tuple((y, x) for y in range(RADIUS + 1) for x in range(-RADIUS, RADIUS + 
 
 
 def strips(maps: Tensor, count: int | None = None) -> Iterator[slice]:
-    """Strips of rows of maps `[P, H, W]`; on another device than the CPU the whole height at once.
-
-    Args:
-        count: values of a pixel that are in memory at once; None: P.
-    """
+    """Strips of rows of maps `[P, H, W]` with `count` (None: P) values of a pixel in memory; off the CPU one strip."""
     planes, height, width = maps.shape
     rows = max(1, VALUES // ((count or planes) * width)) if maps.device.type == "cpu" else height
     for start in range(0, height, rows):
@@ -29,14 +25,7 @@ def strips(maps: Tensor, count: int | None = None) -> Iterator[slice]:
 
 
 def moved(padded: Tensor, rows: slice, by: Offset, margin: int) -> Tensor:
-    """The neighbours of the pixels in some rows, at one offset.
-
-    Args:
-        padded: `[P, H + 2·margin, W + 2·margin]`.
-
-    Returns:
-        `[P, rows, W]`, a view.
-    """
+    """The neighbours of the pixels in some rows, at one offset: `[P, H + 2·margin, W + 2·margin]` → `[P, rows, W]`."""
     down, right = by[0] + margin, by[1] + margin
     return padded[:, rows.start + down : rows.stop + down, right : right + padded.shape[2] - 2 * margin]
 
@@ -55,16 +44,12 @@ class Bags:
     """Σ_n a_in map_n over the neighbours n of each pixel i, for many maps at once.
 
     All maps of a neighbour are read together, by `torch.nn.functional.embedding_bag`: a pixel is a bag, its neighbours
-    are the words. Each strip of rows has its own weights `[rows · W · K]`; the indices of the neighbours are the same
-    in each strip.
-
-    Args:
-        weights: for each strip of rows the weights `[K, rows, W]`; all strips but the last have the same height.
+    are the words. Each strip of rows has its own weights `[K, rows, W]`, and all strips but the last the same height.
     """
 
     def __init__(self, weights: Iterable[Tensor], offsets: Sequence[Offset], margin: int, width: int) -> None:
         self._width, self._margin, self._count = width, margin, len(offsets)
-        self._weights = [one.flatten(1).T.contiguous().view(-1) for one in weights]
+        self._weights = [strip.flatten(1).T.contiguous().view(-1) for strip in weights]
         rows = len(self._weights[0]) // (self._count * width)
         pitch = width + 2 * margin
         pixels = (torch.arange(rows)[:, None] * pitch + torch.arange(width)).view(-1, 1)  # in the padded strip
@@ -73,13 +58,9 @@ class Bags:
         self._starts = torch.arange(0, len(self._places), self._count, dtype=torch.int32)
 
     def sums(self, around: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The sums, a strip of rows at a time, while it is in the processor's cache.
+        """The rows of each strip and their sums `[rows, W, P]`, while they are in the processor's cache.
 
-        Args:
-            around: the maps pixel by pixel with a margin on each side, `[H + 2·margin, W + 2·margin, P]`, contiguous.
-
-        Yields:
-            The rows of the strip, and their sums `[rows, W, P]`.
+        `around` are the maps pixel by pixel with a margin on each side, `[H + 2·margin, W + 2·margin, P]`, contiguous.
         """
         pitch, names = around.shape[1:]
         flat = around.flatten(0, 1)

@@ -20,42 +20,30 @@ def normalized(weights: Tensor) -> Tensor:
 
 
 class System(Protocol):
-    """(I − α Ŵ) X = Y, and how far conjugate gradients are. Lengths are sums of squares, one for each name.
+    """(I − α Ŵ) X = Y, and how far conjugate gradients are. Lengths are sums of squares, one for each name."""
 
-    Attributes:
-        length: of the first residual.
-        found: X so far.
-    """
-
-    length: Tensor
+    length: Tensor  # of the first residual
 
     @property
-    def found(self) -> Tensor: ...
+    def found(self) -> Tensor:
+        """X so far."""
 
     def bend(self) -> Tensor:
         """The products of the direction and of its image under the equation's matrix, a sum for each name."""
-        ...
 
     def move(self, step: Tensor) -> Tensor:
         """X goes so many directions further; the length of the new residual."""
-        ...
 
     def turn(self, by: Tensor) -> None:
         """The direction becomes the residual + by · direction."""
-        ...
 
 
 def solved(system: System, enough: Tensor) -> Tensor:
-    """(1 − α) X for all names at once, by conjugate gradients.
+    """(1 − α) X for all names at once, by conjugate gradients; 0 or more, as for any non-negative labels and Ŵ.
 
-    Each name has its own step lengths and stops on its own, so that none depends on the others. (SciPy's `cg` solves
-    for one name at a time.) The factor 1 − α keeps the scale of the values.
-
-    Args:
-        enough: a name is done when its residual is not longer, or after `STEPS` steps.
-
-    Returns:
-        `system.found`, clamped to 0 or more, as the exact result is for non-negative labels and Ŵ.
+    Each name has its own step lengths and stops on its own, when its residual is not longer than `enough`, or after
+    `STEPS` steps, so that none depends on the others. (SciPy's `cg` solves for one name at a time.) The factor 1 − α
+    keeps the scale of the values.
     """
     length = system.length
     for _ in range(STEPS):
@@ -69,16 +57,11 @@ def solved(system: System, enough: Tensor) -> Tensor:
 
 
 def propagate(spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]], labels: Tensor, tolerance: float) -> Tensor:
-    """(1 − α) (I − α Ŵ)⁻¹ Y for all names at once.
+    """(1 − α) (I − α Ŵ)⁻¹ Y for all names at once, `[P, N, …]`, a row for each name, dense in memory, in any order.
 
-    Args:
-        spread: X → Ŵ X, in strips of the second dimension, so that each is still in the processor's cache when it is
-            used; Ŵ symmetric, its eigenvalues from −1 to 1.
-        labels: `[P, N, …]` Y, a row for each name; dense in memory, in any order.
-        tolerance: a name is done when its residual's norm is this share of its labels' norm.
-
-    Returns:
-        `[P, N, …]`, not below 0.
+    `spread` computes Ŵ X in strips of the second dimension, so that each is still in the processor's cache when it is
+    used; Ŵ is symmetric, its eigenvalues from −1 to 1. A name is done when its residual's norm is this share of its
+    labels' norm.
     """
     system = _Spread(spread, labels)
     return solved(system, tolerance**2 * system.length)

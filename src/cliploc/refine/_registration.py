@@ -21,33 +21,22 @@ LONGEST = 1024  # most pixels on the longer side of the picture that a step work
 
 @dataclass(frozen=True)
 class Refinement:
-    """A step after a saliency method: its function and the facts about it.
+    """A step after a saliency method: its function and the facts about it."""
 
-    Attributes:
-        name: as typed on the command line.
-        function: on the "grid": takes the `Context` and maps `[B, P, h, w]` in 0–1 on the step's grid (see `grid`);
-            returns `[B, P, h, w]`, not below 0. On the "picture": takes the picture `[B, 3, H, W]` in 0–1 (reduced to
-            `LONGEST` pixels on its longer side where that is more), maps `[B, P, H, W]` in 0–1 over it, and the height
-            and width of a grid cell in pixels; returns `[B, P, H, W]`, not below 0. A flat map stays flat.
-        title: the name as papers write it.
-        paper: authors, year, title, where.
-        on: where it works; steps on the picture follow those on the grid.
-        towers: the tower kinds it is defined on.
-        needs: model → what it reads from the trace; a step that asks for features compares `Context.places` and works
-            on their grid.
-        threshold: model and a method's box threshold τ → the τ for maps after this step.
-        package: a package that must be installed for it, besides cliploc's own dependencies.
-    """
-
-    name: str
+    name: str  # as typed on the command line
+    # On the "grid": the `Context` and maps [B, P, h, w] in 0–1 on the step's grid → [B, P, h, w], not below 0.
+    # On the "picture": the picture [B, 3, H, W] RGB in 0–1 (at most `LONGEST` pixels on its longer side), maps
+    # [B, P, H, W] in 0–1 over it, height and width of a grid cell in pixels → [B, P, H, W], not below 0.
+    # A flat map stays flat.
     function: Callable[..., Tensor]
-    title: str
-    paper: str
-    on: Literal["grid", "picture"]
-    towers: frozenset[TowerKind]
+    title: str  # the name as papers write it
+    paper: str  # authors, year, title, where
+    on: Literal["grid", "picture"]  # where it works; steps on the picture follow those on the grid
+    towers: frozenset[TowerKind]  # the tower kinds it is defined on
+    # model → what it reads from the trace; a step that asks for features compares `Context.places`, on their grid
     needs: Callable[[Backbone], Needs]
-    threshold: Callable[[Backbone, float], float]
-    package: str | None
+    threshold: Callable[[Backbone, float], float]  # model and box threshold τ → the τ for maps after this step
+    package: str | None  # what must be installed for it, besides cliploc's own dependencies
 
     def grid(self, ctx: Context) -> tuple[int, int]:
         """`(h, w)` of the maps that a step on the grid takes: the grid of the places it compares, else the trace's."""
@@ -88,12 +77,7 @@ def refinement(
 
 
 def find_refinements(names: Sequence[str]) -> list[Refinement]:
-    """The refinements of these names, whatever the model.
-
-    Raises:
-        UnknownNameError: an unknown name.
-        UsageError: a refinement whose package is not installed.
-    """
+    """The refinements of these names, whatever the model; refuses those whose package is not installed."""
     if isinstance(names, str):
         raise UsageError(f"expected a list of refinements, got the single text {names!r}: write [{names!r}]")
     steps = [refinements.get(name) for name in names]
@@ -104,12 +88,7 @@ def find_refinements(names: Sequence[str]) -> list[Refinement]:
 
 
 def resolve_refinements(names: Sequence[str], backbone: Backbone) -> tuple[Refinement, ...]:
-    """The refinements of these names on a model, in order, those on the grid first.
-
-    Raises:
-        UnknownNameError: an unknown name.
-        UsageError: a refinement that does not work on this tower, or whose package is not installed.
-    """
+    """The refinements of these names on a model, in order, those on the grid first."""
     steps = find_refinements(names)
     for step in steps:
         if backbone.kind not in step.towers:

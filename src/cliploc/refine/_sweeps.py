@@ -44,15 +44,9 @@ def inside(width: int) -> slice:
 
 
 def swept(weights: Tensor, degree: Tensor, parts: Iterable[Tensor], tolerance: float) -> Iterator[Tensor]:
-    """(1 − α) (I − α Ŵ)⁻¹ Y.
+    """(1 − α) (I − α Ŵ)⁻¹ Y of each part Y, `[P, H, W]`.
 
-    Args:
-        weights: Ŵ `[H, 84, pitch]` in `room`; is overwritten.
-        degree: `[H, W]`, more than 0, the row sums that Ŵ was divided by.
-        parts: Y, `[P, H, W]` each.
-
-    Yields:
-        X of each part, `[P, H, W]`, not below 0.
+    Ŵ `[H, 84, pitch]` lies in `room`, and is overwritten; `degree` `[H, W]` are the row sums that it was divided by.
     """
     picture = inside(degree.shape[1])
     vector = torch.zeros(weights.shape[0], weights.shape[2])

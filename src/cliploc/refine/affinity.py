@@ -7,7 +7,6 @@ from torch import Tensor
 
 from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.refine._directions import directions
 from cliploc.refine._registration import refinement
 from cliploc.tower import Backbone, Needs
 
@@ -16,6 +15,7 @@ CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_stu
 WINDOWS_CUT = 0.2
 KEPT = 0.2  # share of the map before the step in the result: maps of windows have details that spreading blurs
 PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
+ROUNDING = 1e-4  # distances from the mean below this share of the largest are rounding
 
 
 def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
@@ -45,31 +45,30 @@ def _threshold(backbone: Backbone, tau: float) -> float:
     threshold=_threshold,
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),
 )
-def affinity(ctx: Context, maps: Tensor) -> Tensor:
+def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     """map′ = A · map, A the row-normalised max(0, S − 0.1), S_ij = cos(F_i − F̄, F_j − F̄) of mid-tower features F.
 
-    F are the guide's features, or, without a guide, those of the tower's middle stage (`Backbone.middle_stage`). Its
-    grid is finer than the last stage's, so that the map follows the object's edges, and it is late enough that parts of
-    one object are similar. On a ViT they are the patch tokens after about three quarters of the blocks. F̄ is the mean
-    over the picture, so that what all places have in common does not count. The map is resized to the grid of F first
-    and stays on it. Every place becomes a weighted mean of similar places, itself included, so values stay in 0–1.
+    F are the guide's features, or, without a guide, those of the tower's middle stage, whose grid is finer than the
+    last one's; on a ViT the patch tokens after about three quarters of the blocks. F̄ is the mean over the picture, so
+    that what all places have in common does not count. The map is resized to the grid of F first and stays on it.
 
     If the picture is also seen in windows and there is no guide, F are the stitched features of the smallest windows,
     whose grid is finer and not stretched. Then S is cut at 0.2 instead of 0.1, and
     map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
     pictures: docs/refinement.md, docs/recipes.md.
-
-    Args:
-        ctx: a guide, or features of the middle stage.
-        maps: `[B, P, h, w]` in 0–1 on the grid of these features.
-
-    Returns:
-        `[B, P, h, w]` float32.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["affinity"])
     """
     if not ctx.from_windows:
         return spread(ctx.places, maps, CUT)
     return (1 - KEPT) * min_max(spread(ctx.places, maps, WINDOWS_CUT)) + KEPT * maps
+
+
+def directions(features: Tensor) -> Tensor:
+    """For each place the unit vector from the picture's mean feature to its feature: `[B, C, h, w]` → `[B, h·w, C]`.
+
+    A place at the mean, but for rounding, has no direction: nearly a zero vector.
+    """
+    places = features.float().flatten(2).transpose(1, 2)  # [B, N, C]
+    apart = places - places.mean(dim=1, keepdim=True)
+    length = apart.norm(dim=2, keepdim=True)  # [B, N, 1]
+    least = (ROUNDING * length.amax(dim=1, keepdim=True)).clamp(min=torch.finfo(length.dtype).tiny)
+    return apart / torch.maximum(length, least)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.method import Context
 from cliploc.refine._registration import refinement
-from cliploc.refine._walk import transition, walk
 from cliploc.tower import Backbone, Needs, as_transformer
 
 BLOCKS = 8  # the paper's
+BOXES = BoxRule(threshold=0.4, min_area=0, nms_iou=None)  # the authors' threshold
+ROUNDS = 3  # the authors'
+# Attention is rounded to float32, and a walk squares its differences from uniform attention. A map that varies by less
+# than this share of its maximum shows only the rounding, which depends on the batch.
+FLAT = (16 * torch.finfo(torch.float32).eps) ** 2
 
 
 def _last_blocks(backbone: Backbone) -> tuple[int, ...]:
@@ -25,30 +30,16 @@ def _last_blocks(backbone: Backbone) -> tuple[int, ...]:
     towers=("vit",),
     needs=lambda backbone: Needs(attention=_last_blocks(backbone)),
 )
-def caa(ctx: Context, maps: Tensor) -> Tensor:
+def caa(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     """map′ = W · (B ⊙ map), W = S², S = (D + Dᵀ)/2, D the Sinkhorn-normalised patch–patch attention.
 
-    The attention is the mean over the heads of the last 8 blocks (all, when there are fewer), without the rows and
-    columns of tokens that are not patches. B is 1 inside the boxes of the map's regions above 0.4 of its maximum: heat
-    spreads only from there, so that heat on other objects does not spread. Sinkhorn takes three rounds. S is computed
-    once for all prompts and methods, in float64: if attention is nearly uniform, so is the map. A map that varies by no
-    more than the attention's rounding becomes constant.
+    The attention is the mean over the heads of the last 8 blocks (all, when there are fewer), patches only. B is 1
+    inside the boxes of the map's regions above 0.4 of its maximum, so that heat on other objects does not spread.
+    Sinkhorn takes three rounds. S is computed once for all prompts and methods, in float64: if attention is nearly
+    uniform, so is the map. A map that varies by no more than the attention's rounding becomes constant.
 
-    The boxes differ from the authors' code in two ways. The authors convert the map to uint8 (× 255, truncated) and
-    compare it with the truncated integer 0.4 · maximum; we compare the float map. They also limit right and bottom
-    edges, which are exclusive, to width − 1 and height − 1, so the last column and row of patches are never inside a
-    box; our boxes reach the edge.
-
-    Args:
-        ctx: attention of the last blocks.
-        maps: `[B, P, h, w]` in 0–1.
-
-    Returns:
-        `[B, P, h, w]` float64.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", "grad_cam", refine=["caa"])  # doctest: +SKIP
+    The authors find boxes in the map as uint8 (truncated), and limit right and bottom edges, which are exclusive, to
+    width − 1 and height − 1, so that the last column and row are never inside a box; our boxes reach the edge.
     """
     key = "caa"
     if key not in ctx.cache:
@@ -56,3 +47,41 @@ def caa(ctx: Context, maps: Tensor) -> Tensor:
         blocks = [ctx.trace.attention[block].float().mean(dim=1) for block in _last_blocks(ctx.backbone)]
         ctx.cache[key] = transition(torch.stack(blocks).mean(dim=0)[:, -n:, -n:])  # [B, N, N]
     return walk(ctx.cache[key], maps)
+
+
+# CLIP-ES's random walk: heat moves between similar places, starting inside the map's own boxes.
+def transition(affinity: Tensor) -> Tensor:
+    """Half of a walk's step, S of affinities `[B, N, N]`: made doubly stochastic, then symmetric; float64."""
+    balanced = sinkhorn(affinity.double())
+    return (balanced + balanced.transpose(1, 2)) / 2
+
+
+def sinkhorn(affinity: Tensor, rounds: int = ROUNDS) -> Tensor:
+    """Scales columns, then rows to a sum of 1, `rounds` times (Sinkhorn & Knopp 1967); `[B, N, N]`, above 0."""
+    for _ in range(rounds):
+        affinity = affinity / affinity.sum(dim=1, keepdim=True)
+        affinity = affinity / affinity.sum(dim=2, keepdim=True)
+    return affinity
+
+
+def walk(transitions: Tensor, maps: Tensor) -> Tensor:
+    """One walk, S² · (box mask ⊙ map), for every map `[B, P, h, w]`; transitions S `[B, N, N]`; float64.
+
+    Nearly uniform attention gives a nearly constant map. Its differences, which are scaled to 0–1 later, are below the
+    precision of float32.
+    """
+    walked = (maps * box_mask(maps)).flatten(2).double()  # [B, P, N]
+    for _ in range(2):
+        walked = walked @ transitions  # symmetric
+    low, high = walked.amin(dim=-1, keepdim=True), walked.amax(dim=-1, keepdim=True)
+    return torch.where(high - low > FLAT * high, walked, high).view_as(maps)
+
+
+def box_mask(maps: Tensor) -> Tensor:
+    """Box masks `[B, P, h, w]`: 1 inside the boxes of each map's regions above 0.4 of its maximum, 0 outside."""
+    flat = maps.flatten(0, 1)  # [B·P, h, w]
+    boxes = boxes_from_maps(flat.cpu().numpy(), BOXES)
+    mask = torch.zeros_like(flat)
+    for index, (x0, y0, x1, y1) in zip(boxes.index.tolist(), boxes.xyxy.astype(int).tolist(), strict=True):
+        mask[index, y0:y1, x0:x1] = 1
+    return mask.view_as(maps)

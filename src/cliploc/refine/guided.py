@@ -28,58 +28,37 @@ def _threshold(backbone: Backbone, tau: float) -> float:
     on="picture",
     threshold=_threshold,
 )
-def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
+def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # [B, P, H, W]
     """In every window the map is a linear function of the picture's colours: map′_i = mean_k(a_k)ᵀ I_i + mean_k(b_k).
 
     a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), U the identity, over windows k of 2·cell + 1
     pixels around pixel i: as wide as the upsampling blurred one cell of the grid. ε is 0.001. Borders are mirrored (the
     paper cuts windows off there); the map is clamped to 0–1.
 
-    The picture is the photograph at its own resolution, up to 1,024 pixels on its longer side, for any size of the
-    model's input: edges are exact to the pixel. Where a cell is 32 pixels or more, a and b are computed on every second
-    pixel, from 48 on every third and so on, and upsampled bilinearly (the fast guided filter). a and b are smooth; the
-    edges come from the photograph itself.
-
-    Args:
-        picture: `[B, 3, H, W]` RGB in 0–1.
-        maps: `[B, P, H, W]` in 0–1, upsampled.
-        cell: height and width in pixels of one cell of the map's grid.
-
-    Returns:
-        `[B, P, H, W]` float32 in 0–1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["guided"])
+    The picture has its own resolution, up to 1,024 pixels on its longer side. Where a cell is 32 pixels or more, a and
+    b are computed on every second pixel, from 48 on every third and so on, and upsampled (the fast guided filter).
     """
     every = max(1, min(min(cell) // SAMPLES, *maps.shape[-2:]))
     height, width = (  # no wider, as a border cannot be mirrored further than the picture's side
-        2 * min(one // every, side // every - 1) + 1 for one, side in zip(cell, maps.shape[-2:], strict=True)
+        2 * min(length // every, side // every - 1) + 1 for length, side in zip(cell, maps.shape[-2:], strict=True)
     )
     return torch.stack(
-        [_filtered(one, heat, every, (height, width)) for one, heat in zip(picture.float(), maps.float(), strict=True)]
+        [
+            _filtered(image, heat, every, (height, width))
+            for image, heat in zip(picture.float(), maps.float(), strict=True)
+        ]
     )
 
 
 def _filtered(picture: Tensor, maps: Tensor, every: int, window: tuple[int, int]) -> Tensor:
-    """Filters the maps `[P, H, W]` of one picture `[3, H, W]`.
-
-    Args:
-        picture: RGB in 0–1.
-        maps: in 0–1.
-        every: a and b are computed on every such pixel.
-        window: height and width of the windows, in these pixels.
-
-    Returns:
-        `[P, H, W]` in 0–1.
-    """
+    """Filters the maps `[P, H, W]` of one picture `[3, H, W]`, with a and b of windows of every n-th pixel."""
     hw = (picture.shape[1], picture.shape[2])
     rows, columns = (_sampled(side, every).to(picture.device) for side in hw)
     colours = picture[:, rows][:, :, columns]  # [3, h, w]
     mean = _means(colours, window)
     products = _means(torch.stack([colours[i] * colours[j] for i, j in PAIRS]), window)
-    covariance = {pair: one - mean[pair[0]] * mean[pair[1]] for pair, one in zip(PAIRS, products, strict=True)}
-    inverse = _inverse({(i, j): one + EPS * (i == j) for (i, j), one in covariance.items()})  # [3, 3, h, w]
+    covariance = {pair: entry - mean[pair[0]] * mean[pair[1]] for pair, entry in zip(PAIRS, products, strict=True)}
+    inverse = _inverse({(i, j): entry + EPS * (i == j) for (i, j), entry in covariance.items()})  # [3, 3, h, w]
     filtered = torch.empty_like(maps)
     for part, out in zip(torch.split(maps, AT_ONCE), torch.split(filtered, AT_ONCE), strict=True):
         heat = part[:, rows[:, None], columns]  # [p, h, w]
@@ -90,9 +69,9 @@ def _filtered(picture: Tensor, maps: Tensor, every: int, window: tuple[int, int]
         ]
         a = [(row[0] * with_map[0]).addcmul_(row[1], with_map[1]).addcmul_(row[2], with_map[2]) for row in inverse]
         b = mean_heat  # 3 + 1 × [p, h, w]
-        for one, own in zip(a, mean, strict=True):
-            b.addcmul_(one, own, value=-1)
-        smooth = [_upsampled(_means(one, window), hw) for one in (*a, b)]
+        for coefficient, own in zip(a, mean, strict=True):
+            b.addcmul_(coefficient, own, value=-1)
+        smooth = [_upsampled(_means(coefficient, window), hw) for coefficient in (*a, b)]
         torch.addcmul(smooth[3], smooth[0], picture[0], out=out)
         out.addcmul_(smooth[1], picture[1]).addcmul_(smooth[2], picture[2]).clamp_(0, 1)
     return filtered
@@ -110,19 +89,19 @@ def _inverse(entries: dict[tuple[int, int], Tensor]) -> list[list[Tensor]]:
     (a, b, c, d, e, f) = (entries[pair] for pair in PAIRS)
     cofactors = [d * f - e * e, c * e - b * f, b * e - c * d, a * f - c * c, b * c - a * e, a * d - b * b]
     determinant = a * cofactors[0] + b * cofactors[1] + c * cofactors[2]
-    p, q, r, s, t, u = (one / determinant for one in cofactors)
+    p, q, r, s, t, u = (cofactor / determinant for cofactor in cofactors)
     return [[p, q, r], [q, s, t], [r, t, u]]
 
 
 def _means(maps: Tensor, window: tuple[int, int]) -> Tensor:
     """The means over windows, mirrored at the border: `[p, h, w]` → `[p, h, w]`; wide windows cost no more time."""
     if maps.device.type != "cpu":
-        down, right = (one // 2 for one in window)
+        down, right = (length // 2 for length in window)
         around = F.pad(maps[None], (right, right, down, down), mode="reflect")
         return F.avg_pool2d(F.avg_pool2d(around, (window[0], 1), 1), (1, window[1]), 1)[0]
     means = torch.empty(maps.shape)
-    for one, mean in zip(maps.numpy(), means.numpy(), strict=True):
-        cv2.blur(one, window[::-1], dst=mean, borderType=cv2.BORDER_REFLECT_101)
+    for heat, mean in zip(maps.numpy(), means.numpy(), strict=True):
+        cv2.blur(heat, window[::-1], dst=mean, borderType=cv2.BORDER_REFLECT_101)
     return means
 
 
@@ -132,6 +111,6 @@ def _upsampled(maps: Tensor, hw: tuple[int, int]) -> Tensor:
     if maps.device.type != "cpu":
         return F.interpolate(maps[None], size=hw, mode="bilinear")[0]
     larger = torch.empty(len(maps), *hw)
-    for one, out in zip(maps.numpy(), larger.numpy(), strict=True):  # an eighth of the time of torch
-        cv2.resize(one, hw[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
+    for heat, out in zip(maps.numpy(), larger.numpy(), strict=True):  # an eighth of the time of torch
+        cv2.resize(heat, hw[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
     return larger

@@ -28,7 +28,7 @@ VALUES = 2**16  # of maps at several levels that are computed together: more do 
     on="grid",
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),  # for their grid, which is that of `affinity`
 )
-def level(ctx: Context, maps: Tensor) -> Tensor:
+def level(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     """map′ = map^γ, γ = log τ / log t*: the level t* becomes τ; the order of values and the peak stay.
 
     t* is the level at which the hot area changes least: the edge of the object, if heat falls off there. It minimises
@@ -37,17 +37,6 @@ def level(ctx: Context, maps: Tensor) -> Tensor:
 
     over levels t with γ from ½ to 2. A(t) is the share of places above t, smoothed: mean Φ((map − t) / 0.08), at least
     0.001. τ is the threshold for boxes of these maps (`Context.threshold`); the second term keeps t* near it.
-
-    Args:
-        ctx: its `threshold` is read.
-        maps: `[B, P, h, w]` in 0–1 on the grid of the middle stage's features.
-
-    Returns:
-        `[B, P, h, w]` float32 in 0–1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["affinity", "level"])
     """
     tau = min(max(ctx.threshold, 0.01), 0.99)  # 0 and 1 have no γ
     found = levels(maps, tau)[..., None, None]  # [B, P, 1, 1]

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.method import Context
-from cliploc.refine._directions import directions
 from cliploc.refine._propagation import normalized, propagate
 from cliploc.refine._registration import refinement
+from cliploc.refine.affinity import directions
 from cliploc.tower import Needs
 
 POWER = 3  # γ of the paper
@@ -25,31 +25,19 @@ TOLERANCE = 1e-6
     on="grid",
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),
 )
-def lposs(ctx: Context, maps: Tensor) -> Tensor:
+def lposs(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     """map′ = (1 − α) (I − α Ŵ)⁻¹ map, α 0.95, Ŵ = D^-½ (V + Vᵀ) D^-½ with a zero diagonal.
 
     V_ij = max(0, cos(F_i, F_j))³ · exp(−0.01 · distance of the places i and j in pixels of the input), for the 400
     places j whose features are most like those of i, else 0. D has the row sums. Solved by conjugate gradients to a
-    residual of 1e-6, in at most 50 steps, for all names at once. The factor 1 − α keeps the scale of the values.
+    residual of 1e-6, in at most 50 steps. The factor 1 − α keeps the scale of the values.
 
     Where we differ: F are the guide's features, or, without a guide, those of the tower's middle stage minus their mean
     over the picture, as in `affinity`; the authors take the values v of the last block of a DINO tower. Their labels
     are cosines between patches and names, ours the method's maps in 0–1.
 
-    Where their sources differ: their function squares the distance by default, but their configuration does not
-    (`pix_dist_pow: 1.0`), and neither do we. Their solver stops after 50 steps in one version of their code, after 10
-    in another; we take 50, so that the residual of 1e-6 is what ends it, after 20 to 30 steps.
-
-    Args:
-        ctx: a guide, or features of the middle stage.
-        maps: `[B, P, h, w]` in 0–1 on the grid of these features.
-
-    Returns:
-        `[B, P, h, w]` float32.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["lposs"])
+    Where their sources differ: their configuration does not square the distance (`pix_dist_pow: 1.0`), as their
+    function would; their solver stops after 50 steps or after 10. With ours, the residual ends it after 20 to 30 steps.
     """
     key = "lposs"
     if key not in ctx.cache:

@@ -34,37 +34,23 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     """map′ = (1 − α) (I − α Ŵ)⁻¹ map over the pixels, α 0.95, Ŵ = D^-½ W D^-½.
 
     W_ij = exp(−‖c_i − c_j‖ / 0.01) for the pixels j in the 13×13 window around i, without i itself; c are the Lab
-    colours divided by (100, 128, 128), D has the row sums. Conjugate gradients, all names at once; on the CPU, with
-    numba (the extra `fast`), preconditioned. The paper's LPOSS+ is `lposs`, then this step:
-    `refine=["lposs", "lposs_plus"]`.
+    colours divided by (100, 128, 128), D has the row sums. Conjugate gradients, preconditioned on a CPU with numba (the
+    extra `fast`). The paper's LPOSS+ is `lposs`, then this step: `refine=["lposs", "lposs_plus"]`.
 
     Where we differ: we stop at a residual of 1e-4 of the map, after about 28 steps, or 12 to 15 with numba, the authors
-    at 1e-6, after about 42. The factor 1 − α keeps the scale of the values. The picture has its own resolution, up to
-    1,024 pixels on its longer side; the authors' has the size of the model's input.
-
-    Args:
-        picture: `[B, 3, H, W]` RGB in 0–1.
-        maps: `[B, P, H, W]`, upsampled.
-        cell: is not used.
-
-    Returns:
-        `[B, P, H, W]` float32, not below 0.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["lposs", "lposs_plus"])
+    at 1e-6, after about 42. The picture has its own resolution, up to 1,024 pixels on its longer side, not the input's.
     """
     done = []
-    for one, heat in zip(picture.float(), maps.float(), strict=True):
+    for image, heat in zip(picture.float(), maps.float(), strict=True):
         parts = torch.split(heat, AT_ONCE)
-        sweeps = compiled("cliploc.refine._sweeps") if one.device.type == "cpu" else None
+        sweeps = compiled("cliploc.refine._sweeps") if image.device.type == "cpu" else None
         if sweeps is not None:
-            weights = sweeps.room(one.shape[1:])
-            degree = neighbour_weights(one, weights[:, :, sweeps.inside(one.shape[2])].transpose(0, 1))
+            weights = sweeps.room(image.shape[1:])
+            degree = neighbour_weights(image, weights[:, :, sweeps.inside(image.shape[2])].transpose(0, 1))
             done.append(torch.cat(list(sweeps.swept(weights, degree, parts, TOLERANCE))))
             continue
-        weights = one.new_zeros(len(HALF), *one.shape[1:])
-        neighbour_weights(one, weights)
+        weights = image.new_zeros(len(HALF), *image.shape[1:])
+        neighbour_weights(image, weights)
         spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]] = partial(_whole, weights)
         if in_bags(parts[0]):
             spread = partial(_in_bags, _bags(weights))
@@ -74,15 +60,7 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
 
 
 def neighbour_weights(picture: Tensor, weights: Tensor) -> Tensor:
-    """Writes Ŵ of each pixel i and i + offset, for the offsets of `HALF`.
-
-    Args:
-        picture: `[3, H, W]`.
-        weights: `[84, H, W]`, zeros; stay 0 beyond the border.
-
-    Returns:
-        The row sums of W `[H, W]`, 1 where they are 0.
-    """
+    """Writes Ŵ of each pixel i and i + offset, for the offsets of `HALF`, to zeros `[84, H, W]`; the row sums of W."""
     from kornia.color import rgb_to_lab
 
     colours = rgb_to_lab(picture) / torch.tensor(SCALE, device=picture.device)[:, None, None]

@@ -32,23 +32,10 @@ def pamr(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noq
     over these and the pixel, which counts once for each of the two distances. The picture's border pixels are repeated
     outwards.
 
-    This is the authors' released code. In the paper k is −|I_i − I_n| / σ². The distances are those of NACLIP's
-    evaluation; the authors' own are six, from 1 to 24 pixels. |I_i − I_n| / σ does not change when a channel is scaled,
-    so it does not matter whether the picture is normalised.
-
-    Args:
-        picture: `[B, 3, H, W]` RGB.
-        maps: `[B, P, H, W]`, upsampled.
-        cell: is not used.
-
-    Returns:
-        `[B, P, H, W]` float32: weighted means, between each map's least and greatest value.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("mini", method="cam", refine=["affinity", "pamr"])
+    This is the authors' released code; in the paper k is −|I_i − I_n| / σ². The distances are those of NACLIP's
+    evaluation; the authors' own are six, from 1 to 24 pixels. A channel's scale does not matter.
     """
-    return torch.stack([_steps(affinity(one), heat) for one, heat in zip(picture.float(), maps, strict=True)])
+    return torch.stack([_steps(affinity(image), heat) for image, heat in zip(picture.float(), maps, strict=True)])
 
 
 def affinity(picture: Tensor) -> Tensor:

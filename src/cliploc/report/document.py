@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc import __version__
-from cliploc.report.comparison import ModelResults, peak_of
 from cliploc.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
+    from cliploc.report.comparison import ModelResults
 
 SCHEMA_VERSION = 1  # raised when a key changes its meaning or is removed; not for new keys
 
@@ -94,6 +94,8 @@ def _compared(one: ModelResults, method: str, shared: Sequence[str]) -> dict[str
 
 
 def _peak(result: Localization, index: int) -> dict[str, Any] | None:
+    from cliploc.report.comparison import peak_of
+
     peak = peak_of(result, index)
     if peak is None:
         return None

@@ -8,10 +8,16 @@ from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
     from cliploc.saliency._infra.attention import mean_attention, patches_of
-    from cliploc.saliency._infra.ensemble import EnsembleRule, find, raw_maps, resolve_options
-    from cliploc.saliency._infra.fit import fitting, unfit_reason
-    from cliploc.saliency._infra.names import refuse_unknown
-    from cliploc.saliency._infra.registration import baselines, methods, saliency
+    from cliploc.saliency._infra.ensemble import EnsembleRule, find, raw_maps
+    from cliploc.saliency._infra.method_options import resolve_options
+    from cliploc.saliency._infra.method_registry import (
+        baselines,
+        fitting,
+        methods,
+        refuse_unknown,
+        saliency,
+        unfit_reason,
+    )
 
 __all__ = [
     "EnsembleRule",
@@ -32,9 +38,15 @@ __getattr__ = on_first_use(
     __name__,
     {
         "cliploc.saliency._infra.attention": ["mean_attention", "patches_of"],
-        "cliploc.saliency._infra.ensemble": ["EnsembleRule", "find", "raw_maps", "resolve_options"],
-        "cliploc.saliency._infra.fit": ["fitting", "unfit_reason"],
-        "cliploc.saliency._infra.names": ["refuse_unknown"],
-        "cliploc.saliency._infra.registration": ["baselines", "methods", "saliency"],
+        "cliploc.saliency._infra.ensemble": ["EnsembleRule", "find", "raw_maps"],
+        "cliploc.saliency._infra.method_options": ["resolve_options"],
+        "cliploc.saliency._infra.method_registry": [
+            "baselines",
+            "fitting",
+            "methods",
+            "refuse_unknown",
+            "saliency",
+            "unfit_reason",
+        ],
     },
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 
@@ -20,24 +20,12 @@ from cliploc.tower import Needs
     relu=True,
     threshold=0.3,
 )
-def cam(ctx: Context) -> Tensor:
+def cam(ctx: Context) -> Tensor:  # [B, P, h, w]
     """Class activation map: map_t = Σ_d g_td · r_d, with r the joint-space reading of every location.
 
     On a tower with average pooling r = A − μ and the map is exact: its mean over h×w is the similarity before the
-    embedding is normalised. On CLIP's attention pool r is the value path (each location through v_proj and c_proj, no
-    softmax), as MaskCLIP (Zhou 2022) reads it. The paper uses a trained classifier's weights where we use the text
-    embedding, and it has no ReLU. We set negative values to 0, so that evidence against the prompt is not hot.
-
-    Args:
-        ctx: features of the last stage.
-
-    Returns:
-        `[B, P, h, w]` float32, raw.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
+    embedding is normalised. On CLIP's attention pool r is the value path (v_proj and c_proj, no softmax), as MaskCLIP
+    (Zhou 2022) reads it. The paper has a trained classifier's weights instead of the text embedding, and no ReLU.
     """
     with torch.no_grad():
         return torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text)

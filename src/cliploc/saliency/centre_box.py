@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.saliency._infra.fixed import baseline, centre_distances, for_every_name
+from cliploc.saliency._infra.attention import for_every_prompt
+from cliploc.saliency._infra.method_registry import baseline
 
 SIDE = 0.5**0.5  # side of the box as a share of the input's side; the box has half of the area
 
 
 @baseline("centre_box", title="Centre box", threshold=0.5)
-def centre_box(ctx: Context) -> Tensor:
+def centre_box(ctx: Context) -> Tensor:  # [B, P, H, W] over the input
     """map = 1 in the centred box whose sides are √½ = 0.707 of the input's sides, so half of its area; 0 around it.
 
-    The map is the same for every picture and name. A method that does not beat it has not used the picture. The size is
-    an assumption (objects of interest fill about half of a photograph); it was not tuned on pictures. Any τ below 1
-    gives the same box. It lies over the model's input, which is the whole picture unless `resize` is "crop" or "pad".
-
-    Args:
-        ctx: only its sizes are read.
-
-    Returns:
-        `[B, P, H, W]` float32 over the input, not the feature grid.
+    A method that does not beat it has not used the picture. The size is an assumption (objects of interest fill about
+    half of a photograph), not tuned. The box lies over the model's input, which is the whole picture unless `resize` is
+    "crop" or "pad".
 
     Example:
         >>> import numpy as np
@@ -32,4 +28,14 @@ def centre_box(ctx: Context) -> Tensor:
         [[59.0, 29.0, 341.0, 171.0]]
     """
     y, x = centre_distances(ctx)
-    return for_every_name(ctx, ((y < SIDE / 2) & (x < SIDE / 2)).float())
+    return for_every_prompt(ctx, ((y < SIDE / 2) & (x < SIDE / 2)).float()[None])
+
+
+def centre_distances(ctx: Context) -> tuple[Tensor, Tensor]:
+    """How far each pixel's centre is from the input's centre, in shares of its height `[H, 1]` and width `[1, W]`."""
+    height, width = ctx.images.shape[-2:]
+    y, x = (
+        ((torch.arange(side, device=ctx.images.device, dtype=torch.float32) + 0.5) / side - 0.5).abs()
+        for side in (height, width)
+    )
+    return y[:, None], x[None]

@@ -8,7 +8,7 @@ from torch import Tensor
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import Blocks, blocks_of, last_blocks, over_tokens, patches_of, pooled_tokens
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 
@@ -20,38 +20,21 @@ from cliploc.tower import Needs
     family="gradient",
     towers=("vit",),
     needs=lambda blocks=1: Needs(tokens=last_blocks(blocks)),
-    relu=False,
     threshold=0.25,
 )
-def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:
+def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:  # [B, P, h, w]
     """Chefer's relevance: R = I; for each block l, first to last: R ← R + Ā^l R; map_t = R[class token → patches].
 
-    Ā^l = mean_H ReLU(∂s_t/∂A^l ⊙ A^l), s_t the cosine of image and prompt. These are the paper's rules for the image.
+    Ā^l = mean_H ReLU(∂s_t/∂A^l ⊙ A^l), s_t the cosine of image and prompt: the paper's rules for the image. The
+    authors' CLIP notebook differentiates the logit. With one block that only multiplies the map by the logit scale;
+    with several, products of n matrices Ā would get its n-th power: there our maps differ from theirs.
 
-    The authors' CLIP notebook differentiates the logit, which is the logit scale times s_t. With one block that
-    multiplies the whole map by the scale, so the normalised map is the same. With several blocks R holds products of n
-    matrices Ā, and the scale would multiply these by its n-th power: there our maps differ from theirs. We take the
-    bare cosine, so that the map does not depend on a number that the model learnt for another purpose.
-
-    The code computes one row of R, from the last block back to the first; the whole R, T×T per prompt, is never stored.
-    Gradients go back block by block as well, so only one block's graph is in memory at a time. An attention pool counts
-    as one more attention and is always included: the row starts as its Ā. On a tower with average pooling the row
-    starts with the same value for every patch.
+    One row of R is computed, from the last block back to the first, and gradients go back block by block: no T×T
+    matrix per prompt, and one block's graph at a time. An attention pool counts as one more attention and is always
+    included. With average pooling the row starts with the same value for every patch.
 
     Args:
-        ctx: tokens of the blocks.
         blocks: how many of the last blocks, or "all". On ViT-B/16 the last block alone gives cleaner maps than all.
-
-    Returns:
-        `[B, P, h, w]` float32, raw.
-
-    Raises:
-        UsageError: `blocks` is below 1 or above the tower's number of blocks.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="chefer")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     chosen = blocks_of(ctx, blocks)
     with differentiable():
@@ -65,10 +48,9 @@ def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:
 def _back_through(
     ctx: Context, block: int, row: Tensor | None, upstream: Tensor | None, further: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Goes back through one block: the class token's row `[B, P, T]` and the tokens' gradient `[P, B, T, d]`.
+    """The class token's row `[B, P, T]` and the tokens' gradient `[P, B, T, d]` before a block, from those after it.
 
-    Takes both as they are after the block (None after the last block) and returns both as they are before it. The
-    returned gradient is None unless `further` says that another block follows.
+    They are None after the last block; the returned gradient is None unless another block follows (`further`).
     """
     entering = leaf(ctx.trace.entering[block])  # [B, T, d]
     run = ctx.resume(entering, block, Needs(tokens=(block,), attention=(block,)), last=block)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import dense_cosine, self_attention
+from cliploc.saliency._infra.attention import dense_cosine, self_attention
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs
 
 SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts
@@ -23,38 +23,22 @@ SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompt
     family="attention",
     towers=("vit",),
     needs=lambda depth=6: Needs(dense=depth),
-    relu=False,
     threshold=0.5,
     prompts_interact=True,
 )
-def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:
+def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:  # [B, P, h, w]
     """map_t = w_t·c_t − mean_u(w_u·c_u), c_t = cos(r, g_t): every patch's similarity minus what the prompts share.
 
     Architecture surgery: the path starts with the tokens entering the last `depth` blocks. Each block adds
-    out_proj(softmax(vvᵀ/√d_h)·v), with v from the tower's unchanged tokens, and no MLP. r is the path's end after the
-    head's normalisation and projection. The authors' code edits 6 blocks.
+    out_proj(softmax(vvᵀ/√d_h)·v), with v from the tower's unchanged tokens, and no MLP; r is the path's end.
 
     Feature surgery: w = softmax over prompts of 2·s_t, divided by its mean, s_t the cosine of the whole image. The
-    authors multiply patch, text and weight element by element, subtract the mean over prompts and sum. The formula
-    above gives the same numbers without a `[N, P, D]` tensor. A map therefore depends on the other prompts of the call.
-    For a single prompt it would be zero, so the redundant feature is then that of the empty name in the prompt's
+    authors multiply patch, text and weight element by element first: the same numbers by a `[N, P, D]` tensor. For a
+    single prompt the map would be zero, so the redundant feature is then that of the empty name in the prompt's
     templates: map = c − r·g(""). Nothing more is subtracted from a prompt whose background was subtracted already.
 
     Args:
-        ctx: with what a dense reading of the last blocks needs.
-        depth: how many blocks; all when the tower has fewer.
-
-    Returns:
-        `[B, P, h, w]` float32, raw.
-
-    Raises:
-        UsageError: `depth` is below 1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", method="clip_surgery")  # doctest: +SKIP
-        >>> localizer("cat.jpg", ["cat", "sofa"]).heatmaps.shape  # doctest: +SKIP
-        (2, 375, 500)
+        depth: how many blocks; all when the tower has fewer. The authors' code edits 6.
     """
     if depth < 1:
         raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors use 6")

@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 BLOCKS = 4  # the authors' late blocks, whose direct effects matter
@@ -23,38 +23,23 @@ BLOCKS = 4  # the authors' late blocks, whose direct effects matter
     family="attention",
     towers=("vit",),
     needs=lambda blocks=BLOCKS: Needs(tokens=(-1,), dense=blocks),
-    relu=False,
     threshold=0.3,
     poolings=("class token",),
 )
-def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:
+def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:  # [B, P, h, w]
     """map_t(i) = Σ_l Σ_h g_t · W_proj · ln(A^l_h[cls, i] · v^l_ih · W_O,h): the cosine's terms that come from patch i.
 
     The class token after the last block is a sum: the token before the first block, what each MLP adds, and what each
     head of each block adds from each token. ln is ln_post without its bias, with the standard deviation of the whole
-    sum. The mean of the whole sum is spread evenly, as in the authors' code: an equal share for the start, each MLP and
-    each block's attention, the last divided equally among heads and tokens. So the cosine is exactly the sum of all
-    terms. The map has the terms of the patches in the last blocks. It leaves out the other terms: the start, MLPs and
-    biases, earlier blocks, and the attention of the class token to itself. The authors spread the biases evenly too,
-    which adds the same number to every patch.
+    sum; the sum's mean is spread evenly, as in the authors' code: an equal share for the start, each MLP and each
+    block's attention. So the cosine is exactly the sum of all terms. The map leaves out the start, MLPs and biases
+    (which the authors spread evenly over the patches), earlier blocks, and the class token's attention to itself.
 
-    If a tower's head or a block's output projection is more than a layer norm and a linear layer, it is replaced by its
-    linearisation at this picture. Not defined without a class token.
+    A head or output projection that is more than a layer norm and a linear layer is replaced by its linearisation at
+    this picture. Not defined without a class token.
 
     Args:
-        ctx: tokens that leave the last block, and those that enter the last `blocks`.
         blocks: how many of the last blocks; all when the tower has fewer.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: shares of the cosine, of both signs.
-
-    Raises:
-        UsageError: `blocks` is below 1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="decomposition")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if blocks < 1:
         raise UsageError(f"expected 1 block or more, got {blocks}: the authors use {BLOCKS}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import block_needs
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.saliency.grad_cam import grad_cam
 
 
@@ -25,32 +25,18 @@ from cliploc.saliency.grad_cam import grad_cam
     threshold=0.05,
     prompts_interact=True,
 )
-def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int = -1) -> Tensor:
+def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int = -1) -> Tensor:  # [B, P, h, w]
     """map_t = Grad-CAM of s_t − γ · mean_r s_r, over the prompts r whose scores are nearest to that of prompt t.
 
     s are cosines of image and prompt. References are other prompts of the same call, so names that are easily confused
-    should be asked for together. For a single prompt the reference is what every text has in common, the empty name's
-    embedding. The paper takes references from a classifier's classes and has no such case.
-
-    The peer is `torchcam.methods.FinerCAM` with `base_method=GradCAM`, whose defaults are ours; tests compare the two.
+    should be asked for together. For a single prompt (not in the paper, whose references are a classifier's classes)
+    the reference is the empty name's embedding. The same as `torchcam.methods.FinerCAM` with `base_method=GradCAM`;
     `pytorch_grad_cam.FinerCAM` weights each reference by its probability.
 
     Args:
-        ctx: features of the stage (CNN) or tokens entering the block (ViT).
         gamma: γ, how much of the references is subtracted; 0 is Grad-CAM.
         references: how many of the other prompts are references, at most.
         block: as for `grad_cam`.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
-
-    Raises:
-        UsageError: gamma is below 0, references below 1, or the block is not counted from the end or does not exist.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="finer_cam")("dogs.jpg", ["collie", "beagle"]).heatmaps.shape  # doctest: +SKIP
-        (2, 375, 500)
     """
     if not gamma >= 0:
         raise UsageError(f"expected a gamma of 0 or more, got {gamma}: the paper uses 0.6")

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import dense_cosine, iterated_self_attention
+from cliploc.saliency._infra.attention import dense_cosine, iterated_self_attention
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs
 
 DEPTH = 6  # blocks that gem_torch edits by default
@@ -21,11 +21,12 @@ DEPTH = 6  # blocks that gem_torch edits by default
     family="attention",
     towers=("vit",),
     needs=lambda depth=DEPTH, **_: Needs(dense=depth),
-    relu=False,
     threshold=0.45,
     cosines=True,
 )
-def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None) -> Tensor:
+def gem(
+    ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None
+) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r the end of a path to which each of the last blocks adds its self-self attention.
 
     The path starts with the tokens entering the last `depth` blocks. Each block adds out_proj of the mean over
@@ -33,28 +34,14 @@ def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: floa
     moved towards similar tokens `iterations` times: x̂ ← norm(softmax(x̂x̂ᵀ/τ)·x̂). The temperature adapts to each block
     and image: 1/τ = mean‖y‖/√d_h over the tokens y that enter the projections, after their layer norm.
 
-    The definition and the defaults are those of `gem_torch` 1.0.1; tests compare the two. Two of its options have
-    another scale: its `depth` is one more than the number of blocks that it edits, so its default of 7 is our 6, and
-    its `ss_attn_temp` is our 1 / temperature. With today's open_clip, `gem_torch` swaps tokens and batch for the blocks
-    that it does not edit, so that every token attends to itself alone; the tests correct that.
+    Definition and defaults are those of `gem_torch` 1.0.1 (tests compare the two), whose `depth` is one more and whose
+    `ss_attn_temp` is our 1 / temperature. With today's open_clip it swaps tokens and batch for the blocks that it does
+    not edit, so that every token attends to itself alone; the tests correct that.
 
     Args:
-        ctx: with what a dense reading of the last blocks needs.
         depth: how many blocks; all when the tower has fewer.
         iterations: how often queries, keys and values are clustered before they attend; 0 for never.
         temperature: τ, the same in every block; None for the adaptive one.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: cosines.
-
-    Raises:
-        UsageError: `depth` is below 1, `iterations` below 0, or the temperature not above 0.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", method="gem")  # doctest: +SKIP
-        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if depth < 1:
         raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors' code uses {DEPTH}")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import batched_gradients, block_needs, leaf, map_gradients
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 
@@ -21,33 +21,18 @@ from cliploc.tower import Needs
     relu=True,
     threshold=0.1,
 )
-def grad_cam(ctx: Context, block: int = -1) -> Tensor:
+def grad_cam(ctx: Context, block: int = -1) -> Tensor:  # [B, P, h, w]
     """Gradient-weighted class activation map: map_t = ReLU(Σ_c α_tc A_c), α_tc = mean_hw ∂s_t/∂A_c.
 
-    s_t is the cosine of image and prompt; the logit scale would only multiply the map. Gradients run through the
-    tower's head alone, with one forward pass for all prompts. On a ViT, A are the patch tokens that enter the block's
-    attention, after its first layer norm, without the class token. Tokens before that norm would be wrong: a layer
-    norm's gradient is orthogonal to its centred input, so a token that gets nearly all of the attention would have no
-    heat in its own map.
+    s_t is the cosine of image and prompt; the logit scale would only multiply the map. On a ViT, A are the patch tokens
+    that enter the block's attention, after its first layer norm. Before that norm they would be wrong: a layer norm's
+    gradient is orthogonal to its centred input, so a token that gets nearly all attention would have no heat.
 
-    The definition is that of `pytorch_grad_cam.GradCAM` and `torchcam.methods.GradCAM`; tests compare the three. On a
-    ViT it is `pytorch_grad_cam` with `target_layers=[visual.transformer.resblocks[-1].ln_1]`, whose output it hooks,
-    and a `reshape_transform` that drops the class token.
+    The same as `pytorch_grad_cam.GradCAM` and `torchcam.methods.GradCAM` (tests compare the three), on a ViT with
+    `target_layers=[visual.transformer.resblocks[-1].ln_1]` and a `reshape_transform` that drops the class token.
 
     Args:
-        ctx: features of the stage (CNN) or tokens entering the block (ViT).
         block: the stage (CNN) or block (ViT), −1 for the last. Gradients run back to it from the tower's end.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
-
-    Raises:
-        UsageError: the block is not counted from the end, or does not exist.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="grad_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
 
     if ctx.backbone.kind == "vit":

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.saliency._infra.gradients import block_needs, map_gradients
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.temperature import resolve_temperature
+from cliploc.saliency._infra.gradients import block_needs, map_gradients, resolve_temperature
+from cliploc.saliency._infra.method_registry import saliency
 
 
 @saliency(
@@ -21,33 +20,19 @@ from cliploc.saliency._infra.temperature import resolve_temperature
     relu=True,
     threshold=0.25,
 )
-def grad_cam_pp(ctx: Context, temperature: float | None = None, block: int = -1) -> Tensor:
+def grad_cam_pp(ctx: Context, temperature: float | None = None, block: int = -1) -> Tensor:  # [B, P, h, w]
     """map_t = Σ_c w_tc A_c, w_tc = Σ_hw α·ReLU(∂S_t/∂A_c), α = ∂S² / (2 ∂S² + Σ_hw A_c · ∂S³) (the paper's Eq. 19).
 
-    The paper differentiates exp(S) of a logit S. α depends on the logit's scale, so the temperature is part of the
-    method: S_t = cosine / temperature. α·ReLU(∂S) is computed as ReLU(∂S) / (2 + Σ A · ReLU(∂S)): the same with ∂S²
-    cancelled, and no division by zero. The paper assumes A ≥ 0, as after ReLU: where a channel's sum is negative, we
-    take 0 instead. Not defined on a ViT, whose tokens have both signs.
+    The paper differentiates exp(S) of a logit S, whose scale matters to α, so the temperature is part of the method:
+    S_t = cosine / temperature. α·ReLU(∂S) is computed as ReLU(∂S) / (2 + Σ A · ReLU(∂S)), without a division by zero.
+    The paper assumes A ≥ 0: where a channel's sum is negative, we take 0. Not defined on a ViT (tokens of both signs).
 
     Peers: `pytorch_grad_cam.GradCAMPlusPlus` adds 1e-6 to the denominator, which matters when gradients are small.
-    `torchcam.methods.GradCAMpp` (0.5.0) intends α = ∂S² / (2 ∂S² + Σ_hw (A · ∂S³)), but drops the result of the
-    division: its weights are Σ_hw ∂S²·ReLU(∂S).
+    `torchcam.methods.GradCAMpp` (0.5.0) drops the result of its division: its weights are Σ_hw ∂S²·ReLU(∂S).
 
     Args:
-        ctx: features of the stage.
         temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
         block: the stage, −1 for the last.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
-
-    Raises:
-        UsageError: the temperature is not above 0, or the block is not counted from the end or does not exist.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="grad_cam_pp")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     scale = 1 / resolve_temperature(ctx, temperature)
 

@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import patches_of
+from cliploc.saliency._infra.attention import attend, patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import attend
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs, join_heads, split_heads
 
 
@@ -25,28 +24,18 @@ from cliploc.tower import DenseReading, Needs, join_heads, split_heads
     threshold=0.05,
     poolings=("class token",),
 )
-def grad_eclip(ctx: Context, published: bool = False) -> Tensor:
+def grad_eclip(ctx: Context, published: bool = False) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_d g_td · v_id · n_i): values that would raise the score, at patches the class token looks for.
 
     o is what the last block's heads gather for the class token, before the output projection; g_t = ∂s_t/∂o, s_t the
     cosine of image and prompt; n_i = cos(q_cls, k_i), min–max normalised over the patches. q, k and v are those of all
-    heads, concatenated.
+    heads, concatenated. Not defined without a class token.
 
-    The authors' code differs in two ways, which `published` repeats. It runs the last block again with one head over
-    all d channels; the tower was not trained so, and s_t is then not its own score. And it applies the output
-    projection to q and k before their cosine. Not defined without a class token.
+    The authors' code, which `published` repeats, runs the last block again with one head over all d channels, which is
+    not how the tower was trained, and applies the output projection to q and k before their cosine.
 
     Args:
-        ctx: the end of the last block, and what a dense reading of it needs.
         published: the authors' one-head form.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="grad_eclip")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     tower, trace = ctx.transformer, ctx.trace
     patches = slice(tower.prefix_tokens, None)

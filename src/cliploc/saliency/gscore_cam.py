@@ -8,9 +8,9 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_gradients, channel_maps, channel_needs
-from cliploc.saliency._infra.masked import masked_embeddings
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.temperature import MASKED_TIMES_OWN, resolve_temperature
+from cliploc.saliency._infra.gradients import resolve_temperature
+from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, masked_embeddings
+from cliploc.saliency._infra.method_registry import saliency
 
 
 @saliency(
@@ -31,42 +31,24 @@ def gscore_cam(
     block: int = -1,
     components: int | None = None,
     published: bool = False,
-) -> Tensor:
+) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax of cos(f(x ⊙ M_k), g_t) / temperature over the `top_k` best channels.
 
-    The best channels are those of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others have weight 0. No baseline
-    is subtracted. M_k is A_k upsampled to the input with align_corners=False (the authors: True) and min–max
-    normalised. Only channels that are chosen for some prompt cost a forward pass, so `top_k` limits the cost. A chosen
-    channel that is constant gets the empty picture's score, without a forward pass. On a ViT, A are the patch tokens
-    entering the last block, unless `channels` says otherwise.
+    The best channels are those of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others have weight 0 and cost no
+    forward pass. M_k is made as in `score_cam` (the authors' upsampling aligns corners); no baseline is subtracted. A
+    chosen channel that is constant gets the empty picture's score, without a forward pass.
 
-    The authors' code gives the discarded channels a logit of 0 and takes the softmax over all channels, at the model's
-    temperature, 1 / logit scale. That is `published=True`. CLIP's cosines are about 0.2 and its logits about 20, so for
-    CLIP it makes no difference: a discarded channel gets e⁻²⁰ of a chosen one's weight. With cosines near 0 for masked
-    pictures (`mini`), or with a higher temperature, the discarded channels get a real share: on `mini` at our default
-    temperature at least a quarter of all weight. So the default excludes them.
+    The authors' code, which `published` repeats, gives the discarded channels a logit of 0 and takes the softmax over
+    all channels. For CLIP, whose logits are about 20, it makes no difference. With cosines near 0 for masked pictures
+    (`mini`), or a higher temperature, they would get a real share: on `mini` a quarter of all weight or more.
 
     Args:
-        ctx: images, and the features of the maps.
         top_k: channels per prompt; all when the tower has fewer.
-        temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own; with `published` the
-            model's own.
-        channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
-        block: the stage (CNN) or block (ViT), −1 for the last.
-        components: how many principal components of these maps to use instead of the maps; None for the maps.
+        temperature: as for `score_cam`; None with `published`: the model's own, 1 / logit scale.
+        channels: as for `score_cam`.
+        block: as for `score_cam`.
+        components: as for `score_cam`.
         published: take the softmax over all channels, with 0 for the discarded ones, as the authors' code does.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
-
-    Raises:
-        UsageError: `top_k` is below 1, the temperature is not above 0, or the tower does not have these channels, or
-            the score does not depend on them.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="gscore_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if top_k < 1:
         raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper uses 300")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import map_gradients
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 GAMMA = 2.0  # the paper's scale coefficient of the fusion
@@ -33,32 +33,18 @@ def _needs(stages: Sequence[int] = (-1,)) -> Needs:
     relu=True,
     threshold=0.25,
 )
-def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:
+def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_c ReLU(∂s_t/∂A_c) ⊙ A_c); several stages are fused.
 
-    Fusion: each stage's map M becomes tanh(γ M / max M) with γ = 2 (the paper's Eq. 9), is resized (bilinear) to the
-    finest of the grids, and the maximum is taken at each location. The paper scales the maps of its shallow stages; we
-    scale all of them, as otherwise no common range is defined. s_t is the cosine; the logit scale would only multiply
-    the map. Not defined on a ViT: ReLU(gradient) ⊙ A assumes A ≥ 0, and tokens have both signs.
+    Fusion: each stage's map M becomes tanh(γ M / max M) with γ = 2 (the paper's Eq. 9; the paper scales its shallow
+    stages only), is resized (bilinear) to the finest of the grids, and the maximum is taken at each location. s_t is
+    the cosine. Not defined on a ViT: ReLU(gradient) ⊙ A assumes A ≥ 0, and tokens have both signs.
 
     Peers: for one stage, `pytorch_grad_cam.LayerCAM` and `torchcam.methods.LayerCAM` give the same map. For several,
-    `torchcam`'s `fuse_cams` gives the same map where each map's minimum is 0 (it subtracts the minimum before it
-    scales); `pytorch_grad_cam` takes the mean of the stages' min–max normalised maps, without tanh.
+    `torchcam`'s `fuse_cams` does where each map's minimum is 0; `pytorch_grad_cam` takes the mean of normalised maps.
 
     Args:
-        ctx: features of the stages.
         stages: which ones, counted from the end: (-1,) is the last, (-1, -2, -3) fuses three.
-
-    Returns:
-        `[B, P, h, w]` float32, raw; h×w is the finest grid of the stages.
-
-    Raises:
-        UsageError: no stage is given, or one that is not counted from the end or does not exist.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="layer_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
 
     def weigh(features: Tensor, gradients: Tensor) -> Tensor:

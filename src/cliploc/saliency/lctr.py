@@ -11,11 +11,11 @@ from cliploc.saliency._infra.attention import (
     Blocks,
     blocks_of,
     class_attention,
+    dense_cosine,
     patches_of,
     semantic_attention_needs,
 )
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import dense_cosine
+from cliploc.saliency._infra.method_registry import saliency
 
 
 def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
@@ -47,28 +47,16 @@ def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     relu=True,
     threshold=0.4,
 )
-def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
+def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:  # [B, P, h, w]
     """map_t = mean_l r^l ⊙ ReLU(S_t), r^l the attention of `relational_attention`, which does not depend on the text.
 
     With a trained head (`cliploc train lctr`), S_t is the output of the paper's cue-digging module, trained on image
-    labels. Without one, nothing is trained: S_t is MaskCLIP's cosine of every patch with the prompt, see `maskclip`. A
-    CNN has no class token: with a head trained on its last features, r^l = 1.
+    labels; without one it is MaskCLIP's cosine of every patch with the prompt. A CNN has no class token: with a head
+    trained on its last features, r^l = 1.
 
     Args:
-        ctx: attention of the blocks, and the tokens entering the last one, or what the head needs.
         blocks: how many of the last blocks r^l is averaged over, "all" in the paper.
         head: a head trained for this method on this tower. The `Localizer` takes the path of its file.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`, as r^l ≥ 0.
-
-    Raises:
-        UsageError: the tower has average pooling, or `blocks` is below 1 or above the tower's number of blocks.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="lctr")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     with torch.no_grad():
         semantics = dense_cosine(ctx) if head is None else head.semantics(ctx)  # [B, P, h, w]

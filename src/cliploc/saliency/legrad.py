@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import Blocks, blocks_of, last_blocks, patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import BlockEnd, Needs
 
 MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
@@ -25,41 +25,25 @@ MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB ea
     family="gradient",
     towers=("vit",),
     needs=lambda blocks=2: _needs(blocks),
-    relu=False,
     threshold=0.3,
 )
-def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
+def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:  # [B, P, h, w]
     """map_t = mean over blocks l of mean_{H, queries} ReLU(∂s_t^l/∂A^l)[→ patches].
 
     s_t^l = cos(W_proj·ln_post(z̄^l), g_t), z̄^l the mean of all tokens that leave block l, class token included, as
     in the authors' code. A tower with average pooling uses its own pooling. On a tower with an attention pool, A^l is
     that pool's attention over the tokens that leave block l.
 
-    Each block has its own score, so its gradients stay within the block, and A^l is never stored for more than one
-    image: the heads' output is o = A^l·v, so ∂s_t^l/∂A^l = ∂s_t^l/∂o · vᵀ. For up to MAX_GRAPHS blocks the forward pass
-    keeps each block's graph after o. More blocks are run again one at a time, with the memory of one block.
+    Gradients stay within their block, and A^l is never stored for more than one image: the heads' output is o = A^l·v,
+    so ∂s_t^l/∂A^l = ∂s_t^l/∂o · vᵀ. Up to MAX_GRAPHS blocks keep their graph after o; more are run again one at a time.
 
-    Peers: `torchcam.methods.LeGrad` and `legrad_torch` give the same map for a class-token tower. The default of
-    `legrad_torch`, `layer_index=-2`, is our default, `blocks=2`. `legrad_torch` 1.1 is written for open_clip up to
-    2.23: with today's, it passes `[T, B, d]` to blocks that take `[B, T, d]`. Before its first hooked block, tokens
-    then attend to no other token, and its map differs; our test gives it the older blocks. On SigLIP it pools the
-    tokens without the tower's last norm, and by default it removes what the text "a photo of a" highlights; we do
-    neither.
+    Peers: `torchcam.methods.LeGrad` and `legrad_torch` (whose `layer_index=-2` is our `blocks=2`) give the same map for
+    a class-token tower. `legrad_torch` 1.1 needs open_clip up to 2.23: today's blocks get its tokens in another order,
+    so that they attend to no other token; our test gives it the older blocks. On SigLIP it pools without the tower's
+    last norm, and by default it removes what the text "a photo of a" highlights; we do neither.
 
     Args:
-        ctx: with the outputs of the blocks, or the tokens entering them.
         blocks: how many of the last blocks, or "all".
-
-    Returns:
-        `[B, P, h, w]` float32, raw.
-
-    Raises:
-        UsageError: `blocks` is below 1 or above the tower's number of blocks.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="legrad")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     chosen = blocks_of(ctx, blocks)
     return torch.stack([_sensitivity(ctx, block) for block in chosen]).mean(dim=0)
@@ -79,16 +63,9 @@ def _sensitivity(ctx: Context, block: int) -> Tensor:
 
 
 def block_gradients(ctx: Context, end: BlockEnd, at_once: bool = True) -> tuple[Iterator[Tensor], Tensor | None]:
-    """What ∂s_t/∂A of a block is made of; call it, and take the gradients, where autograd is on.
+    """The gradients g of p prompts at a time, `[B, p, H, …]`, and vᵀ `[B, H, d/H, T]` of a block: ∂s_t/∂A = g·vᵀ.
 
-    Args:
-        ctx: of the text and the tower.
-        end: the block's.
-        at_once: as for `jacobian_products`.
-
-    Returns:
-        The gradients g of p prompts at a time, `[B, p, H, …]`, and vᵀ `[B, H, d/H, T]`: ∂s_t/∂A = g·vᵀ. None instead
-        of vᵀ where g is ∂s_t/∂A itself, `[B, p, H, 1, T]`, of an attention pool's A.
+    None instead of vᵀ where g is ∂s_t/∂A itself, `[B, p, H, 1, T]`, of an attention pool's A. Autograd must be on.
     """
     tower = ctx.transformer
     if tower.pooling == "attention":

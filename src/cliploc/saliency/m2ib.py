@@ -11,7 +11,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.gradients import HALF_PRECISION_SCALE, differentiable
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs, block_at
 
 LATE = Fraction(5, 6)  # after block 10 of 12: the authors' `vlayer` 9 counts from 0
@@ -29,33 +29,20 @@ SEED = 0
     family="perturbation",
     towers=("vit",),
     needs=Needs(tokens=(LATE,)),
-    relu=False,
     threshold=0.45,
 )
-def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
+def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:  # [B, P, h, w]
     """map_t(i) = Σ_d KL(N(λ z, (1 − λ)²) ‖ N(0, 1)): how many nats of patch i's token z pass the bottleneck.
 
     z are the tokens that leave block 10 of 12, or that share of another depth. Every channel of every token is replaced
     by λ z + (1 − λ) ε, ε normal noise, and the tower finishes from there. λ = sigmoid(α), α from 5, is optimised for
-    each picture and prompt: Adam at rate 1 on β · mean KL − mean cosine with the prompt, over ten samples of ε a step.
-    The KL is that of the last step. The noise comes from a generator of its own and is the same for all pictures and
-    prompts. As in the authors' code, z is compared with noise of mean 0 and variance 1, whatever its own.
+    each picture and prompt: Adam at rate 1 on β · mean KL − mean cosine with the prompt, over ten samples of ε a step,
+    the same for all pictures and prompts. The KL is that of the last step. As in the authors' code, z is compared with
+    noise of mean 0 and variance 1, whatever its own.
 
     Args:
-        ctx: tokens that leave the block.
         beta: β, the weight of the information that passes.
         steps: number of steps of the optimisation.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: nats.
-
-    Raises:
-        UsageError: beta is not above 0, or steps below 1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="m2ib")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if not beta > 0:
         raise UsageError(f"expected a beta above 0, got {beta}: the authors use 0.1")

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import dense_cosine, neighbourhood, self_attention
+from cliploc.saliency._infra.attention import dense_cosine, neighbourhood, self_attention
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs
 
 
@@ -19,31 +19,17 @@ from cliploc.tower import DenseReading, Needs
     family="attention",
     towers=("vit",),
     needs=Needs(dense=1),
-    relu=False,
     threshold=0.6,
     cosines=True,
 )
-def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
+def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(kkᵀ/√d_h + ω)·v)): no residual, no MLP.
 
     ω_ij = exp(−‖p_i − p_j‖² / 2σ²), p a patch's row and column on a grid of any shape; ω is 0 from and to the class
     token. The paper's sliding windows over a larger picture and its mask refinement are not part of this method.
 
     Args:
-        ctx: with what a dense reading of the last block needs.
         sigma: σ in patches. ω is at most 1; how much that changes the attention depends on the model's logits.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: cosines.
-
-    Raises:
-        UsageError: sigma is not above 0.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", method="naclip")  # doctest: +SKIP
-        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if not sigma > 0:
         raise UsageError(f"expected a sigma above 0 patches, got {sigma}: the paper uses 5")

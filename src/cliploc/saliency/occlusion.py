@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import perturbed_embeddings
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 SMALLEST_SIDE = 0.05  # 39×39 windows
@@ -24,10 +24,9 @@ SMALLEST_SIDE = 0.05  # 39×39 windows
     family="perturbation",
     towers=("cnn", "vit"),
     needs=Needs(),
-    relu=False,
     threshold=0.5,
 )
-def occlusion(ctx: Context, side: float = 0.25) -> Tensor:
+def occlusion(ctx: Context, side: float = 0.25) -> Tensor:  # [B, P, h, w]
     """map_t = mean over the windows at a place of cos(f(window), g_t) − cos(f(picture without it), g_t).
 
     A window has `side` times the input's height and width, and overlaps the next by half. The window alone is enlarged
@@ -36,21 +35,8 @@ def occlusion(ctx: Context, side: float = 0.25) -> Tensor:
     class probabilities. The method reads nothing inside the tower: a baseline for methods that do.
 
     Args:
-        ctx: images.
-        side: a window's side as a share of the input's. A quarter makes 49 windows and 98 forward passes. On 40 of the
-            tuning pictures, by `mini`, the box is right in 0.53 of them, with a half in 0.33, each at its best
-            threshold.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: differences of cosines.
-
-    Raises:
-        UsageError: side is not from 0.05 to 1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="occlusion")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
+        side: a window's side as a share of the input's. A quarter makes 49 windows and 98 forward passes; by `mini`, on
+            40 of the tuning pictures, it has 0.53 of the boxes right, a half 0.33, each at its best threshold.
     """
     if not SMALLEST_SIDE <= side <= 1:
         raise UsageError(f"expected a side from {SMALLEST_SIDE} to 1 of the input's, got {side}: the default is 0.25")
@@ -77,7 +63,7 @@ def occlusion(ctx: Context, side: float = 0.25) -> Tensor:
         scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)  # [B, P, 2W]
         gained = scores[..., 0::2] - scores[..., 1::2]  # [B, P, W]
         h, w = ctx.trace.grid
-        down, across = (_covered(*one).to(gained) for one in ((rows, height, h), (columns, width, w)))
+        down, across = (_covered(*axis).to(gained) for axis in ((rows, height, h), (columns, width, w)))
         covered = torch.einsum("ah,bw->abhw", down, across).flatten(2).flatten(0, 1)  # [W, h·w]
         maps = gained @ covered / covered.sum(dim=0)
     return maps.reshape(*maps.shape[:2], h, w)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 
@@ -20,23 +20,15 @@ from cliploc.tower import Needs
     family="attention",
     towers=("vit",),
     needs=Needs(tokens=(-1,)),
-    relu=False,
     threshold=0.4,
     cosines=True,
 )
-def patch_tokens(ctx: Context) -> Tensor:
+def patch_tokens(ctx: Context) -> Tensor:  # [B, P, h, w]
     """map_t = cos(x, g_t), x each patch that leaves the last block, after the head's normalisation and projection.
 
-    Nothing in the tower is changed. dino.txt's patches are trained for this: their mean is one half of the embedding,
-    and they are compared with that half of the text's. CLIP trains only its class token, so for CLIP this is the
-    baseline that MaskCLIP and later methods start from. With an attention pool a patch is read through the pool's value
-    path.
-
-    Args:
-        ctx: tokens that leave the last block.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: cosines.
+    dino.txt's patches are trained for this: their mean is one half of the embedding, and they are compared with that
+    half of the text's. CLIP trains only its class token, so for CLIP this is the baseline that MaskCLIP and later
+    methods start from. With an attention pool a patch is read through the pool's value path.
 
     Example:
         >>> from cliploc import Localizer

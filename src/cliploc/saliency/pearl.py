@@ -7,8 +7,8 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import attend, dense_cosine
+from cliploc.saliency._infra.attention import attend, dense_cosine
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import AttentionRule, DenseReading, Needs
 
 STEPS = 5  # of Newton–Schulz, in the authors' code
@@ -22,11 +22,10 @@ EPSILON = 1e-6  # added to the diagonal before them
     family="attention",
     towers=("vit",),
     needs=Needs(dense=1),
-    relu=False,
     threshold=0.65,
     cosines=True,
 )
-def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:
+def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(s·q(kR)ᵀ + 0.08·s·k_c k_cᵀ)·v)), s = 1/√d_h.
 
     R is the orthogonal matrix that brings keys nearest to queries: k_c = k − Σ_i w_i k_i and q_c = q − Σ_i w_i q_i with
@@ -36,20 +35,7 @@ def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:
     over the picture, is not part of this method.
 
     Args:
-        ctx: with what a dense reading of the last block needs.
         key_weight: the weight of the attention by keys alone.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: cosines.
-
-    Raises:
-        UsageError: key_weight is below 0.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", method="pearl")  # doctest: +SKIP
-        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if not key_weight >= 0:
         raise UsageError(f"expected a key_weight of 0 or more, got {key_weight}: the authors' code uses 0.08")

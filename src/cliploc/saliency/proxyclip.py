@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import dense_cosine
+from cliploc.saliency._infra.attention import dense_cosine
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs
 
 
@@ -20,34 +20,20 @@ from cliploc.tower import DenseReading, Needs
     family="attention",
     towers=("vit",),
     needs=Needs(dense=1, guide=True),
-    relu=False,
     threshold=0.7,  # docs/refinement.md
     cosines=True,
 )
-def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
+def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:  # [B, P, h, w] on the guide's grid
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(A·v)): no residual, no MLP.
 
-    A = softmax(γ (S − β mean S)), S the cosines of the guide's features; negative entries are left out of the softmax,
-    and mean S is over all pairs of places of the picture. A is the same for all heads. The patches' values v are
-    resized (bilinear) to the guide's grid, and so the map is on that grid. A place's own entry is never left out, so
-    that a row cannot be empty. The paper's sliding windows are not part of this method.
+    A = softmax(γ (S − β mean S)), S the cosines of the guide's features, the same for all heads; negative entries are
+    left out of the softmax, except a place's own, so that no row is empty. Mean S is over all pairs of places of the
+    picture. The patches' values v are resized (bilinear) to the guide's grid, which is the map's. The paper's sliding
+    windows are not part of this method.
 
     Args:
-        ctx: a guide, and what a dense reading of the last block needs.
         beta: share of the mean that is subtracted.
         gamma: how sharp the softmax is.
-
-    Returns:
-        `[B, P, h, w]` float32 on the guide's grid, raw: cosines.
-
-    Raises:
-        UsageError: there is no guide.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", "proxyclip", guide="dino-b8")  # doctest: +SKIP
-        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if ctx.guide is None:
         raise UsageError("expected a guide for proxyclip, got none: give one, such as dinov2-s")

@@ -5,17 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import QUERIED, class_attention, for_every_prompt, patches_of
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.attention import QUERIED, class_attention, for_every_prompt, from_end, patches_of
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
-
-
-def _needs(block: int = -1) -> Needs:
-    if block >= 0:
-        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
-    return Needs(attention=(block,))
 
 
 @saliency(
@@ -25,31 +18,18 @@ def _needs(block: int = -1) -> Needs:
     family="attention",
     towers=("vit",),
     poolings=QUERIED,
-    needs=_needs,
-    relu=False,
+    needs=lambda block=-1: Needs(attention=from_end(block)),
     threshold=0.3,
     reads_text=False,
 )
-def raw_attention(ctx: Context, block: int = -1) -> Tensor:
+def raw_attention(ctx: Context, block: int = -1) -> Tensor:  # [B, P, h, w]
     """map = mean_H A^l[class token → patches] of one block, the same for every prompt: a baseline, not an explanation.
 
-    A tower with an attention pool (SigLIP, CoCa, Perception Encoder) makes its embedding there: the map is then
-    mean_H of the pool's attention, for any `block`.
+    A tower with an attention pool (SigLIP, CoCa, Perception Encoder) makes its embedding there: the map is then mean_H
+    of the pool's attention, for any `block`. With average pooling no single query attends to the patches.
 
     Args:
-        ctx: attention of the block.
         block: counted from the end, −1 is the last.
-
-    Returns:
-        `[B, P, h, w]` float32, raw.
-
-    Raises:
-        UsageError: the tower has average pooling (no single query attends to the patches), or has no such block.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="raw_attention")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     with torch.no_grad():
         return for_every_prompt(ctx, patches_of(ctx, class_attention(ctx, block)))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.saliency.grad_cam import grad_cam
 from cliploc.saliency.grad_cam_pp import grad_cam_pp
 from cliploc.saliency.layer_cam import layer_cam
@@ -36,39 +36,28 @@ def _needs(stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Needs:
     family="gradient",
     towers=("cnn",),
     needs=_needs,
-    relu=False,
     threshold=0.05,
 )
-def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Tensor:
+def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Tensor:  # [B, P, h, w]
     """map_t = Π_l up(M_tl), M_tl the base method's map at stage l, after ReLU and min–max.
 
-    Maps are resized (bilinear) to the finest of the grids. Earlier stages have the edges and much noise; the product
-    keeps what every stage shows. Not defined on a ViT, because LayerCAM is not. The paper's base is Grad-CAM++; ours is
-    the best of the three on the tuning pictures, by `mini` (MaxBoxAcc 0.542; "grad_cam" 0.466, "grad_cam_pp" 0.449).
-    On these pictures each base alone finds more than its product, and stages before the last two find less.
+    Maps are resized (bilinear) to the finest of the grids. The paper's base is Grad-CAM++; ours is the best of three on
+    the tuning pictures, by `mini` (MaxBoxAcc 0.542; "grad_cam" 0.466, "grad_cam_pp" 0.449). There each base alone finds
+    more than its product, and stages before the last two find less. Not defined on a ViT, because LayerCAM is not.
 
     Peers: `torchcam.methods.RefineCAM` with `base_method=GradCAM` or `LayerCAM` gives the same map, scaled to 0–1; its
     Grad-CAM++ is another one (see `grad_cam_pp`). `pytorch_grad_cam.RefineCAM` resizes to the input before the product.
 
     Args:
-        ctx: features of the stages.
         stages: which ones, counted from the end.
         base: the method whose maps are multiplied: "grad_cam", "grad_cam_pp" or "layer_cam".
-
-    Returns:
-        `[B, P, h, w]` float32, from 0 to 1; h×w is the finest grid of the stages.
-
-    Raises:
-        UsageError: fewer than two stages, one that is not counted from the end or does not exist, or an unknown base.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="refine_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     maps = [_map_at(ctx, stage, base) for stage in _needs(stages, base).features]  # each [B, P, h, w] of its own grid
-    finest = max((one.shape[-2], one.shape[-1]) for one in maps)
-    scaled = [F.interpolate(min_max(one.relu()), size=finest, mode="bilinear", align_corners=False) for one in maps]
+    finest = max((stage_map.shape[-2], stage_map.shape[-1]) for stage_map in maps)
+    scaled = [
+        F.interpolate(min_max(stage_map.relu()), size=finest, mode="bilinear", align_corners=False)
+        for stage_map in maps
+    ]
     return torch.stack(scaled).prod(dim=0)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import dense_cosine, neighbourhood, self_attention
+from cliploc.saliency._infra.attention import dense_cosine, neighbourhood, self_attention
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import DenseReading, Needs, block_at
 
 BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–9 of 12
@@ -23,36 +23,21 @@ BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–
     family="attention",
     towers=("vit",),
     needs=Needs(attention=BLOCKS, dense=1),
-    relu=False,
     threshold=0.55,
     cosines=True,
 )
-def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float = 5.0) -> Tensor:
+def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float = 5.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), the last block's attention replaced by gain · [(1 − λ)·A₀ + λ·a]; no residual, no MLP.
 
-    A₀ is NACLIP's attention, softmax(kkᵀ/√d_h + ω); a is the mean of the attention of blocks 6–9 of 12, head by head.
-    A tower of another depth uses the blocks at the same shares of it. The authors choose λ and the gain for each data
-    set. Ours were chosen once, on the tuning pictures by `mini-vit`: λ is the best of 0.25, 0.5, 0.75 and 1; gains of 1
-    and 3 give the same boxes, because ln_post follows. The paper's second part, which corrects the attention by a first
-    segmentation, is not part of this method.
+    A₀ is NACLIP's attention, softmax(kkᵀ/√d_h + ω); a is the mean of the attention of blocks 6–9 of 12, head by head,
+    or of the same shares of another depth. The authors choose λ and the gain for each data set; ours were chosen once,
+    on the tuning pictures by `mini-vit` (λ of 0.25, 0.5, 0.75 and 1; gains of 1 and 3 give the same boxes, as ln_post
+    follows). The paper's second part, which corrects the attention by a first segmentation, is not part of this method.
 
     Args:
-        ctx: attention of the middle blocks, and what a dense reading of the last block needs.
         residual: λ, the share of the middle blocks' attention.
         gain: the factor of both attentions; a larger one makes the output projection's bias count less.
         sigma: of A₀'s neighbourhood ω, in patches; see `naclip`.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: cosines.
-
-    Raises:
-        UsageError: residual is not from 0 to 1, or gain or sigma not above 0.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", method="resclip")  # doctest: +SKIP
-        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if not 0 <= residual <= 1:
         raise UsageError(f"expected a residual from 0 to 1, got {residual}: 0 is NACLIP")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import SMALLEST_BUDGET, perturbed_embeddings
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 CELLS = 8  # cells of a mask, along each side
@@ -26,37 +26,22 @@ SEED = 0
     family="perturbation",
     towers=("cnn", "vit"),
     needs=Needs(),
-    relu=False,
     threshold=0.35,
 )
-def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:
+def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  # [B, P, h, w]
     """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
 
     A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9/8 of the picture's size and
-    cropped to it at a random place. The N masks are the same for all pictures of a size and all prompts, so each masked
-    picture is embedded once for all prompts. They are drawn with a fixed seed.
+    cropped to it at a random place. The N masks come from a fixed seed and are the same for all pictures of a size, so
+    each masked picture is embedded once for all prompts.
 
     The paper takes s_tn alone. Cosines have a large common part (0.2 where they differ by 0.02), and by chance some
-    places are shown by more masks than others: that would outweigh the picture. With many masks, subtracting the mean
-    changes the map only by a constant; with few it reduces the noise. `published` does not subtract it. The map has the
-    mean over each place of the feature grid. It is an estimate: `Localization.notes` gives its standard error as a
-    share of its range.
+    places are shown by more masks than others: that would outweigh the picture. With many masks the mean changes the
+    map only by a constant. `Localization.notes` gives the map's standard error as a share of its range.
 
     Args:
-        ctx: images.
         budget: N, how many masks.
         published: whether the mean score is kept, as in the paper.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: of both signs, or with `published` about the mean score.
-
-    Raises:
-        UsageError: the budget is below 16.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="rise")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if budget < SMALLEST_BUDGET:
         raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: the paper uses 2000")
@@ -86,7 +71,7 @@ def _masks(draws: Tensor, height: int, width: int) -> Tensor:
     size = ((CELLS + 1) * cell_height, (CELLS + 1) * cell_width)
     large = F.interpolate(cells, size=size, mode="bilinear", align_corners=False)
     top, left = ((draws[:, CELLS**2 + i] * side).long().tolist() for i, side in enumerate((cell_height, cell_width)))
-    cut = [one[:, y : y + height, x : x + width] for one, y, x in zip(large, top, left, strict=True)]
+    cut = [mask[:, y : y + height, x : x + width] for mask, y, x in zip(large, top, left, strict=True)]
     return torch.stack(cut)
 
 

@@ -14,7 +14,7 @@ from cliploc.saliency._infra.attention import (
     patches_of,
     pooled_tokens,
 )
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 
@@ -25,34 +25,19 @@ from cliploc.tower import Needs
     family="attention",
     towers=("vit",),
     needs=lambda blocks="all": Needs(attention=last_blocks(blocks)),
-    relu=False,
     threshold=0.1,
     reads_text=False,
 )
-def rollout(ctx: Context, blocks: Blocks = "all") -> Tensor:
+def rollout(ctx: Context, blocks: Blocks = "all") -> Tensor:  # [B, P, h, w]
     """R = Â^L ⋯ Â^2 Â^1 with Â^l = 0.5·mean_H A^l + 0.5·I; map = R[class token → patches], the same for every prompt.
 
-    Rows of Â^l sum to 1 already, so the paper's re-normalisation changes nothing. The code computes one row of R, from
-    the last block back to the first; the whole R, T×T, is never stored. On a tower with an attention pool the row
-    starts as the pool's attention, mean over heads; with average pooling it starts with the same value for every patch.
-
-    Public packages for plain ViTs also offer the maximum or minimum over heads, and drop the weakest attention; the
-    paper does neither.
+    Rows of Â^l sum to 1 already, so the paper's re-normalisation changes nothing. One row of R is computed, from the
+    last block back to the first. On a tower with an attention pool it starts as the pool's attention, mean over heads;
+    with average pooling, with the same value for every patch. Packages for plain ViTs also offer the maximum or minimum
+    over heads, and drop the weakest attention; the paper does neither.
 
     Args:
-        ctx: attention of the blocks.
         blocks: how many of the last blocks, "all" in the paper.
-
-    Returns:
-        `[B, P, h, w]` float32, raw.
-
-    Raises:
-        UsageError: `blocks` is below 1 or above the tower's number of blocks.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer("ViT-B-16", method="rollout")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     with torch.no_grad():
         row = pooled_tokens(ctx)  # [B, T]

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import patches_of
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.rules import attend
+from cliploc.saliency._infra.attention import attend, patches_of
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import AttentionRule, DenseReading, Needs, block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12
@@ -31,11 +30,10 @@ CLASS_SHARE = 0.3
     family="attention",
     towers=("vit",),
     needs=Needs(tokens=LEVELS, features=(-1,)),
-    relu=False,
     threshold=0.65,
     cosines=True,
 )
-def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:
+def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(Ŝ₄ (y(x) + y(Σ_l z^l))): two passes through the last block's attention.
 
     1. x are the patches that enter the last block. Outliers among them (local outlier factor, 30 neighbours by squared
@@ -46,25 +44,12 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:
        to patches, and the class token before the block is added. No residual, no MLP.
     4. The same for the sum of the tokens that leave blocks 4–10. Both are mixed once more by Ŝ₄, of block 4's patches.
 
-    Blocks are those of a tower of 12; other towers use the blocks at the same shares of the depth, each once. Without a
-    class token its term is left out. The outlier factor is that of Breunig et al. (2000); the authors' code takes a
-    patch's own distance to its 30th neighbour where that paper takes the neighbour's.
+    Blocks are those of a tower of 12, or the same shares of another depth, each once. Without a class token its term is
+    left out. The outlier factor is that of Breunig et al. (2000); the authors' code takes a patch's own distance to its
+    30th neighbour where that paper takes the neighbour's.
 
     Args:
-        ctx: tokens of the blocks, and those that enter the last one.
         outliers: the share of the patches that is repaired; 0 for none.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: cosines.
-
-    Raises:
-        UsageError: outliers is not from 0 to below 1.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> localizer = Localizer("ViT-B-16", "openai", method="sc_clip")  # doctest: +SKIP
-        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     if not 0 <= outliers < 1:
         raise UsageError(f"expected a share of outliers from 0 to below 1, got {outliers}: the authors use 0.05")

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_maps, channel_needs
-from cliploc.saliency._infra.masked import channel_scores
-from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.temperature import MASKED_TIMES_OWN, resolve_temperature
+from cliploc.saliency._infra.gradients import resolve_temperature
+from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, channel_scores
+from cliploc.saliency._infra.method_registry import saliency
 
 
 @saliency(
@@ -29,22 +29,19 @@ def score_cam(
     block: int = -1,
     components: int | None = None,
     budget: int | None = None,
-) -> Tensor:
+) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
 
     M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
-    differ by only about 0.1: their softmax without a temperature is nearly uniform, and the map would hardly depend on
-    the prompt. The paper's logits do not have this problem; here the temperature is part of the method. At the model's
-    own temperature a few channels have all the weight and boxes are worse (docs/performance.md): our default is four
-    times that. A channel that is constant makes no mask, costs no forward pass and gets the baseline's score; channels
-    with the same mask share one forward pass. At most C masked images are run per picture, for any number of prompts.
-    On a ViT, A are the patch tokens that enter the last block, unless `channels` says otherwise.
+    differ by only about 0.1: without a temperature, which the paper's logits do not need, their softmax is nearly
+    uniform, and at the model's own a few channels have all the weight: our default is four times that
+    (docs/performance.md). A constant channel makes no mask and gets the baseline's score; channels with the same mask
+    share one forward pass, as all prompts do. On a ViT, A are the patch tokens that enter the last block.
 
     Peers differ in the upsampling: `pytorch_grad_cam.ScoreCAM` aligns corners; `torchcam.methods.ScoreCAM` normalises
     before it upsamples. The latter's baseline is the whole picture, which makes no difference to the softmax.
 
     Args:
-        ctx: images, and the features of the maps.
         temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own.
         channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
@@ -52,17 +49,6 @@ def score_cam(
         budget: how many masks are tried for each picture and prompt, at most. The scores of the others are predicted
             from these, and `Localization.notes` gives the expected correlation with the exact map. With 64, on `mini`,
             maps correlate 0.997 with the exact ones (docs/performance.md). None: all masks, as published.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
-
-    Raises:
-        UsageError: the temperature is not above 0, the budget is below 16, or the tower does not have these channels.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="score_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
     """
     temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import map_gradients
-from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 
@@ -21,26 +21,12 @@ from cliploc.tower import Needs
     relu=True,
     threshold=0.1,
 )
-def xgrad_cam(ctx: Context) -> Tensor:
+def xgrad_cam(ctx: Context) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_c w_tc A_c), w_tc = Σ_hw (A_c / Σ_hw A_c) ∂s_t/∂A_c.
 
-    s_t is the cosine; the logit scale would only multiply the map. A channel whose activations sum to zero, up to
-    rounding, has weight 0: after ReLU such a channel is off. Not defined on a ViT: tokens have both signs, and their
-    sum means nothing. With average pooling the gradient is the same at every location, and XGrad-CAM is Grad-CAM.
-
-    Peers: `pytorch_grad_cam.XGradCAM` and `torchcam.methods.XGradCAM` add 1e-7 and 1e-8 to the sum instead; otherwise
-    the same.
-
-    Args:
-        ctx: features of the last stage.
-
-    Returns:
-        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> Localizer(method="xgrad_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
-        (1, 375, 500)
+    s_t is the cosine. A channel whose activations sum to zero, up to rounding, has weight 0: after ReLU such a channel
+    is off. With average pooling it is Grad-CAM. Not defined on a ViT: a sum of tokens of both signs means nothing.
+    Peers: `pytorch_grad_cam.XGradCAM` and `torchcam.methods.XGradCAM` add 1e-7 and 1e-8 to the sum instead.
     """
 
     def weigh(features: Tensor, gradients: Tensor) -> Tensor:

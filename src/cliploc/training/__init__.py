@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cliploc.training.pictures import LabelledPictures, read_csv, read_folder
-from cliploc.training.train import Epoch, Trained, TrainSettings, process_device, train
+from cliploc.training.trainer import Epoch, Trained, TrainSettings, process_device, train
+from cliploc.training.training_set import LabelledPictures, read_csv, read_folder
 
 __all__ = [
     "Epoch",

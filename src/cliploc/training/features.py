@@ -29,7 +29,7 @@ from cliploc.heads import Seen, look, seen_needs
 from cliploc.method import Context
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
-from cliploc.training.pictures import LabelledPictures, view
+from cliploc.training.training_set import LabelledPictures, view
 
 FORMAT = 1  # raise it when the stored values change
 PART_BYTES = 16 << 20  # size of a file
@@ -47,20 +47,16 @@ class Wanted:
 
 
 class FeatureCache:
-    """The features of a training set in a folder.
-
-    Args:
-        folder: folder for the features of any number of training sets.
-    """
+    """The features of a training set, in its own folder of a folder of features."""
 
     def __init__(self, folder: Path, backbone: Backbone, pictures: LabelledPictures, wanted: Wanted) -> None:
         self.backbone, self.pictures, self.wanted = backbone, pictures, wanted
-        one = self._look(np.zeros((1, 3, *wanted.input_hw), np.uint8))
-        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(one).items()}
+        features = self._look(np.zeros((1, 3, *wanted.input_hw), np.uint8))
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(features).items()}
         self.bytes_each = sum(sizes.values())
         self.part_size = max(1, min(1024, PART_BYTES // (sizes["tokens"] + sizes["attention"])))
         self.folder = folder / self._digest()[:24]
-        self.channels = one.tokens.shape[1]
+        self.channels = features.tokens.shape[1]
         self._open: dict[Path, dict[str, Tensor]] = {}
 
     def _digest(self) -> str:
@@ -82,18 +78,8 @@ class FeatureCache:
         count = math.ceil(len(self.pictures) / self.part_size)
         return [(which, part) for which in range(self.wanted.augmentations + 1) for part in range(count)]
 
-    def fill(
-        self,
-        reporter: Reporter = SILENT,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        """Computes missing features; each of several processes does its share.
-
-        Args:
-            reporter: gets the phase "features of the frozen tower", the numbers of pictures to do and done, and each
-                picture that cannot be read and is left out of the training.
-        """
+    def fill(self, reporter: Reporter = SILENT, rank: int = 0, processes: int = 1) -> None:
+        """Computes missing features; each of several processes does its share."""
         self._refuse_full_disk(sum(map(self._lacks, self.parts)))
         mine = [key for key in self.parts[rank::processes] if self._lacks(key)]
         if mine:
@@ -126,7 +112,7 @@ class FeatureCache:
                 reporter.images(1)
             futures[index] = []
             made.append(_tensors(self._look(np.stack(pixels))))
-        tensors = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+        tensors = {name: torch.cat([chunk[name] for chunk in made]) for name in made[0]}
         if self.wanted.dense:
             write_output(self._path(which, part, dense=True), save({"dense": tensors.pop("dense")}), "--features")
         tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)

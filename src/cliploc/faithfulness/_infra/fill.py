@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,15 +47,10 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> Fill:
-    """What replaces removed pixels of one picture.
+    """What replaces removed pixels of one picture `[1, 3, H, W]` normalised.
 
-    Args:
-        kind: "zero" (of normalised values, as RISE), "black" (of unnormalised ones, as Chefer), "blur", "mean" (the
-            picture's mean colour), "noise" (uniform, in each channel of each pixel), or "inpaint" (Telea 2004).
-        images: `[1, 3, H, W]` normalised.
-
-    Returns:
-        A function of the removed pixels, `[n, 1, H, W]` bool → pixels `[1 or n, 3, H, W]`, normalised.
+    "zero" (of normalised values, as RISE), "black" (of unnormalised ones, as Chefer), "blur", "mean" (the picture's
+    mean colour), "noise" (uniform, in each channel of each pixel), or "inpaint" (Telea 2004).
     """
     if kind == "inpaint":
         return lambda removed: _inpainted(images, removed, normalize)
@@ -74,17 +71,22 @@ def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> F
     return lambda _: made
 
 
+def in_8_bits(images: Tensor, normalize: Normalize) -> npt.NDArray[np.uint8]:
+    """A normalised picture `[1, 3, H, W]` as RGB, `[H, W, 3]`."""
+    black, white = (
+        normalize(torch.full((1, 3, 1, 1), value, device=images.device)).float().to(images.device)
+        for value in (0.0, 1.0)
+    )
+    pixels = ((images.float() - black) / (white - black)).clamp(0, 1).mul(255).round().byte()[0]
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
 def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
     """The picture with its removed pixels inpainted; grey where all pixels are removed."""
-    black, white = (
-        normalize(torch.full((1, 3, 1, 1), one, device=images.device)).float().to(images.device) for one in (0.0, 1.0)
-    )
-    pixels = ((images[0].float() - black[0]) / (white - black)[0]).clamp(0, 1).mul(255).round()
-    picture = np.ascontiguousarray(pixels.byte().cpu().permute(1, 2, 0).numpy())  # [H, W, 3]
-    made = []
+    picture, made = in_8_bits(images, normalize), []
     for mask in removed[:, 0].cpu().numpy():
         if mask.all():
-            filled = np.full_like(picture, 128)
+            filled: npt.NDArray[Any] = np.full_like(picture, 128)
         else:
             filled = cv2.inpaint(picture, mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
         made.append(torch.from_numpy(filled).permute(2, 0, 1))
@@ -94,15 +96,8 @@ def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
 def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_NOISE) -> Tensor:
     """ROAD's noisy linear imputation: each removed pixel is the weighted mean of its neighbours, plus noise.
 
-    Neighbours may be removed too, so all removed pixels are the solution of one sparse linear system, solved for the
-    three channels at once.
-
-    Args:
-        images: `[1, 3, H, W]` normalised.
-        removed: `[H, W]` bool.
-
-    Returns:
-        `[1, 3, H, W]`.
+    Neighbours may be removed too: one sparse linear system, solved for the three channels. `[1, 3, H, W]` normalised,
+    `[H, W]` bool → `[1, 3, H, W]`.
     """
     try:
         from scipy.sparse import csc_matrix

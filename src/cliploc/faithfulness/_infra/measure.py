@@ -20,8 +20,8 @@ from cliploc import prompts
 from cliploc.boxes import hot_levels
 from cliploc.config import FaithfulnessOptions
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.faithfulness._infra.fill import fill_of
-from cliploc.faithfulness._infra.metric import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
+from cliploc.faithfulness._infra.fill import fill_of, in_8_bits
+from cliploc.faithfulness._infra.judged import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
 from cliploc.faithfulness._infra.scores import Scorer
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
@@ -35,7 +35,7 @@ SEED = 0  # of the random tower
 
 
 @dataclass(frozen=True)
-class Seen:
+class AskedPicture:
     """A picture as the tower sees it, and the name that is asked about."""
 
     id: str  # which picture; it seeds the random draws
@@ -66,11 +66,8 @@ class Faithfulness:
     Args:
         localizer: model, views and refinements of the maps. It must squash pictures onto the input, so that maps and
             removed pixels are of the whole picture.
-        names: the names that the softmax is over; those that the model does not know are left out.
+        names: the names that the softmax is over; those that the model does not know are left out (`known`).
         methods: name → options; empty where only maps of other tools are measured.
-
-    Attributes:
-        known: the names that the model knows.
 
     Example:
         >>> from cliploc.faithfulness import Faithfulness, chosen_metrics
@@ -118,19 +115,15 @@ class Faithfulness:
 
     # -------------------------------------------------------------------------------------------------------- a picture
     @undisturbed
-    def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> Seen:
-        """Reads a picture and chooses the name that is asked about.
-
-        Args:
-            name: the true one, as in `names`; None where it is not known.
-            asked: the name that is asked about; None: as the options say.
-        """
+    def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> AskedPicture:
+        """Reads a picture, with its true name if it is known, and chooses the name that is asked about if none is."""
         preparation = self.localizer.flow.preparation
         prepared = preparation.prepare(
             Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
         )
-        images = self._normalised(prepared.inputs[0][None].contiguous())  # [1, 3, H, W]
-        cosines = self._cosines(images)  # [K]
+        pixels = prepared.inputs[0][None].contiguous()  # [1, 3, H, W]
+        images = self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
+        cosines = (self.backbone.encode_image(images).float() @ self._embeddings.T)[0]  # [K]
         label = None if name is None else self._place.get(name, -1)
         target = int(cosines.argmax()) if asked is None else self._place.get(asked, -1)
         if asked is None and self.options.target == "label":
@@ -144,22 +137,18 @@ class Faithfulness:
         others[target] = -torch.inf
         second = int(others.argmax()) if len(others) > 1 else target
         probability = float((self.backbone.logit_scale * cosines).softmax(dim=0)[target])
-        return Seen(sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target]))
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
-
-    def _cosines(self, images: Tensor) -> Tensor:
-        return (self.backbone.encode_image(images).float() @ self._embeddings.T)[0]  # [K]
+        return AskedPicture(
+            sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target])
+        )
 
     def maps(
-        self, seen: Seen, methods: Sequence[str] | None = None, name: int | None = None, reporter: Reporter = SILENT
+        self,
+        seen: AskedPicture,
+        methods: Sequence[str] | None = None,
+        name: int | None = None,
+        reporter: Reporter = SILENT,
     ) -> dict[str, FloatArray]:
-        """The map `[H, W]` of each method over the tower's input, for the name that is asked about.
-
-        Args:
-            methods: some of the methods; None: all.
-        """
+        """The map `[H, W]` of each method (None: all) over the tower's input, for the name that is asked about."""
         entry = self.known[seen.target if name is None else name]
         return self._maps(self.localizer, seen.picture, entry, seen.images, methods, reporter)
 
@@ -172,22 +161,16 @@ class Faithfulness:
         methods: Sequence[str] | None,
         reporter: Reporter,
     ) -> dict[str, FloatArray]:
-        asked = {one: given for one, given in self.methods.items() if methods is None or one in methods}
-        found = next(localizer.compare([picture], [entry], asked, reporter=reporter))
+        asked = {name: given for name, given in self.methods.items() if methods is None or name in methods}
+        results = next(localizer.compare([picture], [entry], asked, reporter=reporter))
         hw = (images.shape[-2], images.shape[-1])
-        return {one: result.maps_over_picture(hw)[0] for one, result in found.items()}
+        return {name: result.maps_over_picture(hw)[0] for name, result in results.items()}
 
     # ---------------------------------------------------------------------------------------------------------- numbers
     def measure(
-        self, seen: Seen, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
+        self, seen: AskedPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, Measured]:
-        """The numbers and curves of each method's map.
-
-        Args:
-            seen: the picture; results that all maps share are kept in it.
-            methods: some of the methods; None: all.
-            reporter: told of masked and perturbed pictures, and of halved batches.
-        """
+        """The numbers and curves of each method's map (None: all); what the maps share is kept in `seen`."""
         maps = self.maps(seen, methods, reporter=reporter)
         return {
             name: self.measure_map(seen, heat, partial(self.others, seen, name, reporter, methods), reporter)
@@ -197,16 +180,14 @@ class Faithfulness:
     @undisturbed
     def measure_map(
         self,
-        seen: Seen,
+        seen: AskedPicture,
         heat: FloatArray,
         others: Callable[[], OtherMaps] | None = None,
         reporter: Reporter = SILENT,
     ) -> Measured:
-        """The numbers and curves of one map, which any tool may have made.
+        """The numbers and curves of one map `[h, w]` over the whole picture, of any size, which any tool may have made.
 
-        Args:
-            heat: `[h, w]` floats over the whole picture, resized to the tower's input where it has another size.
-            others: further maps by the same method; None for a map of another tool.
+        `others` are further maps by the same method; None for a map of another tool.
         """
         size = (seen.images.shape[-2], seen.images.shape[-1])
         warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
@@ -233,14 +214,11 @@ class Faithfulness:
         return Measured(values, curves)
 
     @undisturbed
-    def region(self, seen: Seen, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
-        """The scores of the region that a map marks alone, and of the picture without it.
+    def region(self, seen: AskedPicture, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
+        """The scores of the region that a map of `maps` marks alone, and of the picture without it.
 
-        Removed pixels are 0 of the normalised picture, or what `options.baseline` says.
-
-        Args:
-            heat: `[H, W]` over the tower's input, as of `maps`.
-            threshold: as for boxes: places hotter than this share of the map's maximum are marked; or "auto".
+        Places hotter than this share of the map's maximum are marked; or "auto", as for boxes. Removed pixels are 0 of
+        the normalised picture, or what `options.baseline` says.
         """
         level = float(hot_levels(heat[None], threshold)[0])
         marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
@@ -254,14 +232,9 @@ class Faithfulness:
 
     # ------------------------------------------------------------------------------------------------------- other maps
     def others(
-        self, seen: Seen, method: str, reporter: Reporter = SILENT, beside: Sequence[str] | None = None
+        self, seen: AskedPicture, method: str, reporter: Reporter = SILENT, beside: Sequence[str] | None = None
     ) -> OtherMaps:
-        """Further maps of a picture by one method.
-
-        Args:
-            seen: the picture; maps that all methods make in one forward pass are kept in it.
-            beside: the methods whose maps share the forward pass, this one among them; None: all.
-        """
+        """Further maps of a picture by one method, in one forward pass for all methods of `beside` (None: all)."""
         entry = self.known[seen.target]
 
         def together(key: object, localizer: Callable[[], Localizer], name: str) -> Tensor:
@@ -280,7 +253,8 @@ class Faithfulness:
             return torch.from_numpy(heat).to(seen.images.device)
 
         def of_picture(images: Tensor) -> Tensor:
-            made = self._maps(self.localizer, self._picture(images), entry, images, [method], reporter)
+            picture = Image.fromarray(in_8_bits(images, self.backbone.normalize))
+            made = self._maps(self.localizer, picture, entry, images, [method], reporter)
             return torch.from_numpy(made[method]).to(images.device)
 
         def of_random_tower(share: float) -> Tensor:
@@ -302,39 +276,30 @@ class Faithfulness:
             self._random[share] = Localizer(**options.given())
         return self._random[share]
 
-    def _picture(self, images: Tensor) -> Image.Image:
-        """A normalised picture `[1, 3, H, W]` as an 8-bit image."""
-        black, white = (
-            self.backbone.normalize(torch.full((1, 3, 1, 1), one, device=images.device)).float() for one in (0.0, 1.0)
-        )
-        pixels = ((images.float() - black) / (white - black)).clamp(0, 1).mul(255).round().byte()[0]
-        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-
 
 def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
     """A copy of a model in which the values of each of the last weight tensors are shuffled.
 
-    Args:
-        share: of the image tower's weight tensors with more than one value, from the output down: in the reverse of the
-            order in which a forward pass uses them first.
+    The share is of the image tower's weight tensors with more than one value, from the output down: in the reverse of
+    the order in which a forward pass uses them first.
     """
     if not isinstance(backbone, nn.Module):
         raise UsageError(f"expected a model that is a torch module, got {backbone.name}: leave randomisation out")
     copied = copy.deepcopy(backbone)
     named = copied.named_parameters()
-    tensors = [one for name, one in named if not name.startswith("text.") and one.numel() > 1]
+    tensors = [tensor for name, tensor in named if not name.startswith("text.") and tensor.numel() > 1]
     with _Uses(tensors) as uses:
         copied.encode_image(torch.zeros(1, 3, *copied.input_hw))
     # A module lists its own parameters, such as a ViT's projection, before those of its parts. Unused ones come last.
-    from_top = sorted(tensors, key=lambda one: uses.place.get(id(one), -1), reverse=True)
-    chosen = {id(one) for one in from_top[: round(share * len(tensors))]}
+    from_top = sorted(tensors, key=lambda tensor: uses.place.get(id(tensor), -1), reverse=True)
+    chosen = {id(tensor) for tensor in from_top[: round(share * len(tensors))]}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for one in tensors:
-            if id(one) not in chosen:
+        for tensor in tensors:
+            if id(tensor) not in chosen:
                 continue
-            flat = one.detach().flatten().cpu()
-            one.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(one))
+            flat = tensor.detach().flatten().cpu()
+            tensor.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(tensor))
     return copied
 
 
@@ -343,7 +308,7 @@ class _Uses(TorchFunctionMode):
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         super().__init__()
-        self._known = {id(one) for one in tensors}
+        self._known = {id(tensor) for tensor in tensors}
         self.place: dict[int, int] = {}
 
     def __torch_function__(

@@ -30,26 +30,23 @@ class Scores:
 def joined(parts: Sequence[Scores]) -> Scores:
     """The scores of several series, one after the other."""
     return Scores(
-        torch.cat([one.probability for one in parts]),
-        torch.cat([one.cosine for one in parts]),
-        torch.cat([one.first for one in parts]),
+        torch.cat([part.probability for part in parts]),
+        torch.cat([part.cosine for part in parts]),
+        torch.cat([part.first for part in parts]),
     )
 
 
 class Scorer:
     """Scores pictures by one name among several.
 
-    Args:
-        encode: pictures `[n, 3, H, W]` normalised → `[n, D]` unit norm: the tower, in the precision of masked pictures.
-        names: `[K, D]` unit norm.
-        told: called with the number of pictures just done, and of those left of the same series.
-        halved: called with the size of a batch that was too large for the memory.
+    `told` gets the number of pictures just done, and of those left of the same series; `halved` the size of a batch
+    that was too large for the memory.
     """
 
     def __init__(
         self,
-        encode: Callable[[Tensor], Tensor],
-        names: Tensor,
+        encode: Callable[[Tensor], Tensor],  # [n, 3, H, W] normalised → [n, D] unit norm
+        names: Tensor,  # [K, D] unit norm
         logit_scale: float,
         batch_size: int = 32,
         told: Callable[[int, int], None] = _silent,
@@ -73,8 +70,7 @@ class Scorer:
         if not cosines.isfinite().all():
             raise ModelError("the tower gave a perturbed picture an embedding that is not a number: use fp32")
         probabilities = (self._logit_scale * cosines).softmax(dim=-1)
-        found = Scores(probabilities[:, target], cosines[:, target], cosines.argmax(dim=-1))
-        return Scores(found.probability.cpu(), found.cosine.cpu(), found.first.cpu())
+        return Scores(probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu())
 
     def _embedded(self, pictures: Tensor) -> Tensor:
         """Pictures `[n, 3, H, W]` → `[n, D]`; by halves where memory is short."""

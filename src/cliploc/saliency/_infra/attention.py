@@ -1,4 +1,8 @@
-"""Helpers of the attention methods: choice of blocks, attention of the embedding, patches back on the grid."""
+"""Helpers of the attention methods: choice of blocks, attention of the embedding, patches back on the grid.
+
+Then the rules that replace the attention of a ViT's last blocks for a dense reading of its patches: pure functions,
+each a `DenseReading.rule`: `(q, k, v, scale) → out`. Attention is fused: `[T, T]` weights are never stored.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,18 @@ from torch.nn import functional as F
 from cliploc.config import is_whole, short
 from cliploc.errors import UsageError
 from cliploc.method import Context, TrainedHead
-from cliploc.tower import Needs, Pooling
+from cliploc.tower import AttentionRule, DenseReading, Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]
 MOST_BLOCKS = 10_000  # of a tower
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs
+
+
+def from_end(block: int) -> tuple[int]:
+    """One stage or block as `Needs` counts it."""
+    if block >= 0:
+        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
+    return (block,)
 
 
 def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
@@ -44,11 +55,7 @@ def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
 
 
 def pooled_tokens(ctx: Context) -> Tensor:
-    """Weights of the tokens in the embedding, `[B, T]`, each row with sum 1: where rules that go backwards start.
-
-    By the tower's pooling: the class token alone; the attention pool's mean over heads; all patches equally; or one
-    half for the class token and one for all patches.
-    """
+    """Weights of the tokens in the embedding, by the tower's pooling: `[B, T]`, each row with sum 1."""
     trace, tower = ctx.trace, ctx.transformer
     if trace.pool_attention is not None:
         return over_tokens(ctx, trace.pool_attention.mean(dim=1)[:, 0])
@@ -65,11 +72,7 @@ def pooled_tokens(ctx: Context) -> Tensor:
 
 
 def class_attention(ctx: Context, block: int) -> Tensor:
-    """Attention of the query that makes the embedding, mean over heads: `[B, T]`, each row with sum 1.
-
-    That is the class token's row of A^l. An attention pool's query is not part of the blocks: its row is the same for
-    every l.
-    """
+    """The class token's row of A^l, or, for any block, the attention pool's, mean over heads: `[B, T]`, sum 1."""
     trace, tower = ctx.trace, ctx.transformer
     if tower.pooling not in QUERIED:
         raise UsageError(
@@ -107,11 +110,60 @@ def patches_of(ctx: Context, row: Tensor) -> Tensor:
 
 
 def for_every_prompt(ctx: Context, saliency: Tensor) -> Tensor:
-    """Repeats a map that reads no text for every prompt: `[B, h, w]` → `[B, P, h, w]`."""
-    return saliency[:, None].repeat(1, ctx.text.shape[1], 1, 1)
+    """Repeats a map that reads no text: `[B or 1, h, w]` → `[B, P, h, w]`, a view, which takes no memory."""
+    return saliency[:, None].expand(*ctx.text.shape[:2], -1, -1)
 
 
 def over_tokens(ctx: Context, pooled: Tensor) -> Tensor:
     """Pads a row over the pool's inputs to all tokens, `[…, N]` or `[…, T]` → `[…, T]`; some pools take no prefix."""
     tokens = ctx.transformer.prefix_tokens + ctx.trace.grid[0] * ctx.trace.grid[1]
     return F.pad(pooled, (tokens - pooled.shape[-1], 0))
+
+
+# ------------------------------------------------------------------------------------------------- rules of attention
+def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
+    """The rule Σ_x softmax(x xᵀ·scale + prior)·v over `parts`: "qk" is a sum of two attentions; prior `[T, T]`."""
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
+        sources = {"q": q.float(), "k": k.float(), "v": v.float()}  # each [B, H, T, d/H]
+        gathered = [attend(sources[part], sources[part], sources["v"], scale, prior) for part in parts]
+        return torch.stack(gathered).sum(dim=0)  # [B, H, T, d/H]
+
+    return rule
+
+
+def iterated_self_attention(iterations: int, temperature: float | None = None) -> AttentionRule:
+    """GEM's rule: v, k and q are each clustered `iterations` times and then attend to v; the mean of the three results.
+
+    Before each step they are normalised to unit length in every head. A temperature replaces the block's scale.
+    """
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
+        scale = scale if temperature is None else 1 / temperature
+        gathered = []
+        for x in (v.float(), k.float(), q.float()):  # each [B, H, T, d/H]
+            clustered = F.normalize(x, dim=-1)
+            for _ in range(iterations):
+                clustered = F.normalize(attend(clustered, clustered, clustered, scale), dim=-1)
+            gathered.append(attend(clustered, clustered, v.float(), scale))
+        return torch.stack(gathered).mean(dim=0)  # [B, H, T, d/H]
+
+    return rule
+
+
+def attend(a: Tensor, b: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor | None = None) -> Tensor:
+    """softmax(a bᵀ·scale + prior)·v; the scale may differ between images, which fused attention does not support."""
+    return F.scaled_dot_product_attention(a * scale, b, v, attn_mask=prior, scale=1.0)
+
+
+def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Tensor:
+    """NACLIP's prior `[T, T]`: exp(−‖p_i − p_j‖² / 2σ²) for patches at p = (row, column), 0 for other tokens."""
+    places = (torch.arange(n, dtype=torch.float32) for n in grid)
+    rows, columns = (torch.exp(-((axis[:, None] - axis) ** 2) / (2 * sigma**2)) for axis in places)
+    return F.pad(torch.kron(rows, columns), (prefix_tokens, 0, prefix_tokens, 0))  # [T, T]
+
+
+def dense_cosine(ctx: Context, reading: DenseReading = DenseReading()) -> Tensor:
+    """Cosine of every patch's reading in the joint space with g_t: `[B, P, h, w]`; see `Context.dense`."""
+    with torch.no_grad():
+        return torch.einsum("bdhw,bpd->bphw", F.normalize(ctx.dense(reading), dim=1), ctx.patch_text)

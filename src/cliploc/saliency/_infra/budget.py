@@ -1,9 +1,8 @@
 """Predicts the scores of all masked pictures from a few, by a Gaussian process over masks.
 
-The masks of one picture live in a space of only h·w dimensions, and similar masks have similar scores. The first part
-of a budget is spent on masks that are spread over all of them. A Gaussian process (Rasmussen & Williams 2006, chapter 2
-and section 5.4) then predicts the other scores and their errors. The rest is spent, a few masks at a time, where an
-error would change the map most: on masks with a large weight.
+Similar masks have similar scores. The first part of a budget is spent on masks that are spread over all of them. A
+Gaussian process (Rasmussen & Williams 2006, chapter 2 and section 5.4) then predicts the other scores and their errors.
+The rest is spent, a few masks at a time, where an error would change the map most: on masks with a large weight.
 """
 
 from __future__ import annotations
@@ -73,19 +72,12 @@ def spread(masks: Tensor, count: int) -> Tensor:
 
 
 def estimate(
-    masks: Masks,
-    first: Tensor,
-    budget: int,
-    temperature: float,
-    enough: float = ENOUGH,
-    floor: float = -math.inf,
+    masks: Masks, first: Tensor, budget: int, temperature: float, enough: float = ENOUGH, floor: float = -math.inf
 ) -> Generator[Tensor, Tensor, Estimate]:
     """Estimates all scores: yields indices of masks to try, is sent their scores, and returns the `Estimate`.
 
-    Args:
-        temperature: temperature of the softmax over scores that gives each mask its weight.
-        enough: the expected correlation with the exact map at which it stops before the budget is spent.
-        floor: scores that are not above it have no weight (VL-Score).
+    The weights of masks are a softmax of this temperature over the scores above the floor (VL-Score's). It stops before
+    the budget is spent when the expected correlation with the exact map is `enough`.
     """
     tried, scores = first, (yield first)
     if len(first) == len(masks.unit):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
+from cliploc.saliency._infra.attention import from_end
 from cliploc.saliency._infra.gradients import batched_gradients, map_gradients
 from cliploc.tower import Needs
 
@@ -31,28 +32,22 @@ class Channels:
     axes: Tensor | None = None  # [B, C, F] when the C maps are principal components of F feature maps; else None
 
 
-def channel_needs(
-    channels: Choice = "features",
-    block: int = -1,
-    components: int | None = None,
-    **_: Any,
-) -> Needs:
+def channel_needs(channels: Choice = "features", block: int = -1, components: int | None = None, **_: Any) -> Needs:
     """What the trace must hold for a choice of channels; a method's other options make no difference."""
     if channels not in get_args(Choice):
         raise UsageError(f"expected channels to be one of {', '.join(get_args(Choice))}, got {channels!r}")
-    if block >= 0:
-        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
+    at = from_end(block)
     if components is not None and components < 1:
         raise UsageError(
             f"expected 1 component or more, got {components}: leave it out for the feature maps themselves"
         )
     if channels == "features":
-        return Needs(features=(block,))
+        return Needs(features=at)
     if channels == "tokens":
-        return Needs(tokens=(block,))
+        return Needs(tokens=at)
     if channels == "heads":
-        return Needs(tokens=(block,), attention=(block,))
-    return Needs(projections=(block,))
+        return Needs(tokens=at, attention=at)
+    return Needs(projections=at)
 
 
 def channel_maps(
@@ -60,13 +55,10 @@ def channel_maps(
 ) -> Channels:
     """The maps of a choice of channels, computed once per context.
 
-    Args:
-        channels: "features": a CNN stage's channels, or the patch tokens that enter a ViT's block. ViT only: "tokens"
-            that leave the block (d maps), the class token's attention per "heads" (that of the attention pool where the
-            tower has one and no class token), or the patches' "keys", "queries", "values" (d maps).
-        components: how many principal components (over the picture's places) to use instead of the maps; all when there
-            are fewer, and those above the rank are zero. The sign of a component is arbitrary: it is chosen so that the
-            value of largest size is positive, because a mask must show something.
+    "features": a CNN stage's channels, or the patch tokens that enter a ViT's block. ViT only: "tokens" that leave the
+    block (d maps), the class token's attention per "heads" (that of the attention pool where the tower has one and no
+    class token), or the patches' "keys", "queries", "values" (d maps). `components`: so many principal components over
+    the picture's places instead; those above the rank are zero, and the value of largest size is positive.
     """
     key = (channels, block, components)
     if key not in ctx.cache:

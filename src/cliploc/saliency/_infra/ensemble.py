@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from cliploc.errors import ModelError, UsageError
 from cliploc.maps import min_max
 from cliploc.method import Context, Method
-from cliploc.saliency._infra.names import names_in
-from cliploc.saliency._infra.registration import check_options, methods
-from cliploc.saliency._infra.typed import as_declared
+from cliploc.saliency._infra.method_registry import methods, names_in
 from cliploc.tower import Needs
 
 EnsembleRule = Literal["minmax", "rank"]
@@ -25,14 +23,9 @@ EnsembleRule = Literal["minmax", "rank"]
 def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     """Finds a method by its name, or makes an ensemble of several, joined by "+".
 
-    Args:
-        rule: how an ensemble makes maps comparable before it takes their mean: "minmax" scales each to 0–1; "rank"
-            replaces each value by its rank in the map, scaled to 0–1, so that only the order counts.
-
-    Returns:
-        The method. An ensemble needs what its members need together, runs on the towers that all of them run on, and
-        has the mean of their thresholds. Negative values of members with `relu` are set to 0 before their maps are
-        scaled. Its options are named `method.option`.
+    An ensemble runs on the towers that all members run on, has the mean of their thresholds, and options named
+    `method.option`. Before the mean, negative values of members with `relu` are set to 0, and maps are made comparable
+    by the rule: "minmax" scales each to 0–1; "rank" takes each value's rank in the map, scaled to 0–1.
 
     Example:
         >>> find("cam+layer_cam").title
@@ -91,30 +84,6 @@ def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor
             f"names, got {got}: correct the method"
         )
     return maps.float()
-
-
-def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the method's function takes them: a bare name goes to every member that has such an option.
-
-    Texts are converted to the types that the function declares, so that the command line needs to know no method.
-
-    Example:
-        >>> resolve_options(find("cam+layer_cam"), {"stages": "-1,-2"})
-        {'layer_cam.stages': (-1, -2)}
-    """
-    resolved: dict[str, Any] = {}
-    for option, value in options.items():
-        keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
-        resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
-    check_options(method, resolved)
-    return {key: _typed(method, key, value) for key, value in resolved.items()}
-
-
-def _typed(method: Method, key: str, value: Any) -> Any:
-    for member in method.members:
-        if key.startswith(f"{member.name}."):
-            return as_declared(member.function, member.name, key.removeprefix(f"{member.name}."), value)
-    return as_declared(method.function, method.name, key, value)
 
 
 def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:

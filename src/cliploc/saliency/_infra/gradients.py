@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
+from cliploc.saliency._infra.attention import from_end
 from cliploc.tower import Needs
 
 GRADIENT_ELEMENTS = 2**24  # of one batched vector–Jacobian product: 64 MB, however many prompts there are
@@ -20,24 +21,15 @@ HALF_PRECISION_SCALE = 2.0**10  # lifts gradients of half-precision towers above
 
 def block_needs(block: int = -1, **_: Any) -> Needs:
     """What the trace must hold for gradients at one stage (CNN) or block (ViT); other options make no difference."""
-    if block >= 0:
-        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
-    return Needs(features=(block,))
+    return Needs(features=from_end(block))
 
 
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
     """`reduce(A, ∂s_t/∂A)` for every prompt: one forward through the head, then its vector–Jacobian products.
 
-    s_t is the cosine f·g_t, without the logit scale. Gradients of many prompts are large, so they are reduced a few
-    prompts at a time. On a CPU prompts are not batched: a batch would copy an attention pool's weights for each prompt,
-    which takes up to eight times as long (docs/performance.md).
-
-    Args:
-        ctx: with the stage's features in its trace; text `[B, P, D]`.
-        reduce: features `[B, C, h, w]` and gradients of p prompts `[B, p, C, h, w]`, both float32 → `[B, p, …]`.
-
-    Returns:
-        `[B, P, …]` float32, without a graph.
+    `reduce` takes features `[B, C, h, w]` and gradients of p prompts `[B, p, C, h, w]`, and gives `[B, p, …]`, all
+    float32 and without a graph; gradients of many prompts are large. On a CPU prompts are not batched: a batch would
+    copy an attention pool's weights for each prompt, which takes up to eight times as long (docs/performance.md).
     """
     on_cpu = ctx.trace.features[stage].device.type == "cpu"
     return batched_gradients(ctx, lambda: _through_head(ctx, stage), reduce, at_once=not on_cpu)
@@ -56,14 +48,8 @@ def batched_gradients(
 ) -> Tensor:
     """`reduce(X, ∂s_t/∂X)` for every prompt, X being anything inside the tower; see `map_gradients`.
 
-    Args:
-        ctx: text `[B, P, D]`.
-        run: finishes the tower, with a graph; returns X `[B, …]` and the embeddings `[B, D]` computed from it. It must
-            clone tensors of the trace before it requires their gradient.
-        reduce: X `[B, …]` and gradients of p prompts `[B, p, …]`, both float32 → `[B, p, …]`.
-
-    Returns:
-        `[B, P, …]` float32, without a graph.
+    `run` finishes the tower, with a graph; returns X `[B, …]` and the embeddings `[B, D]` computed from it. It must
+    clone tensors of the trace before it requires their gradient (`leaf`).
     """
     with differentiable():
         taps, embedding = run()
@@ -72,6 +58,15 @@ def batched_gradients(
         products = jacobian_products(scores, (taps,), each_prompt(scores), at_once=at_once)
         reduced = [reduce(values, gradient) for (gradient,) in products]
     return torch.cat(reduced, dim=1)
+
+
+def resolve_temperature(ctx: Context, temperature: float | None, times_own: float = 1.0) -> float:
+    """The given temperature, or, for None, `times_own` times that of the training, 1 / logit scale."""
+    if temperature is None:
+        return times_own / ctx.backbone.logit_scale
+    if not temperature > 0:
+        raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the default")
+    return temperature
 
 
 @contextmanager
@@ -92,10 +87,7 @@ def prompt_scores(ctx: Context, embedding: Tensor) -> Tensor:
 
 
 def each_prompt(scores: Tensor) -> Tensor:
-    """Cotangents `[P, B, P]` that pick one prompt's scores at a time.
-
-    Image b's score depends on image b alone, so one vector of ones per prompt serves the whole batch.
-    """
+    """Cotangents `[P, B, P]` that pick one prompt's scores at a time, of the whole batch: images do not interact."""
     selectors = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
     return selectors[:, None].expand(-1, len(scores), -1)
 
@@ -103,17 +95,10 @@ def each_prompt(scores: Tensor) -> Tensor:
 def jacobian_products(
     outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Tensor, keep: bool = False, at_once: bool = True
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Vector–Jacobian products of all prompts, as many at a time as `GRADIENT_ELEMENTS` allows.
+    """Each tap's gradient `[B, p, …]` float32, of p prompts at a time: as many as `GRADIENT_ELEMENTS` allows.
 
-    Args:
-        outputs: `[B, …]` with a graph, which the last product frees, unless `keep`.
-        taps: tensors `[B, …]` that `outputs` were computed from.
-        cotangents: `[P, B, …]`, for each prompt the gradient at `outputs`.
-        keep: whether the graph is kept, as a trace's graph must be.
-        at_once: whether prompts are batched; otherwise they are computed one by one.
-
-    Yields:
-        For p prompts: each tap's gradient, `[B, p, …]` float32.
+    `outputs` `[B, …]` were computed from the taps `[B, …]`; `cotangents` `[P, B, …]` are each prompt's gradient at the
+    outputs. The last product frees the graph, unless `keep`, as for a trace's graph.
     """
     together = max(1, GRADIENT_ELEMENTS // sum(tap.numel() for tap in taps)) if at_once else 1
     chunks = torch.split(cotangents, together)

@@ -21,6 +21,10 @@ from cliploc.saliency._infra.channels import Channels, channel_maps
 BASELINE_KEY = "embedding of the empty picture"
 SAME_MASK = 2.0**-20  # masks that differ by less count as equal
 SMALLEST_BUDGET = 16
+# Multiple of the model's own temperature, at which a softmax over masked pictures gives nearly all weight to a few
+# channels. 4 is the smallest multiple at which the tuning pictures lose no box: docs/performance.md,
+# tools/score_cam_study.py.
+MASKED_TIMES_OWN = 4.0
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,12 @@ class MaskedEmbeddings:
 def masked_embeddings(
     ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None, more: int = 0
 ) -> MaskedEmbeddings:
-    """Runs the tower once for each different mask of a channel that is wanted, alive and not in `ctx.cache` yet.
+    """Runs the tower once for each different mask of a channel that is `wanted` `[B, C]`, alive and not cached yet.
 
     M_k = up(A_k), bilinear (align_corners=False) to the input's size, then min–max normalised to [0, 1]. A channel that
-    is constant, up to rounding, makes no mask: it costs no forward pass and has the baseline's embedding. Channels that
-    are equal after min–max (many are active at one place only) make the same mask, which is run once. Masks are made in
-    batches, in a buffer that is reused: [C, H, W] is never stored.
-
-    Args:
-        ctx: images. `ctx.progress` is called with the number of masked images of each batch, and how many are left.
-        channels: the maps A_k; None for the features of the last stage.
-        wanted: `[B, C]` bool; None for every channel.
-
-    Returns:
-        The embeddings. A channel neither wanted nor done before has `done` False and the baseline's embedding.
+    is constant, up to rounding, makes no mask and has the baseline's embedding. Channels that are equal after min–max
+    (many are active at one place only) make one mask. Masks are made in a buffer that is reused: [C, H, W] is never
+    stored. A channel neither wanted nor done before has `done` False and the baseline's embedding.
     """
     channels = channel_maps(ctx) if channels is None else channels
     images, features = ctx.images, channels.maps  # [B, 3, H, W], [B, C, h, w]
@@ -132,13 +128,9 @@ def channel_scores(
 ) -> tuple[Tensor, Tensor]:
     """Every channel's score cos(f(x ⊙ M_k), g_t), `[B, P, C]`, and the empty picture's, `[B, P, 1]`.
 
-    Args:
-        ctx: images and text. With a budget, `ctx.note` gets the expected correlation with the exact map.
-        temperature: temperature of the softmax that the caller takes of the scores.
-        budget: how many masks are tried for each picture and prompt; the other scores are predicted, see
-            `cliploc.saliency._infra.budget`. A prompt's scores do not depend on other prompts; masks that several
-            prompts want are run once. None: all masks.
-        capped: whether scores that are not above the empty picture's will have no weight.
+    With a budget, so many masks are tried for each picture and prompt, and the other scores are predicted for a softmax
+    of this temperature (`_infra/budget.py`); `capped`: one that leaves out scores not above the empty picture's. A
+    prompt's scores do not depend on other prompts; masks that several prompts want are run once.
     """
     if budget is None:
         return masked_embeddings(ctx, channels).scores(ctx.text)
@@ -203,11 +195,8 @@ def perturbed_embeddings(
 ) -> Tensor:
     """Embeddings of `count` altered versions of each picture, `[B, count, D]` float32, unit norm.
 
-    They are computed once per image for any number of prompts; where `ctx.cache` has some, only the missing ones.
-
-    Args:
-        key: the cache key of this series of versions. Version n must not depend on `count`.
-        perturb: a picture `[3, H, W]`, first and last + 1 of the versions → these versions `[n, 3, H, W]`.
+    `perturb` takes a picture `[3, H, W]`, first and last + 1 of the versions, and makes them, `[n, 3, H, W]`. Version n
+    must not depend on `count`: where `ctx.cache` has some under this key, only the missing ones are computed.
     """
     with torch.inference_mode(False), torch.no_grad():
         made: Tensor | None = ctx.cache.get(key)

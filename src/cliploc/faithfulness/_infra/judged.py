@@ -23,89 +23,54 @@ Best = Literal["low", "high", ""]
 
 @dataclass(frozen=True)
 class FaithfulNumber:
-    """One number that a metric reports: the mean over pictures.
+    """One number that a metric reports: the mean over pictures."""
 
-    Attributes:
-        title: heading of its column.
-        about: one line that explains it.
-        best: whether a low or a high number is better; "" where neither is.
-        shown: whether tables on the terminal show it.
-    """
-
-    title: str
-    about: str
-    best: Best = ""
-    shown: bool = True
+    title: str  # heading of its column
+    about: str  # one line that explains it
+    best: Best = ""  # whether a low or a high number is better; "" where neither is
+    shown: bool = True  # whether tables on the terminal show it
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The horizontal axis of a curve.
+    """The horizontal axis of a curve."""
 
-    Attributes:
-        label: its title.
-        places: where the scores lie on it; (): at equal distances from 0 to 1.
-    """
-
-    label: str
-    places: tuple[float, ...] = ()
+    label: str  # its title
+    places: tuple[float, ...] = ()  # where the scores lie on it; (): at equal distances from 0 to 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's result for one map.
+    """A metric's result for one map."""
 
-    Attributes:
-        values: key of a number → its value; None where it cannot be computed.
-        curves: name → scores, equally many for every picture of a run; None for a score that cannot be computed.
-    """
-
-    values: Mapping[str, float | None]
+    values: Mapping[str, float | None]  # key of a number → its value; None where it cannot be computed
+    # name → scores, equally many for every picture of a run; None for a score that cannot be computed
     curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OtherMaps:
-    """Other maps by the same method, for metrics that compare maps.
+    """Other maps by the same method, for metrics that compare maps."""
 
-    Attributes:
-        of_picture: a changed picture `[1, 3, H, W]` normalised → the map `[H, W]` of the same name.
-        of_other_name: the map of the name that fits the picture best after the one in question.
-        of_random_tower: a share of the tower's layers, counted from the top → the map when their weights are random.
-    """
-
-    of_picture: Callable[[Tensor], Tensor]
-    of_other_name: Callable[[], Tensor]
-    of_random_tower: Callable[[float], Tensor]
+    of_picture: Callable[[Tensor], Tensor]  # a changed picture [1, 3, H, W] normalised → the same name's map [H, W]
+    of_other_name: Callable[[], Tensor]  # the map of the name that fits the picture best after the one in question
+    of_random_tower: Callable[[float], Tensor]  # share of the tower's layers, from the top, with random weights → map
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One picture with a name and a method's map.
+    """One picture with a name and a method's map."""
 
-    Attributes:
-        images: `[1, 3, H, W]` normalised: the picture as the tower sees it.
-        heat: `[H, W]` float32 in 0–1 over the same pixels.
-        target: index of the name among all names.
-        label: index of the true name; None where it is not known.
-        scorer: scores changed pictures.
-        normalize: RGB in 0–1 → normalised.
-        options: of the protocol.
-        shared: results that do not depend on the map, kept for all maps of the picture.
-        others: further maps by the same method; None for a map that another tool made.
-        seed: seed of the random draws for this picture.
-    """
-
-    images: Tensor
-    heat: Tensor
-    target: int
-    label: int | None
-    scorer: Scorer
-    normalize: Callable[[Tensor], Tensor]
-    options: FaithfulnessOptions = PUBLISHED
-    shared: dict[Any, Any] = field(default_factory=dict)
-    others: OtherMaps | None = None
-    seed: int = 0
+    images: Tensor  # [1, 3, H, W] normalised: the picture as the tower sees it
+    heat: Tensor  # [H, W] float32 in 0–1 over the same pixels
+    target: int  # index of the name among all names
+    label: int | None  # index of the true name; None where it is not known
+    scorer: Scorer  # scores changed pictures
+    normalize: Callable[[Tensor], Tensor]  # RGB in 0–1 → normalised
+    options: FaithfulnessOptions = PUBLISHED  # of the protocol
+    shared: dict[Any, Any] = field(default_factory=dict)  # what does not depend on the map, for all maps of the picture
+    others: OtherMaps | None = None  # further maps by the same method; None for a map that another tool made
+    seed: int = 0  # of the random draws for this picture
 
     @property
     def pixels(self) -> int:
@@ -160,21 +125,11 @@ class Judged:
         return found
 
     def removing(self, gone: Sequence[int], kind: str) -> Make:
-        """Makes pictures without their hottest pixels.
-
-        Args:
-            gone: how many pixels of each picture are removed.
-            kind: what replaces them; see `fill_of`.
-        """
+        """Makes pictures without their hottest pixels, so many of each; `kind` as in `fill_of`."""
         return self._without(gone, kind, lambda limit: self.order < limit)
 
     def keeping(self, kept: Sequence[int], kind: str) -> Make:
-        """Makes pictures that show only their hottest pixels.
-
-        Args:
-            kept: how many pixels of each picture are shown.
-            kind: what replaces the others; see `fill_of`.
-        """
+        """Makes pictures that show only their hottest pixels, so many of each; `kind` as in `fill_of`."""
         return self._without(kept, kind, lambda limit: self.order >= limit)
 
     def _without(self, numbers: Sequence[int], kind: str, removed_at: Callable[[Tensor], Tensor]) -> Make:
@@ -194,23 +149,14 @@ class Judged:
 
 
 class FaithfulnessMetric(ABC):
-    """A faithfulness metric: judges one map by numbers, and by the curves that they are computed from.
+    """A faithfulness metric: judges one map by numbers, and by the curves that they are computed from."""
 
-    Attributes:
-        name: as the registry has it.
-        position: its place wherever metrics are listed.
-        paper: authors and year.
-        numbers: key → what it is.
-        curves: name → its horizontal axis; the report draws them.
-        needs_method: whether it needs other maps by the same method, which a map of another tool does not have.
-    """
-
-    name: ClassVar[str]
-    position: ClassVar[int] = 100
-    paper: ClassVar[str]
-    numbers: ClassVar[Mapping[str, FaithfulNumber]]
-    curves: ClassVar[Mapping[str, Axis]] = {}
-    needs_method: ClassVar[bool] = False
+    name: ClassVar[str]  # as the registry has it
+    position: ClassVar[int] = 100  # its place wherever metrics are listed
+    paper: ClassVar[str]  # authors and year
+    numbers: ClassVar[Mapping[str, FaithfulNumber]]  # key → what it is
+    curves: ClassVar[Mapping[str, Axis]] = {}  # name → its horizontal axis; the report draws them
+    needs_method: ClassVar[bool] = False  # whether it needs other maps by the same method
 
     @abstractmethod
     def measure(self, judged: Judged) -> Measured:

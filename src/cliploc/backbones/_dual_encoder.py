@@ -68,8 +68,7 @@ class DualEncoder(nn.Module, ABC):
     def loaded_from(self, file: Path, source: str) -> None:
         """Records that all weights were read from a file and are unchanged.
 
-        Args:
-            source: the file's checksum and everything else that determines the model, except the precision.
+        `source` is the file's checksum and everything else that determines the model, except the precision.
         """
         self.weights_file, self._weights_source = file, source
 
@@ -97,7 +96,7 @@ class DualEncoder(nn.Module, ABC):
             return (there - self.mean).div_(self.std).to(self.dtype)
         # Decoded pictures lie so in memory. A whole row at once is much faster than three channels at once.
         width = there.shape[-1]
-        mean, std = (one.flatten().repeat(width) for one in (self.mean, self.std))
+        mean, std = (channels.flatten().repeat(width) for channels in (self.mean, self.std))
         rows = there.permute(0, 2, 3, 1).flatten(2)  # [B, H, W · 3]
         images = (rows - mean).div_(std).to(self.dtype).reshape(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
@@ -123,8 +122,7 @@ class DualEncoder(nn.Module, ABC):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
+        return self.text(texts)
 
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
         """Why this model cannot know a name; None here, as CLIP reads any text."""

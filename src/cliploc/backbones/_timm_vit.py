@@ -1,18 +1,56 @@
-"""The adapter of timm's transformer blocks."""
+"""How timm's vision transformers turn pictures into tokens, and the adapter of their blocks."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from timm.layers import Mlp, SwiGLU, apply_rot_embed_cat  # type: ignore[attr-defined]  # timm re-exports it without saying so
+from timm.layers import HybridEmbed, Mlp, SwiGLU, apply_rot_embed_cat  # type: ignore[attr-defined]  # timm re-exports them
 from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor
 
-from cliploc.backbones._linear import linear
-from cliploc.backbones._transformer import BlockAdapter
-from cliploc.tower import join_heads, split_heads
+from cliploc.backbones._layers import linear
+from cliploc.backbones._transformer import BlockAdapter, resize_positions
+from cliploc.tower import PositionRule, join_heads, split_heads
+
+
+def first_tokens(trunk: Any, images: Tensor, rule: PositionRule) -> Tensor:
+    """The first block's tokens `[B, prefix+N, d]`, from normalised images `[B, 3, H, W]`; `trunk` is timm's tower."""
+    patch_embed, prefix = trunk.patch_embed, trunk.num_prefix_tokens
+    x = images
+    if isinstance(patch_embed, HybridEmbed):
+        x = patch_embed.backbone(x)  # [B, C, h, w]
+        x = x[-1] if isinstance(x, list | tuple) else x
+    x = patch_embed.proj(x)  # [B, d, h, w]
+    grid = (x.shape[-2], x.shape[-1])
+    x = x.flatten(2).transpose(1, 2)  # [B, N, d]
+    if hasattr(patch_embed, "norm"):
+        x = patch_embed.norm(x)
+    first = [t.to(x.dtype).expand(len(x), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
+    placed = 0 if trunk.no_embed_class else prefix
+    positions = None
+    if trunk.pos_embed is not None:
+        learnt = tuple(patch_embed.grid_size)
+        positions = resize_positions(trunk.pos_embed[0], placed, learnt, grid, rule).to(x.dtype)
+        if trunk.no_embed_class:
+            x = x + positions
+    x = torch.cat([*first, x], dim=1)
+    if positions is not None and not trunk.no_embed_class:
+        x = x + positions
+    return trunk.norm_pre(x)
+
+
+def rotation(trunk: Any, grid: tuple[int, int]) -> Tensor | None:
+    """The rotary positions `[N, …]` of a grid; None where the tower has none."""
+    rope = getattr(trunk, "rope", None)
+    if rope is None:
+        return None
+    if grid != tuple(trunk.patch_embed.grid_size):
+        rope = copy.deepcopy(rope)  # timm's module holds the table of one grid: leave the tower's as it is
+        rope.update_feat_shape(grid)
+    return rope.get_embed(shape=grid)
 
 
 class TimmBlock(BlockAdapter):
@@ -25,8 +63,7 @@ class TimmBlock(BlockAdapter):
         self.mlp_splits = not self.norms_after and type(block.mlp) in (Mlp, SwiGLU)
 
     def attention_input(self, x: Tensor) -> Tensor:
-        y: Tensor = x if self.norms_after else self.block.norm1(x)
-        return y
+        return x if self.norms_after else self.block.norm1(x)
 
     def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         attn = self.attn
@@ -56,9 +93,6 @@ class TimmBlock(BlockAdapter):
         branch = self.attn.proj(joined)
         return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
 
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        return self.mlp_out(self.mlp_hidden(x))
-
     def mlp_hidden(self, x: Tensor) -> Tensor:
         block, mlp = self.block, self.block.mlp
         if self.norms_after:
@@ -72,8 +106,7 @@ class TimmBlock(BlockAdapter):
             hidden = mlp.fc1(x)
             del x  # makes room for the activation
             hidden = mlp.act(hidden)
-        normed: Tensor = mlp.norm(hidden)
-        return normed
+        return mlp.norm(hidden)
 
     def mlp_out(self, hidden: Tensor) -> Tensor:
         return self._scaled(self.block.mlp.fc2(hidden), 2) if self.mlp_splits else hidden

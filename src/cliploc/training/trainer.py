@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -37,7 +38,7 @@ from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.training.pictures import LabelledPictures, Parts, hold_out, only_usable_classes
+from cliploc.training.training_set import LabelledPictures, Parts, hold_out, only_usable_classes
 from cliploc.values import TextSet
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
@@ -84,8 +85,8 @@ class TrainSettings:
         for name, there in choices.items():
             if getattr(self, name) not in there:
                 raise UsageError(f"expected {name} to be one of {', '.join(there)}, got {getattr(self, name)!r}")
-        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "experts": 1, "step_epochs": 1, "patience": 1}
-        for name, low in (least | {"augmentations": 0}).items():
+        counted = ("epochs", "batch_size", "accumulate", "experts", "step_epochs", "patience")
+        for name, low in {**dict.fromkeys(counted, 1), "augmentations": 0}.items():
             if not is_whole(getattr(self, name), low):
                 raise UsageError(f"expected {name} of at least {low}, got {short(getattr(self, name))}")
             if getattr(self, name) > MOST:
@@ -170,20 +171,14 @@ def train(
     Started again with the same settings, training resumes from the checkpoint. Under `accelerate launch` every process
     runs this function; only the main process writes.
 
+    A class of which no picture can be read is left out, so the head does not know it. In training a picture counts once
+    per epoch for the reporter.
+
     Args:
-        pictures: the training set. A class of which no picture can be read is left out, so the head does not know it.
         features: folder of the cached features; None for `features` beside `out`.
         input_hw: height and width of the tower's input; None for the tower's own.
         templates: prompt templates that an open head is trained with; as for `Localizer`.
         tensorboard: whether to write losses and accuracies for TensorBoard, which must be installed.
-        reporter: gets the phases ("features of the frozen tower", "training"), the numbers of pictures to do and done
-            in each (in training a picture counts once per epoch), each picture that cannot be read and is left out, and
-            a note for each epoch.
-
-    Example:
-        >>> from cliploc.training import TrainSettings, read_folder, train
-        >>> settings = TrainSettings.published("ts_cam", "open", epochs=5)
-        >>> train(backbone, read_folder("photos"), "head.safetensors", settings)  # doctest: +SKIP
     """
     out, sentences = user_path(out), prompts.resolve_templates(templates)
     if input_hw is not None:
@@ -209,7 +204,23 @@ def train(
     asked_for, pictures = pictures.classes, only_usable_classes(pictures, usable)
     parts = hold_out(pictures.labels, usable, settings.held_out, settings.hold_out, settings.seed)
     text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
-    config = _config(backbone, pictures, cache.channels, settings, sentences, pretrained)
+    config = HeadConfig(
+        method=settings.method,
+        kind=settings.kind,
+        classes=pictures.classes,
+        channels=cache.channels,
+        embedding_size=backbone.embedding_size,
+        logit_scale=float(backbone.logit_scale),
+        tower=backbone.name,
+        tower_kind=backbone.kind,
+        weights=backbone.weights_id,
+        start=settings.start,
+        unit_places=settings.unit_places,
+        experts=settings.experts,
+        pretrained=pretrained,
+        templates=sentences,
+        training=asdict(settings),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         head = HEADS[settings.method](config)
@@ -234,7 +245,7 @@ def train(
             reporter.note(epoch.line(settings.epochs))
     accelerator.wait_for_everyone()
 
-    best = replace(config, training={**asdict(settings), "history": [asdict(one) for one in run.history]})
+    best = replace(config, training={**asdict(settings), "history": [asdict(epoch) for epoch in run.history]})
     trained = HEADS[settings.method](best)
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
@@ -266,34 +277,6 @@ def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
     return Accelerator(cpu=cpu)
 
 
-def _config(
-    backbone: Backbone,
-    pictures: LabelledPictures,
-    channels: int,
-    settings: TrainSettings,
-    templates: tuple[str, ...],
-    pretrained: str | None,
-) -> HeadConfig:
-    """What the head's file says of it; `channels` are those of the tower's features."""
-    return HeadConfig(
-        method=settings.method,
-        kind=settings.kind,
-        classes=pictures.classes,
-        channels=channels,
-        embedding_size=backbone.embedding_size,
-        logit_scale=float(backbone.logit_scale),
-        tower=backbone.name,
-        tower_kind=backbone.kind,
-        weights=backbone.weights_id,
-        start=settings.start,
-        unit_places=settings.unit_places,
-        experts=settings.experts,
-        pretrained=pretrained,
-        templates=templates,
-        training=asdict(settings),
-    )
-
-
 @torch.no_grad()
 def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[str]) -> Tensor:
     """The classes' text embeddings, `[classes, D]`, from the synonyms that the model knows."""
@@ -304,11 +287,12 @@ def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[st
             raise UsageError(f"class {words[0]!r} cannot be learnt by an open head: {reasons[0]}: rename or remove it")
         synonyms.append(tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None))
     texts = TextSet(tuple(words[0] for words in pictures.classes), tuple(synonyms), tuple(templates))
-    return prompts.embed(texts, lambda sentences: torch.cat([*map(backbone.encode_text, _chunks(sentences, 256))]))
 
+    def encode(sentences: Sequence[str]) -> Tensor:
+        starts = range(0, len(sentences), 256)
+        return torch.cat([backbone.encode_text(sentences[start : start + 256]) for start in starts])
 
-def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    return prompts.embed(texts, encode)
 
 
 class _Training:
@@ -371,10 +355,8 @@ class _Training:
                 group["lr"] = lr
             self.optimizer.zero_grad()
             for index, batch in enumerate(micro):
-                if index < len(micro) - 1:
-                    with self.accelerator.no_sync(self.model):
-                        sums += self._backward(batch, which, len(micro))
-                else:
+                last = index == len(micro) - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.model):
                     sums += self._backward(batch, which, len(micro))
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -385,8 +367,8 @@ class _Training:
             raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
         done = Epoch(number + 1, lr, loss / count, right / count, accuracy)
         self.history.append(done)
-        best = [one.accuracy for one in self.history[: self.best_epoch]]
-        if accuracy is None or not best or accuracy > max(one for one in best if one is not None):
+        best = [epoch.accuracy for epoch in self.history[: self.best_epoch]]
+        if accuracy is None or not best or accuracy > max(value for value in best if value is not None):
             self.best_epoch = done.epoch
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
         return done
@@ -438,7 +420,7 @@ class _Training:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         metadata = {
             "asked": asked,
-            "history": json.dumps([asdict(one) for one in self.history]),
+            "history": json.dumps([asdict(epoch) for epoch in self.history]),
             "best_epoch": str(self.best_epoch),
             "scaler": json.dumps(self.scaler.state_dict()),
         }
@@ -476,7 +458,7 @@ class _Training:
         except (DocumentError, KeyError, ValueError, RuntimeError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None
-        self.history, self.best_epoch = [Epoch(**one) for one in history], best
+        self.history, self.best_epoch = [Epoch(**epoch) for epoch in history], best
         self.best_weights = _under("best.", tensors)
 
 
@@ -490,12 +472,21 @@ class _Record:
 
     def __init__(self, folder: Path, settings: TrainSettings, tensorboard: bool) -> None:
         self._folder, self._settings = folder, settings
-        self._board = _tensorboard(folder) if tensorboard else None
-        self._drawn = time.monotonic()
+        self._board, self._drawn = None, time.monotonic()
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ModuleNotFoundError:
+                raise UsageError("--tensorboard needs tensorboard: pip install tensorboard") from None
+            self._board = SummaryWriter(str(folder))
 
     def write(self, history: Sequence[Epoch]) -> None:
         """Writes the files after an epoch."""
-        write_output(self._folder / "history.csv", _table(history), "--out")
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(asdict(history[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(epoch) for epoch in history)
+        write_output(self._folder / "history.csv", table.getvalue().encode(), "--out")
         if time.monotonic() - self._drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
             self.draw(history)
             self._drawn = time.monotonic()
@@ -511,26 +502,18 @@ class _Record:
         write_output(self._folder / "curves.png", curves(history, self._settings), "--out")
 
 
-def _table(history: Sequence[Epoch]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(history[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(one) for one in history)
-    return text.getvalue().encode()
-
-
 def curves(history: Sequence[Epoch], settings: TrainSettings) -> bytes:
     """Draws loss and accuracy over epochs, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    epochs = [one.epoch for one in history]
-    loss.plot(epochs, [one.loss for one in history], marker=".")
+    epochs = [epoch.epoch for epoch in history]
+    loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
     loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
-    accuracy.plot(epochs, [one.train_accuracy for one in history], marker=".", label="training")
+    accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
     if history[0].accuracy is not None:
-        held = [one.accuracy if one.accuracy is not None else math.nan for one in history]
+        held = [epoch.accuracy if epoch.accuracy is not None else math.nan for epoch in history]
         accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
     accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     accuracy.legend()
@@ -539,11 +522,3 @@ def curves(history: Sequence[Epoch], settings: TrainSettings) -> bytes:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=110)
     return image.getvalue()
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        raise UsageError("--tensorboard needs tensorboard: pip install tensorboard") from None
-    return SummaryWriter(str(folder))

@@ -83,7 +83,7 @@ def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
         raise UsageError(
             f"expected pictures of at least two classes ({where}), found {len(entries)}: add another class"
         )
-    wordnet = {one.wnid: one.entry for one in prompts.imagenet_classes()} if any(map(_is_wnid, entries)) else {}
+    wordnet = {known.wnid: known.entry for known in prompts.imagenet_classes()} if any(map(_is_wnid, entries)) else {}
     texts = prompts.parse([wordnet.get(label, entry) for label, entry in entries.items()])
     index = {label: number for number, label in enumerate(entries)}
     return LabelledPictures(tuple(path for path, _ in rows), tuple(index[label] for _, label in rows), texts.synonyms)
@@ -158,10 +158,8 @@ class Parts:
 def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> Parts:
     """Splits pictures into a training part and a held-out part for early stopping.
 
-    Args:
-        by: "pictures": hold out this share of every class, but keep at least one picture of it for training; "classes":
-            hold out this share of the classes with all their pictures, to test an open head on classes that it was not
-            trained on.
+    By "pictures": this share of every class is held out, but at least one picture of it is kept for training. By
+    "classes": this share of the classes with all their pictures, to test an open head on classes that it does not know.
     """
     random = np.random.default_rng([seed, 0])
     of_class: dict[int, list[int]] = {}

@@ -1,24 +1,52 @@
-"""Converts texts to the types that a method's function declares for its options, and refuses values of other types."""
+"""Options of methods: refuses unknown ones, and converts texts to the types that a method's function declares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cliploc.config import short
 from cliploc.errors import UsageError
+from cliploc.method import Method
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "none"}
 
 
-def as_declared(function: Callable[..., Any], name: str, option: str, value: Any) -> Any:
-    """The value of an option in the type that the method's function declares for it.
+def check_options(method: Method, options: dict[str, Any]) -> None:
+    """Refuses options that a method does not have."""
+    for option in options:
+        if option not in method.options:
+            there = ", ".join(method.options) or "none"
+            raise UsageError(f"{method.name} has no option {option!r}: it has {there}")
 
-    Args:
-        value: as given; a text, as it is typed on a command line, is converted.
+
+def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the method's function takes them: a bare name goes to every member that has such an option.
+
+    Example:
+        >>> from cliploc.saliency import find
+        >>> resolve_options(find("cam+layer_cam"), {"stages": "-1,-2"})
+        {'layer_cam.stages': (-1, -2)}
     """
+    resolved: dict[str, Any] = {}
+    for option, value in options.items():
+        keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
+        resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
+    check_options(method, resolved)
+    return {key: _typed(method, key, value) for key, value in resolved.items()}
+
+
+def _typed(method: Method, key: str, value: Any) -> Any:
+    for member in method.members:
+        if key.startswith(f"{member.name}."):
+            return as_declared(member.function, member.name, key.removeprefix(f"{member.name}."), value)
+    return as_declared(method.function, method.name, key, value)
+
+
+def as_declared(function: Callable[..., Any], name: str, option: str, value: Any) -> Any:
+    """An option's value in the type that the function declares; a text, as on a command line, is converted."""
     what = f"{name}'s option {option}"
     if isinstance(value, str):
         return typed(what, value, get_type_hints(function).get(option, str))
@@ -37,7 +65,7 @@ def _fits(value: Any, wanted: Any) -> bool:
         return any(_fits(value, kind) for kind in get_args(wanted))
     if get_origin(wanted) in (tuple, list, Sequence):
         item = get_args(wanted)[0]
-        return isinstance(value, tuple | list) and all(_fits(one, item) for one in value)
+        return isinstance(value, tuple | list) and all(_fits(part, item) for part in value)
     if get_origin(wanted) is Literal:
         return value in get_args(wanted)
     if wanted in (int, float):  # numpy's numbers too

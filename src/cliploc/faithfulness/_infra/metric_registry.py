@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
 
 if TYPE_CHECKING:  # imports torch, which takes longer than refusing a name
-    from cliploc.faithfulness._infra.metric import FaithfulnessMetric
+    from cliploc.faithfulness._infra.judged import FaithfulnessMetric
 
 faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
     "faithfulness metric",
@@ -28,16 +28,12 @@ def faithfulness_metric(cls: M) -> M:
 
 
 def chosen_metrics(names: Sequence[str], with_method: bool = True) -> tuple[FaithfulnessMetric, ...]:
-    """The metrics of these names, in the order of their positions.
-
-    Raises:
-        UsageError: an unknown name, or a metric that needs the method where there are only maps.
-    """
-    found = [faithfulness_metrics.get(name) for name in dict.fromkeys(names)]
-    if not found:
+    """The metrics of these names, in the order of their positions."""
+    metrics = [faithfulness_metrics.get(name) for name in dict.fromkeys(names)]
+    if not metrics:
         known = ", ".join(faithfulness_metrics.names())
         raise UsageError(f"expected at least one metric, got none: name some of {known}")
-    for one in found:
-        if one.needs_method and not with_method:
-            raise UsageError(f"{one.name} needs the method that made the maps: leave it out for maps of other tools")
-    return tuple(one() for one in sorted(found, key=lambda one: (one.position, one.name)))
+    for metric in metrics:
+        if metric.needs_method and not with_method:
+            raise UsageError(f"{metric.name} needs the method that made the maps: leave it out for maps of other tools")
+    return tuple(metric() for metric in sorted(metrics, key=lambda metric: (metric.position, metric.name)))

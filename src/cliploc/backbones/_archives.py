@@ -1,10 +1,10 @@
-"""Reads the tensors of a TorchScript archive, the format of OpenAI's CLIP files, without running any code in it.
+"""Reads archives of weights without running code: OpenAI's TorchScript; looks into pickles before torch does.
 
-The archive is a zip: `data.pkl` describes a tree of modules, `data/0`, `data/1`, … hold the bytes of the tensors, and
-`code/` holds programs that are never read here. `torch.load(weights_only=True)` refuses such files and `torch.jit.load`
-compiles the programs. This reader unpickles the description with an unpickler that allows five things: a module (which
-only holds attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and any number that
-points outside the stored bytes, is refused.
+A TorchScript archive is a zip: `data.pkl` describes a tree of modules, `data/0`, `data/1`, … hold the bytes of the
+tensors, and `code/` holds programs that are never read here. `torch.load(weights_only=True)` refuses such files and
+`torch.jit.load` compiles the programs. This reader unpickles the description with an unpickler that allows five things:
+a module (which only holds attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and
+any number that points outside the stored bytes, is refused.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ MAX_NAME = 1_000  # characters of a tensor's dotted name
 MAX_AXES = 8  # of a tensor
 MAX_LENGTH = 1 << 48  # of an axis
 MAX_DESCRIPTION = 64 << 20  # bytes of data.pkl; CLIP's largest has under one megabyte
+
+MAX_TUPLES = 10_000  # entries of a tuple and of the tuples in it, counted as often as they occur
+LEGACY_PICKLES = 4  # pickles at the start of a file in torch's old format: a number, a version, the system, the content
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -41,7 +45,7 @@ _DTYPES = {
 }
 
 
-class RefusedError(Exception):
+class ArchiveError(Exception):
     """The archive holds something other than a tree of tensors, or is damaged; the text says what."""
 
 
@@ -54,7 +58,7 @@ class _Module:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
-            raise RefusedError("a module whose state is not a table of attributes")
+            raise ArchiveError("a module whose state is not a table of attributes")
         self.attributes = state
 
 
@@ -67,7 +71,7 @@ class _Held:
         self.tensor = tensor
 
     def __setstate__(self, state: Any) -> None:
-        raise RefusedError("an attempt to change a tensor")
+        raise ArchiveError("an attempt to change a tensor")
 
 
 class _Known:
@@ -82,7 +86,7 @@ class _Known:
         return self._function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise RefusedError("an attempt to change the reader")
+        raise ArchiveError("an attempt to change the reader")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -109,13 +113,13 @@ class _Unpickler(pickle.Unpickler):
         try:
             return self._known[module, name]
         except KeyError:
-            raise RefusedError(f"the function {module}.{name}, which could run code") from None
+            raise ArchiveError(f"the function {module}.{name}, which could run code") from None
 
     def persistent_load(self, pid: Any) -> _Held:
         match pid:
             case ("storage", kind, str(key), str(), int(count)) if id(kind) in self._dtypes:
                 return _Held(self._read_storage(key, self._dtypes[id(kind)], count))
-        raise RefusedError(f"a storage described by {type(pid).__name__}")  # its text could be endless
+        raise ArchiveError(f"a storage described by {type(pid).__name__}")  # its text could be endless
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
@@ -124,17 +128,17 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
             if "data.pkl" not in entries:
-                raise RefusedError("no data.pkl")
+                raise ArchiveError("no data.pkl")
             if "byteorder" in entries and archive.read(entries["byteorder"]).strip() not in (b"little", b""):
-                raise RefusedError("tensors of a big-endian machine")
+                raise ArchiveError("tensors of a big-endian machine")
             storages: dict[str, Tensor] = {}
 
             def read_storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
                 entry = entries.get(f"data/{key}")
                 if entry is None or entry.compress_type != zipfile.ZIP_STORED:
-                    raise RefusedError(f"no bytes for storage {key[:20]}")
+                    raise ArchiveError(f"no bytes for storage {key[:20]}")
                 if count < 0 or count * dtype.itemsize > entry.file_size:
-                    raise RefusedError(f"storage {key[:20]} of {count} numbers in {entry.file_size} bytes")
+                    raise ArchiveError(f"storage {key[:20]} of {count} numbers in {entry.file_size} bytes")
                 if count == 0:
                     return torch.empty(0, dtype=dtype)
                 if key not in storages:
@@ -143,50 +147,101 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
             description = entries["data.pkl"]
             if description.file_size > MAX_DESCRIPTION:
-                raise RefusedError(f"a description of {description.file_size >> 20} MB")
+                raise ArchiveError(f"a description of {description.file_size >> 20} MB")
             return _tensors(_Unpickler(archive.read(description), read_storage).load())
-    except (RefusedError, OSError):
+    except (ArchiveError, OSError):
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise RefusedError(f"an entry that cannot be read ({reason})") from None
+        raise ArchiveError(f"an entry that cannot be read ({reason})") from None
 
 
 def _nothing(*_: Any) -> Any:
-    raise RefusedError("a storage outside a tensor")
+    raise ArchiveError("a storage outside a tensor")
 
 
 def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
     """`torch._utils._rebuild_tensor_v2`, with every number checked against the storage."""
     if not isinstance(storage, _Held) or len(size) != len(stride):
-        raise RefusedError("a tensor without a storage")
+        raise ArchiveError("a tensor without a storage")
     numbers = (offset, *size, *stride)
-    if len(size) > MAX_AXES or not all(type(one) is int and 0 <= one < MAX_LENGTH for one in numbers):
-        raise RefusedError(f"a tensor whose shape is none, or of more than {MAX_AXES} axes")
+    if len(size) > MAX_AXES or not all(type(number) is int and 0 <= number < MAX_LENGTH for number in numbers):
+        raise ArchiveError(f"a tensor whose shape is none, or of more than {MAX_AXES} axes")
     there = storage.tensor.numel()
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     count = math.prod(size)
     if count and (last >= there or count > there):  # strides of 0 could make much of little
-        raise RefusedError(f"a tensor of shape {tuple(size)} in a storage of {there} numbers")
+        raise ArchiveError(f"a tensor of shape {tuple(size)} in a storage of {there} numbers")
     return _Held(torch.as_strided(storage.tensor, tuple(size), tuple(stride), offset if count else 0))
 
 
 def _tensors(root: Any) -> dict[str, Tensor]:
     """The tensors in a tree of modules, by dotted name."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     waiting = [("", root)]
     left = MAX_ATTRIBUTES
     while waiting:
         prefix, node = waiting.pop()
         if not isinstance(node, _Module):
-            raise RefusedError("something other than a tree of modules")
+            raise ArchiveError("something other than a tree of modules")
         attributes = getattr(node, "attributes", {})
         left -= 1 + len(attributes)
         if left < 0 or len(prefix) > MAX_NAME:
-            raise RefusedError(f"more than {MAX_ATTRIBUTES:,} attributes, or modules that hold themselves")
+            raise ArchiveError(f"more than {MAX_ATTRIBUTES:,} attributes, or modules that hold themselves")
         for name, value in attributes.items():
             if isinstance(value, _Held):
-                found[f"{prefix}{name}"] = value.tensor
+                tensors[f"{prefix}{name}"] = value.tensor
             elif isinstance(value, _Module):
                 waiting.append((f"{prefix}{name}.", value))
-    return found
+    return tensors
+
+
+# ------------------------------------------------------------------------------------------------ before torch reads
+def refuse_endless(path: Path) -> None:
+    """Refuses a file of torch in which a tuple holds another tuple twice, which again holds one twice, and so on.
+
+    The key of a dict is hashed, and hashing such a tuple visits all of it: 2^n steps for n lines of a pickle.
+    """
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            for _ in range(LEGACY_PICKLES):
+                if not _checked(file):
+                    return
+            return
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl"):
+                    with archive.open(entry) as content:
+                        _checked(content)  # type: ignore[arg-type]
+
+
+def _checked(file: BinaryIO) -> bool:
+    """Goes through one pickle; False if it is damaged, which torch's reader reports."""
+    stack: list[int] = []  # how many steps hashing takes, for each value on the pickle's stack
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    try:
+        for code, argument, _ in pickletools.genops(file):
+            name = code.name
+            if name == "MARK":
+                marks.append(len(stack))
+            elif "GET" in name:
+                stack.append(memo.get(int(argument or 0), 0))
+            elif "PUT" in name or name == "MEMOIZE":
+                memo[len(memo) if argument is None else int(argument)] = stack[-1]
+            elif name not in ("PROTO", "FRAME", "STOP"):
+                takes = code.stack_before
+                start = marks.pop() if pickletools.markobject in takes else len(stack) - len(takes)
+                if pickletools.markobject in takes:
+                    start -= takes.index(pickletools.markobject)  # a list or dict that lies below the mark
+                size = 1 + sum(stack[max(start, 0) :])
+                del stack[max(start, 0) :]
+                if "TUPLE" in name and size > MAX_TUPLES:
+                    raise ArchiveError("tuples in tuples without end")
+                stack += [size if "TUPLE" in name or name in ("REDUCE", "NEWOBJ", "BUILD") else 1] * len(
+                    code.stack_after
+                )
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, zipfile.BadZipFile, EOFError):
+        return False
+    return True

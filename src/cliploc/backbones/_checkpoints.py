@@ -1,0 +1,283 @@
+"""Reads files of weights, checks them, and loads them into a model.
+
+No code in a file is run: files are read by safetensors, `torch.load(weights_only=True)`, or our own reader for OpenAI's
+TorchScript archives. An error is one line that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cliploc.backbones._archives import ArchiveError, read_torchscript, refuse_endless
+from cliploc.errors import MissingWeightsError, ModelError
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+MAX_WRAPPERS = 8  # "state_dict" in "model" in …
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights on this machine."""
+
+    path: Path  # the file
+    sha256: str  # checksum of the file, compared with the published one if there is one
+    tensors: dict[str, Tensor]  # by open_clip's names, in their stored precision
+    from_openai: bool = False  # whether it is OpenAI's file, which needs quick-GELU
+
+
+# --------------------------------------------------------------------------------------------------------------- read
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a file of weights: `.safetensors`, a state dict saved by torch, or OpenAI's TorchScript archive.
+
+    A state dict may be under "state_dict" or "model", and its names may begin with "module.".
+    """
+    if path.is_dir():
+        raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it")
+    if not path.is_file():
+        raise MissingWeightsError(f"expected a file of weights, found none at {path}: check the path")
+    try:
+        if path.stat().st_size == 0:
+            raise ModelError(f"{path} is empty: download it again")
+        tensors = _read(path)
+        sha256 = verify(path, blob_sha256(path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise ModelError(f"{path} does not fit into memory: close other programs or take a smaller model") from None
+    from_openai = any(tensors.pop(name, None) is not None for name in OPENAI_EXTRAS) | _is_torchscript(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_EXTRAS}
+    return Checkpoint(path, sha256, tensors, from_openai)
+
+
+def read_shards(paths: list[Path]) -> Checkpoint:
+    """Reads weights that lie in one file or several, as one checkpoint with the first file's path."""
+    parts = [read_checkpoint(path) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+    sha256 = hashlib.sha256(" ".join(part.sha256 for part in parts).encode()).hexdigest()
+    return Checkpoint(paths[0], sha256, tensors, any(part.from_openai for part in parts))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it comes from")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ModelError(f"{path} is a web page, not weights: download the file itself")
+    try:
+        if path.suffix == ".safetensors" or start[8:9] == b"{":
+            return _state_dict(load_file(path), path)
+        if _is_torchscript(path):
+            return _state_dict(read_torchscript(path), path)
+        _refuse_compressed(path)
+        refuse_endless(path)
+        return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+    except (ModelError, OSError, MemoryError):
+        raise
+    except ArchiveError as error:
+        raise ModelError(
+            f"{path} is refused: it is damaged or not an archive of CLIP weights, as it holds {error}: "
+            "save it again as safetensors"
+        ) from None
+    except pickle.UnpicklingError as error:
+        what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
+        held = f" ({what.group(1) or what.group(2)})" if what else ""
+        raise ModelError(
+            f"{path} is refused: it is damaged or a pickle that could run code{held}: save it again as safetensors"
+        ) from None
+    except Exception as error:  # a damaged pickle makes torch raise nearly anything
+        size = path.stat().st_size
+        raise ModelError(
+            f"{path} ({size:,} bytes) is cut short or damaged, or not a file of weights: download it again "
+            f"({first_line(error)})"
+        ) from None
+
+
+def _entries(path: Path) -> list[zipfile.ZipInfo]:
+    """The entries of a zip archive; none if the file is damaged or not a zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except Exception:  # damaged archives make zipfile raise many kinds of errors
+        return []
+
+
+def _is_torchscript(path: Path) -> bool:
+    return any(entry.filename.partition("/")[2] == "constants.pkl" for entry in _entries(path))
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuses a compressed archive, which could be huge in memory; torch never compresses what it saves."""
+    if sum(entry.file_size for entry in _entries(path)) > path.stat().st_size:
+        raise ModelError(f"{path} is refused: it is compressed, which torch.save never does: save it again")
+
+
+def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors by name in what was loaded, without the dicts around them."""
+    for _ in range(MAX_WRAPPERS):  # limited, as a dict may hold itself
+        inner = None
+        if isinstance(loaded, dict):
+            inner = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), None)
+        if inner is None:
+            break
+        loaded = inner
+    else:
+        raise ModelError(
+            f"{path} is refused: its state dict is wrapped more than {MAX_WRAPPERS} times or holds "
+            "itself: save model.state_dict()"
+        )
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{path} holds {type(loaded).__name__}, not a state dict: save model.state_dict()")
+    tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise ModelError(f"{path} holds no tensors: expected the state dict of a CLIP model")
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor):
+            raise ModelError(
+                f"{path} holds {name[:60]}, which is sparse, quantised, complex or without data: expected plain "
+                "numbers, save model.state_dict()"
+            )
+    for prefix in ("module.", "_orig_mod."):  # added by DistributedDataParallel and torch.compile
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense, holds real numbers and has no more elements than its storage."""
+    try:
+        stored = tensor.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError):  # sparse: it has no storage
+        return False
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    plain = plain and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
+    return plain and tensor.numel() * tensor.element_size() <= stored
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------------------- checksums
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def blob_sha256(path: Path) -> str:
+    """The checksum of a file in Hugging Face's cache, which names files by it."""
+    name = path.resolve().name
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else ""
+
+
+def verify(path: Path, published: str) -> str:
+    """Returns the file's SHA-256, compared with the published one."""
+    sha256 = sha256_of(path)
+    if not sha256.startswith(published):
+        raise ModelError(
+            f"{path} is damaged: its SHA-256 is {sha256[:12]}… instead of the published {published[:12]}…: delete "
+            f"{'it' if path.resolve() == path.absolute() else path.resolve()} and run again"
+        )
+    return sha256
+
+
+# --------------------------------------------------------------------------------------------------------------- load
+def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
+    """Loads a checkpoint's tensors into an open_clip model, cast to its precision."""
+    tensors = convert_state_dict(model, dict(checkpoint.tensors))
+    if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
+        tensors = convert_to_custom_text_state_dict(tensors)
+    expected = model.state_dict()
+    for scalar in ("logit_scale", "logit_bias"):  # saved as a number or as a list of one
+        if scalar in tensors and scalar in expected and tensors[scalar].numel() == 1:
+            tensors[scalar] = tensors[scalar].reshape(expected[scalar].shape)
+    if "logit_bias" in expected:
+        tensors.setdefault("logit_bias", torch.zeros_like(expected["logit_bias"]))
+    load_exactly(model, tensors, checkpoint.path, f"weights of {name}", name)
+
+
+def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str, name: str = "") -> None:
+    """Loads tensors into a model whose tensors they must be, all of them and in these shapes; `name` is for advice."""
+    refuse_others(model.state_dict(), tensors, path, what, name)
+    model.load_state_dict(tensors, strict=False)
+
+
+def refuse_others(
+    expected: Mapping[str, Tensor], tensors: dict[str, Tensor], path: Path, what: str, name: str = ""
+) -> None:
+    """Refuses tensors that are not those of a model's state dict; arguments and errors as in `load_exactly`."""
+    # Tensors that are derived, not used in eval mode, or dropped by newer versions of the libraries.
+    ignored = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)$")
+    missing = [key for key in expected if key not in tensors and not ignored.match(key)]
+    unexpected = [key for key in tensors if key not in expected and not ignored.match(key)]
+    other_shape = [key for key in tensors if key in expected and tensors[key].shape != expected[key].shape]
+    if missing or unexpected or other_shape:
+        problems = []
+        for how, keys in (("tensors missing", missing), ("unexpected", unexpected)):
+            if keys:
+                problems.append(f"{len(keys)} {how} ({keys[0]}{', …' if len(keys) > 1 else ''})")
+        if other_shape:
+            key = other_shape[0]
+            problems.append(
+                f"{len(other_shape)} of another shape ({key}: {list(tensors[key].shape)}, expected "
+                f"{list(expected[key].shape)})"
+            )
+        raise ModelError(f"{path} does not hold {what}: {', '.join(problems)}; {_advice(tensors, path, name)}")
+
+
+def _advice(tensors: dict[str, Tensor], path: Path, name: str) -> str:
+    """What to do about weights that do not fit the model of this name."""
+    if name and any(key.startswith(("visual_model.", "text_model.backbone.")) for key in tensors):
+        return "they are named as dino.txt's: use --model dinov3-l-dinotxt or dinov2-l-dinotxt"
+    if any(key.startswith(("vision_model.", "text_model.encoder.")) for key in tensors):
+        return f"they are named as transformers names them: use --model local-dir:{path.parent} without --pretrained"
+    near = looks_like(tensors) if name else []
+    if near and name not in near:
+        return f"they look like {' or '.join(near[:2])}: use --model {near[0]}"
+    return "check model and file"
+
+
+def looks_like(tensors: dict[str, Tensor]) -> list[str]:
+    """open_clip's names of OpenAI-style models with tensors of these shapes, plain names first."""
+    shape = _shape_of_tensors(tensors)
+    same = [name for name in open_clip.list_models() if shape and _shape_of_config(name) == shape]
+    return sorted(same, key=len)
+
+
+def _shape_of_tensors(tensors: dict[str, Tensor]) -> tuple[Any, ...] | None:
+    blocks = {match.groups() for key in tensors if (match := re.match(r"visual\.(layer[1-4])\.(\d+)\.conv1", key))}
+    if blocks and "visual.attnpool.positional_embedding" in tensors:
+        places = len(tensors["visual.attnpool.positional_embedding"])
+        layers = [sum(stage == f"layer{i}" for stage, _ in blocks) for i in (1, 2, 3, 4)]
+        return (layers, tensors["visual.conv3.weight"].shape[0] if "visual.conv3.weight" in tensors else 0, places)
+    if "visual.conv1.weight" in tensors and "visual.positional_embedding" in tensors:
+        width, _, patch, _ = tensors["visual.conv1.weight"].shape
+        return (width, patch, len(tensors["visual.positional_embedding"]))
+    return None
+
+
+def _shape_of_config(name: str) -> tuple[Any, ...] | None:
+    vision = open_clip.get_model_config(name)["vision_cfg"]
+    if "timm_model_name" in vision or not isinstance(vision.get("image_size"), int):
+        return None
+    if isinstance(vision.get("layers"), list):
+        return (vision["layers"], vision["width"], (vision["image_size"] // 32) ** 2 + 1)
+    patch = vision.get("patch_size", 16)
+    return (vision.get("width", 768), patch, (vision["image_size"] // patch) ** 2 + 1)

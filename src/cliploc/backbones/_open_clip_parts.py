@@ -1,0 +1,88 @@
+"""What the adapters of open_clip's models share: their registry, preprocessing and scale, and the text tower."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from open_clip.model import get_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones._catalogue import describe_preprocessing
+from cliploc.backbones._dual_encoder import DualEncoder
+from cliploc.backbones._layers import with_fast_linears
+from cliploc.errors import UsageError
+from cliploc.registry import Registry
+from cliploc.values import Interpolation, ResizePolicy
+
+Tokenizer = Callable[[list[str]], Tensor]
+C = TypeVar("C", bound=type)
+RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+
+# The classes that read the image towers of open_clip. Each registers itself: a new one is a module and its test.
+adapters: Registry[Any] = Registry("adapter of open_clip", "cliploc.backbones")
+
+
+def adapter(cls: C) -> C:
+    """Registers a class, built of open_clip's model, whose `supports(visual)` says which image towers it reads."""
+    adapters.register(cls.__name__, cls)
+    return cls
+
+
+def interpolation_of(name: str) -> Interpolation:
+    """Our name of open_clip's interpolation; "random", used in some trainings, means bicubic at inference."""
+    return "bilinear" if name == "bilinear" else "bicubic"
+
+
+def published_preprocessing(published: Mapping[str, Any]) -> str:
+    """The preprocessing of published weights, in words; OpenAI's where open_clip's list does not state it."""
+    config = PreprocessCfg(**published)
+    policy, interpolation = RESIZE_POLICIES[config.resize_mode], interpolation_of(config.interpolation)
+    return describe_preprocessing(policy, interpolation, config.mean, config.std)
+
+
+class OpenClipParts:
+    """An open_clip model taken apart: its image tower, for an adapter to read, and all else that the adapter needs.
+
+    Unless it is `copied`, the model itself is taken apart and must not be used afterwards.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, to: Any, *, copied: bool) -> None:
+        if not to.supports(model.visual):
+            raise UsageError(f"{name} has an image tower that {to.__name__} does not support: choose another model")
+        self._model = copy.deepcopy(model) if copied else model
+        self._name, self._tokenizer = name, tokenizer
+        self._preprocess = PreprocessCfg(**get_model_preprocess_cfg(model))  # OpenAI's if not built by open_clip
+        self.visual: Any = with_fast_linears(self._model.visual)
+        self.mean, self.std = tuple(self._preprocess.mean), tuple(self._preprocess.std)  # per channel
+
+    def complete(self, backbone: DualEncoder) -> None:
+        """Gives the adapter its name, input, scale and text tower, and freezes it."""
+        side, preprocess = self.visual.image_size, self._preprocess
+        backbone.name = self._name
+        backbone.input_hw = (side, side) if isinstance(side, int) else (side[0], side[1])
+        backbone.resize_policy = RESIZE_POLICIES[preprocess.resize_mode]
+        backbone.interpolation = interpolation_of(preprocess.interpolation)
+        backbone.logit_scale = float(self._model.logit_scale.detach().float().exp())
+        backbone.text = OpenClipText(self._model, self._tokenizer)
+        backbone.eval().requires_grad_(False)
+
+
+class OpenClipText(nn.Module):
+    """The text tower: sentences → unit-norm embeddings, by open_clip's `encode_text`; the model loses its own."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        model.visual = nn.Identity()  # the image tower would be kept in memory twice
+        self.model, self.tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        device = self.model.logit_scale.device
+        tokens = self.tokenizer(list(texts)).to(device)  # [n, context length]
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)

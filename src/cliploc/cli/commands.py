@@ -1,0 +1,120 @@
+"""The commands by name, each imported when it is asked for, and how their help is set: plain text, in sections."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cliploc.config import Group
+
+LISTED = {  # as `cliploc --help` lists them
+    "Find": ("localize", "segment", "compare", "explain", "classify", "demo", "serve"),
+    "Label": ("annotate", "review", "label-studio"),
+    "Measure": ("benchmark", "report", "evaluate"),
+    "Learn": ("train",),
+    "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "doctor", "help"),
+}
+NAMES = [name for names in LISTED.values() for name in names]
+LISTS = ("models", "methods", "refinements", "metrics", "exports")
+HOMES = {
+    "report": "benchmark",
+    "help": "topics",
+    **dict.fromkeys(LISTS, "lists"),
+}  # the others' modules have their names
+TITLES = {group: {"prompt": "Input", "method": "Model"}.get(group, group.capitalize()) for group in get_args(Group)}
+LAST = ("as_json", "debug", "help")  # parameters that come last in a command's help
+FEW = 5  # parameters, which need no sections
+WIDEST = 30  # columns of flags, beside which their help begins
+
+
+def section(group: Group, *, usual: bool) -> str:
+    """The title under which a command's help lists an option."""
+    return TITLES[group] if usual else f"More: {TITLES[group].lower()}"
+
+
+SECTIONS = list(dict.fromkeys(section(group, usual=usual) for usual in (True, False) for group in get_args(Group)))
+
+
+class SectionedCommand(TyperCommand):
+    """A command whose help lists its parameters in sections, those of most users first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
+        shown = sorted(self.get_params(ctx), key=_place)
+        sectioned = len(shown) > FEW and any(getattr(one, "rich_help_panel", None) for one in shown)
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for one in shown:
+            title = "Arguments" if one.param_type_name == "argument" else "Options"
+            if sectioned:
+                title = getattr(one, "rich_help_panel", None) or section("run", usual=False)
+            if record := one.get_help_record(ctx):
+                rows.setdefault(title, []).append(record)
+        write_sections(
+            formatter, {title: rows[title] for title in ("Arguments", "Options", *SECTIONS) if title in rows}
+        )
+
+
+def _place(parameter: Any) -> tuple[int, bool, bool]:
+    """Where a parameter comes in its section: arguments first, then what is required."""
+    last = LAST.index(parameter.name) if parameter.name in LAST else -1
+    return last, parameter.param_type_name != "argument", not parameter.required
+
+
+class Commands(Mapping[str, TyperCommand]):
+    """The commands by name; the module of a command is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+@functools.cache
+def _command(name: str) -> TyperCommand:
+    if name not in NAMES:
+        raise KeyError(name)
+    plain = name.replace("-", "_")
+    module = importlib.import_module(f"cliploc.cli.{HOMES.get(name, plain)}")
+    # Help texts hold square brackets, and rich takes time to import.
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(name, cls=SectionedCommand)(getattr(module, plain))
+    made = typer.main.get_command(alone)
+    assert isinstance(made, TyperCommand)
+    return made
+
+
+class CommandGroup(TyperGroup):
+    """`cliploc` itself, with the commands of `Commands`."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(**facts)
+        self.commands = Commands()  # type: ignore[assignment]  # nothing is added to it
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002, D102 - without importing them
+        return NAMES
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
+        widest = formatter.width - 6 - max(map(len, NAMES))
+        sections = {
+            title: [(name, self.commands[name].get_short_help_str(widest)) for name in names]
+            for title, names in LISTED.items()
+        }
+        records = [one.get_help_record(ctx) for one in self.get_params(ctx)]
+        write_sections(formatter, sections | {"Options": [record for record in records if record]})
+
+
+def write_sections(formatter: Any, sections: Mapping[str, list[tuple[str, str]]]) -> None:
+    """Sections of names and what they are, all of which begin in the same column."""
+    names = [name for rows in sections.values() for name, _ in rows]
+    width = min(max(map(len, names), default=0), WIDEST)
+    for title, rows in sections.items():
+        with formatter.section(title):
+            formatter.write_dl([(name.ljust(width), text) for name, text in rows], col_max=WIDEST)
