@@ -36,9 +36,8 @@ from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.vit_methods import machine
 from cliploc import backbones
-from cliploc._allocator import keep_freed_memory
-from cliploc._parts import parts_in
-from cliploc._threads import take_short_turns
+from cliploc._files import parts_in
+from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import SUFFIXES

@@ -30,9 +30,8 @@ from pathlib import Path
 import torch
 
 from cliploc import __version__
-from cliploc._allocator import keep_freed_memory
-from cliploc._parts import part_path
-from cliploc._threads import take_short_turns
+from cliploc._files import part_path
+from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.resident import peak_mib
-from cliploc._parts import part_path
+from cliploc._files import part_path
 from cliploc.jobs.benchmark import conclude
 from cliploc.jobs.rows import write_part
 from cliploc.report import write_report

@@ -26,8 +26,7 @@ from torch import Tensor
 from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import Localizer
-from cliploc._allocator import keep_freed_memory
-from cliploc._threads import take_short_turns
+from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.backbones import create
 from cliploc.images import SUFFIXES
 from cliploc.tower import Backbone, Needs, Trace

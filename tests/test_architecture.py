@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tools.house import with_layers
 
 import cliploc
 
@@ -91,6 +92,7 @@ for module, names in {POSIX_NAMES}.items():
         if hasattr(importlib.import_module(module), name):
             delattr(sys.modules[module], name)
 import cliploc
+from tools.house import with_layers
 for found in pkgutil.walk_packages(cliploc.__path__, "cliploc."):
     others = found.name.startswith("cliploc.integrations.") or "starlette" not in sys.modules and ".web." in found.name
     if not others and not found.name.endswith("__main__"):
@@ -113,6 +115,15 @@ def test_what_is_imported_at_the_top_is_there_on_windows(path: Path) -> None:
             assert not {one.name.partition(".")[0] for one in statement.names} & set(POSIX_ONLY)
         elif isinstance(statement, ast.ImportFrom):
             assert (statement.module or "").partition(".")[0] not in POSIX_ONLY
+
+
+def test_contributing_shows_the_layers_of_the_import_contract() -> None:
+    """`exhaustive` there has `lint-imports` refuse a file or folder without a layer."""
+    root = Path(__file__).parents[1]
+    page, contract = ((root / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "pyproject.toml"))
+    assert "exhaustive = true" in contract
+    assert with_layers(page) == page, "run python tools/house.py --layers"
+    assert with_layers(page.replace("→ tower", "→")) == page  # the picture is made anew
 
 
 def test_the_house_is_measured(tmp_path: Path) -> None:

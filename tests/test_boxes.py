@@ -15,7 +15,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.parts import divide
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
-from cliploc.metrics import VLScoreRule
+from cliploc.metrics import JudgedMap, VLScoreRule
 
 ALL_BOXES = "leave it out for all boxes"
 LEVELS = [0, 0, 0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1]  # sums and shares of these are exact enough to compare
@@ -432,7 +432,8 @@ def test_a_rule_of_which_nothing_is_said_never_splits_nor_does_a_published_metri
     assert len(boxes_from_maps(heat[None], BoxRule(0.1, split_peaks=1)).xyxy) == 1
     parts = boxes_from_maps(heat[None], BoxRule(0.1, split_peaks=0.2)).xyxy
     assert len(parts) == 3
-    assert VLScoreRule(0.1).value(heat, parts[:1]) == 0  # the box round all three fits none
+    judged = JudgedMap("a", heat, parts[:1], heat.shape[::-1])
+    assert VLScoreRule(0.1).value_of(judged) == 0  # the box round all three fits none
 
 
 def test_many_peaks_of_a_noisy_map_are_no_trouble():

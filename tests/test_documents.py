@@ -12,13 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploc import _documents, prompts
-from cliploc._documents import DocumentError, checked, parse_json, read_bytes, read_json, read_text, refuse_other
-from cliploc._parts import read_part, read_stamps
-from cliploc._schemas import AnnotatedRow, Decisions, PartCheck, SavedHead
+from cliploc._documents import (
+    AnnotatedRow,
+    Decisions,
+    DocumentError,
+    PartCheck,
+    checked,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+    refuse_other,
+)
+from cliploc._files import read_part, read_stamps
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed
 from cliploc.errors import ModelError, UsageError
-from cliploc.heads import read_config
+from cliploc.heads import HeadConfig, read_config
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.training.training_set import read_csv
 
@@ -169,7 +179,7 @@ def test_a_box_is_decided_on_by_a_plain_number(number):
         checked({**document, "decisions": {"a.jpg": {number: True}}}, Decisions)
 
 
-@given(JSON, st.sampled_from([AnnotatedRow, Decisions, PartCheck, SavedHead]))
+@given(JSON, st.sampled_from([AnnotatedRow, Decisions, PartCheck, HeadConfig]))
 def test_any_values_pass_or_do_not(value, kind):
     with contextlib.suppress(DocumentError):
         checked(value, kind)

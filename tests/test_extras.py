@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc._extras import PACKAGES
+from cliploc._imports import PACKAGES
 from tests.commands import CAT, cliploc_
 
 OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][

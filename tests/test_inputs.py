@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from cliploc import backbones
-from cliploc._inputs import Inputs
+from cliploc._files import Inputs
 from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate

@@ -1,6 +1,7 @@
 """Measures the code base: its lines, its imports, and how much of it one `cliploc localize` passes through.
 
 python tools/house.py                       # the table
+python tools/house.py --layers              # writes the layers of the import contract into CONTRIBUTING.md
 python tools/house.py --package DIR --tests DIR --run ARGUMENT …   # another package, and what its `cli:main` is given
 """
 
@@ -10,9 +11,12 @@ import argparse
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import textwrap
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +184,16 @@ def table(package: Package, tests: Path, arguments: list[str]) -> Iterator[str]:
     yield f"\nimports of own modules inside functions: {len(inner)}"
 
 
+def with_layers(text: str) -> str:
+    """CONTRIBUTING.md with the layers as pyproject.toml has them now: the indented lines with arrows."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = next(contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers")
+    unbroken = " → ".join(layers).replace(" | ", "\0|\0")  # neighbours stay on one line
+    lines = textwrap.wrap(unbroken, 116, break_on_hyphens=False, break_long_words=False)
+    picture = "".join(f"    {line}\n" for line in lines).replace("\0", " ")
+    return re.sub(r"(?:^    .*→.*\n(?:    .*\n)*)", picture, text, count=1, flags=re.MULTILINE)
+
+
 def listed(title: str, found: list[str]) -> list[str]:
     return [f"\n{title}: {len(found)}", *(f"  {one}" for one in found)]
 
@@ -190,7 +204,12 @@ def main() -> int:
     parser.add_argument("--tests", type=Path, default=ROOT / "tests")
     photo = str(ROOT / "src" / "cliploc" / "demo_photos" / "cat.jpg")
     parser.add_argument("--run", nargs=argparse.REMAINDER, default=["localize", photo, "-p", "cat"])
+    parser.add_argument("--layers", action="store_true", help="only write them into CONTRIBUTING.md")
     given = parser.parse_args()
+    if given.layers:
+        page = ROOT / "CONTRIBUTING.md"
+        page.write_text(with_layers(page.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
     print(*table(Package(given.package), given.tests, given.run), sep="\n")
     return 0
 

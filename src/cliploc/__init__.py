@@ -2,16 +2,17 @@
 
 Example:
     >>> import cliploc
-    >>> localizer = cliploc.Localizer()                                   # the bundled model `mini`
-    >>> found = localizer("street.jpg", ["bicycle", "traffic light"])     # doctest: +SKIP
-    >>> found.boxes.xyxy, found.heatmaps                                  # doctest: +SKIP
+    >>> localizer = cliploc.Localizer()  # the bundled model `mini`
+    >>> found = localizer("street.jpg", ["bicycle", "traffic light"])
+    >>> found.boxes.xyxy.shape[1], found.heatmaps.shape[0]
+    (4, 2)
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cliploc._lazy import on_first_use
+from cliploc._imports import on_first_use
 
 __version__ = "0.2.0"
 

@@ -13,11 +13,12 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 import msgspec
+from msgspec import Meta, Struct
 
 MOST_TEXT = 64 * 2**20  # bytes of a list of names, files or rows
 MOST_WHOLE = 2**53  # of a whole number in a text
@@ -30,13 +31,7 @@ class DocumentError(ValueError):
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes:
-    """All of a regular file.
-
-    Example:
-        >>> read_bytes("/dev/null")
-        Traceback (most recent call last):
-        OSError: [Errno 22] a device or a pipe, expected a file: '/dev/null'
-    """
+    """All of a regular file."""
     name = os.fspath(path)
     refuse_other(name)
     # Opened without waiting for somebody who writes; what was opened is asked, as the name may have a new file by now.
@@ -64,12 +59,7 @@ def refuse_other(path: str | os.PathLike[str]) -> None:
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8-sig") -> str:
-    """All of a text file, with `\\n` at the end of each line.
-
-    Raises:
-        OSError: as in `read_bytes`.
-        UnicodeDecodeError: it is no such text.
-    """
+    """All of a text file, with `\\n` at the end of each line."""
     return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -79,18 +69,7 @@ def read_json(path: str | os.PathLike[str], kind: Any = Any, most: int = MOST_DO
 
 
 def parse_json(content: bytes | str, kind: Any = Any) -> Any:
-    """A JSON document, as plain values.
-
-    Args:
-        kind: the schema that it must pass: a type as `msgspec` knows them.
-
-    Example:
-        >>> parse_json('{"a": [1, 2]}', dict[str, list[int]])
-        {'a': [1, 2]}
-        >>> parse_json('{"a": [1, true]}', dict[str, list[int]])
-        Traceback (most recent call last):
-        cliploc._documents.DocumentError: Expected `int`, got `bool` - at `$[...][1]`
-    """
+    """A JSON document, as plain values that pass a schema: `kind`, a type as `msgspec` knows them."""
     try:
         read = json.loads(content, parse_constant=_no_number)
     except RecursionError:
@@ -112,15 +91,7 @@ def checked(value: Any, kind: Any) -> Any:
 
 
 def finite(text: str) -> float:
-    """A number that a document has as text.
-
-    Example:
-        >>> finite(" 1.5 ")
-        1.5
-        >>> finite("1e999")
-        Traceback (most recent call last):
-        cliploc._documents.DocumentError: expected a number, got '1e999'
-    """
+    """A number that a document has as text."""
     with suppress(ValueError):
         if math.isfinite(value := float(text)):
             return value
@@ -168,3 +139,392 @@ def _no_number(text: str) -> float:
 def lines_of(path: str | Path, most: int = MOST_TEXT) -> list[str]:
     """The lines of a text file; errors as in `read_text`."""
     return read_text(path, most).splitlines()
+
+
+# ------------------------------------------------------------------------------------------------------------- schemas
+# Of the JSON files that cliploc writes and reads back, and of transformers'. A schema names the keys that are used.
+# `__post_init__` compares values that belong together, such as a score for each box.
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]  # of a picture
+Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
+Share = Annotated[float, Meta(ge=0, le=1)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Token = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
+# ---------------------------------------------------------------------------------------------------------- every run
+class PartCheck(Struct):  # the check file beside a part; see `cliploc._files`
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    stamps: list[str]
+
+
+class Manifest(Struct):
+    """What every run has in its manifest.json; the rest of it is compared with the settings asked for."""
+
+    kind: str
+    schema_version: int
+    token: Token
+    sessions: list[dict[str, Any]]
+    files: list[str]
+
+
+# -------------------------------------------------------------------------------------------- folders of transformers
+Pixels = Annotated[int, Meta(ge=1, le=2**14)]
+Epsilon = Annotated[float, Meta(gt=0, le=1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Mean = Annotated[float, Meta(ge=-1000, le=1000)]
+Deviation = Annotated[float, Meta(ge=1e-6, le=1000)]
+
+
+class TransformersConfig(Struct):
+    """config.json; the towers, once their defaults are filled in, have schemas of their own."""
+
+    model_type: str
+    vision_config: dict[str, Any] | None = None
+    vision_config_dict: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    text_config_dict: dict[str, Any] | None = None
+    projection_dim: Width = 512
+
+
+class TransformersTower(Struct, kw_only=True):  # what both towers have
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Width
+    num_attention_heads: Width
+    hidden_act: str
+    layer_norm_eps: Epsilon
+
+
+class VisionTower(TransformersTower, kw_only=True):  # an image tower
+    image_size: Pixels
+    patch_size: Pixels
+    vision_use_head: bool = True
+
+
+class NaflexTower(VisionTower, kw_only=True):
+    """SigLIP 2's image tower for any grid; its positions are learnt on a square."""
+
+    num_patches: Width
+
+    def __post_init__(self) -> None:
+        if math.isqrt(self.num_patches) ** 2 != self.num_patches:
+            raise ValueError(f"Expected a square number as num_patches, got {self.num_patches}")
+
+
+class TextTower(TransformersTower, kw_only=True):  # a text tower
+    vocab_size: Width
+    max_position_embeddings: Width
+    pad_token_id: TokenId | None
+
+
+class ClipTextTower(TextTower, kw_only=True):  # CLIP's, which is read where a text ends
+    eos_token_id: TokenId
+
+    def __post_init__(self) -> None:
+        if self.eos_token_id >= self.vocab_size:
+            raise ValueError(f"Expected an eos_token_id below the vocab_size {self.vocab_size}")
+
+
+class SiglipTextTower(TextTower, kw_only=True):  # SigLIP's
+    projection_size: Width | None = None
+
+
+class BertTextTower(TextTower, kw_only=True):  # Chinese-CLIP's
+    pad_token_id: TokenId
+    type_vocab_size: Width
+
+
+class ImageProcessor(Struct):  # preprocessor_config.json
+    size: Pixels | dict[str, Pixels | None] | None = None
+    resample: int | None = None
+    image_mean: tuple[Mean, Mean, Mean] | None = None
+    image_std: tuple[Deviation, Deviation, Deviation] | None = None
+
+
+class Processor(Struct):  # processor_config.json
+    image_processor: ImageProcessor | None = None
+
+
+class AddedToken(Struct):  # a token with its settings
+    content: str
+
+
+class TokenizerConfig(Struct):
+    """tokenizer_config.json; 10³⁰ stands for "no limit"."""
+
+    model_max_length: Annotated[float, Meta(ge=1)] | None = None
+    do_lower_case: bool = True
+    pad_token: str | AddedToken | None = None
+
+
+class WeightIndex(Struct):  # model.safetensors.index.json
+    weight_map: dict[str, str]
+
+
+# ---------------------------------------------------------------------------------------------------------- annotation
+class AnnotationManifest(Manifest):  # manifest.json of an annotation
+    root: str
+    image_url: str
+    labels: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    every: str | None = None
+
+
+class VideoFrames(Struct):  # the list of the frames that were taken out of a video, beside them
+    stamp: str
+    every: str
+    frames: list[Count]
+
+
+def _as_many(boxes: list[Any], *others: list[Any] | None) -> None:
+    if any(other is not None and len(other) != len(boxes) for other in others):
+        raise ValueError(f"expected lists as long as that of the boxes, {len(boxes)}")
+
+
+class FailedPicture(Struct, tag_field="status", tag="failed"):  # the row of a picture that failed
+    picture: str
+    blake2b: Digest
+    reason: str
+
+
+class DonePicture(Struct, tag_field="status", tag="ok"):  # the row of a picture with its boxes
+    picture: str
+    blake2b: Digest
+    width: Side
+    height: Side
+    notes: list[str]
+    margin: Share
+    boxes: list[tuple[float, float, float, float]]
+    scores: list[float]
+    certainty: list[Share]
+    labels: list[Count]
+    groups: list[Literal[0, 1]]
+    masks: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        _as_many(self.boxes, self.scores, self.certainty, self.labels, self.groups, self.masks)
+        if not all(map(math.isfinite, self.scores)):
+            raise ValueError("expected finite scores")
+        for x0, y0, x1, y1 in self.boxes:
+            if not (0 <= x0 <= x1 <= self.width and 0 <= y0 <= y1 <= self.height):
+                raise ValueError("expected boxes inside the picture")
+
+
+AnnotatedRow = FailedPicture | DonePicture
+Names = Annotated[list[str], Meta(min_length=1)]
+
+
+class WrittenWith(Struct):  # the options of the last call that its files depend on, besides the boxes
+    polygons: bool
+    copy: bool
+    review: Count
+
+
+class WithoutResults(Struct):  # a picture, or a video, that has no results
+    picture: str
+    reason: str
+
+
+class AnnotationSummary(Struct):
+    """What a later call reads of summary.json: the files of each export, and a stamp of what they were made from."""
+
+    files: dict[str, Names]
+    stamps: dict[str, str]
+    written: WrittenWith | None = None
+    failed: list[WithoutResults] = []
+
+
+class ExportState(Struct):  # whether an export is up to date, and what it was made from
+    state: Literal["current", "stale"]
+    files: list[str] = []
+    run: str | None = None
+    decisions: str | None = None
+    corrected: Count = 0
+
+
+class ExportStates(Struct):  # exports.json
+    kind: Literal["cliploc exports"]
+    exports: dict[str, ExportState]
+
+
+BoxNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})\Z")]
+
+
+class Decisions(Struct):  # decisions.json, and what pages of earlier versions saved
+    kind: Literal["cliploc review"]
+    run: str
+    decisions: dict[str, dict[BoxNumber, bool]]
+
+
+class CorrectedPicture(Struct):  # the boxes of one corrected picture
+    boxes: list[tuple[float, float, float, float]]
+    labels: list[Count]
+    drafts: list[Count | None] | None = None
+    masks: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        _as_many(self.boxes, self.labels, self.drafts, self.masks)
+
+
+ReviewStatus = Literal["none", "reviewed", "unsure", "skipped"]
+
+
+class PictureReview(Struct):  # the state that a person gave a picture in the editor; the revision grows with each save
+    status: ReviewStatus
+    revision: Count
+
+
+class SavedCorrections(Struct):  # corrections.json
+    kind: Literal["cliploc corrections"]
+    run: str
+    pictures: dict[str, CorrectedPicture]
+    reviews: dict[str, PictureReview] = {}
+
+
+class SavedPicture(Struct):
+    """A line of corrections.jsonl: what a person saved of one picture, without `corrected` where its drafts hold."""
+
+    run: str
+    picture: str
+    review: PictureReview
+    corrected: CorrectedPicture | None = None
+
+
+Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …
+Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the outline, then its holes
+
+
+class ReviewedBox(Struct, forbid_unknown_fields=True):
+    """A box as the editor saves it: with its old mask, or with polygons if a person changed it."""
+
+    xyxy: tuple[float, float, float, float]
+    label: Count
+    draft: Count | None = None
+    mask: Annotated[str, Meta(max_length=2**20)] | None = None
+    polygons: Annotated[list[Polygon], Meta(min_length=1, max_length=1_000)] | None = None
+
+
+class ReviewedPicture(Struct, forbid_unknown_fields=True):
+    """A picture as the editor saves it, and the revision that the person saw."""
+
+    revision: Count
+    status: ReviewStatus
+    boxes: Annotated[list[ReviewedBox], Meta(max_length=1_000)]
+
+
+class SavedReview(Struct):  # what review.html saves
+    kind: Literal["cliploc review"]
+    run: str
+    pictures: dict[str, ReviewedPicture]
+
+
+class SuggestionWish(Struct, forbid_unknown_fields=True):
+    """What the editor asks the model: a name, and the threshold and place of a click where a box is wanted."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    at: tuple[float, float] | None = None
+
+
+# ----------------------------------------------------------------------------------------------------------- benchmark
+class ProblemEntry(Struct):  # what was left out of a dataset
+    kind: str
+    source: str
+    reason: str
+
+
+class ClassEntry(Struct):  # a class of a dataset
+    name: str
+    synonyms: list[str] = []
+    wnid: str | None = None
+
+
+class DatasetEntry(Struct):  # what a report reads of a dataset's entry in a manifest
+    name: str | None = None
+    split: str | None = None
+    samples: Count | None = None
+    classes: list[ClassEntry] | None = None
+    problems: list[ProblemEntry] | None = None
+    reasons: dict[str, str] | None = None
+
+
+class BenchmarkSetting(Struct):  # what a report reads of a setting
+    id: str
+
+
+class BenchmarkManifest(Struct):
+    """What a report reads of manifest.json; most may be missing, as reports are written of older folders, too."""
+
+    schema_version: int | None = None
+    settings: list[BenchmarkSetting] | None = None
+    dataset: DatasetEntry | None = None
+    shards: Count | None = None
+    protocol: dict[str, Any] | None = None
+    sessions: list[dict[str, Any]] | None = None
+
+
+class FailedSample(Struct):  # a sample that is not in the numbers
+    sample: str
+    reason: str
+
+
+class Confused(Struct):  # pixels of one class that were predicted as another
+    true: Count
+    predicted: Count
+    pixels: Count
+    share: float | None
+
+
+class SettingNumbers(Struct):  # what a report reads of a setting's numbers besides the metrics' own
+    threshold: float | None = None
+    best_threshold: float | None = None
+    miou: float | None = None
+    evaluated: Count | None = None
+    per_class: dict[str, dict[str, float | str | None]] | None = None
+    confused: list[Confused] | None = None
+    confidence_95: dict[str, tuple[float, float] | None] | None = None
+    curves: dict[str, dict[str, list[float | None]]] | None = None
+    failed: list[FailedSample] | Count | None = None
+
+
+class BenchmarkSummary(Struct):  # summary.json of a benchmark
+    settings: dict[str, SettingNumbers]
+
+
+class NamedDataset(
+    DatasetEntry, kw_only=True
+):  # a dataset's entry, as the reports of segmentation and faithfulness need it
+    name: str
+    split: str
+    samples: Count
+
+
+class SegmentationDataset(NamedDataset, kw_only=True):  # a dataset's entry, as a report of segmentation needs it
+    classes: list[ClassEntry]
+
+
+class SegmentationManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of segmentation needs it
+    settings: list[BenchmarkSetting]
+    dataset: SegmentationDataset
+    shards: Count
+
+
+class FaithfulNumber(Struct):  # the meaning of a number of faithfulness
+    title: str
+    about: str
+    best: Literal["low", "high", ""]
+
+
+class CurveAxis(Struct):  # the horizontal axis of a curve
+    label: str
+    places: list[float]
+
+
+class FaithfulnessManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of faithfulness needs it
+    settings: list[BenchmarkSetting]
+    dataset: NamedDataset
+    shards: Count
+    protocol: dict[str, Any]
+    numbers: Annotated[dict[str, FaithfulNumber], Meta(min_length=1)]
+    curves: dict[str, CurveAxis]

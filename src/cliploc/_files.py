@@ -8,29 +8,32 @@ be told from the user's own files.
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from cliploc._documents import PartCheck, read_bytes, read_json
 from cliploc.errors import UsageError
 
 _TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
+Place = tuple[int, int, str]  # device and inode of a folder, and a name in it
+MOST_LINKS = 40  # as Linux follows them
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as users write it, with `~` and `~name` replaced by that home folder.
 
     Where there is no such user, or no home, it stays as it is, as in a shell: `~$draft.jpg` may be a file.
-
-    Example:
-        >>> user_path("~nobody-of-this-name/a.jpg").as_posix()
-        '~nobody-of-this-name/a.jpg'
     """
     try:
         return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
@@ -54,18 +57,7 @@ def temporaries_of(token: str) -> Iterator[None]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
-    """Lets `write` fill a temporary file beside `path`, which then takes its place.
-
-    Args:
-        durable: whether to wait until the file is on the disk; not needed for a cache.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> write_whole(path, lambda temporary: temporary.write_text("all of it"))
-        >>> path.read_text()
-        'all of it'
-    """
+    """Lets `write` fill a temporary file beside `path`, which takes its place, once it is on the disk if `durable`."""
     temporary = _beside(path)
     try:
         write(temporary)
@@ -85,18 +77,9 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
 
 
 def write_at(path: Path, place: int, content: bytes) -> int:
-    """Writes into a file that ends with this from now on, and waits until it is on the disk.
+    """Writes into a file, new or old, that ends with this from now on, and waits until it is on the disk → its end.
 
     After a failure or a kill, the file is as it was up to `place`; what follows may be a part of the content.
-
-    Args:
-        path: the file, which is made if it is not there.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> write_at(path, write_at(path, 0, b"one, "), b"two")
-        8
     """
     new = not path.exists()
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
@@ -157,14 +140,6 @@ def locked(folder: Path) -> Iterator[None]:
     It is the system's lock on the folder itself, which ends with the process, however that ends, and leaves no file.
     On Windows, which has none for folders, it is a file in the folder that nobody else can open. Nothing is locked on a
     file system without locks.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as name, locked(Path(name)):
-        ...     with locked(Path(name)):
-        ...         pass
-        Traceback (most recent call last):
-        BlockingIOError: [Errno 11] Resource temporarily unavailable
     """
     if sys.platform == "win32":
         with _locked_file(folder / ".cliploc.lock"):
@@ -285,3 +260,120 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+# -------------------------------------------------------------------------------------------------------------- inputs
+class Inputs:
+    """Files and where each of their symbolic links leads: names that no output may have.
+
+    Names are compared in the folders they are in, whatever path leads there. A hard link to an input under another name
+    is no input: an output replaces the link, and the file stays.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        place = lru_cache(_place)
+        self._places: set[Place] = set()
+        folders: set[str] = set()
+        for given in paths:
+            path = os.fspath(given)
+            for _ in range(MOST_LINKS):
+                here = place(*os.path.split(path))
+                if here is None:
+                    break
+                self._places.add(here)
+                folders.add(os.path.dirname(path))
+                try:
+                    path = os.path.join(os.path.dirname(path), os.readlink(path))
+                except (OSError, ValueError):  # no link
+                    break
+        self._folders = {os.path.realpath(folder) for folder in folders}
+
+    def __contains__(self, path: str | os.PathLike[str]) -> bool:
+        return _place(*os.path.split(os.fspath(path))) in self._places
+
+    def refuse(self, files: Iterable[str | os.PathLike[str]], folders: Iterable[str | os.PathLike[str]] = ()) -> None:
+        """Refuses outputs that would overwrite inputs."""
+        for file in files:
+            if file in self:
+                raise UsageError(f"{file} is read by this run, and would be overwritten: choose another --out")
+        for folder in folders:
+            whole = Path(os.path.realpath(folder))
+            if any(whole in (Path(held), *Path(held).parents) for held in self._folders):
+                raise UsageError(
+                    f"{folder} holds what this run reads, and its content would be replaced: choose another --out"
+                )
+
+
+def _place(folder: str, name: str) -> Place | None:
+    """The file's place; None if no file can have this name."""
+    try:
+        status = os.stat(folder or ".")
+    except (OSError, ValueError):
+        return None
+    # Case does not tell files apart on macOS and Windows.
+    return (status.st_dev, status.st_ino, name.casefold()) if name else None
+
+
+# ------------------------------------------------------------------------------------------------------ parts of a run
+# `parts/00003.check` holds the checksum of `parts/00003.jsonl` or `parts/00003.parquet`, and for each picture of the
+# part a stamp of its file (see `cliploc.jobs.sources`). It is written before its part: a kill between the two leaves a
+# part that does not fit its check file, and is computed again.
+def part_path(out: Path, index: int, suffix: str = ".parquet") -> Path:
+    """Where a part lies."""
+    return out / "parts" / f"{index:05d}{suffix}"
+
+
+def check_path(part: Path) -> Path:
+    """Where a part's check file lies."""
+    return part.with_suffix(".check")
+
+
+def parts_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[Path]:
+    """The parts of a run, of so many if that is known, in order, whole or damaged; files with other names are none."""
+    numbered = [path for path in (out / "parts").glob(f"*{suffix}") if re.fullmatch(r"[0-9]{5,9}", path.stem)]
+    return sorted(
+        (part for part in numbered if count is None or int(part.stem) < count), key=lambda part: int(part.stem)
+    )
+
+
+def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[str]:
+    """Names of files of that suffix that are no parts of the run, such as a conflicted copy."""
+    own = parts_in(out, suffix, count)
+    return sorted(path.name for path in (out / "parts").glob(f"[!.]*{suffix}") if path not in own)
+
+
+def write_part(path: Path, content: bytes, stamps: Sequence[str] = ()) -> None:
+    """Writes all of a part or nothing of it, whenever the machine stops."""
+    check = json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "stamps": list(stamps)})
+    write_whole(check_path(path), lambda temporary: temporary.write_text(check, encoding="ascii"))
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_part(path: Path) -> bytes | None:
+    """A part's content; None where it is not there or not as it was written."""
+    try:
+        content = read_bytes(path)
+    except OSError:
+        return None
+    check = _check(path)
+    return content if check is not None and check["sha256"] == hashlib.sha256(content).hexdigest() else None
+
+
+def read_stamps(path: Path) -> list[str]:
+    """The stamps of the picture files that a part was made of; none where they cannot be read."""
+    check = _check(path)
+    return [] if check is None else check["stamps"]
+
+
+def remove_part(path: Path) -> None:
+    """Removes a part and its check file."""
+    remove(path)
+    remove(check_path(path))
+
+
+def _check(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = read_json(check_path(path), PartCheck)
+    except (OSError, ValueError):
+        return None
+    return found

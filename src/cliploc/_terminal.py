@@ -104,11 +104,7 @@ class Terminal:
 
     @contextmanager
     def progress(self, label: str, rate: str = "") -> Iterator[Reporter]:
-        """Shows on stderr what long work reports: lines for failures and remarks, and on a terminal a progress bar.
-
-        Args:
-            rate: names what is counted, such as "images/s", and shows how fast; "" for no such column.
-        """
+        """Shows on stderr what long work reports: lines, and on a terminal a bar; `rate` is a unit, as "images/s"."""
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -185,7 +181,7 @@ def printable(text: str) -> str:
 
 def grid(rows: Sequence[Sequence[str | Text]], indent: int = 0) -> RenderableType:
     """Columns without lines around them; long cells are wrapped, never cut."""
-    return _Grid([[one if isinstance(one, Text) else Text(printable(one)) for one in row] for row in rows], indent)
+    return _Grid([[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows], indent)
 
 
 class _Grid:
@@ -198,7 +194,7 @@ class _Grid:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         whole = self._indent + sum(self._widths) + GAP * (len(self._widths) - 1) <= options.max_width
-        if not whole or any(one.spans or not one.plain.isprintable() for row in self._rows for one in row):
+        if not whole or any(cell.spans or not cell.plain.isprintable() for row in self._rows for cell in row):
             yield self._table()
             return
         for row, lengths in zip(self._rows, self._lengths, strict=True):

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cliploc.errors import UsageError
@@ -53,13 +53,20 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def is_number(value: Any, low: float = -LARGEST, high: float = LARGEST, *, above: bool = False) -> bool:
-    """Whether a value is a number in a range, or above its lower end; True and False are no numbers, nor is NaN.
+@dataclass(frozen=True)
+class Check:
+    """A check, value → the value as it is kept, and what it knows of the option besides."""
 
-    Example:
-        >>> is_number(1, 0, 1), is_number(True, 0, 1), is_number(0.0, 0, 1, above=True)
-        (True, False, False)
-    """
+    check: Callable[[Any], Any]
+    facts: Mapping[str, Any]  # of `Option`: those that the option does not give itself
+
+    def __call__(self, value: Any) -> Any:
+        """Raises a `UsageError` that begins "expected NAME" and states the range."""
+        return self.check(value)
+
+
+def is_number(value: Any, low: float = -LARGEST, high: float = LARGEST, *, above: bool = False) -> bool:
+    """Whether a value is a number in a range, or above its lower end; True and False are no numbers, nor is NaN."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return (low < value if above else low <= value) and value <= high
@@ -71,55 +78,37 @@ def is_whole(value: Any, low: float = -LARGEST, high: float = LARGEST) -> bool:
 
 
 def number(name: str, low: float, high: float, *, above: bool = False, none: str = "") -> Callable[[Any], Any]:
-    """A check for a number in a range.
-
-    Args:
-        name: of the option, as the error says it.
-        low: the least value.
-        high: the greatest.
-        above: whether `low` itself is refused.
-        none: what None means, if it is allowed.
-
-    Example:
-        >>> number("min_presence", 0, 1)(0.5)
-        0.5
-    """
+    """A number in a range, or above `low`; `none` is what None means, if it is allowed."""
     words = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-    hint = f": leave it out for {none}" if none else ""
-
-    def check(value: Any) -> Any:
-        if value is None and none:
-            return None
-        if not is_number(value, low, high, above=above):
-            raise UsageError(f"expected {name} {words}, got {short(value)}{hint}")
-        return value
-
-    return check
+    return _in_range(lambda value: is_number(value, low, high, above=above), f"{name} {words}", none, parse_float)
 
 
 def whole(name: str, low: int, high: int, *, none: str = "") -> Callable[[Any], Any]:
-    """A check for a whole number in a range; arguments as for `number`."""
+    """A whole number in a range; arguments as for `number`."""
+    expected = f"{name}, a whole number from {low} to {high:,}"
+    return _in_range(lambda value: is_whole(value, low, high), expected, none, parse_whole)
+
+
+def _in_range(holds: Callable[[Any], bool], expected: str, none: str, parse: Callable[[str], Any]) -> Check:
     hint = f": leave it out for {none}" if none else ""
 
     def check(value: Any) -> Any:
-        if value is None and none:
-            return None
-        if not is_whole(value, low, high):
-            raise UsageError(f"expected {name}, a whole number from {low} to {high:,}, got {short(value)}{hint}")
+        if not holds(value) and not (value is None and none):
+            raise UsageError(f"expected {expected}, got {short(value)}{hint}")
         return value
 
-    return check
+    return Check(check, {"parse": parse, "none": none})
 
 
 def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable[[Any], Any]:
-    """A check for one of several texts."""
+    """One of several texts, or None."""
 
     def check(value: Any) -> Any:
         if (value is None and none) or value in choices:
             return value
         raise UsageError(f"expected {name} to be one of {', '.join(choices)}, got {short(value)}")
 
-    return check
+    return Check(check, {"metavar": "|".join(choices)})
 
 
 def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
@@ -132,53 +121,40 @@ def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
 
 
 def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
-    """A check for a number from 0 to 1 or the text "auto".
-
-    Args:
-        name: of the option, as the error says it.
-        none: whether None is allowed too.
-
-    Example:
-        >>> share_or_auto("threshold")("auto")
-        'auto'
-    """
+    """A number from 0 to 1 or the text "auto", or None."""
 
     def check(value: Any) -> Any:
         if is_number(value, 0, 1) or value == "auto" or (none and value is None):
             return value
         raise UsageError(f"expected {name} from 0 to 1, or auto, got {short(value)}")
 
-    return check
+    return Check(check, {"metavar": "0-1|auto", "parse": parse_float})
 
 
-def _or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same check, which lets None pass."""
-    return lambda value: None if value is None else check(value)
+def _numbers(name: str, count: range, low: float, high: float, example: str) -> Check:
+    """A tuple of so many numbers in a range, or None."""
+    least = f"{count[0]} to" if count[0] else "at most"
+    expected = f"{name}, a list of {least} {count[-1]} numbers from {low:g} to {high:g} ({example})"
+
+    def check(value: Any) -> tuple[float, ...] | None:
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or len(value) not in count:
+            raise UsageError(f"expected {expected}, got {short(value)}")
+        if not all(is_number(item, low, high) for item in value):
+            raise UsageError(f"expected {expected}, got {short(value)}")
+        return tuple(float(item) for item in value)
+
+    return Check(check, {"metavar": example, "parse": _parse_numbers})
 
 
-def _checked_scales(value: Any) -> tuple[float, ...]:
-    right = isinstance(value, list | tuple) and 0 < len(value) <= MOST_SCALES
-    if not right or not all(is_number(one, 0.25, 8) for one in value):
-        raise UsageError(
-            f"expected scales, a list of 1 to {MOST_SCALES} numbers from 0.25 to 8 (1,1.5,2), got {short(value)}"
-        )
-    return tuple(float(one) for one in value)
-
-
-def _checked_windows(value: Any) -> tuple[float, ...]:
-    right = isinstance(value, list | tuple) and len(value) <= MOST_WINDOW_SETS
-    if not right or not all(is_number(one, 1, 8) for one in value):
-        raise UsageError(
-            f"expected windows, a list of at most {MOST_WINDOW_SETS} numbers from 1 to 8 (1,2), got {short(value)}"
-        )
-    return tuple(float(one) for one in value)
-
-
-def _checked_texts(name: str) -> Callable[[Any], tuple[str, ...]]:
-    def check(value: Any) -> tuple[str, ...]:
+def _texts(name: str, *, none: bool = False) -> Callable[[Any], tuple[str, ...] | None]:
+    def check(value: Any) -> tuple[str, ...] | None:
+        if value is None and none:
+            return None
         if isinstance(value, str):
             raise UsageError(f"expected a list of {name}, got the single text {value!r}: write [{value!r}]")
-        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise UsageError(f"expected a list of {name}, got {short(value)}")
         return tuple(value)
 
@@ -186,11 +162,11 @@ def _checked_texts(name: str) -> Callable[[Any], tuple[str, ...]]:
 
 
 def _checked_exemplars(value: Any) -> tuple[str | Exemplar, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str | Exemplar) for one in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str | Exemplar) for item in value):
         raise UsageError(f"expected a list of exemplars, got {short(value)}: write [Exemplar('cup', 'cup.jpg')]")
-    for one in value:
-        if isinstance(one, str):
-            exemplar_of(one)
+    for item in value:
+        if isinstance(item, str):
+            exemplar_of(item)
     return tuple(value)
 
 
@@ -229,12 +205,7 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
 # A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
 def parse_float(text: str) -> float | str:
-    """A number.
-
-    Example:
-        >>> parse_float("0.25"), parse_float("half")
-        (0.25, 'half')
-    """
+    """A number."""
     try:
         return float(text)
     except ValueError:
@@ -242,12 +213,7 @@ def parse_float(text: str) -> float | str:
 
 
 def parse_whole(text: str) -> int | str:
-    """A whole number.
-
-    Example:
-        >>> parse_whole("16"), parse_whole("1.5")
-        (16, '1.5')
-    """
+    """A whole number."""
     try:
         return int(text)
     except ValueError:
@@ -255,12 +221,7 @@ def parse_whole(text: str) -> int | str:
 
 
 def parse_list(text: str) -> tuple[str, ...]:
-    """The parts between commas; nothing for an empty text.
-
-    Example:
-        >>> parse_list("caa, guided")
-        ('caa', 'guided')
-    """
+    """The parts between commas; nothing for an empty text."""
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
 
@@ -280,15 +241,7 @@ def _parse_size(text: str) -> int | tuple[int, ...] | str:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """Splits a method's option, KEY=VALUE on the command line; the method converts the value.
-
-    Raises:
-        UsageError: it is not KEY=VALUE.
-
-    Example:
-        >>> parse_pair("top-k=300")
-        ('top_k', '300')
-    """
+    """Splits a method's option, KEY=VALUE on the command line; the method converts the value."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
         raise UsageError(f"expected --option as key=value, got {short(text)}")
@@ -296,15 +249,7 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_share(text: str, expected: str) -> float:
-    """A number from 0 to 1.
-
-    Args:
-        text: the text to read.
-        expected: how the error begins: where, and what was expected there.
-
-    Raises:
-        UsageError: it is not such a number.
-    """
+    """A number from 0 to 1; `expected` begins the error: where, and what was expected there."""
     with suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
@@ -354,48 +299,32 @@ Group = Literal[
 
 @dataclass(frozen=True)
 class Option:
-    """The facts of one option beside its type and default, which are the field's.
+    """The facts of one option beside its type and default, which are the field's."""
 
-    Attributes:
-        help: one sentence for the command line.
-        group: what it is about.
-        about: what Python users need to know besides `help`.
-        none: what None means, where it is the default.
-        metavar: its value as help shows it.
-        check: value → the value as it is kept; raises a `UsageError` that begins "expected NAME" and states the range.
-        parse: one text of the command line → value; an invalid text is returned for `check` to refuse.
-        text: value → one text of the command line, which `parse` reads.
-        flags: its names on the command line, if they are not made from its name.
-        usual: whether help lists it before those that few users need.
-        within: the range of a number that the command line parses by the field's type.
-        positional: whether the command line takes it without a flag.
-        repeat: whether the command line takes it several times.
-        gather: joins the values of an option that repeats.
-        harmless: why results do not depend on it; "" if they do: then it is part of a run's identity.
-        python_only: whether it is an object that no command line can name.
-    """
-
-    help: str
-    group: Group
-    about: str = ""
-    none: str = ""
-    metavar: str = ""
-    check: Callable[[Any], Any] = _unchanged
-    parse: Callable[[str], Any] = _unchanged
-    text: Callable[[Any], str] = text_of
-    flags: tuple[str, ...] = ()
-    usual: bool = False
-    within: tuple[float, float] | None = None
-    positional: bool = False
-    repeat: bool = False
-    gather: Callable[[Sequence[Any]], Any] = tuple
-    harmless: str = ""
-    python_only: bool = False
+    help: str  # one sentence for the command line
+    group: Group  # what it is about
+    about: str = ""  # what Python users need to know besides `help`
+    none: str = ""  # what None means, where it is the default
+    metavar: str = ""  # its value as help shows it
+    check: Callable[[Any], Any] = _unchanged  # value → the value as it is kept; see `Check`
+    parse: Callable[[str], Any] = _unchanged  # one text of the command line → value, or the text, for `check` to refuse
+    text: Callable[[Any], str] = text_of  # value → one text of the command line, which `parse` reads
+    flags: tuple[str, ...] = ()  # its names on the command line, if they are not made from its name
+    usual: bool = False  # whether help lists it before those that few users need
+    within: tuple[float, float] | None = None  # of a number that the command line parses by the field's type
+    positional: bool = False  # whether the command line takes it without a flag
+    repeat: bool = False  # whether the command line takes it several times
+    gather: Callable[[Sequence[Any]], Any] = tuple  # joins the values of an option that repeats
+    harmless: str = ""  # why results do not depend on it; "" if they do: then it is part of a run's identity
+    python_only: bool = False  # whether it is an object that no command line can name
 
 
-def option(default: Any, **facts: Any) -> Any:
-    """A field of `Options`; `facts` are those of `Option`."""
-    return field(default=default, metadata={"option": Option(**facts)})
+def option(default: Any = MISSING, *, factory: Any = MISSING, **facts: Any) -> Any:
+    """A field of `Options`; `facts` are those of `Option`, also those that a `Check` knows."""
+    known = dict(getattr(facts.get("check"), "facts", {}))
+    if default is not None:
+        known.pop("none", None)
+    return field(default=default, default_factory=factory, metadata={"option": Option(**{**known, **facts})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,327 +339,193 @@ class Options:
         (1.0, 2.0)
     """
 
+    # Of each option: its facts in a line or two, then its texts.
+    # fmt: off
     model: str | Backbone = option(
-        "mini",
-        group="model",
-        usual=True,
-        metavar="NAME",
+        "mini", group="model", usual=True, metavar="NAME",
         help="Model; `cliploc models` lists them.",
         about='Also "hf-hub:ORG/NAME", "local-dir:PATH" (of open_clip or transformers), or, in Python, a `Backbone`.',
     )
     pretrained: str | None = option(
-        None,
-        group="model",
-        usual=True,
-        metavar="TAG|FILE",
+        None, group="model", usual=True, metavar="TAG|FILE", none="the model's own",
         help="Weights of the model: a tag of `cliploc models NAME`, or a file.",
-        none="the model's own",
     )
-    method: str | None = option(
-        None,
-        group="method",
-        usual=True,
-        metavar="NAME",
-        repeat=True,
-        gather=_one_method,  # so that a second one is refused, not silently taken
+    method: str | None = option(  # a second one is refused, not silently taken
+        None, group="method", usual=True, metavar="NAME", repeat=True, gather=_one_method, none="the model's recipe",
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
-        none="the model's recipe",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
     recipe: Literal["default", "fast", "best"] | None = option(
-        None,
-        group="method",
-        usual=True,
-        metavar="default|fast|best",
-        check=choice("recipe", RECIPES, none=True),
+        None, group="method", usual=True, check=choice("recipe", RECIPES, none=True), none="default",
         help="What runs if you name no method: a method with settings that improve its boxes.",
-        none="default",
         about='"default" balances quality and time, "fast" takes one forward pass, "best" takes as many as help. '
         "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`.",
         harmless="it stands for values of other options, which are part of the identity",
     )
-    method_options: Mapping[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "option": Option(
-                group="method",
-                help="An option of the method; repeatable.",
-                about='In Python a mapping, such as {"temperature": 0.01}. Of several methods, {"score_cam.block": -2} '
-                "is for one of them, and an option named alone is for all that have it. Texts are converted to the "
-                "type that the method declares.",
-                metavar="KEY=VALUE",
-                flags=("--option", "-o"),
-                repeat=True,
-                gather=dict,
-                parse=parse_pair,
-                text="=".join,
-                check=_checked_method_options,
-            )
-        },
+    method_options: Mapping[str, Any] = option(
+        factory=dict, group="method", metavar="KEY=VALUE", check=_checked_method_options, parse=parse_pair,
+        text="=".join, flags=("--option", "-o"), repeat=True, gather=dict,
+        help="An option of the method; repeatable.",
+        about='In Python a mapping, such as {"temperature": 0.01}. Of several methods, {"score_cam.block": -2} '
+        "is for one of them, and an option named alone is for all that have it. Texts are converted to the "
+        "type that the method declares.",
     )
     head: str | os.PathLike[str] | None = option(
-        None,
-        group="method",
-        metavar="FILE",
+        None, group="method", metavar="FILE",
         help="Trained layers from `cliploc train`.",
         about="If you name no method, the file's method runs.",
     )
     ensemble: Literal["minmax", "rank"] = option(
-        "minmax",
-        group="method",
-        metavar="minmax|rank",
-        check=choice("ensemble", ("minmax", "rank")),
+        "minmax", group="method", check=choice("ensemble", ("minmax", "rank")),
         help="How the maps of several methods are averaged.",
         about='"minmax" first scales each map to 0-1; "rank" uses the rank of each place in its map.',
     )
     templates: Sequence[str] | str | None = option(
-        None,
-        group="prompt",
-        metavar="TEXT",
-        flags=("--template",),
-        repeat=True,
+        None, group="prompt", metavar="TEXT", flags=("--template",), repeat=True,
         help="Sentence with {} for the name (repeatable), a FILE.txt of sentences, or default, openai-80, openai-7, "
         "name-only.",
         about="In Python one of these texts or a list of them. The embeddings of all sentences are averaged.",
     )
     background: Sequence[str] = option(
-        (),
-        group="prompt",
-        metavar="NAME",
-        repeat=True,
-        check=_checked_texts("background names"),
+        (), group="prompt", metavar="NAME", check=_texts("background names"), repeat=True,
         help="Name of the background, as a contrast; repeatable.",
         about="The map shows where a name scores higher than these, and a name that scores lower than one of them is "
         "not found.",
     )
     exemplars: Sequence[str | Exemplar] = option(
-        (),
-        group="prompt",
-        check=_checked_exemplars,
+        (), group="prompt", check=_checked_exemplars, python_only=True,
         help='Pictures that stand for names: `cliploc.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
         about="On the command line -p @cup.jpg. See `cliploc help prompts`.",
-        python_only=True,
     )
     resize: ResizePolicy | None = option(
-        None,
-        group="view",
-        metavar="squash|crop|pad",
-        check=choice("resize", POLICIES, none=True),
+        None, group="view", check=choice("resize", POLICIES, none=True), none="the model's own",
         help="How a photo is fitted to the model's input.",
-        none="the model's own",
         about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border.',
     )
     image_size: int | tuple[int, int] | None = option(
-        None,
-        group="view",
-        metavar="N|HxW",
-        check=_checked_size,
-        parse=_parse_size,
-        text=_size_text,
-        help="Input size in pixels.",
+        None, group="view", metavar="N|HxW", check=_checked_size, parse=_parse_size, text=_size_text,
         none="the model's own",
+        help="Input size in pixels.",
         about="In Python one side, or (height, width).",
     )
     scales: Sequence[float] | None = option(
-        None,
-        group="view",
-        metavar="1,1.5,2",
-        check=_or_none(_checked_scales),
-        none=_recipes("1"),
-        parse=_parse_numbers,
+        None, group="view", check=_numbers("scales", range(1, MOST_SCALES + 1), 0.25, 8, "1,1.5,2"), none=_recipes("1"),
         help="Average the maps at these multiples of the input size.",
         about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass.",
     )
     windows: Sequence[float] | None = option(
-        None,
-        group="view",
-        metavar="1,2",
-        check=_or_none(_checked_windows),
-        none=_recipes("none"),
-        parse=_parse_numbers,
+        None, group="view", check=_numbers("windows", range(MOST_WINDOW_SETS + 1), 1, 8, "1,2"), none=_recipes("none"),
         help="Also average the maps of overlapping windows; 2: windows of half the photo's shorter side.",
         about="Windows are as large as the input and are not stretched, so small things appear larger: with 2, the "
         "photo's shorter side is resized to two inputs. Each number is a set of windows, at most "
         f"{MOST_WINDOW_SETS}, each from 1 to 8. Each window is a forward pass.",
     )
     flip: bool | None = option(
-        None,
-        group="view",
-        check=_flag("flip", none=True),
+        None, group="view", check=_flag("flip", none=True), flags=("--flip/--no-flip",), none=_recipes("no"),
         help="Also average the map of the flipped photo.",
-        none=_recipes("no"),
-        flags=("--flip/--no-flip",),
     )
     refine: Sequence[str] | None = option(
-        None,
-        group="method",
-        metavar="NAME,NAME",
-        check=_or_none(_checked_texts("refinements")),
+        None, group="method", metavar="NAME,NAME", check=_texts("refinements", none=True), parse=parse_list,
         none=_recipes("none"),
-        parse=parse_list,
         help="Refinements after the method; `cliploc refinements` lists them.",
         about='In Python a list, such as ("caa", "guided").',
     )
     threshold: float | Literal["auto"] | None = option(
-        None,
-        group="boxes",
-        usual=True,
-        metavar="0-1|auto",
-        check=share_or_auto("threshold", none=True),
-        parse=parse_float,
-        help="Boxes enclose regions hotter than this share of the maximum.",
+        None, group="boxes", usual=True, check=share_or_auto("threshold", none=True),
         none="the recipe's, or the method's own",
+        help="Boxes enclose regions hotter than this share of the maximum.",
         about="\"auto\" is Otsu's threshold of each map. The method's own changes with the refinements.",
     )
     components: Literal["all", "largest"] = option(
-        "all",
-        group="boxes",
-        metavar="all|largest",
-        check=choice("components", ("all", "largest")),
+        "all", group="boxes", check=choice("components", ("all", "largest")),
         help="Which hot regions get a box.",
     )
     min_area: float = option(
-        0.001,
-        group="boxes",
-        metavar="0-1",
-        check=number("min_area, a share of the picture,", 0, 0.999),
-        parse=parse_float,
+        0.001, group="boxes", metavar="0-1", check=number("min_area, a share of the picture,", 0, 0.999),
         help="Hot regions smaller than this share of the photo get no box.",
     )
     max_boxes: int | None = option(
-        None,
-        group="boxes",
-        usual=True,
-        metavar="N",
-        check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
-        parse=parse_whole,
-        help="Maximum number of boxes per name and photo, best first.",
+        None, group="boxes", usual=True, metavar="N", check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
         none="all",
+        help="Maximum number of boxes per name and photo, best first.",
     )
     nms_iou: float | None = option(
-        0.5,
-        group="boxes",
-        metavar="0-1",
-        check=number("nms_iou", 0, 1, above=True, none="no suppression"),
-        parse=parse_float,
+        0.5, group="boxes", metavar="0-1", check=number("nms_iou", 0, 1, above=True, none="no suppression"),
         help="NMS: of two boxes of one name above this IoU, keep the better; 1: keep all.",
         about="None means no suppression.",
     )
     split_peaks: float | None = option(
-        None,
-        group="boxes",
-        metavar="0-1",
-        check=number("split_peaks", 0, 1, none="the recipe's"),
-        none=_recipes("1"),
-        parse=parse_float,
+        None, group="boxes", metavar="0-1", check=number("split_peaks", 0, 1, none="the recipe's"), none=_recipes("1"),
         help="Split a hot region into one box per peak with this prominence, a share of the maximum; 1: never.",
         about="Prominence is the peak's height above the saddle to a higher peak. For things of one name that touch; "
         "see `cliploc help boxes`.",
     )
     min_score: float | Literal["auto"] | None = option(
-        None,
-        group="boxes",
-        metavar="0-1|auto",
-        check=share_or_auto("min_score", none=True),
-        none=_recipes("0"),
-        parse=parse_float,
+        None, group="boxes", check=share_or_auto("min_score", none=True), none=_recipes("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
         about="Recipes use auto. A score is the estimated chance that the box fits, if its name is in the picture; "
         "see `cliploc help mini`. With a number, a name without such a box is not found.",
     )
     min_presence: float = option(
-        0.5,
-        group="boxes",
-        metavar="0-1",
-        check=number("min_presence", 0, 1),
-        parse=parse_float,
+        0.5, group="boxes", metavar="0-1", check=number("min_presence", 0, 1),
         help="Names with a lower presence score (not a probability) are not found; 0: box every name.",
         about="Models that are not calibrated compare a name with a bank of other names; see `cliploc help presence`.",
     )
     device: str | None = option(
-        None,
-        group="model",
-        metavar="cpu|cuda|mps",
-        check=_checked_device,
+        None, group="model", metavar="cpu|cuda|mps", check=_checked_device, none="the best available",
         help="Device to compute on.",
-        none="the best available",
         about="Only for a model given by name; a `Backbone` stays on its device.",
         harmless="devices differ by rounding only; the manifest's sessions name the machine",
     )
     precision: str = option(
-        "fp32",
-        group="model",
-        metavar="|".join(PRECISIONS),
-        check=choice("precision", PRECISIONS),
+        "fp32", group="model", check=choice("precision", PRECISIONS),
         help="Precision of the model's tower; maps and scores are always float32.",
         about='"auto" is bf16 if the device supports it, else fp32. Only for a model given by name.',
     )
     masked_precision: str | None = option(
-        None,
-        group="model",
-        metavar="|".join(PRECISIONS),
-        check=choice("masked_precision", PRECISIONS, none=True),
+        None, group="model", check=choice("masked_precision", PRECISIONS, none=True), none="that of the tower",
         help="Precision for the masked photos of the Score-CAM family.",
-        none="that of the tower",
         about="Hundreds of forward passes take nearly all the time of these methods. bf16 halves it on processors "
         "with bfloat16. The features that maps are made of keep the tower's precision.",
     )
     engine_backend: EngineBackend = option(
-        "torch",
-        group="model",
-        metavar="torch|openvino",
-        check=choice("engine_backend", get_args(EngineBackend)),
+        "torch", group="model", check=choice("engine_backend", get_args(EngineBackend)),
         help="What computes a CNN tower on the CPU; openvino needs `cliploc[openvino]`.",
         about="OpenVINO compiles for some seconds for each input size, and then takes less time per photo. "
         "Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help performance`.",
     )
     guide: str | Guide | None = option(
-        None,
-        group="model",
-        metavar="NAME[@FILE]",
-        check=_checked_guide,
-        none="the model itself",
+        None, group="model", metavar="NAME[@FILE]", check=_checked_guide, none="the model itself",
         help="Second image tower, which measures similarities between places, for `proxyclip`, `affinity`, `lposs`.",
         about='A guide of `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
         '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
     )
     batch_size: int = option(
-        16,
-        group="run",
-        metavar="1-4096",
-        check=whole("batch_size", 1, 4096),
-        parse=parse_whole,
+        16, group="run", metavar="1-4096", check=whole("batch_size", 1, 4096),
         help="Photos, or masked photos, per forward pass.",
     )
     text_cache: bool = option(
-        True,
-        group="run",
-        check=_flag("text_cache"),
+        True, group="run", check=_flag("text_cache"),
         help="Cache the embeddings of names on disk.",
         about="See `cliploc.text_cache`.",
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
-        None,
-        group="run",
+        None, group="run", python_only=True,
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
         "Several localizers may use one memory, one after the other.",
         harmless="what is kept is what was computed",
-        python_only=True,
     )
+    # fmt: on
 
     def __post_init__(self) -> None:
-        for name, one in OPTIONS.items():
-            object.__setattr__(self, name, one.check(getattr(self, name)))
+        for name, facts in OPTIONS.items():
+            object.__setattr__(self, name, facts.check(getattr(self, name)))
 
     @classmethod
     def of(cls, **values: Any) -> Options:
-        """The options given, the others at their defaults.
-
-        Raises:
-            UsageError: an unknown name, or a value outside its range.
-        """
+        """The options given, the others at their defaults; an unknown name is a `UsageError`."""
         for name in values:
             if name not in OPTIONS:
                 raise UsageError(f"expected an option of {', '.join(OPTIONS)}, got {name!r}: check its name")
@@ -766,9 +561,9 @@ class Options:
             max_boxes=None (all): Maximum number of boxes per name and photo, best first.
         """
         lines = []
-        for name, one in OPTIONS.items():
-            default = f"{getattr(DEFAULTS, name)!r}" + (f" ({one.none})" if one.none else "")
-            lines.append(f"{name}={default}: {' '.join(filter(None, (one.help, one.about)))}")
+        for name, facts in OPTIONS.items():
+            default = f"{getattr(DEFAULTS, name)!r}" + (f" ({facts.none})" if facts.none else "")
+            lines.append(f"{name}={default}: {' '.join(filter(None, (facts.help, facts.about)))}")
         return "\n".join(lines)
 
 
@@ -783,138 +578,83 @@ class ProtocolOptions:
     """Base of a protocol's options: each is checked, and None keeps the protocol's own value."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            object.__setattr__(self, one.name, option_of(one).check(getattr(self, one.name)))
+        for own in fields(self):
+            object.__setattr__(self, own.name, option_of(own).check(getattr(self, own.name)))
 
     def given(self) -> dict[str, Any]:
         """Those that are not None."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(ProtocolOptions):
-    """Changes to a segmentation protocol; None keeps the dataset's own value (`cliploc help segmentation`).
+    """Changes to a segmentation protocol; None keeps the dataset's own value (`cliploc help segmentation`)."""
 
-    Raises:
-        UsageError: a value outside its range.
-
-    Example:
-        >>> SegmentationOptions(logit_scale=65).logit_scale
-        65
-    """
-
+    # Of each option: its facts in a line or two, then its texts.
+    # fmt: off
     short_side: int | None = option(
-        None,
-        group="segmentation",
-        metavar="N",
-        check=whole("short_side", 32, MOST_SIDE, none="the protocol's"),
-        parse=parse_whole,
+        None, group="segmentation", metavar="N", check=whole("short_side", 32, MOST_SIDE, none="the protocol's"),
         help="Shorter side of the photo in pixels, before it is cut into windows.",
-        none="the protocol's",
     )
     window: int | None = option(
-        None,
-        group="segmentation",
-        metavar="N",
-        check=whole("window", 0, MOST_SIDE, none="the protocol's"),
-        parse=parse_whole,
+        None, group="segmentation", metavar="N", check=whole("window", 0, MOST_SIDE, none="the protocol's"),
         help="Side of a window in pixels; 0: the whole photo at once.",
-        none="the protocol's",
     )
     stride: int | None = option(
-        None,
-        group="segmentation",
-        metavar="N",
-        check=whole("stride", 1, MOST_SIDE, none="the protocol's"),
-        parse=parse_whole,
+        None, group="segmentation", metavar="N", check=whole("stride", 1, MOST_SIDE, none="the protocol's"),
         help="Distance between windows in pixels.",
-        none="the protocol's",
     )
     logit_scale: float | None = option(
-        None,
-        group="segmentation",
-        metavar="N",
+        None, group="segmentation", metavar="N",
         check=number("logit_scale", 0, 1000, above=True, none="the protocol's"),
-        parse=parse_float,
         help="Factor of the cosines before the softmax over names.",
-        none="the protocol's",
     )
     background_threshold: float | None = option(
-        None,
-        group="segmentation",
-        metavar="0-1",
-        check=number("background_threshold", 0, 1, none="the protocol's"),
-        parse=parse_float,
+        None, group="segmentation", metavar="0-1", check=number("background_threshold", 0, 1, none="the protocol's"),
         help="Pixels whose best class has a lower probability are background.",
-        none="the protocol's",
     )
     area_threshold: float | None = option(
-        None,
-        group="segmentation",
-        metavar="0-1",
-        check=number("area_threshold", 0, 1, none="the protocol's"),
-        parse=parse_float,
+        None, group="segmentation", metavar="0-1", check=number("area_threshold", 0, 1, none="the protocol's"),
         help="Leave out classes with a smaller share of the photo's foreground.",
-        none="the protocol's",
     )
     position_rule: Literal["antialiased", "dino"] | None = option(
-        None,
-        group="segmentation",
-        metavar="antialiased|dino",
-        check=choice("position_rule", ("antialiased", "dino"), none=True),
-        help="How a ViT's position embeddings are resized for windows of another size.",
+        None, group="segmentation", check=choice("position_rule", ("antialiased", "dino"), none=True),
         none="the protocol's",
+        help="How a ViT's position embeddings are resized for windows of another size.",
     )
+    # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
-    """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value.
+    """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value."""
 
-    Raises:
-        UsageError: a value outside its range.
-
-    Example:
-        >>> FaithfulnessOptions(steps=28).steps
-        28
-    """
-
+    # Of each option: its facts in a line or two, then its texts.
+    # fmt: off
     steps: int | None = option(
-        None,
-        group="faithfulness",
-        metavar="N",
-        check=whole("steps", 2, 50176, none="224"),
-        parse=parse_whole,
+        None, group="faithfulness", metavar="N", check=whole("steps", 2, 50176, none="224"),
         help="Steps of deletion and insertion; fewer are faster.",
-        none="224",
     )
     baseline: Literal["zero", "black", "blur", "mean", "noise", "inpaint"] | None = option(
-        None,
-        group="faithfulness",
-        metavar="zero|black|blur|mean|noise|inpaint",
-        check=choice("baseline", BASELINES, none=True),
-        help="What replaces removed pixels.",
+        None, group="faithfulness", check=choice("baseline", BASELINES, none=True),
         none="each metric's own: zero for deletion, blur for insertion",
+        help="What replaces removed pixels.",
     )
     target: Literal["prediction", "label"] | None = option(
-        None,
-        group="faithfulness",
-        metavar="prediction|label",
-        check=choice("target", ("prediction", "label"), none=True),
+        None, group="faithfulness", check=choice("target", ("prediction", "label"), none=True), none="prediction",
         help="Name to map and score: the model's prediction, or the true label.",
-        none="prediction",
     )
+    # fmt: on
 
 
 OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(Options)}
 SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(SegmentationOptions)}
 FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(FaithfulnessOptions)}
-RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
+RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harmless)
 DEFAULTS = Options()
-BENCHMARK = Options(
-    min_presence=0, min_score=0
-)  # a benchmark's defaults: each name asked for is in its picture, and keeps all its boxes
+# A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
+BENCHMARK = Options(min_presence=0, min_score=0)
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
@@ -941,14 +681,14 @@ def words_of(values: Mapping[str, Any]) -> list[str]:
     """
     words = []
     for name, value in values.items():
-        one, flag = OPTIONS[name], flags_of(name)[0]
+        facts, flag = OPTIONS[name], flags_of(name)[0]
         if isinstance(value, bool):
             on, _, off = flag.partition("/")
             words += [on if value else off] if value or off else []
-        elif one.repeat and isinstance(value, Mapping):
-            words += [f"{flag}={one.text((key, text_of(of_key)))}" for key, of_key in value.items()]
-        elif one.repeat and not isinstance(value, str):
-            words += [f"{flag}={one.text(item)}" for item in value or ()]
+        elif facts.repeat and isinstance(value, Mapping):
+            words += [f"{flag}={facts.text((key, text_of(of_key)))}" for key, of_key in value.items()]
+        elif facts.repeat and not isinstance(value, str):
+            words += [f"{flag}={facts.text(item)}" for item in value or ()]
         elif value is not None:
-            words.append(f"{flag}={one.text(value)}")
+            words.append(f"{flag}={facts.text(value)}")
     return words

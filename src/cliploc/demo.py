@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cliploc.localizer import Localizer
 
 PAGE = "demo.html"
+CLIP_HINT = "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
 IOU_RULE = (
     "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but not found."
 )
@@ -111,9 +112,7 @@ def run_demo(
 ) -> DemoResult:
     """Localizes the names asked for in every photograph; writes a sheet for each and one page of all.
 
-    Args:
-        reporter: told of the phase, the method's name, and of the photographs that are to be done and that are done.
-        beside: another model or method, whose results the page shows below.
+    The page shows the results of another model or method, `beside`, below.
     """
     from cliploc.report import PageItem, panels, write_page
     from cliploc.report.overlay import run_line
@@ -140,7 +139,7 @@ def run_demo(
         items.append(PageItem(result, photo.credit, photo.truth, ious, *beside_it))
         reporter.images(1)
     page = out / PAGE
-    write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {clip_hint()}")
+    write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {CLIP_HINT}")
     return DemoResult(tuple(rows), page, tuple(overlays), tuple(other_ious))
 
 
@@ -154,13 +153,3 @@ def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
         return float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
 
     return {name: of(name) for name in result.names}
-
-
-def clip_hint() -> str:
-    """How to use OpenAI's CLIP instead of the bundled model, as far as this version can."""
-    from cliploc.backbones import models
-
-    known = models.names()
-    if "RN50" in known:
-        return "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
-    return f"This version runs {', '.join(known)} only; OpenAI's CLIP models come with the next."

@@ -71,8 +71,8 @@ class Detector:
         """
         if not isinstance(images, list | tuple):
             return self([images])[0]
-        found = self._localizer([self._in_rgb(one) for one in images], self._names)
-        return [one.to_supervision(masks=self._masks) for one in found]
+        results = self._localizer([self._in_rgb(image) for image in images], self._names)
+        return [result.to_supervision(masks=self._masks) for result in results]
 
     def _in_rgb(self, image: Any) -> Any:
         """An array's channels as RGB; other pictures as they are."""

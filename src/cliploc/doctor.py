@@ -43,9 +43,7 @@ def checks(
 ) -> Iterator[Check]:
     """Looks at everything in turn, cheapest first; a failed check does not end it.
 
-    Args:
-        model: whose weights are fetched where they are missing, loaded, and tried on the demo's photographs.
-        threads: that torch computes with from now on; None leaves the choice to torch.
+    Weights that are missing are fetched. torch computes with so many threads from now on, if they are given.
     """
     yield Check("cliploc", True, __version__)
     new_enough = sys.version_info >= (3, 11)
@@ -57,8 +55,8 @@ def checks(
     for package in PACKAGES:
         yield _package(package)
     for package in OPTIONAL:
-        found = _package(package)
-        yield found if found.good else Check(package, True, "not installed (optional)")
+        check = _package(package)
+        yield check if check.good else Check(package, True, "not installed (optional)")
     yield _devices(threads)
     yield from _model(model, pretrained, device, precision)
 
@@ -137,7 +135,7 @@ def _photographs(localizer: Localizer) -> Check:
 
 
 def _boxes(localizer: Localizer) -> Check:
-    photo = next(one for one in demo_photos() if ANIMAL in one.truth)
+    photo = next(photo for photo in demo_photos() if ANIMAL in photo.truth)
     result = localizer(str(photo.path), [ANIMAL, ABSENT])
     boxes, wrong = len(result.boxes.of(ANIMAL)), len(result.boxes.of(ABSENT))
     detail = f"{photo.path.name}: boxes of the {ANIMAL}: {boxes}, of a {ABSENT}: {wrong}"

@@ -37,19 +37,12 @@ class CliplocWarning(UserWarning):
 
 
 class UnknownNameError(UsageError, KeyError):
-    """A model, method or other registered name that does not exist.
-
-    Args:
-        kind: what was looked up, singular ("method").
-        name: the name asked for.
-        known: all names there are; as an attribute, sorted.
-        listed_by: the command that lists them, without "cliploc"; "" for the plural of `kind`.
-    """
+    """A model, method or other registered name that does not exist; `known` has those that do, sorted."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], listed_by: str = "") -> None:
         self.known = known = sorted(known)
-        plain = {_plain(one): one for one in known}
-        near = [plain[one] for one in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]
+        plain = {_plain(other): other for other in known}
+        near = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = ", ".join(known) or "none"
         if len(known) > LISTED:

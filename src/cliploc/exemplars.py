@@ -52,9 +52,6 @@ class Exemplar:
 def exemplar_of(text: str) -> Exemplar:
     """Reads `NAME=@FILE[x0,y0,x1,y1]`, or `NAME|@FILE…` where the name's text counts too; the box may be left out.
 
-    Raises:
-        UsageError: a text of another form.
-
     Example:
         >>> exemplar_of("cup=@photo.jpg[10,20,90,110]").box
         (10.0, 20.0, 90.0, 110.0)
@@ -76,19 +73,10 @@ def exemplar_of(text: str) -> Exemplar:
 
 
 def split_entries(entries: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes the exemplars out of names that a user typed.
+    """Names that a user typed, with `@FILE` among the synonyms or as `NAME=@FILE` → names and texts of exemplars.
 
     Only a command line, or a file that its user named, may be read so: a name that came over the network must not
     name files.
-
-    Args:
-        entries: names as `cliploc.prompts.parse` takes them, with `@FILE` among the synonyms, or `NAME=@FILE`.
-
-    Returns:
-        The names without exemplars, and the exemplars as `exemplar_of` reads them.
-
-    Raises:
-        UsageError: an exemplar without a file.
 
     Example:
         >>> split_entries(["cat", "cup|mug|@cup.jpg", "@spoon.png", "lid=@a.jpg|@b.jpg[0,0,9,9]"])[0]

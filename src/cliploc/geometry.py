@@ -51,10 +51,9 @@ class Frame:
     def fit(cls, policy: ResizePolicy, original_hw: tuple[int, int], input_hw: tuple[int, int]) -> Frame:
         """Lays a picture onto an input.
 
-        Args:
-            policy: "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the
-                centre out (CLIP's own, to the pixel); "crop-floor" does so as transformers does, which rounds half a
-                pixel down where torchvision rounds to even; "pad" keeps all of the picture and fills the rest.
+        "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the centre out
+        (CLIP's own, to the pixel); "crop-floor" does so as transformers does, which rounds half a pixel down where
+        torchvision rounds to even; "pad" keeps all of the picture and fills the rest.
         """
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
@@ -69,7 +68,7 @@ class Frame:
         resized_w = in_width if scale == ratios[1] else max(1, int(in_height * width / height))
         resized_h = in_height if scale == ratios[0] else max(1, int(in_width * height / width))
         margins = ((resized_w - in_width) / 2.0, (resized_h - in_height) / 2.0)  # on each side; below 0 to pad
-        x, y = (math.floor(one) if policy == "crop-floor" else round(one) for one in margins)
+        x, y = (math.floor(margin) if policy == "crop-floor" else round(margin) for margin in margins)
         return cls(original_hw, input_hw, (resized_w, resized_h), (-x, -y))
 
     @classmethod
@@ -144,14 +143,7 @@ class Frame:
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
     def stitch(self, windows: Sequence[Frame], maps: Tensor) -> Tensor:
-        """Maps of windows → one map over this input: their mean where they overlap.
-
-        Args:
-            maps: `[W, P, h, w]`, over each window, any grid.
-
-        Returns:
-            `[P, H, W]` over this input; the smallest value where no window lies.
-        """
+        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input: their mean where they overlap."""
         return self.sampling(windows, maps[0]).over_input(tiled(windows, maps))
 
     def sampling(self, windows: Sequence[Frame], like: Tensor) -> Sampling:
@@ -174,15 +166,7 @@ class Frame:
         return Sampling(*sides)
 
     def over_picture(self, longest: int) -> Frame:
-        """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
-
-        Args:
-            longest: the longer side in pixels, where the picture's own is more.
-
-        Example:
-            >>> Frame.fit("pad", original_hw=(600, 800), input_hw=(224, 224)).over_picture(400).input_hw
-            (300, 400)
-        """
+        """What this input shows, as an input without padding, at the picture's resolution up to `longest` pixels."""
         x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
         height, width = self.original_hw
         scale = min(1.0, longest / max(x1 - x0, y1 - y0))
@@ -236,10 +220,10 @@ def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
 def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
     """The offsets of windows along x and along y, in their order, row by row."""
     first = windows[0]
-    if any((one.input_hw, one.resized_wh) != (first.input_hw, first.resized_wh) for one in windows):
-        raise ValueError("expected windows of one size, on a picture of one size")
-    lefts, tops = (sorted({one.offset_xy[axis] for one in windows}, reverse=True) for axis in (0, 1))
-    if [one.offset_xy for one in windows] != [(left, top) for top in tops for left in lefts]:
+    if any((window.input_hw, window.resized_wh) != (first.input_hw, first.resized_wh) for window in windows):
+        raise ValueError("expected windows of window size, on a picture of window size")
+    lefts, tops = (sorted({window.offset_xy[axis] for window in windows}, reverse=True) for axis in (0, 1))
+    if [window.offset_xy for window in windows] != [(left, top) for top in tops for left in lefts]:
         raise ValueError("expected windows in rows and columns")
     return lefts, tops
 
@@ -252,12 +236,6 @@ class MeanOnGrid:
     is 0. They are not made there: along a side, the weights of all samples are linear between a few places, the turns.
     So a map is bilinear between turns, and its least and greatest value lie at turns. What depends on the samplings
     alone is here, for any number of maps.
-
-    Example:
-        >>> frame = Frame.fit("squash", (4, 4), (4, 4))
-        >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
-        >>> MeanOnGrid.sampled([frame.sampling_of_whole(frame, maps)], (1, 2)).of([maps]).tolist()
-        [[[0.125, 0.875]]]
     """
 
     turns: tuple[int, int]  # how many there are of all maps together, along y and along x
@@ -267,14 +245,14 @@ class MeanOnGrid:
     @classmethod
     def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> MeanOnGrid:
         """From how maps are sampled over one input, on a grid of this height and width."""
-        down, across = _turns([one.rows for one in samplings]), _turns([one.columns for one in samplings])
-        at_turns = tuple(Sampling(_own_turns(one.rows), _own_turns(one.columns)) for one in samplings)
+        down, across = _turns([each.rows for each in samplings]), _turns([each.columns for each in samplings])
+        at_turns = tuple(Sampling(_own_turns(sampling.rows), _own_turns(sampling.columns)) for sampling in samplings)
         on_grid = tuple(
             Sampling(
-                torch.cat([one.rows[down], _in_cells(one.rows, hw[0])]),
-                torch.cat([one.columns[across], _in_cells(one.columns, hw[1])]),
+                torch.cat([sampling.rows[down], _in_cells(sampling.rows, hw[0])]),
+                torch.cat([sampling.columns[across], _in_cells(sampling.columns, hw[1])]),
             )
-            for one in samplings
+            for sampling in samplings
         )
         return cls((int(down.sum()), int(across.sum())), at_turns, on_grid)
 
@@ -315,8 +293,8 @@ def _in_cells(weights: Tensor, cells: int) -> Tensor:
 def _sampled_by(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
     """`rows @ map @ columns.T` of each map: `[n, h]`, `[P, h, w]` and `[m, w]` → `[P, n, m]`."""
     made, across = maps.new_empty(len(maps), len(rows), len(columns)), columns.T.contiguous()
-    for one, out in zip(maps, made, strict=True):  # each alone: the same whatever else
-        torch.mm(rows, one @ across, out=out)
+    for own, out in zip(maps, made, strict=True):  # each alone: the same whatever else
+        torch.mm(rows, own @ across, out=out)
     return made
 
 
@@ -324,14 +302,6 @@ class Mosaic:
     """Maps of windows of one picture, added one by one, and their mean where they overlap: one map over an input.
 
     Only the sum is held, so that windows can be let go as soon as they were added.
-
-    Example:
-        >>> windows = Frame.windows((2, 3), input_hw=(2, 2), multiple=1)
-        >>> mosaic = Mosaic(Frame.fit("squash", (2, 3), (2, 3)), (2, 3))
-        >>> for window, value in zip(windows, (1.0, 3.0)):
-        ...     mosaic.add(window, torch.full((1, 2, 2), value))
-        >>> mosaic.mean()[0, 0].tolist()
-        [1.0, 2.0, 3.0]
     """
 
     def __init__(self, frame: Frame, hw: tuple[int, int]) -> None:
@@ -387,12 +357,8 @@ def _sampling(
 ) -> tuple[int, Tensor]:
     """How one side of a window's map is sampled onto a grid over another frame's input, bilinear.
 
-    Args:
-        beyond: whether cells outside of the window have the values at its border.
-
-    Returns:
-        The first of the cells whose centre lies in the window, or of all cells, and weights `[n, points]` of these
-        cells, float32.
+    The first cell whose centre lies in the window, and weights `[n, points]` float32 of these cells; `beyond`: of all
+    cells, those outside of the window having the values at its border.
     """
     side, window_side = frame.input_hw[1 - axis], window.input_hw[1 - axis]
     scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]

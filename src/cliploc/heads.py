@@ -14,22 +14,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._checksums import tensors_digest
-from cliploc._documents import parse_json, refuse_other
+from cliploc._documents import Width, parse_json, refuse_other
 from cliploc._files import user_path, write_output
-from cliploc._schemas import SavedHead
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context
 from cliploc.saliency import mean_attention, patches_of
-from cliploc.tower import Backbone, Needs, TowerKind
+from cliploc.tower import Backbone, Needs, TowerKind, tensors_digest
 
 FORMAT = 2  # file format of a saved head
 READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias
@@ -40,13 +39,13 @@ Start = Literal["zero-shot", "random"]
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The description of a head, saved beside its weights."""
+    """The description of a head, saved beside its weights; also the schema of what is saved."""
 
     method: str  # "ts_cam" or "lctr"
     kind: HeadKind  # "closed" or "open"
     classes: tuple[tuple[str, ...], ...]  # the classes of the training set, each as its name followed by its synonyms
-    channels: int  # d of the tower's last features
-    embedding_size: int  # D of the tower's joint space
+    channels: Width  # d of the tower's last features
+    embedding_size: Width  # D of the tower's joint space
     logit_scale: float  # the tower's logit scale, the factor of an open head's cosines
     tower: str  # name of the tower's model
     tower_kind: TowerKind  # "cnn" or "vit"
@@ -56,7 +55,7 @@ class HeadConfig:
     start: Start = "zero-shot"
     # for open heads: whether every place's vector is scaled to unit length, so that S_t are cosines
     unit_places: bool = False
-    experts: int = 4  # K of LCTR
+    experts: Annotated[int, Meta(ge=1, le=1024)] = 4  # K of LCTR
     pretrained: str | None = None  # the tower's weights, as given by `--pretrained`
     templates: tuple[str, ...] = ()  # prompt templates that an open head was trained with
     training: dict[str, Any] | None = None  # settings and outcome of the training, for the record
@@ -149,14 +148,10 @@ class SemanticHead(nn.Module, ABC):
         return self.logits(Seen(tokens, attention, dense), text)
 
     def logits(self, seen: Seen, text: Tensor | None = None) -> Tensor:
-        """Classification logits, on which the head is trained.
+        """Logits `[B, classes]`, on which the head is trained; an open head takes its classes' texts `[classes, D]`.
 
-        Args:
-            text: `[classes, D]` unit norm, the classes of an open head; a closed head takes None.
-
-        Returns:
-            `[B, classes]`. Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the
-            last layer of a closed head; with `unit_places` the mean of cosines, times the tower's logit scale.
+        Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the last layer of a closed
+        head; with `unit_places` the mean of cosines, times the tower's logit scale.
         """
         if not self.closed and text is None:
             raise ValueError("expected the classes' text embeddings for an open head, got none: pass text")
@@ -218,11 +213,6 @@ class TsCamHead(SemanticHead):
     """TS-CAM (Gao 2021): S = conv3×3(x), stride 1, padding 1, x the final patch tokens; logits = mean_hw S.
 
     The paper fine-tunes the whole transformer; here the tower stays frozen.
-
-    Example:
-        >>> config = HeadConfig("ts_cam", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
-        >>> TsCamHead(config).maps(Seen(torch.zeros(1, 8, 7, 7), torch.zeros(1, 7, 7))).shape
-        torch.Size([1, 2, 7, 7])
     """
 
     method = "ts_cam"
@@ -260,11 +250,6 @@ class LctrHead(SemanticHead):
 
     In the authors' code W and b start smaller: there the initial range comes from a 5-dimensional tensor of kernels,
     whose fan-in includes the classes. Here each kernel starts like a convolution's, and b at 0.
-
-    Example:
-        >>> config = HeadConfig("lctr", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
-        >>> LctrHead(config).logits(Seen(torch.zeros(1, 8, 7, 7), torch.zeros(1, 7, 7))).shape
-        torch.Size([1, 2])
     """
 
     method = "lctr"
@@ -350,11 +335,7 @@ def save_head(path: Path, head: SemanticHead, fingerprint: Tensor) -> None:
 
 
 def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHead:
-    """Reads a head that `cliploc train` made, frozen and in eval mode.
-
-    Args:
-        backbone: the tower it will work on; None to load the head without a tower.
-    """
+    """Reads a head that `cliploc train` made, frozen and in eval mode, for a tower, which must be the head's own."""
     path = user_path(path)
     config = read_config(path)
     with safe_open(path, framework="pt") as file:
@@ -389,7 +370,7 @@ def read_config(path: str | Path) -> HeadConfig:
     if "cliploc_head" not in metadata:
         raise ModelError(f"expected a trained head, but {path} is not one: make one with cliploc train")
     try:
-        raw = parse_json(metadata["cliploc_head"], SavedHead)
+        raw = parse_json(metadata["cliploc_head"], HeadConfig)
         if raw.pop("format") not in READABLE:
             raise ModelError(f"{path} was saved by another version of cliploc: train it again")
         raw["classes"] = tuple(tuple(words) for words in raw["classes"])

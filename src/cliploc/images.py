@@ -10,10 +10,12 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import stat
+import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cliploc import _headers
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 
 MAX_PIXELS = 120_000_000
@@ -72,34 +72,21 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]
 
 
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
-    """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`.
-
-    Example:
-        >>> pictures_in("cat.jpg")
-        ['cat.jpg']
-    """
+    """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`."""
     if isinstance(images, np.ndarray):
-        one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
-        return [images] if one else images
+        single = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
+        return [images] if single else images
     return [images] if isinstance(images, str | os.PathLike | Image.Image | Picture) else images
 
 
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Reads a picture.
+    """Reads a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 or floats in 0–1.
 
     Files are JPEG, PNG, WebP, GIF, TIFF, BMP, PPM or AVIF, and HEIC where pillow-heif is installed (`cliploc[heic]`);
     the content counts, not the suffix. EXIF orientation is applied, so "original pixels" are those of the picture as it
     is shown. Transparency is laid on white; 16-bit greys are scaled to 8 bits, not clipped; of an animated file the
     first frame is used, and a note says so. A PIL image is taken at the frame that it shows. What is given is never
-    changed.
-
-    Args:
-        image: a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (or floats in 0–1). What
-            was loaded already is returned as it is.
-
-    Example:
-        >>> load(np.zeros((20, 30, 3), dtype=np.uint8)).image.size
-        (30, 20)
+    changed, and what was loaded already is returned as it is.
     """
     if isinstance(image, Picture):
         return image
@@ -125,19 +112,15 @@ def open_picture(
 ) -> Iterator[Picture]:
     """Opens a picture file and checks that it can be decoded; the caller decodes it.
 
-    Args:
-        header_only: whether only size and metadata are wanted: then the cost of decoding its pixels does not matter.
-
-    Yields:
-        Its image as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
-        raised in the block becomes an `InputError`.
+    The image is as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
+    raised in the block becomes an `InputError`. `header_only`: what decoding its pixels would cost does not matter.
     """
     name = os.fspath(path)
     checked = _checked_file(Path(path), name)
     try:
         # Warnings are not needed: a decompression bomb is refused by its size, and corrupt EXIF data do no harm.
         with _WITHOUT_WARNINGS, checked.open("rb") as file:
-            structure = _headers.examine(file, header_only)
+            structure = examine(file, header_only)
             file.seek(0)
             Image.init()
             with _opened(file, name) as image:
@@ -150,7 +133,7 @@ def open_picture(
         raise
     except PermissionError:
         raise InputError(f"{name}: permission denied: change its permissions") from None
-    except _headers.CostlyError as error:
+    except CostlyError as error:
         raise InputError(f"{name}: cannot be decoded: it has {error}: save it again as a plain picture") from None
     except Image.DecompressionBombError:
         raise InputError(_too_large(name, "more than 178 million", max_pixels)) from None
@@ -177,7 +160,7 @@ def small_png(content: bytes, longest: int) -> Image.Image:
 def _opened(file: BinaryIO, name: str) -> Image.Image:
     """The picture of a file, by the reader of its format; nothing is decoded."""
     if "HEIF" in Image.OPEN or not _is_heic(file):
-        return Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN])
+        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
@@ -280,14 +263,14 @@ def _check_work(image: Image.Image, scans: int) -> None:
     """Refuses a picture whose pixels would be decoded again and again."""
     pixels = image.width * image.height
     if scans > 1 and scans * pixels > MAX_SCANNED:
-        raise _headers.CostlyError(f"{scans} scans of {pixels / 1e6:.0f} million pixels")
+        raise CostlyError(f"{scans} scans of {pixels / 1e6:.0f} million pixels")
     tiles: list[Any] = getattr(image, "tile", [])
     covered = 0
     for _, extents, *_ in tiles:  # of a TIFF, one for each strip and plane
         x0, y0, x1, y1 = extents or (0, 0, *image.size)
         covered += max(0, x1 - x0) * max(0, y1 - y0)
     if covered > pixels * max(len(image.getbands()), 4):
-        raise _headers.CostlyError(f"{len(tiles):,} strips that cover it {covered // max(pixels, 1)} times")
+        raise CostlyError(f"{len(tiles):,} strips that cover it {covered // max(pixels, 1)} times")
 
 
 def _frames_note(image: Image.Image, frames_of_gif: int) -> tuple[str, ...]:
@@ -303,7 +286,7 @@ def _frames_note(image: Image.Image, frames_of_gif: int) -> tuple[str, ...]:
     if frames <= 1:
         return ()
     if image.format in ANIMATED:
-        number = f"over {frames - 1}" if image.format == "GIF" and frames > _headers.MAX_FRAMES else f"{frames}"
+        number = f"over {frames - 1}" if image.format == "GIF" and frames > MAX_FRAMES else f"{frames}"
         return (f"animated, {number} frames: the first is used",)
     return (f"holds {frames} pictures: the first is used",)
 
@@ -324,10 +307,10 @@ def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -
 
 def orientation(image: Image.Image) -> int:
     """A picture's EXIF orientation, 1–8; 1 if its EXIF data have none, or are too costly to read."""
-    if _headers.has_costly_exif(image.info):
+    if has_costly_exif(image.info):
         return 1
-    found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if found in range(1, 9) else 1
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -395,3 +378,202 @@ def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:
 
 def _too_large(source: str, size: str, max_pixels: int) -> str:
     return f"{source}: {size} pixels, expected at most {max_pixels / 1e6:g} million: make it smaller first"
+
+
+# ------------------------------------------------------------------------------------- what decoding a file would cost
+# Pillow and its libraries do what a file says, however often it says it: a JPEG of 20 kB may hold 9,000 scans, each of
+# which costs a pass over all pixels. The functions here only walk the structure, in time linear in the file's size, and
+# stop at a limit.
+MAX_SCANS = 200  # of a JPEG; a progressive one has about ten
+MAX_SEGMENTS = 5_000  # of a JPEG, 64 kB each: far more than any metadata needs
+MAX_JUNK = 64 << 10  # bytes between the segments of a JPEG's header
+MAX_COMMENT_BLOCKS = 4_000  # of up to 255 bytes, before a GIF's first frame
+MAX_BLOCKS = 200_000  # of a GIF that are walked to count its frames
+MAX_FRAMES = 1_000  # of a GIF; further ones are not counted
+MAX_TAGS = 65_535  # of a TIFF directory
+
+# Any but fill bytes, escaped 0xFF and restart markers, which are part of a scan's data.
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_END, _SCAN, _EXIF = 0xD9, 0xDA, 0xE1
+_ALONE = (0x01, 0xD8)  # markers without a length
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_POINTERS = (0x8769, 0x8825, 0xA005)  # tags that name another directory: Exif, GPS, interoperability
+
+
+class CostlyError(Exception):
+    """The file would cost far more than a picture of its size does; the text says what it holds."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What the walk over a file found."""
+
+    scans: int = 1  # passes over all pixels that decoding takes
+    frames: int = 1  # of a GIF, counted up to `MAX_FRAMES` + 1; 1 of all others, whose headers say it
+
+
+def examine(file: BinaryIO, header_only: bool = False) -> Structure:
+    """Walks over the structure of a JPEG, GIF or TIFF file; other formats have nothing that could be repeated.
+
+    `header_only`: only the header will be read, so that scans and frames need not be counted.
+    """
+    start = file.read(8)
+    if start.startswith(b"\xff\xd8\xff"):
+        return _jpeg(file, header_only)
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return _gif(file, header_only)
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        _check_directories(file)
+    return Structure()
+
+
+def has_costly_exif(info: Mapping[Any, Any]) -> bool:
+    """Whether EXIF data, as they lie in `Image.info`, claim far more than they hold."""
+    exif = info.get("exif")
+    if exif is None and "Raw profile type exif" in info:  # ImageMagick's way to put it into a PNG
+        try:
+            exif = bytes.fromhex("".join(str(info["Raw profile type exif"]).split("\n")[3:]))
+        except ValueError:
+            return False
+    if not isinstance(exif, bytes):
+        return False
+    try:
+        _check_exif(exif)
+    except CostlyError:
+        return True
+    return False
+
+
+# ---------------------------------------------------------------------------------------------------------------- JPEG
+def _jpeg(file: BinaryIO, header_only: bool) -> Structure:
+    """Counts scans as libjpeg meets them: segment by segment, up to the end of the first picture."""
+    file.seek(2)
+    scans = 0
+    exif: list[bytes] = []
+    for _ in range(MAX_SEGMENTS):
+        marker = _next_marker(file, None if scans else MAX_JUNK)
+        if marker is None or marker == _END:
+            break
+        if marker in _ALONE:
+            continue
+        length = int.from_bytes(file.read(2), "big") - 2
+        if length < 0:
+            break  # damaged, as the decoder will say
+        if marker == _SCAN:
+            scans += 1
+            if scans == 1:
+                _check_exif(b"".join(exif))
+            if header_only:
+                return Structure()
+            if scans > MAX_SCANS:
+                raise CostlyError(f"more than {MAX_SCANS} scans")
+        if marker == _EXIF and not scans:
+            content = file.read(length)
+            if content.startswith(b"Exif\0\0"):
+                exif.append(content[6:])  # Pillow joins them, too
+        else:
+            file.seek(length, os.SEEK_CUR)
+    else:
+        raise CostlyError(f"more than {MAX_SEGMENTS:,} segments")
+    return Structure(scans=max(1, scans))
+
+
+def _next_marker(file: BinaryIO, most: int | None) -> int | None:
+    """The next marker, with the file behind it; None at the file's end."""
+    passed, size = 0, 2  # it mostly is right here
+    last = b""
+    while chunk := file.read(size):
+        marker = _MARKER.search(last + chunk)
+        if marker:
+            file.seek(marker.end() - len(last) - len(chunk), os.SEEK_CUR)
+            return marker.group()[1]
+        last = chunk[-1:] if chunk.endswith(b"\xff") else b""
+        passed, size = passed + len(chunk), min(size * 16, 64 << 10)
+        if most is not None and passed > most:
+            raise CostlyError(f"{most >> 10} kB of junk in its header")
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------------- GIF
+def _gif(file: BinaryIO, header_only: bool) -> Structure:
+    """Counts frames; what lies before the first one is bounded, for Pillow joins comments block by block."""
+    file.seek(10)
+    _skip_colours(file, behind=2)
+    frames = blocks = 0
+    while frames <= MAX_FRAMES and blocks < MAX_BLOCKS:
+        kind = file.read(1)
+        if kind in (b"", b";"):
+            break
+        if kind == b",":
+            frames += 1
+            if header_only:
+                break
+            file.seek(8, os.SEEK_CUR)
+            _skip_colours(file, behind=0)
+            file.seek(1, os.SEEK_CUR)
+            blocks += _skip_blocks(file, MAX_BLOCKS - blocks)
+        elif kind == b"!":
+            file.seek(1, os.SEEK_CUR)
+            blocks += _skip_blocks(file, MAX_BLOCKS - blocks)
+        else:
+            blocks += 1  # junk
+        if not frames and blocks > MAX_COMMENT_BLOCKS:
+            raise CostlyError(f"more than {MAX_COMMENT_BLOCKS:,} blocks of comments")
+    return Structure(frames=max(1, frames))
+
+
+def _skip_colours(file: BinaryIO, behind: int) -> None:
+    """The palette, if the next byte says that there is one, and `behind` bytes before it."""
+    flags = int.from_bytes(file.read(1), "big")
+    file.seek(behind + (3 << (flags & 7) + 1 if flags & 128 else 0), os.SEEK_CUR)
+
+
+def _skip_blocks(file: BinaryIO, most: int) -> int:
+    """Skips blocks of at most 255 bytes, up to an empty one → their number."""
+    for number in range(most):
+        size = file.read(1)
+        if size in (b"", b"\0"):
+            return number
+        file.seek(size[0], os.SEEK_CUR)
+    return most
+
+
+# ------------------------------------------------------------------------------------------------------- TIFF and EXIF
+def _check_exif(content: bytes) -> None:
+    while content.startswith(b"Exif\0\0"):
+        content = content[6:]
+    if content.startswith((b"II", b"MM")):
+        _check_directories(io.BytesIO(content))
+
+
+def _check_directories(file: BinaryIO) -> None:
+    """Refuses directories whose tags all claim the same large piece of the file: each would be read by itself."""
+    there = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    header = file.read(16).ljust(16, b"\0")
+    order = "<" if header.startswith(b"II") else ">"
+    big = header[2:4] in (b"+\0", b"\0+")
+    number, offset, entry = ("Q", "Q", "HHQQ") if big else ("H", "I", "HHII")
+    inline = struct.calcsize(offset)  # bytes of a value that stands in its entry
+    waiting = list(struct.unpack_from(order + offset, header, 8 if big else 4))
+    seen: set[int] = set()
+    claimed = 0
+    while waiting and len(seen) <= len(_POINTERS) * 2:
+        place = waiting.pop()
+        if place in seen or place >= there:
+            continue
+        seen.add(place)
+        file.seek(place)
+        tags = int.from_bytes(file.read(struct.calcsize(number)), "little" if order == "<" else "big")
+        if tags > MAX_TAGS:
+            raise CostlyError(f"a directory of {tags:,} tags")
+        size = struct.calcsize(order + entry)
+        entries = file.read(tags * size)
+        for tag, kind, count, value in struct.iter_unpack(order + entry, entries[: len(entries) // size * size]):
+            length = _TYPE_BYTES.get(kind, 0) * count
+            if length > inline:
+                claimed += min(length, there)
+            elif tag in _POINTERS:
+                waiting.append(value if order == "<" else value >> 8 * (inline - length))
+    if claimed > 2 * there:
+        raise CostlyError(f"tags that claim {claimed >> 20:,} MB of a file of {there >> 10:,} kB")

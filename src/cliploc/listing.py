@@ -26,13 +26,13 @@ def list_models(*, kind: TowerKind | None = None, method: str | None = None, usa
         >>> "mini" in list_models(kind="cnn", method="cam")
         True
     """
-    found = None if method is None else saliency.find(method)
+    runs = None if method is None else saliency.find(method)
     return [
-        one.name
-        for one in backbones.models
-        if kind in (None, one.kind)
-        and (one.usable or not usable)
-        and (found is None or saliency.unfit_reason(found, one) is None)
+        model.name
+        for model in backbones.models
+        if kind in (None, model.kind)
+        and (model.usable or not usable)
+        and (runs is None or saliency.unfit_reason(runs, model) is None)
     ]
 
 
@@ -56,9 +56,9 @@ def list_methods(
     """
     entry = None if model is None else backbones.models.get(model.replace("/", "-"))
     return [
-        one.name
-        for one in saliency.methods
-        if family in (None, one.family) and (entry is None or saliency.unfit_reason(one, entry) is None)
+        method.name
+        for method in saliency.methods
+        if family in (None, method.family) and (entry is None or saliency.unfit_reason(method, entry) is None)
     ]
 
 
@@ -72,7 +72,9 @@ def list_datasets(*, role: Role | None = None) -> list[str]:
         >>> "voc" in list_datasets(role="report")
         True
     """
-    return [one.name for one in datasets.readers if role is None or role in {split.role for split in one.splits}]
+    return [
+        reader.name for reader in datasets.readers if role is None or role in {split.role for split in reader.splits}
+    ]
 
 
 def list_metrics(*, truth: Literal["boxes", "masks"] | None = None) -> list[str]:
@@ -85,7 +87,7 @@ def list_metrics(*, truth: Literal["boxes", "masks"] | None = None) -> list[str]
         >>> list_metrics(truth="masks")
         ['pxap']
     """
-    return [one.name for one in metrics.all_metrics(truth)]
+    return [metric.name for metric in metrics.all_metrics(truth)]
 
 
 def list_exports() -> list[str]:

@@ -33,7 +33,7 @@ from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
-from cliploc.tower import Backbone, Guide, Needs
+from cliploc.tower import Backbone, Needs
 from cliploc.values import ResizePolicy
 
 if TYPE_CHECKING:
@@ -43,29 +43,18 @@ Names = Sequence[str] | Sequence[Sequence[str]]
 
 
 class Classified(NamedTuple):
-    """One of the names that a picture was compared with.
+    """One of the names that a picture was compared with."""
 
-    Attributes:
-        name: as asked for.
-        probability: softmax over all names asked for, at the model's logit scale.
-        cosine: between picture and name.
-    """
-
-    name: str
-    probability: float
-    cosine: float
+    name: str  # as asked for
+    probability: float  # softmax over all names asked for, at the model's logit scale
+    cosine: float  # between picture and name
 
 
 class Classification(NamedTuple):
-    """The names that fit one picture best.
+    """The names that fit one picture best."""
 
-    Attributes:
-        picture: the upright picture, where it came from, and remarks on how it was read.
-        names: the best first.
-    """
-
-    picture: Picture
-    names: list[Classified]
+    picture: Picture  # upright, with where it came from, and remarks on how it was read
+    names: list[Classified]  # the best first
 
 
 class Localizer:
@@ -121,7 +110,7 @@ class Localizer:
             )
         self.recipe = None if named is not None else recipe_of(model, given.recipe or "default")
         chosen_method = find(self.recipe.method if self.recipe else str(named), given.ensemble)
-        if trained_for is not None and trained_for not in [one.name for one in members(chosen_method)]:
+        if trained_for is not None and trained_for not in [member.name for member in members(chosen_method)]:
             raise UsageError(
                 f"{head_file} is trained for {trained_for}, got method {chosen_method.name}: use {trained_for}"
             )
@@ -137,7 +126,8 @@ class Localizer:
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.backbone = backbones.with_engine(tower, given.engine_backend)
         self.precision = backbones.precision_name(self.backbone.dtype)
-        self.guide = _created_guide(given.guide, given.device) if isinstance(given.guide, str) else given.guide
+        guide = given.guide
+        self.guide = backbones.create_guide(guide, _checked_device(given.device)) if isinstance(guide, str) else guide
         encoder = _masked_encoder(self.backbone, given.masked_precision)
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
@@ -236,21 +226,10 @@ class Localizer:
     ) -> Iterator[Localization]:
         """Locates names in any number of pictures, in order, with only a few in memory.
 
-        Args:
-            images: paths, PIL images or arrays, or one of them; read ahead by a few.
-            names: one list for all pictures, or one for each.
-            on_error: what happens when a picture cannot be read: "raise" its error, or "skip" it and tell the reporter.
-            reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
-                batches.
-            absent_maps: as for `compare`.
-            keep_maps: as for `compare`.
-            presence: as for `compare`.
+        Arguments are those of `compare`; errors are those of a call.
 
         Yields:
             One `Localization` for each picture.
-
-        Raises:
-            InputError, UsageError, ModelError: as when the localizer is called.
         """
         tasks = {self.method.name: self._task}
         requests, bank = _requests(images, names), self._bank_where(presence)
@@ -277,13 +256,14 @@ class Localizer:
         its own work.
 
         Args:
-            images: as for `stream`.
-            names: as for `stream`.
+            images: paths, PIL images or arrays, or one of them; read ahead by a few.
+            names: one list for all pictures, or one for each. "cat|kitten": synonyms.
             methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
                 own method and its options play no part. A threshold that was given to the localizer holds for all of
                 them; without one each method has its own.
-            on_error: as for `stream`.
-            reporter: as for `stream`.
+            on_error: what happens when a picture cannot be read: "raise" its error, or "skip" it and tell the reporter.
+            reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
+                batches.
             absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves
                 time.
             keep_maps: whether results keep their maps; False leaves them zero and keeps boxes and scores, so that ten
@@ -350,18 +330,10 @@ class Localizer:
 
         Args:
             requests: pictures and names; read ahead by a few.
-            methods: as for `compare`; None for the localizer's own.
-            reporter: as for `stream`.
-            absent_maps: as for `compare`.
-            keep_maps: as for `compare`.
-            presence: as for `compare`.
+            methods: as for `compare`, as are the other arguments and the errors; None for the localizer's own.
 
         Yields:
             For each request in order, its id with what was found, or with the error of a picture that cannot be read.
-
-        Raises:
-            UsageError: as in `compare`.
-            ModelError: the tower returned NaN.
 
         Example:
             >>> import numpy as np
@@ -369,12 +341,9 @@ class Localizer:
             >>> result.id, list(result.found)
             ('a', ['cam'])
         """
-        bank = self._bank_where(presence)
-        if methods is None:
-            return self._own.run(
-                requests, {self.method.name: self._task}, absent_maps, bank, reporter, "skip", keep_maps
-            )
-        return self._named.run(requests, self._named.tasks_of(methods), absent_maps, bank, reporter, "skip", keep_maps)
+        flow = self._own if methods is None else self._named
+        tasks = {self.method.name: self._task} if methods is None else flow.tasks_of(methods)
+        return flow.run(requests, tasks, absent_maps, self._bank_where(presence), reporter, "skip", keep_maps)
 
     def _bank_where(self, presence: bool | None) -> Bank | None:
         """The bank if names are compared with it, else None."""
@@ -424,7 +393,7 @@ class Localizer:
         """
         if not isinstance(images, list | tuple):
             return self.classify([images], names, top_k)[0]
-        return [one.names for one in self.classify_stream(images, names, top_k)]
+        return [classified.names for classified in self.classify_stream(images, names, top_k)]
 
     def classify_stream(
         self,
@@ -437,23 +406,15 @@ class Localizer:
     ) -> Iterator[Classification]:
         """Like `classify`, for any number of pictures, in order, with only a few in memory.
 
-        Args:
-            images: paths, PIL images or arrays, or one of them; read ahead by a few.
-            names: as for `classify`; those in `unknown_names` take no part.
-            top_k: as for `classify`.
-            on_error: as for `stream`.
-            reporter: told of failed pictures.
+        Arguments and errors are those of `classify` and `compare`; the names in `unknown_names` take no part.
 
         Yields:
             One `Classification` for each picture.
-
-        Raises:
-            InputError, UsageError, ModelError: as for `classify`.
         """
         if not is_whole(top_k, 1):
             raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
         if isinstance(names, str) and names == "imagenet":
-            names = [one.name for one in prompts.imagenet_classes()]
+            names = [known.name for known in prompts.imagenet_classes()]
         unknown = self.unknown_names(names)
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
@@ -534,9 +495,6 @@ class Localizer:
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own.
 
-        Raises:
-            UsageError: a method or option that does not work on this tower.
-
         Example:
             >>> Localizer(threshold=0.25).box_rule_of("layer_cam").threshold
             0.25
@@ -544,10 +502,7 @@ class Localizer:
         return self._named.tasks.make(method, options or {}).box_rule
 
     def options_of(self, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """All options of a method, with defaults for those not given; errors as in `box_rule_of`.
-
-        A trained head is named by its file.
-        """
+        """All options of a method, with defaults for those not given; a trained head is named by its file."""
         return self._named.tasks.named_options(self._named.tasks.make(method, options or {}), options or {})
 
     def describe(self, method: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -562,9 +517,6 @@ class Localizer:
 
         Returns:
             Option → value; plain values, except for objects that were given as options.
-
-        Raises:
-            UsageError: a method or option that does not work on this tower.
 
         Example:
             >>> Localizer(scales=(1, 1.5)).describe()["scales"]
@@ -657,20 +609,9 @@ def classifier(
     batch_size: int = 16,
     text_cache: bool = True,
 ) -> Localizer:
-    """A localizer to `classify` with, for a tower of any kind. Arguments and errors are those of `Localizer`.
-
-    Example:
-        >>> import numpy as np
-        >>> classifier("mini").classify(np.zeros((64, 48, 3), np.uint8), ["cat"])[0].probability
-        1.0
-    """
+    """A localizer to `classify` with, for a tower of any kind. Arguments and errors are those of `Localizer`."""
     backbone = _created(model, pretrained, device, precision)
-    return Localizer(
-        backbone,
-        templates=templates,
-        batch_size=batch_size,
-        text_cache=text_cache,
-    )
+    return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache)
 
 
 def best_device() -> str:
@@ -681,11 +622,7 @@ def best_device() -> str:
 
 
 def _checked_device(device: str | None) -> str:
-    """The device asked for, or the best.
-
-    Raises:
-        UsageError: this machine does not have it.
-    """
+    """The device asked for, which this machine must have, or the best."""
     if device is None:
         return best_device()
     there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
@@ -709,11 +646,6 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
     """
     folder = cache_folder()
     return None if folder is None or backbone.weights_file is None else TextCache(folder, backbone.weights_id)
-
-
-def _created_guide(spec: str, device: str | None) -> Guide:
-    """The guide by its name, on the model's device."""
-    return backbones.create_guide(spec, _checked_device(device))
 
 
 def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:

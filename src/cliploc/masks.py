@@ -24,25 +24,10 @@ SAME = 0.05  # pixels by which a box may differ from a region's and still count 
 
 
 def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:
-    """The mask of each box, name by name.
+    """The number and the mask `[H, W]` of each box, in which it lies, name by name, from maps `[P, h, w]` in a frame.
 
-    Args:
-        frame: how the picture lies in what the maps are over.
-        maps: `[P, h, w]`.
-        boxes: in original pixels, by this rule; some may be missing. For a box that the rule does not make, the mask
-            holds the hot pixels inside it.
-        rule: by which the boxes were made; only its threshold, connectivity, split_peaks and min_area matter.
-
-    Yields:
-        The number of the box, and its mask `[H, W]`, which lies inside the box.
-
-    Example:
-        >>> frame = Frame.fit("squash", (8, 8), (4, 4))
-        >>> maps = np.zeros((1, 4, 4), np.float32)
-        >>> maps[0, 1, 2] = 1
-        >>> boxes = Boxes(np.array([[4, 2, 6, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), ("cat",))
-        >>> [int(mask.sum()) for _, mask in box_masks(frame, maps, boxes, BoxRule())]
-        [4]
+    Boxes are in original pixels, by this rule, of which only threshold, connectivity, split_peaks and min_area matter;
+    some may be missing. For a box that the rule does not make, the mask holds the hot pixels inside it.
     """
     for p in np.unique(boxes.label).tolist():
         mine = np.flatnonzero(boxes.label == p)
@@ -56,20 +41,9 @@ def name_mask(frame: Frame, heat: FloatArray, rule: BoxRule) -> BoolArray:
 
 
 def label_map(frame: Frame, maps: FloatArray, found: npt.NDArray[np.bool_], rule: BoxRule) -> npt.NDArray[np.uint16]:
-    """Which name each pixel belongs to: the hottest of those whose map exceeds its threshold there.
+    """`[H, W]`: 0 for the background, 1 for the first name and so on, from maps `[P, h, w]` of the names found `[P]`.
 
-    Args:
-        frame: how the picture lies in what the maps are over.
-        maps: `[P, h, w]`.
-        found: `[P]`; the other names have no pixel.
-
-    Returns:
-        `[H, W]`: 0 for the background, 1 for the first name and so on. Of equally hot names the first counts.
-
-    Example:
-        >>> maps = np.array([[[1, 0.6, 0]], [[0, 0.8, 1]]], np.float32)
-        >>> label_map(Frame.fit("squash", (1, 3), (1, 3)), maps, np.array([True, True]), BoxRule(0.5)).tolist()
-        [[1, 2, 2]]
+    A pixel belongs to the hottest of the names whose map exceeds its threshold there; of equally hot ones to the first.
     """
     labels = np.zeros(frame.original_hw, np.uint16)
     hottest = np.zeros(frame.original_hw, np.float32)
@@ -82,12 +56,7 @@ def label_map(frame: Frame, maps: FloatArray, found: npt.NDArray[np.bool_], rule
 
 
 class _NameMap:
-    """One name's map over its input and over the picture.
-
-    Attributes:
-        heat: `[H, W]` over the picture.
-        hot: `[H, W]` where it exceeds the threshold.
-    """
+    """One name's map over its input and over the picture: its `heat` `[H, W]`, and where that is `hot` `[H, W]`."""
 
     def __init__(self, frame: Frame, heat: FloatArray, rule: BoxRule) -> None:
         self._frame = frame
@@ -187,8 +156,8 @@ class _NameMap:
         y, x = np.nonzero(self.hot & (at == 0))
         beside, below = labels[near_y[y], far_x[x]], labels[far_y[y], near_x[x]]
         first = share_x[x] >= share_y[y]  # of the two further ones the nearer
-        one, other = np.where(first, beside, below), np.where(first, below, beside)
-        at[y, x] = np.where(one > 0, one, np.where(other > 0, other, labels[far_y[y], far_x[x]]))
+        nearer, further = np.where(first, beside, below), np.where(first, below, beside)
+        at[y, x] = np.where(nearer > 0, nearer, np.where(further > 0, further, labels[far_y[y], far_x[x]]))
         return at
 
     def _neighbours(

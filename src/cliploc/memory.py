@@ -23,15 +23,11 @@ from cliploc.tower import Backbone, Needs, Trace
 
 @dataclass
 class Remembered:
-    """A batch of pictures as one model saw it.
+    """A batch of pictures as one model saw it."""
 
-    Attributes:
-        traces: by what they hold. Each is made as if it were the only one, so that no result depends on what was asked
-            before.
-        shared: what methods made of it that depends on no text; see `Context.cache`.
-    """
-
+    # By what they hold. Each is made as if it were the only one, so that no result depends on what was asked before.
     traces: dict[Needs, Trace] = field(default_factory=dict)
+    # What methods made of it that depends on no text; see `Context.cache`.
     shared: dict[Any, Any] = field(default_factory=dict)
 
     def trace(self, needs: Needs, make: Callable[[], Trace]) -> Trace:
@@ -79,15 +75,13 @@ class Memory:
     def bytes(self) -> int:
         """The approximate size of everything that is kept."""
         with self._lock:
-            return sum(one.size for one in self._kept.values())
+            return sum(kept.size for kept in self._kept.values())
 
     @contextmanager
     def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
         """What is kept of a batch of pictures, to be read and added to; it is weighed at the end.
 
-        Args:
-            backbone: that sees them.
-            what: tells what is kept from all else: checksums of the pictures, and how they are seen.
+        `what` tells it from all else: checksums of the pictures, and how they are seen.
         """
         key = (id(backbone), torch.is_inference_mode_enabled(), *what)
         found: Remembered | None = self._get(key, backbone)
@@ -126,9 +120,9 @@ class Memory:
     def _forget(self) -> None:
         """Removes what is too old, what exceeds the limit, and what belongs to a model that is gone."""
         oldest = -float("inf") if self.max_seconds is None else self._clock() - self.max_seconds
-        for key in [key for key, one in self._kept.items() if one.used < oldest or one.owner() is None]:
+        for key in [key for key, kept in self._kept.items() if kept.used < oldest or kept.owner() is None]:
             del self._kept[key]
-        total = sum(one.size for one in self._kept.values())
+        total = sum(kept.size for kept in self._kept.values())
         while total > self.max_bytes:
             total -= self._kept.pop(next(iter(self._kept))).size
 
@@ -142,9 +136,9 @@ def _bytes(value: Any, seen: set[int]) -> int:
         seen.add(storage.data_ptr())
         return storage.nbytes() * (2 if value.requires_grad else 1)
     if dataclasses.is_dataclass(value):
-        return sum(_bytes(getattr(value, one.name), seen) for one in dataclasses.fields(value))
+        return sum(_bytes(getattr(value, part.name), seen) for part in dataclasses.fields(value))
     if isinstance(value, Mapping):
-        return sum(_bytes(one, seen) for one in value.values())
+        return sum(_bytes(part, seen) for part in value.values())
     if isinstance(value, tuple | list):
-        return sum(_bytes(one, seen) for one in value)
+        return sum(_bytes(part, seen) for part in value)
     return 0

@@ -24,42 +24,34 @@ class Context:
     """Everything a saliency method may look at, for one batch.
 
     Tensors with rows and columns may lie with the channels last in memory: use `reshape` or `flatten`, as `view` fails.
-
-    Attributes:
-        make_images: makes `images`; called only if a method reads them, which a remembered trace can make needless.
-        text: `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless background is subtracted).
-        trace: the forward pass with what the method's `needs` asked for.
-        backbone: the model.
-        batch_size: how many images a perturbation method sends through the tower at once.
-        progress: called with the number of masked images just done, and about how many are left, by methods that make
-            many.
-        encode_masked: what embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
-        note: called with an image's place in the batch and a remark on its maps, such as how sure they are.
-        cache: results that depend on the images alone (masked embeddings), shared by all methods that run on this
-            batch, and, with a `cliploc.Memory`, by later runs on the same images. A refinement that reads the features
-            of windows has one of its own, for these windows.
-        empty_name: computes `redundant` with the prompts' templates; None: the embedding of "" without a template.
-        words: for each image, the synonyms of each prompt, by which a closed head finds its class.
-        guide: gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.
-        from_windows: for refinements on the grid: whether the features that they read are those of a picture's windows,
-            stitched, and so finer than the tower's own of the whole picture.
-        threshold: for refinements on the grid: the τ that boxes of the maps before the step would have.
     """
 
+    # Makes `images`; called only if a method reads them, which a remembered trace can make needless.
     make_images: Callable[[], Tensor]
-    text: Tensor
-    trace: Trace
-    backbone: Backbone
-    batch_size: int = 32
+    text: Tensor  # `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless background is subtracted)
+    trace: Trace  # the forward pass with what the method's `needs` asked for
+    backbone: Backbone  # the model
+    batch_size: int = 32  # how many images a perturbation method sends through the tower at once
+    # Called with the number of masked images just done, and about how many are left, by methods that make many.
     progress: Callable[[int, int], None] | None = None
+    # What embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
     encode_masked: Callable[[Tensor], Tensor] | None = None
+    # Called with an image's place in the batch and a remark on its maps, such as how sure they are.
     note: Callable[[int, str], None] | None = None
+    # Results that depend on the images alone (masked embeddings), shared by all methods that run on this batch, and,
+    # with a `cliploc.Memory`, by later runs on the same images. A refinement that reads the features of windows has one
+    # of its own, for these windows.
     cache: dict[Any, Any] = field(default_factory=dict)
+    # Computes `redundant` with the prompts' templates; None: the embedding of "" without a template.
     empty_name: Callable[[], Tensor] | None = None
+    # For each image, the synonyms of each prompt, by which a closed head finds its class.
     words: Sequence[Sequence[tuple[str, ...]]] = ()
+    # Gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.
     guide: Callable[[], Tensor] | None = None
+    # For refinements on the grid: whether the features that they read are those of a picture's windows, stitched, and
+    # so finer than the tower's own of the whole picture.
     from_windows: bool = False
-    threshold: float = 0.5
+    threshold: float = 0.5  # for refinements on the grid: the τ that boxes of the maps before the step would have
 
     @property
     def images(self) -> Tensor:
@@ -123,17 +115,11 @@ class Context:
 
 @runtime_checkable
 class TrainedHead(Protocol):
-    """Layers trained on image labels, whose maps replace a method's semantic maps; see `cliploc.training`.
+    """Layers trained on image labels, whose maps replace a method's semantic maps; see `cliploc.training`."""
 
-    Attributes:
-        method: the saliency method it is trained for.
-        tower_kind: of the tower it is trained on.
-        closed: whether it knows only the classes of its training set; an open head takes any name.
-    """
-
-    method: str
-    tower_kind: TowerKind
-    closed: bool
+    method: str  # the saliency method it is trained for
+    tower_kind: TowerKind  # of the tower it is trained on
+    closed: bool  # whether it knows only the classes of its training set; an open head takes any name
 
     def digest(self) -> str:
         """A checksum of everything that its maps depend on, which tells heads apart."""
@@ -154,42 +140,27 @@ class TrainedHead(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A saliency method and what is known of it; made by `cliploc.saliency.saliency`.
+    """A saliency method and what is known of it; made by `cliploc.saliency.saliency`."""
 
-    Attributes:
-        name: as typed on the command line.
-        function: `Context` and options → raw maps `[B, P, h, w]`.
-        title: the name as papers write it.
-        paper: authors, year, title or number.
-        family: "activation", "gradient", "perturbation" or "attention"; "baseline" for one without a model; "ensemble"
-            of several.
-        towers: the tower kinds it is defined on.
-        needs: what it reads from the trace, given its options.
-        relu: whether negative evidence is cut before the map is normalised.
-        threshold: the default τ of its boxes, a share of the map's maximum.
-        options: option name → default value.
-        prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
-        reads_text: False for a map that is the same for every prompt (raw attention).
-        reads_picture: False for a map that is the same for every picture (a baseline). It may have another size than
-            the feature grid, and no refinement follows it.
-        cosines: whether its raw map holds the cosine of each place with each prompt: one scale for all of them.
-        members: of an ensemble, the methods whose maps it averages.
-        poolings: the poolings that a ViT may have; any CNN of `towers` fits.
-    """
-
-    name: str
-    function: Callable[..., Tensor]
-    title: str
-    paper: str
+    name: str  # as typed on the command line
+    function: Callable[..., Tensor]  # `Context` and options → raw maps `[B, P, h, w]`
+    title: str  # the name as papers write it
+    paper: str  # authors, year, title or number
+    # "activation", "gradient", "perturbation" or "attention"; "baseline" for one without a model; "ensemble" of
+    # several.
     family: Family
-    towers: frozenset[TowerKind]
-    needs: Callable[..., Needs]
-    relu: bool
-    threshold: float
-    options: Mapping[str, Any]
-    prompts_interact: bool = False
-    reads_text: bool = True
+    towers: frozenset[TowerKind]  # the tower kinds it is defined on
+    needs: Callable[..., Needs]  # what it reads from the trace, given its options
+    relu: bool  # whether negative evidence is cut before the map is normalised
+    threshold: float  # the default τ of its boxes, a share of the map's maximum
+    options: Mapping[str, Any]  # option name → default value
+    prompts_interact: bool = False  # whether a prompt's map depends on the other prompts it is asked with
+    reads_text: bool = True  # False for a map that is the same for every prompt (raw attention)
+    # False for a map that is the same for every picture (a baseline). It may have another size than the feature grid,
+    # and no refinement follows it.
     reads_picture: bool = True
+    # Whether its raw map holds the cosine of each place with each prompt: one scale for all of them.
     cosines: bool = False
-    members: tuple[Method, ...] = ()
+    members: tuple[Method, ...] = ()  # of an ensemble, the methods whose maps it averages
+    # The poolings that a ViT may have; any CNN of `towers` fits.
     poolings: frozenset[Pooling] = frozenset(get_args(Pooling))

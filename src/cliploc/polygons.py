@@ -24,12 +24,7 @@ Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
 
 
 def draw(outline: Outline, hw: tuple[int, int]) -> Mask:
-    """The pixels `[H, W]` inside an outline.
-
-    Example:
-        >>> draw((1.0, 0.0, 3.0, 0.0, 3.0, 2.0, 1.0, 2.0), (3, 4)).astype(int).tolist()
-        [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
-    """
+    """The pixels `[H, W]` inside an outline."""
     height, width = hw
     if outline and outline[0] == "runs":
         counts = np.array(outline[1], np.int64)
@@ -47,12 +42,7 @@ def steps(outline: Outline) -> int:
 
 
 def switches(outline: Outline, hw: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Where a polygon's mask switches between outside and inside: places in the row of all pixels, column by column.
-
-    Example:
-        >>> switches((1.0, 0.0, 3.0, 0.0, 3.0, 2.0, 1.0, 2.0), (3, 4)).tolist()
-        [3, 6, 8, 5]
-    """
+    """Where a polygon's mask switches between outside and inside: places in the row of all pixels, column by column."""
     starts, ends, _ = _edges([outline])
     return _switches(starts, ends, hw)[0]
 
@@ -61,11 +51,6 @@ def draw_all(polygons: Sequence[Sequence[Outline]], hw: tuple[int, int]) -> Mask
     """The pixels `[H, W]` inside any of many polygons, each an outline and its holes; what lies in a hole is outside.
 
     Its time grows with the length of the edges, not with the number of polygons times the picture.
-
-    Example:
-        >>> square, hole = (0.0, 0.0, 4.0, 0.0, 4.0, 3.0, 0.0, 3.0), (1.0, 1.0, 2.0, 1.0, 2.0, 2.0, 1.0, 2.0)
-        >>> draw_all([[square, hole]], (3, 4)).astype(int).tolist()
-        [[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]]
     """
     height, width = hw
     depth = np.zeros(height * width + 1, np.int64)  # by how many more polygons hold a pixel than the one before it
@@ -84,8 +69,8 @@ def draw_all(polygons: Sequence[Sequence[Outline]], hw: tuple[int, int]) -> Mask
 def _edges(rings: Sequence[Outline]) -> tuple[Ints, Ints, Ints]:
     """The edges of closed rings, in steps: where they start and end, `[e, 2]` each, and the ring of each `[e]`."""
     corners = [(STEPS * np.array(ring, np.float64).reshape(-1, 2) + 0.5).astype(np.int64) for ring in rings]
-    ends = np.concatenate([end for one in corners for end in (one[1:], one[:1])])  # many times faster than np.roll
-    return np.concatenate(corners), ends, np.repeat(np.arange(len(rings)), [len(one) for one in corners])
+    ends = np.concatenate([end for ring in corners for end in (ring[1:], ring[:1])])  # many times faster than np.roll
+    return np.concatenate(corners), ends, np.repeat(np.arange(len(rings)), [len(ring) for ring in corners])
 
 
 def _steps(starts: Ints, ends: Ints) -> Ints:
@@ -101,9 +86,9 @@ def _split(values: npt.NDArray[Any]) -> list[Ints]:
 def _switches(starts: Ints, ends: Ints, hw: tuple[int, int]) -> tuple[Ints, Ints]:
     """Where closed outlines switch between outside and inside, `[m]` each: the place, column by column, and edge."""
     parts = _split(_steps(starts, ends).cumsum() // MOST_STEPS)  # every step is held in memory
-    found = [_crossings(starts[part], ends[part], hw) for part in parts]
-    edges = [part[edge] for part, (_, edge) in zip(parts, found, strict=True)]
-    return np.concatenate([at for at, _ in found]), np.concatenate(edges)
+    crossings = [_crossings(starts[part], ends[part], hw) for part in parts]
+    edges = [part[edge] for part, (_, edge) in zip(parts, crossings, strict=True)]
+    return np.concatenate([at for at, _ in crossings]), np.concatenate(edges)
 
 
 def _crossings(starts: Ints, ends: Ints, hw: tuple[int, int]) -> tuple[Ints, Ints]:
@@ -177,6 +162,8 @@ def _whole(count: object) -> int:
 def _corners(polygon: object) -> tuple[float, ...]:
     if not isinstance(polygon, Sequence) or isinstance(polygon, str):
         raise ValueError("expected a polygon as a list of numbers")
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e9 for one in polygon):
+    if not all(
+        isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < 1e9 for number in polygon
+    ):
         raise ValueError("a polygon with a corner that is not a number, or too large")
     return tuple(map(float, polygon))

@@ -31,89 +31,14 @@ MAX_NAMES = 100_000  # WordNet has 82,000 nouns
 MAX_SYNONYMS = 100  # of a name; each costs the text tower as much as a name
 MAX_TEXT = 5_000_000  # characters of all names together
 
-# The 80 templates that OpenAI chose for ImageNet (Radford 2021; CLIP's repository, MIT licence, "Prompt Engineering").
-OPENAI_80_TEMPLATES = (
-    "a bad photo of a {}.",
-    "a photo of many {}.",
-    "a sculpture of a {}.",
-    "a photo of the hard to see {}.",
-    "a low resolution photo of the {}.",
-    "a rendering of a {}.",
-    "graffiti of a {}.",
-    "a bad photo of the {}.",
-    "a cropped photo of the {}.",
-    "a tattoo of a {}.",
-    "the embroidered {}.",
-    "a photo of a hard to see {}.",
-    "a bright photo of a {}.",
-    "a photo of a clean {}.",
-    "a photo of a dirty {}.",
-    "a dark photo of the {}.",
-    "a drawing of a {}.",
-    "a photo of my {}.",
-    "the plastic {}.",
-    "a photo of the cool {}.",
-    "a close-up photo of a {}.",
-    "a black and white photo of the {}.",
-    "a painting of the {}.",
-    "a painting of a {}.",
-    "a pixelated photo of the {}.",
-    "a sculpture of the {}.",
-    "a bright photo of the {}.",
-    "a cropped photo of a {}.",
-    "a plastic {}.",
-    "a photo of the dirty {}.",
-    "a jpeg corrupted photo of a {}.",
-    "a blurry photo of the {}.",
-    "a photo of the {}.",
-    "a good photo of the {}.",
-    "a rendering of the {}.",
-    "a {} in a video game.",
-    "a photo of one {}.",
-    "a doodle of a {}.",
-    "a close-up photo of the {}.",
-    "a photo of a {}.",
-    "the origami {}.",
-    "the {} in a video game.",
-    "a sketch of a {}.",
-    "a doodle of the {}.",
-    "a origami {}.",
-    "a low resolution photo of a {}.",
-    "the toy {}.",
-    "a rendition of the {}.",
-    "a photo of the clean {}.",
-    "a photo of a large {}.",
-    "a rendition of a {}.",
-    "a photo of a nice {}.",
-    "a photo of a weird {}.",
-    "a blurry photo of a {}.",
-    "a cartoon {}.",
-    "art of a {}.",
-    "a sketch of the {}.",
-    "a embroidered {}.",
-    "a pixelated photo of a {}.",
-    "itap of the {}.",
-    "a jpeg corrupted photo of the {}.",
-    "a good photo of a {}.",
-    "a plushie {}.",
-    "a photo of the nice {}.",
-    "a photo of the small {}.",
-    "a photo of the weird {}.",
-    "the cartoon {}.",
-    "art of the {}.",
-    "a drawing of the {}.",
-    "a photo of the large {}.",
-    "a black and white photo of a {}.",
-    "the plushie {}.",
-    "a dark photo of a {}.",
-    "itap of a {}.",
-    "graffiti of the {}.",
-    "a toy {}.",
-    "itap of my {}.",
-    "a photo of a cool {}.",
-    "a photo of a small {}.",
-    "a tattoo of the {}.",
-)
+
+def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
+    """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
+    lines = (resources.files("cliploc") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
+    return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
+
+
+OPENAI_80_TEMPLATES = tuple(template for (template,) in _packaged_entries("openai-80.txt"))
 # The seven of them that OpenAI found to do as well for ViTs ("Prompt Engineering", end).
 OPENAI_7_TEMPLATES = (
     "itap of a {}.",
@@ -141,11 +66,7 @@ def refuse_no_list(names: object) -> None:
 
 
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) -> TextSet:
-    """Makes a `TextSet` of what a user typed.
-
-    Args:
-        names: one entry for each name; synonyms are separated by "|", the first being the label ("cat|kitten").
-        templates: sentences with one `{}`; or the name of a set: "default", "openai-80", "name-only".
+    """Makes a `TextSet` of names as a user typed them, with synonyms after "|", and of templates (`resolve_templates`).
 
     Example:
         >>> parse(["cat|kitten"]).synonyms
@@ -201,9 +122,9 @@ def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
         return (templates,)
     if not templates:
         raise UsageError("expected at least one template, got none: leave the option out for the default")
-    if not all(isinstance(one, str) for one in templates):
+    if not all(isinstance(template, str) for template in templates):
         raise UsageError(f"expected templates as a list of texts, got {templates!r}")
-    return tuple(sentence for one in templates for sentence in resolve_templates(one))
+    return tuple(sentence for template in templates for sentence in resolve_templates(template))
 
 
 @dataclass(frozen=True)
@@ -226,10 +147,6 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
     Names are the ones OpenAI chose for zero-shot classification (Radford 2021), read from open_clip. Two of them,
     "missile" and "sunglasses", occur twice there; these four classes have WordNet's first words here ("missile",
     "projectile", "sunglass", "sunglasses"), so that every name means one class.
-
-    Example:
-        >>> imagenet_classes()[0]
-        ImageNetClass(wnid='n01440764', name='tench', synonyms=('Tinca tinca',))
     """
     from open_clip import IMAGENET_CLASSNAMES
 
@@ -246,29 +163,13 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
 
 
 def coco_names() -> tuple[tuple[str, ...], ...]:
-    """COCO's 80 categories, each name with other words for the same thing.
-
-    Example:
-        >>> coco_names()[1]
-        ('bicycle', 'bike')
-    """
+    """COCO's 80 categories, each name with other words for the same thing."""
     return _packaged_entries("coco.txt")
 
 
 def no_object_sentences() -> tuple[tuple[str, ...], ...]:
-    """Sentences for a picture without objects, each with the words that it nevertheless names.
-
-    Example:
-        >>> no_object_sentences()[0], no_object_sentences()[21]
-        (('a photo.',), ('a photo of the sky.', 'sky'))
-    """
+    """Sentences for a picture without objects, each with the words that it nevertheless names."""
     return _packaged_entries("no_object.txt")
-
-
-def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
-    """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
-    lines = (resources.files("cliploc") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
-    return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
 
 
 def read_classes(path: str | Path) -> list[str]:
@@ -314,7 +215,7 @@ def class_entry(line: str, where: str = "") -> str:
 
 @functools.cache
 def _imagenet_entries() -> dict[str, str]:
-    return {one.wnid: one.entry for one in imagenet_classes()}
+    return {known.wnid: known.entry for known in imagenet_classes()}
 
 
 def read_templates(path: str | Path) -> tuple[str, ...]:
@@ -347,14 +248,7 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
 
 
 def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
-    """One unit-norm embedding for each name.
-
-    Args:
-        encode: sentences → unit-norm `[n, D]`, a backbone's `encode_text`.
-
-    Returns:
-        `[P, D]` float32, unit norm.
-    """
+    """One embedding for each name, `[P, D]` float32, unit norm, by a backbone's `encode_text`."""
     import torch
     from torch.nn import functional as F
 

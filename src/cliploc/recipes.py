@@ -37,12 +37,7 @@ class Recipe:
 
     @property
     def flags(self) -> list[str]:
-        """The options of the command line that do the same.
-
-        Example:
-            >>> recipe_of("mini", "fast").flags
-            ['--method cam', '--refine affinity', '--min-score auto']
-        """
+        """The options of the command line that do the same."""
         return [word.replace("=", " ", 1) for word in words_of({"method": self.method, **self.options})]
 
     def __str__(self) -> str:
@@ -112,10 +107,7 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
 def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     """The recipe of a model: its own, else that of its kind of tower.
 
-    Args:
-        model: a name of `cliploc models`, `hf-hub:ORG/NAME`, `local-dir:PATH`, or a `Backbone`. For a repository or
-            folder, its configuration is read (and downloaded if needed), because the tower's structure decides.
-        name: "default" weighs quality against time, "fast" costs one forward pass, "best" takes as many as help.
+    Of a repository or folder, the configuration is read (and downloaded if needed), as the tower's structure decides.
 
     Example:
         >>> recipe_of("RN50").method, recipe_of("ViT-B-16").method

@@ -61,11 +61,7 @@ class Registry(Generic[T]):
         self._loaded: set[EntryPoint] = set()
 
     def register(self, name: str, item: T) -> T:
-        """Adds `item` under `name`.
-
-        Raises:
-            ValueError: when the name is taken by another item.
-        """
+        """Adds `item` under `name`, which no other item may have."""
         if self._home is not None and (self._home(item) or "").partition(".")[0] != OWN:
             self._import_own()  # so that a plugin's name is compared with all of ours, even if it is imported first
         if name in self._items and self._items[name] is not item:
@@ -74,10 +70,7 @@ class Registry(Generic[T]):
         return item
 
     def discover(self) -> None:
-        """Imports every public module of the package once, and every plugin, so that each registers its things.
-
-        A plugin that cannot be imported is named in a `CliplocWarning`; the others are there.
-        """
+        """Imports each public module of the package once, and each plugin; it warns of one that fails."""
         self._import_own()
         for point in _plugins(self._group):
             self._load(point)
@@ -118,11 +111,7 @@ class Registry(Generic[T]):
             )
 
     def get(self, name: str) -> T:
-        """The item called `name`.
-
-        Raises:
-            UnknownNameError: with the nearest names and the full list.
-        """
+        """The item called `name`; for an unknown one, an `UnknownNameError` with the nearest names and all of them."""
         if name not in self._items:
             self._import_namesake(name)
         if name not in self._items:
@@ -134,11 +123,7 @@ class Registry(Generic[T]):
     def refuse_unknown(self, name: str) -> None:
         """Refuses an unknown name, as `get` does, but mostly without imports, as importing torch takes a second.
 
-        Where plugins are installed, a name that is not the package's own is looked up by `get`: only importing a plugin
-        tells which names it registers.
-
-        Raises:
-            UnknownNameError: with the nearest names and the full list.
+        Plugins that are installed are imported for a name that is not the package's own: only this tells theirs.
         """
         if name in self._at_hand():
             return
@@ -166,12 +151,7 @@ class Registry(Generic[T]):
 
 
 def module_names(package: str) -> list[str]:
-    """The public modules of a package, sorted; none of them is imported.
-
-    Example:
-        >>> "cam" in module_names("cliploc.saliency")
-        True
-    """
+    """The public modules of a package, sorted; none of them is imported."""
     spec = importlib.util.find_spec(package)
     folders = None if spec is None else spec.submodule_search_locations
     return sorted(found.name for found in pkgutil.iter_modules(folders or ()) if not found.name.startswith("_"))
@@ -181,23 +161,17 @@ def module_names(package: str) -> list[str]:
 @cache
 def _plugins(group: str | None) -> tuple[EntryPoint, ...]:
     """The entry points of a group, in a fixed order."""
-    found = () if group is None else entry_points(group=group)
-    return tuple(sorted(found, key=lambda one: (one.name, one.value)))
+    points = () if group is None else entry_points(group=group)
+    return tuple(sorted(points, key=lambda point: (point.name, point.value)))
 
 
 _named: list[str] = []
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Imports modules that register a user's own methods, metrics and so on.
+    """Imports modules, by their names, that register a user's own methods, metrics and so on.
 
-    They may be in installed packages or in the working directory.
-
-    Args:
-        names: of modules, as after `import`.
-
-    Raises:
-        UsageError: a module that is not there or cannot be imported.
+    They may be in installed packages or in the working directory. One that is not there is a `UsageError`.
 
     Example:
         >>> import_modules(["json"])

@@ -35,7 +35,6 @@ class Reporter:
         >>> reporter = cliploc.Reporter(note=print, failed=lambda name, error: print(error))
         >>> reporter.note("part 00003 is damaged: it is computed again")
         part 00003 is damaged: it is computed again
-        >>> cliploc.annotate("photos", ["cat"], "out", reporter=reporter)  # doctest: +SKIP
     """
 
     phase: Callable[[str], None] = _nothing
@@ -53,9 +52,5 @@ BANK = "names of the bank"  # what `Reporter.bank` counts, in words
 
 
 def halved_note(pictures: int) -> str:
-    """What `Reporter.halved` says, in words.
-
-    Args:
-        pictures: how many the batch had.
-    """
+    """What `Reporter.halved` says, in words, of a batch of so many."""
     return f"not enough memory for a batch of {pictures} pictures, done in halves"

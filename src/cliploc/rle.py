@@ -21,15 +21,10 @@ Counts = npt.NDArray[np.int64]
 
 
 class Rle(TypedDict):
-    """A mask in COCO's JSON.
+    """A mask in COCO's JSON."""
 
-    Attributes:
-        size: height and width.
-        counts: compressed.
-    """
-
-    size: list[int]
-    counts: str
+    size: list[int]  # height and width
+    counts: str  # compressed
 
 
 def encode(mask: npt.ArrayLike) -> Rle:
@@ -59,14 +54,9 @@ def decode(rle: Any) -> BoolArray:
 
 
 def part_of(rle: Any) -> tuple[BoolArray, int, int]:
-    """The rectangle `[h, w]` of a code's mask that holds all its pixels, and where it lies: left and top.
-
-    Example:
-        >>> part_of({"size": [3, 4], "counts": [4, 1, 2, 1, 4]})
-        (array([[ True,  True]]), 1, 1)
-    """
+    """The rectangle `[h, w]` of a code's mask that holds all its pixels, and where it lies: left and top."""
     counts, height = counts_of(rle), int(rle["size"][0])
-    left, top, right, bottom = (int(one) for one in bounds(counts, height))
+    left, top, right, bottom = (int(edge) for edge in bounds(counts, height))
     columns = np.diff(counts.cumsum().clip(left * height, right * height), prepend=left * height)
     return of_runs(columns).reshape(right - left, height).T[top:bottom], left, top
 
@@ -88,58 +78,33 @@ def counts_of(rle: Any) -> Counts:
 
 
 def runs(flat: BoolArray) -> Counts:
-    """The lengths of the runs of a row of pixels, beginning with those outside; the first may be 0.
-
-    Example:
-        >>> runs(np.array([True, True, False])).tolist()
-        [0, 2, 1]
-    """
+    """The lengths of the runs of a row of pixels, beginning with those outside; the first may be 0."""
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
     return np.concatenate([[0], lengths]) if flat.size and flat[0] else lengths
 
 
 def of_switches(places: npt.NDArray[np.integer[Any]], pixels: int) -> Counts:
-    """The runs of a row of so many pixels that switch at these places, in any order; twice at one is not at all.
-
-    Example:
-        >>> of_switches(np.array([1, 2, 4, 2, 6]), 6)
-        array([1, 3, 2])
-    """
+    """The runs of a row of so many pixels that switch at these places, in any order; twice at one is not at all."""
     found, times = np.unique(places, return_counts=True)
     lengths: Counts = np.diff(found[(times % 2 == 1) & (found < pixels)], prepend=0, append=pixels)
     return lengths
 
 
 def without_empty(counts: Counts) -> Counts:
-    """The same mask in as few runs as there can be, as `runs` has them.
-
-    Example:
-        >>> without_empty(np.array([1, 0, 0, 2, 3, 0]))
-        array([1, 2, 3])
-    """
+    """The same mask in as few runs as there can be, as `runs` has them."""
     return of_switches(counts.cumsum(), int(counts.sum()))
 
 
 def placed(part: BoolArray, left: int, top: int, hw: tuple[int, int]) -> Counts:
-    """The runs of a mask, column by column, of which a part `[h, w]` is given and the rest is outside.
-
-    Example:
-        >>> placed(np.array([[True, True]]), 1, 0, (3, 4))
-        array([3, 1, 2, 1, 5])
-    """
+    """The runs of a mask, column by column, of which a part `[h, w]` is given and the rest is outside."""
     columns = np.pad(part.T, ((0, 0), (1, 1)))  # [w, h + 2]
     column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
     return of_switches((left + column) * hw[0] + top + row, hw[0] * hw[1])
 
 
 def united(several: Sequence[Counts]) -> Counts:
-    """The runs of the pixels that are inside in any of some masks of one size.
-
-    Example:
-        >>> united([np.array([1, 2, 3]), np.array([2, 3, 1]), np.array([0, 1, 5])])
-        array([0, 5, 1])
-    """
+    """The runs of the pixels that are inside in any of some masks of one size."""
     if len(several) == 1:
         return several[0]
     starts, ends = (np.concatenate(some) for some in zip(*map(_inside, several), strict=True))
@@ -151,12 +116,7 @@ def united(several: Sequence[Counts]) -> Counts:
 
 
 def bounds(counts: Counts, height: int) -> list[float]:
-    """The box round a mask: x0, y0, x1, y1, with exclusive right and bottom edges; empty of an empty mask.
-
-    Example:
-        >>> bounds(np.array([2, 1, 1, 1, 1]), 2)
-        [1.0, 0.0, 3.0, 1.0]
-    """
+    """The box round a mask: x0, y0, x1, y1, with exclusive right and bottom edges; empty of an empty mask."""
     starts, ends = _inside(counts)
     if not len(starts):
         return [0.0, 0.0, 0.0, 0.0]
@@ -181,12 +141,7 @@ def total(counts: Counts) -> float:
 
 
 def fills(counts: Counts, pixels: int) -> bool:
-    """Whether these are the runs of so many pixels; only then `of_runs` may be called.
-
-    Example:
-        >>> fills(np.array([3, 1]), 4), fills(np.array([5, -1]), 4), fills(np.array([2**58] * 64 + [4]), 4)
-        (True, False, False)
-    """
+    """Whether these are the runs of so many pixels; only then `of_runs` may be called."""
     return bool((counts >= 0).all()) and total(counts) == pixels
 
 
@@ -196,12 +151,7 @@ def of_runs(counts: Counts) -> BoolArray:
 
 
 def compressed(counts: Counts) -> str:
-    """Counts as COCO's text.
-
-    Example:
-        >>> compressed(np.array([6, 1, 40, 4, 5]))
-        '61X13mN'
-    """
+    """Counts as COCO's text."""
     left = np.array(counts, np.int64)
     left[3:] -= counts[1:-2]
     letters: list[npt.NDArray[np.uint8]] = []  # of each place, for all counts at once
@@ -220,12 +170,7 @@ def compressed(counts: Counts) -> str:
 
 
 def uncompressed(text: str | bytes) -> Counts:
-    """The counts of COCO's text.
-
-    Example:
-        >>> uncompressed("61X13mN").tolist()
-        [6, 1, 40, 4, 5]
-    """
+    """The counts of COCO's text."""
     letters = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
     if not len(letters):
         return np.zeros(0, np.int64)

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -37,11 +36,6 @@ class SamMasks:
     Raises:
         UsageError: transformers is not installed, or a prompt that there is not.
         ModelError: the model cannot be loaded, or is not SAM or SAM 2.
-
-    Example:
-        >>> from cliploc import Localizer
-        >>> found = Localizer()("cat.jpg", ["cat"])  # doctest: +SKIP
-        >>> masks = SamMasks("facebook/sam-vit-base")(found)  # doctest: +SKIP
     """
 
     def __init__(
@@ -72,14 +66,7 @@ class SamMasks:
         self._model = loaded.eval().requires_grad_(False).to(self.device)
 
     def __call__(self, found: Localization) -> npt.NDArray[np.bool_]:
-        """The mask of every box.
-
-        Args:
-            found: what a localizer found; only its picture, boxes and, for points, heatmaps are read.
-
-        Returns:
-            `[n, H, W]` over the picture, in the order of `found.boxes`.
-        """
+        """The masks of `found.boxes`, `[n, H, W]`; only picture, boxes and, for points, heatmaps are read."""
         image = found.image.convert("RGB")
         boxes = found.boxes.xyxy.astype(float)  # [n, 4]
         masks = np.zeros((len(boxes), image.height, image.width), bool)
@@ -103,14 +90,7 @@ class SamMasks:
 
 
 def points_of(found: Localization) -> npt.NDArray[np.float64]:
-    """The middle of the hottest pixel in each box, `[n, 1, 2]` as x, y in pixels of the picture.
-
-    Example:
-        >>> import numpy as np
-        >>> from cliploc import Localizer
-        >>> points_of(Localizer()(np.zeros((64, 48, 3), np.uint8), ["cat"])).shape
-        (0, 1, 2)
-    """
+    """The middle of the hottest pixel in each box, `[n, 1, 2]` as x, y in pixels of the picture."""
     points = np.zeros((len(found.boxes.xyxy), 1, 2))
     if not len(points):
         return points

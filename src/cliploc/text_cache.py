@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cliploc._documents import read_bytes
 from cliploc._files import user_path, write_whole
+from cliploc.tower import tensors_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +41,6 @@ class TextCache:
 
     A file that does not match its checksum, or whose vector has another size, is as good as none; a folder that cannot
     be written leaves the cache empty. Neither stops anything.
-
-    Example:
-        >>> import tempfile, torch
-        >>> cache = TextCache(Path(tempfile.mkdtemp()), "a model's weights")
-        >>> cache.put(("cat",), ("a photo of a {}.",), torch.tensor([0.6, 0.8]))
-        >>> cache.get(("cat",), ("a photo of a {}.",), 2)
-        tensor([0.6000, 0.8000])
     """
 
     def __init__(self, folder: Path, weights_id: str) -> None:
@@ -89,8 +83,6 @@ class TextCache:
 
 
 def _checksum(embedding: Tensor) -> bytes:
-    from cliploc._checksums import tensors_digest  # here: it imports torch
-
     return tensors_digest({"embedding": embedding})
 
 

@@ -6,6 +6,7 @@ a transformer, N = h·w patches, H heads (in attention shapes) or image height, 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -41,24 +42,19 @@ class Needs:
     """What a method wants one forward pass to keep. Indices count from the end: −1 is the last.
 
     A `Fraction` names a ViT's block by its share of the tower's depth; see `block_at`.
-
-    Attributes:
-        features: feature maps. CNN: the output of that stage. ViT: the patch tokens that enter that block.
-        tokens: ViT only: all tokens that leave these blocks; "all" for every block.
-        attention: ViT only: post-softmax attention of these blocks; "all" for every block.
-        projections: ViT only: queries, keys and values of these blocks; "all" for every block.
-        ends: ViT only: the `BlockEnd` of these blocks.
-        dense: ViT only: how many of the last blocks `Backbone.dense` will run; all, where there are fewer.
-        guide: whether the features of a `Guide` are read, which no trace holds.
     """
 
+    # Feature maps. CNN: the output of that stage. ViT: the patch tokens that enter that block.
     features: tuple[int, ...] = ()
+    # ViT only: all tokens that leave these blocks; "all" for every block.
     tokens: tuple[int | Fraction, ...] | Literal["all"] = ()
+    # ViT only: post-softmax attention of these blocks; "all" for every block.
     attention: tuple[int | Fraction, ...] | Literal["all"] = ()
+    # ViT only: queries, keys and values of these blocks; "all" for every block.
     projections: tuple[int, ...] | Literal["all"] = ()
-    ends: tuple[int, ...] = ()
-    dense: int = 0
-    guide: bool = False
+    ends: tuple[int, ...] = ()  # ViT only: the `BlockEnd` of these blocks
+    dense: int = 0  # ViT only: how many of the last blocks `Backbone.dense` will run; all, where there are fewer
+    guide: bool = False  # whether the features of a `Guide` are read, which no trace holds
 
     def __post_init__(self) -> None:
         for name in ("features", "tokens", "attention", "projections", "ends"):
@@ -94,30 +90,21 @@ class DenseReading:
 
     The path starts as the tokens that enter the first of these blocks. In every block the rule replaces the attention;
     what it gathers, through the attention's output projection, is the block's branch. The default is MaskCLIP's.
-
-    Attributes:
-        rule: `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).
-        blocks: how many of the last blocks are run.
-        residual: whether a branch is added to the path (Surgery, GEM) or replaces it (ClearCLIP).
-        mlp: whether the block's MLP follows, with its residual.
-        parallel: whether q, k and v come from the tower's own, unchanged tokens (Surgery, GEM), while the path is the
-            sum of the branches; else they come from the path. Without `residual` the sum starts at zero.
-        adaptive: whether the scale that the rule takes is multiplied by the mean length of the image's tokens after the
-            block's first norm (GEM); it is then a tensor `[B, 1, 1, 1]` instead of a number.
-        grid: `(h, w)` of the patches that the rule returns, where they are not the tower's (ProxyCLIP); only for one
-            block without residual.
-
-    Example:
-        >>> DenseReading(blocks=6, residual=True, parallel=True).rule is None
-        True
     """
 
+    # `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).
     rule: AttentionRule | None = None
-    blocks: int = 1
-    residual: bool = False
-    mlp: bool = False
+    blocks: int = 1  # how many of the last blocks are run
+    residual: bool = False  # whether a branch is added to the path (Surgery, GEM) or replaces it (ClearCLIP)
+    mlp: bool = False  # whether the block's MLP follows, with its residual
+    # Whether q, k and v come from the tower's own, unchanged tokens (Surgery, GEM), while the path is the sum of the
+    # branches; else they come from the path. Without `residual` the sum starts at zero.
     parallel: bool = False
+    # Whether the scale that the rule takes is multiplied by the mean length of the image's tokens after the block's
+    # first norm (GEM); it is then a tensor `[B, 1, 1, 1]` instead of a number.
     adaptive: bool = False
+    # `(h, w)` of the patches that the rule returns, where they are not the tower's (ProxyCLIP); only for one block
+    # without residual.
     grid: tuple[int, int] | None = None
 
 
@@ -137,19 +124,13 @@ class BlockEnd:
 
     The attention A itself is not part of the graph: as gathered = A·v, ∂s/∂A = ∂s/∂gathered · vᵀ. Several methods may
     share the graph, so each must keep it (`retain_graph=True`); it is freed together with the trace.
-
-    Attributes:
-        values: `[B, H, T, d/H]`, v.
-        gathered: `[B, H, T, d/H]`, the leaf of the graph.
-        middle: `[B, T, d]` tokens after the attention branch is added, before the MLP's.
-        hidden: `[B, T, m]` activations of the MLP before its last linear layer.
-        mlp_out: that layer, hidden → what is added to `middle`: affine, so a mean over tokens may be taken before it.
     """
 
-    values: Tensor
-    gathered: Tensor
-    middle: Tensor
-    hidden: Tensor
+    values: Tensor  # `[B, H, T, d/H]`, v
+    gathered: Tensor  # `[B, H, T, d/H]`, the leaf of the graph
+    middle: Tensor  # `[B, T, d]` tokens after the attention branch is added, before the MLP's
+    hidden: Tensor  # `[B, T, m]` activations of the MLP before its last linear layer
+    # That layer, hidden → what is added to `middle`: affine, so a mean over tokens may be taken before it.
     mlp_out: Callable[[Tensor], Tensor]
 
     def tokens(self) -> Tensor:
@@ -163,34 +144,28 @@ class BlockEnd:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass of the image tower kept, keyed by index from the end (−1 is the last).
+    """What one forward pass of the image tower kept, keyed by index from the end (−1 is the last)."""
 
-    Attributes:
-        embedding: `[B, D]` float32, unit norm.
-        grid: `(h, w)` of the last stage or of the patches.
-        features: stage → `[B, C, h, w]`; for a ViT the patch tokens entering that block, `[B, d, h, w]`.
-        tokens: block → `[B, 1+N, d]` leaving it. The 1 stands for `TransformerBackbone.prefix_tokens`, which is 0 where
-            the tower has no class token.
-        attention: block → `[B, H, 1+N, 1+N]` float32 after the softmax.
-        projections: block → its queries, keys and values, each `[B, H, 1+N, d/H]`.
-        normed: block → `[B, 1+N, d]` what q, k and v are projections of: the tokens entering the block, after its first
-            norm; for the blocks in `projections`.
-        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for features,
-            tokens, projections or `dense`.
-        ends: block → its `BlockEnd`, differentiable.
-        pool_attention: `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns
-            are the patches. None where the head has no attention pool.
-    """
-
-    embedding: Tensor
-    grid: tuple[int, int]
+    embedding: Tensor  # `[B, D]` float32, unit norm
+    grid: tuple[int, int]  # `(h, w)` of the last stage or of the patches
+    # Stage → `[B, C, h, w]`; for a ViT the patch tokens entering that block, `[B, d, h, w]`.
     features: Mapping[int, Tensor] = field(default_factory=dict)
+    # Block → `[B, 1+N, d]` leaving it. The 1 stands for `TransformerBackbone.prefix_tokens`, which is 0 where the tower
+    # has no class token.
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
+    # Block → `[B, H, 1+N, 1+N]` float32 after the softmax.
     attention: Mapping[int, Tensor] = field(default_factory=dict)
+    # Block → its queries, keys and values, each `[B, H, 1+N, d/H]`.
     projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    # Block → `[B, 1+N, d]` what q, k and v are projections of: the tokens entering the block, after its first norm; for
+    # the blocks in `projections`.
     normed: Mapping[int, Tensor] = field(default_factory=dict)
+    # ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for features, tokens, projections or
+    # `dense`.
     entering: Mapping[int, Tensor] = field(default_factory=dict)
-    ends: Mapping[int, BlockEnd] = field(default_factory=dict)
+    ends: Mapping[int, BlockEnd] = field(default_factory=dict)  # block → its `BlockEnd`, differentiable
+    # `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns are the patches.
+    # None where the head has no attention pool.
     pool_attention: Tensor | None = None
 
 
@@ -200,34 +175,24 @@ class Backbone(Protocol):
 
     `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's features.
     Gradients therefore never run through the whole network.
-
-    Attributes:
-        name: its name in results, errors and lists.
-        kind: of its image tower.
-        pooling: how the tower's last features become one embedding. With `kind` it decides which methods run on the
-            tower (`cliploc.saliency.unfit_reason`).
-        input_hw: height and width of the input that it was trained with, in pixels.
-        stride: pixels of the input along one cell of the feature grid.
-        middle_stage: of `Needs.features`, the stage where places of the same thing are most alike and edges are still
-            sharp; counted from the end.
-        embedding_size: D.
-        logit_scale: factor of the cosines before a softmax.
-        resize_policy: how a picture is fitted to the input, unless the user says otherwise.
-        interpolation: how pictures are resized: as those that it was trained on.
-        weights_file: the file its weights were read from; None for weights of the package, random ones, and those of a
-            module that the user built. Text embeddings are kept on disk only for weights from a file.
     """
 
-    name: str
-    kind: TowerKind
+    name: str  # its name in results, errors and lists
+    kind: TowerKind  # of its image tower
+    # How the tower's last features become one embedding. With `kind` it decides which methods run on the tower
+    # (`cliploc.saliency.unfit_reason`).
     pooling: Pooling
-    input_hw: tuple[int, int]
-    stride: int
+    input_hw: tuple[int, int]  # height and width of the input that it was trained with, in pixels
+    stride: int  # pixels of the input along one cell of the feature grid
+    # Of `Needs.features`, the stage where places of the same thing are most alike and edges are still sharp; counted
+    # from the end.
     middle_stage: int
-    embedding_size: int
-    logit_scale: float
-    resize_policy: ResizePolicy
-    interpolation: Interpolation
+    embedding_size: int  # D
+    logit_scale: float  # factor of the cosines before a softmax
+    resize_policy: ResizePolicy  # how a picture is fitted to the input, unless the user says otherwise
+    interpolation: Interpolation  # how pictures are resized: as those that it was trained on
+    # The file its weights were read from; None for weights of the package, random ones, and those of a module that the
+    # user built. Text embeddings are kept on disk only for weights from a file.
     weights_file: Path | None
 
     @property
@@ -315,17 +280,12 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class TransformerBackbone(Backbone, Protocol):
-    """A backbone of kind "vit": its last blocks can be run again, differentiably.
+    """A backbone of kind "vit": its last blocks can be run again, differentiably."""
 
-    Attributes:
-        depth: how many blocks.
-        prefix_tokens: how many tokens come before the patches: class token, registers.
-        position_rule: how position embeddings are resized for an input of another size than the tower's own:
-            "antialiased" as open_clip and timm do, or "dino", without antialias.
-    """
-
-    depth: int
-    prefix_tokens: int
+    depth: int  # how many blocks
+    prefix_tokens: int  # how many tokens come before the patches: class token, registers
+    # How position embeddings are resized for an input of another size than the tower's own: "antialiased" as open_clip
+    # and timm do, or "dino", without antialias.
     position_rule: PositionRule
 
     def with_positions(self, rule: PositionRule) -> TransformerBackbone:
@@ -396,13 +356,9 @@ class TransformerBackbone(Backbone, Protocol):
 
 @runtime_checkable
 class Guide(Protocol):
-    """A second, frozen image tower whose features say which places are alike; it has no text tower.
+    """A second, frozen image tower whose features say which places are alike; it has no text tower."""
 
-    Attributes:
-        name: its name in results and lists.
-    """
-
-    name: str
+    name: str  # its name in results and lists
 
     @property
     def weights_id(self) -> str:
@@ -422,12 +378,18 @@ def as_transformer(backbone: Backbone) -> TransformerBackbone:
 
     Raises:
         UsageError: it is a CNN.
-
-    Example:
-        >>> from cliploc.backbones import create
-        >>> as_transformer(create("mini-vit")).depth
-        4
     """
     if backbone.kind != "vit":
         raise UsageError(f"expected a ViT tower, got {backbone.name}, a CNN: choose another model, such as mini-vit")
     return cast("TransformerBackbone", backbone)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of named tensors: names, shapes, types and values, on any device. It tells weights apart."""
+    import torch  # here: protocols are read without it
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()

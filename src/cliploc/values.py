@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +24,12 @@ IGNORE = 255  # in a label map, the label of pixels that do not count
 # ---------------------------------------------------------------------------------------------------------- prompts
 @dataclass(frozen=True)
 class TextSet:
-    """Names with their synonyms, and the templates that make sentences of them.
+    """Names with their synonyms, and the templates that make sentences of them."""
 
-    Attributes:
-        names: what the user called each thing; the label of its boxes.
-        synonyms: for each name, the words embedded and averaged for it (the name itself when it has no other).
-        templates: sentences with one `{}` where a word goes.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # what the user called each thing; the label of its boxes
+    # For each name, the words embedded and averaged for it (the name itself when it has no other).
     synonyms: tuple[tuple[str, ...], ...]
-    templates: tuple[str, ...]
+    templates: tuple[str, ...]  # sentences with one `{}` where a word goes
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -51,87 +46,63 @@ class TextSet:
 
 # ---------------------------------------------------------------------------------------------------------- datasets
 Role = Literal["tune", "report"]
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to be localised in one picture. A picture with three classes is three samples of the same file.
+    """One thing to be localised in one picture. A picture with three classes is three samples of the same file."""
 
-    Attributes:
-        id: of this sample, unique in its dataset; the name of its score map, `<id>.npy`. May hold sub-folders.
-        path: the picture.
-        label: its class, an index into `Dataset.classes`.
-        size_wh: width and height, in pixels, of the ORIGINAL picture, to which the boxes belong; the file may be
-            stretched to another size (the WSOL protocol does that).
-        boxes_xyxy: `[m, 4]` float32, exclusive right and bottom edge, original pixels: every instance of the class.
-        masks: files of the instances' masks (OpenImages), instead of boxes or beside them.
-        ignore: file of a mask of pixels that do not count; None where there is none.
-    """
-
-    id: str
-    path: Path
-    label: int
+    id: str  # of this sample, unique in its dataset; the name of its score map, `<id>.npy`. May hold sub-folders
+    path: Path  # the picture
+    label: int  # its class, an index into `Dataset.classes`
+    # Width and height, in pixels, of the ORIGINAL picture, to which the boxes belong; the file may be stretched to
+    # another size (the WSOL protocol does that).
     size_wh: tuple[int, int]
+    # `[m, 4]` float32, exclusive right and bottom edge, original pixels: every instance of the class.
     boxes_xyxy: FloatArray
-    masks: tuple[Path, ...] = ()
-    ignore: Path | None = None
+    masks: tuple[Path, ...] = ()  # files of the instances' masks (OpenImages), instead of boxes or beside them
+    ignore: Path | None = None  # file of a mask of pixels that do not count; None where there is none
 
 
 @dataclass(frozen=True)
 class ClassName:
-    """A class of a dataset: the name it is asked by, its synonyms (the name among them), its WordNet id if it has one.
+    """A class of a dataset."""
 
-    Attributes:
-        name: the label of its boxes and of tables.
-        synonyms: what is embedded and averaged; the name itself comes first.
-        wnid: such as "n02123045", or the dataset's own id; "" for none.
-    """
-
-    name: str
-    synonyms: tuple[str, ...]
-    wnid: str = ""
+    name: str  # the label of its boxes and of tables
+    synonyms: tuple[str, ...]  # what is embedded and averaged; the name itself comes first
+    wnid: str = ""  # such as "n02123045", or the dataset's own id; "" for none
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that kept a sample, or a file, out of the numbers.
+    """One thing that kept a sample, or a file, out of the numbers."""
 
-    Attributes:
-        kind: what is wrong, in a word or two: "map", "metadata", "prediction", "missing picture", "empty annotation",
-            "box outside", "label mismatch" …
-        source: the sample, image id or file.
-        reason: what was expected, what came, what to do.
-    """
-
+    # What is wrong, in a word or two: "map", "metadata", "prediction", "missing picture", "empty annotation", "box
+    # outside", "label mismatch" …
     kind: str
-    source: str
-    reason: str
+    source: str  # the sample, image id or file
+    reason: str  # what was expected, what came, what to do
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A split of a dataset as its reader found it.
+class DatasetSplit(Generic[S]):
+    """A split of a dataset as its reader found it; the truth of its samples is boxes, masks or label maps."""
 
-    Attributes:
-        name: of the reader, as in `cliploc datasets`.
-        root: the folder.
-        split: such as "val" or "trainval".
-        role: whether a threshold may be chosen on this split ("tune") or it may only be reported on ("report").
-        classes: label → names. All of the dataset's, also when a subset is taken: predictions choose among all.
-        samples: in a fixed order, samples of the same picture next to each other.
-        problems: what was left out or corrected, each once; never silently skipped.
-    """
-
-    name: str
-    root: Path
-    split: str
-    role: Role
+    name: str  # of the reader, as in `cliploc datasets`
+    root: Path  # the folder
+    split: str  # such as "val" or "trainval"
+    role: Role  # whether a threshold may be chosen on this split ("tune") or it may only be reported on ("report")
+    # Label → names. All of the dataset's, also when a subset is taken: predictions choose among all.
     classes: tuple[ClassName, ...]
-    samples: tuple[Sample, ...]
-    problems: tuple[Problem, ...] = ()
+    samples: tuple[S, ...]  # in a fixed order, samples of the same picture next to each other
+    problems: tuple[Problem, ...] = ()  # what was left out or corrected, each once; never silently skipped
 
     def __len__(self) -> int:
         return len(self.samples)
+
+
+Dataset: TypeAlias = DatasetSplit[Sample]
 
 
 # ----------------------------------------------------------------------------------------------------------- results

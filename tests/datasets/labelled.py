@@ -29,35 +29,50 @@ def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, p
     return made
 
 
+def striped(pictures: Path, maps: Path, values: Sequence[Sequence[int]], palette: bool = False) -> None:
+    """Pictures and label maps; the number of each replaces the `#` in the paths."""
+    for number, stripes in enumerate(values):
+        picture(Path(str(pictures).replace("#", str(number))), SIZE)
+        labels(Path(str(maps).replace("#", str(number))), stripes, palette=palette)
+
+
 def voc(root: Path) -> Path:
     base = root / "VOCdevkit" / "VOC2012"
-    for number, values in enumerate(([0, 1, 255], [0, 20, 3])):
-        picture(base / "JPEGImages" / f"2007_{number}.jpg", SIZE)
-        labels(base / "SegmentationClass" / f"2007_{number}.png", values, palette=True)
+    maps = base / "SegmentationClass" / "2007_#.png"
+    striped(base / "JPEGImages" / "2007_#.jpg", maps, ([0, 1, 255], [0, 20, 3]), palette=True)
     lines(base / "ImageSets" / "Segmentation" / "val.txt", ["2007_0", "2007_1"])
     return root
 
 
 def context(root: Path) -> Path:
     base = root / "VOC2010"
-    for number, values in enumerate(([0, 1], [59, 3])):
-        picture(base / "JPEGImages" / f"2008_{number}.jpg", SIZE)
-        labels(base / "SegmentationClassContext" / f"2008_{number}.png", values)
+    striped(base / "JPEGImages/2008_#.jpg", base / "SegmentationClassContext/2008_#.png", ([0, 1], [59, 3]))
     lines(base / "ImageSets" / "SegmentationContext" / "val.txt", ["2008_0", "2008_1"])
     return root
 
 
 def coco_stuff(root: Path) -> Path:
-    for number, values in enumerate(([0, 170], [255, 3])):
-        picture(root / "images" / "val2017" / f"00{number}.jpg", SIZE)
-        labels(root / "annotations" / "val2017" / f"00{number}_labelTrainIds.png", values)
+    maps = root / "annotations/val2017/00#_labelTrainIds.png"
+    striped(root / "images/val2017/00#.jpg", maps, ([0, 170], [255, 3]))
     return root
 
 
 def coco_object_maps(root: Path) -> Path:
-    for number, values in enumerate(([0, 80], [1, 3])):
-        picture(root / "images" / "val2017" / f"00{number}.jpg", SIZE)
-        labels(root / "annotations" / "val2017" / f"00{number}_instanceTrainIds.png", values)
+    maps = root / "annotations/val2017/00#_instanceTrainIds.png"
+    striped(root / "images/val2017/00#.jpg", maps, ([0, 80], [1, 3]))
+    return root
+
+
+def cityscapes(root: Path) -> Path:
+    maps = root / "gtFine/val/ulm/ulm_#_gtFine_labelTrainIds.png"
+    striped(root / "leftImg8bit/val/ulm/ulm_#_leftImg8bit.png", maps, ([0, 18], [255, 3]))
+    return root
+
+
+def ade20k(root: Path) -> Path:
+    base = root / "ADEChallengeData2016"
+    maps = base / "annotations/validation/ADE_val_#.png"
+    striped(base / "images/validation/ADE_val_#.jpg", maps, ([0, 150], [1, 3]))
     return root
 
 
@@ -69,7 +84,7 @@ def coco_object(root: Path) -> Path:
     width, height = SIZE
     square = [10.0, 5.0, 40.0, 5.0, 40.0, 35.0, 10.0, 35.0]
     small = [20.0, 10.0, 30.0, 10.0, 30.0, 20.0, 20.0, 20.0]
-    runs = [height * 10, height * 5, height * (width - 15)]  # columns 10 to 14
+    crowd = {"counts": [height * 10, height * 5, height * (width - 15)], "size": [height, width]}  # columns 10 to 14
     document = {
         "images": [
             {"id": number, "file_name": f"00{number}.jpg", "width": width, "height": height} for number in (0, 1)
@@ -78,14 +93,7 @@ def coco_object(root: Path) -> Path:
         "annotations": [
             {"id": 1, "image_id": 0, "category_id": 17, "segmentation": [small], "area": 100, "iscrowd": 0},
             {"id": 2, "image_id": 0, "category_id": 1, "segmentation": [square], "area": 900, "iscrowd": 0},
-            {
-                "id": 3,
-                "image_id": 1,
-                "category_id": 90,
-                "segmentation": {"counts": runs, "size": [height, width]},
-                "area": 220,
-                "iscrowd": 1,
-            },
+            {"id": 3, "image_id": 1, "category_id": 90, "segmentation": crowd, "area": 220, "iscrowd": 1},
         ],
     }
     for number in (0, 1):
@@ -93,21 +101,6 @@ def coco_object(root: Path) -> Path:
     path = root / "annotations" / "instances_val2017.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document))
-    return root
-
-
-def cityscapes(root: Path) -> Path:
-    for number, values in enumerate(([0, 18], [255, 3])):
-        picture(root / "leftImg8bit" / "val" / "ulm" / f"ulm_{number}_leftImg8bit.png", SIZE)
-        labels(root / "gtFine" / "val" / "ulm" / f"ulm_{number}_gtFine_labelTrainIds.png", values)
-    return root
-
-
-def ade20k(root: Path) -> Path:
-    base = root / "ADEChallengeData2016"
-    for number, values in enumerate(([0, 150], [1, 3])):
-        picture(base / "images" / "validation" / f"ADE_val_{number}.jpg", SIZE)
-        labels(base / "annotations" / "validation" / f"ADE_val_{number}.png", values)
     return root
 
 

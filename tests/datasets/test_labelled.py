@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc.datasets import class_list, labelled_readers, open_labelled
+from cliploc.datasets._infra import candidates
 from cliploc.errors import InputError, UsageError
 from cliploc.polygons import draw, draw_all, outlines_of
 from tests.datasets import labelled
@@ -182,6 +183,13 @@ def test_limits_draws_and_errors(tmp_path):
         open_labelled("voc21", root, limit=1, sample=1)
     with pytest.raises(UsageError, match="found none"):
         open_labelled("cityscapes", root)
+
+
+def test_a_limit_opens_only_the_pictures_asked_for(tmp_path):
+    root = labelled.voc(tmp_path)
+    with mock.patch.object(candidates, "picture_header", wraps=candidates.picture_header) as read:
+        [one] = open_labelled("voc21", root, limit=1).samples
+    assert [call.args[0] for call in read.call_args_list] == [one.path, *one.truth.files]
 
 
 def test_the_class_lists_have_their_synonyms():

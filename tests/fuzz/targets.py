@@ -25,8 +25,7 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from cliploc import rle
-from cliploc._documents import DocumentError, parse_json
-from cliploc._schemas import AnnotatedRow, BenchmarkManifest, Decisions
+from cliploc._documents import AnnotatedRow, BenchmarkManifest, Decisions, DocumentError, parse_json
 from cliploc.backbones._checkpoints import read_checkpoint
 from cliploc.backbones._transformers_folder import folder_tokenizer, read_layout
 from cliploc.datasets import open_dataset, open_labelled

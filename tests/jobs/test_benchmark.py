@@ -25,7 +25,7 @@ pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 
 from cliploc import backbones
-from cliploc._parts import parts_in, read_part
+from cliploc._files import parts_in, read_part
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
@@ -37,7 +37,7 @@ from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.plan import Grid, ModelSetup, shard_size
 from cliploc.jobs.rows import rows_in
 from cliploc.localizer import Localizer
-from cliploc.metrics import PxAP, all_numbers, pack_counts, unpack_counts
+from cliploc.metrics import JudgedMap, PxAP, all_numbers, pack_counts, unpack_counts
 from cliploc.pipeline import tasks
 from cliploc.pipeline.flow import Flow
 from cliploc.reporter import Reporter
@@ -538,8 +538,10 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
     settings, _ = Grid([SETUP], ["cam"]).settings(unfit_for_setup)
     result = run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0, save_maps=True)
     metric = PxAP()
-    metric.update(sample.id, np.load(tmp_path / "out/maps/mini_cam" / f"{sample.id}.npy"), true, ignore)
-    assert result.summary["mini_cam"]["pxap"] == 100 * metric.compute().pxap
+    heat = np.load(tmp_path / "out/maps/mini_cam" / f"{sample.id}.npy")
+    judged = JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, true, ignore)
+    metric.add(sample.id, metric.judge(judged), None, None)
+    assert result.summary["mini_cam"]["pxap"] == 100 * metric.summarise(False).scores["pxap"].value
     assert "gt_known" not in result.summary["mini_cam"]
     assert "no.png: no such file: check the path" in result.failed["other"]
     os.mkfifo(tmp_path / "pipe.png")

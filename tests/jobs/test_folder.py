@@ -19,8 +19,7 @@ import pytest
 from PIL import Image
 
 from cliploc import __version__, backbones
-from cliploc._files import locked
-from cliploc._parts import parts_in, read_part, read_stamps, write_part
+from cliploc._files import locked, parts_in, read_part, read_stamps, write_part
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotate as annotate_module
 from cliploc.jobs import annotation_results, folder

@@ -32,7 +32,7 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 import pyarrow.parquet as pq  # noqa: E402 - after the skips
 import torch  # noqa: E402
 
-from cliploc._parts import parts_in  # noqa: E402
+from cliploc._files import parts_in  # noqa: E402
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup  # noqa: E402

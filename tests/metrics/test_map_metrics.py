@@ -1,4 +1,4 @@
-"""Metrics that read the map itself: numbers worked out by hand, and parts merged."""
+"""Metrics that read the map itself: numbers worked out by hand, and PxAP against its definition."""
 
 from __future__ import annotations
 
@@ -8,42 +8,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cliploc.errors import InputError, UsageError
-from cliploc.metrics import Bootstrap, EnergyInBoxes, PointingGame, PxAP, VLScoreRule
+from cliploc.errors import InputError
+from cliploc.metrics import Bootstrap, EnergyInBoxes, JudgedMap, PointingGame, PxAP, VLScoreRule
 
-NONE = Bootstrap(replicates=0)
-few = Bootstrap(replicates=20)
 maps = hnp.arrays(np.float64, (6, 6), elements=st.floats(0, 1))
 
 
 def of_one(metric, heat, boxes):
-    metric.update("a", heat, boxes)
-    return metric.compute(NONE).mean
+    return metric.value_of(JudgedMap("a", heat, np.array(boxes), heat.shape[::-1]))
 
 
-def point(x, y, side=100):
-    heat = np.zeros((side, side))
-    heat[y, x] = 1
-    return heat
+def pxap(*rows, replicates=0):
+    """The score of PxAP for maps with their masks and regions to ignore."""
+    metric = PxAP()
+    for i, (heat, *masks) in enumerate(rows):
+        judged = JudgedMap(f"{i}", heat, np.zeros((0, 4)), heat.shape[::-1], *masks)
+        metric.add(judged.sample_id, metric.judge(judged), None, None)
+    return metric.summarise(False, Bootstrap(replicates=replicates)).scores["pxap"]
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "right"),
-    [
-        (50, 50, 1),
-        (40, 40, 1),
-        (59, 59, 1),
-        (25, 45, 1),
-        (24, 45, 0),
-        (74, 45, 1),
-        (75, 45, 0),
-        (31, 28, 1),
-        (28, 28, 0),
-    ],
+    ("right", "points"),
+    [(1, [(50, 50), (40, 40), (59, 59), (25, 45), (74, 45), (31, 28)]), (0, [(24, 45), (75, 45), (28, 28)])],
 )
-def test_pointing_game_takes_fifteen_pixels_of_distance(x, y, right):
+def test_pointing_game_takes_fifteen_pixels_of_distance(right, points):
     # The box holds pixels 40 … 59: 25 and 74 are 15 away; (31, 28) is 9, 12 away = 15; (28, 28) is 12, 12 away = 17.
-    assert of_one(PointingGame(), point(x, y), [[40, 40, 60, 60]]) == right
+    for x, y in points:
+        heat = np.zeros((100, 100))
+        heat[y, x] = 1
+        assert of_one(PointingGame(), heat, [[40, 40, 60, 60]]) == right
 
 
 def test_a_map_without_a_peak_points_nowhere():
@@ -62,35 +55,27 @@ def test_energy_by_hand():
 def test_vl_scores_rule_takes_the_best_of_all_regions_but_specks():
     heat = np.zeros((100, 100))
     heat[10:50, 10:50], heat[70:80, 70:80], heat[90:93, 90:93] = 1, 0.7, 1
-    assert of_one(VLScoreRule(), heat, [[70, 70, 80, 85]]) == 1  # IoU 2/3, though the other region is larger
+    assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 85]]) == 1  # IoU 2/3, though the other region is larger
     assert of_one(VLScoreRule(0.8), heat, [[70, 70, 80, 85]]) == 0  # 0.7 is not above 0.8
-    assert of_one(VLScoreRule(), heat, [[90, 90, 93, 93]]) == 0  # 9 of 10,000 pixels are below 0.1 %
+    assert of_one(VLScoreRule(0.6), heat, [[90, 90, 93, 93]]) == 0  # 9 of 10,000 pixels are below 0.1 %
     heat[80, 80] = 1  # touches by a corner: another region, and too small
-    assert of_one(VLScoreRule(), heat, [[70, 70, 80, 80]]) == 1
+    assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 80]]) == 1
 
 
 def test_pxap_by_hand():
     # Descending: 0.9 true, 0.6 false, 0.3 true → precision 1 at recall ½, ⅔ at recall 1: ½ · 1 + ½ · ⅔ = 5/6.
-    metric = PxAP()
     heat, mask = np.array([[0.9, 0.6, 0.3]]), np.array([[True, False, True]])
-    metric.update("a", heat, mask)
-    assert metric.compute(NONE).pxap == pytest.approx(5 / 6)
-    ignoring = PxAP()
-    ignoring.update("a", heat, mask, np.array([[True, True, False]]))  # ignored where no object is
-    assert ignoring.compute(NONE).pxap == 1
+    assert pxap((heat, mask)).value == pytest.approx(5 / 6)
+    assert pxap((heat, mask, np.array([[True, True, False]]))).value == 1  # ignored where no object is
     with pytest.raises(InputError, match="expected mask as booleans"):
-        metric.update("b", heat, mask.T)
+        pxap((heat, mask.T))
 
 
 def test_pxaps_interval_leaves_out_replicates_without_an_object():
     """A third of the replicates do not draw the only image: its interval must not reach down to 0 for that."""
     heat, mask = np.array([[0.9, 0.6, 0.3]]), np.array([[True, False, True]])
-    alone, beside_an_empty_one = PxAP(), PxAP()
-    alone.update("a", heat, mask)
-    assert alone.compute().interval == pytest.approx((5 / 6, 5 / 6))
-    beside_an_empty_one.update("a", heat, mask)
-    beside_an_empty_one.update("b", heat, np.zeros_like(mask))
-    low, high = beside_an_empty_one.compute().interval
+    assert pxap((heat, mask), replicates=200).interval == pytest.approx((5 / 6, 5 / 6))
+    low, high = pxap((heat, mask), (heat, np.zeros_like(mask)), replicates=200).interval
     assert 0 < low < high == pytest.approx(5 / 6)
 
 
@@ -109,28 +94,6 @@ def literal_pxap(pairs):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(maps, hnp.arrays(np.bool_, (6, 6))), min_size=2, max_size=4))
-def test_pxap_is_the_area_of_its_definition_and_merges(pairs):
+def test_pxap_is_the_area_of_its_definition(pairs):
     pairs[0][1][0, 0] = True
-    whole, first, rest = PxAP(), PxAP(), PxAP()
-    for i, (heat, mask) in enumerate(pairs):
-        whole.update(f"{i}", heat, mask)
-        (rest if i else first).update(f"{i}", heat, mask)
-    assert whole.compute(NONE).pxap == pytest.approx(literal_pxap(pairs))
-    assert first.merge(rest).compute() == rest.merge(first).compute() == whole.compute()
-    with pytest.raises(UsageError, match="occurs twice"):
-        whole.merge(rest)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(maps, min_size=2, max_size=4))
-def test_means_merge(heats):
-    for make in (PointingGame, EnergyInBoxes, VLScoreRule):
-        whole, first, rest = make(), make(), make()
-        for i, heat in enumerate(heats):
-            whole.update(f"{i}", heat, [[1, 1, 4, 4]], i % 2)
-            (rest if i else first).update(f"{i}", heat, [[1, 1, 4, 4]], i % 2)
-        expected = whole.compute(few)
-        assert first.merge(rest).compute(few) == rest.merge(first).compute(few) == expected
-        assert 0 <= expected.interval[0] <= expected.interval[1] <= 1
-    with pytest.raises(UsageError, match="same settings"):
-        VLScoreRule(0.5).merge(VLScoreRule(0.6))
+    assert pxap(*pairs).value == pytest.approx(literal_pxap(pairs))

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from cliploc._parts import part_path
+from cliploc._files import part_path
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import (
     EnergyInBoxes,
+    JudgedMap,
     LocalizationAccuracy,
     MaxBoxAcc,
     MaxBoxAccV2,
@@ -183,7 +184,6 @@ def _judged(
 ) -> dict[str, Any]:
     one, label = facts["sample"], facts["label"]
     true = np.asarray(boxes, dtype=np.float64)
-    exact = boxes_on_map(true, SIZE_WH, (SIDE, SIDE), "exact")
     curve = box_curve(one, heat, boxes_on_map(true, SIZE_WH, (SIDE, SIDE)))
     ranked = [int(i) for i in np.random.default_rng(int(one[-3:])).permutation(classes)[:5]]
     if int(one[-3:]) % 3:
@@ -191,17 +191,16 @@ def _judged(
     for name in ("one", "two"):
         metrics[name].update(curve, label)
     metrics["located"].update(curve, label, ranked)
-    metrics["mean"].update(curve, label)
-    for name in ("vl", "pointing", "energy"):
-        metrics[name].update(one, heat, exact, label)
+    for name in ("vl", "pointing", "energy", "mean"):
+        metrics[name].add(one, metrics[name].judge(JudgedMap(one, heat, true, SIZE_WH)), label, None)
     y, x = np.nonzero(heat > tau * heat.max())
     scale = np.array([SIZE_WH[0] / SIDE, SIZE_WH[1] / SIDE] * 2)
     found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) * scale
     return {
         "status": "ok", "score": 0.25, "presence": None, "found": True, "predictions": ranked,
         "prediction_scores": [0.3] * len(ranked), "boxes": [found.tolist()], "box_scores": [0.9],
-        "highest": len(curve.best) - 1, "hits_largest_50": packed_hits(curve, 0.5, "largest").tobytes(),
-        **{f"hits_every_{i}": packed_hits(curve, i / 100, "every").tobytes() for i in (30, 50, 70)},
+        "highest": len(curve.best) - 1, "hits_largest_50": packed_hits(curve, 0.5, "largest"),
+        **{f"hits_every_{i}": packed_hits(curve, i / 100, "every") for i in (30, 50, 70)},
         "iou": float(curve.largest[curve.index(tau)]), "best_iou": float(curve.best[curve.index(tau)]),
         "vl_hit": True, "pointing_hit": True, "energy": 0.5,
         "thumb": (heat.reshape(28, 8, 28, 8).mean(axis=(1, 3)) * 255).astype(np.uint8).tobytes(),
@@ -216,8 +215,8 @@ def _numbers(metrics: dict[str, Any], images: int, failed: Sequence[int], tau: f
         numbers[name] = (getattr(located, name), located.intervals.get(name))
     means = {"vl": "vl_score_rule", "pointing": "pointing_game", "energy": "energy_in_boxes", "mean": "mean_best_iou"}
     for short, name in means.items():
-        result = metrics[short].compute()
-        numbers[name] = (result.mean, result.interval)
+        score = metrics[short].summarise(False).scores[name]
+        numbers[name] = (score.value, score.interval)
     return {
         **{name: None if value is None else 100 * value for name, (value, _) in numbers.items()},
         "best_threshold": one.threshold,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc._parts import parts_in
+from cliploc._files import parts_in
 from cliploc.errors import UsageError
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers

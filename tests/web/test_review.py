@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cliploc import backbones
-from cliploc._parts import part_path, write_part
+from cliploc._files import part_path, write_part
 from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS, create_once
 from tests.web.browsing import SHOTS, in_a_browser, shoot

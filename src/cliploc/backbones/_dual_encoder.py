@@ -13,8 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from cliploc._checksums import tensors_digest
-from cliploc.tower import Needs, Pooling, TowerKind, Trace
+from cliploc.tower import Needs, Pooling, TowerKind, Trace, tensors_digest
 from cliploc.values import Interpolation, ResizePolicy
 
 

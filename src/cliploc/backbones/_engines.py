@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.backbones._cnn import ConvolutionalBackbone, run_stages
 from cliploc.config import EngineBackend
 from cliploc.errors import UsageError

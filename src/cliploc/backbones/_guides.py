@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._checksums import tensors_digest
 from cliploc._files import user_path
 from cliploc.backbones._catalogue import create, guides, in_catalogue, refuse_unknown_guide, unknown_guide
 from cliploc.errors import ModelError, UnknownNameError, UsageError
-from cliploc.tower import Backbone, Guide, Needs
+from cliploc.tower import Backbone, Guide, Needs, tensors_digest
 
 
 class BackboneGuide:

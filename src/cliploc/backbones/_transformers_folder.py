@@ -28,10 +28,11 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor, nn
 
-from cliploc._documents import MOST_TEXT, DocumentError, checked, read_bytes, read_json
-from cliploc._schemas import (
+from cliploc._documents import (
+    MOST_TEXT,
     BertTextTower,
     ClipTextTower,
+    DocumentError,
     ImageProcessor,
     NaflexTower,
     Processor,
@@ -40,6 +41,9 @@ from cliploc._schemas import (
     TransformersConfig,
     VisionTower,
     WeightIndex,
+    checked,
+    read_bytes,
+    read_json,
 )
 from cliploc.errors import MissingWeightsError, ModelError
 

@@ -23,7 +23,7 @@ from huggingface_hub import constants as hub
 from torch import nn
 
 from cliploc._files import user_path
-from cliploc._memory_errors import not_installed
+from cliploc._imports import not_installed
 from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
 from cliploc.backbones._checkpoints import first_line

@@ -18,10 +18,9 @@ from typing import Annotated
 import typer
 
 from cliploc import __version__
-from cliploc._allocator import keep_freed_memory
-from cliploc._memory_errors import NO_ROOM_TO_LOAD, out_of_memory
+from cliploc._imports import NO_ROOM_TO_LOAD
+from cliploc._process import keep_freed_memory, out_of_memory, take_short_turns, wait_passively
 from cliploc._terminal import OutputError, write_out
-from cliploc._threads import take_short_turns, wait_passively
 from cliploc.cli.commands import CommandGroup
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
 from cliploc.errors import CliplocError, CliplocWarning

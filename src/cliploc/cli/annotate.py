@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cliploc._extras import refuse_without
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag, rare, with_exemplars
 from cliploc.cli.output import (

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cliploc._extras import refuse_without
-from cliploc._inputs import Inputs
+from cliploc._files import Inputs
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import (
     TASKS,

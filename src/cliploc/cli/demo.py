@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from cliploc import __version__
-from cliploc._files import alone_in
-from cliploc._inputs import Inputs
+from cliploc._files import Inputs, alone_in
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, box_text, title_row, writable
@@ -33,7 +32,7 @@ class DemoFlags(WithThreads):
 @command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(asked: DemoFlags, options: Options) -> int:
     """Try cliploc on the photos that it includes."""
-    from cliploc.demo import IOU_RULE, PAGE, clip_hint, demo_photos, overlay_of, run_demo
+    from cliploc.demo import CLIP_HINT, IOU_RULE, PAGE, demo_photos, overlay_of, run_demo
 
     folder, photos = writable(asked.out), list(demo_photos())
     Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
@@ -58,7 +57,7 @@ def demo(asked: DemoFlags, options: Options) -> int:
         ),
         IOU_RULE,
         f"wrote {result.page} and {len(result.overlays)} overlays",
-        clip_hint(),
+        CLIP_HINT,
     ]
     for line in lines:
         terminal.data(Text(printable(line)))

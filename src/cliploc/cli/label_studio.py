@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from cliploc._extras import refuse_without
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import ServerFlags, command, flag, use_threads, user_in
 from cliploc.cli.output import DONE

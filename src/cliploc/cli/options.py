@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from cliploc._documents import lines_of
-from cliploc._extras import refuse_without
-from cliploc._threads import MAX_THREADS
+from cliploc._imports import refuse_without
+from cliploc._process import MAX_THREADS
 from cliploc.cli.commands import section
 from cliploc.config import DEFAULTS, Group, Option, Options, flags_of, option_of, parse_list, parse_pair
 from cliploc.errors import UsageError

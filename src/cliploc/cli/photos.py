@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cliploc._files import alone_in
-from cliploc._inputs import Inputs
+from cliploc._files import Inputs, alone_in
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.output import (
     DONE,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from cliploc._extras import refuse_without
 from cliploc._files import user_path
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_threads
 from cliploc.cli.output import DONE

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from cliploc._allocator import share_heaps
-from cliploc._extras import refuse_without
+from cliploc._imports import refuse_without
+from cliploc._process import share_heaps
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     ModelFlags,

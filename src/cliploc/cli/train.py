@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from cliploc._extras import refuse_without
 from cliploc._files import alone_writing, user_path
+from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import MOST_SEED, Flags, WithThreads, command, flag, rare, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from cliploc.datasets._infra.labelled import (
     LabelledPicture,
     LabelledReader,
     LabelMap,
-    Truth,
     class_list,
     classes_of,
     labelled_reader,
@@ -23,8 +21,7 @@ from cliploc.datasets._infra.labelled import (
     read_labels,
 )
 from cliploc.datasets._infra.registration import Found, Reader, Split, reader, readers
-from cliploc.datasets._infra.selection import checked, labels_of, refuse_counts
-from cliploc.datasets.subsets import Subset, subsets
+from cliploc.datasets._infra.selection import Draw, Subset, labels_of, nothing_usable, subsets
 from cliploc.errors import UsageError
 from cliploc.values import IGNORE, Dataset
 
@@ -43,7 +40,6 @@ __all__ = [
     "Reader",
     "Split",
     "Subset",
-    "Truth",
     "class_list",
     "classes_of",
     "labelled_reader",
@@ -80,18 +76,12 @@ def open_dataset(
     Returns:
         The samples that can be used, and a problem for everything that was left out or corrected. Pictures that were
         not asked for are not opened.
-
-    Example:
-        >>> from cliploc.datasets import open_dataset
-        >>> dataset = open_dataset("wsol", "../shared/data/ilsvrc_val_dev", limit=2)  # doctest: +SKIP
-        >>> dataset.classes[dataset.samples[0].label].name  # doctest: +SKIP
-        'Chow Chow'
     """
     entry = readers.get(name)
     part = entry.split(split)
     if subset is not None and classes is not None:
         raise UsageError("expected a subset or classes, got both: leave one out")
-    refuse_counts(limit, sample)
+    draw = Draw(limit, sample, seed)
     chosen = None if subset is None else subsets.get(subset)
     root = user_path(root)
     if not root.is_dir():
@@ -99,25 +89,10 @@ def open_dataset(
     problems = Problems()
     found = entry.read(root, part.name, problems)
     candidates = found.candidates
-    if chosen is not None:
-        wanted = _subset_labels(chosen, found, name)
+    if chosen is not None or classes is not None:
+        wanted = chosen.labels(found.classes, name) if chosen else labels_of(classes or (), found.classes)
         candidates = [one for one in candidates if one.label in wanted]
-    elif classes is not None:
-        wanted = labels_of(classes, found.classes)
-        candidates = [one for one in candidates if one.label in wanted]
-    samples = checked(candidates, Checker(len(found.classes), problems), limit, sample, seed)
+    samples = draw.of(candidates, Checker(problems, len(found.classes)).sample)
     if not samples:
-        counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
-        why = "no sample has a class that is asked for"
-        if counts:
-            why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}"
-        raise UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
-    return Dataset(name, root, part.name, part.role, found.classes, tuple(samples), tuple(problems.met))
-
-
-def _subset_labels(subset: Subset, found: Found, name: str) -> set[int]:
-    labels = {one.wnid: label for label, one in enumerate(found.classes)}
-    absent = [wnid for wnid in subset.reasons if wnid not in labels]
-    if absent:
-        raise UsageError(f"{name} has no class {', '.join(absent)} of the subset {subset.name}: choose --classes")
-    return {labels[wnid] for wnid in subset.reasons}
+        raise nothing_usable(name, root, problems, "no sample has a class that is asked for")
+    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met))

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems, picture_ids
-from cliploc.datasets._infra.files import json_object, needed_folder
+from cliploc.datasets._infra.files import coco_format, json_object, needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
-from cliploc.errors import UsageError
 from cliploc.values import ClassName
 
 
@@ -37,17 +36,15 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     path = root / "annotations" / f"instances_{split}.json"
     document = json_object(path)
     pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
-    try:
+    with coco_format(path, "export"):
         categories = sorted(document["categories"], key=lambda one: int(one["id"]))
         classes = tuple(ClassName(one["name"], (one["name"],), str(one["id"])) for one in categories)
         labels = {int(one["id"]): label for label, one in enumerate(categories)}
         images: dict[int, Mapping[str, Any]] = {}
         for one in document["images"]:
-            if int(one["id"]) in images:
-                problems.add(
-                    "duplicate id", str(one["file_name"]), f"image {one['id']} is there twice: the first is used"
-                )
-            images.setdefault(int(one["id"]), one)
+            if images.setdefault(int(one["id"]), one) is not one:
+                reason = f"image {one['id']} is there twice: the first is used"
+                problems.add("duplicate id", str(one["file_name"]), reason)
         boxes = _boxes(document["annotations"], images, labels, problems)
         ids = picture_ids(str(one["file_name"]) for one in images.values())
         candidates = []
@@ -56,9 +53,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             name = str(entry["file_name"])
             size = (int(entry["width"]), int(entry["height"]))
             candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): export it again") from None
-    return Found(classes, candidates)
+        return Found(classes, candidates)
 
 
 def _boxes(

@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cliploc.datasets._infra.candidates import Box, Candidate, Problems
-from cliploc.datasets._infra.files import first_folder, needed_folder
-from cliploc.datasets._infra.imagenet import imagenet_class_names
+from cliploc.datasets._infra.candidates import Candidate, Problems
+from cliploc.datasets._infra.files import needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.datasets._infra.voc_xml import read_annotation
-from cliploc.datasets.wsol import read_metadata
+from cliploc.datasets.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
 from cliploc.errors import InputError
 from cliploc.images import SUFFIXES
 from cliploc.values import ClassName
@@ -51,9 +50,9 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     pictures = needed_folder(root, PICTURES, "pictures")
     classes = imagenet_class_names()
     places = _places(pictures)
-    metadata = first_folder(root, [place for place in METADATA if (root / place / "image_ids.txt").is_file()])
+    metadata = metadata_folder(root, METADATA)
     if metadata is not None:
-        claims = _of_metadata(metadata, problems)
+        claims = claims_of_metadata(metadata, problems)
     else:
         folder = needed_folder(root, (*ANNOTATIONS, METADATA[0]), "annotations")
         claims = _of_xml(folder, places, {one.wnid: i for i, one in enumerate(classes)}, problems)
@@ -69,14 +68,6 @@ def _places(pictures: Path) -> dict[str, str]:
         elif entry.suffix.lower() in SUFFIXES:
             places[entry.name] = ""
     return places
-
-
-Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # file name, label, size, boxes
-
-
-def _of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
-    for truth in read_metadata(folder, problems.met.append)[1]:
-        yield truth.image_id.rsplit("/", 1)[-1], truth.label, truth.size_wh, truth.xyxy
 
 
 def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Claim]:
@@ -109,7 +100,8 @@ def _placed(
     classes: tuple[ClassName, ...],
     problems: Problems,
 ) -> Iterator[Candidate]:
-    for name, label, size_wh, boxes in claims:
+    for image_id, label, size_wh, boxes in claims:
+        name = image_id.rsplit("/", 1)[-1]
         folder = places.get(name, "")
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
         if folder and wnid and folder != wnid:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import cast
 
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems
-from cliploc.datasets._infra.files import HELP, csv_rows, first_folder
-from cliploc.datasets._infra.imagenet import imagenet_class_names
+from cliploc.datasets._infra.files import HELP, csv_rows
 from cliploc.datasets._infra.registration import Found, Split, reader
-from cliploc.datasets.wsol import read_metadata
+from cliploc.datasets.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
 from cliploc.errors import UsageError
 from cliploc.values import ClassName
 
@@ -25,8 +24,6 @@ PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-thresh
 METADATA = ("metadata/ILSVRC/val", "metadata/val", "metadata")
 BOXES = ("ImageNetV2_boxes.txt", "release/ImageNetV2_boxes.txt")
 MAPPING = "mapping.txt"
-
-Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # name such as 0/0.jpeg, label, size, boxes
 
 
 @reader(
@@ -53,10 +50,10 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     """Reads the set. Sample ids are the annotations', val2/0/….jpeg."""
     classes = imagenet_class_names()
     pictures = _pictures(root, classes)
-    metadata = first_folder(root, [place for place in METADATA if (root / place / "image_ids.txt").is_file()])
+    metadata = metadata_folder(root, METADATA)
     release = next((root / place for place in BOXES if (root / place).is_file()), None)
     if metadata is not None:
-        claims = _of_metadata(metadata, problems)
+        claims = claims_of_metadata(metadata, problems)
     elif release is not None:
         claims = _of_release(release, problems)
     else:
@@ -75,11 +72,6 @@ def _pictures(root: Path, classes: tuple[ClassName, ...]) -> Path:
         if (root / place).is_dir() and any(re.fullmatch(r"\d{1,3}|n\d{8}", p.name) for p in (root / place).iterdir()):
             return root / place
     raise UsageError(f"expected class folders 0 … 999 at {root}/{', or '.join(PICTURES[:-1])}; found none: {HELP}")
-
-
-def _of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
-    for truth in read_metadata(folder, problems.met.append)[1]:
-        yield truth.image_id.removeprefix("val2/"), truth.label, truth.size_wh, truth.xyxy
 
 
 def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
@@ -112,7 +104,8 @@ def _placed(
     classes: tuple[ClassName, ...],
     problems: Problems,
 ) -> Iterator[Candidate]:
-    for name, label, size_wh, boxes in claims:
+    for image_id, label, size_wh, boxes in claims:
+        name = image_id.removeprefix("val2/")
         folder = name.split("/")[0]
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
         if wnid and folder not in (str(label), wnid):

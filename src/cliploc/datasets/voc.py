@@ -17,27 +17,17 @@ from cliploc.errors import InputError, UsageError
 from cliploc.values import ClassName
 
 PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")
-# Name in the files → usual names; the order is the official one.
-CLASSES = {
+# The names in the files, in the official order; and the usual ones where these are others.
+NAMES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+USUAL: dict[str, tuple[str, ...]] = {
     "aeroplane": ("aeroplane", "airplane"),
-    "bicycle": ("bicycle",),
-    "bird": ("bird",),
-    "boat": ("boat",),
-    "bottle": ("bottle",),
-    "bus": ("bus",),
-    "car": ("car",),
-    "cat": ("cat",),
-    "chair": ("chair",),
-    "cow": ("cow",),
     "diningtable": ("dining table",),
-    "dog": ("dog",),
-    "horse": ("horse",),
     "motorbike": ("motorbike", "motorcycle"),
-    "person": ("person",),
     "pottedplant": ("potted plant",),
-    "sheep": ("sheep",),
     "sofa": ("sofa", "couch"),
-    "train": ("train",),
     "tvmonitor": ("TV monitor", "television"),
 }
 
@@ -66,8 +56,9 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     base = first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
     if base is None:
         raise UsageError(f"expected a folder Annotations below {root}, found none: {HELP}")
-    own = {row[0]: (row[0],) for row in words(base / "classes.txt", 1)} if (base / "classes.txt").is_file() else None
-    names = own or CLASSES
+    own = [row[0] for row in words(base / "classes.txt", 1)] if (base / "classes.txt").is_file() else []
+    usual = {} if own else USUAL
+    names = {name: usual.get(name, (name,)) for name in own or NAMES}
     labels = {name: label for label, name in enumerate(names)}
     candidates = []
     for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1):

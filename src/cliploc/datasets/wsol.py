@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems, by, safe_id
-from cliploc.datasets._infra.files import csv_numbers, csv_rows
-from cliploc.datasets._infra.imagenet import imagenet_class_names
+from cliploc.datasets._infra.files import csv_numbers, csv_rows, first_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
+from cliploc.prompts import imagenet_classes
 from cliploc.values import ClassName, Problem
 
 MAX_SIDE = 1_000_000  # pixels
 MAX_BOXES = 1_000  # of one image; each is compared with all boxes of the image's map
-Numbers = Mapping[str, tuple[float, ...]]
+Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # image, label, size, boxes
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     Returns:
         All image ids, and the metadata of the images in all four files. The boxes are not checked.
     """
+
+    def refuse(image_id: str, reason: str) -> None:
+        leave_out(Problem("metadata", image_id, reason))
+
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"expected a folder of metadata, found none at {folder}: check the path")
@@ -102,7 +106,7 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     if not listed:
         raise UsageError(f"expected image ids in {folder / 'image_ids.txt'}, found none: check the file")
     labels, sizes = (
-        _one_each(path, csv_numbers(path, count), leave_out)
+        _one_each(path, csv_numbers(path, count), refuse)
         for path, count in ((folder / "class_labels.txt", 1), (folder / "image_sizes.txt", 2))
     )
     boxes: dict[str, list[Box]] = {}
@@ -110,7 +114,7 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
         boxes.setdefault(one, []).append(cast(Box, box))
     for one, count in Counter(listed).items():
         if count > 1:
-            leave_out(Problem("metadata", one, f"{count} times in image_ids.txt: counted once"))
+            refuse(one, f"{count} times in image_ids.txt: counted once")
     asked = list(dict.fromkeys(listed))
     known = set(asked)
     files: tuple[tuple[str, Mapping[str, object]], ...]
@@ -118,39 +122,50 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     for name, there in files:
         for one in there:
             if one not in known:
-                leave_out(Problem("metadata", one, f"in {name}.txt, but not in image_ids.txt: add it or remove it"))
+                refuse(one, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
     truths = []
     for one in asked:
         absent = [name for name, there in files if one not in there]
         if absent:
-            leave_out(Problem("metadata", one, f"not in {absent[0]}.txt: add its line"))
+            refuse(one, f"not in {absent[0]}.txt: add its line")
         elif not safe_id(one):
-            reason = "expected an image id that stays inside the folder of maps: use a relative path"
-            leave_out(Problem("metadata", one, reason))
+            refuse(one, "expected an image id that stays inside the folder of maps: use a relative path")
         elif not all(1 <= side <= MAX_SIDE for side in sizes[one]):
             came = f"got {by(sizes[one])}: correct image_sizes.txt"
-            reason = f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, {came}"
-            leave_out(Problem("metadata", one, reason))
+            refuse(one, f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, {came}")
         elif len(boxes[one]) > MAX_BOXES:
-            reason = f"expected at most {MAX_BOXES} boxes, got {len(boxes[one])}: correct localization.txt"
-            leave_out(Problem("metadata", one, reason))
+            refuse(one, f"expected at most {MAX_BOXES} boxes, got {len(boxes[one])}: correct localization.txt")
         else:
             width, height = map(int, sizes[one])
             truths.append(Truth(one, int(labels[one][0]), (width, height), tuple(boxes[one])))
     return asked, truths
 
 
+def metadata_folder(root: Path, places: Iterable[str]) -> Path | None:
+    """The first of these folders below the root with metadata, or None."""
+    return first_folder(root, [place for place in places if (root / place / "image_ids.txt").is_file()])
+
+
+def claims_of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
+    """What the metadata say of each image."""
+    for truth in read_metadata(folder, problems.met.append)[1]:
+        yield truth.image_id, truth.label, truth.size_wh, truth.xyxy
+
+
+def imagenet_class_names() -> tuple[ClassName, ...]:
+    """ILSVRC's classes in the order of their labels, with the names and synonyms that prompts use."""
+    return tuple(ClassName(one.name, (one.name, *one.synonyms), one.wnid) for one in imagenet_classes())
+
+
 def _one_each(
-    path: Path, rows: Sequence[tuple[str, tuple[float, ...]]], leave_out: Callable[[Problem], None]
+    path: Path, rows: Sequence[tuple[str, tuple[float, ...]]], refuse: Callable[[str, str], None]
 ) -> dict[str, tuple[float, ...]]:
     """Image id → its line. The first of different lines counts; the others are reported as problems."""
-    found: dict[str, tuple[float, ...]] = {}
+    first: dict[str, tuple[float, ...]] = {}
     for one, values in rows:
-        if found.setdefault(one, values) != values:
-            leave_out(
-                Problem("metadata", one, f"two different lines in {path.name}, the first is used: correct the file")
-            )
-    return found
+        if first.setdefault(one, values) != values:
+            refuse(one, f"two different lines in {path.name}, the first is used: correct the file")
+    return first
 
 
 def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import prompts
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer

@@ -14,12 +14,19 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cliploc import __version__, prompts
-from cliploc._documents import read_json
-from cliploc._extras import refuse_without
-from cliploc._files import alone_in, temporaries_of, user_path
-from cliploc._inputs import Inputs
-from cliploc._parts import part_path, parts_in, read_stamps, remove_part, write_part
-from cliploc._schemas import AnnotationManifest
+from cliploc._documents import AnnotationManifest, read_json
+from cliploc._files import (
+    Inputs,
+    alone_in,
+    part_path,
+    parts_in,
+    read_stamps,
+    remove_part,
+    temporaries_of,
+    user_path,
+    write_part,
+)
+from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, MIN_SCORE, Options, is_whole, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder, local

@@ -15,9 +15,18 @@ from typing import Any
 import numpy as np
 
 from cliploc import prompts, rle
-from cliploc._documents import DocumentError, checked, parse_json, read_bytes, read_json
+from cliploc._documents import (
+    Decisions,
+    DocumentError,
+    SavedCorrections,
+    SavedPicture,
+    SavedReview,
+    checked,
+    parse_json,
+    read_bytes,
+    read_json,
+)
 from cliploc._files import write_at
-from cliploc._schemas import Decisions, SavedCorrections, SavedPicture, SavedReview
 from cliploc.errors import UsageError
 from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results

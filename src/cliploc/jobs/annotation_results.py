@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploc._documents import read_json
-from cliploc._schemas import AnnotationSummary
+from cliploc._documents import AnnotationSummary, read_json
 from cliploc.errors import UsageError
 from cliploc.jobs import export_states
 from cliploc.jobs.annotation_edits import (

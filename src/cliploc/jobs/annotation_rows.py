@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import parse_json
-from cliploc._parts import part_path, parts_in, read_part
-from cliploc._schemas import AnnotatedRow, AnnotationManifest
+from cliploc._documents import AnnotatedRow, AnnotationManifest, parse_json
+from cliploc._files import part_path, parts_in, read_part
 from cliploc.errors import UsageError
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.folder import RunKind

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import read_json
-from cliploc._schemas import ExportStates
+from cliploc._documents import ExportStates, read_json
 from cliploc.jobs.folder import write_json
 
 FILE, KIND, SCHEMA_VERSION = "exports.json", "cliploc exports", 1

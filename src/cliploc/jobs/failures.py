@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cliploc._memory_errors import out_of_memory
+from cliploc._process import out_of_memory
 from cliploc.errors import ModelError
 
 

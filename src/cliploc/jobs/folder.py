@@ -19,10 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import DocumentError, checked, read_json
-from cliploc._files import new_token, remove_leftovers, temporaries_of, write_whole
-from cliploc._parts import foreign_in, parts_in, read_part
-from cliploc._schemas import Manifest
+from cliploc._documents import DocumentError, Manifest, checked, read_json
+from cliploc._files import foreign_in, new_token, parts_in, read_part, remove_leftovers, temporaries_of, write_whole
 from cliploc.config import DEFAULTS, OPTIONS
 from cliploc.errors import CliplocError, UsageError
 

@@ -18,10 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cliploc._allocator import keep_freed_memory
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
-from cliploc._threads import take_short_turns
+from cliploc._imports import install, not_installed
+from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.rows import arrow

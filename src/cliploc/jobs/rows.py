@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import _parts
-from cliploc._extras import install
-from cliploc._files import write_whole
-from cliploc._memory_errors import not_installed
-from cliploc._parts import parts_in
+from cliploc import _files
+from cliploc._files import parts_in, write_whole
+from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import open_picture
 from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
@@ -142,10 +140,10 @@ def to_table(rows: Sequence[Row], schema: Any) -> Any:
 
 
 def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
-    """Writes a part atomically; see `cliploc._parts.write_part`."""
+    """Writes a part atomically; see `cliploc._files.write_part`."""
     content = io.BytesIO()
     arrow().parquet.write_table(table, content, compression="zstd")
-    _parts.write_part(path, content.getvalue(), stamps)
+    _files.write_part(path, content.getvalue(), stamps)
 
 
 def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Sequence[str]) -> None:
@@ -183,7 +181,7 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
 
     A part that was written without a plugin's metric does not have that metric's columns.
     """
-    content = _parts.read_part(path)
+    content = _files.read_part(path)
     if content is None:
         raise UsageError(f"{path} is damaged: run the same command again, to compute it again")
     pa = arrow()

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cliploc import __version__
-from cliploc._files import alone_in, temporaries_of
-from cliploc._parts import part_path, read_stamps
+from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
 from cliploc.datasets import LabelledDataset
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder

@@ -18,9 +18,8 @@ from typing import Any
 
 from PIL import Image
 
-from cliploc._documents import read_json, refuse_other
+from cliploc._documents import VideoFrames, read_json, refuse_other
 from cliploc._files import write_whole
-from cliploc._schemas import VideoFrames
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS
 from cliploc.jobs.folder import write_json

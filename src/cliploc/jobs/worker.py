@@ -21,7 +21,7 @@ import torch
 
 from cliploc import prompts
 from cliploc._files import temporaries_of
-from cliploc._threads import give_way
+from cliploc._process import give_way
 from cliploc.boxes import BoxRule
 from cliploc.errors import CliplocWarning, InputError, ModelError, UsageError
 from cliploc.jobs import rows as row

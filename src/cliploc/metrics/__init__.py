@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cliploc.metrics._infra.bootstrap import Bootstrap, Interval
-from cliploc.metrics._infra.contours import ContourBoxes, contour_boxes, one_thread
+from cliploc.metrics._infra.contours import contour_boxes, one_thread
 from cliploc.metrics._infra.curve import (
     CONVENTIONS,
     SIDE,
@@ -15,10 +15,9 @@ from cliploc.metrics._infra.curve import (
     check_header,
     checked_map,
 )
-from cliploc.metrics._infra.hits import Hits, hit_at, packed_hits
-from cliploc.metrics._infra.mean import MeanMetric, MeanResult
 from cliploc.metrics._infra.metric import (
     JudgedMap,
+    MeanMetric,
     Metric,
     MetricSummary,
     Number,
@@ -30,48 +29,39 @@ from cliploc.metrics._infra.metric import (
     metrics,
 )
 from cliploc.metrics.energy_in_boxes import EnergyInBoxes
-from cliploc.metrics.localization_accuracy import LocalizationAccuracy, LocalizationResult
-from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, MaxBoxAccResult
-from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2, MaxBoxAccV2Result
+from cliploc.metrics.localization_accuracy import LocalizationAccuracy
+from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, packed_hits
+from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2
 from cliploc.metrics.mean_best_iou import MeanBestIoU
 from cliploc.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.metrics.pointing_game import PointingGame
-from cliploc.metrics.pxap import PxAP, PxAPResult, pack_counts, pixel_counts, unpack_counts
+from cliploc.metrics.pxap import PxAP, pack_counts, unpack_counts
 from cliploc.metrics.vl_score_rule import VLScoreRule
-from cliploc.values import IGNORE
 
 __all__ = [
     "CONVENTIONS",
-    "IGNORE",
     "LARGEST_HITS",
     "SIDE",
     "TAUS",
     "Bootstrap",
     "BoxCurve",
-    "ContourBoxes",
     "Convention",
     "EnergyInBoxes",
-    "Hits",
     "Interval",
     "JudgedMap",
     "LocalizationAccuracy",
-    "LocalizationResult",
     "MaxBoxAcc",
-    "MaxBoxAccResult",
     "MaxBoxAccV2",
-    "MaxBoxAccV2Result",
     "MeanBestIoU",
     "MeanIoU",
     "MeanIoUResult",
     "MeanMetric",
-    "MeanResult",
     "Metric",
     "MetricSummary",
     "Number",
     "PixelPairs",
     "PointingGame",
     "PxAP",
-    "PxAPResult",
     "Score",
     "VLScoreRule",
     "all_metrics",
@@ -89,7 +79,6 @@ __all__ = [
     "one_thread",
     "pack_counts",
     "packed_hits",
-    "pixel_counts",
     "pixel_pairs",
     "unpack_counts",
 ]

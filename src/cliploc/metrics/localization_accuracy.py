@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from cliploc.errors import UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
-from cliploc.metrics._infra.curve import TAUS, BoxCurve, level
-from cliploc.metrics._infra.hits import Bools, Hits, by_class
+from cliploc.metrics._infra.curve import TAUS, BoxCurve
 from cliploc.metrics._infra.metric import (
-    ColumnType,
     JudgedMap,
     Metric,
     MetricSummary,
     Number,
     Row,
     Score,
+    by_class,
     metric,
     refuse_empty,
-    refuse_unlike,
+    threshold_note,
 )
-from cliploc.metrics.max_box_acc import LARGEST_HITS, largest_hits, threshold_note
+from cliploc.metrics.max_box_acc import LARGEST_HITS, Bools, MaxBoxAcc, largest_hits
 
 LOCATED = ("gt_known", "top1_loc", "top5_loc")  # these need a threshold
 CLASSIFIED = ("top1_cls", "top5_cls")
@@ -38,16 +37,13 @@ class LocalizationResult:
     predicted: int  # number of images with predictions; the Top-k numbers are shares of these
     threshold: float  # τ
     oracle: bool  # whether τ was chosen on these same images
-    # share of images whose box on the true class's map is right. top1_loc, top5_loc: share of images whose box is right
-    # and whose true class is the first prediction, or among the first five; None without (so many) predictions.
-    # top1_cls, top5_cls: share of images whose true class is the first prediction, or among the first five.
-    gt_known: float
-    top1_loc: float | None
-    top5_loc: float | None
-    top1_cls: float | None
-    top5_cls: float | None
     intervals: Mapping[str, Interval]  # name of a number → its confidence interval at this τ
     per_class: Mapping[int, float]  # label → GT-known
+    gt_known: float  # share of images whose box on the true class's map is right
+    top1_loc: float | None = None  # share of images whose box is right and whose true class is the first prediction …
+    top5_loc: float | None = None  # … or among the first five; None without (so many) predictions
+    top1_cls: float | None = None  # share of images whose true class is the first prediction …
+    top5_cls: float | None = None  # … or among the first five
 
 
 @metric
@@ -67,34 +63,27 @@ class LocalizationAccuracy(Metric):
         1.0
     """
 
-    name: ClassVar[str] = "localization"
-    position: ClassVar[int] = 5
-    columns: ClassVar[Mapping[str, ColumnType]] = {"highest": "level", LARGEST_HITS: "hits", "iou": "float"}
-    numbers: ClassVar[Mapping[str, Number]] = {
+    name = "localization"
+    position = 5
+    columns: ClassVar = {"highest": "level", LARGEST_HITS: "hits", "iou": "float"}
+    numbers: ClassVar = {
         "gt_known": Number("GT-known Loc", "as MaxBoxAcc, at the τ given after the numbers", "GT-known", "threshold"),
         "top1_loc": Number("Top-1 Loc", "GT-known, and the true class is the first prediction", "Top-1"),
         "top5_loc": Number("Top-5 Loc", "GT-known, and the true class is among the first five", "Top-5"),
         "top1_cls": Number("Top-1 class", "the true class is the first prediction"),
         "top5_cls": Number("Top-5 class", "the true class is among the first five"),
     }
-    needs_threshold: ClassVar[bool] = True
-    chooses_threshold: ClassVar[bool] = True
+    needs_threshold = True
+    chooses_threshold = True
 
-    def __init__(self, iou: float = 0.5, threshold: float | None = None) -> None:
-        if threshold is not None:
-            level(threshold, 0)
-        self.hits = Hits(iou, "largest")
-        self.threshold = threshold
-        self._rank: dict[str, int | None] = {}
-        self._depth: int | None = None
-
-    @classmethod
-    def at(cls, threshold: float | None) -> Self:
-        """The metric at a threshold τ; None: the best on the images."""
-        return cls(threshold=threshold)
+    def __init__(self, threshold: float | None = None) -> None:
+        super().__init__(threshold)
+        self._boxes = MaxBoxAcc()
+        self._rank: dict[str, int | None] = {}  # place of the true class among the predictions
+        self._depth: int | None = None  # predictions of an image
 
     def __len__(self) -> int:
-        return len(self.hits)
+        return len(self._boxes)
 
     def update(self, curve: BoxCurve, label: int | None = None, predictions: Sequence[int] | None = None) -> None:
         """Counts one image.
@@ -102,71 +91,7 @@ class LocalizationAccuracy(Metric):
         Args:
             predictions: classes, best first; None where there are none.
         """
-        self._check(curve.image_id, label, predictions)
-        self.hits.add(curve, label)
-        self._keep(curve.image_id, label, predictions)
-
-    def _check(self, image_id: str, label: int | None, predictions: Sequence[int] | None) -> None:
-        if predictions is None:
-            return
-        if label is None:
-            raise UsageError(f"{image_id} has predictions but no true class: give its label")
-        if not len(predictions) or self._depth not in (None, len(predictions)):
-            wanted = self._depth or "at least 1"
-            raise UsageError(f"{image_id}: expected {wanted} predictions, got {len(predictions)}: give as many for all")
-
-    def _keep(self, image_id: str, label: int | None, predictions: Sequence[int] | None) -> None:
-        if predictions is not None:
-            self._depth = len(predictions)
-            order = list(predictions)
-            self._rank[image_id] = order.index(label) if label in order else None
-
-    def merge(self, other: LocalizationAccuracy) -> LocalizationAccuracy:
-        """A metric over the images of both, which must not share any."""
-        refuse_unlike(self.threshold == other.threshold)
-        depths = {one for one in (self._depth, other._depth) if one is not None}
-        if len(depths) > 1:
-            raise UsageError(
-                f"expected equally many predictions an image, got {min(depths)} and {max(depths)}: give as many for all"
-            )
-        both = LocalizationAccuracy(self.hits.iou, self.threshold)
-        both.hits = self.hits.merged(other.hits)
-        both._rank = {**self._rank, **other._rank}
-        both._depth = next(iter(depths), None)
-        return both
-
-    def compute(self, threshold: float | None = None, bootstrap: Bootstrap = DEFAULT) -> LocalizationResult:
-        """The result so far.
-
-        Args:
-            threshold: τ; None for the best on these images, which makes the numbers an oracle's.
-        """
-        n = refuse_empty(len(self.hits))
-        oracle = threshold is None
-        tau = float(TAUS[self.hits.at(TAUS).sum(axis=0).argmax()]) if threshold is None else threshold
-        right = self.hits.at([tau])[:, 0]
-        columns: dict[str, Bools] = {"gt_known": right}
-        known = [i for i, one in enumerate(self.hits.ids) if one in self._rank]
-        ranks = [self._rank[one] for one in self.hits.ids if one in self._rank]
-        for k in (1, 5):
-            if known and (self._depth or 0) >= k:
-                inside = np.array([rank is not None and rank < k for rank in ranks])
-                columns[f"top{k}_loc"], columns[f"top{k}_cls"] = inside & right[known], inside
-        means = {name: float(column.mean()) for name, column in columns.items()}
-        intervals = {name: bootstrap.interval(column[:, None], lambda m: m[:, 0]) for name, column in columns.items()}
-        return LocalizationResult(
-            n,
-            len(known),
-            tau,
-            oracle,
-            means["gt_known"],
-            means.get("top1_loc"),
-            means.get("top5_loc"),
-            means.get("top1_cls"),
-            means.get("top5_cls"),
-            intervals,
-            by_class(self.hits.labels, right),
-        )
+        self.add(curve.image_id, largest_hits(curve), label, predictions)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the box is right, and its IoU at τ."""
@@ -175,10 +100,40 @@ class LocalizationAccuracy(Metric):
         return largest_hits(curve) | at_tau
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
-        """Counts one sample by its columns and predictions; errors as in `update`."""
-        self._check(sample_id, label, predictions)
-        self.hits.restore(sample_id, columns["highest"], columns[LARGEST_HITS], label)
-        self._keep(sample_id, label, predictions)
+        """Counts one sample by its columns and predictions."""
+        if predictions is not None:
+            if label is None:
+                raise UsageError(f"{sample_id} has predictions but no true class: give its label")
+            if not len(predictions) or self._depth not in (None, len(predictions)):
+                wanted = f"expected {self._depth or 'at least 1'} predictions, got {len(predictions)}"
+                raise UsageError(f"{sample_id}: {wanted}: give as many for all")
+        self._boxes.add(sample_id, columns, label, None)
+        if predictions is not None:
+            self._depth = len(predictions)
+            order = list(predictions)
+            self._rank[sample_id] = order.index(label) if label in order else None
+
+    def compute(self, threshold: float | None = None, bootstrap: Bootstrap = DEFAULT) -> LocalizationResult:
+        """The result so far.
+
+        Args:
+            threshold: τ; None for the best on these images, which makes the numbers an oracle's.
+        """
+        n = refuse_empty(len(self._boxes))
+        oracle = threshold is None
+        tau = float(TAUS[self._boxes.right_at(TAUS).sum(axis=0).argmax()]) if threshold is None else threshold
+        right = self._boxes.right_at([tau])[:, 0]
+        columns: dict[str, Bools] = {"gt_known": right}
+        ranked = {i: self._rank[image_id] for i, image_id in enumerate(self._boxes.ids) if image_id in self._rank}
+        known = list(ranked)
+        for k in (1, 5):
+            if known and (self._depth or 0) >= k:
+                inside = np.array([rank is not None and rank < k for rank in ranked.values()])
+                columns[f"top{k}_loc"], columns[f"top{k}_cls"] = inside & right[known], inside
+        means = {name: float(column.mean()) for name, column in columns.items()}
+        intervals = {name: bootstrap.interval(column[:, None], lambda m: m[:, 0]) for name, column in columns.items()}
+        per_class = by_class(self._boxes.labels, right)
+        return LocalizationResult(n, len(known), tau, oracle, intervals, per_class, **means)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         """All numbers at the metric's τ, and localisation also at the best τ of these images (an oracle)."""

@@ -10,19 +10,8 @@ import numpy as np
 
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import BoxCurve
-from cliploc.metrics._infra.hits import packed_hits
-from cliploc.metrics._infra.metric import (
-    ColumnType,
-    JudgedMap,
-    Metric,
-    MetricSummary,
-    Number,
-    Row,
-    Score,
-    metric,
-    refuse_unlike,
-)
-from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult, threshold_note
+from cliploc.metrics._infra.metric import JudgedMap, Metric, MetricSummary, Number, Row, Score, metric, threshold_note
+from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult, packed_hits
 
 IOUS = (0.3, 0.5, 0.7)
 
@@ -48,9 +37,6 @@ class MaxBoxAccV2(Metric):
 
     Choe et al. 2020, "Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets".
 
-    Args:
-        ious: the IoUs from which a box is right; the mean is over these.
-
     Example:
         >>> metric = MaxBoxAccV2()
         >>> metric.update(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])))
@@ -58,13 +44,10 @@ class MaxBoxAccV2(Metric):
         1.0
     """
 
-    name: ClassVar[str] = "max_box_acc_v2"
-    position: ClassVar[int] = 20
-    columns: ClassVar[Mapping[str, ColumnType]] = {
-        "highest": "level",
-        **{f"hits_every_{_percent(iou)}": "hits" for iou in IOUS},
-    }
-    numbers: ClassVar[Mapping[str, Number]] = {
+    name = "max_box_acc_v2"
+    position = 20
+    columns: ClassVar = {"highest": "level", **{f"hits_every_{_percent(iou)}": "hits" for iou in IOUS}}
+    numbers: ClassVar = {
         "max_box_acc_v2": Number("MaxBoxAccV2", "mean of the accuracies at IoU 0.3, 0.5 and 0.7", "V2"),
         **{
             f"max_box_acc_iou{_percent(iou)}": Number(
@@ -74,23 +57,17 @@ class MaxBoxAccV2(Metric):
         },
     }
 
-    def __init__(self, ious: Sequence[float] = IOUS) -> None:
-        self.parts = {iou: MaxBoxAcc(iou, "every") for iou in ious}
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = {iou: MaxBoxAcc(iou, "every") for iou in IOUS}
 
     def __len__(self) -> int:
-        return len(next(iter(self.parts.values())))
+        return len(self.parts[IOUS[0]])
 
     def update(self, curve: BoxCurve, label: int | None = None) -> None:
         """Counts one image; a second time is a `UsageError`."""
         for part in self.parts.values():
             part.update(curve, label)
-
-    def merge(self, other: MaxBoxAccV2) -> MaxBoxAccV2:
-        """A metric over the images of both, which must not share any."""
-        refuse_unlike(self.parts.keys() == other.parts.keys())
-        both = MaxBoxAccV2(tuple(self.parts))
-        both.parts = {iou: part.merge(other.parts[iou]) for iou, part in self.parts.items()}
-        return both
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> MaxBoxAccV2Result:
         """The result so far; a `UsageError` when no image was counted."""
@@ -100,19 +77,21 @@ class MaxBoxAccV2(Metric):
         # Each replicate draws the same images at every IoU, so the mean over IoUs is a mean within the replicate.
         drawn = [replicates for _, replicates in both.values() if replicates is not None]
         interval = bootstrap.quantiles(np.mean(drawn, axis=0)) if drawn else None
-        accuracy = float(np.mean([one.accuracy for one in results]))
-        per_class = {label: float(np.mean([one.per_class[label] for one in results])) for label in results[0].per_class}
+        accuracy = float(np.mean([result.accuracy for result in results]))
+        per_class = {
+            label: float(np.mean([part.per_class[label] for part in results])) for label in results[0].per_class
+        }
         return MaxBoxAccV2Result(results[0].n, accuracy, interval, at_iou, per_class)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the best box is right, for each IoU."""
-        hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve, iou, "every").tobytes() for iou in self.parts}
+        hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve, iou, "every") for iou in IOUS}
         return {"highest": len(judged.curve.best) - 1, **hits}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         """Counts one sample by its columns."""
         for iou, part in self.parts.items():
-            part.hits.restore(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
+            part.restore(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         """MaxBoxAccV2 and the accuracy at each IoU."""

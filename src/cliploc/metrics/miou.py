@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError
-from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
-from cliploc.metrics._infra.metric import refuse_empty, refuse_twice, refuse_unlike
+from cliploc.metrics._infra.bootstrap import DEFAULT, POISSON_REPLICATES, Bootstrap, Interval, poisson_draws
+from cliploc.metrics._infra.metric import refuse_empty, refuse_twice
 from cliploc.values import IGNORE
 
-REPLICATES = 200  # of the bootstrap
 Labels = npt.NDArray[np.integer[Any]]
 Shares = npt.NDArray[np.float64]
 
@@ -85,7 +83,7 @@ class MeanIoU:
 
     The definition is mmsegmentation's (`intersect_and_union`, `mIoU`): ignored pixels are taken out of both maps first;
     a class without a pixel in either has no IoU and is left out of the mean. Only sums are stored, so memory does not
-    grow with the number of images, and merged parts give the same numbers in any order.
+    grow with the number of images.
 
     Example:
         >>> metric = MeanIoU(2)
@@ -99,7 +97,7 @@ class MeanIoU:
         self._ids: set[str] = set()
         self._confusion = np.zeros((classes + 1, classes), np.int64)
         # Of each replicate: intersection, predicted and true pixels of each class.
-        self._drawn = np.zeros((3, classes, REPLICATES), np.int64)
+        self._drawn = np.zeros((3, classes, POISSON_REPLICATES), np.int64)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -113,7 +111,7 @@ class MeanIoU:
         refuse_twice(image_id, self._ids)
         self._ids.add(image_id)
         np.add.at(self._confusion, (pairs.true, pairs.predicted), pairs.pixels)  # row −1 is the last
-        draws = np.random.default_rng(zlib.crc32(image_id.encode())).poisson(1, REPLICATES)
+        draws = poisson_draws(image_id)
         right, real = pairs.true == pairs.predicted, pairs.true >= 0
         for sums, chosen, labels in (
             (self._drawn[0], right, pairs.true),
@@ -121,17 +119,6 @@ class MeanIoU:
             (self._drawn[2], real, pairs.true),
         ):
             np.add.at(sums, labels[chosen], pairs.pixels[chosen, None] * draws)
-
-    def merge(self, other: MeanIoU) -> MeanIoU:
-        """A metric over the images of both, which must not share any."""
-        refuse_unlike((self.classes, self.ignore) == (other.classes, other.ignore))
-        if twice := self._ids & other._ids:
-            refuse_twice(min(twice), self._ids)
-        both = MeanIoU(self.classes, self.ignore)
-        both._ids = self._ids | other._ids
-        both._confusion = self._confusion + other._confusion
-        both._drawn = self._drawn + other._drawn
-        return both
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> MeanIoUResult:
         """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates."""
@@ -187,6 +174,6 @@ def average_precision(scores: npt.ArrayLike, right: npt.ArrayLike) -> float:
         return 0.0
     order = np.argsort(-values, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # the last of equal scores
-    found = hits[order].cumsum()[ends]
-    precision, recall = found / (ends + 1), found / found[-1]
+    right_so_far = hits[order].cumsum()[ends]
+    precision, recall = right_so_far / (ends + 1), right_so_far / right_so_far[-1]
     return float((np.diff(recall, prepend=0) * precision).sum())

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc._memory_errors import in_halves
+from cliploc._process import in_halves
 from cliploc.boxes import BoxRule
 from cliploc.config import Options
 from cliploc.errors import UsageError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from cliploc._extras import refuse_without
+from cliploc._imports import refuse_without
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
 from cliploc.tower import Backbone, Needs, TowerKind

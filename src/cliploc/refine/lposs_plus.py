@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._extras import compiled
+from cliploc._imports import compiled
 from cliploc.refine._neighbours import HALF, RADIUS, Bags, in_bags, moved, pixel_by_pixel, strips
 from cliploc.refine._propagation import propagate
 from cliploc.refine._registration import refinement

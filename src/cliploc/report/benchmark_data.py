@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc._documents import DocumentError, checked, read_json
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
-from cliploc._parts import parts_in, read_part
-from cliploc._schemas import BenchmarkManifest, BenchmarkSummary
+from cliploc._documents import BenchmarkManifest, BenchmarkSummary, DocumentError, checked, read_json
+from cliploc._files import parts_in, read_part
+from cliploc._imports import install, not_installed
 from cliploc.errors import UsageError
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
 

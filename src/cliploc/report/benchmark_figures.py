@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.metrics import TAUS
 from cliploc.report import colours
 from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, wilson

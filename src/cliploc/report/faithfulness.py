@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc._schemas import FaithfulnessManifest
+from cliploc._documents import FaithfulnessManifest
 from cliploc.report import _draw
 from cliploc.report.benchmark_figures import Figure, Palette, figure, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc._schemas import SegmentationManifest
+from cliploc._documents import SegmentationManifest
 from cliploc.images import small_png
 from cliploc.report.benchmark_data import worth
 from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown

@@ -12,12 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._documents import read_json
-from cliploc._extras import install
-from cliploc._files import write_whole
-from cliploc._memory_errors import not_installed
-from cliploc._parts import parts_in, read_part
-from cliploc._schemas import BenchmarkSummary
+from cliploc._documents import BenchmarkSummary, read_json
+from cliploc._files import parts_in, read_part, write_whole
+from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 

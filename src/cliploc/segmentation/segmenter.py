@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc._memory_errors import in_halves
+from cliploc._process import in_halves
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer

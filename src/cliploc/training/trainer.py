@@ -28,9 +28,8 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc._documents import DocumentError, parse_json, refuse_other
-from cliploc._extras import install
 from cliploc._files import user_path, write_output
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.backbones import resolve_precision
 from cliploc.config import is_number, is_whole, short
 from cliploc.errors import CliplocError, ModelError, UsageError

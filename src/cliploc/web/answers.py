@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cliploc._files import new_token
-from cliploc._memory_errors import out_of_memory
+from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, UsageError
 from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri

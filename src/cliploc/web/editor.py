@@ -10,11 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cliploc._documents import DocumentError, parse_json
-from cliploc._extras import install
+from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc._files import new_token
-from cliploc._memory_errors import not_installed
-from cliploc._schemas import ReviewedPicture, SuggestionWish
+from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM

@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.config import POLICIES
 from cliploc.demo import demo_photos
 from cliploc.prompts import TEMPLATE_SETS

@@ -17,6 +17,8 @@ from cliploc.images import open_picture, orientation
 from cliploc.values import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]
+Size = tuple[int, int]  # width and height
+Header = tuple[Size, int]  # size as stored, and the EXIF orientation: 1–8, 1 for none
 MOST_SIDE = 2**31 - 1  # of a picture, whatever an annotation says
 BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's authors intended to be left out
 
@@ -49,7 +51,7 @@ class Candidate:
     path: Path
     label: int
     boxes: Sequence[Box] = ()
-    size_wh: tuple[int, int] | None = None
+    size_wh: Size | None = None
     masks: tuple[Path, ...] = ()
     ignore: Path | None = None
     resized: bool = False
@@ -58,74 +60,91 @@ class Candidate:
 
 
 class Checker:
-    """Turns candidates into samples and records what is left out or corrected."""
+    """Turns candidates into samples and records what is left out or corrected.
 
-    def __init__(self, classes: int, problems: Problems) -> None:
-        self._classes, self._problems = classes, problems
+    Args:
+        classes: the number of classes; 0 for pictures with label maps, which have no label.
+    """
+
+    def __init__(self, problems: Problems, classes: int = 0) -> None:
+        self.add = problems.add
+        self._classes = classes
         self._ids: set[str] = set()
-        self._last: tuple[Path, tuple[tuple[int, int], int] | InputError] | None = None
+        self._last: tuple[Path, Header | InputError] | None = None
+
+    def is_new(self, sample_id: str) -> bool:
+        """Whether an id can be used and has not come before."""
+        if sample_id in self._ids:
+            self.add("duplicate id", sample_id, "more than once in the annotations: counted once")
+            return False
+        self._ids.add(sample_id)
+        if not safe_id(sample_id):
+            self.add("unsafe id", sample_id, "expected an id that stays inside its folder: use a relative path")
+            return False
+        return True
+
+    def header(self, sample_id: str, path: Path, what: str = "picture", hint: str = "") -> Header | None:
+        """The header of a sample's picture or mask, read once for samples of the same picture; None if it has none."""
+        if self._last is None or self._last[0] != path:
+            try:
+                self._last = (path, picture_header(path))
+            except InputError as error:
+                self._last = (path, error)
+        header = self._last[1]
+        if not isinstance(header, InputError):
+            return header
+        missing = not os.path.exists(path)  # also of a name too long for the system
+        more = f"; {hint}" if missing and hint else ""
+        self.add(f"{'missing' if missing else 'broken'} {what}", sample_id, f"{header}{more}")
+        return None
 
     def sample(self, one: Candidate) -> Sample | None:
         """The sample of a candidate, or None if it is left out."""
         if not self._is_sound(one):
             return None
-        header = self._header(one.path)
-        if isinstance(header, InputError):
-            missing = not os.path.exists(one.path)  # also of a name too long for the system
-            hint = f"; {one.hint}" if missing and one.hint else ""
-            self._problems.add("missing picture" if missing else "broken picture", one.id, f"{header}{hint}")
-            return None
-        placed = self._placed(one, *header)
+        header = self.header(one.id, one.path, hint=one.hint)
+        placed = None if header is None else self._placed(one, *header)
         if placed is None or not self._has_masks(one):
             return None
         size_wh, boxes = placed
         kept = self._clipped(one.id, boxes, size_wh)
         if not kept and not one.masks:
-            self._problems.add("empty annotation", one.id, "none of its boxes can be used: left out")
+            self.add("empty annotation", one.id, "none of its boxes can be used: left out")
             return None
         xyxy = np.array(kept, np.float32).reshape(-1, 4)  # [m, 4]
         return Sample(one.id, one.path, one.label, size_wh, xyxy, one.masks, one.ignore)
 
     def _is_sound(self, one: Candidate) -> bool:
         """Whether the annotation can be used, whatever its picture is."""
-        add = self._problems.add
-        if one.id in self._ids:
-            add("duplicate id", one.id, "more than once in the annotations: counted once")
-            return False
-        self._ids.add(one.id)
-        if not safe_id(one.id):
-            add("unsafe id", one.id, "expected an id that stays inside its folder: use a relative path")
+        if not self.is_new(one.id):
             return False
         if not 0 <= one.label < self._classes:
-            add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
+            self.add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
             return False
         if not one.boxes and not one.masks:
-            add("empty annotation", one.id, "no box and no mask: left out")
+            self.add("empty annotation", one.id, "no box and no mask: left out")
             return False
         return True
 
-    def _placed(
-        self, one: Candidate, stored_wh: tuple[int, int], orientation: int
-    ) -> tuple[tuple[int, int], Sequence[Box]] | None:
-        """The annotated size and the boxes, both for the upright picture; None if the candidate is left out.
-
-        Args:
-            stored_wh: width and height of the picture as it is stored.
-        """
-        add = self._problems.add
+    def _placed(self, one: Candidate, stored_wh: Size, orientation: int) -> tuple[Size, Sequence[Box]] | None:
+        """The annotated size and the boxes, both for the upright picture; None if the candidate is left out."""
+        add = self.add
         size_wh, boxes = stored_wh if one.size_wh is None else one.size_wh, one.boxes
         if not all(1 <= side <= MOST_SIDE for side in size_wh):
             add("size mismatch", one.id, f"expected a size of at least 1×1, got {by(size_wh)}: correct the annotation")
             return None
         shown_wh = turned_wh(stored_wh, orientation)
         if one.upright:
-            if one.size_wh is None:
-                size_wh = shown_wh
+            size_wh = shown_wh if one.size_wh is None else size_wh
+        elif orientation >= 5 and size_wh != stored_wh and size_wh == shown_wh:
+            pass  # annotated as shown
+        elif orientation != 1 and one.masks:
+            add("turned picture", one.id, "its EXIF orientation turns it but not its masks: left out")
+            return None
         elif orientation != 1:
-            turned = self._turn(one, size_wh, stored_wh, orientation)
-            if turned is None:
-                return None
-            size_wh, boxes = turned
+            add("turned picture", one.id, "its EXIF orientation turns it: the boxes are turned too")
+            boxes = [turned(box, size_wh, orientation) for box in boxes]
+            size_wh = turned_wh(size_wh, orientation)
         if size_wh != shown_wh and not one.resized:
             add("size mismatch", one.id, f"annotated as {by(size_wh)}, the file has {by(shown_wh)}: taken as resized")
         return size_wh, boxes
@@ -134,41 +153,20 @@ class Checker:
         """Whether the files of all its masks are there."""
         for mask in (*one.masks, *([one.ignore] if one.ignore else [])):
             if not os.path.isfile(mask):
-                self._problems.add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
+                self.add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
                 return False
         return True
 
-    def _clipped(self, sample_id: str, boxes: Sequence[Box], size_wh: tuple[int, int]) -> list[Box]:
+    def _clipped(self, sample_id: str, boxes: Sequence[Box], size_wh: Size) -> list[Box]:
         """The boxes inside the picture; what is outside is cut off or left out, and recorded."""
         kept = []
         for box in boxes:
             inside, problem = clipped(box, size_wh)
             if problem is not None:
-                self._problems.add(problem[0], sample_id, problem[1])
+                self.add(problem[0], sample_id, problem[1])
             if inside is not None:
                 kept.append(inside)
         return kept
-
-    def _header(self, path: Path) -> tuple[tuple[int, int], int] | InputError:
-        if self._last is None or self._last[0] != path:
-            try:
-                self._last = (path, picture_header(path))
-            except InputError as error:
-                self._last = (path, error)
-        return self._last[1]
-
-    def _turn(
-        self, one: Candidate, size_wh: tuple[int, int], stored_wh: tuple[int, int], orientation: int
-    ) -> tuple[tuple[int, int], Sequence[Box]] | None:
-        """Converts boxes of the stored picture to the picture as shown; None if masks would have to be rotated."""
-        if orientation >= 5 and size_wh != stored_wh and size_wh == turned_wh(stored_wh, orientation):
-            return size_wh, one.boxes  # annotated as shown
-        if one.masks:
-            self._problems.add("turned picture", one.id, "its EXIF orientation turns it but not its masks: left out")
-            return None
-        self._problems.add("turned picture", one.id, "its EXIF orientation turns it: the boxes are turned too")
-        boxes = [turned(box, size_wh, orientation) for box in one.boxes]
-        return turned_wh(size_wh, orientation), boxes
 
 
 def safe_id(one: str) -> bool:
@@ -188,8 +186,8 @@ def picture_ids(names: Iterable[str]) -> dict[str, str]:
     return {name: stem if times[stem] == 1 else name for name, stem in stems.items()}
 
 
-def picture_header(path: Path) -> tuple[tuple[int, int], int]:
-    """Width and height as stored, and the EXIF orientation (1–8, 1 for none), without decoding the picture."""
+def picture_header(path: Path) -> Header:
+    """The header of a picture file; the picture is not decoded."""
     try:
         with open_picture(path, header_only=True) as opened:
             return opened.image.size, orientation(opened.image)
@@ -199,7 +197,7 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int]:
         raise InputError(f"{error}; left out") from None
 
 
-def clipped(box: Box, size_wh: tuple[int, int]) -> tuple[Box | None, tuple[str, str] | None]:
+def clipped(box: Box, size_wh: Size) -> tuple[Box | None, tuple[str, str] | None]:
     """Clips a box to the picture: the part inside or None, and the kind and reason of its problem or None."""
     width, height = size_wh
     x0, y0, x1, y1 = box
@@ -217,12 +215,12 @@ def clipped(box: Box, size_wh: tuple[int, int]) -> tuple[Box | None, tuple[str, 
     return (a, b, c, d), None
 
 
-def turned_wh(size_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
+def turned_wh(size_wh: Size, orientation: int) -> Size:
     """The size of a picture after its EXIF orientation is applied."""
     return (size_wh[1], size_wh[0]) if orientation >= 5 else size_wh
 
 
-def turned(box: Box, size_wh: tuple[int, int], orientation: int) -> Box:
+def turned(box: Box, size_wh: Size, orientation: int) -> Box:
     """Applies the EXIF orientation to a box of the stored picture of this size."""
     corners: npt.NDArray[np.float64] = np.array([box[:2], box[2:]], np.float64)  # [2, (x, y)]
     size = np.array(size_wh, np.float64)

@@ -15,6 +15,17 @@ HELP = "`cliploc help datasets --all` shows the layout"
 
 
 @contextmanager
+def coco_format(path: Path, again: str) -> Iterator[None]:
+    """Reads the values of a file in COCO's format in a `with` block; what is not in the format is one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UsageError(
+            f"{path} is not in COCO's format ({type(error).__name__}: {error}): {again} it again"
+        ) from None
+
+
+@contextmanager
 def reading(path: Path, missing: str = "") -> Iterator[None]:
     """Reads a file of a dataset in a `with` block; what is in it is judged by the caller.
 
@@ -67,13 +78,13 @@ def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, t
     return rows
 
 
-def words(path: Path, count: int) -> list[tuple[str, ...]]:
+def words(path: Path, count: int, again: str = "write") -> list[tuple[str, ...]]:
     """The rows of a text file with `count` cells separated by spaces; the last cell may contain spaces."""
     try:
         with reading(path):
             lines = lines_of(path)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not text in UTF-8: write it again") from error
+        raise UsageError(f"{path} is not text in UTF-8: {again} it again") from error
     rows = []
     for i, line in enumerate(lines, start=1):
         if not line.strip():

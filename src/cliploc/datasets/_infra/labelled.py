@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -13,24 +13,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._documents import lines_of
 from cliploc._files import user_path
-from cliploc.datasets._infra.candidates import Problems, picture_header, safe_id
-from cliploc.datasets._infra.files import needed_folder, reading
-from cliploc.datasets._infra.registration import DatasetFacts, Split
-from cliploc.datasets._infra.selection import order_of, refuse_counts
+from cliploc.datasets._infra.candidates import Checker, Problems, Size
+from cliploc.datasets._infra.files import words
+from cliploc.datasets._infra.registration import DatasetReader, Readers
+from cliploc.datasets._infra.selection import Draw, nothing_usable
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, open_picture
 from cliploc.polygons import Outline, draw
-from cliploc.registry import Registry
-from cliploc.values import IGNORE, ClassName, Problem, Role
+from cliploc.values import IGNORE, ClassName, DatasetSplit
 
 GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
 BACKGROUND_WORDS = ("voc21", "coco_object")  # sets whose class list begins with words for the background
 LabelMap = npt.NDArray[np.int32]
 
 
-class Truth(Protocol):
+class TrueLabels(Protocol):
     """Where the true label map of a picture comes from."""
 
     @property
@@ -67,7 +65,7 @@ class LabelFile:
         return [self.path.name, self.reduce_zero_label]
 
     def read(self) -> LabelMap:
-        """See `Truth.read`."""
+        """See `TrueLabels.read`."""
         labels = read_labels(self.path)
         return reduced(labels) if self.reduce_zero_label else labels
 
@@ -76,7 +74,7 @@ class LabelFile:
 class Outlines:
     """Polygons of things, as COCO annotates them; what no outline covers is label 0."""
 
-    size_wh: tuple[int, int]  # width and height of the picture
+    size_wh: Size  # of the picture
     # label and outlines of each thing; later ones are drawn over earlier ones
     things: tuple[tuple[int, tuple[Outline, ...]], ...]
 
@@ -91,7 +89,7 @@ class Outlines:
         return [self.size_wh, self.things]
 
     def read(self) -> LabelMap:
-        """See `Truth.read`."""
+        """See `TrueLabels.read`."""
         width, height = self.size_wh
         labels = np.zeros((height, width), np.int32)
         for label, outlines in self.things:
@@ -106,8 +104,8 @@ class LabelledPicture:
 
     id: str  # unique in its dataset; may hold sub-folders
     path: Path  # the picture, or the file that it is in
-    size_wh: tuple[int, int]  # width and height in pixels, of the picture and of its label map
-    truth: Truth  # its label map
+    size_wh: Size  # width and height of the picture and of its label map; 0, 0 until the picture's file is checked
+    truth: TrueLabels  # its label map
     # what is asked for if each picture has one name of its own (ImageNet-Segmentation); None: all classes
     name: str | None = None
     decode: Callable[[], Image.Image] | None = None  # reads the picture, if `path` is not a picture file
@@ -122,26 +120,7 @@ class LabelledPicture:
         return load(self.path).image if self.decode is None else self.decode()
 
 
-@dataclass(frozen=True)
-class LabelledDataset:
-    """A split of a segmentation set as its reader found it.
-
-    Attributes:
-        name, root, split, role, problems: as in `Dataset`.
-        classes: label → names; each synonym is a query of its own.
-        samples: pictures in a fixed order.
-    """
-
-    name: str
-    root: Path
-    split: str
-    role: Role
-    classes: tuple[ClassName, ...]
-    samples: tuple[LabelledPicture, ...]
-    problems: tuple[Problem, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.samples)
+LabelledDataset: TypeAlias = DatasetSplit[LabelledPicture]
 
 
 # ----------------------------------------------------------------------------------------------------------- label maps
@@ -193,32 +172,9 @@ def classes_of(lines: Iterable[str]) -> tuple[ClassName, ...]:
 
 # -------------------------------------------------------------------------------------------------------------- readers
 Labelled: TypeAlias = tuple[tuple[ClassName, ...], Sequence[LabelledPicture]]
-Read: TypeAlias = Callable[[Path, str, Problems], Labelled]
-
-
-@dataclass(frozen=True)
-class LabelledReader(DatasetFacts):
-    """The reader of a segmentation set; further attributes as in `DatasetFacts`."""
-
-    read: Read  # function of root, split and the list of problems, which returns classes and pictures
-
-
-labelled_readers: Registry[LabelledReader] = Registry("segmentation dataset", "cliploc.datasets.segmentation")
-
-
-def labelled_reader(
-    name: str, *, title: str, about: str, source: str, splits: tuple[Split, ...], layout: str
-) -> Callable[[Read], Read]:
-    """Registers a function `root, split, problems → classes, pictures` as the reader of a segmentation set.
-
-    The function checks that annotations can be read; `open_labelled` checks pictures and their label maps.
-    """
-
-    def register(read: Read) -> Read:
-        labelled_readers.register(name, LabelledReader(name, title, about, source, splits, layout.strip("\n"), read))
-        return read
-
-    return register
+LabelledReader: TypeAlias = DatasetReader[Labelled]
+labelled_readers: Readers[Labelled] = Readers("segmentation dataset", "cliploc.datasets.segmentation")
+labelled_reader = labelled_readers.reader
 
 
 def open_labelled(
@@ -242,97 +198,60 @@ def open_labelled(
     """
     entry = labelled_readers.get(name)
     part = entry.split(split)
-    refuse_counts(limit, sample)
+    chosen = Draw(limit, sample, seed)
     root = user_path(root)
     if not root.exists():
         raise UsageError(f"expected {entry.title} at {root}, found nothing there: check the path")
     problems = Problems()
-    classes, found = entry.read(root, part.name, problems)
-    order, wanted = order_of(len(found), limit, sample, seed)
-    kept: list[int] = []
-    seen: set[str] = set()
-    for index in order:
-        if len(kept) == wanted:
-            break
-        if _usable(found[index], seen, problems):
-            kept.append(index)
-    if not kept:
-        counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
-        why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}" if counts else "none is there"
-        raise UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
-    samples = tuple(found[index] for index in sorted(kept))
+    classes, pictures = entry.read(root, part.name, problems)
+    samples = chosen.of(pictures, partial(_checked, Checker(problems)))
+    if not samples:
+        raise nothing_usable(name, root, problems, "none is there")
     return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems.met))
 
 
-def _usable(one: LabelledPicture, seen: set[str], problems: Problems) -> bool:
-    """Whether a picture and its label map can be used; if not, why is added to the problems."""
-    if one.id in seen:
-        problems.add("duplicate id", one.id, "more than once in the annotations: counted once")
-        return False
-    seen.add(one.id)
-    if not safe_id(one.id):
-        problems.add("unsafe id", one.id, "expected an id that stays inside its folder: use a relative path")
-        return False
+def _checked(checker: Checker, one: LabelledPicture) -> LabelledPicture | None:
+    """The picture with its size, or None if it or its label map cannot be used."""
+    if not checker.is_new(one.id):
+        return None
     if one.decode is not None:
-        return True
-    try:
-        size, turn = picture_header(one.path)
-    except InputError as error:
-        problems.add("broken picture" if one.path.exists() else "missing picture", one.id, str(error))
-        return False
-    if turn != 1:
-        problems.add("turned picture", one.id, "its EXIF orientation turns it but not its label map: left out")
-        return False
+        return one
+    header = checker.header(one.id, one.path)
+    if header is None:
+        return None
+    size, orientation = header
+    if orientation != 1:
+        checker.add("turned picture", one.id, "its EXIF orientation turns it but not its label map: left out")
+        return None
     sizes = {"the picture": size}
     for path in one.truth.files:
-        try:
-            sizes[f"its label map {path.name}"], _ = picture_header(path)
-        except InputError as error:
-            problems.add("broken mask" if path.exists() else "missing mask", one.id, str(error))
-            return False
+        header = checker.header(one.id, path, "mask")
+        if header is None:
+            return None
+        sizes[f"its label map {path.name}"] = header[0]
     if not one.truth.files:
         sizes["its annotation"] = one.size_wh
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{what} has {width}×{height}" for what, (width, height) in sizes.items())
-        problems.add("size mismatch", one.id, f"{said}: left out")
-        return False
-    return True
+        checker.add("size mismatch", one.id, f"{said}: left out")
+        return None
+    return replace(one, size_wh=size)
 
 
 def pictures_with_maps(
     pairs: Iterable[tuple[str, Path, Path]], reduce_zero_label: bool = False
 ) -> list[LabelledPicture]:
-    """A `LabelledPicture` for each id, picture and label map; a picture that cannot be read has no size yet."""
-    made = []
-    for one, picture, labels in pairs:
-        try:
-            size, _ = picture_header(picture)
-        except InputError:
-            size = (0, 0)  # `open_labelled` names the problem
-        made.append(LabelledPicture(one, picture, size, LabelFile(labels, reduce_zero_label)))
-    return made
+    """A `LabelledPicture` for each id, picture and label map."""
+    return [LabelledPicture(one, picture, (0, 0), LabelFile(path, reduce_zero_label)) for one, picture, path in pairs]
 
 
-def voc_pictures(
-    root: Path, year: int, maps: str, lists: str, split: str, reduce_zero_label: bool
-) -> list[LabelledPicture]:
-    """The pictures of a split in the folders of a VOC challenge.
-
-    Args:
-        root: holds VOCdevkit or VOC and the year, or is the latter.
-    """
-    images = needed_folder(root, [f"{at}JPEGImages" for at in (f"VOCdevkit/VOC{year}/", f"VOC{year}/", "")], "pictures")
-    base = images.parent
-    ids = listed(base / "ImageSets" / lists / f"{split}.txt")
-    return pictures_with_maps(
-        ((one, images / f"{one}.jpg", base / maps / f"{one}.png") for one in ids), reduce_zero_label
-    )
+def pictures_or_maps(images: Path, maps: Path, suffix: str) -> list[LabelledPicture]:
+    """The pictures `<id>.jpg` and label maps `<id><suffix>` of two folders, also of ids that only one of them has."""
+    ids = {path.name.removesuffix(suffix) for path in maps.glob(f"*{suffix}")}
+    ids |= {path.stem for path in images.glob("*.jpg")}
+    return pictures_with_maps((one, images / f"{one}.jpg", maps / f"{one}{suffix}") for one in sorted(ids))
 
 
 def listed(path: Path) -> list[str]:
     """The ids in a list file, one per line."""
-    try:
-        with reading(path):
-            return [line.split()[0] for line in lines_of(path) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not text in UTF-8: download it again") from error
+    return [text.split()[0] for (text,) in words(path, 1, "download")]

@@ -1,15 +1,19 @@
-"""The registry of dataset readers and its decorator `@reader(...)`."""
+"""The registries of dataset readers, and their decorators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
 
 from cliploc.datasets._infra.candidates import Candidate, Problems
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.values import ClassName, Role
+
+F = TypeVar("F")
+Read: TypeAlias = Callable[[Path, str, Problems], F]  # root, split and the list of problems → what it found
 
 
 @dataclass(frozen=True)
@@ -41,31 +45,19 @@ class Found:
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
-    """What every reader says of its dataset.
+class DatasetReader(Generic[F]):
+    """A reader, and what it says of its dataset."""
 
-    Attributes:
-        name: as typed on the command line.
-        title: the dataset's name as papers write it.
-        about: what the dataset contains.
-        source: where to get it; nothing is downloaded.
-        splits: its splits; the first is the default.
-        layout: the files expected below the root, one per line.
-    """
-
-    name: str
-    title: str
-    about: str
-    source: str
-    splits: tuple[Split, ...]
-    layout: str
+    name: str  # as typed on the command line
+    title: str  # the dataset's name as papers write it
+    about: str  # what the dataset contains
+    source: str  # where to get it; nothing is downloaded
+    splits: tuple[Split, ...]  # the first is the default
+    layout: str  # the files expected below the root, one per line
+    read: Read[F]
 
     def split(self, name: str | None) -> Split:
-        """The split of that name; the first for None.
-
-        Raises:
-            UsageError: an unknown name; the message lists the splits.
-        """
+        """The split of that name; the first for None."""
         for split in self.splits:
             if name in (None, split.name):
                 return split
@@ -73,29 +65,32 @@ class DatasetFacts:
         raise UsageError(f"{self.name} has no split {name!r}: expected one of {there}")
 
 
-@dataclass(frozen=True)
-class Reader(DatasetFacts):
-    """The reader of a dataset; further attributes as in `DatasetFacts`.
+class Readers(Registry[DatasetReader[F]]):
+    """A registry of readers."""
 
-    Attributes:
-        read: function of root, split and the list of problems, which returns what it found.
-    """
+    def reader(
+        self, name: str, *, title: str, about: str, source: str, splits: tuple[Split, ...], layout: str
+    ) -> Callable[[Read[F]], Read[F]]:
+        """Registers a function as the reader of a dataset.
 
-    read: Callable[[Path, str, Problems], Found]
+        Args:
+            name: as typed on the command line.
+            title: the dataset's name as papers write it.
+            about: what the dataset contains.
+            source: where to get it; nothing is downloaded.
+            splits: its splits; the first is the default.
+            layout: the files expected below the root, one per line.
+        """
+
+        def register(read: Read[F]) -> Read[F]:
+            self.register(name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read))
+            return read
+
+        return register
 
 
-readers: Registry[Reader] = Registry(
+Reader: TypeAlias = DatasetReader[Found]
+readers: Readers[Found] = Readers(
     "dataset", "cliploc.datasets", "cliploc.datasets", home=lambda reader: reader.read.__module__
 )
-
-
-def reader(
-    name: str, *, title: str, about: str, source: str, splits: tuple[Split, ...], layout: str
-) -> Callable[[Callable[[Path, str, Problems], Found]], Callable[[Path, str, Problems], Found]]:
-    """Registers a function `root, split, problems → Found` as the reader of a dataset; see `Reader`."""
-
-    def register(read: Callable[[Path, str, Problems], Found]) -> Callable[[Path, str, Problems], Found]:
-        readers.register(name, Reader(name, title, about, source, splits, layout.strip("\n"), read))
-        return read
-
-    return register
+reader = readers.reader

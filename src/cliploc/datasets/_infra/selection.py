@@ -1,20 +1,68 @@
-"""Selects classes and samples."""
+"""Selects classes and samples; named subsets of a dataset's classes."""
 
 from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from cliploc.config import is_whole, short
-from cliploc.datasets._infra.candidates import Candidate, Checker
+from cliploc.datasets._infra.candidates import Problems
 from cliploc.errors import UsageError
-from cliploc.values import ClassName, Sample
+from cliploc.registry import Registry
+from cliploc.values import ClassName
+
+C = TypeVar("C")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A subset of a dataset's classes, chosen by their kind, never by a method's results."""
+
+    name: str  # as typed on the command line
+    title: str  # its purpose
+    reasons: dict[str, str]  # WordNet id → why this class was chosen
+
+    def labels(self, classes: Sequence[ClassName], dataset: str) -> set[int]:
+        """The labels of its classes."""
+        labels = {one.wnid: label for label, one in enumerate(classes)}
+        absent = [wnid for wnid in self.reasons if wnid not in labels]
+        if absent:
+            raise UsageError(f"{dataset} has no class {', '.join(absent)} of the subset {self.name}: choose --classes")
+        return {labels[wnid] for wnid in self.reasons}
+
+
+subsets: Registry[Subset] = Registry("subset")
+
+subsets.register(
+    "ten-classes",
+    Subset(
+        "ten-classes",
+        "ten ILSVRC classes, each a different kind of thing with a different look",
+        {
+            "n02106662": "mammal: fur, a face that is more typical than the body, any pose",
+            "n01843383": "bird: the bill alone identifies it, so that a map may show only this part",
+            "n01665541": "reptile: one large dark shape, as dull as the sand around it",
+            "n02279972": "insect: a strong pattern on thin wings, mostly on a flower, which attracts heat too",
+            "n12267677": "plant: small, several together, among leaves of the same tree",
+            "n07753592": "food: yellow, in bunches, where instances touch and overlap",
+            "n03272562": "vehicle: long and large, always seen with rails and wires",
+            "n04086273": "tool held in the hand: thin, metal, of two very different parts",
+            "n03854065": "musical instrument: fills the picture, a repeated pattern of pipes, indoors",
+            "n04380533": "furniture: a shade and a foot that look like two things, indoors among other furniture",
+        },
+    ),
+)
 
 
 def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
     """Labels of the classes with these names, synonyms or WordNet ids; case does not matter."""
-    found = set()
+    chosen = set()
     for text in asked:
         wanted = " ".join(text.split()).casefold()
         by_name = [i for i, one in enumerate(classes) if wanted in (one.name.casefold(), one.wnid.casefold())]
@@ -26,45 +74,46 @@ def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
         if len(labels) > 1:
             meant = " or ".join(f"{classes[i].wnid} {classes[i].name}".strip() for i in labels)
             raise UsageError(f"{text!r} fits {len(labels)} classes: give one of them, {meant}")
-        found.add(labels[0])
-    return found
+        chosen.add(labels[0])
+    return chosen
 
 
-def refuse_counts(limit: int | None, sample: int | None) -> None:
-    """Refuses invalid numbers of samples, before anything is read."""
-    if limit is not None and sample is not None:
-        raise UsageError("expected a limit or a sample, got both: leave one out")
-    for option, value in (("limit", limit), ("sample", sample)):
-        if value is not None and not is_whole(value, 1):
-            raise UsageError(f"expected a {option} of at least 1, got {short(value)}")
+@dataclass(frozen=True)
+class Draw:
+    """How many samples are read: all, the first `limit`, or `sample` drawn at random."""
+
+    limit: int | None
+    sample: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.sample is not None:
+            raise UsageError("expected a limit or a sample, got both: leave one out")
+        for option, value in (("limit", self.limit), ("sample", self.sample)):
+            if value is not None and not is_whole(value, 1):
+                raise UsageError(f"expected a {option} of at least 1, got {short(value)}")
+
+    def of(self, candidates: Sequence[C], check: Callable[[C], S | None]) -> tuple[S, ...]:
+        """The samples of candidates, in their order.
+
+        Candidates that cannot be used do not count, and no more are checked than needed.
+        """
+        order = list(range(len(candidates)))
+        if self.sample is not None:
+            random.Random(self.seed).shuffle(order)
+        wanted = self.limit or self.sample or len(candidates)
+        kept: dict[int, S] = {}
+        for i in order:
+            if len(kept) == wanted:
+                break
+            sample = check(candidates[i])
+            if sample is not None:
+                kept[i] = sample
+        return tuple(kept[i] for i in sorted(kept))
 
 
-def order_of(count: int, limit: int | None, sample: int | None, seed: int) -> tuple[list[int], int]:
-    """The order in which candidates are checked, at random for a sample, and the number of those wanted.
-
-    Example:
-        >>> order_of(3, limit=2, sample=None, seed=0)
-        ([0, 1, 2], 2)
-    """
-    order = list(range(count))
-    if sample is not None:
-        random.Random(seed).shuffle(order)
-    return order, next((one for one in (limit, sample) if one is not None), count)
-
-
-def checked(
-    candidates: Sequence[Candidate], checker: Checker, limit: int | None, sample: int | None, seed: int
-) -> list[Sample]:
-    """Samples of the candidates, in their order; the first `limit`, or `sample` drawn at random.
-
-    Candidates that cannot be used do not count, and no more are checked than needed.
-    """
-    order, wanted = order_of(len(candidates), limit, sample, seed)
-    found: list[tuple[int, Sample]] = []
-    for i in order:
-        if len(found) == wanted:
-            break
-        one = checker.sample(candidates[i])
-        if one is not None:
-            found.append((i, one))
-    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) -> UsageError:
+    """The error for a folder of which no picture can be used; `otherwise` is the reason if there were no problems."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
+    why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}" if counts else otherwise
+    return UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from cliploc.datasets._infra.candidates import Problems, picture_ids
-from cliploc.datasets._infra.files import HELP, first_folder, json_object, needed_folder
+from cliploc.datasets._infra.files import HELP, coco_format, first_folder, json_object, needed_folder
 from cliploc.datasets._infra.labelled import (
     Labelled,
     LabelledPicture,
     Outlines,
     class_list,
     labelled_reader,
-    pictures_with_maps,
+    pictures_or_maps,
 )
 from cliploc.datasets._infra.registration import Split
-from cliploc.errors import UsageError
 from cliploc.polygons import Outline, outlines_of
 
 SUFFIX = "_instanceTrainIds.png"
@@ -46,18 +45,12 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:
     classes = class_list("coco_object")
     images = needed_folder(root, [split, f"images/{split}"], "pictures")
     maps = first_folder(root, [f"annotations/{split}"])
-    if maps is not None and (ids := {path.name.removesuffix(SUFFIX) for path in maps.glob(f"*{SUFFIX}")}):
-        ids |= {path.stem for path in images.glob("*.jpg")}
-        pairs = ((one, images / f"{one}.jpg", maps / f"{one}{SUFFIX}") for one in sorted(ids))
-        return classes, pictures_with_maps(pairs)
+    if maps is not None and any(maps.glob(f"*{SUFFIX}")):
+        return classes, pictures_or_maps(images, maps, SUFFIX)
     path = root / "annotations" / f"instances_{split}.json"
     document = json_object(path, f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}")
-    try:
+    with coco_format(path, "download"):
         return classes, _of_polygons(document, images, len(classes) - 1, problems)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UsageError(
-            f"{path} is not in COCO's format ({type(error).__name__}: {error}): download it again"
-        ) from None
 
 
 def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problems: Problems) -> list[LabelledPicture]:
@@ -66,34 +59,32 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
     if len(categories) != things:
         raise ValueError(f"{len(categories)} categories, expected COCO's {things}")
     label_of = {category: label for label, category in enumerate(categories, start=1)}
-    of_picture: dict[int, list[tuple[float, int, int, tuple[Outline, ...]]]] = {
-        int(one["id"]): [] for one in document["images"]
-    }
     sizes = {int(one["id"]): (int(one["width"]), int(one["height"])) for one in document["images"]}
-    drawn_of = dict.fromkeys(of_picture, 0)  # picture → its outlines
+    of_picture: dict[int, list[tuple[float, int, int, tuple[Outline, ...]]]] = {image: [] for image in sizes}
+    count_of = dict.fromkeys(sizes, 0)  # picture → its outlines
     for place, one in enumerate(document["annotations"]):
         image, category = int(one["image_id"]), int(one["category_id"])
         source = f"annotation {one.get('id', '')} of image {image}"
         if image not in of_picture:
             problems.add("metadata", source, "no such image in the file: left out")
-        elif category not in label_of:
+            continue
+        if category not in label_of:
             problems.add("label mismatch", source, f"no category {category} in the file: left out")
-        else:
-            try:
-                outlines = outlines_of(one["segmentation"], sizes[image])
-            except ValueError as error:
-                problems.add("broken mask", source, f"{error}: left out")
-                continue
-            drawn_of[image] += len(outlines)
-            if drawn_of[image] > MOST_OUTLINES:
-                problems.add("broken mask", source, f"more than {MOST_OUTLINES:,} outlines in one picture: left out")
-                continue
-            of_picture[image].append((-float(one.get("area", 0)), place, label_of[category], outlines))
-    made = []
+            continue
+        try:
+            outlines = outlines_of(one["segmentation"], sizes[image])
+        except ValueError as error:
+            problems.add("broken mask", source, f"{error}: left out")
+            continue
+        count_of[image] += len(outlines)
+        if count_of[image] > MOST_OUTLINES:
+            problems.add("broken mask", source, f"more than {MOST_OUTLINES:,} outlines in one picture: left out")
+            continue
+        of_picture[image].append((-float(one.get("area", 0)), place, label_of[category], outlines))
+    pictures = []
     ids = picture_ids(str(one["file_name"]) for one in document["images"])
     for one in sorted(document["images"], key=lambda one: int(one["id"])):
-        size = sizes[int(one["id"])]
+        size, name = sizes[int(one["id"])], str(one["file_name"])
         drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[int(one["id"])]))
-        name = str(one["file_name"])
-        made.append(LabelledPicture(ids[name], images / name, size, Outlines(size, drawn)))
-    return made
+        pictures.append(LabelledPicture(ids[name], images / name, size, Outlines(size, drawn)))
+    return pictures

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.files import needed_folder
-from cliploc.datasets._infra.labelled import Labelled, class_list, labelled_reader, pictures_with_maps
+from cliploc.datasets._infra.labelled import Labelled, class_list, labelled_reader, pictures_or_maps
 from cliploc.datasets._infra.registration import Split
 
 SUFFIX = "_labelTrainIds.png"
@@ -26,9 +26,4 @@ annotations/val2017/000000000139_labelTrainIds.png     label maps, 0–170, 255 
 def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG001
     """Reads a split."""
     maps = needed_folder(root, [f"{at}annotations/{split}" for at in ("", "coco_stuff164k/")], "label maps")
-    images = maps.parent.parent / "images" / split
-    ids = sorted(
-        {*(path.name.removesuffix(SUFFIX) for path in maps.glob(f"*{SUFFIX}")), *(p.stem for p in images.glob("*.jpg"))}
-    )
-    pairs = ((one, images / f"{one}.jpg", maps / f"{one}{SUFFIX}") for one in ids)
-    return class_list("coco_stuff"), pictures_with_maps(pairs)
+    return class_list("coco_stuff"), pictures_or_maps(maps.parent.parent / "images" / split, maps, SUFFIX)

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import refuse_other
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.labelled import Labelled, LabelledPicture, LabelMap, labelled_reader
 from cliploc.datasets._infra.registration import Split
@@ -30,24 +29,16 @@ MOST_LETTERS = 100  # of a WordNet id
 
 @dataclass(frozen=True)
 class MatPicture:
-    """A picture in the file; calling it reads it."""
+    """A picture in the file, and its true labels; calling it reads the picture."""
 
-    file: Path  # the file
-    index: int  # the picture's place in it
+    file: Path
+    index: int  # the picture's place in the file
 
     def __call__(self) -> Image.Image:
         """The picture, RGB."""
         with _opened(self.file) as mat:
             pixels = _array(mat, mat["value/img"][self.index, 0], 3, 3 * MAX_PIXELS)
             return Image.fromarray(pixels.transpose(2, 1, 0).astype(np.uint8))  # MATLAB stores [3, W, H]
-
-
-@dataclass(frozen=True)
-class MatMask:
-    """A mask in the file: 1 for the thing, 0 for the background; attributes as in `MatPicture`."""
-
-    file: Path
-    index: int
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -60,7 +51,7 @@ class MatMask:
         return [self.index, self.file.stat().st_size]
 
     def read(self) -> LabelMap:
-        """`[H, W]` labels."""
+        """`[H, W]` labels: 1 for the thing, 0 for the background."""
         with _opened(self.file) as mat:
             cell = mat[mat["value/gt"][self.index, 0]]
             labels: LabelMap = _array(mat, cell[0, 0], 2, MAX_PIXELS).T.astype(np.int32)
@@ -86,14 +77,14 @@ def _opened(file: Path) -> Iterator[Any]:
 
 def _array(mat: Any, reference: Any, dimensions: int, most: int) -> npt.NDArray[np.integer[Any]]:
     """The whole numbers of an array in the file; its shape is looked at before they are read."""
-    found = mat[reference]
-    if found.external or found.is_virtual:  # else a file could give access to another one
+    stored = mat[reference]
+    if stored.external or stored.is_virtual:  # else a file could give access to another one
         raise ValueError("its numbers lie in another file")
-    if found.dtype.kind not in "uib" or len(found.shape) != dimensions:
-        raise ValueError(f"expected whole numbers in {dimensions} dimensions, got {found.dtype} {list(found.shape)}")
-    if found.size > most:
-        raise ValueError(f"{found.size:.3g} numbers, expected at most {most:.3g}")
-    numbers: npt.NDArray[np.integer[Any]] = np.array(found)
+    if stored.dtype.kind not in "uib" or len(stored.shape) != dimensions:
+        raise ValueError(f"expected whole numbers in {dimensions} dimensions, got {stored.dtype} {list(stored.shape)}")
+    if stored.size > most:
+        raise ValueError(f"{stored.size:.3g} numbers, expected at most {most:.3g}")
+    numbers: npt.NDArray[np.integer[Any]] = np.array(stored)
     return numbers
 
 
@@ -128,8 +119,8 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
                 colours, width, height = mat[pictures[index, 0]].shape
                 if colours != 3 or not 0 < width * height <= MAX_PIXELS:
                     raise ValueError(f"a picture of {colours} colours and {width}×{height} pixels")
-                decode, mask = MatPicture(file, index), MatMask(file, index)
-                made.append(LabelledPicture(one, file, (width, height), mask, names[wnid], decode))
+                inside = MatPicture(file, index)
+                made.append(LabelledPicture(one, file, (width, height), inside, names[wnid], inside))
     except InputError as error:
         raise UsageError(str(error)) from error
     return (ClassName("background", ("background",)), ClassName("thing", ("thing",))), made

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.errors import UsageError
 
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cliploc._memory_errors import out_of_memory
+from cliploc._process import out_of_memory
 from cliploc.errors import ModelError
 
 Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ Numbers = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.uint16]
 Interval = tuple[float, float] | None
 BLOCK = 100  # replicates and columns computed at once: bounds memory at 50,000 images
+POISSON_REPLICATES = 200  # of metrics that keep sums over all pixels of all images
 MAX_CACHED_COUNTS = 10**8  # draws of at most this many counts are cached for all statistics of the same images
 
 
@@ -28,19 +30,8 @@ class Bootstrap:
         if not 0 < self.confidence < 1 or self.replicates < 0:
             raise ValueError(f"expected a confidence between 0 and 1 and replicates of 0 or more, got {self}")
 
-    def interval(
-        self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]
-    ) -> tuple[float, float] | None:
-        """The interval of a statistic of column means.
-
-        Args:
-            values: `[n, T]`, a row for each image.
-            statistic: column means `[r, T]` of r replicates → `[r]`. If it takes the best τ, that is the best of each
-                replicate.
-
-        Returns:
-            Its lower and upper end; None without replicates or images.
-        """
+    def interval(self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]) -> Interval:
+        """The interval of a statistic of column means, as in `replicated`; None without replicates or images."""
         replicates = self.replicated(values, statistic)
         return None if replicates is None else self.quantiles(replicates)
 
@@ -48,22 +39,22 @@ class Bootstrap:
         """The statistic in each replicate, `[replicates]`, or None without replicates or images.
 
         All statistics of n images get the same draws.
+
+        Args:
+            values: `[n, T]`, a row for each image.
+            statistic: column means `[r, T]` of r replicates → `[r]`. If it takes the best τ, that is the best of each
+                replicate.
         """
         n, columns = values.shape
         if not self.replicates or not n:
             return None
         drawn: list[Numbers] = []
-        for counts in self._draws(n):  # [r, n]
+        draws = _cached_draws if n * self.replicates <= MAX_CACHED_COUNTS else _drawn
+        for counts in draws(n, self.replicates, self.seed):  # [r, n]
             weights = counts.astype(np.float32)
             parts = [weights @ values[:, i : i + BLOCK].astype(np.float32) for i in range(0, columns, BLOCK)]
             drawn.append(statistic(np.concatenate(parts, axis=1) / n))
         return np.concatenate(drawn)
-
-    def _draws(self, n: int) -> Iterator[Counts]:
-        if n * self.replicates <= MAX_CACHED_COUNTS:
-            yield from _cached_draws(n, self.replicates, self.seed)
-        else:
-            yield from _drawn(n, self.replicates, self.seed)
 
     def quantiles(self, replicates: Numbers) -> tuple[float, float]:
         """The ends of the interval that holds the middle of these replicates."""
@@ -83,6 +74,11 @@ def _drawn(n: int, replicates: int, seed: int) -> Iterator[Counts]:
 @functools.lru_cache(maxsize=2)  # all images of a run, and those with predictions
 def _cached_draws(n: int, replicates: int, seed: int) -> tuple[Counts, ...]:
     return tuple(_drawn(n, replicates, seed))
+
+
+def poisson_draws(image_id: str) -> npt.NDArray[np.int64]:
+    """An image's weight in each replicate, `[200]`, drawn by its name: so only sums must be kept, in any order."""
+    return np.random.default_rng(zlib.crc32(image_id.encode())).poisson(1, POISSON_REPLICATES)
 
 
 DEFAULT = Bootstrap()

@@ -7,7 +7,7 @@
 3. From the highest level down, basins appear, join (union–find, Tarjan 1975) and grow by the pixels of the level. After
    each level the current regions are recorded.
 
-numba is the extra `fast`; without it `basins.py` and OpenCV find the same regions.
+numba is the extra `fast`; without it `regions.py` and OpenCV find the same regions.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.metrics._infra.basins import regions
-from cliploc.metrics._infra.regions import IntArray, Regions, compiled
+from cliploc.metrics._infra.regions import IntArray, Regions, compiled, regions_of_peaks
 
 Levels = npt.NDArray[np.uint8]
 OUTWARD: IntArray = np.array([-1, -1, 1, 1])  # converts sides −x0, −y0, x1, y1 to corners and back
@@ -84,10 +83,10 @@ def _all_regions(
         return walk(framed, corners=corners)
     if heat is None:
         return None, None
-    outside = regions(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=corners)
+    outside = regions_of_peaks(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=corners)
     if outside is None:
         return None, None
-    return outside, regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
+    return outside, regions_of_peaks(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
 
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:

@@ -1,4 +1,4 @@
-"""The protocol of a metric and the registry: the columns it stores for each sample, and the numbers it reports.
+"""What a metric is, and the registry: it judges one sample, which gives columns, and summarises the columns of many.
 
 The benchmark, `cliploc evaluate`, `summary.json`, the report and the tables read the registry. So a new metric is one
 file here and its test.
@@ -6,6 +6,7 @@ file here and its test.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
-from cliploc.metrics._infra.curve import BoxCurve, Convention, Floats, box_curve, boxes_on_map
+from cliploc.metrics._infra.curve import BoxCurve, Convention, Floats, box_curve, boxes_on_map, level
 from cliploc.registry import Registry
 from cliploc.values import FloatArray
 
@@ -98,18 +99,13 @@ class JudgedMap:
     @cached_property
     def boxes(self) -> Floats:
         """`[m, 4]` true boxes in map pixels, not rounded."""
-        return boxes_on_map(self.true_xyxy, self.size_wh, self._map_hw, "exact")
+        return boxes_on_map(self.true_xyxy, self.size_wh, self.heat.shape, "exact")
 
     @cached_property
     def curve(self) -> BoxCurve:
         """How well the map's boxes fit at every threshold."""
-        boxes = boxes_on_map(self.true_xyxy, self.size_wh, self._map_hw, self.convention)
+        boxes = boxes_on_map(self.true_xyxy, self.size_wh, self.heat.shape, self.convention)
         return box_curve(self.sample_id, self.heat, boxes, self.convention)
-
-    @property
-    def _map_hw(self) -> tuple[int, int]:
-        height, width = self.heat.shape
-        return height, width
 
 
 class Metric(ABC):
@@ -133,10 +129,15 @@ class Metric(ABC):
     needs_threshold: ClassVar[bool] = False
     chooses_threshold: ClassVar[bool] = False
 
+    def __init__(self, threshold: float | None = None) -> None:
+        if threshold is not None:
+            level(threshold, 0)  # refuses what is no threshold
+        self.threshold = threshold
+
     @classmethod
-    def at(cls, threshold: float | None) -> Self:  # noqa: ARG003  # for those that need one
+    def at(cls, threshold: float | None) -> Self:
         """The metric at a threshold τ; None: chosen on the images themselves, where the metric can do that."""
-        return cls()
+        return cls(threshold) if cls.needs_threshold else cls()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -159,6 +160,55 @@ class Metric(ABC):
         """The numbers so far; `may_tune` says whether these images may choose a threshold."""
 
 
+class MeanMetric(Metric):
+    """A metric that is the mean of one number for each image; a subclass computes the number.
+
+    Attributes:
+        column: name of the column that stores an image's number.
+        column_type: its type; "bool" if the mean is a share of images.
+    """
+
+    column: ClassVar[str]
+    column_type: ClassVar[ColumnType] = "float"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.columns = {cls.column: cls.column_type}
+
+    def __init__(self, threshold: float | None = None) -> None:
+        super().__init__(threshold)
+        self._values: dict[str, tuple[float, int | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @abstractmethod
+    def value_of(self, judged: JudgedMap) -> float:
+        """The score of one image, from 0 to 1."""
+
+    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+        """The image's number."""
+        value = self.value_of(judged)
+        return {self.column: bool(value) if self.column_type == "bool" else value}
+
+    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+        """Counts one sample by its column."""
+        refuse_twice(sample_id, self._values)
+        self._values[sample_id] = (float(columns[self.column]), label)
+
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
+        """The mean."""
+        n = refuse_empty(len(self._values))
+        rows = [self._values[sample_id] for sample_id in sorted(self._values)]
+        values = np.array([value for value, _ in rows])
+        interval = bootstrap.interval(values[:, None], lambda means: means[:, 0])
+        note = "" if self.threshold is None else threshold_note(self.threshold, chosen=False)
+        per_class = by_class([label for _, label in rows], values)
+        # fsum: exactly the same sum for any order.
+        scores = {self.name: Score(math.fsum(values) / n, interval, note)}
+        return MetricSummary(scores, {}, {label: {self.name: share} for label, share in per_class.items()})
+
+
 metrics: Registry[type[Metric]] = Registry(
     "metric", "cliploc.metrics", "cliploc.metrics", home=lambda cls: cls.__module__
 )
@@ -173,8 +223,8 @@ def metric(cls: M) -> M:
 
 def all_metrics(truth: Literal["boxes", "masks"] | None = None) -> tuple[type[Metric], ...]:
     """The registered metrics in the order of their positions; with `truth`, only those of that kind."""
-    chosen = [one for one in metrics if truth is None or one.truth == truth]
-    return tuple(sorted(chosen, key=lambda one: (one.position, one.name)))
+    chosen = [cls for cls in metrics if truth is None or cls.truth == truth]
+    return tuple(sorted(chosen, key=lambda cls: (cls.position, cls.name)))
 
 
 def all_numbers() -> dict[str, Number]:
@@ -182,7 +232,7 @@ def all_numbers() -> dict[str, Number]:
 
     Tables know columns by their titles, so a title that several numbers share is followed by the key.
     """
-    numbers = {key: number for one in all_metrics() for key, number in one.numbers.items()}
+    numbers = {key: number for cls in all_metrics() for key, number in cls.numbers.items()}
     uses = Counter(number.title for number in numbers.values())
     return {
         key: number if uses[number.title] == 1 else replace(number, title=f"{number.title} ({key})")
@@ -191,60 +241,43 @@ def all_numbers() -> dict[str, Number]:
 
 
 def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[str, Any]]:
-    """The columns of all metrics for one map, once for each threshold τ.
-
-    Example:
-        >>> heat = np.zeros((224, 224), np.float32)
-        >>> heat[50:100, 50:100] = 1
-        >>> judged = JudgedMap("a", heat, np.array([[50, 50, 100, 100]]), (224, 224))
-        >>> [row] = judge_map(judged, [0.5])
-        >>> row["iou"], row["pointing_hit"]
-        (1.0, True)
-    """
-    fitting = [
-        one for one in all_metrics() if (len(judged.true_xyxy) > 0 if one.truth == "boxes" else judged.mask is not None)
-    ]
+    """The columns of all metrics for one map, once for each threshold τ."""
+    there = {"boxes": len(judged.true_xyxy) > 0, "masks": judged.mask is not None}
+    fitting = [cls for cls in all_metrics() if there[cls.truth]]
     common: dict[str, Any] = {}
-    for one in fitting:
-        if not one.needs_threshold:
-            common |= one.at(None).judge(judged)
+    for cls in fitting:
+        if not cls.needs_threshold:
+            common |= cls.at(None).judge(judged)
     for tau in thresholds:
         columns = dict(common)
-        for one in fitting:
-            if one.needs_threshold:
-                columns |= one.at(tau).judge(judged)
+        for cls in fitting:
+            if cls.needs_threshold:
+                columns |= cls.at(tau).judge(judged)
         yield columns
 
 
-def refuse_empty(count: int) -> int:
-    """Returns the count of samples, unless it is 0.
+def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:
+    """The mean of each class; images without a label are left out."""
+    rows: dict[int, list[int]] = {}
+    for i, label in enumerate(labels):
+        if label is not None:
+            rows.setdefault(label, []).append(i)
+    return {label: float(right[rows[label]].astype(np.float64).mean()) for label in sorted(rows)}
 
-    Raises:
-        UsageError: there are no samples.
-    """
+
+def threshold_note(threshold: float, chosen: bool) -> str:
+    """A note that names a number's threshold and who chose it."""
+    return f"τ {threshold:g}, {'the best on these images (an oracle)' if chosen else 'as given'}"
+
+
+def refuse_empty(count: int) -> int:
+    """Returns the count of samples, unless it is 0."""
     if not count:
         raise UsageError("expected at least one image before the metric is computed, got none: add some")
     return count
 
 
 def refuse_twice(sample_id: str, known: Mapping[str, object] | set[str]) -> None:
-    """Raises a `UsageError` for a sample that was counted already."""
+    """Refuses a sample that was counted already."""
     if sample_id in known:
         raise UsageError(f"{sample_id} occurs twice: evaluate each image once")
-
-
-def refuse_unlike(same: bool) -> None:
-    """Raises a `UsageError` unless two metrics that are to be merged are of the same kind and settings."""
-    if not same:
-        raise UsageError("expected two of the same metric with the same settings, got others: merge parts of one run")
-
-
-def stated(threshold: float | None, name: str) -> float:
-    """Returns the threshold of a metric that cannot choose one itself.
-
-    Raises:
-        UsageError: it is None.
-    """
-    if threshold is None:
-        raise UsageError(f"{name} needs a threshold from 0 to 1, got none: state one")
-    return threshold

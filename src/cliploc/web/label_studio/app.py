@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from cliploc._documents import DocumentError, parse_json
-from cliploc._extras import install
-from cliploc._memory_errors import not_installed
+from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError, UsageError
 from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
 from cliploc.web.hosts import Hosts

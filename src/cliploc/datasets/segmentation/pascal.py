@@ -1,0 +1,72 @@
+"""Pascal VOC 2012's segmentation set (Everingham 2010), and Pascal Context (Mottaghi 2014) with its 59 usual classes.
+
+Each is there with its background, as label 0, and without it: then the background's pixels do not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliploc.datasets._infra.candidates import Problems
+from cliploc.datasets._infra.files import needed_folder
+from cliploc.datasets._infra.labelled import Labelled, class_list, labelled_reader, listed, pictures_with_maps
+from cliploc.datasets._infra.registration import Split
+
+
+@dataclass(frozen=True)
+class _Challenge:
+    """Where the pictures of a year's challenge, their label maps and the lists of their ids are."""
+
+    year: int
+    maps: str
+    lists: str
+    source: str
+    splits: tuple[Split, ...]
+    layout: str
+
+    def register(self, name: str, title: str, about: str, reduce_zero_label: bool) -> None:
+        """Registers a reader of its pictures with this list of classes."""
+
+        @labelled_reader(name, title=title, about=about, source=self.source, splits=self.splits, layout=self.layout)
+        def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG001
+            return class_list(name), pictures_with_maps(self._pairs(root, split), reduce_zero_label)
+
+    def _pairs(self, root: Path, split: str) -> list[tuple[str, Path, Path]]:
+        places = [f"{at}JPEGImages" for at in (f"VOCdevkit/VOC{self.year}/", f"VOC{self.year}/", "")]
+        images = needed_folder(root, places, "pictures")
+        base = images.parent
+        ids = listed(base / "ImageSets" / self.lists / f"{split}.txt")
+        return [(one, images / f"{one}.jpg", base / self.maps / f"{one}.png") for one in ids]
+
+
+VOC = _Challenge(
+    2012,
+    "SegmentationClass",
+    "Segmentation",
+    source="host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)",
+    splits=(Split("val", "report", "1,449 pictures"), Split("train", "tune", "1,464 pictures")),
+    layout="""
+VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg          the pictures (also: VOC2012/, or the folder itself)
+VOCdevkit/VOC2012/SegmentationClass/2007_000033.png   label maps, 255 along the edges
+VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt      the ids
+""",
+)
+CONTEXT = _Challenge(
+    2010,
+    "SegmentationClassContext",
+    "SegmentationContext",
+    source="VOC 2010's pictures, and label maps made with mmsegmentation's tools/dataset_converters/pascal_context.py",
+    splits=(Split("val", "report", "5,104 pictures"), Split("train", "tune", "4,996 pictures")),
+    layout="""
+VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg                the pictures (also: VOC2010/, or the folder itself)
+VOCdevkit/VOC2010/SegmentationClassContext/2008_000002.png  label maps, 0 for the background
+VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt     the ids
+""",
+)
+
+WITHOUT = "the same pictures without the background, whose pixels do not count"
+VOC.register("voc21", "Pascal VOC 2012, 21 classes", "20 classes of things and the background", False)
+VOC.register("voc20", "Pascal VOC 2012, 20 classes", WITHOUT, True)
+CONTEXT.register("context60", "Pascal Context, 60 classes", "59 classes of things and stuff, and the background", False)
+CONTEXT.register("context59", "Pascal Context, 59 classes", WITHOUT, True)
