@@ -36,7 +36,7 @@ from bench.vit_methods import machine
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 
 HIT, GOOD = 0.5, 0.9  # IoU from which a draft belongs to a true box, and is left as it is

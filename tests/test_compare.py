@@ -14,7 +14,7 @@ from PIL import Image
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
-from cliploc.report import compare as drawing
+from cliploc.report import comparison as drawing
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.commands import CAT, COFFEE, cliploc_, create_once

@@ -29,7 +29,7 @@ from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import HeadConfig, read_config
-from cliploc.jobs.pictures import find_pictures
+from cliploc.jobs.picture_files import find_pictures
 from cliploc.training.training_set import read_csv
 
 ROW = {

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tools.make_gallery import SHOWN, make_gallery
+from tools.make_gallery import SHOWN, comparison, make_gallery
 
 from cliploc import Localizer
+from cliploc.errors import UsageError
 from cliploc.saliency import fitting, methods
 from tests.tiny import tower
 
@@ -35,12 +36,9 @@ def test_every_method_of_the_registry_is_in_it(tmp_path: Path, kinds: tuple[str,
 
 
 def test_a_sheet_refuses_a_name_that_was_not_looked_for() -> None:
-    from cliploc.errors import UsageError
-    from cliploc.report.overlay import comparison
-
     localizer = Localizer(tower("gap_cnn", (5, 6)), method="cam")
     (found,) = localizer.compare([Image.new("RGB", (24, 20))], ["red"], ["cam"])
     with pytest.raises(UsageError, match="'cat' was not asked for, only red"):
-        comparison(found, "cat")
+        comparison(found, "cat", {})
     with pytest.raises(UsageError, match="at least one method"):
-        comparison({}, "cat")
+        comparison({}, "cat", {})

@@ -13,7 +13,7 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.geometry import Frame
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.pictures import IN_DOCUMENT, IN_NOTE, find_pictures, skipped_document
+from cliploc.jobs.picture_files import IN_DOCUMENT, IN_NOTE, find_pictures, skipped_document
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from tests.commands import CAT, COFFEE, cliploc_, create_once

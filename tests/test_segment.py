@@ -12,7 +12,7 @@ from cliploc.config import SegmentationOptions
 from cliploc.images import load
 from cliploc.localizer import Localizer
 from cliploc.report.colours import NAME_COLOURS
-from cliploc.report.segments import draw_segments
+from cliploc.report.label_maps import draw_segments
 from cliploc.rle import decode
 from cliploc.segmentation import Segmenter, protocol_for
 from tests.commands import CAT, COFFEE, cliploc_, create_once

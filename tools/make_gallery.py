@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from cliploc import Localizer
 from cliploc._terminal import Terminal
 from cliploc.demo import DemoPhoto, demo_photos
+from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.method import Method
-from cliploc.report.overlay import comparison
+from cliploc.report.overlay import Panel, draw_overlay, file_name, grid_of, scaled, sheet_of
 from cliploc.saliency import methods, unfit_reason
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +100,22 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
             "",
         ]
     return "\n".join(lines)
+
+
+def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str]) -> Image.Image:
+    """Draws one sheet for one picture and one name: the photograph, and a panel for the result of every title."""
+    if not results:
+        raise UsageError("expected the results of at least one method, got none")
+    first = next(iter(results.values()))
+    columns, shown_wh = grid_of(first.image.size, 1 + len(results))
+    width, height = first.image.size
+    file = file_name(first)
+    cells = [Panel(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
+    for title, result in results.items():
+        picture = draw_overlay(scaled(result, shown_wh), [name], caption=False)
+        cells.append(Panel(picture, title, lines.get(title, "")))
+    models = dict.fromkeys(result.model for result in results.values())
+    return sheet_of(cells, columns, next(iter(models)) if len(models) == 1 else "")
 
 
 def make_gallery(out: Path, localizers: Sequence[Localizer], random: Sequence[str] = (), command: str = "") -> None:

@@ -309,7 +309,7 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
-        from cliploc.report.compare import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
+        from cliploc.report.comparison import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
 
         titles = {spec: task.method.title for spec, task in self._named.tasks_of(methods).items()}
         refuse_too_many(len(titles), len(names))

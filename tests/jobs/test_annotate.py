@@ -27,11 +27,12 @@ from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
+from cliploc.jobs.annotation_results import AnnotateResult
+from cliploc.jobs.annotator import AnnotateWorker, AnnotatorSettings, BoxFilter
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.labels import labels_of, read_labels
-from cliploc.jobs.pictures import find_pictures
+from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
@@ -69,16 +70,25 @@ def folder(tmp_path_factory):
     return root
 
 
+def made_once(folder: Path, out: Path, **more: object) -> AnnotateResult:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        return annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS, **more)
+
+
 @pytest.fixture(scope="module")
 def plain(folder, tmp_path_factory):
     """A run that nothing happened to."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
-        return annotate(folder, LABELS, tmp_path_factory.mktemp("plain"), formats=["coco", "csv"], **OPTIONS)
+    return made_once(folder, tmp_path_factory.mktemp("plain"))
 
 
 def parts(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "parts").glob("*.jsonl"))}
+
+
+def same_files(out: Path, other: Path) -> None:
+    for name in ("coco.json", "boxes.csv", "review.html"):
+        assert (out / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def rows(out: Path) -> dict[str, dict]:
@@ -334,14 +344,14 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     assert result.groups == (1 if mode == "keep" else 0)
 
 
+def splitting(threshold: float | str) -> AnnotateWorker:
+    options = Options(device="cpu", recipe="fast", threshold=threshold, split_peaks=1.0)
+    return AnnotatorSettings(labels_of(["cat"]), BoxFilter(groups="split"), options)()
+
+
 def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_padding(folder):
     """A score compares a box with what lies round it: the padding round a picture is no part of that."""
-    settings = AnnotatorSettings(
-        labels_of(["cat"]),
-        BoxFilter(groups="split"),
-        Options(device="cpu", recipe="fast", threshold=0.4, split_peaks=1.0),
-    )
-    worker = settings()
+    worker = splitting(0.4)
     three = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
     padded = np.zeros((100, 100), np.float32)
     padded[20:80] = three
@@ -363,12 +373,7 @@ def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_p
 
 def test_a_box_is_split_at_the_threshold_by_which_it_was_made(folder):
     """With "auto" each map has its own: here one far below any fixed number."""
-    settings = AnnotatorSettings(
-        labels_of(["cat"]),
-        BoxFilter(groups="split"),
-        Options(device="cpu", recipe="fast", threshold="auto", split_peaks=1.0),
-    )
-    worker = settings()
+    worker = splitting("auto")
     heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
     assert 0.02 <= share_of_peak(heat, "auto") < 0.3
     found = worker.localizer(folder / "cat.png", ["cat"])
@@ -428,8 +433,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(folder, plain, tmp_path,
     assert result.computed == 5 - 2 * stop_after
     assert parts(tmp_path) == parts(plain.out)
     assert not list((tmp_path / "parts").glob(".*"))
-    for name in ("coco.json", "boxes.csv", "review.html"):
-        assert (tmp_path / name).read_bytes() == (plain.out / name).read_bytes(), name
+    same_files(tmp_path, plain.out)
 
 
 def test_a_damaged_part_is_done_anew_new_pictures_and_mended_ones_join(folder, plain, tmp_path):
@@ -478,8 +482,7 @@ def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(fold
     assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
     assert parts(out) == parts(plain.out)
     assert {path.name for path in out.iterdir()} == {path.name for path in plain.out.iterdir()}
-    for name in ("coco.json", "boxes.csv", "review.html"):
-        assert (out / name).read_bytes() == (plain.out / name).read_bytes(), name
+    same_files(out, plain.out)
 
 
 def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, plain, tmp_path, monkeypatch):
@@ -512,8 +515,7 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, p
         with pytest.raises(DiskFullError, match="no room left on the disk for "):
             annotate(folder, LABELS, tmp_path / "other", formats=formats, **OPTIONS)
     assert annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS).computed == 0
-    for name in ("coco.json", "boxes.csv", "review.html"):
-        assert (tmp_path / name).read_bytes() == (plain.out / name).read_bytes(), name
+    same_files(tmp_path, plain.out)
 
 
 def test_what_ray_sends_survives_being_sent(plain):
@@ -677,18 +679,8 @@ def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path
 def test_the_command(folder, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(LABELS))
-    arguments = (
-        "annotate",
-        folder,
-        "--labels",
-        labels,
-        "--out",
-        tmp_path / "out",
-        "--batch-size",
-        2,
-        "--device",
-        "cpu",
-    )
+    out = tmp_path / "out"
+    arguments = ("annotate", folder, "--labels", labels, "--out", out, "--batch-size", 2, "--device", "cpu")
     result = cliploc_(*arguments, "--format", "coco,labelstudio")
     assert json.loads((tmp_path / "out/labelstudio.json").read_text())[0]["data"]["image"].startswith(
         f"/data/local-files/?d={folder.name}/"  # Label Studio serves folders below its root, not the root itself
@@ -812,10 +804,7 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
 
 @pytest.fixture(scope="module")
 def masked(folder, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
-        out = tmp_path_factory.mktemp("masked")
-        return annotate(folder, LABELS, out, formats=["coco", "csv"], masks=True, **OPTIONS)
+    return made_once(folder, tmp_path_factory.mktemp("masked"), masks=True)
 
 
 def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):

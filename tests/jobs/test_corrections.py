@@ -22,12 +22,12 @@ from cliploc.boxes import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
-from cliploc.jobs.annotation_edits import is_decisions
+from cliploc.jobs.annotation_edits import correction_of, is_decisions
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
-from cliploc.jobs.draft_scores import PicturePair, score_drafts
-from cliploc.jobs.reviewed import UnusableReviewError, correction_of
+from cliploc.jobs.draft_scores import score_drafts
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.labelstudio import brush, polygon_shape
+from tests.report.annotated import annotated
 
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
 NAMES = tuple(one[0] for one in LABELS)
@@ -46,11 +46,8 @@ def pictures(tmp_path: Path) -> list[AnnotatedPicture]:
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", SIZES[name]).save(path)
-        xyxy = np.array([box for _, box in boxes], np.float32).reshape(-1, 4)
-        label = np.array([one for one, _ in boxes], np.int64)
-        score = np.full(len(boxes), 0.5, np.float32)
-        ids, groups = tuple(range(len(boxes))), (False,) * len(boxes)
-        made.append(AnnotatedPicture(number, name, path, SIZES[name], xyxy, score, label, ids, groups, 0.5))
+        label, corners = [one for one, _ in boxes], [box for _, box in boxes]
+        made.append(annotated(name, path, SIZES[name], corners, label, number=number))
     return made
 
 
@@ -120,7 +117,7 @@ def test_runs_that_add_up_to_the_picture_only_in_64_bits_are_no_mask():
     row = {"width": 8, "height": 10, "boxes": [], "labels": [], "masks": []}
     counts = np.array([2**58] * 64 + [80], np.int64)
     box = {"xyxy": [1, 1, 3, 3], "label": 0, "mask": rle.compressed(counts)}
-    with pytest.raises(UnusableReviewError, match="expected masks of the picture's size"):
+    with pytest.raises(correction_masks.UnusableError, match="expected masks of the picture's size"):
         correction_of([box], row, 1)
     of_rectangle = {"left": "0", "top": "0", "width": "8", "height": "10", "rle": ", ".join(map(str, counts.tolist()))}
     with pytest.raises(ValueError, match="does not fill its rectangle"):
@@ -139,8 +136,8 @@ def brushed(packed: object) -> dict[str, object]:
             "its boxes cannot be read as Label Studio's (a brush that ends too early): export the set again",
         ),
         (brushed([300]), "its boxes cannot be read as Label Studio's ("),
-        (brushed(brush(np.ones((3, 3), bool))), "another size"),
-        (brushed(brush(np.zeros((40, 60), bool))), "is empty"),
+        (brushed(brush(rle.runs(np.ones(9, bool)))), "another size"),
+        (brushed(brush(rle.runs(np.zeros(2_400, bool)))), "is empty"),
         (brushed(3_000_000_000), "a brush that is not a list of numbers"),
         (brushed([*(3_000_000_000).to_bytes(4, "big"), 58, 27, 119, 255]), "another size"),
         (brushed([*(9_600).to_bytes(4, "big"), *[0] * 40_000]), "data after its end"),
@@ -441,7 +438,7 @@ def test_every_reviewed_box_has_a_pixel_in_its_mask(xyxy, polygon, pixels):
 
 def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
     row = {"width": 8, "height": 10, "boxes": [], "labels": []}
-    with pytest.raises(UnusableReviewError, match="with a width and a height above 0"):
+    with pytest.raises(correction_masks.UnusableError, match="with a width and a height above 0"):
         correction_of([{"xyxy": [1, 5.001, 3, 5.004], "label": 0}], row, 1)
 
 
@@ -490,6 +487,10 @@ def test_files_that_are_no_corrected_set(file, content, said, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
+def drafted(boxes: list, scores: list, labels: list, true: list, true_labels: list) -> tuple[dict, Correction]:
+    return {"boxes": boxes, "scores": scores, "labels": labels}, Correction(true, true_labels)
+
+
 box = st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(1, 6)] * 2).map(
     lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
 )
@@ -500,9 +501,7 @@ drafts = st.lists(st.tuples(box, st.sampled_from([0.2, 0.4, 0.9]), st.integers(0
 @given(st.lists(st.tuples(drafts, st.lists(st.tuples(box, st.integers(0, 1)), max_size=8)), max_size=4))
 def test_scores_by_plain_loops(data):
     pairs = [
-        PicturePair(
-            [b for b, _, _ in d], [s for _, s, _ in d], [i for *_, i in d], [b for b, _ in t], [i for _, i in t]
-        )
+        drafted([b for b, _, _ in d], [s for _, s, _ in d], [i for *_, i in d], [b for b, _ in t], [i for _, i in t])
         for d, t in data
     ]
     every, labels = score_drafts(pairs, 2)
@@ -539,12 +538,12 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(12)]
     wrong = [[10 * i, 50, 10 * i + 9, 59] for i in range(12)]
     scores = [0.8 + i / 100 for i in range(12)] + [0.3] * 12
-    one, _ = score_drafts([PicturePair(apart + wrong, scores, [0] * 24, apart, [0] * 12)], 1)
+    one, _ = score_drafts([drafted(apart + wrong, scores, [0] * 24, apart, [0] * 12)], 1)
     assert (one.min_score, one.kept, one.kept_right) == (0.8, 12, 12)
     document = one.document()
     assert (document["precision"], document["recall"]) == (0.5, 1.0)
     assert document["suggested"] == {"min_score": 0.8, "precision": 1.0, "recall": 1.0}
-    few = PicturePair(apart[:9] + wrong, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
+    few = drafted(apart[:9] + wrong, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
     assert score_drafts([few], 1)[0].document()["suggested"] is None
     assert score_drafts([], 1)[0].document()["precision"] is None
 

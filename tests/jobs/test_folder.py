@@ -24,7 +24,7 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotate as annotate_module
 from cliploc.jobs import annotation_results, folder
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
 from tests.commands import PHOTOS, cliploc_, create_once

@@ -18,8 +18,8 @@ from cliploc import backbones
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import videos
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.pictures import PictureFile, find_pictures
-from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.picture_files import PictureFile, find_pictures
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.videos import Every, all_frames, frames_of
 from tests.commands import cliploc_, create_once
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from cliploc.errors import UsageError
-from cliploc.report import _draw, compare
-from cliploc.report.compare import (
+from cliploc.report import _draw
+from cliploc.report import comparison as compare
+from cliploc.report.comparison import (
     CELL_SIDES,
     LARGEST_SIDE,
     MOST_CELLS,

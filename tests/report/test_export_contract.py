@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, chosen_exports, exports
+from tests.report.annotated import annotated
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes", "=1+1", "a|b\ttab", "x" * 300)
 HOSTILE = (
@@ -34,11 +35,9 @@ def made(tmp_path: Path, names: tuple[str, ...]) -> list[AnnotatedPicture]:
     pictures = []
     for number, name in enumerate(names, start=1):
         count = number % 3
-        xyxy = np.array([[0, 0, 61, 37], [3.25, 4.5, 20.125, 30.75]], np.float32)[:count]
+        boxes = [[0, 0, 61, 37], [3.25, 4.5, 20.125, 30.75]][:count]
         label = np.arange(number, number + count) % len(NAMES)
-        score = np.array([1.0, 0.123456], np.float32)[:count]
-        ids, groups = tuple(range(count)), (False,) * count
-        pictures.append(AnnotatedPicture(number, name, photo, (61, 37), xyxy, score, label, ids, groups, 0.5))
+        pictures.append(annotated(name, photo, (61, 37), boxes, label, [1.0, 0.123456][:count], number))
     return pictures
 
 

@@ -19,6 +19,7 @@ from cliploc.errors import CliplocWarning, UsageError
 from cliploc.jobs.corrections import read_corrections
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.voc import palette
+from tests.report.annotated import annotated
 
 NAMES = ("traffic light", "a: b", "猫")
 SIZE = (160, 120)  # width and height
@@ -48,20 +49,13 @@ def picture(tmp_path) -> AnnotatedPicture:
     for mask in masks:
         y, x = np.nonzero(mask)
         boxes.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
-    count = len(masks)
-    label = np.arange(count) % len(NAMES)
-    return AnnotatedPicture(
-        1, "a.png", path, SIZE, np.array(boxes, np.float32), np.linspace(0.9, 0.3, count, dtype=np.float32), label,
-        tuple(range(count)), (False,) * count, 0.5, masks=tuple(rle.encode(mask) for mask in masks),
-    )  # fmt: skip
+    label, codes = np.arange(len(masks)) % len(NAMES), tuple(rle.encode(mask) for mask in masks)
+    return annotated("a.png", path, SIZE, boxes, label, np.linspace(0.9, 0.3, len(masks)), masks=codes)
 
 
 def written(name: str, picture: AnnotatedPicture, out: Path, settings: ExportSettings = SETTINGS) -> list[Path]:
     out.mkdir(exist_ok=True)
-    empty = replace(
-        picture, number=2, name="empty.png", xyxy=picture.xyxy[:0], score=picture.score[:0], label=picture.label[:0],
-        box_ids=(), groups=(), masks=(),
-    )  # fmt: skip
+    empty = annotated("empty.png", picture.path, SIZE, number=2)
     chosen = exports.get(name)
     chosen.check(settings)
     chosen.write(lambda: [picture, empty], settings, out)
@@ -105,10 +99,6 @@ def as_one(masks: list[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
     """Lines → masks: the pieces of the third lie too far apart for one polygon."""
     assert len(masks) == 6
     return [*masks[:2], (masks[2][0], masks[2][1] | masks[3][1]), *masks[4:]]
-
-
-def replace_masks(picture: AnnotatedPicture, kept: list[int]) -> AnnotatedPicture:
-    return replace(picture, label=picture.label[kept], masks=tuple(picture.masks[i] for i in kept))
 
 
 def test_yolo_by_its_definition(picture, tmp_path):
@@ -181,10 +171,17 @@ def test_labelstudio_by_its_definition(picture, tmp_path):
 
 def test_a_brush_has_runs_longer_than_16_bits(tmp_path, picture):
     large = rle.encode(np.ones((300, 400), bool))
-    tasks, _ = written("labelstudio", replace_masks(replace(picture, score=picture.score[:1], xyxy=picture.xyxy[:1],
-        box_ids=(0,), masks=(large,)), [0]), tmp_path / "out")  # fmt: skip
+    tasks, _ = written(
+        "labelstudio", annotated("a.png", picture.path, SIZE, [[0, 0, 9, 9]], masks=(large,)), tmp_path / "out"
+    )
     packed = json.loads(tasks.read_text())[0]["predictions"][0]["result"][0]["value"]["rle"]
     assert unpacked(packed).tolist() == [255] * 480000
+
+
+@pytest.mark.parametrize("name", exports.names())
+def test_no_export_decodes_the_whole_picture_for_a_mask(name, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(rle, "decode", None)
+    assert written(name, picture, tmp_path / "out")
 
 
 def test_voc_as_pillow_reads_it(picture, tmp_path):
@@ -220,12 +217,9 @@ def test_voc_objects_that_have_no_number_are_void_and_told(tmp_path):
     masks = np.zeros((count, size[1], size[0]), bool)
     for i, (x, y) in enumerate(places):
         masks[i, y, x] = True
-    boxes = np.array([[x, y, x + 1, y + 1] for x, y in places], np.float32)
-    scores, label = np.linspace(0.9, 0.3, count, dtype=np.float32), np.arange(count) % len(NAMES)
-    crowded = AnnotatedPicture(
-        1, "a.png", path, size, boxes, scores, label, tuple(range(count)), (False,) * count, 0.5,
-        masks=tuple(rle.encode(mask) for mask in masks),
-    )  # fmt: skip
+    boxes, codes = [[x, y, x + 1, y + 1] for x, y in places], tuple(rle.encode(mask) for mask in masks)
+    label = np.arange(count) % len(NAMES)
+    crowded = annotated("a.png", path, size, boxes, label, np.linspace(0.9, 0.3, count), masks=codes)
     with pytest.warns(CliplocWarning, match="voc: a.png: SegmentationObject/ numbers only the best 254 objects"):
         (root,) = written("voc", crowded, tmp_path / "out")
     with (

@@ -19,6 +19,7 @@ from PIL import Image
 from cliploc.errors import UsageError
 from cliploc.images import load
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, FileNames, exports
+from tests.report.annotated import annotated
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
 PATHS = (
@@ -52,20 +53,9 @@ def pictures(tmp_path) -> list[AnnotatedPicture]:
         xyxy = np.concatenate([low, low + rng.uniform(0.1, 0.5, (count, 2)) * [width, height]], axis=1)
         if count:
             xyxy[0] = [0, 0, width, height]
-        made.append(
-            AnnotatedPicture(
-                number,
-                name,
-                path,
-                (width, height),
-                xyxy.round(2).astype(np.float32),
-                rng.uniform(0.1, 1, count).astype(np.float32),
-                rng.integers(0, len(NAMES), count),
-                tuple(range(0, 2 * count, 2)),
-                (False,) * count,
-                0.5,
-            )
-        )
+        score, label = rng.uniform(0.1, 1, count), rng.integers(0, len(NAMES), count)
+        ids = tuple(range(0, 2 * count, 2))
+        made.append(annotated(name, path, (width, height), xyxy.round(2), label, score, number, box_ids=ids))
     assert made[3].size_wh == (37, 61)
     return made
 
@@ -143,11 +133,8 @@ def test_supervision_reads_all_pictures_from_sub_folders_and_of_names_that_repea
         path = tmp_path / "root" / f"{number}" / Path(picture).name  # each of a size of its own
         path.parent.mkdir(parents=True)
         Image.new("RGB", (40 + number, 30)).save(path)
-        xyxy = np.array([[1, 2, 20 + number, 25]], np.float32)
-        label = rng.integers(0, len(NAMES), 1)
-        pictures.append(
-            AnnotatedPicture(number, picture, path, (40 + number, 30), xyxy, xyxy[0, :1], label, (0,), (False,), 0.5)
-        )
+        boxes, label = [[1, 2, 20 + number, 25]], rng.integers(0, len(NAMES), 1)
+        pictures.append(annotated(picture, path, (40 + number, 30), boxes, label, number=number))
     out = tmp_path / "out"
     out.mkdir()
     exports.get(name).write(lambda: pictures, dataclasses.replace(SETTINGS, copies=copies), out)
@@ -282,38 +269,11 @@ def test_the_table_as_any_csv_reader_reads_it(pictures, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------- file names
-def named(name: str, path: Path, number: int = 1) -> AnnotatedPicture:
-    """A picture of that name without boxes."""
-    nothing = np.zeros(0)
-    return AnnotatedPicture(
-        number, name, path, (8, 8), nothing.reshape(-1, 4).astype(np.float32), nothing, nothing.astype(int), (), (), 0.5
-    )
-
-
 LEADING_OUT = (
-    "/data/a.jpg",
-    "//data/a.jpg",
-    "///data/a.jpg",
-    "../../data/a.jpg",
-    "x/../../data/a.jpg",
-    "..\\..\\data\\a.jpg",
-    "C:\\data\\a.jpg",
-    "C:/data/a.jpg",
-    "c:a.jpg",
-    "..jpg",
-    "...jpg",
-    "..",
-    "//",
-    ". ./a.jpg",
-    "a.xml/b.jpg",
-    "a.txt/b.jpg",
-    "a.jpg",
-    "a.jpg/b.jpg",
-    "A.JPG",
-    "x" * 250 + ".jpg",
-    "x" * 250 + ".png",
-    "cafe\u0301.jpg",
-    "caf\u00e9.jpg",
+    *("/data/a.jpg", "//data/a.jpg", "///data/a.jpg", "../../data/a.jpg", "x/../../data/a.jpg"),
+    *("..\\..\\data\\a.jpg", "C:\\data\\a.jpg", "C:/data/a.jpg", "c:a.jpg", "..jpg", "...jpg", "..", "//"),
+    *(". ./a.jpg", "a.xml/b.jpg", "a.txt/b.jpg", "a.jpg", "a.jpg/b.jpg", "A.JPG"),
+    *("x" * 250 + ".jpg", "x" * 250 + ".png", "cafe\u0301.jpg", "caf\u00e9.jpg"),
 )
 
 
@@ -327,7 +287,8 @@ def test_no_name_leads_out_of_the_folder(export_format, tmp_path):
     (data / "a.xml").write_text("mine")
     (data / "a.txt").write_text("mine")
     names = (*LEADING_OUT, f"/{data}/a.jpg", f"//{data}/a.jpg")
-    export(export_format, [named(name, photo, number) for number, name in enumerate(names, start=1)], tmp_path / "out")
+    pictures = [annotated(name, photo, (8, 8), number=number) for number, name in enumerate(names, start=1)]
+    export(export_format, pictures, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "photo.jpg"]
     assert sorted(path.read_text() for path in data.iterdir()) == ["mine", "mine"]
     suffix = {"voc": ".xml", "yolo": ".txt"}[export_format]
@@ -342,7 +303,7 @@ def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
         names = FileNames(Path(folder))
         seen = set()
         for name in dict.fromkeys(ids):
-            files = names.of(named(name, Path("a.jpg")), "images/*.jpg", "labels/*.txt")
+            files = names.of(annotated(name, Path("a.jpg"), (8, 8)), "images/*.jpg", "labels/*.txt")
             for path, kind in zip(files, ("images", "labels"), strict=True):
                 assert Path(folder).resolve() / kind in path.resolve().parents
                 assert ".." not in path.parts
@@ -358,5 +319,5 @@ def test_a_path_outside_of_the_folder_is_refused(tmp_path):
     folder.mkdir()
     (folder / "labels").symlink_to(outside)
     with pytest.raises(UsageError, match="expected a file inside the export's folder"):
-        FileNames(folder).of(named("data/a.jpg", tmp_path / "a.jpg"), "labels/*.xml")
+        FileNames(folder).of(annotated("data/a.jpg", tmp_path / "a.jpg", (8, 8)), "labels/*.xml")
     assert list(outside.iterdir()) == []

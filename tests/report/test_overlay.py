@@ -10,8 +10,8 @@ from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.report import _draw, draw_overlay
 from cliploc.report.colours import name_colour
-from cliploc.report.labels import label_picture
-from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _paneled, comparison, panels, run_line, scaled
+from cliploc.report.label_maps import label_picture
+from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _paneled, panels, run_line, scaled
 
 from .conftest import Build
 
@@ -165,7 +165,6 @@ def test_sheets_say_what_ran(build: Build) -> None:
     result = build(size_wh=(400, 300))
     said = replace(result, method="CAM", model="mini")
     assert panels(said).height > panels(result).height
-    assert comparison({"CAM": said}, "cat").height > comparison({"CAM": result}, "cat").height
 
 
 def test_a_choice_of_names_draws_only_them(build: Build) -> None:

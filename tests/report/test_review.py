@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.report.exports import AnnotatedPicture
-from cliploc.report.review import ReviewPicture, polygons_of, write_review
+from cliploc.report.review_page import ReviewPicture, polygons_of, write_review
 from cliploc.rle import encode
 
+from .annotated import annotated
 from .test_page import CLOSING, EVIL, IMAGE, Reader
 
 COMMENT = "<!-- <script> ]]>"
@@ -41,18 +41,8 @@ def make_page(folder: Path, evil: str, gone: int = 0) -> Scripts:
             Image.new("RGB", (40, 30), (90, 80, 70)).save(path)
         else:
             path.unlink(missing_ok=True)
-        drafts = AnnotatedPicture(
-            number=number + 1,
-            name=f"{evil}{number}.png",
-            path=path,
-            size_wh=(40, 30),
-            xyxy=np.array([[1, 2, 30, 20.004]], dtype=np.float32),
-            score=np.array([0.5], dtype=np.float32),
-            label=np.array([0]),
-            box_ids=(0,),
-            groups=(True,),
-            margin=0.1,
-        )
+        name = f"{evil}{number}.png"
+        drafts = annotated(name, path, (40, 30), [[1, 2, 30, 20.004]], number=number + 1, groups=(True,))
         pictures.append(ReviewPicture(drafts, [[1, 2, 25, 20]], [1], [0], None, "unsure", 3))
     write_review(folder / "review.html", pictures, [evil, "dog"], evil, total=5000)
     return Scripts((folder / "review.html").read_text(encoding="utf-8"))
@@ -97,10 +87,7 @@ def test_outlines_of_masks_are_in_the_pictures_pixels(tmp_path):
     Image.new("RGB", (960, 600)).save(path)  # twice what the page shows
     mask = np.zeros((600, 960), bool)
     mask[100:300, 200:600] = True
-    picture = AnnotatedPicture(
-        1, "a.png", path, (960, 600), np.array([[200, 100, 600, 300]], np.float32), np.array([0.5], np.float32),
-        np.array([0]), (0,), (False,), 0.1, masks=(encode(mask),),
-    )  # fmt: skip
+    picture = annotated("a.png", path, (960, 600), [[200, 100, 600, 300]], masks=(encode(mask),))
     shown = ReviewPicture(picture, [[200, 100, 600, 300]], [0], [0], [encode(mask)["counts"]], "none", 0)
     write_review(tmp_path / "review.html", [shown], ["cat"], "run", total=1, masks=True)
     data = json.loads(Scripts((tmp_path / "review.html").read_text(encoding="utf-8")).scripts[0])
@@ -124,10 +111,7 @@ def test_every_mask_that_is_not_empty_has_a_polygon_to_edit():
 
 def test_the_box_of_an_empty_mask_is_edited_as_a_box():
     empty = encode(np.zeros((30, 40), bool))
-    picture = AnnotatedPicture(
-        1, "a.png", Path("a.png"), (40, 30), np.array([[1, 2, 30, 20]], np.float32), np.array([0.5], np.float32),
-        np.array([0]), (0,), (False,), 0.1, masks=(empty,),
-    )  # fmt: skip
+    picture = annotated("a.png", Path("a.png"), (40, 30), [[1, 2, 30, 20]], masks=(empty,))
     state = ReviewPicture(picture, [[1, 2, 30, 20]], [0], [0], [empty["counts"]], "none", 0).state()
     for kind in ("drafts", "boxes"):
         assert (state[kind][0]["mask"], "polygons" in state[kind][0]) == (empty["counts"], False)

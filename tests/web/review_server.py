@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliploc.jobs.annotation_edits import corrections_in, plain_corrections, reviews_in
-from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.annotation_edits import corrections_in, plain_corrections
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 
 
@@ -37,4 +37,5 @@ def served(out: Path) -> Iterator[str]:
 def corrections(out: Path) -> dict:
     """The corrections of a run, as a later call reads them: corrections.json and the saves that follow it."""
     run = json.loads((out / "summary.json").read_text())["run"]
-    return {"pictures": plain_corrections(corrections_in(out, run)), "reviews": reviews_in(out, run)}
+    pictures, reviews = corrections_in(out, run)
+    return {"pictures": plain_corrections(pictures), "reviews": reviews}

@@ -22,7 +22,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 
 from cliploc import backbones
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from cliploc.web import editor as review_editor
 from cliploc.web import guard

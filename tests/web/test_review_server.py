@@ -25,10 +25,11 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 from cliploc import Localizer, backbones, rle
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
-from cliploc.jobs import annotation_edits, review
+from cliploc.jobs import annotation_edits
+from cliploc.jobs import review_folder as review
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review import ReviewFolder
-from cliploc.jobs.reviewed import review_of
+from cliploc.jobs.annotation_edits import review_of
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from tests.commands import cliploc_
 from tests.tiny import tower

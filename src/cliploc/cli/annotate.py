@@ -103,7 +103,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
         refuse_without("video", "--every")
     from cliploc import prompts
     from cliploc.jobs.labels import read_labels
-    from cliploc.jobs.pictures import find_pictures
+    from cliploc.jobs.picture_files import find_pictures
     from cliploc.jobs.videos import Every
     from cliploc.report.exports import chosen_exports
 

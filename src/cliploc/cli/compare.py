@@ -60,7 +60,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
     """
     refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
     from cliploc import prompts
-    from cliploc.report.compare import refuse_too_many
+    from cliploc.report.comparison import refuse_too_many
     from cliploc.saliency import find
 
     names = asked_names(asked.prompt, asked.classes)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.faithfulness import Faithfulness, Measured, Region
-    from cliploc.report.explain import ExplainedName
+    from cliploc.report.explanation import ExplainedName
     from cliploc.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
@@ -157,7 +157,7 @@ def _explained(
     measurer: Faithfulness, name: str, photo: str, picture: Image.Image, titles: Mapping[str, str], reporter: Reporter
 ) -> tuple[ExplainedName, dict[str, Any]]:
     """What the maps of a name show, for the page and for the document."""
-    from cliploc.report.explain import ExplainedMap, ExplainedName
+    from cliploc.report.explanation import ExplainedMap, ExplainedName
 
     score = _score(measurer)
     seen = measurer.see(photo, picture, asked=name)
@@ -180,7 +180,7 @@ def _page(
     document: Mapping[str, Any], picture: Image.Image, shown: Sequence[ExplainedName], protocol: FaithfulnessOptions
 ) -> str:
     """The page of a document."""
-    from cliploc.report.explain import explanation_page
+    from cliploc.report.explanation import explanation_page
 
     about = {
         "model": document["model"],

@@ -77,7 +77,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
                 reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
             if run.folder is not None and masks:
-                from cliploc.report.labels import label_legend
+                from cliploc.report.label_maps import label_legend
 
                 write(run.folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
             run.keep({"names": names, **_settings(localizer)})
@@ -114,7 +114,7 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
 
 def _write_labels(run: PhotoRun, folder: Path, result: Localization, record: dict[str, Any]) -> None:
     """Writes a picture's label map."""
-    from cliploc.report.labels import label_picture
+    from cliploc.report.label_maps import label_picture
 
     record["label_map"] = name = run.names.of(result.source, "_labels")
     write(folder / name, encoded(label_picture(result.label_map(), len(result.names)), name))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.config import Options
-    from cliploc.jobs.pictures import Skipped
+    from cliploc.jobs.picture_files import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
     from cliploc.reporter import Reporter
@@ -62,7 +62,7 @@ def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = N
     for photo in photos:
         found = None
         if os.path.isdir(photo):
-            from cliploc.jobs.pictures import find_pictures
+            from cliploc.jobs.picture_files import find_pictures
 
             with suppress(UsageError, ValueError):
                 found = find_pictures(photo, out)
@@ -167,7 +167,7 @@ class PhotoRun:
     # ---------------------------------------------------------------------------------------------------- at the end
     def keep(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the document of the run so far."""
-        from cliploc.jobs.pictures import skipped_document
+        from cliploc.jobs.picture_files import skipped_document
         from cliploc.report import to_document
 
         document = to_document([], self._failures, settings)

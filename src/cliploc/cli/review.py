@@ -52,7 +52,7 @@ def refuse_without_web() -> None:
 
 def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
     """Serves the editor until it is interrupted."""
-    from cliploc.jobs.review import ReviewFolder
+    from cliploc.jobs.review_folder import ReviewFolder
     from cliploc.jobs.suggest import Suggester
     from cliploc.web.editor import serve_review
 

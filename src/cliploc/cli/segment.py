@@ -63,7 +63,7 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
     others = (asked.classes, asked.prompts_file, options.pretrained)
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
-        from cliploc.report.labels import label_legend
+        from cliploc.report.label_maps import label_legend
         from cliploc.segmentation import protocol_for
 
         protocol = protocol_for(names, around, segmentation)
@@ -128,8 +128,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
 
 def _take(run: PhotoRun, picture: Picture, labels: Labels, names: Sequence[str], line: str, *, rle: bool) -> None:
     """One picture is done; `line` says below the drawing how its label map `[H, W]` was made."""
-    from cliploc.report.labels import label_picture
-    from cliploc.report.segments import draw_segments, segmented_record
+    from cliploc.report.label_maps import draw_segments, label_picture, segmented_record
 
     source = picture.source
     record = segmented_record(picture, labels, names, rle)
@@ -156,7 +155,7 @@ def _printed(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
     """The settings of the run, with the values that defaults stand for."""
-    from cliploc.report.labels import label_legend
+    from cliploc.report.label_maps import label_legend
 
     method = localizer.method
     return {

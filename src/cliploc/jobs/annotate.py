@@ -39,18 +39,17 @@ from cliploc.jobs.annotation_edits import (
     merge_corrections,
     merge_review,
     merge_saves,
-    reviews_in,
     write_corrections,
     write_decisions,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results, lines_of, rows_in, rows_of, run_id
-from cliploc.jobs.annotator import RESERVED, AnnotateWorker, AnnotatorSettings, BoxFilter, Groups
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.pictures import Found, PictureFile, find_pictures
+from cliploc.jobs.picture_files import PictureFile, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import FRAMES, Every, all_frames
@@ -139,11 +138,6 @@ def annotate(
     Raises:
         UsageError: pictures, labels, a model or an option that cannot be used, or a folder with other settings.
         DiskFullError: no room on the disk.
-
-    Example:
-        >>> import cliploc
-        >>> cliploc.annotate("photos", ["cat|kitten", "dog @0.7"], "out", formats=["coco"]).boxes  # doctest: +SKIP
-        {'cat': 12, 'dog': 3}
     """
     chosen = chosen_exports(formats)
     names = labels if isinstance(labels, Labels) else _labels(labels)
@@ -185,23 +179,58 @@ def annotate(
         begun = folder.begin(target, KIND, manifest, mine, lambda _, part: rows_in(part, len(names.names)))
         notes.add(begun.notes)
         with temporaries_of(begun.token):
-            call = _Call(target, run_id(manifest), settings, worker, there, found, given, notes, reporter)
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
-                call.prepare(begun.damaged, image_url, every, frames, limit)
+                changed = {"image_url": image_url, "every": every}
+                folder.update_manifest(target, KIND, **{key: one for key, one in changed.items() if one is not None})
+                unreadable: dict[str, str] = {}
+                if frames is not None and there.videos:
+                    found, unreadable = _with_frames(found, there.videos, frames, limit, target, reporter)
+                run = run_id(manifest)
+                merge_saves(target, run)
+                _remove_stale(target, begun.damaged, found, run, notes)
+                of_run = AnnotatedFolder(target, there.root, run, found, worker.names, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
-            todo = call.to_do(retry)
+            done = {name for name, place in of_run.results.places.items() if place.ok or not retry}
+            todo = [one for one in found if one.id not in done]
             size = shard_size(worker.localizer.options.batch_size, shard)
             shards = {one.index: one for one in _shards(todo, size, whole)}
             keep = _Keep(target, shards, notes, reporter)
 
             reporter.phase("annotate")
-            reporter.start(len(todo), len(call.found))
+            reporter.start(len(todo), len(found))
+            not_applied: Mapping[str, str] = {}
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
-                call.merge_review()
-                call.compute(engine, list(shards.values()), keep)
-                call.merge_corrections()
-                export = ExportSettings(worker.names, made_by(described), IMAGE_URL, masks, polygons, copy)
-                return call.conclude(chosen, export, review, len(todo))
+                of_review = given is not None and is_decisions(given)
+                if given is not None and of_review:  # it only refers to pictures that are annotated already
+                    merge_review(target, given, run, of_run.results, len(names.names))
+                if shards:
+                    export_states.mark_stale(target)
+                    folder.begin_session(target, KIND)
+                    engine(list(shards.values()), Ready(settings, worker), keep, reporter)
+                    of_run.results = Results(target)
+                if given is not None and not of_review:  # for it the sizes of all pictures must be known
+                    read, sources = merge_corrections(target, given, run, of_run.results, found, names, masks)
+                    not_applied = read.problems
+                    notes.add([correction_masks.in_words(sources)] if sources else [])
+                    untouched = len(found) - len(read.pictures)
+                    notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
+                of_run.read_edits()
+                state, before = folder.read_manifest(target, KIND), summary_of(target)
+                export = ExportSettings(
+                    worker.names, made_by(described), state.get("image_url", IMAGE_URL), masks, polygons, copy
+                )
+                kept = [one for one in exports if _is_there(target, one, state["files"], before)]
+                result = conclude(
+                    of_run,
+                    list(dict.fromkeys([*kept, *chosen])),
+                    export,
+                    before=before,
+                    review=review,
+                    computed=len(todo),
+                    notes=notes.lines,
+                    reporter=reporter,
+                )
+                return replace(result, not_applied=not_applied)
 
 
 def default_image_url(root: Path) -> str:
@@ -303,11 +332,7 @@ def _with_frames(
     out: Path,
     reporter: Reporter,
 ) -> tuple[list[PictureFile], dict[str, str]]:
-    """The pictures together with the frames of videos, and each video that cannot be read, with the reason.
-
-    Raises:
-        UsageError: there is nothing else than videos that cannot be read.
-    """
+    """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
     pictures, unreadable = list(found), {}
     reporter.phase("taking frames")
     for video, taken, error in all_frames(videos, every, out):
@@ -332,139 +357,14 @@ def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile
         notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
 
 
-class _Call:
-    """One call of `annotate` in its folder; the methods are its steps, in this order.
-
-    Args:
-        out: the folder.
-        run: id of the run.
-        settings: settings of the worker.
-        worker: the worker of this process.
-        there: the pictures and videos that are there.
-        found: the pictures to annotate.
-        given: what a person saved or corrected, to be merged; None for nothing.
-        notes: remarks on the run.
-        reporter: see `annotate`.
-
-    Attributes:
-        found: the pictures to annotate, with the frames of videos.
-    """
-
-    def __init__(
-        self,
-        out: Path,
-        run: str,
-        settings: AnnotatorSettings,
-        worker: AnnotateWorker,
-        there: Found,
-        found: list[PictureFile],
-        given: Path | None,
-        notes: Notes,
-        reporter: Reporter,
-    ) -> None:
-        self._out, self._run = out, run
-        self._settings, self._worker = settings, worker
-        self._there, self.found = there, found
-        self._given, self._is_review = given, given is not None and is_decisions(given)
-        self._notes, self._reporter = notes, reporter
-        self._unreadable: dict[str, str] = {}  # videos
-        self._results: Results
-        self._decided: Mapping[str, Mapping[str, bool]] = {}
-        self._not_applied: Mapping[str, str] = {}
-
-    def prepare(
-        self, damaged: Sequence[int], image_url: str | None, every: str | None, frames: Every | None, limit: int | None
-    ) -> None:
-        """Writes new settings, takes the frames of videos, and removes what must be computed again."""
-        if image_url is not None:
-            folder.update_manifest(self._out, KIND, image_url=image_url)
-        if every is not None:
-            folder.update_manifest(self._out, KIND, every=every)
-        if frames is not None and self._there.videos:
-            self.found, self._unreadable = _with_frames(
-                self.found, self._there.videos, frames, limit, self._out, self._reporter
-            )
-        merge_saves(self._out, self._run)
-        _remove_stale(self._out, damaged, self.found, self._run, self._notes)
-        self._results = Results(self._out)
-
-    def to_do(self, retry: bool) -> list[PictureFile]:
-        """The pictures without results, in order, or, with `retry`, without good ones."""
-        done = {name for name, place in self._results.places.items() if place.ok or not retry}
-        return [one for one in self.found if one.id not in done]
-
-    def merge_review(self) -> None:
-        """Merges what a review page saved, which only refers to pictures that are annotated already."""
-        if self._given is not None and self._is_review:
-            merge_review(self._out, self._given, self._run, self._results, len(self._settings.labels.names))
-        self._decided = decisions_in(self._out, self._run)
-
-    def compute(self, engine: Engine, shards: Sequence[Shard], keep: _Keep) -> None:
-        """Annotates the pictures to do."""
-        if not shards:
-            return
-        export_states.mark_stale(self._out)
-        folder.begin_session(self._out, KIND)
-        engine(shards, Ready(self._settings, self._worker), keep, self._reporter)
-        self._results = Results(self._out)
-
-    def merge_corrections(self) -> None:
-        """Merges a corrected set of another tool; for that the sizes of all pictures must be known."""
-        if self._given is None or self._is_review:
-            return
-        of = self._settings
-        read, sources = merge_corrections(
-            self._out, self._given, self._run, self._results, self.found, of.labels, of.masks
-        )
-        self._not_applied = read.problems
-        if sources:
-            self._notes.add([correction_masks.in_words(sources)])
-        untouched = len(self.found) - len(read.pictures)
-        self._notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
-
-    def conclude(self, chosen: Sequence[Export], export: ExportSettings, review: int, computed: int) -> AnnotateResult:
-        """Writes the exports, chosen now or written before, the review page and the summary.
-
-        Args:
-            chosen: the exports of this call.
-            export: what they write; the prefix of a picture's path is the manifest's.
-            review: number of pictures of the review page.
-            computed: number of pictures that this call annotated.
-        """
-        of_run = AnnotatedFolder(
-            self._out,
-            self._there.root,
-            self.found,
-            self._results,
-            self._decided,
-            self._worker.names,
-            self._there.skipped,
-            corrections_in(self._out, self._run),
-            reviews=reviews_in(self._out, self._run),
-            unreadable=self._unreadable,
-        )
-        state, before = folder.read_manifest(self._out, KIND), summary_of(self._out)
-        export = replace(export, image_url=state.get("image_url", export.image_url))
-        kept = [one for one in exports if _is_there(self._out, one, state["files"], before)]
-        wanted = list(dict.fromkeys([*kept, *chosen]))
-        result = conclude(
-            of_run, before, wanted, export, review, self._run, computed, self._notes.lines, self._reporter
-        )
-        return replace(result, not_applied=self._not_applied)
-
-
 class _Keep:
-    """Writes each part that the engine hands over, and tells the reporter which pictures failed.
-
-    Attributes:
-        written: number of parts written.
-    """
+    """Writes each part that the engine hands over, and tells the reporter which pictures failed."""
 
     def __init__(self, out: Path, shards: Mapping[int, Shard], notes: Notes, reporter: Reporter) -> None:
         self._out, self._shards, self._notes, self._reporter = out, shards, notes, reporter
         # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
         self._stamps = {one.id: stamp(one) for shard in shards.values() for one in shard.samples}
-        self.written = 0
+        self.written = 0  # number of parts
 
     def __call__(self, part: Part) -> None:
         of_part = [self._stamps[one.id] for one in self._shards[part.index].samples]
@@ -477,11 +377,7 @@ class _Keep:
 
 
 def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[str]:
-    """Removes the rows of pictures whose files were replaced since, and the decisions on their boxes.
-
-    Returns:
-        The ids of these pictures.
-    """
+    """Removes the rows, decisions and corrections of pictures whose files were replaced since; returns their ids."""
     by_id = {one.id: one for one in found}
     stale: dict[Path, dict[int, str]] = {}  # part → line → picture
     for path in parts_in(out, KIND.suffix):
@@ -495,10 +391,9 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
     if replaced:
         export_states.mark_stale(out)
-    decided, corrected = decisions_in(out, run), corrections_in(out, run)
+    decided, (corrected, reviews) = decisions_in(out, run), corrections_in(out, run)
     if decided.keys() & set(replaced):  # before the rows, so that an interrupted run can repeat both
         write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
-    reviews = reviews_in(out, run)
     if (corrected.keys() | reviews.keys()) & set(replaced):
         left = {name: one for name, one in corrected.items() if name not in replaced}
         write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc import prompts
+import numpy as np
+
+from cliploc import prompts, rle
 from cliploc._documents import (
     Decisions,
     DocumentError,
@@ -29,16 +31,19 @@ from cliploc.errors import UsageError
 from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
-from cliploc.jobs.corrections import CLASS_LISTS, Correction, Corrections, read_corrections
+from cliploc.jobs.correction_masks import UnusableError
+from cliploc.jobs.corrections import CLASS_LISTS, Correction, Corrections, clipped, read_corrections
 from cliploc.jobs.labels import Labels
-from cliploc.jobs.pictures import PictureFile
-from cliploc.jobs.reviewed import UnusableReviewError, review_of
-from cliploc.report.review import REVIEW_KIND
+from cliploc.jobs.picture_files import PictureFile
+from cliploc.polygons import draw_all, outlines_of
+from cliploc.report.review_page import REVIEW_KIND
 
 CORRECTIONS, SAVES, CORRECTIONS_KIND = "corrections.json", "corrections.jsonl", "cliploc corrections"
+SAME = 0.01  # pixels; coordinates are kept in hundredths
 MOST_SAVES = 2**24  # bytes of corrections.jsonl before it is merged into a corrections.json that is smaller than this
 
 
+# ---------------------------------------------------------------------------------------------------------- decisions
 def decisions_in(out: Path, run: str) -> dict[str, dict[str, bool]]:
     """The decisions of all reviews so far: picture → box → whether it is kept."""
     path = out / "decisions.json"
@@ -94,7 +99,7 @@ def merge_review(out: Path, path: Path, run: str, results: Results, labels: int)
         raise UsageError(f"expected a review as review.html saves it, {path} has other content ({error})") from None
     if read["run"] != run:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
-    decided, corrected, reviews = decisions_in(out, run), corrections_in(out, run), reviews_in(out, run)
+    decided, (corrected, reviews) = decisions_in(out, run), corrections_in(out, run)
     for name, one in pictures.items():
         place = results.places.get(name)
         if place is None or not place.ok:
@@ -102,7 +107,7 @@ def merge_review(out: Path, path: Path, run: str, results: Results, labels: int)
         row = results.row(name)
         try:
             found = review_of(one, row, labels, kept_drafts(row, decided.get(name, {})))
-        except UnusableReviewError as error:
+        except UnusableError as error:
             raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
         enter(name, found, one["status"], corrected, reviews)
     write_corrections(out, corrected, run, reviews)
@@ -152,17 +157,14 @@ def write_decisions(out: Path, decisions: Mapping[str, Mapping[str, bool]], run:
     folder.write_json(out / "decisions.json", document)
 
 
-def corrections_in(out: Path, run: str) -> dict[str, Correction]:
-    """The corrected pictures of all sets and reviews so far."""
-    return {
-        name: Correction(list(map(list, one["boxes"])), one["labels"], one.get("masks"), one.get("drafts"))
-        for name, one in _read_corrections(out, run)["pictures"].items()
+def corrections_in(out: Path, run: str) -> tuple[dict[str, Correction], dict[str, dict[str, Any]]]:
+    """The corrected pictures so far; and `status` and `revision` of the pictures that a person saved in the editor."""
+    read = _read_corrections(out, run)
+    pictures = {
+        name: Correction(one["boxes"], one["labels"], one.get("masks"), one.get("drafts"))
+        for name, one in read["pictures"].items()
     }
-
-
-def reviews_in(out: Path, run: str) -> dict[str, dict[str, Any]]:
-    """Picture → `status` and `revision`, of those that a person saved in the editor."""
-    return dict(_read_corrections(out, run).get("reviews", {}))
+    return pictures, read["reviews"]
 
 
 def _read_corrections(out: Path, run: str) -> dict[str, Any]:
@@ -210,11 +212,7 @@ def size_of_saves(out: Path) -> int:
 def write_save(
     out: Path, place: int, run: str, picture: str, review: Mapping[str, Any], found: Correction | None
 ) -> int:
-    """Adds to corrections.jsonl what a person saved of a picture; exports written before are stale from now on.
-
-    Args:
-        found: its boxes; None if the drafts hold.
-    """
+    """Adds to corrections.jsonl the boxes that a person saved, None if the drafts hold; exports are stale then."""
     if not place:  # of a run that was begun before there was such a file
         folder.update_manifest(out, KIND, files=sorted({*folder.read_manifest(out, KIND)["files"], SAVES}))
     export_states.mark_stale(out)
@@ -234,11 +232,7 @@ def merge_saves(out: Path, run: str) -> None:
 def merge_corrections(
     out: Path, path: Path, run: str, results: Results, found: Sequence[PictureFile], labels: Labels, masks: bool
 ) -> tuple[Corrections, Counter[str]]:
-    """Adds a corrected set to the earlier ones; for a picture corrected twice the later set counts.
-
-    Returns:
-        What was read, and where the masks of its boxes are from, for a run with masks.
-    """
+    """Adds a corrected set to the earlier ones, which it overrides; returns it, and where its masks are from."""
     done = [one.id for one in found if results.places[one.id].ok]
     sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
     words = [prompts.parse([entry]).synonyms[0] for entry in labels.entries]
@@ -253,8 +247,9 @@ def merge_corrections(
                 read.problems[name] = str(error)
             else:
                 sources += of_picture
-    reviews = {name: one for name, one in reviews_in(out, run).items() if name not in read.pictures}
-    write_corrections(out, {**corrections_in(out, run), **read.pictures}, run, reviews)
+    corrected, reviews = corrections_in(out, run)
+    reviews = {name: one for name, one in reviews.items() if name not in read.pictures}
+    write_corrections(out, {**corrected, **read.pictures}, run, reviews)
     return read, sources
 
 
@@ -279,3 +274,61 @@ def write_corrections(
 def _write_document(out: Path, pictures: Mapping[str, Any], run: str, reviews: Mapping[str, Mapping[str, Any]]) -> None:
     document = {"kind": CORRECTIONS_KIND, "schema_version": SCHEMA_VERSION, "run": run, "pictures": pictures}
     folder.write_json(out / CORRECTIONS, {**document, **({"reviews": reviews} if reviews else {})})
+
+
+# --------------------------------------------------------------------------------------------- what the editor saves
+def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> Correction:
+    """The boxes that the editor saved of a picture."""
+    width, height = row["width"], row["height"]
+    corners: list[list[float]] = []
+    for one in boxes:
+        box = clipped(one["xyxy"], (width, height))
+        if box is None:
+            raise UnusableError("expected boxes inside the picture, with a width and a height above 0")
+        if one["label"] >= labels:
+            raise UnusableError(f"expected labels below {labels}, got {one['label']}")
+        draft = one.get("draft")
+        if draft is not None and draft >= len(row["boxes"]):
+            raise UnusableError(f"expected drafts below {len(row['boxes'])}, got {draft}")
+        corners.append(box)
+    masks: list[str | None] = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
+    return Correction(
+        corners,
+        [one["label"] for one in boxes],
+        masks=masks if "masks" in row else None,
+        drafts=[one.get("draft") for one in boxes],
+    )
+
+
+def review_of(saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[int]) -> Correction | None:
+    """The boxes that hold after a person saved a picture; None where its drafts hold, with their scores."""
+    found = correction_of(saved["boxes"], row, labels)
+    boxes, of_labels, masks = ([row[key][i] for i in kept if key in row] for key in ("boxes", "labels", "masks"))
+    unchanged = (
+        (found.drafts, found.labels) == (list(kept), of_labels)
+        and np.abs(np.subtract(boxes, found.boxes)).max(initial=0) <= SAME
+        and found.masks in (None, masks)
+    )
+    return None if unchanged and saved["status"] != "reviewed" else found
+
+
+def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:
+    """A box's mask: as it came, from its polygons, or all of the box where these have no pixel."""
+    width, height = size_wh
+    if (given := box.get("mask")) is not None:
+        try:
+            counts = rle.uncompressed(given)
+        except ValueError as error:
+            raise UnusableError(f"expected a mask as COCO's run lengths ({error})") from None
+        if not rle.fills(counts, width * height):
+            raise UnusableError("expected masks of the picture's size")
+        return str(given)
+    try:
+        mask = draw_all([outlines_of(polygon, size_wh) for polygon in box.get("polygons") or ()], (height, width))
+    except ValueError as error:
+        raise UnusableError(f"expected polygons inside the picture ({error})") from None
+    if not mask.any():  # of a polygon too: one between the pixels' centres has none
+        x0, y0, x1, y1 = (round(value) for value in xyxy)
+        x0, y0 = min(x0, width - 1), min(y0, height - 1)
+        mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
+    return rle.encode(mask)["counts"]

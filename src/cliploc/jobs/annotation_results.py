@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,23 @@ import numpy as np
 from cliploc._documents import AnnotationSummary, read_json
 from cliploc.errors import UsageError
 from cliploc.jobs import export_states
-from cliploc.jobs.annotation_edits import kept_drafts, plain_corrections
+from cliploc.jobs.annotation_edits import (
+    CORRECTIONS,
+    corrections_in,
+    decisions_in,
+    kept_drafts,
+    plain_corrections,
+)
 from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, margin_of
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
-from cliploc.jobs.draft_scores import IOU, LabelScore, PicturePair, score_drafts
+from cliploc.jobs.draft_scores import IOU, LabelScore, score_drafts
 from cliploc.jobs.folder import write_json
-from cliploc.jobs.pictures import PictureFile, Skipped, by_path, skipped_document
+from cliploc.jobs.picture_files import PictureFile, Skipped, by_path, skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
-from cliploc.report.review import ReviewPicture, write_review
-from cliploc.reporter import Reporter
-from cliploc.rle import Rle, fills, uncompressed
+from cliploc.report.review_page import ReviewPicture, write_review
+from cliploc.reporter import SILENT, Reporter
+from cliploc.rle import fills, uncompressed
 
 
 @dataclass(frozen=True)
@@ -141,112 +148,85 @@ class AnnotatedFolder:
 
     out: Path
     root: Path
-    found: Sequence[PictureFile]
-    results: Results
-    decided: Mapping[str, Mapping[str, bool]]
+    run: str  # id of its names and settings
+    found: Sequence[PictureFile]  # however they were found: in the order in which ids in exports count
     names: tuple[str, ...]
     skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
-    corrected: Mapping[str, Correction] = field(default_factory=dict)
-    reviews: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
-    boxes: Counter[str] = field(default_factory=Counter, init=False)
-    with_label: Counter[str] = field(default_factory=Counter, init=False)
-    empty: int = field(default=0, init=False)
-    groups: int = field(default=0, init=False)
-    dropped: int = field(default=0, init=False)
-    failed: dict[str, str] = field(default_factory=dict, init=False)
+    results: Results = field(init=False)
+    decided: dict[str, dict[str, bool]] = field(init=False)
+    corrected: dict[str, Correction] = field(init=False)
+    reviews: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        # However the pictures were found, and whenever they were added: ids in exports count in this order.
         self.found = sorted(self.found, key=by_path)
+        self.results = Results(self.out)
+        self.read_edits()
+
+    def read_edits(self) -> None:
+        """Reads what people changed."""
+        self.decided = decisions_in(self.out, self.run)
+        self.corrected, self.reviews = corrections_in(self.out, self.run)
 
     def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path; as reviewed and corrected, or all drafts."""
-        number = 0
-        for one in self.found:
-            if self.results.places[one.id].ok:
-                number += 1
-                yield self.picture(one, number, all_boxes)
+        for number, file in enumerate(self.annotated(), start=1):
+            yield self.picture(file, number, all_boxes)
 
-    def picture(self, one: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
-        """One of these pictures."""
-        if not all_boxes and one.id in self.corrected:
-            return self._corrected(one, number)
-        row, decided = self.results.row(one.id), {} if all_boxes else self.decided.get(one.id, {})
-        kept = [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
-        masks = row.get("masks")
+    def annotated(self) -> list[PictureFile]:
+        """The pictures that did not fail."""
+        return [file for file in self.found if self.results.places[file.id].ok]
+
+    def picture(self, file: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
+        """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
+        row, correction = self.results.row(file.id), None if all_boxes else self.corrected.get(file.id)
+        if correction is None:
+            ids = kept_drafts(row, {} if all_boxes else self.decided.get(file.id, {}))
+            boxes, labels, scores, certainty, groups = (
+                [row[key][i] for i in ids] for key in ("boxes", "labels", "scores", "certainty", "groups")
+            )
+            masks = [row["masks"][i] for i in ids] if row.get("masks") else []
+        else:
+            boxes, labels, count = correction.boxes, correction.labels, len(correction.boxes)
+            ids = [*range(len(row["boxes"]), len(row["boxes"]) + count)]  # numbers that follow those of the drafts
+            scores, certainty, groups = [1.0] * count, [1.0] * count, [0] * count
+            masks = [] if row.get("masks") is None else self._corrected_masks(file.id, correction, row)
         return AnnotatedPicture(
             number,
-            one.id,
-            one.path,
+            file.id,
+            file.path,
             (row["width"], row["height"]),
-            np.array([row["boxes"][i] for i in kept], np.float32).reshape(-1, 4),
-            np.array([row["scores"][i] for i in kept], np.float32),
-            np.array([row["labels"][i] for i in kept], np.int64),
-            tuple(kept),
-            tuple(bool(row["groups"][i]) for i in kept),
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(scores, np.float32),
+            np.array(labels, np.int64),
+            tuple(ids),
+            tuple(map(bool, groups)),
             margin_of(row),
-            np.array([row["certainty"][i] for i in kept], np.float32),
-            tuple({"size": [row["height"], row["width"]], "counts": masks[i]} for i in kept) if masks else (),
+            np.array(certainty, np.float32),
+            tuple({"size": [row["height"], row["width"]], "counts": mask} for mask in masks),
         )
 
-    def _corrected(self, one: PictureFile, number: int) -> AnnotatedPicture:
-        """A picture with the boxes of a corrected set, which a person has seen: their score is 1."""
-        row, correction = self.results.row(one.id), self.corrected[one.id]
-        count = len(correction.boxes)
-        return AnnotatedPicture(
-            number,
-            one.id,
-            one.path,
-            (row["width"], row["height"]),
-            np.array(correction.boxes, np.float32).reshape(-1, 4),
-            np.ones(count, np.float32),
-            np.array(correction.labels, np.int64),
-            tuple(range(len(row["boxes"]), len(row["boxes"]) + count)),  # numbers that follow those of the drafts
-            (False,) * count,
-            margin_of(row),
-            np.ones(count, np.float32),
-            self._corrected_masks(one.id, row) if row.get("masks") is not None else (),
-        )
-
-    def _corrected_masks(self, picture: str, row: Row) -> tuple[Rle, ...]:
-        """The masks of a corrected picture.
-
-        Raises:
-            UsageError: corrections.json has been changed, and has others.
-        """
-        size, masks = [row["height"], row["width"]], self.corrected[picture].masks
-        if masks is None or not all(_fills(one, size) for one in masks):
+    def _corrected_masks(self, picture: str, correction: Correction, row: Row) -> list[str]:
+        """The masks of a corrected picture, of a file that somebody may have changed."""
+        try:
+            masks = [mask or "" for mask in correction.masks or [""] * len(correction.boxes)]
+            fitting = all(fills(uncompressed(mask), row["width"] * row["height"]) for mask in masks)
+        except ValueError:
+            fitting = False
+        if correction.masks is None or not fitting:
             raise UsageError(
-                f"expected a mask of each corrected box of {picture} in {self.out / 'corrections.json'}: move it away "
+                f"expected a mask of each corrected box of {picture} in {self.out / CORRECTIONS}: move it away "
                 "and --apply the corrected set again"
             )
-        return tuple({"size": size, "counts": one or ""} for one in masks)
+        return masks
 
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
-        done = self.corrected_whole()
-        rows = [(self.results.row(name), self.corrected[name]) for name in done]
-        if not rows:
+        pairs = [(self.results.row(name), self.corrected[name]) for name in self.corrected_whole()]
+        if not pairs:
             return {}
-        pairs = [PicturePair(row["boxes"], row["scores"], row["labels"], one.boxes, one.labels) for row, one in rows]
         every, each = score_drafts(pairs, len(self.names))
         return {"": every, **dict(zip(self.names, each, strict=True))}
-
-    def count(self) -> None:
-        """Computes the counts."""
-        for one in self.pictures():
-            labels = Counter(self.names[label] for label in one.label.tolist())
-            self.boxes.update(labels)
-            self.with_label.update(labels.keys())
-            self.empty += not labels
-            self.groups += sum(one.groups)
-            if one.name not in self.corrected:
-                self.dropped += len(self.results.row(one.name)["boxes"]) - len(one.label)
-        self.failed.update(self.unreadable)
-        for picture in self.found:
-            if not self.results.places[picture.id].ok:
-                self.failed[picture.id] = self.results.row(picture.id)["reason"]
 
     def stamp(self, *more: object) -> str:
         """A digest that changes with everything that is written."""
@@ -290,17 +270,9 @@ class AnnotatedFolder:
     def least_certain(self, count: int) -> list[AnnotatedPicture]:
         """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
         places = self.results.places
-        good = [(one, number) for number, one in enumerate((one for one in self.found if places[one.id].ok), start=1)]
+        good = [(file, number) for number, file in enumerate(self.annotated(), start=1)]
         good.sort(key=lambda pair: (self.seen(pair[0].id), places[pair[0].id].margin))
-        return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
-
-
-def _fills(counts: str | None, size: Sequence[int]) -> bool:
-    """Whether a mask's counts are those of a picture of this size."""
-    try:
-        return counts is not None and fills(uncompressed(counts), size[0] * size[1])
-    except ValueError:
-        return False
+        return [self.picture(file, number, all_boxes=True) for file, number in good[:count]]
 
 
 def summary_of(out: Path) -> dict[str, Any]:
@@ -314,75 +286,50 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 def conclude(
     run: AnnotatedFolder,
-    before: Mapping[str, Any],
     formats: Sequence[Export],
     settings: ExportSettings,
-    review: int,
-    run_id: str,
-    computed: int,
-    notes: tuple[str, ...],
-    reporter: Reporter,
+    *,
+    before: Mapping[str, Any],  # the summary of the last call
+    review: int,  # number of pictures of the review page
+    computed: int = 0,  # number of pictures that this call annotated
+    notes: tuple[str, ...] = (),
+    reporter: Reporter = SILENT,
 ) -> AnnotateResult:
     """Writes the exports, the review page and the summary where they are not up to date, or are damaged."""
-    run.count()
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
-
-    decisions = (
-        hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None
-    )
+    decided = json.dumps(run.decided, sort_keys=True).encode()
+    decisions = hashlib.sha256(decided).hexdigest()[:16] if run.decided else None
     corrected = sum(one.id in run.corrected for one in run.found)
-
-    def up_to_date(name: str, stamp: str) -> bool:
-        known = re.fullmatch(f"{stamp} ([0-9]{{1,20}}) [0-9a-f]+", stamps.get(name, ""))
-        return known is not None and known[0] == sealed(name, stamp, int(known[1]))
 
     def sealed(name: str, stamp: str, newest: int | None = None) -> str:
         """The stamp of what an export was made from, with that of the files that are there."""
         return f"{stamp} {export_states.seal(run.out, files.get(name, ()), newest)}"
 
-    for one in formats:
-        needed = settings if "image_url" in one.needs else replace(settings, image_url="")
-        needed = needed if "polygons" in one.needs else replace(needed, polygons=False)
-        needed = needed if "picture_files" in one.needs else replace(needed, copies=False)
-        stamp = run.stamp(one.name, needed)
-        if not up_to_date(one.name, stamp):
-            reporter.phase(f"writing {one.name}")
-            export_states.mark_stale(run.out, [one.name])
-            one.write(run.pictures, needed, run.out)
-            files[one.name] = list(one.outputs)
-            stamps[one.name] = sealed(one.name, stamp)
-        export_states.mark_current(run.out, one.name, one.outputs, run_id, decisions, corrected)
-    stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
-    if review and not up_to_date("review", stamp):
-        reporter.phase("writing review.html")
-        chosen = run.least_certain(review)
-        shown = [run.reviewed(one) for one in chosen]
-        write_review(run.out / "review.html", shown, settings.names, run_id, len(run.found), settings.masks)
-        files["review"] = ["review.html"]
-        stamps["review"] = sealed("review", stamp)
+    def update(name: str, stamp: str, outputs: Sequence[str], title: str, write: Callable[[], None]) -> None:
+        known = re.fullmatch(f"{stamp} ([0-9]{{1,20}}) [0-9a-f]+", stamps.get(name, ""))
+        if known is None or known[0] != sealed(name, stamp, int(known[1])):
+            reporter.phase(f"writing {title}")
+            export_states.mark_stale(run.out, [name])
+            write()
+            files[name] = list(outputs)
+            stamps[name] = sealed(name, stamp)
+        export_states.mark_current(run.out, name, outputs, run.run, decisions, corrected)
+
+    def write_page() -> None:
+        shown = [run.reviewed(one) for one in run.least_certain(review)]
+        write_review(run.out / "review.html", shown, settings.names, run.run, len(run.found), settings.masks)
+
+    for form in formats:
+        needed = settings if "image_url" in form.needs else replace(settings, image_url="")
+        needed = needed if "polygons" in form.needs else replace(needed, polygons=False)
+        needed = needed if "picture_files" in form.needs else replace(needed, copies=False)
+        write = functools.partial(form.write, run.pictures, needed, run.out)
+        update(form.name, run.stamp(form.name, needed), form.outputs, form.name, write)
     if review:
-        export_states.mark_current(run.out, "review", ["review.html"], run_id, decisions, corrected)
-    result = AnnotateResult(
-        run.out,
-        len(run.found) + len(run.unreadable),
-        {name: run.boxes[name] for name in run.names},
-        {name: run.with_label[name] for name in run.names},
-        run.empty,
-        run.failed,
-        run.groups,
-        run.dropped,
-        sum(run.seen(one.id) for one in run.found),
-        {name: tuple(names) for name, names in files.items()},
-        computed,
-        notes,
-        run.skipped or (),
-        run_id,
-        decisions,
-        corrected,
-        draft_scores=run.draft_scores(),
-        scored=len(run.corrected_whole()),
-    )
+        stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
+        update("review", stamp, ["review.html"], "review.html", write_page)
+    result = _counted(run, files, computed, notes, decisions, corrected)
     _write_scores(run.out, result)
     written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}
     document = {**result.document(), "stamps": stamps, "written": written}
@@ -391,6 +338,47 @@ def conclude(
     if document != before:
         write_json(run.out / "summary.json", document)
     return result
+
+
+def _counted(
+    run: AnnotatedFolder,
+    files: Mapping[str, Sequence[str]],
+    computed: int,
+    notes: tuple[str, ...],
+    decisions: str | None,
+    corrected: int,
+) -> AnnotateResult:
+    boxes, with_label = Counter[str](), Counter[str]()
+    empty = groups = dropped = 0
+    for picture in run.pictures():
+        labels = Counter(run.names[label] for label in picture.label.tolist())
+        boxes.update(labels)
+        with_label.update(labels.keys())
+        empty += not labels
+        groups += sum(picture.groups)
+        if picture.name not in run.corrected:
+            dropped += len(run.results.row(picture.name)["boxes"]) - len(picture.label)
+    failed = [file.id for file in run.found if not run.results.places[file.id].ok]
+    return AnnotateResult(
+        run.out,
+        len(run.found) + len(run.unreadable),
+        {name: boxes[name] for name in run.names},
+        {name: with_label[name] for name in run.names},
+        empty,
+        {**run.unreadable, **{name: run.results.row(name)["reason"] for name in failed}},
+        groups,
+        dropped,
+        sum(run.seen(one.id) for one in run.found),
+        {name: tuple(names) for name, names in files.items()},
+        computed,
+        notes,
+        run.skipped or (),
+        run.run,
+        decisions,
+        corrected,
+        draft_scores=run.draft_scores(),
+        scored=len(run.corrected_whole()),
+    )
 
 
 def _write_scores(out: Path, result: AnnotateResult) -> None:

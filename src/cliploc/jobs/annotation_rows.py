@@ -15,7 +15,7 @@ from cliploc._files import part_path, parts_in, read_part
 from cliploc.errors import UsageError
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.folder import RunKind
-from cliploc.jobs.pictures import RUN_KIND
+from cliploc.jobs.picture_files import RUN_KIND
 from cliploc.rle import fills, uncompressed
 
 SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json, corrections.json and the parts

@@ -20,11 +20,11 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.labels import Labels
-from cliploc.jobs.pictures import bad_name
+from cliploc.jobs.picture_files import bad_name
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.pipeline.prepare import Request, Result
+from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.rle import encode
@@ -153,7 +153,12 @@ class AnnotateWorker:
         )
         try:
             for result in results:
-                keep(result.id, self._outcome(result))
+                if result.error is None:
+                    (found,) = result.found.values()
+                    keep(result.id, self._row(found))
+                else:
+                    reason = str(result.error)
+                    keep(result.id, {"status": "failed", "reason": reason.partition(": ")[2] or reason})
                 yield from parts()
             yield from parts()
         except (RuntimeError, MemoryError) as error:
@@ -165,13 +170,6 @@ class AnnotateWorker:
         """Nothing to end."""
 
     # ------------------------------------------------------------------------------------------------- one picture
-    def _outcome(self, result: Result) -> Row:
-        if result.error is not None:
-            reason = str(result.error)
-            return {"status": "failed", "reason": reason.partition(": ")[2] or reason}
-        (found,) = result.found.values()
-        return self._row(found)
-
     def _row(self, result: Localization) -> Row:
         certain = self._certainty(result)  # [P]
         width, height = result.image.size

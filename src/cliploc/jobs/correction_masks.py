@@ -58,12 +58,7 @@ def filled(one: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter
 
 
 def in_words(sources: Mapping[str, int]) -> str:
-    """One line on where masks are from.
-
-    Example:
-        >>> in_words({"set": 2, "box": 1})
-        'masks of corrected boxes: 2 from the set; 1 the whole box, because no draft of the label has pixels there'
-    """
+    """One line on where masks are from."""
     parts = [f"{sources[key]:,} {words}" for key, words in SOURCES.items() if sources.get(key)]
     return f"masks of corrected boxes: {'; '.join(parts)}"
 
@@ -73,10 +68,7 @@ class UnusableError(ValueError):
 
 
 class Canvas:
-    """The size of a picture, and how much work its masks may still be.
-
-    A mask is kept as its runs, column by column: a set may have thousands of them on one picture.
-    """
+    """The size of a picture, and how much work its masks, kept as their runs, may still be: there may be thousands."""
 
     def __init__(self, size_wh: tuple[int, int]) -> None:
         self.size_wh = size_wh

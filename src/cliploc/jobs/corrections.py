@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
@@ -29,9 +29,6 @@ from cliploc.jobs import correction_masks
 from cliploc.jobs.correction_masks import Canvas, UnusableError
 from cliploc.report.exports import PICTURES, flat_stem
 from cliploc.rle import Counts
-
-if TYPE_CHECKING:
-    from supervision import Detections
 
 FORMATS = (
     "decisions of review.html, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
@@ -92,19 +89,12 @@ class _Set:
 
 def read_corrections(
     path: Path,
-    sizes: Mapping[str, SizeWh],
-    labels: Sequence[Sequence[str]],
-    lists: Sequence[Path] = (),
-    masks: bool = False,
+    sizes: Mapping[str, SizeWh],  # of the run's pictures, upright
+    labels: Sequence[Sequence[str]],  # the names of each label of the run: the label, then its synonyms
+    lists: Sequence[Path] = (),  # further lists of files, as exports write them, that tell which file is which picture
+    masks: bool = False,  # whether masks are read, and polygons as masks; else only boxes are taken
 ) -> Corrections:
-    """Reads a corrected set.
-
-    Args:
-        sizes: picture of the run → width and height of the upright picture.
-        labels: the names of each label of the run: the label, then its synonyms.
-        lists: further lists of files, as exports write them, that tell which file is which picture.
-        masks: whether masks are read, and polygons as masks; else only boxes are taken.
-    """
+    """Reads a corrected set."""
     read = _read(path)
     find = _Finder(sizes, read.listed, {k: v for one in lists for k, v in _listed(one).items()})
     known = _label_index(labels)
@@ -196,12 +186,9 @@ def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:
     own = [(names[0], number) for number, names in enumerate(labels)]
     synonyms = [(name, number) for number, names in enumerate(labels) for name in names[1:]]
     index = dict(own)
-    for name, number in own:
-        index.setdefault(name.casefold(), number)
-    for name, number in synonyms:
-        index.setdefault(name, number)
-    for name, number in synonyms:
-        index.setdefault(name.casefold(), number)
+    for names, spelt in ((own, str.casefold), (synonyms, str), (synonyms, str.casefold)):
+        for name, number in names:
+            index.setdefault(spelt(name), number)
     return index
 
 
@@ -349,7 +336,7 @@ def _yolo(folder: Path, described: Path) -> _Set:
         if any(outlined) and not masks:
             raise UnusableError("a shape in it is a polygon, not a box")
         found = yolo_annotations_to_detections(lines, canvas.size_wh, with_masks=False)
-        classes = _class_ids(found)
+        classes = [] if found.class_id is None else [int(one) for one in found.class_id]
         if strange := set(classes) - names.keys():
             raise UnusableError(f"class {min(strange)} is not in {described.name}")
         made: list[tuple[str, Sequence[float], Counts | None]] = []
@@ -442,10 +429,6 @@ def _numbered_objects(file: Path, size: SizeWh) -> npt.NDArray[Any] | None:
     return numbers
 
 
-def _class_ids(found: Detections) -> list[int]:
-    return [] if found.class_id is None else [int(one) for one in found.class_id]
-
-
 def _cvat(root: ET.Element) -> _Set:
     if root.tag != "annotations":
         raise ValueError(f"the XML is <{root.tag}>, not CVAT's <annotations>")
@@ -455,11 +438,12 @@ def _cvat(root: ET.Element) -> _Set:
             if one.tag == "tag":
                 continue
             if masks and one.tag in ("mask", "polygon"):
-                mask = (
-                    correction_masks.of_cvat(one.attrib, canvas)
-                    if one.tag == "mask"
-                    else correction_masks.of_points(_points(one.attrib["points"]), canvas)
-                )
+                if one.tag == "mask":
+                    mask = correction_masks.of_cvat(one.attrib, canvas)
+                else:  # "x,y;x,y;…"
+                    corners = one.attrib["points"].split(";")
+                    points = np.array([[finite(value) for value in corner.split(",")] for corner in corners])
+                    mask = correction_masks.of_points(points, canvas)
                 yield one.attrib["label"], rle.bounds(mask, canvas.hw[0]), mask
                 continue
             if one.tag != "box" or finite(one.get("rotation", "0")) != 0:
@@ -478,11 +462,6 @@ def _cvat(root: ET.Element) -> _Set:
     if not entries:  # CVAT for video has tracks instead
         raise ValueError("it has no <image>: it must be CVAT for images")
     return _Set("CVAT", entries)
-
-
-def _points(text: str) -> npt.NDArray[np.float64]:
-    """ "x,y;x,y;…" of CVAT, `[k, 2]`."""
-    return np.array([[finite(value) for value in point.split(",")] for point in text.split(";")])
 
 
 def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:
@@ -516,11 +495,11 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], canvas: Canvas, masks: b
             raise UnusableError(f"a shape in it has {len(value[kind])} labels, not one")
         (label,) = value[kind]
         if of_mask:
-            mask = (
-                correction_masks.of_brush(value["rle"], canvas)
-                if kind == "brushlabels"
-                else correction_masks.of_points(np.array(value["points"], float) * [width / 100, height / 100], canvas)
-            )
+            if kind == "brushlabels":
+                mask = correction_masks.of_brush(value["rle"], canvas)
+            else:
+                points = np.array(value["points"], float) * [width / 100, height / 100]
+                mask = correction_masks.of_points(points, canvas)
             yield label, rle.bounds(mask, canvas.hw[0]), mask
             continue
         x0, y0 = value["x"] * width / 100, value["y"] * height / 100

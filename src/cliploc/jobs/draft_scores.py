@@ -13,20 +13,11 @@ from typing import Any
 import numpy as np
 
 from cliploc.geometry import iou_matrix
+from cliploc.jobs.annotator import Row
+from cliploc.jobs.corrections import Correction
 
 IOU = 0.5
 FEWEST = 10  # corrected boxes of a label, below which its figures suggest nothing
-
-
-@dataclass(frozen=True)
-class PicturePair:
-    """Drafts and corrected boxes of one picture: xyxy `[n, 4]` in pixels, scores `[n]`, labels `[n]`."""
-
-    drafts: Sequence[Sequence[float]]
-    scores: Sequence[float]
-    draft_labels: Sequence[int]
-    true: Sequence[Sequence[float]]
-    true_labels: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -44,45 +35,41 @@ class LabelScore:
 
     def document(self) -> dict[str, Any]:
         """The figures as in draft_scores.json; shares of nothing are null."""
-        suggested = None
-        if self.min_score is not None:
-            suggested = {
-                "min_score": self.min_score,
-                "precision": _share(self.kept_right, self.kept),
-                "recall": _share(self.kept_right, self.true),
-            }
+        suggested = {"min_score": self.min_score, **self._shares(self.kept_right, self.kept)}
         return {
             "drafts": self.drafts,
             "corrected_boxes": self.true,
             "right": self.right,
-            "precision": _share(self.right, self.drafts),
-            "recall": _share(self.right, self.true),
-            "suggested": suggested,
+            **self._shares(self.right, self.drafts),
+            "suggested": None if self.min_score is None else suggested,
         }
+
+    def _shares(self, right: int, drafts: int) -> dict[str, float | None]:
+        return {"precision": _share(right, drafts), "recall": _share(right, self.true)}
 
 
 def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def score_drafts(pairs: Iterable[PicturePair], count: int) -> tuple[LabelScore, list[LabelScore]]:
-    """The score of all drafts, and of those of each label.
+def score_drafts(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
+    """The score of all drafts, and of those of each label, by pictures with their corrections.
 
     Example:
-        >>> pair = PicturePair([[0, 0, 9, 9], [5, 5, 6, 6]], [0.9, 0.3], [0, 0], [[0, 0, 8, 9]], [0])
-        >>> score_drafts([pair], 1)[0]
+        >>> row = {"boxes": [[0, 0, 9, 9], [5, 5, 6, 6]], "scores": [0.9, 0.3], "labels": [0, 0]}
+        >>> score_drafts([(row, Correction([[0, 0, 8, 9]], [0]))], 1)[0]
         LabelScore(drafts=2, true=1, right=1, min_score=None, kept=0, kept_right=0)
     """
     outcomes: list[list[tuple[float, bool]]] = [[] for _ in range(count)]  # label → score and whether it is right
     true = [0] * count
-    for pair in pairs:
+    for row, corrected in pairs:
+        scores = row["scores"]
         for label in range(count):
-            drafts = [i for i, one in enumerate(pair.draft_labels) if one == label]
-            boxes = [box for box, one in zip(pair.true, pair.true_labels, strict=True) if one == label]
+            drafts = sorted((i for i, its in enumerate(row["labels"]) if its == label), key=lambda i: -scores[i])
+            boxes = [box for box, its in zip(corrected.boxes, corrected.labels, strict=True) if its == label]
             true[label] += len(boxes)
-            drafts.sort(key=lambda i: -pair.scores[i])
-            right = _right([pair.drafts[i] for i in drafts], boxes)
-            outcomes[label] += [(pair.scores[i], one) for i, one in zip(drafts, right, strict=True)]
+            right = _right([row["boxes"][i] for i in drafts], boxes)
+            outcomes[label] += [(scores[i], hit) for i, hit in zip(drafts, right, strict=True)]
     every = _scored([one for some in outcomes for one in some], sum(true))
     return every, [_scored(some, number) for some, number in zip(outcomes, true, strict=True)]
 

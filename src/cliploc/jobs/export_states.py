@@ -28,11 +28,7 @@ def mark_stale(out: Path, names: Iterable[str] | None = None) -> None:
 
 
 def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions: str | None, corrected: int) -> None:
-    """Marks an export as up to date, with what it was made from.
-
-    Args:
-        decisions: the digest of the decisions; None where there are none.
-    """
+    """Marks an export as up to date, with what it was made from; `decisions` is their digest, None without any."""
     state = {"state": CURRENT, "files": list(files), "run": run, "decisions": decisions, "corrected": corrected}
     _write(out, {**_states(out), name: state})
 
@@ -40,9 +36,7 @@ def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions
 def seal(out: Path, names: Sequence[str], newest: int | None = None) -> str:
     """The time of an export's newest file, and a digest of the names, sizes and times of all; no file is read.
 
-    Args:
-        newest: the time of an earlier seal, to compare with it. Files that are newer are not the export's, or are no
-            longer as it was written; those that somebody added, such as a training, make no difference.
+    With the time of an earlier seal, newer files do not count: somebody changed them, or added them (a training).
     """
     status = [(path.relative_to(out).as_posix(), path.lstat()) for name in names for path in _files(out / name)]
     facts = sorted((path, one.st_size, one.st_mtime_ns) for path, one in status)

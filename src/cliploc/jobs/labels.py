@@ -11,7 +11,7 @@ from pathlib import Path
 from cliploc import prompts
 from cliploc.config import parse_share
 from cliploc.errors import UsageError
-from cliploc.jobs.pictures import NO_XML
+from cliploc.jobs.picture_files import NO_XML
 
 BACKGROUND = "background:"
 THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")

@@ -10,12 +10,7 @@ NAMED = 3  # pictures named in a note; the rest are only counted
 
 
 def pictures_in_words(names: Sequence[str]) -> str:
-    """The number of pictures and the names of the first ones.
-
-    Example:
-        >>> pictures_in_words(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
-        '4 pictures (a.jpg, b.jpg, c.jpg and 1 more)'
-    """
+    """The number of pictures and the names of the first ones: "4 pictures (a.jpg, b.jpg, c.jpg and 1 more)"."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{len(names)} picture{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMED])}{more})"
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from cliploc.datasets import LabelledPicture
 from cliploc.jobs.engine import Shard
-from cliploc.jobs.pictures import PictureFile
+from cliploc.jobs.picture_files import PictureFile
 from cliploc.values import Sample
 
 READERS = 4  # files read at the same time

@@ -41,11 +41,7 @@ class Suggester:
         self._lock = threading.Lock()
 
     def heat(self, image: Image.Image, picture: Hashable, name: str) -> Heat:
-        """The heat of a name.
-
-        Args:
-            picture: its id; a second call for the same picture and name does not compute again.
-        """
+        """The heat of a name; a second call for the same id of a picture and name does not compute again."""
         found = self._found(image, picture, name)
         heat = found.heatmaps[0]
         shown = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
@@ -59,13 +55,7 @@ class Suggester:
     def box(
         self, image: Image.Image, picture: Hashable, name: str, threshold: float | None, at: tuple[float, float]
     ) -> tuple[list[float], str]:
-        """The box round the hot region that a point lies in, and the region as COCO's compressed counts.
-
-        Args:
-            image, picture, name: as in `heat`.
-            threshold: τ; None for that of the model's boxes.
-            at: x and y of the point, in pixels of the upright picture.
-        """
+        """The box round the region hotter than τ (None: the model's) that a point is in, and its compressed counts."""
         found = self._found(image, picture, name)
         tau = self._threshold(found) if threshold is None else threshold
         rule = replace(self._of_model().box_rule, threshold=tau)

@@ -23,7 +23,7 @@ from cliploc._files import write_whole
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS
 from cliploc.jobs.folder import write_json
-from cliploc.jobs.pictures import PictureFile
+from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.sources import stamp
 
 FRAMES = "frames"  # the folder's name in that of a run
@@ -71,7 +71,7 @@ class Every:
 
 def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFile]:
     """The frames of a video; they are decoded unless they are there already."""
-    place = _Place.of(video.id, folder)
+    place = _FramesPlace.of(video.id, folder)
     before = stamp(video)
     numbers = _known(place, before, every)
     if numbers is None:
@@ -86,18 +86,18 @@ def path_of(picture: str, root: Path, out: Path) -> Path:
     below, frame = root / picture, FRAME.fullmatch(picture)
     if frame is None or below.is_file():
         return below
-    return _Place.of(frame[1], out / FRAMES).file(int(frame[2]))
+    return _FramesPlace.of(frame[1], out / FRAMES).file(int(frame[2]))
 
 
 @dataclass(frozen=True)
-class _Place:
+class _FramesPlace:
     """Where the frames of a video are: under the names that exports give them, for tools that read the folder."""
 
     folder: Path  # in which they lie
     name: str  # what their names begin with
 
     @classmethod
-    def of(cls, video: str, frames: Path) -> _Place:
+    def of(cls, video: str, frames: Path) -> _FramesPlace:
         """The place of a video's frames; a video elsewhere has a folder of its own."""
         path = PurePosixPath(video)
         if path.is_absolute() or ".." in path.parts or "\\" in video or ":" in video:
@@ -125,7 +125,7 @@ class _Place:
                 path.unlink()
 
 
-def _known(place: _Place, before: str, every: Every) -> list[int] | None:
+def _known(place: _FramesPlace, before: str, every: Every) -> list[int] | None:
     """The numbers of the frames that were taken before; None if the video, or what is asked for, has changed."""
     try:
         read = read_json(place.listed, VideoFrames)
@@ -136,7 +136,7 @@ def _known(place: _Place, before: str, every: Every) -> list[int] | None:
     return numbers if there and all(place.file(number).is_file() for number in numbers) else None
 
 
-def _taken(video: PictureFile, every: Every, place: _Place) -> Iterator[int]:
+def _taken(video: PictureFile, every: Every, place: _FramesPlace) -> Iterator[int]:
     """Decodes a video and writes its frames; yields their numbers."""
     count = 0
     for number, image in _chosen(video, every):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cliploc.report._draw import clean
     from cliploc.report.benchmark import write_report
     from cliploc.report.colours import name_colour
-    from cliploc.report.compare import ModelResults, draw_comparison
+    from cliploc.report.comparison import ModelResults, draw_comparison
     from cliploc.report.document import classified_record, compared_record, to_document
     from cliploc.report.overlay import draw_overlay, panels
     from cliploc.report.page import PageItem, write_page
@@ -36,7 +36,7 @@ __getattr__ = on_first_use(
         "cliploc.report._draw": ["clean"],
         "cliploc.report.benchmark": ["write_report"],
         "cliploc.report.colours": ["name_colour"],
-        "cliploc.report.compare": ["ModelResults", "draw_comparison"],
+        "cliploc.report.comparison": ["ModelResults", "draw_comparison"],
         "cliploc.report.document": ["classified_record", "compared_record", "to_document"],
         "cliploc.report.overlay": ["draw_overlay", "panels"],
         "cliploc.report.page": ["PageItem", "write_page"],

@@ -127,11 +127,7 @@ def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:
 
 
 def draw_box(image: Image.Image, rectangle: Rectangle, colour: Colour, width: int, dash: int = 0) -> None:
-    """Draws a box: a bright line inside its edge, between two dark hairlines.
-
-    Args:
-        width: of the bright line; reduced in boxes that it would fill.
-    """
+    """Draws a box: a bright line of this width, less in boxes that it would fill, between two dark hairlines."""
     x0, y0, x1, y1 = rectangle
     width = max(1, min(width, min(x1 - x0, y1 - y0) // 4))
     hairline = 0 if min(x1 - x0, y1 - y0) < 8 else max(1, round(width / 3))
@@ -170,10 +166,7 @@ class Plates:
         return other
 
     def add(self, box: Rectangle, text: str, keep: str, colour: Colour, line: int) -> None:
-        """Writes `text + keep` near the box: above or below it, beside it, or inside it.
-
-        Where every place would hide another label, only `keep` is written.
-        """
+        """Writes `text + keep` near or in the box; only `keep` where every place would hide another label."""
         text = clean(text)
         best = self._place(box, text, keep, line)
         if best is not None and self._hidden(best[1]) > 0:
@@ -199,11 +192,7 @@ class Plates:
             self._write(plate, words, colour)
 
     def note(self, text: str, hot: Callable[[Rectangle], float]) -> None:
-        """Writes a remark on the whole picture in the corner where it hides least.
-
-        Args:
-            hot: the heat that a plate there would hide, from 0.
-        """
+        """Writes a remark on the whole picture in the corner where it hides least heat."""
         fitted = self._fitted(clean(text), "")
         if fitted is None:
             return

@@ -27,22 +27,12 @@ LINE_COLOURS: tuple[Colour, ...] = (
 
 
 def name_colour(index: int) -> Colour:
-    """The colour of the name with this index, the same in every picture.
-
-    Example:
-        >>> name_colour(0) == name_colour(len(NAME_COLOURS))
-        True
-    """
+    """The colour of the name with this index, the same in every picture."""
     return NAME_COLOURS[index % len(NAME_COLOURS)]
 
 
 def as_hex(colour: Colour) -> str:
-    """The colour as HTML writes it.
-
-    Example:
-        >>> as_hex((255, 187, 0))
-        '#ffbb00'
-    """
+    """The colour as HTML writes it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 

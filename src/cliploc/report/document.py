@@ -13,7 +13,7 @@ from cliploc.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
-    from cliploc.report.compare import ModelResults
+    from cliploc.report.comparison import ModelResults
 
 SCHEMA_VERSION = 1  # raised when a key changes its meaning or is removed; not for new keys
 
@@ -94,7 +94,7 @@ def _compared(one: ModelResults, method: str, shared: Sequence[str]) -> dict[str
 
 
 def _peak(result: Localization, index: int) -> dict[str, Any] | None:
-    from cliploc.report.compare import peak_of
+    from cliploc.report.comparison import peak_of
 
     peak = peak_of(result, index)
     if peak is None:

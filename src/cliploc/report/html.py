@@ -93,10 +93,5 @@ def decimal(value: Any, decimals: int) -> str:
 
 
 def count(amount: int, noun: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    Example:
-        >>> count(1, "photo"), count(2000, "photo"), count(2, "box", "boxes")
-        ('1 photo', '2,000 photos', '2 boxes')
-    """
+    """A number with its noun: "1 photo", "2,000 photos", and "2 boxes" with a plural."""
     return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"

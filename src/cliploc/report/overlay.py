@@ -51,10 +51,6 @@ def draw_overlay(
     Args:
         heatmap: whether to draw heat; None: unless masks are drawn.
         caption: whether to write method, model and threshold in a corner.
-
-    Example:
-        >>> from cliploc.report import draw_overlay
-        >>> draw_overlay(found, ["cat"]).save("cat.png")  # doctest: +SKIP
     """
     _check_opacity(opacity)
     unknown = [name for name in names or () if name not in result.names]
@@ -71,29 +67,25 @@ def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) 
     names only that number of the names found get a panel, best first, and the photograph's caption says so. The sheet
     is at most about 1,600 pixels wide, and with few names no higher; large photographs are reduced and tiny ones
     enlarged, so that lines and letters stay legible.
-
-    Example:
-        >>> from cliploc.report import panels
-        >>> panels(found).save("street.png")  # doctest: +SKIP
     """
     _check_opacity(opacity)
     together = len(result.names) > 1 and bool(result.found.any())
     chosen = _paneled(result)
-    columns, shown_wh = _grid(result.image.size, 1 + len(chosen) + together)
+    columns, shown_wh = grid_of(result.image.size, 1 + len(chosen) + together)
     shown = scaled(result, shown_wh)
     width, height = result.image.size
     file = file_name(result)
     found, asked = int(result.found.sum()), len(result.names)
     left_out = [] if len(chosen) == asked else [f"{len(chosen)} of {found} names found are shown, of {asked} asked for"]
-    cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
+    cells = [Panel(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
         drawn = draw_names(shown, [index], opacity, masks=masks)
-        cells.append(_Cell(drawn, result.names[index], verdict(result, index), chip))
+        cells.append(Panel(drawn, result.names[index], verdict(result, index), chip))
     if together:
         everything = draw_names(shown, chosen, opacity, heatmap=False, masks=masks)
-        cells.append(_Cell(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
-    return _sheet(cells, columns, run_line(result))
+        cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
+    return sheet_of(cells, columns, run_line(result))
 
 
 def _paneled(result: Localization) -> list[int]:
@@ -104,32 +96,6 @@ def _paneled(result: Localization) -> list[int]:
     np.maximum.at(best, result.boxes.label, result.boxes.score)
     order = np.argsort(-best, kind="stable")
     return [int(i) for i in order if result.found[i]][:MOST_PANELS]
-
-
-def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str] | None = None) -> Image.Image:
-    """Draws one sheet for one picture and one name: the photograph, and a panel for the result of every method.
-
-    Args:
-        results: title → result for the same picture, as `Localizer.compare` yields them.
-
-    Example:
-        >>> from cliploc.report.overlay import comparison
-        >>> for found in Localizer().compare(["cat.jpg"], ["cat"], ["cam", "layer_cam"]):  # doctest: +SKIP
-        ...     comparison(found, "cat").save("cat.png")
-    """
-    if not results:
-        raise UsageError("expected the results of at least one method, got none")
-    first = next(iter(results.values()))
-    columns, shown_wh = _grid(first.image.size, 1 + len(results))
-    width, height = first.image.size
-    file = file_name(first)
-    cells = [_Cell(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
-    for title, result in results.items():
-        picture = draw_overlay(scaled(result, shown_wh), [name], caption=False)
-        line = verdict(result, result.names.index(name)) if lines is None else lines.get(title, "")
-        cells.append(_Cell(picture, title, line))
-    models = dict.fromkeys(result.model for result in results.values())
-    return _sheet(cells, columns, next(iter(models)) if len(models) == 1 else "")
 
 
 def _check_opacity(opacity: float) -> None:
@@ -226,13 +192,9 @@ def draw_names(
         _paint_masks(image, result, colours, opacity)
     plates = paint_boxes(image, result, colours) if boxes else _plates(image)
     if caption and (run := run_line(result)):
-        name = [_name_line(result, indices[0])] if single else []
+        name = [result.names[i] + ("" if result.found[i] else ": not found") for i in indices if single]
         plates.resized(0.8).note(" · ".join([*name, run]), _heat_within(result, indices))
     return image
-
-
-def _name_line(result: Localization, index: int) -> str:
-    return result.names[index] + ("" if result.found[index] else ": not found")
 
 
 def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = ()) -> _draw.Plates:
@@ -280,15 +242,9 @@ def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_dra
 
 def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
     """The opacity of each heat: 0 up to the ramp's start, `opacity` from its end on, smooth in between."""
-    covers: npt.NDArray[np.uint8] = _covers(opacity, ramp)[heat]
-    return covers
-
-
-def _covers(opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
-    """The opacity of each of 256 levels of heat; see `covering`."""
     start, stop = ramp
     rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
-    levels: npt.NDArray[np.uint8] = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)[heat]
     return levels
 
 
@@ -331,7 +287,8 @@ def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: f
     heat = _heat(result, index)  # [H', W']
     levels = Image.fromarray((heat * 255).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     # Tables of Pillow are many times faster than to look up each pixel in an array.
-    covers = levels.point(_covers(opacity if result.found[index] else opacity / 2).tolist())
+    every = np.arange(256, dtype=np.uint8)
+    covers = levels.point(covering(every, opacity if result.found[index] else opacity / 2).tolist())
     levels.putpalette(_draw.heat_table().tobytes())
     image = Image.composite(levels.convert("RGB"), image, covers)
     return outlined(image, heat, _level(result, index), LINE_COLOUR)
@@ -381,7 +338,7 @@ def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int,
 
 # ------------------------------------------------------------------------------------------------------- the sheet
 @dataclass(frozen=True)
-class _Cell:
+class Panel:
     """A picture with its caption: a title, optionally after a square of its colour, and up to two lines below."""
 
     image: Image.Image
@@ -395,7 +352,7 @@ TITLE_SIZE, LINE_SIZE, LINE_HEIGHT = 18, 14, 18
 CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT
 
 
-def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
+def grid_of(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
     """The number of columns and the picture size that show `count` panels largest on a sheet of `MAX_SIDE`."""
     width, height = size_wh
     narrowest, longest = CELL_SIDES
@@ -412,7 +369,7 @@ def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
     return columns, (max(1, round(width * scale)), max(1, round(height * scale)))
 
 
-def _sheet(cells: Sequence[_Cell], columns: int, run: str) -> Image.Image:
+def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
     """The sheet: the cells in rows, and the line `run` below them."""
     cell_w = max(CELL_SIDES[0], cells[0].image.width)
     cell_h = cells[0].image.height + CAPTION

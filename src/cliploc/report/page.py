@@ -31,9 +31,7 @@ from cliploc.values import GOOD_IOU, FloatArray
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-PHOTO_SIDE = (
-    440  # longest side of embedded pictures: little more than they have on a screen, so that labels are legible
-)
+PHOTO_SIDE = 440  # longest side of embedded pictures: little more than on a screen, so that labels are legible
 JPEG_QUALITY = 82
 COLUMNS = (4, 6)  # fewest and most pictures in a row on a wide screen; with fewer, photographs would differ in size
 
@@ -68,9 +66,6 @@ def write_page(
 
     Args:
         hint: a line below the settings, such as the command that uses another model.
-
-    Example:
-        >>> write_page("demo.html", "cliploc demo", items, {"model": "mini", "method": "cam"})  # doctest: +SKIP
     """
     photos = [_photo(item) for item in items]
     page = REPORT_TEMPLATES.render(

@@ -18,7 +18,7 @@ from cliploc.localization import Localization
 from cliploc.recipes import Recipe
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
-from cliploc.report.labels import label_legend, label_picture
+from cliploc.report.label_maps import label_legend, label_picture
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import Rle, encode
 from cliploc.web.service import title_of

@@ -14,12 +14,12 @@ from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, p
 from cliploc._files import new_token
 from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError
+from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM
-from cliploc.jobs.review import ReviewFolder, StaleReviewError
-from cliploc.jobs.reviewed import UnusableReviewError
+from cliploc.jobs.review_folder import ReviewFolder, StaleReviewError
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import REPORT_TEMPLATES, data_uri
-from cliploc.report.review import polygons_of, served_page
+from cliploc.report.review_page import polygons_of, served_page
 from cliploc.web.guard import POLICY, Gate
 from cliploc.web.hosts import Hosts
 from cliploc.web.refusals import RefusedError
@@ -72,7 +72,7 @@ class ReviewServer:
             return {"revision": self._folder.save(number, saved)}
         except StaleReviewError as error:
             raise RefusedError(409, str(error)) from None
-        except UnusableReviewError as error:
+        except UnusableError as error:
             raise RefusedError(422, str(error)) from None
         except OSError as error:
             raise RefusedError(507, self._no_writing(error)) from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cliploc.report.exports._export import Export, Need, Pictures, chosen_exports, export, exports
-from cliploc.report.exports._picture_files import PICTURES
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames, flat_stem
+from cliploc.report.exports._files import PICTURES, FileNames, flat_stem
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
 
 __all__ = [
     "PICTURES",

@@ -1,20 +1,17 @@
-"""Values that every format writes, and helpers for file names, XML and streams of JSON."""
+"""Values that every format writes, and helpers for XML and streams of JSON."""
 
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.errors import UsageError
 from cliploc.rle import Rle
 from cliploc.values import FloatArray
 
@@ -62,84 +59,6 @@ class ExportSettings:
     masks: bool = False  # whether masks are written; then every box of the pictures has one
     polygons: bool = False  # whether masks are polygons where the format has run lengths too
     copies: bool = False  # whether a format that comes with the pictures has copies of them; otherwise it links to them
-
-
-class FileNames:
-    """Names the files of an export after its pictures: all in one folder, inside the export's folder, and unique.
-
-    Most readers look neither into sub-folders nor at the extension: a picture's file is known by its stem. So the
-    folders become part of the name: `cats/a.jpg` gives `cats__a`, and `cats/a.png` then `cats__a-2`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
-        self._files: set[str] = set()
-
-    def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
-        """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made."""
-        stem = flat_stem(picture.name)
-        number = 1
-        while True:
-            numbered = stem if number == 1 else f"{stem}-{number}"
-            files = [_placed(numbered, ending) for ending in endings]
-            if not {_folded(one) for one in files} & self._files:
-                break
-            number += 1
-        self._files |= {_folded(one) for one in files}
-        return [self._inside(one) for one in files]
-
-    def _inside(self, file: PurePosixPath) -> Path:
-        """The file's path, refused if it is not below the folder for any reason."""
-        path = self._folder / file
-        if self._folder not in path.resolve().parents:
-            raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-
-def flat_stem(name: str) -> str:
-    """The stem that `FileNames` gives a picture's files if no other picture has it.
-
-    What lists of files, YAML or a file system could misread becomes `_`: spaces, quotes, `#`, `<>:|?*`.
-
-    Example:
-        >>> flat_stem("cats/one cat.jpg")
-        'cats__one_cat'
-    """
-    *folders, last = _safe_parts(name)
-    stem = "__".join([*folders, PurePosixPath(last).stem])
-    return _shortened(re.sub(r"""[\s"'#<>:|?*]""", "_", stem))
-
-
-def _safe_parts(name: str) -> list[str]:
-    """Splits a picture's name at its slashes into folders and a file name that are safe on every system."""
-    parts = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")]
-    return parts or ["_"]
-
-
-def _safe(part: str) -> str:
-    """Replaces backslashes, control characters, lone surrogates, a drive's colon and a name of dots only by `_`."""
-    letters = "".join("_" if one == "\\" or unicodedata.category(one) in ("Cc", "Cs") else one for one in part)
-    letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
-    return letters if letters.strip(" .") else "_" * len(letters)
-
-
-def _shortened(stem: str) -> str:
-    """Keeps the end of a long name, as most file systems allow 255 bytes, and an ending and a number are added."""
-    while len(stem.encode()) > 200:
-        stem = stem[1:]
-    return f"_{stem}" if stem.startswith(".") or not stem else stem
-
-
-def _placed(stem: str, ending: str) -> PurePosixPath:
-    """The path of a picture's file: `labels/*.txt` and `a` give `labels/a.txt`."""
-    folder, _, suffix = ending.partition("*")
-    return PurePosixPath(folder) / _safe(f"{stem}{suffix}")
-
-
-def _folded(path: PurePosixPath) -> str:
-    """A key that is equal for names that some file systems treat as equal (case, composed letters)."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def json_list(file: IO[str], items: Iterable[Any]) -> None:

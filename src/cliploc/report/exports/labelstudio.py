@@ -70,7 +70,7 @@ def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]
 def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[dict[str, Any]]:
     for i, (box, score, label) in enumerate(rows(picture)):
         kind: Kind = "brushlabels" if settings.masks else "rectanglelabels"
-        shape = brush_shape(rle.decode(picture.masks[i])) if settings.masks else rectangle_shape(box, picture.size_wh)
+        shape = brush_of(picture.masks[i]) if settings.masks else rectangle_shape(box, picture.size_wh)
         id_in_task = f"p{picture.number}b{picture.box_ids[i]}"
         yield region(id_in_task, kind, (FROM, TO), picture.size_wh, shape, settings.names[label], score)
 
@@ -84,11 +84,7 @@ def region(
     label: str,
     score: float,
 ) -> dict[str, Any]:
-    """One shape of a prediction, as Label Studio has it.
-
-    Args:
-        ends: the names of the tag that has the labels, and of the picture's.
-    """
+    """One shape of a prediction; `ends` are the names of the tag that has the labels, and of the picture's."""
     width, height = size_wh
     return {
         "id": id_in_task,
@@ -122,7 +118,14 @@ def rectangle_shape(xyxy: Sequence[float], size_wh: tuple[int, int]) -> dict[str
 
 def brush_shape(mask: rle.BoolArray) -> dict[str, Any]:
     """A mask `[H, W]` as a brush."""
-    return {"format": "rle", "rle": brush(mask)}
+    return {"format": "rle", "rle": brush(rle.runs(mask.ravel()))}
+
+
+def brush_of(code: rle.Rle) -> dict[str, Any]:
+    """A mask's code as a brush, without the whole picture in memory."""
+    height, width = code["size"]
+    part, left, top = rle.part_of(code)
+    return {"format": "rle", "rle": brush(rle.placed(part.T, top, left, (width, height)))}  # row by row: turned
 
 
 def polygon_shape(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int]) -> dict[str, Any]:
@@ -131,15 +134,15 @@ def polygon_shape(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int
     return {"points": [[number(x), number(y)] for x, y in percent.tolist()], "closed": True}
 
 
-def brush(mask: rle.BoolArray) -> list[int]:
-    """A mask `[H, W]` as the bytes of Label Studio's brush: run lengths in bits, as `@thi.ng/rle-pack` packs them.
+def brush(runs: rle.Counts) -> list[int]:
+    """The runs of a mask, row by row, as the bytes of Label Studio's brush: in bits, as `@thi.ng/rle-pack` packs them.
 
     The picture is RGBA, row by row, 0 or 255 in all four channels. First the number of values (32 bits), the bits of a
     value less 1 (5), and those of the four kinds of run lengths, each less 1 (4 each). Then for each run a 1, the kind
     of its length (2 bits), its length less 1, and its value (8 bits).
     """
-    bits = [f"{4 * mask.size:032b}{7:05b}", *(f"{size - 1:04b}" for size in RUN_BITS)]
-    for number_of_run, length in enumerate(rle.runs(mask.ravel()).tolist()):
+    bits = [f"{4 * runs.sum():032b}{7:05b}", *(f"{size - 1:04b}" for size in RUN_BITS)]
+    for number_of_run, length in enumerate(runs.tolist()):
         left = 4 * length
         while left:
             run = min(left, 2 ** RUN_BITS[-1])

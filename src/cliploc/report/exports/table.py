@@ -13,7 +13,7 @@ HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "ce
 
 
 @export
-class Table(Export):
+class BoxTable(Export):
     """A CSV table of boxes."""
 
     name = "csv"

@@ -17,8 +17,8 @@ from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._picture_files import file_suffix, write_list, write_picture
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
+from cliploc.report.exports._files import FileNames, file_suffix, write_list, write_picture
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
@@ -99,8 +99,9 @@ def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> Non
     width, height = picture.size_wh
     of_class, of_object = (np.zeros((height, width), np.uint8) for _ in range(2))
     for i in reversed(range(len(picture.label))):  # the best comes first, and is painted last
-        mask = rle.decode(picture.masks[i])
-        of_class[mask], of_object[mask] = picture.label[i] + 1, min(i, MOST) + 1
+        part, left, top = rle.part_of(picture.masks[i])
+        here = slice(top, top + part.shape[0]), slice(left, left + part.shape[1])
+        of_class[here][part], of_object[here][part] = picture.label[i] + 1, min(i, MOST) + 1
     for path, values in ((classes, of_class), (objects, of_object)):
         image = Image.fromarray(values)
         image.putpalette(palette().ravel().tolist())

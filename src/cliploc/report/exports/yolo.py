@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.boxes import joined
 from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._picture_files import file_suffix, write_list, write_picture
-from cliploc.report.exports._values import ExportSettings, FileNames
+from cliploc.report.exports._files import FileNames, file_suffix, write_list, write_picture
+from cliploc.report.exports._values import ExportSettings
 
 
 @export
@@ -45,13 +46,8 @@ class Yolo(Export):
                 image, text = names_of_files.of(one, f"images/*{file_suffix(one)}", "labels/*.txt")
                 write_picture(one, image, settings.copies)
                 listed.append((image.name, one.name))
-                if settings.masks:
-                    lines = [
-                        line
-                        for label, mask in zip(one.label, one.masks, strict=True)
-                        for line in _outlines(label, mask)
-                    ]
-                else:
+                lines: Iterable[str] = chain.from_iterable(map(_outlines, one.label, one.masks))
+                if not settings.masks:
                     lines = detections_to_yolo_annotations(one.detections(), (one.size_wh[1], one.size_wh[0], 3))
                 text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             # JSON strings are valid YAML, and YAML does not misread them: yes, 1.0, "a: b".
@@ -72,7 +68,8 @@ def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
     pieces that are too far apart to be joined have lines of their own.
     """
     height, width = code["size"]
-    for polygon in joined(rle.decode(code)):
-        points = polygon - 0.25
+    part, left, top = rle.part_of(code)
+    for polygon in joined(part):
+        points = polygon + np.array([left, top], np.float32) - 0.25
         points = np.concatenate([points, points[-1:].repeat(max(0, 3 - len(points)), axis=0)])  # else it reads as a box
         yield " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])

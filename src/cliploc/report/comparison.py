@@ -57,12 +57,6 @@ def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], l
 
     Returns:
         A new RGB picture; with few cells at most 1,800 pixels wide and high.
-
-    Example:
-        >>> from cliploc.report.compare import ModelResults, draw_comparison
-        >>> [found] = localizer.compare("cat.jpg", ["cat"], ["cam", "layer_cam"])  # doctest: +SKIP
-        >>> titles = {"cam": "CAM", "layer_cam": "LayerCAM"}
-        >>> draw_comparison([ModelResults("mini", found)], titles).save("cat.png")  # doctest: +SKIP
     """
     shown = [result for one in models for result in one.results.values()]
     if not shown or not titles:

@@ -42,12 +42,7 @@ class PictureFile:
 
 
 def by_path(picture: PictureFile) -> list[tuple[bool, str]]:
-    """Sorts pictures by path, those of a folder before those of its sub-folders, as folders are searched.
-
-    Example:
-        >>> [one.id for one in sorted((PictureFile(name, Path(name)) for name in ("a/b.jpg", "c.jpg")), key=by_path)]
-        ['c.jpg', 'a/b.jpg']
-    """
+    """Sorts pictures by path, those of a folder before those of its sub-folders, as folders are searched."""
     *folders, name = picture.id.split("/")
     return [*((True, one) for one in folders), (False, name)]
 
@@ -61,7 +56,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPictures:
     """The pictures that were found, and what was left out."""
 
     root: Path  # the folder that the pictures' ids are relative to
@@ -71,12 +66,7 @@ class Found:
     videos: list[PictureFile] = field(default_factory=list)
 
     def skipped_note(self) -> str | None:
-        """One line on what was skipped; None if nothing was.
-
-        Example:
-            >>> Found(Path("a"), [], [Skipped("b.txt", NO_PICTURE)]).skipped_note()
-            "skipped in a: 1 file without a picture's extension: b.txt"
-        """
+        """One line on what was skipped; None if nothing was."""
         if not self.skipped:
             return None
         parts = []
@@ -89,26 +79,17 @@ class Found:
 
 
 def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Skipped files as in JSON results: their number, and the first 1,000 by name.
-
-    Example:
-        >>> skipped_document([Skipped("b.txt", NO_PICTURE)])
-        {'count': 1, 'files': [{'file': 'b.txt', 'reason': "does not have a picture's extension"}]}
-    """
+    """Skipped files as in JSON results: their number, and the first 1,000 by name."""
     listed = [(one.file.encode("utf-8", "backslashreplace").decode(), one.reason) for one in skipped[:IN_DOCUMENT]]
     return {"count": len(skipped), "files": [{"file": file, "reason": reason} for file, reason in listed]}
 
 
 def find_pictures(
     where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None, videos: bool = False
-) -> Found:
-    """Finds pictures.
+) -> FoundPictures:
+    """Finds the pictures of a folder and its sub-folders, of a pattern, of a list file, or of a list of paths.
 
-    Args:
-        where: a folder, searched with its sub-folders except hidden ones; a pattern such as `photos/**/*.jpg`; one
-            picture; a `.txt` file with one path per line, relative to the file; or a list of paths. In folders and
-            patterns, files in the folder of an annotation and files without a picture's extension are left out.
-        out: a folder of results, left out if it is in the folder that is searched.
+    In folders and patterns, results (`out`, and annotations) and files without a picture's extension are left out.
     """
     if not isinstance(where, str | os.PathLike):
         _refuse_addresses([os.fspath(one) for one in where], "the list")
@@ -213,7 +194,9 @@ def _until_magic(path: Path) -> list[str]:
     return parts or ["."]
 
 
-def _below(root: Path, paths: Iterable[Path], where: str, videos: bool, skipped: list[Skipped] | None = None) -> Found:
+def _below(
+    root: Path, paths: Iterable[Path], where: str, videos: bool, skipped: list[Skipped] | None = None
+) -> FoundPictures:
     """The result for these paths; iterating over them fills `skipped`."""
     found: dict[str, PictureFile] = {}
     left = [] if skipped is None else skipped
@@ -231,7 +214,7 @@ def _below(root: Path, paths: Iterable[Path], where: str, videos: bool, skipped:
         raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
     clips = [one for one in found.values() if one.path.suffix.lower() in VIDEOS]
     pictures = [one for one in found.values() if one.path.suffix.lower() not in VIDEOS]
-    return Found(root, pictures, left, clips)
+    return FoundPictures(root, pictures, left, clips)
 
 
 def _id(root: Path, path: Path) -> str:

@@ -103,11 +103,7 @@ def facts(pictures: Iterable[ReviewPicture], names: Sequence[str], run: str, mas
 def write_review(
     path: Path, pictures: Sequence[ReviewPicture], names: Sequence[str], run: str, total: int, masks: bool = False
 ) -> None:
-    """Writes the editor with these pictures, in this order, as one file.
-
-    Args:
-        run: the id of the run that the boxes belong to.
-    """
+    """Writes the editor with these pictures, in this order, as one file; `run` is the id of the boxes' run."""
 
     def fill(temporary: Path) -> None:
         records = (record for one in pictures if (record := _record(one)) is not None)

@@ -1,4 +1,4 @@
-"""Draws a label map on its photograph, and records the pixels of each name."""
+"""Label maps: as PNG pictures with a legend of their values, drawn on the photograph, and as records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cliploc.report import _draw
-from cliploc.report.colours import INK, PAPER, Colour, name_colour
+from cliploc.report.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.report.document import described
 from cliploc.report.overlay import MAX_SIDE, fit_within
 from cliploc.rle import encode
@@ -19,12 +19,48 @@ from cliploc.rle import encode
 if TYPE_CHECKING:
     from cliploc.images import Picture
 
+MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct
 LEAST_SIDE = 320  # of the drawing's width, so that the legend can be read below tiny photographs
 LABELLED = 0.01  # share of the photograph from which a name is written on it, too
 GAP, SIZE, LINE = 12, 16, 24  # of the legend
 GREY: Colour = (80, 80, 80)
 Labels = npt.NDArray[np.integer[Any]]
+
+
+def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
+    """A label map as a picture whose pixel values are the labels.
+
+    Args:
+        labels: `[H, W]`, as `Localization.label_map` returns it.
+
+    Returns:
+        A picture of mode P, whose palette has the names' colours and black for the background; with more than 255 names
+        a grey picture of 16 bits.
+
+    Example:
+        >>> picture = label_picture(np.array([[0, 1]], np.uint16), names=1)
+        >>> picture.mode, picture.convert("RGB").getpixel((1, 0))
+        ('P', (255, 187, 0))
+    """
+    if names > MOST:
+        return Image.fromarray(labels.astype(np.uint16))
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([0, 0, 0, *(channel for index in range(names) for channel in name_colour(index))])
+    return picture
+
+
+def label_legend(names: Sequence[str]) -> dict[str, Any]:
+    """Which value of a label map is which name, and its colour.
+
+    Example:
+        >>> label_legend(["cat"])["labels"][1]
+        {'value': 1, 'name': 'cat', 'colour': '#ffbb00'}
+    """
+    background = {"value": 0, "name": None, "colour": "#000000"}
+    colours = [as_hex(name_colour(index)) for index in range(len(names))]
+    values = [{"value": i, "name": name, "colour": colours[i - 1]} for i, name in enumerate(names, start=1)]
+    return {"labels": [background, *values]}
 
 
 def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,20 @@ from cliploc.jobs.annotate import IMAGE_URL, made_by
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     MOST_SAVES,
-    corrections_in,
-    decisions_in,
     enter,
     kept_drafts,
     merge_saves,
-    reviews_in,
+    review_of,
     size_of_saves,
     write_save,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import KIND, Results, run_id
-from cliploc.jobs.pictures import PictureFile
-from cliploc.jobs.reviewed import review_of
+from cliploc.jobs.annotation_rows import KIND, run_id
+from cliploc.jobs.picture_files import PictureFile, by_path
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
-from cliploc.report.review import ReviewPicture, facts
+from cliploc.report.review_page import ReviewPicture, facts
 from cliploc.reporter import SILENT, Reporter
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
@@ -52,15 +49,7 @@ class StaleReviewError(ValueError):
 
 
 class ReviewFolder:
-    """The pictures of a run with the boxes that hold now, in an order that does not change. Threads may share it.
-
-    Attributes:
-        out: the run's folder.
-        names: the names of the labels.
-        settings: of the run, as its manifest has them.
-        masks: whether boxes have masks.
-        pictures: those that did not fail and are still there; a picture is known by its number.
-    """
+    """The pictures of a run with the boxes that hold now, in an order that does not change. Threads may share it."""
 
     def __init__(self, out: Path) -> None:
         manifest = folder.read_manifest(out, KIND)
@@ -72,24 +61,11 @@ class ReviewFolder:
         self._lock = threading.Lock()  # of what changes with a save
         self._saves = size_of_saves(out)
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
-        results = Results(out)
         root = Path(manifest["root"])
-        files = (PictureFile(name, path_of(name, root, out)) for name in results.places)
-        there = [one for one in files if one.path.is_file()]
-        self._corrected = corrections_in(out, self._run)
-        self._reviews = reviews_in(out, self._run)
-        self._folder = AnnotatedFolder(
-            out,
-            root,
-            there,
-            results,
-            decisions_in(out, self._run),
-            self.names,
-            skipped=None,
-            corrected=self._corrected,
-            reviews=self._reviews,
-        )
-        self.pictures = [one for one in self._folder.found if results.places[one.id].ok]
+        self._folder = AnnotatedFolder(out, root, self._run, (), self.names, skipped=None)
+        files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
+        self._folder.found = sorted((one for one in files if one.path.is_file()), key=by_path)
+        self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
         if not self.pictures:
             raise UsageError(
                 f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
@@ -171,14 +147,14 @@ class ReviewFolder:
             review = {"status": saved["status"], "revision": saved["revision"] + 1}
             self._saves = write_save(self.out, self._saves, self._run, name, review, found)
             # Only now: what is shown is on the disk.
-            revision = enter(name, found, saved["status"], self._corrected, self._reviews)
+            revision = enter(name, found, saved["status"], self._folder.corrected, self._folder.reviews)
             whole = self.out / CORRECTIONS
             if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
                 self._merge_saves_now()
         return revision
 
     def _refuse_stale(self, name: str, revision: int) -> None:
-        now = int(self._reviews.get(name, {}).get("revision", 0))
+        now = int(self._folder.reviews.get(name, {}).get("revision", 0))
         if revision != now:
             raise StaleReviewError(f"expected revision {now} of this picture, got {revision}: load it again")
 
@@ -195,25 +171,24 @@ class ReviewFolder:
         """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
         with self._lock, temporaries_of(self._manifest["token"]):
             self._merge_saves_now()
-            return self._write_exports(reporter)
-
-    def _write_exports(self, reporter: Reporter) -> AnnotateResult:
-        before = summary_of(self.out)
-        if not before:
-            raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
-        written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
-        settings = ExportSettings(
-            self.names,
-            made_by(self.settings),
-            self._manifest.get("image_url", IMAGE_URL),
-            self.masks,
-            written["polygons"],
-            written["copy"],
-        )
-        formats = [one for one in exports if one.name in before["files"]]
-        rows = self._folder.results.places
-        # Videos that could not be read have no row; only the summary knows them.
-        unreadable = {one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows}
-        there = [one for one in self._folder.found if one.path.is_file()]
-        fresh = replace(self._folder, found=there, unreadable=unreadable)  # with counts from zero
-        return conclude(fresh, before, formats, settings, written["review"], self._run, 0, (), reporter)
+            before = summary_of(self.out)
+            if not before:
+                raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
+            written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
+            settings = ExportSettings(
+                self.names,
+                made_by(self.settings),
+                self._manifest.get("image_url", IMAGE_URL),
+                self.masks,
+                written["polygons"],
+                written["copy"],
+            )
+            formats = [one for one in exports if one.name in before["files"]]
+            rows = self._folder.results.places
+            fresh = copy.copy(self._folder)
+            fresh.found = [one for one in self._folder.found if one.path.is_file()]
+            # Videos that could not be read have no row; only the summary knows them.
+            fresh.unreadable = {
+                one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows
+            }
+            return conclude(fresh, formats, settings, before=before, review=written["review"], reporter=reporter)

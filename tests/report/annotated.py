@@ -1,0 +1,36 @@
+"""Annotated pictures, as exports and the review page get them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliploc.report.exports import AnnotatedPicture
+
+
+def annotated(
+    name: str,
+    path: Path,
+    size_wh: tuple[int, int],
+    boxes: Sequence[Sequence[float]] | np.ndarray = (),
+    label: Sequence[int] | np.ndarray | None = None,
+    score: Sequence[float] | np.ndarray | None = None,
+    number: int = 1,
+    **more: Any,
+) -> AnnotatedPicture:
+    """A picture with these boxes; labels are 0 and scores 0.5 unless they are given."""
+    count = len(boxes)
+    facts = {"box_ids": tuple(range(count)), "groups": (False,) * count, "margin": 0.5, **more}
+    return AnnotatedPicture(
+        number=number,
+        name=name,
+        path=path,
+        size_wh=size_wh,
+        xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        score=np.full(count, 0.5, np.float32) if score is None else np.array(score, np.float32),
+        label=np.zeros(count, np.int64) if label is None else np.array(label, np.int64),
+        **facts,
+    )
