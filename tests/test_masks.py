@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco
 
-from cliploc.boxes import BoxRule, joined, labelled_boxes, outlines
+from cliploc.boxes import BoxRule, labelled_boxes
+from cliploc.boxes.outlines import joined, outlines
 from cliploc.detector import Detector
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame

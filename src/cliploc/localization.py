@@ -15,7 +15,6 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
 from cliploc.maps import as_tensor
-from cliploc.masks import box_masks, label_map, name_mask
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -113,16 +112,22 @@ class Localization:
 
     def box_masks(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
+        from cliploc.masks import box_masks  # here, as below: most callers ask for no mask
+
         return box_masks(self.frame, self.maps, self.boxes, self._rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
         """Where a name's heat exceeds the threshold, `[H, W]`; nowhere for a name that was not found."""
         if not self.found[index]:
             return np.zeros(self.frame.original_hw, bool)
+        from cliploc.masks import name_mask
+
         return name_mask(self.frame, self.maps[index], self._rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name above its threshold."""
+        from cliploc.masks import label_map
+
         return label_map(self.frame, self.maps, self.found, self._rule)
 
     def _of_boxes(self) -> npt.NDArray[np.bool_]:

@@ -32,12 +32,12 @@ from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
-from cliploc.text_cache import TextCache, cache_folder
 from cliploc.tower import Backbone, Needs
 from cliploc.values import ResizePolicy
 
 if TYPE_CHECKING:
     from cliploc.pipeline.inside import Inside
+    from cliploc.text_cache import TextCache
 
 Names = Sequence[str] | Sequence[Sequence[str]]
 
@@ -124,7 +124,9 @@ class Localizer:
             backbones.refuse_unknown_guide(given.guide)
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
-        self.backbone = backbones.with_engine(tower, given.engine_backend)
+        # A tower that was given may have another engine.
+        usual = isinstance(model, str) and given.engine_backend == "torch"
+        self.backbone = tower if usual else backbones.with_engine(tower, given.engine_backend)
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
         self.guide = backbones.create_guide(guide, _checked_device(given.device)) if isinstance(guide, str) else guide
@@ -644,8 +646,12 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
 
     The package's own models embed texts quickly, and weights of a module in memory may change.
     """
+    if backbone.weights_file is None:
+        return None
+    from cliploc.text_cache import TextCache, cache_folder
+
     folder = cache_folder()
-    return None if folder is None or backbone.weights_file is None else TextCache(folder, backbone.weights_id)
+    return None if folder is None else TextCache(folder, backbone.weights_id)
 
 
 def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:

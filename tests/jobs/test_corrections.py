@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc import rle
-from cliploc.boxes import outlines
+from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks

@@ -69,7 +69,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
                 names,
                 on_error="skip",
                 reporter=replace(reporter, failed=run.fail),
-                absent_maps=asked.save_maps or _all_are_drawn(names),
+                absent_maps=asked.save_maps or (run.folder is not None and _all_are_drawn(names)),
                 keep_maps=out is not None or masks,
             )
             for result in results:

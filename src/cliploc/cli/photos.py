@@ -167,8 +167,7 @@ class PhotoRun:
     # ---------------------------------------------------------------------------------------------------- at the end
     def keep(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the document of the run so far."""
-        from cliploc.jobs.picture_files import skipped_document
-        from cliploc.report import to_document
+        from cliploc.report.document import skipped_document, to_document
 
         document = to_document([], self._failures, settings)
         self._document = document | {"pictures": self.records, "skipped": skipped_document(self.photos.skipped)}

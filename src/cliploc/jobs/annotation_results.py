@@ -29,7 +29,8 @@ from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import IOU, LabelScore, score_drafts
 from cliploc.jobs.folder import write_json
-from cliploc.jobs.picture_files import PictureFile, Skipped, by_path, skipped_document
+from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
+from cliploc.report.document import skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.review_page import ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter

@@ -29,7 +29,7 @@ REASONS = {
     VIDEO: ("video (annotate --every takes frames)", "videos (annotate --every takes frames)"),
     RESULTS: ("file or folder of results", "files or folders of results"),
 }
-IN_NOTE, IN_DOCUMENT = 5, 1_000  # skipped files that a note names, and that a document lists
+IN_NOTE = 5  # skipped files that a note names
 NO_XML = frozenset("\ufffe\uffff")  # characters that XML cannot contain, besides control characters
 
 
@@ -76,12 +76,6 @@ class FoundPictures:
                 more = f" and {len(names) - IN_NOTE:,} more" if len(names) > IN_NOTE else ""
                 parts.append(f"{what}: {', '.join(names[:IN_NOTE])}{more}")
         return f"skipped in {self.root}: {'; '.join(parts)}"
-
-
-def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Skipped files as in JSON results: their number, and the first 1,000 by name."""
-    listed = [(one.file.encode("utf-8", "backslashreplace").decode(), one.reason) for one in skipped[:IN_DOCUMENT]]
-    return {"count": len(skipped), "files": [{"file": file, "reason": reason} for file, reason in listed]}
 
 
 def find_pictures(

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,9 +36,11 @@ from cliploc.localization import PresenceRule
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.texts import Texts
-from cliploc.text_cache import TextCache
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
+
+if TYPE_CHECKING:
+    from cliploc.text_cache import TextCache
 
 VERSION = 1  # part of a run's identity: raise it when the bank or the rule changes
 # Both were chosen on the tuning pictures; see `Bank`.

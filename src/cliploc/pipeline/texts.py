@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.memory import Memory
 from cliploc.pipeline.modes import undisturbed
-from cliploc.text_cache import TextCache
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
+
+if TYPE_CHECKING:
+    from cliploc.text_cache import TextCache
 
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from cliploc import __version__
-from cliploc.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
     from cliploc.report.comparison import ModelResults
 
+MOST_SKIPPED = 1_000  # skipped files that a document lists
 SCHEMA_VERSION = 1  # raised when a key changes its meaning or is removed; not for new keys
+
+
+class Skipped(Protocol):
+    """A file that was left out, and why."""
+
+    @property
+    def file(self) -> str:
+        """Its path below the folder, with slashes."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why it was left out."""
+        ...
 
 
 def to_document(
@@ -45,6 +59,12 @@ def to_document(
         "pictures": [_picture(result, masks) for result in results],
         "failures": [{"file": _text(file), "error": _text(error)} for file, error in failures],
     }
+
+
+def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """Skipped files as in JSON results: their number, and the first 1,000 by name."""
+    files = [{"file": _text(each.file), "reason": each.reason} for each in skipped[:MOST_SKIPPED]]
+    return {"count": len(skipped), "files": files}
 
 
 def classified_record(
@@ -116,6 +136,8 @@ def described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> di
 def _picture(result: Localization, masks: bool) -> dict[str, Any]:
     names = [_name(result, index) for index in range(len(result.names))]
     if masks:
+        from cliploc.rle import encode
+
         of_boxes = {index: encode(mask) for index, mask in result.box_masks()}
         for index, name in enumerate(names):
             name["mask"] = encode(result.name_mask(index)) if result.found[index] else None

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cliploc.boxes import hot_levels, outlines
+from cliploc.boxes import hot_levels
+from cliploc.boxes.outlines import outlines
 from cliploc.config import is_number, short
 from cliploc.errors import UsageError
 from cliploc.report import _draw

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cliploc import rle
 from cliploc._files import write_whole
-from cliploc.boxes import outlines
+from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError
 from cliploc.images import load
 from cliploc.report.colours import as_hex, distinct_colours, text_colour

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import _imports
-from cliploc.boxes.basins import climb, neighbours
+from cliploc.boxes.parts import climb, neighbours
 
 IntArray = npt.NDArray[np.int64]
 LEVELS = 256

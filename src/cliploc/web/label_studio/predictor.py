@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc import __version__
-from cliploc.boxes import outlines
+from cliploc.boxes.outlines import outlines
 from cliploc.config import Options
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
