@@ -13,8 +13,9 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.geometry import Frame
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.picture_files import IN_DOCUMENT, IN_NOTE, find_pictures, skipped_document
+from cliploc.jobs.picture_files import IN_NOTE, find_pictures
 from cliploc.localizer import Localizer
+from cliploc.report.document import MOST_SKIPPED, skipped_document
 from cliploc.saliency import methods
 from tests.commands import CAT, COFFEE, cliploc_, create_once
 from tests.tiny import tower
@@ -95,15 +96,15 @@ def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
 
 def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> None:
     shutil.copy(CAT, tmp_path / "cat.jpg")
-    for number in range(IN_DOCUMENT + 2):
+    for number in range(MOST_SKIPPED + 2):
         (tmp_path / f"{number:05d}.json").touch()
     found = find_pictures(tmp_path)
     note = found.skipped_note()
     assert note is not None
     assert note.count(".json") == IN_NOTE
-    assert note.endswith(f"and {IN_DOCUMENT + 2 - IN_NOTE:,} more")
+    assert note.endswith(f"and {MOST_SKIPPED + 2 - IN_NOTE:,} more")
     written = skipped_document(found.skipped)
-    assert (written["count"], len(written["files"])) == (IN_DOCUMENT + 2, IN_DOCUMENT)
+    assert (written["count"], len(written["files"])) == (MOST_SKIPPED + 2, MOST_SKIPPED)
 
 
 # ------------------------------------------------------------------------------------------------------ names in a file

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cliploc.config import FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.faithfulness import Faithfulness, Seen, chosen_metrics
+from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.evaluate import read_map
@@ -145,15 +145,15 @@ class FaithfulnessJudge(PictureJudge):
         scale = self._measurer.backbone.logit_scale
         return self.described_by(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
 
-    def look(self, sample: Sample, read: None) -> Seen:  # noqa: ARG002
+    def look(self, sample: Sample, read: None) -> AskedPicture:  # noqa: ARG002
         """See `PictureJudge.look`."""
         return self._measurer.see(sample.id, sample.path, self._classes[sample.label])
 
-    def maps(self, seen: Seen, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
+    def maps(self, seen: AskedPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         """See `PictureJudge.maps`."""
         return self._measurer.maps(seen, methods, reporter=reporter)
 
-    def judge(self, seen: Seen, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
+    def judge(self, seen: AskedPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
         """See `PictureJudge.judge`."""
         others = partial(self._measurer.others, seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
