@@ -89,8 +89,7 @@ def contents(folder: Path) -> dict[str, Any]:
 def helps() -> dict[str, list[str]]:
     """The help of every command."""
     first = run("--help").splitlines()
-    listed = first[first.index("Commands:") + 1 :]
-    names = [line.split()[0] for line in listed[: listed.index("")] if line[2:3].strip()]
+    names = [line.split()[0] for line in first if line[:2] == "  " and line[2:3].islower()]
     return {"": first} | {name: run(name, "--help").splitlines() for name in names}
 
 
