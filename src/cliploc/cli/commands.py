@@ -52,7 +52,9 @@ class SectionedCommand(TyperCommand):
             if sectioned:
                 title = getattr(one, "rich_help_panel", None) or section("run", usual=False)
             if record := one.get_help_record(ctx):
-                rows.setdefault(title, []).append(record)
+                name, text = record
+                name = name.partition(" <")[0] if one.param_type_name == "argument" else name  # without its type
+                rows.setdefault(title, []).append((name, text))
         write_sections(
             formatter, {title: rows[title] for title in ("Arguments", "Options", *SECTIONS) if title in rows}
         )

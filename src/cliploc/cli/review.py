@@ -24,7 +24,9 @@ class ReviewFlags(WithThreads):
 
     drafts: Path = flag("The --out folder of `cliploc annotate`.", metavar="DRAFTS", positional=True)
     port: int = flag("Port; 0: any free port.", PORT, within=(0, 65_535), group="serving")
-    model: str | None = flag("The model that suggests boxes.", None, none="the model of the drafts", group="model")
+    model: str | None = flag(
+        "The model that suggests boxes.", None, none="the model of the drafts", group="model", metavar="NAME"
+    )
     pretrained: str | None = flag("Its weights.", None, metavar="TAG|FILE|own", group="model")
 
 
