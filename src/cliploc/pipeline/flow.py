@@ -244,7 +244,7 @@ class Flow:
 
             embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
             least = self.options.min_presence
-            evidence = weigh(batch, embedding, names, windows, self.texts, self.backbone, least, bank)
+            evidence = weigh(batch, embedding, names, windows, self.texts, least, bank)
             wanted = _wanted(batch, tasks, None if absent_maps else evidence)
 
             for flipped, (context, features) in enumerate(zip(whole, stitched, strict=True)):

@@ -36,7 +36,6 @@ from cliploc.localization import PresenceRule
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.texts import Texts
-from cliploc.tower import Backbone
 from cliploc.values import TextSet
 
 if TYPE_CHECKING:
@@ -206,7 +205,6 @@ def weigh(
     names: Tensor,
     windows: Sequence[Tensor],
     texts: Texts,
-    backbone: Backbone,
     min_presence: float,
     bank: Bank | None = None,
 ) -> Evidence:
@@ -214,7 +212,7 @@ def weigh(
 
     If the model is not calibrated, the bank gives the presence scores; without a bank there are none.
     """
-    scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]
+    scores, backbone = torch.einsum("bd,bpd->bp", embedding, names), texts.backbone  # [B, P]
     presence, ranks, probabilities = backbone.presence(scores), None, None
     rule: PresenceRule | None = None
     if presence is not None:
