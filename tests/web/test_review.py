@@ -372,7 +372,7 @@ def test_what_cannot_be_saved_is_said_and_kept_until_it_can(context, out):
         assert page.get_by_role("radio", name="unsure").is_checked()
         assert corrections(out)["reviews"] == {}
         page.unroute("**/pictures/*")
-        page.wait_for_function("document.getElementById('unsaved').hidden")
+        page.wait_for_function("() => document.getElementById('unsaved').hidden")
         saved = {"status": "unsure", "revision": 1}
         assert corrections(out)["reviews"] == {"dogs.jpg": saved, "bridge.jpg": saved}
 
