@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def contents(folder: Path) -> dict[str, Any]:
 def helps() -> dict[str, list[str]]:
     """The help of every command."""
     first = run("--help").splitlines()
-    names = [line.split()[0] for line in first if line[:2] == "  " and line[2:3].islower()]
+    names = [found[1] for line in first if (found := re.match(r"  ([a-z][a-z-]*) {2}", line))]
     return {"": first} | {name: run(name, "--help").splitlines() for name in names}
 
 
