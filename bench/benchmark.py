@@ -106,8 +106,8 @@ class Bench:
         images = sum(len(shard.samples) for shard in shards)
         with closing(make_worker()) as worker, tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "parts").mkdir()
-            backbone = worker.setups[0].localizer.backbone
-            pixels = torch.rand(BATCH, 3, *worker.setups[0].localizer.input_hw)
+            backbone = worker.judges[0].localizer.backbone
+            pixels = torch.rand(BATCH, 3, *worker.judges[0].localizer.input_hw)
             for part in worker.stream(shards[:2]):  # starts the judges, warms everything
                 on_part(part)
 
