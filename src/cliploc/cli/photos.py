@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = N
             continue
         paths += [str(one.path) for one in found.pictures]
         ids |= {str(one.path): one.id for one in found.pictures}
-        skipped += [replace(one, file=os.path.join(photo, one.file)) for one in found.skipped]
+        skipped += [one._replace(file=os.path.join(photo, one.file)) for one in found.skipped]
         if note := found.skipped_note():
             terminal.say(note, style="yellow")
     return AskedPhotos(paths, ids, skipped)

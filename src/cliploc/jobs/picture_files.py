@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cliploc._documents import lines_of, read_json
 from cliploc._files import user_path
@@ -47,8 +47,7 @@ def by_path(picture: PictureFile) -> list[tuple[bool, str]]:
     return [*((True, one) for one in folders), (False, name)]
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A file that was found and left out, or a folder, whose path ends with a slash."""
 
     file: str  # its path below the root, with slashes

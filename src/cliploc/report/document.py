@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,20 +16,6 @@ if TYPE_CHECKING:
 
 MOST_SKIPPED = 1_000  # skipped files that a document lists
 SCHEMA_VERSION = 1  # raised when a key changes its meaning or is removed; not for new keys
-
-
-class Skipped(Protocol):
-    """A file that was left out, and why."""
-
-    @property
-    def file(self) -> str:
-        """Its path below the folder, with slashes."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why it was left out."""
-        ...
 
 
 def to_document(
@@ -61,9 +47,9 @@ def to_document(
     }
 
 
-def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Skipped files as in JSON results: their number, and the first 1,000 by name."""
-    files = [{"file": _text(each.file), "reason": each.reason} for each in skipped[:MOST_SKIPPED]]
+def skipped_document(skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Skipped files, each with the reason, as in JSON results: their number, and the first 1,000 by name."""
+    files = [{"file": _text(file), "reason": reason} for file, reason in skipped[:MOST_SKIPPED]]
     return {"count": len(skipped), "files": files}
 
 

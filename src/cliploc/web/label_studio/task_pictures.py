@@ -268,14 +268,8 @@ class _Connection(http.client.HTTPConnection):
         self._watch.take(self.sock)
 
 
-class _SecureConnection(http.client.HTTPSConnection):
-    def __init__(self, *args: Any, watch: _Watch, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._watch = watch
-
-    def connect(self) -> None:
-        super().connect()
-        self._watch.take(self.sock)
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    """The same by TLS: what `_Connection` adds comes first, then what HTTPS does."""
 
 
 class _Http(urllib.request.HTTPHandler):
