@@ -1,7 +1,6 @@
 """The examples of docstrings, of the README and of the documents run, where the demo's photographs lie.
 
-A line of a docstring that cannot run here says `# doctest: +SKIP`; before a Python block of a document stands
-`<!-- not run: why -->`.
+Before a Python block of a document that cannot run here stands `<!-- not run: why -->`.
 """
 
 from __future__ import annotations

@@ -626,6 +626,9 @@ class SegmentationOptions(ProtocolOptions):
     # fmt: on
 
 
+FAITHFULNESS_METRICS = ("deletion", "insertion")  # where none are named
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
     """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value."""

@@ -31,11 +31,17 @@ def service() -> Service:
 
 
 def started(service: Service, folder: Path, **options: Any) -> Iterator[str]:
-    """A server in this process → its address."""
-    from cliploc.web.find import application  # here: they need the extra `web`
-    from cliploc.web.server import listener
+    """A server of the find page in this process → its address."""
+    from cliploc.web.find import application  # here: it needs the extra `web`
 
-    server = listener(application(service, folder, **options), port=0)
+    yield from running(application(service, folder, **options))
+
+
+def running(app: Any) -> Iterator[str]:
+    """A server of an application in this process → its address."""
+    from cliploc.web.server import listener  # here: it needs the extra `web`
+
+    server = listener(app, port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

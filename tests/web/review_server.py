@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cliploc.jobs.annotation_edits import corrections_in, plain_corrections
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
+from tests.web.asking import running
 
 
 @contextlib.contextmanager
 def served(out: Path) -> Iterator[str]:
     """The editor of a run's folder → its address."""
-    from cliploc.web.editor import application  # here: they need the extra `web`
-    from cliploc.web.server import listener
+    from cliploc.web.editor import application  # here: it needs the extra `web`
 
     with ReviewFolder.opened(out) as folder:
-        server = listener(application(folder, Suggester("mini", device="cpu", recipe="fast")), port=0)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
+        yield from running(application(folder, Suggester("mini", device="cpu", recipe="fast")))
 
 
 def corrections(out: Path) -> dict:

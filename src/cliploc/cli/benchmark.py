@@ -17,6 +17,7 @@ from cliploc.cli.options import (
     TASKS,
     EngineFlags,
     MethodFlags,
+    MetricFlags,
     ModelFlags,
     SampleFlags,
     WithDebug,
@@ -81,7 +82,7 @@ LOST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, EngineFlags, WithJson):
+class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFlags, WithJson):
     """What `benchmark` has besides options of `Localizer` and of protocols."""
 
     dataset: str = flag("A dataset; `cliploc datasets` lists them.", metavar="NAME")
@@ -112,13 +113,6 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, EngineFlags, WithJson
     )
     threshold: list[str] | None = flag(
         "One box setting each.", None, metavar="0-1|own", none="each method's own", group="boxes"
-    )
-    metric: list[str] | None = rare(
-        "Metrics of --task faithfulness; repeatable. See `cliploc help faithfulness`.",
-        None,
-        metavar="NAME,NAME",
-        none="deletion,insertion",
-        group="faithfulness",
     )
     workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import TASKS, WithJson, command, flag, metric_names, rare, refuse_unknown_dataset
+from cliploc.cli.options import TASKS, MetricFlags, WithJson, command, flag, metric_names, rare, refuse_unknown_dataset
 from cliploc.cli.output import DONE, SOME_FAILED, print_document
 from cliploc.config import FaithfulnessOptions, Options, choice, flags_of
 from cliploc.errors import UsageError
@@ -27,7 +27,7 @@ OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "t
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateFlags(WithJson):
+class EvaluateFlags(MetricFlags, WithJson):
     """What `evaluate` has besides options of models and protocols."""
 
     maps: Path | None = flag("Folder of score maps, <image_id>.npy: floats in 0-1.", None, metavar="DIR")
@@ -39,13 +39,6 @@ class EvaluateFlags(WithJson):
         "localization",
         metavar="|".join(TASKS),
         check=choice("task", TASKS),
-    )
-    metric: list[str] | None = rare(
-        "Metrics of --task faithfulness; see `cliploc help faithfulness`.",
-        None,
-        metavar="NAME,NAME",
-        none="deletion,insertion",
-        group="faithfulness",
     )
     convention: str = flag(
         "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="wsoleval|exact", group="boxes"

@@ -20,7 +20,17 @@ from cliploc._documents import lines_of
 from cliploc._imports import refuse_without
 from cliploc._process import MAX_THREADS
 from cliploc.cli.commands import section
-from cliploc.config import DEFAULTS, Group, Option, Options, flags_of, option_of, parse_list, parse_pair
+from cliploc.config import (
+    DEFAULTS,
+    FAITHFULNESS_METRICS,
+    Group,
+    Option,
+    Options,
+    flags_of,
+    option_of,
+    parse_list,
+    parse_pair,
+)
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -281,6 +291,19 @@ class ModelFlags(Flags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricFlags(Flags):
+    """Of commands that measure faithfulness."""
+
+    metric: list[str] | None = rare(
+        "Metrics of --task faithfulness; repeatable. See `cliploc help faithfulness`.",
+        None,
+        metavar="NAME,NAME",
+        none=",".join(FAITHFULNESS_METRICS),
+        group="faithfulness",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodFlags(Flags):
     """Of commands that take several methods."""
 
@@ -446,11 +469,7 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
     names = [name for text in texts or () for name in parse_list(text)]
     for name in names:
         faithfulness_metrics.refuse_unknown(name)
-    if not names:
-        from cliploc.jobs.faithfulness import METRICS
-
-        return list(METRICS)
-    return names
+    return names or list(FAITHFULNESS_METRICS)
 
 
 def options_of_methods(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import FaithfulnessOptions, Options
+from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs import folder, local
@@ -44,7 +44,6 @@ KIND = RunKind(
 )
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 8  # pictures that are computed and written together: each takes seconds
-METRICS = ("deletion", "insertion")  # where none are named
 BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
 NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "values", "curves")
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
@@ -94,7 +93,7 @@ def run_faithfulness(
     settings: Sequence[Setting],
     out: Path,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = FAITHFULNESS_METRICS,
     options: FaithfulnessOptions | None = None,
     engine: Engine = local.run,
     shard: int = SHARD,

@@ -66,10 +66,6 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
 
     Args:
         pictures: whether to embed small copies of the photographs in the galleries; maps and boxes are always there.
-
-    Example:
-        >>> write_report("out/benchmark", pictures=False)  # doctest: +SKIP
-        PosixPath('out/benchmark/report.html')
     """
     run = read_run(Path(out_folder))
     both = [tables.comparison(run), tables.every_number(run)]
