@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 MAX_THREADS = 1024  # beyond what machines have; a hundred times more and the system refuses to start them
 # GNU's OpenMP (torch on Linux) reads the first, LLVM's and Intel's (macOS, MKL) the second.
@@ -31,7 +31,21 @@ SAYINGS = (
     "cannot allocate memory",
     "failed to map segment from shared object",  # a library that cannot be loaded
 )
-T = TypeVar("T")
+
+
+class Batch(Protocol):
+    """What can be halved: a list or a tensor."""
+
+    def __len__(self) -> int:
+        """The number of items."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> Any:
+        """Some of the items."""
+        ...
+
+
+B = TypeVar("B", bound=Batch)
 R = TypeVar("R")
 
 
@@ -112,11 +126,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def in_halves(
-    items: Sequence[T],
-    work: Callable[[Sequence[T]], R],
-    told: Callable[[int], None],
-    begun: Callable[[], R] | None = None,
-) -> Iterator[tuple[Sequence[T], R]]:
+    items: B, work: Callable[[B], R], told: Callable[[int], None], begun: Callable[[], R] | None = None
+) -> Iterator[tuple[B, R]]:
     """A batch with what is made of it, or its halves, where there is not enough memory for the whole.
 
     `told` is called with the number of items before they are halved; `begun` gives the result of the whole batch, where

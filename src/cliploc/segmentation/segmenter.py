@@ -215,10 +215,10 @@ class Segmenter:
     ) -> Iterator[tuple[str, Tensor]]:
         """Each method's maps `[n, Q, h, w]` of a batch of windows; in halves if memory is short."""
 
-        def forward(part: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-            return list(self._forward(torch.stack(list(part)), queries, words, tasks, reporter))
+        def forward(part: Tensor) -> list[tuple[str, Tensor]]:
+            return list(self._forward(part, queries, words, tasks, reporter))
 
-        for _, made in in_halves(list(batch), forward, reporter.halved):
+        for _, made in in_halves(batch, forward, reporter.halved):
             yield from made
 
     def _forward(

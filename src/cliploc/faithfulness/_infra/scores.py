@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cliploc._process import out_of_memory
+from cliploc._process import in_halves
 from cliploc.errors import ModelError
 
 Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised
@@ -74,10 +74,4 @@ class Scorer:
 
     def _embedded(self, pictures: Tensor) -> Tensor:
         """Pictures `[n, 3, H, W]` → `[n, D]`; by halves where memory is short."""
-        try:
-            return self._encode(pictures)
-        except (RuntimeError, MemoryError) as error:
-            if len(pictures) == 1 or not out_of_memory(error):
-                raise
-        self._halved(len(pictures))
-        return torch.cat([self._embedded(half) for half in torch.split(pictures, (len(pictures) + 1) // 2)])
+        return torch.cat([made for _, made in in_halves(pictures, self._encode, self._halved)])
