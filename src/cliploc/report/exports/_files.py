@@ -27,17 +27,19 @@ class FileNames:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._files: set[str] = set()
+        self._last: dict[tuple[str, ...], int] = {}  # stem and endings → the number that they had last
 
     def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
         """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made."""
         stem = flat_stem(picture.name)
-        number = 1
+        number = self._last.get((stem, *endings), 0)
         while True:
+            number += 1
             numbered = stem if number == 1 else f"{stem}-{number}"
             files = [_placed(numbered, ending) for ending in endings]
             if not {_folded(one) for one in files} & self._files:
                 break
-            number += 1
+        self._last[stem, *endings] = number
         self._files |= {_folded(one) for one in files}
         return [self._inside(one) for one in files]
 
