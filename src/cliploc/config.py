@@ -34,6 +34,7 @@ UNREFINED: Mapping[str, Any] = {
     "flip": False,
     "split_peaks": 1.0,
     "min_score": 0.0,
+    "second_look": False,
 }
 MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
 MOST_SCALES = 16
@@ -463,13 +464,26 @@ class Options:
     min_score: float | Literal["auto"] | None = option(
         None, group="boxes", check=share_or_auto("min_score", none=True), none=_recipes("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
-        about="Recipes use auto. A score is the estimated chance that the box fits, if its name is in the picture; "
-        "see `cliploc help mini`. With a number, a name without such a box is not found.",
+        about="Recipes use auto. With a second look, a score is the estimated chance that the box is right; without "
+        "one, that chance if its name is in the picture; see `cliploc help mini`. With a number, a name without such a "
+        "box is unsure, or without a second look not found.",
     )
-    min_presence: float = option(
-        0.5, group="boxes", metavar="0-1", check=number("min_presence", 0, 1),
-        help="Names with a lower presence score (not a probability) are not found; 0: box every name.",
-        about="Models that are not calibrated compare a name with a bank of other names; see `cliploc help presence`.",
+    min_presence: float | None = option(
+        None, group="boxes", metavar="0-1", check=number("min_presence", 0, 1, none="the usual minimum"),
+        none="0.35; 0.5 without a second look",
+        help="Names that are in the photo with a lower chance are unsure; 0: box every name.",
+        about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
+        "chance, and names below the minimum are not found. See `cliploc help presence`.",
+    )
+    second_look: bool | None = option(
+        None, group="boxes", check=_flag("second_look", none=True), flags=("--second-look/--no-second-look",),
+        none=_recipes("no"),
+        help="Judge each box by what the model reads inside it.",
+        about="It costs no further forward pass. Scores and presence are then chances. See `cliploc help presence`.",
+    )
+    calibration: str | os.PathLike[str] | None = option(
+        None, group="boxes", metavar="FILE", none="that of mini and mini-vit",
+        help="How a second look is calibrated: a file of `cliploc calibrate`.",
     )
     device: str | None = option(
         None, group="model", metavar="cpu|cuda|mps", check=_checked_device, none="the best available",
@@ -657,7 +671,7 @@ FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one i
 RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harmless)
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
-BENCHMARK = Options(min_presence=0, min_score=0)
+BENCHMARK = Options(min_presence=0, min_score=0, second_look=False)
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

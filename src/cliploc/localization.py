@@ -20,7 +20,10 @@ from cliploc.values import Boxes, FloatArray, Masks
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cliploc.pipeline.second_look import Judged, SecondLook
+
 PresenceRule = Literal["calibrated", "bank"]
+Verdict = Literal["found", "unsure", "not found"]
 NOTEBOOK_SIDE = 640  # pixels of the longer side of a picture in a notebook
 
 
@@ -33,13 +36,14 @@ class Localization:
         image: the upright RGB picture.
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, presence score of each name; None if there is none. See `cliploc help presence`.
+        presence: `[P]` float32, presence of each name; None if there is none. After a second look it is the chance that
+            the name is in the picture. See `cliploc help presence`.
         found: `[P]` bool.
-        reasons: for each name, why it was not found; None when it was.
+        reasons: for each name, why it was not found, or is unsure; None when it was found.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
         frame: how the picture lies in what the maps are over.
-        boxes: the boxes of the names found, best first within each name. A score is the estimated chance that the box
-            has IoU ≥ 0.5 with a thing of that name, if the name is in the picture; `presence` is not part of it.
+        boxes: the boxes of the names found, best first within each name. After a second look a score is the estimated
+            chance that the box has IoU ≥ 0.5 with a thing of that name; without one, that chance if the name is there.
         notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None if it was not
             computed.
@@ -51,6 +55,8 @@ class Localization:
             uncalibrated, by competition with a bank of other names; None if there is none.
         ranks: `[P]` int64, 1 where no name of the bank fits better than this; None unless the rule is "bank".
         probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
+        judged: what a second look says, also of boxes that are left out; None without one.
+        second_look: what judges other boxes of the same picture; None without a second look, or without maps.
     """
 
     source: str
@@ -72,6 +78,19 @@ class Localization:
     presence_rule: PresenceRule | None = None
     ranks: npt.NDArray[np.int64] | None = None
     probabilities: FloatArray | None = None
+    judged: Judged | None = None
+    second_look: SecondLook | None = None
+
+    @property
+    def unsure(self) -> Boxes:
+        """The boxes of names that may be in the picture; none without a second look."""
+        return joined_boxes([], self.names) if self.judged is None else self.judged.unsure
+
+    def verdict(self, index: int) -> Verdict:
+        """The outcome for a name: "unsure" if all its boxes are too doubtful."""
+        if self.found[index]:
+            return "found"
+        return "unsure" if self.judged is not None and (self.judged.unsure.label == index).any() else "not found"
 
     def presence_text(self, index: int) -> str:
         """A name's presence score in words: "0.93", or "0.93 uncalibrated, rank 4"; "–" where there is none."""
@@ -181,12 +200,42 @@ class Localization:
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule extracts from the same maps, without running the model."""
-        return boxes_of(self.frame, self.maps, self.found, self.names, rule)
+        if self.second_look is None:
+            return boxes_of(self.frame, self.maps, self.found, self.names, rule)
+        return self.by(rule, 0.0).boxes
+
+    def by(self, rule: BoxRule, min_presence: float) -> Localization:
+        """The same maps with boxes by another rule, and another minimum presence; no model runs."""
+        reasons: list[str | None] = [None if self.verdict(p) == "unsure" else why for p, why in enumerate(self.reasons)]
+        every, second = rule, self.second_look
+        if second is not None:
+            every = replace(rule, max_boxes=None, min_score=0.0)
+        elif self.presence is not None:
+            for p, score in enumerate(self.presence.tolist()):
+                if reasons[p] is None and score < min_presence:
+                    reasons[p] = absence(score, min_presence, None if self.ranks is None else int(self.ranks[p]))
+        boxes, said = boxes_and_reasons(self.frame, self.maps, reasons, self.names, every)
+        cut = replace(self, threshold=rule.threshold, rule=rule)
+        if second is not None:
+            return cut.judged_by(second.judge(boxes, said, rule, min_presence))
+        return replace(cut, boxes=boxes, found=np.array([reason is None for reason in said]), reasons=said)
+
+    def judged_by(self, judged: Judged) -> Localization:
+        """With what a second look says."""
+        found = np.array([reason is None for reason in judged.reasons])
+        return replace(
+            self,
+            boxes=judged.boxes,
+            found=found,
+            reasons=judged.reasons,
+            presence=judged.presence,
+            judged=judged,
+        )
 
     def __repr__(self) -> str:
         width, height = self.image.size
         counts = [
-            f"{name} ({(self.boxes.label == p).sum()})" if self.found[p] else f"{name}: not found"
+            f"{name} ({(self.boxes.label == p).sum()})" if self.found[p] else f"{name}: {self.verdict(p)}"
             for p, name in enumerate(self.names)
         ]
         return f"<Localization of {self.source}, {width}×{height}: {', '.join(counts)}>"
@@ -261,3 +310,14 @@ def boxes_and_reasons(
             else f"no region of its map reaches {rule.min_area:g} of the picture"
         )
     return boxes, tuple(said)
+
+
+def absence(presence: float, least: float, rank: int | None = None) -> str:
+    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one.
+
+    Example:
+        >>> absence(0.2, 0.5, 312)
+        'not in the picture: presence 0.20 (uncalibrated, rank 312) is below 0.5'
+    """
+    of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
+    return f"not in the picture: presence {presence:.2f}{of_bank} is below {least:g}"

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule
+from cliploc.calibration import load_calibration, own_calibration
 from cliploc.config import RESULT_OPTIONS, Options, is_whole, short
 from cliploc.errors import UsageError
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
-from cliploc.method import Method
+from cliploc.method import Method, TrainedHead
 from cliploc.pipeline.flow import Flow, MaskedEncoder
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.prepare import OnError, Prepared, Request, Result, source_of, stacked
@@ -137,12 +138,17 @@ class Localizer:
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops)
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
-        self._own = Flow(self.backbone, self._texts, own, head, encoder, self.guide)
+        self.calibration = own_calibration() if given.calibration is None else load_calibration(given.calibration)
+        self._own = self._flow(own, head, encoder)
         # Methods that a caller names run as published, without the recipe's options.
         self._named = self._own
         if self.recipe is not None:
-            self._named = Flow(self.backbone, self._texts, given.filled({}), head, encoder, self.guide)
+            self._named = self._flow(given.filled({}), head, encoder)
         self._task = self._own.tasks.make(chosen_method.name, given.method_options)
+
+    def _flow(self, options: Options, head: tuple[str, TrainedHead] | None, encoder: MaskedEncoder) -> Flow:
+        second_look = (self._bank, self.calibration) if options.second_look else None
+        return Flow(self.backbone, self._texts, options, head, encoder, second_look, self.guide)
 
     @property
     def options(self) -> Options:
@@ -163,6 +169,11 @@ class Localizer:
     def method(self) -> Method:
         """The method, or the ensemble of several."""
         return self._task.method
+
+    @property
+    def usual_min_presence(self) -> float:
+        """The minimum of presence if none was given."""
+        return self._own.usual_min_presence
 
     @property
     def box_rule(self) -> BoxRule:
@@ -349,7 +360,7 @@ class Localizer:
 
     def _bank_where(self, presence: bool | None) -> Bank | None:
         """The bank if names are compared with it, else None."""
-        wanted = self.options.min_presence > 0 if presence is None else presence
+        wanted = self._own.min_presence > 0 if presence is None else presence
         return self._bank if wanted and not self.calibrated else None
 
     @overload
@@ -527,8 +538,10 @@ class Localizer:
         pipeline = self._own if method is None else self._named
         spec, given = (self.method.name, self.options.method_options) if method is None else (method, options or {})
         task = pipeline.tasks.make(spec, given)
-        under_other_keys = {"pretrained", "method_options", "head"}  # "weights", "options" and "heads" below
-        by_bank = self.options.min_presence > 0 and not self.calibrated
+        # "weights", "options" and "heads" below
+        under_other_keys = {"pretrained", "method_options", "head", "second_look", "calibration"}
+        by_bank = self._own.min_presence > 0 and not self.calibrated
+        second_look = {"second_look": {"bank": BANK_VERSION, "calibration": self.calibration.document()}}
         return {
             **{name: getattr(pipeline.options, name) for name in RESULT_OPTIONS if name not in under_other_keys},
             "model": self.backbone.name,
@@ -548,7 +561,8 @@ class Localizer:
             "precision": self.precision,
             "masked_precision": self.masked_precision,
             "guide": None if self.guide is None else {"name": self.guide.name, "weights": self.guide.weights_id},
-            **({"presence_bank": BANK_VERSION} if by_bank else {}),
+            "min_presence": pipeline.min_presence,
+            **(second_look if pipeline.second_look else {"presence_bank": BANK_VERSION} if by_bank else {}),
         }
 
     @cached_property

@@ -48,7 +48,7 @@ def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, 
     return {name: Recipe(name, method, {**options, **_BOXES}, basis) for name, (method, options) in recipes.items()}
 
 
-_BOXES: Mapping[str, Any] = {"min_score": "auto"}  # of every recipe
+_BOXES: Mapping[str, Any] = {"min_score": "auto", "second_look": True}  # of every recipe
 _WINDOWS: Mapping[str, Any] = {"windows": (1.5, 2.0)}
 _BEST: Mapping[str, Any] = {**_WINDOWS, "flip": True}
 _SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}

@@ -258,7 +258,11 @@ def lines_of(result: Localization) -> list[Sequence[str | Text]]:
     rows: list[Sequence[str | Text]] = []
     for index, name in enumerate(result.names):
         if not result.found[index]:
-            rows.append((name, Text("no", style="yellow"), result.reasons[index] or ""))
+            verdict = result.verdict(index)
+            rows.append((name, Text(verdict.replace("not found", "no"), style="yellow"), result.reasons[index] or ""))
+            doubtful = result.unsure.where(result.unsure.label == index)
+            pairs = zip(doubtful.xyxy, doubtful.score, strict=True)
+            rows += [("", "", f"score {score:.2f}  box {box_text(xyxy)}") for xyxy, score in pairs]
             continue
         of_name = result.boxes.label == index
         presence = "" if result.presence_rule == "calibrated" else f"  presence {result.presence_text(index)}"

@@ -74,7 +74,7 @@ def annotate(
     out: str | os.PathLike[str],
     *,
     formats: Sequence[str] = ("coco",),
-    min_presence: float = DEFAULTS.min_presence,
+    min_presence: float | None = None,
     min_score: float | Literal["auto"] = MIN_SCORE,
     max_boxes: int | None = DEFAULTS.max_boxes,
     min_area: float = DEFAULTS.min_area,

@@ -14,6 +14,7 @@ import torch
 
 from cliploc.boxes import features_of, high_enough, score_of, share_of_peak
 from cliploc.boxes.groups import around_others, split_region
+from cliploc.calibration import FOUND
 from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, choice, number, share_or_auto
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
@@ -41,7 +42,7 @@ class BoxFilter:
     """The filter that decides which of the boxes found become drafts."""
 
     # minimum presence score of a name, 0–1, unless its label has its own threshold
-    min_presence: float = DEFAULTS.min_presence
+    min_presence: float | None = None
     min_score: float | Literal["auto"] = MIN_SCORE  # minimum score of a box, as in `cliploc.Options`
     # maximum number of boxes of a name in a picture, best first; None for all
     max_boxes: int | None = DEFAULTS.max_boxes
@@ -81,15 +82,18 @@ class AnnotateWorker:
     def __init__(self, settings: AnnotatorSettings) -> None:
         self._settings, labels = settings, settings.labels
         own = settings.filter.min_presence
-        self._thresholds = np.array([own if one is None else one for one in labels.thresholds])  # [P]
+        given = [own if one is None else one for one in labels.thresholds]
+        known = [one for one in given if one is not None]
         options = settings.options.but(
             background=labels.background,
             min_area=settings.filter.min_area,
-            min_presence=float(self._thresholds.min()),
+            min_presence=min(known) if len(known) == len(given) else min([FOUND, *known]),
             min_score=0.0,  # a box round several things may be split into others with a higher score
             text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
         self.localizer = Localizer(**options.given())
+        usual = self.localizer.usual_min_presence
+        self._thresholds = np.array([usual if one is None else one for one in given])  # [P]
         self.names = labels.names
         unknown = self.localizer.unknown_names(labels.entries)
         if len(unknown) == len(self.names):

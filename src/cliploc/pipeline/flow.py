@@ -1,6 +1,7 @@
 """The whole flow, from pictures and names to boxes, in the order in which it happens.
 
-    requests → prepare → look (tower, methods) → weigh (which names are there) → refine → join → boxes → results
+    requests → prepare → look (tower, methods) → weigh (which names may be there) → refine → join → boxes
+             → second look (which boxes are right, which names are there) → results
 
 Shapes: B pictures of a batch, P names, n inputs of one forward pass (whole pictures, or windows of them), D the joint
 space's size, h × w a feature grid, H × W the first scale's input.
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from cliploc._process import in_halves
 from cliploc.boxes import BoxRule
+from cliploc.calibration import FOUND, Calibration
 from cliploc.config import Options
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
@@ -41,6 +43,7 @@ from cliploc.pipeline.prepare import (
     stacked,
 )
 from cliploc.pipeline.presence import Bank, Evidence, Reasons, weigh
+from cliploc.pipeline.second_look import Readings, SecondLook
 from cliploc.pipeline.steps import Lots, Steps, refuse_nan, with_features
 from cliploc.pipeline.tasks import Task, TaskMaker
 from cliploc.pipeline.texts import Texts
@@ -87,6 +90,7 @@ class Computed:
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W is 0 without windows
     evidence: Evidence  # which names are there
     wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
+    readings: Readings | None  # of all places, for a second look; None without one
 
 
 class Flow:
@@ -95,6 +99,7 @@ class Flow:
     Args:
         options: with every value that a recipe may set filled in; see `Options.filled`.
         head: the file of a trained head, and the head; None for none.
+        second_look: the bank that it compares with, and how it is calibrated; None for no second look.
         guide: a second tower; None for none.
     """
 
@@ -105,9 +110,10 @@ class Flow:
         options: Options,
         head: tuple[str, TrainedHead] | None,
         masked: MaskedEncoder,
+        second_look: tuple[Bank, Calibration] | None = None,
         guide: Guide | None = None,
     ) -> None:
-        self.backbone, self.texts, self.options = backbone, texts, options
+        self.backbone, self.texts, self.options, self.second_look = backbone, texts, options, second_look
         self.masked, self._guide = masked, guide
         self._memory: Memory | None = options.memory
         self._windows = tuple(options.windows or ())
@@ -134,6 +140,17 @@ class Flow:
         )
         self.steps = Steps(backbone, steps, self._windows, self.preparation.input_hw, guide is not None)
 
+    @property
+    def min_presence(self) -> float:
+        """The minimum of presence scores, which have another scale after a second look."""
+        given = self.options.min_presence
+        return self.usual_min_presence if given is None else given
+
+    @property
+    def usual_min_presence(self) -> float:
+        """What the minimum is if none was given."""
+        return FOUND if self.second_look else 0.5
+
     def tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
         """The task of each method; the keys are the entries of `methods`."""
         if isinstance(methods, str) or not methods:
@@ -153,6 +170,7 @@ class Flow:
         keep_maps: bool = True,
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while the caller uses this one."""
+        bank = self.second_look[0] if self.second_look else bank
         compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, absent_maps=absent_maps)
         # Few pictures are read ahead, as a whole batch of them is with the tower already.
         with self.batches(requests, on_error, DECODERS) as gathered, Ahead(gathered, compute) as ahead:
@@ -230,6 +248,7 @@ class Flow:
             embeddings: list[LookMaps] = []
             whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
             stitched: list[StitchedFeatures] = []  # the features of their windows
+            readings = Readings(self.backbone, batch, self._windows) if self.second_look else None
             for number, look in enumerate(looks):
                 counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
                 context, maps = self._see(look, batch, directions, tasks, counting, notes)
@@ -238,13 +257,15 @@ class Flow:
                     stitched.append(self.steps.stitched(context, batch))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
                     stitched[int(look.flipped)].add(look, context.trace)
+                if readings is not None:
+                    readings.add(look, context.trace)
                 embeddings.append((look, context.trace.embedding))
                 for kept, values in zip(raw, maps, strict=True):
                     kept.append((look, values))
 
             embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
-            least = self.options.min_presence
-            evidence = weigh(batch, embedding, names, windows, self.texts, least, bank)
+            least, calibration = self.min_presence, self.second_look[1] if self.second_look else None
+            evidence = weigh(batch, embedding, names, windows, self.texts, least, bank, calibration)
             wanted = _wanted(batch, tasks, None if absent_maps else evidence)
 
             for flipped, (context, features) in enumerate(zip(whole, stitched, strict=True)):
@@ -259,7 +280,7 @@ class Flow:
                 )
                 for task, kept, said in zip(tasks, raw, notes, strict=True)
             ]
-            return Computed(batch, by_task, embedding, windows, evidence, wanted)
+            return Computed(batch, by_task, embedding, windows, evidence, wanted, readings)
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """The names' embeddings, `[B, P, D]`; stored once if all pictures have the same names."""
@@ -282,7 +303,8 @@ class Flow:
         shown = cache(lambda: self._shown(look, batch))  # [n, 3, H, W] in 0–1
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
-        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look))
+        reads = Readings.needs(self.backbone, look) if self.second_look else []
+        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look) + reads)
         with self._remembered(look, batch) as remembered:
             trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
@@ -323,9 +345,12 @@ class Flow:
             item, evidence = computed.batch[b], computed.evidence
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], made.not_flat[b].tolist())
             frame, lots = self.steps.finished(b, made.joined, task, computed.wanted[b])
-            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, task.box_rule, keep_maps)
+            second = self._second_look(b, computed)
+            # A second look chooses among all boxes.
+            rule = task.box_rule if second is None else replace(task.box_rule, max_boxes=None, min_score=0.0)
+            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps)
             said = self.texts.remarks(item.texts) + tuple(dict.fromkeys(made.notes[b]))
-            return Localization(
+            result = Localization(
                 source=item.picture.source,
                 image=item.picture.image,
                 names=item.texts.names,
@@ -345,7 +370,21 @@ class Flow:
                 presence_rule=evidence.rule,
                 ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
                 probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
+                second_look=second if keep_maps else None,
             )
+            if second is None:
+                return result
+            return result.judged_by(second.judge(boxes, reasons, task.box_rule, self.min_presence))
+
+    def _second_look(self, b: int, computed: Computed) -> SecondLook | None:
+        """The second look at picture number `b`; None if there is none, or no bank to compare with."""
+        looks, item = computed.evidence.looks, computed.batch[b]
+        if self.second_look is None or computed.readings is None or looks is None:
+            return None
+        of_names, rivals = looks[b]
+        competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
+        calibration, places = self.second_look[1], computed.readings.of(b)
+        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes)
 
     # ------------------------------------------------------------------------------------------------------ the memory
     def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:

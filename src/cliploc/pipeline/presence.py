@@ -28,11 +28,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cliploc import prompts
-from cliploc.localization import PresenceRule
+from cliploc.calibration import FIRST_LOOK, Calibration, Floats
+from cliploc.localization import PresenceRule, absence
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.texts import Texts
@@ -55,6 +57,32 @@ class Standing(NamedTuple):
     presence: Tensor  # [V, P] in 0–1; at 0.5, 3 % of the rivals fit as well or better
     rank: Tensor  # [V, P] int64, 1 where no rival fits better
     probability: Tensor  # [V, P] softmax of the name among its rivals, at the model's logit scale
+
+
+class Rivals(NamedTuple):
+    """Names and the bank that they compete with."""
+
+    names: Tensor  # [P, D] their embeddings, unit norm
+    bank: Tensor  # [K, D] those of the bank
+    are_rivals: Tensor  # [P, K] bool, whether an entry of the bank is a rival of a name
+
+    def above(self, views: Tensor) -> Tensor:
+        """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""
+        cosines, mask = views @ self.bank.T, self.are_rivals.to(views).T  # [V, K], [K, P]
+        centre = cosines.mean(dim=1, keepdim=True)  # so that the squares are small
+        away = cosines - centre
+        mean = away @ mask / mask.sum(dim=0)
+        spread = (away.square() @ mask / mask.sum(dim=0) - mean.square()).clamp(min=1e-12).sqrt()
+        return (views @ self.names.T - centre - mean) / spread
+
+    def within(self, views: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """As `above`, of one name `[n]` in each view `[n, D]`; and its rank among its rivals. Both `[n]`."""
+        own, mask = (views * self.names[label]).sum(dim=1), self.are_rivals[label]  # [n], [n, K]
+        cosines, some = views @ self.bank.T, mask.sum(dim=1)
+        mean = cosines.masked_fill(~mask, 0).sum(dim=1) / some
+        spread = (cosines - mean[:, None]).masked_fill(~mask, 0).square().sum(dim=1) / some
+        rank = 1 + ((cosines > own[:, None]) & mask).sum(dim=1)
+        return (own - mean) / spread.clamp(min=1e-12).sqrt(), rank
 
 
 class Bank:
@@ -84,9 +112,9 @@ class Bank:
         self._cache, self._pass_share, self._kin_share = cache, pass_share, kin_share
         self._names = texts.beside(prompts.DEFAULT_TEMPLATES)
         self._plain = texts.beside(("{}",))
-        self._words: list[frozenset[str]] = []  # of each entry of the bank
         self._embeddings: Tensor | None = None  # [K, D]
-        self._no_rivals: dict[tuple[str, ...], Tensor] = {}  # name with its synonyms → entries of the bank
+        self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
+        self._last: tuple[Sequence[tuple[str, ...]], Rivals] | None = None  # mostly all pictures have the same names
 
     @undisturbed
     def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> None:
@@ -103,27 +131,45 @@ class Bank:
         Returns:
             The `Standing`, each tensor `[V, P]`; None if the model knows no name of the bank.
         """
-        bank = self._embedded()
-        if not len(bank):
+        rivals = self.rivals(synonyms)
+        if rivals is None:
             return None
-        asked = self._names.embed(_text_set(synonyms))  # [P, D]
-        rivals = views @ bank.T  # [V, K]
+        of_bank = views @ rivals.bank.T  # [V, K]
+        passing = (
+            (self._pass_share * rivals.are_rivals.sum(dim=1)).ceil().long().clamp(min=1)
+        )  # [P] the rank that counts
         parts = []
         for start in range(0, len(synonyms), NAMES_AT_ONCE):
-            words, embeddings = synonyms[start : start + NAMES_AT_ONCE], asked[start : start + NAMES_AT_ONCE]
-            is_rival = torch.ones(len(words), len(bank), dtype=torch.bool, device=bank.device)  # [p, K]
-            for row, name, embedding in zip(is_rival, words, embeddings, strict=True):
-                row[self._no_rivals_of(name, embedding)] = False
-            passing = (self._pass_share * is_rival.sum(dim=1)).ceil().long().clamp(min=1)  # [p] the rank that counts
-            parts.append(_standing(views @ embeddings.T, rivals, is_rival, passing, self.backbone.logit_scale))
+            some = slice(start, start + NAMES_AT_ONCE)
+            own = views @ rivals.names[some].T
+            parts.append(_standing(own, of_bank, rivals.are_rivals[some], passing[some], self.backbone.logit_scale))
         return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
+
+    @undisturbed
+    def rivals(self, synonyms: Sequence[tuple[str, ...]]) -> Rivals | None:
+        """The embeddings of names and of the bank, and what competes; None if the model knows no name of the bank."""
+        last = self._last  # of another thread's names, perhaps
+        if last is None or last[0] != synonyms:
+            bank = self._embedded()
+            if not len(bank):
+                return None
+            names = self._names.embed(_text_set(synonyms))  # [P, D]
+            are_rivals = torch.ones(len(names), len(bank), dtype=torch.bool, device=bank.device)
+            for row, words in zip(are_rivals, synonyms, strict=True):
+                row[[entry for word in words for entry in self._entries.get(word.casefold(), ())]] = False
+            near = (names @ bank.T).masked_fill(~are_rivals, -math.inf)  # [P, K]
+            are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
+            self._last = last = synonyms, Rivals(names, bank, are_rivals)
+        return last[1]
 
     def _embedded(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
         """`[K, D]` of the names and sentences that the model can know."""
         if self._embeddings is None:
             named = [entry for entry in bank_names() if self._names.unknown_reason(entry[:1]) is None]
             said = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]
-            self._words = [frozenset(map(str.casefold, entry)) for entry in (*named, *said)]
+            for number, entry in enumerate((*named, *said)):
+                for word in dict.fromkeys(map(str.casefold, entry)):
+                    self._entries.setdefault(word, []).append(number)
             cache, parts, making = self._cache(), [], False
             left = len(named) + len(said)
 
@@ -141,16 +187,6 @@ class Bank:
                 left = after
             self._embeddings = torch.cat(parts) if parts else torch.zeros(0, self.backbone.embedding_size)
         return self._embeddings
-
-    def _no_rivals_of(self, words: tuple[str, ...], embedding: Tensor) -> Tensor:
-        """The indices of the bank's entries that are no rivals of a name."""
-        if words not in self._no_rivals:
-            bank, own = self._embedded(), {word.casefold() for word in words}
-            same = torch.tensor([bool(own & entry) for entry in self._words], device=bank.device)  # [K]
-            nearness = (bank @ embedding).masked_fill(same, -math.inf)
-            kin = nearness.topk(int(self._kin_share * len(bank))).indices
-            self._no_rivals[words] = torch.cat([same.nonzero()[:, 0], kin])
-        return self._no_rivals[words]
 
 
 def bank_names() -> list[tuple[str, ...]]:
@@ -197,6 +233,9 @@ class Evidence:
     # [B, P] ranks in the bank, the best of whole picture and windows; None unless the rule is "bank"
     ranks: Tensor | None
     probabilities: Tensor | None  # [B, P], as `ranks`
+    # What a second look reads: for each picture `calibration.OF_NAME` `[P, 2]` of its names, and their rivals; None
+    # without a second look.
+    looks: list[tuple[Floats, Rivals]] | None = None
 
 
 def weigh(
@@ -207,15 +246,31 @@ def weigh(
     texts: Texts,
     min_presence: float,
     bank: Bank | None = None,
+    calibration: Calibration | None = None,
 ) -> Evidence:
     """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`.
 
     If the model is not calibrated, the bank gives the presence scores; without a bank there are none.
+
+    Args:
+        calibration: of a second look, which a bank must come with: presence is then a chance, and a name is absent
+            that stays near its rivals in every view (`calibration.FIRST_LOOK`).
     """
     scores, backbone = torch.einsum("bd,bpd->bp", embedding, names), texts.backbone  # [B, P]
-    presence, ranks, probabilities = backbone.presence(scores), None, None
+    presence, ranks, probabilities = None, None, None
     rule: PresenceRule | None = None
-    if presence is not None:
+    views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]  # [1 + W, D]
+    looks = None if calibration is None else _looks(batch, views, bank)
+    passes: Tensor | None = None  # [B, P] bool, of a second look: what it is for
+    if calibration is None:
+        presence = backbone.presence(scores)
+    if looks is not None and calibration is not None:
+        rule = "calibrated" if backbone.name in calibration.models else "bank"
+        chances = [calibration.first(of_names) for of_names, _ in looks]
+        presence = torch.from_numpy(np.stack(chances)).to(scores)
+        seen_well = np.stack([of_names[:, 0] >= FIRST_LOOK for of_names, _ in looks])
+        passes = torch.from_numpy(seen_well).to(scores.device) | (presence >= min_presence)
+    elif presence is not None:
         rule = "calibrated"
         presence = torch.stack(
             [
@@ -224,7 +279,6 @@ def weigh(
             ]
         )
     elif bank is not None:
-        views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]  # [1 + W, D]
         standings = [bank.standing(seen, item.texts.synonyms) for seen, item in zip(views, batch, strict=True)]
         of_bank = [one for one in standings if one is not None]  # None for all or for none
         if of_bank:
@@ -235,6 +289,7 @@ def weigh(
     if presence is not None:  # cosines of two pictures are far above those that presence is calibrated on
         shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
         presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
+        absent_names = presence < min_presence if passes is None else (presence < 1) & ~passes
     # For each picture and name, why it is not there. Numbers are compared as tensors, and taken from them all at once.
     of_texts = {id(item.texts): item.texts for item in batch}  # mostly one for all
     unknown = {key: tuple(map(texts.unknown_reason, one.synonyms)) for key, one in of_texts.items()}
@@ -246,11 +301,23 @@ def weigh(
                 absences[b][p] = f"the background {texts.background_synonyms[int(rival[b])][0]!r} fits better"
     if presence is not None:
         values, of_bank_ranks = presence.tolist(), None if ranks is None else ranks.tolist()
-        for b, p in (presence < min_presence).nonzero().tolist():
+        for b, p in absent_names.nonzero().tolist():
             if absences[b][p] is None:
                 rank = None if of_bank_ranks is None else of_bank_ranks[b][p]
                 absences[b][p] = absence(values[b][p], min_presence, rank)
-    return Evidence(scores, presence, [tuple(absent) for absent in absences], rule, ranks, probabilities)
+    return Evidence(scores, presence, [tuple(absent) for absent in absences], rule, ranks, probabilities, looks)
+
+
+def _looks(batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank | None) -> list[tuple[Floats, Rivals]] | None:
+    """See `Evidence.looks`."""
+    found = []
+    for item, seen in zip(batch, views, strict=True):
+        rivals = None if bank is None else bank.rivals(item.texts.synonyms)
+        if rivals is None:  # so for all pictures
+            return None
+        above = rivals.above(seen)  # [V, P]
+        found.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
+    return found
 
 
 def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
@@ -274,14 +341,3 @@ def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
         return whole
     odds = windows.amax(dim=0).logit(eps=1e-6) - math.log(len(windows))  # [P]
     return torch.maximum(whole, odds.sigmoid())
-
-
-def absence(presence: float, least: float, rank: int | None = None) -> str:
-    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one.
-
-    Example:
-        >>> absence(0.2, 0.5, 312)
-        'not in the picture: presence 0.20 (uncalibrated, rank 312) is below 0.5'
-    """
-    of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
-    return f"not in the picture: presence {presence:.2f}{of_bank} is below {least:g}"

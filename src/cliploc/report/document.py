@@ -13,6 +13,7 @@ from cliploc import __version__
 if TYPE_CHECKING:
     from cliploc.localization import Localization
     from cliploc.report.comparison import ModelResults
+    from cliploc.values import Boxes
 
 MOST_SKIPPED = 1_000  # skipped files that a document lists
 SCHEMA_VERSION = 1  # raised when a key changes its meaning or is removed; not for new keys
@@ -137,17 +138,23 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
     return {
         "name": _text(result.names[index]),
         "found": bool(result.found[index]),
+        "verdict": result.verdict(index),
         "reason": None if reason is None else _text(reason),
         "score": _number(result.scores[index], 4),
         "presence": None if result.presence is None else _number(result.presence[index], 4),
         "presence_rule": result.presence_rule,
         "rank": None if result.ranks is None else int(result.ranks[index]),
         "probability": None if result.probabilities is None else _number(result.probabilities[index], 4),
-        "boxes": [
-            {"xyxy": [_number(value, 2) for value in boxes.xyxy[i]], "score": _number(boxes.score[i], 4)}
-            for i in np.flatnonzero(boxes.label == index).tolist()
-        ],
+        "boxes": _boxes(boxes, index),
+        **({} if result.judged is None else {"unsure_boxes": _boxes(result.unsure, index)}),
     }
+
+
+def _boxes(boxes: Boxes, index: int) -> list[dict[str, Any]]:
+    return [
+        {"xyxy": [_number(value, 2) for value in boxes.xyxy[i]], "score": _number(boxes.score[i], 4)}
+        for i in np.flatnonzero(boxes.label == index).tolist()
+    ]
 
 
 def _number(value: Any, decimals: int) -> float | None:

@@ -14,6 +14,7 @@ from cliploc.boxes import hot_levels
 from cliploc.boxes.outlines import outlines
 from cliploc.config import is_number, short
 from cliploc.errors import UsageError
+from cliploc.localization import joined_boxes
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, name_colour
 from cliploc.values import FloatArray
@@ -105,9 +106,9 @@ def _check_opacity(opacity: float) -> None:
 
 
 def verdict(result: Localization, index: int) -> str:
-    """The outcome for one name in a line: "found · cosine 0.271 · presence 0.93", or "not found" and the reason."""
+    """The outcome for one name in a line: "found · cosine 0.271 · presence 0.93", or "unsure" and the reason."""
     found = bool(result.found[index])
-    words = ["found" if found else "not found"]
+    words: list[str] = [result.verdict(index)]
     if np.isfinite(result.scores[index]):
         words.append(f"cosine {result.scores[index]:.3f}")
     if found and result.presence is not None and np.isfinite(result.presence[index]):
@@ -159,6 +160,7 @@ def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
         image=result.image.convert("RGB").resize(size_wh, resampling, reducing_gap=3.0),
         frame=replace(result.frame, original_hw=(height, width)),
         boxes=replace(result.boxes, xyxy=result.boxes.xyxy * ratio),
+        judged=None if result.judged is None else result.judged.scaled(ratio),
     )
 
 
@@ -193,7 +195,7 @@ def draw_names(
         _paint_masks(image, result, colours, opacity)
     plates = paint_boxes(image, result, colours) if boxes else _plates(image)
     if caption and (run := run_line(result)):
-        name = [result.names[i] + ("" if result.found[i] else ": not found") for i in indices if single]
+        name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
         plates.resized(0.8).note(" · ".join([*name, run]), _heat_within(result, indices))
     return image
 
@@ -203,17 +205,19 @@ def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = ()) -> _
 
 
 def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> _draw.Plates:
-    """Draws the boxes of these names (index → colour) with their labels; the best box is on top."""
+    """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
     line = _draw.line_width(image.size)
-    order = [i for i in range(len(result.boxes)) if int(result.boxes.label[i]) in colours]
-    order.sort(key=lambda i: -float(result.boxes.score[i]))
-    rectangles = {i: _draw.to_rectangle(result.boxes.xyxy[i], image.size) for i in order}
+    boxes = joined_boxes([result.boxes, result.unsure], result.names)
+    order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
+    order.sort(key=lambda i: -float(boxes.score[i]))
+    rectangles = {i: _draw.to_rectangle(boxes.xyxy[i], image.size) for i in order}
     plates = _plates(image, list(rectangles.values()))
     for i in reversed(order):
-        _draw.draw_box(image, rectangles[i], colours[int(result.boxes.label[i])], line)
+        dash = 0 if i < len(result.boxes) else 4 * line
+        _draw.draw_box(image, rectangles[i], colours[int(boxes.label[i])], line, dash=dash)
     for i in order:
-        label = int(result.boxes.label[i])
-        plates.add(rectangles[i], result.names[label], f" {result.boxes.score[i]:.2f}", colours[label], line)
+        label, doubt = int(boxes.label[i]), "" if i < len(result.boxes) else "?"
+        plates.add(rectangles[i], result.names[label] + doubt, f" {boxes.score[i]:.2f}", colours[label], line)
     return plates
 
 

@@ -47,6 +47,7 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
         "threshold": own.threshold,
         "split_peaks": own.split_peaks,
         "min_score": own.slid_min_score,
+        "min_presence": own.min_presence,
         "compare_threshold": second,
     }
     values |= {name: value for name, value in owned.items() if values[name] is None}

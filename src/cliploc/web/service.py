@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 
@@ -22,10 +21,9 @@ from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar
 from cliploc.heads import read_config
 from cliploc.images import Picture, load
-from cliploc.localization import Localization, boxes_and_reasons
+from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline.presence import absence
 from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
@@ -121,6 +119,7 @@ class Own:
     threshold: float
     split_peaks: float
     min_score: float | Literal["auto"]
+    min_presence: float
 
     @property
     def slid_min_score(self) -> float:
@@ -166,7 +165,8 @@ class Look:
                 split_peaks=own.split_peaks if settings.split_peaks is None else settings.split_peaks,
                 min_score=own.min_score if settings.min_score is None else settings.min_score,
             )
-            found[method] = recut(self.results[method], rule, 0.0 if method in self.closed else settings.min_presence)
+            least = own.min_presence if settings.min_presence is None else settings.min_presence
+            found[method] = self.results[method].by(rule, 0.0 if method in self.closed else least)
         return found
 
     def unset(self, settings: Settings) -> Settings:
@@ -178,6 +178,7 @@ class Look:
             compare_threshold=_unless(settings.compare_threshold, None if second is None else second.threshold),
             split_peaks=_unless(settings.split_peaks, first.split_peaks),
             min_score=_unless(settings.min_score, first.slid_min_score),
+            min_presence=_unless(settings.min_presence, first.min_presence),
         )
 
     def ran(self, settings: Settings) -> Recipe | None:
@@ -278,7 +279,7 @@ class Service:
     ) -> Localizer:
         """A localizer for these settings; cheap, as the model is loaded already."""
         menu, heads = self.menu(settings.model), self.offer(settings.model).heads
-        options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `recut` applies the minimum
+        options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `Look.cut` applies the minimum
         options["exemplars"] = tuple(exemplars)
         if threshold is not None:
             options["threshold"] = threshold
@@ -295,8 +296,9 @@ class Service:
         return self._own(unnamed, method or self.menu(settings.model).own)
 
     def _own_of(self, settings: Settings, method: str) -> Own:
-        rule = self.localizer(settings, method).box_rule
-        return Own(float(rule.threshold), rule.split_peaks, rule.min_score)
+        localizer = self.localizer(settings, method)
+        rule = localizer.box_rule
+        return Own(float(rule.threshold), rule.split_peaks, rule.min_score, localizer.usual_min_presence)
 
     def look(
         self,
@@ -418,16 +420,3 @@ def slim(result: Localization, side: int) -> Localization:
         return result
     image = result.image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return replace(result, image=image)
-
-
-def recut(result: Localization, rule: BoxRule, min_presence: float) -> Localization:
-    """The result with boxes by another rule, and `found` and `reasons` to match; no model runs."""
-    reasons = list(result.reasons)
-    if result.presence is not None:
-        for index, presence in enumerate(result.presence):
-            if reasons[index] is None and presence < min_presence:
-                rank = None if result.ranks is None else int(result.ranks[index])
-                reasons[index] = absence(float(presence), min_presence, rank)
-    boxes, said = boxes_and_reasons(result.frame, result.maps, reasons, result.names, rule)
-    found = np.array([reason is None for reason in said])
-    return replace(result, boxes=boxes, found=found, reasons=said, threshold=rule.threshold, rule=rule)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.config import DEFAULTS, OPTIONS, RECIPES, Options, choice, number, short, words_of
+from cliploc.config import OPTIONS, RECIPES, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar
 from cliploc.prompts import TEMPLATE_SETS
@@ -80,7 +80,7 @@ class Settings:
     flip: bool | None = None  # as in `Options`; None for the recipe's
     templates: str = "default"  # as in `Options`, but only the name of a set
     refine: tuple[str, ...] | None = None  # as in `Options`; None for the recipe's, () for none
-    min_presence: float = DEFAULTS.min_presence  # as in `Options`
+    min_presence: float | None = None  # as in `Options`; None for the usual minimum
     threshold: float | None = None  # as in `Options`, but a number; None for the recipe's, or the method's own
     compare_threshold: float | None = None  # threshold of the further methods; None for each method's own
     max_boxes: int = 0  # as in `Options`; 0 for all

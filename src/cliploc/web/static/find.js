@@ -5,7 +5,7 @@ import { apply, settings, watch } from "./controls.js";
 import { PictureField } from "./picture.js";
 
 const STOPPED = "Stopped, as you asked.";
-const OWN = ["threshold", "split_peaks", "min_score", "compare_threshold"];  // what a method has values of its own for
+const OWN = ["threshold", "split_peaks", "min_score", "min_presence", "compare_threshold"];  // what a method has values of its own for
 
 const at = selector => document.querySelector(selector);
 const page = at("#page"), status = at("#status"), results = at("#results"), files = at("#files");

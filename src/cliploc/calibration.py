@@ -1,0 +1,159 @@
+"""How the features of boxes become chances: that a box is right, and that its name is in the picture.
+
+Each chance is a logistic model of features that do not depend on a tower's own scale of cosines, so that the weights of
+the package, fitted on `mini` and `mini-vit`, hold for both. Of another model they are a guess until
+`cliploc calibrate` has fitted them to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from cliploc._documents import DocumentError, parse_json, read_bytes
+from cliploc._files import write_whole
+from cliploc.errors import InputError
+from cliploc.values import FloatArray
+
+KIND = "cliploc calibration"
+Floats = npt.NDArray[np.float64]
+FIRST_LOOK = 2.5  # a name that lies lower (`OF_NAME`) in every view is not looked for; tools/second_look_study.py
+UNSURE = 0.05  # a name with a lower chance is not even unsure
+FOUND = 0.35  # the usual minimum of the chance that a name is in the picture; chosen by the same
+# Of a name in a picture: how far its cosine lies above those of its rivals in the bank (in their standard deviations),
+# in the best of the whole picture and its windows, and in the whole picture.
+OF_NAME = ("best_view", "whole")
+# Of a box, besides: the logit of its map's own score (`boxes.quality`); the logarithm of its share of the picture; how
+# far the name lies above its rivals in what the tower reads inside the box, and the logarithm of its rank there.
+OF_BOX = (*OF_NAME, "fit", "area", "inside", "inside_rank")
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A logistic model of features."""
+
+    bias: float
+    weights: tuple[float, ...]
+
+    def __call__(self, features: Floats) -> Floats:
+        """`[n, F]` → chances `[n]`."""
+        chances: Floats = 1 / (1 + np.exp(-(self.bias + features @ np.array(self.weights))))
+        return chances
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The models of a second look; see `OF_NAME` and `OF_BOX` for their features.
+
+    Attributes:
+        right: of a box: the chance that it has IoU ≥ 0.5 with a thing of its name.
+        there: of a name with boxes: the chance that it is in the picture.
+        first: of a name without boxes: the same, from the picture and its windows alone.
+        models: the names of the models that it was fitted on.
+        about: on what it was fitted, in a line.
+    """
+
+    right: Logistic
+    there: Logistic
+    first: Logistic
+    models: tuple[str, ...]
+    about: str
+
+    def document(self) -> dict[str, Any]:
+        """As it is written, and part of a run's identity."""
+        return {"kind": KIND, "version": 1, **asdict(self)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it as a small JSON file, which `--calibration` takes."""
+        text = json.dumps(self.document(), indent=1) + "\n"
+        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+class _LogisticFile(Struct):
+    bias: float
+    weights: tuple[float, ...]
+
+
+class _CalibrationFile(Struct):
+    kind: Literal["cliploc calibration"]
+    version: Literal[1]
+    right: _LogisticFile
+    there: _LogisticFile
+    first: _LogisticFile
+    models: list[str]
+    about: str
+
+    def __post_init__(self) -> None:
+        for name, features in (("right", OF_BOX), ("there", OF_BOX), ("first", OF_NAME)):
+            if len(getattr(self, name).weights) != len(features):
+                raise ValueError(f"{name} has {len(getattr(self, name).weights)} weights, expected {len(features)}")
+
+
+def load_calibration(path: str | os.PathLike[str]) -> Calibration:
+    """Reads the file of `Calibration.save`.
+
+    Raises:
+        InputError: no such file, or not one of these.
+    """
+    try:
+        return _read(read_bytes(path, 2**20))
+    except (OSError, DocumentError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"expected a file of `cliploc calibrate`: {error}"
+        raise InputError(f"{os.fspath(path)}: {reason}: check the path") from None
+
+
+@cache
+def own_calibration() -> Calibration:
+    """The package's, fitted on `mini` and `mini-vit` together."""
+    return _read(resources.files("cliploc").joinpath("calibration.json").read_bytes())
+
+
+def _read(content: bytes) -> Calibration:
+    read: Mapping[str, Any] = parse_json(content, _CalibrationFile)
+    models = {name: Logistic(read[name]["bias"], tuple(read[name]["weights"])) for name in ("right", "there", "first")}
+    return Calibration(**models, models=tuple(read["models"]), about=read["about"])
+
+
+def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) -> Logistic:
+    """The logistic model of features `[n, F]` with the greatest likelihood, slightly regularised.
+
+    Args:
+        true: `[n]`, what is to be told from the features.
+        weight: `[n]`, how much each row counts.
+    """
+    from sklearn.linear_model import LogisticRegression  # here: only who fits needs it
+
+    mean, deviation = features.mean(axis=0), features.std(axis=0).clip(min=1e-9)
+    model = LogisticRegression(max_iter=1000).fit((features - mean) / deviation, true, sample_weight=weight)
+    weights = model.coef_[0] / deviation
+    return Logistic(float(model.intercept_[0] - weights @ mean), tuple(weights.tolist()))
+
+
+def logit(chance: FloatArray | Floats) -> Floats:
+    """`[n]`, finite also for 0 and 1."""
+    kept = np.asarray(chance, np.float64).clip(1e-4, 1 - 1e-4)
+    found: Floats = np.log(kept / (1 - kept))
+    return found
+
+
+def reliability(chance: Sequence[float] | Floats, true: npt.ArrayLike, bins: int = 10) -> float:
+    """The expected calibration error (ECE; Naeini 2015): of equal bins, |mean chance − share true| weighted by size.
+
+    Example:
+        >>> round(reliability([0.95, 0.95, 0.05, 0.05], [True, True, False, False]), 4)
+        0.05
+    """
+    chances, truth = np.asarray(chance, np.float64), np.asarray(true, np.float64)
+    index = (chances * bins).astype(np.int64).clip(max=bins - 1)
+    gaps = [abs(chances[index == i].sum() - truth[index == i].sum()) for i in range(bins)]
+    return float(np.sum(gaps) / max(1, len(chances)))

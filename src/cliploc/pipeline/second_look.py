@@ -1,0 +1,191 @@
+"""A second look at each box: what the tower reads inside it, compared with a bank of other names.
+
+The tower's readings of all places are there already (`Backbone.dense`), from the whole picture and from its windows.
+Their mean inside a box is an embedding of what the box shows. It competes with the bank (`Bank`), not with the other
+names asked for, so that what is said of a name does not depend on these. Together with the box's size, the fit of its
+map and the picture's own embeddings it gives two chances (`Calibration`): that the box is right, and that its name is
+in the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.boxes import BoxRule
+from cliploc.boxes.components import first_of_each
+from cliploc.boxes.quality import high_enough
+from cliploc.calibration import OF_BOX, UNSURE, Calibration, Floats, logit
+from cliploc.geometry import Frame, Mosaic
+from cliploc.localization import absence
+from cliploc.pipeline.prepare import Prepared
+from cliploc.pipeline.presence import Rivals
+from cliploc.pipeline.views import Look
+from cliploc.tower import Backbone, Needs, Trace
+from cliploc.values import Boxes, FloatArray
+
+MOST_BOXES = 4096  # of which the readings are taken at once; bounds the memory
+
+
+class Readings:
+    """The readings of every place of a batch's pictures: a view of the whole picture, and one of each set of windows.
+
+    Args:
+        windows: for each set of windows, the picture's shorter side in window sides.
+    """
+
+    def __init__(self, backbone: Backbone, batch: Sequence[Prepared], windows: tuple[float, ...]) -> None:
+        self._backbone, self._frames, self._windows = backbone, [item.frames[0] for item in batch], windows
+        self._whole: Tensor | None = None  # [B, D, h, w]
+        self._mosaics: dict[tuple[int, int], Mosaic] = {}  # (picture, set of windows) → its readings [D, h, w]
+
+    @staticmethod
+    def needs(backbone: Backbone, look: Look) -> list[Needs]:
+        """What is read from the trace of a look; the last features of a CNN are always there."""
+        read = not look.flipped and not look.scale
+        return [Needs(dense=1) if backbone.kind == "vit" else Needs(features=(-1,))] if read else []
+
+    def add(self, look: Look, trace: Trace) -> None:
+        """Adds what a look sees, unless it is mirrored or of a further scale."""
+        if look.flipped or look.scale:
+            return
+        dense = self._backbone.dense(trace)  # [n, D, h, w]
+        if look.windows is None:
+            self._whole = dense
+            return
+        height, width = (round(n * self._windows[look.windows]) for n in dense.shape[-2:])
+        for b, frame, values in zip(look.owners, look.frames, dense, strict=True):
+            key = b, look.windows
+            if key not in self._mosaics:
+                self._mosaics[key] = Mosaic(self._frames[b], (height, width))
+            self._mosaics[key].add(frame, values)
+
+    def of(self, b: int) -> tuple[Tensor, ...]:
+        """The views of picture number `b`, each `[D, h, w]` on its own grid over the first scale's input."""
+        assert self._whole is not None
+        mosaics = [mosaic for (owner, _), mosaic in sorted(self._mosaics.items()) if owner == b]
+        return self._whole[b], *(mosaic.mean_feature() for mosaic in mosaics)
+
+
+class Judged(NamedTuple):
+    """What a second look says."""
+
+    boxes: Boxes  # of the names found, by chance, best first within each name
+    unsure: Boxes  # of the names that may be there, also by chance
+    presence: FloatArray  # [P] the chance that a name is in the picture
+    reasons: tuple[str | None, ...]  # why a name is not found; None where it is
+    candidates: Boxes  # all boxes that were looked at, by chance
+    fit: FloatArray  # [n] the scores of their maps
+
+    def scaled(self, ratio: npt.NDArray[np.float32]) -> Judged:
+        """For a copy of the picture of another size."""
+        boxes, unsure = (replace(one, xyxy=one.xyxy * ratio) for one in (self.boxes, self.unsure))
+        return self._replace(boxes=boxes, unsure=unsure)
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """A second look at the boxes of one picture."""
+
+    calibration: Calibration
+    frame: Frame  # how the picture lies in the input of its views
+    places: tuple[Tensor, ...]  # the readings of each view, [D, h, w]
+    rivals: Rivals  # of the P names
+    of_names: Floats  # [P, F]; see `calibration.OF_NAME`
+    competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
+
+    @property
+    def size(self) -> int:
+        """Bytes of its readings."""
+        return sum(view.numel() * view.element_size() for view in self.places)
+
+    def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule, min_presence: float) -> Judged:
+        """Boxes of maps, with the chances that they are right instead of the maps' own scores.
+
+        Args:
+            boxes: all boxes of the names that are not ruled out, with the scores of their maps.
+            reasons: for each name, why it is ruled out; None where it is not.
+            rule: its `min_score` and `max_boxes` choose among the boxes.
+            min_presence: a name is found from this chance on; below it is unsure.
+        """
+        features = self.features(boxes)
+        chance = np.where(self.competes[boxes.label], self.calibration.right(features), boxes.score)
+        presence = self.calibration.first(self.of_names)
+        labels, best = best_of_names(features, boxes.label)
+        presence[labels] = self.calibration.there(best)
+        presence[~self.competes] = 1.0
+        order = np.lexsort((-chance, boxes.label))  # a stable sort
+        fit, every = boxes.score[order], replace(boxes.where(order), score=chance[order].astype(np.float32))
+        kept = np.ones(len(every), bool)
+        if rule.max_boxes is not None:
+            kept[:] = False
+            kept[first_of_each(every.label, np.arange(len(every)), rule.max_boxes)] = True
+        high = kept & high_enough(every.score, every.label, rule.min_score)
+        said = list(reasons)
+        for p in labels.tolist():
+            if presence[p] < min_presence:
+                why = absence(float(presence[p]), min_presence)
+                said[p] = why if presence[p] < UNSURE else why.removeprefix("not in the picture: ")
+            elif p not in every.label[high]:
+                said[p] = f"no box scores {rule.min_score:g} or more"
+        found = np.array([reason is None for reason in said], bool)
+        doubtful = (~found & (presence >= UNSURE))[every.label] & kept & high_enough(every.score, every.label, "auto")
+        return Judged(
+            every.where(found[every.label] & high),
+            every.where(doubtful),
+            presence.astype(np.float32),
+            tuple(said),
+            every,
+            fit,
+        )
+
+    def features(self, boxes: Boxes) -> Floats:
+        """`[n, F]` of boxes; see `calibration.OF_BOX`."""
+        if not len(boxes):
+            return np.zeros((0, len(OF_BOX)))
+        height, width = self.frame.original_hw
+        sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).astype(np.float64)
+        area = np.log((sides.prod(axis=1) / (height * width)).clip(min=1e-5))
+        parts = range(0, len(boxes), MOST_BOXES)
+        inside = np.concatenate([self._inside(boxes.where(np.arange(len(boxes))[i : i + MOST_BOXES])) for i in parts])
+        return np.concatenate([self.of_names[boxes.label], logit(boxes.score)[:, None], area[:, None], inside], axis=1)
+
+    def _inside(self, boxes: Boxes) -> Floats:
+        """`[n, 2]` of what boxes show: how far a name lies above its rivals, and the logarithm of its rank."""
+        views = [F.normalize(_mean_in(view, self.frame, boxes.xyxy), dim=-1) for view in self.places]  # each [n, D]
+        shown = F.normalize(torch.stack(views).mean(dim=0), dim=-1)  # [n, D]
+        above, rank = self.rivals.within(shown, torch.from_numpy(boxes.label).to(shown.device))
+        return torch.stack([above, rank.log()], dim=1).double().cpu().numpy()
+
+
+def best_of_names(features: Floats, label: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The names with boxes, `[m]`, and the best of each feature `[m, F]` over a name's boxes; of ranks the least."""
+    labels, index = np.unique(label, return_inverse=True)
+    best = np.full((len(labels), features.shape[1]), -np.inf)
+    np.maximum.at(best, index, np.concatenate([features[:, :-1], -features[:, -1:]], axis=1))
+    best[:, -1] *= -1
+    return labels, best
+
+
+def _mean_in(places: Tensor, frame: Frame, xyxy: FloatArray) -> Tensor:
+    """The mean `[n, D]` of places `[D, h, w]` over a frame's input in boxes of original pixels; cells count in part."""
+    height, width = places.shape[-2:]
+    input_h, input_w = frame.input_hw
+    on_grid = frame.to_input(xyxy) * np.array([width / input_w, height / input_h] * 2)  # in cells
+    x0, y0, x1, y1 = torch.from_numpy(on_grid.T).to(places)
+    rows, columns = _shares(y0, y1, height), _shares(x0, x1, width)  # [n, h], [n, w]
+    return torch.einsum("nh,dhw,nw->nd", rows, places, columns)
+
+
+def _shares(start: Tensor, end: Tensor, cells: int) -> Tensor:
+    """`[n, cells]`, which part of each cell lies between start and end `[n]`, as shares of their sum."""
+    edges = torch.arange(cells, device=start.device, dtype=start.dtype)
+    covered = (torch.minimum(end[:, None], edges + 1) - torch.maximum(start[:, None], edges)).clamp(min=0)
+    return covered / covered.sum(dim=1, keepdim=True).clamp(min=1e-6)
