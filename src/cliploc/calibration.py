@@ -1,8 +1,8 @@
 """How the features of boxes become chances: that a box is right, and that its name is in the picture.
 
-Each chance is a logistic model of features that do not depend on a tower's own scale of cosines, so that the weights of
-the package, fitted on `mini` and `mini-vit`, hold for both. Of another model they are a guess until
-`cliploc calibrate` has fitted them to it.
+Each chance is a logistic model of features that do not depend on a tower's own scale of cosines: weights fitted on
+`mini` nearly hold for `mini-vit`, and the other way round (tools/second_look_study.py). Of another model, those of both
+together are a guess until `cliploc calibrate` has fitted them to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ KIND = "cliploc calibration"
 Floats = npt.NDArray[np.float64]
 FIRST_LOOK = 2.5  # a name that lies lower (`OF_NAME`) in every view is not looked for; tools/second_look_study.py
 UNSURE = 0.05  # a name with a lower chance is not even unsure
-FOUND = 0.35  # the usual minimum of the chance that a name is in the picture; chosen by the same
 # Of a name in a picture: how far its cosine lies above those of its rivals in the bank (in their standard deviations),
 # in the best of the whole picture and its windows, and in the whole picture.
 OF_NAME = ("best_view", "whole")
@@ -106,20 +105,21 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
         InputError: no such file, or not one of these.
     """
     try:
-        return _read(read_bytes(path, 2**20))
+        return _of(parse_json(read_bytes(path, 2**20), _CalibrationFile))
     except (OSError, DocumentError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"expected a file of `cliploc calibrate`: {error}"
         raise InputError(f"{os.fspath(path)}: {reason}: check the path") from None
 
 
 @cache
-def own_calibration() -> Calibration:
-    """The package's, fitted on `mini` and `mini-vit` together."""
-    return _read(resources.files("cliploc").joinpath("calibration.json").read_bytes())
+def own_calibration(model: str) -> Calibration:
+    """The package's: that of `mini` and of `mini-vit`, and for all other models one that was fitted on both."""
+    every = json.loads(resources.files("cliploc").joinpath("calibrations.json").read_bytes())
+    return _of(every.get(model, every["others"]))
 
 
-def _read(content: bytes) -> Calibration:
-    read: Mapping[str, Any] = parse_json(content, _CalibrationFile)
+def _of(read: Mapping[str, Any]) -> Calibration:
+    """The calibration in a document that was checked."""
     models = {name: Logistic(read[name]["bias"], tuple(read[name]["weights"])) for name in ("right", "there", "first")}
     return Calibration(**models, models=tuple(read["models"]), about=read["about"])
 

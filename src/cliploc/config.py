@@ -37,6 +37,7 @@ UNREFINED: Mapping[str, Any] = {
     "second_look": False,
 }
 MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
+FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools/second_look_study.py
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
 BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what replaces removed pixels
@@ -470,7 +471,7 @@ class Options:
     )
     min_presence: float | None = option(
         None, group="boxes", metavar="0-1", check=number("min_presence", 0, 1, none="the usual minimum"),
-        none="0.35; 0.5 without a second look",
+        none=f"{FOUND:g}; 0.5 without a second look",
         help="Names that are in the photo with a lower chance are unsure; 0: box every name.",
         about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
         "chance, and names below the minimum are not found. See `cliploc help presence`.",
@@ -482,7 +483,7 @@ class Options:
         about="It costs no further forward pass. Scores and presence are then chances. See `cliploc help presence`.",
     )
     calibration: str | os.PathLike[str] | None = option(
-        None, group="boxes", metavar="FILE", none="that of mini and mini-vit",
+        None, group="boxes", metavar="FILE", none="the package's",
         help="How a second look is calibrated: a file of `cliploc calibrate`.",
     )
     device: str | None = option(

@@ -15,7 +15,7 @@ import numpy as np
 
 from cliploc._files import write_whole
 from cliploc.geometry import iou_matrix
-from cliploc.localization import Localization
+from cliploc.localization import Localization, Verdict
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, FloatArray
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PAGE = "demo.html"
 CLIP_HINT = "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
 IOU_RULE = (
-    "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but not found."
+    "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but has no box."
 )
 
 
@@ -46,10 +46,15 @@ class DemoRow:
     photo: str  # the file's name
     name: str  # what was asked for
     there: bool  # whether it is in the photo
-    found: bool  # whether it was found
+    verdict: Verdict  # "found", "unsure" or "not found"
     score: float | None  # of its best box; None without one
-    boxes: FloatArray  # its boxes [k, 4], best first
+    boxes: FloatArray  # its boxes [k, 4], best first, also where they are unsure
     iou: float | None  # of the best box, by `IOU_RULE`; None for a name that is not there
+
+    @property
+    def found(self) -> bool:
+        """Whether it was found."""
+        return self.verdict == "found"
 
     @property
     def misplaced(self) -> bool:
@@ -126,10 +131,10 @@ def run_demo(
     for photo, result, other in zip(photos, localizer.stream(paths, asked), others, strict=False):
         ious = _ious(photo, result)
         for index, name in enumerate(result.names):
-            scores = result.boxes.score[result.boxes.label == index]
-            best = float(scores[0]) if len(scores) else None
-            found, boxes = bool(result.found[index]), result.boxes.of(name)
-            rows.append(DemoRow(photo.path.name, name, name in photo.truth, found, best, boxes, ious[name]))
+            shown = result.shown.where(result.shown.label == index)
+            best = float(shown.score[0]) if len(shown) else None
+            there, verdict = name in photo.truth, result.verdict(index)
+            rows.append(DemoRow(photo.path.name, name, there, verdict, best, shown.xyxy, ious[name]))
         theirs = _ious(photo, other) if other else {}
         other_ious += [iou for iou in theirs.values() if iou is not None]
         overlays.append(overlay_of(photo, out))
@@ -147,7 +152,7 @@ def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
     """By `IOU_RULE`, of each name; None for one that is not there."""
 
     def of(name: str) -> float | None:
-        boxes = result.boxes.of(name)
+        boxes = result.shown.of(name)
         if name not in photo.truth:
             return None
         return float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0

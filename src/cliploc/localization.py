@@ -86,6 +86,11 @@ class Localization:
         """The boxes of names that may be in the picture; none without a second look."""
         return joined_boxes([], self.names) if self.judged is None else self.judged.unsure
 
+    @property
+    def shown(self) -> Boxes:
+        """The boxes of the names found and of the unsure ones, which are drawn dashed."""
+        return joined_boxes([self.boxes, self.unsure], self.names)
+
     def verdict(self, index: int) -> Verdict:
         """The outcome for a name: "unsure" if all its boxes are too doubtful."""
         if self.found[index]:

@@ -138,7 +138,8 @@ class Localizer:
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops)
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
-        self.calibration = own_calibration() if given.calibration is None else load_calibration(given.calibration)
+        file, name = given.calibration, self.backbone.name
+        self.calibration = own_calibration(name) if file is None else load_calibration(file)
         self._own = self._flow(own, head, encoder)
         # Methods that a caller names run as published, without the recipe's options.
         self._named = self._own

@@ -47,9 +47,10 @@ def demo(asked: DemoFlags, options: Options) -> int:
         result = run_demo(localizer, folder, _page_settings(localizer), reporter, beside)
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent
-    alarms = sum(row.found for row in absent)
+    alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in result.rows)
     lines = [
-        f"{_good(ious)}; absent names wrongly found: {alarms} of {len(absent)}",
+        f"{_good(ious)}; absent names wrongly found: {alarms} of {len(absent)}; "
+        f"{unsure} of {len(result.rows)} names are unsure",
         *(
             [f"for comparison on the page: {beside.backbone.name}, {beside.method.title}: {_good(result.beside)}"]
             if beside
@@ -83,7 +84,8 @@ def _page_settings(localizer: Localizer) -> dict[str, Any]:
 def _demo_table(rows: Sequence[Any]) -> Any:
     lines: list[Sequence[str | Text]] = [title_row("photo", "name", "found", "score", "best box", "IoU")]
     for row in rows:
-        found = _marked("yes" if row.found else "no", row.found == row.there)
+        word = {"found": "yes", "not found": "no"}.get(row.verdict, row.verdict)
+        found = Text(word, style="yellow") if word == "unsure" else _marked(word, row.found == row.there)
         more = f" (+{len(row.boxes) - 1})" if len(row.boxes) > 1 else ""
         lines.append(
             (

@@ -14,8 +14,7 @@ import torch
 
 from cliploc.boxes import features_of, high_enough, score_of, share_of_peak
 from cliploc.boxes.groups import around_others, split_region
-from cliploc.calibration import FOUND
-from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, choice, number, share_or_auto
+from cliploc.config import DEFAULTS, FOUND, MIN_SCORE, OPTIONS, Options, choice, number, share_or_auto
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard

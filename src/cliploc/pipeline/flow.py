@@ -22,8 +22,8 @@ from torch import Tensor
 
 from cliploc._process import in_halves
 from cliploc.boxes import BoxRule
-from cliploc.calibration import FOUND, Calibration
-from cliploc.config import Options
+from cliploc.calibration import Calibration
+from cliploc.config import FOUND, Options
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_and_reasons, joined_boxes

@@ -98,7 +98,7 @@ def cell_caption(result: Localization, index: int) -> str:
         if len(scores):
             words[-1] += f", best {float(scores.max()):.2f}"
     else:
-        words = ["not found", *filter(None, [result.reasons[index]])]
+        words = [result.verdict(index), *filter(None, [result.reasons[index]])]
     peak = peak_of(result, index)
     if peak is not None:
         words.append("peak {:.2f} at {:.0f},{:.0f}".format(*peak))

@@ -14,7 +14,6 @@ from cliploc.boxes import hot_levels
 from cliploc.boxes.outlines import outlines
 from cliploc.config import is_number, short
 from cliploc.errors import UsageError
-from cliploc.localization import joined_boxes
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, name_colour
 from cliploc.values import FloatArray
@@ -207,7 +206,7 @@ def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = ()) -> _
 def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> _draw.Plates:
     """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
     line = _draw.line_width(image.size)
-    boxes = joined_boxes([result.boxes, result.unsure], result.names)
+    boxes = result.shown
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
     rectangles = {i: _draw.to_rectangle(boxes.xyxy[i], image.size) for i in order}

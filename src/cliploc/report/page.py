@@ -29,7 +29,7 @@ from cliploc.report.overlay import (
 from cliploc.values import GOOD_IOU, FloatArray
 
 if TYPE_CHECKING:
-    from cliploc.localization import Localization
+    from cliploc.localization import Localization, Verdict
 
 PHOTO_SIDE = 440  # longest side of embedded pictures: little more than on a screen, so that labels are legible
 JPEG_QUALITY = 82
@@ -87,7 +87,12 @@ def _summary(items: Sequence[PageItem]) -> str:
     if absent and any(item.truth for item in items):
         words.append(f"Of {count(len(absent), 'name')} that {'is' if len(absent) == 1 else 'are'} not in the picture, ")
         words[-1] += f"{len(absent) - sum(absent)} rightly reported as not found."
-    judged = [one for item in items for n, f in _pairs(item.result) if (one := judgement(item, n, f, item.ious.get(n)))]
+    judged = [
+        one
+        for item in items
+        for index, name in enumerate(item.result.names)
+        if (one := judgement(item, name, item.result.verdict(index), item.ious.get(name)))
+    ]
     if judged:
         words.append(f"Wrong in all: {sum(not right for right, _ in judged)} of {len(judged)}, marked ✗.")
     return " ".join(words)
@@ -127,38 +132,39 @@ def _pictures(item: PageItem, result: Localization, title: str, ious: Mapping[st
                 "picture": _picture(draw_names(shown, [index], caption=True), heatmap_alt(result, index)),
                 "name": name,
                 "verdict": verdict(result, index),
-                "judgement": judgement(item, name, bool(result.found[index]), ious.get(name)),
+                "judgement": judgement(item, name, result.verdict(index), ious.get(name)),
             }
             for index, name in enumerate(result.names)
         ],
     }
 
 
-def judgement(item: PageItem, name: str, found: bool, iou: float | None) -> tuple[bool, str] | None:
+def judgement(item: PageItem, name: str, found: Verdict, iou: float | None) -> tuple[bool, str] | None:
     """Whether the result for a name is right, and why in a few words; None where the truth or the IoU is not known."""
     if not item.truth:
         return None
     if name not in item.truth:
-        return (False, "found, but it is not there") if found else (True, "rightly not found")
-    if not found:
+        return (False, "found, but it is not there") if found == "found" else (True, f"rightly {found}")
+    if found == "not found":
         return False, "missed: it is there"
     if iou is None:
         return None
-    return (True, f"IoU {iou:.2f}") if iou >= GOOD_IOU else (False, f"wrong box: IoU {iou:.2f}")
+    right, doubt = iou >= GOOD_IOU, "" if found == "found" else "unsure; "
+    return right, f"{doubt}IoU {iou:.2f}" if right else f"{doubt}wrong box: IoU {iou:.2f}"
 
 
 def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
     result = item.result
-    best = result.boxes.xyxy[result.boxes.label == index][:1]
+    best = result.shown.xyxy[result.shown.label == index][:1]
     return {
         "name": name,
         "there": name in item.truth,
-        "found": bool(result.found[index]),
+        "found": result.verdict(index),
         "score": result.scores[index],
         "presence": result.presence_text(index),
         "box": [end for box in best for end in box],
         "iou": item.ious.get(name),
-        "judgement": judgement(item, name, bool(result.found[index]), item.ious.get(name)),
+        "judgement": judgement(item, name, result.verdict(index), item.ious.get(name)),
     }
 
 

@@ -124,13 +124,13 @@ def _figure_of_all(shown: Localization, opacity: float, method: str, masks: bool
 
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
-    mine = result.boxes.label == index
+    shown = result.shown.where(result.shown.label == index)
     return {
         "name": result.names[index],
         "method": method,
-        "found": bool(result.found[index]),
+        "verdict": result.verdict(index),
         "cosine": result.scores[index],
         "presence": result.presence_text(index),
-        "boxes": list(zip(result.boxes.xyxy[mine].tolist(), result.boxes.score[mine].tolist(), strict=True)),
+        "boxes": list(zip(shown.xyxy.tolist(), shown.score.tolist(), strict=True)),
         "reason": result.reasons[index],
     }
