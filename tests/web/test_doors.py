@@ -195,6 +195,15 @@ def endless(app: Gate, path: str, kind: str, login: str) -> tuple[int, list[Any]
     return read, answer
 
 
+def test_foreign_hosts_pages_and_methods_are_refused(door):
+    for path, kind in door.posts:
+        asked = head(path, kind, "Content-Length: 2") + b"{}"
+        foreign = asked.replace(b"Host: localhost", b"Host: evil.example.com")
+        assert status_of(door.asked(foreign)) == 421
+        assert status_of(door.asked(asked.replace(b"\r\n", b"\r\nOrigin: http://evil.example.com\r\n", 1))) == 403
+        assert status_of(door.asked(asked.replace(b"POST", b"DELETE", 1))) == 405
+
+
 # ------------------------------------------------------------------------------------------------------ slow clients
 def test_a_body_that_does_not_come_on_is_ended(door, monkeypatch):
     """The limits for a whole body stay at half a minute and more, longer than this waits for an answer."""

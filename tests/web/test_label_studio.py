@@ -296,8 +296,6 @@ def test_requests_that_are_none_of_label_studios_are_refused(server, backbone):
     address, _ = server
     assert post(f"{address}/predict", b"[]")[0] == 400
     assert post(f"{address}/predict", b'{"tasks": [1]}')[0] == 400
-    assert post(f"{address}/predict", b"{", Host="evil.example.org")[0] == 421
-    assert predict(address, IN_TASK, Origin="http://evil.example.org")[0] == 403
     assert urllib.request.urlopen(f"{address}/metrics").status == 200
     with running(LabelStudioGate(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
         right = base64.b64encode(b"me:secret").decode()
