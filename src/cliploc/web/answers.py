@@ -21,12 +21,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from cliploc._files import new_token
 from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, UsageError
+from cliploc.memory import Kept
 from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
 from cliploc.tower import Backbone
 from cliploc.web import downloads, view
-from cliploc.web.kept import Kept
 from cliploc.web.menus import menu_of
 from cliploc.web.questions import Question, question_in
 from cliploc.web.refusals import RefusedError

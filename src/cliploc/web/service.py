@@ -24,7 +24,7 @@ from cliploc.heads import read_config
 from cliploc.images import Picture, load
 from cliploc.localization import Localization, boxes_and_reasons
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
+from cliploc.memory import Kept, Memory
 from cliploc.pipeline.presence import absence
 from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
@@ -32,7 +32,6 @@ from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
-from cliploc.web.kept import Kept
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 
@@ -217,7 +216,7 @@ class Service:
         self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
-        self.pictures = Kept[Picture](KEPT_SECONDS, KEPT_PIXEL_BYTES)
+        self.pictures = Kept[Picture](KEPT_PIXEL_BYTES, KEPT_SECONDS)
         self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
         self._loaders = ThreadPoolExecutor(KEPT_MODELS, thread_name_prefix="cliploc-load")
