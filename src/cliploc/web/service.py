@@ -128,7 +128,7 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Look:
+class SearchResult:
     """The outcome of a search: the maps of one photograph, from which boxes are cut at any threshold."""
 
     path: str  # the photograph's file
@@ -188,7 +188,7 @@ class Look:
         kept = {name: one for name, one in options.items() if name not in UNREFINED or one != UNREFINED[name]}
         return replace(self.recipe, options=kept)
 
-    def slim(self, side: int) -> Look:
+    def slim(self, side: int) -> SearchResult:
         """The same with a smaller copy of the photograph, which saves memory while a visitor's results are kept."""
         return replace(self, results={method: slim(one, side) for method, one in self.results.items()})
 
@@ -301,10 +301,10 @@ class Service:
         self,
         path: str | None,
         settings: Settings,
-        last: Look | None = None,
+        last: SearchResult | None = None,
         reporter: Reporter = SILENT,
         exemplar: str | None = None,
-    ) -> Look:
+    ) -> SearchResult:
         """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again."""
         if not path:
             raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
@@ -350,7 +350,7 @@ class Service:
         results = self._models.submit(compute).result()
         own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
-        return Look(path, settings, results, own, closed, offer, recipe, exemplar or "")
+        return SearchResult(path, settings, results, own, closed, offer, recipe, exemplar or "")
 
     def read(self, path: str) -> Picture:
         """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders."""

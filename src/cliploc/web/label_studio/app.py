@@ -23,7 +23,7 @@ MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
 
 
-class Task(Struct):
+class StudioTask(Struct):
     """A task as Label Studio sends it."""
 
     data: dict[str, Any]
@@ -33,7 +33,7 @@ class Task(Struct):
 class PredictRequest(Struct):
     """The body of /predict."""
 
-    tasks: Annotated[list[Task], Meta(max_length=MOST_TASKS)]
+    tasks: Annotated[list[StudioTask], Meta(max_length=MOST_TASKS)]
     label_config: str
 
 
