@@ -33,8 +33,8 @@ from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.refusals import RefusedError
 from cliploc.web.uploads import Uploads
 from tests.tiny import tower
-from tests.web.asking import DEMO, service
-from tests.web.test_label_studio import predictor, running
+from tests.web.asking import DEMO, running, service
+from tests.web.test_label_studio import predictor
 from tests.web.test_review_server import LABELS, OPTIONS, create
 
 AUTH = ("me", "secret")

@@ -11,8 +11,6 @@ from PIL import Image
 from cliploc.errors import InputError
 from cliploc.memory import Kept
 from cliploc.web.service import Offer, Service
-from cliploc.web.settings import Settings
-from tests.web.asking import DEMO
 
 
 @pytest.mark.parametrize(
@@ -42,13 +40,6 @@ def test_what_is_old_is_dropped_whether_anybody_asks_or_not():
     now = 22.0
     kept.forget_old()
     assert kept.size == 0
-
-
-def test_results_of_a_visitor_have_the_size_of_their_maps_and_photograph():
-    look = Service([Offer("mini")], device="cpu").look(str(DEMO / "cat.jpg"), Settings(names="cat, dog", method="cam"))
-    [found] = look.slim(100).results.values()
-    assert max(found.image.size) == 100
-    assert look.slim(100).size == found.maps.nbytes + 3 * found.image.width * found.image.height
 
 
 def test_a_photograph_is_decoded_once_and_another_file_is_another_photograph(tmp_path):
