@@ -56,13 +56,6 @@ class Kept(Generic[V]):
             stays.
         clock: tells the seconds.
         useful: whether a value is of any use; others are dropped too.
-
-    Example:
-        >>> kept = Kept[str](most=2)
-        >>> for key in "abc":
-        ...     kept.keep(key, key.upper())
-        >>> kept.get("a"), kept.get("c")
-        (None, 'C')
     """
 
     def __init__(

@@ -16,16 +16,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Hosts:
-    """The host names of the server.
-
-    Example:
-        >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
-        >>> hosts.check("localhost:7860", "http://localhost:7860", "127.0.0.1")
-        >>> hosts.check("page.example.org", None, "127.0.0.1")
-        >>> hosts.check("evil.example.com", None, "127.0.0.1")
-        Traceback (most recent call last):
-        cliploc.web.refusals.RefusedError: This server does not have that host name: start it with --allow-host NAME.
-    """
+    """The host names of the server."""
 
     def __init__(
         self,

@@ -33,11 +33,6 @@ class Run(Generic[T]):
     Args:
         work: called with a `Reporter`, whose `masked` counts the steps. Its parts raise `StoppedError` once the run is
             to end.
-
-    Example:
-        >>> run = Run(lambda reporter: reporter.masked(3, 0) or "done")
-        >>> run.wait(60), run.steps, run.result()
-        (True, (3, 0), 'done')
     """
 
     def __init__(self, work: Work[T], seconds: float = MAX_SECONDS) -> None:

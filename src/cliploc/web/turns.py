@@ -15,15 +15,7 @@ AT_ONCE = 2  # all models run in one thread: while one request has it, another's
 
 
 class Turns:
-    """Gives requests their turns.
-
-    Example:
-        >>> async def ask(turns: Turns) -> str:
-        ...     async with turns.turn():
-        ...         return "answered"
-        >>> asyncio.run(ask(Turns(queue=1)))
-        'answered'
-    """
+    """Gives requests their turns."""
 
     def __init__(self, queue: int) -> None:
         self._room = queue + AT_ONCE

@@ -20,16 +20,6 @@ class Uploads:
         folder: the folder. Files that are in it already are never removed, such as the page's examples.
         max_bytes: the limit for all files together; the oldest are removed first.
         on_sweep: called whenever `watch` looks for old files; drops what else is kept for so long.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as name:
-        ...     uploads = Uploads(Path(name), 150, 60)
-        ...     for letter in "ab":
-        ...         _ = Path(name, letter).write_bytes(bytes(100))
-        ...     uploads.sweep()
-        ...     len(os.listdir(name))
-        1
     """
 
     def __init__(

@@ -80,10 +80,6 @@ def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
     Raises:
         UnknownNameError: an unknown format.
         UsageError: no name is given.
-
-    Example:
-        >>> [one.files for one in chosen_exports(["coco", "csv", "coco"])]
-        [('coco.json',), ('boxes.csv',)]
     """
     asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
     if not asked:
