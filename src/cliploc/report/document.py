@@ -66,14 +66,7 @@ def classified_record(
 
 
 def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a comparison.
-
-    Args:
-        models: the methods' results for the picture on each model; at least one has a result.
-
-    Returns:
-        The picture, and under "results" an entry for each method on each model.
-    """
+    """One entry of "pictures" in the document of a comparison: "results" has each method on each model."""
     order = tuple(methods)
     results = [result for one in models for result in one.results.values()]
     shared = [note for note in results[0].notes if all(note in result.notes for result in results)]

@@ -29,14 +29,10 @@ Labels = npt.NDArray[np.integer[Any]]
 
 
 def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
-    """A label map as a picture whose pixel values are the labels.
+    """A label map `[H, W]` as a picture whose pixel values are the labels.
 
-    Args:
-        labels: `[H, W]`, as `Localization.label_map` returns it.
-
-    Returns:
-        A picture of mode P, whose palette has the names' colours and black for the background; with more than 255 names
-        a grey picture of 16 bits.
+    It has the names' colours as its palette, and black for the background; with more than 255 names it is grey, of 16
+    bits.
     """
     if names > MOST:
         return Image.fromarray(labels.astype(np.uint16))
@@ -54,12 +50,7 @@ def label_legend(names: Sequence[str]) -> dict[str, Any]:
 
 
 def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a segmentation.
-
-    Args:
-        labels: its label map `[H, W]`.
-        masks: whether each name has its pixels as COCO's compressed run lengths.
-    """
+    """One entry of "pictures" in the document of a segmentation, from its label map `[H, W]`."""
     counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
     entries = []
     for value, name in enumerate(names):
@@ -73,9 +64,6 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
 
     The drawing is at most 1,600 pixels a side, without the legend. Names of at least 1 % of the photo are written on
     it, at the place furthest from other names: ten colours are used in turn.
-
-    Args:
-        labels: its label map `[H, W]`.
     """
     width, height = fit_within(image.size, MAX_SIDE)
     scale = max(1, LEAST_SIDE // max(width, height))  # a tiny photo in whole multiples

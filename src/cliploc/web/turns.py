@@ -24,11 +24,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
-        """Waits for a turn, which lasts as long as the block.
-
-        Args:
-            model: waited for first: who waits until a model is loaded keeps nobody from a turn.
-        """
+        """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
         if model is not None and not model.done():
             if not self._room_before:
                 raise RefusedError(503, QUEUE_FULL)

@@ -75,12 +75,7 @@ def export(cls: E) -> E:
 
 
 def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
-    """The formats of these names, each once.
-
-    Raises:
-        UnknownNameError: an unknown format.
-        UsageError: no name is given.
-    """
+    """The formats of these names, each once."""
     asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
     if not asked:
         raise UsageError(f"expected at least one format, got none: name some of {', '.join(exports.names())}")
