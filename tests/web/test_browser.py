@@ -15,7 +15,7 @@ import pytest
 from bench.web import page_defaults, wish_of
 
 from tests.web.browsing import in_a_browser, playwright, shoot
-from tests.web.serving import serving
+from tests.web.serving import served
 
 pytestmark = in_a_browser
 
@@ -26,7 +26,7 @@ OF_VIT = re.compile("recipe: default – NACLIP")  # what mini-vit runs where no
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving() as url:
+    with served() as (url, _):
         yield url
 
 
@@ -146,7 +146,7 @@ def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address):
 
 
 def test_who_has_the_password_finds(browser):
-    with serving("--auth-env", "PAGE_USER", PAGE_USER="me:secret") as locked:
+    with served("--auth-env", "PAGE_USER", PAGE_USER="me:secret") as (locked, _):
         context = browser.new_context(http_credentials={"username": "me", "password": "secret"})
         page = context.new_page()
         page.set_default_timeout(WAIT)
