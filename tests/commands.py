@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import multiprocessing
 import os
 import subprocess
@@ -55,6 +56,21 @@ def cliploc_(*arguments: object, stdout: TextIO | None = None) -> Outcome:
     ):
         code = main([str(argument) for argument in arguments])
     return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+
+
+def refused(*arguments: object) -> str:
+    """The one line with which a command ends that does nothing."""
+    ran = cliploc_(*arguments)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran
+    return ran.err
+
+
+def document_of(*arguments: object) -> dict[str, Any]:
+    """What a command that succeeds prints with `--json`."""
+    ran = cliploc_(*arguments, "--json")
+    assert ran.code == 0, ran.err
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
 
 
 def localizer_of(model: str, **options: Any) -> Localizer:
