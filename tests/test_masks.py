@@ -17,7 +17,6 @@ from pycocotools import mask as coco
 
 from cliploc.boxes import BoxRule, labelled_boxes
 from cliploc.boxes.outlines import joined, outlines
-from cliploc.detector import Detector
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_of
@@ -206,13 +205,6 @@ def test_supervision_gets_masks():
     assert none.to_supervision().mask.shape == (0, 4, 5)
     assert len(none.masks) == 0
     assert result.to_supervision(masks=False).mask is None
-
-
-def test_a_detector_has_masks_where_they_are_asked_for():
-    detector = Detector(Localizer("mini", recipe="fast"), ["cat"])
-    assert detector(str(CAT)).mask is None
-    with_masks = Detector(Localizer("mini", recipe="fast"), ["cat"], masks=True)(str(CAT))
-    assert with_masks.mask.shape == (len(with_masks), 300, 451)
 
 
 @pytest.mark.parametrize(
