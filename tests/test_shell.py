@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cliploc._terminal import Terminal
-from tests.commands import cliploc_
+from tests.commands import cliploc_, refused
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,11 +93,9 @@ def test_help_of_a_command_lists_its_options() -> None:
 
 
 def test_an_unknown_topic_is_one_line() -> None:
-    done = cliploc_("help", "mask")
-    assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("cliploc: unknown topic 'mask': did you mean masks")
-    assert done.err.endswith("listed by: cliploc help\n")
-    assert done.err.count("\n") == 1
+    said = refused("help", "mask")
+    assert said.startswith("cliploc: unknown topic 'mask': did you mean masks")
+    assert said.endswith("listed by: cliploc help\n")
 
 
 def on_a_terminal(*words: str, **environment: str) -> str:
