@@ -166,27 +166,6 @@ def test_refusals():
 
 
 # -------------------------------------------------------------------------------------------------------------- maps
-@given(st.data())
-def test_heat_over_an_object_in_the_input_comes_back_over_it(data):
-    frame = data.draw(frames(side=st.integers(16, 300), in_side=st.sampled_from([64, 96])))
-    rows, columns = frame.input_hw[0] // 16, frame.input_hw[1] // 16
-    # Not in the outermost cells, whose heat reaches to the edge.
-    row, column = data.draw(st.integers(1, rows - 2)), data.draw(st.integers(1, columns - 2))
-    cell = np.array([column, row, column + 1, row + 1]) * 16.0
-    x0, y0, x1, y1 = frame.visible_xyxy
-    assume(cell[0] >= x0 and cell[1] >= y0 and cell[2] <= x1 and cell[3] <= y1)
-    heat = torch.zeros(2, rows, columns)
-    heat[1, row, column] = 1
-    back = frame.map_to_original(heat)
-    assert back.shape == (2, *frame.original_hw)
-    assert back[0].abs().max() == 0
-    ys, xs = np.nonzero((back[1] >= back[1].max() - 1e-6).numpy())
-    peak = frame.to_input([[xs.mean(), ys.mean(), xs.mean() + 1, ys.mean() + 1]])[0]
-    centre = (peak[:2] + peak[2:]) / 2
-    one_original_pixel = np.array(frame.scale_xy)
-    assert (np.abs(centre - (cell[:2] + 8)) <= 0.5 * one_original_pixel + 1e-3).all()
-
-
 def test_a_map_is_zero_where_the_picture_was_cropped_away():
     frame = Frame.fit("crop", (40, 100), (32, 32))
     back = frame.map_to_original(torch.ones(1, 4, 4))[0]

@@ -101,7 +101,8 @@ def test_a_planted_colour_is_boxed_in_original_pixels(backbones, kind, policy, s
         assert (np.abs(best - box) <= one_cell).all(), best
         assert iou_matrix(best, [box]).item() >= 0.5
         heatmap = found.heatmaps[found.names.index(colour)]
-        assert heatmap.shape == (height, width)
+        assert (heatmap.shape, heatmap.dtype) == ((height, width), np.float32)
+        assert 0 <= heatmap.min() < 0.9 < heatmap.max() <= 1
         y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
         assert box[0] - 2 <= x <= box[2] + 1
         assert box[1] - 2 <= y <= box[3] + 1
@@ -261,13 +262,6 @@ def test_with_flips_a_mirrored_picture_has_the_mirrored_map(backbones, policy, v
     picture = photo((96, 64), red=(20, 8, 40, 30), blue=(60, 40, 90, 60))
     straight, mirrored = localizer([picture, picture[:, ::-1].copy()], ["red", "blue"])
     assert_rounded(straight.maps, mirrored.maps[:, :, ::-1].copy(), TERMS, STRETCHED)
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_scales_keep_the_object_where_it_is(backbones, policy):
-    for size_wh, box in [((96, 64), [36, 16, 60, 40]), ((64, 96), [16, 36, 40, 60])]:
-        found = build(backbones["gap_cnn"], resize=policy, scales=(1, 1.5, 2.25))(photo(size_wh, red=box), ["red"])
-        assert iou_matrix(found.boxes.of("red")[:1], [box]).item() > 0.6
 
 
 def test_inputs_are_whole_grid_cells_and_maps_of_another_shape_are_laid_right():
