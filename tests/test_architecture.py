@@ -107,15 +107,6 @@ def test_no_module_needs_what_windows_lacks_to_be_imported() -> None:
     assert int(done.stdout) > 0.8 * len(MODULES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_what_is_imported_at_the_top_is_there_on_windows(path: Path) -> None:
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Import):
-            assert not {one.name.partition(".")[0] for one in statement.names} & set(POSIX_ONLY)
-        elif isinstance(statement, ast.ImportFrom):
-            assert (statement.module or "").partition(".")[0] not in POSIX_ONLY
-
-
 def test_contributing_shows_the_layers_of_the_import_contract() -> None:
     """`exhaustive` there has `lint-imports` refuse a file or folder without a layer."""
     root = Path(__file__).parents[1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tools import collect_demo_photos as collector
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "src" / "cliploc" / "demo_photos"
@@ -17,14 +17,6 @@ PHOTOS = json.loads((FOLDER / "photos.json").read_text(encoding="utf-8"))
 FREE = re.compile(r"CC0-1\.0|CC-BY-\d\.0|Public domain\b.*")
 
 each_photo = pytest.mark.parametrize("photo", PHOTOS, ids=[photo["file"] for photo in PHOTOS])
-
-
-@pytest.fixture(scope="module")
-def collector():
-    spec = importlib.util.spec_from_file_location("collect_demo_photos", ROOT / "tools" / "collect_demo_photos.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_folder_holds_the_listed_photos_and_no_other():
@@ -62,31 +54,24 @@ def test_a_photo_says_whose_it_is_and_where_it_came_from(photo):
     assert source["version"].split(":")[-1] in source["archive"]
 
 
-def test_the_licence_file_is_the_one_that_the_list_gives(collector):
+def test_the_licence_file_is_the_one_that_the_list_gives():
     assert (FOLDER / "LICENSES.md").read_text(encoding="utf-8") == collector.licences_text(PHOTOS)
 
 
-def test_the_list_is_written_as_the_collector_writes_it(collector):
+def test_the_list_is_written_as_the_collector_writes_it():
     assert (FOLDER / "photos.json").read_text(encoding="utf-8") == collector.dump(PHOTOS)
 
 
 @each_photo
-def test_boxes_lie_in_the_picture_and_belong_to_names_asked(photo):
+def test_boxes_lie_in_the_picture_and_belong_to_names_asked_some_of_which_are_absent(photo):
     assert photo["boxes"]
+    assert len(set(photo["ask"])) == len(photo["ask"])
+    assert 1 <= len(set(photo["ask"]) - {box["name"] for box in photo["boxes"]}) <= 2
     for box in photo["boxes"]:
         x0, y0, x1, y1 = box["xyxy"]
         assert 0 <= x0 < x1 <= photo["width"]
         assert 0 <= y0 < y1 <= photo["height"]
         assert box["name"] in photo["ask"]
-
-
-@each_photo
-def test_a_photo_is_asked_for_something_present_and_something_absent(photo):
-    asked = photo["ask"]
-    present = {box["name"] for box in photo["boxes"]}
-    assert len(set(asked)) == len(asked)
-    assert 1 <= len(set(asked) - present) <= 2
-    assert present
 
 
 def test_the_photos_are_of_many_shapes_and_some_hold_several_objects():
@@ -97,7 +82,7 @@ def test_the_photos_are_of_many_shapes_and_some_hold_several_objects():
     assert any(len(photo["boxes"]) > len({box["name"] for box in photo["boxes"]}) for photo in PHOTOS)
 
 
-def test_shrinking_keeps_the_shape_and_drops_metadata(collector, tmp_path):
+def test_shrinking_keeps_the_shape_and_drops_metadata(tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "a camera"
     Image.new("RGB", (1280, 641), "teal").save(tmp_path / "big.jpg", exif=exif)
