@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torchvision.ops import batched_nms
@@ -96,7 +96,13 @@ def test_max_boxes_keeps_the_best_of_every_map(maps, limit, nms_iou):
         np.testing.assert_array_equal(some.score[some.index == p], everything.score[everything.index == p][:limit])
 
 
+RING = ((0, 0), (1, 1), (1, 1))  # one pixel round each map
+SPOT = np.ones((1, 4, 4), np.float32)
+IN_A_RING = np.pad(np.pad(SPOT, RING), RING, constant_values=0.75)
+
+
 @given(stacks, st.sampled_from([0.125, 0.25, 0.5]))  # which float32, torchvision's, holds exactly
+@example(IN_A_RING, 0.25)  # the IoU of the boxes of the spot and the ring
 def test_suppression_keeps_what_torchvisions_keeps(maps, iou):
     without = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, **plain))
     order = torch.arange(len(without.index), 0, -1, dtype=torch.float32)

@@ -419,14 +419,8 @@ HOSTILE = {
     "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
     "ICO": (b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, 9, 22) + b"\x89PNG\r\n\x1a\n\0", NOT_READ),
     "GRIB": (b"GRIB\0\0\0\1".ljust(100, b"\0"), NOT_READ),
-    "scans": (
-        many_scans(9_000),
-        "cannot be decoded: it has more than 200 scans: save it again as a plain picture",
-    ),
-    "large scans": (
-        many_scans(150, (4_096, 4_096)),
-        "cannot be decoded: it has 159 scans of 17 million pixels",
-    ),
+    "scans": (many_scans(9_000), "cannot be decoded: it has more than 200 scans: save it again as a plain picture"),
+    "large scans": (many_scans(150, (4_096, 4_096)), "cannot be decoded: it has 159 scans of 17 million pixels"),
     "segments": (
         many_scans(0)[:2] + b"\xff\xfe\0\2" * 6_000 + many_scans(0)[2:],
         "cannot be decoded: it has more than 5,0",
@@ -439,18 +433,12 @@ HOSTILE = {
         with_exif(overlapping_exif(4_000, 200_000)),
         "cannot be decoded: it has tags that claim 762 MB of a file of",
     ),
-    "EXIF below": (
-        with_exif(overlapping_exif(4_000, 200_000, pointer=True)),
-        "cannot be decoded: it has tags that cl",
-    ),
+    "EXIF below": (with_exif(overlapping_exif(4_000, 200_000, pointer=True)), "cannot be decoded: it has tags that cl"),
     "TIFF tags": (
         overlapping_exif(4_000, 200_000),
         "cannot be decoded: it has tags that claim 762 MB of a file of 242 kB",
     ),
-    "TIFF strips": (
-        grey_tiff(2_000, rows=63),
-        "cannot be decoded: it has 2,000 strips that cover it 1000 times",
-    ),
+    "TIFF strips": (grey_tiff(2_000, rows=63), "cannot be decoded: it has 2,000 strips that cover it 1000 times"),
     "comments": (gif_with_comments(5_000), "cannot be decoded: it has more than 4,000 blocks of comments"),
 }
 

@@ -62,13 +62,7 @@ def run(site: Path, *words: object, cwd: Path | None = None) -> Outcome:
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A folder for packages that holds one with a thing of each kind."""
-    files = {
-        "method.py": METHOD,
-        "metric.py": METRIC,
-        "writer.py": EXPORT,
-        "model.py": MODEL,
-        "data.py": DATASET,
-    }
+    files = {"method.py": METHOD, "metric.py": METRIC, "writer.py": EXPORT, "model.py": MODEL, "data.py": DATASET}
     project = tomllib.loads(re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)[0])["project"]
     assert (project["name"], project["version"]) == ("nice-things", "1.2")
     points = {

@@ -41,11 +41,7 @@ def test_completion_is_installed_for_the_shell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("cliploc loc", ["localize"]),
-        ("cliploc localize --prec", ["--precision"]),
-    ],
+    ("words", "expected"), [("cliploc loc", ["localize"]), ("cliploc localize --prec", ["--precision"])]
 )
 def test_the_shell_is_told_what_may_follow(words: str, expected: list[str]) -> None:
     asked = {"_CLIPLOC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
