@@ -22,15 +22,9 @@ from cliploc.report import to_document
 from cliploc.report.overlay import run_line, verdict
 from cliploc.reporter import Reporter
 from tests.test_localizer import TALL, WIDE, build
-from tests.tiny import tower
 
 NAMES = [("red", "scarlet"), ("green",), ("blue", "azure"), ("cat", "kitten")] + [(f"thing {i}",) for i in range(36)]
 SENTENCES = (("a photo.",), ("a photo of the sky.", "sky"))
-
-
-@pytest.fixture
-def gap():
-    return tower("gap_cnn", (8, 8))
 
 
 @pytest.fixture(autouse=True)

@@ -118,19 +118,6 @@ def test_neither_mirroring_nor_the_order_of_boxes_nor_the_maps_scale_changes_a_s
     np.testing.assert_allclose(score_of(features_of(heat / 4, boxes, rule)), scores, atol=1e-6)
 
 
-shares = st.floats(0, 1)
-
-
-@given(st.sampled_from(list(WEIGHTS)), shares, shares, st.tuples(shares, shares, shares))
-def test_a_greater_feature_never_lowers_a_score(name, one, other, values):
-    def score(value):
-        rest = dict(zip(WEIGHTS, values, strict=True)) | {name: value}
-        return score_of(Features(**{key: np.array([number]) for key, number in rest.items()}))[0]
-
-    assert score(max(one, other)) >= score(min(one, other))
-    assert score(1.0) > score(0.0)
-
-
 @given(st.lists(heats, min_size=1, max_size=1), st.integers(1, 4), rules)
 def test_maps_of_a_stack_do_not_see_each_other(heat, count, rule):
     stack = np.stack([np.roll(heat[0], shift, axis=1) for shift in range(count)] + [np.zeros_like(heat[0])])

@@ -47,21 +47,10 @@ def photo(size_wh, **boxes):
     return pixels
 
 
-@pytest.fixture(scope="module")
-def backbones():
-    return {kind: tower(kind, (8, 8)) for kind in KINDS}
-
-
 def build(backbone, **options):
     method = "cam" if backbone.kind == "cnn" else "grad_cam"
     given = {"method": method, "templates": TEMPLATE, "threshold": 0.5, "min_presence": 0, **options}
     return Localizer(backbone, **given)
-
-
-@pytest.fixture
-def gap():
-    """A tower of its own for tests that change it."""
-    return tower("gap_cnn", (8, 8))
 
 
 WIDE = photo((96, 64), red=(36, 16, 60, 32), blue=(72, 40, 88, 60))

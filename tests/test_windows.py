@@ -20,13 +20,8 @@ from cliploc.refine.affinity import spread
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs, Trace
 from tests.test_localizer import TERMS, WIDE, build, photo, same
-from tests.tiny import KINDS, context, tower
+from tests.tiny import context
 from tests.tolerances import STRETCHED, assert_rounded
-
-
-@pytest.fixture(scope="module")
-def backbones():
-    return {kind: tower(kind, (8, 8)) for kind in KINDS}
 
 
 def raw_cam(backbone, pixels):
