@@ -158,6 +158,7 @@ OPTIONS = {
     "τ above 1": (["--threshold", "1.5"], "expected --threshold from 0 to 1, or auto, got 1.5"),
     "τ not a number": (["--threshold", "nan"], "expected --threshold from 0 to 1, or auto, got nan"),
     "τ a word": (["--threshold", "high"], "expected --threshold from 0 to 1, or auto, got 'high'"),
+    "minimum score": (["--min-score", "high"], "expected --min-score from 0 to 1, or auto, got 'high'"),
     "components": (["--components", "some"], "expected --components to be one of all, largest, got 'some'"),
     "image size": (["--image-size", "big"], "expected --image-size of 1 to 4096 pixels, one side or height and width"),
     "image size, stride": (["--image-size", "225"], "expected an image_size of multiples of 32"),

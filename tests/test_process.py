@@ -64,15 +64,14 @@ def openmp(**own: str) -> dict[str, str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' OpenMP describes itself otherwise")
-def test_threads_of_the_command_sleep_while_they_wait():
-    seen = openmp()
-    assert (seen["OMP_WAIT_POLICY"], seen["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems' OpenMP describes itself otherwise")
-def test_the_users_own_way_to_wait_wins():
-    seen = openmp(OMP_WAIT_POLICY="active", GOMP_SPINCOUNT="1234")
-    assert (seen["OMP_WAIT_POLICY"], seen["GOMP_SPINCOUNT"]) == ("ACTIVE", "1234")
+@pytest.mark.parametrize(
+    ("own", "policy", "spins"),
+    [({}, "PASSIVE", "0"), ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "1234"}, "ACTIVE", "1234")],
+    ids=["none", "the user's own"],
+)
+def test_threads_of_the_command_sleep_while_they_wait_unless_the_user_says_otherwise(own, policy, spins):
+    seen = openmp(**own)
+    assert (seen["OMP_WAIT_POLICY"], seen["GOMP_SPINCOUNT"]) == (policy, spins)
 
 
 @pytest.mark.parametrize("own", [{}, *({name: "1"} for name in WAITING)], ids=lambda own: next(iter(own), "none"))

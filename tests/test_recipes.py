@@ -102,23 +102,6 @@ def test_a_named_method_keeps_all_its_boxes():
     assert localizer_of("mini", min_score=0.3).box_rule_of("cam").min_score == 0.3
 
 
-def test_the_command_line_states_a_minimum_score(tmp_path):
-    found, none = (
-        document_of("localize", CAT, "-p", "cat", "-p", "dog", "--min-presence", "0", *more)
-        for more in ((), ("--min-score", "1"))
-    )
-    assert found["settings"]["min_score"] == "auto"
-    assert all(name["found"] for name in found["pictures"][0]["names"])
-    assert none["settings"]["min_score"] == 1
-    assert {name["reason"] for name in none["pictures"][0]["names"]} == {"no box scores 1 or more"}
-    for command in ("localize", "compare", "annotate", "benchmark", "demo"):
-        assert "--min-score" in cliploc_(command, "--help").out
-    said = refused("localize", CAT, "-p", "cat", "--min-score", "high")
-    assert said == "cliploc: expected --min-score from 0 to 1, or auto, got 'high'\n"
-    compared = document_of("compare", CAT, "-p", "dog", "--method", "cam", "--min-presence", "0", "--out", tmp_path)
-    assert compared["settings"]["min_score"] == 0
-
-
 def test_a_method_and_a_recipe_are_refused():
     with pytest.raises(UsageError, match="expected a method or a recipe, got cam and fast"):
         localizer_of("mini", method="cam", recipe="fast")
@@ -185,6 +168,7 @@ def test_the_command_line_says_what_ran(tmp_path):
     own = Localizer("mini", method=recipe.method, **recipe.options).box_rule.threshold
     assert (settings["recipe"], settings["method"], settings["threshold"]) == ("fast", recipe.method, own)
     assert settings["refine"] == list(recipe.options["refine"])
+    assert settings["min_score"] == "auto"
     about = cliploc_("models", "mini").out
     for name in RECIPES:
         assert f"--recipe {name}" in about

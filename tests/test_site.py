@@ -16,6 +16,7 @@ from tools import make_method_pictures
 
 import cliploc
 from cliploc import Localizer
+from tests.commands import cliploc_
 from tests.tiny import tower
 
 ROOT = Path(__file__).parents[1]
@@ -155,10 +156,19 @@ def test_the_changelog_begins_with_this_version_and_the_citations_date() -> None
     assert f"| cliploc | {version} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_file_that_llms_txt_links_is_there() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "llms.txt").read_text(encoding="utf-8"))
-    assert len(links) > 10
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+@pytest.mark.parametrize("page", ["README.md", "llms.txt"])
+def test_every_file_that_a_page_at_the_top_links_is_there(page: str) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize(("page", "name"), [("README.md", "methods"), ("docs/annotate.md", "exports")])
+def test_the_tables_of_documents_are_the_registries(page: str, name: str) -> None:
+    """A table stands between two comments, the first of which begins with its name."""
+    _, after = (ROOT / page).read_text(encoding="utf-8").split(f"<!-- {name}:")
+    table = after.split("-->", 1)[1].split("<!-- end -->")[0].strip()
+    assert table == cliploc_(name, "--markdown").out.strip(), f"paste what `cliploc {name} --markdown` prints"
 
 
 def test_the_workflow_runs_what_must_pass() -> None:
