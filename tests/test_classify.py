@@ -122,15 +122,9 @@ def test_auto_precision_says_what_it_found(monkeypatch):
 def test_a_stream_goes_on_after_a_bad_photo_and_raises_without_a_listener(tmp_path):
     localizer = classifier("mini", device="cpu")
     failed: list[str] = []
-    found = list(
-        localizer.classify_stream(
-            [tmp_path / "no.jpg", COFFEE],
-            ["cat", "cup"],
-            1,
-            on_error="skip",
-            reporter=Reporter(failed=lambda source, _: failed.append(source)),
-        )
-    )
+    reporter = Reporter(failed=lambda source, _: failed.append(source))
+    photos = [tmp_path / "no.jpg", COFFEE]
+    found = list(localizer.classify_stream(photos, ["cat", "cup"], 1, on_error="skip", reporter=reporter))
     assert failed == [str(tmp_path / "no.jpg")]
     assert [(one.picture.source, one.names[0].name) for one in found] == [(str(COFFEE), "cup")]
     with pytest.raises(Exception, match="no such file"):

@@ -510,17 +510,18 @@ def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_a
     from_look = {"model", "method", "compare", "threshold", "compare_threshold"}  # the lines are told by the look
     assert seconds.keys() == {one.name for one in dataclasses.fields(Settings)}
     plain = Settings(names="cat\ndog", exemplar_name="cat")
-    lines: list[Callable[[Settings], str]] = [
-        lambda s: python_lines(s, "a.jpg", {"model": "mini"}, [({"method": "cam"}, 0.4)], "b.jpg")
-    ]
-    lines.append(lambda s: command_lines(s, "a.jpg", {"model": "mini"}, [({"method": "cam"}, 0.4)], "b.jpg"))
+
+    def lines(settings: Settings) -> list[str]:
+        seen = ("a.jpg", {"model": "mini"}, [({"method": "cam"}, 0.4)], "b.jpg")
+        return [repeated(settings, *seen) for repeated in (python_lines, command_lines)]
+
     for name, value in seconds.items():
         other = replace(plain, **{name: value})
         assert (other.computed == plain.computed) == (name in LIVE), name
         if name not in from_look:
-            assert lines[0](other) != lines[0](plain), name
+            assert lines(other)[0] != lines(plain)[0], name
         if name not in from_look | {"opacity"}:  # no option of the command
-            assert lines[1](other) != lines[1](plain), name
+            assert lines(other)[1] != lines(plain)[1], name
 
 
 def test_the_lines_of_the_page_say_the_servers_precision() -> None:

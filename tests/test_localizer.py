@@ -539,14 +539,8 @@ def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbon
     paths.insert(3, tmp_path / "missing.png")
     localizer = build(backbones["gap_cnn"], batch_size=2)
     errors = []
-    results = list(
-        localizer.stream(
-            paths,
-            ["red"],
-            on_error="skip",
-            reporter=Reporter(failed=lambda *error: errors.append(tuple(map(str, error)))),
-        )
-    )
+    reporter = Reporter(failed=lambda *error: errors.append(tuple(map(str, error))))
+    results = list(localizer.stream(paths, ["red"], on_error="skip", reporter=reporter))
     assert [result.source for result in results] == [str(tmp_path / f"{i}.png") for i in (0, 2, 3, 4, 6, 7, 8)]
     assert [source for source, _ in errors] == [str(tmp_path / f"{name}.png") for name in ("1", "missing", "5")]
     assert all(text.startswith(f"{source}: ") for source, text in errors)
