@@ -53,7 +53,6 @@ class ConvolutionalBackbone(DualEncoder):
         """The last stage's features `[B, C, h, w]` → the joint-space reading of each location `[B, D, h, w]`."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """`(h, w)` of the last stage for an input of height × width pixels."""
         return -(-height // self.stride), -(-width // self.stride)
 
     def in_precision(self, dtype: torch.dtype) -> Self:
@@ -71,7 +70,6 @@ class ConvolutionalBackbone(DualEncoder):
 
     @torch.no_grad()
     def trace(self, images: Tensor, needs: Needs) -> Trace:
-        """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
         kept = {self._stage_index(stage): stage for stage in needs.features}
@@ -83,14 +81,12 @@ class ConvolutionalBackbone(DualEncoder):
         return Trace(embedding, (last.shape[-2], last.shape[-1]), features)
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:  # noqa: ARG002  (a ViT needs the trace)
-        """Finishes the tower from a stage's features: `[B, D]` float32, unit norm; differentiable."""
         x = features.to(self.dtype)
         for module in list(self.stages)[self._stage_index(stage) + 1 :]:
             x = module(x)
         return F.normalize(self.pool(x).float(), dim=-1)
 
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """The joint-space reading of every location, `[B, D, h, w]` float32; a CNN has no attention rule to replace."""
         if reading.rule is not None:
             raise UsageError(
                 f"{self.name} is a CNN, but an attention rule needs a ViT tower: choose another model, such as mini-vit"

@@ -100,7 +100,6 @@ class LocalizationAccuracy(Metric):
         return largest_hits(curve) | at_tau
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
-        """Counts one sample by its columns and predictions."""
         if predictions is not None:
             if label is None:
                 raise UsageError(f"{sample_id} has predictions but no true class: give its label")

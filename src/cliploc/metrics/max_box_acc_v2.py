@@ -89,12 +89,10 @@ class MaxBoxAccV2(Metric):
         return {"highest": len(judged.curve.best) - 1, **hits}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        """Counts one sample by its columns."""
         for iou, part in self.parts.items():
             part.restore(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
-        """MaxBoxAccV2 and the accuracy at each IoU."""
         result = self.compute(bootstrap)
         scores = {
             f"max_box_acc_iou{_percent(iou)}": Score(
