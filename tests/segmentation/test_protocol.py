@@ -165,7 +165,7 @@ def test_the_running_maximum_is_the_softmax_over_all_queries(queries, classes, s
     extra = torch.randint(0, classes, (queries,), generator=generator)
     class_of = torch.cat([torch.arange(classes), extra]).sort().values
     protocol = replace(BASE, logit_scale=scale, background_threshold=threshold, area_threshold=area)
-    found = label_map(lambda start, end: maps[start:end], len(class_of), class_of, (5, 7), protocol)
+    found = label_map(lambda start, end: [(slice(5), maps[start:end])], class_of, (5, 7), protocol)
     p = (scale * maps).softmax(dim=0)
     of_class = torch.stack([p[class_of == label].amax(dim=0) for label in range(classes)])
     if area > 0:
@@ -271,5 +271,5 @@ def test_a_label_map_holds_as_many_names_as_are_taken():
     maps = torch.zeros(len(names) - 1, 1, 2)
     maps[-1, 0, 1] = 1
     labels = torch.arange(1, len(names))
-    found = label_map(lambda start, end: maps[start:end], len(labels), labels, (1, 2), protocol)
+    found = label_map(lambda start, end: [(slice(1), maps[start:end])], labels, (1, 2), protocol)
     assert found.tolist() == [[1, 2**15 - 1]]
