@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
-from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone, resize_positions
+from cliploc.backbones._layers import resize_positions
+from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
 from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.tower import Backbone, Needs

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._transformer import VisionTransformerBackbone, resize_positions
+from cliploc.backbones._layers import resize_positions
+from cliploc.backbones._transformer import VisionTransformerBackbone
 from tests.tiny import Block, BlockView, seeded
 
 CELL, CELLS = 8, 8  # pixels of a patch, patches of a side

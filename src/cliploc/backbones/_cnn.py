@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._dual_encoder import DualEncoder
+from cliploc.backbones._layers import resize_positions
 from cliploc.errors import UsageError
 from cliploc.tower import DenseReading, Needs, TowerKind, Trace
 
@@ -128,13 +129,9 @@ class AttentionPool(nn.Module):
         self.v_proj = nn.Linear(channels, channels)
         self.c_proj = nn.Linear(channels, size)
 
-    def _positions(self, hw: tuple[int, int]) -> Tensor:
-        if hw == self.grid:
-            return self.positional_embedding  # [1+N, C]
-        mean, patches = self.positional_embedding[:1], self.positional_embedding[1:]
-        patches = patches.T.reshape(1, -1, *self.grid)
-        patches = F.interpolate(patches.float(), size=hw, mode="bicubic", antialias=True, align_corners=False)
-        return torch.cat([mean, patches[0].flatten(1).T.to(mean.dtype)])  # [1+N, C]
+    def _positions(self, features: Tensor) -> Tensor:
+        """The mean token's position, then those of the features' grid: `[1+N, C]`."""
+        return resize_positions(self.positional_embedding, 1, self.grid, (features.shape[-2], features.shape[-1]))
 
     def forward(self, features: Tensor) -> Tensor:
         """The embedding: `[B, C, h, w]` → `[B, D]`.
@@ -145,7 +142,7 @@ class AttentionPool(nn.Module):
         """
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # [B, 1+N, C]
-        x = x + self._positions((features.shape[-2], features.shape[-1]))
+        x = x + self._positions(features)
         c = x.shape[-1]
         size = c // self.heads
         q = (self.q_proj(x[:, 0]) * size**-0.5).unflatten(1, (self.heads, size))  # [B, H, C/H]
@@ -162,6 +159,6 @@ class AttentionPool(nn.Module):
         as in the pool; MaskCLIP (Zhou 2022), which introduced this reading of CLIP's ResNets, leaves them out.
         """
         h, w = features.shape[-2:]
-        x = features.flatten(2).transpose(1, 2) + self._positions((h, w))[1:]  # [B, N, C]
+        x = features.flatten(2).transpose(1, 2) + self._positions(features)[1:]  # [B, N, C]
         dense: Tensor = self.c_proj(self.v_proj(x)).transpose(1, 2)  # [B, D, N]
         return dense.reshape(dense.shape[0], -1, h, w)

@@ -40,30 +40,6 @@ def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches.transpose(1, 2).reshape(len(patches), -1, *grid)
 
 
-def resize_positions(
-    positions: Tensor,
-    prefix: int,
-    learnt: tuple[int, int],
-    grid: tuple[int, int],
-    rule: PositionRule = "antialiased",
-) -> Tensor:
-    """Resizes position embeddings from the grid they were trained on: `[prefix+N, d]` → `[prefix+h·w, d]`.
-
-    Bicubic. "antialiased": as open_clip and timm resize them when a checkpoint meets another input size. "dino":
-    without antialias and by the scale (h + 0.1) / h₀, as the code of DINO (Caron 2021) and of its users does.
-    """
-    if grid == learnt:
-        return positions
-    first, patches = positions[:prefix], positions[prefix:]
-    patches = patches.T.reshape(1, -1, *learnt)  # [1, d, h, w]
-    if rule == "dino":
-        scale = [(new + 0.1) / old for new, old in zip(grid, learnt, strict=True)]
-        patches = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic", align_corners=False)
-    else:
-        patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
-
-
 class BlockAdapter(ABC):
     """Adapter of one block of a host's tower: x + attention branch, then + MLP branch. T counts prefix tokens too."""
 

@@ -32,10 +32,7 @@ from cliploc.backbones._cnn import ConvolutionalBackbone
 from cliploc.backbones._layers import attention_weights
 from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
 from cliploc.backbones._timm_vit import TimmBlock, first_tokens, rotation
-from cliploc.backbones._transformer import (
-    VisionTransformerBackbone,
-    on_grid,
-)
+from cliploc.backbones._transformer import VisionTransformerBackbone, on_grid
 from cliploc.tower import Pooling, join_heads, split_heads
 
 

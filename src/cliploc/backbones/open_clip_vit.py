@@ -14,13 +14,9 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._layers import attention_weights, linear
+from cliploc.backbones._layers import attention_weights, linear, resize_positions
 from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
-from cliploc.backbones._transformer import (
-    BlockAdapter,
-    VisionTransformerBackbone,
-    resize_positions,
-)
+from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
 from cliploc.tower import join_heads, split_heads
 
 
