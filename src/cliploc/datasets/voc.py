@@ -88,7 +88,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     return Found(tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items()), candidates)
 
 
-# ---------------------------------------------------------------------------------------- the XML, which ILSVRC uses too
+# --------------------------------------------------------------------------------------- the XML, which ILSVRC uses too
 @dataclass(frozen=True)
 class Thing:
     """An `<object>` of the file: its box is xmin, ymin, xmax, ymax, unchanged."""
