@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, GlobalAveragePool
@@ -72,17 +71,6 @@ def test_the_attention_pool_and_its_gradient_are_open_clips():
     assert_rounded(*gradients, ours)
 
 
-def test_readings_of_locations_are_what_the_pool_averages():
-    """With no preference among tokens, the pool is the mean of all readings, the mean token's among them."""
-    pool = attention_pool((3, 4))
-    nn.init.zeros_(pool.q_proj.weight)
-    nn.init.zeros_(pool.q_proj.bias)
-    a = features(2, 24, 3, 4)
-    mean_token = a.mean(dim=(-2, -1)) + pool.positional_embedding[0]
-    readings = torch.cat([pool.c_proj(pool.v_proj(mean_token))[..., None], pool.read_locations(a).flatten(2)], dim=2)
-    assert_rounded(pool(a), readings.mean(dim=2), pool)
-
-
 def test_one_head_averages_the_readings_by_its_attention():
     pool = attention_pool((3, 4), heads=1)
     a = features(2, 24, 3, 4)
@@ -95,15 +83,6 @@ def test_one_head_averages_the_readings_by_its_attention():
         [pool.c_proj(pool.v_proj(tokens[:, :1])).transpose(1, 2), pool.read_locations(a).flatten(2)], dim=2
     )
     assert_rounded(pool(a), torch.einsum("bn,bdn->bd", weights, readings), pool)
-
-
-def test_a_reading_belongs_to_its_own_place():
-    pool = attention_pool((3, 4))
-    a = features(1, 24, 3, 4)
-    changed = a.clone()
-    changed[0, :, 2, 1] += 1
-    moved = (pool.read_locations(changed) - pool.read_locations(a)).abs().amax(dim=1)[0] > 1e-6
-    assert moved.nonzero().tolist() == [[2, 1]]
 
 
 def test_positions_are_resized_for_other_grids():
@@ -127,13 +106,6 @@ def test_readings_of_a_gap_tower_average_to_the_pooled_feature(h, w):
     a = features(2, 6, h, w)
     assert_rounded(pool.read_locations(a).mean(dim=(-2, -1)), pool(a), h * w)
     assert_rounded(pool(a), a.mean(dim=(-2, -1)) - features(6, seed=3), h * w)
-
-
-def test_dense_of_a_gap_tower_averages_to_the_embeddings_direction():
-    backbone = tower("gap_cnn")
-    trace = backbone.trace(images(), Needs(features=(-1,)))
-    mean = backbone.dense(trace).mean(dim=(-2, -1))
-    torch.testing.assert_close(F.normalize(mean, dim=-1), trace.embedding)
 
 
 # --------------------------------------------------------------------------------------------------------------- tower
@@ -189,12 +161,6 @@ def test_half_precision_weights_give_float32_embeddings_and_readings(kind):
     assert trace.embedding.dtype == backbone.dense(trace).dtype == torch.float32
     assert backbone.head(trace.features[-1].float(), trace).dtype == torch.float32
     torch.testing.assert_close(trace.embedding, exact, atol=0.03, rtol=0)
-
-
-def test_normalize_subtracts_mean_and_divides_by_deviation():
-    backbone = tower("gap_cnn")
-    pixels = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(backbone.normalize(pixels), (pixels - 0.5) / 0.5)
 
 
 @pytest.mark.parametrize(("height", "grid"), [(20, 5), (21, 6), (4, 1), (1, 1)])

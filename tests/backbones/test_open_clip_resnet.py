@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
-from cliploc.tower import Backbone, Needs
+from cliploc.tower import Needs
 from tests.backbones.seam import BackboneContract
 from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
 from tests.tolerances import assert_rounded
@@ -38,32 +38,23 @@ def pictures(height, width, count=2, seed=0):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_equals_open_clip(model, backbone):
-    images = pictures(64, 64)
-    with torch.no_grad():
-        expected = model.encode_image(images, normalize=True)
-        expected_text = model.encode_text(tokenizer()(TEXTS), normalize=True)
-    assert_rounded(backbone.encode_image(images), expected, backbone)
-    assert_rounded(backbone.encode_text(TEXTS), expected_text, backbone)
-    assert backbone.logit_scale == pytest.approx(1 / 0.07)
-
-
-def test_rn50_equals_open_clip():
-    with torch.random.fork_rng(devices=[]):
-        model = open_clip.create_model("RN50").eval()
-        season(model)
-    tokens = open_clip.get_tokenizer("RN50")
-    backbone = OpenClipResNet(model, tokens, "RN50")
-    images = pictures(224, 224, count=1)
+@pytest.mark.parametrize("name", ["small", "RN50"])
+def test_equals_open_clip(name, model):
+    tokens, side = tokenizer(), 64
+    if name == "RN50":
+        with torch.random.fork_rng(devices=[]):
+            model = open_clip.create_model("RN50").eval()
+            season(model)
+        tokens, side = open_clip.get_tokenizer("RN50"), 224
+    backbone, images = OpenClipResNet(model, tokens, name), pictures(side, side, count=1)
     with torch.no_grad():
         expected = model.encode_image(images, normalize=True)
         expected_text = model.encode_text(tokens(TEXTS), normalize=True)
     assert_rounded(backbone.encode_image(images), expected, backbone)
     assert_rounded(backbone.encode_text(TEXTS), expected_text, backbone)
-    assert backbone.input_hw == (224, 224)
-    assert backbone.resize_policy == "crop"
-    assert backbone.trace(images, Needs(features=(-1,))).features[-1].shape == (1, 2048, 7, 7)
-    assert isinstance(backbone, Backbone)
+    assert backbone.logit_scale == pytest.approx(1 / 0.07)
+    assert (backbone.input_hw, backbone.resize_policy) == ((side, side), "crop")
+    assert backbone.trace(images, Needs(features=(-1,))).features[-1].shape[-2:] == (side // 32, side // 32)
 
 
 def at_other_size(visual, features):

@@ -25,6 +25,7 @@ from tests.backbones.seam import (
     assert_state,
     perturb,
     pictures,
+    real_tower,
     state_of,
     their_image_embedding,
     tokenizer,
@@ -71,13 +72,6 @@ def small_vit(variant: str) -> Any:
         return with_trunk(trunk, 24 if options["num_classes"] else SMALL["embed_dim"])
 
     return perturb(seeded(build, 0))
-
-
-def real_tower(name: str) -> Any:
-    """The image tower of one of open_clip's models, beside a small text tower."""
-    config = open_clip.get_model_config(name)
-    model = seeded(lambda: open_clip.CLIP(config["embed_dim"], config["vision_cfg"], {**TEXT, "layers": 1}), 0)
-    return perturb(model, 0.01, most=100_000)
 
 
 def take_size(visual: Any, height: int, width: int) -> None:

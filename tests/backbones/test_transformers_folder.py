@@ -21,6 +21,7 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
+from cliploc.tower import Needs
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
@@ -145,6 +146,11 @@ def test_embeddings_are_those_of_transformers(saved, kind):
     assert backbone.input_hw == (32, 32)
     assert recipe_of(f"local-dir:{folder}") == recipe_of(backbone)
     assert recipe_of(backbone).method == ("legrad" if kind.startswith("siglip") else "naclip")
+    if kind == "clip":  # no other kind says where it looks
+        model.set_attn_implementation("eager")
+        theirs = model.vision_model(pixel_values=pictures(), output_attentions=True).attentions
+        for back, weights in backbone.trace(pictures(), Needs(attention="all")).attention.items():
+            assert_rounded(weights, theirs[back].detach(), backbone)
     assert len({tuple(row.tolist()) for row in texts}) == len(TEXTS), "the tokenizer told the texts apart"
     assert not any(p.requires_grad for p in backbone.parameters())
     found = Localizer(backbone, text_cache=False)(torch.zeros(40, 30, 3, dtype=torch.uint8).numpy(), ["cat"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -19,7 +18,7 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from cliploc import backbones
@@ -511,13 +510,6 @@ def in_hub_cache(home, repository, name, content, blob=None):
     return link
 
 
-def online(monkeypatch, download):
-    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(_weights, "hub_reachable", lambda: True)
-    monkeypatch.setattr(_weights, "fetch_blob", lambda repository, name: None)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-
-
 def tag_fails(*fragments, model="RN50", tag="openai"):
     with pytest.raises(ModelError) as error:
         _weights.tag_file(model, tag)
@@ -575,27 +567,24 @@ def test_no_network(home, monkeypatch):
     tag_fails("are not on this machine and 127.0.0.1:9 cannot be reached", "--pretrained FILE")
 
 
-def raising(error):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (LocalEntryNotFoundError("no connection"), "huggingface.co cannot be reached"),
+        (RuntimeError("a proxy in the way\nwith details"), "could not be downloaded (a proxy in the way)"),
+    ],
+)
+def test_download_errors(home, monkeypatch, error, said):
+    """Those that tests/hub does not rehearse."""
+
     def download(repository, name):
         raise error
 
-    return download
-
-
-def test_download_errors(home, monkeypatch):
-    online(monkeypatch, raising(LocalEntryNotFoundError("no connection")))
-    tag_fails("huggingface.co cannot be reached")
-    online(monkeypatch, raising(OSError(errno.ENOSPC, "No space left on device")))
-    tag_fails("do not fit on the disk of", "free space, or set HF_HOME to a folder with more")
-    online(monkeypatch, raising(RuntimeError("a proxy in the way\nwith details")))
-    tag_fails("could not be downloaded (a proxy in the way)")
-
-    def not_there(repository, name):
-        response = type("Response", (), {"headers": {}, "status_code": 404, "request": None, "text": ""})()
-        raise RepositoryNotFoundError("404", response=response)
-
-    online(monkeypatch, not_there)
-    tag_fails("huggingface.co has no public repository timm/resnet50_clip.openai")
+    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_weights, "hub_reachable", lambda: True)
+    monkeypatch.setattr(_weights, "fetch_blob", lambda repository, name: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    tag_fails(said)
 
 
 def test_a_download_by_url(home, monkeypatch):

@@ -113,15 +113,3 @@ def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[
     images = torch.zeros(1, 3, 224, 320)
     trace = backbone.trace(images, affinity.needs(backbone))
     assert affinity.grid(Context(lambda: images, torch.zeros(1, 1, 1), trace, backbone)) == grid
-
-
-@pytest.mark.parametrize(
-    ("kind", "method", "own", "after"),
-    [("gap_cnn", "cam", 0.3, 0.5), ("gap_cnn", "grad_cam", 0.1, 0.2), ("vit", "naclip", 0.6, 0.6)],
-)
-def test_boxes_have_the_threshold_that_was_chosen_for_the_tower(
-    kind: str, method: str, own: float, after: float
-) -> None:
-    assert Localizer(tower(kind), method=method).box_rule.threshold == own
-    assert Localizer(tower(kind), method=method, refine=["affinity"]).box_rule.threshold == after
-    assert Localizer(tower(kind), method=method, refine=["affinity"], threshold=0.4).box_rule.threshold == 0.4

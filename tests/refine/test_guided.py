@@ -135,17 +135,3 @@ def test_a_flat_map_stays_flat_and_a_flat_picture_blurs():
     maps[..., 10, 10] = 1
     window = F.avg_pool2d(F.avg_pool2d(F.pad(maps, (4,) * 4), 9, 1), 9, 1, padding=4)
     torch.testing.assert_close(guided(picture, maps, 4)[..., 6:14, 6:14], window[..., 6:14, 6:14], rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("kind", "method", "refine", "after"),
-    [
-        ("gap_cnn", "layer_cam", ["guided"], 1 - 0.75**2),
-        ("gap_cnn", "cam", ["guided"], 0.5),
-        ("gap_cnn", "cam", ["affinity", "guided"], 0.5),
-        ("vit", "naclip", ["guided"], 0.6),
-    ],
-)
-def test_the_threshold_is_the_one_that_was_chosen_for_the_tower(kind, method, refine, after):
-    localizer = Localizer(tower(kind, (8, 8)), method=method, refine=refine)
-    assert localizer.box_rule.threshold == pytest.approx(after)
