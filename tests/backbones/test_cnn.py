@@ -151,18 +151,6 @@ def test_traces_carry_no_graph_and_heads_do(kind):
     assert gradient.abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", CNN_KINDS)
-def test_half_precision_weights_give_float32_embeddings_and_readings(kind):
-    backbone = tower(kind)
-    exact = backbone.encode_image(images())
-    backbone.to(torch.bfloat16)
-    assert backbone.dtype == torch.bfloat16
-    trace = backbone.trace(images(), Needs(features=(-1,)))
-    assert trace.embedding.dtype == backbone.dense(trace).dtype == torch.float32
-    assert backbone.head(trace.features[-1].float(), trace).dtype == torch.float32
-    torch.testing.assert_close(trace.embedding, exact, atol=0.03, rtol=0)
-
-
 @pytest.mark.parametrize(("height", "grid"), [(20, 5), (21, 6), (4, 1), (1, 1)])
 def test_the_grid_rounds_up(height, grid):
     assert tower("gap_cnn").grid(height, 8) == (grid, 2)
