@@ -364,22 +364,14 @@ def test_tuples_in_tuples_without_end_are_refused_before_they_are_hashed(tmp_pat
     fails(path, "tuples in tuples without end")
 
 
-@pytest.mark.parametrize("form", ["zip", "old", "safetensors", "torchscript"])
-def test_junk_anywhere_is_a_model_error_or_still_weights(tmp_path, archive, form):
-    """Bytes overwritten, mostly in the description, and the end cut off."""
-    path, small = tmp_path / "w.pt", {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2, dtype=torch.int64)}
-    if form == "safetensors":
-        save_file(small, path)
-    elif form == "torchscript":
-        shutil.copy(archive, path)
-    else:
-        torch.save(small, path, _use_new_zipfile_serialization=form == "zip")
-    sound, draw = path.read_bytes(), random.Random(0)
-    description = sound.find(b"torch") if form != "safetensors" else 0
-    for _ in range(20 if form == "torchscript" else 150):
+def test_junk_anywhere_in_openais_archive_is_a_model_error_or_still_weights(tmp_path, archive):
+    """Bytes overwritten, mostly in the description, and the end cut off; tests/fuzz does so to the other formats."""
+    path, sound, draw = tmp_path / "w.pt", archive.read_bytes(), random.Random(0)
+    description = sound.find(b"torch")
+    for _ in range(20):
         damaged = bytearray(sound)
         for _ in range(draw.randint(1, 5)):
-            at = draw.choice([draw.randrange(len(sound)), min(len(sound) - 1, description + draw.randrange(400))])
+            at = draw.choice([draw.randrange(len(sound)), description + draw.randrange(400)])
             damaged[at] = draw.randrange(256)
         path.write_bytes(damaged[: draw.randint(1, len(sound))] if draw.random() < 0.3 else damaged)
         with warnings.catch_warnings():
