@@ -178,16 +178,6 @@ def test_a_square_by_hand():
     assert box_curve("a", square(), [[30, 10, 50, 20]], "exact").largest[0] == 1.0
 
 
-def test_two_squares_by_hand():
-    heat = square(0.5)
-    heat[100:104, 100:104] = 1.0  # smaller, hotter
-    curve = box_curve("a", heat, [[100, 100, 104, 104]])
-    half = int(0.5 * 255)
-    assert (curve.largest[:half] == 0).all()  # the larger one counts while both are there
-    assert (curve.best[:half] == 1).all()
-    assert (curve.largest[half:255] == 1).all()
-
-
 @pytest.mark.parametrize(
     ("hot", "value", "box"),
     [

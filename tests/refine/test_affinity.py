@@ -1,4 +1,4 @@
-"""`affinity` against its equation in plain loops, and on features whose blocks are known."""
+"""`affinity` against its equation in plain loops, and the grid that it works on."""
 
 from __future__ import annotations
 
@@ -61,17 +61,6 @@ def test_the_equation(kind: str) -> None:
             expected = torch.tensor(spread_by_loops(places, maps[b, p].flatten().tolist())).view(h, w)
             torch.testing.assert_close(refined[b, p], expected, rtol=1e-4, atol=1e-6)
     assert (refined[:, 2] == 0).all(), "a flat map stays flat"
-
-
-def test_heat_stays_in_its_block_of_like_places() -> None:
-    """Left and right halves look different; heat in one corner fills its own half, and only that."""
-    features = torch.zeros(1, 2, 4, 6)
-    features[:, 0, :, :3], features[:, 1, :, 3:] = 1, 1
-    maps = torch.zeros(1, 1, 4, 6)
-    maps[..., 0, 0] = 1
-    refined = spread(features, maps, CUT)[0, 0]
-    torch.testing.assert_close(refined[:, :3], torch.full((4, 3), 1 / 12))
-    assert (refined[:, 3:] == 0).all()
 
 
 def test_many_places_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
