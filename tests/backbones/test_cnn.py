@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -37,33 +37,16 @@ def images(height=20, width=24, count=2):
 
 
 # ------------------------------------------------------------------------------------------------------ attention pool
-@settings(max_examples=20)
-@given(st.integers(1, 6), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(0, 9))
-def test_the_attention_pool_is_torchs_multi_head_attention(side, batch, heads, seed):
-    pool = attention_pool((side, side + 1), 8 * heads, heads, 7, seed)
-    a = features(batch, 8 * heads, side, side + 1, seed=seed)
-    tokens = a.flatten(2).permute(2, 0, 1)  # [N, B, C]
-    tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens]) + pool.positional_embedding[:, None]
-    expected, _ = F.multi_head_attention_forward(
-        tokens[:1], tokens, tokens, 8 * heads, heads, None,
-        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,
-        pool.c_proj.weight, pool.c_proj.bias, need_weights=False, use_separate_proj_weight=True,
-        q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
-    )  # fmt: skip
-    # Softmax makes a slip in a logit as large a share of a weight. Of any head, the largest logit is no larger than:
-    logit = (pool.q_proj(tokens[:1]).norm(dim=-1) * pool.k_proj(tokens).norm(dim=-1)).max() / 8**0.5
-    assert_rounded(pool(a), expected[0], pool, float(expected[0].abs().max() * (1 + logit)))
-
-
-def test_the_attention_pool_and_its_gradient_are_open_clips():
+@pytest.mark.parametrize(("side", "heads"), [(1, 2), (2, 1), (5, 3), (6, 4)])
+def test_the_attention_pool_and_its_gradient_are_open_clips(side, heads):
     resnet = pytest.importorskip("open_clip.modified_resnet", reason="open_clip has the pool to compare with")
-    theirs = seeded(lambda: resnet.AttentionPool2d(5, 24, 3, 10), 4)
+    theirs = seeded(lambda: resnet.AttentionPool2d(side, 24, heads, 10), 4)
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.mul_(3)
-    ours = AttentionPool((5, 5), 24, 3, 10)
+    ours = AttentionPool((side, side), 24, heads, 10)
     ours.load_state_dict(theirs.state_dict())  # strict: the names are OpenAI's
-    a = features(3, 24, 5, 5).requires_grad_(True)
+    a = features(3, 24, side, side).requires_grad_(True)
     assert_rounded(ours(a), theirs(a), ours)
     direction = features(3, 10, seed=9)
     gradients = [torch.autograd.grad((pool(a) * direction).sum(), a)[0] for pool in (ours, theirs)]

@@ -317,8 +317,12 @@ def test_towers_of_another_build_are_refused(trunk: str) -> None:
 
 def test_every_adapter_registers_itself_and_each_tower_has_one() -> None:
     assert adapters.names() == ["OpenClipResNet", "OpenClipVit", "TimmCnn", "TimmVit"]
-    for visual, own in ((small_vit("EVA-02").visual, TimmVit), (small_cnn("FastViT").visual, TimmCnn)):
-        assert [adapter for adapter in adapters if adapter.supports(visual)] == [own]
+    resnet = open_clip.CLIP(24, {"layers": (1, 1, 1, 1), "width": 8, "image_size": 32}, TEXT)
+    for model, own in (
+        (small_vit("EVA-02"), "TimmVit"), (small_cnn("FastViT"), "TimmCnn"), (resnet, "OpenClipResNet"),
+        (real_tower("ViT-B-16", layers=1), "OpenClipVit"),
+    ):  # fmt: skip
+        assert [name for name in adapters.names() if adapters.get(name).supports(model.visual)] == [own]
 
 
 @pytest.mark.parametrize("variant", ["SigLIP", "EVA-02"])
