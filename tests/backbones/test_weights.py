@@ -22,7 +22,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from cliploc import backbones
-from cliploc.backbones import _archives, _checkpoints, _weights
+from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._checkpoints import load_into, looks_like, read_checkpoint
 from cliploc.errors import CliplocError, ModelError
 from tests.backbones.small_clip import SIDE, small_clip
@@ -112,15 +112,6 @@ def test_torchscript_archive_round_trip(archive, state, monkeypatch):
         assert torch.equal(value, expected), key
 
 
-def test_torchscript_agrees_with_torch(archive):
-    expected = torch.jit.load(str(archive)).state_dict()
-    found = _archives.read_torchscript(archive)
-    assert {name: (v.dtype, v.shape) for name, v in found.items()} == {
-        name: (v.dtype, v.shape) for name, v in expected.items()
-    }
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-
-
 def test_state_dict_with_openais_numbers_is_openais(tmp_path, state):
     torch.save(state | {"input_resolution": torch.tensor(SIDE)}, tmp_path / "w.pt")
     checkpoint = read_checkpoint(tmp_path / "w.pt")
@@ -150,9 +141,9 @@ def test_pickle_that_runs_code_is_refused(tmp_path, state, protocol, old):
     assert not marker.exists()
 
 
-def rewritten(archive, target, change):
+def rewritten(archive, target, change, compression=zipfile.ZIP_STORED):
     """A copy of the archive with entries changed: `change(name, content)` → new content, or None to leave it out."""
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w", compression) as copy:
         for entry in source.infolist():
             content = change(entry.filename.partition("/")[2], source.read(entry))
             if content is not None:
@@ -248,13 +239,15 @@ def test_torchscript_descriptions(tmp_path, description, reason):
         fails(path, "is refused", reason)
 
 
-def test_compressed_storages_are_refused(archive, tmp_path):
-    """A small file must not become a huge one in memory."""
-    path = tmp_path / "w.pt"
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as copy:
-        for entry in source.infolist():
-            copy.writestr(entry.filename, source.read(entry))
-    fails(path, "is refused", "no bytes for storage 0")
+def test_compressed_archives_are_refused(archive, tmp_path):
+    """A small file must not become a huge one in memory: a megabyte of zeros in a kilobyte."""
+    torch.save({"w": torch.zeros(2**18)}, tmp_path / "plain.pt")
+    for plain, reason in (
+        (archive, "no bytes for storage 0"),
+        (tmp_path / "plain.pt", "it is compressed, which"),
+    ):
+        path = rewritten(plain, tmp_path / "w.pt", lambda _, old: old, zipfile.ZIP_DEFLATED)
+        fails(path, "is refused", reason)
 
 
 def test_nothing_set_by_one_archive_outlives_it(archive, tmp_path):
@@ -306,18 +299,6 @@ def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, state, tensor):
         fails(tmp_path / "w.pt", "holds logit_scale, which is sparse, quantised, complex or without data")
 
 
-def test_a_compressed_archive_is_refused(tmp_path):
-    """A megabyte of zeros in a kilobyte."""
-    torch.save({"w": torch.zeros(2**18)}, tmp_path / "plain.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "plain.pt") as source,
-        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as copy,
-    ):
-        for entry in source.infolist():
-            copy.writestr(entry.filename, source.read(entry))
-    fails(tmp_path / "w.pt", "is refused: it is compressed, which torch.save never does: save it again")
-
-
 def safetensors_of(header: bytes, data=b"") -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
@@ -340,12 +321,6 @@ def safetensors_of(header: bytes, data=b"") -> bytes:
 def test_hostile_safetensors(tmp_path, content, suffix):
     (tmp_path / f"w{suffix}").write_bytes(content)
     fails(tmp_path / f"w{suffix}")
-
-
-def test_safetensors_with_extra_tensors_are_named(tmp_path, state):
-    save_file(state | {"optimizer.step": torch.zeros(1)}, tmp_path / "w.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 unexpected \(optimizer\.step\)"):
-        load_into(small_clip(), read_checkpoint(tmp_path / "w.safetensors"), "small")
 
 
 @pytest.mark.parametrize("old", [False, True])
