@@ -30,7 +30,7 @@ import cliploc.segmentation  # noqa: F401 - once, not in each process
 from cliploc.cli import main as command_line
 from cliploc.datasets import open_dataset
 from cliploc.datasets._infra.labelled import read_labels
-from cliploc.datasets._infra.voc_xml import read_annotation
+from cliploc.datasets.voc import read_annotation
 from cliploc.errors import CliplocError
 from cliploc.jobs.corrections import read_corrections
 

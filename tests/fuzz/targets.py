@@ -31,7 +31,7 @@ from cliploc.backbones._transformers_folder import folder_tokenizer, read_layout
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed, read_labels
-from cliploc.datasets._infra.voc_xml import read_annotation
+from cliploc.datasets.voc import read_annotation
 from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load

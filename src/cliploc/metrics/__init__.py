@@ -30,7 +30,7 @@ from cliploc.metrics._infra.metric import (
 )
 from cliploc.metrics.energy_in_boxes import EnergyInBoxes
 from cliploc.metrics.localization_accuracy import LocalizationAccuracy
-from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, packed_hits
+from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits, packed_hits
 from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2
 from cliploc.metrics.mean_best_iou import MeanBestIoU
 from cliploc.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
