@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import multiprocessing
 import os
 import subprocess
@@ -41,12 +42,7 @@ class Outcome:
 
 
 def cliploc_(*arguments: object, stdout: TextIO | None = None) -> Outcome:
-    """What the command says, and its exit code.
-
-    Args:
-        arguments: of the command.
-        stdout: where else it writes its results; they are not in the outcome then.
-    """
+    """What the command says, and its exit code; without what it writes to `stdout`, where one is given."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with (
         mock.patch.object(backbones, "create", create_once),
@@ -55,6 +51,21 @@ def cliploc_(*arguments: object, stdout: TextIO | None = None) -> Outcome:
     ):
         code = main([str(argument) for argument in arguments])
     return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+
+
+def refused(*arguments: object) -> str:
+    """The one line with which a command ends that does nothing."""
+    ran = cliploc_(*arguments)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran
+    return ran.err
+
+
+def document_of(*arguments: object) -> dict[str, Any]:
+    """What a command that succeeds prints with `--json`."""
+    ran = cliploc_(*arguments, "--json")
+    assert ran.code == 0, ran.err
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
 
 
 def localizer_of(model: str, **options: Any) -> Localizer:
@@ -73,28 +84,14 @@ def begun(function: Callable[..., object], *arguments: object) -> BaseProcess:
 
 
 def forked(*arguments: object, path: Sequence[Path] = (), cwd: Path | None = None) -> Outcome:
-    """The command line in a new process that has imported torch and our own modules, but looked up no plugin.
-
-    Args:
-        arguments: of the command.
-        path: folders where packages are looked for first.
-        cwd: the working directory; None for this one.
-    """
-    words = [str(argument) for argument in arguments]
-    return elsewhere(cliploc_, *words, path=path, cwd=cwd)
+    """The command line in a new process that has imported torch and our own modules, but looked up no plugin."""
+    return elsewhere(cliploc_, *map(str, arguments), path=path, cwd=cwd)
 
 
 def elsewhere(
     function: Callable[..., Answer], *arguments: object, path: Sequence[Path] = (), cwd: Path | None = None
 ) -> Answer:
-    """What a function of a module returns in such a process.
-
-    Args:
-        function: and what it returns, both of kinds that pickle takes.
-        arguments: of the function.
-        path: folders where packages are looked for first.
-        cwd: the working directory; None for this one.
-    """
+    """What a function of a module returns in such a process, in which packages are looked for in `path` first."""
     answer, told = multiprocessing.Pipe(duplex=False)
     child = begun(_tell, told, function, arguments, [str(one) for one in path], cwd or Path.cwd())
     told.close()  # so that a child that dies ends the wait

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub
 # Before torch is imported, and for the processes that tests start: beside another worker, threads that spin while they
@@ -66,3 +67,19 @@ def photo() -> Image.Image:
     rng = np.random.default_rng(3)
     small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     return small.resize((61, 43), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def backbones() -> dict[str, Any]:
+    """A tiny tower of each kind, for tests that leave it as it is."""
+    from tests.tiny import KINDS, tower  # torch, which some tests need not load
+
+    return {kind: tower(kind, (8, 8)) for kind in KINDS}
+
+
+@pytest.fixture
+def gap() -> Any:
+    """A tiny tower of its own for a test that changes it."""
+    from tests.tiny import tower
+
+    return tower("gap_cnn", (8, 8))

@@ -22,26 +22,18 @@ def taken(ahead, told=silent):
         yield item, result
 
 
-def test_items_keep_their_order_and_the_next_ones_job_runs_in_a_thread_of_its_own():
-    where = {}
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_items_keep_their_order_and_the_next_ones_job_runs_in_a_thread_of_its_own(count):
+    where = []
 
     def work(item, _):
-        where[item] = threading.current_thread().name
+        where.append(threading.current_thread().name.startswith("cliploc-tower"))
         return item**2
 
-    with Ahead(iter(range(5)), work) as ahead:
-        assert list(taken(ahead)) == [(n, n * n) for n in range(5)]
-    assert where[0] == threading.current_thread().name
-    assert {where[n].startswith("cliploc-tower") for n in range(1, 5)} == {True}
+    with Ahead(iter(range(count)), work) as ahead:
+        assert list(taken(ahead)) == [(n, n * n) for n in range(count)]
+    assert where == [n > 0 for n in range(count)]  # so a single item starts none
     assert threads() == []
-
-
-def test_a_single_item_starts_no_thread():
-    with Ahead(iter([1]), lambda item, _: item) as ahead:
-        for _, job in ahead:
-            assert job.result(silent) == 1
-            ahead.go_on()
-            assert threads() == []
 
 
 def test_the_next_job_runs_while_a_result_is_used():
@@ -71,29 +63,23 @@ def test_news_is_told_in_the_thread_of_who_waits():
     assert heard == [(n, 7, threading.current_thread()) for n in range(3)]
 
 
-def test_an_error_of_the_items_comes_after_the_results_before_it():
-    def broken():
-        yield 0
-        yield 1
-        raise OSError("broken")
+@pytest.mark.parametrize("of", ["items", "a job"])
+def test_an_error_comes_after_the_results_before_it(of):
+    def items():
+        yield from (0, 1)
+        if of == "items":
+            raise OSError("broken")
+        yield 2
 
-    got = []
-    with pytest.raises(OSError, match="broken"), Ahead(broken(), lambda item, _: item) as ahead:
-        got += (result for _, result in taken(ahead))
-    assert got == [0, 1]
-
-
-def test_an_error_of_a_job_is_raised_with_its_result():
     def work(item, _):
-        if item == 1:
-            raise MemoryError
+        if item == 2:
+            raise OSError("broken")
         return item
 
-    with Ahead(iter([0, 1]), work) as ahead:
-        results = taken(ahead)
-        assert next(results) == (0, 0)
-        with pytest.raises(MemoryError):
-            next(results)
+    got = []
+    with pytest.raises(OSError, match="broken"), Ahead(items(), work) as ahead:
+        got += (result for _, result in taken(ahead))
+    assert got == [0, 1]
 
 
 def test_a_job_that_was_given_up_is_done_anew_by_who_asks():

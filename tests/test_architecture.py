@@ -92,7 +92,6 @@ for module, names in {POSIX_NAMES}.items():
         if hasattr(importlib.import_module(module), name):
             delattr(sys.modules[module], name)
 import cliploc
-from tools.house import with_layers
 for found in pkgutil.walk_packages(cliploc.__path__, "cliploc."):
     others = found.name.startswith("cliploc.integrations.") or "starlette" not in sys.modules and ".web." in found.name
     if not others and not found.name.endswith("__main__"):
@@ -108,15 +107,6 @@ def test_no_module_needs_what_windows_lacks_to_be_imported() -> None:
     assert int(done.stdout) > 0.8 * len(MODULES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_what_is_imported_at_the_top_is_there_on_windows(path: Path) -> None:
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Import):
-            assert not {one.name.partition(".")[0] for one in statement.names} & set(POSIX_ONLY)
-        elif isinstance(statement, ast.ImportFrom):
-            assert (statement.module or "").partition(".")[0] not in POSIX_ONLY
-
-
 def test_contributing_shows_the_layers_of_the_import_contract() -> None:
     """`exhaustive` there has `lint-imports` refuse a file or folder without a layer."""
     root = Path(__file__).parents[1]
@@ -124,36 +114,3 @@ def test_contributing_shows_the_layers_of_the_import_contract() -> None:
     assert "exhaustive = true" in contract
     assert with_layers(page) == page, "run python tools/house.py --layers"
     assert with_layers(page.replace("→ tower", "→")) == page  # the picture is made anew
-
-
-def test_the_house_is_measured(tmp_path: Path) -> None:
-    """`tools/house.py` on a package of two files that import each other, run with a thread."""
-    package = tmp_path / "small"
-    for folder in (package / "web", tmp_path / "tests"):
-        folder.mkdir(parents=True)
-    (package / "__init__.py").write_text('"""Small."""\n')
-    (package / "web" / "__init__.py").write_text("")
-    (package / "cli.py").write_text(
-        "import threading\nfrom small.web import cli as other\n\n# a comment\n\n\nclass Box:\n    pass\n\n\n"
-        "def wide(a, b, c, d, e, f, g, h): ...\n\n\n"
-        "def main():\n    one = threading.Thread(target=other.deep, args=(4,))\n    one.start()\n    one.join()\n"
-    )
-    (package / "web" / "cli.py").write_text(
-        "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import small.never\n\n\nclass Box:\n    pass\n\n\n"
-        "def deep(n):\n    from small.cli import Box\n\n    return n and deep(n - 1)\n"
-    )
-    (tmp_path / "tests" / "test_it.py").write_text("1\n2\n")
-    tool = Path(__file__).parents[1] / "tools" / "house.py"
-    command = [sys.executable, tool, "--package", package, "--tests", tmp_path / "tests", "--run", "now"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
-    lines = [" ".join(line.split()) for line in said.splitlines()]
-    assert "web/ 2 14 5 0 6 0 3" in lines
-    assert "src 4 32 12 1 13 1 5" in lines
-    assert "tests 1 2" in lines
-    assert "own modules imported: 4; files whose functions are entered: 2" in lines
-    assert "deepest stack of own frames: 5" in lines
-    for expected in (
-        "import circles: 1", "small.cli ⇄ small.web.cli", "cli (small.cli, small.web.cli)",
-        "Box (small.cli, small.web.cli)", "small.cli.wide: 8", "imports of own modules inside functions: 1",
-    ):  # fmt: skip
-        assert expected in lines

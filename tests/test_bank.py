@@ -22,15 +22,9 @@ from cliploc.report import to_document
 from cliploc.report.overlay import run_line, verdict
 from cliploc.reporter import Reporter
 from tests.test_localizer import TALL, WIDE, build
-from tests.tiny import tower
 
 NAMES = [("red", "scarlet"), ("green",), ("blue", "azure"), ("cat", "kitten")] + [(f"thing {i}",) for i in range(36)]
 SENTENCES = (("a photo.",), ("a photo of the sky.", "sky"))
-
-
-@pytest.fixture
-def gap():
-    return tower("gap_cnn", (8, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -201,13 +195,6 @@ def test_it_is_told_while_the_bank_is_embedded_and_never_again(gap, tmp_path, mo
         assert told == left
 
 
-def test_a_calibrated_model_embeds_no_bank(gap):
-    gap.presence = lambda cosine: torch.sigmoid(20 * cosine)
-    told = []
-    list(build(gap, min_presence=0.5).stream([TALL], ["red"], reporter=Reporter(bank=lambda *one: told.append(one))))
-    assert not told
-
-
 @pytest.mark.parametrize("text_cache", [True, False])
 def test_the_bank_comes_from_the_disk_as_one_file(gap, tmp_path, monkeypatch, text_cache):
     monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
@@ -218,18 +205,6 @@ def test_the_bank_comes_from_the_disk_as_one_file(gap, tmp_path, monkeypatch, te
     second = build(gap, min_presence=0.5, text_cache=text_cache)(TALL, ["a dog"])
     assert asked == ([] if text_cache else ["a a dog thing", "a photo of a a dog."])
     np.testing.assert_array_equal(second.presence, first.presence)
-
-
-def test_it_is_part_of_a_runs_identity_where_it_decides(gap):
-    assert build(gap, min_presence=0.5).describe()["presence_bank"] == module.VERSION
-    assert "presence_bank" not in build(gap, min_presence=0).describe()
-
-
-def test_names_that_are_not_found_cost_no_map(gap):
-    localizer = build(gap, min_presence=0.9999)
-    [with_all], [without] = (localizer.stream([WIDE], ["red", "green"], absent_maps=one) for one in (True, False))
-    np.testing.assert_array_equal(with_all.found, without.found)
-    assert not without.maps[~without.found].any()
 
 
 def test_annotate_uses_one_rule_for_all_names_also_those_with_a_minimum_of_zero(gap):

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,28 +43,6 @@ def test_pictures_are_timed_with_both_ways_to_wait(passively: bool) -> None:
     times = waiting.child(passively, pictures=1, threads=2)
     assert len(times) == 1
     assert all(seconds > 0 for both in times for seconds in both)
-
-
-def test_pictures_are_timed_alone_and_beside_busy_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That `child` measures is above: here only whether it has company."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(command: list[str]) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen(command))
-        return started[-1]
-
-    def child(passively: bool, pictures: int, threads: int | None) -> list[tuple[float, float]]:
-        assert threads == 2
-        return [(float(len([one for one in started if one.poll() is None])), 1.0)] * pictures
-
-    monkeypatch.setattr(waiting, "subprocess", SimpleNamespace(Popen=start))
-    monkeypatch.setattr(waiting, "child", child)
-    assert waiting.main(quick=True, out=tmp_path, busy=1, threads=2) == 0
-    assert [one.poll() is None for one in started] == [False, False], "a busy process outlives its cell"
-    cells = json.loads((tmp_path / "waiting.json").read_text())["cells"]
-    assert [(cell["busy"], cell["passively"]) for cell in cells] == [(0, False), (0, True), (1, False), (1, True)]
-    assert all(cell["times"] == [[cell["busy"], 1.0]] * 2 for cell in cells)
-    assert (tmp_path / "waiting.md").read_text().count("ly | ") == 4
 
 
 def test_whole_commands_are_timed_beside_torchs_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torchvision.ops import batched_nms
@@ -14,10 +14,8 @@ from torchvision.ops import batched_nms
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.parts import divide
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
 from cliploc.metrics import JudgedMap, VLScoreRule
 
-ALL_BOXES = "leave it out for all boxes"
 LEVELS = [0, 0, 0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1]  # sums and shares of these are exact enough to compare
 heats = hnp.arrays(
     np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from(LEVELS).map(np.float32)
@@ -98,19 +96,13 @@ def test_max_boxes_keeps_the_best_of_every_map(maps, limit, nms_iou):
         np.testing.assert_array_equal(some.score[some.index == p], everything.score[everything.index == p][:limit])
 
 
-@given(stacks, st.sampled_from([0.1, 0.3, 0.6]))
-def test_suppression_is_greedy_within_each_map(maps, iou):
-    without = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, **plain))
-    boxes = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, min_area=0, nms_iou=iou))
-    for p in range(len(maps)):
-        kept: list[list[float]] = []
-        for box in without.xyxy[without.index == p].tolist():
-            if not kept or iou_matrix([box], kept).max() <= iou:
-                kept.append(box)
-        assert boxes.xyxy[boxes.index == p].tolist() == kept
+RING = ((0, 0), (1, 1), (1, 1))  # one pixel round each map
+SPOT = np.ones((1, 4, 4), np.float32)
+IN_A_RING = np.pad(np.pad(SPOT, RING), RING, constant_values=0.75)
 
 
 @given(stacks, st.sampled_from([0.125, 0.25, 0.5]))  # which float32, torchvision's, holds exactly
+@example(IN_A_RING, 0.25)  # the IoU of the boxes of the spot and the ring
 def test_suppression_keeps_what_torchvisions_keeps(maps, iou):
     without = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, **plain))
     order = torch.arange(len(without.index), 0, -1, dtype=torch.float32)
@@ -119,18 +111,15 @@ def test_suppression_keeps_what_torchvisions_keeps(maps, iou):
     np.testing.assert_array_equal(boxes.xyxy, without.xyxy[kept.numpy()])
 
 
-def test_suppression_drops_the_ring_round_a_spot():
-    """A region inside the hole of another: their boxes overlap, though no pixel is shared."""
-    heat = np.zeros((1, 9, 9), np.float32)
-    heat[0, 1:8, 1:8], heat[0, 2:7, 2:7], heat[0, 3:6, 3:6] = 0.8, 0, 1.0
-    assert len(boxes_from_maps(heat, BoxRule(0.4, min_area=0, nms_iou=None)).xyxy) == 2
-    assert boxes_from_maps(heat, BoxRule(0.4, min_area=0, nms_iou=0.15)).xyxy.tolist() == [[3, 3, 6, 6]]
-    assert len(boxes_from_maps(heat, BoxRule(0.4, min_area=0, nms_iou=0.5)).xyxy) == 2  # 9 / 49 of overlap is allowed
-
-
-@given(stacks, st.sampled_from([0.2, "auto"]), st.sampled_from(["all", "largest"]), st.sampled_from([None, 0.4]))
-def test_many_maps_at_once_are_one_by_one(maps, tau, components, nms_iou):
-    rule = BoxRule(tau, components, min_area=0.05, nms_iou=nms_iou, max_boxes=2)
+@given(
+    stacks,
+    st.sampled_from([0.1, 0.2, "auto"]),
+    st.sampled_from(["all", "largest"]),
+    st.sampled_from([None, 0.4]),
+    st.sampled_from([0.0, 0.2, 1.0]),
+)
+def test_many_maps_at_once_are_one_by_one(maps, tau, components, nms_iou, split):
+    rule = BoxRule(tau, components, min_area=0.05, nms_iou=nms_iou, max_boxes=2, split_peaks=split)
     together = boxes_from_maps(maps, rule)
     assert (np.diff(together.index) >= 0).all()
     for p in range(len(maps)):
@@ -147,44 +136,14 @@ def test_hot_edges_do_not_leak_into_the_map_below_nor_across_the_chunks():
     assert sorted(map(tuple, boxes.xyxy[boxes.index == 149].tolist())) == [(0, 0, 5, 1), (0, 3, 5, 4)]
 
 
-@given(stacks, st.sampled_from([0.33, 0.6]), st.sampled_from([1e-6, 0.5, 3.0, 255.0, 1e6]))
-def test_the_maps_scale_does_not_matter(maps, tau, factor):
-    """No level lies at τ·max, where rounding would decide."""
-    one, other = (boxes_from_maps(m, BoxRule(tau, min_area=0)) for m in (maps, maps * np.float32(factor)))
+@given(stacks, st.sampled_from([0.33, 0.6, "auto"]), st.data())
+def test_the_maps_scale_does_not_matter(maps, tau, data):
+    """No level lies at τ·max, where rounding would decide; of exact multiples Otsu's 256 levels are the same."""
+    factors = [2.0**-100, 0.5, 2.0**60] if tau == "auto" else [1e-6, 0.5, 3.0, 255.0, 1e6]
+    scaled = maps * np.float32(data.draw(st.sampled_from(factors)))
+    one, other = (boxes_from_maps(m, BoxRule(tau, min_area=0)) for m in (maps, scaled))
     np.testing.assert_array_equal(one.xyxy, other.xyxy)
     np.testing.assert_allclose(one.score, other.score, rtol=1e-6)
-
-
-@given(stacks, st.sampled_from([2.0**-100, 0.5, 2.0**60]))
-def test_nor_does_it_for_the_automatic_threshold(maps, factor):
-    """Exact multiples only: the 256 levels of others are cut elsewhere by rounding."""
-    one, other = (boxes_from_maps(m, BoxRule("auto", min_area=0)) for m in (maps, maps * np.float32(factor)))
-    np.testing.assert_array_equal(one.xyxy, other.xyxy)
-    np.testing.assert_array_equal(one.score, other.score)
-
-
-@given(heats, st.floats(0, 1), st.floats(0, 1))
-def test_what_is_hot_shrinks_as_the_threshold_grows(heat, a, b):
-    def covered(tau):
-        pixels = np.zeros(heat.shape, bool)
-        for x0, y0, x1, y1 in boxes_from_maps(heat[None], BoxRule(tau, **plain)).xyxy.astype(int):
-            pixels[y0:y1, x0:x1] = True
-        return pixels
-
-    low, high = sorted((a, b))
-    assert (covered(low) | ~covered(high)).all()
-
-
-@given(heats, st.floats(0, 0.99))
-def test_the_region_with_the_maximum_scores_1_and_comes_first(heat, tau):
-    boxes = boxes_from_maps(heat[None], BoxRule(tau))
-    if heat.max() == 0:
-        assert len(boxes.score) == 0
-        return
-    assert boxes.score[0] == 1
-    y, x = np.unravel_index(heat.argmax(), heat.shape)
-    tops = boxes.xyxy[boxes.score == 1]
-    assert ((tops[:, 0] <= x) & (x < tops[:, 2]) & (tops[:, 1] <= y) & (y < tops[:, 3])).any()
 
 
 def otsu(values):
@@ -235,21 +194,12 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
     ("option", "value", "text"),
     [
         ("threshold", 1.5, "expected threshold from 0 to 1, or auto, got 1.5"),
-        ("threshold", -0.1, "expected threshold from 0 to 1, or auto, got -0.1"),
-        ("threshold", float("nan"), "expected threshold from 0 to 1, or auto, got nan"),
         ("threshold", "otsu", "expected threshold from 0 to 1, or auto, got 'otsu'"),
-        ("threshold", True, "expected threshold from 0 to 1, or auto, got True"),
         ("components", "some", "expected components to be one of all, largest, got 'some'"),
         ("min_area", 1, "expected min_area, a share of the picture, from 0 to 0.999, got 1"),
         ("min_area", -0.1, "expected min_area, a share of the picture, from 0 to 0.999, got -0.1"),
         ("max_boxes", 0, "expected max_boxes, a whole number from 1 to 1,000,000, got 0: leave it out for all boxes"),
-        (
-            "max_boxes",
-            1.5,
-            "expected max_boxes, a whole number from 1 to 1,000,000, got 1.5: leave it out for all boxes",
-        ),
         ("nms_iou", 0, "expected nms_iou above 0 and at most 1, got 0: leave it out for no suppression"),
-        ("nms_iou", 1.1, "expected nms_iou above 0 and at most 1, got 1.1: leave it out for no suppression"),
         ("split_peaks", 1.1, "expected split_peaks from 0 to 1, got 1.1"),
         ("split_peaks", None, "expected split_peaks from 0 to 1, got None"),
         ("min_score", 1.1, "expected min_score from 0 to 1, or auto, got 1.1"),
@@ -365,17 +315,6 @@ def test_boxes_of_parts_hold_what_the_boxes_of_regions_do_and_peaks_are_their_ow
         )
 
 
-@given(stacks, cutoffs, st.sampled_from([0, 0.05, 0.2]), st.sampled_from(["all", "largest"]), st.randoms())
-def test_the_order_of_maps_does_not_matter_to_their_parts(maps, split, min_area, components, random):
-    rule = BoxRule(0.1, components, min_area=min_area, split_peaks=split)
-    order = list(range(len(maps)))
-    random.shuffle(order)
-    together, shuffled = boxes_from_maps(maps, rule), boxes_from_maps(maps[order], rule)
-    for place, p in enumerate(order):
-        np.testing.assert_array_equal(shuffled.xyxy[shuffled.index == place], together.xyxy[together.index == p])
-        np.testing.assert_array_equal(shuffled.score[shuffled.index == place], together.score[together.index == p])
-
-
 @given(stacks, st.sampled_from([0.0, 0.3, "auto"]), st.sampled_from([0, 0.1, 0.3]), cutoffs)
 def test_a_map_that_has_a_box_has_one_when_it_is_split(maps, tau, min_area, split):
     """Also where all parts would be too small."""
@@ -389,13 +328,6 @@ def gaussians(*peaks, size=(60, 100), floor=0.0):
     y, x = np.mgrid[: size[0], : size[1]]
     bells = [h * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * w**2)) for cx, cy, h, w in peaks]
     return np.maximum(np.max(bells, axis=0), floor).astype(np.float32)
-
-
-@given(st.integers(5, 94), st.integers(5, 54), st.floats(3, 30), st.floats(0.05, 0.9), st.sampled_from([0.01, 0.2]))
-def test_a_map_of_one_peak_is_never_split(x, y, width, tau, split):
-    heat = gaussians((x, y, 1, width))[None]
-    one, other = boxes_from_maps(heat, BoxRule(tau)), boxes_from_maps(heat, BoxRule(tau, split_peaks=split))
-    np.testing.assert_array_equal(one.xyxy, other.xyxy)
 
 
 @given(st.integers(3, 8), st.booleans())
@@ -434,9 +366,3 @@ def test_a_rule_of_which_nothing_is_said_never_splits_nor_does_a_published_metri
     assert len(parts) == 3
     judged = JudgedMap("a", heat, parts[:1], heat.shape[::-1])
     assert VLScoreRule(0.1).value_of(judged) == 0  # the box round all three fits none
-
-
-def test_many_peaks_of_a_noisy_map_are_no_trouble():
-    noise = np.random.default_rng(0).random((2, 40, 50), dtype=np.float32)
-    boxes = boxes_from_maps(noise, BoxRule(0.2, split_peaks=0, min_area=0, nms_iou=None))
-    assert len(boxes.xyxy) > 200

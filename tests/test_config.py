@@ -7,12 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from cliploc.config import (
-    FaithfulnessOptions,
-    Options,
-    SegmentationOptions,
-    parse_share,
-)
+from cliploc.config import FaithfulnessOptions, Options, SegmentationOptions, parse_share
 from cliploc.errors import UsageError
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cliploc.demo import IOU_RULE, demo_photos
+from cliploc.geometry import iou_matrix
 from tests.commands import Outcome, cliploc_
 
 
@@ -24,12 +25,6 @@ def rows(demo) -> list[list[str]]:
     """The table's cells: photo, name, found, score, box, IoU."""
     table = demo[0].out.split("mean IoU")[0].splitlines()
     return [re.split(r"  +", line) for line in table[1:] if line]
-
-
-def iou(a, b) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
 def test_every_name_of_every_photo_has_a_row(demo, rows):
@@ -50,7 +45,7 @@ def test_iou_is_that_of_the_best_box_with_the_true_box_it_overlaps_most(rows):
             assert overlap == "0.00 ✗"
         else:
             best = [float(value) for value in box.split(" (")[0].split()]
-            expected = max(iou(best, one) for one in true)
+            expected = iou_matrix([best], true).max()
             assert float(overlap.split()[0]) == pytest.approx(expected, abs=0.02)  # the box is printed in whole pixels
             compared += 1
     assert compared >= 8

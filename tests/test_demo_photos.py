@@ -38,27 +38,18 @@ def test_all_photos_together_are_at_most_three_megabytes():
 
 
 @each_photo
-def test_a_photo_is_the_listed_one_and_decodes(photo):
+def test_a_photo_is_the_listed_one_and_says_whose_it_is_and_where_it_came_from(photo):
     assert hashlib.sha256((FOLDER / photo["file"]).read_bytes()).hexdigest() == photo["sha256"]
     with Image.open(FOLDER / photo["file"]) as picture:
         picture.load()
-        assert picture.mode == "RGB"
-        assert picture.size == (photo["width"], photo["height"])
-        assert max(picture.size) <= 640
+        assert (picture.mode, picture.size) == ("RGB", (photo["width"], photo["height"]))
         # A turned picture would put the boxes elsewhere for a reader that honours EXIF.
         assert not picture.getexif()
-
-
-@each_photo
-def test_a_photo_says_whose_it_is_and_where_it_came_from(photo):
     assert FREE.match(photo["licence"]), photo["licence"]
     for field in ("title", "author", "licence_file", "licence_statement", "origin"):
         assert photo[field].strip(), field
-    assert photo["licence_url"].startswith("https://")
     source = photo["source"]
-    assert source["registry"] in {"pypi", "debian"}
     assert re.fullmatch(r"[0-9a-f]{64}", source["archive_sha256"])
-    assert source["package"]
     assert source["version"].split(":")[-1] in source["archive"]
 
 
@@ -71,30 +62,13 @@ def test_the_list_is_written_as_the_collector_writes_it(collector):
 
 
 @each_photo
-def test_boxes_lie_in_the_picture_and_belong_to_names_asked(photo):
-    assert photo["boxes"]
-    for box in photo["boxes"]:
-        x0, y0, x1, y1 = box["xyxy"]
+def test_boxes_lie_in_the_picture_and_something_asked_for_is_absent(photo):
+    asked, present = set(photo["ask"]), {box["name"] for box in photo["boxes"]}
+    assert len(asked) == len(photo["ask"])
+    assert present < asked
+    for x0, y0, x1, y1 in (box["xyxy"] for box in photo["boxes"]):
         assert 0 <= x0 < x1 <= photo["width"]
         assert 0 <= y0 < y1 <= photo["height"]
-        assert box["name"] in photo["ask"]
-
-
-@each_photo
-def test_a_photo_is_asked_for_something_present_and_something_absent(photo):
-    asked = photo["ask"]
-    present = {box["name"] for box in photo["boxes"]}
-    assert len(set(asked)) == len(asked)
-    assert 1 <= len(set(asked) - present) <= 2
-    assert present
-
-
-def test_the_photos_are_of_many_shapes_and_some_hold_several_objects():
-    ratios = [photo["width"] / photo["height"] for photo in PHOTOS]
-    assert min(ratios) < 0.8
-    assert max(ratios) > 1.7
-    assert any(len({box["name"] for box in photo["boxes"]}) > 1 for photo in PHOTOS)
-    assert any(len(photo["boxes"]) > len({box["name"] for box in photo["boxes"]}) for photo in PHOTOS)
 
 
 def test_shrinking_keeps_the_shape_and_drops_metadata(collector, tmp_path):

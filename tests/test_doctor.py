@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cliploc import backbones, doctor
+from cliploc import backbones
 from cliploc.backbones import models
 from cliploc.backbones.open_clip import _entry
 from cliploc.demo import demo_photos
 from cliploc.errors import ModelError
 from cliploc.localizer import Classified, Localizer
 from tests.backbones.small_clip import CONFIG, small_clip
-from tests.backbones.test_weights import home, in_hub_cache, torchscript  # noqa: F401 - a fixture
+from tests.backbones.test_weights import home, in_hub_cache  # noqa: F401 - a fixture
 from tests.commands import cliploc_
 
 
@@ -37,6 +37,7 @@ def test_this_installation_is_sound():
     right = f"{len(photos)} of {len(photos)} (100%) called by a name of what they show, out of {names} names"
     assert right in line_of(result, "photographs")
     assert re.search(r"boxes of the cat: [1-9], of a pizza: 0$", line_of(result, "boxes"))
+    assert [line.split()[1] for line in lines[-5:-1]] == ["device", "weights", "photographs", "boxes"]
     assert lines[-1] == "everything is as it should be"
 
 
@@ -87,67 +88,33 @@ def as_state_dict(path):
     torch.save(small_clip(seed=5).state_dict(), path)
 
 
-def as_openais_archive(path):
-    torchscript(path, small_clip(seed=5))
-
-
-@pytest.mark.parametrize(
-    ("save", "name"), [(as_safetensors, "w.safetensors"), (as_state_dict, "w.pt"), (as_openais_archive, "RN.pt")]
-)
-def test_random_weights_load_and_do_not_pass(small, tmp_path, save, name):
-    path = tmp_path / name
-    save(path)
+def test_random_weights_load_and_do_not_pass(small, tmp_path):
+    path = tmp_path / "w.safetensors"
+    as_safetensors(path)
     result = cliploc_("doctor", "--model", "RN-small", "--pretrained", path)
     assert result.code == 1, result.err
     weights = line_of(result, "weights")
     assert weights.startswith("ok ")
-    assert f"RN-small:{name}: {path} ({path.stat().st_size / 1e6:,.1f} MB), loaded in " in weights
+    assert f"RN-small:w.safetensors: {path} ({path.stat().st_size / 1e6:,.1f} MB), loaded in " in weights
     line = line_of(result, "photographs")
     assert line.startswith("FAILED")
     assert "these weights are random, or not of this model: download trained ones" in line
     assert result.out.endswith("\n1 check failed\n")
 
 
-def test_damaged_weights_fail_and_missing_ones_end_it(small, tmp_path):
+def test_damaged_weights_and_those_of_another_model_fail_and_missing_ones_end_it(small, tmp_path):
     path = tmp_path / "w.safetensors"
     as_safetensors(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    result = cliploc_("doctor", "--model", "RN-small", "--pretrained", path)
-    assert result.code == 1
-    assert "is cut short or damaged" in line_of(result, "weights")
+    cut = path.read_bytes()[:5000]
+    save_file({"visual.conv1.weight": torch.zeros(3, 3)}, path)
+    for content, said in ((cut, "is cut short or damaged"), (path.read_bytes(), "does not hold weights of RN-small")):
+        path.write_bytes(content)
+        result = cliploc_("doctor", "--model", "RN-small", "--pretrained", path)
+        assert result.code == 1
+        assert said in line_of(result, "weights")
     result = cliploc_("doctor", "--model", "RN-small", "--pretrained", tmp_path / "none.pt")
     assert result.code == 2
     assert result.err == f"cliploc: expected a file of weights, found none at {tmp_path / 'none.pt'}: check the path\n"
-
-
-def test_weights_of_another_model_fail(small, tmp_path):
-    path = tmp_path / "w.safetensors"
-    save_file({"visual.conv1.weight": torch.zeros(3, 3)}, path)
-    result = cliploc_("doctor", "--model", "RN-small", "--pretrained", path)
-    assert result.code == 1
-    assert "does not hold weights of RN-small" in line_of(result, "weights")
-
-
-def test_missing_tags_say_what_to_fetch_and_where_to_put_it(home):  # noqa: F811
-    """Offline (HF_HUB_OFFLINE is set for all tests), with an empty cache."""
-    result = cliploc_("doctor", "--model", "RN50", "--pretrained", "openai")
-    assert result.code == 2
-    assert result.err.count("\n") == 1
-    for part in (
-        "the weights 'openai' of RN50 are not on this machine and HF_HUB_OFFLINE forbids the network",
-        "https://huggingface.co/timm/resnet50_clip.openai",
-        f"as {home}/home/.cache/clip/RN50.pt",
-    ):
-        assert part in result.err
-
-
-def test_no_network_is_one_line_too(home, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("cliploc.backbones._weights.hub.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("cliploc.backbones._weights.hub.ENDPOINT", "http://127.0.0.1:9")
-    result = cliploc_("doctor", "--model", "RN50", "--pretrained", "openai")
-    assert result.code == 2
-    assert "127.0.0.1:9 cannot be reached: download them from" in result.err
-    assert result.err.count("\n") == 1
 
 
 def test_a_tag_is_found_in_the_cache(small, home, monkeypatch, tmp_path):  # noqa: F811
@@ -162,10 +129,8 @@ def test_a_tag_is_found_in_the_cache(small, home, monkeypatch, tmp_path):  # noq
 
 def test_unknown_names_and_values_are_usage():
     for arguments, said in (
-        (("--model", "no"), "unknown model 'no'"),
         (("--model", "RN50", "--pretrained", "no"), "unknown weights of RN50 'no'"),
         (("--precision", "int4"), "expected --precision to be one of"),
-        (("--device", "tpu"), "expected --device as cpu, cuda, cuda:N or mps, got 'tpu'"),
         (("--device", "cuda:99"), "expected a device of this machine"),
     ):
         result = cliploc_("doctor", *arguments)
@@ -180,7 +145,3 @@ def test_a_tower_that_gives_nan_fails(small, tmp_path):
     result = cliploc_("doctor", "--model", "RN-small", "--pretrained", path)
     assert result.code == 1
     assert "gave an embedding that is not a number" in line_of(result, "photographs")
-
-
-def test_every_check_says_what_was_looked_at():
-    assert [check.name for check in doctor.checks()][-4:] == ["device", "weights", "photographs", "boxes"]

@@ -6,7 +6,6 @@ import io
 import os
 import struct
 import sys
-import tempfile
 import threading
 import tracemalloc
 import warnings
@@ -16,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from cliploc import images
@@ -67,13 +64,6 @@ def test_orientation_of_a_picture_from_memory_and_the_picture_stays_as_it_is():
     np.testing.assert_array_equal(np.asarray(load(stored).image), np.asarray(corners()))
     np.testing.assert_array_equal(np.asarray(stored), np.asarray(before))
     assert stored.getexif()[0x0112] == 6
-
-
-def test_the_result_shares_nothing_with_the_picture_handed_in():
-    mine = corners()
-    found = load(mine).image
-    mine.paste(WHITE, (0, 0, 16, 12))
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(corners()))
 
 
 def test_cmyk_is_converted(tmp_path):
@@ -162,14 +152,6 @@ def test_of_an_animation_the_first_frame_is_used_and_a_note_says_so(tmp_path, su
     assert load(corners()).notes == ()
 
 
-def test_pages_of_a_tiff_are_not_called_an_animation(tmp_path):
-    pages = [Image.new("RGB", (16, 12), colour) for colour in (RED, BLUE)]
-    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
-    picture = load(tmp_path / "scan.tif")
-    assert picture.image.getpixel((3, 3)) == RED
-    assert picture.notes == ("holds several pictures: the first is used",)
-
-
 @pytest.mark.parametrize(
     "mode", ["1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV", "LAB", "CMYK", "La", "RGBa", "PA", "I", "F", "I;16", "I;16B"]
 )
@@ -208,12 +190,9 @@ def test_grey_arrays():
         np.testing.assert_array_equal(np.asarray(load(array).image), np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_floats_are_rounded_to_the_nearest_grey():
-    assert load(np.full((9, 9), 0.999)).image.getpixel((0, 0)) == WHITE
-
-
-def test_transparent_arrays_are_laid_on_white():
-    assert load(np.zeros((9, 9, 4), np.uint8)).image.getpixel((0, 0)) == WHITE
+def test_floats_are_rounded_to_the_nearest_grey_and_transparent_arrays_are_laid_on_white():
+    for array in (np.full((9, 9), 0.999), np.zeros((9, 9, 4), np.uint8)):
+        assert load(array).image.getpixel((0, 0)) == WHITE
 
 
 @pytest.mark.parametrize(
@@ -265,18 +244,18 @@ def png_that_claims(width, height):
     return bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "text"),
-    [
-        ("empty.jpg", b"", "the file is empty (0 bytes): download it again"),
-        ("text.jpg", b"this is no picture", "not a picture that can be read: expected JPEG, PNG, WebP or similar"),
-        ("cut.jpg", truncated_jpeg(), "damaged (image file is truncated"),
-        ("bomb.png", png_that_claims(20_000, 20_000), "more than 178 million pixels, expected at most 120 million"),
-        ("large.png", png_that_claims(12_000, 12_000), "12000×12000 pixels, expected at most 120 million"),
-        ("line.png", png_that_claims(20_000, 3), "20000×3 pixels, expected at least 8×8: use a larger picture"),
-        ("short.png", png_that_claims(90, 90), "damaged ("),
-    ],
-)
+REFUSED = [
+    ("empty.jpg", b"", "the file is empty (0 bytes): download it again"),
+    ("text.jpg", b"this is no picture", "not a picture that can be read: expected JPEG, PNG, WebP or similar"),
+    ("cut.jpg", truncated_jpeg(), "damaged (image file is truncated"),
+    ("bomb.png", png_that_claims(20_000, 20_000), "more than 178 million pixels, expected at most 120 million"),
+    ("large.png", png_that_claims(12_000, 12_000), "12000×12000 pixels, expected at most 120 million"),
+    ("line.png", png_that_claims(20_000, 3), "20000×3 pixels, expected at least 8×8: use a larger picture"),
+    ("short.png", png_that_claims(90, 90), "damaged ("),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "text"), REFUSED)
 def test_files_that_are_refused(tmp_path, name, data, text):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError) as error:
@@ -423,14 +402,8 @@ HOSTILE = {
     "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
     "ICO": (b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, 9, 22) + b"\x89PNG\r\n\x1a\n\0", NOT_READ),
     "GRIB": (b"GRIB\0\0\0\1".ljust(100, b"\0"), NOT_READ),
-    "scans": (
-        many_scans(9_000),
-        "cannot be decoded: it has more than 200 scans: save it again as a plain picture",
-    ),
-    "large scans": (
-        many_scans(150, (4_096, 4_096)),
-        "cannot be decoded: it has 159 scans of 17 million pixels",
-    ),
+    "scans": (many_scans(9_000), "cannot be decoded: it has more than 200 scans: save it again as a plain picture"),
+    "large scans": (many_scans(150, (4_096, 4_096)), "cannot be decoded: it has 159 scans of 17 million pixels"),
     "segments": (
         many_scans(0)[:2] + b"\xff\xfe\0\2" * 6_000 + many_scans(0)[2:],
         "cannot be decoded: it has more than 5,0",
@@ -443,18 +416,12 @@ HOSTILE = {
         with_exif(overlapping_exif(4_000, 200_000)),
         "cannot be decoded: it has tags that claim 762 MB of a file of",
     ),
-    "EXIF below": (
-        with_exif(overlapping_exif(4_000, 200_000, pointer=True)),
-        "cannot be decoded: it has tags that cl",
-    ),
+    "EXIF below": (with_exif(overlapping_exif(4_000, 200_000, pointer=True)), "cannot be decoded: it has tags that cl"),
     "TIFF tags": (
         overlapping_exif(4_000, 200_000),
         "cannot be decoded: it has tags that claim 762 MB of a file of 242 kB",
     ),
-    "TIFF strips": (
-        grey_tiff(2_000, rows=63),
-        "cannot be decoded: it has 2,000 strips that cover it 1000 times",
-    ),
+    "TIFF strips": (grey_tiff(2_000, rows=63), "cannot be decoded: it has 2,000 strips that cover it 1000 times"),
     "comments": (gif_with_comments(5_000), "cannot be decoded: it has more than 4,000 blocks of comments"),
 }
 
@@ -502,7 +469,9 @@ def test_frames_are_not_walked_through(tmp_path, monkeypatch):
     for reader in ("GifImagePlugin.GifImageFile", "TiffImagePlugin.TiffImageFile"):
         monkeypatch.setattr(f"PIL.{reader}.n_frames", property(lambda _: pytest.fail("all were walked through")))
     assert load(tmp_path / "a.gif").notes == ("animated, 3 frames: the first is used",)
-    assert load(tmp_path / "a.tif").notes == ("holds several pictures: the first is used",)
+    pages = load(tmp_path / "a.tif")
+    assert pages.image.getpixel((3, 3)) == (0, 0, 0)
+    assert pages.notes == ("holds several pictures: the first is used",)
 
 
 def test_a_gif_of_very_many_frames(tmp_path):
@@ -524,21 +493,18 @@ def test_a_pil_image_is_taken_at_the_frame_it_shows_and_stays_there(tmp_path):
     assert picture.notes == ()
 
 
-@pytest.mark.parametrize("kind", ["array", "PIL"])
-def test_what_is_given_is_not_changed(kind):
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 4), dtype=np.uint8)
-    mine = pixels.copy() if kind == "array" else Image.fromarray(pixels)
-    found = load(mine)
-    found.image.paste(WHITE, (0, 0, 16, 12))
-    np.testing.assert_array_equal(np.asarray(mine), pixels)
+@pytest.mark.parametrize("kind", [np.array, Image.Image.copy])
+def test_the_result_shares_nothing_with_the_picture_handed_in(kind):
+    mine = kind(corners())
+    load(mine).image.paste(WHITE, (0, 0, 16, 12))
+    np.testing.assert_array_equal(np.asarray(mine), np.asarray(corners()))
 
 
-def test_a_tensor_is_refused_in_one_line():
-    with pytest.raises(InputError) as error:
+def test_a_tensor_is_refused_with_the_way_out():
+    with pytest.raises(
+        InputError, match=r"^image: expected a path, .* got Tensor: make it an array \[H, W, 3\] of uint8$"
+    ):
         load(torch.zeros(3, 9, 9))
-    assert str(error.value) == (
-        "image: expected a path, a PIL image or a numpy array, got Tensor: make it an array [H, W, 3] of uint8"
-    )
 
 
 def test_warnings_of_the_program_stay_as_they_were(tmp_path):
@@ -571,43 +537,6 @@ def test_nobody_else_opens_picture_files():
         if path.name != "images.py":
             assert "Image.open(" not in text, path
             assert '".jpeg"' not in text, path
-
-
-def encoded(format_, **options):
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(buffer, format_, **options, **({} if format_ in ("GIF", "BMP", "PPM") else {"exif": exif}))
-    return buffer.getvalue()
-
-
-SOUND = [encoded(format_) for format_ in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")]
-
-
-@settings(max_examples=400)
-@given(st.sampled_from(SOUND), st.data())
-def test_damage_anywhere_is_an_input_error_or_still_a_picture(sound, data):
-    """Never a traceback: bytes overwritten, mostly in the header, and the end cut off."""
-    damaged = bytearray(sound)
-    for _ in range(data.draw(st.integers(1, 6))):
-        place = data.draw(st.one_of(st.integers(0, 120), st.integers(0, len(sound) - 1)))
-        damaged[place] = data.draw(st.integers(0, 255))
-    damaged = damaged[: data.draw(st.integers(1, len(sound)))] if data.draw(st.booleans()) else damaged
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "damaged.bin"
-        path.write_bytes(damaged)
-        refusal, picture = None, None
-        try:
-            picture = load(path)
-        except InputError as error:
-            refusal = str(error)
-    if picture is None:
-        assert refusal.startswith(f"{path}: ")
-        assert "\n" not in refusal
-    else:
-        assert picture.image.mode == "RGB"
-        assert np.asarray(picture.image).shape[2] == 3
 
 
 # ---------------------------------------------------------------------------------------------------------------- HEIC

@@ -19,11 +19,6 @@ NAMES = ["red", "green", "blue", "nothing|grey", "a wall", "dusk", "red thing"]
 NARROW = photo((20, 60), red=(4, 4, 12, 12))
 
 
-@pytest.fixture(scope="module")
-def backbones() -> dict[str, Any]:
-    return {kind: tower(kind, (8, 8)) for kind in KINDS}
-
-
 def with_lots(localizer: Any, values: int | None) -> Any:
     """The localizer, with maps of so many values in memory together."""
     localizer.flow.steps.values_at_once = values

@@ -17,13 +17,10 @@ from pycocotools import mask as coco
 
 from cliploc.boxes import BoxRule, labelled_boxes
 from cliploc.boxes.outlines import joined, outlines
-from cliploc.detector import Detector
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_of
-from cliploc.localizer import Localizer
-from cliploc.values import Masks
-from tests.commands import CAT, PHOTOS, cliploc_
+from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
 
 
 def result_of(maps, frame, rule, found=None, threshold=None):
@@ -208,28 +205,6 @@ def test_supervision_gets_masks():
     assert result.to_supervision(masks=False).mask is None
 
 
-def test_a_detector_has_masks_where_they_are_asked_for():
-    detector = Detector(Localizer("mini", recipe="fast"), ["cat"])
-    assert detector(str(CAT)).mask is None
-    with_masks = Detector(Localizer("mini", recipe="fast"), ["cat"], masks=True)(str(CAT))
-    assert with_masks.mask.shape == (len(with_masks), 300, 451)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"flip": True, "windows": (1.5,), "resize": "crop"}, {"refine": ("guided",), "windows": ()}],
-)
-def test_masks_of_a_localizer_fit_its_boxes(options):
-    found = Localizer("mini", **options)(CAT, ["cat", "dog"])
-    masks = found.masks
-    assert isinstance(masks, Masks)
-    assert masks.of_boxes.shape == (len(found.boxes), *found.image.size[::-1])
-    for box, mask in zip(found.boxes.xyxy, masks.of_boxes, strict=True):
-        y, x = np.nonzero(mask)
-        margin = 1 + 0.5 / min(found.frame.scale_xy)
-        assert np.abs(box - [x.min(), y.min(), x.max() + 1, y.max() + 1]).max() <= margin
-
-
 # ----------------------------------------------------------------------------------------------------------- outlines
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=16))
 
@@ -312,12 +287,10 @@ def test_pieces_are_joined_where_the_gap_is_narrowest():
 
 # ------------------------------------------------------------------------------------------------------- command line
 def test_masks_are_in_the_json_and_drawn(tmp_path):
-    ran = cliploc_("localize", CAT, PHOTOS / "dogs.jpg", "-p", "cat|kitten", "-p", "dog", "--masks", "--json",
-                   "--out", tmp_path, "--recipe", "fast")  # fmt: skip
-    assert ran.code == 0, ran.err
+    asked = ("-p", "cat|kitten", "-p", "dog", "--masks", "--out", tmp_path, "--recipe", "fast")
+    pictures = document_of("localize", CAT, PHOTOS / "dogs.jpg", *asked)["pictures"]
     legend = json.loads((tmp_path / "labels.json").read_text())["labels"]
     assert [one["name"] for one in legend] == [None, "cat", "dog"]
-    pictures = json.loads(ran.out)["pictures"]
     boxes = 0
     for picture in pictures:
         labels = Image.open(tmp_path / picture["label_map"])
@@ -342,15 +315,11 @@ def test_masks_are_in_the_json_and_drawn(tmp_path):
 
 
 def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
-    ran = cliploc_("localize", CAT, "-p", "cat", "--masks")
-    assert (ran.code, ran.err) == (
-        2,
-        "cliploc: expected --json or --out with --masks, got neither: choose where to write the masks\n",
-    )
+    said = refused("localize", CAT, "-p", "cat", "--masks")
+    assert said == "cliploc: expected --json or --out with --masks, got neither: choose where to write the masks\n"
     names = tmp_path / "labels.json"
     names.write_text("cat\n")
-    ran = cliploc_("localize", CAT, "--prompts-file", names, "--masks", "--out", tmp_path)
-    assert ran.code == 2
+    refused("localize", CAT, "--prompts-file", names, "--masks", "--out", tmp_path)
     assert names.read_text() == "cat\n"
 
 

@@ -17,7 +17,7 @@ from cliploc.jobs.picture_files import IN_NOTE, find_pictures
 from cliploc.localizer import Localizer
 from cliploc.report.document import MOST_SKIPPED, skipped_document
 from cliploc.saliency import methods
-from tests.commands import CAT, COFFEE, cliploc_, create_once
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
 from tests.tiny import tower
 
 
@@ -111,13 +111,11 @@ def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> Non
 def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
-    asked = ("localize", CAT, "--out", tmp_path / "out", "--json")
-    result = cliploc_(*asked, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
-    assert result.code == 0, result.err
-    settings = json.loads(result.out)["settings"]
-    assert settings["names"] == ["sofa", "cat|kitten", "orange"]
-    assert settings["background"] == ["lamp", "bicycle"]
-    assert [one["name"] for one in json.loads(result.out)["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
+    asked = ("localize", CAT, "--recipe", "fast")
+    document = document_of(*asked, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
+    assert document["settings"]["names"] == ["sofa", "cat|kitten", "orange"]
+    assert document["settings"]["background"] == ["lamp", "bicycle"]
+    assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
 
 
 @pytest.mark.parametrize(
@@ -138,19 +136,14 @@ def test_a_file_of_names_that_cannot_be_used_is_one_line(
 ) -> None:
     path = tmp_path / "names.txt"
     path.write_text(text)
-    result = cliploc_("localize", CAT, "--prompts-file", path, *more)
-    assert result.code == 2
-    assert said in result.err
-    assert result.err.count("\n") == 1
+    assert said in refused("localize", CAT, "--prompts-file", path, *more)
 
 
 # ------------------------------------------------------------------------------------------------------------ heatmaps
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out, "--recipe", "fast")
-    result = cliploc_(*asked, "--save-maps", "--json")
-    assert result.code == 0, result.err
-    pictures = json.loads(result.out)["pictures"]
+    pictures = document_of(*asked, "--save-maps")["pictures"]
     assert [[name["map"] for name in picture["names"]] for picture in pictures] == [
         ["maps/cat/cat.jpg.npy", "maps/a_b_ pizza/cat.jpg.npy"],
         ["maps/cat/sub/cup.JPG.npy", "maps/a_b_ pizza/sub/cup.JPG.npy"],
@@ -174,13 +167,11 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
         (metadata / f"{name}.txt").write_text(f"{line}\n")
     numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document("wsoleval")
     assert numbers["gt_known"] == 100
-    assert "map" not in json.loads(cliploc_(*asked, "--json").out)["pictures"][0]["names"][0]
+    assert "map" not in document_of(*asked)["pictures"][0]["names"][0]
 
 
 def test_maps_need_a_folder_to_go_to() -> None:
-    result = cliploc_("localize", CAT, "-p", "cat", "--save-maps")
-    assert result.code == 2
-    assert "expected --out with --save-maps" in result.err
+    assert "expected --out with --save-maps" in refused("localize", CAT, "-p", "cat", "--save-maps")
 
 
 def test_maps_over_the_picture_lie_as_heatmaps_do() -> None:

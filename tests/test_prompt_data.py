@@ -137,8 +137,3 @@ def test_classify_knows_imagenet(photo):
 def test_classify_refuses(photo, top_k):
     with pytest.raises(UsageError, match="expected top_k to be a whole number of at least 1, got"):
         Localizer(model=tower("gap_cnn")).classify(photo, ["cat"], top_k=top_k)
-
-
-def test_classify_wants_a_list(photo):
-    with pytest.raises(UsageError, match="expected a list of names, got the single text 'cat'"):
-        Localizer(model=tower("gap_cnn")).classify(photo, "cat")

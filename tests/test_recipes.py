@@ -15,7 +15,7 @@ from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
-from tests.commands import CAT, cliploc_, localizer_of
+from tests.commands import CAT, cliploc_, document_of, localizer_of, refused
 from tests.tiny import KINDS, tower
 
 NAMES = ["cat", "remote control"]
@@ -103,27 +103,6 @@ def test_a_named_method_keeps_all_its_boxes():
     assert localizer_of("mini", min_score=0.3).box_rule_of("cam").min_score == 0.3
 
 
-def test_the_command_line_states_a_minimum_score(tmp_path):
-    everything, stated = (
-        cliploc_("localize", CAT, "-p", "cat", "-p", "dog", "--min-presence", "0", "--json", *more)
-        for more in ((), ("--min-score", "1"))
-    )
-    found = json.loads(everything.out)
-    assert found["settings"]["min_score"] == "auto"
-    assert all(name["found"] for name in found["pictures"][0]["names"])
-    none = json.loads(stated.out)
-    assert none["settings"]["min_score"] == 1
-    assert {name["reason"] for name in none["pictures"][0]["names"]} == {"no box scores 1 or more"}
-    for command in ("localize", "compare", "annotate", "benchmark", "demo"):
-        assert "--min-score" in cliploc_(command, "--help").out
-    refused = cliploc_("localize", CAT, "-p", "cat", "--min-score", "high")
-    assert (refused.code, refused.err) == (2, "cliploc: expected --min-score from 0 to 1, or auto, got 'high'\n")
-    compared = cliploc_(
-        "compare", CAT, "-p", "dog", "--method", "cam", "--min-presence", "0", "--json", "--out", tmp_path
-    )
-    assert json.loads(compared.out)["settings"]["min_score"] == 0
-
-
 def test_a_method_and_a_recipe_are_refused():
     with pytest.raises(UsageError, match="expected a method or a recipe, got cam and fast"):
         localizer_of("mini", method="cam", recipe="fast")
@@ -185,18 +164,17 @@ def test_a_tower_in_memory_has_the_recipe_of_its_kind(kind):
 
 
 def test_the_command_line_says_what_ran(tmp_path):
-    result = cliploc_("localize", str(CAT), "-p", "cat", "--recipe", "fast", "--json")
-    settings = json.loads(result.out)["settings"]
+    settings = document_of("localize", CAT, "-p", "cat", "--recipe", "fast")["settings"]
     recipe = recipe_of("mini", "fast")
     own = Localizer("mini", method=recipe.method, **recipe.options).box_rule.threshold
     assert (settings["recipe"], settings["method"], settings["threshold"]) == ("fast", recipe.method, own)
     assert settings["refine"] == list(recipe.options["refine"])
+    assert settings["min_score"] == "auto"
     about = cliploc_("models", "mini").out
     for name in RECIPES:
         assert f"--recipe {name}" in about
-    refused = cliploc_("localize", str(CAT), "-p", "cat", "--recipe", "fast", "--method", "cam")
-    assert refused.code == 2
-    assert "expected a method or a recipe" in refused.err
+    said = refused("localize", CAT, "-p", "cat", "--recipe", "fast", "--method", "cam")
+    assert "expected a method or a recipe" in said
 
 
 def test_the_options_that_a_recipe_sets_say_so():

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from tools import docs_site as site
+from tools import make_method_pictures
 
 import cliploc
 from cliploc import Localizer
+from tests.commands import cliploc_
 from tests.tiny import tower
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REPOSITORY = "https://github.com/cliploc/cliploc"
-
-
-def loaded(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-site = loaded(ROOT / "tools/docs_site.py")
 
 
 def pages(nav: Any) -> list[str]:
@@ -99,14 +89,13 @@ def test_every_method_is_explained_with_a_formula_and_a_small_picture() -> None:
 
 
 def test_pictures_of_methods_are_drawn_by_the_first_model_that_fits(tmp_path: Path) -> None:
-    tool = loaded(ROOT / "tools/make_method_pictures.py")
     localizers = [
         Localizer(tower(kind), method=method, min_presence=0) for kind, method in (("vit", "gem"), ("gap_cnn", "cam"))
     ]
-    assert tool.draw(tmp_path, localizers, ["cam", "gem", "random"]) == ["gem", "random", "cam"]
+    assert make_method_pictures.draw(tmp_path, localizers, ["cam", "gem", "random"]) == ["gem", "random", "cam"]
     for name in ("gem", "random", "cam"):
         with Image.open(tmp_path / f"{name}.jpg") as picture:
-            assert picture.width == tool.WIDTH
+            assert picture.width == make_method_pictures.WIDTH
 
 
 def test_the_page_of_commands_holds_every_command() -> None:
@@ -129,7 +118,7 @@ def test_the_page_of_a_notebook_holds_its_text_and_code() -> None:
 
 def test_examples_of_docstrings_are_sections_that_the_sites_parser_knows() -> None:
     griffe = pytest.importorskip("griffe")
-    extension = loaded(ROOT / "tools/docs_examples.py").ExampleSections()
+    extension = importlib.import_module("tools.docs_examples").ExampleSections()
     one = griffe.Function("one", docstring=griffe.Docstring("Does it.\n\nExample:\n    >>> one()\n    1"))
     extension.on_object(obj=one)
     assert [section.kind.value for section in one.docstring.parse("google")] == ["text", "examples"]
@@ -167,26 +156,21 @@ def test_the_changelog_begins_with_this_version_and_the_citations_date() -> None
     assert f"| cliploc | {version} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_file_that_llms_txt_links_is_there() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "llms.txt").read_text(encoding="utf-8"))
-    assert len(links) > 10
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+@pytest.mark.parametrize("page", ["README.md", "llms.txt"])
+def test_every_file_that_a_page_at_the_top_links_is_there(page: str) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("path", [".pre-commit-config.yaml", ".github/workflows/ci.yml", *(
-    f".github/ISSUE_TEMPLATE/{name}.yml" for name in ("bug", "feature", "config")
-)])  # fmt: skip
-def test_files_for_the_forge_are_yaml(path: str) -> None:
-    assert yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("page", "name"), [("README.md", "methods"), ("docs/annotate.md", "exports")])
+def test_the_tables_of_documents_are_the_registries(page: str, name: str) -> None:
+    """A table stands between two comments, the first of which begins with its name."""
+    _, after = (ROOT / page).read_text(encoding="utf-8").split(f"<!-- {name}:")
+    table = after.split("-->", 1)[1].split("<!-- end -->")[0].strip()
+    assert table == cliploc_(name, "--markdown").out.strip(), f"paste what `cliploc {name} --markdown` prints"
 
 
 def test_the_workflow_runs_what_must_pass() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     assert [step["run"] for step in workflow["jobs"]["all"]["steps"] if "run" in step] == ["bash .ci/run"]
-
-
-def test_the_image_serves_the_page() -> None:
-    command = [
-        line for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines() if line.startswith("CMD")
-    ]
-    assert command == ['CMD ["cliploc", "serve", "--host", "0.0.0.0"]']

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from cliploc.errors import UsageError
-from cliploc.geometry import Frame
-from cliploc.localization import Localization
-from cliploc.method import Context
 from cliploc.tower import Needs
 from cliploc.values import Boxes, TextSet
-from tests.tiny import KINDS, tower
 
 indices = st.one_of(st.just("all"), st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple))
 needs = st.builds(Needs, st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple), indices, indices)
@@ -86,53 +78,3 @@ def test_boxes_of_a_name():
 def test_boxes_whose_parts_do_not_fit_are_refused(change):
     with pytest.raises(ValueError, match=r"expected xyxy \[n, 4\], score \[n\] and label \[n\], got"):
         boxes(**change)
-
-
-def localization(original_wh=(30, 20), policy="squash"):
-    maps = np.zeros((2, 16, 16), np.float32)
-    maps[0, 4:8, 8:12] = 1
-    return Localization(
-        source="a.jpg",
-        image=Image.new("RGB", original_wh),
-        names=("cat", "dog"),
-        scores=np.zeros(2, np.float32),
-        presence=None,
-        found=np.array([True, False]),
-        reasons=(None, "no"),
-        maps=maps,
-        frame=Frame.fit(policy, original_wh[::-1], (16, 16)),
-        boxes=Boxes(np.array([[15, 5, 22.5, 10]], np.float32), np.ones(1, np.float32), np.array([0]), ("cat", "dog")),
-    )
-
-
-def test_heatmaps_have_the_originals_size_and_stay_between_0_and_1():
-    for policy, original_wh in [("squash", (30, 20)), ("crop", (20, 31)), ("pad", (200, 100))]:
-        found = localization(original_wh, policy)
-        heatmaps = found.heatmaps
-        assert heatmaps.shape == (2, original_wh[1], original_wh[0])
-        assert heatmaps.dtype == np.float32
-        assert heatmaps.min() >= 0
-        assert 0.9 < heatmaps[0].max() <= 1
-        assert heatmaps[1].max() == 0
-    hot = localization((32, 32)).heatmaps[0]
-    ys, xs = np.nonzero(hot > 0.5)
-    assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (16, 8, 24, 16)
-
-
-def test_values_are_frozen():
-    for value, field in [(boxes(), "names"), (localization(), "maps"), (Needs(), "tokens")]:
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(value, field, None)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_context_embeds_in_batches_as_at_once(kind):
-    backbone = tower(kind)
-    images = torch.randn(7, 3, *backbone.input_hw, generator=torch.Generator().manual_seed(1))
-    sizes = []
-    encode = backbone.encode_image
-    backbone.encode_image = lambda chunk: sizes.append(len(chunk)) or encode(chunk)
-    trace = backbone.trace(images, Needs())
-    ctx = Context(lambda: images, torch.zeros(7, 1, backbone.embedding_size), trace, backbone, 3)
-    torch.testing.assert_close(ctx.embed(images), encode(images))
-    assert sizes == [3, 3, 1]

@@ -12,25 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.config import POLICIES
-from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.localizer import Localizer
 from cliploc.maps import min_max
-from cliploc.memory import Memory
 from cliploc.pipeline.presence import with_windows
 from cliploc.pipeline.views import Joined, Look, StitchedFeatures, padding_least
 from cliploc.refine.affinity import spread
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs, Trace
-from tests.test_localizer import PHOTOS, TALL, TEMPLATE, TERMS, WIDE, build, photo, same
-from tests.tiny import KINDS, context, tower
+from tests.test_localizer import TERMS, WIDE, build, photo, same
+from tests.tiny import context
 from tests.tolerances import STRETCHED, assert_rounded
-
-
-@pytest.fixture(scope="module")
-def backbones():
-    return {kind: tower(kind, (8, 8)) for kind in KINDS}
 
 
 def raw_cam(backbone, pixels):
@@ -82,64 +73,10 @@ def test_steps_on_the_grid_read_the_whole_picture_where_windows_are_no_finer(bac
     assert_rounded(found.maps, min_max(refined)[0], TERMS, STRETCHED)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_picture_has_the_same_map_alone_and_in_a_batch(backbones, kind, policy):
-    localizer = build(backbones[kind], windows=(1, 2), refine=["affinity"], resize=policy, flip=True, batch_size=4)
-    together = localizer(PHOTOS, ["red", "blue"])
-    for one, picture in zip(together, PHOTOS, strict=True):
-        same(one, localizer(picture, ["red", "blue"]))
-
-
-@pytest.mark.parametrize(("windows", "refine"), [((1,), []), ((2,), ["affinity"])])
-@pytest.mark.parametrize("policy", POLICIES)
-def test_with_flips_a_mirrored_picture_has_the_mirrored_map(backbones, policy, windows, refine):
-    localizer = build(backbones["attention_pool_cnn"], flip=True, resize=policy, windows=windows, refine=refine)
-    picture = photo((96, 64), red=(20, 8, 40, 30), blue=(60, 40, 90, 60))
-    straight, mirrored = localizer([picture, picture[:, ::-1].copy()], ["red", "blue"])
-    assert_rounded(straight.maps, mirrored.maps[:, :, ::-1].copy(), TERMS, STRETCHED)
-
-
-def test_a_panorama_is_seen_unstretched(backbones):
-    """8:1: stretched to the input, the square is a sliver; in windows it stays a square, and is found closely."""
-    panorama = photo((512, 64), red=(300, 16, 332, 48))
-    plain, windowed = (build(backbones["gap_cnn"], windows=w)(panorama, ["red"]) for w in ((), (1,)))
-    widths = [one.boxes.of("red")[0][2] - one.boxes.of("red")[0][0] for one in (plain, windowed)]
-    assert widths[1] < widths[0]
-
-
 def test_a_name_whose_every_window_is_flat_has_a_flat_map(backbones):
     found = build(backbones["gap_cnn"], windows=(2,))(np.full((64, 96, 3), 128, np.uint8), ["red"])
     assert found.reasons[0] is not None
     assert "flat" in found.reasons[0]
-
-
-def test_windows_are_remembered(backbones):
-    backbone, calls = backbones["gap_cnn"], []
-    localizer = build(backbone, windows=(2,), memory=Memory())
-    first = localizer(TALL, ["red"])
-    trace = type(backbone).trace
-    try:
-        type(backbone).trace = lambda *a, **k: calls.append(1) or trace(*a, **k)
-        same(localizer(TALL, ["red"]), first)
-    finally:
-        type(backbone).trace = trace
-    assert not calls
-
-
-def test_names_that_are_not_wanted_cost_no_map(backbones):
-    localizer = Localizer(backbones["gap_cnn"], method="cam", templates=TEMPLATE, background=["blue"], windows=(1,))
-    [with_all] = localizer.stream([WIDE], ["red", "green"])
-    [without] = localizer.stream([WIDE], ["red", "green"], absent_maps=False)
-    np.testing.assert_array_equal(with_all.found, without.found)
-    for p, there in enumerate(with_all.found):
-        assert_rounded(without.maps[p], with_all.maps[p] * there, TERMS, STRETCHED)
-
-
-@pytest.mark.parametrize("wrong", [(0.5,), (9,), (1, 1, 1, 1, 1), ("2",), 2, "2"])
-def test_refused_windows(wrong):
-    with pytest.raises(UsageError, match=r"^expected windows, a list of at most 4 numbers from 1 to 8"):
-        Localizer(windows=wrong)
 
 
 # ------------------------------------------------------------------------------------------------- presence by windows

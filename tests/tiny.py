@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
-from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone, resize_positions
+from cliploc.backbones._layers import resize_positions
+from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
 from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.tower import Backbone, Needs
@@ -208,7 +209,7 @@ class TinyVit(VisionTransformerBackbone):
         patches = self.patch(images)  # [B, d, h, w]
         patches = patches.flatten(2).transpose(1, 2)  # [B, N, d]
         tokens = torch.cat([self.class_token.expand(len(images), 1, -1), patches], dim=1)  # [B, 1+N, d]
-        grid = (images.shape[-2] // SIDE, images.shape[-1] // SIDE)
+        grid = (images.shape[-2] // self.stride, images.shape[-1] // self.stride)
         return tokens + resize_positions(self.positions, 1, self.learnt_grid, grid)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -27,7 +27,7 @@ from cliploc import backbones, prompts
 from cliploc.heads import SemanticHead, load_head, look
 from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map
+from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.saliency._infra.attention import summed_attention
@@ -166,19 +166,20 @@ def table(backbone: Backbone, evaluation: Evaluation, heads: Mapping[str, Semant
         closed = name in heads and heads[name].closed
         hits = {}
         for part, mask in (("all", unseen | ~unseen), ("in", ~unseen), ("out", unseen)):
-            accuracy = LocalizationAccuracy()
+            accuracy = LocalizationAccuracy(best.threshold)
             for keep, (_, label, five, curve) in zip(mask, rows[name], strict=True):
                 if keep:
-                    accuracy.update(curve, label, five)
-            hits[part] = accuracy.compute(best.threshold, Bootstrap(replicates=0))
+                    accuracy.add(curve.image_id, largest_hits(curve), label, five)
+            scores = accuracy.summarise(False, Bootstrap(replicates=0)).scores
+            hits[part] = {key: 100 * (score.value or 0) for key, score in scores.items()}
         own = right.get(name)
         cells = [
             name,
             f"{best.threshold:.2f}",
             "–" if closed else f"{100 * best.accuracy:.1f} ± {100 * half:.1f}",
-            f"{100 * hits['in'].gt_known:.1f}",
-            "–" if closed else f"{100 * hits['out'].gt_known:.1f}",
-            "–" if closed else f"{100 * (hits['all'].top1_loc or 0):.1f}",
+            f"{hits['in']['gt_known']:.1f}",
+            "–" if closed else f"{hits['out']['gt_known']:.1f}",
+            "–" if closed else f"{hits['all']['top1_loc']:.1f}",
             "" if own is None else f"{100 * own[~unseen].mean():.1f}",
             "" if own is None or closed else f"{100 * own[unseen].mean():.1f}",
         ]

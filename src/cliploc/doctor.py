@@ -26,7 +26,7 @@ RIGHT_SHARE = 0.7
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One line of the report."""
 
     name: str  # what was looked at
@@ -40,14 +40,14 @@ def checks(
     device: str | None = None,
     precision: str = "fp32",
     threads: int | None = None,
-) -> Iterator[Check]:
+) -> Iterator[Finding]:
     """Looks at everything in turn, cheapest first; a failed check does not end it.
 
     Weights that are missing are fetched. torch computes with so many threads from now on, if they are given.
     """
-    yield Check("cliploc", True, __version__)
+    yield Finding("cliploc", True, __version__)
     new_enough = sys.version_info >= (3, 11)
-    yield Check(
+    yield Finding(
         "python",
         new_enough,
         f"{platform.python_version()} on {platform.platform()}" + ("" if new_enough else ": use 3.11"),
@@ -56,33 +56,33 @@ def checks(
         yield _package(package)
     for package in OPTIONAL:
         check = _package(package)
-        yield check if check.good else Check(package, True, "not installed (optional)")
+        yield check if check.good else Finding(package, True, "not installed (optional)")
     yield _devices(threads)
     yield from _model(model, pretrained, device, precision)
 
 
-def _package(package: str) -> Check:
+def _package(package: str) -> Finding:
     try:
-        return Check(package, True, metadata.version(package))
+        return Finding(package, True, metadata.version(package))
     except metadata.PackageNotFoundError:
-        return Check(package, False, f"not installed: pip install {package}")
+        return Finding(package, False, f"not installed: pip install {package}")
 
 
-def _devices(threads: int | None) -> Check:
+def _devices(threads: int | None) -> Finding:
     try:
         import torch
     except Exception as error:  # a broken build of torch raises whatever its loader does
-        return Check("device", False, f"torch cannot be imported ({str(error).splitlines()[0]}): install it again")
+        return Finding("device", False, f"torch cannot be imported ({str(error).splitlines()[0]}): install it again")
     from cliploc.localizer import best_device
 
     if threads is not None:
         torch.set_num_threads(threads)
     device = best_device()
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    return Check("device", True, f"{device} ({name})")
+    return Finding("device", True, f"{device} ({name})")
 
 
-def _model(model: str, pretrained: str | None, device: str | None, precision: str) -> Iterator[Check]:
+def _model(model: str, pretrained: str | None, device: str | None, precision: str) -> Iterator[Finding]:
     from cliploc.localizer import classifier
 
     start = time.perf_counter()
@@ -92,21 +92,21 @@ def _model(model: str, pretrained: str | None, device: str | None, precision: st
         raise
     except (ModelError, OSError) as error:
         advice = ": install cliploc again" if model in ("mini", "mini-vit") else ""
-        yield Check("weights", False, f"{model} cannot be loaded ({error}){advice}")
+        yield Finding("weights", False, f"{model} cannot be loaded ({error}){advice}")
         return
     seconds = time.perf_counter() - start
     file = localizer.backbone.weights_file
     where = "" if file is None else f"{file} ({file.stat().st_size / 1e6:,.1f} MB), "
-    yield Check("weights", True, f"{localizer.backbone.name}: {where}loaded in {seconds:.1f} s")
+    yield Finding("weights", True, f"{localizer.backbone.name}: {where}loaded in {seconds:.1f} s")
     try:
         yield _photographs(localizer)
         if model == "mini":
             yield _boxes(localizer)
     except ModelError as error:  # NaN
-        yield Check("photographs", False, str(error))
+        yield Finding("photographs", False, str(error))
 
 
-def _photographs(localizer: Localizer) -> Check:
+def _photographs(localizer: Localizer) -> Finding:
     """Whether the demo's photographs are called by the names of what is in them, among all names of the demo."""
     photos = list(demo_photos())
     names = list(dict.fromkeys(name for photo in photos for name in photo.ask))
@@ -131,15 +131,15 @@ def _photographs(localizer: Localizer) -> Check:
             f": expected {RIGHT_SHARE:.0%} or more, guessing reaches {chance:.0%}: these weights are random, or not of "
             "this model: download trained ones"
         )
-    return Check("photographs", share >= RIGHT_SHARE, detail)
+    return Finding("photographs", share >= RIGHT_SHARE, detail)
 
 
-def _boxes(localizer: Localizer) -> Check:
+def _boxes(localizer: Localizer) -> Finding:
     photo = next(photo for photo in demo_photos() if ANIMAL in photo.truth)
     result = localizer(str(photo.path), [ANIMAL, ABSENT])
     boxes, wrong = len(result.boxes.of(ANIMAL)), len(result.boxes.of(ABSENT))
     detail = f"{photo.path.name}: boxes of the {ANIMAL}: {boxes}, of a {ABSENT}: {wrong}"
     good = boxes > 0 and wrong == 0
-    return Check(
+    return Finding(
         "boxes", good, detail if good else f"{detail}: expected boxes of the {ANIMAL} only, install cliploc again"
     )

@@ -77,10 +77,6 @@ class Frame:
 
         The picture is resized until the smaller of its sides is `multiple` inputs long, and cut into windows of the
         input's size, each half an input from the next (see `window_starts`).
-
-        Example:
-            >>> [frame.offset_xy for frame in Frame.windows((300, 450), input_hw=(224, 224), multiple=1)]
-            [(0, 0), (-112, 0)]
         """
         (height, width), (in_height, in_width) = original_hw, input_hw
         _refuse_narrow(original_hw, "windows", "leave --windows out")
@@ -407,12 +403,7 @@ def _side_by_side(samplings: Sequence[tuple[int, Tensor]], cells: int, like: Ten
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side: every `stride` pixels, the last one pushed inwards, so that it ends there too.
-
-    Example:
-        >>> window_starts(500, window=224, stride=112)
-        [0, 112, 224, 276]
-    """
+    """Where windows begin along a side: every `stride` pixels, the last one pushed inwards, so that it ends there."""
     count = max(length - window + stride - 1, 0) // stride + 1
     return [min(number * stride, length - window) for number in range(count)]
 

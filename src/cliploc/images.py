@@ -405,14 +405,14 @@ class CostlyError(Exception):
 
 
 @dataclass(frozen=True)
-class Structure:
+class FileStructure:
     """What the walk over a file found."""
 
     scans: int = 1  # passes over all pixels that decoding takes
     frames: int = 1  # of a GIF, counted up to `MAX_FRAMES` + 1; 1 of all others, whose headers say it
 
 
-def examine(file: BinaryIO, header_only: bool = False) -> Structure:
+def examine(file: BinaryIO, header_only: bool = False) -> FileStructure:
     """Walks over the structure of a JPEG, GIF or TIFF file; other formats have nothing that could be repeated.
 
     `header_only`: only the header will be read, so that scans and frames need not be counted.
@@ -424,7 +424,7 @@ def examine(file: BinaryIO, header_only: bool = False) -> Structure:
         return _gif(file, header_only)
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         _check_directories(file)
-    return Structure()
+    return FileStructure()
 
 
 def has_costly_exif(info: Mapping[Any, Any]) -> bool:
@@ -445,7 +445,7 @@ def has_costly_exif(info: Mapping[Any, Any]) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------------------- JPEG
-def _jpeg(file: BinaryIO, header_only: bool) -> Structure:
+def _jpeg(file: BinaryIO, header_only: bool) -> FileStructure:
     """Counts scans as libjpeg meets them: segment by segment, up to the end of the first picture."""
     file.seek(2)
     scans = 0
@@ -464,7 +464,7 @@ def _jpeg(file: BinaryIO, header_only: bool) -> Structure:
             if scans == 1:
                 _check_exif(b"".join(exif))
             if header_only:
-                return Structure()
+                return FileStructure()
             if scans > MAX_SCANS:
                 raise CostlyError(f"more than {MAX_SCANS} scans")
         if marker == _EXIF and not scans:
@@ -475,7 +475,7 @@ def _jpeg(file: BinaryIO, header_only: bool) -> Structure:
             file.seek(length, os.SEEK_CUR)
     else:
         raise CostlyError(f"more than {MAX_SEGMENTS:,} segments")
-    return Structure(scans=max(1, scans))
+    return FileStructure(scans=max(1, scans))
 
 
 def _next_marker(file: BinaryIO, most: int | None) -> int | None:
@@ -495,7 +495,7 @@ def _next_marker(file: BinaryIO, most: int | None) -> int | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- GIF
-def _gif(file: BinaryIO, header_only: bool) -> Structure:
+def _gif(file: BinaryIO, header_only: bool) -> FileStructure:
     """Counts frames; what lies before the first one is bounded, for Pillow joins comments block by block."""
     file.seek(10)
     _skip_colours(file, behind=2)
@@ -519,7 +519,7 @@ def _gif(file: BinaryIO, header_only: bool) -> Structure:
             blocks += 1  # junk
         if not frames and blocks > MAX_COMMENT_BLOCKS:
             raise CostlyError(f"more than {MAX_COMMENT_BLOCKS:,} blocks of comments")
-    return Structure(frames=max(1, frames))
+    return FileStructure(frames=max(1, frames))
 
 
 def _skip_colours(file: BinaryIO, behind: int) -> None:

@@ -7,18 +7,21 @@ process.
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from cliploc.tower import Backbone, Needs, Trace
+
+V = TypeVar("V")
 
 
 @dataclass
@@ -38,11 +41,76 @@ class Remembered:
 
 
 @dataclass
-class _Kept:
-    value: Any
-    owner: weakref.ref[Backbone]
+class _Entry(Generic[V]):
+    value: V
+    size: int
     used: float
-    size: int = 0
+
+
+class Kept(Generic[V]):
+    """Keeps values by their key, for several threads; those not used for longest are dropped first.
+
+    Args:
+        most: the size of all values together; a larger value is not kept.
+        seconds: a value that was not used for so long is dropped, at the latest when something else is used; None: it
+            stays.
+        clock: tells the seconds.
+        useful: whether a value is of any use; others are dropped too.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        useful: Callable[[V], bool] = lambda _: True,
+    ) -> None:
+        self._most, self._seconds, self._clock, self._useful = most, seconds, clock, useful
+        self._entries: dict[Hashable, _Entry[V]] = {}  # what was not used for longest comes first
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Of all values together."""
+        with self._lock:
+            return self._size()
+
+    def get(self, key: Hashable) -> V | None:
+        """The value of a key; None if there is none, or no longer."""
+        self.forget_old()
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is None:
+                return None
+            entry.used = self._clock()
+            self._entries[key] = entry  # as the last
+            return entry.value
+
+    def keep(self, key: Hashable, value: V, size: int = 1) -> None:
+        """Keeps a value in the place of the key's last one."""
+        with self._lock:
+            self._entries.pop(key, None)
+            if size <= self._most:
+                self._entries[key] = _Entry(value, size, self._clock())
+        self.forget_old()
+
+    def forget_old(self) -> None:
+        """Drops what was not used for long enough or is of no use, and what is too much."""
+        with self._lock:
+            oldest = -math.inf if self._seconds is None else self._clock() - self._seconds
+            for key in [key for key, one in self._entries.items() if one.used < oldest or not self._useful(one.value)]:
+                del self._entries[key]
+            while self._size() > self._most:
+                del self._entries[next(iter(self._entries))]
+
+    def _size(self) -> int:
+        return sum(entry.size for entry in self._entries.values())
+
+
+@dataclass(frozen=True)
+class _OfModel:
+    value: Any
+    model: weakref.ref[Backbone]
 
 
 class Memory:
@@ -67,15 +135,12 @@ class Memory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
-        self._clock = clock
-        self._kept: dict[Hashable, _Kept] = {}  # what was not used for longest comes first
-        self._lock = threading.Lock()
+        self._kept = Kept[_OfModel](max_bytes, max_seconds, clock, lambda one: one.model() is not None)
 
     @property
     def bytes(self) -> int:
         """The approximate size of everything that is kept."""
-        with self._lock:
-            return sum(kept.size for kept in self._kept.values())
+        return self._kept.size
 
     @contextmanager
     def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
@@ -101,30 +166,12 @@ class Memory:
         self._put((id(backbone), tuple(words), tuple(templates)), backbone, embedding.clone())
 
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
-        with self._lock:
-            self._forget()
-            kept = self._kept.pop(key, None)
-            if kept is None or kept.owner() is not backbone:  # another model may have the same address now
-                return None
-            kept.used = self._clock()
-            self._kept[key] = kept  # as the last
-            return kept.value
+        found = self._kept.get(key)
+        # Another model may have the same address now.
+        return None if found is None or found.model() is not backbone else found.value
 
     def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
-        size = _bytes(value, set())
-        with self._lock:
-            self._kept.pop(key, None)
-            self._kept[key] = _Kept(value, weakref.ref(backbone), self._clock(), size)
-            self._forget()
-
-    def _forget(self) -> None:
-        """Removes what is too old, what exceeds the limit, and what belongs to a model that is gone."""
-        oldest = -float("inf") if self.max_seconds is None else self._clock() - self.max_seconds
-        for key in [key for key, kept in self._kept.items() if kept.used < oldest or kept.owner() is None]:
-            del self._kept[key]
-        total = sum(kept.size for kept in self._kept.values())
-        while total > self.max_bytes:
-            total -= self._kept.pop(next(iter(self._kept))).size
+        self._kept.keep(key, _OfModel(value, weakref.ref(backbone)), _bytes(value, set()))
 
 
 def _bytes(value: Any, seen: set[int]) -> int:

@@ -66,12 +66,7 @@ def refuse_no_list(names: object) -> None:
 
 
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) -> TextSet:
-    """Makes a `TextSet` of names as a user typed them, with synonyms after "|", and of templates (`resolve_templates`).
-
-    Example:
-        >>> parse(["cat|kitten"]).synonyms
-        (('cat', 'kitten'),)
-    """
+    """Makes a `TextSet` of names as typed, with synonyms after "|", and of templates (`resolve_templates`)."""
     refuse_no_list(names)
     if len(names) > MAX_NAMES:
         raise UsageError(f"expected at most {MAX_NAMES:,} names, got {len(names):,}: split them into several runs")
@@ -197,12 +192,7 @@ def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
 
 
 def class_entry(line: str, where: str = "") -> str:
-    """A line of `read_classes` as `parse` takes it.
-
-    Example:
-        >>> class_entry("n01440764")
-        'tench|Tinca tinca'
-    """
+    """A line of `read_classes` as `parse` takes it: "n01440764" is "tench|Tinca tinca"."""
     match = re.fullmatch(r"(n\d{8})(?:[\s,:]+(.+))?", line)
     if match is None:
         return line

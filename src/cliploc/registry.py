@@ -172,11 +172,6 @@ def import_modules(names: Sequence[str]) -> None:
     """Imports modules, by their names, that register a user's own methods, metrics and so on.
 
     They may be in installed packages or in the working directory. One that is not there is a `UsageError`.
-
-    Example:
-        >>> import_modules(["json"])
-        >>> "json" in named_modules()
-        True
     """
     if names and os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there takes the place of a package

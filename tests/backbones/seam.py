@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
+import open_clip
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from cliploc.faithfulness import with_random_weights
 from cliploc.saliency import fitting
 from cliploc.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone, block_at
 from cliploc.values import Interpolation, ResizePolicy
+from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
 TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size": 100}
@@ -62,6 +64,18 @@ def perturb(module: Any, size: float = 0.1, seed: int = 1, most: float = math.in
         if name.endswith(("running_mean", "running_var")):
             buffer.add_(size * torch.rand(buffer.shape, generator=generator))
     return module.eval()
+
+
+def real_tower(name: str, **vision: Any) -> Any:
+    """The image tower of one of open_clip's models, or what is changed of it, beside a small text tower."""
+    config = open_clip.get_model_config(name)
+    vision = {**config["vision_cfg"], **vision}
+    vision.pop("output_tokens", None)
+
+    def build() -> Any:
+        return open_clip.CLIP(config["embed_dim"], vision, TEXT, quick_gelu=config.get("quick_gelu", False))
+
+    return perturb(seeded(build, 0), 0.01, most=100_000)
 
 
 def pictures(height: int, width: int, n: int = 2) -> Tensor:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, GlobalAveragePool
@@ -38,49 +37,21 @@ def images(height=20, width=24, count=2):
 
 
 # ------------------------------------------------------------------------------------------------------ attention pool
-@settings(max_examples=20)
-@given(st.integers(1, 6), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(0, 9))
-def test_the_attention_pool_is_torchs_multi_head_attention(side, batch, heads, seed):
-    pool = attention_pool((side, side + 1), 8 * heads, heads, 7, seed)
-    a = features(batch, 8 * heads, side, side + 1, seed=seed)
-    tokens = a.flatten(2).permute(2, 0, 1)  # [N, B, C]
-    tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens]) + pool.positional_embedding[:, None]
-    expected, _ = F.multi_head_attention_forward(
-        tokens[:1], tokens, tokens, 8 * heads, heads, None,
-        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,
-        pool.c_proj.weight, pool.c_proj.bias, need_weights=False, use_separate_proj_weight=True,
-        q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
-    )  # fmt: skip
-    # Softmax makes a slip in a logit as large a share of a weight. Of any head, the largest logit is no larger than:
-    logit = (pool.q_proj(tokens[:1]).norm(dim=-1) * pool.k_proj(tokens).norm(dim=-1)).max() / 8**0.5
-    assert_rounded(pool(a), expected[0], pool, float(expected[0].abs().max() * (1 + logit)))
-
-
-def test_the_attention_pool_and_its_gradient_are_open_clips():
+@pytest.mark.parametrize(("side", "heads"), [(1, 2), (2, 1), (5, 3), (6, 4)])
+def test_the_attention_pool_and_its_gradient_are_open_clips(side, heads):
     resnet = pytest.importorskip("open_clip.modified_resnet", reason="open_clip has the pool to compare with")
-    theirs = seeded(lambda: resnet.AttentionPool2d(5, 24, 3, 10), 4)
+    theirs = seeded(lambda: resnet.AttentionPool2d(side, 24, heads, 10), 4)
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.mul_(3)
-    ours = AttentionPool((5, 5), 24, 3, 10)
+    ours = AttentionPool((side, side), 24, heads, 10)
     ours.load_state_dict(theirs.state_dict())  # strict: the names are OpenAI's
-    a = features(3, 24, 5, 5).requires_grad_(True)
+    a = features(3, 24, side, side).requires_grad_(True)
     assert_rounded(ours(a), theirs(a), ours)
     direction = features(3, 10, seed=9)
     gradients = [torch.autograd.grad((pool(a) * direction).sum(), a)[0] for pool in (ours, theirs)]
     assert gradients[0].abs().max() > 1e-3
     assert_rounded(*gradients, ours)
-
-
-def test_readings_of_locations_are_what_the_pool_averages():
-    """With no preference among tokens, the pool is the mean of all readings, the mean token's among them."""
-    pool = attention_pool((3, 4))
-    nn.init.zeros_(pool.q_proj.weight)
-    nn.init.zeros_(pool.q_proj.bias)
-    a = features(2, 24, 3, 4)
-    mean_token = a.mean(dim=(-2, -1)) + pool.positional_embedding[0]
-    readings = torch.cat([pool.c_proj(pool.v_proj(mean_token))[..., None], pool.read_locations(a).flatten(2)], dim=2)
-    assert_rounded(pool(a), readings.mean(dim=2), pool)
 
 
 def test_one_head_averages_the_readings_by_its_attention():
@@ -95,15 +66,6 @@ def test_one_head_averages_the_readings_by_its_attention():
         [pool.c_proj(pool.v_proj(tokens[:, :1])).transpose(1, 2), pool.read_locations(a).flatten(2)], dim=2
     )
     assert_rounded(pool(a), torch.einsum("bn,bdn->bd", weights, readings), pool)
-
-
-def test_a_reading_belongs_to_its_own_place():
-    pool = attention_pool((3, 4))
-    a = features(1, 24, 3, 4)
-    changed = a.clone()
-    changed[0, :, 2, 1] += 1
-    moved = (pool.read_locations(changed) - pool.read_locations(a)).abs().amax(dim=1)[0] > 1e-6
-    assert moved.nonzero().tolist() == [[2, 1]]
 
 
 def test_positions_are_resized_for_other_grids():
@@ -127,13 +89,6 @@ def test_readings_of_a_gap_tower_average_to_the_pooled_feature(h, w):
     a = features(2, 6, h, w)
     assert_rounded(pool.read_locations(a).mean(dim=(-2, -1)), pool(a), h * w)
     assert_rounded(pool(a), a.mean(dim=(-2, -1)) - features(6, seed=3), h * w)
-
-
-def test_dense_of_a_gap_tower_averages_to_the_embeddings_direction():
-    backbone = tower("gap_cnn")
-    trace = backbone.trace(images(), Needs(features=(-1,)))
-    mean = backbone.dense(trace).mean(dim=(-2, -1))
-    torch.testing.assert_close(F.normalize(mean, dim=-1), trace.embedding)
 
 
 # --------------------------------------------------------------------------------------------------------------- tower
@@ -177,24 +132,6 @@ def test_traces_carry_no_graph_and_heads_do(kind):
     kept = trace.features[-1].requires_grad_(True)
     (gradient,) = torch.autograd.grad(backbone.head(kept, trace)[:, 0].sum(), kept)
     assert gradient.abs().max() > 0
-
-
-@pytest.mark.parametrize("kind", CNN_KINDS)
-def test_half_precision_weights_give_float32_embeddings_and_readings(kind):
-    backbone = tower(kind)
-    exact = backbone.encode_image(images())
-    backbone.to(torch.bfloat16)
-    assert backbone.dtype == torch.bfloat16
-    trace = backbone.trace(images(), Needs(features=(-1,)))
-    assert trace.embedding.dtype == backbone.dense(trace).dtype == torch.float32
-    assert backbone.head(trace.features[-1].float(), trace).dtype == torch.float32
-    torch.testing.assert_close(trace.embedding, exact, atol=0.03, rtol=0)
-
-
-def test_normalize_subtracts_mean_and_divides_by_deviation():
-    backbone = tower("gap_cnn")
-    pixels = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(backbone.normalize(pixels), (pixels - 0.5) / 0.5)
 
 
 @pytest.mark.parametrize(("height", "grid"), [(20, 5), (21, 6), (4, 1), (1, 1)])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import timm
 import torch
@@ -100,18 +99,15 @@ class Attention(nn.Module):
         if bias is not None and mask is not None:
             self.qkv.bias = nn.Parameter(bias * mask)
 
-    def forward(self, x: Tensor, turn: Any = lambda one: one, causal: bool = False) -> Tensor:
-        return self.proj(self.parts(x, turn, causal)[1])
+    def forward(self, x: Tensor, turn: Any = lambda one: one) -> Tensor:
+        return self.proj(self.parts(x, turn)[1])
 
-    def parts(self, x: Tensor, turn: Any = lambda one: one, causal: bool = False) -> tuple[Tensor, Tensor]:
+    def parts(self, x: Tensor, turn: Any = lambda one: one) -> tuple[Tensor, Tensor]:
         q, k, v = self.qkv(x).split(x.shape[-1], dim=-1)
         attention, gathered = [], []
         for at in range(0, x.shape[-1], 64):
             one, other = turn(q[..., at : at + 64]), turn(k[..., at : at + 64])
-            logits = one @ other.transpose(-2, -1) / 8
-            if causal:
-                logits = logits + torch.full_like(logits, -math.inf).triu(1)
-            attention.append(logits.softmax(dim=-1))
+            attention.append((one @ other.transpose(-2, -1) / 8).softmax(dim=-1))
             gathered.append(attention[-1] @ v[..., at : at + 64])
         return torch.stack(attention, dim=1), torch.cat(gathered, dim=-1)
 
@@ -119,9 +115,9 @@ class Attention(nn.Module):
 class PlainBlock(nn.Module):
     """x + γ₁·attention(norm₁ x), then + γ₂·mlp(norm₂ x); the MLP with a GELU, or w₃(silu(w₁x)·w₂x)."""
 
-    def __init__(self, own: dict[str, Tensor], eps: float) -> None:
+    def __init__(self, own: dict[str, Tensor]) -> None:
         super().__init__()
-        self.norm1, self.norm2 = norm(own, "norm1", eps), norm(own, "norm2", eps)
+        self.norm1, self.norm2 = norm(own, "norm1"), norm(own, "norm2")
         self.attn = Attention(below(own, "attn"))
         mlp = below(own, "mlp")
         self.mlp = nn.ModuleList(
@@ -153,25 +149,22 @@ def linear(own: dict[str, Tensor], name: str) -> nn.Linear:
     return layer
 
 
-def norm(own: dict[str, Tensor], name: str, eps: float) -> nn.LayerNorm:
-    layer = nn.LayerNorm(own[f"{name}.weight"].shape[0], eps=eps)
+def norm(own: dict[str, Tensor], name: str) -> nn.LayerNorm:
+    layer = nn.LayerNorm(own[f"{name}.weight"].shape[0], eps=1e-5)
     layer.load_state_dict(below(own, name))
     return layer
 
 
 class Visual(nn.Module):
-    def __init__(self, tensors: dict[str, Tensor], family: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
-        self.family, self.own = family, below(tensors, "visual_model.backbone")
-        head, eps = below(tensors, "visual_model.head"), 1e-5 if family == "dinov3" else 1e-6
-        self.blocks = nn.ModuleList(PlainBlock(below(self.own, f"blocks.{i}"), eps) for i in range(2))
-        self.head = nn.ModuleList(PlainBlock(below(head, f"blocks.{i}"), 1e-5) for i in range(2))
-        self.norm, self.ln_final = norm(self.own, "norm", eps), norm(head, "ln_final", 1e-5)
+        self.own, head = below(tensors, "visual_model.backbone"), below(tensors, "visual_model.head")
+        self.blocks = nn.ModuleList(PlainBlock(below(self.own, f"blocks.{i}")) for i in range(2))
+        self.head = nn.ModuleList(PlainBlock(below(head, f"blocks.{i}")) for i in range(2))
+        self.norm, self.ln_final = norm(self.own, "norm"), norm(head, "ln_final")
 
     def turn(self, grid: tuple[int, int]) -> Any:
         """RoPE (Su 2021) of a head's queries or keys: places from −1 to 1, the rows' in the first quarter of angles."""
-        if self.family == "dinov2":
-            return lambda x: x
         rows, columns = (2 * (torch.arange(n) + 0.5) / n - 1 for n in grid)
         y, x = (places.flatten() for places in torch.meshgrid(rows, columns, indexing="ij"))
         periods = self.own["rope_embed.periods"].float()
@@ -187,15 +180,10 @@ class Visual(nn.Module):
     def dino(self, images: Tensor) -> Tensor:
         """The frozen tower's normed tokens."""
         own = self.own
-        patches = F.conv2d(
-            images, own["patch_embed.proj.weight"], own["patch_embed.proj.bias"], stride=PATCH[self.family]
-        )
+        patches = F.conv2d(images, own["patch_embed.proj.weight"], own["patch_embed.proj.bias"], stride=16)
         grid = (patches.shape[-2], patches.shape[-1])
-        x, first = patches.flatten(2).transpose(1, 2), own["cls_token"]
-        if self.family == "dinov2":
-            first, x = first + own["pos_embed"][:, :1], x + positions(own["pos_embed"][:, 1:], grid)
-        registers = own["storage_tokens" if self.family == "dinov3" else "register_tokens"]
-        x = torch.cat([first.expand(len(x), -1, -1), registers.expand(len(x), -1, -1), x], dim=1)
+        first = (own[name].expand(len(images), -1, -1) for name in ("cls_token", "storage_tokens"))
+        x = torch.cat([*first, patches.flatten(2).transpose(1, 2)], dim=1)
         for one in self.blocks:
             x = one(x, turn=self.turn(grid))
         return self.norm(x)
@@ -209,43 +197,27 @@ class Visual(nn.Module):
         return torch.cat([x[:, 0], patches.mean(dim=1)], dim=1), patches
 
 
-def positions(learnt: Tensor, grid: tuple[int, int]) -> Tensor:
-    if grid == (5, 5):
-        return learnt
-    planes = learnt.transpose(1, 2).reshape(1, -1, 5, 5)
-    return F.interpolate(planes, grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
-
-
 class Plain(nn.Module):
     """The whole model, with the members that the tests of towers ask of a host."""
 
-    def __init__(self, tensors: dict[str, Tensor], family: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
-        self.visual, self.words = Visual(tensors, family), below(tensors, "text_model")
+        self.visual = Visual(tensors)
 
     def encode_image(self, images: Tensor) -> Tensor:
         return self.visual(images)[0]
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Of `SENTENCES`: the tests' own tokens are another vocabulary's."""
-        return self.said(SENTENCES)
-
-    @torch.no_grad()
-    def said(self, texts: list[str]) -> Tensor:
-        own, tokens = below(self.words, "backbone"), open_clip.SimpleTokenizer(context_length=CONTEXT)(texts)
-        x = own["token_embedding.weight"][tokens] + own["positional_embedding"]
-        for i in range(2):
-            one = below(own, f"blocks.{i}")
-            x = x + Attention(below(one, "attention"))(norm(one, "attention_norm", 1e-5)(x), causal=True)
-            y = F.gelu(linear(one, "feed_forward.fc1")(norm(one, "ffn_norm", 1e-5)(x)))
-            x = x + linear(one, "feed_forward.fc2")(y)
-        x = norm(own, "ln_final", 1e-5)(x)
-        head = below(self.words, "head")
-        return (x @ head["linear_projection.weight"].T)[torch.arange(len(tokens)), tokens.argmax(dim=1)]
+        """Of `SENTENCES`, by our own tower: the authors' embeddings are compared below."""
+        return tiny("dinov3").encode_text(SENTENCES)
 
 
 def weights(family: str) -> Checkpoint:
     return Checkpoint(Path("tiny.pth"), "0", checkpoint(family))
+
+
+def tiny(family: str) -> DinoTxt:
+    return with_weights(weights(family), read_layout(weights(family)))
 
 
 # --------------------------------------------------------------------------------------------------------------- tests
@@ -255,12 +227,12 @@ class TestHead(TransformerContract):
     @pytest.fixture(scope="class")
     @classmethod
     def model(cls) -> Plain:
-        return Plain(checkpoint("dinov3"), "dinov3").eval()
+        return Plain(checkpoint("dinov3")).eval()
 
     @pytest.fixture(scope="class")
     @classmethod
     def backbone(cls) -> DinoTxt:
-        backbone = with_weights(weights("dinov3"), read_layout(weights("dinov3")))
+        backbone = tiny("dinov3")
         backbone.input_hw = (SIDE, SIDE)
         return backbone
 
@@ -316,29 +288,22 @@ def test_the_authors_files_give_the_authors_embeddings(
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*has no logit_scale")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_embeddings_and_patches_are_those_of_the_equations(folders: dict[str, Path], family: str) -> None:
-    backbone = create(f"{family}-l-dinotxt", str(folders[family]))
-    assert isinstance(backbone, DinoTxt)
-    plain, side = Plain(checkpoint(family), family), PATCH[family]
-    for cells in ((5, 5), (4, 7)):
-        images = pictures(cells[0] * side, cells[1] * side)
-        with torch.no_grad():
-            whole, patches = plain.visual(images)
-        assert_rounded(backbone.encode_image(images), F.normalize(whole, dim=1), backbone)
-        said = F.normalize(plain.said(TEXTS), dim=1)
-        assert_rounded(backbone.encode_text(TEXTS), said, backbone)
-        # The dense reading: every patch after the head against the second half of the text.
-        expected = F.normalize(patches, dim=2) @ F.normalize(said[:, WIDTH:], dim=1).T  # [B, N, P]
-        assert_rounded(
-            ours("patch_tokens", backbone, images, said), expected.transpose(1, 2).reshape(2, 3, *cells), backbone
-        )
-        # What enters the head are DINO's own features, by which places are compared.
-        with torch.no_grad():
-            dino = plain.visual.dino(images)[:, 1 + REGISTERS :].transpose(1, 2).reshape(2, WIDTH, *cells)
-        assert_rounded(backbone.trace(images, Needs(features=(-2,))).features[backbone.middle_stage], dino, backbone)
-    assert backbone.weights_file == folders[family]
+@pytest.mark.parametrize("cells", [(5, 5), (4, 7)], ids=str)
+def test_patches_are_those_of_the_equations(folders: dict[str, Path], cells: tuple[int, int]) -> None:
+    backbone, plain = create("dinov3-l-dinotxt", str(folders["dinov3"])), Plain(checkpoint("dinov3"))
+    images, said = pictures(cells[0] * 16, cells[1] * 16), backbone.encode_text(TEXTS)
+    with torch.no_grad():
+        whole, patches = plain.visual(images)
+        dino = plain.visual.dino(images)[:, 1 + REGISTERS :].transpose(1, 2).reshape(2, WIDTH, *cells)
+    assert_rounded(backbone.encode_image(images), F.normalize(whole, dim=1), backbone)
+    # The dense reading: every patch after the head against the second half of the text.
+    expected = F.normalize(patches, dim=2) @ F.normalize(said[:, WIDTH:], dim=1).T  # [B, N, P]
+    assert_rounded(
+        ours("patch_tokens", backbone, images, said), expected.transpose(1, 2).reshape(2, 3, *cells), backbone
+    )
+    # What enters the head are DINO's own features, by which places are compared.
+    assert_rounded(backbone.trace(images, Needs(features=(-2,))).features[backbone.middle_stage], dino, backbone)
+    assert backbone.weights_file == folders["dinov3"]
     assert (backbone.input_hw, backbone.resize_policy) == ((224, 224), "crop")
 
 
@@ -419,13 +384,12 @@ def test_the_towers_between_head_and_pixels_are_timms_own() -> None:
 
 
 def test_a_copy_shares_its_texts() -> None:
-    backbone = with_weights(weights("dinov3"), read_layout(weights("dinov3")))
+    backbone = tiny("dinov3")
     half = backbone.in_precision(torch.bfloat16)
     assert half.text is backbone.text
     assert copy.deepcopy(backbone).weights_id == backbone.weights_id != half.weights_id
 
 
 def test_dinov2s_files_have_no_logit_scale_and_get_clips() -> None:
-    lacking = weights("dinov2")
     with pytest.warns(CliplocWarning, match=r"tiny\.pth has no logit_scale: CLIP's, 100, is used"):
-        assert with_weights(lacking, read_layout(lacking)).logit_scale == pytest.approx(100)
+        assert tiny("dinov2").logit_scale == pytest.approx(100)

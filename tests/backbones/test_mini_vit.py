@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc import Localizer
-from cliploc.backbones import create, mini
+from cliploc.backbones import mini
 from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem
 from cliploc.demo import demo_photos
 from cliploc.geometry import Frame
-from cliploc.tower import Needs
 from tests.backbones.seam import BundledContract, TransformerContract, perturb
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
@@ -203,10 +202,3 @@ def test_it_stores_nothing_that_mini_has() -> None:
     with torch.device("meta"):
         net = HybridBlocks(**facts["shape"])
     assert set(load_file(WEIGHTS / "image.safetensors")) == set(net.state_dict())
-
-
-def test_a_bfloat16_trace_keeps_attention_in_float32() -> None:
-    backbone = create("mini-vit", precision="bf16")
-    trace = backbone.trace(backbone.normalize(pixels()), Needs(tokens=(-1,), attention=(-1,)))
-    assert trace.tokens[-1].dtype == torch.bfloat16
-    assert trace.attention[-1].dtype == trace.embedding.dtype == torch.float32

@@ -25,6 +25,7 @@ from tests.backbones.seam import (
     assert_state,
     perturb,
     pictures,
+    real_tower,
     state_of,
     their_image_embedding,
     tokenizer,
@@ -71,13 +72,6 @@ def small_vit(variant: str) -> Any:
         return with_trunk(trunk, 24 if options["num_classes"] else SMALL["embed_dim"])
 
     return perturb(seeded(build, 0))
-
-
-def real_tower(name: str) -> Any:
-    """The image tower of one of open_clip's models, beside a small text tower."""
-    config = open_clip.get_model_config(name)
-    model = seeded(lambda: open_clip.CLIP(config["embed_dim"], config["vision_cfg"], {**TEXT, "layers": 1}), 0)
-    return perturb(model, 0.01, most=100_000)
 
 
 def take_size(visual: Any, height: int, width: int) -> None:
@@ -323,8 +317,12 @@ def test_towers_of_another_build_are_refused(trunk: str) -> None:
 
 def test_every_adapter_registers_itself_and_each_tower_has_one() -> None:
     assert adapters.names() == ["OpenClipResNet", "OpenClipVit", "TimmCnn", "TimmVit"]
-    for visual, own in ((small_vit("EVA-02").visual, TimmVit), (small_cnn("FastViT").visual, TimmCnn)):
-        assert [adapter for adapter in adapters if adapter.supports(visual)] == [own]
+    resnet = open_clip.CLIP(24, {"layers": (1, 1, 1, 1), "width": 8, "image_size": 32}, TEXT)
+    for model, own in (
+        (small_vit("EVA-02"), "TimmVit"), (small_cnn("FastViT"), "TimmCnn"), (resnet, "OpenClipResNet"),
+        (real_tower("ViT-B-16", layers=1), "OpenClipVit"),
+    ):  # fmt: skip
+        assert [name for name in adapters.names() if adapters.get(name).supports(model.visual)] == [own]
 
 
 @pytest.mark.parametrize("variant", ["SigLIP", "EVA-02"])

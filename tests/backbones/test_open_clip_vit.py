@@ -13,11 +13,11 @@ from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.errors import UsageError
 from cliploc.tower import Needs
 from tests.backbones.seam import (
-    SENTENCES,
     TEXT,
     TransformerContract,
     perturb,
     pictures,
+    real_tower,
     their_image_embedding,
     tokenizer,
 )
@@ -47,18 +47,6 @@ def small_model(quick_gelu: bool = False, **vision: Any) -> Any:
         return open_clip.CLIP(24, {**SMALL, **vision}, TEXT, quick_gelu=quick_gelu)
 
     return perturb(seeded(build, 0))
-
-
-def real_tower(name: str, **vision: Any) -> Any:
-    """The image tower of one of open_clip's models, beside a small text tower."""
-    config = open_clip.get_model_config(name)
-    vision = {**config["vision_cfg"], **vision}
-    vision.pop("output_tokens", None)
-
-    def build() -> Any:
-        return open_clip.CLIP(config["embed_dim"], vision, TEXT, quick_gelu=config.get("quick_gelu", False))
-
-    return perturb(seeded(build, 0), 0.01, most=100_000)
 
 
 def resized(model: Any, height: int, width: int) -> Any:
@@ -160,98 +148,6 @@ def test_coca_also_says_where_its_pool_looks() -> None:
         _, attention = pool.attn(queries, x, x, need_weights=True, average_attn_weights=False)
     assert trace.pool_attention is not None
     assert_rounded(trace.pool_attention, attention[:, :, :1], backbone)
-
-
-# ------------------------------------------------------------------------------------------ another implementation
-def hugging_face_twin(model: Any, activation: str) -> Any:
-    """`transformers`' CLIPModel with the weights of a small open_clip model."""
-    transformers = pytest.importorskip("transformers", reason="pip install cliploc[dev] for the comparison")
-    vision = {
-        "hidden_size": SMALL["width"],
-        "intermediate_size": 4 * SMALL["width"],
-        "num_hidden_layers": SMALL["layers"],
-        "num_attention_heads": SMALL["width"] // SMALL["head_width"],
-        "image_size": SMALL["image_size"],
-        "patch_size": SMALL["patch_size"],
-        "hidden_act": activation,
-    }
-    text = {
-        "hidden_size": TEXT["width"],
-        "intermediate_size": 4 * TEXT["width"],
-        "num_hidden_layers": TEXT["layers"],
-        "num_attention_heads": TEXT["heads"],
-        "max_position_embeddings": TEXT["context_length"],
-        "vocab_size": TEXT["vocab_size"],
-        "hidden_act": activation,
-        "bos_token_id": 0,
-        "eos_token_id": TEXT["vocab_size"] - 1,
-    }
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-    twin = transformers.CLIPModel(config).eval()
-    ours = model.state_dict()
-    theirs = {
-        "logit_scale": ours["logit_scale"],
-        "visual_projection.weight": ours["visual.proj"].T,
-        "text_projection.weight": ours["text_projection"].T,
-        "vision_model.embeddings.class_embedding": ours["visual.class_embedding"],
-        "vision_model.embeddings.patch_embedding.weight": ours["visual.conv1.weight"],
-        "vision_model.embeddings.position_embedding.weight": ours["visual.positional_embedding"],
-        "text_model.embeddings.token_embedding.weight": ours["token_embedding.weight"],
-        "text_model.embeddings.position_embedding.weight": ours["positional_embedding"],
-    }
-    norms = {
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-        "ln_final": "text_model.final_layer_norm",
-    }
-    modules = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-    for source, target, layers in (("visual.", "vision", SMALL["layers"]), ("", "text", TEXT["layers"])):
-        for i in range(layers):
-            block, layer = f"{source}transformer.resblocks.{i}", f"{target}_model.encoder.layers.{i}"
-            norms |= {f"{block}.{one}": f"{layer}.{other}" for one, other in modules.items()}
-            norms[f"{block}.attn.out_proj"] = f"{layer}.self_attn.out_proj"
-            for kind in ("weight", "bias"):
-                for letter, part in zip("qkv", ours[f"{block}.attn.in_proj_{kind}"].chunk(3), strict=True):
-                    theirs[f"{layer}.self_attn.{letter}_proj.{kind}"] = part
-    for one, other in norms.items():
-        theirs |= {f"{other}.{kind}": ours[f"{one}.{kind}"] for kind in ("weight", "bias")}
-    missing, unexpected = twin.load_state_dict(theirs, strict=False)
-    assert not unexpected
-    assert all(name.endswith("position_ids") for name in missing), missing
-    return twin
-
-
-@torch.no_grad()
-def twin_embeddings(twin: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    image = twin.visual_projection(twin.vision_model(pixel_values=images).pooler_output)
-    text = twin.text_projection(twin.text_model(input_ids=tokenizer(SENTENCES)).pooler_output)
-    return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
-
-
-def test_transformers_gives_the_same_embeddings_and_attention() -> None:
-    model = small_model(quick_gelu=True)
-    backbone, images = OpenClipVit(model, tokenizer, "small"), pictures(40, 40)
-    twin = hugging_face_twin(model, "quick_gelu")
-    image, text = twin_embeddings(twin, images)
-    assert_rounded(backbone.encode_image(images), image, backbone)
-    assert_rounded(backbone.encode_text(SENTENCES), text, backbone)
-    twin.set_attn_implementation("eager")
-    with torch.no_grad():
-        theirs = twin.vision_model(pixel_values=images, output_attentions=True).attentions
-    ours = backbone.trace(images, Needs(attention="all")).attention
-    for back in ours:
-        assert_rounded(ours[back], theirs[back], backbone)
-
-
-def test_weights_trained_with_quick_gelu_differ_under_plain_gelu() -> None:
-    """OpenAI's weights need quick-GELU: were it dropped on the way, this is the size of the mistake."""
-    quick, plain = small_model(quick_gelu=True), small_model(quick_gelu=False)
-    plain.load_state_dict(quick.state_dict())
-    images = pictures(40, 40)
-    image, text = twin_embeddings(hugging_face_twin(quick, "quick_gelu"), images)
-    wrong = OpenClipVit(plain, tokenizer, "plain")
-    assert (wrong.encode_image(images) - image).abs().max() > 1e-4
-    assert (wrong.encode_text(SENTENCES) - text).abs().max() > 1e-4
 
 
 # ---------------------------------------------------------------------------------------------------- what it is told

@@ -21,6 +21,7 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
+from cliploc.tower import Needs
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
@@ -145,6 +146,11 @@ def test_embeddings_are_those_of_transformers(saved, kind):
     assert backbone.input_hw == (32, 32)
     assert recipe_of(f"local-dir:{folder}") == recipe_of(backbone)
     assert recipe_of(backbone).method == ("legrad" if kind.startswith("siglip") else "naclip")
+    if kind == "clip":  # no other kind says where it looks
+        model.set_attn_implementation("eager")
+        theirs = model.vision_model(pixel_values=pictures(), output_attentions=True).attentions
+        for back, weights in backbone.trace(pictures(), Needs(attention="all")).attention.items():
+            assert_rounded(weights, theirs[back].detach(), backbone)
     assert len({tuple(row.tolist()) for row in texts}) == len(TEXTS), "the tokenizer told the texts apart"
     assert not any(p.requires_grad for p in backbone.parameters())
     found = Localizer(backbone, text_cache=False)(torch.zeros(40, 30, 3, dtype=torch.uint8).numpy(), ["cat"])
@@ -262,9 +268,7 @@ CONFIG, PICTURES, WORDS_OF = "config.json", "preprocessor_config.json", "tokeniz
     ("kind", "name", "at", "value", "said"),
     [
         ("clip", CONFIG, "vision_config", [], "Expected `object | null`, got `array` - at `$.vision_config`"),
-        ("clip", CONFIG, "text_config", 3, "Expected `object | null`, got `int` - at `$.text_config`"),
         ("clip", CONFIG, "projection_dim", "20", "Expected `int`, got `str` - at `$.projection_dim`"),
-        ("clip", CONFIG, "projection_dim", True, "Expected `int`, got `bool`"),
         ("clip", CONFIG, "projection_dim", 0, "Expected `int` >= 1"),
         (
             "clip",
@@ -273,34 +277,22 @@ CONFIG, PICTURES, WORDS_OF = "config.json", "preprocessor_config.json", "tokeniz
             0,
             "image tower is not as transformers writes it: Expected",
         ),
-        ("clip", CONFIG, "vision_config hidden_act", 5, "Expected `str`, got `int` - at `$.hidden_act`"),
         ("clip", CONFIG, "vision_config layer_norm_eps", "tiny", "Expected `float`, got `str` - at `$.layer_norm_eps`"),
         ("clip", CONFIG, "text_config layer_norm_eps", -1e-5, "text tower is not as transformers writes it: Expected"),
-        ("clip", CONFIG, "text_config layer_norm_eps", [], "Expected `float`, got `array`"),
         ("clip", CONFIG, "vision_config patch_size", [8, 8], "Expected `int`, got `array` - at `$.patch_size`"),
         ("clip", CONFIG, "vision_config image_size", 10**9, "Expected `int` <= 16384 - at `$.image_size`"),
         ("clip", CONFIG, "text_config eos_token_id", "end", "Expected `int`, got `str` - at `$.eos_token_id`"),
-        ("clip", CONFIG, "text_config eos_token_id", None, "Expected `int`, got `null`"),
         ("clip", CONFIG, "text_config eos_token_id", 600, "Expected an eos_token_id below the vocab_size 514"),
         ("clip", CONFIG, "text_config pad_token_id", 2**32, "- at `$.pad_token_id`"),
-        ("clip", CONFIG, "text_config max_position_embeddings", 12.5, "Expected `int`, got `float`"),
         ("chinese", CONFIG, "text_config pad_token_id", None, "Expected `int`, got `null` - at `$.pad_token_id`"),
-        ("chinese", CONFIG, "text_config type_vocab_size", 0, "Expected `int` >= 1 - at `$.type_vocab_size`"),
-        ("siglip", CONFIG, "text_config projection_size", "32", "Expected `int | null`, got `str`"),
-        ("siglip", CONFIG, "vision_config vision_use_head", "no", "Expected `bool`, got `str`"),
         ("siglip2", CONFIG, "vision_config num_patches", 15, "Expected a square number as num_patches, got 15"),
-        ("siglip2", CONFIG, "vision_config num_patches", -16, "Expected `int` >= 1 - at `$.num_patches`"),
         ("clip", PICTURES, "image_mean", 0.5, "Expected `array | null`, got `float` - at `$.image_mean`"),
         ("clip", PICTURES, "image_mean", [0.5, 0.5], "Expected `array` of length 3"),
         ("clip", PICTURES, "image_std", [0.5, 0, 0.5], "Expected `float` >= 1e-06 - at `$.image_std[1]`"),
-        ("clip", PICTURES, "resample", [3], "Expected `int | null`, got `array` - at `$.resample`"),
         ("clip", PICTURES, "resample", "bicubic", "Expected `int | null`, got `str` - at `$.resample`"),
         ("clip", PICTURES, "size", "32", "got `str` - at `$.size`"),
         ("clip", "processor_config.json", "image_processor", [], "Expected `object | null`, got `array`"),
-        ("clip", WORDS_OF, "model_max_length", "long", "Expected `float | null`, got `str` - at `$.model_max_length`"),
         ("clip", WORDS_OF, "model_max_length", 0, "Expected `float` >= 1.0 - at `$.model_max_length`"),
-        ("chinese", WORDS_OF, "do_lower_case", 1, "Expected `bool`, got `int` - at `$.do_lower_case`"),
-        ("clip", WORDS_OF, "pad_token", 7, "Expected `str | object | null`, got `int` - at `$.pad_token`"),
         ("clip", WORDS_OF, "pad_token", {"content": 7}, "Expected `str`, got `int` - at `$.pad_token.content`"),
         # What is of the right type, and huge, is compared with the weights before anything is built of it.
         ("clip", CONFIG, "vision_config num_hidden_layers", 999_999, "has 3 layers of vision_model, "),

@@ -216,16 +216,6 @@ def test_outlines_that_are_none_are_refused_before_they_are_drawn(segmentation):
         outlines_of(segmentation, (40, 30))
 
 
-@given(st.lists(st.lists(st.floats() | st.integers() | st.text(max_size=2), max_size=8), max_size=3))
-def test_outlines_of_any_numbers_are_refused_or_drawn(segmentation):
-    try:
-        outlines = outlines_of(segmentation, (40, 30))
-    except ValueError:
-        return
-    for outline in outlines:
-        assert draw(outline, (30, 40)).shape == (30, 40)
-
-
 @pytest.mark.parametrize(
     "damage", ["pipe", "text", "cut", "no masks", "null", "scalar", "huge", "huge id", "elsewhere", "floats", "flat"]
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.config import FaithfulnessOptions
-from cliploc.faithfulness import Judged, Scorer, area, chosen_metrics
+from cliploc.faithfulness import Judged, Scorer, chosen_metrics
 from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of
 from cliploc.faithfulness._infra.order import counts
 from tests.faithfulness.models import (
@@ -84,11 +84,6 @@ def test_it_is_torch_cams_number_on_a_classifier() -> None:
     ours = Judged(images, heat.detach(), target, None, Scorer(model, torch.eye(5), 1.0), lambda x: x, options)
     assert DELETION.measure(ours).values["deletion"] == pytest.approx(summary["deletion_auc"], abs=1e-6)
     assert INSERTION.measure(ours).values["insertion"] == pytest.approx(summary["insertion_auc"], abs=1e-6)
-
-
-def test_an_area_is_the_trapezoids() -> None:
-    curve = [0.9, 0.4, 0.7, 0.1]
-    assert area(curve) == pytest.approx(np.trapezoid(curve, dx=1 / 3))
 
 
 def test_batches_and_shared_scores_change_nothing() -> None:

@@ -9,26 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Judged, Scorer, chosen_metrics
-from tests.faithfulness.models import random_heat
+from tests.faithfulness.models import SmallClassifier, random_heat
 
 SIDE, STEP = 24, 32  # pixels of a side; pixels of a step, of which Quantus wants three times to divide the picture
-
-
-class SmallClassifier(nn.Module):
-    """A convolution, average pooling, a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.filters = nn.Parameter(torch.randn(8, 3, 4, 4, generator=generator) / 4)
-        self.last = nn.Parameter(torch.randn(8, 5, generator=generator))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.conv2d(images, self.filters, stride=4).relu().mean(dim=(2, 3)) @ self.last
 
 
 @pytest.mark.parametrize("heat", [random_heat((SIDE, SIDE)), random_heat((SIDE, SIDE), seed=9) ** 4])

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz.probe [AREA …]`: hostile files and options, in processes of their own, counted by area.
+"""`python -m tests.fuzz.probe [AREA …]`: hostile files, each in a process of its own, counted by area.
 
 A case is right when the program reads it or refuses it by one line, within `--seconds` of processor time (three times
 as many and 30 more by the clock, for what waits) and two gigabytes of memory. It prints every case that is not, and for
@@ -17,7 +17,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,12 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import cliploc.localizer
 import cliploc.segmentation  # noqa: F401 - once, not in each process
 from cliploc.cli import main as command_line
 from cliploc.datasets import open_dataset
 from cliploc.datasets._infra.labelled import read_labels
-from cliploc.datasets._infra.voc_xml import read_annotation
+from cliploc.datasets.voc import read_annotation
 from cliploc.errors import CliplocError
 from cliploc.jobs.corrections import read_corrections
 
@@ -39,7 +38,6 @@ MOST_MEMORY = 2_000  # MB more than before
 SIZES = {"a.jpg": (640, 480), "b/a.jpg": (640, 480), **{f"d/{i}.jpg": (640, 480) for i in range(200)}}
 LABELS = (("cat",), ("dog",))
 MANY = 100_000
-TOGETHER = 25  # cases of one process, as to start one takes longer than most cases; the next begins where one ends it
 Case = Callable[[Path], object]  # of an empty folder
 AREAS: dict[str, dict[str, Case]] = {}
 
@@ -285,36 +283,6 @@ for title, lines in LINES.items():
     case("corrections: YOLO", f"{title}, lines")(yolo(lambda: "names: [cat]\n", lines))
 
 
-def with_pipe(*names: str) -> Case:
-    """Pipes that nobody writes into, where files are expected."""
-
-    def run(folder: Path) -> None:
-        for name in names:
-            (folder / name).parent.mkdir(exist_ok=True)
-            os.mkfifo(folder / name)
-        one = folder / names[0]
-        read_corrections(one if len(names) == 1 and one.suffix != ".yaml" else folder, SIZES, LABELS)
-
-    return run
-
-
-for title, pipes in {
-    "JSON": ("c.json",),
-    "XML": ("c.xml",),
-    "YOLO": ("data.yaml",),
-    "VOC": ("Annotations/a.xml", "Annotations/b.xml"),
-}.items():
-    case("corrections: pipes", title)(with_pipe(*pipes))
-
-
-@case("corrections: pipes", "the list of pictures")
-def _(folder: Path) -> None:
-    (folder / "Annotations").mkdir()
-    (folder / "Annotations" / "a.xml").write_text(f"{VOC_HEAD}</annotation>")
-    os.mkfifo(folder / "pictures.csv")
-    read_corrections(folder, SIZES, LABELS)
-
-
 @case("corrections: COCO", "many pictures of one file name in the run")
 def _(folder: Path) -> None:
     sizes = {f"{i}/a.jpg": (640, 480) for i in range(20_000)}
@@ -352,6 +320,17 @@ def label_map(make: Callable[[Path], object]) -> Case:
     return run
 
 
+def command(*words: object) -> None:
+    """The command line; a traceback, or an error of several lines, is a mistake."""
+    told, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
+        code = command_line([str(word) for word in words])
+    said = told.getvalue()
+    assert code in (0, 1, 2), f"exit code {code}: {said[-300:]}"
+    assert "Traceback" not in said, said[-300:]
+    assert "mistake in cliploc" not in said, said[-300:]
+
+
 def predictions(make: Callable[[Path], object]) -> Case:
     def run(folder: Path) -> None:
         for name in ("true", "found"):
@@ -370,130 +349,7 @@ for title, make_map in MAPS.items():
     case("label maps", f"{title}, evaluate")(predictions(make_map))
 
 
-# ------------------------------------------------------------------------------------------------------------ options
-def command(*words: object) -> None:
-    """The command line; a traceback, or an error of several lines, is a mistake."""
-    told, out = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
-        code = command_line([str(word) for word in words])
-    said = told.getvalue()
-    assert code in (0, 1, 2), f"exit code {code}: {said[-300:]}"
-    assert "Traceback" not in said, said[-300:]
-    assert "mistake in cliploc" not in said, said[-300:]
-
-
-HUGE = ("1e20", "9" * 20, "1" + "0" * 400, "-1", "nan", "inf", "")
-LISTS = (",".join(["1"] * 2_000), ",".join(["1e308"] * 3), "nan", ",", "1" + "0" * 400)
-LOCALIZE = {
-    "--batch-size": HUGE,
-    "--threads": HUGE,
-    "--threshold": HUGE,
-    "--min-area": HUGE,
-    "--max-boxes": HUGE,
-    "--nms-iou": HUGE,
-    "--image-size": (*HUGE, "4096x" + "9" * 400),
-    "--scales": LISTS,
-    "--windows": LISTS,
-    "--split-peaks": HUGE,
-    "--min-score": HUGE,
-    "--min-presence": HUGE,
-    "--guide": ("none", "x" * 10_000, "/dev/zero"),
-    "--method": ("+".join(["cam"] * 2_000), "x" * 10_000),
-    "--refine": (",".join(["affinity"] * 2_000),),
-    "--opt": ("budget=1e400", "budget=" + "9" * 5000, "=", "x" * 10_000),
-}
-OTHER = {
-    ("benchmark", "--dataset", "wsol", "--root", "{}"): {
-        "--workers": ("100000000000", *HUGE),
-        "--limit": HUGE,
-        "--sample": HUGE,
-        "--seed": HUGE,
-        "--threads": HUGE,
-    },
-    ("benchmark", "--task", "segmentation", "--dataset", "voc20", "--root", "{}"): {
-        "--short-side": HUGE,
-        "--window": HUGE,
-        "--stride": HUGE,
-        "--logit-scale": HUGE,
-        "--background-threshold": HUGE,
-        "--area-threshold": HUGE,
-        "--workers": ("100000000000",),
-    },
-    ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--root", "{}"): {
-        "--steps": HUGE,
-        "--target": HUGE,
-        "--workers": ("100000000000",),
-    },
-    ("explain", "{}/a.jpg", "-p", "cat"): {"--steps": HUGE, "--method": ("+".join(["cam"] * 2_000),)},
-    ("annotate", "{}", "--labels", "{}/c.txt"): {"--nms-across": HUGE, "--limit": HUGE, "--threads": HUGE},
-    ("serve",): dict.fromkeys(
-        ("--port", "--rate", "--queue", "--max-megabytes", "--max-megapixels", "--max-seconds"), HUGE
-    ),
-    ("evaluate", "--maps", "{}", "--metadata", "{}"): {"--threshold": HUGE},
-    ("evaluate", "--task", "segmentation", "--predictions", "{}", "--truth", "{}", "--class-list", "{}/c.txt"): {
-        "--workers": HUGE,
-    },
-    ("classify", "{}/a.jpg"): {"--top-k": HUGE},
-    ("train", "tscam", "--root", "{}"): dict.fromkeys(
-        ("--epochs", "--lr", "--weight-decay", "--batch-size", "--augmentations", "--accumulate"), HUGE
-    ),
-}
-
-
-def option(start: tuple[str, ...], name: str, value: str) -> Case:
-    def run(folder: Path) -> None:
-        Image.new("RGB", (32, 32)).save(folder / "a.jpg")
-        (folder / "c.txt").write_text("cat\n")
-        words = [one.replace("{}", str(folder)) for one in start]
-        out = [] if start[0] in ("localize", "serve", "evaluate", "classify") else ["--out", folder / "out"]
-        command(*words, f"{name}={value}", *out)
-
-    return run
-
-
-def options() -> Iterator[tuple[tuple[str, ...], str, str]]:
-    for name, values in LOCALIZE.items():
-        for value in values:
-            yield ("localize", "{}/a.jpg", "-p", "cat", "--recipe", "fast"), name, value
-    for start, of_start in OTHER.items():
-        for name, values in of_start.items():
-            for value in values:
-                if start[0] != "serve" or value != "":
-                    yield start, name, value
-
-
-for begin, option_name, option_value in options():
-    shown = option_value if len(option_value) < 24 else f"{option_value[:12]}… ({len(option_value):,} letters)"
-    case("options", f"{' '.join(begin[:3])} {option_name} {shown!r}")(option(begin, option_name, option_value))
-
-
-# ---------------------------------------------------------------------------------------------------------- exemplars
-def exemplar(make: Callable[[Path], object], spec: str = "cat=@{}") -> Case:
-    def run(folder: Path) -> None:
-        Image.new("RGB", (32, 32)).save(folder / "a.jpg")
-        make(folder / "e.png")
-        command("localize", folder / "a.jpg", "--recipe", "fast", "-p", spec.format(folder / "e.png"))
-
-    return run
-
-
-for title, make_map in MAPS.items():
-    case("exemplars", title)(exemplar(make_map))
-for corners in ("0,0,1e308,1e308", "9,9,1,1", "nan,0,1,1", "1," * 10_000, "-1,-1,-1,-1", "", "9" * 5000 + ",1,2,3"):
-    spec = f"cat=@{{}}[{corners}]"
-    case("exemplars", f"a box {corners[:20]}")(exemplar(lambda path: Image.new("RGB", (32, 32)).save(path), spec))
-
-
 # ------------------------------------------------------------------------------------------------------------- run it
-def in_child(cases: Sequence[Case], seconds: int, told: Connection) -> None:
-    """Runs cases one after the other, and tells the outcome of each."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stdout = sys.stderr = io.StringIO()
-    for run in cases:
-        told.send(outcome(run, seconds))
-    os._exit(0)
-
-
 def outcome(run: Case, seconds: int) -> Outcome:
     """How a case ends in this process; its processor time is limited from here on."""
     start, before = time.process_time(), peak_megabytes()
@@ -521,32 +377,29 @@ def peak_megabytes() -> float:
     return int(line.split()[1]) / 1024
 
 
-def tried(cases: Sequence[Case], seconds: int) -> Iterator[Outcome]:
-    """The outcome of each case."""
-    done = 0
-    while done < len(cases):
-        for found in begun(cases[done : done + TOGETHER], seconds):
-            done += 1
-            yield found
+def told_by_child(run: Case, seconds: int, told: Connection) -> None:
+    """Runs a case, and tells its outcome."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout = sys.stderr = io.StringIO()
+    told.send(outcome(run, seconds))
+    os._exit(0)
 
 
-def begun(cases: Sequence[Case], seconds: int) -> Iterator[Outcome]:
-    """The outcomes of cases in one process, up to the first that ends or stops it."""
+def tried(run: Case, seconds: int) -> Outcome:
+    """The outcome of a case in a process of its own."""
     context = multiprocessing.get_context("fork")
     answer, told = context.Pipe(duplex=False)
-    child = context.Process(target=in_child, args=(cases, seconds, told))
+    child = context.Process(target=told_by_child, args=(run, seconds, told))
     child.start()
     told.close()
     try:
-        for _ in cases:
-            if not answer.poll(3 * seconds + 30):
-                yield Outcome("it waits", 0, 0)
-                return
-            found: Outcome = answer.recv()
-            yield found
+        if not answer.poll(3 * seconds + 30):
+            return Outcome("it waits", 0, 0)
+        found: Outcome = answer.recv()
+        return found
     except EOFError:
         child.join()
-        yield Outcome(f"killed ({child.exitcode}) after {seconds} s or for its memory", seconds, 0)
+        return Outcome(f"killed ({child.exitcode}) after {seconds} s or for its memory", seconds, 0)
     finally:
         child.kill()
         child.join()
@@ -564,7 +417,8 @@ def main() -> int:
         if given.areas and not any(area.startswith(one) for one in given.areas):
             continue
         failures = 0
-        for name, found in zip(cases, tried(list(cases.values()), given.seconds), strict=True):
+        for name, run in cases.items():
+            found = tried(run, given.seconds)
             failures += bool(found.wrong)
             if found.wrong or found.seconds > given.slow:
                 print(f"{area}, {name}: {found.wrong or 'right'} ({found.seconds:.1f} s, {found.megabytes:,.0f} MB)")

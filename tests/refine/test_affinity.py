@@ -1,4 +1,4 @@
-"""`affinity` against its equation in plain loops, and on features whose blocks are known."""
+"""`affinity` against its equation in plain loops, and the grid that it works on."""
 
 from __future__ import annotations
 
@@ -63,17 +63,6 @@ def test_the_equation(kind: str) -> None:
     assert (refined[:, 2] == 0).all(), "a flat map stays flat"
 
 
-def test_heat_stays_in_its_block_of_like_places() -> None:
-    """Left and right halves look different; heat in one corner fills its own half, and only that."""
-    features = torch.zeros(1, 2, 4, 6)
-    features[:, 0, :, :3], features[:, 1, :, 3:] = 1, 1
-    maps = torch.zeros(1, 1, 4, 6)
-    maps[..., 0, 0] = 1
-    refined = spread(features, maps, CUT)[0, 0]
-    torch.testing.assert_close(refined[:, :3], torch.full((4, 3), 1 / 12))
-    assert (refined[:, 3:] == 0).all()
-
-
 def test_many_places_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     features, maps = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(1)), some_maps(6, 7)
     whole = spread(features, maps, CUT)
@@ -113,15 +102,3 @@ def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[
     images = torch.zeros(1, 3, 224, 320)
     trace = backbone.trace(images, affinity.needs(backbone))
     assert affinity.grid(Context(lambda: images, torch.zeros(1, 1, 1), trace, backbone)) == grid
-
-
-@pytest.mark.parametrize(
-    ("kind", "method", "own", "after"),
-    [("gap_cnn", "cam", 0.3, 0.5), ("gap_cnn", "grad_cam", 0.1, 0.2), ("vit", "naclip", 0.6, 0.6)],
-)
-def test_boxes_have_the_threshold_that_was_chosen_for_the_tower(
-    kind: str, method: str, own: float, after: float
-) -> None:
-    assert Localizer(tower(kind), method=method).box_rule.threshold == own
-    assert Localizer(tower(kind), method=method, refine=["affinity"]).box_rule.threshold == after
-    assert Localizer(tower(kind), method=method, refine=["affinity"], threshold=0.4).box_rule.threshold == 0.4

@@ -117,14 +117,28 @@ def test_steps_follow_each_other_and_cost_no_forward(kind):
     same(shared["grad_cam"], result)
 
 
-def test_the_methods_own_threshold_is_that_of_the_refined_map():
-    own, refined = build("gap_cnn", threshold=None), build("gap_cnn", ["affinity", "guided"], threshold=None)
-    assert own.box_rule.threshold == 0.3
-    assert refined.box_rule.threshold == 0.5
-    (found,) = refined.compare([TALL], ["red"], ["cam", "grad_cam"])
+@pytest.mark.parametrize(
+    ("kind", "method", "refine", "after"),
+    [
+        ("gap_cnn", "cam", [], 0.3),
+        ("gap_cnn", "cam", ["affinity"], 0.5),
+        ("gap_cnn", "cam", ["guided"], 0.5),
+        ("gap_cnn", "cam", ["affinity", "guided"], 0.5),
+        ("gap_cnn", "grad_cam", ["affinity"], 0.2),
+        ("gap_cnn", "layer_cam", ["guided"], 1 - 0.75**2),
+        ("vit", "naclip", ["affinity"], 0.6),
+        ("vit", "naclip", ["guided"], 0.6),
+    ],
+)
+def test_boxes_have_the_threshold_that_was_chosen_for_the_tower(kind, method, refine, after):
+    assert build(kind, refine, method=method, threshold=None).box_rule.threshold == pytest.approx(after)
+    assert build(kind, refine, method=method, threshold=0.4).box_rule.threshold == 0.4
+
+
+def test_each_method_of_a_comparison_has_its_own_refined_threshold():
+    (found,) = build("gap_cnn", ["affinity", "guided"], threshold=None).compare([TALL], ["red"], ["cam", "grad_cam"])
     alone = build("gap_cnn", ["affinity", "guided"], method="grad_cam", threshold=None)
     same(found["grad_cam"], alone(TALL, ["red"]))
-    assert build("gap_cnn", ["guided"], threshold=0.3).box_rule.threshold == 0.3
 
 
 def test_unknown_names_get_the_nearest():

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cliploc._files import part_path
 from cliploc.jobs.rows import write_part
+from cliploc.jobs.summary import joined
 from cliploc.metrics import (
     EnergyInBoxes,
     JudgedMap,
@@ -73,7 +74,7 @@ def make_folder(
     rows: list[dict[str, Any]] = []
     metrics: dict[str, dict[str, Any]] = {
         one: {
-            "one": MaxBoxAcc(), "two": MaxBoxAccV2(), "located": LocalizationAccuracy(),
+            "one": MaxBoxAcc(), "two": MaxBoxAccV2(), "located": LocalizationAccuracy(None if oracle else threshold),
             "vl": VLScoreRule(threshold), "pointing": PointingGame(), "energy": EnergyInBoxes(),
             "mean": MeanBestIoU(threshold),
         }
@@ -92,7 +93,7 @@ def make_folder(
         table = pa.Table.from_pylist(rows[part : part + 2 * len(ids) * 5], schema=ROW).drop_columns(list(drop))
         write_part(part_path(out, part), table)
     summary = {
-        one: _numbers(metrics[one], samples, failed, None if oracle else threshold)
+        one: _numbers(metrics[one], samples, failed)
         if samples > len(failed)
         else {"images": samples, "evaluated": 0, "failed": _failed(failed)}
         for one in ids
@@ -188,11 +189,9 @@ def _judged(
     ranked = [int(i) for i in np.random.default_rng(int(one[-3:])).permutation(classes)[:5]]
     if int(one[-3:]) % 3:
         ranked = [label, *[other for other in ranked if other != label]]
-    for name in ("one", "two"):
-        metrics[name].update(curve, label)
-    metrics["located"].update(curve, label, ranked)
-    for name in ("vl", "pointing", "energy", "mean"):
-        metrics[name].add(one, metrics[name].judge(JudgedMap(one, heat, true, SIZE_WH)), label, None)
+    judged = JudgedMap(one, heat, true, SIZE_WH)
+    for metric in metrics.values():
+        metric.add(one, metric.judge(judged), label, ranked)
     y, x = np.nonzero(heat > tau * heat.max())
     scale = np.array([SIZE_WH[0] / SIDE, SIZE_WH[1] / SIDE] * 2)
     found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) * scale
@@ -207,27 +206,7 @@ def _judged(
     }  # fmt: skip
 
 
-def _numbers(metrics: dict[str, Any], images: int, failed: Sequence[int], tau: float | None) -> dict[str, Any]:
-    one, two, located = metrics["one"].compute(), metrics["two"].compute(), metrics["located"].compute(tau)
-    numbers = {"max_box_acc": (one.accuracy, one.interval), "max_box_acc_v2": (two.accuracy, two.interval)}
-    numbers |= {f"max_box_acc_iou{i * 100:.0f}": (part.accuracy, part.interval) for i, part in two.at_iou.items()}
-    for name in ("gt_known", "top1_loc", "top5_loc", "top1_cls", "top5_cls"):
-        numbers[name] = (getattr(located, name), located.intervals.get(name))
-    means = {"vl": "vl_score_rule", "pointing": "pointing_game", "energy": "energy_in_boxes", "mean": "mean_best_iou"}
-    for short, name in means.items():
-        score = metrics[short].summarise(False).scores[name]
-        numbers[name] = (score.value, score.interval)
-    return {
-        **{name: None if value is None else 100 * value for name, (value, _) in numbers.items()},
-        "best_threshold": one.threshold,
-        "threshold": located.threshold,
-        "threshold_chosen_on_these_images": located.oracle,
-        "images": images,
-        "evaluated": one.n,
-        "failed": _failed(failed),
-        "confidence_95": {name: [100 * end for end in ends] for name, (_, ends) in numbers.items() if ends},
-        "per_class": {
-            str(label): {"max_box_acc": 100 * share, "gt_known": 100 * located.per_class[label]}
-            for label, share in one.per_class.items()
-        },
-    }
+def _numbers(metrics: dict[str, Any], images: int, failed: Sequence[int]) -> dict[str, Any]:
+    numbers, facts, per_class = joined(metric.summarise(False) for metric in metrics.values())
+    counts = {"images": images, "evaluated": images - len(failed), "failed": _failed(failed)}
+    return {**numbers, **facts, **counts, "per_class": per_class}

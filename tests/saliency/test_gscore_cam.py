@@ -49,33 +49,6 @@ def test_the_published_form(kind: str, top_k: int) -> None:
     torch.testing.assert_close(maps, expected(scene, top_k, scene.scale, 0.0), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [None, 1.0, 100.0])
-def test_a_discarded_channel_does_not_move_the_map(temperature: float | None) -> None:
-    """At any temperature: one channel chosen, and the map is that channel's."""
-    scene = tiny_scene("gap_cnn")
-    features, gradients = scene.features_and_gradients()
-    maps = scene.ours("gscore_cam", top_k=1, temperature=temperature)
-    best = gradients.mean(dim=(-2, -1)).argmax(dim=-1)  # [P, B]
-    for b in range(len(features)):
-        for p in range(len(scene.text)):
-            torch.testing.assert_close(maps[b, p], features[b, best[p, b]].float())
-
-
-def test_the_gradient_is_signed() -> None:
-    """A channel that pushes hard against the prompt is not among the chosen ones: α, not |α|."""
-    scene = tiny_scene("gap_cnn")
-    ctx = scene.context()
-    methods.get("gscore_cam").function(ctx, top_k=1)
-    masked = masked_embeddings(ctx, wanted=torch.zeros(ctx.features.shape[:2], dtype=torch.bool))  # what is done
-    _, gradients = scene.features_and_gradients()
-    alpha = gradients.mean(dim=(-2, -1)).transpose(0, 1)  # [B, P, C]
-    chosen = {(b, int(masked.twin[b, k])) for b, k in (masked.done & masked.alive).nonzero().tolist()}
-    expected = {
-        (b, int(masked.twin[b, k])) for b, row in enumerate(alpha.argmax(-1)) for k in row if masked.alive[b, k]
-    }
-    assert chosen == expected
-
-
 @pytest.mark.parametrize(("prompts", "top_k"), [(1, 3), (3, 2), (10, 4)])
 def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: int) -> None:
     ctx, tower_calls = counted("attention_pool_cnn", prompts)

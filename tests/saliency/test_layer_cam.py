@@ -11,8 +11,6 @@ from pytorch_grad_cam import LayerCAM
 from torch.nn import functional as F
 from torchcam.methods import LayerCAM as TorchcamLayerCAM
 
-from cliploc.saliency import methods
-from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, assert_packages_agree, assert_same_maps, every_scene, min_max, tiny_scene
 
 
@@ -46,11 +44,6 @@ def test_fused_stages(kind: str) -> None:
                 resized = F.interpolate(scaled, size=fused.shape[-2:], mode="bilinear", align_corners=False)
                 expected[b, p] = torch.maximum(expected[b, p], resized[0, 0])
     torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_needs_follow_the_stages() -> None:
-    assert methods.get("layer_cam").needs() == Needs(features=(-1,))
-    assert methods.get("layer_cam").needs(stages=(-1, -3)) == Needs(features=(-1, -3))
 
 
 @every_scene

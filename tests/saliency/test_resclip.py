@@ -1,4 +1,4 @@
-"""ResCLIP against its equation on three towers, and against NACLIP, which it is without its residual."""
+"""ResCLIP against its equation on three towers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,3 @@ def test_the_equation(kind: str, residual: float, gain: float) -> None:
         return vit.cosines(last.out(torch.cat(heads, dim=1)))
 
     assert_equal(vit.ours("resclip", residual=residual, gain=gain), vit.maps(one))
-
-
-def test_without_a_residual_it_is_naclip() -> None:
-    vit = plain_vit("tiny")
-    torch.testing.assert_close(vit.ours("resclip", residual=0.0, sigma=2.0, gain=1.0), vit.ours("naclip", sigma=2.0))

@@ -84,6 +84,22 @@ RULES = {
 }
 
 
+def assert_as_plain_loops(segmenter, pictures, model, **own):
+    """Every method's label maps, and the mIoU with true maps at random."""
+    random = np.random.default_rng(0)
+    truths = [random.choice([0, 1, 2, 3, 255], size=one.size[::-1]) for one in pictures]
+    found = [segmenter.label_maps(one) for one in pictures]
+    for name in METHODS:
+        expected = [plain.label_map(model, one, name, **own) for one in pictures]
+        metric = MeanIoU(4)
+        for number, (theirs, truth) in enumerate(zip(expected, truths, strict=True)):
+            assert_same_choice(found[number][name], theirs)
+            metric.update(str(number), found[number][name], truth)
+        ours = [one[name] for one in found]
+        assert metric.compute().miou == pytest.approx(plain.mean_iou(ours, truths, 4), abs=1e-9)
+        assert len({label for one in expected for label in np.unique(one)}) > 1  # the maps say something
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_label_maps_and_miou_are_those_of_plain_loops(rule, model, localizer):
     scale, probability, area, window = RULES[rule]
@@ -95,49 +111,23 @@ def test_label_maps_and_miou_are_those_of_plain_loops(rule, model, localizer):
         window=window,
         position_rule="antialiased" if window else "dino",
     )
-    segmenter = Segmenter(localizer, protocol, {name: {} for name in METHODS})
-    pictures = plain.pictures(SIZES)
-    random = np.random.default_rng(0)
-    truths = [random.choice([0, 1, 2, 3, 255], size=(height, width)) for width, height in SIZES]
-    found = [segmenter.label_maps(one) for one in pictures]
-    for name in METHODS:
-        expected = [
-            plain.label_map(
-                model, one, name, short_side=240, logit_scale=scale, prob_thd=probability, area_thd=area, window=window
-            )
-            for one in pictures
-        ]
-        metric = MeanIoU(4)
-        for number, (theirs, truth) in enumerate(zip(expected, truths, strict=True)):
-            assert_same_choice(found[number][name], theirs)
-            metric.update(str(number), found[number][name], truth)
-        ours = [one[name] for one in found]
-        assert metric.compute().miou == pytest.approx(plain.mean_iou(ours, truths, 4), abs=1e-9)
-        assert len({label for one in expected for label in np.unique(one)}) > 1  # the maps say something
+    own = {"short_side": 240, "logit_scale": scale, "prob_thd": probability, "area_thd": area, "window": window}
+    assert_as_plain_loops(
+        Segmenter(localizer, protocol, {name: {} for name in METHODS}), plain.pictures(SIZES), model, **own
+    )
 
 
 def test_label_maps_of_a_whole_vit_b_16_are_those_of_plain_loops():
     """The real depth and width, of the picture's tower and the text's; fewer sentences, as 80 would take a minute."""
     model, templates = plain.whole_b16(), ("a photo of a {}.",)
     localizer = Localizer(plain.adapted(model), method="maskclip", templates=templates)
-    pictures = plain.pictures([(151, 117), (101, 113)])
-    truths = [np.random.default_rng(1).integers(0, 4, one.size[::-1]) for one in pictures]
     own = {"short_side": 112, "window": 112, "stride": 56, "logit_scale": 400.0}  # 7×7 patches a window
     protocol = replace(BASE, background_threshold=0.3, position_rule="dino", **own)
     segmenter = Segmenter(localizer, protocol, {name: {} for name in METHODS})
-    found, queries = (
-        [segmenter.label_maps(one) for one in pictures],
-        plain.query_features(model, plain.CLASSES, templates),
+    embedded = plain.query_features(model, plain.CLASSES, templates)
+    assert_as_plain_loops(
+        segmenter, plain.pictures([(151, 117), (101, 113)]), model, prob_thd=0.3, embedded=embedded, **own
     )
-    for name in METHODS:
-        expected = [plain.label_map(model, one, name, prob_thd=0.3, embedded=queries, **own) for one in pictures]
-        metric = MeanIoU(4)
-        for number, (theirs, truth) in enumerate(zip(expected, truths, strict=True)):
-            assert_same_choice(found[number][name], theirs)
-            metric.update(str(number), found[number][name], truth)
-        ours = [one[name] for one in found]
-        assert metric.compute().miou == pytest.approx(plain.mean_iou(ours, truths, 4), abs=1e-9)
-        assert len({label for one in expected for label in np.unique(one)}) > 1
 
 
 @pytest.mark.parametrize("room", ["VALUES", "BLOCK"])
@@ -165,7 +155,7 @@ def test_the_running_maximum_is_the_softmax_over_all_queries(queries, classes, s
     extra = torch.randint(0, classes, (queries,), generator=generator)
     class_of = torch.cat([torch.arange(classes), extra]).sort().values
     protocol = replace(BASE, logit_scale=scale, background_threshold=threshold, area_threshold=area)
-    found = label_map(lambda start, end: maps[start:end], len(class_of), class_of, (5, 7), protocol)
+    found = label_map(lambda start, end: [(slice(5), maps[start:end])], class_of, (5, 7), protocol)
     p = (scale * maps).softmax(dim=0)
     of_class = torch.stack([p[class_of == label].amax(dim=0) for label in range(classes)])
     if area > 0:
@@ -271,5 +261,5 @@ def test_a_label_map_holds_as_many_names_as_are_taken():
     maps = torch.zeros(len(names) - 1, 1, 2)
     maps[-1, 0, 1] = 1
     labels = torch.arange(1, len(names))
-    found = label_map(lambda start, end: maps[start:end], len(labels), labels, (1, 2), protocol)
+    found = label_map(lambda start, end: [(slice(1), maps[start:end])], labels, (1, 2), protocol)
     assert found.tolist() == [[1, 2**15 - 1]]

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._transformer import VisionTransformerBackbone, resize_positions
-from tests.tiny import Block, BlockView, seeded
+from cliploc.backbones._transformer import VisionTransformerBackbone
+from tests.tiny import Block, BlockView, TinyVit, seeded
 
 CELL, CELLS = 8, 8  # pixels of a patch, patches of a side
 SIZE = CELL * CELLS
@@ -89,18 +89,19 @@ def write_folder(root: Path, pairs: Sequence[str], each: int, seed: int) -> Path
     return root
 
 
-class ShapeVit(VisionTransformerBackbone):
-    """Two blocks with a class token; texts are sums of a direction for each of their words."""
+class ShapeVit(TinyVit):
+    """With nothing planted; texts are sums of a direction for each of their words."""
 
     stride = CELL
     logit_scale = 10.0
     input_hw = (SIZE, SIZE)
     embedding_size = 16
     name = "shape-vit"
+    learnt_grid = (CELLS, CELLS)
 
     def __init__(self, width: int = 48, blocks: int = 2) -> None:
         modules = nn.ModuleList([Block(width, 4) for _ in range(blocks)])
-        super().__init__([BlockView(block) for block in modules], 1, mean=(0.5,) * 3, std=(0.25,) * 3)
+        VisionTransformerBackbone.__init__(self, [BlockView(block) for block in modules], 1, (0.5,) * 3, (0.25,) * 3)
         self.blocks = modules
         self.patch = nn.Conv2d(3, width, CELL, stride=CELL)
         self.class_token = nn.Parameter(torch.randn(width) * 0.1)
@@ -110,22 +111,6 @@ class ShapeVit(VisionTransformerBackbone):
         words = (*COLOURS, *SHAPES)
         directions = torch.linalg.qr(torch.randn(self.embedding_size, len(words))).Q.T  # orthonormal
         self.words = dict(zip(words, directions, strict=True))
-
-    def embed(self, images: Tensor) -> Tensor:
-        patches = self.patch(images).flatten(2).transpose(1, 2)  # [B, N, d]
-        tokens = torch.cat([self.class_token.expand(len(images), 1, -1), patches], dim=1)  # [B, 1+N, d]
-        grid = (images.shape[-2] // CELL, images.shape[-1] // CELL)
-        return tokens + resize_positions(self.positions, 1, (CELLS, CELLS), grid)
-
-    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.ln_post(tokens[:, 0]) @ self.projection, None
-
-    @property
-    def last_norm(self) -> nn.LayerNorm:
-        return self.ln_post
-
-    def read_normed(self, normed: Tensor) -> Tensor:
-        return normed @ self.projection
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         known = [[self.words[word] for word in text.strip(".").split() if word in self.words] for text in texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -34,9 +35,11 @@ def started(service: Service, folder: Path, **options: Any) -> Iterator[str]:
     """A server of the find page in this process → its address."""
     from cliploc.web.find import application  # here: it needs the extra `web`
 
-    yield from running(application(service, folder, **options))
+    with running(application(service, folder, **options)) as address:
+        yield address
 
 
+@contextlib.contextmanager
 def running(app: Any) -> Iterator[str]:
     """A server of an application in this process → its address."""
     from cliploc.web.server import listener  # here: it needs the extra `web`
@@ -66,6 +69,14 @@ def get(url: str, method: str = "GET", body: bytes | None = None, **headers: str
     text = answer.read().decode(errors="replace")
     connection.close()
     return answer.status, text, found
+
+
+def sent(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
+    """Status and answer of JSON, which is posted, or of what is asked for; JSON is read."""
+    content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+    method = "GET" if body is None else "POST"
+    status, text, found = get(url, method, content, **{"Content-Type": "application/json", **headers})
+    return status, json.loads(text) if found["content-type"] == "application/json" else text
 
 
 def ask(

@@ -18,8 +18,9 @@ def served(out: Path) -> Iterator[str]:
     """The editor of a run's folder → its address."""
     from cliploc.web.editor import application  # here: it needs the extra `web`
 
-    with ReviewFolder.opened(out) as folder:
-        yield from running(application(folder, Suggester("mini", device="cpu", recipe="fast")))
+    suggester = Suggester("mini", device="cpu", recipe="fast")
+    with ReviewFolder.opened(out) as folder, running(application(folder, suggester)) as address:
+        yield address
 
 
 def corrections(out: Path) -> dict:

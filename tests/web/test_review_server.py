@@ -10,8 +10,6 @@ import os
 import shutil
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +31,7 @@ from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from tests.commands import cliploc_
 from tests.tiny import tower
+from tests.web.asking import get, sent
 from tests.web.review_server import corrections, served
 
 LABELS = ["red", "blue"]
@@ -80,18 +79,6 @@ def address(out) -> Iterator[str]:
         yield address
 
 
-def ask(url: str, body: object = None, **headers: str) -> tuple[int, dict | list | bytes]:
-    """The status and the answer; JSON is read."""
-    content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, content, {"Content-Type": "application/json", **headers})
-    try:
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            read, status, kind = answer.read(), answer.status, answer.headers["content-type"]
-    except urllib.error.HTTPError as error:
-        read, status, kind = error.read(), error.code, error.headers["content-type"]
-    return status, json.loads(read) if kind == "application/json" else read
-
-
 def box(*xyxy: float, label: int = 0, **more: object) -> dict:
     return {"xyxy": xyxy, "label": label, "draft": None, **more}
 
@@ -101,19 +88,19 @@ def saved(*boxes: dict, revision: int = 0, status: str = "none") -> dict:
 
 
 def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, out, address):
-    status, entries = ask(f"{address}/pictures")
+    status, entries = sent(f"{address}/pictures")
     assert (status, [one["name"] for one in entries]) == (200, ["a.png", "b.png", "c.png"])
-    _, state = ask(f"{address}/pictures/1")
+    _, state = sent(f"{address}/pictures/1")
     [draft] = state["boxes"][:1]
     assert draft["draft"] == 0
     ring = [10, 10, 30, 10, 30, 20, 10, 20]
     hole = [14, 12, 18, 12, 18, 16, 14, 16]
-    answer = ask(
+    answer = sent(
         f"{address}/pictures/1",
         saved(draft, box(10, 10, 30, 20, polygons=[[ring, hole]]), box(1, 2, 5, 4), status="reviewed"),
     )
     assert answer == (200, {"revision": 1})
-    assert ask(f"{address}/pictures/0", saved(*ask(f"{address}/pictures/0")[1]["boxes"], status="skipped"))[0] == 200
+    assert sent(f"{address}/pictures/0", saved(*sent(f"{address}/pictures/0")[1]["boxes"], status="skipped"))[0] == 200
     read = corrections(out)
     assert read["reviews"] == {
         "b.png": {"status": "reviewed", "revision": 1},
@@ -128,7 +115,7 @@ def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, o
     assert (masks[1].sum(), masks[1][13, 15]) == (20 * 10 - 4 * 4, False)
     assert masks[2].sum() == 4 * 2, "of a box that was drawn all pixels"
     before = (out / "coco.json").read_bytes()
-    status, answer = ask(f"{address}/exports", {})
+    status, answer = sent(f"{address}/exports", {})
     assert (status, "coco.json" in answer["files"]) == (200, True)
     written = json.loads((out / "coco.json").read_text())
     assert (out / "coco.json").read_bytes() != before
@@ -138,8 +125,8 @@ def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, o
 
 def test_a_later_call_of_annotate_keeps_what_was_saved(done, out):
     with served(out) as address:
-        ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
-        ask(f"{address}/exports", {})
+        sent(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
+        sent(f"{address}/exports", {})
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     result = annotate(done[0], LABELS, out, masks=True, **OPTIONS)
     assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
@@ -152,7 +139,7 @@ def test_a_later_call_of_annotate_keeps_what_was_saved(done, out):
 def test_a_save_writes_its_own_picture_only(done, out):
     """In corrections.jsonl, until the editor ends; a killed one leaves it, and whoever is next reads it."""
     with served(out) as address:
-        ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
+        sent(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
     assert not (out / "corrections.jsonl").exists()
     first = (out / "corrections.json").read_bytes()
     assert list(json.loads(first)["pictures"]) == ["b.png"]
@@ -161,8 +148,8 @@ def test_a_save_writes_its_own_picture_only(done, out):
     (out / "manifest.json").write_text(json.dumps(manifest))
     with served(out) as address:
         for revision in range(3):
-            assert ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
-        ask(f"{address}/pictures/1", saved(*ask(f"{address}/pictures/1")[1]["drafts"][:0], revision=1))
+            assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
+        sent(f"{address}/pictures/1", saved(*sent(f"{address}/pictures/1")[1]["drafts"][:0], revision=1))
         assert (out / "corrections.json").read_bytes() == first
         lines = (out / "corrections.jsonl").read_bytes().splitlines()
         assert [json.loads(one)["picture"] for one in lines] == ["a.png"] * 3 + ["b.png"]
@@ -179,14 +166,14 @@ def test_a_save_writes_its_own_picture_only(done, out):
     assert json.loads((out.parent / "next/corrections.json").read_text())["pictures"] == wanted["pictures"]
     with served(killed) as address:
         assert json.loads((killed / "corrections.json").read_text())["pictures"] == wanted["pictures"]
-        assert ask(f"{address}/pictures/0", saved(revision=3)) == (200, {"revision": 4})
+        assert sent(f"{address}/pictures/0", saved(revision=3)) == (200, {"revision": 4})
     assert annotate(done[0], LABELS, killed, masks=True, **OPTIONS).corrected == 2
 
 
 def test_a_later_set_replaces_what_a_killed_editor_saved(done, out):
     run = json.loads((out / "summary.json").read_text())["run"]
     with served(out) as address:
-        ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
+        sent(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
         shutil.copytree(out, out.parent / "killed")
     killed, file = out.parent / "killed", out.parent / "set.json"
     assert (killed / "corrections.jsonl").exists()
@@ -201,7 +188,7 @@ def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):
     monkeypatch.setattr(review, "MOST_SAVES", 2_000)
     with served(out) as address:
         for revision in range(40):
-            assert ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
+            assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
             lines = out / "corrections.jsonl"
             assert (lines.stat().st_size if lines.exists() else 0) < 4_000
     assert corrections(out)["reviews"]["a.png"]["revision"] == 40
@@ -229,9 +216,9 @@ def test_others_save_while_the_polygons_of_a_picture_are_drawn(out, address, mon
 
     monkeypatch.setattr(review, "review_of", slow)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(ask, f"{address}/pictures/0", saved(box(1, 2, 5, 4), status="reviewed"))
+        first = pool.submit(sent, f"{address}/pictures/0", saved(box(1, 2, 5, 4), status="reviewed"))
         assert begun.wait(20)
-        assert ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4))) == (200, {"revision": 1})
+        assert sent(f"{address}/pictures/1", saved(box(1, 2, 5, 4))) == (200, {"revision": 1})
         others.set()
         assert first.result() == (200, {"revision": 1})
 
@@ -241,18 +228,18 @@ def test_a_folder_that_cannot_be_written_is_said_and_nothing_counts_as_saved(out
         raise OSError(errno.EROFS, "Read-only file system")
 
     with served(out) as address:
-        before = ask(f"{address}/pictures/0")
-        assert b"Everything is saved" in ask(address)[1]
+        before = sent(f"{address}/pictures/0")
+        assert "Everything is saved" in sent(address)[1]
         with monkeypatch.context() as patch:
             patch.setattr(annotation_edits, "write_at", refuse)
             patch.setattr(os, "access", lambda *_: False)
-            status, answer = ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4)))
+            status, answer = sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4)))
             assert (status, answer["error"].endswith("Read-only file system: make the folder writable")) == (507, True)
-            page = ask(address)[1]
-            assert b"what you change is not saved" in page
-            assert b"Everything is saved" not in page
-        assert ask(f"{address}/pictures/0") == before
-        assert ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4))) == (200, {"revision": 1})
+            page = sent(address)[1]
+            assert "what you change is not saved" in page
+            assert "Everything is saved" not in page
+        assert sent(f"{address}/pictures/0") == before
+        assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4))) == (200, {"revision": 1})
 
 
 def test_what_a_killed_editor_left_is_removed_and_nothing_of_a_living_one(out):
@@ -270,11 +257,11 @@ def test_what_a_killed_editor_left_is_removed_and_nothing_of_a_living_one(out):
 
 
 def test_the_older_tab_is_told_and_overwrites_nothing(out, address):
-    assert ask(f"{address}/pictures/0", saved(box(1, 1, 9, 9)))[0] == 200
-    status, answer = ask(f"{address}/pictures/0", saved(box(2, 2, 9, 9)))
+    assert sent(f"{address}/pictures/0", saved(box(1, 1, 9, 9)))[0] == 200
+    status, answer = sent(f"{address}/pictures/0", saved(box(2, 2, 9, 9)))
     assert (status, answer["error"]) == (409, "expected revision 1 of this picture, got 0: load it again")
-    assert ask(f"{address}/pictures/0")[1]["boxes"][0]["xyxy"] == [1, 1, 9, 9]
-    assert ask(f"{address}/pictures/0", saved(box(2, 2, 9, 9), revision=1)) == (200, {"revision": 2})
+    assert sent(f"{address}/pictures/0")[1]["boxes"][0]["xyxy"] == [1, 1, 9, 9]
+    assert sent(f"{address}/pictures/0", saved(box(2, 2, 9, 9), revision=1)) == (200, {"revision": 2})
 
 
 WIDE = "0" * 40
@@ -298,7 +285,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_body_is_refused_in_one_line(out, address, name):
     body, code, said = BAD[name]
-    status, answer = ask(f"{address}/pictures/0", body)
+    status, answer = sent(f"{address}/pictures/0", body)
     assert (status, said in answer["error"]) == (code, True), answer
     assert "\n" not in answer["error"]
     assert not list(out.glob("corrections.*"))
@@ -306,7 +293,7 @@ def test_a_bad_body_is_refused_in_one_line(out, address, name):
 
 def test_only_pictures_of_the_run_by_number(out, address):
     for path in ("/pictures/3", "/images/3.jpg", "/thumbnails/99.jpg"):
-        status, answer = ask(f"{address}{path}")
+        status, answer = sent(f"{address}{path}")
         assert (status, answer["error"]) == (
             404,
             f"expected the number of a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
@@ -319,23 +306,14 @@ def test_only_pictures_of_the_run_by_number(out, address):
         "/pictures/1e0",
         "/corrections.json",
     ):
-        assert ask(f"{address}{path}") == (404, {"error": "There is no such address here."})
-    status, image = ask(f"{address}/images/0.jpg")
-    assert (status, image[:3]) == (200, b"\xff\xd8\xff")
+        assert sent(f"{address}{path}") == (404, {"error": "There is no such address here."})
+    status, _, headers = get(f"{address}/images/0.jpg")
+    assert (status, headers["content-type"]) == (200, "image/jpeg")
 
 
-def test_foreign_hosts_pages_and_methods_are_refused(out, address):
-    status, answer = ask(f"{address}/pictures", Host="evil.example.com")
-    assert (status, answer.decode()) == (
-        421,
-        "This server does not have that host name: open it as http://127.0.0.1 or http://localhost, at its port.",
-    )
-    status, answer = ask(f"{address}/pictures/0", saved(), Origin="http://evil.example.com")
-    assert (status, "Requests from another website are refused" in answer["error"]) == (403, True)
-    asked = urllib.request.Request(f"{address}/pictures/0", method="DELETE")
-    with pytest.raises(urllib.error.HTTPError, match="405"):
-        urllib.request.urlopen(asked, timeout=30)
-    assert not list(out.glob("corrections.*"))
+def test_another_name_of_this_machine_is_told_which_to_use(address):
+    said = "This server does not have that host name: open it as http://127.0.0.1 or http://localhost, at its port."
+    assert sent(f"{address}/pictures", Host="evil.example.com") == (421, said)
 
 
 @pytest.mark.parametrize("threshold", ["auto", 0, 0.7, None])
@@ -356,7 +334,7 @@ def test_a_suggestion_begins_with_the_threshold_of_the_models_boxes(done, thresh
 
 
 def test_a_suggestion_is_a_box_of_this_picture(out, address):
-    status, answer = ask(f"{address}/pictures/0/suggestion", {"name": "red"})
+    status, answer = sent(f"{address}/pictures/0/suggestion", {"name": "red"})
     assert (status, answer["heat"].startswith("data:image/png;base64,")) == (200, True)
     for wish, said in [
         ({"name": "@/etc/passwd"}, "expected a name, such as cat or cat|kitten"),
@@ -364,15 +342,15 @@ def test_a_suggestion_is_a_box_of_this_picture(out, address):
         ({"name": "red", "at": [1]}, "length 2"),
         ({}, "missing required field `name`"),
     ]:
-        status, answer = ask(f"{address}/pictures/0/suggestion", wish)
+        status, answer = sent(f"{address}/pictures/0/suggestion", wish)
         assert (status, said in answer["error"]) == (422, True), answer
     for name in LABELS:
-        heat = ask(f"{address}/pictures/0/suggestion", {"name": name})[1]["heat"]
+        heat = sent(f"{address}/pictures/0/suggestion", {"name": name})[1]["heat"]
         with Image.open(io.BytesIO(base64.b64decode(heat.partition(",")[2]))) as image:
             values = np.asarray(image)
         assert values.shape == (40, 60)
         y, x = np.unravel_index(values.argmax(), values.shape)
-        status, answer = ask(
+        status, answer = sent(
             f"{address}/pictures/0/suggestion", {"name": name, "threshold": 0.5, "at": [int(x), int(y)]}
         )
         if values.max() == 0:  # a map without any heat
@@ -394,8 +372,8 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
     Image.new("RGB", size).save(root / "b.png")
     (root / "c.png").unlink()
     with served(out) as address:
-        assert [one["name"] for one in ask(f"{address}/pictures")[1]] == ["a.png", "b.png"]
-        status, answer = ask(f"{address}/images/1.jpg")
+        assert [one["name"] for one in sent(f"{address}/pictures")[1]] == ["a.png", "b.png"]
+        status, answer = sent(f"{address}/images/1.jpg")
         assert (status, answer["error"].startswith("b.png was replaced since it was annotated")) == (410, True)
         with pytest.raises(UsageError, match="another run is writing into"), ReviewFolder.opened(out):
             pass

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cliploc import backbones, rle
 from cliploc.config import MIN_SCORE
-from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.errors import ModelError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
@@ -288,6 +288,7 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     look = service.look(str(large), settings)
     kept = look.slim(200)
     assert kept.results["cam"].image.size == (200, 133)
+    assert kept.size == kept.results["cam"].maps.nbytes + 3 * 200 * 133
     whole, small = look.cut(settings)["cam"], kept.cut(settings)["cam"]
     np.testing.assert_array_equal(small.boxes.xyxy, whole.boxes.xyxy)
     assert small.boxes.xyxy.max() > 1000  # the photograph's own pixels
@@ -310,15 +311,6 @@ def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch)
     np.testing.assert_array_equal(again.cut(Settings())["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
     service.look(CAT, Settings(names="cat"))  # another visitor
-
-
-def test_two_methods_out_of_one_pass(service):
-    look = service.look(CAT, Settings(names="cat", method="grad_cam", compare=("layer_cam",), compare_threshold=0.5))
-    assert list(look.results) == ["grad_cam", "layer_cam"]
-    assert [tau for _, tau in look.rules(Settings(compare_threshold=0.5))] == [look.own["grad_cam"].threshold, 0.5]
-    html = view.results_html(look.cut(Settings(names="cat")), 0.5)
-    assert html.count("<figure>") == 2
-    assert "LayerCAM" in html
 
 
 def test_any_number_of_methods_out_of_one_pass(service):
@@ -359,33 +351,6 @@ def test_the_menu_holds_what_runs(service):
         service.look(CAT, Settings(names="cat", compare=("layer_cam", "gem")))
 
 
-@pytest.mark.parametrize("model", ["RN50", "local-dir:/etc", "hf-hub:some/thing", "/etc/passwd"])
-def test_no_model_but_those_offered(service, model):
-    with pytest.raises(UsageError, match="expected a model of the menu"):
-        service.look(CAT, Settings(names="cat", model=model))
-
-
-def test_refusals_name_the_photograph_and_no_folder(service, tmp_path):
-    bad = tmp_path / "notes.jpg"
-    bad.write_text("no picture")
-    with pytest.raises(InputError, match=r"^notes\.jpg: not a picture") as caught:
-        service.look(str(bad), Settings(names="cat"))
-    assert str(tmp_path) not in str(caught.value)
-    with pytest.raises(UsageError, match="drop one on the page"):
-        service.look(None, Settings(names="cat"))
-    with pytest.raises(UsageError, match="type one"):
-        service.look(CAT, Settings(names=" "))
-
-
-def test_a_photograph_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
-    large = tmp_path / "large.png"
-    Image.new("L", (2000, 1001)).save(large)
-    small = Service([Offer("mini")], max_pixels=2_000_000)
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
-    with pytest.raises(InputError, match=r"large\.png: 2000×1001 pixels, expected at most 2 million"):
-        small.read(str(large))
-
-
 @pytest.mark.parametrize("kind", ["open", "closed"])
 def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     mini = service.backbone("mini")
@@ -416,26 +381,6 @@ def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
         with_heads([Offer("RN50")], [str(file)])
     with pytest.raises(UsageError, match="are both for ts_cam"):
         with_heads([Offer("mini")], [str(file), str(file)])
-
-
-def test_a_long_method_counts_and_stops(service):
-    counted = []
-
-    def count(done, left):
-        counted.append((done, left))
-        raise StoppedError("stopped")
-
-    with pytest.raises(StoppedError):
-        service.look(CAT, Settings(names="cat", method="score_cam"), reporter=Reporter(masked=count))
-    assert len(counted) == 1
-    assert service.look(CAT, Settings(names="cat", method="cam")).results["cam"].found[0]  # the model is as before
-
-
-def test_nothing_typed_becomes_markup(service):
-    name = "<script>alert(1)</script>"
-    html = view.results_html(service.look(CAT, Settings(names=name, method="cam")).cut(Settings(names=name)), 0.5)
-    assert "<script" not in html
-    assert "&lt;script&gt;" in html
 
 
 def test_files_hold_the_photographs_own_size(look, tmp_path):
@@ -483,25 +428,8 @@ def test_files_with_masks(look, tmp_path):
     [annotation] = json.loads(paths["coco.json"].read_text())["annotations"]
     assert annotation["segmentation"] == box["mask"]
     assert b"<mask " in paths["cvat.xml"].read_bytes()
-
-
-def test_masks_are_drawn_in_the_place_of_heat(look):
-    found = look.cut(look.settings)
     heat, masks = (view.results_html(found, 0.5, masks=chosen) for chosen in (False, True))
-    assert heat != masks
-    assert "with the masks for" in masks
-    assert "with the masks for" not in heat
-
-
-def test_files_of_two_methods_do_not_write_over_each_other(service, tmp_path):
-    settings = Settings(names="cat", method="cam", compare=("layer_cam",))
-    look = service.look(CAT, settings)
-    names = [Path(path).name for path in downloads.write_files(tmp_path, look.cut(settings), settings, "mini")]
-    assert len(set(names)) == len(names)
-    assert {"coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
-    with Image.open(tmp_path / "cat_compare.png") as sheet:
-        assert sheet.size == localizer_of("mini").compare_figure(CAT, ["cat"], ["cam", "layer_cam"]).size
-    assert "cat_compare.png" in zipfile.ZipFile(tmp_path / "cat.zip").namelist()
+    assert ["with the masks for" in one for one in (heat, masks)] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -23,23 +23,6 @@ if TYPE_CHECKING:
     from cliploc.backbones._guides import create_guide
     from cliploc.backbones._layers import precision_name, resolve_precision
 
-__all__ = [
-    "DualEncoder",
-    "GuideEntry",
-    "ModelEntry",
-    "Structure",
-    "create",
-    "create_guide",
-    "guides",
-    "models",
-    "precision_name",
-    "refuse_unknown",
-    "refuse_unknown_guide",
-    "resolve_precision",
-    "structure_of",
-    "with_engine",
-]
-
 __getattr__ = on_first_use(
     __name__,
     {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._dual_encoder import DualEncoder
+from cliploc.backbones._layers import resize_positions
 from cliploc.errors import UsageError
 from cliploc.tower import DenseReading, Needs, TowerKind, Trace
 
@@ -53,7 +54,6 @@ class ConvolutionalBackbone(DualEncoder):
         """The last stage's features `[B, C, h, w]` → the joint-space reading of each location `[B, D, h, w]`."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """`(h, w)` of the last stage for an input of height × width pixels."""
         return -(-height // self.stride), -(-width // self.stride)
 
     def in_precision(self, dtype: torch.dtype) -> Self:
@@ -71,7 +71,6 @@ class ConvolutionalBackbone(DualEncoder):
 
     @torch.no_grad()
     def trace(self, images: Tensor, needs: Needs) -> Trace:
-        """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
         kept = {self._stage_index(stage): stage for stage in needs.features}
@@ -83,14 +82,12 @@ class ConvolutionalBackbone(DualEncoder):
         return Trace(embedding, (last.shape[-2], last.shape[-1]), features)
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:  # noqa: ARG002  (a ViT needs the trace)
-        """Finishes the tower from a stage's features: `[B, D]` float32, unit norm; differentiable."""
         x = features.to(self.dtype)
         for module in list(self.stages)[self._stage_index(stage) + 1 :]:
             x = module(x)
         return F.normalize(self.pool(x).float(), dim=-1)
 
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """The joint-space reading of every location, `[B, D, h, w]` float32; a CNN has no attention rule to replace."""
         if reading.rule is not None:
             raise UsageError(
                 f"{self.name} is a CNN, but an attention rule needs a ViT tower: choose another model, such as mini-vit"
@@ -132,13 +129,9 @@ class AttentionPool(nn.Module):
         self.v_proj = nn.Linear(channels, channels)
         self.c_proj = nn.Linear(channels, size)
 
-    def _positions(self, hw: tuple[int, int]) -> Tensor:
-        if hw == self.grid:
-            return self.positional_embedding  # [1+N, C]
-        mean, patches = self.positional_embedding[:1], self.positional_embedding[1:]
-        patches = patches.T.reshape(1, -1, *self.grid)
-        patches = F.interpolate(patches.float(), size=hw, mode="bicubic", antialias=True, align_corners=False)
-        return torch.cat([mean, patches[0].flatten(1).T.to(mean.dtype)])  # [1+N, C]
+    def _positions(self, features: Tensor) -> Tensor:
+        """The mean token's position, then those of the features' grid: `[1+N, C]`."""
+        return resize_positions(self.positional_embedding, 1, self.grid, (features.shape[-2], features.shape[-1]))
 
     def forward(self, features: Tensor) -> Tensor:
         """The embedding: `[B, C, h, w]` → `[B, D]`.
@@ -149,7 +142,7 @@ class AttentionPool(nn.Module):
         """
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # [B, 1+N, C]
-        x = x + self._positions((features.shape[-2], features.shape[-1]))
+        x = x + self._positions(features)
         c = x.shape[-1]
         size = c // self.heads
         q = (self.q_proj(x[:, 0]) * size**-0.5).unflatten(1, (self.heads, size))  # [B, H, C/H]
@@ -166,6 +159,6 @@ class AttentionPool(nn.Module):
         as in the pool; MaskCLIP (Zhou 2022), which introduced this reading of CLIP's ResNets, leaves them out.
         """
         h, w = features.shape[-2:]
-        x = features.flatten(2).transpose(1, 2) + self._positions((h, w))[1:]  # [B, N, C]
+        x = features.flatten(2).transpose(1, 2) + self._positions(features)[1:]  # [B, N, C]
         dense: Tensor = self.c_proj(self.v_proj(x)).transpose(1, 2)  # [B, D, N]
         return dense.reshape(dense.shape[0], -1, h, w)

@@ -56,12 +56,10 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device that the weights are on."""
         return self.mean.device  # asked for all the time: to look for the first weight takes 20 times as long
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' precision."""
         return next(self.parameters()).dtype
 
     def loaded_from(self, file: Path, source: str) -> None:
@@ -73,10 +71,7 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def weights_id(self) -> str:
-        """SHA-256 of everything that the outputs depend on; see `cliploc.tower.Backbone.weights_id`.
-
-        Weights of a file are identified by its checksum, others by their values.
-        """
+        """See `cliploc.tower.Backbone`; weights of a file are identified by its checksum, others by their values."""
         facts = {
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
@@ -89,7 +84,6 @@ class DualEncoder(nn.Module, ABC):
         return digest.hexdigest()
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """The tower's input, on its device and in its precision, from RGB values `[B, 3, H, W]` in 0–1."""
         there = pixels.to(self.device)
         if there.is_contiguous() or not there.is_contiguous(memory_format=torch.channels_last):
             return (there - self.mean).div_(self.std).to(self.dtype)
@@ -116,11 +110,9 @@ class DualEncoder(nn.Module, ABC):
         return copied
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Embeds normalised images `[B, 3, H, W]`: `[B, D]` float32, unit norm."""
         return self.trace(images, Needs()).embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
         return self.text(texts)
 
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
@@ -128,7 +120,6 @@ class DualEncoder(nn.Module, ABC):
         return None
 
     def presence(self, cosine: Tensor) -> Tensor | None:
-        """Presence score of a name with this image–text cosine; None where the model is not calibrated."""
         if self.calibration is None:
             return None
         scale, bias = self.calibration

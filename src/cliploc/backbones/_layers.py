@@ -1,4 +1,4 @@
-"""How a frozen tower computes: its precision, linear layers and attention in their fastest form, folded batch norms."""
+"""How a frozen tower computes: its precision, fast linear layers and attention, resized positions, folded norms."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cliploc.config import DTYPES, PRECISIONS
 from cliploc.errors import UsageError
+from cliploc.tower import PositionRule
 
 Module = TypeVar("Module", bound=nn.Module)
 FEWEST_ROWS = 32  # below, the call of oneDNN costs more time than it saves
@@ -162,6 +163,31 @@ def _few_heads_at_once(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     for queries, keys, values, into in zip(*heads, strict=True):  # each [n, t or T, d or e]
         torch.bmm(torch.bmm(queries, keys.transpose(1, 2)).softmax(dim=-1), values, out=into)
     return gathered
+
+
+# ---------------------------------------------------------------------------------------------------------- positions
+def resize_positions(
+    positions: Tensor,
+    prefix: int,
+    learnt: tuple[int, int],
+    grid: tuple[int, int],
+    rule: PositionRule = "antialiased",
+) -> Tensor:
+    """Resizes position embeddings from the grid they were trained on: `[prefix+N, d]` → `[prefix+h·w, d]`.
+
+    Bicubic. "antialiased": as open_clip and timm resize them when a checkpoint meets another input size. "dino":
+    without antialias and by the scale (h + 0.1) / h₀, as the code of DINO (Caron 2021) and of its users does.
+    """
+    if grid == learnt:
+        return positions
+    first, patches = positions[:prefix], positions[prefix:]
+    patches = patches.T.reshape(1, -1, *learnt)  # [1, d, h, w]
+    if rule == "dino":
+        scale = [(new + 0.1) / old for new, old in zip(grid, learnt, strict=True)]
+        patches = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic", align_corners=False)
+    else:
+        patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
 
 
 # -------------------------------------------------------------------------------------------------------- batch norms

@@ -11,8 +11,8 @@ from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor
 
-from cliploc.backbones._layers import linear
-from cliploc.backbones._transformer import BlockAdapter, resize_positions
+from cliploc.backbones._layers import linear, resize_positions
+from cliploc.backbones._transformer import BlockAdapter
 from cliploc.tower import PositionRule, join_heads, split_heads
 
 

@@ -40,30 +40,6 @@ def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches.transpose(1, 2).reshape(len(patches), -1, *grid)
 
 
-def resize_positions(
-    positions: Tensor,
-    prefix: int,
-    learnt: tuple[int, int],
-    grid: tuple[int, int],
-    rule: PositionRule = "antialiased",
-) -> Tensor:
-    """Resizes position embeddings from the grid they were trained on: `[prefix+N, d]` → `[prefix+h·w, d]`.
-
-    Bicubic. "antialiased": as open_clip and timm resize them when a checkpoint meets another input size. "dino":
-    without antialias and by the scale (h + 0.1) / h₀, as the code of DINO (Caron 2021) and of its users does.
-    """
-    if grid == learnt:
-        return positions
-    first, patches = positions[:prefix], positions[prefix:]
-    patches = patches.T.reshape(1, -1, *learnt)  # [1, d, h, w]
-    if rule == "dino":
-        scale = [(new + 0.1) / old for new, old in zip(grid, learnt, strict=True)]
-        patches = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic", align_corners=False)
-    else:
-        patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
-
-
 class BlockAdapter(ABC):
     """Adapter of one block of a host's tower: x + attention branch, then + MLP branch. T counts prefix tokens too."""
 
@@ -186,11 +162,9 @@ class VisionTransformerBackbone(DualEncoder):
         """The rest of the head, for each token by itself: `[B, n, d]` after `last_norm` → `[B, n, D]`."""
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        """The joint-space reading of each token by itself: `[B, n, d]` → `[B, n, D]` float32, not normalised."""
         return self.read_normed(self.last_norm(tokens)).float()
 
     def patch_texts(self, texts: Tensor) -> Tensor:
-        """What one patch is compared with, `[…, D]`; see `cliploc.tower.TransformerBackbone.patch_texts`."""
         return texts
 
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
@@ -207,13 +181,11 @@ class VisionTransformerBackbone(DualEncoder):
         return hashlib.sha256(f"{own} positions {self.position_rule}".encode()).hexdigest()
 
     def with_positions(self, rule: PositionRule) -> Self:
-        """The same tower with another rule; see `cliploc.tower.TransformerBackbone.with_positions`."""
         copied = copy.copy(self)  # the weights are shared
         copied.position_rule = rule
         return copied
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """`(h, w)` of the patches for an input of height × width pixels."""
         if height % self.stride or width % self.stride or not height or not width:
             raise UsageError(
                 f"expected an input of multiples of {self.stride} pixels for {self.name}, got {height}×{width}: "
@@ -288,20 +260,17 @@ class VisionTransformerBackbone(DualEncoder):
 
     @torch.no_grad()
     def trace(self, images: Tensor, needs: Needs) -> Trace:
-        """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         grid = self.grid(images.shape[-2], images.shape[-1])
         # Without a name here, the first tokens take up memory only as long as `_run` needs them.
         return self._run(self.embed(images.to(self.device, self.dtype)), 0, self.depth - 1, needs, grid)
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
-        """Runs blocks `block` to `last` on the tokens entering `block`; see `cliploc.tower.TransformerBackbone`."""
         first, end = self._block_index(block), self._block_index(last)
         if end < first:
             raise ValueError(f"expected last ≥ block, got {last} and {block}")
         return self._run(tokens.to(self.dtype), first, end, needs, grid)
 
     def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
-        """One block on the tokens entering it; see `cliploc.tower.TransformerBackbone.end`."""
         adapter = self.adapters[self._block_index(block)]
         with torch.no_grad():
             q, k, v = adapter.project(adapter.attention_input(tokens), self.rotation(grid))
@@ -309,22 +278,16 @@ class VisionTransformerBackbone(DualEncoder):
         return adapter.finish_from_gathered(tokens, gathered, v)
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
-        """Finishes the tower from the patches entering a block: `[B, D]` float32, unit norm; differentiable.
-
-        The prefix tokens are those of `trace`.
-        """
         patches = features.to(self.dtype).flatten(2).transpose(1, 2)  # [B, N, d]
         tokens = torch.cat([trace.entering[stage][:, : self.prefix_tokens], patches], dim=1)  # [B, prefix+N, d]
         grid = (features.shape[-2], features.shape[-1])
         return self.resume(tokens, stage, Needs(), grid).embedding
 
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.tower.Backbone.dense`."""
         read = self.read_tokens(self.path(trace, reading)[:, self.prefix_tokens :])  # [B, N, D]
         return on_grid(read, reading.grid or trace.grid)
 
     def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """The tokens `[B, prefix+N, d]` at the end of the path; see `cliploc.tower.TransformerBackbone.path`."""
         start = -reading.blocks
         self._block_index(start)
         if start not in trace.entering:

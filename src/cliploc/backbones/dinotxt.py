@@ -193,7 +193,6 @@ class DinoTxt(VisionTransformerBackbone):
 
     @property
     def last_norm(self) -> nn.LayerNorm:
-        """The head's layer norm."""
         return self.vision_head.ln_final
 
     def read_normed(self, normed: Tensor) -> Tensor:

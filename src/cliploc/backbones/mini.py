@@ -59,7 +59,6 @@ class Mini(ConvolutionalBackbone):
         return cls(tower, tensors["mean_feature"], text, facts).eval().requires_grad_(False)
 
     def pool(self, features: Tensor) -> Tensor:
-        """The embedding, not normalised: `[B, 1280, h, w]` → `[B, 1280]`."""
         return self.pool_layer(features)
 
     def read_locations(self, features: Tensor) -> Tensor:
@@ -67,7 +66,6 @@ class Mini(ConvolutionalBackbone):
         return self.pool_layer.read_locations(features)
 
     def unknown_reason(self, word: str) -> str | None:
-        """Why `mini` cannot know a name (no word that it has is like it); None where it knows it."""
         return self.text.unknown_reason(word)
 
 

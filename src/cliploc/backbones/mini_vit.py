@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from cliploc.backbones import mini
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
 from cliploc.backbones._efficientnet_lite import EfficientNetLite0
-from cliploc.backbones._layers import resolve_precision, with_fast_linears
+from cliploc.backbones._layers import resize_positions, resolve_precision, with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
-from cliploc.backbones._transformer import PreNormBlock, VisionTransformerBackbone, resize_positions
+from cliploc.backbones._transformer import PreNormBlock, VisionTransformerBackbone
 
 WEIGHTS = Path(__file__).parent / "mini_vit_weights"
 STEM_CHANNELS = 320
@@ -106,27 +106,22 @@ class MiniVit(VisionTransformerBackbone):
         return model.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The first block's tokens `[B, 1+N, d]`, from normalised images `[B, 3, H, W]`."""
         features = self.stem(images)  # [B, 320, h, w]
         grid = (features.shape[-2], features.shape[-1])
         positions = resize_positions(self.net.positions, 1, self.net.grid, grid, self.position_rule)  # [1+N, d]
         return self.net.embed(features.flatten(2).transpose(1, 2), positions)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The class token's embedding, not normalised: `[B, 1+N, d]` → `[B, 1280]`."""
         return self.read_normed(self.ln_post(tokens[:, 0])), None
 
     @property
     def last_norm(self) -> nn.LayerNorm:
-        """The head's layer norm."""
         return self.ln_post
 
     def read_normed(self, normed: Tensor) -> Tensor:
-        """The projection to the joint space: `[…, d]` → `[…, 1280]`."""
         return self.net.projection(normed)
 
     def unknown_reason(self, word: str) -> str | None:
-        """Why it cannot know a name (no word that it has is like it); None where it knows it."""
         return self.text.unknown_reason(word, self.name)
 
 

@@ -57,7 +57,6 @@ class OpenClipResNet(ConvolutionalBackbone):
         return isinstance(visual, ModifiedResNet)
 
     def pool(self, features: Tensor) -> Tensor:
-        """The embedding, not normalised: `[B, C, h, w]` → `[B, D]`."""
         return self.pool_layer(features)
 
     def read_locations(self, features: Tensor) -> Tensor:

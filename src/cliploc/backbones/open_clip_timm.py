@@ -32,10 +32,7 @@ from cliploc.backbones._cnn import ConvolutionalBackbone
 from cliploc.backbones._layers import attention_weights
 from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
 from cliploc.backbones._timm_vit import TimmBlock, first_tokens, rotation
-from cliploc.backbones._transformer import (
-    VisionTransformerBackbone,
-    on_grid,
-)
+from cliploc.backbones._transformer import VisionTransformerBackbone, on_grid
 from cliploc.tower import Pooling, join_heads, split_heads
 
 
@@ -135,7 +132,6 @@ class TimmVit(VisionTransformerBackbone):
         return self.trunk.blocks[0].attn.proj.weight.dtype
 
     def embed(self, images: Tensor) -> Tensor:
-        """The first block's tokens `[B, prefix+N, d]`, from normalised images `[B, 3, H, W]`."""
         return first_tokens(self.trunk, images, self.position_rule)
 
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:
@@ -143,7 +139,6 @@ class TimmVit(VisionTransformerBackbone):
         return rotation(self.trunk, grid)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The embedding, `[B, prefix+N, d]` → `[B, D]`, and an attention pool's attention `[B, H, 1, T]`."""
         trunk, attention = self.trunk, None
         x = trunk.norm(tokens)
         if trunk.global_pool == "token":
@@ -206,7 +201,6 @@ class TimmCnn(ConvolutionalBackbone):
         return head.global_pool.pool_type == "avg" and (normed or isinstance(head, ClassifierHead))
 
     def pool(self, features: Tensor) -> Tensor:
-        """The embedding, not normalised: `[B, C, h, w]` → `[B, D]`."""
         return self.projection(self.pool_layer(features))
 
     def read_locations(self, features: Tensor) -> Tensor:

@@ -14,13 +14,9 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._layers import attention_weights, linear
+from cliploc.backbones._layers import attention_weights, linear, resize_positions
 from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
-from cliploc.backbones._transformer import (
-    BlockAdapter,
-    VisionTransformerBackbone,
-    resize_positions,
-)
+from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
 from cliploc.tower import join_heads, split_heads
 
 
@@ -142,7 +138,6 @@ class OpenClipVit(VisionTransformerBackbone):
         return self.visual.conv1.weight.dtype
 
     def embed(self, images: Tensor) -> Tensor:
-        """The first block's tokens `[B, 1+N, d]`, from normalised images `[B, 3, H, W]`."""
         visual = self.visual
         patches = visual.conv1(images)  # [B, d, h, w]
         learnt, grid = visual.grid_size, patches.shape[-2:]
@@ -152,7 +147,6 @@ class OpenClipVit(VisionTransformerBackbone):
         return visual.ln_pre(tokens + positions.to(tokens.dtype))
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The embedding, `[B, 1+N, d]` → `[B, D]`, and the attention of CoCa's pool `[B, H, 1, 1+N]`."""
         visual, attention = self.visual, None
         if self.attention_pool is not None:
             pooled, attention = self.attention_pool.attend(tokens)  # [B, D]
@@ -171,9 +165,7 @@ class OpenClipVit(VisionTransformerBackbone):
         return self.visual.ln_post
 
     def read_normed(self, normed: Tensor) -> Tensor:
-        """The projection to the joint space: `[…, d]` → `[…, D]`."""
         return normed @ self.visual.proj
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        """The joint-space reading of each token: `[B, n, d]` → `[B, n, D]` float32."""
         return super().read_tokens(tokens if self.attention_pool is None else self.attention_pool.read(tokens))

@@ -4,17 +4,3 @@ from __future__ import annotations
 
 from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, labelled_boxes, share_of_peak
 from cliploc.boxes.quality import features_of, high_enough, score_of, scored_boxes, scored_regions
-
-__all__ = [
-    "BoxRule",
-    "MapBoxes",
-    "boxes_from_maps",
-    "features_of",
-    "high_enough",
-    "hot_levels",
-    "labelled_boxes",
-    "score_of",
-    "scored_boxes",
-    "scored_regions",
-    "share_of_peak",
-]

@@ -15,7 +15,7 @@ from pathlib import Path
 from cliploc.datasets._infra.candidates import Candidate, Problems
 from cliploc.datasets._infra.files import needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
-from cliploc.datasets._infra.voc_xml import read_annotation
+from cliploc.datasets.voc import read_annotation
 from cliploc.datasets.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
 from cliploc.errors import InputError
 from cliploc.images import SUFFIXES

@@ -13,26 +13,6 @@ if TYPE_CHECKING:
     from cliploc.faithfulness._infra.order import area, spearman
     from cliploc.faithfulness._infra.scores import Scorer, Scores
 
-__all__ = [
-    "AskedPicture",
-    "Axis",
-    "FaithfulNumber",
-    "Faithfulness",
-    "FaithfulnessMetric",
-    "Judged",
-    "Measured",
-    "OtherMaps",
-    "Region",
-    "Scorer",
-    "Scores",
-    "area",
-    "chosen_metrics",
-    "faithfulness_metric",
-    "faithfulness_metrics",
-    "spearman",
-    "with_random_weights",
-]
-
 __getattr__ = on_first_use(
     __name__,
     {

@@ -31,7 +31,6 @@ class Adcc(FaithfulnessMetric):
     needs_method = True
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         assert judged.others is not None
         correlation = pearson(judged.heat, judged.others.of_picture(judged.images * judged.heat))
         coherency = 0.5 if correlation is None else (1 + correlation) / 2

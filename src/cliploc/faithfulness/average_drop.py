@@ -24,5 +24,4 @@ class AverageDrop(FaithfulnessMetric):
     }
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         return Measured({"average_drop": judged.drop})

@@ -34,7 +34,6 @@ class Deletion(FaithfulnessMetric):
     fill: ClassVar[str] = "zero"  # what replaces removed pixels, unless the options say
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         scores = joined(self.series(judged, judged.steps[1:-1], judged.options.baseline or self.fill))
         curves = {self.name: scores.probability.tolist(), f"{self.name}_cosine": scores.cosine.tolist()}
         return Measured({name: area(curve) for name, curve in curves.items()}, curves)

@@ -20,5 +20,4 @@ class Increase(FaithfulnessMetric):
     }
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         return Measured({"increase": float(judged.masked.probability > judged.whole.probability)})

@@ -34,7 +34,6 @@ class Infidelity(FaithfulnessMetric):
     }
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         hidden: Tensor = judged.once("squares", lambda: squares(judged.seed, *judged.heat.shape))  # [n, H, W]
 
         def score() -> Tensor:

@@ -24,6 +24,5 @@ class Names(FaithfulnessMetric):
     needs_method = True
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         assert judged.others is not None
         return Measured({"names": spearman(judged.heat, judged.others.of_other_name())})

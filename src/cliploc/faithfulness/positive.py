@@ -33,7 +33,6 @@ class Positive(FaithfulnessMetric):
     curves: ClassVar = {"positive": Axis("share of pixels removed", TENTHS)}
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         gone = [int(judged.pixels * share) for share in TENTHS]
         scores = judged.scores(len(gone), self.without(judged, gone, judged.options.baseline or "black"))
         right = (scores.first == judged.meant).float().tolist()

@@ -31,7 +31,6 @@ class Randomisation(FaithfulnessMetric):
     needs_method = True
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         assert judged.others is not None
         found = [spearman(judged.heat, judged.others.of_random_tower(share)) for share in SHARES]
         return Measured({"randomisation": found[-1]}, {"randomisation": found})

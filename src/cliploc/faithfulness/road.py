@@ -37,7 +37,6 @@ class Road(FaithfulnessMetric):
     }
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         hottest = [judged.order < int(judged.pixels * share) for share in SHARES]
         coldest = [judged.order >= judged.pixels - int(judged.pixels * share) for share in SHARES]
         removed = [*hottest, *coldest]

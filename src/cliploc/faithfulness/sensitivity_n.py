@@ -38,7 +38,6 @@ class SensitivityN(FaithfulnessMetric):
     curves: ClassVar = {"sensitivity_n": Axis("share of the cells removed", SHARES)}
 
     def measure(self, judged: Judged) -> Measured:
-        """See the class."""
         size = tuple(judged.heat.shape)
         cells: Tensor = judged.once("cells", lambda: subsets(judged.seed))  # [5·16, 14, 14]
 

@@ -55,6 +55,11 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
         ModelError: a model that cannot be loaded.
     """
 
+    media_type = "image"
+    ragged_batches = False  # pictures of a batch may have any sizes
+    transforms = None  # the localizer prepares pictures itself …
+    preprocess = False  # … so there is nothing to do before
+
     def __init__(self, config: CliplocConfig) -> None:
         if isinstance(config.classes, str) or not config.classes:
             raise UsageError(f"expected classes as a list of names, got {config.classes!r}: classes=['cat', 'dog']")
@@ -65,29 +70,6 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
         self.names = prompts.parse(config.classes).names
         self.mask_targets = {0: "background", **dict(enumerate(self.names, start=1))}
         self._localizer = Localizer(**config.options)
-
-    @property
-    def media_type(self) -> str:
-        """ "image"."""
-        return "image"
-
-    @property
-    def ragged_batches(self) -> bool:
-        """False: pictures of a batch may have any sizes."""
-        return False
-
-    @property
-    def transforms(self) -> None:
-        """None: the localizer prepares pictures itself."""
-
-    @property
-    def preprocess(self) -> bool:
-        """False: there is nothing to do before."""
-        return False
-
-    @preprocess.setter
-    def preprocess(self, value: bool) -> None:
-        """Does nothing: there is no preprocessing to switch."""
 
     def predict(self, arg: npt.NDArray[np.uint8]) -> Any:
         """The labels of one picture, an array `[H, W, 3]` of RGB, or any other that `Localizer` takes."""

@@ -30,55 +30,10 @@ from cliploc.metrics._infra.metric import (
 )
 from cliploc.metrics.energy_in_boxes import EnergyInBoxes
 from cliploc.metrics.localization_accuracy import LocalizationAccuracy
-from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, packed_hits
+from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits, packed_hits
 from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2
 from cliploc.metrics.mean_best_iou import MeanBestIoU
 from cliploc.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.metrics.pointing_game import PointingGame
 from cliploc.metrics.pxap import PxAP, pack_counts, unpack_counts
 from cliploc.metrics.vl_score_rule import VLScoreRule
-
-__all__ = [
-    "CONVENTIONS",
-    "LARGEST_HITS",
-    "SIDE",
-    "TAUS",
-    "Bootstrap",
-    "BoxCurve",
-    "Convention",
-    "EnergyInBoxes",
-    "Interval",
-    "JudgedMap",
-    "LocalizationAccuracy",
-    "MaxBoxAcc",
-    "MaxBoxAccV2",
-    "MeanBestIoU",
-    "MeanIoU",
-    "MeanIoUResult",
-    "MeanMetric",
-    "Metric",
-    "MetricSummary",
-    "Number",
-    "PixelPairs",
-    "PointingGame",
-    "PxAP",
-    "Score",
-    "VLScoreRule",
-    "all_metrics",
-    "all_numbers",
-    "average_precision",
-    "box_curve",
-    "boxes_on_map",
-    "check_header",
-    "checked_map",
-    "contour_boxes",
-    "hit_at",
-    "judge_map",
-    "metric",
-    "metrics",
-    "one_thread",
-    "pack_counts",
-    "packed_hits",
-    "pixel_pairs",
-    "unpack_counts",
-]

@@ -29,7 +29,6 @@ class EnergyInBoxes(MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        """The score of one image, from 0 to 1."""
         heat = checked_map(judged.heat, "exact").astype(np.float64)
         y, x = (np.arange(size) + 0.5 for size in heat.shape)
         inside = np.zeros(heat.shape, np.bool_)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from cliploc.errors import UsageError
-from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
-from cliploc.metrics._infra.curve import TAUS, BoxCurve
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap
+from cliploc.metrics._infra.curve import TAUS
 from cliploc.metrics._infra.metric import (
     JudgedMap,
     Metric,
@@ -29,23 +29,6 @@ LOCATED = ("gt_known", "top1_loc", "top5_loc")  # these need a threshold
 CLASSIFIED = ("top1_cls", "top5_cls")
 
 
-@dataclass(frozen=True)
-class LocalizationResult:
-    """Localisation and classification accuracy, from 0 to 1; the box is that of MaxBoxAcc at one τ."""
-
-    n: int  # number of images
-    predicted: int  # number of images with predictions; the Top-k numbers are shares of these
-    threshold: float  # τ
-    oracle: bool  # whether τ was chosen on these same images
-    intervals: Mapping[str, Interval]  # name of a number → its confidence interval at this τ
-    per_class: Mapping[int, float]  # label → GT-known
-    gt_known: float  # share of images whose box on the true class's map is right
-    top1_loc: float | None = None  # share of images whose box is right and whose true class is the first prediction …
-    top5_loc: float | None = None  # … or among the first five; None without (so many) predictions
-    top1_cls: float | None = None  # share of images whose true class is the first prediction …
-    top5_cls: float | None = None  # … or among the first five
-
-
 @metric
 class LocalizationAccuracy(Metric):
     """GT-known, Top-1 and Top-5 localisation, and classification.
@@ -54,12 +37,13 @@ class LocalizationAccuracy(Metric):
     Loc needs no other map.
 
     Args:
-        threshold: τ of `summarise`; None: the best on these images, which makes the numbers an oracle's.
+        threshold: τ; None: the best on these images, which makes the numbers an oracle's.
 
     Example:
-        >>> metric = LocalizationAccuracy()
-        >>> metric.update(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])), label=3, predictions=[3, 1])
-        >>> metric.compute(threshold=1.0).top1_loc
+        >>> from cliploc.metrics import BoxCurve
+        >>> metric, curve = LocalizationAccuracy(1.0), BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6]))
+        >>> metric.add("a", largest_hits(curve), label=3, predictions=[3, 1])
+        >>> metric.summarise(False).scores["top1_loc"].value
         1.0
     """
 
@@ -85,14 +69,6 @@ class LocalizationAccuracy(Metric):
     def __len__(self) -> int:
         return len(self._boxes)
 
-    def update(self, curve: BoxCurve, label: int | None = None, predictions: Sequence[int] | None = None) -> None:
-        """Counts one image.
-
-        Args:
-            predictions: classes, best first; None where there are none.
-        """
-        self.add(curve.image_id, largest_hits(curve), label, predictions)
-
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the box is right, and its IoU at τ."""
         curve = judged.curve
@@ -100,7 +76,6 @@ class LocalizationAccuracy(Metric):
         return largest_hits(curve) | at_tau
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
-        """Counts one sample by its columns and predictions."""
         if predictions is not None:
             if label is None:
                 raise UsageError(f"{sample_id} has predictions but no true class: give its label")
@@ -113,15 +88,8 @@ class LocalizationAccuracy(Metric):
             order = list(predictions)
             self._rank[sample_id] = order.index(label) if label in order else None
 
-    def compute(self, threshold: float | None = None, bootstrap: Bootstrap = DEFAULT) -> LocalizationResult:
-        """The result so far.
-
-        Args:
-            threshold: τ; None for the best on these images, which makes the numbers an oracle's.
-        """
-        n = refuse_empty(len(self._boxes))
-        oracle = threshold is None
-        tau = float(TAUS[self._boxes.right_at(TAUS).sum(axis=0).argmax()]) if threshold is None else threshold
+    def _at(self, tau: float, bootstrap: Bootstrap) -> tuple[dict[str, Score], dict[int, float]]:
+        """The numbers at a τ, those of the Top-k where there are so many predictions; and GT-known of each class."""
         right = self._boxes.right_at([tau])[:, 0]
         columns: dict[str, Bools] = {"gt_known": right}
         ranked = {i: self._rank[image_id] for i, image_id in enumerate(self._boxes.ids) if image_id in self._rank}
@@ -130,29 +98,30 @@ class LocalizationAccuracy(Metric):
             if known and (self._depth or 0) >= k:
                 inside = np.array([rank is not None and rank < k for rank in ranked.values()])
                 columns[f"top{k}_loc"], columns[f"top{k}_cls"] = inside & right[known], inside
-        means = {name: float(column.mean()) for name, column in columns.items()}
-        intervals = {name: bootstrap.interval(column[:, None], lambda m: m[:, 0]) for name, column in columns.items()}
-        per_class = by_class(self._boxes.labels, right)
-        return LocalizationResult(n, len(known), tau, oracle, intervals, per_class, **means)
+        scores = {
+            name: Score(float(column.mean()), bootstrap.interval(column[:, None], lambda m: m[:, 0]))
+            for name, column in columns.items()
+        }
+        return scores, by_class(self._boxes.labels, right)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         """All numbers at the metric's τ, and localisation also at the best τ of these images (an oracle)."""
-        at_own, at_best = self.compute(self.threshold, bootstrap), self.compute(None, bootstrap)
-        where = threshold_note(at_own.threshold, at_own.oracle)
-        of = "" if at_own.predicted == at_own.n else f"of {at_own.predicted} images with predictions"
+        n, oracle = refuse_empty(len(self._boxes)), self.threshold is None
+        best = float(TAUS[self._boxes.right_at(TAUS).sum(axis=0).argmax()])
+        tau = best if self.threshold is None else self.threshold
+        (at_own, per_class), (at_best, _) = self._at(tau, bootstrap), self._at(best, bootstrap)
+        where = threshold_note(tau, oracle)
+        of = "" if len(self._rank) == n else f"of {len(self._rank)} images with predictions"
         notes = {"gt_known": where, **{name: f"{where}, {of}".strip(", ") for name in LOCATED[1:]}}
+        nothing = Score(None)
         scores = {
-            name: Score(getattr(at_own, name), at_own.intervals.get(name), notes.get(name, of))
-            for name in (*LOCATED, *CLASSIFIED)
+            name: replace(at_own.get(name, nothing), note=notes.get(name, of)) for name in (*LOCATED, *CLASSIFIED)
         }
-        for name in LOCATED:  # GT-known at the best τ is MaxBoxAcc
-            scores[f"{name}_oracle"] = Score(getattr(at_best, name), at_best.intervals.get(name))
-        return MetricSummary(
-            scores,
-            {
-                "threshold": at_own.threshold,
-                "threshold_chosen_on_these_images": at_own.oracle,
-                "with_predictions": at_own.predicted,
-            },
-            {label: {"gt_known": share} for label, share in at_own.per_class.items()},
-        )
+        # GT-known at the best τ is MaxBoxAcc.
+        scores |= {f"{name}_oracle": at_best.get(name, nothing) for name in LOCATED}
+        facts = {
+            "threshold": tau,
+            "threshold_chosen_on_these_images": oracle,
+            "with_predictions": len(self._rank),
+        }
+        return MetricSummary(scores, facts, {label: {"gt_known": share} for label, share in per_class.items()})

@@ -93,7 +93,6 @@ class MaxBoxAcc(Metric):
         return largest_hits(judged.curve)
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        """Counts one sample by its columns."""
         self.restore(sample_id, columns["highest"], columns[LARGEST_HITS], label)
 
     def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
@@ -153,7 +152,6 @@ class MaxBoxAcc(Metric):
         return MaxBoxAccResult(n, float(curve[best]), float(TAUS[best]), interval, curve, per_class), replicates
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:
-        """MaxBoxAcc, its threshold, and the accuracy of each class."""
         result = self.compute(bootstrap)
         images = Counter(self.labels)
         return MetricSummary(

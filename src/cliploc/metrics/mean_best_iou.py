@@ -18,6 +18,5 @@ class MeanBestIoU(MeanMetric):
     numbers: ClassVar = {"mean_best_iou": Number("Mean best IoU", "of the best of all contours' boxes at τ")}
 
     def value_of(self, judged: JudgedMap) -> float:
-        """The score of one image, from 0 to 1."""
         assert self.threshold is not None
         return float(judged.curve.best[judged.curve.index(self.threshold)])

@@ -35,7 +35,6 @@ class PointingGame(MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        """The score of one image: 1 or 0."""
         heat, boxes = checked_map(judged.heat, "exact"), judged.boxes
         y, x = np.unravel_index(int(heat.argmax()), heat.shape)
         last = np.maximum(np.ceil(boxes[:, 2:]) - 1, boxes[:, :2])  # the last pixel that a box touches

@@ -61,12 +61,10 @@ class PxAP(Metric):
         return len(self._ids)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        """The counts of one sample's pixels, compressed."""
         assert judged.mask is not None
         return {"pxap": pack_counts(*_pixel_counts(judged, judged.mask))}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        """Counts one sample by its column."""
         refuse_twice(sample_id, self._ids)
         self._ids.add(sample_id)
         true, false = unpack_counts(columns["pxap"])

@@ -41,7 +41,6 @@ class VLScoreRule(MeanMetric):
         self._rule = BoxRule(threshold, min_area=0.001, nms_iou=None, connectivity=4)
 
     def value_of(self, judged: JudgedMap) -> float:
-        """The score of one image: 1 or 0."""
         heat = checked_map(judged.heat, "exact").astype(np.float32)
         predicted = boxes_from_maps(heat[None], self._rule).xyxy
         return float(iou(predicted, judged.boxes, 0).max(initial=0.0) >= 0.5)

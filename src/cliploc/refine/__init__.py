@@ -9,5 +9,3 @@ from cliploc.refine._registration import (
     refinements,
     resolve_refinements,
 )
-
-__all__ = ["LONGEST", "Refinement", "find_refinements", "refinements", "resolve_refinements"]

@@ -51,17 +51,15 @@ def caa(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
 
 # CLIP-ES's random walk: heat moves between similar places, starting inside the map's own boxes.
 def transition(affinity: Tensor) -> Tensor:
-    """Half of a walk's step, S of affinities `[B, N, N]`: made doubly stochastic, then symmetric; float64."""
-    balanced = sinkhorn(affinity.double())
-    return (balanced + balanced.transpose(1, 2)) / 2
+    """Half of a walk's step, S of affinities `[B, N, N]` above 0; float64.
 
-
-def sinkhorn(affinity: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """Scales columns, then rows to a sum of 1, `rounds` times (Sinkhorn & Knopp 1967); `[B, N, N]`, above 0."""
-    for _ in range(rounds):
+    Columns, then rows are scaled to a sum of 1, three times (Sinkhorn & Knopp 1967); the result is made symmetric.
+    """
+    affinity = affinity.double()
+    for _ in range(ROUNDS):
         affinity = affinity / affinity.sum(dim=1, keepdim=True)
         affinity = affinity / affinity.sum(dim=2, keepdim=True)
-    return affinity
+    return (affinity + affinity.transpose(1, 2)) / 2
 
 
 def walk(transitions: Tensor, maps: Tensor) -> Tensor:

@@ -15,21 +15,6 @@ if TYPE_CHECKING:
     from cliploc.report.overlay import draw_overlay, panels
     from cliploc.report.page import PageItem, write_page
 
-__all__ = [
-    "ModelResults",
-    "PageItem",
-    "classified_record",
-    "clean",
-    "compared_record",
-    "draw_comparison",
-    "draw_overlay",
-    "name_colour",
-    "panels",
-    "to_document",
-    "write_page",
-    "write_report",
-]
-
 __getattr__ = on_first_use(
     __name__,
     {

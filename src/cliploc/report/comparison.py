@@ -44,25 +44,18 @@ class ModelResults:
     missing: Mapping[str, str] = field(default_factory=dict)  # method → why it has no result on this model
 
 
-def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], legend: str = LEGEND) -> Image.Image:
+def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str]) -> Image.Image:
     """Draws one sheet for one picture: a row for each method, a column for each name, those of each model together.
 
     Many rows are folded into blocks beside each other. A cell holds the picture with heat and boxes of its name, a ring
     at the hottest place, and below it whether the name was found, its boxes, and the peak of the map. A method that has
     no result on a model has an empty cell with the reason.
-
-    Args:
-        models: the results on each model, all of the same picture and names.
-        titles: method → its title, in the order of the rows.
-
-    Returns:
-        A new RGB picture; with few cells at most 1,800 pixels wide and high.
     """
     shown = [result for one in models for result in one.results.values()]
     if not shown or not titles:
         raise UsageError("expected the results of at least one method, got none")
     refuse_too_many(len(titles), len(shown[0].names), len(models))
-    return _Sheet(models, titles, shown[0], legend).draw()
+    return _Sheet(models, titles, shown[0]).draw()
 
 
 def refuse_too_many(methods: int, names: int, models: int = 1) -> None:
@@ -109,10 +102,8 @@ def cell_caption(result: Localization, index: int) -> str:
 class _Sheet:
     """The sheet of one picture. Its parts are measured before drawing, as texts take different numbers of lines."""
 
-    def __init__(
-        self, models: Sequence[ModelResults], titles: Mapping[str, str], first: Localization, legend: str
-    ) -> None:
-        self._models, self._titles, self._first, self._legend = models, titles, first, legend
+    def __init__(self, models: Sequence[ModelResults], titles: Mapping[str, str], first: Localization) -> None:
+        self._models, self._titles, self._first = models, titles, first  # titles in the order of the rows
         self._names = first.names
         columns = len(models) * len(self._names)
         self._rows_of_block, self._picture_wh = _fitting(first.image.size, len(titles), columns)
@@ -162,7 +153,7 @@ class _Sheet:
                   HEADING_SIZE, width - left),
             _Text(" · ".join([f"{first.image.width}×{first.image.height}", count(len(self._titles), "method"), *notes]),
                   TEXT_SIZE, width - left, GREY),
-            _Text(self._legend, TEXT_SIZE, width - left, GREY),
+            _Text(LEGEND, TEXT_SIZE, width - left, GREY),
         ]  # fmt: skip
         part = Image.new("RGB", (width, max(small.height, sum(text.height for text in texts))), PAPER)
         part.paste(small, (0, 0))

@@ -26,12 +26,7 @@ DARK = {
 
 
 class Templates:
-    """The templates in some folders.
-
-    Example:
-        >>> "R&amp;D" in REPORT_TEMPLATES.render("base.html", title="R&D")
-        True
-    """
+    """The templates in some folders."""
 
     def __init__(self, *folders: Path) -> None:
         self.folders = folders

@@ -19,21 +19,6 @@ if TYPE_CHECKING:
         unfit_reason,
     )
 
-__all__ = [
-    "EnsembleRule",
-    "baselines",
-    "find",
-    "fitting",
-    "mean_attention",
-    "methods",
-    "patches_of",
-    "raw_maps",
-    "refuse_unknown",
-    "resolve_options",
-    "saliency",
-    "unfit_reason",
-]
-
 __getattr__ = on_first_use(
     __name__,
     {

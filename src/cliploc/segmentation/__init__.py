@@ -4,13 +4,3 @@ from __future__ import annotations
 
 from cliploc.segmentation.protocol import Protocol, protocol_for, protocol_names, protocol_of
 from cliploc.segmentation.segmenter import Segmenter, label_map, segmenting_methods
-
-__all__ = [
-    "Protocol",
-    "Segmenter",
-    "label_map",
-    "protocol_for",
-    "protocol_names",
-    "protocol_of",
-    "segmenting_methods",
-]

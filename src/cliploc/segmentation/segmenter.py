@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from operator import or_
@@ -37,8 +37,8 @@ from cliploc.values import ClassName, FloatArray
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
 BLOCK = 2**18  # of maps over a block of the picture's rows: 1 MB, which stays in the processor's cache
 Labels = npt.NDArray[np.int16]
-PixelMaps = Callable[[int, int], Tensor]  # queries from, to → their maps `[q, H, W]` over the picture's pixels
-Blocks = Iterator[tuple[slice, Tensor]]  # of rows, with the maps `[q, rows, W]` over them
+Blocks = Iterable[tuple[slice, Tensor]]  # of rows, with maps `[q, rows, W]` over them
+PixelMaps = Callable[[int, int], Blocks]  # queries from, to → their maps over the picture's pixels
 
 
 class Segmenter:
@@ -128,7 +128,7 @@ class Segmenter:
         made = {}
         for name, task in tasks.items():
             over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
-            made[name] = _labels(over, len(self.class_of), self.class_of, hw, self.protocol)
+            made[name] = label_map(over, self.class_of, hw, self.protocol)
         return made
 
     @undisturbed
@@ -199,27 +199,11 @@ class Segmenter:
                 "choose a larger --window"
             )
         crops = crops[..., : taken[0], : taken[1]]
-        parts: dict[str, list[Tensor]] = {name: [] for name in tasks}
-        for batch in torch.split(crops, self._batch_size):
-            for name, maps in self._seen(batch, queries, words, tasks, reporter):
-                parts[name].append(maps)
-        return _Seen({name: torch.cat(maps) for name, maps in parts.items()}, (tops, lefts), window, (height, width))
-
-    def _seen(
-        self,
-        batch: Tensor,
-        queries: Tensor,
-        words: Sequence[tuple[str, ...]],
-        tasks: Mapping[str, Task],
-        reporter: Reporter,
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Each method's maps `[n, Q, h, w]` of a batch of windows; in halves if memory is short."""
-
-        def forward(part: Tensor) -> list[tuple[str, Tensor]]:
-            return list(self._forward(part, queries, words, tasks, reporter))
-
-        for _, made in in_halves(batch, forward, reporter.halved):
-            yield from made
+        forward = partial(self._forward, queries=queries, words=words, tasks=tasks, reporter=reporter)
+        batches = torch.split(crops, self._batch_size)
+        parts = [maps for batch in batches for _, maps in in_halves(batch, forward, reporter.halved)]
+        joined = {name: torch.cat([maps[name] for maps in parts]) for name in tasks}
+        return _Seen(joined, (tops, lefts), window, (height, width))
 
     def _forward(
         self,
@@ -228,7 +212,8 @@ class Segmenter:
         words: Sequence[tuple[str, ...]],
         tasks: Mapping[str, Task],
         reporter: Reporter,
-    ) -> Iterator[tuple[str, Tensor]]:
+    ) -> dict[str, Tensor]:
+        """Each method's maps `[n, Q, h, w]` of a batch of windows."""
         steps = [step.needs(self.backbone) for step in self._on_grid]
         needs = reduce(or_, [task.needs for task in tasks.values()] + steps)
         trace = self.backbone.trace(batch, needs)
@@ -244,8 +229,9 @@ class Segmenter:
             words=[words] * len(batch),
             guide=self._guide_of(batch),
         )
+        made = {}
         for name, task in tasks.items():
-            maps = raw_maps(task.method, context, task.options).float()  # [n, Q, h, w]
+            maps = raw_maps(task.method, context, task.options)  # [n, Q, h, w]
             for step in self._on_grid:
                 maps = stepped(step, context, maps)
             if not maps.isfinite().all():
@@ -253,7 +239,8 @@ class Segmenter:
                     f"{self.backbone.name} gave a map that is not a number with {name}: use a higher precision or "
                     "check the weights"
                 )
-            yield name, maps
+            made[name] = maps
+        return made
 
     def _guide_of(self, batch: Tensor) -> Callable[[], Tensor] | None:
         """The guide's features of windows `[n, 3, h, w]`, computed once and only when asked for; None without guide."""
@@ -265,7 +252,7 @@ class Segmenter:
 
     def _over_pixels(
         self, maps: Tensor, cosines: bool, seen: _Seen, picture: Image.Image, resized_hw: tuple[int, int]
-    ) -> Callable[[int, int], Blocks]:
+    ) -> PixelMaps:
         """How maps `[W, Q, h, w]` of windows become maps over the picture's pixels, a few queries at a time."""
         low, high = maps.min(), maps.max()
         spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
@@ -289,7 +276,8 @@ class Segmenter:
                 torch.div(block - low, spread, out=values[:, rows])  # in 0–1
             for step in self._over_picture:
                 values = step.function(pixels, values[None], (cell_h, cell_w))[0]
-            return _in_rows(_resized(values * spread + low, hw))
+            values = _resized(values * spread + low, hw)
+            return ((rows, values[:, rows]) for rows in _rows(hw[0], len(values) * hw[1], values.device))
 
         return over
 
@@ -361,11 +349,6 @@ def _blocks(maps: Tensor, sides: tuple[Tensor, Tensor], start: int, end: int) ->
         yield rows, block.view(len(block), end - start, -1).transpose(0, 1)
 
 
-def _in_rows(maps: Tensor) -> Blocks:
-    """Maps `[q, H, W]` in blocks of rows."""
-    return ((rows, maps[:, rows]) for rows in _rows(maps.shape[1], maps.shape[0] * maps.shape[2], maps.device))
-
-
 def _rows(height: int, values: int, device: torch.device) -> Iterator[slice]:
     """Blocks of rows that have so many values each; on another device than the processor all at once."""
     step = max(1, BLOCK // values) if device.type == "cpu" else height
@@ -403,7 +386,7 @@ def resized_hw(hw: tuple[int, int], protocol: Protocol) -> tuple[int, int]:
     return max(1, int(hw[0] * factor + 0.5)), max(1, int(hw[1] * factor + 0.5))
 
 
-def label_map(over_pixels: PixelMaps, count: int, class_of: Tensor, hw: tuple[int, int], protocol: Protocol) -> Labels:
+def label_map(over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], protocol: Protocol) -> Labels:
     """The label of every pixel: the class of the most probable query, and the background's rules.
 
     The probability p is the softmax over queries of logit scale · cosine; a class has the largest p of its queries. The
@@ -416,45 +399,29 @@ def label_map(over_pixels: PixelMaps, count: int, class_of: Tensor, hw: tuple[in
     Returns:
         `[H, W]`; the first of equally probable classes.
     """
-
-    def blocks(start: int, end: int) -> Blocks:
-        return _in_rows(over_pixels(start, end))
-
-    return _labels(blocks, count, class_of, hw, protocol)
-
-
-def _labels(
-    blocks: Callable[[int, int], Blocks], count: int, class_of: Tensor, hw: tuple[int, int], protocol: Protocol
-) -> Labels:
-    """`label_map` of maps that come in blocks of rows."""
-    labels, probability = _best(blocks, count, class_of, hw, protocol)
+    labels, probability = _best(over_pixels, class_of, hw, protocol)
     if protocol.area_threshold > 0:
         counts = torch.bincount(labels.flatten(), minlength=int(class_of.max()) + 1)
         counts[0] = 0
         kept = counts > protocol.area_threshold * counts.sum()
         kept[0] = True
-        labels, probability = _best(blocks, count, class_of, hw, protocol, kept)
+        labels, probability = _best(over_pixels, class_of, hw, protocol, kept)
     if protocol.background_threshold > 0:
         labels = torch.where(probability < protocol.background_threshold, 0, labels)
     return labels.cpu().numpy().astype(np.int16)
 
 
 def _best(
-    blocks: Callable[[int, int], Blocks],
-    count: int,
-    class_of: Tensor,
-    hw: tuple[int, int],
-    protocol: Protocol,
-    kept: Tensor | None = None,
+    over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], protocol: Protocol, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The best label `[H, W]` of those kept, and its probability among all queries, if the protocol asks for it."""
     at_once = max(1, VALUES // (hw[0] * hw[1]))
     device = class_of.device
     labels = torch.zeros(hw, dtype=torch.int64)
     best, highest, total = (torch.full(hw, one) for one in (-math.inf, -math.inf, 0.0))
-    for start in range(0, count, at_once):
-        end = min(start + at_once, count)
-        for rows, maps in blocks(start, end):
+    for start in range(0, len(class_of), at_once):
+        end = min(start + at_once, len(class_of))
+        for rows, maps in over_pixels(start, end):
             if maps.device != device:
                 device = maps.device
                 labels, best, highest, total, class_of = (

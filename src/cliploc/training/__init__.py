@@ -4,14 +4,3 @@ from __future__ import annotations
 
 from cliploc.training.trainer import Epoch, Trained, TrainSettings, process_device, train
 from cliploc.training.training_set import LabelledPictures, read_csv, read_folder
-
-__all__ = [
-    "Epoch",
-    "LabelledPictures",
-    "TrainSettings",
-    "Trained",
-    "process_device",
-    "read_csv",
-    "read_folder",
-    "train",
-]

@@ -2,7 +2,7 @@
 
 `find` is the find page: its addresses, answered by `answers`. A request is read by `questions`, pictures and downloads
 are in `store`, `view` and `downloads` make what is shown and saved, `menus` what can be chosen. `service` holds the
-models, `runs` the searches that are in progress, `kept` what stays in memory. `editor` is the editor of an annotation's
+models, `runs` the searches that are in progress. `editor` is the editor of an annotation's
 drafts, which `cliploc review` starts.
 
 Before every application stands a gate of `guard`; with `hosts`, `rates`, `passwords`, `connections`, `turns` and

@@ -21,17 +21,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from cliploc._files import new_token
 from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, UsageError
+from cliploc.memory import Kept
 from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
 from cliploc.tower import Backbone
 from cliploc.web import downloads, view
-from cliploc.web.kept import Kept
 from cliploc.web.menus import menu_of
 from cliploc.web.questions import Question, question_in
 from cliploc.web.refusals import RefusedError
 from cliploc.web.runs import Run, StoppedError
-from cliploc.web.service import Look, Service
+from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_query, python_lines, to_query
 from cliploc.web.store import Store
 from cliploc.web.turns import Turns
@@ -54,7 +54,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class Answers:
     """Answers requests; the guard before it has checked host, client, password and size."""
 
-    def __init__(self, service: Service, looks: Kept[Look], store: Store, queue: int, debug: bool) -> None:
+    def __init__(self, service: Service, looks: Kept[SearchResult], store: Store, queue: int, debug: bool) -> None:
         self._service, self._looks, self._store, self._debug = service, looks, store, debug
         self._searches, self._redraws, self._menus = Turns(queue), Turns(queue), Turns(queue)
 
@@ -159,7 +159,7 @@ class Answers:
         except UsageError:
             return None
 
-    def _look(self, question: Question, reporter: Reporter, last: Look | None = None) -> Look:
+    def _look(self, question: Question, reporter: Reporter, last: SearchResult | None = None) -> SearchResult:
         return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
 
     # -------------------------------------------------------------------------------------------------- for the page
@@ -213,7 +213,7 @@ class Answers:
             return {"status": view.status(SEARCH_FIRST)}
         return self._shown(last, last.settings.with_live(question.settings))
 
-    def _shown(self, look: Look, settings: Settings) -> dict[str, Any]:
+    def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
         settings = look.unset(settings)
         found = look.cut(settings)

@@ -29,11 +29,7 @@ MAX_VALUES = 250_000_000  # of heatmaps written at once: 1 GB
 
 
 def document(results: Mapping[str, Localization], settings: Settings, recipe: Recipe | None = None) -> dict[str, Any]:
-    """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe".
-
-    Args:
-        recipe: the recipe that ran; "recipe" holds its name, and its parts as the command line has them.
-    """
+    """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe" too."""
     whole = to_document(list(results.values()), [], to_json(settings), settings.masks)
     for entry, method in zip(whole["pictures"], results, strict=True):
         ran = None if recipe_in(method) is None else recipe

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc._files import new_token
@@ -30,100 +30,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
+T = TypeVar("T")
 ADVICE = "open it as http://127.0.0.1 or http://localhost, at its port"
-
-
-class ReviewServer:
-    """Answers the editor."""
-
-    def __init__(self, folder: ReviewFolder, suggester: Suggester) -> None:
-        self._folder, self._suggester = folder, suggester
-        self._version = new_token()  # in the addresses of pictures
-        self._decoding = threading.Semaphore(DECODED_AT_ONCE)
-
-    def page(self) -> str:
-        """The page."""
-        facts = {**self._folder.facts(), "version": self._version}
-        return served_page(facts, len(self._folder.pictures), self._folder.writable)
-
-    def entries(self) -> list[dict[str, Any]]:
-        """What the list shows."""
-        return self._folder.entries()
-
-    def state(self, number: int) -> dict[str, Any]:
-        """One picture's boxes."""
-        self._check(number)
-        return self._folder.state(number)
-
-    def jpeg(self, number: int, small: bool) -> bytes:
-        """One picture."""
-        self._check(number)
-        with self._decoding:
-            try:
-                return self._folder.thumbnail(number) if small else self._folder.picture(number)
-            except CliplocError as error:
-                raise RefusedError(410, str(error)) from None
-
-    def save(self, number: int, body: bytes) -> dict[str, Any]:
-        """Saves the boxes of one picture."""
-        self._check(number)
-        saved = _parsed(body, ReviewedPicture)
-        try:
-            return {"revision": self._folder.save(number, saved)}
-        except StaleReviewError as error:
-            raise RefusedError(409, str(error)) from None
-        except UnusableError as error:
-            raise RefusedError(422, str(error)) from None
-        except OSError as error:
-            raise RefusedError(507, self._no_writing(error)) from None
-
-    def suggest(self, number: int, body: bytes) -> dict[str, Any]:
-        """The heat of a name in one picture, or the box around a click."""
-        self._check(number)
-        wish = _parsed(body, SuggestionWish)
-        try:
-            with self._decoding:
-                image = self._folder.upright(number)
-            name, at = wish["name"], wish.get("at")
-            if at is None:
-                heat = self._suggester.heat(image, number, name)
-                return {"heat": data_uri(heat.png, "image/png"), "threshold": heat.threshold, "said": heat.said}
-            box, mask = self._suggester.box(image, number, name, wish.get("threshold"), (float(at[0]), float(at[1])))
-        except CliplocError as error:
-            raise RefusedError(422, str(error)) from None
-        if not self._folder.masks:
-            return {"xyxy": box}
-        return {"xyxy": box, "mask": mask, "polygons": polygons_of(mask, image.size)}
-
-    def write_exports(self) -> dict[str, Any]:
-        """Writes the exports again."""
-        try:
-            result = self._folder.write_exports()
-        except CliplocError as error:
-            raise RefusedError(409, str(error)) from None
-        except OSError as error:
-            raise RefusedError(507, self._no_writing(error)) from None
-        files = [one for names in result.files.values() for one in names]
-        return {"files": files, "boxes": sum(result.boxes.values()), "folder": str(self._folder.out)}
-
-    def _no_writing(self, error: OSError) -> str:
-        """Why nothing can be written, and what to do."""
-        cure = "make room on the disk" if error.errno in NO_ROOM else "make the folder writable"
-        return f"{self._folder.out} cannot be written: {error.strerror or error}: {cure}"
-
-    def _check(self, number: int) -> None:
-        if number >= len(self._folder.pictures):
-            raise RefusedError(
-                404, f"expected the number of a picture below {len(self._folder.pictures)}, got {number}"
-            )
-
-
-def _parsed(body: bytes, kind: type) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = parse_json(body, kind)
-    except DocumentError as error:
-        raise RefusedError(422, f"expected what the editor sends, got something else ({error})") from None
-    return found
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
@@ -138,35 +46,66 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         raise not_installed(error, install("web", "review", "starlette", "uvicorn")) from None
     from cliploc.web.assets import asset_routes
 
-    server = ReviewServer(folder, suggester)
+    version = new_token()  # in the addresses of pictures
+    decoding = threading.Semaphore(DECODED_AT_ONCE)
 
-    def number(request: Request) -> int:
-        return int(request.path_params["number"])
+    def number_in(request: Request) -> int:
+        number = int(request.path_params["number"])
+        if number >= len(folder.pictures):
+            raise RefusedError(404, f"expected the number of a picture below {len(folder.pictures)}, got {number}")
+        return number
 
     def page(_: Request) -> Response:
-        return HTMLResponse(server.page(), headers={"Cache-Control": "no-store"})
+        text = served_page({**folder.facts(), "version": version}, len(folder.pictures), folder.writable)
+        return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 
     def entries(_: Request) -> Response:
-        return JSONResponse(server.entries(), headers={"Cache-Control": "no-store"})
+        return JSONResponse(folder.entries(), headers={"Cache-Control": "no-store"})
 
     def state(request: Request) -> Response:
-        return JSONResponse(server.state(number(request)), headers={"Cache-Control": "no-store"})
+        return JSONResponse(folder.state(number_in(request)), headers={"Cache-Control": "no-store"})
 
-    def showing(small: bool) -> Callable[[Request], Response]:
-        def jpeg(request: Request) -> Response:
+    def showing(jpeg: Callable[[int], bytes]) -> Callable[[Request], Response]:
+        def show(request: Request) -> Response:
+            with decoding:
+                content = _refused(410, jpeg, number_in(request))
             headers = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
-            return Answer(server.jpeg(number(request), small), media_type="image/jpeg", headers=headers)
+            return Answer(content, media_type="image/jpeg", headers=headers)
 
-        return jpeg
+        return show
 
-    def answering(work: Callable[[int, bytes], dict[str, Any]]) -> Any:
-        async def answer(request: Request) -> Response:
-            return JSONResponse(await run_in_threadpool(work, number(request), await request.body()))
+    def suggested(number: int, body: bytes) -> dict[str, Any]:
+        """The heat of a name in one picture, or the box around a click."""
+        wish = _parsed(body, SuggestionWish)
+        with decoding:
+            image = folder.upright(number)
+        name, at = wish["name"], wish.get("at")
+        if at is None:
+            heat = suggester.heat(image, number, name)
+            return {"heat": data_uri(heat.png, "image/png"), "threshold": heat.threshold, "said": heat.said}
+        box, mask = suggester.box(image, number, name, wish.get("threshold"), (float(at[0]), float(at[1])))
+        if not folder.masks:
+            return {"xyxy": box}
+        return {"xyxy": box, "mask": mask, "polygons": polygons_of(mask, image.size)}
 
-        return answer
+    def saved(number: int, body: bytes) -> dict[str, Any]:
+        return {"revision": folder.save(number, _parsed(body, ReviewedPicture))}
+
+    def written() -> dict[str, Any]:
+        result = folder.write_exports()
+        files = [one for names in result.files.values() for one in names]
+        return {"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)}
+
+    async def save(request: Request) -> Response:
+        number, body = number_in(request), await request.body()
+        return JSONResponse(await run_in_threadpool(_written, folder, 422, saved, number, body))
+
+    async def suggest(request: Request) -> Response:
+        number, body = number_in(request), await request.body()
+        return JSONResponse(await run_in_threadpool(_refused, 422, suggested, number, body))
 
     async def write(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(server.write_exports))
+        return JSONResponse(await run_in_threadpool(_written, folder, 409, written))
 
     async def refused(_: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, RefusedError) else 500
@@ -179,16 +118,44 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/", page),
         Route("/pictures", entries),
         Route("/pictures/{number:int}", state, methods=["GET"]),
-        Route("/pictures/{number:int}", answering(server.save), methods=["POST"]),
-        Route("/pictures/{number:int}/suggestion", answering(server.suggest), methods=["POST"]),
+        Route("/pictures/{number:int}", save, methods=["POST"]),
+        Route("/pictures/{number:int}/suggestion", suggest, methods=["POST"]),
         *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
-        Route("/images/{number:int}.jpg", showing(small=False)),
-        Route("/thumbnails/{number:int}.jpg", showing(small=True)),
+        Route("/images/{number:int}.jpg", showing(folder.picture)),
+        Route("/thumbnails/{number:int}.jpg", showing(folder.thumbnail)),
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
     return Gate(app, Hosts(HOST, advice=ADVICE), policy=policy)
+
+
+def _parsed(body: bytes, kind: type) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = parse_json(body, kind)
+    except DocumentError as error:
+        raise RefusedError(422, f"expected what the editor sends, got something else ({error})") from None
+    return found
+
+
+def _refused(status: int, work: Callable[..., T], *arguments: Any) -> T:
+    """What the work returns; its errors are refusals, with this status where what was asked cannot be done."""
+    try:
+        return work(*arguments)
+    except StaleReviewError as error:
+        raise RefusedError(409, str(error)) from None
+    except (CliplocError, UnusableError) as error:
+        raise RefusedError(status, str(error)) from None
+
+
+def _written(folder: ReviewFolder, status: int, work: Callable[..., T], *arguments: Any) -> T:
+    """As `_refused`, of work that writes."""
+    try:
+        return _refused(status, work, *arguments)
+    except OSError as error:
+        cure = "make room on the disk" if error.errno in NO_ROOM else "make the folder writable"
+        said = f"{folder.out} cannot be written: {error.strerror or error}: {cure}"
+        raise RefusedError(507, said) from None
 
 
 def serve_review(

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from cliploc._imports import install, not_installed
 from cliploc.config import POLICIES
 from cliploc.demo import demo_photos
+from cliploc.memory import Kept
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
 from cliploc.web.hosts import Hosts
-from cliploc.web.kept import Kept
 from cliploc.web.server import listen, run
-from cliploc.web.service import KEPT_SECONDS, Look, Service
+from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
 from cliploc.web.uploads import Uploads
 
@@ -69,7 +69,7 @@ def application(
     from cliploc.web.view import TEMPLATES
 
     examples = {one.path.name: one for one in demo_photos()}
-    looks = Kept[Look](KEPT_SECONDS, LOOK_BYTES)
+    looks = Kept[SearchResult](LOOK_BYTES, KEPT_SECONDS)
     store = Store(folder, {name: one.path for name, one in examples.items()})
     answers = Answers(service, looks, store, queue, debug)
     text = TEMPLATES.render(

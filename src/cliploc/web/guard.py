@@ -198,13 +198,7 @@ class Guard(Gate):
 
 
 class Incoming:
-    """The body of a request, as the application receives it. Its bytes are counted, and it must not arrive too slowly.
-
-    Attributes:
-        headers: those of the request.
-        whole: whether the complete body has arrived.
-        refusal: why the rest is not read: the visitor has disconnected, was too slow, or sent too much.
-    """
+    """The body of a request, as the application receives it: its bytes are counted, and it must not come too slowly."""
 
     def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:
         self._receive = receive
@@ -215,8 +209,10 @@ class Incoming:
         self._behind = 0.0  # seconds that the client has taken longer than SLOWEST allows
         self._patience: asyncio.Timeout | None = None
         self._waiting: list[Message] = []
-        self.whole = False
-        self.refusal: RefusedError | None = None
+        self.whole = False  # whether the complete body has arrived
+        self.refusal: RefusedError | None = (
+            None  # why the rest is not read: who sends it left, is slow, or sent too much
+        )
 
     @property
     def left(self) -> bool:

@@ -16,16 +16,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Hosts:
-    """The host names of the server.
-
-    Example:
-        >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
-        >>> hosts.check("localhost:7860", "http://localhost:7860", "127.0.0.1")
-        >>> hosts.check("page.example.org", None, "127.0.0.1")
-        >>> hosts.check("evil.example.com", None, "127.0.0.1")
-        Traceback (most recent call last):
-        cliploc.web.refusals.RefusedError: This server does not have that host name: start it with --allow-host NAME.
-    """
+    """The host names of the server."""
 
     def __init__(
         self,
@@ -38,13 +29,8 @@ class Hosts:
         self._names = self._allowed | {*LOOPBACK, _plain(host)}
 
     def check(self, host: str, origin: str | None, address: str) -> None:
-        """Refuses a request for another host or from another website.
-
-        Args:
-            origin: the header Origin; None where there is none, as from a program.
-            address: the local address of the connection; it counts as a name of the server, as no website can have it.
-        """
-        if _name(host) not in self._names | {_plain(address)}:
+        """Refuses a request for another host, or from another website by its Origin, which programs do not send."""
+        if _name(host) not in self._names | {_plain(address)}:  # no website can have the connection's local address
             raise RefusedError(421, f"This server does not have that host name: {self._advice}.")
         if origin is None:
             return

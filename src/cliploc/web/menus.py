@@ -15,11 +15,7 @@ Choices = list[tuple[str, str]]  # value and text of each
 
 
 def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
-    """The menus for a model, and the values of all controls.
-
-    Args:
-        settings: of an address. What does not run on the model is left out; what is not set is the method's own.
-    """
+    """The menus for a model, and the values of all controls: those of an address that run on it, else its own."""
     problem = ""
     try:
         label, menu = service.offer(settings.model).label, service.menu(settings.model)

@@ -14,15 +14,7 @@ GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 
 
 class Passwords:
-    """Checks user and password. Only wrong ones are counted.
-
-    Example:
-        >>> passwords = Passwords(("me", "secret"))
-        >>> passwords.check("10.0.0.1", "Basic bWU6c2VjcmV0")
-        >>> passwords.check("10.0.0.1", "")
-        Traceback (most recent call last):
-        cliploc.web.refusals.RefusedError: This server asks for a user and a password (Basic authentication).
-    """
+    """Checks user and password. Only wrong ones are counted."""
 
     def __init__(self, auth: tuple[str, str] | None) -> None:
         self._auth = None if auth is None else ":".join(auth).encode()

@@ -13,17 +13,7 @@ KNOWN = 10_000  # addresses that are remembered; of more, the one that asked lon
 
 
 class Rate:
-    """A limit for each client: so many requests at once, and then so many a minute.
-
-    Example:
-        >>> now = 0.0
-        >>> rate = Rate(60, 2, clock=lambda: now)
-        >>> [rate.take("10.0.0.1") for _ in range(3)]
-        [0.0, 0.0, 1.0]
-        >>> now = 1.0
-        >>> rate.take("10.0.0.1")
-        0.0
-    """
+    """A limit for each client: so many requests at once, and then so many a minute."""
 
     def __init__(self, a_minute: float, at_once: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._a_second, self._at_once, self._clock = a_minute / 60, at_once, clock
@@ -55,22 +45,12 @@ class Rate:
 
 
 def again(seconds: float) -> str:
-    """When a client that asked too often may ask again, in words.
-
-    Example:
-        >>> again(0.2)
-        'try again in 1 second'
-    """
+    """When a client that asked too often may ask again, in words."""
     return f"try again in {math.ceil(seconds)} second{'s' if seconds > 1 else ''}"
 
 
 def client_of(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, which one household has alone.
-
-    Example:
-        >>> client_of("2001:db8::1") == client_of("2001:db8::ffff")
-        True
-    """
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, which a home has alone."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

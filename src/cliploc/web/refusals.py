@@ -18,12 +18,7 @@ class RefusedError(Exception):
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body.
-
-    Example:
-        >>> parsed(b'{"names": "cat"}')
-        {'names': 'cat'}
-    """
+    """The JSON object of a body."""
     try:
         value = json.loads(body, parse_constant=_no_number)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no infinite number, no half of a character

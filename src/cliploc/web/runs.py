@@ -26,23 +26,12 @@ class StoppedError(UsageError):
 class Run(Generic[T]):
     """One piece of work in a thread, with a count of its steps; it can be stopped, and has a time limit.
 
-    Attributes:
-        steps: done, and left.
-        bank: names of the bank that are embedded, and that are left.
-
-    Args:
-        work: called with a `Reporter`, whose `masked` counts the steps. Its parts raise `StoppedError` once the run is
-            to end.
-
-    Example:
-        >>> run = Run(lambda reporter: reporter.masked(3, 0) or "done")
-        >>> run.wait(60), run.steps, run.result()
-        (True, (3, 0), 'done')
+    Whatever the work reports raises `StoppedError` once the run is to end.
     """
 
     def __init__(self, work: Work[T], seconds: float = MAX_SECONDS) -> None:
-        self.steps = 0, 0
-        self.bank = 0, 0
+        self.steps = 0, 0  # masked pictures that are done, and that are left
+        self.bank = 0, 0  # the same of the names of the bank
         self._seconds = seconds
         self._until = time.monotonic() + seconds
         self._work = work

@@ -23,14 +23,13 @@ from cliploc.heads import read_config
 from cliploc.images import Picture, load
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
+from cliploc.memory import Kept, Memory
 from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
-from cliploc.web.kept import Kept
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 
@@ -128,7 +127,7 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Look:
+class SearchResult:
     """The outcome of a search: the maps of one photograph, from which boxes are cut at any threshold."""
 
     path: str  # the photograph's file
@@ -190,7 +189,7 @@ class Look:
         kept = {name: one for name, one in options.items() if name not in UNREFINED or one != UNREFINED[name]}
         return replace(self.recipe, options=kept)
 
-    def slim(self, side: int) -> Look:
+    def slim(self, side: int) -> SearchResult:
         """The same with a smaller copy of the photograph, which saves memory while a visitor's results are kept."""
         return replace(self, results={method: slim(one, side) for method, one in self.results.items()})
 
@@ -218,7 +217,7 @@ class Service:
         self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
-        self.pictures = Kept[Picture](KEPT_SECONDS, KEPT_PIXEL_BYTES)
+        self.pictures = Kept[Picture](KEPT_PIXEL_BYTES, KEPT_SECONDS)
         self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
         self._loaders = ThreadPoolExecutor(KEPT_MODELS, thread_name_prefix="cliploc-load")
@@ -304,10 +303,10 @@ class Service:
         self,
         path: str | None,
         settings: Settings,
-        last: Look | None = None,
+        last: SearchResult | None = None,
         reporter: Reporter = SILENT,
         exemplar: str | None = None,
-    ) -> Look:
+    ) -> SearchResult:
         """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again."""
         if not path:
             raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
@@ -353,7 +352,7 @@ class Service:
         results = self._models.submit(compute).result()
         own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
-        return Look(path, settings, results, own, closed, offer, recipe, exemplar or "")
+        return SearchResult(path, settings, results, own, closed, offer, recipe, exemplar or "")
 
     def read(self, path: str) -> Picture:
         """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders."""

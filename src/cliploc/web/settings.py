@@ -116,10 +116,6 @@ class Settings:
         """The settings of a search with this file as exemplar: its name is filled in, and is among the names.
 
         Without a file, the settings of an exemplar are reset.
-
-        Example:
-            >>> Settings(names="spoon").with_exemplar("/uploads/cup.jpg").asked
-            ['spoon', 'cup']
         """
         if not file:
             return replace(self, exemplar_name="", exemplar_box="", exemplar_text=False)
@@ -164,12 +160,7 @@ class Settings:
 
 
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
-    """Makes settings from plain values, such as the JSON of a request.
-
-    Example:
-        >>> from_mapping({"names": "cat, dog", "max_boxes": 3}).asked
-        ['cat', 'dog']
-    """
+    """Makes settings from plain values, such as the JSON of a request."""
     if not isinstance(values, Mapping):
         raise UsageError(f'expected the settings as an object such as {{"threshold": 0.4}}, got {str(values)[:40]!r}')
     base = base or Settings()
@@ -185,12 +176,7 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
 
 
 def recipe_in(method: str) -> str | None:
-    """The recipe that a value of `method` means; None for a method.
-
-    Example:
-        >>> recipe_in("recipe:fast"), recipe_in("cam")
-        ('fast', None)
-    """
+    """The recipe that a value of `method` means; None for a method."""
     return method.removeprefix(RECIPE) if method.startswith(RECIPE) else None
 
 
@@ -234,12 +220,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
 
 
 def to_query(settings: Settings) -> str:
-    """The query string of a URL with these settings, without defaults.
-
-    Example:
-        >>> to_query(Settings(names="cat", flip=True))
-        'names=cat&flip=true'
-    """
+    """The query string of a URL with these settings, without defaults."""
     default = Settings()
     values = {one.name: getattr(settings, one.name) for one in fields(settings)}
     return urlencode({key: _text(value) for key, value in values.items() if value != getattr(default, key)})

@@ -21,14 +21,6 @@ class Store:
     """Pictures by their id, and downloads by the name of their folder and their own.
 
     Neither can be guessed, nor computed from a picture: only who uploaded a picture, or had files made, can name it.
-
-    Example:
-        >>> import io, tempfile
-        >>> with tempfile.TemporaryDirectory() as name:
-        ...     store = Store(Path(name))
-        ...     place = store.picture(store.keep(io.BytesIO(b"..."), "/home/me/cat.jpg"))
-        ...     place.name, place.read_bytes()
-        ('cat.jpg', b'...')
     """
 
     def __init__(self, folder: Path, examples: Mapping[str, Path] | None = None) -> None:

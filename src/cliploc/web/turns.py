@@ -15,15 +15,7 @@ AT_ONCE = 2  # all models run in one thread: while one request has it, another's
 
 
 class Turns:
-    """Gives requests their turns.
-
-    Example:
-        >>> async def ask(turns: Turns) -> str:
-        ...     async with turns.turn():
-        ...         return "answered"
-        >>> asyncio.run(ask(Turns(queue=1)))
-        'answered'
-    """
+    """Gives requests their turns."""
 
     def __init__(self, queue: int) -> None:
         self._room = queue + AT_ONCE
@@ -32,11 +24,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
-        """Waits for a turn, which lasts as long as the block.
-
-        Args:
-            model: waited for first: who waits until a model is loaded keeps nobody from a turn.
-        """
+        """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
         if model is not None and not model.done():
             if not self._room_before:
                 raise RefusedError(503, QUEUE_FULL)

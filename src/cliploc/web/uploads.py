@@ -14,28 +14,12 @@ REST = 20  # before an upload, the folder is read again only after this many tim
 
 
 class Uploads:
-    """Removes files from a folder when they are old or too many.
-
-    Args:
-        folder: the folder. Files that are in it already are never removed, such as the page's examples.
-        max_bytes: the limit for all files together; the oldest are removed first.
-        on_sweep: called whenever `watch` looks for old files; drops what else is kept for so long.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as name:
-        ...     uploads = Uploads(Path(name), 150, 60)
-        ...     for letter in "ab":
-        ...         _ = Path(name, letter).write_bytes(bytes(100))
-        ...     uploads.sweep()
-        ...     len(os.listdir(name))
-        1
-    """
+    """Removes files from a folder when they are old or too many; those that are in it already always stay."""
 
     def __init__(
         self, folder: Path, max_bytes: int, max_seconds: float, on_sweep: Callable[[], None] = lambda: None
     ) -> None:
-        self._on_sweep = on_sweep
+        self._on_sweep = on_sweep  # drops what else is kept for so long
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds

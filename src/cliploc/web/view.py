@@ -25,21 +25,12 @@ TEMPLATES = Templates(HERE / "templates", HERE / "static", *REPORT_TEMPLATES.fol
 
 
 def status(text: str, kind: str = "done") -> Status:
-    """A status line.
-
-    Args:
-        kind: "done"; "problem", which a screen reader reads out at once; or "busy".
-    """
+    """A status line: "done", "busy", or a "problem", which a screen reader reads out at once."""
     return {"kind": kind, "text": text}
 
 
 def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 0)) -> Status:
-    """The status line of a search that runs.
-
-    Args:
-        done: the number of masked photographs tried so far; 0 for methods that use none.
-        bank: how many names of the bank were embedded in this search, and how many are left; needed once per model.
-    """
+    """The status line of a search: masked photographs that are done and left, or names of the bank, once per model."""
     if bank[1]:
         text = f"Once for this model: {bank[0]:,} of {sum(bank):,} {BANK} done, {seconds:.0f} s"
         return status(text, "busy") | {"progress": bank[0] / sum(bank), "counted": BANK}

@@ -56,16 +56,13 @@ class LabelFile:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file."""
         return (self.path,)
 
     @property
     def facts(self) -> list[Any]:
-        """Its name, and whether labels are moved."""
         return [self.path.name, self.reduce_zero_label]
 
     def read(self) -> LabelMap:
-        """See `TrueLabels.read`."""
         labels = read_labels(self.path)
         return reduced(labels) if self.reduce_zero_label else labels
 
@@ -80,16 +77,13 @@ class Outlines:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """None: they are in memory."""
         return ()
 
     @property
     def facts(self) -> list[Any]:
-        """The outlines themselves."""
         return [self.size_wh, self.things]
 
     def read(self) -> LabelMap:
-        """See `TrueLabels.read`."""
         width, height = self.size_wh
         labels = np.zeros((height, width), np.int32)
         for label, outlines in self.things:

@@ -71,16 +71,7 @@ class Readers(Registry[DatasetReader[F]]):
     def reader(
         self, name: str, *, title: str, about: str, source: str, splits: tuple[Split, ...], layout: str
     ) -> Callable[[Read[F]], Read[F]]:
-        """Registers a function as the reader of a dataset.
-
-        Args:
-            name: as typed on the command line.
-            title: the dataset's name as papers write it.
-            about: what the dataset contains.
-            source: where to get it; nothing is downloaded.
-            splits: its splits; the first is the default.
-            layout: the files expected below the root, one per line.
-        """
+        """Registers a function as the reader of a dataset; the arguments are the attributes of `DatasetReader`."""
 
         def register(read: Read[F]) -> Read[F]:
             self.register(name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read))

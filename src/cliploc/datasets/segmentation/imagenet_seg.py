@@ -51,7 +51,6 @@ class MatPicture:
         return [self.index, self.file.stat().st_size]
 
     def read(self) -> LabelMap:
-        """`[H, W]` labels: 1 for the thing, 0 for the background."""
         with _opened(self.file) as mat:
             cell = mat[mat["value/gt"][self.index, 0]]
             labels: LabelMap = _array(mat, cell[0, 0], 2, MAX_PIXELS).T.astype(np.int32)

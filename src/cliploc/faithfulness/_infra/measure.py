@@ -142,15 +142,10 @@ class Faithfulness:
         )
 
     def maps(
-        self,
-        seen: AskedPicture,
-        methods: Sequence[str] | None = None,
-        name: int | None = None,
-        reporter: Reporter = SILENT,
+        self, seen: AskedPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
         """The map `[H, W]` of each method (None: all) over the tower's input, for the name that is asked about."""
-        entry = self.known[seen.target if name is None else name]
-        return self._maps(self.localizer, seen.picture, entry, seen.images, methods, reporter)
+        return self._maps(self.localizer, seen.picture, self.known[seen.target], seen.images, methods, reporter)
 
     def _maps(
         self,

@@ -22,7 +22,7 @@ FIRST_ROOM = 4096  # regions; more room is made when it is used up
 OUTSIDE = 0  # the basin of the frame: nothing where pixels are hot, and not a hole where they are cold
 
 
-def regions(framed: npt.NDArray[np.uint8], *, corners: bool) -> tuple[Regions, Regions]:
+def regions(framed: npt.NDArray[np.uint8]) -> tuple[Regions, Regions]:
     """Finds the regions of a map at all of its levels.
 
     Args:
@@ -33,8 +33,7 @@ def regions(framed: npt.NDArray[np.uint8], *, corners: bool) -> tuple[Regions, R
         the one at the frame.
     """
     width = framed.shape[1]
-    outside = _walk(framed.ravel(), width, True, corners)
-    return Regions(*outside), Regions(*_walk((255 - framed).ravel(), width, False, False))
+    return Regions(*_walk(framed.ravel(), width, True)), Regions(*_walk((255 - framed).ravel(), width, False))
 
 
 @njit(nogil=True, cache=True)
@@ -245,7 +244,7 @@ def _more_room(rows, used):
 
 
 @njit(nogil=True, cache=True)
-def _walk(flat, width, diagonal, corners):
+def _walk(flat, width, diagonal):
     starts, tops = _runs(flat)
     basin, highest = _basins(flat, width, starts, tops, diagonal)
     basins = len(highest)
@@ -253,7 +252,7 @@ def _walk(flat, width, diagonal, corners):
     pairs, pair_starts = _borders(flat, basin, width, starts, diagonal)
     grown, grown_starts = _extents(flat, width, basin, highest, starts, tops)
     added, added_starts = born[:0], np.zeros(LEVELS + 1, np.int64)
-    if corners:
+    if diagonal:  # areas are of hot regions alone
         added, added_starts = _squares(flat, width, basin, basins)
     parent = np.arange(basins).astype(np.int32)
     sides = np.full((basins, 4), -flat.size, np.int32)  # −x0, −y0, x1, y1 of a root's region

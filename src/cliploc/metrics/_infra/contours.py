@@ -28,13 +28,7 @@ class ContourBoxes:
     cut: IntArray  # [n], the cut of each of these boxes, ascending; every cut has at least one
 
 
-def contour_boxes(
-    levels: Levels,
-    *,
-    heat: npt.NDArray[np.floating] | None = None,
-    largest: bool = True,
-    every: bool = True,
-) -> ContourBoxes:
+def contour_boxes(levels: Levels, *, heat: npt.NDArray[np.floating] | None = None) -> ContourBoxes:
     """Finds the boxes of a map's contours at all of its thresholds.
 
     The boxes are those of `cv2.findContours(mask, RETR_TREE, CHAIN_APPROX_SIMPLE)`, found without making all contours.
@@ -45,8 +39,6 @@ def contour_boxes(
         levels: `[H, W]` uint8.
         heat: `[H, W]` finite, the values that the levels were rounded from, or None. Without numba (the extra `fast`)
             it saves most of the time on smooth maps; the result is the same.
-        largest: whether to find the largest contours; else `largest` is `[0, 4]`.
-        every: whether to find all contours; else `every` and `cut` are empty.
 
     Example:
         >>> levels = np.zeros((6, 6), np.uint8)
@@ -57,36 +49,31 @@ def contour_boxes(
     if levels.dtype != np.uint8 or levels.ndim != 2 or not levels.size:
         raise ValueError(f"expected a uint8 map [H, W], got {levels.dtype} {list(levels.shape)}")
     highest = int(levels.max())
-    cuts = np.arange(highest + 1)
     # A frame of zeros joins the cold regions at the edge into one, which is then not a hole.
     framed = np.pad(levels, 1)
-    outside, holes = _all_regions(framed, heat, largest)
-    big = _largest_boxes(framed, highest, outside, holes) if largest else np.zeros((0, 4), np.int64)
-    if not every:
-        return ContourBoxes(big, big[:0], cuts[:0])
+    outside, holes = _all_regions(framed, heat)
+    largest = _largest_boxes(framed, highest, outside, holes)
     if outside is not None and holes is not None:
-        return _ordered(big, outside, holes, highest)
+        return _ordered(largest, outside, holes, highest)
     outer = _regions(framed, 8)
     inner = [boxes[boxes[:, 0] > 0] + (-1, -1, 1, 1) for boxes in _regions(255 - framed, 4)]  # without the frame's
     parts: list[IntArray] = []
-    for cut in cuts:
+    for cut in range(highest + 1):
         boxes = np.concatenate([outer[cut + 1], inner[255 - cut]]) - 1
         parts.append(boxes if len(boxes) else np.zeros((1, 4), np.int64))
-    return ContourBoxes(big, np.concatenate(parts), cuts.repeat([len(part) for part in parts]))
+    return ContourBoxes(largest, np.concatenate(parts), np.arange(highest + 1).repeat([len(part) for part in parts]))
 
 
-def _all_regions(
-    framed: Levels, heat: npt.NDArray[np.floating] | None, corners: bool
-) -> tuple[Regions | None, Regions | None]:
+def _all_regions(framed: Levels, heat: npt.NDArray[np.floating] | None) -> tuple[Regions | None, Regions | None]:
     """The hot regions at all levels, and the holes; None where they are found faster level by level."""
     if walk := compiled():
-        return walk(framed, corners=corners)
+        return walk(framed)
     if heat is None:
         return None, None
-    outside = regions_of_peaks(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=corners)
+    outside = regions_of_peaks(framed, np.pad(heat, 1, constant_values=-np.inf), 8)
     if outside is None:
         return None, None
-    return outside, regions_of_peaks(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
+    return outside, regions_of_peaks(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, holes=True)
 
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:

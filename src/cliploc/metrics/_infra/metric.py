@@ -187,17 +187,14 @@ class MeanMetric(Metric):
         """The score of one image, from 0 to 1."""
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        """The image's number."""
         value = self.value_of(judged)
         return {self.column: bool(value) if self.column_type == "bool" else value}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        """Counts one sample by its column."""
         refuse_twice(sample_id, self._values)
         self._values[sample_id] = (float(columns[self.column]), label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
-        """The mean."""
         n = refuse_empty(len(self._values))
         rows = [self._values[sample_id] for sample_id in sorted(self._values)]
         values = np.array([value for value, _ in rows])

@@ -50,15 +50,14 @@ def regions_of_peaks(
     heat: npt.NDArray[np.floating],
     connectivity: Literal[4, 8],
     *,
-    corners: bool = False,
-    without_first: bool = False,
+    holes: bool = False,
 ) -> Regions | None:
     """Finds all regions of a map at all of its levels.
 
     Args:
         levels: `[H, W]`.
         heat: `[H, W]`, the values that the levels were rounded from; a higher level never has a lower value.
-        without_first: whether to leave out the region that the first pixel is in.
+        holes: whether to leave out the region that the first pixel is in, and all areas.
 
     Returns:
         The regions, or None for a map with too many peaks.
@@ -77,8 +76,8 @@ def regions_of_peaks(
     tops = warm[peak[warm] == warm]
     if len(tops) > MAX_PEAKS:
         return None
-    left_out = peak[0] if without_first else -1
-    if without_first:
+    left_out = peak[0] if holes else -1
+    if holes:
         warm = warm[peak[warm] != left_out]
     if not len(warm):
         return NONE
@@ -97,12 +96,10 @@ def regions_of_peaks(
     for side, values in enumerate((-x, -y, x + 1, y + 1)):
         by_key[sorted_keys[starts], side] = np.maximum.reduceat(values, starts)
     tables = np.maximum.accumulate(tables[:, ::-1], axis=1)[:, ::-1]  # of at least t
-    areas = np.zeros((len(tops), LEVELS), np.int64)
-    if corners:
-        areas = _squares(levels, basin.reshape(height, width), len(tops))
-
-    merged = _Merging(tables, areas, flat[tops], int(number[left_out]) if without_first else None)
-    for height_of, one, other in _saddles(levels, basin.reshape(height, width), connectivity, len(tops)):
+    basins = basin.reshape(height, width)
+    areas = np.zeros((len(tops), LEVELS), np.int64) if holes else _squares(levels, basins, len(tops))
+    merged = _Merging(tables, areas, flat[tops], int(number[left_out]) if holes else None)
+    for height_of, one, other in _saddles(levels, basins, connectivity, len(tops)):
         merged.join(height_of, one, other)
     return merged.finish()
 

@@ -5,17 +5,3 @@ from __future__ import annotations
 from cliploc.report.exports._export import Export, Need, Pictures, chosen_exports, export, exports
 from cliploc.report.exports._files import PICTURES, FileNames, flat_stem
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
-
-__all__ = [
-    "PICTURES",
-    "AnnotatedPicture",
-    "Export",
-    "ExportSettings",
-    "FileNames",
-    "Need",
-    "Pictures",
-    "chosen_exports",
-    "export",
-    "exports",
-    "flat_stem",
-]

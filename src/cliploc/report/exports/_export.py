@@ -75,16 +75,7 @@ def export(cls: E) -> E:
 
 
 def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
-    """The formats of these names, each once.
-
-    Raises:
-        UnknownNameError: an unknown format.
-        UsageError: no name is given.
-
-    Example:
-        >>> [one.files for one in chosen_exports(["coco", "csv", "coco"])]
-        [('coco.json',), ('boxes.csv',)]
-    """
+    """The formats of these names, each once."""
     asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
     if not asked:
         raise UsageError(f"expected at least one format, got none: name some of {', '.join(exports.names())}")

@@ -69,9 +69,9 @@ def json_list(file: IO[str], items: Iterable[Any]) -> None:
     file.write("\n]")
 
 
-def element(tag: str, text: object, indent: str = "") -> str:
-    """A line of XML."""
-    return f"{indent}<{tag}>{escape(str(text))}</{tag}>\n"
+def element(tag: str, text: object) -> str:
+    """An element of XML."""
+    return f"<{tag}>{escape(str(text))}</{tag}>"
 
 
 def attributes(**values: object) -> str:

@@ -26,7 +26,7 @@ class Cvat(Export):
                 file.write(
                     '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task>\n'
                 )
-                labels = "".join(f"<label>{element('name', name).strip()}</label>\n" for name in settings.names)
+                labels = "".join(f"<label>{element('name', name)}</label>\n" for name in settings.names)
                 file.write(f"<labels>\n{labels}</labels>\n</task></meta>\n")
                 for one in pictures():
                     width, height = one.size_wh

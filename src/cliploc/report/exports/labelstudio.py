@@ -100,12 +100,7 @@ def region(
 
 
 def rectangle_shape(xyxy: Sequence[float], size_wh: tuple[int, int]) -> dict[str, Any]:
-    """A box in percent of the picture.
-
-    Example:
-        >>> rectangle_shape([10, 0, 30, 20], (40, 20))
-        {'x': 25.0, 'y': 0.0, 'width': 50.0, 'height': 100.0, 'rotation': 0}
-    """
+    """A box in percent of the picture."""
     (x0, y0, x1, y1), (width, height) = xyxy, size_wh
     return {
         "x": number(100 * x0 / width),

@@ -109,12 +109,7 @@ def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> Non
 
 
 def palette(count: int = 256) -> npt.NDArray[np.uint8]:
-    """The colours `[count, 3]` of VOC's development kit (`VOClabelcolormap`): the bits of a value, dealt to R, G and B.
-
-    Example:
-        >>> palette()[[1, 255]].tolist()
-        [[128, 0, 0], [224, 224, 192]]
-    """
+    """The colours `[count, 3]` of VOC's development kit (`VOClabelcolormap`): a value's bits, dealt to R, G and B."""
     values = np.arange(count)
     colours = np.zeros((count, 3), np.uint8)
     for level in range(8):

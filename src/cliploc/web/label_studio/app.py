@@ -23,7 +23,7 @@ MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
 
 
-class Task(Struct):
+class StudioTask(Struct):
     """A task as Label Studio sends it."""
 
     data: dict[str, Any]
@@ -33,7 +33,7 @@ class Task(Struct):
 class PredictRequest(Struct):
     """The body of /predict."""
 
-    tasks: Annotated[list[Task], Meta(max_length=MOST_TASKS)]
+    tasks: Annotated[list[StudioTask], Meta(max_length=MOST_TASKS)]
     label_config: str
 
 
@@ -44,13 +44,7 @@ class SetupRequest(Struct):
 
 
 class LabelStudioGate(Gate):
-    """The gate before the backend: it refuses strangers too.
-
-    Args:
-        auth: user and password; None to let everybody in.
-        queue: how many requests for predictions may wait; more are refused.
-        say: called with each line that a user may want to read.
-    """
+    """The gate before the backend: it refuses strangers too, and more requests for predictions than may wait."""
 
     def __init__(
         self,
@@ -168,12 +162,7 @@ def serve(
     say: Say,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serves until it is interrupted; arguments as for `LabelStudioGate`.
-
-    Args:
-        allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
-        say: called with each line that a user may want to read.
-    """
+    """Serves until it is interrupted; `say` is called with each line that a user may want to read."""
     app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
     with listen(host, port) as listening:
         run(app, host, listening, on_ready)

@@ -42,11 +42,7 @@ class Predictions:
 
 
 class Predictor:
-    """One model behind Label Studio's requests, which are answered one after the other.
-
-    Attributes:
-        version: the model's version for Label Studio; other settings have another version, so that it asks again.
-    """
+    """One model behind Label Studio's requests, which are answered one after the other."""
 
     def __init__(self, options: Options, pictures: PictureSource, max_pixels: int) -> None:
         self._localizer = Localizer(**options.but(memory=Memory(MEMORY)).given())
@@ -55,6 +51,7 @@ class Predictor:
         self._ended = threading.Event()
         described = self._localizer.describe()
         digest = hashlib.sha256(json.dumps(described, default=str, sort_keys=True).encode()).hexdigest()[:8]
+        # For Label Studio: other settings have another version, so that it asks again.
         self.version = f"cliploc {__version__} {described['model']} {described['method']} {digest}"
 
     def end(self) -> None:

@@ -79,11 +79,7 @@ class PictureSource:
 
     @contextmanager
     def picture(self, address: str, allowance: Allowance | None = None) -> Iterator[Path]:
-        """The file of a task's picture; what had to be stored for it is removed at the end.
-
-        Args:
-            allowance: the time that the request has left for fetching; by default that of a new one.
-        """
+        """The file of a task's picture; what had to be stored for it is removed at the end."""
         if DATA.match(address):
             with self._stored(self._decoded(address)) as path:
                 yield path
@@ -222,17 +218,10 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Watch:
-    """Ends the connections of one fetch when its time is over.
-
-    A socket's own time limit begins again with every byte that arrives.
-
-    Attributes:
-        seconds: the time; a socket's own limit is a little longer, for a connection that is not there yet.
-        over: whether it is over.
-    """
+    """Ends the connections of one fetch when its time is over: a socket's own limit begins again with every byte."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds = seconds  # a socket's own limit is a little longer, for a connection that is not there yet
         self.over = False
         self._sockets: list[socket.socket] = []
 
