@@ -705,8 +705,6 @@ def test_the_command(folder, tmp_path):
         (("--min-score", "2"), "expected --min-score from 0 to 1, or auto, got 2.0"),
         (("--nms-across", "0"), "expected nms_across above 0"),
         (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
-        (("--method", "gem"), "gem does not work on mini"),
-        (("--engine", "slurm"), "expected --engine to be one of local, ray, got 'slurm'"),
         (("--review", "-1"), "expected --review from 0 to 100000"),
         (("--edit", "--json"), "expected --json or --edit, got both"),
     ],
@@ -849,15 +847,3 @@ def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
     with pytest.raises(UsageError, match="expected at most 254 names for masks"):
         annotate(folder, many, tmp_path, formats=["voc"], masks=True, **OPTIONS)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_stopped_run_with_masks_goes_on_to_the_same_bytes(folder, masked, tmp_path):
-    def stopping(shards, settings, keep, reporter):
-        local.run(shards[:1], settings, keep, reporter)
-        raise KeyboardInterrupt
-
-    arguments = {"formats": ["coco"], "masks": True, "polygons": True, **OPTIONS}
-    with pytest.raises(KeyboardInterrupt):
-        annotate(folder, LABELS, tmp_path, engine=stopping, **arguments)
-    annotate(folder, LABELS, tmp_path, **arguments)
-    assert parts(tmp_path) == parts(masked.out)

@@ -14,9 +14,3 @@ def test_each_is_kept_and_said_once_in_order():
     notes.add(["a", "c"])
     assert said == ["b", "a", "c"]
     assert notes.lines == ("b", "a", "c")
-
-
-def test_nobody_needs_to_listen():
-    notes = Notes()
-    notes.add(["a"])
-    assert notes.lines == ("a",)

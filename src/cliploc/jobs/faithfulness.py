@@ -21,8 +21,8 @@ from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.evaluate import read_map
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.notes import failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cliploc.jobs.rows import Row
@@ -81,13 +81,6 @@ class BoxTally(Tally):
             **counts,
             "per_class": per_class,
         }
-
-
-def summarize(
-    settings: Sequence[Mapping[str, Any]], rows: Iterable[Row], tune: bool = False, bootstrap: Bootstrap = DEFAULT
-) -> dict[str, Summary]:
-    """The numbers of rows of boxes; the `summary_columns` are enough."""
-    return summed_up(rows, {one["id"]: BoxTally(one["threshold"], tune) for one in settings}, bootstrap)
 
 
 def joined(

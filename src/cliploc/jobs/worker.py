@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs.engine import Part, Shard
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.folder import plain
-from cliploc.jobs.notes import collect_halved
+from cliploc.jobs.notes import collect_halved, failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, sample_facts, to_table
 from cliploc.jobs.sources import Digests
