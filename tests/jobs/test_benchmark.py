@@ -277,18 +277,6 @@ def test_every_flipped_bit_of_a_part_is_noticed_and_the_part_computed_anew(root,
         assert path.read_bytes() == whole
 
 
-def test_other_files_among_the_parts_are_named_and_ignored(root, plain, tmp_path):
-    out = tmp_path / "copy"
-    shutil.copytree(plain.out, out)
-    for name in ("00000 (conflicted copy).parquet", "00009.parquet"):
-        shutil.copy(out / "parts/00000.parquet", out / "parts" / name)
-    said = []
-    again = run(root, out, save_maps=True, reporter=Reporter(note=said.append))
-    assert (again.computed, again.summary) == (0, plain.summary)
-    named = "00000 (conflicted copy).parquet, 00009.parquet"
-    assert said == [f"not of this run, and ignored: {named} in {out / 'parts'}"]
-
-
 @pytest.mark.parametrize("times_restored", [False, True])
 def test_a_picture_replaced_under_its_name_is_computed_anew_and_said(root, plain, tmp_path, times_restored):
     data, out = tmp_path / "wsol", tmp_path / "out"
@@ -609,27 +597,6 @@ def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     result = cliploc_(*arguments, "--out", tmp_path / "other")
     assert result.code == 1, result.err
     assert "missing picture: val/005.jpg: " in result.err
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--method", "gem"), "gem does not work on mini"),
-        (("--method", "came"), "unknown method 'came': did you mean cam"),
-        (("--method", "cam", "-o", "temperature=1"), "none of cam has this option"),
-        (("--threshold", "1.5"), "expected --threshold from 0 to 1, or own, got 1.5"),
-        (("--engine", "slurm"), "expected --engine to be one of local, ray, got 'slurm'"),
-        (("--pretrained", "a", "--pretrained", "b"), "expected --pretrained once, or for each of 1 models, got 2"),
-        (("--limit", "0"), "expected --limit from 1 to 10000000"),
-        (("--address", "auto"), "expected --address with --engine ray only"),
-    ],
-)
-def test_options_that_are_refused_in_one_line(root, tmp_path, options, said):
-    result = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", tmp_path / "out", *options)
-    assert result.code == 2
-    assert said in result.err
-    assert result.err.count("\n") == 1
-    assert not (tmp_path / "out/manifest.json").exists()
 
 
 @pytest.mark.usefixtures("judged_here")

@@ -54,6 +54,7 @@ KIND = RunKind(
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 16  # pictures that are computed and written together
 NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
+NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 SUFFIX = ".png"  # of label maps made by other tools
 OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, not of classes
@@ -79,10 +80,6 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-def _columns() -> Sequence[str]:
-    return ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
-
-
 def _tallies(manifest: Manifest) -> dict[str, Tally]:
     names = [one["name"] for one in manifest["dataset"]["classes"]]
     return {one["id"]: PixelTally(names, one["known_classes"]) for one in manifest["settings"]}
@@ -102,16 +99,16 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, _columns, _tallies, _table, _legend)
+TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
 
 
 def run_segmentation(
     dataset: LabelledDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
-    protocol: Protocol,
     out: Path,
     *,
+    protocol: Protocol,
     engine: Engine = local.run,
     shard: int = SHARD,
     asked: Mapping[str, Any] | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,9 @@ def look(index: int, palette: Palette) -> tuple[str, tuple[int, ...], str]:
     return (palette["ink"], *LINE_COLOURS)[place], DASHES[turn % len(DASHES)], MARKS[place]
 
 
-def legend(settings: Sequence[SettingResult]) -> list[tuple[str, str, str]]:
-    """The legend: each setting's colour and dashes, as in CSS, and its label."""
-    looks = [(look(one.index, {"ink": "var(--ink)"}), one.label) for one in settings]
+def legend(labels: Iterable[tuple[int, str]]) -> list[tuple[str, str, str]]:
+    """The legend of lines by index and label: each one's colour and dashes, as in CSS, and its label."""
+    looks = [(look(index, {"ink": "var(--ink)"}), label) for index, label in labels]
     return [(colour, " ".join(map(str, dashes)), label) for (colour, dashes, _), label in looks]
 
 

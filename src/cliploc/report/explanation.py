@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc.report.benchmark_figures import look
+from cliploc.report.benchmark_figures import legend
 from cliploc.report.benchmark_tables import Cell, Table
 from cliploc.report.faithfulness import Line, draw_curves, number_cell, painted
 from cliploc.report.html import REPORT_TEMPLATES, embedded
@@ -79,9 +79,8 @@ def explanation_page(
         ]
         rows = [[Cell(found.method), *map(number_cell, found.numbers)] for found in one.maps]
         table = Table(f"Numbers of {one.name}", dict.fromkeys(titles, ""), {"": rows}, frozenset(titles[1:]))
-        looks = [(look(index, {"ink": "var(--ink)"}), found.method) for index, found in enumerate(one.maps)]
-        legend = [(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks]
-        facts = {"name": one.name, "about": one.about, "figures": figures, "curves": curves, "legend": legend}
+        lines = legend(enumerate(found.method for found in one.maps))
+        facts = {"name": one.name, "about": one.about, "figures": figures, "curves": curves, "legend": lines}
         shown.append({**facts, "table": table})
     return REPORT_TEMPLATES.render(
         "explain.html",

@@ -13,11 +13,11 @@ from PIL import Image
 
 from cliploc._documents import FaithfulnessManifest
 from cliploc.report import _draw
-from cliploc.report.benchmark_figures import Figure, Palette, figure, look
+from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import OPACITY, covering, fit_within
-from cliploc.report.task_folder import TaskRun, csv_text, heat_of, interval_of, read_run, write_files
+from cliploc.report.task_folder import TaskRun, csv_text, heat_of, interval_of, read_run, with_ends, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -47,7 +47,6 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], _rank)
     title = run.title("Faithfulness")
     table = _numbers(run)
-    looks = [(look(index, {"ink": "var(--ink)"}), name) for index, name in enumerate(run.settings)]
     page = REPORT_TEMPLATES.render(
         "faithfulness.html",
         title=title,
@@ -55,7 +54,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         table=table,
         numbers=[(one["title"], one["about"]) for one in run.manifest["numbers"].values()],
         curves=[(name, drawn) for name, drawn in _curves(run)],
-        legend=[(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks],
+        legend=legend(enumerate(run.settings)),
         disputed=_disputed(run, pictures),
         **run.ending(),
     )
@@ -115,11 +114,9 @@ def _csv(run: TaskRun) -> str:
     for name, found in run.settings.items():
         row = {"setting": name, **{key: run.about[name].get(key) for key in ("model", "method")}}
         for key in run.manifest["numbers"]:
-            row[key], ends = found.get(key), interval_of(found, key) or (None, None)
-            row[f"{key}_low"], row[f"{key}_high"] = ends
+            row |= with_ends(key, found.get(key), interval_of(found, key))
         rows.append({**row, "evaluated": found["evaluated"]})
-    keys = [key for one in run.manifest["numbers"] for key in (one, f"{one}_low", f"{one}_high")]
-    return csv_text(["setting", "model", "method", *keys, "evaluated"], rows)
+    return csv_text(rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- figures

@@ -16,7 +16,7 @@ from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.task_folder import TaskRun, csv_text, interval_of, published, read_run, write_files
+from cliploc.report.task_folder import TaskRun, csv_text, interval_of, published, read_run, with_ends, write_files
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
@@ -154,21 +154,20 @@ def _confused(run: TaskRun) -> Table | None:
 def _csv(run: TaskRun) -> str:
     """A row for each setting and each published row, with unrounded numbers."""
     of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, found in run.settings.items():
-        about, (low, high) = run.about[name], interval_of(found, "miou") or (None, None)
-        row = {"kind": "this run", "setting": name, **{key: about.get(key) for key in ("model", "method")}, **of_set}
-        row |= {key: found.get(key) for key in (*NUMBERS, "evaluated")}
-        rows.append({**row, "refine": " ".join(about.get("refine") or []), "miou_low": low, "miou_high": high})
+        about = run.about[name]
+        row = {"kind": "this run", "setting": name, **{key: about.get(key) for key in ("model", "method")}}
+        row |= {"refine": " ".join(about.get("refine") or []), **of_set}
+        row |= with_ends("miou", found.get("miou"), interval_of(found, "miou"))
+        rows.append({**row, **{key: found.get(key) for key in (*NUMBERS[1:], "evaluated")}, "source": None})
     for one in _published_rows(run):
         value = one["miou"][run.dataset["name"]]
-        low, high = (value, value) if isinstance(value, int | float) else (min(value), max(value))
+        ends = (value, value) if isinstance(value, int | float) else (min(value), max(value))
         paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": one["method"], "refine": one["steps"]}
-        middle, source = round((low + high) / 2, 2), published(PUBLISHED)["sources"][one["cite"]]
-        rows.append({**of_set, **paper, "miou": middle, "miou_low": low, "miou_high": high, "source": source})
-    numbers = ("miou", "miou_low", "miou_high", *NUMBERS[1:])
-    columns = ["kind", "setting", "model", "method", "refine", "dataset", "split", *numbers, "evaluated", "source"]
-    return csv_text(columns, rows)
+        miou = with_ends("miou", round(sum(ends) / 2, 2), ends)
+        rows.append({**of_set, **paper, **miou, "source": published(PUBLISHED)["sources"][one["cite"]]})
+    return csv_text(rows)
 
 
 # ------------------------------------------------------------------------------------------------------------- examples

@@ -179,12 +179,17 @@ def interval_of(numbers: Mapping[str, Any], key: str) -> tuple[float, float] | N
     return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV; numbers are not rounded."""
+def with_ends(key: str, value: object, ends: tuple[float, float] | None) -> dict[str, object]:
+    """A number as columns of a CSV: itself, and the ends of its interval."""
+    low, high = ends or (None, None)
+    return {key: value, f"{key}_low": low, f"{key}_high": high}
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with the columns that the first one has; numbers are not rounded."""
     pandas, _ = bench_packages()
-    text: str = pandas.DataFrame(list(rows), columns=list(columns), dtype=object).to_csv(
-        index=False, lineterminator="\n"
-    )
+    columns = list(rows[0]) if rows else None
+    text: str = pandas.DataFrame(list(rows), columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
     return text
 
 
