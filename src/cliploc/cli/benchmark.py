@@ -74,12 +74,8 @@ NOT_OF_FAITHFULNESS = (
     "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
 )  # fmt: skip
 OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # what differs from a localizer's defaults
-LOST = (
-    "missing picture",
-    "broken picture",
-    "missing mask",
-    "broken mask",
-)  # problems of a dataset that are failures of a run on it
+# Problems of a dataset that are failures of a run on it.
+LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
 
 @dataclass(frozen=True, kw_only=True)

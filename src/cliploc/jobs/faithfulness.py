@@ -100,13 +100,11 @@ def run_faithfulness(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Measures every setting on a dataset.
+    """Measures every setting on a dataset; see `run_benchmark`.
 
     Args:
         setups: models × prompts, with resize "squash". Their options for boxes are not used.
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
         options: of the protocols; None: as they were published.
-        asked: how the dataset was chosen (limit, seed …), for the manifest.
     """
     options, entries = options or FaithfulnessOptions(), class_entries(dataset)
     axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())

@@ -114,12 +114,10 @@ def run_segmentation(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Benchmarks every setting on a segmentation set.
+    """Benchmarks every setting on a segmentation set; see `run_benchmark`.
 
     Args:
         setups: models × prompts. Their options for views and boxes are not used.
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        asked: how the dataset was chosen (limit, seed …), for the manifest.
     """
     if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
         raise UsageError(

@@ -140,15 +140,13 @@ def _taken(video: PictureFile, every: Every, place: _FramesPlace) -> Iterator[in
     """Decodes a video and writes its frames; yields their numbers."""
     count = 0
     for number, image in _chosen(video, every):
-        write_whole(place.file(number), partial(_save, image), durable=False)
+        write_whole(
+            place.file(number), partial(image.save, format="JPEG", quality=QUALITY, subsampling=0), durable=False
+        )
         count += 1
         yield number
     if not count:
         raise InputError(f"{video.id}: holds no frames: check the video")
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    image.save(path, "JPEG", quality=QUALITY, subsampling=0)
 
 
 def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Image.Image]]:

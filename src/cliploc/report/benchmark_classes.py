@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, details, wilson
+from cliploc.report.benchmark_data import BenchmarkRun, details, wilson
 from cliploc.report.benchmark_gallery import Photographs, gallery_picture
 from cliploc.report.benchmark_tables import Cell, Table, percent
+from cliploc.report.task_folder import SettingResult
 
 SHOWN = 12  # best and worst classes
 

@@ -13,8 +13,9 @@ import numpy as np
 from cliploc._imports import install, not_installed
 from cliploc.metrics import TAUS
 from cliploc.report import colours
-from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, wilson
+from cliploc.report.benchmark_data import BenchmarkRun, wilson
 from cliploc.report.html import DARK, LIGHT, data_uri
+from cliploc.report.task_folder import Floats, SettingResult
 
 Palette = Mapping[str, str]
 # Used after the page's ink colour. Dashes distinguish lines of the same colour.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.metrics import all_numbers
-from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet
-from cliploc.report.task_folder import csv_text, published, with_ends
+from cliploc.report.benchmark_data import BenchmarkRun, in_words, is_imagenet
+from cliploc.report.task_folder import SettingResult, csv_text, published, with_ends
 
 NOT_COMPARABLE = (
     "Numbers of different models, splits or pictures are not comparable with each other: the published rows are only "
@@ -314,10 +314,8 @@ def to_csv(run: BenchmarkRun) -> str:
             "dataset": run.dataset.get("name"),
             "split": run.dataset.get("split"),
         }
-        for key in all_numbers():
-            row |= with_ends(key, one.number(key), one.interval(key))
         facts = ("best_threshold", "threshold", "threshold_chosen_on_these_images", "images", "evaluated")
-        row |= {key: one.numbers.get(key) for key in facts}
+        row |= one.columns(all_numbers()) | {key: one.numbers.get(key) for key in facts}
         rows.append({**row, "failed": failures(one), "source": "this run"})
     for other in published(PUBLISHED)["rows"] if is_imagenet(run) else ():
         lenient = other["rule"] == "vl_score"

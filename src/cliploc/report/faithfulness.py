@@ -17,7 +17,7 @@ from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, lo
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import OPACITY, covering, fit_within
-from cliploc.report.task_folder import TaskRun, csv_text, heat_of, interval_of, read_run, with_ends, write_files
+from cliploc.report.task_folder import TaskRun, csv_text, heat_of, read_run, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -54,7 +54,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         table=table,
         numbers=[(one["title"], one["about"]) for one in run.manifest["numbers"].values()],
         curves=[(name, drawn) for name, drawn in _curves(run)],
-        legend=legend(enumerate(run.settings)),
+        legend=legend((one.index, one.label) for one in run.settings),
         disputed=_disputed(run, pictures),
         **run.ending(),
     )
@@ -98,11 +98,11 @@ def _numbers(run: TaskRun) -> Table:
     }
     rows = [
         [
-            Cell(name),
-            *(number_cell(found.get(key), interval_of(found, key)) for key in run.manifest["numbers"]),
-            Cell(f"{found['evaluated']:,}", found["evaluated"]),
+            Cell(one.id),
+            *(number_cell(one.number(key), one.interval(key)) for key in run.manifest["numbers"]),
+            Cell(f"{one.numbers['evaluated']:,}", one.numbers["evaluated"]),
         ]
-        for name, found in run.settings.items()
+        for one in run.settings
     ]
     numeric = frozenset(columns) - {"setting"}
     return Table("All numbers, with 95 % intervals", columns, {"": rows}, numeric, [NOTE])
@@ -110,22 +110,26 @@ def _numbers(run: TaskRun) -> Table:
 
 def _csv(run: TaskRun) -> str:
     """A row for each setting, with unrounded numbers and the ends of their intervals."""
-    rows = []
-    for name, found in run.settings.items():
-        row = {"setting": name, **{key: run.about[name].get(key) for key in ("model", "method")}}
-        for key in run.manifest["numbers"]:
-            row |= with_ends(key, found.get(key), interval_of(found, key))
-        rows.append({**row, "evaluated": found["evaluated"]})
-    return csv_text(rows)
+    return csv_text(
+        [
+            {
+                "setting": one.id,
+                **{key: one.about.get(key) for key in ("model", "method")},
+                **one.columns(run.manifest["numbers"]),
+                "evaluated": one.numbers["evaluated"],
+            }
+            for one in run.settings
+        ]
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
 def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
     for name, axis in run.manifest["curves"].items():
         lines = [
-            Line(setting, one["mean"], one.get("low", ()), one.get("high", ()))
-            for setting, found in run.settings.items()
-            if (one := (found.get("curves") or {}).get(name)) is not None
+            Line(one.id, curve["mean"], curve.get("low", ()), curve.get("high", ()))
+            for one in run.settings
+            if (curve := (one.numbers.get("curves") or {}).get(name)) is not None
         ]
         if lines:
             yield name.replace("_", " "), draw_curves(lines, name.replace("_", " "), axis["label"], axis["places"])
@@ -175,7 +179,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """The pictures on which the settings of one model differ most by the first number, with their maps."""
     key = next(iter(run.manifest["numbers"]))
     values: dict[str, dict[str, float]] = {}
-    for row in run.rows(["sample", "setting", "status", "values"]):
+    for row in run.read_rows(["sample", "setting", "status", "values"]):
         value = dict(row["values"] or ()).get(key) if row["status"] == "ok" else None
         if value is not None:
             values.setdefault(row["sample"], {})[row["setting"]] = value
