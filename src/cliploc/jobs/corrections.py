@@ -167,12 +167,7 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
 
 
 def clipped(xyxy: Sequence[float], size: SizeWh) -> list[float] | None:
-    """A box inside the picture, in hundredths of a pixel; None if nothing is left of it.
-
-    Example:
-        >>> clipped([1, 2, 30.001, 4], (8, 6)), clipped([1.001, 2, 1.003, 4], (8, 6))
-        ([1.0, 2.0, 8.0, 4.0], None)
-    """
+    """A box inside the picture, in hundredths of a pixel; None if nothing is left of it."""
     corners = np.array(xyxy, float)
     if not np.isfinite(corners).all():
         return None

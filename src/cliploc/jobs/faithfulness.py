@@ -303,7 +303,6 @@ def evaluate_maps(
         maps: folder with `<sample id>.npy` for each picture (ids may hold sub-folders): floats in 0–1 of any size, over
             the whole picture; of the name that `protocol` says.
         protocol: options of the protocols; None: as they were published.
-        reporter: gets each picture that is left out, and the numbers of pictures to do and done.
     """
     maps, protocol = Path(maps), protocol or FaithfulnessOptions()
     if not maps.is_dir():

@@ -15,13 +15,9 @@ def run(
     on_part: Callable[[Part], None],
     reporter: Reporter = SILENT,
     *,
-    threads: int | None = None,
+    threads: int | None = None,  # of the model; None for torch's default
 ) -> None:
-    """Runs a run's shards in this process; see `cliploc.jobs.engine.Engine`.
-
-    Args:
-        threads: number of threads of the model; None for torch's default.
-    """
+    """Runs a run's shards in this process; see `cliploc.jobs.engine.Engine`."""
     import torch
 
     before = torch.get_num_threads()

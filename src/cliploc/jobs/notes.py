@@ -18,12 +18,7 @@ def pictures_in_words(names: Sequence[str]) -> str:
 
 
 def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:
-    """The reason of a failure, in one line.
-
-    Example:
-        >>> failure_reason(MemoryError())
-        'not enough memory for a single picture: use a smaller --image-size or fewer --scales'
-    """
+    """The reason of a failure, in one line."""
     if isinstance(error, ModelError):
         return str(error)
     if not out_of_memory(error):

@@ -45,12 +45,7 @@ class Every:
 
     @classmethod
     def of(cls, text: str) -> Every:
-        """Reads "30" (each 30th frame), "2s" (one in two seconds), "scene", or several with commas.
-
-        Example:
-            >>> Every.of("0.5s,scene")
-            Every(frames=None, seconds=0.5, scenes=True)
-        """
+        """Reads "30" (each 30th frame), "2s" (one in two seconds), "scene", or several with commas."""
         found: dict[str, Any] = {}
         for part in text.replace(" ", "").split(","):
             key, value = "", 0.0

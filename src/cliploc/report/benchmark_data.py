@@ -277,12 +277,7 @@ def as_boxes(boxes: Any) -> Floats:
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion in percent (Wilson 1927); it also suits few pictures, 0 % and 100 %.
-
-    Example:
-        >>> [round(end) for end in wilson(1, 1)]
-        [21, 100]
-    """
+    """The 95 % interval of a proportion in percent (Wilson 1927); it also suits few pictures, 0 % and 100 %."""
     z = 1.959964
     share, extra = hits / n, z * z / n
     middle, half = share + extra / 2, z * np.sqrt(share * (1 - share) / n + extra / (4 * n))

@@ -78,8 +78,7 @@ def tau_curves(settings: Sequence[SettingResult]) -> Figure:
 def iou_histogram(run: BenchmarkRun, setting: SettingResult, top: float) -> Figure:
     """Draws a histogram of the IoU of the largest contour's box at τ; right boxes filled, wrong ones hatched.
 
-    Args:
-        top: the end of the axis in percent, so that the figures of all settings have the same scale.
+    The axis ends at `top` percent, so that the figures of all settings have the same scale.
     """
     shares = iou_shares(run, setting)
 
@@ -176,12 +175,7 @@ def figure(draw: Callable[[Any, Palette], None], says: str, inches: tuple[float,
 
 
 def in_dark(svg: str) -> str:
-    """The drawing with dark colours in place of the light ones: drawing it twice would take twice the time.
-
-    Example:
-        >>> in_dark('<path style="stroke: #16181d; fill: #e69f00"/>')  # ink, and the colour of a line
-        '<path style="stroke: #eceef2; fill: #e69f00"/>'
-    """
+    """The drawing with dark colours in place of the light ones: drawing it twice would take twice the time."""
     swapped = {LIGHT[name]: DARK[name] for name in ("ink", "soft", "line")}
     return re.sub("|".join(swapped), lambda found: swapped[found.group()], svg)
 

@@ -39,11 +39,7 @@ class Line:
 
 
 def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
-    """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder.
-
-    Args:
-        pictures: whether to embed small copies of photographs; maps are always there.
-    """
+    """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder; see `write_report`."""
     run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], _rank)
     title = run.title("Faithfulness")
     table = _numbers(run)
@@ -139,16 +135,11 @@ def draw_curves(
     lines: Sequence[Line],
     title: str,
     axis: str,
-    places: Sequence[float] = (),
+    places: Sequence[float] = (),  # of the scores on it; none: at equal distances from 0 to 1
     score: str = "mean score",
-    ends: tuple[float, float] | None = None,
+    ends: tuple[float, float] | None = None,  # of the vertical axis; None: as the curves need
 ) -> Figure:
-    """Draws curves, each with its interval as a band.
-
-    Args:
-        places: of the scores on it; none: at equal distances from 0 to 1.
-        ends: of the vertical axis; None: as the curves need.
-    """
+    """Draws curves, each with its interval as a band."""
 
     def draw(axes: Any, palette: Palette) -> None:
         for index, line in enumerate(lines):

@@ -30,11 +30,7 @@ NOT_COMPARABLE = (
 
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
-    """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder.
-
-    Args:
-        pictures: whether to embed small copies of photographs; label maps are always there.
-    """
+    """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, rank)
     tables = [_numbers(run), *([_per_class(run)] if run.settings else [])]
     title = run.title("Segmentation")

@@ -184,17 +184,12 @@ class TaskRun:
 
 def read_run(
     folder: Path,
-    manifest: type[Any],
-    numbers_of: Callable[[Mapping[str, Any]], Iterable[str]],
+    manifest: type[Any],  # the schema of its manifest
+    numbers_of: Callable[[Mapping[str, Any]], Iterable[str]],  # manifest → keys of the numbers that a setting may have
+    # of a setting, by the manifest and the setting's numbers; smaller for better ones
     rank: Callable[[Mapping[str, Any], Mapping[str, Any]], float],
 ) -> TaskRun:
-    """Reads a benchmark's folder.
-
-    Args:
-        manifest: the schema of its manifest.
-        numbers_of: takes the manifest; the keys of the numbers that a setting may have.
-        rank: takes the manifest and a setting's numbers; smaller for better ones.
-    """
+    """Reads a benchmark's folder."""
     read = []
     for name, kind in (("manifest.json", manifest), ("summary.json", BenchmarkSummary)):
         try:
@@ -234,11 +229,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
-    """Writes the files of a report into a folder.
-
-    Args:
-        names: the name of each file; the last is that of the page.
-    """
+    """Writes the files of a report into a folder; the last is the page."""
     for name, text in zip(names, texts, strict=True):
         path = folder / name
         try:
