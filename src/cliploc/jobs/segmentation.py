@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -141,12 +141,8 @@ class _Read:
     truth: LabelMap
 
 
-@dataclass(frozen=True)
-class _Labelled:
-    """A label map that a method made, and the average precision of its scores where the protocol has one."""
-
-    labels: npt.NDArray[Any]
-    precision: float | None = None
+# A label map that a method made, and the average precision of its scores where the protocol has one.
+_Labelled: TypeAlias = tuple[npt.NDArray[Any], float | None]
 
 
 class LabelMapJudge(PictureJudge):
@@ -194,23 +190,23 @@ class LabelMapJudge(PictureJudge):
         """See `PictureJudge.maps`."""
         if not self.segmenter.protocol.one_thing:
             made = self.segmenter.label_maps(seen.picture, methods, reporter)
-            return {name: _Labelled(labels) for name, labels in made.items()}
+            return {name: (labels, None) for name, labels in made.items()}
         assert seen.sample.name is not None
         heats = self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter)
         return {
-            name: _Labelled((heat > heat.mean()).astype(np.int16), _precision(heat, seen.truth))
-            for name, heat in heats.items()
+            name: ((heat > heat.mean()).astype(np.int16), _precision(heat, seen.truth)) for name, heat in heats.items()
         }
 
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         """See `PictureJudge.judge`."""
-        pairs = pixel_pairs(seen.sample.id, heat.labels, seen.truth, len(self.segmenter.protocol.classes))
+        labels, precision = heat
+        pairs = pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
         return {
             "true": pairs.true.tolist(),
             "predicted": pairs.predicted.tolist(),
             "pixels": pairs.pixels.tolist(),
-            "average_precision": heat.precision,
-            "preview": preview(heat.labels),
+            "average_precision": precision,
+            "preview": preview(labels),
             "true_preview": preview(seen.truth),
         }
 
@@ -254,18 +250,15 @@ class PixelTally(Tally):
 
 
 def numbers_of(
-    result: MeanIoUResult, names: Sequence[str], known: Sequence[int] | None = None, precisions: Sequence[float] = ()
+    result: MeanIoUResult,
+    names: Sequence[str],
+    known: Sequence[int] | None = None,  # labels that the model can predict; None: all
+    precisions: Sequence[float] = (),  # average precision of each picture, where each has one object
 ) -> Summary:
-    """The numbers of label maps as plain values, shares in percent.
+    """The numbers of label maps as plain values, shares in percent; None for a number that does not exist.
 
-    Args:
-        known: labels that the model can predict; None: all.
-        precisions: the average precision of each picture, for the protocol with one object per picture.
-
-    Returns:
-        `miou`, `mean_accuracy`, `pixel_accuracy`, `confidence_95`, `per_class` (label → name, iou, accuracy, pixels;
-        None where a class is in no map) and `confused` (the pairs of classes with the most wrong pixels). With `known`
-        fewer than all classes, `miou_known` is the mean over these. None stands for a number that does not exist.
+    `per_class` is label → name, iou, accuracy, pixels (None where a class is in no map); `confused` has the pairs of
+    classes with the most wrong pixels. With `known` fewer than all classes, `miou_known` is the mean over these.
     """
     confusion = result.confusion
     true = confusion[:-1].sum(axis=1)
