@@ -19,7 +19,6 @@ START = {
 }
 REFUSED_BY_BENCHMARK = [
     ("boxes", "--method gem", "gem does not work on mini"),
-    ("boxes", "--method came", "unknown method 'came': did you mean cam"),
     ("boxes", "--method cam -o temperature=1", "none of cam has this option"),
     ("boxes", "--threshold 1.5", "expected --threshold from 0 to 1, or own, got 1.5"),
     ("boxes", "--engine slurm", "expected --engine to be one of local, ray, got 'slurm'"),
@@ -36,7 +35,6 @@ REFUSED_BY_BENCHMARK = [
     ("labels", "--logit-scale 0", "expected --logit-scale above 0"),
     ("labels", "--method centre_box", "centre_box has the same map for every name"),
     ("labels", "--task x", "expected --task to be one of localization, segmentation, faithfulness, got 'x'"),
-    ("faithfulness", "--metric deletoin", "unknown faithfulness metric 'deletoin': did you mean deletion"),
     ("faithfulness", "--threshold 0.5", "--threshold is not an option of --task faithfulness: leave it out"),
     ("faithfulness", "--resize crop", "--resize is not an option of --task faithfulness: leave it out"),
     ("faithfulness", "--steps 1", "expected --steps, a whole number from 2 to 50,176, got 1"),
