@@ -35,13 +35,7 @@ from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, FloatArray, Sample
 
-KIND = RunKind(
-    "faithfulness",
-    "a faithfulness benchmark",
-    1,
-    ".parquet",
-    frozenset({"dataset.root", "dataset.problems"}),
-)
+KIND = RunKind("faithfulness", "a faithfulness benchmark", 1)
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 8  # pictures that are computed and written together: each takes seconds
 BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
@@ -70,10 +64,6 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-def _tallies(manifest: Manifest) -> dict[str, Tally]:
-    return {one["id"]: ValueTally(list(manifest["numbers"])) for one in manifest["settings"]}
-
-
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
     shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
     rows = [("setting", *(number["title"] for number in shown.values()))]
@@ -84,7 +74,9 @@ def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
     return [f"{one['title']}: {one['about']}" for one in manifest["numbers"].values() if one["shown"]]
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
+TASK = BenchmarkTask(
+    KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, lambda _, run: ValueTally(list(run["numbers"])), _table, _legend
+)
 
 
 def run_faithfulness(

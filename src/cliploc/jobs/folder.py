@@ -44,9 +44,9 @@ class RunKind:
     name: str  # its name in the manifest, such as "benchmark"
     article: str  # its name with an article, for errors, such as "a benchmark"
     version: int  # version of the format of its manifest and parts
-    suffix: str  # file extension of its parts
+    suffix: str = ".parquet"  # file extension of its parts
     # keys of the manifest that may differ when a run is resumed: they state where and when, not what
-    free: frozenset[str]
+    free: frozenset[str] = frozenset({"dataset.root", "dataset.problems"})
     manifest: type[Manifest] = Manifest  # the schema of its manifest
 
 

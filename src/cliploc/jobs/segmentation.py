@@ -44,13 +44,7 @@ from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import Protocol, Segmenter
 from cliploc.values import ClassName, Problem
 
-KIND = RunKind(
-    "segmentation",
-    "a segmentation benchmark",
-    1,
-    ".parquet",
-    frozenset({"dataset.root", "dataset.problems"}),
-)
+KIND = RunKind("segmentation", "a segmentation benchmark", 1)
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 16  # pictures that are computed and written together
 NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
@@ -80,9 +74,8 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-def _tallies(manifest: Manifest) -> dict[str, Tally]:
-    names = [one["name"] for one in manifest["dataset"]["classes"]]
-    return {one["id"]: PixelTally(names, one["known_classes"]) for one in manifest["settings"]}
+def _tally(setting: Mapping[str, Any], manifest: Manifest) -> PixelTally:
+    return PixelTally([one["name"] for one in manifest["dataset"]["classes"]], setting["known_classes"])
 
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
@@ -99,7 +92,7 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
+TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tally, _table, _legend)
 
 
 def run_segmentation(
