@@ -256,7 +256,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         inputs = {path for one in found.samples for path in (one.path, *files_of(one))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
         written = [folder / name for name in ("manifest.json", *plan.files)]
-        Inputs(inputs).refuse(written, [folder / "parts", folder / "maps"])
+        Inputs(inputs).refuse(written, [folder / "parts", *([folder / "maps"] if of_boxes else [])])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}
