@@ -23,12 +23,12 @@ from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine, Shard
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
+from cliploc.jobs.notes import failure_reason
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
-from cliploc.jobs.summary import BoxTally, Summary, Tally, summary_columns
+from cliploc.jobs.summary import BoxTally, Summary, summary_columns
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, percent_text, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.localization import Localization
@@ -39,21 +39,10 @@ from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.saliency import find
 from cliploc.values import Dataset, FloatArray, Sample
 
-KIND = RunKind(
-    "benchmark",
-    "a benchmark",
-    2,
-    ".parquet",
-    frozenset({"dataset.root", "dataset.problems", "dataset.reasons"}),
-)
+KIND = RunKind("benchmark", "a benchmark", 2, free=RunKind.free | {"dataset.reasons"})
 FILES = ("summary.json", *REPORT_FILES)  # files that a run writes besides the manifest, the parts and the maps
 TOP = 5  # predictions stored for each picture
 BYTES = 2**21  # of maps that are sent to a judge at once
-
-
-def _tallies(manifest: Manifest) -> dict[str, Tally]:
-    tune = manifest["dataset"]["role"] == "tune"
-    return {one["id"]: BoxTally(one["threshold"], tune) for one in manifest["settings"]}
 
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
@@ -93,7 +82,11 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, summary_columns, _tallies, _table, _legend)
+def _tally(setting: Mapping[str, Any], manifest: Manifest) -> BoxTally:
+    return BoxTally(setting["threshold"], manifest["dataset"]["role"] == "tune")
+
+
+TASK = BenchmarkTask(KIND, FILES, row_schema, summary_columns, _tally, _table, _legend)
 
 
 def run_benchmark(

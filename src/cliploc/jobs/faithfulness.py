@@ -21,8 +21,8 @@ from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.evaluate import read_map
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.notes import failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
@@ -35,13 +35,7 @@ from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, FloatArray, Sample
 
-KIND = RunKind(
-    "faithfulness",
-    "a faithfulness benchmark",
-    1,
-    ".parquet",
-    frozenset({"dataset.root", "dataset.problems"}),
-)
+KIND = RunKind("faithfulness", "a faithfulness benchmark", 1)
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 8  # pictures that are computed and written together: each takes seconds
 BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
@@ -70,10 +64,6 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-def _tallies(manifest: Manifest) -> dict[str, Tally]:
-    return {one["id"]: ValueTally(list(manifest["numbers"])) for one in manifest["settings"]}
-
-
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
     shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
     rows = [("setting", *(number["title"] for number in shown.values()))]
@@ -84,7 +74,9 @@ def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
     return [f"{one['title']}: {one['about']}" for one in manifest["numbers"].values() if one["shown"]]
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
+TASK = BenchmarkTask(
+    KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, lambda _, run: ValueTally(list(run["numbers"])), _table, _legend
+)
 
 
 def run_faithfulness(
@@ -100,13 +92,11 @@ def run_faithfulness(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Measures every setting on a dataset.
+    """Measures every setting on a dataset; see `run_benchmark`.
 
     Args:
         setups: models × prompts, with resize "squash". Their options for boxes are not used.
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
         options: of the protocols; None: as they were published.
-        asked: how the dataset was chosen (limit, seed …), for the manifest.
     """
     options, entries = options or FaithfulnessOptions(), class_entries(dataset)
     axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
@@ -305,7 +295,6 @@ def evaluate_maps(
         maps: folder with `<sample id>.npy` for each picture (ids may hold sub-folders): floats in 0–1 of any size, over
             the whole picture; of the name that `protocol` says.
         protocol: options of the protocols; None: as they were published.
-        reporter: gets each picture that is left out, and the numbers of pictures to do and done.
     """
     maps, protocol = Path(maps), protocol or FaithfulnessOptions()
     if not maps.is_dir():

@@ -44,9 +44,9 @@ class RunKind:
     name: str  # its name in the manifest, such as "benchmark"
     article: str  # its name with an article, for errors, such as "a benchmark"
     version: int  # version of the format of its manifest and parts
-    suffix: str  # file extension of its parts
+    suffix: str = ".parquet"  # file extension of its parts
     # keys of the manifest that may differ when a run is resumed: they state where and when, not what
-    free: frozenset[str]
+    free: frozenset[str] = frozenset({"dataset.root", "dataset.problems"})
     manifest: type[Manifest] = Manifest  # the schema of its manifest
 
 
@@ -276,7 +276,7 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         for key in dict.fromkeys([*old, *new]):
             inner = f"{where}.{key}" if where else key
             if (key in old) != (key in new):
-                later = key not in old and key in OPTIONS and new[key] == _plain_default(key)
+                later = key not in old and key in OPTIONS and new[key] == plain({key: getattr(DEFAULTS, key)})[key]
                 found += [] if later or inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
             else:
                 found += _differences(old[key], new[key], free, inner)
@@ -290,10 +290,6 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
     if old != new:
         return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
     return []
-
-
-def _plain_default(option: str) -> Any:
-    return plain({option: getattr(DEFAULTS, option)})[option]
 
 
 def _short(value: Any) -> str:

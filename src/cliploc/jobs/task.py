@@ -38,7 +38,7 @@ class BenchmarkTask:
     files: Sequence[str]  # names of the files that a run writes besides the manifest and the parts
     schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
     columns: Callable[[], Sequence[str]]  # columns that the numbers need
-    tallies: Callable[[Manifest], dict[str, Tally]]  # makes what counts the rows of each setting of a run
+    tally: Callable[[Mapping[str, Any], Manifest], Tally]  # makes what counts the rows of a setting, by its entry
     table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]]  # a header, then a row for each setting
     legend: Callable[[Mapping[str, Summary], Manifest], list[str]]  # lines that explain the table
 
@@ -101,16 +101,12 @@ def run_task(
     engine: Engine,
     reporter: Reporter,
 ) -> BenchmarkResult:
-    """Runs a task into a folder, or resumes it there.
+    """Runs a task into a folder, or resumes it there; see `run_benchmark`.
 
     Args:
         judge_of: makes the judge of a setup; picklable.
-        out: an empty folder, or the folder of a run with the same settings.
         entries: what the numbers depend on besides dataset and settings, for the manifest.
         folders: names of folders that the run writes besides the task's files.
-        asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
-        reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
-            failed sample, and each note.
     """
     arrow()
     shards = tuple(shards_of(dataset.samples, shard_size))
@@ -172,7 +168,8 @@ def run_task(
 def conclude(out: Path, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all existing parts and writes them into summary.json."""
     manifest = folder.read_manifest(out, task.kind)
-    summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), task.tallies(manifest))
+    tallies = {one["id"]: task.tally(one, manifest) for one in manifest["settings"]}
+    summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), tallies)
     write_json(out / "summary.json", _document(task.kind, summary))
     return summary
 

@@ -31,8 +31,7 @@ Labels = npt.NDArray[np.integer[Any]]
 def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
     """A label map `[H, W]` as a picture whose pixel values are the labels.
 
-    It has the names' colours as its palette, and black for the background; with more than 255 names it is grey, of 16
-    bits.
+    Its palette has the names' colours, and black for the background; with more than 255 names it is grey, of 16 bits.
     """
     if names > MOST:
         return Image.fromarray(labels.astype(np.uint16))
@@ -50,7 +49,7 @@ def label_legend(names: Sequence[str]) -> dict[str, Any]:
 
 
 def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a segmentation, from its label map `[H, W]`."""
+    """One entry of "pictures" in the document of a segmentation; with masks as COCO's compressed run lengths."""
     counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
     entries = []
     for value, name in enumerate(names):

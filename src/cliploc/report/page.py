@@ -56,7 +56,7 @@ def write_page(
     title: str,
     items: Sequence[PageItem],
     settings: Mapping[str, Any],
-    hint: str = "",
+    hint: str = "",  # a line below the settings, such as the command that uses another model
 ) -> None:
     """Writes a page that shows the results beside the truth.
 
