@@ -9,6 +9,7 @@ show, and the 20 others stand for the names that nobody asks.
 
     python tools/second_look_study.py --cache /tmp/looks          # prints it
     python tools/second_look_study.py --cache /tmp/looks --write  # and writes src/cliploc/calibrations.json
+    python tools/second_look_study.py --cache /tmp/looks --report # of the package's, on pictures that only report
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from cliploc import prompts
-from cliploc.calibration import Calibration, reliability
+from cliploc.calibration import Calibration, own_calibration, reliability
 from cliploc.jobs.calibrate import Asked, Examples, examples_of, fit
 from cliploc.localizer import Localizer
 
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../shared/data"
 OUT = ROOT / "src/cliploc/calibrations.json"
 MODELS = ("mini", "mini-vit")
+REPORTED = ("coco_dev", "ilsvrc_val_report")
 SETS = {"coco_tune": 1.0, "ilsvrc_val_dev": 2.0, "tuning": 2.0}  # set → how much a name that is there counts
 OTHERS = 20
 FOLDS = 8
@@ -106,11 +108,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--report", action="store_true")
     parser.add_argument("--only", nargs=2, metavar=("MODEL", "SET"), help="only makes the examples of one set")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     if given.only:
         examples(*given.only, given.cache)
+        return
+    if given.report:
+        for model in MODELS:
+            for name in REPORTED:
+                pictures = examples(model, name, given.cache)
+                print(f"## {model}, {name}: {len(pictures)} pictures\n")
+                report(pictures, [own_calibration(model)] * len(pictures))
         return
     parts = {(model, name): examples(model, name, given.cache) for model in MODELS for name in SETS}
     for model in MODELS:
