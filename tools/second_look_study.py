@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from cliploc import prompts
-from cliploc.calibration import Calibration, own_calibration, reliability
+from cliploc.calibration import OF_BOX, Calibration, own_calibration, reliability
+from cliploc.config import FOUND
 from cliploc.jobs.calibrate import Asked, Examples, examples_of, fit
 from cliploc.localizer import Localizer
 
@@ -38,6 +39,7 @@ MODELS = ("mini", "mini-vit")
 REPORTED = ("coco_dev", "ilsvrc_val_report")
 SETS = {"coco_tune": 1.0, "ilsvrc_val_dev": 2.0, "tuning": 2.0}  # set → how much a name that is there counts
 OTHERS = 20
+FIT = OF_BOX.index("fit")
 FOLDS = 8
 Parts = dict[tuple[str, str], list[Examples]]  # model, set → the examples of each picture
 
@@ -145,7 +147,8 @@ def report(pictures: Sequence[Examples], by: Sequence[Calibration]) -> None:
     right = np.concatenate([c.right(p.of_boxes) for p, c in zip(pictures, by, strict=True)])
     there = np.concatenate([c.there(p.of_names) for p, c in zip(pictures, by, strict=True)])
     true_boxes = every.box_there
-    print(f"boxes: {len(right)}, right {every.right.sum()}; AP {average_precision(right, every.right):.3f}, ", end="")
+    print(f"boxes: {len(right)}, right {every.right.sum()}; AP {average_precision(right, every.right):.3f} ", end="")
+    print(f"(by the maps' scores {average_precision(every.of_boxes[:, FIT], every.right):.3f}), ", end="")
     print(
         f"ECE {reliability(right, every.right):.3f}; of true names alone: mean {right[true_boxes].mean():.3f}, ", end=""
     )
@@ -156,7 +159,7 @@ def report(pictures: Sequence[Examples], by: Sequence[Calibration]) -> None:
     print(f"names: {len(every.all_there)} asked, {asked} there, looked at {every.there.sum()} of these", end="")
     print(f" and {(~every.there).sum()} others; AP {average_precision(there, every.there):.3f}, ", end="")
     print(f"ECE {reliability(there, every.there):.3f}")
-    for least in (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
+    for least in (0.15, 0.2, 0.25, 0.3, FOUND, 0.35, 0.4, 0.5):
         found = there >= least
         hits = (found & every.there).sum()
         print(

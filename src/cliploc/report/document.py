@@ -134,7 +134,7 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
         "rank": None if result.ranks is None else int(result.ranks[index]),
         "probability": None if result.probabilities is None else _number(result.probabilities[index], 4),
         "boxes": _boxes(boxes, index),
-        **({} if result.judged is None else {"unsure_boxes": _boxes(result.unsure, index)}),
+        "unsure_boxes": _boxes(result.unsure, index),
     }
 
 
