@@ -53,7 +53,7 @@ def test_iou_is_that_of_the_best_box_with_the_true_box_it_overlaps_most(rows):
 
 def test_what_is_wrong_is_marked_by_more_than_colour(rows):
     for _, _, found, _, _, overlap in rows:
-        right = found.startswith("yes") == (overlap != "absent")
+        right = found == "unsure" or found.startswith("yes") == (overlap != "absent")
         assert found.endswith("✗") != right
         if overlap != "absent":
             value, failed = float(overlap.split()[0]), overlap.endswith(" ✗")
@@ -74,7 +74,9 @@ def test_the_summary_is_that_of_the_rows(demo, rows):
     assert float(mean) == pytest.approx(sum(overlaps) / len(overlaps), abs=0.011)
     assert int(total) == len(overlaps)
     assert int(good) == sum("✗" not in row[5] for row in rows if row[5] != "absent")
-    assert line.endswith(f"absent names wrongly found: {alarms} of {len(absent)}")
+    unsure = sum(row[2] == "unsure" for row in rows)
+    said = f"absent names wrongly found: {alarms} of {len(absent)}; {unsure} of {len(rows)} names are unsure"
+    assert line.endswith(said)
     assert IOU_RULE in demo[0].out
     assert "OpenAI's CLIP" in demo[0].out.splitlines()[-1]
 

@@ -92,13 +92,13 @@ def test_the_best_of_a_name_is_taken_feature_by_feature_and_of_ranks_the_least()
 FIT = OF_BOX.index("fit")
 
 
-def look(rivals, there=(2.0, 0.0, 0.0), competes=(True, True, True)):
+def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True)):
     """A second look whose chances are known: of a box that of its map, of a name what is given."""
     weights = np.eye(len(OF_BOX))
     calibration = Calibration(
         right=Logistic(0.0, tuple(weights[FIT])),
-        there=Logistic(0.0, tuple(weights[0])),
-        first=Logistic(0.0, (1.0, 0.0)),
+        there=Logistic(-5.0, tuple(weights[0])),
+        first=Logistic(-5.0, (1.0, 0.0)),
         models=(),
         about="",
     )
@@ -116,8 +116,8 @@ def boxes_of(*scored):
 
 SCORED = boxes_of((0, 0.3), (0, 0.9), (1, 0.6), (1, 0.1))
 REASONS = (None, None, "absent")
-# A presence of 0.88 for "a"; for "b" one of 0.12, or 0.0003.
-FOUND_AND_UNSURE, FOUND_AND_RULED_OUT = (2.0, -2.0, -9.0), (2.0, -8.0, -9.0)
+# A presence of 0.88 for "a"; for "b" one of 0.12, or one of 0.05 and too near its rivals to be looked at again.
+FOUND_AND_UNSURE, FOUND_AND_RULED_OUT = (7.0, 3.0, -4.0), (7.0, 2.0, -4.0)
 
 
 def test_a_name_is_found_unsure_or_ruled_out_by_its_chance(rivals):
@@ -128,7 +128,7 @@ def test_a_name_is_found_unsure_or_ruled_out_by_its_chance(rivals):
     np.testing.assert_allclose(judged.unsure.score, [0.6], atol=1e-5)  # without what no setting would keep
     assert len(judged.candidates) == len(judged.fit) == 4
     gone = look(rivals, FOUND_AND_RULED_OUT).judge(SCORED, REASONS, BoxRule(), 0.5)
-    assert gone.reasons[1] == "not in the picture: presence 0.00 is below 0.5"
+    assert gone.reasons[1] == "not in the picture: presence 0.05 is below 0.5"
     assert gone.unsure.label.tolist() == []
     everything = look(rivals, FOUND_AND_RULED_OUT).judge(SCORED, REASONS, BoxRule(), 0.0)
     assert everything.boxes.label.tolist() == [0, 0, 1, 1]

@@ -120,7 +120,7 @@ def counting(source):
 
 def ask(source, photo, names, **options):
     backbone, asked = counting(source)
-    localizer = Localizer(model=backbone, min_presence=0, **options)  # above 0 a bank of names is embedded too
+    localizer = Localizer(model=backbone, min_presence=0, second_look=False, **options)  # else a bank too
     found = localizer(photo, names)
     return found.scores, asked
 

@@ -68,6 +68,10 @@ class Calibration:
     models: tuple[str, ...]
     about: str
 
+    def passes(self, of_names: Floats, min_presence: float) -> npt.NDArray[np.bool_]:
+        """`[P]`, which names are looked at again, from what the first look says of them."""
+        return (of_names[:, 0] >= FIRST_LOOK) | (self.first(of_names) >= min_presence)
+
     def document(self) -> dict[str, Any]:
         """As it is written, and part of a run's identity."""
         return {"kind": KIND, "version": 1, **asdict(self)}

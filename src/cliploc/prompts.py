@@ -139,21 +139,15 @@ class ImageNetClass:
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """ImageNet's 1,000 classes in the order of their labels.
 
-    Names are the ones OpenAI chose for zero-shot classification (Radford 2021), read from open_clip. Two of them,
-    "missile" and "sunglasses", occur twice there; these four classes have WordNet's first words here ("missile",
-    "projectile", "sunglass", "sunglasses"), so that every name means one class.
+    Names are the ones OpenAI chose for zero-shot classification (Radford 2021). Two of them, "missile" and
+    "sunglasses", occur twice there; these four classes have WordNet's first words here ("missile", "projectile",
+    "sunglass", "sunglasses"), so that every name means one class.
     """
-    from open_clip import IMAGENET_CLASSNAMES
-
     table = (resources.files("cliploc") / "prompt_data" / "imagenet.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(table.splitlines()))
-    times = Counter(IMAGENET_CLASSNAMES)
     classes = []
-    for row, chosen in zip(rows, IMAGENET_CLASSNAMES, strict=True):
-        words = row["words"].split(", ")
-        name = words[0] if times[chosen] > 1 else chosen
-        synonyms = tuple(word for word in words if word.casefold() != name.casefold())
-        classes.append(ImageNetClass(row["wnid"], name, synonyms))
+    for row in csv.DictReader(table.splitlines()):
+        others = tuple(word for word in row["words"].split(", ") if word.casefold() != row["name"].casefold())
+        classes.append(ImageNetClass(row["wnid"], row["name"], others))
     return tuple(classes)
 
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from cliploc import prompts
-from cliploc.calibration import FIRST_LOOK, Calibration, Floats
+from cliploc.calibration import Calibration, Floats
 from cliploc.localization import PresenceRule, absence
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
@@ -268,8 +268,8 @@ def weigh(
         rule = "calibrated" if backbone.name in calibration.models else "bank"
         chances = [calibration.first(of_names) for of_names, _ in looks]
         presence = torch.from_numpy(np.stack(chances)).to(scores)
-        seen_well = np.stack([of_names[:, 0] >= FIRST_LOOK for of_names, _ in looks])
-        passes = torch.from_numpy(seen_well).to(scores.device) | (presence >= min_presence)
+        seen = np.stack([calibration.passes(of_names, min_presence) for of_names, _ in looks])
+        passes = torch.from_numpy(seen).to(scores.device)
     elif presence is not None:
         rule = "calibrated"
         presence = torch.stack(

@@ -119,8 +119,10 @@ class SecondLook:
         chance = np.where(self.competes[boxes.label], self.calibration.right(features), boxes.score)
         presence = self.calibration.first(self.of_names)
         labels, best = best_of_names(features, boxes.label)
-        presence[labels] = self.calibration.there(best)
+        passes = self.calibration.passes(self.of_names, min_presence)
+        presence[labels] = np.where(passes[labels], self.calibration.there(best), presence[labels])
         presence[~self.competes] = 1.0
+        doubted = passes & (presence >= UNSURE)
         order = np.lexsort((-chance, boxes.label))  # a stable sort
         fit, every = boxes.score[order], replace(boxes.where(order), score=chance[order].astype(np.float32))
         kept = np.ones(len(every), bool)
@@ -132,11 +134,11 @@ class SecondLook:
         for p in labels.tolist():
             if presence[p] < min_presence:
                 why = absence(float(presence[p]), min_presence)
-                said[p] = why if presence[p] < UNSURE else why.removeprefix("not in the picture: ")
+                said[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
             elif p not in every.label[high]:
                 said[p] = f"no box scores {rule.min_score:g} or more"
         found = np.array([reason is None for reason in said], bool)
-        doubtful = (~found & (presence >= UNSURE))[every.label] & kept & high_enough(every.score, every.label, "auto")
+        doubtful = (~found & doubted)[every.label] & kept & high_enough(every.score, every.label, "auto")
         return Judged(
             every.where(found[every.label] & high),
             every.where(doubtful),
