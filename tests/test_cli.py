@@ -80,6 +80,7 @@ REFUSED = [
     (["doctor", "--model", "minni"], "unknown model 'minni'"),
     (["models", "minni", "--download"], "unknown model 'minni': did you mean mini"),
     (["models", "minni"], "unknown model 'minni': did you mean mini"),
+    (["localize", CAT, "-p", "cat", "--refine", "guided,"], "unknown refinement ''"),
     (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "unknown refinement 'guide': did you mean guided"),
     (["annotate", "photos", "--labels", "x", "--out", "y", "--refine", "cca"], "unknown refinement 'cca'"),
     (["label-studio", "--refine", "cca"], "unknown refinement 'cca': did you mean caa"),
@@ -165,7 +166,7 @@ def test_the_document_explains_every_option():
     document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
     for command in (
         *("localize", "compare", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "review"),
-        *("benchmark", "segment"),
+        *("benchmark", "evaluate", "segment"),
     ):
         for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
             assert f"{option}" in document, (command, option)
@@ -233,14 +234,9 @@ def test_every_refinement_is_listed():
 
 
 def test_a_refinement_that_does_not_fit_is_one_line():
-    for text, said in (
-        ("gide", "did you mean guided"),
-        ("caa", "caa does not work on mini"),
-        ("guided,", "unknown refinement"),
-    ):
-        result = cliploc_("localize", CAT, "-p", "cat", "--refine", text)
-        assert (result.code, result.err.count("\n")) == (2, 1)
-        assert said in result.err
+    result = cliploc_("localize", CAT, "-p", "cat", "--refine", "caa")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "caa does not work on mini" in result.err
 
 
 def test_every_model_is_listed_with_what_is_known_of_it():
@@ -410,9 +406,6 @@ def test_several_methods_are_one(tmp_path):
     assert settings["ensemble"] == "rank"
     assert settings["method_options"] == {"layer_cam.stages": [-1, -2]}
     assert settings["threshold"] == (methods.get("cam").threshold + methods.get("layer_cam").threshold) / 2
-    result = cliploc_("localize", CAT, "-p", "cat", "--method", "cam+layercam")
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "did you mean layer_cam" in result.err
 
 
 @pytest.mark.parametrize("command", ["localize", "annotate", "demo"])

@@ -19,15 +19,13 @@ import torch
 from PIL import Image
 
 import cliploc
-from cliploc import backbones, rle
+from cliploc import rle
 from cliploc.boxes import boxes_from_maps, share_of_peak
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame, iou_matrix
-from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.annotator import AnnotateWorker, AnnotatorSettings, BoxFilter
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.folder import DiskFullError
@@ -37,18 +35,14 @@ from cliploc.localizer import Localizer
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import Reporter
 from cliploc.values import Boxes
 from tests.commands import PHOTOS, begun, cliploc_, create_once
 
+pytestmark = pytest.mark.usefixtures("one_model")
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
 # The fast recipe sees a picture once, the default ten times. Nothing here depends on it; one command has the default.
 OPTIONS = {"batch_size": 2, "device": "cpu", "shard": 2, "recipe": "fast"}
-
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create_once)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +64,10 @@ def folder(tmp_path_factory):
     return root
 
 
-def made_once(folder: Path, out: Path, **more: object) -> AnnotateResult:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
-        return annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS, **more)
-
-
 @pytest.fixture(scope="module")
 def plain(folder, tmp_path_factory):
     """A run that nothing happened to."""
-    return made_once(folder, tmp_path_factory.mktemp("plain"))
+    return annotate(folder, LABELS, tmp_path_factory.mktemp("plain"), formats=["coco", "csv"], **OPTIONS)
 
 
 def parts(out: Path) -> dict[str, bytes]:
@@ -411,39 +399,10 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
         annotate(folder, ["cat|kitten", "dog @0.9", "bee @0.6", "teapot"], plain.out, **OPTIONS)
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 2])
-def test_a_stopped_run_goes_on_and_gives_the_same_bytes(folder, plain, tmp_path, stop_after):
-    def stopping(shards, make_worker, on_part, reporter=SILENT):
-        done = []
-
-        def keep(part):
-            if len(done) == stop_after:
-                token = json.loads((tmp_path / "manifest.json").read_text())["token"]
-                (tmp_path / f"parts/.cliploc-{token}-{0:016x}.tmp").write_bytes(b'{"picture": "half')
-                raise KeyboardInterrupt
-            on_part(part)
-            done.append(part)
-
-        local.run(shards, make_worker, keep, reporter)
-
-    with pytest.raises(KeyboardInterrupt):
-        annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], engine=stopping, **OPTIONS)
-    assert len(parts(tmp_path)) == stop_after
-    result = annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
-    assert result.computed == 5 - 2 * stop_after
-    assert parts(tmp_path) == parts(plain.out)
-    assert not list((tmp_path / "parts").glob(".*"))
-    same_files(tmp_path, plain.out)
-
-
-def test_a_damaged_part_is_done_anew_new_pictures_and_mended_ones_join(folder, plain, tmp_path):
+def test_new_pictures_and_mended_ones_join(folder, plain, tmp_path):
     root, out = tmp_path / "pictures", tmp_path / "out"
     shutil.copytree(folder, root)
     shutil.copytree(plain.out, out)
-    whole = out / "parts/00001.jsonl"
-    whole.write_bytes(whole.read_bytes()[:-20])
-    assert annotate(root, LABELS, out, **OPTIONS).computed == 2
-    assert parts(out) == parts(plain.out)
     shutil.copy(root / "cat.png", root / "a new one.png")
     result = annotate(root, LABELS, out, **OPTIONS)
     assert (result.computed, result.pictures) == (1, 6)
@@ -700,13 +659,10 @@ def test_the_command(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--format", "xml"), "unknown export 'xml': there are coco, csv, cvat, labelstudio, voc, yolo"),
         (("--groups", "join"), "expected groups to be one of keep, split, drop, got 'join'"),
         (("--min-score", "2"), "expected --min-score from 0 to 1, or auto, got 2.0"),
         (("--nms-across", "0"), "expected nms_across above 0"),
         (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
-        (("--method", "gem"), "gem does not work on mini"),
-        (("--engine", "slurm"), "expected --engine to be one of local, ray, got 'slurm'"),
         (("--review", "-1"), "expected --review from 0 to 100000"),
         (("--edit", "--json"), "expected --json or --edit, got both"),
     ],
@@ -804,7 +760,8 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
 
 @pytest.fixture(scope="module")
 def masked(folder, tmp_path_factory):
-    return made_once(folder, tmp_path_factory.mktemp("masked"), masks=True)
+    out = tmp_path_factory.mktemp("masked")
+    return annotate(folder, LABELS, out, formats=["coco", "csv"], masks=True, **OPTIONS)
 
 
 def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):
@@ -849,15 +806,3 @@ def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
     with pytest.raises(UsageError, match="expected at most 254 names for masks"):
         annotate(folder, many, tmp_path, formats=["voc"], masks=True, **OPTIONS)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_stopped_run_with_masks_goes_on_to_the_same_bytes(folder, masked, tmp_path):
-    def stopping(shards, settings, keep, reporter):
-        local.run(shards[:1], settings, keep, reporter)
-        raise KeyboardInterrupt
-
-    arguments = {"formats": ["coco"], "masks": True, "polygons": True, **OPTIONS}
-    with pytest.raises(KeyboardInterrupt):
-        annotate(folder, LABELS, tmp_path, engine=stopping, **arguments)
-    annotate(folder, LABELS, tmp_path, **arguments)
-    assert parts(tmp_path) == parts(masked.out)

@@ -124,39 +124,6 @@ def test_runs_that_add_up_to_the_picture_only_in_64_bits_are_no_mask():
         correction_masks.of_cvat(of_rectangle, correction_masks.Canvas((8, 10)))
 
 
-def brushed(packed: object) -> dict[str, object]:
-    return {"type": "brushlabels", "value": {"rle": packed, "brushlabels": ["cat"]}}
-
-
-@pytest.mark.parametrize(
-    ("shape", "said"),
-    [
-        (
-            brushed([0, 1, 2]),
-            "its boxes cannot be read as Label Studio's (a brush that ends too early): export the set again",
-        ),
-        (brushed([300]), "its boxes cannot be read as Label Studio's ("),
-        (brushed(brush(rle.runs(np.ones(9, bool)))), "another size"),
-        (brushed(brush(rle.runs(np.zeros(2_400, bool)))), "is empty"),
-        (brushed(3_000_000_000), "a brush that is not a list of numbers"),
-        (brushed([*(3_000_000_000).to_bytes(4, "big"), 58, 27, 119, 255]), "another size"),
-        (brushed([*(9_600).to_bytes(4, "big"), *[0] * 40_000]), "data after its end"),
-        (
-            {"type": "polygonlabels", "value": {"points": [[0, 0], [9, 9]], "polygonlabels": ["cat"]}},
-            "fewer than three",
-        ),
-        ({"type": "ellipselabels", "value": {"ellipselabels": ["cat"]}}, "is ellipselabels, not a box"),
-    ],
-)
-def test_a_mask_that_cannot_be_read_is_named(shape, said, tmp_path):
-    path = tmp_path / "tasks.json"
-    path.write_text(json.dumps([{"data": {"image": "a.jpg"}, "annotations": [{"result": [shape]}]}]))
-    with little_memory(2_000_000):
-        read = read_corrections(path, SIZES, LABELS, masks=True)
-    assert read.pictures == {}
-    assert said in read.problems["a.jpg"]
-
-
 RING = [10, 10, 50, 12, 48, 60, 12, 55]  # x, y of four corners
 ROUND = np.array(RING, float).reshape(-1, 2) / [600, 500]
 
@@ -371,52 +338,67 @@ def test_a_stem_with_a_dot_is_not_the_picture_of_the_part_before_it(tmp_path):
     assert (sorted(read.pictures), read.problems) == (["b.jpg", "clip.mp4#000120.jpg", "photo.1.jpg"], {})
 
 
-def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_synonym(tmp_path):
-    boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in ("Kitten", "CAT", "dog")]
-    read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, LABELS)
-    assert read.pictures["a.jpg"].labels == [0, 0, 2]
-
-
-def test_labels_may_differ_in_capital_letters_only(tmp_path):
-    boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in ("Apple", "apple", "APPLE", "pet", "Pet")]
-    labels = [["Apple"], ["apple"], ["dog", "Pet"], ["cat", "pet", "Apple"]]
-    read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, labels)
-    assert read.pictures["a.jpg"].labels == [0, 1, 1, 3, 2]
-
-
 @pytest.mark.parametrize(
-    ("name", "boxes", "said"),
+    ("written_labels", "labels", "meant"),
     [
-        ("a.jpg", [rectangle("bird", [1, 1, 9, 9], (60, 40))], "'bird' is not a label of this run"),
-        ("a.jpg", [rectangle("cat", [70, 1, 90, 9], (60, 40))], "a box of 'cat' is empty, or lies outside"),
-        ("a.jpg", [rectangle("cat", [1, 1, 1.004, 9], (60, 40))], "a box of 'cat' is empty, or lies outside"),
-        ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30)], "a rotated rectangle, not a box"),
-        ("a.jpg", [{"type": "brushlabels", "value": {}}], "a shape in it is brushlabels, not a box"),
-        ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (40, 60))], "it is 40×60 in the set, but was annotated at 60×40"),
-        (
-            "a.jpg",
-            [{"type": "rectanglelabels", "value": {}}],
-            "its boxes cannot be read as Label Studio's (rectanglelabels is missing): export the set again",
-        ),
-        (
-            "a.jpg",
-            [{"type": "rectanglelabels", "value": None}],
-            "its boxes cannot be read as Label Studio's (a value has the wrong form): export the set again",
-        ),
-        (
-            "a.jpg",
-            [{"type": "rectanglelabels", "value": {"rectanglelabels": ["cat", "dog"]}}],
-            "a shape in it has 2 labels, not one",
-        ),
-        ("x/none.jpg", [], "no picture of this run has this name"),
+        (("Kitten", "CAT", "dog"), LABELS, [0, 0, 2]),  # a label goes before a synonym
+        (("Apple", "apple", "APPLE", "pet", "Pet"), (["Apple"], ["apple"], ["dog", "Pet"], ["cat", "pet", "Apple"]),
+         [0, 1, 1, 3, 2]),  # labels may differ in capital letters only
     ],
-)
-def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(name, boxes, said, tmp_path):
-    tasks = [task(name, boxes), task("sub/a.jpg", of("sub/a.jpg"))]
-    read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
+)  # fmt: skip
+def test_a_label_may_be_a_synonym_in_other_letters(written_labels, labels, meant, tmp_path):
+    boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in written_labels]
+    read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, labels)
+    assert read.pictures["a.jpg"].labels == meant
+
+
+def drawn(kind: str, **value: object) -> dict[str, object]:
+    """A shape of another kind, of a cat."""
+    return {"type": kind, "value": {kind: ["cat"], **value}}
+
+
+def brushed(packed: object) -> dict[str, object]:
+    return drawn("brushlabels", rle=packed)
+
+
+NOT_TAKEN = [
+    (rectangle("bird", [1, 1, 9, 9], (60, 40)), "'bird' is not a label of this run"),
+    (rectangle("cat", [70, 1, 90, 9], (60, 40)), "a box of 'cat' is empty, or lies outside"),
+    (rectangle("cat", [1, 1, 1.004, 9], (60, 40)), "a box of 'cat' is empty, or lies outside"),
+    (rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30), "a rotated rectangle, not a box"),
+    (rectangle("cat", [1, 1, 9, 9], (40, 60)), "it is 40×60 in the set, but was annotated at 60×40"),
+    ({"type": "rectanglelabels", "value": {}}, "(rectanglelabels is missing): export the set again"),
+    ({"type": "rectanglelabels", "value": None}, "(a value has the wrong form): export the set again"),
+    (drawn("rectanglelabels", rectanglelabels=["cat", "dog"]), "a shape in it has 2 labels, not one"),
+    (brushed([0, 1, 2]), "cannot be read as Label Studio's (a brush that ends too early): export the set again"),
+    (brushed([300]), "its boxes cannot be read as Label Studio's ("),
+    (brushed(brush(rle.runs(np.ones(9, bool)))), "another size"),
+    (brushed(brush(rle.runs(np.zeros(2_400, bool)))), "is empty"),
+    (brushed(3_000_000_000), "a brush that is not a list of numbers"),
+    (brushed([*(3_000_000_000).to_bytes(4, "big"), 58, 27, 119, 255]), "another size"),
+    (brushed([*(9_600).to_bytes(4, "big"), *[0] * 40_000]), "data after its end"),
+    (drawn("polygonlabels", points=[[0, 0], [9, 9]]), "fewer than three"),
+    (drawn("ellipselabels"), "is ellipselabels, not a box"),
+]
+
+
+@pytest.mark.parametrize(("shape", "said"), NOT_TAKEN)
+def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(shape, said, tmp_path):
+    path = written([task("a.jpg", [shape]), task("sub/a.jpg", of("sub/a.jpg"))], tmp_path / "tasks.json")
+    with little_memory(2_000_000):
+        read = read_corrections(path, SIZES, LABELS, masks=shape["type"] != "rectanglelabels")
     assert list(read.pictures) == ["sub/a.jpg"]
-    assert list(read.problems) == [name]
-    assert said in read.problems[name]
+    assert list(read.problems) == ["a.jpg"]
+    assert said in read.problems["a.jpg"]
+
+
+def test_a_shape_of_no_run_with_masks_and_a_name_of_no_picture_are_named(tmp_path):
+    path = written([task("a.jpg", [drawn("brushlabels")]), task("x/none.jpg", [])], tmp_path / "tasks.json")
+    read = read_corrections(path, SIZES, LABELS)
+    assert read.problems == {
+        "a.jpg": "a shape in it is brushlabels, not a box",
+        "x/none.jpg": "no picture of this run has this name",
+    }
 
 
 @pytest.mark.parametrize(
@@ -462,24 +444,35 @@ def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_p
     assert "Is a directory" in read.problems["sub/b c"]
 
 
+ALIASES = "a: &a [x]\nnames: [*a, *a]\n"
+ENTITY = '<!DOCTYPE a [<!ENTITY e "x">]><annotations><image name="&e;"/></annotations>'
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
         ("a.json", "{", "cannot be read"),
         ("a.json", '{"a": 1}', "has other content"),
         ("a.json", '{"images": [{}], "annotations": [], "categories": []}', "cannot be read"),
+        ("a.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}', "several of its images"),
         ("a.xml", "<a/>", "the XML is <a>, not CVAT's"),
         ("a.xml", '<annotations><track label="cat"></track></annotations>', "it has no <image>"),
-        ("a.xml", '<!DOCTYPE a [<!ENTITY b "b">]><annotations>&b;</annotations>', "it defines entities"),
+        ("a.xml", ENTITY, "it defines entities"),
+        ("a.xml", f'<?xml version="1.0" encoding="utf-16"?>{ENTITY}'.encode("utf-16"), "it defines entities"),
         ("folder/a.txt", "", "it has no data.yaml, no classes.txt and no XML"),
         ("folder/data.yaml", "names: [cat]", "it has no text files in labels/"),
+        ("folder/data.yaml", ALIASES, "aliases"),
+        ("folder/data.yaml", "names: " + "[" * 50_000, "maximum nesting depth|nested more than 20 deep"),
+        ("folder/data.yaml", "names: " + "[" * 30 + "]" * 30, "nested more than 20 deep"),
+        ("folder/data.yaml", "names: [cat\n\t- :", "is not YAML"),
         ("folder/a.xml", "<a/>", "it has no VOC annotation"),
     ],
 )
 def test_files_that_are_no_corrected_set(file, content, said, tmp_path):
+    """Also small ones that mean endless ones."""
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=said):
         read_corrections(path if "/" not in file else path.parent, SIZES, LABELS)
     with pytest.raises(UsageError, match="no such file"):
@@ -546,30 +539,6 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     few = drafted(apart[:9] + wrong, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
     assert score_drafts([few], 1)[0].document()["suggested"] is None
     assert score_drafts([], 1)[0].document()["precision"] is None
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("c.xml", '<!DOCTYPE a [<!ENTITY e "x">]><annotations><image name="&e;"/></annotations>', "defines entities"),
-        ("data.yaml", "a: &a [x]\nnames: [*a, *a]\n", "aliases"),
-        ("data.yaml", "names: " + "[" * 50_000, "maximum nesting depth|nested more than 20 deep"),
-        ("data.yaml", "names: " + "[" * 30 + "]" * 30, "nested more than 20 deep"),
-        ("data.yaml", "names: [cat\n\t- :", "is not YAML"),
-        ("c.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}', "several of its images"),
-    ],
-)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_small_files_that_mean_endless_ones_are_refused(name, content, said, encoding, tmp_path):
-    if encoding == "utf-16":
-        if not name.endswith("xml"):
-            pytest.skip("no encoding of this format")
-        content = f'<?xml version="1.0" encoding="utf-16"?>{content}'
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
-    (tmp_path / name).write_text(content, encoding=encoding)
-    with pytest.raises(UsageError, match=said):
-        read_corrections(tmp_path / name, SIZES, LABELS)
 
 
 VOC = (

@@ -78,7 +78,6 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
 @pytest.fixture
 def no_report(monkeypatch):
     """Commands draw no figures: they take longer than the pictures."""
-    monkeypatch.setattr("cliploc.report.faithfulness.write_faithfulness_report", lambda folder: None)
     monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
 
 
@@ -102,34 +101,6 @@ def test_a_report_of_a_damaged_folder_says_what_is_wrong(done, tmp_path, file, c
     assert outcome.code == 2
     assert said in outcome.err
     assert "run the benchmark again" in outcome.err
-
-
-@pytest.mark.usefixtures("no_report")
-def test_a_replaced_picture_and_a_lost_part_are_computed_again(root, tmp_path):
-    """The rest is kept, and the numbers are those of a run from the start."""
-    out, words = tmp_path / "out", (*RUN, "--no-baselines", "--root")
-    assert cliploc_(*words, root, "--out", out).code == 0
-    before = (out / "summary.json").read_bytes()
-    for path in (out / "parts").iterdir():
-        if path.name.startswith("00000.parquet"):
-            path.unlink()
-    outcome = cliploc_(*words, root, "--out", out)
-    assert outcome.code == 0
-    assert (out / "summary.json").read_bytes() == before
-    refused = cliploc_(*words, root, "--out", out, "--baseline", "mean")
-    assert refused.code == 2
-    assert "baseline" in refused.err
-
-
-@pytest.mark.usefixtures("no_report")
-def test_a_broken_picture_is_in_no_number(tmp_path):
-    root = wsol_folder(tmp_path / "wsol", 3)
-    (root / "val/001.jpg").write_bytes(b"no picture")
-    outcome = cliploc_(*RUN, "--root", root, "--out", tmp_path / "out", "--no-baselines")
-    assert outcome.code == 1
-    assert "val/001.jpg" in outcome.err
-    one = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
-    assert (one["images"], one["evaluated"], len(one["failed"])) in [(3, 2, 1), (2, 2, 0)]
 
 
 @pytest.mark.usefixtures("no_report")
@@ -169,55 +140,6 @@ def test_a_model_of_any_kind_measures_maps(root, tmp_path, model):
     measured = cliploc_("evaluate", "--task", "faithfulness", *asked)
     assert measured.code == 0, measured.err
     assert f"4 of 4 pictures measured by {model}" in measured.err
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--metric", "deletoin"), "deletion"),
-        (("--threshold", "0.5"), "--threshold is not an option of --task faithfulness: leave it out"),
-        (("--resize", "crop"), "--resize is not an option of --task faithfulness: leave it out"),
-        (("--steps", "1"), "expected --steps, a whole number from 2 to 50,176, got 1"),
-        (("--window", "224"), "--window is an option of --task segmentation: add it"),
-    ],
-)
-def test_what_is_refused(root, tmp_path, words, said):
-    outcome = cliploc_(*RUN, "--root", root, "--out", tmp_path / "out", *words)
-    assert outcome.code == 2
-    assert said in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--metadata", "x", "--steps", "3"), "--steps is an option of --task faithfulness: add it"),
-        (("--metadata", "x", "--metric", "deletion"), "--metric is an option of --task faithfulness: add it"),
-        ((), "expected --metadata, a folder"),
-        (("--task", "faithfulness"), "expected --root, the dataset's folder"),
-        (("--task", "faithfulness", "--root", "x", "--metric", "adcc"), "adcc needs the method that made the maps"),
-        (
-            ("--task", "faithfulness", "--root", "x", "--threshold", "1"),
-            "--threshold is not an option of --task faithfulness",
-        ),
-        (
-            ("--task", "faithfulness", "--root", "x", "--convention", "exact"),
-            "--convention is not an option of --task faithfulness",
-        ),
-        (
-            ("--task", "faithfulness", "--root", "x", "--workers", "2"),
-            "--workers is not an option of --task faithfulness",
-        ),
-    ],
-)
-def test_what_evaluate_refuses(tmp_path, words, said):
-    outcome = cliploc_("evaluate", "--maps", tmp_path, *words)
-    assert outcome.code == 2
-    assert said in outcome.err
-
-
-def test_options_of_faithfulness_are_of_no_other_task(root, tmp_path):
-    outcome = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", tmp_path / "o", "--steps", "3")
-    assert "--steps is an option of --task faithfulness: add it" in outcome.err
 
 
 def test_the_workers_settings_travel_to_other_machines():

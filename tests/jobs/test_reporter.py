@@ -16,7 +16,7 @@ from rich.console import Console
 
 pytest.importorskip("pyarrow")
 
-from cliploc import Reporter, annotate, backbones
+from cliploc import Reporter, annotate
 from cliploc._terminal import Terminal
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
@@ -25,15 +25,11 @@ from cliploc.jobs.benchmark import run_benchmark
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.metrics import Bootstrap
-from tests.commands import CAT, create_once
+from tests.commands import CAT
 from tests.jobs.samples import wsol_folder
 
+pytestmark = pytest.mark.usefixtures("one_model")
 OPTIONS = {"device": "cpu", "batch_size": 2}
-
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "create", create_once)
 
 
 class Told(list[tuple[Any, ...]]):

@@ -14,22 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc import backbones
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import videos
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.picture_files import PictureFile, find_pictures
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.videos import Every, all_frames, frames_of
-from tests.commands import cliploc_, create_once
+from tests.commands import cliploc_
 
 av = pytest.importorskip("av")
+pytestmark = pytest.mark.usefixtures("one_model")
 OPTIONS = {"method": "cam", "min_presence": 0, "min_score": 0, "device": "cpu", "batch_size": 4}
-
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create_once)
 
 
 def clip(path: Path, frames: int = 25, cut: int = 13, rate: int = 10, turned: bool = False) -> Path:

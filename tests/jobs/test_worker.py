@@ -1,31 +1,37 @@
-"""The worker of all benchmarks: what fails of a picture, alone, and what is said of it."""
+"""The worker of all benchmarks: what fails of a picture, alone; what is said of it; and what tells runs apart."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow")
 
-from cliploc.config import BENCHMARK
+from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.datasets import LabelFile, LabelledPicture
 from cliploc.errors import InputError
+from cliploc.exemplars import Exemplar
 from cliploc.jobs.engine import Shard
+from cliploc.jobs.faithfulness import FaithfulnessJudge
+from cliploc.jobs.notes import Notes
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row
-from cliploc.jobs.segmentation import row_schema
+from cliploc.jobs.segmentation import LabelMapJudge, row_schema
 from cliploc.jobs.worker import EvaluationWorker, PictureJudge
 from cliploc.reporter import SILENT, Reporter
+from cliploc.segmentation import protocol_for
 from tests.tiny import tower
 
-SETUPS = tuple(
-    ModelSetup(BENCHMARK.but(model=tower("gap_cnn", (8, 8)), resize="squash", flip=one)) for one in (False, True)
-)
+NAMES = ("red", "blue", "green")
+OPTIONS = BENCHMARK.but(model=tower("gap_cnn", (8, 8)), resize="squash")
+SETUPS = tuple(ModelSetup(OPTIONS.but(flip=one)) for one in (False, True))
 SETTINGS = (Setting("a", 0, "cam"), Setting("b", 0, "layer_cam"), Setting("c", 1, "cam"))
 
 
@@ -35,9 +41,11 @@ class NamedMaps(PictureJudge):
     def describe(self, setting: Setting) -> dict[str, Any]:
         return {"id": setting.id}
 
-    def look(self, sample: Any, read: None) -> str:
+    def read(self, sample: Any) -> None:
         if sample.id == "cut off":
             raise InputError("cut off: damaged")
+
+    def look(self, sample: Any, read: None) -> str:
         if sample.id == "large":
             raise MemoryError
         return str(sample.id)
@@ -90,3 +98,30 @@ def test_processes_that_judge_maps_import_no_torch() -> None:
     """It would take each of them seconds and hundreds of megabytes."""
     code = "import sys, cliploc.jobs.judges; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_each_note_is_kept_and_said_once_in_order() -> None:
+    said: list[str] = []
+    notes = Notes(Reporter(note=said.append))
+    notes.add(["b", "a", "b"])
+    assert said == ["b", "a"]
+    notes.add(["a", "c"])
+    assert said == ["b", "a", "c"]
+    assert notes.lines == ("b", "a", "c")
+
+
+@pytest.mark.parametrize(
+    "judge_of",
+    [
+        partial(LabelMapJudge, protocol_for(NAMES)),
+        partial(FaithfulnessJudge, NAMES, ("deletion",), FaithfulnessOptions()),
+    ],
+)
+def test_pictures_that_stand_for_names_and_a_background_make_another_run(judge_of: Any) -> None:
+    """They change the embeddings of the names, and what the texts have in common."""
+    of_red = [Exemplar("red", np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)) for i in (0, 1)]
+    options = [OPTIONS, *(OPTIONS.but(exemplars=[one]) for one in of_red), OPTIONS.but(background=["grey"])]
+    workers = [EvaluationWorker(judge_of, row_schema, Path(), (ModelSetup(one),), SETTINGS[:1]) for one in options]
+    said = [one.describe() for one in workers]
+    assert all(one != other for place, one in enumerate(said) for other in said[:place])
+    assert "exemplars" not in said[0][0]  # so that runs which began before they counted can be resumed

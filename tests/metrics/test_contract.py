@@ -9,7 +9,7 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.jobs.rows import judge_sample, row_schema, to_table
-from cliploc.jobs.summary import summarize, summary_columns
+from cliploc.jobs.summary import BoxTally, summary_columns, summed_up
 from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
 from cliploc.values import Sample
 
@@ -106,7 +106,7 @@ def test_the_summary_has_every_number_of_every_metric():
         [columns] = judge_map(item, [TAU])
         base = {"sample": item.sample_id, "setting": "a", "label": 1, "status": "ok", "predictions": [1, 2, 3, 4, 5]}
         rows.append({**dict.fromkeys(summary_columns()), **base, **columns})
-    summary = summarize([{"id": "a", "threshold": TAU}], rows, bootstrap=FEW)["a"]
+    summary = summed_up(rows, {"a": BoxTally(TAU, False)}, FEW)["a"]
     assert set(all_numbers()) <= set(summary)
 
 

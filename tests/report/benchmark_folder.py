@@ -8,43 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from cliploc._files import part_path
-from cliploc.jobs.rows import write_part
-from cliploc.metrics import (
-    EnergyInBoxes,
-    JudgedMap,
-    LocalizationAccuracy,
-    MaxBoxAcc,
-    MaxBoxAccV2,
-    MeanBestIoU,
-    PointingGame,
-    VLScoreRule,
-    box_curve,
-    boxes_on_map,
-    packed_hits,
-)
+from cliploc.jobs.rows import Row, judge_sample, row_schema, sample_facts, to_table, write_part
+from cliploc.jobs.summary import BoxTally, summed_up
+from cliploc.jobs.worker import thumb
+from cliploc.values import Sample
 
 REASON = "damaged <b>& broken</b>: download it again"
 SIDE, SIZE_WH = 224, (160, 120)
 CLASSES = ["tench", "red fox", "acorn", "organ"]
 WNIDS = ["n01440764", "n02119022", "n12267677", "n03854065"]
-ROW = pa.schema(
-    [
-        ("sample", pa.string()), ("setting", pa.string()), ("path", pa.string()), ("label", pa.int32()),
-        ("n_boxes", pa.int16()), ("area_share", pa.float32()), ("width", pa.int32()), ("height", pa.int32()),
-        ("true_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("status", pa.string()), ("reason", pa.string()),
-        ("score", pa.float32()), ("presence", pa.float32()), ("found", pa.bool_()),
-        ("predictions", pa.list_(pa.int32())), ("prediction_scores", pa.list_(pa.float32())),
-        ("boxes", pa.list_(pa.list_(pa.float32(), 4))), ("box_scores", pa.list_(pa.float32())),
-        ("highest", pa.uint8()), ("hits_largest_50", pa.binary(32)), ("hits_every_30", pa.binary(32)),
-        ("hits_every_50", pa.binary(32)), ("hits_every_70", pa.binary(32)), ("iou", pa.float32()),
-        ("best_iou", pa.float32()), ("vl_hit", pa.bool_()), ("pointing_hit", pa.bool_()), ("energy", pa.float32()),
-        ("pxap", pa.binary()), ("thumb", pa.binary(784)),
-    ]
-)  # fmt: skip
 
 
 def make_folder(
@@ -58,7 +33,6 @@ def make_folder(
     failed: Sequence[int] = (),
     oracle: bool = False,
     threshold: float = 0.4,
-    role: str = "tune",
     reasons: bool = True,
     sizes: bool = True,
 ) -> dict[str, Any]:
@@ -66,37 +40,28 @@ def make_folder(
     (out / "parts").mkdir(parents=True)
     (root / "val").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    truths = [_truth(random, one) for one in range(samples)]
-    for one, boxes in enumerate(truths):
-        _picture(random, boxes).save(root / "val" / f"{one:03}.jpg")
+    truths = [
+        Sample(f"val/{one:03}", root / f"val/{one:03}.jpg", one % len(names), SIZE_WH, _truth(random, one))
+        for one in range(samples)
+    ]
+    for one in truths:
+        _picture(random, one.boxes_xyxy).save(one.path)
     ids = [f"mini_{method}" for method in methods]
-    rows: list[dict[str, Any]] = []
-    metrics: dict[str, dict[str, Any]] = {
-        one: {
-            "one": MaxBoxAcc(), "two": MaxBoxAccV2(), "located": LocalizationAccuracy(),
-            "vl": VLScoreRule(threshold), "pointing": PointingGame(), "energy": EnergyInBoxes(),
-            "mean": MeanBestIoU(threshold),
-        }
-        for one in ids
-    }  # fmt: skip
-    for number, boxes in enumerate(truths):
+    rows: list[Row] = []
+    for number, one in enumerate(truths):
         for place, setting in enumerate(ids):
-            facts = _facts(number, setting, boxes, len(names))
-            if number in failed:
-                rows.append(facts | {"status": "failed", "reason": REASON})
-                continue
-            heat = _map(random, boxes[0], blur=14 + 16 * place, shift=6 + 10 * place)
-            rows.append(facts | _judged(heat, boxes, facts, threshold, random, metrics[setting], len(names)))
+            row = {**sample_facts(one, root, "00"), "setting": setting, "status": "failed", "reason": REASON}
+            if number not in failed:
+                heat = _map(random, one.boxes_xyxy[0], blur=14 + 16 * place, shift=6 + 10 * place)
+                row |= _judged(one, heat, threshold, len(names))
+            rows.append(row)
     drop = () if sizes else ("width", "height", "true_boxes")
     for part in range(0, len(rows), 2 * len(ids) * 5):
-        table = pa.Table.from_pylist(rows[part : part + 2 * len(ids) * 5], schema=ROW).drop_columns(list(drop))
+        table = to_table(rows[part : part + 2 * len(ids) * 5], row_schema()).drop_columns(list(drop))
         write_part(part_path(out, part), table)
-    summary = {
-        one: _numbers(metrics[one], samples, failed, None if oracle else threshold)
-        if samples > len(failed)
-        else {"images": samples, "evaluated": 0, "failed": _failed(failed)}
-        for one in ids
-    }
+    summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
+    for numbers in summary.values():
+        numbers["threshold_chosen_on_these_images"] = oracle
     classes = [{"name": name, "wnid": wnid} for name, wnid in zip(names, wnids, strict=True)]
     manifest = {
         "schema_version": 2,
@@ -112,7 +77,7 @@ def make_folder(
             }
         ],
         "dataset": {
-            "name": "wsol", "root": str(root), "split": "val", "role": role, "samples": samples, "classes": classes,
+            "name": "wsol", "root": str(root), "split": "val", "role": "tune", "samples": samples, "classes": classes,
             "reasons": dict(zip(wnids, (f"why {name}" for name in names), strict=True)) if reasons else {},
             "problems": [{"kind": "missing picture", "source": "val/<x>.jpg", "reason": "not there: fetch it"}],
         },
@@ -130,21 +95,17 @@ def make_folder(
     return summary
 
 
-def _failed(numbers: Sequence[int]) -> list[dict[str, str]]:
-    return [{"sample": f"val/{number:03}", "reason": REASON} for number in numbers]
-
-
-def _truth(random: np.random.Generator, number: int) -> list[tuple[float, float, float, float]]:
-    """One to four true boxes; the first is the one that maps see."""
+def _truth(random: np.random.Generator, number: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """One to four true boxes `[n, 4]`; the first is the one that maps see."""
     boxes = []
     for _ in range(1 + (number % 5 == 0) + (number % 7 == 0) + (number % 10 == 0)):
         w, h = random.uniform(25, 110), random.uniform(25, 90)
         x, y = random.uniform(0, SIZE_WH[0] - w), random.uniform(0, SIZE_WH[1] - h)
         boxes.append((round(x, 1), round(y, 1), round(x + w, 1), round(y + h, 1)))
-    return boxes
+    return np.array(boxes, np.float32)
 
 
-def _picture(random: np.random.Generator, boxes: Sequence[tuple[float, float, float, float]]) -> Image.Image:
+def _picture(random: np.random.Generator, boxes: np.ndarray[Any, np.dtype[np.float32]]) -> Image.Image:
     small = random.integers(60, 130, (9, 12, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(small).resize(SIZE_WH, Image.Resampling.BICUBIC)).copy()
     for x0, y0, x1, y1 in boxes:
@@ -153,10 +114,10 @@ def _picture(random: np.random.Generator, boxes: Sequence[tuple[float, float, fl
 
 
 def _map(
-    random: np.random.Generator, box: tuple[float, float, float, float], blur: float, shift: float
+    random: np.random.Generator, box: np.ndarray[Any, np.dtype[np.float32]], blur: float, shift: float
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     scale = np.array([SIDE / SIZE_WH[0], SIDE / SIZE_WH[1]] * 2)
-    x0, y0, x1, y1 = np.array(box) * scale + random.normal(0, shift, 4)
+    x0, y0, x1, y1 = box * scale + random.normal(0, shift, 4)
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     inside = np.minimum.reduce([x - x0, x1 - x, y - y0, y1 - y]) / blur
     heat = 1 / (1 + np.exp(-inside)) + 0.2 * random.random()
@@ -164,70 +125,18 @@ def _map(
     return (heat / heat.max()).astype(np.float32)
 
 
-def _facts(number: int, setting: str, boxes: Sequence[Sequence[float]], classes: int) -> dict[str, Any]:
-    area = max((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) / (SIZE_WH[0] * SIZE_WH[1])
-    return {
-        "sample": f"val/{number:03}", "setting": setting, "path": f"val/{number:03}.jpg", "label": number % classes,
-        "n_boxes": len(boxes), "area_share": area, "width": SIZE_WH[0], "height": SIZE_WH[1],
-        "true_boxes": [list(one) for one in boxes],
-    }  # fmt: skip
-
-
-def _judged(
-    heat: np.ndarray[Any, np.dtype[np.float32]],
-    boxes: Sequence[Sequence[float]],
-    facts: dict[str, Any],
-    tau: float,
-    random: np.random.Generator,
-    metrics: dict[str, Any],
-    classes: int,
-) -> dict[str, Any]:
-    one, label = facts["sample"], facts["label"]
-    true = np.asarray(boxes, dtype=np.float64)
-    curve = box_curve(one, heat, boxes_on_map(true, SIZE_WH, (SIDE, SIDE)))
-    ranked = [int(i) for i in np.random.default_rng(int(one[-3:])).permutation(classes)[:5]]
-    if int(one[-3:]) % 3:
+def _judged(sample: Sample, heat: np.ndarray[Any, np.dtype[np.float32]], tau: float, classes: int) -> Row:
+    """The columns of a map with one box at τ, and of a classifier that is right for two pictures of three."""
+    number, label = int(sample.id[-3:]), sample.label
+    ranked = np.random.default_rng(number).permutation(classes)[:5].tolist()
+    if number % 3:
         ranked = [label, *[other for other in ranked if other != label]]
-    for name in ("one", "two"):
-        metrics[name].update(curve, label)
-    metrics["located"].update(curve, label, ranked)
-    for name in ("vl", "pointing", "energy", "mean"):
-        metrics[name].add(one, metrics[name].judge(JudgedMap(one, heat, true, SIZE_WH)), label, None)
     y, x = np.nonzero(heat > tau * heat.max())
     scale = np.array([SIZE_WH[0] / SIDE, SIZE_WH[1] / SIDE] * 2)
     found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) * scale
+    ((of_map,),) = judge_sample(sample, heat[None], [[tau]])
     return {
-        "status": "ok", "score": 0.25, "presence": None, "found": True, "predictions": ranked,
-        "prediction_scores": [0.3] * len(ranked), "boxes": [found.tolist()], "box_scores": [0.9],
-        "highest": len(curve.best) - 1, "hits_largest_50": packed_hits(curve, 0.5, "largest"),
-        **{f"hits_every_{i}": packed_hits(curve, i / 100, "every") for i in (30, 50, 70)},
-        "iou": float(curve.largest[curve.index(tau)]), "best_iou": float(curve.best[curve.index(tau)]),
-        "vl_hit": True, "pointing_hit": True, "energy": 0.5,
-        "thumb": (heat.reshape(28, 8, 28, 8).mean(axis=(1, 3)) * 255).astype(np.uint8).tobytes(),
+        "status": "ok", "reason": None, "score": 0.25, "found": True, "predictions": ranked,
+        "prediction_scores": [0.3] * len(ranked), "boxes": [found.tolist()], "box_scores": [0.9], **of_map,
+        "thumb": thumb(heat),
     }  # fmt: skip
-
-
-def _numbers(metrics: dict[str, Any], images: int, failed: Sequence[int], tau: float | None) -> dict[str, Any]:
-    one, two, located = metrics["one"].compute(), metrics["two"].compute(), metrics["located"].compute(tau)
-    numbers = {"max_box_acc": (one.accuracy, one.interval), "max_box_acc_v2": (two.accuracy, two.interval)}
-    numbers |= {f"max_box_acc_iou{i * 100:.0f}": (part.accuracy, part.interval) for i, part in two.at_iou.items()}
-    for name in ("gt_known", "top1_loc", "top5_loc", "top1_cls", "top5_cls"):
-        numbers[name] = (getattr(located, name), located.intervals.get(name))
-    means = {"vl": "vl_score_rule", "pointing": "pointing_game", "energy": "energy_in_boxes", "mean": "mean_best_iou"}
-    for short, name in means.items():
-        score = metrics[short].summarise(False).scores[name]
-        numbers[name] = (score.value, score.interval)
-    return {
-        **{name: None if value is None else 100 * value for name, (value, _) in numbers.items()},
-        "best_threshold": one.threshold,
-        "threshold": located.threshold,
-        "threshold_chosen_on_these_images": located.oracle,
-        "images": images,
-        "evaluated": one.n,
-        "failed": _failed(failed),
-        "confidence_95": {name: [100 * end for end in ends] for name, (_, ends) in numbers.items() if ends},
-        "per_class": {
-            str(label): {"max_box_acc": 100 * share, "gt_known": 100 * located.per_class[label]}
-            for label, share in one.per_class.items()
-        },
-    }

@@ -18,9 +18,10 @@ from cliploc.errors import UsageError
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, segmentation, task_folder, write_report
-from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, miss_kind, read_run, wilson
+from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
 from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
+from cliploc.report.task_folder import SettingResult
 
 from ..commands import cliploc_
 from .benchmark_folder import CLASSES, WNIDS, make_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ from cliploc.config import (
     parse_share,
 )
 from cliploc.errors import UsageError
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import SILENT
 
 if TYPE_CHECKING:
     from cliploc.jobs.plan import ModelSetup, Setting
@@ -73,12 +74,8 @@ NOT_OF_FAITHFULNESS = (
     "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
 )  # fmt: skip
 OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # what differs from a localizer's defaults
-LOST = (
-    "missing picture",
-    "broken picture",
-    "missing mask",
-    "broken mask",
-)  # problems of a dataset that are failures of a run on it
+# Problems of a dataset that are failures of a run on it.
+LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,15 +144,15 @@ def benchmark(
         raise UsageError("--metric is an option of --task faithfulness: add it, or leave --metric out")
     refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
     if task == "localization":
-        work = _localization(asked, _setups(asked, options), options.recipe)
+        plan = _localization(asked, _setups(asked, options), options.recipe)
     elif task == "segmentation":
         _refuse_options(asked, ("--threshold", "--save-maps", "--subset", "--classes"), options, NOT_OF_SEGMENTATION)
-        work = _segmentation(asked, _setups(asked, options), segmentation)
+        plan = _segmentation(asked, _setups(asked, options), segmentation)
     else:
         metrics = metric_names(asked.metric)
         _refuse_options(asked, ("--threshold", "--save-maps"), options, NOT_OF_FAITHFULNESS)
-        work = _faithfulness(asked, _setups(asked, options), metrics, faithfulness)
-    return _carried_out(work, asked)
+        plan = _faithfulness(asked, _setups(asked, options), metrics, faithfulness)
+    return _carried_out(plan, asked)
 
 
 def _refuse_options(asked: BenchmarkFlags, flags: Sequence[str], options: Options, not_of: Sequence[str]) -> None:
@@ -168,13 +165,22 @@ def _refuse_options(asked: BenchmarkFlags, flags: Sequence[str], options: Option
         raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {asked.task}: leave it out")
 
 
-def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Work:
+@dataclass(frozen=True)
+class _Plan:
+    """A benchmark of one task, ready to run."""
+
+    setups: Sequence[ModelSetup]  # models × prompts × trained heads
+    settings: Sequence[Setting]
+    left_out: Sequence[str]  # methods that do not run on a model, a line each
+    files: Sequence[str]  # that it writes besides the manifest and the parts
+    run: Callable[..., BenchmarkResult]  # on a dataset, with these setups and settings, into a folder
+
+
+def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
     """`benchmark --task localization`."""
     from cliploc import saliency
-    from cliploc.datasets import open_dataset
-    from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
+    from cliploc.jobs.benchmark import FILES, run_benchmark, unfit_for_setup
     from cliploc.jobs.plan import Grid
-    from cliploc.report.benchmark import FILES, write_report
 
     methods, recipes = _methods_of(asked.method, setups, recipe)
     setups = [_with_recipe(one, of_setup) for one, of_setup in zip(setups, recipes, strict=True)]
@@ -186,86 +192,29 @@ def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: s
     ]
     beside = () if asked.no_baselines else saliency.baselines()
     grid_of = Grid(setups, methods, lambda name: of_methods[name], taus, beside, recipes)
-    settings, left_out = grid_of.settings(unfit_for_setup)
-    chosen, engine = asked.chosen(), asked.parsed()
-    files = [*(asked.head or []), *([asked.classes] if asked.classes else [])]  # inputs besides the dataset's
-    return _Work(
-        setups,
-        left_out,
-        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **chosen),
-        problems_at=f"cliploc datasets {asked.dataset} --root {asked.root}",
-        inputs=lambda found: [*(path for one in found.samples for path in (one.path, *one.masks)), *files],
-        outputs=(["manifest.json", "summary.json", *FILES], ["parts", "maps"]),
-        run=lambda found, folder, reporter: run_benchmark(
-            found,
-            setups,
-            settings,
-            folder,
-            engine=engine,
-            save_maps=asked.save_maps,
-            judges=asked.workers,
-            asked={"classes_asked" if name == "classes" else name: value for name, value in chosen.items()},
-            reporter=reporter,
-        ),
-        report=write_report,
-    )
+    run = partial(run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
+    return _Plan(setups, *grid_of.settings(unfit_for_setup), FILES, run)
 
 
-def _segmentation(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: SegmentationOptions) -> _Work:
+def _segmentation(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: SegmentationOptions) -> _Plan:
     """`benchmark --task segmentation`."""
-    from cliploc.datasets import open_labelled
     from cliploc.jobs.segmentation import FILES, run_segmentation
-    from cliploc.report.segmentation import write_segmentation_report
     from cliploc.segmentation import protocol_of
 
-    protocol = protocol_of(asked.dataset, options)
-    settings, left_out = _settings_without_boxes(asked, setups)
-    chosen, engine = asked.counted(), asked.parsed()
-    return _Work(
-        setups,
-        left_out,
-        read=lambda: open_labelled(asked.dataset, asked.root, asked.split, **chosen),
-        problems_at="report.html lists them",
-        inputs=lambda found: [path for one in found.samples for path in (one.path, *one.truth.files)],
-        outputs=(["manifest.json", *FILES], ["parts"]),
-        run=lambda found, folder, reporter: run_segmentation(
-            found, setups, settings, protocol, folder, engine=engine, asked=chosen, reporter=reporter
-        ),
-        report=write_segmentation_report,
-    )
+    run = partial(run_segmentation, protocol=protocol_of(asked.dataset, options))
+    return _Plan(setups, *_settings_without_boxes(asked, setups), FILES, run)
 
 
 def _faithfulness(
     asked: BenchmarkFlags, setups: Sequence[ModelSetup], metrics: Sequence[str], options: FaithfulnessOptions
-) -> _Work:
+) -> _Plan:
     """`benchmark --task faithfulness`."""
-    from cliploc.datasets import open_dataset
     from cliploc.faithfulness import chosen_metrics
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
-    from cliploc.report.faithfulness import write_faithfulness_report
 
-    settings, left_out = _settings_without_boxes(asked, setups, () if asked.no_baselines else BASELINES)
-    chosen, engine = asked.chosen(), asked.parsed()
-    return _Work(
-        setups,
-        left_out,
-        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **chosen),
-        problems_at="report.html lists them",
-        inputs=lambda found: [one.path for one in found.samples],
-        outputs=(["manifest.json", *FILES], ["parts"]),
-        run=lambda found, folder, reporter: run_faithfulness(
-            found,
-            setups,
-            settings,
-            folder,
-            metrics=[one.name for one in chosen_metrics(metrics)],  # each once, in a fixed order
-            options=options,
-            engine=engine,
-            asked=chosen,
-            reporter=reporter,
-        ),
-        report=write_faithfulness_report,
-    )
+    of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else BASELINES)
+    each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
+    return _Plan(setups, *of_setups, FILES, partial(run_faithfulness, metrics=each_once, options=options))
 
 
 def _settings_without_boxes(
@@ -286,44 +235,40 @@ def _settings_without_boxes(
     return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A benchmark of one task, ready to run."""
-
-    setups: Sequence[ModelSetup]  # models × prompts × trained heads
-    left_out: Sequence[str]  # methods that do not run on a model, a line each
-    read: Callable[[], Any]  # opens the dataset
-    problems_at: str  # where all problems of the dataset are listed
-    inputs: Callable[[Any], Sequence[str | Path]]  # the files that a run on the dataset reads
-    outputs: tuple[Sequence[str], Sequence[str]]  # files and folders that it writes, by name
-    # runs it on the dataset, into a folder
-    run: Callable[[Any, Path, Reporter], BenchmarkResult]
-    report: Callable[[Path], object]  # writes the folder's report
-
-
-def _carried_out(work: _Work, asked: BenchmarkFlags) -> int:
+def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
+    from cliploc.datasets import open_dataset, open_labelled
     from cliploc.jobs.folder import DiskFullError
+    from cliploc.jobs.sources import files_of
+    from cliploc.report import write_report
 
+    of_boxes, of_labels = (asked.task == task for task in TASKS[:2])
+    chosen, engine = asked.counted() if of_labels else asked.chosen(), asked.parsed()
     terminal = Terminal()
-    for line in work.left_out:
+    for line in plan.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     folder = writable(asked.out)
     start_time = time.perf_counter()
     with terminal.progress(f"reading {asked.dataset}", rate="images/s") as reporter:
-        found = work.read()
-        _say_problems(terminal, found.problems, work.problems_at)
-        files, folders = ([folder / one for one in names] for names in work.outputs)
-        Inputs(work.inputs(found)).refuse(files, folders)
-        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in work.setups))}")
+        found = (open_labelled if of_labels else open_dataset)(asked.dataset, asked.root, asked.split, **chosen)
+        to_see_all = f"cliploc datasets {asked.dataset} --root {asked.root}" if of_boxes else "report.html lists them"
+        _say_problems(terminal, found.problems, to_see_all)
+        inputs = {path for one in found.samples for path in (one.path, *files_of(one))}
+        inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
+        written = [folder / name for name in ("manifest.json", *plan.files)]
+        Inputs(inputs).refuse(written, [folder / "parts", folder / "maps"])
+        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
+        # Failures are printed at the end, with those of earlier runs.
+        how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}
+        if of_boxes:  # in a manifest, "classes" are those of the dataset
+            chosen = {"classes_asked" if name == "classes" else name: value for name, value in chosen.items()}
         try:
-            # Failures are printed at the end, with those of earlier runs.
-            result = work.run(found, folder, replace(reporter, failed=SILENT.failed))
+            result = plan.run(found, plan.setups, plan.settings, folder, asked=chosen, **how)
         except DiskFullError as full:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
-        work.report(folder)
+        write_report(folder)
     return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json=asked.as_json)
 
 
@@ -431,16 +376,12 @@ def report(asked: ReportFlags) -> int:
     """
     refuse_without("bench", "report")
     from cliploc.report import write_report
-    from cliploc.report.faithfulness import write_faithfulness_report
-    from cliploc.report.segmentation import write_segmentation_report
     from cliploc.report.task_folder import kind_of
 
     terminal = Terminal()
-    other = {"segmentation": write_segmentation_report, "faithfulness": write_faithfulness_report}.get(
-        kind_of(asked.out)
-    )
     with terminal.progress("writing the report"):
-        path = (other or write_report)(asked.out, pictures=not asked.no_pictures)
+        path = write_report(asked.out, pictures=not asked.no_pictures)
     terminal.data(Text(printable(str(path))))
-    terminal.say(f"and tables.csv, tables.md{', tables.tex' if other is None else ''} in {path.parent}", style="dim")
+    of_boxes = kind_of(asked.out) not in TASKS[1:]
+    terminal.say(f"and tables.csv, tables.md{', tables.tex' if of_boxes else ''} in {path.parent}", style="dim")
     return DONE

@@ -209,7 +209,9 @@ def _asked_models(
     from cliploc.heads import read_config
 
     head = None if options.head is None else read_config(str(options.head))
-    if head is not None and head.method not in [one.name for method in methods.values() for one in _members(method)]:
+    if head is not None and head.method not in [
+        one.name for method in methods.values() for one in method.members or (method,)
+    ]:
         raise UsageError(
             f"{options.head} is trained for {head.method}: add --method {head.method}, or leave --head out"
         )
@@ -229,10 +231,6 @@ def _asked_models(
         raise UsageError(f"expected each --model once, got {doubled} {labels.count(doubled)} times: leave one out")
     _refuse_unfit(asked, methods)
     return asked
-
-
-def _members(method: Method) -> tuple[Method, ...]:
-    return method.members or (method,)
 
 
 def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -> None:

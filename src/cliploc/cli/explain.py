@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.faithfulness import Faithfulness, Measured, Region
-    from cliploc.report.explanation import ExplainedName
+    from cliploc.report.explanation import HotMap
     from cliploc.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
@@ -94,11 +94,10 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         measurer = _measurer(options, names, of_methods, faithfulness)
         reporter.phase("explain")
         reporter.start(len(prompt), len(prompt))
-        shown, documents = [], []
+        maps: dict[tuple[str, str], HotMap] = {}
+        documents = []
         for name in prompt:
-            of_page, of_document = _explained(measurer, name, photo, picture, titles, reporter)
-            shown.append(of_page)
-            documents.append(of_document)
+            documents.append(_explained(measurer, name, photo, picture, maps, reporter))
             reporter.images(1)
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -110,7 +109,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
             "methods": {spec: measurer.localizer.options_of(spec, of_methods[spec]) for spec in titles},
             "names": documents,
         }
-        page = _page(document, picture, shown, faithfulness)
+        page = _page(document, picture, maps, titles, faithfulness)
         write(folder / PAGE, page.encode())
         write(folder / RESULTS, json_text(document).encode())
     if asked.as_json:
@@ -154,30 +153,34 @@ def _score(measurer: Faithfulness) -> str:
 
 
 def _explained(
-    measurer: Faithfulness, name: str, photo: str, picture: Image.Image, titles: Mapping[str, str], reporter: Reporter
-) -> tuple[ExplainedName, dict[str, Any]]:
-    """What the maps of a name show, for the page and for the document."""
-    from cliploc.report.explanation import ExplainedMap, ExplainedName
-
+    measurer: Faithfulness,
+    name: str,
+    photo: str,
+    picture: Image.Image,
+    maps: dict[tuple[str, str], HotMap],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """What the maps of a name show, for the document; adds the maps themselves to `maps`."""
     score = _score(measurer)
     seen = measurer.see(photo, picture, asked=name)
-    shown: list[ExplainedMap] = []
     methods: dict[str, Any] = {}
     for spec, heat in measurer.maps(seen, reporter=reporter).items():
         measured = measurer.measure_map(seen, heat, reporter=reporter)
         threshold = measurer.localizer.box_rule_of(spec, measurer.methods[spec]).threshold
         region = measurer.region(seen, heat, threshold)
-        numbers, curves = _numbers(measured, region, score), _curves(measured, score)
-        methods[spec] = {**numbers, "threshold": threshold, "curves": curves}
-        of_map = (titles[spec], heat, region.level, curves["deletion"], curves["insertion"])
-        shown.append(ExplainedMap(*of_map, [numbers[key] for key in SHOWN]))
-    whole = {"probability": seen.probability if score == "probability" else None, "cosine": seen.cosine}
-    said = f"{score} of the whole picture: {whole[score]:.3f}"
-    return ExplainedName(name, said, shown), {"name": name, **whole, "methods": methods}
+        maps[name, spec] = heat, region.level
+        curves = _curves(measured, score)
+        methods[spec] = {**_numbers(measured, region, score), "threshold": threshold, "curves": curves}
+    probability = seen.probability if score == "probability" else None
+    return {"name": name, "probability": probability, "cosine": seen.cosine, "methods": methods}
 
 
 def _page(
-    document: Mapping[str, Any], picture: Image.Image, shown: Sequence[ExplainedName], protocol: FaithfulnessOptions
+    document: Mapping[str, Any],
+    picture: Image.Image,
+    maps: Mapping[tuple[str, str], HotMap],
+    titles: Mapping[str, str],
+    protocol: FaithfulnessOptions,
 ) -> str:
     """The page of a document."""
     from cliploc.report.explanation import explanation_page
@@ -190,7 +193,7 @@ def _page(
         "baseline": protocol.baseline or "zero; blur for insertion",
     }
     title = f"What the model uses: {Path(document['photo']).name}"
-    return explanation_page(title, picture, shown, about, document["score"], SHOWN.values(), document)
+    return explanation_page(title, picture, document, maps, titles, SHOWN, about)
 
 
 def _numbers(measured: Measured, region: Region, score: str) -> dict[str, Any]:

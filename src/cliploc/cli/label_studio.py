@@ -12,7 +12,7 @@ from rich.text import Text
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import ServerFlags, command, flag, use_threads, user_in
-from cliploc.cli.output import DONE
+from cliploc.cli.output import DONE, warn_of_strangers
 from cliploc.config import MIN_SCORE, Options
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
@@ -52,11 +52,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     terminal = Terminal()
     most = round(asked.max_megabytes * 1e6)
     source = PictureSource(asked.pictures, asked.label_studio_url, os.environ.get(asked.token_env), most)
-    if auth is None and asked.host not in ("127.0.0.1", "localhost", "::1"):
-        terminal.say(
-            f"warning: anyone who can reach {asked.host} can use this server: set a password with --auth-env",
-            style="yellow",
-        )
+    warn_of_strangers(terminal, asked, "server")
     terminal.say(f"loading {options.model}", style="dim")
     predictor = Predictor(options, source, round(asked.max_megapixels * 1e6))
     with contextlib.suppress(KeyboardInterrupt):  # how a server is ended

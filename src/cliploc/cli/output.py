@@ -8,13 +8,16 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from cliploc._files import write_whole
 from cliploc._terminal import Terminal, printable, write_out
 from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    from cliploc.cli.options import ServerFlags
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
 SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # listed one by one; more are only counted
@@ -41,6 +44,15 @@ def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
     """Prints the first failures, each with its reason."""
     for name, reason in list(failed.items())[:SHOWN_FAILURES]:
         terminal.say(f"failed: {name}: {reason}", style="red")
+
+
+def warn_of_strangers(terminal: Terminal, asked: ServerFlags, what: str) -> None:
+    """Says that a server is open to everybody, where it listens to other machines without a password."""
+    if asked.auth_env is None and asked.host not in ("127.0.0.1", "localhost", "::1"):
+        terminal.say(
+            f"warning: anyone who can reach {asked.host} can use this {what}: set a password with --auth-env",
+            style="yellow",
+        )
 
 
 def title_row(*titles: str) -> list[Text]:

@@ -79,23 +79,16 @@ def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = N
 
 
 class PhotoRun:
-    """A run over photos: a light record of each that is done, what failed, and the exit code.
-
-    Args:
-        out: the folder for pictures and results; None for none.
-        quiet: whether only the document is printed, at the end.
-        others: files besides the photos that the run reads.
-        files: what is written into the folder besides files of single photos.
-    """
+    """A run over photos: a light record of each that is done, what failed, and the exit code."""
 
     def __init__(
         self,
         photos: Sequence[str],
-        out: Path | None = None,
+        out: Path | None = None,  # the folder for pictures and results
         *,
-        quiet: bool = False,
-        others: Iterable[object] = (),
-        files: Sequence[str] = (RESULTS,),
+        quiet: bool = False,  # whether only the document is printed, at the end
+        others: Iterable[object] = (),  # files besides the photos that the run reads
+        files: Sequence[str] = (RESULTS,),  # what is written into the folder besides files of single photos
     ) -> None:
         self.folder = None if out is None else writable(out)
         self.terminal, self.quiet = Terminal(), quiet

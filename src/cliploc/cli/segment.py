@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,12 +145,8 @@ def _take(run: PhotoRun, picture: Picture, labels: Labels, names: Sequence[str],
             what="its segments",
             kept="its label map is kept",
         )
-    run.done(source, record, lambda: [(one["name"], f"{100 * one['share']:5.1f} %") for one in _printed(record)])
-
-
-def _printed(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All names, and the background where it has a pixel: many runs have none."""
-    return [one for one in record["names"] if one["value"] or one["pixels"]]
+    shown = [one for one in record["names"] if one["value"] or one["pixels"]]  # many runs have no background
+    run.done(source, record, lambda: [(one["name"], f"{100 * one['share']:5.1f} %") for one in shown])
 
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cliploc.cli.options import (
     use_threads,
     user_in,
 )
-from cliploc.cli.output import DONE
+from cliploc.cli.output import DONE, warn_of_strangers
 from cliploc.config import Options
 
 
@@ -69,11 +69,7 @@ def serve(asked: ServeFlags, options: Options) -> int:
     service = Service(
         with_heads(offers, asked.head or []), options.device, options.precision, most_pixels, asked.max_seconds, recipe
     )
-    if auth is None and asked.host not in ("127.0.0.1", "localhost", "::1"):
-        terminal.say(
-            f"warning: anyone who can reach {asked.host} can use this page: set a password with --auth-env",
-            style="yellow",
-        )
+    warn_of_strangers(terminal, asked, "page")
     terminal.say(f"loading {offers[0].label}", style="dim")
     serve_page(
         service,

@@ -45,7 +45,6 @@ class Results:
     """The rows of all parts. Rows are read part by part; only their places are in memory."""
 
     def __init__(self, out: Path) -> None:
-        self._out = out
         self.places: dict[str, _Place] = {}
         for path in parts_in(out, KIND.suffix):
             for line, row in enumerate(rows_of(path)):
@@ -55,10 +54,7 @@ class Results:
                     digest = hashlib.sha256(json.dumps(row).encode()).digest()[:8]
                     margin = margin_of(row) if ok else 0.0
                     self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, margin)
-        self._part = functools.lru_cache(CACHED)(self._read)
-
-    def _read(self, part: int) -> list[Row]:
-        return rows_of(part_path(self._out, part, KIND.suffix))
+        self._part = functools.lru_cache(CACHED)(lambda part: rows_of(part_path(out, part, KIND.suffix)))
 
     def row(self, picture: str) -> Row:
         """The row of a picture."""

@@ -19,15 +19,15 @@ from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, choice, number
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.labels import Labels
+from cliploc.jobs.notes import collect_halved, failure_reason
 from cliploc.jobs.picture_files import bad_name
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
-from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import encode
 from cliploc.values import Boxes, FloatArray
 
@@ -149,9 +149,7 @@ class AnnotateWorker:
         entries = list(self._settings.labels.entries)
         results = self.localizer.run(
             requests(),
-            reporter=Reporter(
-                masked=reporter.masked, bank=reporter.bank, halved=lambda count: notes.append(halved_note(count))
-            ),
+            reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
             absent_maps=False,
             presence=self._asks_presence,
         )

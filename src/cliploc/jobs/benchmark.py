@@ -23,9 +23,9 @@ from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine, Shard
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
+from cliploc.jobs.notes import failure_reason
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
 from cliploc.jobs.summary import BoxTally, Summary, Tally, summary_columns

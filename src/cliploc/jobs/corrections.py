@@ -43,9 +43,9 @@ VOID = 255  # in VOC's PNGs of 8 bits, pixels that are no object's
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
-# Label; x0, y0, x1, y1 in pixels; and the runs of the mask, column by column, if the set has one and
-# masks are asked for.
-LabelledShapes: TypeAlias = Iterable[tuple[str, Sequence[float], Counts | None]]
+# Label; x0, y0, x1, y1 in pixels, or None for those of the mask; and the runs of the mask, column by column, if the set
+# has one and masks are asked for.
+LabelledShapes: TypeAlias = Iterable[tuple[str, Sequence[float] | None, Counts | None]]
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,9 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
         number = known.get(label, known.get(label.casefold()))
         if number is None:
             raise UnusableError(f"{label!r} is not a label of this run")
+        if xyxy is None:
+            assert mask is not None
+            xyxy = rle.bounds(mask, size[1])
         box = clipped(xyxy, size)
         if box is None:
             raise UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
@@ -164,12 +167,7 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
 
 
 def clipped(xyxy: Sequence[float], size: SizeWh) -> list[float] | None:
-    """A box inside the picture, in hundredths of a pixel; None if nothing is left of it.
-
-    Example:
-        >>> clipped([1, 2, 30.001, 4], (8, 6)), clipped([1.001, 2, 1.003, 4], (8, 6))
-        ([1.0, 2.0, 8.0, 4.0], None)
-    """
+    """A box inside the picture, in hundredths of a pixel; None if nothing is left of it."""
     corners = np.array(xyxy, float)
     if not np.isfinite(corners).all():
         return None
@@ -339,11 +337,9 @@ def _yolo(folder: Path, described: Path) -> _Set:
         classes = [] if found.class_id is None else [int(one) for one in found.class_id]
         if strange := set(classes) - names.keys():
             raise UnusableError(f"class {min(strange)} is not in {described.name}")
-        made: list[tuple[str, Sequence[float], Counts | None]] = []
         for i, xyxy, line, polygon in zip(classes, found.xyxy.tolist(), lines, outlined, strict=True):
             mask = correction_masks.of_yolo([finite(one) for one in line.split()[1:]], canvas) if polygon else None
-            made.append((str(names[i]), xyxy if mask is None else rle.bounds(mask, canvas.hw[0]), mask))
-        return made
+            yield str(names[i]), None if polygon else xyxy, mask
 
     entries = []
     for text in sorted(folder.rglob("*.txt")):
@@ -444,7 +440,7 @@ def _cvat(root: ET.Element) -> _Set:
                     corners = one.attrib["points"].split(";")
                     points = np.array([[finite(value) for value in corner.split(",")] for corner in corners])
                     mask = correction_masks.of_points(points, canvas)
-                yield one.attrib["label"], rle.bounds(mask, canvas.hw[0]), mask
+                yield one.attrib["label"], None, mask
                 continue
             if one.tag != "box" or finite(one.get("rotation", "0")) != 0:
                 raise UnusableError(f"a shape in it is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
@@ -500,7 +496,7 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], canvas: Canvas, masks: b
             else:
                 points = np.array(value["points"], float) * [width / 100, height / 100]
                 mask = correction_masks.of_points(points, canvas)
-            yield label, rle.bounds(mask, canvas.hw[0]), mask
+            yield label, None, mask
             continue
         x0, y0 = value["x"] * width / 100, value["y"] * height / 100
         box = [x0, y0, x0 + value["width"] * width / 100, y0 + value["height"] * height / 100]

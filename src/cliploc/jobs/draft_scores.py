@@ -53,13 +53,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def score_drafts(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
-    """The score of all drafts, and of those of each label, by pictures with their corrections.
-
-    Example:
-        >>> row = {"boxes": [[0, 0, 9, 9], [5, 5, 6, 6]], "scores": [0.9, 0.3], "labels": [0, 0]}
-        >>> score_drafts([(row, Correction([[0, 0, 8, 9]], [0]))], 1)[0]
-        LabelScore(drafts=2, true=1, right=1, min_score=None, kept=0, kept_right=0)
-    """
+    """The score of all drafts, and of those of each label, by pictures with their corrections."""
     outcomes: list[list[tuple[float, bool]]] = [[] for _ in range(count)]  # label → score and whether it is right
     true = [0] * count
     for row, corrected in pairs:

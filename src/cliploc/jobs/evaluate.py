@@ -141,7 +141,7 @@ def evaluate_folder(
             truths.append(truth)
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
     known = {f"{one}.npy" for one in asked}
-    for path in sorted(_maps_in(maps) - known):
+    for path in sorted({path.relative_to(maps).as_posix() for path in maps.rglob("*.npy")} - known):
         leave_out(Problem("metadata", path, "a map whose image is not in image_ids.txt: add its metadata or remove it"))
     for image_id in sorted(ranked.keys() - set(asked)):
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
@@ -176,10 +176,6 @@ def _metrics(threshold: float | None) -> list[Metric]:
 
 
 # ------------------------------------------------------------------------------------------------------------- maps
-def _maps_in(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.npy")}
-
-
 def _judge_all(
     judge: Callable[[Truth], Columns | Problem], truths: Sequence[Truth], workers: int
 ) -> Iterator[Columns | Problem]:

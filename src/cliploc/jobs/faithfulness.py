@@ -21,8 +21,8 @@ from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.evaluate import read_map
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.notes import failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
@@ -100,13 +100,11 @@ def run_faithfulness(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Measures every setting on a dataset.
+    """Measures every setting on a dataset; see `run_benchmark`.
 
     Args:
         setups: models × prompts, with resize "squash". Their options for boxes are not used.
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
         options: of the protocols; None: as they were published.
-        asked: how the dataset was chosen (limit, seed …), for the manifest.
     """
     options, entries = options or FaithfulnessOptions(), class_entries(dataset)
     axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
@@ -305,7 +303,6 @@ def evaluate_maps(
         maps: folder with `<sample id>.npy` for each picture (ids may hold sub-folders): floats in 0–1 of any size, over
             the whole picture; of the name that `protocol` says.
         protocol: options of the protocols; None: as they were published.
-        reporter: gets each picture that is left out, and the numbers of pictures to do and done.
     """
     maps, protocol = Path(maps), protocol or FaithfulnessOptions()
     if not maps.is_dir():

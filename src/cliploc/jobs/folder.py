@@ -276,7 +276,7 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         for key in dict.fromkeys([*old, *new]):
             inner = f"{where}.{key}" if where else key
             if (key in old) != (key in new):
-                later = key not in old and key in OPTIONS and new[key] == _plain_default(key)
+                later = key not in old and key in OPTIONS and new[key] == plain({key: getattr(DEFAULTS, key)})[key]
                 found += [] if later or inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
             else:
                 found += _differences(old[key], new[key], free, inner)
@@ -290,10 +290,6 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
     if old != new:
         return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
     return []
-
-
-def _plain_default(option: str) -> Any:
-    return plain({option: getattr(DEFAULTS, option)})[option]
 
 
 def _short(value: Any) -> str:

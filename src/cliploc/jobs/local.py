@@ -15,29 +15,16 @@ def run(
     on_part: Callable[[Part], None],
     reporter: Reporter = SILENT,
     *,
-    threads: int | None = None,
+    threads: int | None = None,  # of the model; None for torch's default
 ) -> None:
-    """Runs a run's shards in this process; see `cliploc.jobs.engine.Engine`.
-
-    Args:
-        threads: number of threads of the model; None for torch's default.
-    """
+    """Runs a run's shards in this process; see `cliploc.jobs.engine.Engine`."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        _run(shards, make_worker, on_part, reporter)
+        with closing(make_worker()) as worker, closing(worker.stream(shards, reporter)) as parts:
+            for part in parts:
+                on_part(part)
     finally:
         torch.set_num_threads(before)
-
-
-def _run(
-    shards: Sequence[Shard],
-    make_worker: MakeWorker,
-    on_part: Callable[[Part], None],
-    reporter: Reporter,
-) -> None:
-    with closing(make_worker()) as worker, closing(worker.stream(shards, reporter)) as parts:
-        for part in parts:
-            on_part(part)

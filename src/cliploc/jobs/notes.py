@@ -1,9 +1,11 @@
-"""The notes of a run: remarks that are shown at its end."""
+"""The notes of a run: remarks that are shown at its end, and reasons why a model failed on pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from cliploc._process import out_of_memory
+from cliploc.errors import ModelError
 from cliploc.reporter import SILENT, Reporter, halved_note
 
 NAMED = 3  # pictures named in a note; the rest are only counted
@@ -13,6 +15,15 @@ def pictures_in_words(names: Sequence[str]) -> str:
     """The number of pictures and the names of the first ones: "4 pictures (a.jpg, b.jpg, c.jpg and 1 more)"."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{len(names)} picture{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMED])}{more})"
+
+
+def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:
+    """The reason of a failure, in one line."""
+    if isinstance(error, ModelError):
+        return str(error)
+    if not out_of_memory(error):
+        raise error
+    return "not enough memory for a single picture: use a smaller --image-size or fewer --scales"
 
 
 def collect_halved(notes: list[str]) -> Callable[[int], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import itertools
 import os
 import re
 import unicodedata
@@ -104,7 +105,7 @@ def find_pictures(
     if path.is_file() and path.suffix.lower() in SUFFIXES | VIDEOS:
         return _below(path.parent, [path], text, videos)
     if glob.has_magic(text):
-        root = Path(*_until_magic(path))
+        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
         skipped = []
         return _below(root, _matches(root, path, skipped, videos), text, videos, skipped)
     raise UsageError(
@@ -176,15 +177,6 @@ def _of_results(folder: Path) -> bool:
 def _in_results(root: Path, folder: Path) -> bool:
     """Whether a folder below the root is an annotation's or is in one."""
     return folder not in (root, folder.parent) and (_of_results(folder) or _in_results(root, folder.parent))
-
-
-def _until_magic(path: Path) -> list[str]:
-    parts: list[str] = []
-    for part in path.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return parts or ["."]
 
 
 def _below(

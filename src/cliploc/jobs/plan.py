@@ -21,12 +21,7 @@ SHARD = 32  # samples that are computed and written together; rounded up to whol
 
 @dataclass(frozen=True)
 class ModelSetup:
-    """A model with its options, everything except the method. One forward pass serves all methods of a setup.
-
-    Example:
-        >>> ModelSetup(BENCHMARK.but(scales=(1, 1.5))).options.scales
-        (1.0, 1.5)
-    """
+    """A model with its options, everything except the method. One forward pass serves all methods of a setup."""
 
     # options of `Localizer`; a `Setting` adds method, method options and threshold. A setup with a head is only for the
     # head's method. With `min_presence` above 0, names below it have no boxes.
@@ -78,14 +73,11 @@ class Grid:
     recipes: Sequence[Recipe | None] = ()
 
     def settings(
-        self, unfit_reason: Callable[[ModelSetup, str], str | None]
+        self,
+        # why a method does not run on a setup, in one line; None if it runs, "" to leave it out without a line
+        unfit_reason: Callable[[ModelSetup, str], str | None],
     ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-        """The settings of the grid, and a line for each combination that was left out.
-
-        Args:
-            unfit_reason: function that returns why a method does not run on a setup, in one line; None if it runs, ""
-                to leave it out without a line.
-        """
+        """The settings of the grid, and a line for each combination that was left out."""
         for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.setups)):
             twice = [value for place, value in enumerate(values) if value in values[:place]]
             if twice:
@@ -154,12 +146,7 @@ def _in_words(value: object) -> str:
 
 
 def shard_size(batch_size: int, about: int = SHARD) -> int:
-    """The number of samples in a shard: about `about`, but whole batches, so that no batch is in two shards.
-
-    Example:
-        >>> shard_size(12)
-        36
-    """
+    """The number of samples in a shard: about `about`, but whole batches, so that no batch is in two shards."""
     return -(-about // batch_size) * batch_size
 
 

@@ -35,7 +35,7 @@ from cliploc.jobs.annotation_rows import KIND, run_id
 from cliploc.jobs.picture_files import PictureFile, by_path
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import path_of
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
+from cliploc.report.exports import ExportSettings, exports
 from cliploc.report.review_page import ReviewPicture, facts
 from cliploc.reporter import SILENT, Reporter
 
@@ -111,10 +111,7 @@ class ReviewFolder:
             return self._shown(number).state()
 
     def _shown(self, number: int) -> ReviewPicture:
-        return self._folder.reviewed(self._drafts(number))
-
-    def _drafts(self, number: int) -> AnnotatedPicture:
-        return self._folder.picture(self.pictures[number], number + 1, all_boxes=True)
+        return self._folder.reviewed(self._folder.picture(self.pictures[number], number + 1, all_boxes=True))
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""

@@ -91,16 +91,12 @@ def sample_facts(sample: Sample | LabelledPicture, root: Path, digest: str) -> R
     }
 
 
-def judge_sample(sample: Sample, maps: FloatArray, thresholds: Sequence[Sequence[float]]) -> list[list[Row]]:
-    """Compares one sample's maps with its ground truth.
-
-    Args:
-        maps: `[S, 224, 224]` in 0–1 over the whole picture.
-        thresholds: for each map, the τ of every setting that uses it.
-
-    Returns:
-        For each map and each of its thresholds, the columns that depend on the map.
-    """
+def judge_sample(
+    sample: Sample,
+    maps: FloatArray,  # [S, 224, 224] in 0–1 over the whole picture
+    thresholds: Sequence[Sequence[float]],  # for each map, the τ of every setting that uses it
+) -> list[list[Row]]:
+    """Compares one sample's maps with its truth: for each map and each of its τ, the columns that depend on the map."""
     if not len(sample.boxes_xyxy) and not sample.masks:
         raise InputError(f"{sample.id}: expected true boxes or masks, got none: leave the sample out")
     mask, ignore = read_masks(sample)
@@ -145,12 +141,7 @@ def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
 
 
 def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Sequence[str]) -> None:
-    """Compares a part with what it was written with.
-
-    Args:
-        schema: its columns; a metric's may be missing, as a plugin may have come since.
-        settings: ids of the settings; there is a row for each sample and setting.
-    """
+    """Compares a part with what it was written with: its columns, and a row for each sample and setting."""
     pa = arrow()
     try:
         file = pa.parquet.ParquetFile(pa.BufferReader(content))
@@ -168,7 +159,7 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
     of_plugins = {name for one in all_metrics() for name in one.columns}
     for field in schema:
         if field.name not in found.names:
-            if field.name not in of_plugins:
+            if field.name not in of_plugins:  # a plugin may have come since
                 raise ValueError(f"expected a column {field.name}")
         elif not found.field(field.name).type.equals(field.type):
             raise ValueError(f"expected {field.name} as {field.type}, got {found.field(field.name).type}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,7 @@ KIND = RunKind(
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 16  # pictures that are computed and written together
 NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
+NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 SUFFIX = ".png"  # of label maps made by other tools
 OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, not of classes
@@ -79,10 +80,6 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-def _columns() -> Sequence[str]:
-    return ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
-
-
 def _tallies(manifest: Manifest) -> dict[str, Tally]:
     names = [one["name"] for one in manifest["dataset"]["classes"]]
     return {one["id"]: PixelTally(names, one["known_classes"]) for one in manifest["settings"]}
@@ -102,27 +99,25 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, _columns, _tallies, _table, _legend)
+TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tallies, _table, _legend)
 
 
 def run_segmentation(
     dataset: LabelledDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
-    protocol: Protocol,
     out: Path,
     *,
+    protocol: Protocol,
     engine: Engine = local.run,
     shard: int = SHARD,
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Benchmarks every setting on a segmentation set.
+    """Benchmarks every setting on a segmentation set; see `run_benchmark`.
 
     Args:
         setups: models × prompts. Their options for views and boxes are not used.
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        asked: how the dataset was chosen (limit, seed …), for the manifest.
     """
     if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
         raise UsageError(
@@ -146,12 +141,8 @@ class _Read:
     truth: LabelMap
 
 
-@dataclass(frozen=True)
-class _Labelled:
-    """A label map that a method made, and the average precision of its scores where the protocol has one."""
-
-    labels: npt.NDArray[Any]
-    precision: float | None = None
+# A label map that a method made, and the average precision of its scores where the protocol has one.
+_Labelled: TypeAlias = tuple[npt.NDArray[Any], float | None]
 
 
 class LabelMapJudge(PictureJudge):
@@ -199,23 +190,23 @@ class LabelMapJudge(PictureJudge):
         """See `PictureJudge.maps`."""
         if not self.segmenter.protocol.one_thing:
             made = self.segmenter.label_maps(seen.picture, methods, reporter)
-            return {name: _Labelled(labels) for name, labels in made.items()}
+            return {name: (labels, None) for name, labels in made.items()}
         assert seen.sample.name is not None
         heats = self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter)
         return {
-            name: _Labelled((heat > heat.mean()).astype(np.int16), _precision(heat, seen.truth))
-            for name, heat in heats.items()
+            name: ((heat > heat.mean()).astype(np.int16), _precision(heat, seen.truth)) for name, heat in heats.items()
         }
 
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         """See `PictureJudge.judge`."""
-        pairs = pixel_pairs(seen.sample.id, heat.labels, seen.truth, len(self.segmenter.protocol.classes))
+        labels, precision = heat
+        pairs = pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
         return {
             "true": pairs.true.tolist(),
             "predicted": pairs.predicted.tolist(),
             "pixels": pairs.pixels.tolist(),
-            "average_precision": heat.precision,
-            "preview": preview(heat.labels),
+            "average_precision": precision,
+            "preview": preview(labels),
             "true_preview": preview(seen.truth),
         }
 
@@ -259,18 +250,15 @@ class PixelTally(Tally):
 
 
 def numbers_of(
-    result: MeanIoUResult, names: Sequence[str], known: Sequence[int] | None = None, precisions: Sequence[float] = ()
+    result: MeanIoUResult,
+    names: Sequence[str],
+    known: Sequence[int] | None = None,  # labels that the model can predict; None: all
+    precisions: Sequence[float] = (),  # average precision of each picture, where each has one object
 ) -> Summary:
-    """The numbers of label maps as plain values, shares in percent.
+    """The numbers of label maps as plain values, shares in percent; None for a number that does not exist.
 
-    Args:
-        known: labels that the model can predict; None: all.
-        precisions: the average precision of each picture, for the protocol with one object per picture.
-
-    Returns:
-        `miou`, `mean_accuracy`, `pixel_accuracy`, `confidence_95`, `per_class` (label → name, iou, accuracy, pixels;
-        None where a class is in no map) and `confused` (the pairs of classes with the most wrong pixels). With `known`
-        fewer than all classes, `miou_known` is the mean over these. None stands for a number that does not exist.
+    `per_class` is label → name, iou, accuracy, pixels (None where a class is in no map); `confused` has the pairs of
+    classes with the most wrong pixels. With `known` fewer than all classes, `miou_known` is the mean over these.
     """
     confusion = result.confusion
     true = confusion[:-1].sum(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cliploc.jobs.rows import Row
@@ -52,14 +52,10 @@ def summary_columns() -> tuple[str, ...]:
 
 
 class BoxTally(Tally):
-    """Counts the rows of one setting with all metrics, which `cliploc evaluate` uses too.
-
-    Args:
-        may_tune: whether the pictures may choose a threshold.
-    """
+    """Counts the rows of one setting with all metrics, which `cliploc evaluate` uses too."""
 
     def __init__(self, threshold: float, may_tune: bool) -> None:
-        self.threshold, self.may_tune = threshold, may_tune
+        self.threshold, self.may_tune = threshold, may_tune  # whether the pictures may choose a threshold
         self.metrics: list[Metric] = [one.at(threshold if one.needs_threshold else None) for one in all_metrics()]
 
     def add(self, row: Row) -> None:
@@ -83,21 +79,10 @@ class BoxTally(Tally):
         }
 
 
-def summarize(
-    settings: Sequence[Mapping[str, Any]], rows: Iterable[Row], tune: bool = False, bootstrap: Bootstrap = DEFAULT
-) -> dict[str, Summary]:
-    """The numbers of rows of boxes; the `summary_columns` are enough."""
-    return summed_up(rows, {one["id"]: BoxTally(one["threshold"], tune) for one in settings}, bootstrap)
-
-
 def joined(
     summaries: Iterable[MetricSummary],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, float]]]:
-    """Joins the summaries of several metrics, with plain values for JSON; shares in percent.
-
-    Returns:
-        The numbers with their intervals under `confidence_95`, further facts, and the numbers of each class.
-    """
+    """The numbers of several metrics, with `confidence_95`; further facts; the numbers of each class. In percent."""
     numbers: dict[str, float | None] = {}
     intervals: dict[str, Interval] = {}
     facts: dict[str, Any] = {}

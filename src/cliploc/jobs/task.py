@@ -101,16 +101,12 @@ def run_task(
     engine: Engine,
     reporter: Reporter,
 ) -> BenchmarkResult:
-    """Runs a task into a folder, or resumes it there.
+    """Runs a task into a folder, or resumes it there; see `run_benchmark`.
 
     Args:
         judge_of: makes the judge of a setup; picklable.
-        out: an empty folder, or the folder of a run with the same settings.
         entries: what the numbers depend on besides dataset and settings, for the manifest.
         folders: names of folders that the run writes besides the task's files.
-        asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
-        reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
-            failed sample, and each note.
     """
     arrow()
     shards = tuple(shards_of(dataset.samples, shard_size))

@@ -45,12 +45,7 @@ class Every:
 
     @classmethod
     def of(cls, text: str) -> Every:
-        """Reads "30" (each 30th frame), "2s" (one in two seconds), "scene", or several with commas.
-
-        Example:
-            >>> Every.of("0.5s,scene")
-            Every(frames=None, seconds=0.5, scenes=True)
-        """
+        """Reads "30" (each 30th frame), "2s" (one in two seconds), "scene", or several with commas."""
         found: dict[str, Any] = {}
         for part in text.replace(" ", "").split(","):
             key, value = "", 0.0
@@ -140,15 +135,13 @@ def _taken(video: PictureFile, every: Every, place: _FramesPlace) -> Iterator[in
     """Decodes a video and writes its frames; yields their numbers."""
     count = 0
     for number, image in _chosen(video, every):
-        write_whole(place.file(number), partial(_save, image), durable=False)
+        write_whole(
+            place.file(number), partial(image.save, format="JPEG", quality=QUALITY, subsampling=0), durable=False
+        )
         count += 1
         yield number
     if not count:
         raise InputError(f"{video.id}: holds no frames: check the video")
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    image.save(path, "JPEG", quality=QUALITY, subsampling=0)
 
 
 def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Image.Image]]:

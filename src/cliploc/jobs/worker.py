@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs.engine import Part, Shard
-from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.folder import plain
-from cliploc.jobs.notes import collect_halved
+from cliploc.jobs.notes import collect_halved, failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, sample_facts, to_table
 from cliploc.jobs.sources import Digests
@@ -43,13 +42,9 @@ class JudgedShard:
 
 
 class Judge(ABC):
-    """A setup's localizer, with the settings that it serves.
+    """A setup's localizer, with the settings that it serves."""
 
-    Attributes:
-        note: a remark on the names that its model does not know; "" for none.
-    """
-
-    note: str = ""
+    note: str = ""  # a remark on the names that its model does not know
 
     def __init__(self, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None) -> None:
         self.setup, self.settings = setup, tuple(settings)
@@ -262,11 +257,6 @@ def _done(judged: Iterable[JudgedShard]) -> bool:
 
 
 def thumb(heat: FloatArray) -> bytes:
-    """A small copy of a map `[H, W]` in 0–1: the mean in 28×28 cells, as levels 0–255; `heat_of` reads it.
-
-    Example:
-        >>> len(thumb(np.ones((56, 84), np.float32)))
-        784
-    """
+    """A small copy of a map `[H, W]` in 0–1: the mean in 28×28 cells, as levels 0–255; `heat_of` reads it."""
     small = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(heat, np.float32))[None], THUMB)[0]
     return bytes((small.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes())

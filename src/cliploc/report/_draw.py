@@ -55,15 +55,11 @@ def _wide_font(size: int) -> Font:
     """DejaVu Sans – accented Latin, Greek, Cyrillic, Arabic, Hebrew – from matplotlib (a dependency of supervision)."""
     matplotlib = importlib.util.find_spec("matplotlib")  # found, not imported
     homes = (matplotlib.submodule_search_locations if matplotlib else None) or []
-    return _first_font([f"{home}/mpl-data/fonts/ttf/DejaVuSans.ttf" for home in homes] + ["DejaVuSans.ttf"], size)
+    return _first_font((*(f"{home}/mpl-data/fonts/ttf/DejaVuSans.ttf" for home in homes), "DejaVuSans.ttf"), size)
 
 
 @lru_cache(maxsize=64)
-def _east_asian_font(size: int) -> Font:
-    return _first_font(EAST_ASIAN_FONTS, size)
-
-
-def _first_font(names: Iterable[str], size: int) -> Font:
+def _first_font(names: tuple[str, ...], size: int) -> Font:
     for name in names:
         try:
             return ImageFont.truetype(name, size)
@@ -77,7 +73,7 @@ def font_for(text: str, size: int) -> Font:
     if all(letter.isascii() or letter in "·…" for letter in text):
         return _plain_font(size)  # Pillow's own font is the same on all machines
     if any("\u2e80" <= letter <= "\u9fff" or "\uac00" <= letter <= "\ud7a3" for letter in text):
-        return _east_asian_font(size)
+        return _first_font(EAST_ASIAN_FONTS, size)
     return _wide_font(size)
 
 

@@ -16,16 +16,7 @@ import numpy as np
 from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
 from cliploc.report.benchmark_classes import class_bars, class_table, confusion, studied, studies
-from cliploc.report.benchmark_data import (
-    MISSES,
-    BenchmarkRun,
-    SettingResult,
-    details,
-    in_words,
-    is_imagenet,
-    read_run,
-    worth,
-)
+from cliploc.report.benchmark_data import MISSES, BenchmarkRun, details, in_words, is_imagenet, read_run, worth
 from cliploc.report.benchmark_figures import (
     INSTANCES,
     QUARTILES,
@@ -37,8 +28,10 @@ from cliploc.report.benchmark_figures import (
 )
 from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, disputed, examples, gallery_picture
 from cliploc.report.benchmark_tables import Cell, Table, percent
+from cliploc.report.faithfulness import write_faithfulness_report
 from cliploc.report.html import REPORT_TEMPLATES, count
-from cliploc.report.task_folder import published, write_files
+from cliploc.report.segmentation import write_segmentation_report
+from cliploc.report.task_folder import SettingResult, kind_of, published, write_files
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures
@@ -59,15 +52,19 @@ class Section:
 
 
 def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -> Path:
-    """Writes `report.html`, `tables.csv`, `tables.md` and `tables.tex` into a benchmark's folder.
+    """Writes the report of a benchmark, whatever it measured, into its folder.
 
     The input is manifest.json, summary.json and parts/*.parquet of the folder, and the dataset's pictures; the page
     lists pictures that cannot be read. Existing files are overwritten; the same folder gives the same bytes.
 
     Args:
-        pictures: whether to embed small copies of the photographs in the galleries; maps and boxes are always there.
+        pictures: whether to embed small copies of the photographs; maps and boxes are always there.
     """
-    run = read_run(Path(out_folder))
+    folder = Path(out_folder)
+    of_task = {"segmentation": write_segmentation_report, "faithfulness": write_faithfulness_report}
+    if write := of_task.get(kind_of(folder)):
+        return write(folder, pictures=pictures)
+    run = read_run(folder)
     both = [tables.comparison(run), tables.every_number(run)]
     texts = (
         tables.to_csv(run),
@@ -253,7 +250,7 @@ def _tau(settings: Sequence[SettingResult]) -> dict[str, Any]:
             ]
         )
     table = Table("Thresholds", columns, {"": rows}, frozenset(columns) - {"setting"})
-    return {"figure": tau_curves(curves), "legend": legend(curves), "table": table}
+    return {"figure": tau_curves(curves), "legend": legend((one.index, one.label) for one in curves), "table": table}
 
 
 # ---------------------------------------------------------------------------------------------------------------- IoU
@@ -282,7 +279,7 @@ def _objects(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, 
     size = _by(run, settings, lambda rows: np.searchsorted(ends, rows["area_share"].to_numpy(dtype=float)))
     number = _by(run, settings, lambda rows: rows["n_boxes"].to_numpy(dtype=int).clip(1, 4) - 1)
     return {
-        "legend": legend(settings),
+        "legend": legend((one.index, one.label) for one in settings),
         "size": breakdown(settings, size, QUARTILES, "size of the object"),
         "cuts": ", ".join(f"{100 * end:.0f}" for end in ends),
         "number": breakdown(settings, number, INSTANCES, "number of true boxes"),

@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, details, wilson
-from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, gallery_picture
+from cliploc.report.benchmark_data import BenchmarkRun, details, wilson
+from cliploc.report.benchmark_gallery import Photographs, gallery_picture
 from cliploc.report.benchmark_tables import Cell, Table, percent
+from cliploc.report.task_folder import SettingResult
 
 SHOWN = 12  # best and worst classes
 
 
 # -------------------------------------------------------------------------------------------------------- all classes
-@dataclass(frozen=True)
-class Bar:
-    """The number of a class's pictures with a right box, and the 95 % interval of their share in percent."""
-
-    name: str
-    hits: int
-    n: int
-    low: float
-    high: float
-
-
-def class_bars(run: BenchmarkRun, setting: SettingResult) -> dict[str, list[Bar]]:
+def class_bars(run: BenchmarkRun, setting: SettingResult) -> dict[str, list[dict[str, Any]]]:
     """Heading → bars: the best and worst classes of a setting, ranked by the cautious end of their intervals."""
-    shares = run.of(setting).groupby("label")["hit"].agg(["sum", "count"])
-    found = [
-        (int(label), Bar(run.class_name(int(label)), int(row["sum"]), int(row["count"]), *wilson(*map(int, row))))
-        for label, row in shares.iterrows()
-    ]
-    best = [bar for _, bar in sorted(found, key=lambda one: (-one[1].low, one[0]))[:SHOWN]]
-    worst = [bar for _, bar in sorted(found, key=lambda one: (one[1].high, one[0]))[:SHOWN]]
-    return {"Best": best} if len(found) <= SHOWN else {"Best": best, "Worst": worst}
+    bars: list[dict[str, Any]] = []
+    for label, row in run.of(setting).groupby("label")["hit"].agg(["sum", "count"]).sort_index().iterrows():
+        hits, n = map(int, row)
+        low, high = wilson(hits, n)
+        bars.append({"name": run.class_name(int(label)), "hits": hits, "n": n, "low": low, "high": high})
+    best = sorted(bars, key=lambda bar: -bar["low"])[:SHOWN]
+    worst = sorted(bars, key=lambda bar: bar["high"])[:SHOWN]
+    return {"Best": best} if len(bars) <= SHOWN else {"Best": best, "Worst": worst}
 
 
 def class_table(run: BenchmarkRun, settings: Sequence[SettingResult]) -> Table:
@@ -65,35 +54,23 @@ def studied(run: BenchmarkRun) -> Mapping[int, str]:
     return {labels[wnid]: reason for wnid, reason in reasons.items() if labels.get(wnid) in present}
 
 
-@dataclass(frozen=True)
-class Study:
-    """The details of a class: the reason for showing them, numbers per setting, three pictures."""
-
-    name: str
-    wnid: str
-    pictures: int
-    reason: str
-    table: Table
-    shown: Sequence[GalleryPicture]
-
-
 def studies(
     run: BenchmarkRun, settings: Sequence[SettingResult], reasons: Mapping[int, str], photographs: Photographs
-) -> list[Study]:
-    """The details of each class that has a reason."""
+) -> list[dict[str, Any]]:
+    """The details of each class that has a reason: the reason, numbers per setting, three pictures."""
     leader = settings[0]
     rows = run.of(leader)
     keys = {label: _three(rows[rows["label"] == label]) for label in reasons}
     full = details(run, {(leader.id, sample) for samples in keys.values() for sample in samples})
     return [
-        Study(
-            run.class_name(label),
-            run.wnid(label),
-            run.rows[run.rows["label"] == label]["sample"].nunique(),
-            reason,
-            _numbers(run, settings, label),
-            [gallery_picture(run, full[leader.id, sample], leader, photographs) for sample in keys[label]],
-        )
+        {
+            "name": run.class_name(label),
+            "wnid": run.wnid(label),
+            "pictures": run.rows[run.rows["label"] == label]["sample"].nunique(),
+            "reason": reason,
+            "table": _numbers(run, settings, label),
+            "shown": [gallery_picture(run, full[leader.id, sample], leader, photographs) for sample in keys[label]],
+        }
         for label, reason in reasons.items()
     ]
 
@@ -140,45 +117,30 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
     return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, frozenset(columns) - {"setting"})
 
 
-@dataclass(frozen=True)
-class Share:
-    """The number and share of a class's pictures with some prediction."""
+def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:
+    """The confusion matrix of each classifier of the run; settings with the same predictions share one.
 
-    amount: int
-    share: float
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """A confusion matrix."""
-
-    title: str  # the settings with these predictions
-    names: Sequence[str]  # the names of the classes
-    # for each class how often each of these classes or another one was predicted, and the most frequent others
-    rows: Sequence[tuple[Sequence[Share], Share, str]]
-
-
-def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[Confusion]:
-    """The confusion matrix of each classifier of the run; settings with the same predictions share one."""
+    Its `title` names these settings; for each class, `rows` has how often each of these classes was predicted (the
+    number, and the share of the class's pictures), how often another one, and the most frequent others.
+    """
     groups: dict[bytes, list[SettingResult]] = {}
     for one in settings:
         rows = run.of(one).sort_values("sample")
         if "predicted" in rows and len(rows) and (rows["predicted"] >= 0).any():
             groups.setdefault(rows["predicted"].to_numpy(dtype=np.int64).tobytes(), []).append(one)
-    names = [run.class_name(label) for label in labels]
     return [
-        Confusion(
-            ", ".join(one.label for one in same) if len(groups) > 1 else "All settings predict alike",
-            names,
-            [_taken_for(run, same[0], label, labels) for label in labels],
-        )
+        {
+            "title": ", ".join(one.label for one in same) if len(groups) > 1 else "All settings predict alike",
+            "names": [run.class_name(label) for label in labels],
+            "rows": [_taken_for(run, same[0], label, labels) for label in labels],
+        }
         for same in groups.values()
     ]
 
 
 def _taken_for(
     run: BenchmarkRun, setting: SettingResult, label: int, labels: Sequence[int]
-) -> tuple[list[Share], Share, str]:
+) -> tuple[list[tuple[int, float]], tuple[int, float], str]:
     rows = run.of(setting)
     predicted = rows[rows["label"] == label]["predicted"]
     total = max(len(predicted), 1)
@@ -187,4 +149,4 @@ def _taken_for(
     others = others.sort_index().sort_values(ascending=False, kind="stable")
     most = ", ".join(f"{run.class_name(int(one))} {n}" for one, n in others.head(3).items())
     outside = int(others.sum())
-    return [Share(one, one / total) for one in inside], Share(outside, outside / total), most
+    return [(one, one / total) for one in inside], (outside, outside / total), most

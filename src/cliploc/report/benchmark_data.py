@@ -6,20 +6,18 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cliploc._documents import BenchmarkManifest, BenchmarkSummary, DocumentError, checked, read_json
 from cliploc._files import parts_in
 from cliploc.errors import UsageError
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
-from cliploc.report.task_folder import bench_packages, content_of, interval_of
+from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, content_of
 
-Floats = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 NO_INTERVALS = Bootstrap(replicates=0)
 SCHEMA = 2  # version of the manifest that can be read
@@ -43,64 +41,19 @@ MISSES = {
 }
 
 
-@dataclass(frozen=True)
-class SettingResult:
-    """One model × method × prompt setting."""
-
-    id: str  # its id in the manifest and the rows
-    label: str  # a short text that distinguishes it from the other settings of the run
-    about: Mapping[str, Any]  # its entry in the manifest
-    numbers: Mapping[str, Any]  # its entry in summary.json; empty where none of its pictures could be evaluated
-    curve: Floats | None  # [1000], MaxBoxAcc in percent at each τ of `TAUS`; None where nothing was evaluated
-    index: int  # its index in the manifest, which determines its colour
-
-    def number(self, key: str) -> float | None:
-        """A number of summary.json in percent, or None."""
-        value = self.numbers.get(key)
-        return float(value) if isinstance(value, int | float) else None  # metrics have their own keys
-
-    def interval(self, key: str) -> tuple[float, float] | None:
-        """Its 95 % interval, or None."""
-        return interval_of(self.numbers, key)
-
-    @property
-    def baseline(self) -> bool:
-        """Whether its boxes were made without a model."""
-        return bool(self.about.get("baseline"))
-
-    @property
-    def threshold(self) -> float | None:
-        """The τ of its boxes, hits and IoUs; None where each map has its own."""
-        return _threshold(self.about, self.numbers)
-
-    @property
-    def oracle(self) -> bool:
-        """Whether this τ was chosen on the same pictures."""
-        return bool(self.numbers.get("threshold_chosen_on_these_images"))
-
-
 def worth(value: float | None) -> float:
     """A number by which settings are ranked: 0 is one, and a missing one is less than any."""
     return -math.inf if value is None else value
 
 
 @dataclass(frozen=True)
-class BenchmarkRun:
-    """A benchmark's folder."""
+class BenchmarkRun(TaskRun):
+    """The folder of a benchmark of boxes; its settings are in the order of the manifest."""
 
-    folder: Path  # its path
-    manifest: Mapping[str, Any]  # the content of manifest.json
-    settings: tuple[SettingResult, ...]  # in the order of the manifest
     # a pandas frame with a row for each sample and setting, with the columns of `LIGHT` (no maps), `part` (the index of
     # the row's file), `hit` (whether the largest contour's box is right at the setting's τ) and `miss` (the kind of
     # error, a key of `MISSES`)
     rows: Any
-
-    @property
-    def dataset(self) -> Mapping[str, Any]:
-        """The manifest's entry for the dataset."""
-        found: Mapping[str, Any] = self.manifest.get("dataset") or {}
-        return found
 
     @property
     def ranked(self) -> list[SettingResult]:
@@ -141,13 +94,13 @@ def read_run(folder: str | Path) -> BenchmarkRun:
     entries: Sequence[Mapping[str, Any]] = manifest.get("settings") or []
     numbers = summary.get("settings", summary)
     labels = _labels(entries)
-    thresholds = {one["id"]: _threshold(one, numbers.get(one["id"]) or {}) for one in entries}
-    rows, curves = _rows(folder, manifest, thresholds)
     settings = [
-        SettingResult(one["id"], label, one, numbers.get(one["id"]) or {}, curves.get(one["id"]), i)
+        SettingResult(one["id"], label, one, numbers.get(one["id"]) or {}, None, i)
         for i, (one, label) in enumerate(zip(entries, labels, strict=True))
     ]
-    return BenchmarkRun(folder, manifest, tuple(settings), rows)
+    rows, curves = _rows(folder, manifest, {one.id: one.threshold for one in settings})
+    with_curves = [replace(one, curve=curves.get(one.id)) for one in settings]
+    return BenchmarkRun(folder, manifest, tuple(with_curves), rows)
 
 
 def _check_shape(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
@@ -177,11 +130,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path}: expected a JSON object: run cliploc benchmark again")
     return found
-
-
-def _threshold(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
-    value = numbers.get("threshold", about.get("threshold"))
-    return float(value) if isinstance(value, int | float) else None
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
@@ -329,12 +277,7 @@ def as_boxes(boxes: Any) -> Floats:
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion in percent (Wilson 1927); it also suits few pictures, 0 % and 100 %.
-
-    Example:
-        >>> [round(end) for end in wilson(1, 1)]
-        [21, 100]
-    """
+    """The 95 % interval of a proportion in percent (Wilson 1927); it also suits few pictures, 0 % and 100 %."""
     z = 1.959964
     share, extra = hits / n, z * z / n
     middle, half = share + extra / 2, z * np.sqrt(share * (1 - share) / n + extra / (4 * n))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 from cliploc._imports import install, not_installed
 from cliploc.metrics import TAUS
 from cliploc.report import colours
-from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, wilson
+from cliploc.report.benchmark_data import BenchmarkRun, wilson
 from cliploc.report.html import DARK, LIGHT, data_uri
+from cliploc.report.task_folder import Floats, SettingResult
 
 Palette = Mapping[str, str]
 # Used after the page's ink colour. Dashes distinguish lines of the same colour.
@@ -42,9 +43,9 @@ def look(index: int, palette: Palette) -> tuple[str, tuple[int, ...], str]:
     return (palette["ink"], *LINE_COLOURS)[place], DASHES[turn % len(DASHES)], MARKS[place]
 
 
-def legend(settings: Sequence[SettingResult]) -> list[tuple[str, str, str]]:
-    """The legend: each setting's colour and dashes, as in CSS, and its label."""
-    looks = [(look(one.index, {"ink": "var(--ink)"}), one.label) for one in settings]
+def legend(labels: Iterable[tuple[int, str]]) -> list[tuple[str, str, str]]:
+    """The legend of lines by index and label: each one's colour and dashes, as in CSS, and its label."""
+    looks = [(look(index, {"ink": "var(--ink)"}), label) for index, label in labels]
     return [(colour, " ".join(map(str, dashes)), label) for (colour, dashes, _), label in looks]
 
 
@@ -77,8 +78,7 @@ def tau_curves(settings: Sequence[SettingResult]) -> Figure:
 def iou_histogram(run: BenchmarkRun, setting: SettingResult, top: float) -> Figure:
     """Draws a histogram of the IoU of the largest contour's box at τ; right boxes filled, wrong ones hatched.
 
-    Args:
-        top: the end of the axis in percent, so that the figures of all settings have the same scale.
+    The axis ends at `top` percent, so that the figures of all settings have the same scale.
     """
     shares = iou_shares(run, setting)
 
@@ -175,12 +175,7 @@ def figure(draw: Callable[[Any, Palette], None], says: str, inches: tuple[float,
 
 
 def in_dark(svg: str) -> str:
-    """The drawing with dark colours in place of the light ones: drawing it twice would take twice the time.
-
-    Example:
-        >>> in_dark('<path style="stroke: #16181d; fill: #e69f00"/>')  # ink, and the colour of a line
-        '<path style="stroke: #eceef2; fill: #e69f00"/>'
-    """
+    """The drawing with dark colours in place of the light ones: drawing it twice would take twice the time."""
     swapped = {LIGHT[name]: DARK[name] for name in ("ink", "soft", "line")}
     return re.sub("|".join(swapped), lambda found: swapped[found.group()], svg)
 

@@ -14,10 +14,10 @@ from PIL import Image
 from cliploc.errors import CliplocError
 from cliploc.images import load
 from cliploc.report import _draw
-from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, as_boxes
+from cliploc.report.benchmark_data import BenchmarkRun, as_boxes
 from cliploc.report.html import data_uri, jpeg_uri
 from cliploc.report.overlay import OPACITY, covering
-from cliploc.report.task_folder import heat_of
+from cliploc.report.task_folder import Floats, SettingResult, heat_of
 from cliploc.values import ResizePolicy
 
 SIDE = 240  # longest side of a photograph in the page
@@ -34,7 +34,7 @@ class Photographs:
     shown: bool  # whether photographs are embedded at all
     missing: dict[str, str] = field(default_factory=dict)  # the photographs that cannot be read, with the reason
     _known: dict[str, tuple[str, tuple[int, int]] | None] = field(default_factory=dict)
-    _data: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)  # id → data URI of each, for the end of the page
 
     def find(self, path: str) -> tuple[str, tuple[int, int]] | None:
         """The photograph's id in the page and its size in pixels; None if it is not embedded."""
@@ -53,13 +53,8 @@ class Photographs:
         size = image.size
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         name = f"photo-{len(self._known)}"
-        self._data[name] = jpeg_uri(image, quality=QUALITY, optimize=True, progressive=True)
+        self.addresses[name] = jpeg_uri(image, quality=QUALITY, optimize=True, progressive=True)
         return name, size
-
-    @property
-    def addresses(self) -> Mapping[str, str]:
-        """Id → data URI of all embedded photographs, for the end of the page."""
-        return self._data
 
 
 @dataclass(frozen=True)

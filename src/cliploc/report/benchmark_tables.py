@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.metrics import all_numbers
-from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet
-from cliploc.report.task_folder import csv_text, published
+from cliploc.report.benchmark_data import BenchmarkRun, in_words, is_imagenet
+from cliploc.report.task_folder import SettingResult, csv_text, published, with_ends
 
 NOT_COMPARABLE = (
     "Numbers of different models, splits or pictures are not comparable with each other: the published rows are only "
@@ -302,17 +302,6 @@ def _tex_cell(cell: Cell) -> str:
 
 def to_csv(run: BenchmarkRun) -> str:
     """The CSV: a row for each setting of this run and each published row, with unrounded numbers."""
-    kinds = ("kind", "setting", "model", "pretrained", "method", "trained_on_imagenet_labels", "dataset", "split")
-    numbers = [end for key in all_numbers() for end in (key, f"{key}_low", f"{key}_high")]
-    last = (
-        "best_threshold",
-        "threshold",
-        "threshold_chosen_on_these_images",
-        "images",
-        "evaluated",
-        "failed",
-        "source",
-    )
     rows: list[dict[str, Any]] = []
     for one in run.settings:
         row: dict[str, Any] = {
@@ -324,14 +313,10 @@ def to_csv(run: BenchmarkRun) -> str:
             "trained_on_imagenet_labels": bool(learnt_labels(one)),
             "dataset": run.dataset.get("name"),
             "split": run.dataset.get("split"),
-            "source": "this run",
         }
-        for key in all_numbers():
-            row[key], ends = one.number(key), one.interval(key)
-            row[f"{key}_low"], row[f"{key}_high"] = ends or (None, None)
-        row |= {key: one.numbers.get(key) for key in last if key not in ("source", "failed")}
-        row["failed"] = failures(one)
-        rows.append(row)
+        facts = ("best_threshold", "threshold", "threshold_chosen_on_these_images", "images", "evaluated")
+        row |= one.columns(all_numbers()) | {key: one.numbers.get(key) for key in facts}
+        rows.append({**row, "failed": failures(one), "source": "this run"})
     for other in published(PUBLISHED)["rows"] if is_imagenet(run) else ():
         lenient = other["rule"] == "vl_score"
         rows.append(
@@ -351,11 +336,11 @@ def to_csv(run: BenchmarkRun) -> str:
                 + (" (Top-1 and Top-5 Loc by VL-Score's rule)" if lenient else ""),
             }
         )
-    return csv_text([*kinds, *numbers, *last], rows)
+    return csv_text(rows)
 
 
-def _ends(key: str, value: float | Sequence[float] | None) -> dict[str, float | None]:
+def _ends(key: str, value: float | Sequence[float] | None) -> dict[str, object]:
     """A published number as columns; a range becomes its middle and ends."""
     if value is None or isinstance(value, int | float):
         return {key: value}
-    return {key: round(sum(value) / len(value), 2), f"{key}_low": min(value), f"{key}_high": max(value)}
+    return with_ends(key, round(sum(value) / len(value), 2), (min(value), max(value)))

@@ -40,11 +40,6 @@ def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colo
     """Colours for many names, different for names that are often in the same picture.
 
     With more names than colours, some names share one. The most frequent names choose first.
-
-    Example:
-        >>> colours = distinct_colours(40, [[0, 30], [0, 10], [10, 30]])
-        >>> len({colours[0], colours[10], colours[30]})
-        3
     """
     if count <= len(NAME_COLOURS):
         return [name_colour(index) for index in range(count)]

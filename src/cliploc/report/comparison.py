@@ -44,19 +44,16 @@ class ModelResults:
     missing: Mapping[str, str] = field(default_factory=dict)  # method → why it has no result on this model
 
 
-def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], legend: str = LEGEND) -> Image.Image:
+def draw_comparison(
+    models: Sequence[ModelResults],  # all of the same picture and names
+    titles: Mapping[str, str],  # method → its title, in the order of the rows
+    legend: str = LEGEND,
+) -> Image.Image:
     """Draws one sheet for one picture: a row for each method, a column for each name, those of each model together.
 
     Many rows are folded into blocks beside each other. A cell holds the picture with heat and boxes of its name, a ring
     at the hottest place, and below it whether the name was found, its boxes, and the peak of the map. A method that has
     no result on a model has an empty cell with the reason.
-
-    Args:
-        models: the results on each model, all of the same picture and names.
-        titles: method → its title, in the order of the rows.
-
-    Returns:
-        A new RGB picture; with few cells at most 1,800 pixels wide and high.
     """
     shown = [result for one in models for result in one.results.values()]
     if not shown or not titles:

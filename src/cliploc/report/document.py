@@ -57,12 +57,7 @@ def skipped_document(skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
 def classified_record(
     source: str, size_wh: tuple[int, int], notes: Sequence[str], names: Sequence[tuple[str, float, float]]
 ) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a classification.
-
-    Example:
-        >>> classified_record("a.jpg", (40, 30), (), [("cat", 0.98765, 0.25)])["names"]
-        [{'rank': 1, 'name': 'cat', 'probability': 0.9877, 'cosine': 0.25}]
-    """
+    """One entry of "pictures" in the document of a classification."""
     return described(source, size_wh, notes) | {
         "names": [
             {"rank": rank, "name": _text(name), "probability": _number(probability, 4), "cosine": _number(cosine, 4)}
@@ -72,14 +67,7 @@ def classified_record(
 
 
 def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a comparison.
-
-    Args:
-        models: the methods' results for the picture on each model; at least one has a result.
-
-    Returns:
-        The picture, and under "results" an entry for each method on each model.
-    """
+    """One entry of "pictures" in the document of a comparison: "results" has an entry for each method on each model."""
     order = tuple(methods)
     results = [result for one in models for result in one.results.values()]
     shared = [note for note in results[0].notes if all(note in result.notes for result in results)]

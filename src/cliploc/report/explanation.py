@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc.report.benchmark_figures import look
+from cliploc.report.benchmark_figures import legend
 from cliploc.report.benchmark_tables import Cell, Table
 from cliploc.report.faithfulness import Line, draw_curves, number_cell, painted
 from cliploc.report.html import REPORT_TEMPLATES, embedded
@@ -20,69 +19,50 @@ from cliploc.report.overlay import LINE_COLOUR, fit_within, outlined
 SIDE = 300  # longer side in pixels of a picture with its map
 
 
-@dataclass(frozen=True)
-class ExplainedMap:
-    """One method's map of a name."""
-
-    method: str  # its title
-    heat: npt.NDArray[np.float32]  # [H, W] in 0–1 over the whole picture
-    level: float  # of heat, above which its region is marked
-    deletion: Sequence[float | None]  # the score as the hottest pixels go
-    insertion: Sequence[float | None]  # the score as they come
-    numbers: Sequence[float]  # in the order of the page's headings
-
-
-@dataclass(frozen=True)
-class ExplainedName:
-    """One name of the photograph."""
-
-    name: str  # as asked for
-    about: str  # the whole picture's score, in words
-    maps: Sequence[ExplainedMap]  # of each method
+# A map `[H, W]` in 0–1 over the whole picture, and the level of heat above which its region is marked.
+HotMap: TypeAlias = tuple[npt.NDArray[np.float32], float]
 
 
 def explanation_page(
     title: str,
     photograph: Image.Image,
-    names: Sequence[ExplainedName],
+    document: Mapping[str, Any],  # as explain.json has it
+    maps: Mapping[tuple[str, str], HotMap],  # (name, method) → its map
+    titles: Mapping[str, str],  # method → its title
+    headings: Mapping[str, str],  # key of a number → its heading
     about: Mapping[str, str],
-    score: str,
-    headings: Iterable[str],
-    document: Mapping[str, Any],
 ) -> str:
-    """The page as HTML."""
+    """The page of a document as HTML."""
     small = photograph.convert("RGB").resize(fit_within(photograph.size, SIDE))
-    titles = ("method", *headings)
+    score, columns = document["score"], ("method", *headings.values())
     shown = []
-    for one in names:
+    for one in document["names"]:
+        name, methods = one["name"], [(titles[method], found) for method, found in one["methods"].items()]
         figures = []
-        for found in one.maps:
-            heat = np.nan_to_num(found.heat).clip(0, 1)
+        for method in one["methods"]:
+            heat, level = maps[name, method]
+            heat = np.nan_to_num(heat).clip(0, 1)
             drawn = painted(small, (heat * 255).round().astype(np.uint8))
-            drawn = outlined(drawn, heat, found.level, LINE_COLOUR)
-            figures.append((found.method, embedded(drawn, f"{one.name} by {found.method}", quality=85)))
-        both = [(found.deletion, found.insertion) for found in one.maps]
-        scores = [value for pair in both for curve in pair for value in curve if value is not None]
+            drawn = outlined(drawn, heat, level, LINE_COLOUR)
+            figures.append((titles[method], embedded(drawn, f"{name} by {titles[method]}", quality=85)))
+        of_all = [curve for _, found in methods for curve in found["curves"].values()]
+        scores = [value for curve in of_all for value in curve if value is not None]
         ends = (0.0, 1.0) if score == "probability" else (min(scores), max(scores))
-        curves = [
-            (
-                which,
-                draw_curves(
-                    [Line(found.method, getattr(found, which)) for found in one.maps],
-                    which,
-                    axis,
-                    score=score,
-                    ends=ends,
-                ),
-            )
-            for which, axis in (("deletion", "share of pixels removed"), ("insertion", "share of pixels shown"))
-        ]
-        rows = [[Cell(found.method), *map(number_cell, found.numbers)] for found in one.maps]
-        table = Table(f"Numbers of {one.name}", dict.fromkeys(titles, ""), {"": rows}, frozenset(titles[1:]))
-        looks = [(look(index, {"ink": "var(--ink)"}), found.method) for index, found in enumerate(one.maps)]
-        legend = [(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks]
-        facts = {"name": one.name, "about": one.about, "figures": figures, "curves": curves, "legend": legend}
-        shown.append({**facts, "table": table})
+        curves = []
+        for which, axis in (("deletion", "share of pixels removed"), ("insertion", "share of pixels shown")):
+            lines = [Line(method, found["curves"][which]) for method, found in methods]
+            curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
+        rows = [[Cell(method), *(number_cell(found[key]) for key in headings)] for method, found in methods]
+        shown.append(
+            {
+                "name": name,
+                "about": f"{score} of the whole picture: {one[score]:.3f}",
+                "figures": figures,
+                "curves": curves,
+                "legend": legend(enumerate(method for method, _ in methods)),
+                "table": Table(f"Numbers of {name}", dict.fromkeys(columns, ""), {"": rows}, frozenset(columns[1:])),
+            }
+        )
     return REPORT_TEMPLATES.render(
         "explain.html",
         title=title,

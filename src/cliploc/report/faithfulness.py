@@ -13,11 +13,11 @@ from PIL import Image
 
 from cliploc._documents import FaithfulnessManifest
 from cliploc.report import _draw
-from cliploc.report.benchmark_figures import Figure, Palette, figure, look
+from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import OPACITY, covering, fit_within
-from cliploc.report.task_folder import TaskRun, csv_text, heat_of, interval_of, read_run, write_files
+from cliploc.report.task_folder import TaskRun, csv_text, heat_of, read_run, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -39,15 +39,10 @@ class Line:
 
 
 def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
-    """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder.
-
-    Args:
-        pictures: whether to embed small copies of photographs; maps are always there.
-    """
+    """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder; see `write_report`."""
     run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], _rank)
     title = run.title("Faithfulness")
     table = _numbers(run)
-    looks = [(look(index, {"ink": "var(--ink)"}), name) for index, name in enumerate(run.settings)]
     page = REPORT_TEMPLATES.render(
         "faithfulness.html",
         title=title,
@@ -55,7 +50,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         table=table,
         numbers=[(one["title"], one["about"]) for one in run.manifest["numbers"].values()],
         curves=[(name, drawn) for name, drawn in _curves(run)],
-        legend=[(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks],
+        legend=legend((one.index, one.label) for one in run.settings),
         disputed=_disputed(run, pictures),
         **run.ending(),
     )
@@ -99,11 +94,11 @@ def _numbers(run: TaskRun) -> Table:
     }
     rows = [
         [
-            Cell(name),
-            *(number_cell(found.get(key), interval_of(found, key)) for key in run.manifest["numbers"]),
-            Cell(f"{found['evaluated']:,}", found["evaluated"]),
+            Cell(one.id),
+            *(number_cell(one.number(key), one.interval(key)) for key in run.manifest["numbers"]),
+            Cell(f"{one.numbers['evaluated']:,}", one.numbers["evaluated"]),
         ]
-        for name, found in run.settings.items()
+        for one in run.settings
     ]
     numeric = frozenset(columns) - {"setting"}
     return Table("All numbers, with 95 % intervals", columns, {"": rows}, numeric, [NOTE])
@@ -111,24 +106,26 @@ def _numbers(run: TaskRun) -> Table:
 
 def _csv(run: TaskRun) -> str:
     """A row for each setting, with unrounded numbers and the ends of their intervals."""
-    rows = []
-    for name, found in run.settings.items():
-        row = {"setting": name, **{key: run.about[name].get(key) for key in ("model", "method")}}
-        for key in run.manifest["numbers"]:
-            row[key], ends = found.get(key), interval_of(found, key) or (None, None)
-            row[f"{key}_low"], row[f"{key}_high"] = ends
-        rows.append({**row, "evaluated": found["evaluated"]})
-    keys = [key for one in run.manifest["numbers"] for key in (one, f"{one}_low", f"{one}_high")]
-    return csv_text(["setting", "model", "method", *keys, "evaluated"], rows)
+    return csv_text(
+        [
+            {
+                "setting": one.id,
+                **{key: one.about.get(key) for key in ("model", "method")},
+                **one.columns(run.manifest["numbers"]),
+                "evaluated": one.numbers["evaluated"],
+            }
+            for one in run.settings
+        ]
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
 def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
     for name, axis in run.manifest["curves"].items():
         lines = [
-            Line(setting, one["mean"], one.get("low", ()), one.get("high", ()))
-            for setting, found in run.settings.items()
-            if (one := (found.get("curves") or {}).get(name)) is not None
+            Line(one.id, curve["mean"], curve.get("low", ()), curve.get("high", ()))
+            for one in run.settings
+            if (curve := (one.numbers.get("curves") or {}).get(name)) is not None
         ]
         if lines:
             yield name.replace("_", " "), draw_curves(lines, name.replace("_", " "), axis["label"], axis["places"])
@@ -138,16 +135,11 @@ def draw_curves(
     lines: Sequence[Line],
     title: str,
     axis: str,
-    places: Sequence[float] = (),
+    places: Sequence[float] = (),  # of the scores on it; none: at equal distances from 0 to 1
     score: str = "mean score",
-    ends: tuple[float, float] | None = None,
+    ends: tuple[float, float] | None = None,  # of the vertical axis; None: as the curves need
 ) -> Figure:
-    """Draws curves, each with its interval as a band.
-
-    Args:
-        places: of the scores on it; none: at equal distances from 0 to 1.
-        ends: of the vertical axis; None: as the curves need.
-    """
+    """Draws curves, each with its interval as a band."""
 
     def draw(axes: Any, palette: Palette) -> None:
         for index, line in enumerate(lines):
@@ -178,7 +170,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """The pictures on which the settings of one model differ most by the first number, with their maps."""
     key = next(iter(run.manifest["numbers"]))
     values: dict[str, dict[str, float]] = {}
-    for row in run.rows(["sample", "setting", "status", "values"]):
+    for row in run.read_rows(["sample", "setting", "status", "values"]):
         value = dict(row["values"] or ()).get(key) if row["status"] == "ok" else None
         if value is not None:
             values.setdefault(row["sample"], {})[row["setting"]] = value

@@ -29,19 +29,9 @@ Labels = npt.NDArray[np.integer[Any]]
 
 
 def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
-    """A label map as a picture whose pixel values are the labels.
+    """A label map `[H, W]` as a picture whose pixel values are the labels.
 
-    Args:
-        labels: `[H, W]`, as `Localization.label_map` returns it.
-
-    Returns:
-        A picture of mode P, whose palette has the names' colours and black for the background; with more than 255 names
-        a grey picture of 16 bits.
-
-    Example:
-        >>> picture = label_picture(np.array([[0, 1]], np.uint16), names=1)
-        >>> picture.mode, picture.convert("RGB").getpixel((1, 0))
-        ('P', (255, 187, 0))
+    Its palette has the names' colours, and black for the background; with more than 255 names it is grey, of 16 bits.
     """
     if names > MOST:
         return Image.fromarray(labels.astype(np.uint16))
@@ -51,12 +41,7 @@ def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
 
 
 def label_legend(names: Sequence[str]) -> dict[str, Any]:
-    """Which value of a label map is which name, and its colour.
-
-    Example:
-        >>> label_legend(["cat"])["labels"][1]
-        {'value': 1, 'name': 'cat', 'colour': '#ffbb00'}
-    """
+    """Which value of a label map is which name, and its colour."""
     background = {"value": 0, "name": None, "colour": "#000000"}
     colours = [as_hex(name_colour(index)) for index in range(len(names))]
     values = [{"value": i, "name": name, "colour": colours[i - 1]} for i, name in enumerate(names, start=1)]
@@ -64,18 +49,7 @@ def label_legend(names: Sequence[str]) -> dict[str, Any]:
 
 
 def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a segmentation.
-
-    Args:
-        labels: its label map `[H, W]`.
-        masks: whether each name has its pixels as COCO's compressed run lengths.
-
-    Example:
-        >>> from cliploc.images import load
-        >>> picture = load(np.zeros((8, 8, 3), np.uint8))
-        >>> segmented_record(picture, np.eye(8, dtype=np.int16), ["background", "cat"])["names"][1]
-        {'name': 'cat', 'value': 1, 'pixels': 8, 'share': 0.125}
-    """
+    """One entry of "pictures" in the document of a segmentation; with masks as COCO's compressed run lengths."""
     counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
     entries = []
     for value, name in enumerate(names):
@@ -89,14 +63,6 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
 
     The drawing is at most 1,600 pixels a side, without the legend. Names of at least 1 % of the photo are written on
     it, at the place furthest from other names: ten colours are used in turn.
-
-    Args:
-        labels: its label map `[H, W]`.
-
-    Example:
-        >>> labels = np.zeros((40, 400), np.int16)
-        >>> draw_segments(Image.new("RGB", (400, 40)), labels, ["background", "cat"]).width
-        400
     """
     width, height = fit_within(image.size, MAX_SIDE)
     scale = max(1, LEAST_SIDE // max(width, height))  # a tiny photo in whole multiples

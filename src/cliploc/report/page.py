@@ -56,16 +56,13 @@ def write_page(
     title: str,
     items: Sequence[PageItem],
     settings: Mapping[str, Any],
-    hint: str = "",
+    hint: str = "",  # a line below the settings, such as the command that uses another model
 ) -> None:
     """Writes a page that shows the results beside the truth.
 
     For each photograph and each result a row: the original with true boxes (dashed) and found boxes (solid), and a heat
     overlay for every name with its verdict. What is wrong (a thing missed, a box with a low IoU, an absent thing found)
     is marked by a sign, words and a frame. At the end there is a table of all results.
-
-    Args:
-        hint: a line below the settings, such as the command that uses another model.
     """
     photos = [_photo(item) for item in items]
     page = REPORT_TEMPLATES.render(

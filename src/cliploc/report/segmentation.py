@@ -16,7 +16,7 @@ from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.task_folder import TaskRun, csv_text, interval_of, published, read_run, write_files
+from cliploc.report.task_folder import TaskRun, csv_text, published, read_run, with_ends, write_files
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
@@ -30,11 +30,7 @@ NOT_COMPARABLE = (
 
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
-    """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder.
-
-    Args:
-        pictures: whether to embed small copies of photographs; label maps are always there.
-    """
+    """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, rank)
     tables = [_numbers(run), *([_per_class(run)] if run.settings else [])]
     title = run.title("Segmentation")
@@ -86,20 +82,16 @@ def _numbers(run: TaskRun) -> Table:
         "pictures": "",
         "source": "",
     }
-    about = run.about
     rows = [
         [
-            Cell(name),
-            Cell(", ".join(about[name].get("refine") or []) or "–"),
-            percent(found.get("miou"), interval_of(found, "miou")),
-            percent(found.get("miou_known")),
-            percent(found.get("mean_accuracy")),
-            percent(found.get("pixel_accuracy")),
-            percent(found.get("mean_average_precision")),
-            Cell(f"{found['evaluated']:,}", found["evaluated"]),
+            Cell(one.id),
+            Cell(", ".join(one.about.get("refine") or []) or "–"),
+            percent(one.number("miou"), one.interval("miou")),
+            *(percent(one.number(key)) for key in NUMBERS[1:]),
+            Cell(f"{one.numbers['evaluated']:,}", one.numbers["evaluated"]),
             Cell("this run"),
         ]
-        for name, found in run.settings.items()
+        for one in run.settings
     ]
     groups: dict[str, Sequence[Sequence[Cell]]] = {"This run": rows}
     there = _published_rows(run)
@@ -122,10 +114,10 @@ def _range(value: float | Sequence[float]) -> Cell:
 
 def _per_class(run: TaskRun) -> Table:
     """IoU of every class that is in the true maps, by setting."""
-    columns = {"class": "", "true pixels": "", **dict.fromkeys(run.settings, "IoU, %")}
+    columns = {"class": "", "true pixels": "", **dict.fromkeys((one.id for one in run.settings), "IoU, %")}
     rows = []
     for label, class_name in enumerate(_classes(run)):
-        of_class = [(found.get("per_class") or {}).get(str(label)) or {} for found in run.settings.values()]
+        of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
         pixels = max((one.get("pixels", 0) for one in of_class), default=0)
         if pixels:
             rows.append([Cell(class_name), Cell(f"{pixels:,}", pixels), *(percent(one.get("iou")) for one in of_class)])
@@ -135,8 +127,8 @@ def _per_class(run: TaskRun) -> Table:
 def _confused(run: TaskRun) -> Table | None:
     """The pairs of classes with the most wrong pixels, by the best setting."""
     classes = _classes(run)
-    for name, found in run.settings.items():
-        if found.get("confused"):
+    for setting in run.settings:
+        if found := setting.numbers.get("confused"):
             rows = [
                 [
                     Cell(classes[one["true"]]),
@@ -144,43 +136,40 @@ def _confused(run: TaskRun) -> Table | None:
                     Cell(f"{one['pixels']:,}", one["pixels"]),
                     percent(one["share"]),
                 ]
-                for one in found["confused"]
+                for one in found
             ]
             columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-            return Table(f"What {name} confuses most", columns, {"": rows}, frozenset({"pixels", "%"}))
+            return Table(f"What {setting.id} confuses most", columns, {"": rows}, frozenset({"pixels", "%"}))
     return None
 
 
 def _csv(run: TaskRun) -> str:
     """A row for each setting and each published row, with unrounded numbers."""
     of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
-    rows = []
-    for name, found in run.settings.items():
-        about, (low, high) = run.about[name], interval_of(found, "miou") or (None, None)
-        row = {"kind": "this run", "setting": name, **{key: about.get(key) for key in ("model", "method")}, **of_set}
-        row |= {key: found.get(key) for key in (*NUMBERS, "evaluated")}
-        rows.append({**row, "refine": " ".join(about.get("refine") or []), "miou_low": low, "miou_high": high})
-    for one in _published_rows(run):
-        value = one["miou"][run.dataset["name"]]
-        low, high = (value, value) if isinstance(value, int | float) else (min(value), max(value))
-        paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": one["method"], "refine": one["steps"]}
-        middle, source = round((low + high) / 2, 2), published(PUBLISHED)["sources"][one["cite"]]
-        rows.append({**of_set, **paper, "miou": middle, "miou_low": low, "miou_high": high, "source": source})
-    numbers = ("miou", "miou_low", "miou_high", *NUMBERS[1:])
-    columns = ["kind", "setting", "model", "method", "refine", "dataset", "split", *numbers, "evaluated", "source"]
-    return csv_text(columns, rows)
+    rows: list[dict[str, Any]] = []
+    for one in run.settings:
+        row = {"kind": "this run", "setting": one.id, **{key: one.about.get(key) for key in ("model", "method")}}
+        row |= {"refine": " ".join(one.about.get("refine") or []), **of_set, **one.columns(NUMBERS[:1])}
+        rows.append({**row, **{key: one.numbers.get(key) for key in (*NUMBERS[1:], "evaluated")}, "source": None})
+    for other in _published_rows(run):
+        value = other["miou"][run.dataset["name"]]
+        ends = (value, value) if isinstance(value, int | float) else (min(value), max(value))
+        paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": other["method"], "refine": other["steps"]}
+        miou = with_ends("miou", round(sum(ends) / 2, 2), ends)
+        rows.append({**of_set, **paper, **miou, "source": published(PUBLISHED)["sources"][other["cite"]]})
+    return csv_text(rows)
 
 
 # ------------------------------------------------------------------------------------------------------------- examples
 def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
-    done = (row["sample"] for row in run.rows(["sample", "setting", "status"]) if row["status"] == "ok")
+    done = (row["sample"] for row in run.read_rows(["sample", "setting", "status"]) if row["status"] == "ok")
     samples, classes = list(dict.fromkeys(done)), _classes(run)
     if not samples:
         return []
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
-    shown = list(run.settings)[:SHOWN_SETTINGS]
+    shown = [one.id for one in run.settings[:SHOWN_SETTINGS]]
     columns = ["path", "preview", "true_preview", "width", "height"]
     rows = run.rows_of_samples(columns, chosen)
     made = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ from cliploc.images import load
 
 FILES = ("tables.csv", "tables.md", "report.html")
 THUMB = 28  # side of the small maps in the rows of a benchmark
+Floats = npt.NDArray[np.float64]
 MOST_FAILURES = 200  # of a setting, that a page names
 
 
@@ -66,23 +68,63 @@ def published(file: str) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True)
+class SettingResult:
+    """One model × method × prompt setting."""
+
+    id: str  # its id in the manifest and the rows
+    label: str  # a short text that distinguishes it from the other settings of the run
+    about: Mapping[str, Any]  # its entry in the manifest
+    numbers: Mapping[str, Any]  # its entry in summary.json; empty where none of its pictures could be evaluated
+    curve: Floats | None  # [1000], MaxBoxAcc in percent at each τ of `TAUS`; None where no boxes were evaluated
+    index: int  # its place, which determines its colour
+
+    def number(self, key: str) -> float | None:
+        """A number of summary.json in percent, or None."""
+        value = self.numbers.get(key)
+        return float(value) if isinstance(value, int | float) else None  # metrics have their own keys
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """Its 95 % interval, or None."""
+        ends = (self.numbers.get("confidence_95") or {}).get(key)
+        return None if ends is None else (float(ends[0]), float(ends[1]))
+
+    def columns(self, keys: Iterable[str]) -> dict[str, object]:
+        """These numbers as columns of a CSV, each with the ends of its interval."""
+        found: dict[str, object] = {}
+        for key in keys:
+            found |= with_ends(key, self.number(key), self.interval(key))
+        return found
+
+    @property
+    def baseline(self) -> bool:
+        """Whether its boxes were made without a model."""
+        return bool(self.about.get("baseline"))
+
+    @property
+    def threshold(self) -> float | None:
+        """The τ of its boxes, hits and IoUs; None where each map has its own."""
+        value = self.numbers.get("threshold", self.about.get("threshold"))
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def oracle(self) -> bool:
+        """Whether this τ was chosen on the same pictures."""
+        return bool(self.numbers.get("threshold_chosen_on_these_images"))
+
+
+@dataclass(frozen=True)
 class TaskRun:
-    """What the folder of a segmentation or faithfulness benchmark holds."""
+    """What the folder of a benchmark holds."""
 
     folder: Path
     manifest: Mapping[str, Any]
-    settings: Mapping[str, Mapping[str, Any]]  # setting → numbers, the best first
+    settings: tuple[SettingResult, ...]  # of segmentation and faithfulness, the best first
 
     @property
     def dataset(self) -> Mapping[str, Any]:
         """Its entry in the manifest."""
-        found: Mapping[str, Any] = self.manifest["dataset"]
+        found: Mapping[str, Any] = self.manifest.get("dataset") or {}
         return found
-
-    @property
-    def about(self) -> Mapping[str, Mapping[str, Any]]:
-        """Setting → its entry in the manifest."""
-        return {one["id"]: one for one in self.manifest["settings"]}
 
     def title(self, task: str) -> str:
         """The title of its report."""
@@ -99,7 +141,7 @@ class TaskRun:
             "cliploc": str(self.manifest.get("cliploc_version") or ""),
         }
 
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """These columns of all parts, a part at a time."""
         _, parquet = bench_packages()
         import pyarrow as pa
@@ -116,7 +158,7 @@ class TaskRun:
         """Sample and setting → row, for these samples. Failed ones are left out."""
         return {
             (row["sample"], row["setting"]): row
-            for row in self.rows(["sample", "setting", "status", *columns])
+            for row in self.read_rows(["sample", "setting", "status", *columns])
             if row["sample"] in samples and row["status"] == "ok"
         }
 
@@ -132,9 +174,9 @@ class TaskRun:
         return {
             "problems": [[one["kind"], one["source"], one["reason"]] for one in self.dataset.get("problems") or []],
             "failures": [
-                [name, one["sample"], one["reason"]]
-                for name, numbers in self.settings.items()
-                for one in numbers["failed"][:MOST_FAILURES]
+                [setting.id, one["sample"], one["reason"]]
+                for setting in self.settings
+                for one in setting.numbers["failed"][:MOST_FAILURES]
             ],
             "manifest": json.dumps(self.manifest, ensure_ascii=False, indent=1),
         }
@@ -142,17 +184,12 @@ class TaskRun:
 
 def read_run(
     folder: Path,
-    manifest: type[Any],
-    numbers_of: Callable[[Mapping[str, Any]], Iterable[str]],
+    manifest: type[Any],  # the schema of its manifest
+    numbers_of: Callable[[Mapping[str, Any]], Iterable[str]],  # manifest → keys of the numbers that a setting may have
+    # of a setting, by the manifest and the setting's numbers; smaller for better ones
     rank: Callable[[Mapping[str, Any], Mapping[str, Any]], float],
 ) -> TaskRun:
-    """Reads a benchmark's folder.
-
-    Args:
-        manifest: the schema of its manifest.
-        numbers_of: takes the manifest; the keys of the numbers that a setting may have.
-        rank: takes the manifest and a setting's numbers; smaller for better ones.
-    """
+    """Reads a benchmark's folder."""
     read = []
     for name, kind in (("manifest.json", manifest), ("summary.json", BenchmarkSummary)):
         try:
@@ -169,39 +206,34 @@ def read_run(
         wrong += [key for key, kind in (("evaluated", int), ("failed", list)) if not isinstance(found.get(key), kind)]
         if wrong:
             raise UsageError(f"{folder} is damaged ({wrong[0]} of {name}): run the benchmark again")
-    ranked = sorted(settings, key=lambda name: rank(about, settings[name]))
-    return TaskRun(folder, about, {name: settings[name] for name in ranked})
-
-
-def interval_of(numbers: Mapping[str, Any], key: str) -> tuple[float, float] | None:
-    """The 95 % interval of a number, or None."""
-    ends = (numbers.get("confidence_95") or {}).get(key)
-    return None if ends is None else (float(ends[0]), float(ends[1]))
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV; numbers are not rounded."""
-    pandas, _ = bench_packages()
-    text: str = pandas.DataFrame(list(rows), columns=list(columns), dtype=object).to_csv(
-        index=False, lineterminator="\n"
+    ranked = sorted(about["settings"], key=lambda one: rank(about, settings[one["id"]]))
+    return TaskRun(
+        folder,
+        about,
+        tuple(SettingResult(one["id"], one["id"], one, settings[one["id"]], None, i) for i, one in enumerate(ranked)),
     )
+
+
+def with_ends(key: str, value: object, ends: tuple[float, float] | None) -> dict[str, object]:
+    """A number as columns of a CSV: itself, and the ends of its interval."""
+    low, high = ends or (None, None)
+    return {key: value, f"{key}_low": low, f"{key}_high": high}
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with the columns that the first one has; numbers are not rounded."""
+    pandas, _ = bench_packages()
+    columns = list(rows[0]) if rows else None
+    text: str = pandas.DataFrame(list(rows), columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
     return text
 
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
-    """Writes the files of a report into a folder.
-
-    Args:
-        names: the name of each file; the last is that of the page.
-    """
+    """Writes the files of a report into a folder; the last is the page."""
     for name, text in zip(names, texts, strict=True):
         path = folder / name
         try:
-            write_whole(path, partial(_write, text))
+            write_whole(path, methodcaller("write_bytes", text.encode("utf-8", "backslashreplace")))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}: free space, or check its permissions") from error
     return folder / names[-1]
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
