@@ -36,8 +36,9 @@ ALIASES = {"val": ("val", "valid", "validation")}  # split → names of its fold
     layout="""
 data.yaml              names: [cat, dog]; or classes.txt, one name per line
 images/train/a.jpg     the pictures (also: train/images/, images/)
-labels/train/a.txt     CLASS X Y WIDTH HEIGHT, one box per line: centre and size as
-                       shares of the picture; or CLASS X1 Y1 X2 Y2 X3 Y3 …
+labels/train/a.txt     CLASS X Y WIDTH HEIGHT, one box per line: its centre and
+                       size as shares of the picture; or a polygon's corners:
+                       CLASS X1 Y1 X2 Y2 X3 Y3 …
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
