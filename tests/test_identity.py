@@ -367,7 +367,9 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
     "masks": ("--masks",),
 }
 FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
+PRESENCE = ("--task", "presence", "--method=cam")
 BASE_OF_COMMAND = {
+    "negatives": PRESENCE,
     **dict.fromkeys(("metric", "steps", "baseline", "target"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
     "method_options": ("--method=layer_cam",),
@@ -423,6 +425,7 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "steps": (*FAITHFULNESS, "--steps=3"),
     "baseline": (*FAITHFULNESS, "--baseline", "mean"),
     "target": (*FAITHFULNESS, "--target", "label"),
+    "negatives": (*PRESENCE, "--negatives", "random"),
 }
 # What tells runs apart, by other tests: the kind of run, and the protocol of a segmentation set.
 TOLD_ELSEWHERE = {"task", *SEGMENTATION_OPTIONS}

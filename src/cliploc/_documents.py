@@ -22,6 +22,8 @@ from msgspec import Meta, Struct
 
 MOST_TEXT = 64 * 2**20  # bytes of a list of names, files or rows
 MOST_WHOLE = 2**53  # of a whole number in a text
+MOST_YAML = 4 * 2**20  # bytes of a YAML document
+MOST_DEEP = 20  # nested lists in it
 MOST_DOCUMENT = 2**30  # bytes of a JSON document; that of all instances of COCO's training pictures has 450 million
 NO_FILE = "a device or a pipe, expected a file"
 
@@ -122,6 +124,24 @@ def read_xml(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> Element
         return ElementTree.fromstring(content)
     except (ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as error:  # or of an unknown encoding
         raise DocumentError(str(error)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML document without aliases, as with them a small document can mean an endless one. Scalars stay texts."""
+    import yaml
+
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # that in C is much faster, but not in every build
+    content = read_text(path, MOST_YAML)
+    try:
+        depth = 0
+        for token in yaml.scan(content, loader):  # whose time grows with the square of the depth
+            kind = type(token).__name__
+            depth += ("Start" in kind) - ("End" in kind)
+            if kind == "AliasToken" or depth > MOST_DEEP:
+                raise ValueError(f"{path.name} has aliases, or is nested more than {MOST_DEEP} deep")
+        return yaml.load(content, loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _no_entity(*_: object) -> None:
@@ -476,6 +496,12 @@ class Confused(Struct):  # pixels of one class that were predicted as another
     share: float | None
 
 
+class ReliabilityBin(Struct):  # boxes with about the same score
+    boxes: Count
+    score: float
+    right: float
+
+
 class SettingNumbers(Struct):  # what a report reads of a setting's numbers besides the metrics' own
     threshold: float | None = None
     best_threshold: float | None = None
@@ -485,6 +511,7 @@ class SettingNumbers(Struct):  # what a report reads of a setting's numbers besi
     confused: list[Confused] | None = None
     confidence_95: dict[str, tuple[float, float] | None] | None = None
     curves: dict[str, dict[str, list[float | None]]] | None = None
+    reliability: list[ReliabilityBin] | None = None
     failed: list[FailedSample] | Count | None = None
 
 
@@ -507,6 +534,16 @@ class SegmentationDataset(NamedDataset, kw_only=True):  # a dataset's entry, as 
 class SegmentationManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of segmentation needs it
     settings: list[BenchmarkSetting]
     dataset: SegmentationDataset
+    shards: Count
+
+
+class PresenceDataset(NamedDataset, kw_only=True):  # a dataset's entry, as a report of presence needs it
+    negatives: str
+
+
+class PresenceManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of presence needs it
+    settings: list[BenchmarkSetting]
+    dataset: PresenceDataset
     shards: Count
 
 

@@ -16,6 +16,7 @@ from cliploc.errors import CliplocError, UsageError
 PACKAGES = {
     "autodistill": ("autodistill",),
     "bench": ("matplotlib", "pandas", "pyarrow"),
+    "calibrate": ("sklearn",),
     "fiftyone": ("fiftyone",),
     "heic": ("pillow_heif",),
     "openvino": ("openvino",),

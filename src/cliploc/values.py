@@ -97,6 +97,7 @@ class DatasetSplit(Generic[S]):
     classes: tuple[ClassName, ...]
     samples: tuple[S, ...]  # in a fixed order, samples of the same picture next to each other
     problems: tuple[Problem, ...] = ()  # what was left out or corrected, each once; never silently skipped
+    unclear: frozenset[tuple[Path, int]] = frozenset()  # pictures and labels; see `Found.unclear`
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from cliploc.recipes import Recipe
     from cliploc.values import Problem
 
+NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.datasets, which takes time to import
 SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
 # Options of views and boxes: a segmentation protocol has its own rules for these.
 NOT_OF_SEGMENTATION = (
@@ -86,7 +87,7 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
     root: Path = flag("The dataset's folder.", metavar="DIR")
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     task: str = flag(
-        "Measure boxes, a class for each pixel (mIoU), or whether maps show what the model uses.",
+        "Measure boxes, a class for each pixel (mIoU), whether maps show what the model uses, or what is found.",
         "localization",
         metavar="|".join(TASKS),
         check=choice("task", TASKS),
@@ -111,27 +112,42 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
     threshold: list[str] | None = flag(
         "One box setting each.", None, metavar="0-1|own", none="each method's own", group="boxes"
     )
+    negatives: str | None = flag(
+        "Absent names that --task presence asks: as many as are there, drawn, most frequent or most often together "
+        "with them; or all.",
+        None,
+        metavar="|".join(NEGATIVES),
+        none="all",
+        check=choice("negatives", NEGATIVES, none=True),
+    )
     workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
 
 @command(
     leave_out=("model", "pretrained", "method", "method_options", "head", "templates", "threshold", "text_cache"),
-    defaults=OF_LOCALIZATION,
+    without={
+        "min_presence": "0; with --task presence the usual minimum",
+        "min_score": "0; with --task presence the recipe's",
+        "second_look": "no; with --task presence the recipe's",
+        "resize": "squash; with --task presence the model's own",
+    },
 )
 def benchmark(
     asked: BenchmarkFlags, options: Options, segmentation: SegmentationOptions, faithfulness: FaithfulnessOptions
 ) -> int:
     """Evaluate methods on a dataset.
 
-    The benchmark measures localization (WSOL), segmentation or faithfulness, for all combinations of models, methods,
-    prompts and thresholds. If the run is stopped, the same command resumes it.
+    The benchmark measures localization (WSOL), segmentation, faithfulness or presence, for all combinations of models,
+    methods, prompts and thresholds. If the run is stopped, the same command resumes it.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
 
     Example: cliploc benchmark --task segmentation --dataset voc21 --root data --method sclip --out results
 
     Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
+
+    Example: cliploc benchmark --task presence --dataset coco --root data --negatives confusable --out results
     """
     refuse_without("bench", "benchmark")
     refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
@@ -142,12 +158,19 @@ def benchmark(
             raise UsageError(f"{name} is an option of --task {other}: add it, or leave {name} out")
     if task != "faithfulness" and asked.metric:
         raise UsageError("--metric is an option of --task faithfulness: add it, or leave --metric out")
+    if task != "presence":
+        if asked.negatives:
+            raise UsageError("--negatives is an option of --task presence: add it, or leave --negatives out")
+        options = options.but(**{key: one for key, one in OF_LOCALIZATION.items() if getattr(options, key) is None})
     refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
     if task == "localization":
         plan = _localization(asked, _setups(asked, options), options.recipe)
     elif task == "segmentation":
         _refuse_options(asked, ("--threshold", "--save-maps", "--subset", "--classes"), options, NOT_OF_SEGMENTATION)
         plan = _segmentation(asked, _setups(asked, options), segmentation)
+    elif task == "presence":
+        _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
+        plan = _presence(asked, _setups(asked, options), options.recipe)
     else:
         metrics = metric_names(asked.metric)
         _refuse_options(asked, ("--threshold", "--save-maps"), options, NOT_OF_FAITHFULNESS)
@@ -174,12 +197,33 @@ class _Plan:
     left_out: Sequence[str]  # methods that do not run on a model, a line each
     files: Sequence[str]  # that it writes besides the manifest and the parts
     run: Callable[..., BenchmarkResult]  # on a dataset, with these setups and settings, into a folder
+    open: Callable[..., Any]  # reads the dataset
 
 
 def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
     """`benchmark --task localization`."""
     from cliploc import saliency
-    from cliploc.jobs.benchmark import FILES, run_benchmark, unfit_for_setup
+    from cliploc.datasets import open_dataset
+    from cliploc.jobs.benchmark import FILES, run_benchmark
+
+    beside = () if asked.no_baselines else saliency.baselines()
+    run = partial(run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
+    return _Plan(*_settings_of_boxes(asked, setups, recipe, beside), FILES, run, open_dataset)
+
+
+def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
+    """`benchmark --task presence`."""
+    from cliploc.datasets import open_asked
+    from cliploc.jobs.presence import FILES, run_presence
+
+    return _Plan(*_settings_of_boxes(asked, setups, recipe), FILES, run_presence, open_asked)
+
+
+def _settings_of_boxes(
+    asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None, baselines: Sequence[str] = ()
+) -> tuple[Sequence[ModelSetup], tuple[Setting, ...], tuple[str, ...]]:
+    """The setups with their recipes, the settings of a task with boxes, and what is left out of them."""
+    from cliploc.jobs.benchmark import unfit_for_setup
     from cliploc.jobs.plan import Grid
 
     methods, recipes = _methods_of(asked.method, setups, recipe)
@@ -190,31 +234,32 @@ def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: s
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in asked.threshold or ["own"]
     ]
-    beside = () if asked.no_baselines else saliency.baselines()
-    grid_of = Grid(setups, methods, lambda name: of_methods[name], taus, beside, recipes)
-    run = partial(run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
-    return _Plan(setups, *grid_of.settings(unfit_for_setup), FILES, run)
+    grid_of = Grid(setups, methods, lambda name: of_methods[name], taus, baselines, recipes)
+    return setups, *grid_of.settings(unfit_for_setup)
 
 
 def _segmentation(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: SegmentationOptions) -> _Plan:
     """`benchmark --task segmentation`."""
+    from cliploc.datasets import open_labelled
     from cliploc.jobs.segmentation import FILES, run_segmentation
     from cliploc.segmentation import protocol_of
 
     run = partial(run_segmentation, protocol=protocol_of(asked.dataset, options))
-    return _Plan(setups, *_settings_without_boxes(asked, setups), FILES, run)
+    return _Plan(setups, *_settings_without_boxes(asked, setups), FILES, run, open_labelled)
 
 
 def _faithfulness(
     asked: BenchmarkFlags, setups: Sequence[ModelSetup], metrics: Sequence[str], options: FaithfulnessOptions
 ) -> _Plan:
     """`benchmark --task faithfulness`."""
+    from cliploc.datasets import open_dataset
     from cliploc.faithfulness import chosen_metrics
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
 
     of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else BASELINES)
     each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
-    return _Plan(setups, *of_setups, FILES, partial(run_faithfulness, metrics=each_once, options=options))
+    run = partial(run_faithfulness, metrics=each_once, options=options)
+    return _Plan(setups, *of_setups, FILES, run, open_dataset)
 
 
 def _settings_without_boxes(
@@ -237,20 +282,21 @@ def _settings_without_boxes(
 
 def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
-    from cliploc.datasets import open_dataset, open_labelled
     from cliploc.jobs.folder import DiskFullError
     from cliploc.jobs.sources import files_of
     from cliploc.report import write_report
 
-    of_boxes, of_labels = (asked.task == task for task in TASKS[:2])
-    chosen, engine = asked.counted() if of_labels else asked.chosen(), asked.parsed()
+    of_boxes, of_names = asked.task == "localization", asked.task == "presence"
+    chosen, engine = asked.counted() if asked.task == "segmentation" else asked.chosen(), asked.parsed()
+    if of_names:
+        chosen["negatives"] = asked.negatives or "all"
     terminal = Terminal()
     for line in plan.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     folder = writable(asked.out)
     start_time = time.perf_counter()
     with terminal.progress(f"reading {asked.dataset}", rate="images/s") as reporter:
-        found = (open_labelled if of_labels else open_dataset)(asked.dataset, asked.root, asked.split, **chosen)
+        found = plan.open(asked.dataset, asked.root, asked.split, **chosen)
         to_see_all = f"cliploc datasets {asked.dataset} --root {asked.root}" if of_boxes else "report.html lists them"
         _say_problems(terminal, found.problems, to_see_all)
         inputs = {path for one in found.samples for path in (one.path, *files_of(one))}
@@ -260,7 +306,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}
-        if of_boxes:  # in a manifest, "classes" are those of the dataset
+        if of_boxes or of_names:  # in a manifest, "classes" are those of the dataset
             chosen = {"classes_asked" if name == "classes" else name: value for name, value in chosen.items()}
         try:
             result = plan.run(found, plan.setups, plan.settings, folder, asked=chosen, **how)

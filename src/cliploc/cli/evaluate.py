@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import TASKS, MetricFlags, WithJson, command, flag, metric_names, rare, refuse_unknown_dataset
+from cliploc.cli.options import (
+    EVALUATED,
+    MetricFlags,
+    WithJson,
+    command,
+    flag,
+    metric_names,
+    rare,
+    refuse_unknown_dataset,
+)
 from cliploc.cli.output import DONE, SOME_FAILED, print_document
 from cliploc.config import FaithfulnessOptions, Options, choice, flags_of
 from cliploc.errors import UsageError
@@ -37,8 +46,8 @@ class EvaluateFlags(MetricFlags, WithJson):
     task: str = flag(
         "Compare score maps with boxes, label maps with true ones, or score maps with what a model uses.",
         "localization",
-        metavar="|".join(TASKS),
-        check=choice("task", TASKS),
+        metavar="|".join(EVALUATED),
+        check=choice("task", EVALUATED),
     )
     convention: str = flag(
         "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="wsoleval|exact", group="boxes"

@@ -36,7 +36,8 @@ from cliploc.errors import UsageError
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
 
-TASKS = ("localization", "segmentation", "faithfulness")  # of `benchmark` and `evaluate`
+EVALUATED = ("localization", "segmentation", "faithfulness")  # what `evaluate` measures
+TASKS = (*EVALUATED, "presence")  # what `benchmark` measures
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
 MOST_SEED = 2**32 - 1  # as numpy takes it
 Command = Callable[..., int]

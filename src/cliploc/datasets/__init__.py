@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc._files import user_path
+from cliploc.datasets._infra.asked import NEGATIVES, AskedDataset, AskedPicture, asked_pictures
 from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems
 from cliploc.datasets._infra.labelled import (
     LabelFile,
@@ -28,8 +29,12 @@ from cliploc.values import IGNORE, Dataset
 __all__ = [
     "BY_DESIGN",
     "IGNORE",
+    "NEGATIVES",
+    "AskedDataset",
+    "AskedPicture",
     "Box",
     "Candidate",
+    "Draw",
     "Found",
     "LabelFile",
     "LabelMap",
@@ -44,6 +49,7 @@ __all__ = [
     "classes_of",
     "labelled_reader",
     "labelled_readers",
+    "open_asked",
     "open_dataset",
     "open_labelled",
     "read_labels",
@@ -95,4 +101,29 @@ def open_dataset(
     samples = draw.of(candidates, Checker(problems, len(found.classes)).sample)
     if not samples:
         raise nothing_usable(name, root, problems, "no sample has a class that is asked for")
-    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met))
+    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met), found.unclear)
+
+
+def open_asked(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    negatives: str = "all",
+    subset: str | None = None,
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> AskedDataset:
+    """Reads a dataset as pictures with names to ask; see `open_dataset` and `asked_pictures`.
+
+    Args:
+        subset, classes: only these names are asked.
+        limit, sample: of pictures.
+    """
+    draw = Draw(limit, sample, seed)
+    found = open_dataset(name, root, split, subset=subset, classes=classes)
+    whole = subset is None and classes is None
+    names = range(len(found.classes)) if whole else {one.label for one in found.samples}
+    return asked_pictures(found, negatives, names, draw)

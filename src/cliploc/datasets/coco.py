@@ -45,7 +45,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             if images.setdefault(int(one["id"]), one) is not one:
                 reason = f"image {one['id']} is there twice: the first is used"
                 problems.add("duplicate id", str(one["file_name"]), reason)
-        boxes = _boxes(document["annotations"], images, labels, problems)
+        crowds: set[tuple[int, int]] = set()
+        boxes = _boxes(document["annotations"], images, labels, problems, crowds)
         ids = picture_ids(str(one["file_name"]) for one in images.values())
         candidates = []
         for (image, category), of_both in sorted(boxes.items()):
@@ -53,7 +54,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             name = str(entry["file_name"])
             size = (int(entry["width"]), int(entry["height"]))
             candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
-        return Found(classes, candidates)
+        unclear = {(pictures / str(images[one]["file_name"]), labels[kind]) for one, kind in crowds - boxes.keys()}
+        return Found(classes, candidates, frozenset(unclear))
 
 
 def _boxes(
@@ -61,8 +63,9 @@ def _boxes(
     images: Mapping[int, Mapping[str, Any]],
     labels: Mapping[int, int],
     problems: Problems,
+    crowds: set[tuple[int, int]],
 ) -> dict[tuple[int, int], list[Box]]:
-    """The boxes of each (image, category); crowds are left out and added to the problems."""
+    """The boxes of each (image, category); crowds are left out and added to the problems and to `crowds`."""
     boxes: dict[tuple[int, int], list[Box]] = {}
     seen = set()
     for one in annotations:
@@ -78,6 +81,7 @@ def _boxes(
             problems.add("label mismatch", source, f"no category {category} in the file: left out")
         elif one.get("iscrowd", 0):
             problems.add("crowd", source, "a crowd: its box is left out")
+            crowds.add((image, category))
         elif not one.get("bbox"):
             problems.add("empty annotation", source, "no bbox: left out")
         else:

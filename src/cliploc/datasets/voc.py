@@ -62,7 +62,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     usual = {} if own else USUAL
     names = {name: usual.get(name, (name,)) for name in own or NAMES}
     labels = {name: label for label, name in enumerate(names)}
-    candidates = []
+    candidates, difficult = [], set()
     for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1):
         stem = row[0].split()[0]
         try:
@@ -72,6 +72,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             continue
         if not found.things:
             problems.add("empty annotation", stem, "no object: left out")
+        path = base / "JPEGImages" / f"{stem}.jpg"
         boxes: dict[str, list[Box]] = {}
         for thing in found.things:
             if thing.name not in labels:
@@ -79,13 +80,14 @@ def read(root: Path, split: str, problems: Problems) -> Found:
                 problems.add("label mismatch", stem, reason)
             elif thing.difficult:
                 problems.add("difficult", f"{stem}/{thing.name}", "an object marked difficult: its box is left out")
+                difficult.add((path, labels[thing.name]))
             else:
                 x0, y0, x1, y1 = thing.box
                 boxes.setdefault(thing.name, []).append((x0 - 1, y0 - 1, x1, y1))
         for name in sorted(boxes, key=labels.__getitem__):
-            path = base / "JPEGImages" / f"{stem}.jpg"
             candidates.append(Candidate(f"{stem}/{name}", path, labels[name], boxes[name], found.size_wh))
-    return Found(tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items()), candidates)
+    classes = tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items())
+    return Found(classes, candidates, frozenset(difficult - {(one.path, one.label) for one in candidates}))
 
 
 # --------------------------------------------------------------------------------------- the XML, which ILSVRC uses too

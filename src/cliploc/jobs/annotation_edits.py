@@ -27,12 +27,13 @@ from cliploc._documents import (
     read_json,
 )
 from cliploc._files import write_at
+from cliploc.datasets.yolo import CLASS_LISTS
 from cliploc.errors import UsageError
 from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.correction_masks import UnusableError
-from cliploc.jobs.corrections import CLASS_LISTS, Correction, Corrections, clipped, read_corrections
+from cliploc.jobs.corrections import Correction, Corrections, clipped, read_corrections
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.polygons import draw_all, outlines_of

@@ -1,24 +1,37 @@
-"""Fits the second look to pictures with true boxes."""
+"""Fits the second look to pictures with true boxes; `cliploc help presence` explains the command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.calibration import Calibration, Floats, Logistic, fit_logistic
+from cliploc import prompts
+from cliploc.calibration import Calibration, Floats, Logistic, fit_logistic, reliability
+from cliploc.datasets import AskedDataset, AskedPicture, Draw
+from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.jobs import folder
+from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.jobs.annotation_rows import KIND, run_id
+from cliploc.jobs.picture_files import PictureFile, by_path
+from cliploc.jobs.sources import content_digest
+from cliploc.jobs.task import class_entries
+from cliploc.jobs.videos import path_of
 from cliploc.localizer import Localizer
+from cliploc.metrics import average_precision
 from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.second_look import best_of_names
 from cliploc.reporter import SILENT, Reporter
-from cliploc.values import FloatArray
+from cliploc.values import GOOD_IOU, Boxes, ClassName, FloatArray, Problem
 
 Bools = npt.NDArray[np.bool_]
-RIGHT_IOU = 0.5
+FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
+FOLDS = 5  # of pictures; each is measured by a fit to the others
 
 
 @dataclass(frozen=True)
@@ -26,8 +39,9 @@ class Asked:
     """A picture with the names to ask, and the true boxes `[k, 4]` of those that are in it."""
 
     path: Path
-    names: Sequence[str]
+    names: Sequence[str]  # "cat|kitten": synonyms
     truth: Mapping[str, FloatArray]
+    size_wh: tuple[int, int] | None = None  # to which the boxes belong; None: the picture's own
 
 
 @dataclass(frozen=True)
@@ -60,9 +74,10 @@ def examples_of(localizer: Localizer, asked: Iterable[Asked], reporter: Reporter
     def requests() -> Iterator[Request]:
         for one in asked:
             unknown = localizer.unknown_names(one.names)
-            names = [name for name in one.names if name not in unknown]
+            own = zip(one.names, prompts.parse(one.names).names, strict=True)
+            names = [entry for entry, name in own if name not in unknown]
             if names:
-                waiting.append(Asked(one.path, names, one.truth))
+                waiting.append(replace(one, names=names))
                 yield Request(len(waiting), one.path, names)
 
     for result in localizer.run(requests(), reporter=reporter, absent_maps=False):
@@ -76,14 +91,21 @@ def examples_of(localizer: Localizer, asked: Iterable[Asked], reporter: Reporter
         assert found.judged is not None
         boxes = replace(found.judged.candidates, score=found.judged.fit)
         features = found.second_look.features(boxes)
-        ious = [
-            iou_matrix(box[None], one.truth[one.names[p]]).max(initial=0) if one.names[p] in one.truth else 0.0
-            for box, p in zip(boxes.xyxy, boxes.label.tolist(), strict=True)
-        ]
+        scale = np.array([*found.image.size] * 2) / np.array([*(one.size_wh or found.image.size)] * 2)
+        truth = {p: one.truth[name] * scale for p, name in enumerate(one.names) if name in one.truth}
+        right = right_boxes(boxes, truth)
         there = np.array([name in one.truth for name in one.names], bool)
         labels, best = best_of_names(features, boxes.label)
-        right = np.array(ious, np.float64) >= RIGHT_IOU
         yield Examples(features, right, there[boxes.label], best, there[labels], found.second_look.of_names, there)
+
+
+def right_boxes(boxes: Boxes, truth: Mapping[int, npt.NDArray[Any]]) -> Bools:
+    """`[n]`, whether each box has IoU ≥ 0.5 with a true box `[m, 4]` of its label."""
+    ious = [
+        iou_matrix(box[None], truth[label]).max(initial=0) if label in truth else 0.0
+        for box, label in zip(boxes.xyxy, boxes.label.tolist(), strict=True)
+    ]
+    return np.array(ious, np.float64) >= GOOD_IOU
 
 
 def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str) -> Calibration:
@@ -108,3 +130,129 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
         models=tuple(models),
         about=about,
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+@dataclass(frozen=True)
+class Held:
+    """How chances hold in pictures."""
+
+    box_error: float  # expected calibration error of the scores of boxes
+    box_precision: float  # average precision of boxes by score
+    name_error: float  # expected calibration error of presence, of names with boxes
+
+    @classmethod
+    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Held:
+        """Of these pictures, each by its own calibration."""
+        every = Examples.together(pictures)
+        score = np.concatenate([one.right(own.of_boxes) for own, one in zip(pictures, by, strict=True)])
+        presence = np.concatenate([one.there(own.of_names) for own, one in zip(pictures, by, strict=True)])
+        return cls(
+            reliability(score, every.right), average_precision(score, every.right), reliability(presence, every.there)
+        )
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration, and how it holds in pictures that it was not fitted to."""
+
+    calibration: Calibration  # fitted to all pictures
+    before: Held  # by the calibration that the localizer had
+    after: Held  # each picture by a calibration that was fitted to other folds
+    pictures: int
+    boxes: int
+    right: int  # number of boxes that are right
+
+    def document(self) -> dict[str, Any]:
+        """The result as `--json` prints it."""
+        return {**asdict(self), "calibration": self.calibration.document()}
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """A header, then a row for each number."""
+        titles = {
+            "box_error": "boxes: expected calibration error of scores",
+            "box_precision": "boxes: average precision by score",
+            "name_error": "names: expected calibration error of presence",
+        }
+        before, after = asdict(self.before), asdict(self.after)
+        rows = [(title, f"{before[key]:.3f}", f"{after[key]:.3f}") for key, title in titles.items()]
+        return [("on pictures that were not in the fit", "before", "after"), *rows]
+
+
+def calibrate(localizer: Localizer, dataset: AskedDataset, reporter: Reporter = SILENT) -> Calibrated:
+    """Fits the second look of a localizer to pictures with true boxes.
+
+    Args:
+        reporter: gets the phases "examples" and "fit", the numbers of pictures, and each picture that failed.
+
+    Raises:
+        UsageError: there are too few pictures or right boxes, or nothing to tell apart.
+    """
+    entries = class_entries(dataset)
+    asked = [
+        Asked(
+            one.path,
+            [entries[label] for label in one.labels],
+            {entries[label]: boxes for label, boxes in one.truth.items()},
+            one.size_wh,
+        )
+        for one in dataset.samples
+    ]
+    reporter.phase("examples")
+    reporter.start(len(asked), len(asked))
+    pictures = list(examples_of(localizer, asked, reporter))
+    right = sum(int(one.right.sum()) for one in pictures)
+    if len(pictures) < FEWEST_PICTURES or right < FEWEST_RIGHT:
+        raise UsageError(
+            f"expected at least {FEWEST_PICTURES} pictures and {FEWEST_RIGHT} right boxes to fit, got {len(pictures)} "
+            f"and {right}: take more pictures"
+        )
+    reporter.phase("fit")
+    models = (localizer.backbone.name,)
+    about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
+    folds = []
+    for fold in range(FOLDS):
+        others = Examples.together(one for i, one in enumerate(pictures) if i % FOLDS != fold)
+        for what, true in (("boxes that are right", others.right), ("names that are there", others.all_there),
+                           ("names with boxes that are there", others.there)):  # fmt: skip
+            if true.all() or not true.any():
+                raise UsageError(
+                    f"expected {what} and others that are not, got {'only' if true.all() else 'none of'} these in "
+                    f"{FOLDS - 1} of {FOLDS} folds: take pictures with and without each name"
+                )
+        folds.append(fit([others], [1.0], models, about))
+    return Calibrated(
+        fit([Examples.together(pictures)], [1.0], models, about),
+        Held.of(pictures, [localizer.calibration] * len(pictures)),
+        Held.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
+        len(pictures),
+        sum(len(one.right) for one in pictures),
+        right,
+    )
+
+
+def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
+    """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
+    manifest = folder.read_manifest(out, KIND)
+    texts, root = prompts.parse(list(manifest["labels"])), Path(manifest["root"])
+    run = AnnotatedFolder(out, root, run_id(manifest), (), texts.names, skipped=None)
+    run.found = sorted((PictureFile(name, path_of(name, root, out)) for name in run.results.places), key=by_path)
+    whole = {*run.corrected_whole(), *(name for name, one in run.reviews.items() if one["status"] == "reviewed")}
+    pictures, problems = [], []
+    for number, file in enumerate(run.annotated(), start=1):
+        if file.id not in whole:
+            continue
+        if content_digest(file) != run.results.row(file.id)["blake2b"]:
+            problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
+            continue
+        held = run.reviewed(run.picture(file, number, all_boxes=True))
+        truth: dict[int, list[Sequence[float]]] = {}
+        for box, label in zip(held.boxes, held.labels, strict=True):
+            truth.setdefault(label, []).append(box)
+        boxes = {label: np.array(of_label, np.float32) for label, of_label in truth.items()}
+        pictures.append(AskedPicture(file.id, file.path, held.drafts.size_wh, tuple(range(len(texts))), boxes))
+    if not pictures:
+        raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
+    classes = tuple(ClassName(words[0], words) for words in texts.synonyms)
+    samples = draw.of(pictures, lambda one: one)
+    return AskedDataset("reviewed", out, "reviewed", "tune", classes, samples, tuple(problems))

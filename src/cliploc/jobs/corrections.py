@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from cliploc import rle
 from cliploc._documents import MOST_TEXT, finite, read_bytes, read_json, read_text, read_xml, whole
+from cliploc.datasets.yolo import CLASS_LISTS, class_names
 from cliploc.errors import InputError, UsageError
 from cliploc.images import small_png
 from cliploc.jobs import correction_masks
@@ -33,15 +34,12 @@ from cliploc.rle import Counts
 FORMATS = (
     "decisions of review.html, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
 )
-MOST_YAML = 4 * 2**20  # bytes of the list of classes
-MOST_DEEP = 20  # nested lists in it
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, OSError)
 MOST_SHAPES = 20_000  # of a picture; each is checked, and written into every format
 MOST_SAID = 200  # characters of a library's error
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 VOID = 255  # in VOC's PNGs of 8 bits, pixels that are no object's
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
-CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
 # Label; x0, y0, x1, y1 in pixels, or None for those of the mask; and the runs of the mask, column by column, if the set
 # has one and masks are asked for.
@@ -323,9 +321,7 @@ def _coco(content: Mapping[str, Any]) -> _Set:
 def _yolo(folder: Path, described: Path) -> _Set:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
-    plain = described.suffix == ".txt"
-    listed = read_text(described, MOST_YAML).splitlines() if plain else _yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): one for key, one in listed.items()}
+    names = class_names(described)
 
     def shapes(text: Path, canvas: Canvas, masks: bool) -> LabelledShapes:
         lines = [line for line in read_text(text).splitlines() if line.strip()]
@@ -339,7 +335,7 @@ def _yolo(folder: Path, described: Path) -> _Set:
             raise UnusableError(f"class {min(strange)} is not in {described.name}")
         for i, xyxy, line, polygon in zip(classes, found.xyxy.tolist(), lines, outlined, strict=True):
             mask = correction_masks.of_yolo([finite(one) for one in line.split()[1:]], canvas) if polygon else None
-            yield str(names[i]), None if polygon else xyxy, mask
+            yield names[i], None if polygon else xyxy, mask
 
     entries = []
     for text in sorted(folder.rglob("*.txt")):
@@ -352,24 +348,6 @@ def _yolo(folder: Path, described: Path) -> _Set:
     if not entries:
         raise ValueError("it has no text files in labels/")
     return _Set("YOLO", entries, _listed(folder))
-
-
-def _yaml(path: Path) -> Any:
-    """A YAML document without aliases, as with them a small document can mean an endless one. Scalars stay texts."""
-    import yaml
-
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # that in C is much faster, but not in every build
-    content = read_text(path, MOST_YAML)
-    try:
-        depth = 0
-        for token in yaml.scan(content, loader):  # whose time grows with the square of the depth
-            kind = type(token).__name__
-            depth += ("Start" in kind) - ("End" in kind)
-            if kind == "AliasToken" or depth > MOST_DEEP:
-                raise ValueError(f"{path.name} has aliases, or is nested more than {MOST_DEEP} deep")
-        return yaml.load(content, loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _voc(folder: Path, files: Sequence[Path]) -> _Set:

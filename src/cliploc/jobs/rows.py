@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cliploc import _files
 from cliploc._files import parts_in, write_whole
 from cliploc._imports import install, not_installed
-from cliploc.datasets import LabelledPicture
+from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import InputError, UsageError
 from cliploc.images import open_picture
 from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
@@ -69,7 +69,7 @@ def place_of(path: Path, root: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ judging
-def sample_facts(sample: Sample | LabelledPicture, root: Path, digest: str) -> Row:
+def sample_facts(sample: Sample | LabelledPicture | AskedPicture, root: Path, digest: str) -> Row:
     """The columns that are the same for every setting; `digest` is the digest of the content of the sample's files."""
     width, height = sample.size_wh
     facts = {
@@ -79,7 +79,7 @@ def sample_facts(sample: Sample | LabelledPicture, root: Path, digest: str) -> R
         "width": width,
         "height": height,
     }
-    if isinstance(sample, LabelledPicture):
+    if not isinstance(sample, Sample):
         return facts
     sides = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).astype(np.float64)
     return {

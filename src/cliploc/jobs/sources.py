@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
-from cliploc.datasets import LabelledPicture
+from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.jobs.engine import Shard
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.values import Sample
@@ -20,14 +20,14 @@ from cliploc.values import Sample
 READERS = 4  # files read at the same time
 
 
-SampleLike: TypeAlias = Sample | LabelledPicture | PictureFile
+SampleLike: TypeAlias = Sample | LabelledPicture | AskedPicture | PictureFile
 
 
 def files_of(sample: SampleLike) -> list[Path]:
     """The files that a sample's row depends on: its picture and masks."""
     if isinstance(sample, LabelledPicture):
         return list(sample.files)
-    if isinstance(sample, PictureFile):
+    if isinstance(sample, PictureFile | AskedPicture):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 

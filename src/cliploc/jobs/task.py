@@ -13,7 +13,7 @@ from typing import Any
 
 from cliploc import __version__
 from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
-from cliploc.datasets import LabelledDataset, LabelledPicture, subsets
+from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
@@ -25,7 +25,7 @@ from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.reporter import Reporter
-from cliploc.values import Dataset, Sample
+from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def percent_text(numbers: Mapping[str, Any], key: str) -> str:
 def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,
-    dataset: Dataset | LabelledDataset,
+    dataset: Dataset | LabelledDataset | AskedDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
@@ -206,7 +206,7 @@ def _changed(out: Path, shard: Shard) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: Dataset | LabelledDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
     digest = hashlib.sha256()
     for sample in dataset.samples:
@@ -230,10 +230,13 @@ def dataset_entry(dataset: Dataset | LabelledDataset, asked: Mapping[str, Any]) 
     )
 
 
-def _identity(sample: Sample | LabelledPicture, root: Path) -> tuple[object, ...]:
+def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tuple[object, ...]:
     """Id, name, size and truth of a sample; of files their names only, as rows have digests of their contents."""
     if isinstance(sample, LabelledPicture):
         return sample.id, sample.size_wh, sample.name, sample.truth.facts
+    if isinstance(sample, AskedPicture):
+        truth = [(label, boxes.tolist()) for label, boxes in sorted(sample.truth.items())]
+        return sample.id, sample.size_wh, sample.labels, truth
     masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
     return sample.id, sample.label, sample.size_wh, sample.boxes_xyxy.tolist(), len(sample.masks), masks
 
@@ -244,6 +247,6 @@ def _reasons(present: set[str], subset: str | None) -> dict[str, str]:
     return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
 
 
-def class_entries(dataset: Dataset) -> tuple[str, ...]:
+def class_entries(dataset: DatasetSplit[Any]) -> tuple[str, ...]:
     """Each class of a dataset as `cliploc.prompts.parse` takes it: label → "cat|kitten"."""
     return tuple("|".join(one.synonyms) for one in dataset.classes)

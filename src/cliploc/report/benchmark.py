@@ -30,6 +30,7 @@ from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, disput
 from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.faithfulness import write_faithfulness_report
 from cliploc.report.html import REPORT_TEMPLATES, count
+from cliploc.report.presence import write_presence_report
 from cliploc.report.segmentation import write_segmentation_report
 from cliploc.report.task_folder import SettingResult, kind_of, published, write_files
 
@@ -61,7 +62,11 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         pictures: whether to embed small copies of the photographs; maps and boxes are always there.
     """
     folder = Path(out_folder)
-    of_task = {"segmentation": write_segmentation_report, "faithfulness": write_faithfulness_report}
+    of_task = {
+        "segmentation": write_segmentation_report,
+        "faithfulness": write_faithfulness_report,
+        "presence": write_presence_report,
+    }
     if write := of_task.get(kind_of(folder)):
         return write(folder, pictures=pictures)
     run = read_run(folder)

@@ -38,10 +38,12 @@ class Found:
     Attributes:
         classes: the names of the class of each label.
         candidates: candidates for samples in a fixed order, those of the same picture next to each other.
+        unclear: pictures and labels that are there only as what evaluations ignore, such as crowds.
     """
 
     classes: tuple[ClassName, ...]
     candidates: Sequence[Candidate]
+    unclear: frozenset[tuple[Path, int]] = frozenset()
 
 
 @dataclass(frozen=True)

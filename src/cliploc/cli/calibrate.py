@@ -1,0 +1,76 @@
+"""`cliploc calibrate`: fits scores and presence of a second look to pictures with true boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliploc._files import Inputs, user_path
+from cliploc._imports import refuse_without
+from cliploc._terminal import Terminal, grid
+from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
+from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, title_row, writable
+from cliploc.config import Options
+from cliploc.errors import UsageError
+
+REVIEWED = "reviewed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateFlags(SampleFlags, WithThreads, WithJson):
+    """What `calibrate` has besides options of `Localizer`."""
+
+    folder: Path = flag("Pictures with true boxes.", metavar="FOLDER", positional=True)
+    truth: str = flag(
+        "Their layout: a name of `cliploc datasets`; or reviewed, the folder of annotate.",
+        metavar=f"coco|voc|yolo|{REVIEWED}",
+    )
+    out: Path = flag("The file for --calibration.", metavar="FILE", group="output")
+
+
+@command(leave_out=("second_look", "min_presence", "min_score", "max_boxes"))
+def calibrate(asked: CalibrateFlags, options: Options) -> int:
+    """Fit scores and presence to your pictures.
+
+    Every picture is asked for all names of the set. The file holds for the model and options that it was fitted with.
+
+    Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
+    """
+    refuse_without("calibrate", "calibrate")
+    if asked.truth == REVIEWED:
+        for name in ("--split", "--subset", "--classes"):
+            if name in asked.given():
+                raise UsageError(f"{name} is an option of datasets, not of --truth {REVIEWED}: leave it out")
+    else:
+        refuse_unknown_dataset(asked.truth)
+    out = user_path(asked.out)
+    writable(out.resolve().parent)
+    from cliploc.datasets import BY_DESIGN, Draw, open_asked
+
+    terminal = Terminal()
+    with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
+        if asked.truth == REVIEWED:
+            from cliploc.jobs.calibrate import reviewed_pictures
+
+            dataset = reviewed_pictures(user_path(asked.folder), Draw(**asked.counted()))
+        else:
+            dataset = open_asked(asked.truth, asked.folder, asked.split, **asked.chosen())
+        Inputs(one.path for one in dataset.samples).refuse([out])
+        problems = [one for one in dataset.problems if one.kind not in BY_DESIGN]
+        for one in problems[:SHOWN_PROBLEMS]:
+            terminal.say(f"{one.kind}: {one.source}: {one.reason}", style="yellow")
+        reporter.phase(f"loading {options.model}")
+        use_threads(asked.threads)
+        from cliploc.jobs.calibrate import calibrate as fitted
+        from cliploc.localizer import Localizer
+
+        result = fitted(Localizer(**options.but(second_look=True).given()), dataset, reporter)
+    result.calibration.save(out)
+    if asked.as_json:
+        print_document(result.document())
+    else:
+        titles, *lines = result.table()
+        terminal.data(grid([title_row(*titles), *lines]))
+    counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
+    terminal.say(f"{counts}; written to {out}, for --calibration", style="dim")
+    return SOME_FAILED if result.pictures < len(dataset.samples) else DONE

@@ -1,0 +1,330 @@
+"""`run_presence`: whether names are found where they are and only there, and whether scores of boxes are chances.
+
+Into a folder that can be resumed. `cliploc help presence` explains the numbers and the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc import prompts
+from cliploc.calibration import reliability
+from cliploc.datasets import AskedDataset, AskedPicture
+from cliploc.jobs import folder, local
+from cliploc.jobs.calibrate import right_boxes
+from cliploc.jobs.engine import Engine
+from cliploc.jobs.faithfulness import number_text
+from cliploc.jobs.folder import RunKind
+from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.summary import Summary, Tally
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, run_task
+from cliploc.jobs.worker import PictureJudge
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer
+from cliploc.metrics import Bootstrap, average_precision
+from cliploc.pipeline.prepare import Request
+from cliploc.report.presence import FILES as REPORT_FILES
+from cliploc.report.presence import NUMBERS
+from cliploc.reporter import SILENT, Reporter
+
+KIND = RunKind(
+    "presence",
+    "a presence benchmark",
+    1,
+    ".parquet",
+    frozenset({"dataset.root", "dataset.problems"}),
+)
+FILES = ("summary.json", *REPORT_FILES)
+SHARD = 16  # pictures that are computed and written together
+NUMBER_COLUMNS = (
+    "sample", "setting", "status", "reason", "there", "verdicts", "unknown", "unknown_there", "box_scores", "box_right",
+)  # fmt: skip
+OF_KNOWN = ("there", "verdicts", "presence", "box_labels", "boxes", "box_scores", "box_right")  # lists of a row
+BINS = 10  # of the expected calibration error
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+
+
+# ------------------------------------------------------------------------------------------------------------ the task
+def row_schema() -> Any:
+    """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
+    pa = arrow()
+    text, labels, flags, floats = pa.string(), pa.list_(pa.int32()), pa.list_(pa.bool_()), pa.list_(pa.float32())
+    return schema_of(
+        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
+        width=pa.int32(), height=pa.int32(), status=text, reason=text,
+        # Of each name asked that the model knows, and of those that it does not.
+        labels=labels, there=flags, verdicts=pa.list_(text), presence=floats, unknown=labels, unknown_there=flags,
+        # Of each box.
+        box_labels=labels, boxes=pa.list_(pa.list_(pa.float32(), 4)), box_scores=floats, box_right=flags,
+    )  # fmt: skip
+
+
+def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+    rows = [("setting", *(title for title, _ in NUMBERS.values()))]
+    return rows + [(name, *(number_text(one.get(key)) for key in NUMBERS)) for name, one in summary.items()]
+
+
+def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+    lines = [f"{title}: {about}" for title, about in NUMBERS.values()]
+    for name, one in summary.items():
+        if "names" in one:
+            lines.append(
+                f"{name}: {one['names']:,} names asked, {one['names_there']:,} there; {one['boxes']:,} boxes, "
+                f"{one['right_boxes']:,} right; {one['unknown']:,} further names that the model does not know, "
+                f"{one['unknown_there']:,} there"
+            )
+    return lines
+
+
+TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, lambda *_: PresenceTally(), _table, _legend)
+
+
+def run_presence(
+    dataset: AskedDataset,
+    setups: Sequence[ModelSetup],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    engine: Engine = local.run,
+    shard: int = SHARD,
+    asked: Mapping[str, Any] | None = None,
+    reporter: Reporter = SILENT,
+) -> BenchmarkResult:
+    """Asks every picture for the names chosen for it; see `run_benchmark`.
+
+    Args:
+        dataset: as `cliploc.datasets.open_asked` reads it.
+        setups: models × prompts, with their recipes' options: a setup that does not have a second look is measured by
+            its presence scores, and by the boxes of the names that it finds.
+    """
+    judge_of = _JudgeOf(class_entries(dataset))
+    return run_task(
+        TASK, judge_of, dataset, setups, settings, out,
+        entries={}, shard_size=shard, token=folder.token_for(out), asked=asked or {}, engine=engine, reporter=reporter,
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- the judge
+@dataclass(frozen=True)
+class _JudgeOf:
+    """Makes the judge of a setup; picklable."""
+
+    classes: Sequence[str]
+
+    def __call__(self, *of_setup: Any) -> PresenceJudge:
+        return PresenceJudge(self.classes, *of_setup)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    sample: AskedPicture
+    labels: list[int]  # asked, of names that the model knows
+
+
+class PresenceJudge(PictureJudge):
+    """Compares what a localizer says of names with what is there."""
+
+    def __init__(self, classes: Sequence[str], *of_setup: Any) -> None:
+        super().__init__(*of_setup)
+        self.refuse_thresholds("presence")
+        if (tau := self.settings[0].threshold) is not None:
+            self.localizer = Localizer(**self.localizer.options.but(threshold=tau).given())
+        self._classes = classes
+        reasons = self.localizer.unknown_names(classes)
+        self._unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}
+        if reasons:
+            self.note = (
+                f"{self.localizer.backbone.name} does not know {len(reasons)} of {len(classes)} names, such as "
+                f"{next(iter(reasons))!r}: they are counted, but not in the numbers"
+            )
+
+    def describe(self, setting: Setting) -> dict[str, Any]:
+        """See `Judge.describe`; all of the localizer's description."""
+        said = self.localizer.describe(setting.method, setting.options)
+        return self.described(setting, said, threshold_given=setting.threshold is not None)
+
+    def look(self, sample: AskedPicture, read: None) -> _Seen:  # noqa: ARG002
+        """See `PictureJudge.look`."""
+        return _Seen(sample, [label for label in sample.labels if label not in self._unknown])
+
+    def maps(self, seen: _Seen, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
+        """See `PictureJudge.maps`; the result of each method, None where no name is known."""
+        if not seen.labels:
+            return dict.fromkeys(methods)
+        request = Request(seen.sample.id, seen.sample.path, [self._classes[label] for label in seen.labels])
+        asked = {name: self.methods[name] for name in methods}
+        [result] = self.localizer.run([request], asked, reporter=reporter, absent_maps=False, keep_maps=False)
+        if result.error is not None:
+            raise result.error
+        return result.found
+
+    def judge(self, seen: _Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+        """See `PictureJudge.judge`."""
+        sample = seen.sample
+        unknown = [label for label in sample.labels if label in self._unknown]
+        row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [one in sample.truth for one in unknown]}
+        if heat is None:
+            return row | {key: [] for key in OF_KNOWN}
+        boxes = heat.boxes if heat.judged is None else heat.judged.candidates
+        scale = np.array([*heat.image.size] * 2) / np.array([*sample.size_wh] * 2)
+        truth = {p: sample.truth[label] * scale for p, label in enumerate(seen.labels) if label in sample.truth}
+        count = len(seen.labels)
+        return row | {
+            "there": [label in sample.truth for label in seen.labels],
+            "verdicts": [heat.verdict(p) for p in range(count)],
+            "presence": [None] * count if heat.presence is None else heat.presence.tolist(),
+            "box_labels": [seen.labels[p] for p in boxes.label.tolist()],
+            "boxes": (boxes.xyxy / scale).astype(np.float32).tolist(),
+            "box_scores": boxes.score.tolist(),
+            "box_right": right_boxes(boxes, truth).tolist(),
+        }
+
+
+# --------------------------------------------------------------------------------------------------------- the numbers
+@dataclass(frozen=True)
+class _Picture:
+    """What the numbers need of a picture."""
+
+    counts: Floats  # [5] names that are there and found, absent and found, there and not, absent and not; unsure ones
+    scores: Floats  # [n] of its boxes
+    right: npt.NDArray[np.bool_]  # [n]
+    unknown: int
+    unknown_there: int
+
+
+class PresenceTally(Tally):
+    """Counts the rows of one setting."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[str, _Picture] = {}
+
+    def add(self, row: Row) -> None:
+        """See `Tally.add`."""
+        there, verdicts = np.array(row["there"], bool), np.array(row["verdicts"], object)
+        found = verdicts == "found"
+        pairs = (there & found, ~there & found, there & ~found, ~there & ~found, verdicts == "unsure")
+        self._pictures[row["sample"]] = _Picture(
+            np.array([one.sum() for one in pairs], np.float64),
+            np.array(row["box_scores"], np.float64),
+            np.array(row["box_right"], bool),
+            len(row["unknown"]),
+            sum(row["unknown_there"]),
+        )
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        """The numbers of `NUMBERS`, in 0–1, with `confidence_95`, the counts, and `reliability`: ten bins of boxes."""
+        # the order of the parts must not matter
+        pictures = [self._pictures[sample] for sample in sorted(self._pictures)]
+        if not pictures:
+            return dict(counts)
+        of_names = np.stack([one.counts for one in pictures])  # [n, 5]
+        numbers: dict[str, float | None] = {}
+        ends: dict[str, list[float]] = {}
+        for key, share in SHARES.items():
+            numbers[key] = _number(share(of_names.mean(axis=0)[None])[0])
+            _add_interval(ends, key, bootstrap.replicated(of_names, share), bootstrap)
+        owner = np.repeat(np.arange(len(pictures)), [len(one.scores) for one in pictures])
+        scores, right = (np.concatenate([getattr(one, key) for one in pictures]) for key in ("scores", "right"))
+        numbers["average_precision"] = average_precision(scores, right) if right.any() else None
+        numbers["calibration_error"] = reliability(scores, right, BINS) if len(scores) else None
+        drawn = bootstrap.replicated(np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner))
+        _add_interval(ends, "average_precision", drawn, bootstrap)
+        gaps = np.stack([_gaps(one.scores, one.right) for one in pictures])  # [n, 11]
+        _add_interval(ends, "calibration_error", bootstrap.replicated(gaps, _error), bootstrap)
+        found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
+        return {
+            **numbers,
+            "confidence_95": ends,
+            "names": found + absent_found + missed + absent,
+            "names_there": found + missed,
+            "unknown": sum(one.unknown for one in pictures),
+            "unknown_there": sum(one.unknown_there for one in pictures),
+            "boxes": len(scores),
+            "right_boxes": int(right.sum()),
+            "reliability": _reliability_bins(scores, right),
+            **counts,
+        }
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    found: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return found
+
+
+def _mcc(means: Floats) -> Floats:
+    """Matthews correlation coefficient of counts `[r, 5]`."""
+    tp, fp, fn, tn, _ = means.astype(np.float64).T
+    return _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+
+
+# Number → what makes it of mean counts `[r, 5]`; see `_Picture.counts`.
+SHARES: Mapping[str, Callable[[Floats], Floats]] = {
+    "recall": lambda n: _ratio(n[:, 0], n[:, 0] + n[:, 2]),
+    "precision": lambda n: _ratio(n[:, 0], n[:, 0] + n[:, 1]),
+    "false_finds": lambda n: _ratio(n[:, 1], n[:, 1] + n[:, 3]),
+    "f1": lambda n: _ratio(2 * n[:, 0], 2 * n[:, 0] + n[:, 1] + n[:, 2]),
+    "mcc": _mcc,
+    "unsure": lambda n: _ratio(n[:, 4], n[:, :4].sum(axis=1)),
+}
+
+
+def _bin_of(scores: Floats) -> npt.NDArray[np.int64]:
+    return (scores * BINS).astype(np.int64).clip(max=BINS - 1)
+
+
+def _gaps(scores: Floats, right: npt.NDArray[np.bool_]) -> Floats:
+    """`[11]`: of each bin Σ score − Σ right, and the number of boxes."""
+    return np.append(np.bincount(_bin_of(scores), scores - right, BINS), len(scores))
+
+
+def _error(means: Floats) -> Floats:
+    """The expected calibration error of mean gaps `[r, 11]`."""
+    return _ratio(np.abs(means[:, :BINS]).sum(axis=1), means[:, BINS])
+
+
+def _weighted_precision(
+    scores: Floats, right: npt.NDArray[np.bool_], owner: npt.NDArray[np.int64]
+) -> Callable[[Floats], Floats]:
+    """A function: weights of pictures `[r, n]` → average precision `[r]` of their boxes."""
+    order = np.argsort(-scores, kind="stable")
+    hit, picture = right[order], owner[order]
+
+    def precision(weights: Floats) -> Floats:
+        found = np.full(len(weights), np.nan)
+        for i, one in enumerate(weights):
+            weight = one[picture].astype(np.float64)
+            hits = weight * hit
+            if hits.any():
+                total = np.maximum(weight.cumsum(), 1e-12)
+                found[i] = (hits * hits.cumsum() / total).sum() / hits.sum()
+        return found
+
+    return precision
+
+
+def _reliability_bins(scores: Floats, right: npt.NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Of each bin with boxes: their number, their mean score and the share that is right."""
+    index = _bin_of(scores)
+    return [
+        {"boxes": int(own.sum()), "score": float(scores[own].mean()), "right": float(right[own].mean())}
+        for own in (index == i for i in range(BINS))
+        if own.any()
+    ]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _add_interval(ends: dict[str, list[float]], key: str, drawn: Floats | None, bootstrap: Bootstrap) -> None:
+    """Adds the interval of the replicates in which there is such a number."""
+    there = None if drawn is None else drawn[np.isfinite(drawn)]
+    if there is not None and len(there):
+        ends[key] = list(bootstrap.quantiles(there))

@@ -1,0 +1,123 @@
+"""Writes a presence benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cliploc._documents import PresenceManifest
+from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
+from cliploc.report.benchmark_tables import Cell, Table, to_markdown
+from cliploc.report.faithfulness import number_cell
+from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.report.task_folder import TaskRun, csv_text, read_run, write_files
+
+FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
+NUMBERS = {  # key → title and meaning
+    "recall": ("recall", "share of the names that are there that are found"),
+    "precision": ("precision", "share of the names found that are there"),
+    "false_finds": ("absent found", "share of the names that are not there that are found"),
+    "f1": ("F1", "harmonic mean of recall and precision"),
+    "mcc": ("MCC", "Matthews correlation of found and there"),
+    "unsure": ("unsure", "share of the names asked that are unsure"),
+    "average_precision": ("box AP", "average precision of boxes by score; right at IoU ≥ 0.5 with a thing of the name"),
+    "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
+}
+COUNTS = {
+    "names": "names asked that the model knows",
+    "names_there": "of these, there",
+    "unknown": "names asked that the model does not know; not in the numbers",
+    "boxes": "all boxes of all names",
+    "right_boxes": "of these, right",
+}
+NEGATIVES = {
+    "random": "drawn at random, as many as names are there",
+    "popular": "the most frequent of the split, as many as names are there",
+    "confusable": "those most often together with the names that are there, as many as these",
+    "all": "all names of the dataset",
+}
+
+
+def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
+    """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
+    run = read_run(folder, PresenceManifest, lambda _: NUMBERS, _rank)
+    title, table = run.title("Presence"), _numbers(run)
+    page = REPORT_TEMPLATES.render(
+        "presence.html",
+        title=title,
+        about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),
+        table=table,
+        numbers=list(NUMBERS.values()),
+        curve=_reliability(run),
+        legend=legend((one.index, one.label) for one in run.settings),
+        **run.ending(),
+    )
+    texts = (_csv(run), to_markdown(title, [table]), _reliability_csv(run), page)
+    return write_files(folder, texts, FILES)
+
+
+def _rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
+    """By the Matthews correlation."""
+    value: float | None = numbers.get("mcc")
+    return math.inf if value is None else -value
+
+
+def _numbers(run: TaskRun) -> Table:
+    columns = {"setting": "", **dict(NUMBERS.values()), **{key.replace("_", " "): COUNTS[key] for key in COUNTS}}
+    rows = [
+        [
+            Cell(one.id),
+            *(number_cell(one.number(key), one.interval(key)) for key in NUMBERS),
+            *(Cell(f"{value:,.0f}" if (value := one.number(key)) is not None else "–", value) for key in COUNTS),
+        ]
+        for one in run.settings
+    ]
+    return Table("All numbers, with 95 % intervals", columns, {"": rows}, frozenset(columns) - {"setting"})
+
+
+def _csv(run: TaskRun) -> str:
+    """A row for each setting, with unrounded numbers and the ends of their intervals."""
+    return csv_text(
+        [
+            {
+                "setting": one.id,
+                **{key: one.about.get(key) for key in ("model", "method")},
+                **one.columns(NUMBERS),
+                **{key: one.numbers.get(key) for key in (*COUNTS, "evaluated")},
+            }
+            for one in run.settings
+        ]
+    )
+
+
+def _reliability_csv(run: TaskRun) -> str:
+    """A row for each setting and bin of scores."""
+    rows = [{"setting": one.id, **own} for one in run.settings for own in one.numbers.get("reliability") or []]
+    return csv_text(rows or [dict.fromkeys(("setting", "boxes", "score", "right"))])
+
+
+def _reliability(run: TaskRun) -> Figure | None:
+    """Draws the share of right boxes at each score; on the diagonal, scores are chances."""
+    there = [one for one in run.settings if one.numbers.get("reliability")]
+    if not there:
+        return None
+
+    def draw(axes: Any, palette: Palette) -> None:
+        axes.plot([0, 1], [0, 1], color=palette["soft"], linewidth=1, dashes=(4, 3))
+        for one in there:
+            colour, dashes, marker = look(one.index, palette)
+            bins = one.numbers["reliability"]
+            x, y = ([own[key] for own in bins] for key in ("score", "right"))
+            axes.plot(x, y, color=colour, linewidth=1.8, dashes=dashes or (None, None), marker=marker, markersize=6)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel("mean score of the boxes")
+        axes.set_ylabel("share that is right")
+
+    said = "; ".join(
+        f"{one.label}: " + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in one.numbers["reliability"])
+        for one in there
+    )
+    return figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))

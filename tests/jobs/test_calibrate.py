@@ -1,0 +1,190 @@
+"""`cliploc calibrate`: what is fitted and what is printed of it, from files to the scores of the next run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+
+from cliploc.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
+from cliploc.datasets import Draw, open_asked
+from cliploc.errors import UsageError
+from cliploc.jobs import calibrate as job
+from cliploc.jobs.calibrate import Asked, Examples, calibrate, examples_of, reviewed_pictures
+from tests.commands import CAT, PHOTOS, cliploc_, localizer_of
+
+BOXES, NAMES = 12, 6  # of each picture that is made up
+
+
+def examples(seed):
+    """A picture whose boxes and names are right by a law that a logistic model can learn."""
+    random = np.random.default_rng(seed)
+
+    def drawn(count, width):
+        features = random.normal(size=(count, width))
+        return features, random.random(count) < 1 / (1 + np.exp(-(features.sum(axis=1) - 1)))
+
+    of_boxes, right = drawn(BOXES, len(OF_BOX))
+    of_names, there = drawn(NAMES, len(OF_BOX))
+    of_all, all_there = drawn(NAMES, len(OF_NAME))
+    return Examples(of_boxes, right, right | (random.random(BOXES) < 0.5), of_names, there, of_all, all_there)
+
+
+class Backbone:
+    name = "a-model"
+
+
+class Stand:
+    """A localizer that nobody asks."""
+
+    backbone, calibration = Backbone(), own_calibration()
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text("path,label,x0,y0,x1,y1\na.png,cat,0,0,8,8\n")
+    return open_asked("folder", tmp_path)
+
+
+def of(monkeypatch, dataset, pictures):
+    monkeypatch.setattr(job, "examples_of", lambda *_: iter(pictures))
+    return calibrate(Stand(), dataset)
+
+
+def test_each_picture_is_measured_by_a_fit_to_other_folds(monkeypatch, dataset):
+    pictures = [examples(seed) for seed in range(40)]
+    result = of(monkeypatch, dataset, pictures)
+    score, right = np.zeros(0), np.zeros(0, bool)
+    for fold in range(5):
+        others = Examples.together(one for i, one in enumerate(pictures) if i % 5 != fold)
+        own = Examples.together(one for i, one in enumerate(pictures) if i % 5 == fold)
+        mean, deviation = others.of_boxes.mean(axis=0), others.of_boxes.std(axis=0)
+        model = LogisticRegression(max_iter=1000).fit((others.of_boxes - mean) / deviation, others.right)
+        score = np.append(score, model.predict_proba((own.of_boxes - mean) / deviation)[:, 1])
+        right = np.append(right, own.right)
+    assert result.after.box_error == pytest.approx(reliability(score, right), abs=1e-6)
+    assert result.after.box_precision == pytest.approx(average_precision_score(right, score), abs=1e-6)
+    assert result.after.box_precision > result.before.box_precision
+    assert result.after.box_error < result.before.box_error
+    assert result.after.name_error < result.before.name_error
+    assert (result.pictures, result.boxes, result.right) == (40, 40 * BOXES, right.sum())
+    assert result.calibration.models == ("a-model",)
+    assert result.calibration.about == "folder report, 40 pictures"
+
+
+def test_what_cannot_be_fitted_is_one_line(monkeypatch, dataset):
+    pictures = [examples(seed) for seed in range(40)]
+    with pytest.raises(UsageError, match="expected at least 20 pictures and 30 right boxes to fit, got 19 and"):
+        of(monkeypatch, dataset, pictures[:19])
+    none = np.zeros(BOXES, bool)
+    few = [Examples(**{**vars(one), "right": none} if i else vars(one)) for i, one in enumerate(pictures)]
+    with pytest.raises(UsageError, match=rf"got 40 and {pictures[0].right.sum()}: take more pictures"):
+        of(monkeypatch, dataset, few)
+    everywhere = [Examples(**{**vars(one), "all_there": np.ones(NAMES, bool)}) for one in pictures]
+    with pytest.raises(UsageError, match="expected names that are there and others that are not, got only these"):
+        of(monkeypatch, dataset, everywhere)
+
+
+def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
+    localizer, names = localizer_of("mini"), ["cat|kitten", "sky", "sofa"]
+    found = localizer(CAT, ["cat|kitten", "sofa"])
+    assert "sky" in localizer.unknown_names(names)
+    boxes = found.judged.candidates
+    own = boxes.where(boxes.label == 0).xyxy[0]
+    size = (2 * found.image.width, 3 * found.image.height)
+    asked = Asked(CAT, names, {"cat|kitten": own[None] * [2, 3, 2, 3]}, size)
+    [one] = examples_of(localizer, [asked])
+    assert one.all_there.tolist() == [True, False]
+    assert one.right.sum() >= 1
+    [plain] = examples_of(localizer, [Asked(CAT, names[:1], {"cat|kitten": own[None]})])
+    assert plain.right.sum() == one.right.sum()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Copies of photographs with boxes that a model finds there, of which it does not find all good."""
+    root = tmp_path_factory.mktemp("set")
+    localizer, names = localizer_of("mini"), ["cat", "dog"]
+    lines = ["path,label,x0,y0,x1,y1"]
+    for number in range(10):
+        with Image.open(PHOTOS / ("dogs.jpg" if number % 2 else "cat.jpg")) as photo:
+            photo.resize((200 + 5 * number, 160)).save(root / f"{number}.png")
+        boxes = localizer(root / f"{number}.png", names).judged.candidates
+        own = boxes.xyxy[boxes.label == number % 2][:2]
+        lines += [",".join(map(str, (f"{number}.png", names[number % 2], *box))) for box in own.tolist()]
+    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_path):
+    monkeypatch.setattr(job, "FEWEST_PICTURES", 10)
+    monkeypatch.setattr(job, "FEWEST_RIGHT", 10)
+    out = tmp_path / "calibration.json"
+    ran = cliploc_("calibrate", folder, "--truth", "folder", "--out", out)
+    assert ran.code == 0, ran.err
+    assert "expected calibration error of scores" in ran.out
+    assert "10 pictures" in ran.err
+    assert load_calibration(out).models == ("mini",)
+    plain, fitted = (cliploc_("localize", CAT, "-p", "cat", *more).out for more in ((), ("--calibration", out)))
+    assert plain != fitted
+    again = cliploc_("calibrate", folder, "--truth", "folder", "--out", tmp_path / "again.json", "--json")
+    assert json.loads(again.out)["calibration"] == json.loads(out.read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{folder}", "--truth", "folder", "--limit", "3"], "expected at least 20 pictures and 30 right boxes"),
+        (["{folder}", "--truth", "coc"], "unknown dataset 'coc'"),
+        (["{folder}", "--truth", "coco"], "expected {folder}/annotations/instances_val2017.json"),
+        (["{folder}", "--truth", "yolo"], "expected data.yaml or classes.txt in {folder}"),
+        (["{folder}", "--truth", "reviewed"], "expected the folder of an annotation"),
+        (["{folder}", "--truth", "reviewed", "--split", "val"], "--split is an option of datasets"),
+        (["{folder}/no", "--truth", "folder"], "expected a folder with"),
+    ],
+)
+def test_what_is_refused_is_one_line_and_nothing_is_written(folder, tmp_path, arguments, said):
+    words = [one.format(folder=folder) for one in arguments]
+    ran = cliploc_("calibrate", *words, "--out", tmp_path / "calibration.json")
+    assert ran.code == 2
+    assert said.format(folder=folder) in ran.err.strip().splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_input_is_not_overwritten(folder):
+    ran = cliploc_("calibrate", folder, "--truth", "folder", "--out", folder / "0.png")
+    assert ran.code == 2
+    assert "is read by this run" in ran.err
+
+
+def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
+    root, out, review = tmp_path / "pictures", tmp_path / "out", tmp_path / "review.json"
+    root.mkdir()
+    for name in ("cat", "dogs", "coffee"):
+        (root / f"{name}.jpg").write_bytes((PHOTOS / f"{name}.jpg").read_bytes())
+    (tmp_path / "labels.txt").write_text("cat|kitten\ndog\n")
+    run = ("annotate", root, "--labels", tmp_path / "labels.txt", "--out", out)
+    assert cliploc_(*run).code == 0
+    with pytest.raises(UsageError, match=r"expected reviewed pictures in .*, found none"):
+        reviewed_pictures(out, Draw(None, None, 0))
+    boxes = {
+        "dogs.jpg": ("reviewed", [{"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}]),
+        "coffee.jpg": ("none", [{"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}]),
+        "cat.jpg": ("reviewed", []),
+    }
+    pictures = {name: {"revision": 0, "status": status, "boxes": own} for name, (status, own) in boxes.items()}
+    id_ = json.loads((out / "summary.json").read_text())["run"]
+    review.write_text(json.dumps({"kind": "cliploc review", "run": id_, "pictures": pictures}))
+    assert cliploc_(*run, "--apply", review).code == 0
+    found = reviewed_pictures(out, Draw(None, None, 0))
+    assert [one.id for one in found.samples] == ["cat.jpg", "dogs.jpg"]
+    assert {label: boxes.tolist() for label, boxes in found.samples[1].truth.items()} == {0: [[1, 2, 30, 40]]}
+    assert found.samples[0].truth == {}
+    assert [one.synonyms for one in found.classes] == [("cat", "kitten"), ("dog",)]
+    (root / "dogs.jpg").write_bytes(CAT.read_bytes())
+    assert [one.source for one in reviewed_pictures(out, Draw(None, None, 0)).problems] == ["dogs.jpg"]

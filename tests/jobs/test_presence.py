@@ -1,0 +1,233 @@
+"""`benchmark --task presence`: the numbers by hand and by scikit-learn, the folder, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics
+
+pytest.importorskip("pyarrow")
+
+from cliploc.calibration import reliability
+from cliploc.datasets import open_asked
+from cliploc.errors import UsageError
+from cliploc.jobs.plan import Grid, ModelSetup
+from cliploc.jobs.presence import TASK, PresenceTally, row_schema, run_presence
+from cliploc.jobs.rows import rows_in
+from cliploc.jobs.summary import summed_up
+from cliploc.metrics import Bootstrap
+from tests.commands import PHOTOS, cliploc_, localizer_of
+
+pytestmark = pytest.mark.usefixtures("one_model")
+TWICE = ("--threshold", "0.2", "--threshold", "0.4")
+LISTS = ("there", "verdicts", "unknown", "unknown_there", "box_scores", "box_right")
+
+
+def row(sample, *columns):
+    return {"sample": sample, "setting": "s", "status": "ok", "reason": None, **dict(zip(LISTS, columns, strict=True))}
+
+
+HAND = [
+    row(
+        "a", [True, True, False, False], ["found", "unsure", "found", "not found"], [7], [True], [0.9, 0.3],
+        [True, False],
+    ),
+    row("b", [True, False, False], ["found", "not found", "unsure"], [7], [False], [0.8, 0.2], [False, True]),
+]  # fmt: skip
+
+
+def test_numbers_by_hand():
+    found = summed_up([*HAND, {**HAND[0], "sample": "c", "status": "failed", "reason": "x"}], {"s": PresenceTally()})[
+        "s"
+    ]
+    assert found["recall"] == pytest.approx(2 / 3)
+    assert found["precision"] == pytest.approx(2 / 3)
+    assert found["false_finds"] == pytest.approx(1 / 4)
+    assert found["unsure"] == pytest.approx(2 / 7)
+    assert found["f1"] == pytest.approx(2 / 3)
+    assert found["average_precision"] == pytest.approx((1 + 2 / 4) / 2)
+    assert found["calibration_error"] == pytest.approx((0.1 + 0.8 + 0.3 + 0.8) / 4)
+    counts = ("names", "names_there", "unknown", "unknown_there", "boxes", "right_boxes", "images", "evaluated")
+    assert [found[key] for key in counts] == [7, 3, 2, 1, 4, 2, 3, 2]
+    assert [one["boxes"] for one in found["reliability"]] == [1, 1, 1, 1]
+
+
+def drawn(count):
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        there = random.random(9) < 0.3
+        found = np.where(random.random(9) < 0.3 + 0.4 * there, "found", "not found")
+        scores = random.random(20).astype(np.float32)
+        rows.append(row(f"{i:03}", there.tolist(), found.tolist(), [], [], scores.tolist(),
+                        (random.random(20) < scores / 2).tolist()))  # fmt: skip
+    return rows
+
+
+def test_numbers_are_scikit_learns_in_any_order_of_rows():
+    rows = drawn(30)
+    found = summed_up(rows, {"s": PresenceTally()})["s"]
+    there, said, scores, right = (
+        np.concatenate([one[key] for one in rows]) for key in ("there", "verdicts", "box_scores", "box_right")
+    )
+    said = said == "found"
+    assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(there, said))
+    assert found["f1"] == pytest.approx(metrics.f1_score(there, said))
+    assert found["recall"] == pytest.approx(metrics.recall_score(there, said))
+    assert found["precision"] == pytest.approx(metrics.precision_score(there, said))
+    assert found["average_precision"] == pytest.approx(metrics.average_precision_score(right, scores))
+    assert found["calibration_error"] == pytest.approx(reliability(scores, right))
+    assert found == summed_up(rows[::-1], {"s": PresenceTally()})["s"]
+    for key, (low, high) in found["confidence_95"].items():
+        assert key == "calibration_error" or low <= found[key] <= high  # it is never below 0, so greater when resampled
+
+
+def test_intervals_are_those_of_pictures_drawn_again():
+    rows = drawn(6)
+    twice = summed_up(rows, {"s": PresenceTally()}, Bootstrap(replicates=1, seed=3))["s"]["confidence_95"]
+    times = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6))
+    again = [{**one, "sample": f"{i} {j}"} for i, one in enumerate(rows) for j in range(times[i])]
+    expected = summed_up(again, {"s": PresenceTally()})["s"]
+    for key, (low, high) in twice.items():
+        assert low == high == pytest.approx(expected[key], abs=1e-5), key
+
+
+def test_what_does_not_exist_is_null():
+    found = summed_up([row("a", [True], ["not found"], [], [], [], [])], {"s": PresenceTally()})["s"]
+    assert found["recall"] == 0
+    assert [found[key] for key in ("precision", "false_finds", "average_precision", "calibration_error")] == [None] * 4
+    assert "names" not in summed_up([], {"s": PresenceTally()})["s"]
+
+
+# ----------------------------------------------------------------------------------------------------------- the folder
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Three photographs in COCO's layout; one of the names is known to no model of the package."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "val2017").mkdir()
+    (root / "annotations").mkdir()
+    names = {1: "cat", 2: "dog", 3: "sky", 4: "cup"}
+    things = [
+        (1, "cat.jpg", 1, [0, 0, 400, 290]),
+        (2, "dogs.jpg", 2, [10, 10, 300, 200]),
+        (3, "coffee.jpg", 4, [5, 5, 99, 99]),
+        (3, "coffee.jpg", 3, [0, 0, 50, 50]),
+    ]
+    images = []
+    for number, name in {one[0]: one[1] for one in things}.items():
+        shutil.copy(PHOTOS / name, root / "val2017" / name)
+        with Image.open(PHOTOS / name) as photo:
+            images.append({"id": number, "file_name": name, "width": photo.width, "height": photo.height})
+    annotations = [
+        {"id": i, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0}
+        for i, (image, _, category, box) in enumerate(things)
+    ]
+    document = {
+        "images": images,
+        "categories": [{"id": number, "name": name} for number, name in names.items()],
+        "annotations": annotations,
+    }
+    (root / "annotations/instances_val2017.json").write_text(json.dumps(document))
+    return root
+
+
+def benchmark(root, out, *more):
+    return cliploc_("benchmark", "--task", "presence", "--dataset", "coco", "--root", root, "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def done(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("presence") / "out"
+    ran = benchmark(root, out)
+    assert ran.code == 0, ran.err
+    return out, ran
+
+
+def test_rows_are_what_the_localizer_says(root, done):
+    out, ran = done
+    assert "3 of 3 samples × 1 settings done" in ran.err
+    assert "mini does not know 1 of 4 names, such as 'sky'" in ran.err
+    rows = {one["sample"]: one for one in rows_in(out)}
+    assert list(rows) == ["val2017/cat.jpg", "val2017/dogs.jpg", "val2017/coffee.jpg"]
+    for name, one in rows.items():
+        assert list(one) == row_schema().names
+        found = localizer_of("mini")(root / name, ["cat", "dog", "cup"])
+        assert one["labels"] == [0, 1, 3]
+        assert one["unknown"] == [2]
+        assert one["verdicts"] == [found.verdict(p) for p in range(3)]
+        np.testing.assert_allclose(one["presence"], found.presence, atol=1e-3)
+        assert len(one["box_scores"]) == len(found.judged.candidates)
+    assert rows["val2017/cat.jpg"]["there"] == [True, False, False]
+    assert rows["val2017/coffee.jpg"]["unknown_there"] == [True]
+    assert any(rows["val2017/cat.jpg"]["box_right"])
+    [numbers] = json.loads((out / "summary.json").read_text())["settings"].values()
+    assert (numbers["names"], numbers["names_there"], numbers["unknown"], numbers["unknown_there"]) == (9, 3, 3, 1)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["dataset"]["negatives"] == "all"
+    assert "second_look" in manifest["settings"][0]
+
+
+def test_the_report_has_tables_and_reliability(done):
+    out, _ = done
+    page = (out / "report.html").read_text()
+    for words in ("All numbers, with 95 % intervals", "box ECE", "Reliability of the scores", "absent found"):
+        assert words in page
+    bins = list(csv.DictReader((out / "reliability.csv").open()))
+    assert {one["setting"] for one in bins} == {"mini_default-recipe"}
+    assert sum(int(one["boxes"]) for one in bins) == sum(len(one["box_scores"]) for one in rows_in(out))
+    assert (out / "tables.csv").read_text().startswith("setting,model,method,recall,recall_low")
+    assert cliploc_("report", out).code == 0
+    assert (out / "report.html").read_text() == page
+
+
+def test_a_named_method_is_measured_as_published(root, tmp_path):
+    ran = benchmark(root, tmp_path, "--method", "cam,layer_cam", "--negatives", "random")
+    assert ran.code == 0, ran.err
+    rows = [one for one in rows_in(tmp_path) if one["setting"] == "mini_cam"]
+    for one in rows:
+        assert "unsure" not in one["verdicts"]
+        found = localizer_of("mini", method="cam")(root / one["sample"], ["cat", "dog", "sky", "cup"])
+        assert one["verdicts"] == [found.verdict(label) for label in one["labels"]]
+        assert len(one["labels"]) + len(one["unknown"]) == 2 * sum(one["there"] + one["unknown_there"])
+
+
+def test_a_run_is_resumed_with_the_same_result(root, tmp_path):
+    dataset = open_asked("coco", root)
+    setups = [ModelSetup(localizer_of("mini", method="cam").options.but(model="mini", method=None, memory=None))]
+    settings, _ = Grid(setups, ["cam"]).settings(lambda *_: None)
+
+    def run(dataset=dataset):
+        return run_presence(dataset, setups, settings, tmp_path, shard=1)
+
+    first = run()
+    assert first.computed == 3
+    parts = sorted((tmp_path / "parts").glob("*.parquet"))
+    whole = [path.read_bytes() for path in parts]
+    parts[1].unlink()
+    again = run()
+    assert (again.computed, again.resumed, again.summary) == (1, True, first.summary)
+    assert [path.read_bytes() for path in parts] == whole
+    with pytest.raises(UsageError, match="holds a run with other settings"):
+        run(open_asked("coco", root, negatives="random"))
+    assert TASK.kind.name == "presence"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "presence", "--negatives", "hard"], "expected --negatives"),
+        (["--negatives", "all"], "--negatives is an option of --task presence"),
+        (["--task", "presence", "--save-maps"], "--save-maps is not an option of --task presence"),
+        (["--task", "presence", "--steps", "3"], "--steps is an option of --task faithfulness"),
+        (["--task", "presence", "--method", "cam", *TWICE], "expected each method once"),
+    ],
+)
+def test_what_is_refused_is_one_line(root, tmp_path, arguments, said):
+    ran = cliploc_("benchmark", "--dataset", "coco", "--root", root, "--out", tmp_path / "out", *arguments)
+    assert ran.code == 2
+    assert said in ran.err.strip().splitlines()[-1]
