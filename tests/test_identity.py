@@ -33,7 +33,7 @@ from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import RESERVED, BoxFilter
+from cliploc.jobs.annotator import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
@@ -290,11 +290,8 @@ def test_weights_are_told_apart_by_pixels_normalised_otherwise() -> None:
 # ----------------------------------------------------------------------------------------------------------- annotate
 OF_ANNOTATE: dict[str, Second] = {
     "labels": Second(["red"]),
-    "min_presence": Second(0.1),
-    "min_score": Second(0.1),
-    "max_boxes": Second(1),
+    "min_presence": Second(0),  # every name is boxed then; see `test_what_chooses_drafts_…`
     "min_area": Second(0.02),
-    "nms_across": Second(0.4),
     "groups": Second("drop"),
     "masks": Second(True),
 }
@@ -309,6 +306,8 @@ HARMLESS_IN_ANNOTATE = {
     "retry": "which pictures, not what is found in them",
     "image_url": "in an export only",
     "every": "rows are kept under each frame's name, video and number: others are added",
+    **dict.fromkeys(("min_score", "max_boxes", "nms_across"), "they choose among the candidates"),
+    "unsure": "which boxes are written",
     "polygons": "how masks are written in an export",
     "copy": "whether an export has links or copies",
     "engine": "what carries it out: parts do not depend on it",
@@ -336,7 +335,6 @@ def annotated(photos: Path, out: Path, changed: Mapping[str, Any]) -> Any:
 def test_every_parameter_of_annotate_is_listed() -> None:
     of_localizer = {"options"}  # a value that holds the options of the tables of `Localizer`
     assert_each_is_listed(parameters(annotate) - of_localizer, OF_ANNOTATE, HARMLESS_IN_ANNOTATE)
-    assert {one.name for one in dataclasses.fields(BoxFilter)} <= OF_ANNOTATE.keys()
     assert OPTIONS.keys() >= RESERVED
 
 
@@ -361,10 +359,33 @@ def test_options_of_the_model_that_annotate_has_itself_are_refused_or_its_own(
     name: str, photos: Path, tmp_path: Path
 ) -> None:
     if name in parameters(annotate):
-        assert name in OF_ANNOTATE
+        assert name in {**OF_ANNOTATE, **HARMLESS_IN_ANNOTATE}
     else:
         with pytest.raises(UsageError, match="not an option of the model here"):
             annotated(photos, tmp_path, {name: True})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"min_presence": 0.1},
+        {"labels": ["red @0.7", "blue"]},
+        {"min_score": 0.1},
+        {"max_boxes": 1},
+        {"nms_across": 0.4},
+        {"unsure": True},
+    ],
+)
+def test_what_chooses_drafts_makes_no_other_annotation(changed: dict[str, Any], photos: Path, once: Any) -> None:
+    out = once("annotate", lambda out: annotated(photos, out, {}))
+    run = annotated(photos, out, {}).run
+    other = annotated(photos, out, changed)
+    assert (other.run, other.computed) == (run, 0)
+
+
+def test_a_run_of_every_name_can_have_any_minimum_presence(photos: Path, once: Any) -> None:
+    out = once("annotate all", lambda out: annotated(photos, out, {"min_presence": 0}))
+    assert annotated(photos, out, {}).computed == 0
 
 
 def test_a_background_makes_another_annotation(photos: Path, once: Any) -> None:

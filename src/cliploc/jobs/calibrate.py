@@ -97,14 +97,17 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
     """
     every = Examples.together(parts)
 
+    def counted(there: Callable[[Examples], Bools]) -> Floats:
+        return np.concatenate([np.where(there(part), by, 1.0) for part, by in zip(parts, weights, strict=True)])
+
     def model(features: Floats, true: Bools, there: Callable[[Examples], Bools]) -> Logistic:
-        rows = [np.where(there(part), weight, 1.0) for part, weight in zip(parts, weights, strict=True)]
-        return fit_logistic(features, true, np.concatenate(rows))
+        return fit_logistic(features, true, counted(there))
 
     return Calibration(
         right=model(every.of_boxes, every.right, lambda part: part.box_there),
         there=model(every.of_names, every.there, lambda part: part.there),
         first=model(every.of_all, every.all_there, lambda part: part.all_there),
+        base=float(np.average(every.all_there, weights=counted(lambda part: part.all_there))),
         models=tuple(models),
         about=about,
     )
