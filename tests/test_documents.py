@@ -33,8 +33,8 @@ from cliploc.jobs.picture_files import find_pictures
 from cliploc.training.training_set import read_csv
 
 ROW = {
-    "picture": "a.jpg", "blake2b": "0" * 32, "status": "ok", "width": 40, "height": 30, "notes": [], "presence": [0.5, None],
-    "boxes": [[0, 0, 10, 10.5]], "scores": [0.5], "fits": [1], "labels": [0], "groups": [1],
+    "picture": "a.jpg", "blake2b": "0" * 32, "status": "ok", "width": 40, "height": 30, "notes": [],
+    "presence": [0.5, None], "boxes": [[0, 0, 10, 10.5]], "scores": [0.5], "fits": [1], "labels": [0], "groups": [1],
 }  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),

@@ -25,6 +25,7 @@ from PIL import Image
 import cliploc
 from cliploc import backbones, config
 from cliploc.boxes import BoxRule
+from cliploc.calibration import own_calibration
 from cliploc.cli import main
 from cliploc.cli.annotate import annotate as annotate_command
 from cliploc.cli.benchmark import benchmark as benchmark_command

@@ -42,7 +42,10 @@ def make_page(folder: Path, evil: str, gone: int = 0) -> Scripts:
         else:
             path.unlink(missing_ok=True)
         name = f"{evil}{number}.png"
-        boxes, facts = [[1, 2, 30, 20.004], [3, 3, 9, 9]], {"groups": (True, False), "box_ids": (2, 4)}  # 0, 1 and 3 are not shown
+        boxes, facts = (
+            [[1, 2, 30, 20.004], [3, 3, 9, 9]],
+            {"groups": (True, False), "box_ids": (2, 4)},
+        )  # 0, 1 and 3 are not shown
         drafts = annotated(name, path, (40, 30), boxes, number=number + 1, **facts)
         pictures.append(ReviewPicture(drafts, frozenset({4}), [[1, 2, 25, 20]], [1], [2], None, "unsure", 3))
     write_review(folder / "review.html", pictures, [evil, "dog"], evil, total=5000)
