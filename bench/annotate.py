@@ -42,6 +42,7 @@ from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import SUFFIXES
 from cliploc.jobs.annotate import annotate
+from cliploc.jobs.drafts import DraftRule, choose
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.report.exports import exports
 from cliploc.reporter import SILENT, Reporter
@@ -185,9 +186,12 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
                 list(samples), wnids, out, formats=["csv"], review=0, model=backbone, batch_size=BATCH, method="cam"
             )
             rows = [json.loads(line) for path in parts_in(Path(out), ".jsonl") for line in path.open()]
+            rule = DraftRule(**json.loads((Path(out) / "manifest.json").read_text())["drafts"])
         by_name = {Path(path).name: sample for path, sample in samples.items()}
         for row in rows:
             sample = by_name[Path(row["picture"]).name]
+            drafts = choose(row, rule, None).drafts  # of a named method, without a second look
+            row |= {key: [row[key][i] for i in drafts] for key in ("boxes", "labels")}
             scale = np.array([row["width"], row["height"]]) / sample.size_wh
             truth = sample.boxes_xyxy * np.tile(scale, 2)
             tallies.append(tally(row, truth, ten.index(sample.label), len(ten)))

@@ -207,14 +207,16 @@ def test_the_bank_comes_from_the_disk_as_one_file(gap, tmp_path, monkeypatch, te
     np.testing.assert_array_equal(second.presence, first.presence)
 
 
-def test_annotate_uses_one_rule_for_all_names_also_those_with_a_minimum_of_zero(gap):
+def test_annotate_always_asks_for_presence(gap):
     def worker(labels, **chosen):
         from cliploc.config import Options
 
         return AnnotatorSettings(labels_of(labels), BoxFilter(**chosen), Options(model=gap, method="cam"))()
 
-    assert worker(["red @0", "blue"]).describe()["presence_bank"] == module.VERSION
-    assert "presence_bank" not in worker(["red", "blue"], min_presence=0).describe()
+    for least in (None, 0, 0.3):
+        described = worker(["red", "blue"], least=least).describe()
+        assert described["presence_bank"] == module.VERSION
+        assert described["min_presence"] == (0.5 if least is None else least)
 
 
 # ------------------------------------------------------------------------------------------------------ what is said

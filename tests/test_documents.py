@@ -32,8 +32,8 @@ from cliploc.jobs.picture_files import find_pictures
 from cliploc.training.training_set import read_csv
 
 ROW = {
-    "picture": "a.jpg", "blake2b": "0" * 32, "status": "ok", "width": 40, "height": 30, "notes": [], "margin": 0.5,
-    "boxes": [[0, 0, 10, 10.5]], "scores": [0.5], "certainty": [1], "labels": [0], "groups": [1],
+    "picture": "a.jpg", "blake2b": "0" * 32, "status": "ok", "width": 40, "height": 30, "notes": [],
+    "presence": [0.5, None], "boxes": [[0, 0, 10, 10.5]], "scores": [0.5], "fits": [1], "labels": [0], "groups": [1],
 }  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
@@ -150,7 +150,9 @@ ROWS = {
     "fewer labels": {**ROW, "labels": []},
     "a label below 0": {**ROW, "labels": [-1]},
     "a label with a fraction": {**ROW, "labels": [0.5]},
-    "a certainty above 1": {**ROW, "certainty": [1.5]},
+    "a presence above 1": {**ROW, "presence": [1.5]},
+    "a label without presence": {**ROW, "labels": [2]},
+    "a fit below 0": {**ROW, "fits": [-0.5]},
     "an infinite score": {**ROW, "scores": [float("inf")]},
     "a score that is no number": {**ROW, "scores": [float("nan")]},
     "a box of three numbers": {**ROW, "boxes": [[0, 0, 1]]},

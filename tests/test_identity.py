@@ -31,7 +31,7 @@ from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import RESERVED, BoxFilter
+from cliploc.jobs.annotator import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
@@ -255,6 +255,29 @@ def test_options_of_the_model_that_annotate_settles_itself_are_refused(name: str
         annotated(photos, tmp_path, {name: True})
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"min_presence": 0.1},
+        {"labels": ["red @0.7", "blue"]},
+        {"min_score": 0.1},
+        {"max_boxes": 1},
+        {"nms_across": 0.4},
+        {"unsure": True},
+    ],
+)
+def test_what_chooses_drafts_makes_no_other_annotation(changed: dict[str, Any], photos: Path, once: Any) -> None:
+    out = once("annotate", lambda out: annotated(photos, out, {}))
+    run = annotated(photos, out, {}).run
+    other = annotated(photos, out, changed)
+    assert (other.run, other.computed) == (run, 0)
+
+
+def test_a_run_of_every_name_can_have_any_minimum_presence(photos: Path, once: Any) -> None:
+    out = once("annotate all", lambda out: annotated(photos, out, {"min_presence": 0}))
+    assert annotated(photos, out, {}).computed == 0
+
+
 def test_a_background_makes_another_annotation(photos: Path, once: Any) -> None:
     out = once("annotate", lambda out: annotated(photos, out, {}))
     with pytest.raises(UsageError, match=rf"{OTHER_RUN}.*settings\.background"):
@@ -359,10 +382,17 @@ def second_words(function: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
     }
 
 
-OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
-    **second_words(annotate_command),
-    "labels": ("--labels", "OTHER"),
+CHOOSES = "it chooses among the candidates, or what is written of them"
+CHOOSING = {
+    "min_score": ("--min-score", "0.1"),
+    "max_boxes": ("--max-boxes", "1"),
     "nms_across": ("--nms-across", "0.4"),
+    "unsure": ("--unsure",),
+}
+OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
+    **{name: words for name, words in second_words(annotate_command).items() if name not in CHOOSING},
+    "labels": ("--labels", "OTHER"),
+    "min_presence": ("--min-presence", "0"),  # every name is boxed then
     "groups": ("--groups", "drop"),
     "masks": ("--masks",),
 }
@@ -390,6 +420,7 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "image_url": (("--image-url", "x"), "in an export only"),
     "every": (("--every", "30"), "rows are kept under each frame's name, video and number: others are added"),
     "polygons": ((), "how masks are written in an export"),
+    **{name: (words, CHOOSES) for name, words in CHOOSING.items()},
     "copy": (("--copy",), "whether an export has links or copies"),
     "edit": ((), "what a person does afterwards with the boxes"),
     "device": ((), HARMLESS_IN_LOCALIZER["device"]),
@@ -483,7 +514,6 @@ def test_every_option_of_the_commands_is_listed() -> None:
     # What the functions take besides: values that hold the options, the run's folder and listeners, and sizes of parts.
     of_annotate = OF_ANNOTATE_COMMAND.keys() | HARMLESS_IN_ANNOTATE_COMMAND.keys()
     assert parameters(annotate) - of_annotate == {"options", "decisions", "shard", "reporter"}
-    assert {one.name for one in dataclasses.fields(BoxFilter)} <= of_annotate
     of_benchmark = {"setups", "settings", "save_maps", "shard", "asked"}
     assert parameters(run_benchmark) - of_benchmark == {"dataset", "out", "engine", "judges", "reporter"}
     assert {one.name for one in dataclasses.fields(ModelSetup)} == {"options", "prompts"}

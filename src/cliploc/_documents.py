@@ -283,11 +283,20 @@ class WeightIndex(Struct):  # model.safetensors.index.json
 
 
 # ---------------------------------------------------------------------------------------------------------- annotation
+class WhichDrafts(Struct):  # what makes a candidate a draft; see `cliploc.jobs.drafts.DraftRule`
+    thresholds: list[Share]
+    min_score: Share | Literal["auto"]
+    max_boxes: Annotated[int, Meta(ge=1)] | None
+    nms_across: Share | None
+    unsure: bool
+
+
 class AnnotationManifest(Manifest):  # manifest.json of an annotation
     root: str
     image_url: str
     labels: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    drafts: WhichDrafts
     every: str | None = None
 
 
@@ -314,18 +323,18 @@ class DonePicture(Struct, tag_field="status", tag="ok"):  # the row of a picture
     width: Side
     height: Side
     notes: list[str]
-    margin: Share
+    presence: list[Share | None]  # of each name of the run; null where the model does not know it
     boxes: list[tuple[float, float, float, float]]
-    scores: list[float]
-    certainty: list[Share]
+    scores: list[Share]
+    fits: list[Share]
     labels: list[Count]
     groups: list[Literal[0, 1]]
     masks: list[str] | None = None
 
     def __post_init__(self) -> None:
-        _as_many(self.boxes, self.scores, self.certainty, self.labels, self.groups, self.masks)
-        if not all(map(math.isfinite, self.scores)):
-            raise ValueError("expected finite scores")
+        _as_many(self.boxes, self.scores, self.fits, self.labels, self.groups, self.masks)
+        if any(label >= len(self.presence) for label in self.labels):
+            raise ValueError(f"expected labels below {len(self.presence)}")
         for x0, y0, x1, y1 in self.boxes:
             if not (0 <= x0 <= x1 <= self.width and 0 <= y0 <= y1 <= self.height):
                 raise ValueError("expected boxes inside the picture")

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from cliploc._documents import DocumentError, parse_json, read_bytes
 from cliploc._files import write_whole
@@ -58,6 +58,7 @@ class Calibration:
         right: of a box: the chance that it has IoU ≥ 0.5 with a thing of its name.
         there: of a name with boxes: the chance that it is in the picture.
         first: of a name without boxes: the same, from the picture and its windows alone.
+        base: the share of the names asked that were there; what the chances of names count on.
         models: the names of the models that it was fitted on.
         about: on what it was fitted, in a line.
     """
@@ -65,6 +66,7 @@ class Calibration:
     right: Logistic
     there: Logistic
     first: Logistic
+    base: float
     models: tuple[str, ...]
     about: str
 
@@ -93,6 +95,7 @@ class _CalibrationFile(Struct):
     right: _LogisticFile
     there: _LogisticFile
     first: _LogisticFile
+    base: Annotated[float, Meta(gt=0, lt=1)]
     models: list[str]
     about: str
 
@@ -125,7 +128,7 @@ def own_calibration(model: str) -> Calibration:
 def _of(read: Mapping[str, Any]) -> Calibration:
     """The calibration in a document that was checked."""
     models = {name: Logistic(read[name]["bias"], tuple(read[name]["weights"])) for name in ("right", "there", "first")}
-    return Calibration(**models, models=tuple(read["models"]), about=read["about"])
+    return Calibration(**models, base=read["base"], models=tuple(read["models"]), about=read["about"])
 
 
 def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) -> Logistic:

@@ -41,7 +41,7 @@ class Backbone:
 class Stand:
     """A localizer that nobody asks."""
 
-    backbone, calibration = Backbone(), own_calibration()
+    backbone, calibration = Backbone(), own_calibration("mini")
 
 
 @pytest.fixture

@@ -42,8 +42,12 @@ def make_page(folder: Path, evil: str, gone: int = 0) -> Scripts:
         else:
             path.unlink(missing_ok=True)
         name = f"{evil}{number}.png"
-        drafts = annotated(name, path, (40, 30), [[1, 2, 30, 20.004]], number=number + 1, groups=(True,))
-        pictures.append(ReviewPicture(drafts, [[1, 2, 25, 20]], [1], [0], None, "unsure", 3))
+        boxes, facts = (
+            [[1, 2, 30, 20.004], [3, 3, 9, 9]],
+            {"groups": (True, False), "box_ids": (2, 4)},
+        )  # 0, 1 and 3 are not shown
+        drafts = annotated(name, path, (40, 30), boxes, number=number + 1, **facts)
+        pictures.append(ReviewPicture(drafts, frozenset({4}), [[1, 2, 25, 20]], [1], [2], None, "unsure", 3))
     write_review(folder / "review.html", pictures, [evil, "dog"], evil, total=5000)
     return Scripts((folder / "review.html").read_text(encoding="utf-8"))
 
@@ -60,9 +64,14 @@ def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -
     assert [data["run"], *data["names"]] == [evil, evil, "dog"]
     assert [one["name"] for one in data["pictures"]] == [f"{evil}{number}.png" for number in range(3)]
     first = data["pictures"][0]
-    drafts = {"xyxy": [1, 2, 30, 20], "label": 0, "draft": 0, "score": 0.5, "certainty": 1, "group": True}
-    assert (first["drafts"], first["boxes"]) == ([drafts], [{"xyxy": [1, 2, 25, 20], "label": 1, "draft": 0}])
+    same = {"label": 0, "score": 0.5, "certainty": 1}
+    assert first["drafts"] == [
+        {"xyxy": [1, 2, 30, 20], "draft": 2, "group": True, "unsure": False, **same},
+        {"xyxy": [3, 3, 9, 9], "draft": 4, "group": False, "unsure": True, **same},
+    ]
+    assert first["boxes"] == [{"xyxy": [1, 2, 25, 20], "label": 1, "draft": 2}]
     assert (first["status"], first["revision"], first["found"]) == ("unsure", 3, [[1, 0.5, 0.36]])
+    assert first["unsure"] == 1
     assert "<" not in reader.scripts[0]
     assert "3 pictures of 5,000" in reader.text
 
@@ -88,7 +97,7 @@ def test_outlines_of_masks_are_in_the_pictures_pixels(tmp_path):
     mask = np.zeros((600, 960), bool)
     mask[100:300, 200:600] = True
     picture = annotated("a.png", path, (960, 600), [[200, 100, 600, 300]], masks=(encode(mask),))
-    shown = ReviewPicture(picture, [[200, 100, 600, 300]], [0], [0], [encode(mask)["counts"]], "none", 0)
+    shown = ReviewPicture(picture, frozenset(), [[200, 100, 600, 300]], [0], [0], [encode(mask)["counts"]], "none", 0)
     write_review(tmp_path / "review.html", [shown], ["cat"], "run", total=1, masks=True)
     data = json.loads(Scripts((tmp_path / "review.html").read_text(encoding="utf-8")).scripts[0])
     for kind in ("drafts", "boxes"):
@@ -112,6 +121,6 @@ def test_every_mask_that_is_not_empty_has_a_polygon_to_edit():
 def test_the_box_of_an_empty_mask_is_edited_as_a_box():
     empty = encode(np.zeros((30, 40), bool))
     picture = annotated("a.png", Path("a.png"), (40, 30), [[1, 2, 30, 20]], masks=(empty,))
-    state = ReviewPicture(picture, [[1, 2, 30, 20]], [0], [0], [empty["counts"]], "none", 0).state()
+    state = ReviewPicture(picture, frozenset(), [[1, 2, 30, 20]], [0], [0], [empty["counts"]], "none", 0).state()
     for kind in ("drafts", "boxes"):
         assert (state[kind][0]["mask"], "polygons" in state[kind][0]) == (empty["counts"], False)

@@ -576,7 +576,7 @@ def test_two_thousand_pictures_scroll(context, out, photos):
     for part in (out / "parts").iterdir():
         part.unlink()
     for start in range(0, 2000, 500):
-        lines = [json.dumps({**row, "picture": name, "margin": 0.5}) for name in names[start : start + 500]]
+        lines = [json.dumps({**row, "picture": name}) for name in names[start : start + 500]]
         write_part(part_path(out, start // 500, ".jsonl"), "".join(f"{one}\n" for one in lines).encode(), [""] * 500)
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps({**manifest, "root": str(root)}))

@@ -57,6 +57,7 @@ class AnnotateFlags(EngineFlags, WithJson):
     polygons: bool = rare(
         "With --masks: write polygons in coco.json, except for masks with holes.", False, group="output"
     )
+    unsure: bool = flag("Also export the boxes that are unsure.", False, group="output")
     copy: bool = rare("Copy the pictures into formats that include them, instead of linking.", False, group="output")
     review: int = rare(
         "Number of pictures on review.html, least certain first; 0: no page.", 100, within=(0, 100_000), group="output"
@@ -135,6 +136,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
                 masks=asked.masks,
                 polygons=asked.polygons,
                 copy=asked.copy,
+                unsure=asked.unsure,
                 review=asked.review,
                 decisions=asked.apply,
                 limit=asked.limit,

@@ -27,7 +27,7 @@ from cliploc._files import (
     write_part,
 )
 from cliploc._imports import refuse_without
-from cliploc.config import DEFAULTS, MIN_SCORE, Options, is_whole, short
+from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, is_whole, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder, local
 from cliploc.jobs.annotation_edits import (
@@ -43,8 +43,9 @@ from cliploc.jobs.annotation_edits import (
     write_decisions,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results, lines_of, rows_in, rows_of, run_id
+from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, lines_of, rows_in, rows_of, run_id
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups
+from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
@@ -83,6 +84,7 @@ def annotate(
     masks: bool = False,
     polygons: bool = False,
     copy: bool = False,
+    unsure: bool = False,
     review: int = REVIEWED,
     decisions: str | os.PathLike[str] | None = None,
     limit: int | None = None,
@@ -101,19 +103,20 @@ def annotate(
         pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths.
         labels: a file of `cliploc.jobs.labels.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
-            pictures.
+            pictures. Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may
+            differ: only the drafts are chosen again.
         formats: names of `cliploc.list_exports()`; formats written before are updated too.
-        min_presence: minimum presence score of a name; a label's own threshold overrides it.
-        min_score: minimum score of a box: the estimated chance that it has IoU ≥ 0.5 with a thing of its name, if
-            there is one. "auto": the default, but a name that is in the picture keeps its best box.
+        min_presence: minimum presence of a name; a label's own threshold overrides it; 0: every name is boxed.
+        min_score: minimum score of a box, as in `cliploc.Options`. "auto": the default, but a name that is in the
+            picture keeps its best box.
         max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
         min_area: minimum area of a box's region, as a share of the picture.
-        nms_across: of two boxes of different names whose IoU is above this, the one with the
-            greater score × certainty stays; None to keep all.
+        nms_across: of two drafts of different names whose IoU is above this, the better one stays; None to keep all.
         groups: what to do with a large box that contains several things: "keep", "split" or "drop".
         masks: whether each box has its mask, in all formats that hold masks; see `cliploc help masks`.
         polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
         copy: whether formats that come with the pictures (yolo, voc) have copies of them, instead of links.
+        unsure: whether formats have the unsure boxes, too.
         review: number of pictures in review.html, the least certain first; 0 for no page.
         decisions: the file saved from a review page, or a corrected set in COCO's, YOLO's, Pascal VOC's, Label Studio's
             or CVAT's format: their boxes take the place of the drafts, also in later calls.
@@ -148,8 +151,9 @@ def annotate(
     if polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     options = _model_options(options, more)
-    box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
-    settings = AnnotatorSettings(names, box_filter, options, masks)
+    OPTIONS["min_presence"].check(min_presence)
+    given_thresholds = [min_presence if one is None else one for one in names.thresholds]  # None: the usual
+    DraftRule((), min_score, max_boxes, nms_across, unsure)  # refuses what cannot be used
     for one in chosen:
         one.check(ExportSettings(names.names, "", "", masks, polygons))
 
@@ -159,6 +163,8 @@ def annotate(
     there = find_pictures(pictures, videos=frames is not None)
     found = there.pictures[:limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
+    least = [one for one in (*given_thresholds, _least_of(target)) if one is not None]
+    settings = AnnotatorSettings(names, BoxFilter(min_area, groups, min(least, default=None)), options, masks)
     given = None if decisions is None else user_path(decisions)
     if given is not None:
         _spare_corrections(target, given)
@@ -169,8 +175,11 @@ def annotate(
     if note := there.skipped_note():
         notes.add([note])
     described = worker.describe()
+    usual = worker.localizer.usual_min_presence
+    thresholds = tuple(usual if one is None else one for one in given_thresholds)
+    rule = DraftRule(thresholds, min_score, max_boxes, nms_across, unsure)
     prefix = default_image_url(there.root) if image_url is None else image_url
-    manifest = _manifest(target, there.root, names, described, prefix, every)
+    manifest = _manifest(target, there.root, names, described, prefix, every, rule)
     files = [name for one in chosen for name in one.outputs]
     mine = [*OWN_FILES, *(["review.html"] if review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
@@ -180,7 +189,9 @@ def annotate(
         notes.add(begun.notes)
         with temporaries_of(begun.token):
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
-                changed = {"image_url": image_url, "every": every}
+                changed = {"image_url": image_url, "every": every, "drafts": rule.document()}
+                if folder.read_manifest(target, KIND)["drafts"] != rule.document():
+                    export_states.mark_stale(target)
                 folder.update_manifest(target, KIND, **{key: one for key, one in changed.items() if one is not None})
                 unreadable: dict[str, str] = {}
                 if frames is not None and there.videos:
@@ -188,7 +199,10 @@ def annotate(
                 run = run_id(manifest)
                 merge_saves(target, run)
                 _remove_stale(target, begun.damaged, found, run, notes)
-                of_run = AnnotatedFolder(target, there.root, run, found, worker.names, there.skipped, unreadable)
+                base = base_of(described)
+                of_run = AnnotatedFolder(
+                    target, there.root, run, found, worker.names, rule, base, there.skipped, unreadable
+                )
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
             done = {name for name, place in of_run.results.places.items() if place.ok or not retry}
             todo = [one for one in found if one.id not in done]
@@ -202,14 +216,16 @@ def annotate(
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
                 of_review = given is not None and is_decisions(given)
                 if given is not None and of_review:  # it only refers to pictures that are annotated already
-                    merge_review(target, given, run, of_run.results, len(names.names))
+                    merge_review(target, given, run, of_run.results, len(names.names), of_run.kept)
                 if shards:
                     export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
-                    of_run.results = Results(target)
+                    of_run.read_rows()
                 if given is not None and not of_review:  # for it the sizes of all pictures must be known
-                    read, sources = merge_corrections(target, given, run, of_run.results, found, names, masks)
+                    read, sources = merge_corrections(
+                        target, given, run, of_run.results, found, names, masks, of_run.shown_row
+                    )
                     not_applied = read.problems
                     notes.add([correction_masks.in_words(sources)] if sources else [])
                     untouched = len(found) - len(read.pictures)
@@ -256,7 +272,13 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
 
 
 def _manifest(
-    out: Path, root: Path, names: Labels, settings: Mapping[str, Any], image_url: str, every: str | None
+    out: Path,
+    root: Path,
+    names: Labels,
+    settings: Mapping[str, Any],
+    image_url: str,
+    every: str | None,
+    rule: DraftRule,
 ) -> dict[str, Any]:
     """The manifest of a run that begins in `out`."""
     return plain(
@@ -265,11 +287,9 @@ def _manifest(
             "kind": KIND.name,
             "cliploc_version": __version__,
             "root": root.resolve(),
-            "labels": {
-                words: {"threshold": threshold}
-                for words, threshold in zip(names.entries, names.thresholds, strict=True)
-            },
+            "labels": {words: {} for words in names.entries},
             "settings": settings,
+            "drafts": rule.document(),
             "token": folder.token_for(out),
             "image_url": image_url,
             "every": every,
@@ -277,13 +297,30 @@ def _manifest(
     )
 
 
+def base_of(settings: Mapping[str, Any]) -> float | None:
+    """The share that a run's second look counts on, see `cliploc.jobs.drafts.Prior`; None without one."""
+    return float(settings["second_look"]["calibration"]["base"]) if "second_look" in settings else None
+
+
 def _every_of(out: Path) -> str | None:
     """Which frames an earlier call took; None without one."""
-    try:
-        every: str | None = read_json(out / "manifest.json", AnnotationManifest).get("every")
-    except (OSError, ValueError):
-        return None
+    every: str | None = _before(out).get("every")
     return every
+
+
+def _least_of(out: Path) -> float | None:
+    """The least presence that an earlier call asked a name for; None without one."""
+    least: float | None = _before(out).get("settings", {}).get("min_presence")
+    return least
+
+
+def _before(out: Path) -> Mapping[str, Any]:
+    """The manifest of an earlier call; empty without one."""
+    try:
+        before: Mapping[str, Any] = read_json(out / "manifest.json", AnnotationManifest)
+    except (OSError, ValueError):
+        return {}
+    return before
 
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:

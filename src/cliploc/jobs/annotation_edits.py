@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,14 @@ def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
         ) from None
 
 
-def merge_review(out: Path, path: Path, run: str, results: Results, labels: int) -> None:
-    """Adds what review.html saved: the pictures that a person edited, or decisions on boxes."""
+def merge_review(
+    out: Path, path: Path, run: str, results: Results, labels: int, kept: Callable[[str], Sequence[int]]
+) -> None:
+    """Adds what review.html saved: the pictures that a person edited, or decisions on boxes.
+
+    Args:
+        kept: picture → the numbers of the boxes that hold now.
+    """
     try:
         read = read_json(path)
     except (OSError, ValueError):
@@ -100,23 +106,18 @@ def merge_review(out: Path, path: Path, run: str, results: Results, labels: int)
         raise UsageError(f"expected a review as review.html saves it, {path} has other content ({error})") from None
     if read["run"] != run:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
-    decided, (corrected, reviews) = decisions_in(out, run), corrections_in(out, run)
+    corrected, reviews = corrections_in(out, run)
     for name, one in pictures.items():
         place = results.places.get(name)
         if place is None or not place.ok:
             raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
         row = results.row(name)
         try:
-            found = review_of(one, row, labels, kept_drafts(row, decided.get(name, {})))
+            found = review_of(one, row, labels, kept(name))
         except UnusableError as error:
             raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
         enter(name, found, one["status"], corrected, reviews)
     write_corrections(out, corrected, run, reviews)
-
-
-def kept_drafts(row: Row, decided: Mapping[str, bool]) -> list[int]:
-    """The numbers of the drafts of a picture that no review dropped."""
-    return [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
 
 
 def enter(
@@ -231,9 +232,20 @@ def merge_saves(out: Path, run: str) -> None:
 
 
 def merge_corrections(
-    out: Path, path: Path, run: str, results: Results, found: Sequence[PictureFile], labels: Labels, masks: bool
+    out: Path,
+    path: Path,
+    run: str,
+    results: Results,
+    found: Sequence[PictureFile],
+    labels: Labels,
+    masks: bool,
+    shown: Callable[[str], Row],
 ) -> tuple[Corrections, Counter[str]]:
-    """Adds a corrected set to the earlier ones, which it overrides; returns it, and where its masks are from."""
+    """Adds a corrected set to the earlier ones, which it overrides; returns it, and where its masks are from.
+
+    Args:
+        shown: picture → its row with the boxes that somebody could correct.
+    """
     done = [one.id for one in found if results.places[one.id].ok]
     sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
     words = [prompts.parse([entry]).synonyms[0] for entry in labels.entries]
@@ -242,7 +254,7 @@ def merge_corrections(
     if masks:
         for name, one in list(read.pictures.items()):
             try:
-                read.pictures[name], of_picture = correction_masks.filled(one, results.row(name))
+                read.pictures[name], of_picture = correction_masks.filled(one, shown(name))
             except correction_masks.UnusableError as error:
                 del read.pictures[name]
                 read.problems[name] = str(error)

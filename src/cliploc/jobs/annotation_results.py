@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,13 +22,13 @@ from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     corrections_in,
     decisions_in,
-    kept_drafts,
     plain_corrections,
 )
-from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, margin_of
+from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import IOU, LabelScore, score_drafts
+from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.report.document import skipped_document
@@ -35,6 +36,8 @@ from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.review_page import ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import fills, uncompressed
+
+MOST_SHARES = 10  # names whose shares are said in a line
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class AnnotateResult:
         out: the run's folder.
         pictures: number of pictures.
         boxes: label → number of its boxes.
+        unsure: label → number of boxes that may be right, which exports have only if they are asked for.
         with_label: label → number of pictures with it.
+        shares: label → estimated share of the pictures that show it; empty where the chances of too few pictures are
+            known.
         empty: number of pictures without boxes.
         failed: picture → why it failed.
         groups: number of boxes that seem to contain several things.
@@ -68,7 +74,9 @@ class AnnotateResult:
     out: Path
     pictures: int
     boxes: Mapping[str, int]
+    unsure: Mapping[str, int]
     with_label: Mapping[str, int]
+    shares: Mapping[str, float]
     empty: int
     failed: Mapping[str, str]
     groups: int
@@ -92,7 +100,15 @@ class AnnotateResult:
             "run": self.run,
             "decisions": self.decided,
             "pictures": self.pictures,
-            "labels": {name: {"boxes": self.boxes[name], "pictures": self.with_label[name]} for name in self.boxes},
+            "labels": {
+                name: {
+                    "boxes": self.boxes[name],
+                    "unsure": self.unsure[name],
+                    "pictures": self.with_label[name],
+                    "estimated_share": self.shares.get(name),
+                }
+                for name in self.boxes
+            },
             "without_boxes": self.empty,
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
             "skipped": skipped_document(self.skipped),
@@ -111,6 +127,10 @@ class AnnotateResult:
         if self.failed:
             words.append(f"{len(self.failed):,} failed: see summary.json")
         lines = ["; ".join(words)]
+        if self.shares:
+            lines.append(self._of_shares())
+        if unsure := sum(self.unsure.values()):
+            lines.append(f"{unsure:,} unsure boxes: see `cliploc review`; --unsure exports them, too")
         if self.groups:
             lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
         if self.dropped or self.reviewed:
@@ -120,6 +140,13 @@ class AnnotateResult:
         if not boxes:
             lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
         return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
+
+    def _of_shares(self) -> str:
+        """The estimated shares of the pictures, the greatest first."""
+        ordered = sorted(self.shares.items(), key=lambda pair: -pair[1])
+        words = [f"{name}: in about {100 * share:.0f} %" for name, share in ordered[:MOST_SHARES]]
+        more = f"; {len(ordered) - MOST_SHARES:,} more in summary.json" if len(ordered) > MOST_SHARES else ""
+        return f"estimated shares of the pictures: {'; '.join(words)}{more}"
 
     def _of_scores(self) -> list[str]:
         """How drafts did against corrected boxes; a line for each label that has any."""
@@ -137,10 +164,13 @@ class AnnotateResult:
             lines.append("; ".join(words))
         return lines
 
-    def table(self) -> list[tuple[str, str, str]]:
+    def table(self) -> list[tuple[str, str, str, str]]:
         """The table of labels: a header, then a row for each label."""
-        lines = [(name, f"{self.boxes[name]:,}", f"{self.with_label[name]:,}") for name in self.boxes]
-        return [("label", "boxes", "pictures"), *lines]
+        lines = [
+            (name, f"{boxes:,}", f"{self.unsure[name]:,}", f"{self.with_label[name]:,}")
+            for name, boxes in self.boxes.items()
+        ]
+        return [("label", "drafts", "unsure", "pictures"), *lines]
 
 
 @dataclass
@@ -152,17 +182,46 @@ class AnnotatedFolder:
     run: str  # id of its names and settings
     found: Sequence[PictureFile]  # however they were found: in the order in which ids in exports count
     names: tuple[str, ...]
+    rule: DraftRule  # which candidates are drafts
+    base: float | None  # the share that a second look counts on, see `Prior`; None without one
     skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
     unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
     results: Results = field(init=False)
+    prior: Prior | None = field(init=False)
     decided: dict[str, dict[str, bool]] = field(init=False)
     corrected: dict[str, Correction] = field(init=False)
     reviews: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.found = sorted(self.found, key=by_path)
-        self.results = Results(self.out)
+        self.read_rows()
         self.read_edits()
+
+    def read_rows(self) -> None:
+        """Reads what the model found."""
+        self.results = Results(self.out)
+        self.show(self.found)
+
+    def show(self, found: Sequence[PictureFile]) -> None:
+        """Takes these pictures; how common names are is estimated from them alone."""
+        self.found = sorted(found, key=by_path)
+        there = [self.results.places[one.id].presence for one in self.found if one.id in self.results.places]
+        known = [one for one in there if one is not None]
+        self.prior = None if self.base is None else Prior.of(known, self.base)
+
+    def chosen(self, picture: str) -> Chosen:
+        """Which of a picture's candidates are drafts, and which are unsure."""
+        return choose(self.results.row(picture), self.rule, self.prior)
+
+    def kept(self, picture: str) -> list[int]:
+        """The numbers of the boxes that hold where no corrected ones do, best first."""
+        return self.chosen(picture).decided(self.decided.get(picture, {}), self.rule.unsure)
+
+    def shown_row(self, picture: str, unsure: bool = True) -> Row:
+        """A picture's row with its drafts alone, and its unsure boxes, best first."""
+        row, chosen = self.results.row(picture), self.chosen(picture)
+        ids = [*chosen.drafts, *(chosen.unsure if unsure else ())]
+        picked: Row = {key: [row[key][i] for i in ids] for key in ("boxes", "labels", "masks") if key in row}
+        return {**row, **picked, "scores": chosen.scores[ids].tolist()}
 
     def read_edits(self) -> None:
         """Reads what people changed."""
@@ -181,11 +240,12 @@ class AnnotatedFolder:
     def picture(self, file: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
         row, correction = self.results.row(file.id), None if all_boxes else self.corrected.get(file.id)
+        chosen = self.chosen(file.id)
         if correction is None:
-            ids = kept_drafts(row, {} if all_boxes else self.decided.get(file.id, {}))
-            boxes, labels, scores, certainty, groups = (
-                [row[key][i] for i in ids] for key in ("boxes", "labels", "scores", "certainty", "groups")
-            )
+            decided = self.decided.get(file.id, {})
+            ids = self._seen(file.id, chosen) if all_boxes else chosen.decided(decided, self.rule.unsure)
+            boxes, labels, groups = ([row[key][i] for i in ids] for key in ("boxes", "labels", "groups"))
+            scores, certainty = chosen.scores[ids].tolist(), chosen.presence[labels].tolist()
             masks = [row["masks"][i] for i in ids] if row.get("masks") else []
         else:
             boxes, labels, count = correction.boxes, correction.labels, len(correction.boxes)
@@ -202,10 +262,17 @@ class AnnotatedFolder:
             np.array(labels, np.int64),
             tuple(ids),
             tuple(map(bool, groups)),
-            margin_of(row),
+            chosen.margin,
             np.array(certainty, np.float32),
             tuple({"size": [row["height"], row["width"]], "counts": mask} for mask in masks),
         )
+
+    def _seen(self, picture: str, chosen: Chosen) -> list[int]:
+        """The candidates that a review shows: drafts, unsure ones, and those that somebody kept under another rule."""
+        correction = self.corrected.get(picture)
+        kept = [int(box) for box, keep in self.decided.get(picture, {}).items() if keep]
+        kept += [] if correction is None else [i for i in correction.drafts or () if i is not None]
+        return chosen.ordered([*{*chosen.drafts, *chosen.unsure, *kept}])
 
     def _corrected_masks(self, picture: str, correction: Correction, row: Row) -> list[str]:
         """The masks of a corrected picture, of a file that somebody may have changed."""
@@ -223,7 +290,7 @@ class AnnotatedFolder:
 
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
-        pairs = [(self.results.row(name), self.corrected[name]) for name in self.corrected_whole()]
+        pairs = [(self.shown_row(name, unsure=False), self.corrected[name]) for name in self.corrected_whole()]
         if not pairs:
             return {}
         every, each = score_drafts(pairs, len(self.names))
@@ -232,12 +299,20 @@ class AnnotatedFolder:
     def stamp(self, *more: object) -> str:
         """A digest that changes with everything that is written."""
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
+        digest.update(json.dumps(self.rule.document()).encode())
         digest.update(json.dumps(self.decided, sort_keys=True).encode())
         if self.corrected:
             digest.update(json.dumps(plain_corrections(self.corrected), sort_keys=True).encode())
         for one in self.found:
             digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.places[one.id].digest)
         return digest.hexdigest()
+
+    def shares(self) -> dict[str, float]:
+        """The estimated share of pictures with each label that the model knows."""
+        if self.prior is None or self.prior.shares is None:
+            return {}
+        pairs = zip(self.names, self.prior.shares.tolist(), strict=True)
+        return {name: share for name, share in pairs if not math.isnan(share)}
 
     def corrected_whole(self) -> list[str]:
         """The corrected pictures that are finished; a person may still be working on the others in the editor."""
@@ -255,11 +330,12 @@ class AnnotatedFolder:
         row, name = self.results.row(drafts.name), drafts.name
         review = self.reviews.get(name, {"status": "none", "revision": 0})
         if (correction := self.corrected.get(name)) is None:
-            kept = kept_drafts(row, self.decided.get(name, {}))
+            kept = self.kept(name)
             masks = [row["masks"][i] for i in kept] if "masks" in row else None
             correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], masks, [*kept])
         return ReviewPicture(
             drafts,
+            frozenset(self.chosen(name).unsure),
             correction.boxes,
             correction.labels,
             correction.drafts or [None] * len(correction.boxes),
@@ -270,9 +346,8 @@ class AnnotatedFolder:
 
     def least_certain(self, count: int) -> list[AnnotatedPicture]:
         """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
-        places = self.results.places
         good = [(file, number) for number, file in enumerate(self.annotated(), start=1)]
-        good.sort(key=lambda pair: (self.seen(pair[0].id), places[pair[0].id].margin))
+        good.sort(key=lambda pair: (self.seen(pair[0].id), self.chosen(pair[0].id).margin))
         return [self.picture(file, number, all_boxes=True) for file, number in good[:count]]
 
 
@@ -349,7 +424,7 @@ def _counted(
     decisions: str | None,
     corrected: int,
 ) -> AnnotateResult:
-    boxes, with_label = Counter[str](), Counter[str]()
+    boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
     empty = groups = dropped = 0
     for picture in run.pictures():
         labels = Counter(run.names[label] for label in picture.label.tolist())
@@ -357,14 +432,20 @@ def _counted(
         with_label.update(labels.keys())
         empty += not labels
         groups += sum(picture.groups)
-        if picture.name not in run.corrected:
-            dropped += len(run.results.row(picture.name)["boxes"]) - len(picture.label)
+        if picture.name in run.corrected:
+            continue
+        chosen, of_label = run.chosen(picture.name), run.results.row(picture.name)["labels"]
+        dropped += len({*chosen.drafts} - {*picture.box_ids})
+        left = {*chosen.unsure} - {*picture.box_ids} - {*map(int, run.decided.get(picture.name, ()))}
+        unsure.update(run.names[of_label[i]] for i in left)
     failed = [file.id for file in run.found if not run.results.places[file.id].ok]
     return AnnotateResult(
         run.out,
         len(run.found) + len(run.unreadable),
         {name: boxes[name] for name in run.names},
+        {name: unsure[name] for name in run.names},
         {name: with_label[name] for name in run.names},
+        run.shares(),
         empty,
         {**run.unreadable, **{name: run.results.row(name)["reason"] for name in failed}},
         groups,

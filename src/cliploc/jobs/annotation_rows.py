@@ -12,15 +12,22 @@ from typing import Any
 
 from cliploc._documents import AnnotatedRow, AnnotationManifest, parse_json
 from cliploc._files import part_path, parts_in, read_part
+from cliploc.calibration import Floats
 from cliploc.errors import UsageError
 from cliploc.jobs.annotator import Row
+from cliploc.jobs.drafts import presence_of
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.picture_files import RUN_KIND
 from cliploc.rle import fills, uncompressed
 
-SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json, corrections.json and the parts
+SCHEMA_VERSION = 4  # of manifest.json, summary.json, decisions.json, corrections.json and the parts
 KIND = RunKind(
-    RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url", "every"}), AnnotationManifest
+    RUN_KIND,
+    "an annotation",
+    SCHEMA_VERSION,
+    ".jsonl",
+    frozenset({"root", "image_url", "every", "drafts"}),
+    AnnotationManifest,
 )
 CACHED = 4  # number of parts whose rows are in memory while exports are written
 
@@ -38,7 +45,7 @@ class _Place:
     line: int
     ok: bool
     digest: bytes
-    margin: float = 0.0
+    presence: Floats | None = None  # [P] of a picture that did not fail
 
 
 class Results:
@@ -52,8 +59,8 @@ class Results:
                 before = self.places.get(row["picture"])
                 if before is None or ok or not before.ok:  # a success replaces an earlier failure
                     digest = hashlib.sha256(json.dumps(row).encode()).digest()[:8]
-                    margin = margin_of(row) if ok else 0.0
-                    self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, margin)
+                    presence = presence_of(row) if ok else None
+                    self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, presence)
         self._part = functools.lru_cache(CACHED)(lambda part: rows_of(part_path(out, part, KIND.suffix)))
 
     def row(self, picture: str) -> Row:
@@ -72,8 +79,8 @@ def rows_in(part: bytes, labels: int) -> list[Row]:
     rows: list[Row] = [parse_json(line, AnnotatedRow) for line in part.splitlines()]
     for row in rows:
         if row["status"] == "ok":
-            if any(label >= labels for label in row["labels"]):
-                raise ValueError(f"expected labels below {labels}")
+            if len(row["presence"]) != labels:
+                raise ValueError(f"expected the presence of {labels} names")
             area = row["width"] * row["height"]
             if not all(fills(uncompressed(mask), area) for mask in row.get("masks") or []):
                 raise ValueError("expected masks of the picture's size")
@@ -86,8 +93,3 @@ def lines_of(path: Path) -> list[bytes]:
     if content is None:
         raise UsageError(f"{path} is damaged: run the same command again to compute it again")
     return content.splitlines(keepends=True)
-
-
-def margin_of(row: Row) -> float:
-    """How certain a picture is; a picture with a box that seems to contain several things is not."""
-    return 0.0 if any(row["groups"]) else float(row["margin"])

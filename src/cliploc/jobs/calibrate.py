@@ -16,9 +16,11 @@ from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import folder
+from cliploc.jobs.annotate import base_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import KIND, run_id
-from cliploc.jobs.picture_files import PictureFile, by_path
+from cliploc.jobs.drafts import DraftRule
+from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.sources import content_digest
 from cliploc.jobs.task import class_entries
 from cliploc.jobs.videos import path_of
@@ -119,14 +121,17 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
     """
     every = Examples.together(parts)
 
+    def counted(there: Callable[[Examples], Bools]) -> Floats:
+        return np.concatenate([np.where(there(part), by, 1.0) for part, by in zip(parts, weights, strict=True)])
+
     def model(features: Floats, true: Bools, there: Callable[[Examples], Bools]) -> Logistic:
-        rows = [np.where(there(part), weight, 1.0) for part, weight in zip(parts, weights, strict=True)]
-        return fit_logistic(features, true, np.concatenate(rows))
+        return fit_logistic(features, true, counted(there))
 
     return Calibration(
         right=model(every.of_boxes, every.right, lambda part: part.box_there),
         there=model(every.of_names, every.there, lambda part: part.there),
         first=model(every.of_all, every.all_there, lambda part: part.all_there),
+        base=float(np.average(every.all_there, weights=counted(lambda part: part.all_there))),
         models=tuple(models),
         about=about,
     )
@@ -235,8 +240,9 @@ def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
     manifest = folder.read_manifest(out, KIND)
     texts, root = prompts.parse(list(manifest["labels"])), Path(manifest["root"])
-    run = AnnotatedFolder(out, root, run_id(manifest), (), texts.names, skipped=None)
-    run.found = sorted((PictureFile(name, path_of(name, root, out)) for name in run.results.places), key=by_path)
+    rule, base = DraftRule(**manifest["drafts"]), base_of(manifest["settings"])
+    run = AnnotatedFolder(out, root, run_id(manifest), (), texts.names, rule, base, skipped=None)
+    run.show([PictureFile(name, path_of(name, root, out)) for name in run.results.places])
     whole = {*run.corrected_whole(), *(name for name, one in run.reviews.items() if one["status"] == "reviewed")}
     pictures, problems = [], []
     for number, file in enumerate(run.annotated(), start=1):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import io
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from cliploc._files import alone_in, remove_leftovers, temporaries_of
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs import folder
-from cliploc.jobs.annotate import IMAGE_URL, made_by
+from cliploc.jobs.annotate import IMAGE_URL, base_of, made_by
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     MOST_SAVES,
     enter,
-    kept_drafts,
     merge_saves,
     review_of,
     size_of_saves,
@@ -32,7 +31,8 @@ from cliploc.jobs.annotation_edits import (
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import KIND, run_id
-from cliploc.jobs.picture_files import PictureFile, by_path
+from cliploc.jobs.drafts import DraftRule
+from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import ExportSettings, exports
@@ -62,9 +62,10 @@ class ReviewFolder:
         self._saves = size_of_saves(out)
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         root = Path(manifest["root"])
-        self._folder = AnnotatedFolder(out, root, self._run, (), self.names, skipped=None)
+        rule, base = DraftRule(**manifest["drafts"]), base_of(self.settings)
+        self._folder = AnnotatedFolder(out, root, self._run, (), self.names, rule, base, skipped=None)
         files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
-        self._folder.found = sorted((one for one in files if one.path.is_file()), key=by_path)
+        self._folder.show([one for one in files if one.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
         if not self.pictures:
             raise UsageError(
@@ -138,7 +139,7 @@ class ReviewFolder:
         self._refuse_stale(name, saved["revision"])
         row = self._folder.results.row(name)
         # Takes seconds for many polygons: others save meanwhile.
-        found = review_of(saved, row, len(self.names), kept_drafts(row, self._folder.decided.get(name, {})))
+        found = review_of(saved, row, len(self.names), self._folder.kept(name))
         with self._lock, temporaries_of(self._manifest["token"]):
             self._refuse_stale(name, saved["revision"])
             review = {"status": saved["status"], "revision": saved["revision"] + 1}
@@ -182,10 +183,12 @@ class ReviewFolder:
             )
             formats = [one for one in exports if one.name in before["files"]]
             rows = self._folder.results.places
-            fresh = copy.copy(self._folder)
-            fresh.found = [one for one in self._folder.found if one.path.is_file()]
-            # Videos that could not be read have no row; only the summary knows them.
-            fresh.unreadable = {
-                one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows
-            }
+            fresh = replace(
+                self._folder,
+                found=[one for one in self._folder.found if one.path.is_file()],
+                # Videos that could not be read have no row; only the summary knows them.
+                unreadable={
+                    one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows
+                },
+            )
             return conclude(fresh, formats, settings, before=before, review=written["review"], reporter=reporter)

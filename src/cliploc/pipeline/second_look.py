@@ -115,14 +115,10 @@ class SecondLook:
             rule: its `min_score` and `max_boxes` choose among the boxes.
             min_presence: a name is found from this chance on; below it is unsure.
         """
-        features = self.features(boxes)
-        chance = np.where(self.competes[boxes.label], self.calibration.right(features), boxes.score)
-        presence = self.calibration.first(self.of_names)
-        labels, best = best_of_names(features, boxes.label)
-        passes = self.calibration.passes(self.of_names, min_presence)
-        presence[labels] = np.where(passes[labels], self.calibration.there(best), presence[labels])
-        presence[~self.competes] = 1.0
-        doubted = passes & (presence >= UNSURE)
+        chance, presence = self.chances(boxes)
+        passes = self.calibration.passes(self.of_names, min_presence) | ~self.competes
+        presence = np.where(passes, presence, self.calibration.first(self.of_names))
+        doubted, labels = passes & (presence >= UNSURE), np.unique(boxes.label)
         order = np.lexsort((-chance, boxes.label))  # a stable sort
         fit, every = boxes.score[order], replace(boxes.where(order), score=chance[order].astype(np.float32))
         kept = np.ones(len(every), bool)
@@ -147,6 +143,16 @@ class SecondLook:
             every,
             fit,
         )
+
+    def chances(self, boxes: Boxes) -> tuple[Floats, Floats]:
+        """Of boxes with the scores of their maps: that each is right, `[n]`, and that each name is there, `[P]`."""
+        features = self.features(boxes)
+        right = np.where(self.competes[boxes.label], self.calibration.right(features), boxes.score)
+        presence = self.calibration.first(self.of_names)
+        labels, best = best_of_names(features, boxes.label)
+        presence[labels] = self.calibration.there(best)
+        presence[~self.competes] = 1.0
+        return right, presence
 
     def features(self, boxes: Boxes) -> Floats:
         """`[n, F]` of boxes; see `calibration.OF_BOX`."""

@@ -35,7 +35,8 @@ FINEST = 0.004  # of a mask's longer side: corners of its outline that are neare
 class ReviewPicture:
     """A picture as the editor shows it."""
 
-    drafts: AnnotatedPicture  # all drafts, also dropped ones
+    drafts: AnnotatedPicture  # all drafts, also dropped and unsure ones
+    unsure: frozenset[int]  # the numbers of those that are no boxes unless a person keeps them
     boxes: Sequence[Sequence[float]]  # those that hold now, x0, y0, x1, y1 in pixels of the upright picture
     labels: Sequence[int]  # of each, from 0
     # of each, the number of the draft that it was made from, or None for one that a person drew
@@ -60,8 +61,9 @@ class ReviewPicture:
                     "score": round(score, 4),
                     "certainty": round(certain, 4),
                     "group": group,
+                    "unsure": number in self.unsure,
                 }
-                for number, ((xyxy, label, score, certain, group), mask) in enumerate(zip(drafts, masks, strict=True))
+                for number, (xyxy, label, score, certain, group), mask in zip(own.box_ids, drafts, masks, strict=True)
             ],
             "boxes": [
                 _box(xyxy, label, origin, mask, own.size_wh)
@@ -72,7 +74,7 @@ class ReviewPicture:
     def entry(self) -> dict[str, Any]:
         """What the editor's list shows and filters by; `found`: label, score and share of the picture of each box."""
         width, height = self.drafts.size_wh
-        scores = self.drafts.score.tolist()
+        scores = dict(zip(self.drafts.box_ids, self.drafts.score.tolist(), strict=True))
         found = [
             [label, 1.0 if origin is None else round(scores[origin], 4), _share(xyxy, width * height)]
             for xyxy, label, origin in zip(self.boxes, self.labels, self.origins, strict=True)
@@ -84,6 +86,7 @@ class ReviewPicture:
             "status": self.status,
             "revision": self.revision,
             "found": found,
+            "unsure": len(self.unsure - {*self.origins}),
         }
 
 

@@ -28,7 +28,7 @@ class AnnotatedPicture:
     path: Path  # the file
     size_wh: tuple[int, int]  # width and height of the upright picture
     xyxy: FloatArray  # [n, 4] float32, upright original pixels, exclusive right and bottom edge
-    score: FloatArray  # [n] in 0–1: the estimated chance that a box fits, if its name is in the picture
+    score: FloatArray  # [n] in 0–1: the estimated chance that a box is right
     label: npt.NDArray[np.int64]  # [n] indices into the names
     # [n] the number of each box among all boxes found in the picture; dropping boxes does not change it
     box_ids: tuple[int, ...]

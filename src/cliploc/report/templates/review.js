@@ -102,9 +102,15 @@ const store = data.server ? new ServerStore() : new FileStore();
 function entryOf(picture) {
   const area = picture.size[0] * picture.size[1];
   const found = picture.boxes.map(({xyxy: [x0, y0, x1, y1], label, draft}) =>
-    [label, draft === null ? 1 : picture.drafts[draft].score, (x1 - x0) * (y1 - y0) / area]);
+    [label, draft === null ? 1 : draftOf(picture, draft).score, (x1 - x0) * (y1 - y0) / area]);
   const {name, size, margin, status, revision} = picture;
-  return {name, size, margin, status, revision, found};
+  return {name, size, margin, status, revision, found, unsure: notThere(picture, true).length};
+}
+const draftOf = (picture, number) => picture.drafts.find((one) => one.draft === number);
+/** The drafts that no box comes of: those that are unsure, or the dropped ones. */
+function notThere(picture, unsure) {
+  const there = new Set(picture.boxes.map((one) => one.draft));
+  return picture.drafts.filter((one) => one.unsure === unsure && !there.has(one.draft)).map((one) => one.draft);
 }
 
 // -------------------------------------------------------------------------------------------------------------- state
@@ -398,6 +404,22 @@ function drawTags() {
     }
     placed.push(tag.getBoundingClientRect());
   }
+  layer.append(...unsureDrafts().map(doubt));
+}
+/** An unsure draft on the picture: dashed, with its name, which keeps it. */
+function doubt(number) {
+  const draft = draftOf(current, number), shade = dashed(draft, "doubt");
+  const name = element("button", {type: "button", tabIndex: -1, textContent: `${labelName(draft.label)}?`, title: "Keep this box"});
+  name.addEventListener("click", () => keep([number]));
+  shade.append(name);
+  return shade;
+}
+/** A dashed box where a draft is. */
+function dashed({xyxy: [x0, y0, x1, y1], label}, className) {
+  const [width, height] = current.size, shade = element("div", {className});
+  Object.assign(shade.style, {left: `${100 * x0 / width}%`, top: `${100 * y0 / height}%`, width: `${100 * (x1 - x0) / width}%`,
+    height: `${100 * (y1 - y0) / height}%`, borderColor: data.colours[label]});
+  return shade;
 }
 function placeTag(tag, [x0, y0]) {
   tag.style.left = `${100 * x0 / current.size[0]}%`;
@@ -506,26 +528,24 @@ function drop(boxes = chosen()) {
     selected = new Set();
   });
 }
-/** The drafts that no box comes of. */
-const droppedDrafts = () => {
-  const there = new Set(current.boxes.map((one) => one.draft));
-  return current.drafts.map((_, number) => number).filter((number) => !there.has(number));
-};
+const droppedDrafts = () => notThere(current, false), unsureDrafts = () => notThere(current, true);
 function keep(numbers) {
   if (!numbers.length) return;
   change(() => {
-    const back = numbers.map((number) => withId(clone(current.drafts[number])));
+    const back = numbers.map((number) => withId(clone(draftOf(current, number))));
     current.boxes.push(...back);
     selected = new Set(back.map((one) => one.id));
   });
 }
 function keepLast() {
   for (let i = current.steps.length - 1; i >= 0; i--) {
-    const were = new Set(current.steps[i].boxes.map((one) => one.draft)), gone = droppedDrafts().filter((one) => were.has(one));
+    const were = new Set(current.steps[i].boxes.map((one) => one.draft)), gone = [...droppedDrafts(), ...unsureDrafts()].filter((one) => were.has(one));
     if (gone.length) return keep(gone);
   }
   keep(droppedDrafts());
 }
+/** Keeps the best of the unsure boxes. */
+function keepUnsure() { keep(unsureDrafts().slice(0, 1)); }
 function addBox() {
   const [width, height] = current.size;
   change(() => {
@@ -619,13 +639,16 @@ function drawBoxes() {
   $("box-count").textContent = current.boxes.length ? `${current.boxes.length}${selected.size ? `, ${selected.size} selected` : ""}` : "none";
   const gone = droppedDrafts();
   $("dropped-part").hidden = !gone.length;
-  $("dropped").replaceChildren(...gone.map(droppedItem));
+  $("dropped").replaceChildren(...gone.map(draftItem));
+  const doubts = unsureDrafts();
+  $("doubts-part").hidden = !doubts.length;
+  $("doubts").replaceChildren(...doubts.map(draftItem));
   $("split").disabled = $("drop").disabled = !selected.size;
   $("merge").disabled = selected.size < 2;
 }
 const sizeText = ([x0, y0, x1, y1]) => `${Math.round(x1 - x0)} × ${Math.round(y1 - y0)} at ${Math.round(x0)}, ${Math.round(y0)}`;
 function scoreText(box) {
-  const draft = box.draft === null ? null : current.drafts[box.draft];
+  const draft = box.draft === null ? null : draftOf(current, box.draft);
   if (!draft) return "new";
   const same = near(draft.xyxy, box.xyxy) && draft.label === box.label && (!data.masks || box.mask);
   return `${same ? draft.score.toFixed(2) : "edited"}${draft.group ? " · several?" : ""}`;
@@ -649,8 +672,9 @@ function boxItem(box) {
   item.classList.toggle("chosen", selected.has(box.id));
   return item;
 }
-function droppedItem(number) {
-  const draft = current.drafts[number], words = `${labelName(draft.label)} ${draft.score.toFixed(2)}`;
+/** A draft that no box comes of, in the list of the dropped or of the unsure ones. */
+function draftItem(number) {
+  const draft = draftOf(current, number), words = `${labelName(draft.label)} ${draft.score.toFixed(2)}`;
   const back = element("button", {type: "button", textContent: "Keep", ariaLabel: `Keep ${words}, ${sizeText(draft.xyxy)}`});
   back.addEventListener("click", () => {
     ghost(null);
@@ -663,14 +687,10 @@ function droppedItem(number) {
     item.addEventListener(event, () => ghost(on ? draft : null));
   return item;
 }
-/** Shows where a dropped draft was. */
+/** Shows where a draft of the lists is. */
 function ghost(draft) {
   $("canvas").querySelector(".ghost")?.remove();
-  if (!draft || !$("tags")) return;
-  const [x0, y0, x1, y1] = draft.xyxy, [width, height] = current.size, shade = element("div", {className: "ghost"});
-  Object.assign(shade.style, {left: `${100 * x0 / width}%`, top: `${100 * y0 / height}%`, width: `${100 * (x1 - x0) / width}%`,
-    height: `${100 * (y1 - y0) / height}%`, borderColor: data.colours[draft.label]});
-  $("tags").append(shade);
+  if (draft && $("tags")) $("tags").append(dashed(draft, "ghost"));
 }
 
 // ---------------------------------------------------------------------------------------------- the list of pictures
@@ -721,7 +741,8 @@ function drawList(toCurrent = false) {
     row.firstChild.setAttribute("aria-current", index === current?.index);
     const of = row.querySelector(".of");
     of.dataset.status = entry.status;
-    of.textContent = `${STATUS[entry.status]} · ${plural(entry.found.length, "box", "boxes")}`;
+    const unsure = entry.unsure ? `, ${entry.unsure} unsure` : "";
+    of.textContent = `${STATUS[entry.status]} · ${plural(entry.found.length, "box", "boxes")}${unsure}`;
   }
   const left = entries.filter((one) => one.status === "none").length;
   $("count").textContent = `· ${plural(shown.length, "picture", "pictures")} shown, ${left.toLocaleString("en")} not reviewed`;
@@ -916,7 +937,7 @@ const KEYS = {
   n: () => go(1), p: () => go(-1), r: reviewedNext, u: () => setStatus("unsure"), o: () => setStatus("skipped"), c: () => setStatus("none"),
   ",": (event) => selectBy(-1, event.shiftKey), ".": (event) => selectBy(1, event.shiftKey), "<": () => selectBy(-1, true), ">": () => selectBy(1, true),
   ";": () => selectBy(-1, true), ":": () => selectBy(1, true),  // Shift and , or . on other keyboards
-  a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast,
+  a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast, Enter: keepUnsure,
   b: addBox, g: togglePolygon, s: split, m: merge, "+": () => zoomTo(zoom * 1.5), "=": () => zoomTo(zoom * 1.5), "-": () => zoomTo(zoom / 1.5), f: () => zoomTo(1),
   v: () => setPan($("pan").ariaPressed !== "true"), "?": () => $("help").showModal(),
   Escape: () => { annotator?.cancelDrawing(); if (heat) endHeat(); else select([]); },
@@ -945,7 +966,7 @@ addEventListener("keydown", (event) => {
     nudge(dx * far, dy * far, event.altKey);
     return;
   }
-  if (event.altKey) return;
+  if (event.altKey || (event.key === "Enter" && event.target.matches?.("button, summary, a, input"))) return;
   const number = "1234567890".indexOf(event.key);
   const work = number >= 0 && event.key.length === 1 ? () => { if (number < data.names.length) relabel(number); } : KEYS[event.key];
   if (!work) return;

@@ -1,0 +1,164 @@
+"""Which of a picture's candidates are drafts, which are unsure, and which are not shown; no model is needed for this.
+
+A folder has its own mix of names, and a name that the model knows by relatives only ("raccoon", with ImageNet's names)
+has low chances in every picture. Both show in the chances of all pictures together. So the share of pictures with a
+name is estimated from them by expectation maximisation, and the chances are adjusted to it (Saerens, Latinne and
+Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from cliploc.boxes import high_enough
+from cliploc.boxes.components import first_of_each
+from cliploc.calibration import UNSURE, Floats
+from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, number, share_or_auto
+from cliploc.geometry import iou_matrix
+
+FEWEST = 20  # pictures, from which shares are estimated
+SHARES = (0.01, 0.98)  # the least and the greatest; no picture's chance becomes 0 or 1 by the others
+MOST_STEPS = 1000  # of expectation maximisation; it mostly ends after some tens
+STILL = 1e-6  # a step that changes no share by more is the last
+
+
+@dataclass(frozen=True)
+class DraftRule:
+    """What makes a candidate a draft. A run can get another one without computing anything again."""
+
+    thresholds: tuple[float, ...]  # [P] the minimum presence of each name
+    min_score: float | Literal["auto"] = MIN_SCORE  # minimum score of a box, as in `cliploc.Options`
+    max_boxes: int | None = DEFAULTS.max_boxes  # maximum number of boxes of a name in a picture, best first
+    # of two boxes of different names whose IoU is above this, the better one stays; None to keep all
+    nms_across: float | None = None
+    unsure: bool = False  # whether exports have the unsure boxes, too
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        OPTIONS["max_boxes"].check(self.max_boxes)
+        share_or_auto("min_score")(self.min_score)
+        number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
+
+    def document(self) -> dict[str, Any]:
+        """As the manifest has it."""
+        return {**asdict(self), "thresholds": list(self.thresholds)}
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How common each name is in the folder."""
+
+    base: float  # the share of pictures with a name that a second look counts on; see `Calibration.base`
+    shares: Floats | None = None  # [P] that was estimated; NaN of a name that the model does not know; None: too few
+
+    @classmethod
+    def of(cls, presence: Sequence[Floats], base: float) -> Prior:
+        """The prior of pictures by the chances `[P]` of their names, in any order.
+
+        Example:
+            >>> shares = Prior.of([np.array([0.9, 0.001])] * 20, base=0.1).shares
+            >>> shares.round(2).tolist()
+            [0.98, 0.01]
+        """
+        if len(presence) < FEWEST:
+            return cls(base)
+        chances = np.sort(np.stack(presence), axis=0)  # so that sums do not depend on the order
+        shares = np.where(np.isnan(chances[0]), np.nan, base)
+        for _ in range(MOST_STEPS):
+            before = shares
+            shares = cls(base, before).adjusted(chances).mean(axis=0).clip(*SHARES)
+            if np.nan_to_num(np.abs(shares - before)).max() <= STILL:
+                break
+        return cls(base, shares.round(4))
+
+    def adjusted(self, presence: Floats) -> Floats:
+        """The chances `[…, P]` of names in pictures of this folder."""
+        if self.shares is None:
+            return presence
+        odds = self.shares / (1 - self.shares) * (1 - self.base) / self.base
+        there = presence * odds
+        adjusted: Floats = there / (there + 1 - presence)
+        return adjusted
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is shown of a picture's n candidates; they are known by their places in its row."""
+
+    drafts: tuple[int, ...]  # best first
+    unsure: tuple[int, ...]  # best first
+    scores: Floats  # [n] the chances that they are right, in this folder
+    presence: Floats  # [P] the same of names; NaN of names that the model does not know
+    margin: float  # how far the nearest name is from its threshold; 0 if the picture should be looked at first
+
+    def decided(self, decisions: Mapping[str, bool], unsure: bool) -> list[int]:
+        """The boxes that hold after a person's decisions, best first; `unsure`: unsure ones do, unless dropped."""
+        shown = [*self.drafts, *self.unsure] if unsure else self.drafts
+        kept = {int(box) for box, keep in decisions.items() if keep}
+        return self.ordered([i for i in {*shown, *kept} if decisions.get(str(i), True)])
+
+    def ordered(self, boxes: Sequence[int]) -> list[int]:
+        """Boxes, best first."""
+        return sorted(boxes, key=lambda i: (-self.scores[i], i))
+
+
+def presence_of(row: Mapping[str, Any]) -> Floats:
+    """`[P]`; NaN of names that the model does not know."""
+    return np.array([np.nan if one is None else one for one in row["presence"]], np.float64)
+
+
+def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chosen:
+    """Chooses among the candidates of a picture's row.
+
+    Args:
+        prior: None without a second look: presence and scores are then no chances, and nothing is unsure.
+
+    Example:
+        >>> row = {"boxes": [[0, 0, 9, 9], [0, 0, 4, 4]], "scores": [0.5, 0.1], "fits": [0.6, 0.2], "labels": [0, 1]}
+        >>> row |= {"groups": [0, 0], "presence": [0.8, 0.1]}
+        >>> chosen = choose(row, DraftRule((0.35, 0.35)), Prior(0.1))
+        >>> chosen.drafts, chosen.unsure
+        ((0,), (1,))
+    """
+    presence, label = presence_of(row), np.array(row["labels"], np.int64)
+    score, there = np.array(row["scores"], np.float64), presence
+    if prior is not None:
+        there = prior.adjusted(presence)
+        missing = 1 - presence
+        moved = np.divide((there - presence).clip(min=0), missing, out=np.zeros_like(there), where=missing > 0)[label]
+        score = (1 - moved) * score + moved * np.array(row["fits"], np.float64)
+    order = np.lexsort((-score, label))  # a stable sort
+    low, of = score[order].astype(np.float32), label[order]
+    kept = np.ones(len(order), bool)
+    if rule.max_boxes is not None:
+        kept[:] = False
+        kept[first_of_each(of, np.arange(len(order)), rule.max_boxes)] = True
+    thresholds = np.array(rule.thresholds, np.float64)
+    draft = kept & (there >= thresholds)[of] & high_enough(low, of, rule.min_score)
+    rank = score if prior is not None else score * there[label]  # without a second look a score is conditional
+    drafts = order[draft].tolist()
+    drafts.sort(key=lambda i: (-rank[i], i))
+    if rule.nms_across is not None:
+        drafts = _apart(drafts, row["boxes"], row["labels"], rule.nms_across)
+    unsure: list[int] = []
+    if prior is not None:
+        unsure = order[kept & ~draft & (there >= UNSURE)[of] & high_enough(low, of, "auto")].tolist()
+        unsure.sort(key=lambda i: (-score[i], i))
+    first = any(row["groups"][i] for i in drafts) or (bool(unsure) and not drafts)
+    nearest = np.abs(there - thresholds)
+    margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
+    return Chosen(tuple(drafts), tuple(unsure), score, there, margin)
+
+
+def _apart(ids: Sequence[int], boxes: Sequence[Sequence[float]], labels: Sequence[int], iou: float) -> list[int]:
+    """Non-maximum suppression across names; boxes are given and returned best first."""
+    kept: list[int] = []
+    for i in ids:
+        rivals = [boxes[other] for other in kept if labels[other] != labels[i]]
+        if not rivals or iou_matrix(np.array([boxes[i]]), np.array(rivals)).max() <= iou:
+            kept.append(i)
+    return kept

@@ -1,0 +1,199 @@
+"""A finished run gets other drafts without its model; what people decided, and a kill, change nothing of that."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc import backbones
+from cliploc.jobs import local
+from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotator import AnnotateWorker
+from cliploc.jobs.drafts import FEWEST
+from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.pipeline.flow import Flow
+from cliploc.report.exports import exports
+from tests.tiny import tower
+
+LABELS = ["red", "blue"]
+OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco", "csv"], "batch_size": 4, "shard": 4}
+BOXES = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [0, 20, 10, 30]]
+PLANTED: dict[str, Any] = {  # red is there, blue is doubtful
+    "presence": [0.8, 0.2], "boxes": BOXES, "scores": [0.6, 0.4, 0.3, 0.1], "fits": [0.7] * 4,
+    "labels": [0, 1, 0, 0], "groups": [0] * 4,
+}  # fmt: skip
+COMMON: dict[str, Any] = {**PLANTED, "presence": [0.25, 0.0], "scores": [0.05] * 4, "labels": [0, 1, 0, 0]}
+
+
+@pytest.fixture(autouse=True)
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose rows are known; in pictures called "common" a name is doubtful."""
+
+    def row(self: AnnotateWorker, result: Any) -> dict[str, Any]:
+        found = COMMON if "common" in result.source else PLANTED
+        return {"status": "ok", "width": 60, "height": 40, "notes": [], **found}
+
+    monkeypatch.setattr(AnnotateWorker, "_row", row)
+    monkeypatch.setattr(backbones, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
+
+
+def photos(root: Path, *names: str) -> Path:
+    root.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        Image.new("RGB", (60, 40), (number, 2 * number, 90)).save(root / f"{name}.png")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return photos(tmp_path / "photos", "a", "b", "c")
+
+
+def drafts(out: Path, name: str = "a.png") -> list[list[float]]:
+    """x0, y0 and the score of each box of a picture."""
+    read = json.loads((out / "coco.json").read_text())
+    [image] = [one["id"] for one in read["images"] if one["file_name"] == name]
+    return [[*one["bbox"][:2], one["score"]] for one in read["annotations"] if one["image_id"] == image]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {one: (out / one).read_bytes() for one in ("coco.json", "boxes.csv", "review.html", "parts/00000.jsonl")}
+
+
+FIRST, BLUE, SECOND, LOW = [0, 0, 0.6], [20, 0, 0.4], [40, 0, 0.3], [0, 20, 0.1]
+
+
+def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    before = annotate(root, LABELS, out, **OPTIONS)
+    assert drafts(out) == [FIRST, SECOND]
+    assert (dict(before.boxes), dict(before.unsure)) == ({"red": 6, "blue": 0}, {"red": 0, "blue": 3})
+    assert before.shares == {}
+    assert ("red", "6", "0", "3") in before.table()
+    assert any(line.startswith("3 unsure boxes") for line in before.closing(1.0))
+    written = files(out)
+    monkeypatch.setattr(Flow, "compute", lambda *_, **__: pytest.fail("the model ran"))
+    for changed, expected in [
+        ({"min_score": 0.5}, [FIRST]),
+        ({"min_score": 0}, [FIRST, SECOND, LOW]),
+        ({"min_presence": 0.1}, [FIRST, BLUE, SECOND]),
+        ({"labels": ["red", "blue @0.1"]}, [FIRST, BLUE, SECOND]),
+        ({"max_boxes": 1}, [FIRST]),
+        ({"unsure": True}, [FIRST, BLUE, SECOND]),
+        ({"min_presence": 0.9}, []),
+        ({"min_presence": 0.9, "unsure": True}, [FIRST, BLUE, SECOND]),
+    ]:
+        result = annotate(**{"pictures": root, "labels": LABELS, "out": out, **OPTIONS, **changed})
+        assert (drafts(out), result.computed, result.run) == (expected, 0, before.run)
+    annotate(root, LABELS, out, **OPTIONS)
+    assert files(out) == written
+
+
+def review(out: Path, path: Path, **content: Any) -> Path:
+    run = json.loads((out / "summary.json").read_text())["run"]
+    path.write_text(json.dumps({"kind": "cliploc review", "run": run, **content}))
+    return path
+
+
+def test_decisions_and_corrections_survive_other_drafts(root, tmp_path):
+    out = tmp_path / "out"
+    annotate(root, LABELS, out, **OPTIONS)
+    decisions = {"a.png": {"0": False, "1": True}}
+    annotate(root, LABELS, out, decisions=review(out, tmp_path / "a.json", decisions=decisions), **OPTIONS)
+    kept = {"xyxy": BOXES[3], "label": 0, "draft": 3}  # from another page: under the rule now it is not shown
+    moved = {"xyxy": [1, 0, 10, 10], "label": 1, "draft": 0}
+    pictures = {"b.png": {"revision": 0, "status": "none", "boxes": [kept, moved]}}
+    annotate(root, LABELS, out, decisions=review(out, tmp_path / "b.json", pictures=pictures), **OPTIONS)
+    for changed, of_a, of_c in [
+        ({}, [BLUE, SECOND], [FIRST, SECOND]),
+        ({"min_score": 0.5}, [BLUE], [FIRST]),
+        ({"min_presence": 0.9}, [BLUE], []),
+        ({"min_score": 0}, [BLUE, SECOND, LOW], [FIRST, SECOND, LOW]),
+    ]:
+        result = annotate(root, LABELS, out, **{**OPTIONS, **changed})
+        assert (drafts(out), drafts(out, "c.png")) == (of_a, of_c)
+        assert drafts(out, "b.png") == [[0, 20, 1.0], [1, 0, 1.0]]
+        assert result.corrected == 1
+        with ReviewFolder.opened(out) as folder:
+            a, b = folder.state(0), folder.state(1)
+        assert [one["draft"] for one in a["boxes"]] == [[1, 2, 3][[BLUE, SECOND, LOW].index(one)] for one in of_a]
+        assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
+
+
+def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_path):
+    out = tmp_path / "out"
+    annotate(photos(root, "common"), LABELS, out, **OPTIONS)
+    assert drafts(out, "common.png") == []
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (out / "review.html").read_text(), re.S).group(1))
+    assert data["pictures"][0]["name"] == "common.png"
+    assert data["pictures"][0]["boxes"] == []
+    with ReviewFolder.opened(out) as folder:
+        state = folder.state(0)
+        assert [(one["draft"], one["unsure"]) for one in state["drafts"]] == [(0, False), (1, True), (2, False)]
+        assert ([one["draft"] for one in state["boxes"]], state["unsure"]) == ([0, 2], 1)
+        folder.save(0, {"revision": 0, "status": "none", "boxes": [*state["boxes"], state["drafts"][1]]})
+        assert folder.state(0)["unsure"] == 0
+        folder.write_exports()
+    assert [one[:2] for one in drafts(out)] == [one[:2] for one in (FIRST, SECOND, BLUE)]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_kill_between_the_choice_and_the_exports_is_made_good(root, tmp_path, monkeypatch):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    stricter = {**OPTIONS, "min_score": 0.5}
+    annotate(root, LABELS, whole, **stricter)
+    annotate(root, LABELS, out, **OPTIONS)
+    before = files(out)
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    for again, expected in [(stricter, files(whole)), (OPTIONS, before)]:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(exports.get("csv")), "write", kill)
+            patch.setattr(type(exports.get("coco")), "write", kill)
+            with pytest.raises(Killed):
+                annotate(root, LABELS, out, **(stricter if again is stricter else {**OPTIONS, "max_boxes": 1}))
+        states = json.loads((out / "exports.json").read_text())["exports"]
+        assert {states[name]["state"] for name in ("coco", "csv")} == {"stale"}
+        annotate(root, LABELS, out, **again)
+        found = files(out)
+        assert {name: found[name] == expected[name] for name in found} == dict.fromkeys(found, True)
+        states = json.loads((out / "exports.json").read_text())["exports"]
+        assert {states[name]["state"] for name in ("coco", "csv")} == {"current"}
+
+
+def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_path):
+    names = [f"common {number:02}" for number in range(FEWEST)]
+    root, out, whole = photos(tmp_path / "photos", *names), tmp_path / "out", tmp_path / "whole"
+    result = annotate(root, LABELS, whole, **OPTIONS)
+    assert result.shares == {"red": 0.98, "blue": 0.01}
+    assert "estimated shares of the pictures: red: in about 98 %; blue: in about 1 %" in result.closing(1.0)
+    scores = [score for *_, score in drafts(whole, f"{names[0]}.png")]
+    assert len(scores) == 3
+    assert min(scores) > 0.6, "most of what was missing of the presence is made up for"
+
+    def stopping(shards: Any, make_worker: Any, on_part: Any, reporter: Any) -> None:
+        local.run(shards[3:], make_worker, on_part, reporter)
+        raise Killed
+
+    with pytest.raises(Killed):
+        annotate(root, LABELS, out, engine=stopping, **OPTIONS)
+    annotate(root, LABELS, out, **OPTIONS)
+    mine, theirs = files(out), files(whole)
+    assert {name: mine[name] == theirs[name] for name in mine} == dict.fromkeys(mine, True)
+    with ReviewFolder.opened(out) as folder:
+        np.testing.assert_allclose([one["score"] for one in folder.state(0)["drafts"]], scores, atol=1e-3)
+    (root / f"{names[0]}.png").unlink()  # now there are too few
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.shares, sum(result.boxes.values())) == ({}, 0)
+    assert result.unsure["red"] > 0
