@@ -14,7 +14,15 @@ from cliploc.report.html import REPORT_TEMPLATES
 
 [TEMPLATES] = REPORT_TEMPLATES.folders
 PACKAGES = [Path(package.__file__).parent for package in (cliploc.report, cliploc.web)]
-PAGES = {"page.html", "review.html", "benchmark.html", "segmentation.html", "faithfulness.html", "explain.html"}
+PAGES = {
+    "page.html",
+    "review.html",
+    "benchmark.html",
+    "presence.html",
+    "segmentation.html",
+    "faithfulness.html",
+    "explain.html",
+}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
