@@ -223,13 +223,17 @@ def cvat(content: bytes) -> None:
 
 
 def yolo(content: bytes) -> None:
-    """The boxes of one picture."""
+    """The boxes of one picture, of a corrected set and of a data set."""
     with file(content, "labels/a.txt") as path:
         (path.parents[1] / "data.yaml").write_text("names: [cat]\n")
         (path.parent / "b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
         assert (
             "b.jpg" in read_corrections(path.parents[1], {"a.jpg": SIZE, "b.jpg": SIZE}, [LABEL], masks=True).pictures
         )
+        (path.parents[1] / "images").mkdir()
+        for name in ("a.png", "b.png"):
+            Image.new("L", SIZE).save(path.parents[1] / "images" / name)
+        assert "images/b.png/0" in {one.id for one in open_dataset("yolo", path.parents[1]).samples}
 
 
 def class_list(content: bytes) -> None:
@@ -237,6 +241,8 @@ def class_list(content: bytes) -> None:
     with file(content, "data.yaml") as path, contextlib.suppress(CliplocError):
         (path.parent / "labels").mkdir()
         (path.parent / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+        with contextlib.suppress(CliplocError):
+            open_dataset("yolo", path.parent)
         read_corrections(path, {"a.jpg": SIZE}, [LABEL])
 
 
