@@ -544,9 +544,9 @@ def second_words(function: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
 
 
 OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
-    **second_words(annotate_command),
+    **{name: words for name, words in second_words(annotate_command).items() if name not in HARMLESS_IN_ANNOTATE},
     "labels": ("--labels", "OTHER"),
-    "nms_across": ("--nms-across", "0.4"),
+    "min_presence": ("--min-presence", "0"),
     "groups": ("--groups", "drop"),
     "masks": ("--masks",),
 }
@@ -570,6 +570,10 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "image_url": (("--image-url", "x"), HARMLESS_IN_ANNOTATE["image_url"]),
     "every": (("--every", "30"), HARMLESS_IN_ANNOTATE["every"]),
     "polygons": ((), HARMLESS_IN_ANNOTATE["polygons"]),
+    "min_score": (("--min-score", "0.1"), HARMLESS_IN_ANNOTATE["min_score"]),
+    "max_boxes": (("--max-boxes", "1"), HARMLESS_IN_ANNOTATE["max_boxes"]),
+    "nms_across": (("--nms-across", "0.4"), HARMLESS_IN_ANNOTATE["nms_across"]),
+    "unsure": (("--unsure",), HARMLESS_IN_ANNOTATE["unsure"]),
     "copy": (("--copy",), HARMLESS_IN_ANNOTATE["copy"]),
     "edit": ((), "what a person does afterwards with the boxes"),
     "device": ((), HARMLESS_IN_LOCALIZER["device"]),
