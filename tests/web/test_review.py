@@ -22,7 +22,8 @@ pytestmark = in_a_browser
 LABELS = ['Kätzchen, "mein" & <b>|cat', "dog", "rocket", "bridge"]
 ODD = "sub/<i>cat 猫.jpg"
 WIDTHS = {"desk": (1440, 900), "phone": (390, 844)}
-OPTIONS = {"device": "cpu", "formats": ["coco"], "refine": ("affinity",)}  # drafts that do not change with the recipe
+# Drafts that do not change with the recipe, nor with how chances are calibrated.
+OPTIONS = {"device": "cpu", "formats": ["coco"], "refine": ("affinity",), "second_look": False}
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +347,45 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         "rocket.jpg": "none",
         "bridge.jpg": "reviewed",
     }
+
+
+def with_unsure(out: Path) -> None:
+    """Makes all boxes of a run unsure."""
+    for part in (out / "parts").glob("*.jsonl"):
+        rows = [json.loads(line) for line in part.read_text().splitlines()]
+        lines = [json.dumps({**row, "presence": [0.2] * len(LABELS)}) for row in rows]
+        write_part(part, "".join(f"{one}\n" for one in lines).encode(), [""] * len(lines))
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["settings"]["second_look"] = {"calibration": {"base": 0.1}}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_unsure_boxes_are_dashed_and_kept_by_enter_or_a_click(context, out):
+    with_unsure(out)
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        editor.open("rocket.jpg")
+        count = page.locator("#doubts li").count()
+        assert (editor.boxes, page.locator(".doubt").count()) == ([], count)
+        assert count > 1
+        assert "press Enter or click to keep" in page.locator("#doubts-part").inner_text()
+        assert page.locator(".doubt").first.evaluate("(one) => getComputedStyle(one).borderStyle") == "dashed"
+        best = page.locator("#doubts li span").first.inner_text()
+        page.locator("body").press("Enter")
+        assert (len(editor.boxes), page.locator("#doubts li").count()) == (1, count - 1)
+        assert best.startswith(editor.labels[0])
+        page.locator(".doubt button").first.click()
+        assert len(editor.boxes) == 2
+        page.locator("#boxes .away").first.click()  # a box that is dropped is unsure again
+        assert (len(editor.boxes), page.locator("#doubts li").count()) == (1, count - 1)
+        assert not page.locator("#dropped-part").is_visible()
+        editor.saved()
+        assert len(corrected(out, "rocket.jpg")) == 1
+        page.locator("#doubts button").first.focus()
+        page.keyboard.press("Enter")  # a button's own key
+        assert len(editor.boxes) == 2
+        assert editor.said == []
 
 
 def test_what_cannot_be_saved_is_said_and_kept_until_it_can(context, out):

@@ -146,7 +146,8 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
         drafts = _apart(drafts, row["boxes"], row["labels"], rule.nms_across)
     unsure: list[int] = []
     if prior is not None:
-        unsure = order[kept & ~draft & (there >= UNSURE)[of] & high_enough(low, of, "auto")].tolist()
+        maybe = np.fmax(presence, there) >= UNSURE  # what is rare in the folder is not hidden for that
+        unsure = order[kept & ~draft & maybe[of] & high_enough(low, of, "auto")].tolist()
         unsure.sort(key=lambda i: (-score[i], i))
     first = any(row["groups"][i] for i in drafts) or (bool(unsure) and not drafts)
     nearest = np.abs(there - thresholds)
