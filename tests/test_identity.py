@@ -255,10 +255,12 @@ def test_options_of_the_model_that_annotate_settles_itself_are_refused(name: str
         annotated(photos, tmp_path, {name: True})
 
 
-def test_a_background_makes_another_annotation(photos: Path, once: Any) -> None:
+def test_a_background_or_a_contrast_makes_another_annotation(photos: Path, once: Any) -> None:
     out = once("annotate", lambda out: annotated(photos, out, {}))
     with pytest.raises(UsageError, match=rf"{OTHER_RUN}.*settings\.background"):
         annotated(photos, out, {"labels": ["red", "blue", "background: lawn"]})
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        annotated(photos, out, {"labels": ["red~green", "blue"]})
 
 
 # ---------------------------------------------------------------------------------------------------------- benchmark

@@ -81,8 +81,9 @@ class Judged(NamedTuple):
     unsure: Boxes  # of the names that may be there, also by chance
     presence: FloatArray  # [P] the chance that a name is in the picture
     reasons: tuple[str | None, ...]  # why a name is not found; None where it is
-    candidates: Boxes  # all boxes that were looked at, by chance
+    candidates: Boxes  # all boxes that were looked at, by chance, without those that fit a contrast better
     fit: FloatArray  # [n] the scores of their maps
+    contrasted: npt.NDArray[np.bool_]  # [P] names all of whose boxes fit their contrast better
 
     def scaled(self, ratio: npt.NDArray[np.float32]) -> Judged:
         """For a copy of the picture of another size."""
@@ -100,6 +101,7 @@ class SecondLook:
     rivals: Rivals  # of the P names
     of_names: Floats  # [P, F]; see `calibration.OF_NAME`
     competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
+    contrasts: Sequence[tuple[str, ...]] = ()  # of each of the P names, the words that it is told from; () for none
 
     @property
     def size(self) -> int:
@@ -122,6 +124,7 @@ class SecondLook:
         presence[labels] = self.calibration.there(best)
         presence[~self.competes] = 1.0
         order = np.lexsort((-chance, boxes.label))  # a stable sort
+        order = order[~self.contrast_fits(boxes)[order]]
         fit, every = boxes.score[order], replace(boxes.where(order), score=chance[order].astype(np.float32))
         kept = np.ones(len(every), bool)
         if rule.max_boxes is not None:
@@ -129,8 +132,12 @@ class SecondLook:
             kept[first_of_each(every.label, np.arange(len(every)), rule.max_boxes)] = True
         high = kept & high_enough(every.score, every.label, rule.min_score)
         said = list(reasons)
+        contrasted = np.zeros(len(said), bool)
+        contrasted[np.setdiff1d(labels, every.label)] = True
         for p in labels.tolist():
-            if presence[p] < min_presence:
+            if contrasted[p]:
+                said[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
+            elif presence[p] < min_presence:
                 why = absence(float(presence[p]), min_presence)
                 said[p] = why if presence[p] < UNSURE else why.removeprefix("not in the picture: ")
             elif p not in every.label[high]:
@@ -144,6 +151,7 @@ class SecondLook:
             tuple(said),
             every,
             fit,
+            contrasted,
         )
 
     def features(self, boxes: Boxes) -> Floats:
@@ -153,16 +161,34 @@ class SecondLook:
         height, width = self.frame.original_hw
         sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).astype(np.float64)
         area = np.log((sides.prod(axis=1) / (height * width)).clip(min=1e-5))
-        parts = range(0, len(boxes), MOST_BOXES)
-        inside = np.concatenate([self._inside(boxes.where(np.arange(len(boxes))[i : i + MOST_BOXES])) for i in parts])
+        inside = np.concatenate([self._inside(some) for some in _parts(boxes)])
         return np.concatenate([self.of_names[boxes.label], logit(boxes.score)[:, None], area[:, None], inside], axis=1)
 
     def _inside(self, boxes: Boxes) -> Floats:
         """`[n, 2]` of what boxes show: how far a name lies above its rivals, and the logarithm of its rank."""
-        views = [F.normalize(_mean_in(view, self.frame, boxes.xyxy), dim=-1) for view in self.places]  # each [n, D]
-        shown = F.normalize(torch.stack(views).mean(dim=0), dim=-1)  # [n, D]
-        above, rank = self.rivals.within(shown, torch.from_numpy(boxes.label).to(shown.device))
+        above, rank = self.rivals.within(*self._shown(boxes))
         return torch.stack([above, rank.log()], dim=1).double().cpu().numpy()
+
+    def contrast_fits(self, boxes: Boxes) -> npt.NDArray[np.bool_]:
+        """`[n]`, whether what a box shows is at least as near to its name's contrast as to the name."""
+        names, contrasts = self.rivals.names, self.rivals.contrasts
+        fits = np.zeros(len(boxes), bool)
+        if contrasts is not None and len(boxes):
+            seen = [self._shown(some) for some in _parts(boxes)]
+            nearer = [((contrasts - names)[label] * shown).sum(dim=1) >= 0 for shown, label in seen]  # not where NaN
+            fits = torch.cat(nearer).cpu().numpy()
+        return fits
+
+    def _shown(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
+        """`[n, D]` unit norm, what the tower reads inside boxes, and their names `[n]`."""
+        views = [F.normalize(_mean_in(view, self.frame, boxes.xyxy), dim=-1) for view in self.places]  # each [n, D]
+        shown = F.normalize(torch.stack(views).mean(dim=0), dim=-1)
+        return shown, torch.from_numpy(boxes.label).to(shown.device)
+
+
+def _parts(boxes: Boxes) -> list[Boxes]:
+    """A few boxes at a time."""
+    return [boxes.where(np.arange(len(boxes))[i : i + MOST_BOXES]) for i in range(0, len(boxes), MOST_BOXES)]
 
 
 def best_of_names(features: Floats, label: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Floats]:
