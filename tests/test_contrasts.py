@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from cliploc import Localizer
+from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, split_entries
 from cliploc.jobs.labels import labels_of
@@ -16,6 +19,7 @@ from cliploc.pipeline.texts import Texts
 from cliploc.prompts import parse
 from cliploc.saliency.cam import cam
 from cliploc.segmentation.protocol import protocol_for
+from cliploc.values import Boxes
 from tests.commands import CAT, create_once, document_of
 from tests.test_localizer import TERMS, build, photo
 from tests.tiny import KINDS, give_function
@@ -68,6 +72,22 @@ def test_a_picture_of_the_contrast_alone_has_no_boxes_and_says_why(second_look, 
     np.testing.assert_array_equal(again.presence, found.presence)
 
 
+def test_a_worse_box_is_no_find_where_the_best_fits_the_contrast(backbones):
+    localizer = build(backbones["gap_cnn"], second_look=True, min_score="auto")
+    found = localizer(BOTH, ["red square~green square"])
+    look, p = found.second_look, [0, 0]
+    boxes = Boxes(np.array([GREEN, RED], np.float32), np.array([0.9, 0.1], np.float32), np.array(p), found.names)
+    assert look.contrast_fits(boxes).tolist() == [True, False]
+    right = replace(look.calibration.right, bias=0.0, weights=(0.0, 0.0, 1.0, 0.0, 0.0, 0.0))  # the map's own score
+    look = replace(look, calibration=replace(look.calibration, right=right))
+    for min_score, kept in (("auto", 0), (0.05, 1)):
+        judged = look.judge(boxes, [None], BoxRule(min_score=min_score), 0.0)
+        assert (len(judged.boxes), len(judged.unsure)) == (kept, 0)
+        assert judged.reasons == (None if kept else "'green square' fits better inside its boxes",)
+    judged = look.judge(boxes, [None], BoxRule(min_score=0.5), 0.0)
+    assert (judged.reasons, judged.contrasted.tolist()) == (("'green square' fits better inside its boxes",), [True])
+
+
 def test_the_direction_is_the_name_minus_what_it_is_told_from(backbones):
     model, seen = backbones["gap_cnn"], []
 
@@ -96,7 +116,8 @@ def test_the_words_of_a_contrast_are_no_rivals(backbones):
 
 def test_an_unknown_contrast_makes_the_name_unknown():
     localizer = Localizer(create_once("mini"))
-    reasons = localizer.unknown_names(["cat~zyxwv", "zyxwv~cat", "cat~dog"])
+    reasons = localizer.unknown_names(["cat~zyxwv", "zyxwv~cat", "cat~dog", "helmet~no helmet"])
+    assert reasons.pop("helmet~no helmet") == "mini reads 'helmet' and 'no helmet' alike: name another contrast"
     assert list(reasons) == ["cat~zyxwv", "zyxwv~cat"]
     assert all("'zyxwv'" in reason for reason in reasons.values())
 

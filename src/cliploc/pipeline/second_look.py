@@ -83,7 +83,7 @@ class Judged(NamedTuple):
     reasons: tuple[str | None, ...]  # why a name is not found; None where it is
     candidates: Boxes  # all boxes that were looked at, by chance, without those that fit a contrast better
     fit: FloatArray  # [n] the scores of their maps
-    contrasted: npt.NDArray[np.bool_]  # [P] names all of whose boxes fit their contrast better
+    contrasted: npt.NDArray[np.bool_]  # [P] names whose boxes, all or all that count, fit their contrast better
 
     def scaled(self, ratio: npt.NDArray[np.float32]) -> Judged:
         """For a copy of the picture of another size."""
@@ -124,16 +124,20 @@ class SecondLook:
         presence[labels] = self.calibration.there(best)
         presence[~self.competes] = 1.0
         order = np.lexsort((-chance, boxes.label))  # a stable sort
-        order = order[~self.contrast_fits(boxes)[order]]
-        fit, every = boxes.score[order], replace(boxes.where(order), score=chance[order].astype(np.float32))
+        every = replace(boxes.where(order), score=chance[order].astype(np.float32))
+        # The best box of a name is the best of all, so that one that fits its contrast makes no worse one a find.
+        high, likely = (high_enough(every.score, every.label, least) for least in (rule.min_score, "auto"))
+        stays = ~self.contrast_fits(every)
+        contrasted = np.zeros(len(reasons), bool)
+        contrasted[every.label[~stays]] = True
+        contrasted[every.label[stays & (high | likely)]] = False
+        every, high, likely = every.where(stays), high[stays], likely[stays]
         kept = np.ones(len(every), bool)
         if rule.max_boxes is not None:
             kept[:] = False
             kept[first_of_each(every.label, np.arange(len(every)), rule.max_boxes)] = True
-        high = kept & high_enough(every.score, every.label, rule.min_score)
+        high &= kept
         said = list(reasons)
-        contrasted = np.zeros(len(said), bool)
-        contrasted[np.setdiff1d(labels, every.label)] = True
         for p in labels.tolist():
             if contrasted[p]:
                 said[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
@@ -143,14 +147,14 @@ class SecondLook:
             elif p not in every.label[high]:
                 said[p] = f"no box scores {rule.min_score:g} or more"
         found = np.array([reason is None for reason in said], bool)
-        doubtful = (~found & (presence >= UNSURE))[every.label] & kept & high_enough(every.score, every.label, "auto")
+        doubtful = (~found & ~contrasted & (presence >= UNSURE))[every.label] & kept & likely
         return Judged(
             every.where(found[every.label] & high),
             every.where(doubtful),
             presence.astype(np.float32),
             tuple(said),
             every,
-            fit,
+            boxes.score[order][stays],
             contrasted,
         )
 

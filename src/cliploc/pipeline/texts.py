@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256
+ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
 
 
 class Texts:
@@ -186,11 +187,19 @@ class Texts:
         return empty * torch.tensor(bare).to(empty)[:, None]
 
     def unknown_reasons(self, texts: TextSet) -> tuple[str | None, ...]:
-        """For each name, why the model cannot know it or its contrast; None when it can."""
-        both = zip(texts.synonyms, texts.contrasts, strict=True)
-        return tuple(
-            self.unknown_reason(words) or (self.unknown_reason(other) if other else None) for words, other in both
-        )
+        """For each name, why the model cannot know it or tell it from its contrast; None when it can."""
+        reasons = [self.unknown_reason(words) for words in texts.synonyms]
+        contrasts = self.contrasts(texts)
+        if contrasts is None:
+            return tuple(reasons)
+        alike = ((contrasts * self.embed(texts)).sum(dim=1) > ALIKE).tolist()
+        for p, words in enumerate(texts.contrasts):
+            if words and reasons[p] is None:
+                said = (
+                    f"{self.backbone.name} reads {texts.synonyms[p][0]!r} and {words[0]!r} alike: name another contrast"
+                )
+                reasons[p] = self.unknown_reason(words) or (said if alike[p] else None)
+        return tuple(reasons)
 
     def unknown_reason(self, words: tuple[str, ...]) -> str | None:
         """Why the model cannot know a name by any of its synonyms; None when it can, or when pictures stand for it."""
