@@ -278,10 +278,12 @@ def test_a_run_of_every_name_can_have_any_minimum_presence(photos: Path, once: A
     assert annotated(photos, out, {}).computed == 0
 
 
-def test_a_background_makes_another_annotation(photos: Path, once: Any) -> None:
+def test_a_background_or_a_contrast_makes_another_annotation(photos: Path, once: Any) -> None:
     out = once("annotate", lambda out: annotated(photos, out, {}))
     with pytest.raises(UsageError, match=rf"{OTHER_RUN}.*settings\.background"):
         annotated(photos, out, {"labels": ["red", "blue", "background: lawn"]})
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        annotated(photos, out, {"labels": ["red~green", "blue"]})
 
 
 # ---------------------------------------------------------------------------------------------------------- benchmark

@@ -96,6 +96,45 @@ def test_names_that_are_refused(names, text):
     assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+    ("typed", "name", "words", "contrast"),
+    [
+        ("helmet~bare head", "helmet~bare head", ("helmet",), ("bare head",)),
+        (" helmet | hard  hat ~ hair|bare head", "helmet~hair", ("helmet", "hard hat"), ("hair", "bare head")),
+        ("cat", "cat", ("cat",), ()),
+    ],
+)
+def test_a_contrast_follows_a_name_and_its_synonyms(typed, name, words, contrast):
+    texts = prompts.parse([typed, "helmet"])
+    assert texts.names == (name, "helmet")
+    assert texts.synonyms == (words, ("helmet",))
+    assert texts.contrasts == (contrast, ())
+    assert texts != prompts.parse([typed.partition("~")[0], "something"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cat~", "expected a name, got an empty one ('cat~'): leave it out or fill it in"),
+        ("~cat", "expected a name, got an empty one ('~cat'): leave it out or fill it in"),
+        ("cat~dog|", "expected a name, got an empty one ('cat~dog|'): leave it out or fill it in"),
+        ("a~b~c", "expected one contrast of a name, got more ('a~b~c'): write them as a~b|c"),
+        ("cat~Cat", "expected another contrast than the name, got 'Cat' as both: leave one out"),
+        ("cat|dog~wolf|dog", "expected another contrast than the name, got 'dog' as both: leave one out"),
+    ],
+)
+def test_contrasts_that_are_refused(name, text):
+    with pytest.raises(UsageError) as error:
+        prompts.parse([name])
+    assert str(error.value) == text
+
+
+def test_a_contrast_is_refused_where_it_means_nothing():
+    with pytest.raises(UsageError) as error:
+        prompts.parse(["cat~dog"], contrasts=False)
+    assert str(error.value) == "expected a name without a contrast here, got 'cat~dog': leave it out from ~ on"
+
+
 def test_limits_of_what_is_typed(monkeypatch):
     with pytest.raises(UsageError) as error:
         prompts.parse(["|".join(f"cat {i}" for i in range(300_000))])

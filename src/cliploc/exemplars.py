@@ -20,7 +20,7 @@ class Exemplar:
     """A picture, or a part of it, that stands for a name.
 
     Attributes:
-        name: which of the names asked for it stands for; of "cup|mug" the first is kept, the label.
+        name: which of the names asked for it stands for; of "cup|mug~glass" the first is kept.
         image: a path, PIL image or array `[H, W, 3]`.
         box: `(x0, y0, x1, y1)` in pixels of the upright picture, right and bottom edge exclusive; None: all of it.
         with_text: whether the name's text counts too; else only its exemplars do.
@@ -37,7 +37,7 @@ class Exemplar:
 
     def __post_init__(self) -> None:
         # As `cliploc.prompts.parse` makes a label, or no name would ever be this one.
-        label = " ".join(self.name.partition("|")[0].split()) if isinstance(self.name, str) else ""
+        label = " ".join(re.split(r"[|~]", self.name)[0].split()) if isinstance(self.name, str) else ""
         if not label:
             raise UsageError(f"expected the name that an exemplar stands for, got {self.name!r}")
         object.__setattr__(self, "name", label)
@@ -98,7 +98,7 @@ def split_entries(entries: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UsageError(f"expected a file after @ in {entry!r}, got none: write @cup.jpg")
         if only:
             words = [head.strip()]
-        label = words[0].strip() if words else Path(BOX.sub("", files[0])).stem
+        label = words[0].strip() if words else Path(BOX.sub("", files[0])).stem.replace("~", " ")
         names.append("|".join(words) if words else label)
         sign = "|" if words and not only else "="
         exemplars += [f"{label}{sign}@{file}" for file in files]

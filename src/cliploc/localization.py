@@ -211,7 +211,10 @@ class Localization:
 
     def by(self, rule: BoxRule, min_presence: float) -> Localization:
         """The same maps with boxes by another rule, and another minimum presence; no model runs."""
-        reasons: list[str | None] = [None if self.verdict(p) == "unsure" else why for p, why in enumerate(self.reasons)]
+        again = [self.verdict(p) == "unsure" for p in range(len(self.names))]
+        if self.judged is not None:
+            again = (self.judged.contrasted | again).tolist()
+        reasons = [None if open_again else why for why, open_again in zip(self.reasons, again, strict=True)]
         every, second = rule, self.second_look
         if second is not None:
             every = replace(rule, max_boxes=None, min_score=0.0)

@@ -119,7 +119,7 @@ class Localizer:
         resolve_options(chosen_method, given.method_options)
         self.templates = prompts.resolve_templates(given.templates)
         if given.background:
-            prompts.parse(given.background)
+            prompts.parse(given.background, contrasts=False)
         find_refinements(given.refine or ())
         if isinstance(given.guide, str):
             backbones.refuse_unknown_guide(given.guide)
@@ -213,7 +213,7 @@ class Localizer:
 
         Args:
             images: a path, PIL image or array, or a list of them.
-            names: one list for all pictures, or one list for each. "cat|kitten": synonyms.
+            names: one list for all pictures, or one list for each. "cat|kitten": synonyms; "cat~dog": a contrast.
 
         Returns:
             One `Localization`, or a list of them in the pictures' order.
@@ -429,6 +429,7 @@ class Localizer:
             raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
         if isinstance(names, str) and names == "imagenet":
             names = [known.name for known in prompts.imagenet_classes()]
+        prompts.parse(names, contrasts=False)
         unknown = self.unknown_names(names)
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
@@ -448,7 +449,7 @@ class Localizer:
         """The text embeddings of the names.
 
         Args:
-            names: "cat|kitten": synonyms, averaged, as are the templates.
+            names: "cat|kitten": synonyms, averaged, as are the templates. A contrast does not change an embedding.
 
         Returns:
             `[P, D]` float32, unit norm, on the model's device; times `Localization.embedding` it is a cosine.
@@ -573,8 +574,8 @@ class Localizer:
     def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
         """The names that the model cannot know, each with the reason."""
         texts = prompts.parse(names)
-        reasons = {words[0]: self._texts.unknown_reason(words) for words in texts.synonyms}
-        return {name: reason for name, reason in reasons.items() if reason is not None}
+        reasons = zip(texts.names, self._texts.unknown_reasons(texts), strict=True)
+        return {name: reason for name, reason in reasons if reason is not None}
 
     @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:

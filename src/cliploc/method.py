@@ -28,7 +28,7 @@ class Context:
 
     # Makes `images`; called only if a method reads them, which a remembered trace can make needless.
     make_images: Callable[[], Tensor]
-    text: Tensor  # `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless background is subtracted)
+    text: Tensor  # `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless something is subtracted)
     trace: Trace  # the forward pass with what the method's `needs` asked for
     backbone: Backbone  # the model
     batch_size: int = 32  # how many images a perturbation method sends through the tower at once
@@ -83,9 +83,10 @@ class Context:
 
     @property
     def redundant(self) -> Tensor:
-        """`[D]` what every text has in common, whatever it names: the empty name's embedding, computed at each call.
+        """What every text has in common, whatever it names: the empty name's embedding, computed at each call.
 
-        Zero where a background was subtracted from the prompts, because that has removed it already.
+        `[D]`, `[P, D]` or `[B, P, D]`. Zero where a background or a contrast was subtracted from a prompt, because that
+        has removed it already.
         """
         return self.backbone.encode_text([""])[0] if self.empty_name is None else self.empty_name()
 

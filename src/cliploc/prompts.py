@@ -30,6 +30,7 @@ MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
 MAX_NAMES = 100_000  # WordNet has 82,000 nouns
 MAX_SYNONYMS = 100  # of a name; each costs the text tower as much as a name
 MAX_TEXT = 5_000_000  # characters of all names together
+CONTRAST = "~"  # between a name and what it is told from
 
 
 def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
@@ -65,12 +66,22 @@ def refuse_no_list(names: object) -> None:
         raise UsageError(f"expected a list of names, got {type(names).__name__}: write them as ['cat', 'dog']")
 
 
-def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) -> TextSet:
-    """Makes a `TextSet` of names as typed, with synonyms after "|", and of templates (`resolve_templates`)."""
+def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
+    """Makes a `TextSet` of names as typed, such as "helmet|hard hat~bare head|hair", and of templates.
+
+    Args:
+        names: each with its synonyms after "|", then perhaps its contrast after "~", which may have synonyms too.
+        templates: see `resolve_templates`.
+        contrasts: whether a name may have a contrast.
+
+    Example:
+        >>> parse(["helmet|hard hat~bare head|hair", "cat"]).names
+        ('helmet~bare head', 'cat')
+    """
     refuse_no_list(names)
     if len(names) > MAX_NAMES:
         raise UsageError(f"expected at most {MAX_NAMES:,} names, got {len(names):,}: split them into several runs")
-    synonyms = []
+    synonyms, told_from = [], []
     characters = 0
     for entry in names:
         if not isinstance(entry, str):
@@ -83,21 +94,36 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
                 f"expected at most {MAX_SYNONYMS} synonyms of a name, got {entry.count('|') + 1:,} ({entry[:20]}…): "
                 "leave some out"
             )
-        words = tuple(" ".join(word.split()) for word in entry.split("|"))
-        if not all(words):
-            raise UsageError(f"expected a name, got an empty one ({entry[:40]!r}): leave it out or fill it in")
-        for word in words:
-            if len(word) > MAX_NAME_LENGTH:
-                raise UsageError(
-                    f"expected a name of at most {MAX_NAME_LENGTH} characters, got {len(word)} ({word[:20]}…): "
-                    "shorten it"
-                )
-        synonyms.append(words)
-    labels = tuple(words[0] for words in synonyms)
+        if entry.count(CONTRAST) > 1:
+            raise UsageError(f"expected one contrast of a name, got more ({entry[:40]!r}): write them as a~b|c")
+        if CONTRAST in entry and not contrasts:
+            raise UsageError(
+                f"expected a name without a contrast here, got {entry[:40]!r}: leave it out from {CONTRAST} on"
+            )
+        name, *contrast = (_words(side, entry) for side in entry.split(CONTRAST))
+        synonyms.append(name)
+        told_from.append(contrast[0] if contrast else ())
+        own = set(map(str.casefold, name))
+        if both := [word for word in told_from[-1] if word.casefold() in own]:
+            raise UsageError(f"expected another contrast than the name, got {both[0][:40]!r} as both: leave one out")
+    labels = tuple(CONTRAST.join(one[0] for one in sides if one) for sides in zip(synonyms, told_from, strict=True))
     for label, times in Counter(labels).items():
         if times > 1:
             raise UsageError(f"expected each name once, got {label!r} {times} times: remove the duplicate")
-    return TextSet(labels, tuple(synonyms), resolve_templates(templates))
+    return TextSet(labels, tuple(synonyms), resolve_templates(templates), tuple(told_from))
+
+
+def _words(side: str, entry: str) -> tuple[str, ...]:
+    """The synonyms in a side of an entry."""
+    words = tuple(" ".join(word.split()) for word in side.split("|"))
+    if not all(words):
+        raise UsageError(f"expected a name, got an empty one ({entry[:40]!r}): leave it out or fill it in")
+    for word in words:
+        if len(word) > MAX_NAME_LENGTH:
+            raise UsageError(
+                f"expected a name of at most {MAX_NAME_LENGTH} characters, got {len(word)} ({word[:20]}…): shorten it"
+            )
+    return words
 
 
 def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:

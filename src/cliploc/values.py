@@ -30,12 +30,17 @@ class TextSet:
     # For each name, the words embedded and averaged for it (the name itself when it has no other).
     synonyms: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...]  # sentences with one `{}` where a word goes
+    # For each name, the words for what it is told from; () for a name without a contrast.
+    contrasts: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
             raise UsageError("expected at least one name to look for, got none: add one, such as -p cat")
-        if len(self.names) != len(self.synonyms):
-            raise ValueError(f"{len(self.names)} names but {len(self.synonyms)} lists of synonyms")
+        if not self.contrasts:
+            object.__setattr__(self, "contrasts", ((),) * len(self.names))
+        if len(self.names) != len(self.synonyms) or len(self.names) != len(self.contrasts):
+            lists = f"{len(self.synonyms)} lists of synonyms, {len(self.contrasts)} of contrasts"
+            raise ValueError(f"{len(self.names)} names but {lists}")
         for template in self.templates:
             if template.count("{}") != 1:
                 raise UsageError(f"expected a template with one {{}} for the name, got {template!r}")

@@ -35,7 +35,7 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
     names = asked_names(asked.prompt, asked.classes) or asked_names(None, "imagenet")
     refuse_exemplars(names, "classify")
-    labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names
+    labels = prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False).names
     run = PhotoRun(asked.photos, quiet=asked.as_json)
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.localizer import classifier

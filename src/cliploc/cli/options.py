@@ -244,7 +244,7 @@ class ImagePhotoFlags(PhotoFlags):
     """The same, where a name can be a picture, too."""
 
     prompt: list[str] | None = flag(
-        'What to look for; repeatable. "cat|kitten": synonyms; @FILE: a picture of it.',
+        'What to look for; repeatable. "cat|kitten": synonyms; "cup~mug": not a mug; @FILE: a picture.',
         None,
         metavar="NAME",
         flags=("--prompt", "-p"),

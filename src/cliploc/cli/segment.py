@@ -59,7 +59,8 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
     if not names:
         raise UsageError(f'expected names, got none: cliploc segment {asked.photos[0]} -p "cat" -p "sofa"')
     refuse_exemplars([*names, *around], "segment")
-    prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
+    # refused before a model is loaded
+    prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False)
     others = (asked.classes, asked.prompts_file, options.pretrained)
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:

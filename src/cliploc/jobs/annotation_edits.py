@@ -248,7 +248,8 @@ def merge_corrections(
     """
     done = [one.id for one in found if results.places[one.id].ok]
     sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
-    words = [prompts.parse([entry]).synonyms[0] for entry in labels.entries]
+    texts = prompts.parse(labels.entries)
+    words = [(name, *own) for name, own in zip(texts.names, texts.synonyms, strict=True)]
     read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"], masks)
     sources: Counter[str] = Counter()
     if masks:

@@ -35,7 +35,7 @@ class Labels:
 def read_labels(path: str | Path) -> Labels:
     """Reads labels from a file, one per line.
 
-    A line is `name` or `name|synonym|synonym`, with ` @0.3` at the end for its own threshold, or
+    A line is `name` or `name|synonym|synonym~contrast`, with ` @0.3` at the end for its own threshold, or
     `background: name|synonym`, or a WordNet id of ImageNet. Empty lines and lines that begin with # are skipped.
     """
     lines = prompts.read_lines(path, "names")
@@ -69,7 +69,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     try:
         prompts.parse(entries)
         if background:
-            prompts.parse(background)
+            prompts.parse(background, contrasts=False)
     except UsageError as error:
         raise UsageError(f"{where}{error}") from None
     return Labels(tuple(entries), tuple(thresholds), tuple(background))

@@ -60,7 +60,7 @@ from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
 from cliploc.tower import Backbone, Guide
-from cliploc.values import Boxes, FloatArray
+from cliploc.values import Boxes, FloatArray, TextSet
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ class Flow:
         if not batch:
             return None
         with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch) as together:
-            names = self._embedded(batch)  # [B, P, D]
-            directions = self.texts.directions(names)
+            names = _of_names(batch, self.texts.embed)  # [B, P, D]
+            directions = _of_names(batch, self.texts.directions)
             looks = looks_at(batch, bool(self.options.flip), self.options.batch_size)
             raw: list[list[LookMaps]] = [[] for _ in tasks]
             notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
@@ -282,13 +282,6 @@ class Flow:
             ]
             return Computed(batch, by_task, embedding, windows, evidence, wanted, readings)
 
-    def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
-        """The names' embeddings, `[B, P, D]`; stored once if all pictures have the same names."""
-        first = batch[0].texts
-        if all(item.texts == first for item in batch):
-            return self.texts.embed(first).expand(len(batch), -1, -1)
-        return torch.stack([self.texts.embed(item.texts) for item in batch])
-
     def _see(
         self,
         look: Look,
@@ -317,7 +310,7 @@ class Flow:
                 masked,
                 encode_masked=self.masked.encode,
                 cache=remembered.shared,
-                empty_name=self.texts.empty_name,
+                empty_name=partial(_of_names, owners, self.texts.empty_name),
                 words=[item.texts.synonyms for item in owners],
                 guide=None if self._guide is None else partial(_guided, self._guide, shown, remembered.shared),
             )
@@ -384,7 +377,7 @@ class Flow:
         of_names, rivals = looks[b]
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
         calibration, places = self.second_look[1], computed.readings.of(b)
-        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes)
+        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes, item.texts.contrasts)
 
     # ------------------------------------------------------------------------------------------------------ the memory
     def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
@@ -447,6 +440,14 @@ def _with_boxes(
     if maps is None:
         maps = np.broadcast_to(np.zeros((), np.float32), shape)
     return maps, joined_boxes(parts, names), tuple(said)
+
+
+def _of_names(batch: Sequence[Prepared], made: Callable[[TextSet], Tensor]) -> Tensor:
+    """What is made of each picture's names, `[B, P, D]`; stored once if all pictures have the same names."""
+    first = batch[0].texts
+    if all(item.texts == first for item in batch):
+        return made(first).expand(len(batch), -1, -1)
+    return torch.stack([made(item.texts) for item in batch])
 
 
 def _rows(directions: Tensor, owners: Sequence[int]) -> Tensor:

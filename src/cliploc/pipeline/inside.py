@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any
 
@@ -119,7 +119,7 @@ class Inside:
 
     @property
     def _context(self) -> Context:
-        """What the helpers of the methods read; its text is the names', without a background subtracted."""
+        """What the helpers of the methods read; its text is the names', with nothing subtracted."""
         return Context(lambda: self.images, self.text[None], self.trace, self.backbone)
 
     def _on_grid(self, rows: Tensor) -> Tensor:
@@ -147,10 +147,10 @@ def look_inside(
     seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
     context = Context(
         lambda: images,
-        texts.directions(text)[None],
+        texts.directions(item.texts)[None],
         trace,
         backbone,
-        empty_name=texts.empty_name,
+        empty_name=partial(texts.empty_name, item.texts),
         words=[item.texts.synonyms],
         guide=seen,
     )

@@ -10,7 +10,7 @@ is among them.
 
 Rivals of a name are the bank without
 
-* names that share a synonym with it, and names that the model cannot know;
+* names that share a synonym with it or with its contrast, and names that the model cannot know;
 * the tenth of the bank whose embeddings are nearest to the name's. They are mostly related: "golden retriever" must not
   count against "dog".
 
@@ -65,6 +65,7 @@ class Rivals(NamedTuple):
     names: Tensor  # [P, D] their embeddings, unit norm
     bank: Tensor  # [K, D] those of the bank
     are_rivals: Tensor  # [P, K] bool, whether an entry of the bank is a rival of a name
+    contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
 
     def above(self, views: Tensor) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""
@@ -114,7 +115,7 @@ class Bank:
         self._plain = texts.beside(("{}",))
         self._embeddings: Tensor | None = None  # [K, D]
         self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
-        self._last: tuple[Sequence[tuple[str, ...]], Rivals] | None = None  # mostly all pictures have the same names
+        self._last: tuple[object, Rivals] | None = None  # mostly all pictures have the same names
 
     @undisturbed
     def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> None:
@@ -122,16 +123,19 @@ class Bank:
         self._embedded(told)
 
     @undisturbed
-    def standing(self, views: Tensor, synonyms: Sequence[tuple[str, ...]]) -> Standing | None:
+    def standing(
+        self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
+    ) -> Standing | None:
         """How names compare with their rivals in each view of a picture.
 
         Args:
             views: `[V, D]` unit-norm embeddings of a picture and its windows.
+            contrasts: for each name, the words that it is told from, which are no rivals; () for none.
 
         Returns:
             The `Standing`, each tensor `[V, P]`; None if the model knows no name of the bank.
         """
-        rivals = self.rivals(synonyms)
+        rivals = self.rivals(synonyms, contrasts)
         if rivals is None:
             return None
         of_bank = views @ rivals.bank.T  # [V, K]
@@ -146,20 +150,22 @@ class Bank:
         return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
 
     @undisturbed
-    def rivals(self, synonyms: Sequence[tuple[str, ...]]) -> Rivals | None:
+    def rivals(self, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()) -> Rivals | None:
         """The embeddings of names and of the bank, and what competes; None if the model knows no name of the bank."""
         last = self._last  # of another thread's names, perhaps
-        if last is None or last[0] != synonyms:
+        if last is None or last[0] != (synonyms, contrasts):
             bank = self._embedded()
             if not len(bank):
                 return None
-            names = self._names.embed(_text_set(synonyms))  # [P, D]
+            texts = _text_set(synonyms, contrasts)
+            names = self._names.embed(texts)  # [P, D]
             are_rivals = torch.ones(len(names), len(bank), dtype=torch.bool, device=bank.device)
-            for row, words in zip(are_rivals, synonyms, strict=True):
-                row[[entry for word in words for entry in self._entries.get(word.casefold(), ())]] = False
+            for row, words, others in zip(are_rivals, synonyms, texts.contrasts, strict=True):
+                row[[entry for word in words + others for entry in self._entries.get(word.casefold(), ())]] = False
             near = (names @ bank.T).masked_fill(~are_rivals, -math.inf)  # [P, K]
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
-            self._last = last = synonyms, Rivals(names, bank, are_rivals)
+            contrasted = self._names.contrasts(texts)
+            self._last = last = (synonyms, contrasts), Rivals(names, bank, are_rivals, contrasted)
         return last[1]
 
     def _embedded(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
@@ -196,9 +202,9 @@ def bank_names() -> list[tuple[str, ...]]:
     return imagenet + [entry for entry in prompts.coco_names() if entry[0] not in there]
 
 
-def _text_set(synonyms: Sequence[tuple[str, ...]]) -> TextSet:
+def _text_set(synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()) -> TextSet:
     """Names for `Texts`, which has the templates."""
-    return TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), ())
+    return TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), (), tuple(contrasts))
 
 
 def _standing(own: Tensor, rivals: Tensor, is_rival: Tensor, passing: Tensor, logit_scale: float) -> Standing:
@@ -279,7 +285,10 @@ def weigh(
             ]
         )
     elif bank is not None:
-        standings = [bank.standing(seen, item.texts.synonyms) for seen, item in zip(views, batch, strict=True)]
+        standings = [
+            bank.standing(seen, item.texts.synonyms, item.texts.contrasts)
+            for seen, item in zip(views, batch, strict=True)
+        ]
         of_bank = [one for one in standings if one is not None]  # None for all or for none
         if of_bank:
             rule = "bank"
@@ -292,8 +301,14 @@ def weigh(
         absent_names = presence < min_presence if passes is None else (presence < 1) & ~passes
     # For each picture and name, why it is not there. Numbers are compared as tensors, and taken from them all at once.
     of_texts = {id(item.texts): item.texts for item in batch}  # mostly one for all
-    unknown = {key: tuple(map(texts.unknown_reason, one.synonyms)) for key, one in of_texts.items()}
+    unknown = {key: texts.unknown_reasons(one) for key, one in of_texts.items()}
     absences: list[list[str | None]] = [list(unknown[id(item.texts)]) for item in batch]
+    # A second look compares what is inside each box with the contrast instead, as a picture may show both.
+    contrasts = {key: texts.contrasts(one) if looks is None else None for key, one in of_texts.items()}
+    for b, item in enumerate(batch):
+        against = contrasts[id(item.texts)]
+        for p in [] if against is None else (against @ embedding[b] >= scores[b]).nonzero().flatten().tolist():
+            absences[b][p] = absences[b][p] or f"{item.texts.contrasts[p][0]!r} fits better"
     if texts.background is not None:
         rivals, rival = (embedding @ texts.background.T).max(dim=1)  # [B]
         for b, p in (rivals[:, None] >= scores).nonzero().tolist():
@@ -312,7 +327,7 @@ def _looks(batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank | None
     """See `Evidence.looks`."""
     found = []
     for item, seen in zip(batch, views, strict=True):
-        rivals = None if bank is None else bank.rivals(item.texts.synonyms)
+        rivals = None if bank is None else bank.rivals(item.texts.synonyms, item.texts.contrasts)
         if rivals is None:  # so for all pictures
             return None
         above = rivals.above(seen)  # [V, P]

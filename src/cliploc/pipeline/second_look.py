@@ -81,8 +81,9 @@ class Judged(NamedTuple):
     unsure: Boxes  # of the names that may be there, also by chance
     presence: FloatArray  # [P] the chance that a name is in the picture
     reasons: tuple[str | None, ...]  # why a name is not found; None where it is
-    candidates: Boxes  # all boxes that were looked at, by chance
+    candidates: Boxes  # all boxes that were looked at, by chance, without those that fit a contrast better
     fit: FloatArray  # [n] the scores of their maps
+    contrasted: npt.NDArray[np.bool_]  # [P] names whose boxes, all or all that count, fit their contrast better
 
     def scaled(self, ratio: npt.NDArray[np.float32]) -> Judged:
         """For a copy of the picture of another size."""
@@ -100,6 +101,7 @@ class SecondLook:
     rivals: Rivals  # of the P names
     of_names: Floats  # [P, F]; see `calibration.OF_NAME`
     competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
+    contrasts: Sequence[tuple[str, ...]] = ()  # of each of the P names, the words that it is told from; () for none
 
     @property
     def size(self) -> int:
@@ -120,28 +122,38 @@ class SecondLook:
         presence = np.where(passes, presence, self.calibration.first(self.of_names))
         doubted, labels = passes & (presence >= UNSURE), np.unique(boxes.label)
         order = np.lexsort((-chance, boxes.label))  # a stable sort
-        fit, every = boxes.score[order], replace(boxes.where(order), score=chance[order].astype(np.float32))
+        every = replace(boxes.where(order), score=chance[order].astype(np.float32))
+        # The best box of a name is the best of all, so that one that fits its contrast makes no worse one a find.
+        high, likely = (high_enough(every.score, every.label, least) for least in (rule.min_score, "auto"))
+        stays = ~self.contrast_fits(every)
+        contrasted = np.zeros(len(reasons), bool)
+        contrasted[every.label[~stays]] = True
+        contrasted[every.label[stays & (high | likely)]] = False
+        every, high, likely = every.where(stays), high[stays], likely[stays]
         kept = np.ones(len(every), bool)
         if rule.max_boxes is not None:
             kept[:] = False
             kept[first_of_each(every.label, np.arange(len(every)), rule.max_boxes)] = True
-        high = kept & high_enough(every.score, every.label, rule.min_score)
+        high &= kept
         said = list(reasons)
         for p in labels.tolist():
-            if presence[p] < min_presence:
+            if contrasted[p]:
+                said[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
+            elif presence[p] < min_presence:
                 why = absence(float(presence[p]), min_presence)
                 said[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
             elif p not in every.label[high]:
                 said[p] = f"no box scores {rule.min_score:g} or more"
         found = np.array([reason is None for reason in said], bool)
-        doubtful = (~found & doubted)[every.label] & kept & high_enough(every.score, every.label, "auto")
+        doubtful = (~found & ~contrasted & doubted)[every.label] & kept & likely
         return Judged(
             every.where(found[every.label] & high),
             every.where(doubtful),
             presence.astype(np.float32),
             tuple(said),
             every,
-            fit,
+            boxes.score[order][stays],
+            contrasted,
         )
 
     def chances(self, boxes: Boxes) -> tuple[Floats, Floats]:
@@ -161,16 +173,34 @@ class SecondLook:
         height, width = self.frame.original_hw
         sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).astype(np.float64)
         area = np.log((sides.prod(axis=1) / (height * width)).clip(min=1e-5))
-        parts = range(0, len(boxes), MOST_BOXES)
-        inside = np.concatenate([self._inside(boxes.where(np.arange(len(boxes))[i : i + MOST_BOXES])) for i in parts])
+        inside = np.concatenate([self._inside(some) for some in _parts(boxes)])
         return np.concatenate([self.of_names[boxes.label], logit(boxes.score)[:, None], area[:, None], inside], axis=1)
 
     def _inside(self, boxes: Boxes) -> Floats:
         """`[n, 2]` of what boxes show: how far a name lies above its rivals, and the logarithm of its rank."""
-        views = [F.normalize(_mean_in(view, self.frame, boxes.xyxy), dim=-1) for view in self.places]  # each [n, D]
-        shown = F.normalize(torch.stack(views).mean(dim=0), dim=-1)  # [n, D]
-        above, rank = self.rivals.within(shown, torch.from_numpy(boxes.label).to(shown.device))
+        above, rank = self.rivals.within(*self._shown(boxes))
         return torch.stack([above, rank.log()], dim=1).double().cpu().numpy()
+
+    def contrast_fits(self, boxes: Boxes) -> npt.NDArray[np.bool_]:
+        """`[n]`, whether what a box shows is at least as near to its name's contrast as to the name."""
+        names, contrasts = self.rivals.names, self.rivals.contrasts
+        fits = np.zeros(len(boxes), bool)
+        if contrasts is not None and len(boxes):
+            seen = [self._shown(some) for some in _parts(boxes)]
+            nearer = [((contrasts - names)[label] * shown).sum(dim=1) >= 0 for shown, label in seen]  # not where NaN
+            fits = torch.cat(nearer).cpu().numpy()
+        return fits
+
+    def _shown(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
+        """`[n, D]` unit norm, what the tower reads inside boxes, and their names `[n]`."""
+        views = [F.normalize(_mean_in(view, self.frame, boxes.xyxy), dim=-1) for view in self.places]  # each [n, D]
+        shown = F.normalize(torch.stack(views).mean(dim=0), dim=-1)
+        return shown, torch.from_numpy(boxes.label).to(shown.device)
+
+
+def _parts(boxes: Boxes) -> list[Boxes]:
+    """A few boxes at a time."""
+    return [boxes.where(np.arange(len(boxes))[i : i + MOST_BOXES]) for i in range(0, len(boxes), MOST_BOXES)]
 
 
 def best_of_names(features: Floats, label: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Floats]:

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256
+ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
 
 
 class Texts:
     """Embeds names with one model and one set of templates.
 
     Args:
-        background: names of the surroundings; `directions` subtracts the mean of their embeddings.
+        background: names of the surroundings, which all names are told from; see `directions`.
         cache: embeddings on disk; None for none.
         memory: embeddings in memory; None for none.
     """
@@ -53,7 +54,7 @@ class Texts:
         self._shown: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
-        texts = prompts.parse(background, templates) if background else None
+        texts = prompts.parse(background, templates, contrasts=False) if background else None
         for words in () if texts is None else texts.synonyms:
             if reason := self.unknown_reason(words):
                 raise UsageError(f"background name {words[0]!r} cannot be used: {reason}")
@@ -159,14 +160,46 @@ class Texts:
             return self
         return Texts(self.backbone, templates, (), self._cache, self._memory, self._exemplars)
 
-    def directions(self, embeddings: Tensor) -> Tensor:
-        """Embeddings `[..., P, D]` → the directions that methods explain: minus the mean of the background, if any."""
-        return embeddings if self.background is None else embeddings - self.background.mean(dim=0)
+    def contrasts(self, texts: TextSet) -> Tensor | None:
+        """`[P, D]` unit norm: what each name is told from, NaN for a name without a contrast; None if none has one."""
+        some = tuple(words for words in texts.contrasts if words)
+        if not some:
+            return None
+        embeddings = self.embed(TextSet(tuple(words[0] for words in some), some, self.templates))
+        rows = embeddings.new_full((len(texts), embeddings.shape[1]), torch.nan)
+        rows[[bool(words) for words in texts.contrasts]] = embeddings
+        return rows
 
-    def empty_name(self) -> Tensor:
-        """`[D]` for `Context.redundant`: the empty name's embedding, or zero where a background is subtracted."""
-        empty = self.embed(TextSet(("",), (("",),), self.templates))[0]
-        return empty if self.background is None else torch.zeros_like(empty)
+    def directions(self, texts: TextSet) -> Tensor:
+        """`[P, D]`, what methods explain: each name minus its contrast, the background's mean, or the mean of both."""
+        names, contrasts = self.embed(texts), self.contrasts(texts)
+        against = [] if contrasts is None else [contrasts]
+        if self.background is not None:
+            against.append(self.background.mean(dim=0).expand_as(names))
+        return names - torch.stack(against).nanmean(dim=0).nan_to_num(0.0) if against else names
+
+    def empty_name(self, texts: TextSet | None = None) -> Tensor:
+        """`[P, D]` for `Context.redundant`: the empty name's embedding, or zero where something else is subtracted."""
+        empty = self.embed(TextSet(("",), (("",),), self.templates))
+        if self.background is not None:
+            empty = torch.zeros_like(empty)
+        bare = [not words for words in texts.contrasts] if texts else [True]
+        return empty * torch.tensor(bare).to(empty)[:, None]
+
+    def unknown_reasons(self, texts: TextSet) -> tuple[str | None, ...]:
+        """For each name, why the model cannot know it or tell it from its contrast; None when it can."""
+        reasons = [self.unknown_reason(words) for words in texts.synonyms]
+        contrasts = self.contrasts(texts)
+        if contrasts is None:
+            return tuple(reasons)
+        alike = ((contrasts * self.embed(texts)).sum(dim=1) > ALIKE).tolist()
+        for p, words in enumerate(texts.contrasts):
+            if words and reasons[p] is None:
+                said = (
+                    f"{self.backbone.name} reads {texts.synonyms[p][0]!r} and {words[0]!r} alike: name another contrast"
+                )
+                reasons[p] = self.unknown_reason(words) or (said if alike[p] else None)
+        return tuple(reasons)
 
     def unknown_reason(self, words: tuple[str, ...]) -> str | None:
         """Why the model cannot know a name by any of its synonyms; None when it can, or when pictures stand for it."""

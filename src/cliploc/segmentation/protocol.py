@@ -117,10 +117,14 @@ def protocol_for(
         >>> [one.synonyms for one in protocol_for(["sky", "dog|puppy"], ["wall"]).classes]
         [('wall',), ('sky',), ('dog', 'puppy')]
     """
-    asked = prompts.parse(names)
+    asked = prompts.parse(names, contrasts=False)
     if len(asked) > MOST_NAMES:
         raise UsageError(f"expected at most {MOST_NAMES:,} names, got {len(asked):,}: split them into several runs")
-    around = tuple(word for words in prompts.parse(background).synonyms for word in words) if background else ()
+    around = (
+        tuple(word for words in prompts.parse(background, contrasts=False).synonyms for word in words)
+        if background
+        else ()
+    )
     if not around and len(asked.names) == 1:
         raise UsageError(
             f"expected two names or more, or --background, got only {asked.names[0]!r}, which would have every pixel: "

@@ -84,7 +84,7 @@ def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
             f"expected pictures of at least two classes ({where}), found {len(entries)}: add another class"
         )
     wordnet = {known.wnid: known.entry for known in prompts.imagenet_classes()} if any(map(_is_wnid, entries)) else {}
-    texts = prompts.parse([wordnet.get(label, entry) for label, entry in entries.items()])
+    texts = prompts.parse([wordnet.get(label, entry) for label, entry in entries.items()], contrasts=False)
     index = {label: number for number, label in enumerate(entries)}
     return LabelledPictures(tuple(path for path, _ in rows), tuple(index[label] for _, label in rows), texts.synonyms)
 

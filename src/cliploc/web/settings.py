@@ -60,7 +60,7 @@ MOST_WORDS = 200  # names and synonyms together: each is embedded in every templ
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
 MOST_LETTERS = 8_000  # of the text with all names
 MOST_FIELDS = 64  # of a link
-SIGNS = re.compile(r"[=|@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
+SIGNS = re.compile(r"[=|~@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Settings:
             raise UsageError("expected a name to look for, got none: type one, such as cat")
         if len(found) > MOST_NAMES:
             raise UsageError(f"expected at most {MOST_NAMES} names at once, got {len(found)}: leave some out")
-        words = sum(1 + name.count("|") for name in found)
+        words = sum(1 + len(re.findall("[|~]", name)) for name in found)
         if words > MOST_WORDS:
             raise UsageError(f"expected at most {MOST_WORDS} names and synonyms, got {words}: leave some out")
         return found
@@ -121,9 +121,9 @@ class Settings:
             return replace(self, exemplar_name="", exemplar_box="", exemplar_text=False)
         name = " ".join(self.exemplar_name.split()) or SIGNS.sub(" ", Path(file).stem).strip() or "exemplar"
         if SIGNS.search(name.replace(" ", "")):
-            raise UsageError(f"expected a name for the exemplar without = | @ , [ ], got {short(name)}")
+            raise UsageError(f"expected a name for the exemplar without = | ~ @ , [ ], got {short(name)}")
         parts = re.split(r"[,\n]", self.names)
-        asked = any(" ".join(part.partition("|")[0].split()) == name for part in parts)
+        asked = any(" ".join(re.split("[|~]", part)[0].split()) == name for part in parts)
         return replace(self, exemplar_name=name, names=self.names if asked else f"{self.names}\n{name}".strip())
 
     def exemplar(self, image: Any) -> Exemplar:
@@ -296,11 +296,12 @@ def command_lines(
 
 def _prompt(settings: Settings, name: str, exemplar: str) -> str:
     """A name as the command line takes it, with its exemplar where it has one."""
-    if not exemplar or name.partition("|")[0].strip() != settings.exemplar_name:
+    if not exemplar or re.split("[|~]", name)[0].strip() != settings.exemplar_name:
         return name
     box = settings.exemplar(exemplar).box
     part = "" if box is None else f"[{','.join(f'{edge:g}' for edge in box)}]"
-    return f"{name}|@{exemplar}{part}" if settings.exemplar_text else f"{settings.exemplar_name}=@{exemplar}{part}"
+    alone = "".join((settings.exemplar_name, *name.partition("~")[1:]))
+    return f"{name}|@{exemplar}{part}" if settings.exemplar_text else f"{alone}=@{exemplar}{part}"
 
 
 def to_json(settings: Settings) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Faithfulness:
             )
         if methods:
             flow.tasks_of(methods)  # refuses what does not run on the tower
-        heads = prompts.parse(names).names
+        heads = prompts.parse(names, contrasts=False).names
         self.unknown = localizer.unknown_names(names)
         self.known = [entry for entry, head in zip(names, heads, strict=True) if head not in self.unknown]
         if not self.known:

@@ -89,7 +89,7 @@ def read_labelling(config: str) -> Labelling:
         raise UsageError(f"expected {TAGS} on an Image in the labelling interface, found none: add one")
     if not words:
         raise UsageError(f'expected labels such as <Label value="cat"/> in {TAGS}, found none: add some')
-    entries = tuple("|".join(some) for some in words.values())
+    entries = tuple("|".join(sorted(some, key=lambda word: prompts.CONTRAST in word)) for some in words.values())
     prompts.parse(entries)
     return Labelling(entries, tuple(controls))
 
