@@ -162,6 +162,8 @@ class AnnotateWorker:
     def _row(self, result: Localization) -> Row:
         boxes, groups = self._candidates(result)
         if result.second_look is not None:
+            stays = ~result.second_look.contrast_fits(boxes)  # a part may, where the whole box does not
+            boxes, groups = boxes.where(stays), groups[stays]
             chances, presence = result.second_look.chances(boxes)
         else:  # without presence the model knows no name of the bank: nothing speaks against a name
             known = np.ones(len(self.names)) if result.presence is None else result.presence
