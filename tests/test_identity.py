@@ -389,6 +389,7 @@ CHOOSING = {
     "min_score": ("--min-score", "0.1"),
     "max_boxes": ("--max-boxes", "1"),
     "nms_across": ("--nms-across", "0.4"),
+    "max_false": ("--max-false", "5%"),
     "unsure": ("--unsure",),
 }
 OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_edits import correction_of, is_decisions
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
-from cliploc.jobs.draft_scores import score_drafts
+from cliploc.jobs.draft_scores import least_score, score_drafts
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.labelstudio import brush, polygon_shape
 from tests.report.annotated import annotated
@@ -539,6 +539,23 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     few = drafted(apart[:9] + wrong, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
     assert score_drafts([few], 1)[0].document()["suggested"] is None
     assert score_drafts([], 1)[0].document()["precision"] is None
+
+
+def test_the_least_score_that_keeps_a_promise():
+    boxes = [[10 * i, 0, 10 * i + 9, 9] for i in range(40)]
+    scores = [0.99 - i / 100 for i in range(40)]
+    right = [boxes[i] for i in range(40) if i not in (25, 30, 31)]  # these three drafts are wrong
+    pair = drafted(boxes, scores, [0] * 40, right, [0] * len(right))
+    for most, expected in ((0.05, 25), (0.1, 40), (0.01, None)):
+        found = least_score([pair], 1, most)
+        # By hand: the greatest n with (1 + wrong among the n best) / n at most the promise.
+        wrong = [sum(i in (25, 30, 31) for i in range(n)) for n in range(41)]
+        kept = [n for n in range(1, 41) if (1 + wrong[n]) / n <= most]
+        assert (max(kept) if kept else None) == expected
+        assert found == (None if expected is None else (scores[expected - 1], expected, wrong[expected]))
+    equal = drafted(boxes, [0.5] * 40, [0] * 40, right, [0] * len(right))
+    assert least_score([equal], 1, 0.05) is None  # all or none
+    assert least_score([equal], 1, 0.1) == (0.5, 40, 3)
 
 
 VOC = (

@@ -14,7 +14,9 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotation_edits import write_corrections
 from cliploc.jobs.annotator import AnnotateWorker
+from cliploc.jobs.corrections import Correction
 from cliploc.jobs.drafts import FEWEST
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.pipeline.flow import Flow
@@ -197,3 +199,22 @@ def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_pa
     result = annotate(root, LABELS, out, **OPTIONS)
     assert (result.shares, sum(result.boxes.values())) == ({}, 0)
     assert result.unsure["red"] > 0
+
+
+def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: Path) -> None:
+    root, out = photos(tmp_path / "photos", *(f"p{number:02}" for number in range(24))), tmp_path / "out"
+    how = {**OPTIONS, "second_look": False}  # so that scores are not adjusted to the folder
+    run = annotate(root, LABELS, out, min_score=0.2, **how).run
+    corrected = {f"p{number:02}.png": Correction([BOXES[0]], [0], None, [None]) for number in range(23)}
+    few = dict(list(corrected.items())[:3])
+    for some, kept, said in (
+        (few, 2, "the 3 corrected pictures are too few for this promise"),
+        (corrected, 1, "drafts from a score of 0.60 on; of 23 such drafts on 23 corrected pictures 0 are wrong"),
+    ):
+        write_corrections(out, some, run, {})
+        result = annotate(root, LABELS, out, min_score=0.2, max_false=0.05, **how)
+        assert result.computed == 0
+        assert any(said in note for note in result.notes)
+        assert len(drafts(out, "p23.png")) == kept
+    annotate(root, LABELS, out, min_score=0.2, **how)
+    assert len(drafts(out, "p23.png")) == 2

@@ -53,6 +53,12 @@ class AnnotateFlags(EngineFlags, WithJson):
     groups: str = rare(
         "What to do with a large box around several things.", "keep", metavar="keep|split|drop", group="boxes"
     )
+    max_false: str | None = rare(
+        "Raise --min-score so that no larger share of drafts is wrong, by the pictures that are corrected.",
+        None,
+        metavar="5%",
+        group="boxes",
+    )
     masks: bool = flag("Also write the mask of each box, in formats that support it.", False, group="output")
     polygons: bool = rare(
         "With --masks: write polygons in coco.json, except for masks with holes.", False, group="output"
@@ -83,6 +89,17 @@ class AnnotateFlags(EngineFlags, WithJson):
         none="as before; none",
     )
     edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")
+
+
+def _share(text: str) -> float:
+    """A share as people write it: 5% or 0.05."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"expected --max-false above 0% and at most 100%, got {text!r}: such as 5%")
+    return share
 
 
 @command(
@@ -117,6 +134,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
         Every.of(asked.every)
     find_pictures(asked.pictures, videos=True)
     prompts.resolve_templates(options.templates)
+    most_false = None if asked.max_false is None else _share(asked.max_false)
     engine = asked.parsed()
     folder = writable(asked.out)
     terminal = Terminal()
@@ -132,6 +150,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
                 folder,
                 formats=formats,
                 nms_across=asked.nms_across,
+                max_false=most_false,
                 groups=asked.groups,  # type: ignore[arg-type]  # checked there
                 masks=asked.masks,
                 polygons=asked.polygons,

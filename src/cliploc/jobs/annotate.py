@@ -27,7 +27,7 @@ from cliploc._files import (
     write_part,
 )
 from cliploc._imports import refuse_without
-from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, is_whole, short
+from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, is_whole, number, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder, local
 from cliploc.jobs.annotation_edits import (
@@ -80,6 +80,7 @@ def annotate(
     max_boxes: int | None = DEFAULTS.max_boxes,
     min_area: float = DEFAULTS.min_area,
     nms_across: float | None = None,
+    max_false: float | None = None,
     groups: Groups = "keep",
     masks: bool = False,
     polygons: bool = False,
@@ -111,6 +112,8 @@ def annotate(
             picture keeps its best box.
         max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
         min_area: minimum area of a box's region, as a share of the picture.
+        max_false: share of drafts that may be wrong: the minimum score becomes the least one that kept this promise on
+            the corrected pictures of the run; None for no promise.
         nms_across: of two drafts of different names whose IoU is above this, the better one stays; None to keep all.
         groups: what to do with a large box that contains several things: "keep", "split" or "drop".
         masks: whether each box has its mask, in all formats that hold masks; see `cliploc help masks`.
@@ -153,6 +156,7 @@ def annotate(
     options = _model_options(options, more)
     OPTIONS["min_presence"].check(min_presence)
     given_thresholds = [min_presence if one is None else one for one in names.thresholds]  # None: the usual
+    number("max_false", 0, 1, above=True, none="no promise")(max_false)
     DraftRule((), min_score, max_boxes, nms_across, unsure)  # refuses what cannot be used
     for one in chosen:
         one.check(ExportSettings(names.names, "", "", masks, polygons))
@@ -231,6 +235,9 @@ def annotate(
                     untouched = len(found) - len(read.pictures)
                     notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
                 of_run.read_edits()
+                if max_false is not None:
+                    notes.add([of_run.keep_promise(max_false)])
+                    folder.update_manifest(target, KIND, drafts=of_run.rule.document())
                 state, before = folder.read_manifest(target, KIND), summary_of(target)
                 export = ExportSettings(
                     worker.names, made_by(described), state.get("image_url", IMAGE_URL), masks, polygons, copy

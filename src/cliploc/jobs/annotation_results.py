@@ -27,7 +27,7 @@ from cliploc.jobs.annotation_edits import (
 from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
-from cliploc.jobs.draft_scores import IOU, LabelScore, score_drafts
+from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
@@ -313,6 +313,27 @@ class AnnotatedFolder:
             return {}
         pairs = zip(self.names, self.prior.shares.tolist(), strict=True)
         return {name: share for name, share in pairs if not math.isnan(share)}
+
+    def keep_promise(self, most_false: float) -> str:
+        """Raises the rule's minimum score so that so few drafts are wrong; what is to be said of it.
+
+        Where the corrected pictures are too few for that, the rule stays.
+        """
+        rule, self.rule = self.rule, replace(self.rule, min_score=0.0)
+        pairs = [(self.shown_row(name, unsure=False), self.corrected[name]) for name in self.corrected_whole()]
+        self.rule = rule
+        kept = least_score(pairs, len(self.names), most_false)
+        if kept is None:
+            return (
+                f"--max-false {most_false:g}: the {len(pairs):,} corrected pictures are too few for this promise, or "
+                f"too many of their drafts are wrong: --min-score stays {rule.min_score}; correct more pictures"
+            )
+        score, count, wrong = kept
+        self.rule = replace(rule, min_score=score)
+        return (
+            f"--max-false {most_false:g}: drafts from a score of {score:.2f} on; of {count:,} such drafts on "
+            f"{len(pairs):,} corrected pictures {wrong:,} are wrong"
+        )
 
     def corrected_whole(self) -> list[str]:
         """The corrected pictures that are finished; a person may still be working on the others in the editor."""

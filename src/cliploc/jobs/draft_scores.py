@@ -54,6 +54,13 @@ def _share(part: int, whole: int) -> float | None:
 
 def score_drafts(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
     """The score of all drafts, and of those of each label, by pictures with their corrections."""
+    outcomes, true = _outcomes(pairs, count)
+    every = _scored([one for some in outcomes for one in some], sum(true))
+    return every, [_scored(some, number) for some, number in zip(outcomes, true, strict=True)]
+
+
+def _outcomes(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[list[list[tuple[float, bool]]], list[int]]:
+    """Of each label the scores of its drafts, each with whether it is right, and the number of its corrected boxes."""
     outcomes: list[list[tuple[float, bool]]] = [[] for _ in range(count)]  # label → score and whether it is right
     true = [0] * count
     for row, corrected in pairs:
@@ -64,8 +71,26 @@ def score_drafts(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[L
             true[label] += len(boxes)
             right = _right([row["boxes"][i] for i in drafts], boxes)
             outcomes[label] += [(scores[i], hit) for i, hit in zip(drafts, right, strict=True)]
-    every = _scored([one for some in outcomes for one in some], sum(true))
-    return every, [_scored(some, number) for some, number in zip(outcomes, true, strict=True)]
+    return outcomes, true
+
+
+def least_score(
+    pairs: Iterable[tuple[Row, Correction]], count: int, most_false: float
+) -> tuple[float, int, int] | None:
+    """The least score from which drafts keep a promise on corrected pictures; how many these are, how many are wrong.
+
+    With n drafts of that score or more and f wrong ones among them, (1 + f) / n is at most `most_false`: on average
+    over new pictures of the same kind, not more are wrong (as in the selection of Barber and Candès 2015). So a promise
+    of 5 % needs 20 right drafts at least; None where no score keeps it.
+    """
+    every = sorted((one for some in _outcomes(pairs, count)[0] for one in some), reverse=True)
+    found, wrong = None, 0
+    for number, (score, right) in enumerate(every, start=1):
+        wrong += not right
+        last = number == len(every) or every[number][0] < score  # drafts with the same score go together
+        if last and (1 + wrong) / number <= most_false:
+            found = score, number, wrong
+    return found
 
 
 def _right(drafts: Sequence[Sequence[float]], boxes: Sequence[Sequence[float]]) -> list[bool]:
