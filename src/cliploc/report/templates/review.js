@@ -474,6 +474,7 @@ $("stage").addEventListener("wheel", (event) => {
 let pressed = null, swallow = false, dragged = false;
 addEventListener("pointerdown", takeOverNow, true);
 $("canvas").addEventListener("pointerdown", (event) => {
+  if (event.target.closest?.(".doubt")) { event.stopPropagation(); return; }  // the click that follows keeps the box
   const onSelected = event.target.closest?.(".a9s-annotation.selected");
   pressed = {x: event.clientX, y: event.clientY};
   if (!annotator || $("pan").ariaPressed === "true") return;
@@ -966,7 +967,9 @@ addEventListener("keydown", (event) => {
     nudge(dx * far, dy * far, event.altKey);
     return;
   }
-  if (event.altKey || (event.key === "Enter" && event.target.matches?.("button, summary, a, input"))) return;
+  if (event.altKey) return;
+  // Enter is a button's own key; but the row of this picture was pressed already.
+  if (event.key === "Enter" && event.target.matches?.("button:not(.row [aria-current=true]), summary, a, input")) return;
   const number = "1234567890".indexOf(event.key);
   const work = number >= 0 && event.key.length === 1 ? () => { if (number < data.names.length) relabel(number); } : KEYS[event.key];
   if (!work) return;
