@@ -1,6 +1,7 @@
-"""Which names are in a picture: presence scores, and why the others are not found.
+"""Which names are in a picture: how they compare with a bank of others, and why some are not found.
 
-A calibrated model gives presence scores itself. For others, a name is compared with a bank of other names.
+With a second look (`pipeline.second_look`), the bank decides which names are looked for. Without one, a calibrated
+model gives presence scores itself, and for other models they come from the bank.
 
 The bank is ImageNet's 1,000 names, COCO's 80 and sentences for pictures of no object ("a photo.", "a photo of the
 sky."). Each name of the bank is embedded in one sentence, "a photo of a {}.", and so is the name asked for, whatever
