@@ -41,12 +41,16 @@ def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 
 
 
 def summary(results: Mapping[str, Localization]) -> str:
-    """One line for each method's result: how many of the names were found, in how many boxes."""
-    return " · ".join(
-        f"{title_of(method, one)}: {int(one.found.sum())} of {count(len(one.names), 'name')} found, "
-        f"{count(len(one.boxes), 'box', 'boxes')}"
-        for method, one in results.items()
-    )
+    """One line for each method's result: the names found, their boxes, and how many names are unsure."""
+
+    def line(method: str, one: Localization) -> str:
+        unsure = len(set(one.unsure.label.tolist()))
+        return (
+            f"{title_of(method, one)}: {int(one.found.sum())} of {count(len(one.names), 'name')} found, "
+            f"{count(len(one.boxes), 'box', 'boxes')}" + (f", {unsure} unsure" if unsure else "")
+        )
+
+    return " · ".join(line(method, one) for method, one in results.items())
 
 
 def results_html(
