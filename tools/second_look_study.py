@@ -31,6 +31,7 @@ from cliploc.calibration import OF_BOX, Calibration, own_calibration, reliabilit
 from cliploc.config import FOUND
 from cliploc.jobs.calibrate import Asked, Examples, examples_of, fit
 from cliploc.localizer import Localizer
+from cliploc.metrics import average_precision
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../shared/data"
@@ -168,16 +169,10 @@ def report(pictures: Sequence[Examples], by: Sequence[Calibration]) -> None:
         print(f"absent names found {(found & ~every.there).sum() / absent:.4f}")
     for least in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
         kept = right >= least
-        print(f"  score ≥ {least:.2f}: {kept.sum()} boxes, right {every.right[kept].mean():.3f} ", end="")
-        print(f"({every.right[kept].sum() / every.right.sum():.3f} of the right ones)")
+        share = every.right[kept].sum() / every.right.sum()
+        print(f"  score ≥ {least:.2f}: {kept.sum()} boxes, mean {right[kept].mean():.3f}, ", end="")
+        print(f"right {every.right[kept].mean():.3f} ({share:.3f} of the right ones)")
     print()
-
-
-def average_precision(chance: np.ndarray, true: np.ndarray) -> float:
-    """The mean of the precision at each true one, best first."""
-    hits = true[np.argsort(-chance, kind="stable")].cumsum()
-    ranked = true[np.argsort(-chance, kind="stable")]
-    return float((hits / np.arange(1, len(hits) + 1))[ranked].mean())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from cliploc.values import Boxes, FloatArray, Masks
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cliploc.pipeline.second_look import Judged, SecondLook
+    from cliploc.pipeline.second_look import Judgement, SecondLook
 
 PresenceRule = Literal["calibrated", "bank"]
 Verdict = Literal["found", "unsure", "not found"]
@@ -78,7 +78,7 @@ class Localization:
     presence_rule: PresenceRule | None = None
     ranks: npt.NDArray[np.int64] | None = None
     probabilities: FloatArray | None = None
-    judged: Judged | None = None
+    judged: Judgement | None = None
     second_look: SecondLook | None = None
 
     @property
@@ -228,7 +228,7 @@ class Localization:
             return cut.judged_by(second.judge(boxes, said, rule, min_presence))
         return replace(cut, boxes=boxes, found=np.array([reason is None for reason in said]), reasons=said)
 
-    def judged_by(self, judged: Judged) -> Localization:
+    def judged_by(self, judged: Judgement) -> Localization:
         """With what a second look says."""
         found = np.array([reason is None for reason in judged.reasons])
         return replace(

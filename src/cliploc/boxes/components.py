@@ -196,6 +196,20 @@ def first_of_each(index: npt.NDArray[np.int64], order: npt.NDArray[np.intp], mos
     return order[np.arange(len(order)) - np.searchsorted(of, of) < most]
 
 
+def are_first(index: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.bool_]:
+    """Which boxes `[n]`, best first within each map, are among the first of theirs; all of them without a maximum.
+
+    Example:
+        >>> are_first(np.array([0, 0, 1]), 1).tolist()
+        [True, False, True]
+    """
+    first = np.ones(len(index), bool)
+    if most is not None:
+        first[:] = False
+        first[first_of_each(index, np.arange(len(index)), most)] = True
+    return first
+
+
 @dataclass(frozen=True)
 class _Regions:
     """n regions of a stack of maps: corners `[n, 4]` on the stack, area, peak, index of the map, number in labels."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cliploc.boxes import high_enough
-from cliploc.boxes.components import first_of_each
+from cliploc.boxes.components import are_first
 from cliploc.calibration import UNSURE, Floats
 from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, number, share_or_auto
 from cliploc.geometry import iou_matrix
@@ -133,10 +133,7 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
         score = (1 - moved) * score + moved * np.array(row["fits"], np.float64)
     order = np.lexsort((-score, label))  # a stable sort
     low, of = score[order].astype(np.float32), label[order]
-    kept = np.ones(len(order), bool)
-    if rule.max_boxes is not None:
-        kept[:] = False
-        kept[first_of_each(of, np.arange(len(order)), rule.max_boxes)] = True
+    kept = are_first(of, rule.max_boxes)
     thresholds = np.array(rule.thresholds, np.float64)
     draft = kept & (there >= thresholds)[of] & high_enough(low, of, rule.min_score)
     rank = score if prior is not None else score * there[label]  # without a second look a score is conditional

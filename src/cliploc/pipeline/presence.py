@@ -140,9 +140,8 @@ class Bank:
         if rivals is None:
             return None
         of_bank = views @ rivals.bank.T  # [V, K]
-        passing = (
-            (self._pass_share * rivals.are_rivals.sum(dim=1)).ceil().long().clamp(min=1)
-        )  # [P] the rank that counts
+        count = rivals.are_rivals.sum(dim=1)  # [P]
+        passing = (self._pass_share * count).ceil().long().clamp(min=1)  # [P] the rank that counts
         parts = []
         for start in range(0, len(synonyms), NAMES_AT_ONCE):
             some = slice(start, start + NAMES_AT_ONCE)
@@ -266,9 +265,11 @@ def weigh(
     scores, backbone = torch.einsum("bd,bpd->bp", embedding, names), texts.backbone  # [B, P]
     presence, ranks, probabilities = None, None, None
     rule: PresenceRule | None = None
-    views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]  # [1 + W, D]
-    looks = None if calibration is None else _looks(batch, views, bank)
-    passes: Tensor | None = None  # [B, P] bool, of a second look: what it is for
+    views: list[Tensor] = []  # of each picture [1 + W, D], for the bank
+    if bank is not None:
+        views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]
+    looks = None if calibration is None or bank is None else _looks(batch, views, bank)
+    passes: Tensor | None = None  # [B, P] bool, the names that a second look looks at
     if calibration is None:
         presence = backbone.presence(scores)
     if looks is not None and calibration is not None:
@@ -324,11 +325,11 @@ def weigh(
     return Evidence(scores, presence, [tuple(absent) for absent in absences], rule, ranks, probabilities, looks)
 
 
-def _looks(batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank | None) -> list[tuple[Floats, Rivals]] | None:
+def _looks(batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank) -> list[tuple[Floats, Rivals]] | None:
     """See `Evidence.looks`."""
     found = []
     for item, seen in zip(batch, views, strict=True):
-        rivals = None if bank is None else bank.rivals(item.texts.synonyms, item.texts.contrasts)
+        rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts)
         if rivals is None:  # so for all pictures
             return None
         above = rivals.above(seen)  # [V, P]

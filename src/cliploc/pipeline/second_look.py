@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
-from cliploc.boxes.components import first_of_each
+from cliploc.boxes.components import are_first
 from cliploc.boxes.quality import high_enough
 from cliploc.calibration import OF_BOX, UNSURE, Calibration, Floats, logit
 from cliploc.geometry import Frame, Mosaic
@@ -74,7 +74,7 @@ class Readings:
         return self._whole[b], *(mosaic.mean_feature() for mosaic in mosaics)
 
 
-class Judged(NamedTuple):
+class Judgement(NamedTuple):
     """What a second look says."""
 
     boxes: Boxes  # of the names found, by chance, best first within each name
@@ -85,7 +85,7 @@ class Judged(NamedTuple):
     fit: FloatArray  # [n] the scores of their maps
     contrasted: npt.NDArray[np.bool_]  # [P] names whose boxes, all or all that count, fit their contrast better
 
-    def scaled(self, ratio: npt.NDArray[np.float32]) -> Judged:
+    def scaled(self, ratio: npt.NDArray[np.float32]) -> Judgement:
         """For a copy of the picture of another size."""
         boxes, unsure = (replace(one, xyxy=one.xyxy * ratio) for one in (self.boxes, self.unsure))
         return self._replace(boxes=boxes, unsure=unsure)
@@ -108,7 +108,7 @@ class SecondLook:
         """Bytes of its readings."""
         return sum(view.numel() * view.element_size() for view in self.places)
 
-    def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule, min_presence: float) -> Judged:
+    def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule, min_presence: float) -> Judgement:
         """Boxes of maps, with the chances that they are right instead of the maps' own scores.
 
         Args:
@@ -130,10 +130,7 @@ class SecondLook:
         contrasted[every.label[~stays]] = True
         contrasted[every.label[stays & (high | likely)]] = False
         every, high, likely = every.where(stays), high[stays], likely[stays]
-        kept = np.ones(len(every), bool)
-        if rule.max_boxes is not None:
-            kept[:] = False
-            kept[first_of_each(every.label, np.arange(len(every)), rule.max_boxes)] = True
+        kept = are_first(every.label, rule.max_boxes)
         high &= kept
         said = list(reasons)
         for p in labels.tolist():
@@ -146,7 +143,7 @@ class SecondLook:
                 said[p] = f"no box scores {rule.min_score:g} or more"
         found = np.array([reason is None for reason in said], bool)
         doubtful = (~found & ~contrasted & doubted)[every.label] & kept & likely
-        return Judged(
+        return Judgement(
             every.where(found[every.label] & high),
             every.where(doubtful),
             presence.astype(np.float32),

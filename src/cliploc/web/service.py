@@ -144,8 +144,13 @@ class SearchResult:
 
     @property
     def size(self) -> int:
-        """Bytes of the heatmaps and photographs."""
-        return sum(one.maps.nbytes + 3 * one.image.width * one.image.height for one in self.results.values())
+        """Bytes of the heatmaps and photographs, and of what second looks read."""
+        return sum(
+            one.maps.nbytes
+            + 3 * one.image.width * one.image.height
+            + (0 if one.second_look is None else one.second_look.size)
+            for one in self.results.values()
+        )
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
         """Each method with its threshold: that of the settings, or else the method's own."""
