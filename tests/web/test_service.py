@@ -303,6 +303,13 @@ def test_the_same_again_is_not_computed_again(service, look):
     assert service.look(CAT, Settings(names="cat", method="layer_cam"), look) is not look
 
 
+def test_what_a_second_look_reads_counts_too(by_recipe):
+    [found] = by_recipe.results.values()
+    readings = sum(view.nbytes for view in found.second_look.places)
+    assert readings > 0
+    assert by_recipe.size == found.maps.nbytes + 3 * found.image.width * found.image.height + readings
+
+
 def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch):
     mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
