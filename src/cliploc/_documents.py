@@ -340,6 +340,39 @@ class DonePicture(Struct, tag_field="status", tag="ok"):  # the row of a picture
                 raise ValueError("expected boxes inside the picture")
 
 
+class TaughtRow(Struct):  # a row of taught.jsonl: a picture's boxes of the names that are taught
+    picture: str
+    blake2b: Digest
+    presence: dict[str, Share]  # number of each of these names → chance that it is there
+    boxes: list[tuple[float, float, float, float]]
+    fits: list[Share]
+    labels: list[Count]
+    groups: list[Literal[0, 1]]
+    masks: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        _as_many(self.boxes, self.fits, self.labels, self.groups, self.masks)
+        if any(str(label) not in self.presence for label in self.labels):
+            raise ValueError("expected labels with a presence")
+
+
+class TaughtName(Struct):  # what became of a name; see `cliploc.jobs.teach.Taught`
+    reviewed: Count
+    pictures: Count
+    used: bool
+    why: str
+    before: Count | None
+    after: Count | None
+    compared: Count
+    agreement: float | None
+
+
+class TaughtFacts(Struct):  # the first line of taught.jsonl
+    of: str
+    run: str
+    names: dict[str, TaughtName]
+
+
 AnnotatedRow = FailedPicture | DonePicture
 Names = Annotated[list[str], Meta(min_length=1)]
 

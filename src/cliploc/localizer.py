@@ -33,6 +33,7 @@ from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
+from cliploc.teaching.lesson import VERSION as LESSONS_VERSION
 from cliploc.tower import Backbone, Needs
 from cliploc.values import ResizePolicy
 
@@ -339,12 +340,14 @@ class Localizer:
         absent_maps: bool = True,
         keep_maps: bool = True,
         presence: bool | None = None,
+        lessons: bool = False,
     ) -> Generator[Result, None, None]:
         """Processes requests, each with its own id; a picture that cannot be read gives its error as the result.
 
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's own.
+            lessons: whether results have what `cliploc.teaching` needs of their pictures.
 
         Yields:
             For each request in order, its id with what was found, or with the error of a picture that cannot be read.
@@ -357,7 +360,8 @@ class Localizer:
         """
         flow = self._own if methods is None else self._named
         tasks = {self.method.name: self._task} if methods is None else flow.tasks_of(methods)
-        return flow.run(requests, tasks, absent_maps, self._bank_where(presence), reporter, "skip", keep_maps)
+        bank = self._bank_where(presence)
+        return flow.run(requests, tasks, absent_maps, bank, reporter, "skip", keep_maps, lessons)
 
     def _bank_where(self, presence: bool | None) -> Bank | None:
         """The bank if names are compared with it, else None."""
@@ -566,6 +570,14 @@ class Localizer:
             "min_presence": pipeline.min_presence,
             **(second_look if pipeline.second_look else {"presence_bank": BANK_VERSION} if by_bank else {}),
         }
+
+    def unteachable_reason(self) -> str | None:
+        """Why what it computes cannot be kept for teaching (`cliploc.teaching`); None where it can."""
+        return self._own.steps.unteachable_reason(self._task)
+
+    def teaching(self) -> dict[str, Any]:
+        """How maps are made again from what is kept, as part of a run's identity."""
+        return {"version": LESSONS_VERSION, "level": self._own.steps.level_of(self._task)}
 
     @cached_property
     def _weights(self) -> str:

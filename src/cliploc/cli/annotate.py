@@ -20,7 +20,7 @@ from cliploc.cli.output import (
     writable,
 )
 from cliploc.cli.review import PORT, refuse_without_web, serve_drafts
-from cliploc.config import MIN_SCORE, Options, parse_list
+from cliploc.config import MIN_SCORE, Options, choice, parse_list
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
@@ -88,6 +88,13 @@ class AnnotateFlags(EngineFlags, WithJson):
         metavar="30|2s|scene",
         none="as before; none",
     )
+    teach: str | None = flag(
+        "Learn from the folder itself, and from corrections: `cliploc help teaching`.",
+        None,
+        metavar="on|off",
+        none="on, where the method allows it",
+        group="boxes",
+    )
     edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")
 
 
@@ -134,6 +141,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
         Every.of(asked.every)
     find_pictures(asked.pictures, videos=True)
     prompts.resolve_templates(options.templates)
+    choice("--teach", ("on", "off"), none=True)(asked.teach)
     most_false = None if asked.max_false is None else _share(asked.max_false)
     engine = asked.parsed()
     folder = writable(asked.out)
@@ -162,6 +170,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
                 retry=asked.retry,
                 image_url=asked.image_url,
                 every=asked.every,
+                teach=None if asked.teach is None else asked.teach == "on",
                 engine=engine,
                 reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
                 **options.given(),

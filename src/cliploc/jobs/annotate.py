@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from cliploc import __version__, prompts
@@ -25,6 +25,7 @@ from cliploc._files import (
     temporaries_of,
     user_path,
     write_part,
+    write_whole,
 )
 from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, is_whole, number, short
@@ -43,12 +44,13 @@ from cliploc.jobs.annotation_edits import (
     write_decisions,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, lines_of, rows_in, rows_of, run_id
+from cliploc.jobs.annotation_rows import KIND, LEARNT, SCHEMA_VERSION, TAUGHT, lines_of, rows_in, rows_of, run_id
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
+from cliploc.jobs.lessons import lessons_path
 from cliploc.jobs.notes import Notes, pictures_in_words
 from cliploc.jobs.picture_files import PictureFile, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
@@ -57,7 +59,12 @@ from cliploc.jobs.videos import FRAMES, Every, all_frames
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
 
+if TYPE_CHECKING:
+    from cliploc.jobs.teach import Teaching
+
 OWN_FILES = (
+    TAUGHT,
+    LEARNT,
     export_states.FILE,
     "summary.json",
     "decisions.json",
@@ -92,6 +99,7 @@ def annotate(
     retry: bool = False,
     image_url: str | None = None,
     every: str | None = None,
+    teach: bool | None = None,
     engine: Engine = local.run,
     shard: int = SHARD,
     reporter: Reporter = SILENT,
@@ -129,6 +137,8 @@ def annotate(
             Label Studio's local files, below the folder that contains `pictures`.
         every: which frames of videos are taken: "30" for each 30th, "2s" for one in two seconds, "scene" for those that
             begin a scene, or several with commas; None: as before, at first none.
+        teach: whether the folder teaches itself and corrections teach it (`cliploc help teaching`); None: where the
+            method allows it.
         engine: the engine that runs it.
         shard: number of pictures that are computed and written together; rounded to whole batches.
         reporter: gets the phases ("annotate", then "writing NAME" for each format that is not up to date), the numbers
@@ -168,7 +178,7 @@ def annotate(
     found = there.pictures[:limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
     least = [one for one in (*given_thresholds, _least_of(target)) if one is not None]
-    settings = AnnotatorSettings(names, BoxFilter(min_area, groups, min(least, default=None)), options, masks)
+    settings = AnnotatorSettings(names, BoxFilter(min_area, groups, min(least, default=None)), options, masks, teach)
     given = None if decisions is None else user_path(decisions)
     if given is not None:
         _spare_corrections(target, given)
@@ -235,6 +245,9 @@ def annotate(
                     untouched = len(found) - len(read.pictures)
                     notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
                 of_run.read_edits()
+                taught = _taught(of_run, described, reporter)
+                if taught is not None:
+                    notes.add(taught.lines())
                 if max_false is not None:
                     notes.add([of_run.keep_promise(max_false)])
                     folder.update_manifest(target, KIND, drafts=of_run.rule.document())
@@ -254,6 +267,16 @@ def annotate(
                     reporter=reporter,
                 )
                 return replace(result, not_applied=not_applied)
+
+
+def _taught(run: AnnotatedFolder, settings: Mapping[str, Any], reporter: Reporter) -> Teaching | None:
+    """Teaches a run, where it keeps lessons."""
+    if "teaching" not in settings:
+        return None
+    from cliploc.jobs.teach import teach  # here: whoever asks for help needs no torch
+
+    reporter.phase("learning from the folder")
+    return teach(run, plain(dict(settings)))
 
 
 def default_image_url(root: Path) -> str:
@@ -396,6 +419,7 @@ def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile
     if damaged:
         export_states.mark_stale(out)
     for index in damaged:
+        lessons_path(out, index).unlink(missing_ok=True)
         remove_part(part_path(out, index, KIND.suffix))  # it is not known which pictures it contained
     if replaced := _drop_replaced(out, found, run):
         notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
@@ -412,6 +436,8 @@ class _Keep:
 
     def __call__(self, part: Part) -> None:
         of_part = [self._stamps[one.id] for one in self._shards[part.index].samples]
+        if part.lessons:  # before the rows: without them a picture could never be taught
+            write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
         write_part(part_path(self._out, part.index, KIND.suffix), part.table, of_part)
         self.written += 1
         self._notes.add(part.notes)
@@ -447,5 +473,6 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
         if fresh:
             write_part(path, b"".join(content[line] for line in fresh), [stamps[line] for line in fresh if stamps])
         else:
+            lessons_path(out, int(path.stem)).unlink(missing_ok=True)
             remove_part(path)
     return replaced

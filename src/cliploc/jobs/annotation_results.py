@@ -198,7 +198,7 @@ class AnnotatedFolder:
 
     def read_rows(self) -> None:
         """Reads what the model found."""
-        self.results = Results(self.out)
+        self.results = Results(self.out, self.run)
         self.show(self.found)
 
     def show(self, found: Sequence[PictureFile]) -> None:
@@ -211,6 +211,10 @@ class AnnotatedFolder:
     def chosen(self, picture: str) -> Chosen:
         """Which of a picture's candidates are drafts, and which are unsure."""
         return choose(self.results.row(picture), self.rule, self.prior)
+
+    def untaught(self, picture: str) -> Chosen:
+        """The same without what teaching found."""
+        return choose(self.results.row(picture, taught=False), self.rule, self.prior)
 
     def kept(self, picture: str) -> list[int]:
         """The numbers of the boxes that hold where no corrected ones do, best first."""
@@ -304,7 +308,7 @@ class AnnotatedFolder:
         if self.corrected:
             digest.update(json.dumps(plain_corrections(self.corrected), sort_keys=True).encode())
         for one in self.found:
-            digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.places[one.id].digest)
+            digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.stamp(one.id))
         return digest.hexdigest()
 
     def shares(self) -> dict[str, float]:
@@ -339,6 +343,19 @@ class AnnotatedFolder:
         """The corrected pictures that are finished; a person may still be working on the others in the editor."""
         there = [one.id for one in self.found if one.id in self.corrected]
         return [name for name in there if self.reviews.get(name, {"status": "reviewed"})["status"] == "reviewed"]
+
+    def finished(self) -> dict[str, tuple[list[list[float]], list[int]]]:
+        """The boxes and labels of the pictures that a person has finished: corrected ones, or drafts that hold."""
+        found = {}
+        for name in (one.id for one in self.annotated()):
+            if self.reviews.get(name, {"status": "reviewed"})["status"] != "reviewed":
+                continue
+            if name in self.corrected:
+                found[name] = self.corrected[name].boxes, self.corrected[name].labels
+            elif name in self.reviews:
+                row, kept = self.results.row(name), self.kept(name)
+                found[name] = [row["boxes"][i] for i in kept], [row["labels"][i] for i in kept]
+        return found
 
     def seen(self, picture: str) -> bool:
         """Whether somebody has reviewed or corrected a picture."""

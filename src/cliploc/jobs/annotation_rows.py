@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import AnnotatedRow, AnnotationManifest, parse_json
+from cliploc._documents import AnnotatedRow, AnnotationManifest, TaughtFacts, TaughtRow, checked, parse_json
 from cliploc._files import part_path, parts_in, read_part
 from cliploc.calibration import Floats
 from cliploc.errors import UsageError
@@ -30,6 +30,8 @@ KIND = RunKind(
     AnnotationManifest,
 )
 CACHED = 4  # number of parts whose rows are in memory while exports are written
+LEARNT = "learnt.safetensors"  # see `cliploc.teaching.learnt`
+TAUGHT = "taught.jsonl"  # what teaching found: a line of facts, then a row for each picture
 
 
 def run_id(manifest: Mapping[str, Any]) -> str:
@@ -45,14 +47,44 @@ class _Place:
     line: int
     ok: bool
     digest: bytes
+    content: str  # digest of the picture's file
     presence: Floats | None = None  # [P] of a picture that did not fail
+
+
+@dataclass(frozen=True)
+class TaughtRows:
+    """What teaching found."""
+
+    facts: Mapping[str, Any]  # what it was made of, and what became of each name
+    rows: Mapping[str, Row]  # picture → its boxes of the names that are taught
+
+
+def read_taught(out: Path, run: str) -> TaughtRows | None:
+    """What teaching found in a run; None where nothing of this run can be read."""
+    try:
+        facts, *rows = [json.loads(line) for line in (out / TAUGHT).read_bytes().splitlines()]
+        checked_facts, checked_rows = checked(facts, TaughtFacts), [checked(row, TaughtRow) for row in rows]
+    except (OSError, ValueError):
+        return None
+    return TaughtRows(checked_facts, {row["picture"]: row for row in checked_rows}) if facts["run"] == run else None
+
+
+def _with_taught(row: Row, taught: Row) -> Row:
+    """A picture's row with the boxes of the names that are taught behind the others."""
+    both: Row = {key: [*row[key], *taught[key]] for key in ("boxes", "fits", "labels", "groups")}
+    both["scores"] = [*row["scores"], *taught["fits"]]
+    if "masks" in row:
+        both["masks"] = [*row["masks"], *taught["masks"]]
+    return {**row, **both, "taught": taught["presence"], "untaught": len(row["boxes"])}
 
 
 class Results:
     """The rows of all parts. Rows are read part by part; only their places are in memory."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, run: str) -> None:
         self.places: dict[str, _Place] = {}
+        taught = read_taught(out, run)
+        self._taught: Mapping[str, Row] = {} if taught is None else taught.rows
         for path in parts_in(out, KIND.suffix):
             for line, row in enumerate(rows_of(path)):
                 ok = row["status"] == "ok"
@@ -60,13 +92,21 @@ class Results:
                 if before is None or ok or not before.ok:  # a success replaces an earlier failure
                     digest = hashlib.sha256(json.dumps(row).encode()).digest()[:8]
                     presence = presence_of(row) if ok else None
-                    self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, presence)
+                    self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, row["blake2b"], presence)
         self._part = functools.lru_cache(CACHED)(lambda part: rows_of(part_path(out, part, KIND.suffix)))
 
-    def row(self, picture: str) -> Row:
-        """The row of a picture."""
+    def row(self, picture: str, taught: bool = True) -> Row:
+        """The row of a picture, with what teaching found unless it is left out."""
         place = self.places[picture]
-        return self._part(place.part)[place.line]
+        row, found = self._part(place.part)[place.line], self._taught.get(picture)
+        if not taught or found is None or not place.ok or found["blake2b"] != place.content:
+            return row
+        return _with_taught(row, found)
+
+    def stamp(self, picture: str) -> bytes:
+        """A digest that changes with the row."""
+        found = self._taught.get(picture)
+        return self.places[picture].digest + (b"" if found is None else json.dumps(found).encode())
 
 
 def rows_of(path: Path) -> list[Row]:

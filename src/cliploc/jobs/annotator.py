@@ -11,12 +11,14 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import features_of, score_of, share_of_peak
+from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import DEFAULTS, OPTIONS, Options, choice
 from cliploc.errors import ModelError, UsageError
+from cliploc.geometry import Frame
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.labels import Labels
+from cliploc.jobs.lessons import packed
 from cliploc.jobs.notes import collect_halved, failure_reason
 from cliploc.jobs.picture_files import bad_name
 from cliploc.jobs.sources import Digests
@@ -26,7 +28,8 @@ from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import encode
-from cliploc.values import Boxes
+from cliploc.teaching.lesson import Lesson
+from cliploc.values import Boxes, FloatArray
 
 Groups = Literal["keep", "split", "drop"]
 LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could ever be shown
@@ -58,6 +61,8 @@ class AnnotatorSettings:
     filter: BoxFilter  # which boxes become candidates
     options: Options  # options of `Localizer`, except `RESERVED`, which labels and filter set
     masks: bool = False  # whether each box has its mask
+    # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
+    teach: bool | None = None
 
     def __call__(self) -> AnnotateWorker:
         """The worker."""
@@ -84,24 +89,31 @@ class AnnotateWorker:
             ).given()
         )
         assert self.localizer.options.second_look == second_look
+        why_not = self.localizer.unteachable_reason()
+        if settings.teach and why_not is not None:
+            raise UsageError(f"expected a method that a folder can be taught with, got {why_not}: use --teach off")
+        self._teach = settings.teach is not False and why_not is None
         self.names = labels.names
         unknown = self.localizer.unknown_names(labels.entries)
-        if len(unknown) == len(self.names):
+        if len(unknown) == len(self.names) and not self._teach:
             raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
         self._known = np.array([name not in unknown for name in self.names])  # [P]
-        self.notes = tuple(f"never gets boxes: {reason}" for reason in unknown.values())
+        ending = ": correct three pictures, and the others get boxes" if self._teach else ""
+        self.notes = tuple(f"gets no boxes{ending}: {reason}" for reason in unknown.values())
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
         own = self.localizer.describe()
         by_bank = {} if self.localizer.calibrated or "second_look" in own else {"presence_bank": BANK_VERSION}
         with_masks = {"masks": True} if self._settings.masks else {}
-        return {**own, "groups": self._settings.filter.groups, **by_bank, **with_masks}
+        teaching = {"teaching": self.localizer.teaching()} if self._teach else {}
+        return {**own, "groups": self._settings.filter.groups, **by_bank, **with_masks, **teaching}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
         waiting: deque[Shard] = deque()  # shards that are not complete yet
         done: dict[Hashable, Row] = {}  # (shard, place in it) → row
+        lessons: dict[Hashable, Lesson] = {}  # the same → lesson
         notes: list[str] = []
         digests = Digests(shards)
 
@@ -130,7 +142,9 @@ class AnnotateWorker:
                     for one, digest, place in zip(shard.samples, digests.pop(shard), places, strict=True)
                 ]
                 text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
-                yield Part(shard.index, text.encode("ascii"), tuple(notes))
+                of_rows = zip(rows, places, strict=True)
+                kept = {(row["picture"], row["blake2b"]): lessons.pop(at) for row, at in of_rows if at in lessons}
+                yield Part(shard.index, text.encode("ascii"), tuple(notes), packed(kept) if self._teach else b"")
                 notes.clear()
 
         entries = list(self._settings.labels.entries)
@@ -139,10 +153,13 @@ class AnnotateWorker:
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
             absent_maps=False,
             presence=True,
+            lessons=self._teach,
         )
         try:
             for result in results:
                 if result.error is None:
+                    if result.lesson is not None:
+                        lessons[result.id] = result.lesson
                     (found,) = result.found.values()
                     keep(result.id, self._row(found))
                 else:
@@ -196,9 +213,16 @@ class AnnotateWorker:
         judged, every = result.judged, result.boxes
         if judged is not None:
             every = replace(judged.candidates, score=judged.fit)
-        boxes: list[_Box] = []
+        boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
-            of_name = sorted(self._grouped(result, every, p), key=lambda one: -one.fit)
+            of_name = grouped(
+                result.frame,
+                result.maps[p],
+                (every.xyxy[every.label == p], every.score[every.label == p]),
+                p,
+                self.localizer.box_rule,
+                self._settings.filter.groups,
+            )
             boxes += [one for number, one in enumerate(of_name) if number == 0 or one.fit >= LEAST_FIT]
         return (
             Boxes(
@@ -210,34 +234,46 @@ class AnnotateWorker:
             np.array([one.group for one in boxes], bool),
         )
 
-    def _grouped(self, result: Localization, every: Boxes, p: int) -> list[_Box]:
-        """One name's boxes; boxes that contain several things are marked, split or dropped."""
-        mode, of_name = self._settings.filter.groups, every.label == p
-        xyxy, fits = every.xyxy[of_name], every.score[of_name]
-        x0, y0, x1, y1 = result.frame.visible_xyxy
-        heat, corner = result.maps[p, y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
-        rule = self.localizer.box_rule
-        tau = share_of_peak(heat, rule.threshold)
-        boxes: list[_Box] = []
-        for box, fit, around in zip(xyxy, fits, around_others(xyxy), strict=True):
-            on_map = result.frame.to_input(box[None])[0] - corner
-            parts = split_region(heat, on_map, tau)
-            if mode == "keep" or not (around or parts):
-                boxes.append(_Box(box, float(fit), p, bool(around or parts)))
-            elif mode == "split" and not around:  # the things in a box around others have their own boxes already
-                parts_on_map = np.stack([part for part, _ in parts])
-                of_parts = score_of(features_of(heat, parts_on_map, rule))
-                boxes += [
-                    _Box(part, float(part_fit), p, False)
-                    for part, part_fit in zip(result.frame.to_original(parts_on_map + corner), of_parts, strict=True)
-                    if (part[2:] > part[:2]).all()
-                ]
-        return boxes
-
 
 @dataclass(frozen=True)
-class _Box:
+class Candidate:
+    """A box that may become a draft."""
+
     xyxy: npt.NDArray[np.floating[Any]]
     fit: float  # the score of its map
     label: int
     group: bool
+
+
+def grouped(
+    frame: Frame,
+    heat: FloatArray,
+    boxes: tuple[FloatArray, FloatArray],
+    label: int,
+    rule: BoxRule,
+    mode: str,
+) -> list[Candidate]:
+    """One name's boxes, best first; boxes that contain several things are marked, split or dropped.
+
+    Args:
+        heat: the name's map `[H, W]` over the frame's input.
+        boxes: corners `[n, 4]` in pixels of the picture, and the scores of the map `[n]`.
+        mode: see `BoxFilter.groups`.
+    """
+    x0, y0, x1, y1 = frame.visible_xyxy
+    shown, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
+    tau = share_of_peak(shown, rule.threshold)
+    found: list[Candidate] = []
+    for box, fit, around in zip(*boxes, around_others(boxes[0]), strict=True):
+        parts = split_region(shown, frame.to_input(box[None])[0] - corner, tau)
+        if mode == "keep" or not (around or parts):
+            found.append(Candidate(box, float(fit), label, bool(around or parts)))
+        elif mode == "split" and not around:  # the things in a box around others have their own boxes already
+            parts_on_map = np.stack([part for part, _ in parts])
+            of_parts = score_of(features_of(shown, parts_on_map, rule))
+            found += [
+                Candidate(part, float(part_fit), label, False)
+                for part, part_fit in zip(frame.to_original(parts_on_map + corner), of_parts, strict=True)
+                if (part[2:] > part[:2]).all()
+            ]
+    return sorted(found, key=lambda one: -one.fit)

@@ -6,18 +6,50 @@ it has IoU ≥ 0.5 with a corrected box of its label that is not taken yet; it t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 
 IOU = 0.5
+ADJUSTED = 0.7  # a draft that fits a box less well than this has to be adjusted
 FEWEST = 10  # corrected boxes of a label, below which its figures suggest nothing
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a person has to do with the drafts of one name in a picture."""
+
+    delete: int  # drafts without a box
+    draw: int  # boxes without a draft
+    adjust: int  # drafts whose IoU with their box is below `ADJUSTED`
+
+    @property
+    def total(self) -> int:
+        """The number of corrections."""
+        return self.delete + self.draw + self.adjust
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.delete + other.delete, self.draw + other.draw, self.adjust + other.adjust)
+
+
+def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> Work:
+    """The corrections of drafts `[n, 4]`, best first, that make them the boxes `[m, 4]`.
+
+    Example:
+        >>> work_on([[0, 0, 10, 10], [50, 50, 60, 60]], [[0, 0, 10, 15], [20, 0, 30, 10]])
+        Work(delete=1, draw=1, adjust=1)
+    """
+    found, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
+    fits = _fits(found, true)
+    right = sum(fit >= IOU for fit in fits)
+    return Work(len(found) - right, len(true) - right, sum(IOU <= fit < ADJUSTED for fit in fits))
 
 
 @dataclass(frozen=True)
@@ -69,8 +101,8 @@ def _outcomes(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[list
             drafts = sorted((i for i, its in enumerate(row["labels"]) if its == label), key=lambda i: -scores[i])
             boxes = [box for box, its in zip(corrected.boxes, corrected.labels, strict=True) if its == label]
             true[label] += len(boxes)
-            right = _right([row["boxes"][i] for i in drafts], boxes)
-            outcomes[label] += [(scores[i], hit) for i, hit in zip(drafts, right, strict=True)]
+            fits = _fits([row["boxes"][i] for i in drafts], boxes)
+            outcomes[label] += [(scores[i], fit >= IOU) for i, fit in zip(drafts, fits, strict=True)]
     return outcomes, true
 
 
@@ -93,18 +125,19 @@ def least_score(
     return found
 
 
-def _right(drafts: Sequence[Sequence[float]], boxes: Sequence[Sequence[float]]) -> list[bool]:
-    """Whether each draft, the best first, is right."""
-    if not drafts or not boxes:
-        return [False] * len(drafts)
-    iou = iou_matrix(drafts, boxes)  # [n, m]
-    right = []
+def _fits(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> list[float]:
+    """The IoU of each draft, the best first, with the box that it takes; less than `IOU` where it takes none."""
+    found, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
+    if not len(found) or not len(true):
+        return [0.0] * len(found)
+    iou = iou_matrix(found, true)  # [n, m]
+    fits = []
     for row in iou:
         best = int(row.argmax())
-        right.append(bool(row[best] >= IOU))
-        if right[-1]:
+        fits.append(float(row[best]))
+        if fits[-1] >= IOU:
             iou[:, best] = 0  # rows that follow see that it is taken
-    return right
+    return fits
 
 
 def _scored(outcomes: list[tuple[float, bool]], true: int) -> LabelScore:

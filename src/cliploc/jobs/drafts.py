@@ -132,6 +132,13 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
         moved = np.divide((there - presence).clip(min=0), missing, out=np.zeros_like(there), where=missing > 0)[label]
         score = (1 - moved) * score + moved * np.array(row["fits"], np.float64)
     order = np.lexsort((-score, label))  # a stable sort
+    if "taught" in row:  # of a name that is taught only these boxes count
+        names, by_teaching = [int(p) for p in row["taught"]], np.arange(len(label)) >= row["untaught"]
+        there = there.copy()
+        there[names] = [*row["taught"].values()]
+        score[by_teaching] *= there[label[by_teaching]]
+        order = np.lexsort((-score, label))
+        order = order[(by_teaching == np.isin(label, names))[order]]
     low, of = score[order].astype(np.float32), label[order]
     kept = are_first(of, rule.max_boxes)
     thresholds = np.array(rule.thresholds, np.float64)

@@ -31,6 +31,7 @@ class Part:
     # the content of the part's file: a `pyarrow.Table` in a benchmark (see `cliploc.jobs.rows`), bytes in an annotation
     table: Any
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
+    lessons: bytes = b""  # of an annotation that is taught: `cliploc.jobs.lessons`
 
 
 class Worker(Protocol):

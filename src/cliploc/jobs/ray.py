@@ -83,7 +83,7 @@ def run(
                             raise ERRORS[row["error"]](row["table"].decode())
                         if waiting.pop(row["index"], None) is None:
                             continue  # sent twice, as its worker died right after sending it
-                        on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"])))
+                        on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"]), row["lessons"]))
                         reporter.images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
@@ -109,7 +109,7 @@ class _ShardsDone:
         self.worker: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        out: dict[str, list[Any]] = {"index": [], "table": [], "notes": [], "error": []}
+        out: dict[str, list[Any]] = {"index": [], "table": [], "notes": [], "lessons": [], "error": []}
         for packed in batch["shard"]:
             shard: Shard = pickle.loads(packed)
             try:
@@ -119,13 +119,13 @@ class _ShardsDone:
                     import_modules(self.modules)
                     self.worker = self.make_worker()
                 (part,) = self.worker.stream([shard])
-                table, notes, error = _bytes(part.table), list(part.notes), ""
+                table, notes, lessons, error = _bytes(part.table), list(part.notes), part.lessons, ""
             except CliplocError as raised:
                 # As text: an exception with a constructor of its own cannot be sent.
                 error = next(name for name, kind in ERRORS.items() if isinstance(raised, kind))
-                table, notes = str(raised).encode(), []
-            for name, value in (("index", shard.index), ("table", table), ("notes", notes), ("error", error)):
-                out[name].append(value)
+                table, notes, lessons = str(raised).encode(), [], b""
+            for values, value in zip(out.values(), (shard.index, table, notes, lessons, error), strict=True):
+                values.append(value)
         return out
 
     def _count_attempt(self, shard: Shard) -> None:

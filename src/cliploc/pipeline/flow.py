@@ -59,6 +59,7 @@ from cliploc.pipeline.views import (
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
+from cliploc.teaching.lesson import Lesson
 from cliploc.tower import Backbone, Guide
 from cliploc.values import Boxes, FloatArray, TextSet
 
@@ -91,6 +92,7 @@ class Computed:
     evidence: Evidence  # which names are there
     wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
     readings: Readings | None  # of all places, for a second look; None without one
+    lessons: list[Lesson] | None  # of the pictures, for the first task; None unless they are asked for
 
 
 class Flow:
@@ -168,10 +170,11 @@ class Flow:
         reporter: Reporter,
         on_error: OnError,
         keep_maps: bool = True,
+        lessons: bool = False,
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while the caller uses this one."""
         bank = self.second_look[0] if self.second_look else bank
-        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, absent_maps=absent_maps)
+        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, absent_maps=absent_maps, lessons=lessons)
         # Few pictures are read ahead, as a whole batch of them is with the tower already.
         with self.batches(requests, on_error, DECODERS) as gathered, Ahead(gathered, compute) as ahead:
             for batch, job in ahead:
@@ -183,7 +186,7 @@ class Flow:
                         b, computed = next(found)
                         results = zip(tasks.items(), computed.by_task, strict=True)
                         made = {s: self._result(b, task, maps, computed, keep_maps) for (s, task), maps in results}
-                        yield Result(item.id, made)
+                        yield Result(item.id, made, lesson=computed.lessons[b] if computed.lessons else None)
                     else:
                         reporter.failed(item.source, item.error)
                         yield Result(item.id, error=item.error)
@@ -229,12 +232,14 @@ class Flow:
         tasks: Sequence[Task],
         bank: Bank | None = None,
         absent_maps: bool = True,
+        lessons: bool = False,
     ) -> Computed | None:
         """The maps of every task, and which names are there.
 
         Args:
             items: a batch: pictures with equally many names, beside some that cannot be read.
             bank: names to compare with; None for a calibrated model, or where no presence is asked for.
+            lessons: whether the lessons of the pictures are made.
         """
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
@@ -251,10 +256,10 @@ class Flow:
             readings = Readings(self.backbone, batch, self._windows) if self.second_look else None
             for number, look in enumerate(looks):
                 counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
-                context, maps = self._see(look, batch, directions, tasks, counting, notes)
+                context, maps = self._see(look, batch, directions, tasks, counting, notes, lessons)
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
-                    stitched.append(self.steps.stitched(context, batch))
+                    stitched.append(self.steps.stitched(context, batch, lessons))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
                     stitched[int(look.flipped)].add(look, context.trace)
                 if readings is not None:
@@ -280,7 +285,8 @@ class Flow:
                 )
                 for task, kept, said in zip(tasks, raw, notes, strict=True)
             ]
-            return Computed(batch, by_task, embedding, windows, evidence, wanted, readings)
+            own = self.steps.lessons(raw[0], batch, wanted, whole[0], embedding, together) if lessons else None
+            return Computed(batch, by_task, embedding, windows, evidence, wanted, readings, own)
 
     def _see(
         self,
@@ -290,6 +296,7 @@ class Flow:
         tasks: Sequence[Task],
         masked: Tell | None,
         notes: list[list[list[str]]],
+        lessons: bool,
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
         # The pixels are made once, and only if the tower, a method or the guide asks for them.
@@ -297,7 +304,7 @@ class Flow:
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
         reads = Readings.needs(self.backbone, look) if self.second_look else []
-        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look) + reads)
+        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, lessons) + reads)
         with self._remembered(look, batch) as remembered:
             trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)

@@ -22,6 +22,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import ImageLike, Picture, load
 from cliploc.localization import Localization
+from cliploc.teaching.lesson import Lesson
 from cliploc.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
 
@@ -48,6 +49,7 @@ class Result:
     # method, as it was asked for → where the names are; empty after an error
     found: Mapping[str, Localization] = field(default_factory=dict)
     error: InputError | None = None  # why the picture could not be used; None where it could
+    lesson: Lesson | None = None  # what is kept of the picture; None unless it was asked for
 
 
 @dataclass(frozen=True)

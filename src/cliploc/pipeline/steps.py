@@ -30,6 +30,7 @@ from cliploc.pipeline.views import (
     padding_least,
 )
 from cliploc.refine import LONGEST, Refinement
+from cliploc.teaching.lesson import Lesson, keep, taught_stage
 from cliploc.tower import Backbone, Needs
 from cliploc.values import FloatArray
 
@@ -63,18 +64,37 @@ class Steps:
         self.values_at_once: int | None = None
         # The set of windows whose features the steps read; None if they read those of a guide, or no set.
         self._smallest = None if guided or not windows else windows.index(max(windows))
+        self._taught = Needs(features=(backbone.middle_stage, taught_stage(backbone)))
 
-    def needs(self, look: Look) -> list[Needs]:
-        """What the steps on the grid read from the trace of a look."""
-        read = look.scale == 0 or look.windows == self._smallest
-        return [step.needs(self._backbone) for step in self.on_grid] if read else []
+    def unteachable_reason(self, task: Task) -> str | None:
+        """Why lessons cannot stand for the tower, in words; None where they can: maps are made again by `affinity`."""
+        if not task.refined:
+            return f"{task.method.name}, whose map is the same for every picture"
+        others = [step.name for step in (*self.on_grid, *self.over_picture) if step.name not in ("affinity", "level")]
+        return f"the refinement {others[0]}" if others else None
 
-    def stitched(self, whole: Context, batch: Sequence[Prepared]) -> StitchedFeatures:
+    def level_of(self, task: Task) -> float | None:
+        """τ of the step `level`; None without it."""
+        threshold = task.method.threshold
+        for step in self.on_grid:
+            if step.name == "level":
+                return threshold
+            threshold = step.threshold(self._backbone, threshold)
+        return None
+
+    def needs(self, look: Look, taught: bool = False) -> list[Needs]:
+        """What the steps on the grid, and what teaches, read from the trace of a look."""
+        if look.scale != 0 and look.windows != self._smallest:
+            return []
+        return [step.needs(self._backbone) for step in self.on_grid] + [self._taught] * taught
+
+    def stitched(self, whole: Context, batch: Sequence[Prepared], taught: bool = False) -> StitchedFeatures:
         """An empty `StitchedFeatures` for what steps on the grid read, on the grid of the smallest windows.
 
         It stitches no stage if the grid of the whole pictures is finer, or if there is a guide.
         """
-        stages = {stage for step in self.on_grid for stage in step.needs(self._backbone).features}
+        needs = [step.needs(self._backbone) for step in self.on_grid] + [self._taught] * taught
+        stages = {stage for one in needs for stage in one.features}
         grids = {}
         for stage in stages if self._smallest is not None else ():
             seen, window = batch[0].frames[0].input_hw, self._window_hw
@@ -112,17 +132,48 @@ class Steps:
         for context, (look, values) in zip(whole, raw, strict=False):
             grid = self.on_grid[0].grid(context)
             if alone:
-                maps = min_max(raw[0][1])
-                on_grid = F.interpolate(maps.flip(-1) if look.flipped else maps, size=grid, mode="bilinear")
+                on_grid = F.interpolate(min_max(raw[0][1]), size=grid, mode="bilinear")
             else:
-                on_grid = values.new_zeros(len(batch), values.shape[1], *grid)
-                for b, item in enumerate(batch):
-                    for some in self._lots(wanted[b], item.frames[0].input_hw):
-                        on_grid[b, list(some)] = joined.on_grid(b, some, grid)
-                on_grid = on_grid.flip(-1) if look.flipped else on_grid
+                on_grid = self._mean(joined, values.shape[1], grid, wanted)
+            on_grid = on_grid.flip(-1) if look.flipped else on_grid
             stepped = self._stepped(on_grid, context, batch, task.method, look.flipped)
             refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
         return Joined(refined, batch)
+
+    def _mean(self, joined: Joined, names: int, grid: tuple[int, int], wanted: list[Sequence[int]]) -> Tensor:
+        """The mean of the views on a grid, `[B, P, h, w]`; unwanted maps are zero."""
+        batch = joined.batch
+        mean = joined.views[0][0][1].new_zeros(len(batch), names, *grid)
+        for b, item in enumerate(batch):
+            for some in self._lots(wanted[b], item.frames[0].input_hw):
+                mean[b, list(some)] = joined.on_grid(b, some, grid)
+        return mean
+
+    def lessons(
+        self,
+        raw: Sequence[LookMaps],
+        batch: Sequence[Prepared],
+        wanted: list[Sequence[int]],
+        whole: Context,
+        embedding: Tensor,
+        together: Remembered,
+    ) -> list[Lesson]:
+        """What is kept of each picture, so that it can be searched again without the tower."""
+        places, features = whole.places, whole.trace.features[taught_stage(self._backbone)]
+        grid = (places.shape[-2], places.shape[-1])
+        mean = self._mean(Joined(by_view(raw), batch, together.shared), raw[0][1].shape[1], grid, wanted)
+        return [
+            keep(
+                wanted[b],
+                mean[b, list(wanted[b])],
+                places[b],
+                features[b],
+                embedding[b],
+                item.frames[0],
+                whole.from_windows,
+            )
+            for b, item in enumerate(batch)
+        ]
 
     def _stepped(
         self, maps: Tensor, context: Context, batch: Sequence[Prepared], method: Method, flipped: bool

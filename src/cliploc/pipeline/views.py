@@ -118,7 +118,7 @@ def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor
     if not frames:  # a picture too narrow for windows
         return chosen.new_zeros(len(names), *item.frames[0].input_hw)
     if view[0][0].windows is None:
-        return min_max(_whole_on_input(chosen[0], item.frames[0], frames[0]))
+        return min_max(whole_on_input(chosen[0], item.frames[0], frames[0]))
     return min_max(item.frames[0].stitch(frames, chosen))
 
 
@@ -210,7 +210,7 @@ def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tenso
     return filled
 
 
-def _whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:
+def whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:
     """Maps `[p, h, w]` of a whole picture → `[p, H, W]` on the first scale's input; the padding gets their minimum."""
     if all(one.resized_wh == one.input_hw[::-1] for one in (base, frame)):
         return F.interpolate(raw[None], size=base.input_hw, mode="bilinear", align_corners=False)[0]

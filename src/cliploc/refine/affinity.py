@@ -20,7 +20,12 @@ ROUNDING = 1e-4  # distances from the mean below this share of the largest are r
 
 def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
     """Computes A · map for maps `[B, P, h, w]` on the grid of the features `[B, C, h, w]`; see `affinity`."""
-    places, heat = directions(features), maps.flatten(2).transpose(1, 2)  # [B, N, C], [B, N, P]
+    return spread_along(directions(features), maps, cut)
+
+
+def spread_along(places: Tensor, maps: Tensor, cut: float) -> Tensor:
+    """As `spread`, with the directions `[B, h·w, C]` of the places."""
+    heat = maps.flatten(2).transpose(1, 2)  # [B, N, P]
     rows = max(1, PAIRS // (places.shape[0] * places.shape[1]))
     parts = []
     for start in range(0, places.shape[1], rows):
@@ -57,9 +62,14 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
     pictures: docs/refinement.md, docs/recipes.md.
     """
-    if not ctx.from_windows:
-        return spread(ctx.places, maps, CUT)
-    return (1 - KEPT) * min_max(spread(ctx.places, maps, WINDOWS_CUT)) + KEPT * maps
+    return along(directions(ctx.places), maps, ctx.from_windows)
+
+
+def along(places: Tensor, maps: Tensor, from_windows: bool) -> Tensor:
+    """`affinity` of maps `[B, P, h, w]`, with the directions `[B, h·w, C]` of the places."""
+    if not from_windows:
+        return spread_along(places, maps, CUT)
+    return (1 - KEPT) * min_max(spread_along(places, maps, WINDOWS_CUT)) + KEPT * maps
 
 
 def directions(features: Tensor) -> Tensor:

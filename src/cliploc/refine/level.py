@@ -38,7 +38,12 @@ def level(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     over levels t with γ from ½ to 2. A(t) is the share of places above t, smoothed: mean Φ((map − t) / 0.08), at least
     0.001. τ is the threshold for boxes of these maps (`Context.threshold`); the second term keeps t* near it.
     """
-    tau = min(max(ctx.threshold, 0.01), 0.99)  # 0 and 1 have no γ
+    return leveled(maps, ctx.threshold)
+
+
+def leveled(maps: Tensor, threshold: float) -> Tensor:
+    """`level` of maps `[B, P, h, w]`; `threshold` is that of `Context`."""
+    tau = min(max(threshold, 0.01), 0.99)  # 0 and 1 have no γ
     found = levels(maps, tau)[..., None, None]  # [B, P, 1, 1]
     maps = maps.float()
     # A flat map is left as it is: rounding would make some of its values differ.

@@ -1,0 +1,93 @@
+"""The lessons of a run, in files beside its parts; read one by one, as all of them do not fit into memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cliploc._files import part_path
+from cliploc.geometry import Frame
+from cliploc.teaching.lesson import Lesson
+
+SUFFIX = ".safetensors"
+LISTED = "pictures"  # the entry with the pictures and the digests of their files
+
+
+def lessons_path(out: Path, index: int) -> Path:
+    """Where the lessons of a part lie."""
+    return part_path(out, index, SUFFIX)
+
+
+def packed(lessons: Mapping[tuple[str, str], Lesson]) -> bytes:
+    """The lessons of a part by picture and digest, as safetensors."""
+    tensors: dict[str, Tensor] = {
+        LISTED: torch.frombuffer(bytearray(json.dumps([*lessons]), "utf-8"), dtype=torch.uint8)
+    }
+    for number, one in enumerate(lessons.values()):
+        f = one.frame
+        facts = [*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy, int(one.windowed)]
+        tensors |= {
+            f"{number}.names": torch.tensor(one.names, dtype=torch.int32),
+            f"{number}.heat": one.heat.contiguous(),
+            f"{number}.places": one.places.contiguous(),
+            f"{number}.features": one.features.contiguous(),
+            f"{number}.scale": torch.tensor(one.scale, dtype=torch.float32),
+            f"{number}.embedding": one.embedding.contiguous(),
+            f"{number}.frame": torch.tensor(facts, dtype=torch.int32),
+        }
+    return save(tensors)
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: Path
+    number: int
+    digest: str
+
+
+class Lessons:
+    """The lessons of a run by picture. Files that cannot be read are as if they were not there."""
+
+    def __init__(self, out: Path) -> None:
+        self._places: dict[str, _Place] = {}
+        for path in sorted((out / "parts").glob(f"*{SUFFIX}")):
+            try:
+                with safe_open(path, "pt") as file:
+                    listed = json.loads(bytes(file.get_tensor(LISTED).tolist()))
+                for number, (picture, digest) in enumerate(listed):
+                    self._places[picture] = _Place(path, number, digest)
+            except (OSError, SafetensorError, ValueError):
+                continue
+
+    def has(self, picture: str, digest: str) -> bool:
+        """Whether there is the lesson of a picture whose file has this digest."""
+        return picture in self._places and self._places[picture].digest == digest
+
+    def of(self, picture: str) -> Lesson:
+        """The lesson of a picture that is there."""
+        place = self._places[picture]
+        with safe_open(place.path, "pt") as file:
+            part = {
+                key: file.get_tensor(f"{place.number}.{key}")
+                for key in ("names", "heat", "places", "features", "scale", "embedding", "frame")
+            }
+        facts = [int(one) for one in part["frame"].tolist()]
+        frame = Frame((facts[0], facts[1]), (facts[2], facts[3]), (facts[4], facts[5]), (facts[6], facts[7]))
+        names = tuple(int(one) for one in part["names"].tolist())
+        return Lesson(
+            names,
+            part["heat"],
+            part["places"],
+            part["features"],
+            float(part["scale"]),
+            part["embedding"],
+            frame,
+            bool(facts[8]),
+        )

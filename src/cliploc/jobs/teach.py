@@ -1,0 +1,437 @@
+"""An annotated folder teaches itself, and corrected pictures teach it: drafts drawn again, without the model.
+
+Of each name that can be taught a direction is fitted (`cliploc.teaching.directions`); with it the maps of all pictures
+that nobody has reviewed are made again from their lessons, and boxes from these. Reviewed pictures stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc._files import write_whole
+from cliploc.boxes import BoxRule, scored_boxes
+from cliploc.calibration import UNSURE, Floats, logit
+from cliploc.config import FOUND, MIN_SCORE
+from cliploc.geometry import Frame, iou_matrix
+from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught
+from cliploc.jobs.annotator import Candidate, Row, grouped
+from cliploc.jobs.draft_scores import work_on
+from cliploc.jobs.lessons import Lessons
+from cliploc.masks import box_masks
+from cliploc.rle import encode
+from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text
+from cliploc.teaching.drawing import drawn
+from cliploc.teaching.learnt import Learnt
+from cliploc.teaching.lesson import Lesson, pooled
+from cliploc.values import Boxes, FloatArray
+
+VERSION = 1  # of what is taught and drawn
+FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
+# Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
+COMMON = 0.5  # share of the pictures that show it, at least
+AGREE = 0.7  # mean IoU of the best boxes before and after, at least
+FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
+MOST_TAUGHT = 600  # pictures that teach; more change little
+MOST_COMPARED = 200  # pictures whose boxes before and after are compared
+MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
+LEAST = 0.02  # boxes whose maps score less are not kept
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What became of one name."""
+
+    reviewed: int  # pictures that were reviewed
+    pictures: int  # pictures that taught
+    used: bool  # whether the taught drafts are used
+    why: str  # in words
+    # corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
+    # without reviewed pictures
+    before: int | None = None
+    after: int | None = None
+    compared: int = 0  # number of these pictures
+    agreement: float | None = None  # of the best boxes before and after
+
+    def saved(self, left: int) -> int:
+        """About how many corrections it saves in the pictures that are left."""
+        if not self.used or self.before is None or self.after is None or not self.compared:
+            return 0
+        return max(0, round((self.before - self.after) / self.compared * left))
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """The result of `teach`."""
+
+    names: Mapping[str, Taught]
+    left: int  # number of pictures that nobody has reviewed
+    reviewed: int  # number of those that were
+
+    def lines(self) -> list[str]:
+        """What is to be said of it."""
+        said = []
+        for name, one in self.names.items():
+            if one.used and not one.reviewed:
+                said.append(f"{name}: drafts learnt from the {one.pictures:,} pictures that show it")
+            elif one.used:
+                saved = one.saved(self.left)
+                ending = f": about {saved:,} corrections saved" if saved else ""
+                said.append(f"{name}: drafts learnt from {one.reviewed:,} reviewed pictures{ending}")
+            elif one.reviewed:
+                said.append(f"{name}: {one.why}")
+        return said
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How boxes are made of taught maps, as a run's settings have it."""
+
+    rule: BoxRule
+    level: float | None  # τ of the step `level`; None without it
+    groups: str
+    masks: bool
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Drawing:
+        """That of a run."""
+        kept = {one.name: settings[one.name] for one in fields(BoxRule)}
+        rule = BoxRule(**{**kept, "max_boxes": None, "min_score": 0.0})
+        level = settings["teaching"]["level"]
+        return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
+
+
+def teach(folder: AnnotatedFolder, settings: Mapping[str, Any]) -> Teaching | None:
+    """Teaches the names of a run where they can be taught, and writes the drafts; None where nothing can be.
+
+    The folder shows them afterwards. The result depends on what the model found, on what people corrected, and on
+    earlier drafts only of pictures that somebody has reviewed.
+    """
+    if "teaching" not in settings:
+        return None
+    school = School(folder, Drawing.of(settings))
+    stamp = school.stamp(settings)
+    before = read_taught(folder.out, folder.run)
+    if before is not None and before.facts["of"] == stamp:
+        return Teaching({name: Taught(**one) for name, one in before.facts["names"].items()}, *school.counts)
+    names, known = school.names()
+    path = folder.out / LEARNT
+    if known is None:
+        path.unlink(missing_ok=True)
+    else:
+        known.learnt(settings, names).save(path)
+    facts = {"of": stamp, "run": folder.run, "names": {name: asdict(one) for name, one in names.items()}}
+    rows = [*school.rows(known, {} if before is None else before.rows)]
+    _write(folder.out, facts, rows)  # last: whoever finds it finds what belongs to it
+    folder.read_rows()
+    return Teaching(names, *school.counts)
+
+
+def _write(out: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    text = "".join(f"{json.dumps(one, allow_nan=False)}\n" for one in (facts, *rows))
+    write_whole(out / TAUGHT, lambda temporary: temporary.write_text(text, encoding="ascii"))
+
+
+class _Presence:
+    """The chance that a name is in a picture, corrected by reviewed pictures with similar embeddings.
+
+    A Gaussian process on the pictures' embeddings, for what is wrong with the chance without it.
+    """
+
+    OFFSET, NOISE = 0.2, 0.5  # what all pictures have in common; how far one review may be by chance
+
+    def __init__(self, mean: Tensor, embeddings: Tensor, before: Floats, true: Sequence[bool]) -> None:
+        self._mean, self._seen = mean, F.normalize(embeddings - mean, dim=1)  # [D], [K, D]
+        self._missing = np.where(true, 1.0, -1.0) - _squashed(before)  # [K]
+        self._alike = (self._seen @ self._seen.T).double().numpy() + self.OFFSET  # [K, K]
+        self._weights = self._solved(np.arange(len(self._missing)))
+
+    def _solved(self, ids: npt.NDArray[np.int64]) -> Floats:
+        alike = self._alike[np.ix_(ids, ids)] + self.NOISE * np.eye(len(ids))
+        return np.linalg.solve(alike, self._missing[ids]).astype(np.float64)
+
+    def __call__(self, embedding: Tensor, before: float) -> float:
+        """The chance of a picture."""
+        alike = (self._seen @ F.normalize(embedding.float() - self._mean, dim=0)).numpy() + self.OFFSET  # [K]
+        return _chance(float(_squashed(np.array([before]))[0] + alike @ self._weights))
+
+    def without(self, k: int, before: float) -> float:
+        """The chance of reviewed picture `k` as if it were not reviewed."""
+        others = np.delete(np.arange(len(self._missing)), k)
+        found = float(self._alike[k, others] @ self._solved(others))
+        return _chance(float(_squashed(np.array([before]))[0]) + found)
+
+
+def _squashed(chance: Floats) -> Floats:
+    """Chances as −1 to 1; one that is not known is 0."""
+    found: Floats = (logit(np.nan_to_num(chance, nan=0.5)) / 4).clip(-1, 1)
+    return found
+
+
+def _chance(squashed: float) -> float:
+    return 1 / (1 + math.exp(-4 * squashed))
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The directions of the names that are taught."""
+
+    whitening: Whitening
+    directions: Mapping[int, tuple[Direction, float]]  # label → direction, and share of the text's map
+    presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
+    names: tuple[str, ...]
+
+    def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
+        """As a file has it."""
+        keys = ("model", "weights", "method", "teaching", "image_size", "scales", "windows", "refine", "flip", "resize")
+        about = {key: settings[key] for key in keys if key in settings}
+        about["reviewed"] = {name: one.reviewed for name, one in names.items()}
+        return Learnt.of({self.names[p]: one for p, one in self.directions.items()}, self.whitening, about)
+
+
+class School:
+    """The pictures of a run that can teach or be taught."""
+
+    def __init__(self, folder: AnnotatedFolder, drawing: Drawing) -> None:
+        self.folder, self.drawing, self.lessons = folder, drawing, Lessons(folder.out)
+        places, pictures = folder.results.places, [one.id for one in folder.annotated()]
+        self.pictures = [one for one in pictures if self.lessons.has(one, places[one].content)]
+        self.reviewed = {name: one for name, one in folder.finished().items() if name in {*self.pictures}}
+        self._unseen = [one for one in self.pictures if not folder.seen(one)]
+        self._plain = {one: folder.untaught(one).presence for one in self.pictures}
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The numbers of the pictures that nobody has reviewed, and of those that somebody has."""
+        return len(self._unseen), len(self.reviewed)
+
+    def stamp(self, settings: Mapping[str, Any]) -> str:
+        """A digest of all that the drafts depend on, but for those of reviewed pictures."""
+        folder = self.folder
+        digest = hashlib.sha256(json.dumps([VERSION, folder.run, settings["teaching"], self._unseen]).encode())
+        digest.update(json.dumps([*self.reviewed.items()], sort_keys=True).encode())
+        for one in self.pictures:
+            digest.update(folder.results.places[one].digest)
+        return digest.hexdigest()
+
+    def chance(self, picture: str, p: int) -> float:
+        """That a name is in a picture, before it is taught; NaN of names that the model does not know."""
+        return float(self._plain[picture][p])
+
+    def names(self) -> tuple[dict[str, Taught], Directions | None]:
+        """What becomes of each name, and the directions of those whose drafts are used."""
+        asked = [p for p in range(len(self.folder.names)) if self.enough(p) or self.common(p)]
+        if not asked or not self.pictures:
+            return {}, None
+        chosen = self._sample()
+        lessons = [self.lessons.of(one) for one in chosen]
+        whitening = Whitening.of(lessons)
+        pictures = Pictures.of(lessons, whitening)
+        found = {p: _Name(self, p, chosen, lessons, pictures) for p in asked}
+        used = {p: one for p, one in found.items() if one.outcome.used}
+        directions = {p: (one.fitted.direction, one.share) for p, one in used.items()}
+        presence = {p: one.presence for p, one in used.items() if one.presence is not None}
+        outcomes = {self.folder.names[p]: one.outcome for p, one in found.items()}
+        return outcomes, Directions(whitening, directions, presence, self.folder.names) if used else None
+
+    def common(self, p: int) -> bool:
+        """Whether a name is common enough to be taught before anything is reviewed."""
+        count = sum(one[p] >= FOUND for one in self._plain.values())
+        return count >= FEWEST and self.folder.shares().get(self.folder.names[p], 0.0) >= COMMON
+
+    def enough(self, p: int) -> bool:
+        """Whether enough of a name is reviewed."""
+        boxes = sum(labels.count(p) for _, labels in self.reviewed.values())
+        return len(self.reviewed) >= FEWEST_REVIEWED and boxes >= FEWEST_REVIEWED
+
+    def _sample(self) -> list[str]:
+        """The pictures that teach: reviewed ones first, then others in an order that has nothing to do with them."""
+        ordered = sorted(self.pictures, key=lambda one: hashlib.blake2b(one.encode(), digest_size=8).digest())
+        return sorted(ordered, key=lambda one: one not in self.reviewed)[:MOST_TAUGHT]
+
+    # --------------------------------------------------------------------------------------------------------- drawn
+    def rows(self, known: Directions | None, before: Mapping[str, Row]) -> Iterator[Row]:
+        """The rows of the taught names, picture by picture; those of pictures that somebody has seen stay."""
+        contents = {one: self.folder.results.places[one].content for one in self.pictures}
+        for picture, row in before.items():
+            if self.folder.seen(picture) and row["blake2b"] == contents.get(picture):
+                yield row
+        if known is None:
+            return
+
+        def made(picture: str) -> Row:
+            return {"picture": picture, "blake2b": contents[picture], **self._row(picture, known)}
+
+        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+            yield from pool.map(made, self._unseen)
+
+    def _row(self, picture: str, known: Directions) -> Row:
+        lesson = self.lessons.of(picture)
+        presence: dict[int, float] = {}
+        for p in known.directions:
+            chance, corrected = self.chance(picture, p), known.presence.get(p)
+            presence[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
+        labels = [p for p, chance in presence.items() if chance >= UNSURE]
+        boxes: list[Candidate] = []
+        masks: list[str] = []
+        if labels:
+            maps = self.maps(lesson, known.whitening(lesson.readings()), {p: known.directions[p] for p in labels})
+            for number, p in enumerate(labels):
+                of_name = self._candidates(lesson, maps[number], p)
+                boxes += of_name
+                if self.drawing.masks:
+                    masks += self._masks(lesson, maps[number], of_name)
+        row: Row = {
+            "presence": {str(p): chance for p, chance in presence.items()},
+            "boxes": [[round(float(one), 2) for one in box.xyxy] for box in boxes],
+            "fits": [round(box.fit, 4) for box in boxes],
+            "labels": [box.label for box in boxes],
+            "groups": [int(box.group) for box in boxes],
+        }
+        return {**row, "masks": masks} if self.drawing.masks else row
+
+    def maps(self, lesson: Lesson, whitened: Tensor, directions: Mapping[int, tuple[Direction, float]]) -> FloatArray:
+        """The taught maps `[p, H, W]` over the picture's input; `whitened` is `[h′·w′, k]`."""
+        grid = lesson.features.shape[-2:]
+        projected = torch.stack([direction(whitened).view(*grid) for direction, _ in directions.values()])
+        heat = torch.stack([_heat(lesson, p) for p in directions])
+        share = [of_text for _, of_text in directions.values()]
+        maps: FloatArray = drawn(lesson, heat, projected, share, self.drawing.level).numpy()
+        return maps
+
+    def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
+        x0, y0, x1, y1 = lesson.frame.visible_xyxy
+        found = scored_boxes(heat[None, y0:y1, x0:x1], self.drawing.rule)
+        xyxy = lesson.frame.to_original(found.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
+        kept = found.score >= LEAST
+        kept[:1] = True
+        return xyxy[kept], found.score[kept]
+
+    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int) -> list[Candidate]:
+        xyxy, fits = self.boxes(lesson, heat)
+        return grouped(lesson.frame, heat, (xyxy, fits), p, self.drawing.rule, self.drawing.groups)
+
+    def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[Candidate]) -> list[str]:
+        xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
+        on_map = Boxes(xyxy, np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64), ("",))
+        counts = {
+            i: encode(mask)["counts"] for i, mask in box_masks(lesson.frame, heat[None], on_map, self.drawing.rule)
+        }
+        return [counts[i] for i in range(len(boxes))]
+
+
+def _heat(lesson: Lesson, p: int) -> Tensor:
+    """The map of a name `[h, w]`, zero where none was made."""
+    if p in lesson.names:
+        return lesson.heat[lesson.names.index(p)].float()
+    return torch.zeros(lesson.places.shape[-2:])
+
+
+class _Name:
+    """One name, taught; and whether that is of use."""
+
+    def __init__(
+        self, school: School, p: int, chosen: Sequence[str], lessons: Sequence[Lesson], pictures: Pictures
+    ) -> None:
+        self._school, self._p, self._chosen, self._lessons, self._pictures = school, p, chosen, lessons, pictures
+        chances = np.array([school.chance(one, p) for one in chosen])
+        self._known = not np.isnan(chances).all()
+        heat = torch.stack([pooled(_heat(one, p), pictures.grid).flatten() for one in lessons])  # [n, N]
+        shown = [bool(there >= FOUND) and p in one.names for there, one in zip(chances, lessons, strict=True)]
+        self._uses = torch.tensor(shown) if self._known else torch.ones(len(chosen), dtype=torch.bool)
+        self._reviewed = [i for i, one in enumerate(chosen) if one in school.reviewed] if school.enough(p) else []
+        inside = {i: _inside(lessons[i].frame, self._true(i), pictures.grid) for i in self._reviewed}
+        self.fitted = fit(pictures, heat, self._uses, inside, self._known)
+        self.share = share_of_text(len(self._reviewed), self._known)
+        self.presence: _Presence | None = None
+        if self._reviewed:
+            embeddings = torch.stack([one.embedding.float() for one in lessons])
+            true = [len(self._true(i)) > 0 for i in self._reviewed]
+            own = embeddings[self._reviewed]
+            self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
+        self.outcome = self._outcome()
+
+    def _true(self, i: int) -> FloatArray:
+        """The boxes `[m, 4]` of a reviewed picture."""
+        boxes, labels = self._school.reviewed[self._chosen[i]]
+        return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self._p]).reshape(-1, 4)
+
+    def _drawn(self, i: int, direction: Direction) -> FloatArray:
+        """The taught boxes `[n, 4]` of a picture that would be drafts, best first."""
+        maps = self._school.maps(self._lessons[i], self._pictures.whitened[i], {self._p: (direction, self.share)})
+        xyxy, score = self._school.boxes(self._lessons[i], maps[0])
+        return xyxy[score >= MIN_SCORE]
+
+    def _untaught(self, i: int) -> FloatArray:
+        """The drafts `[n, 4]` that the picture would have, best first."""
+        row, chosen = (
+            self._school.folder.results.row(self._chosen[i], taught=False),
+            self._school.folder.untaught(self._chosen[i]),
+        )
+        ids = [box for box in chosen.drafts if row["labels"][box] == self._p]
+        return np.array([row["boxes"][box] for box in ids]).reshape(-1, 4)
+
+    def _outcome(self) -> Taught:
+        common = self._school.common(self._p)
+        agreement = self._agreement() if common else None
+        open_gate = common and agreement is not None and agreement >= AGREE
+        count, taught = len(self._reviewed), int(self._uses.sum())
+        if not count:
+            why = "learnt from the folder" if open_gate else f"not learnt: drafts would move (mean IoU {agreement:.2f})"
+            return Taught(0, taught, open_gate, why, agreement=agreement)
+        compared = list(range(count))[:MOST_LEFT_OUT]
+        before = sum(self._work(self._untaught(self._reviewed[k]), k) for k in compared)
+        after = sum(self._work(self._left_out(k), k) for k in compared)
+        # A name's drafts change only for a difference that is larger than chance.
+        least = math.sqrt(len(compared)) if self._known else 0.0
+        used = after <= before + least if open_gate else after < before - least
+        seen = f"{len(compared):,} reviewed pictures"
+        why = f"drafts as before: on {seen} learnt ones need {after:,} corrections, these {before:,}"
+        return Taught(count, taught, used, why, before, after, len(compared), agreement)
+
+    def _left_out(self, k: int) -> FloatArray:
+        """The taught drafts of a reviewed picture as if it were not reviewed."""
+        i, presence = self._reviewed[k], self.presence
+        assert presence is not None
+        if presence.without(k, self._school.chance(self._chosen[i], self._p)) < FOUND:
+            return np.zeros((0, 4), np.float32)
+        return self._drawn(i, self.fitted.without(i, self._pictures, bool(self._uses[i])))
+
+    def _work(self, drafts: FloatArray, k: int) -> int:
+        return work_on(drafts, self._true(self._reviewed[k])).total
+
+    def _agreement(self) -> float | None:
+        """The mean IoU of the best boxes before and after, of some of the pictures with the name."""
+        found = []
+        for i in torch.nonzero(self._uses).flatten().tolist()[:MOST_COMPARED]:
+            before, after = self._untaught(i), self._drawn(i, self.fitted.direction)
+            if len(before) and len(after):
+                found.append(float(iou_matrix(before[:1], after[:1])[0, 0]))
+        return float(np.mean(found)) if found else None
+
+
+def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell that lies in boxes `[m, 4]` of the picture, `[h·w]`."""
+    height, width = frame.input_hw
+    on_grid = frame.to_input(boxes) / np.array([width, height] * 2) * np.array([grid[1], grid[0]] * 2)  # [m, 4]
+    rows, columns = np.arange(grid[0]), np.arange(grid[1])
+    found = np.zeros(grid, np.float32)
+    for x0, y0, x1, y1 in on_grid:
+        down = (np.minimum(rows + 1, y1) - np.maximum(rows, y0)).clip(0)
+        across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)
+        found = np.maximum(found, down[:, None] * across[None])
+    return torch.from_numpy(found).flatten().float()

@@ -1,0 +1,187 @@
+"""A direction for each name in the tower's features, from the places that the maps of a folder are sure of.
+
+The maps of all pictures with a name are hot at some places and cold at others. In the whitened features of the folder
+w = f̄ − b̄ points from the mean cold place to the mean hot one (as linear discriminant analysis does). New maps are the
+mean of the old one and of the projection on w, spread by affinity; they give the next w. A picture that a person has
+reviewed is clamped: hot is what lies in its boxes. No network is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.maps import min_max
+from cliploc.refine.affinity import along
+from cliploc.teaching.lesson import Lesson, pooled
+
+# Chosen on one labelling job, the raccoon pictures; tools/teaching_study.py.
+CHANNELS = 32  # of the whitened features
+SHRINK = 1.0  # of the mean variance, added to each: rare directions are noise
+ROUNDS = 4
+HOT, COLD = 0.6, 0.2  # of maps in 0–1
+MIX = 0.5  # share of the map from the text, where the model knows the name and nothing is reviewed
+WANES = 40  # reviewed pictures that halve this share
+OTHERS = 3.0  # weight of all pictures together that are not reviewed, for each that is, of a name that is not known
+FEWEST_HOT, FEWEST_COLD = 0.002, 4  # weight of places, below which a picture says nothing
+SAMPLED = 60  # places of a picture from which the folder's variance is estimated
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The features of a folder, with about unit variance in each of `CHANNELS` directions."""
+
+    mean: Tensor  # [c]
+    matrix: Tensor  # [c, k]
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson]) -> Whitening:
+        """That of these pictures."""
+        rng = np.random.default_rng(0)
+        sample = torch.cat([_some(one.readings(), rng) for one in lessons]).double()
+        mean = sample.mean(dim=0)
+        values, vectors = torch.linalg.eigh(torch.cov(sample.T))
+        values, vectors = values[-CHANNELS:].clamp(min=0), vectors[:, -CHANNELS:]
+        scale = (values + SHRINK * values.mean()).clamp(min=torch.finfo(values.dtype).tiny).rsqrt()
+        return cls(mean.float(), (vectors * scale).float())
+
+    def __call__(self, readings: Tensor) -> Tensor:
+        """`[…, c]` → `[…, k]`."""
+        return (readings - self.mean) @ self.matrix
+
+
+def _some(readings: Tensor, rng: np.random.Generator) -> Tensor:
+    count = len(readings)
+    return readings[torch.from_numpy(rng.choice(count, min(count, SAMPLED), replace=False))]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The lessons of n pictures on the grid of the features that are taught, `[N = h′·w′]` places each."""
+
+    whitened: Tensor  # [n, N, k]
+    places: Tensor  # [n, N, C] directions, of which affinity spreads maps
+    windowed: bool
+    grid: tuple[int, int]  # (h′, w′)
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson], whitening: Whitening) -> Pictures:
+        """The lessons of pictures with the same grids, at least one."""
+        grid = (lessons[0].features.shape[-2], lessons[0].features.shape[-1])
+        places = torch.stack([pooled(one.places.float() / 127, grid) for one in lessons]).flatten(2).transpose(1, 2)
+        places = F.normalize(places, dim=2)
+        whitened = torch.stack([whitening(one.readings()) for one in lessons])
+        return cls(whitened, places, lessons[0].windowed, grid)
+
+    def some(self, ids: Sequence[int]) -> Pictures:
+        """Some of the pictures."""
+        return replace(self, whitened=self.whitened[list(ids)], places=self.places[list(ids)])
+
+    def spread(self, maps: Tensor) -> Tensor:
+        """Maps `[n, N]` spread by affinity, in 0–1."""
+        on_grid = maps.view(len(maps), 1, *self.grid)
+        return min_max(along(self.places, on_grid, self.windowed)).flatten(1)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """How like a name a place is: 0 at the mean cold place, 1 at the mean hot one."""
+
+    w: Tensor  # [k]
+    bias: float
+
+    def __call__(self, whitened: Tensor) -> Tensor:
+        """`[…, k]` → `[…]` in 0–1."""
+        return (whitened @ self.w + self.bias).clamp(0, 1)
+
+    @classmethod
+    def between(cls, hot: Tensor, cold: Tensor) -> Direction:
+        """From mean places `[k]`."""
+        w = hot - cold
+        length = (w @ w).clamp(min=1e-6)
+        return cls(w / length, float(0.5 - 0.5 * (hot + cold) @ w / length))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a folder has taught of one name."""
+
+    direction: Direction
+    maps: Tensor  # [n, N] of the last round
+    hot: Tensor  # [n, k] mean hot place of each picture
+    cold: Tensor  # [n, k]
+    hot_weight: Tensor  # [n] of the pictures; 0: nothing is hot
+    cold_weight: Tensor  # [n]
+    known: bool
+
+    def without(self, i: int, pictures: Pictures, used: bool) -> Direction:
+        """The direction as if picture `i` were not reviewed."""
+        hot, cold = self.hot.clone(), self.cold.clone()
+        hot_weight, cold_weight = self.hot_weight.clone(), self.cold_weight.clone()
+        hot_weight[i] = cold_weight[i] = 0
+        if self.known and used:
+            none = torch.zeros_like(self.maps[i : i + 1])
+            means = _means(pictures.some([i]), self.maps[i : i + 1], none, torch.zeros(1, dtype=torch.bool))
+            hot[i], cold[i], hot_weight[i], cold_weight[i] = (one[0] for one in means)
+        return _direction(hot, cold, hot_weight, cold_weight)
+
+
+def share_of_text(reviewed: int, known: bool) -> float:
+    """The share of the map from the text in the new one, after so many reviewed pictures."""
+    return MIX * WANES / (WANES + reviewed) if known else 0.0
+
+
+def fit(pictures: Pictures, heat: Tensor, uses: Tensor, boxes: Mapping[int, Tensor], known: bool) -> Fitted:
+    """Teaches one name.
+
+    Args:
+        heat: `[n, N]` its maps in 0–1 before the steps on the grid.
+        uses: `[n]` bool, which pictures show the name.
+        boxes: reviewed picture → `[N]`, the share of each cell that lies in boxes of the name; all zero for none.
+        known: whether the model knows the name; else only reviewed pictures start.
+    """
+    weight = max(1.0, len(boxes) / 2)  # of a reviewed picture against 1 of another
+    count = len(heat)
+    reviewed = torch.zeros(count, dtype=torch.bool)
+    inside = torch.zeros_like(heat)
+    for i, mask in boxes.items():
+        reviewed[i], inside[i] = True, mask
+    text = min_max(heat.view(count, 1, *pictures.grid)).flatten(1)
+    maps = pictures.spread(text) if known else torch.zeros_like(heat)
+    mix = share_of_text(len(boxes), known)
+    for number in range(ROUNDS):
+        alone = (uses & ~reviewed).float()
+        if not known:
+            alone = alone * (OTHERS * len(boxes) / count if number else 0.0)
+        weights = torch.where(reviewed, torch.full_like(alone, weight), alone)
+        hot, cold, has_hot, has_cold = _means(pictures, maps, inside, reviewed)
+        hot_weight, cold_weight = weights * has_hot, weights * has_cold
+        direction = _direction(hot, cold, hot_weight, cold_weight)
+        taught = direction(pictures.whitened)
+        joint = min_max((mix * text + (1 - mix) * taught).view(count, 1, *pictures.grid)).flatten(1)
+        maps = pictures.spread(joint)
+    return Fitted(direction, maps, hot, cold, hot_weight, cold_weight, known)
+
+
+def _means(pictures: Pictures, maps: Tensor, inside: Tensor, reviewed: Tensor) -> tuple[Tensor, ...]:
+    """Mean hot and cold place of each picture `[n, k]`, and whether there are any `[n]`."""
+    clamped = (inside > 0.5 * inside.amax(dim=1, keepdim=True)) * maps.clamp(min=0.1).square()
+    hot = torch.where(reviewed[:, None], clamped, (maps > HOT).float())
+    cold = torch.where(reviewed[:, None], (inside < 0.05).float(), (maps < COLD).float())
+    found = []
+    for places in (hot, cold):
+        total = places.sum(dim=1, keepdim=True)
+        found.append(torch.einsum("nj,njk->nk", places / total.clamp(min=1e-9), pictures.whitened))
+    return *found, hot.sum(dim=1) > FEWEST_HOT, cold.sum(dim=1) > FEWEST_COLD
+
+
+def _direction(hot: Tensor, cold: Tensor, hot_weight: Tensor, cold_weight: Tensor) -> Direction:
+    mean = [
+        weights @ means / weights.sum().clamp(min=1e-9) for means, weights in ((hot, hot_weight), (cold, cold_weight))
+    ]
+    return Direction.between(*mean)
