@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from cliploc._files import write_whole
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.calibration import UNSURE, Floats, logit
 from cliploc.config import FOUND, MIN_SCORE
-from cliploc.geometry import Frame, iou_matrix
+from cliploc.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught
 from cliploc.jobs.annotator import Candidate, Row, grouped
@@ -33,20 +33,22 @@ from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.lessons import Lessons
 from cliploc.masks import box_masks
 from cliploc.rle import encode
-from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text
+from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
 from cliploc.teaching.drawing import drawn
 from cliploc.teaching.learnt import Learnt
 from cliploc.teaching.lesson import Lesson, pooled
+from cliploc.teaching.sides import common, moved, offsets
 from cliploc.values import Boxes, FloatArray
 
+A = TypeVar("A")
+B = TypeVar("B")
 VERSION = 1  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
 COMMON = 0.5  # share of the pictures that show it, at least
-AGREE = 0.7  # mean IoU of the best boxes before and after, at least
+AGREE = 0.82  # how far two halves of its pictures must teach the same; see `stability`
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
 MOST_TAUGHT = 600  # pictures that teach; more change little
-MOST_COMPARED = 200  # pictures whose boxes before and after are compared
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
 LEAST = 0.02  # boxes whose maps score less are not kept
 
@@ -64,7 +66,7 @@ class Taught:
     before: int | None = None
     after: int | None = None
     compared: int = 0  # number of these pictures
-    agreement: float | None = None  # of the best boxes before and after
+    agreement: float | None = None  # of what two halves of its pictures teach; None of a name that is not common
 
     def saved(self, left: int) -> int:
         """About how many corrections it saves in the pictures that are left."""
@@ -192,6 +194,7 @@ class Directions:
     whitening: Whitening
     directions: Mapping[int, tuple[Direction, float]]  # label → direction, and share of the text's map
     presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
+    sides: Mapping[int, Floats]  # label → how far the sides of its boxes are moved; see `teaching.sides`
     names: tuple[str, ...]
 
     def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
@@ -244,8 +247,9 @@ class School:
         used = {p: one for p, one in found.items() if one.outcome.used}
         directions = {p: (one.fitted.direction, one.share) for p, one in used.items()}
         presence = {p: one.presence for p, one in used.items() if one.presence is not None}
+        sides = {p: one.sides for p, one in used.items()}
         outcomes = {self.folder.names[p]: one.outcome for p, one in found.items()}
-        return outcomes, Directions(whitening, directions, presence, self.folder.names) if used else None
+        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names) if used else None
 
     def common(self, p: int) -> bool:
         """Whether a name is common enough to be taught before anything is reviewed."""
@@ -275,8 +279,13 @@ class School:
         def made(picture: str) -> Row:
             return {"picture": picture, "blake2b": contents[picture], **self._row(picture, known)}
 
+        yield from self.each(made, self._unseen)
+
+    @staticmethod
+    def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        """The results of some work on pictures, in order, made by several threads."""
         with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-            yield from pool.map(made, self._unseen)
+            yield from pool.map(work, items)
 
     def _row(self, picture: str, known: Directions) -> Row:
         lesson = self.lessons.of(picture)
@@ -290,7 +299,7 @@ class School:
         if labels:
             maps = self.maps(lesson, known.whitening(lesson.readings()), {p: known.directions[p] for p in labels})
             for number, p in enumerate(labels):
-                of_name = self._candidates(lesson, maps[number], p)
+                of_name = self._candidates(lesson, maps[number], p, known.sides[p])
                 boxes += of_name
                 if self.drawing.masks:
                     masks += self._masks(lesson, maps[number], of_name)
@@ -321,9 +330,10 @@ class School:
         kept[:1] = True
         return xyxy[kept], found.score[kept]
 
-    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int) -> list[Candidate]:
-        xyxy, fits = self.boxes(lesson, heat)
-        return grouped(lesson.frame, heat, (xyxy, fits), p, self.drawing.rule, self.drawing.groups)
+    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int, sides: Floats) -> list[Candidate]:
+        found = grouped(lesson.frame, heat, self.boxes(lesson, heat), p, self.drawing.rule, self.drawing.groups)
+        height, width = lesson.frame.original_hw
+        return [replace(one, xyxy=moved(one.xyxy[None], sides, (width, height))[0]) for one in found]
 
     def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[Candidate]) -> list[str]:
         xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
@@ -350,12 +360,12 @@ class _Name:
         self._school, self._p, self._chosen, self._lessons, self._pictures = school, p, chosen, lessons, pictures
         chances = np.array([school.chance(one, p) for one in chosen])
         self._known = not np.isnan(chances).all()
-        heat = torch.stack([pooled(_heat(one, p), pictures.grid).flatten() for one in lessons])  # [n, N]
+        self._heat = torch.stack([pooled(_heat(one, p), pictures.grid).flatten() for one in lessons])  # [n, N]
         shown = [bool(there >= FOUND) and p in one.names for there, one in zip(chances, lessons, strict=True)]
         self._uses = torch.tensor(shown) if self._known else torch.ones(len(chosen), dtype=torch.bool)
         self._reviewed = [i for i, one in enumerate(chosen) if one in school.reviewed] if school.enough(p) else []
         inside = {i: _inside(lessons[i].frame, self._true(i), pictures.grid) for i in self._reviewed}
-        self.fitted = fit(pictures, heat, self._uses, inside, self._known)
+        self.fitted = fit(pictures, self._heat, self._uses, inside, self._known)
         self.share = share_of_text(len(self._reviewed), self._known)
         self.presence: _Presence | None = None
         if self._reviewed:
@@ -363,7 +373,10 @@ class _Name:
             true = [len(self._true(i)) > 0 for i in self._reviewed]
             own = embeddings[self._reviewed]
             self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
-        self.outcome = self._outcome()
+        left_out = [*school.each(self._left_out, range(len(self._reviewed))[:MOST_LEFT_OUT])]
+        self._offsets = [offsets(drafts, self._true(self._reviewed[k])) for k, drafts in enumerate(left_out)]
+        self.sides = common(self._offsets)
+        self.outcome = self._outcome(left_out)
 
     def _true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""
@@ -385,22 +398,22 @@ class _Name:
         ids = [box for box in chosen.drafts if row["labels"][box] == self._p]
         return np.array([row["boxes"][box] for box in ids]).reshape(-1, 4)
 
-    def _outcome(self) -> Taught:
+    def _outcome(self, left_out: Sequence[FloatArray]) -> Taught:
         common = self._school.common(self._p)
-        agreement = self._agreement() if common else None
-        open_gate = common and agreement is not None and agreement >= AGREE
+        agreement = stability(self._pictures, self._heat, self._uses) if common else None
+        open_gate = agreement is not None and agreement >= AGREE
         count, taught = len(self._reviewed), int(self._uses.sum())
         if not count:
-            why = "learnt from the folder" if open_gate else f"not learnt: drafts would move (mean IoU {agreement:.2f})"
+            why = "learnt from the folder" if open_gate else "not learnt: its pictures do not agree where it is"
             return Taught(0, taught, open_gate, why, agreement=agreement)
-        compared = list(range(count))[:MOST_LEFT_OUT]
+        compared = range(len(left_out))
         before = sum(self._work(self._untaught(self._reviewed[k]), k) for k in compared)
-        after = sum(self._work(self._left_out(k), k) for k in compared)
+        after = sum(self._work(self._moved(drafts, k), k) for k, drafts in enumerate(left_out))
         # A name's drafts change only for a difference that is larger than chance.
         least = math.sqrt(len(compared)) if self._known else 0.0
         used = after <= before + least if open_gate else after < before - least
-        seen = f"{len(compared):,} reviewed pictures"
-        why = f"drafts as before: on {seen} learnt ones need {after:,} corrections, these {before:,}"
+        seen = f"on {len(compared):,} reviewed pictures learnt ones need {after:,} corrections, others {before:,}"
+        why = f"{'learnt drafts' if used else 'drafts as before'}: {seen}"
         return Taught(count, taught, used, why, before, after, len(compared), agreement)
 
     def _left_out(self, k: int) -> FloatArray:
@@ -411,17 +424,13 @@ class _Name:
             return np.zeros((0, 4), np.float32)
         return self._drawn(i, self.fitted.without(i, self._pictures, bool(self._uses[i])))
 
+    def _moved(self, drafts: FloatArray, k: int) -> FloatArray:
+        """Drafts of a reviewed picture with their sides moved as the other pictures have it."""
+        height, width = self._lessons[self._reviewed[k]].frame.original_hw
+        return moved(drafts, common(one for j, one in enumerate(self._offsets) if j != k), (width, height))
+
     def _work(self, drafts: FloatArray, k: int) -> int:
         return work_on(drafts, self._true(self._reviewed[k])).total
-
-    def _agreement(self) -> float | None:
-        """The mean IoU of the best boxes before and after, of some of the pictures with the name."""
-        found = []
-        for i in torch.nonzero(self._uses).flatten().tolist()[:MOST_COMPARED]:
-            before, after = self._untaught(i), self._drawn(i, self.fitted.direction)
-            if len(before) and len(after):
-                found.append(float(iou_matrix(before[:1], after[:1])[0, 0]))
-        return float(np.mean(found)) if found else None
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:

@@ -29,6 +29,7 @@ MIX = 0.5  # share of the map from the text, where the model knows the name and 
 WANES = 40  # reviewed pictures that halve this share
 OTHERS = 3.0  # weight of all pictures together that are not reviewed, for each that is, of a name that is not known
 FEWEST_HOT, FEWEST_COLD = 0.002, 4  # weight of places, below which a picture says nothing
+GROUP, SPLITS = 20, 8  # pictures of a group whose halves are compared, and number of comparisons
 SAMPLED = 60  # places of a picture from which the folder's variance is estimated
 
 
@@ -166,6 +167,29 @@ def fit(pictures: Pictures, heat: Tensor, uses: Tensor, boxes: Mapping[int, Tens
         joint = min_max((mix * text + (1 - mix) * taught).view(count, 1, *pictures.grid)).flatten(1)
         maps = pictures.spread(joint)
     return Fitted(direction, maps, hot, cold, hot_weight, cold_weight, known)
+
+
+def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
+    """How like each other are the projections that two halves of 20 pictures teach: their mean correlation.
+
+    Of several groups of pictures that show the name, and several halves, so that it does not grow with the folder.
+    Where maps are on the thing in most pictures, the halves teach the same.
+    """
+    ids, rng = torch.nonzero(uses).flatten(), np.random.default_rng(0)
+    groups = max(1, min(len(ids) // GROUP, SPLITS))
+    found = []
+    for number in range(SPLITS):
+        some = ids[number % groups * GROUP :][:GROUP]
+        own, maps, first = pictures.some(some.tolist()), heat[some], torch.zeros(len(some), dtype=torch.bool)
+        first[rng.permutation(len(some))[::2].copy()] = True
+        taught = [fit(own, maps, half, {}, known=True).direction(own.whitened) for half in (first, ~first)]  # [20, N]
+        found.append(_correlation(*taught).mean())
+    return float(torch.stack(found).mean())
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Of maps `[n, N]`: `[n]`."""
+    return F.cosine_similarity(a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True), dim=1)
 
 
 def _means(pictures: Pictures, maps: Tensor, inside: Tensor, reviewed: Tensor) -> tuple[Tensor, ...]:
