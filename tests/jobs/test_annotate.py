@@ -757,3 +757,10 @@ def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
     with pytest.raises(UsageError, match="expected at most 254 names for masks"):
         annotate(folder, many, tmp_path, formats=["voc"], masks=True, **OPTIONS)
     assert not list(tmp_path.iterdir())
+
+
+def test_lessons_are_kept_unless_nothing_is_to_be_taught(folder, plain, tmp_path):
+    assert len(list((plain.out / "parts").glob("*.safetensors"))) == len(parts(plain.out))
+    annotate(folder, LABELS, tmp_path, limit=2, teach=False, **OPTIONS)
+    assert not list((tmp_path / "parts").glob("*.safetensors"))
+    assert "teaching" not in json.loads((tmp_path / "manifest.json").read_text())["settings"]

@@ -276,7 +276,8 @@ class AnnotatedFolder:
         correction = self.corrected.get(picture)
         kept = [int(box) for box, keep in self.decided.get(picture, {}).items() if keep]
         kept += [] if correction is None else [i for i in correction.drafts or () if i is not None]
-        return chosen.ordered([*{*chosen.drafts, *chosen.unsure, *kept}])
+        there = [i for i in kept if i < len(chosen.scores)]
+        return chosen.ordered([*{*chosen.drafts, *chosen.unsure, *there}])
 
     def _corrected_masks(self, picture: str, correction: Correction, row: Row) -> list[str]:
         """The masks of a corrected picture, of a file that somebody may have changed."""

@@ -98,7 +98,8 @@ class Chosen:
     def decided(self, decisions: Mapping[str, bool], unsure: bool) -> list[int]:
         """The boxes that hold after a person's decisions, best first; `unsure`: unsure ones do, unless dropped."""
         shown = [*self.drafts, *self.unsure] if unsure else self.drafts
-        kept = {int(box) for box, keep in decisions.items() if keep}
+        # A box that is not there any more was in a file that is damaged.
+        kept = {int(box) for box, keep in decisions.items() if keep and int(box) < len(self.scores)}
         return self.ordered([i for i in {*shown, *kept} if decisions.get(str(i), True)])
 
     def ordered(self, boxes: Sequence[int]) -> list[int]:

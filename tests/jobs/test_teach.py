@@ -1,0 +1,314 @@
+"""A folder that teaches itself, and corrections that teach it: which drafts change, and which never do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliploc import backbones
+from cliploc.errors import UsageError
+from cliploc.geometry import iou_matrix
+from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotation_edits import write_corrections
+from cliploc.jobs.annotation_results import AnnotateResult
+from cliploc.jobs.corrections import Correction
+from cliploc.jobs.draft_scores import Work, work_on
+from cliploc.jobs.engine import MakeWorker, Part, Shard
+from cliploc.jobs.lessons import packed
+from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.jobs.sources import content_digest
+from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, School, Taught, _Presence, teach
+from cliploc.reporter import SILENT, Reporter
+from cliploc.rle import decode, encode
+from cliploc.teaching.learnt import load_learnt
+from tests.teaching.planted import SIDE, Planted, planted
+from tests.tiny import tower
+
+OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
+
+
+def engine_of(things: Mapping[str, Planted], presence: float | None) -> Callable[..., None]:
+    """An engine that finds in every picture the corner of its thing, and keeps its planted lesson."""
+
+    def run(
+        shards: Sequence[Shard], _: MakeWorker, on_part: Callable[[Part], None], reporter: Reporter = SILENT
+    ) -> None:
+        for shard in shards:
+            rows, lessons = [], {}
+            for one in shard.samples:
+                box = things[one.id].box
+                corner = [float(box[0]), float(box[1]), float(box[0]) + 16, float(box[1]) + 16]
+                digest = content_digest(one)
+                known = presence is not None
+                rows.append(
+                    {
+                        "picture": one.id, "blake2b": digest, "status": "ok", "width": SIDE, "height": SIDE,
+                        "notes": [], "presence": [presence], "boxes": [corner] * known, "scores": [0.7] * known,
+                        "fits": [0.7] * known, "labels": [0] * known, "groups": [0] * known,
+                    }
+                )  # fmt: skip
+                lessons[one.id, digest] = things[one.id].lesson
+            text = "".join(f"{json.dumps(row)}\n" for row in rows)
+            on_part(Part(shard.index, text.encode(), lessons=packed(lessons)))
+            reporter.images(len(rows))
+
+    return run
+
+
+class Job:
+    """A folder of pictures with planted things."""
+
+    def __init__(self, root: Path, count: int, presence: float | None = 0.9, **kind: Any) -> None:
+        self.photos, self.out = root / "photos", root / "out"
+        self.photos.mkdir(parents=True)
+        self.things = {f"{i:02d}.png": planted(i, **kind) for i in range(count)}
+        for number, name in enumerate(self.things):
+            Image.new("RGB", (SIDE, SIDE), (number, number, 90)).save(self.photos / name)
+        self.engine = engine_of(self.things, presence)
+
+    def run(self, **more: Any) -> AnnotateResult:
+        return annotate(self.photos, ["thing"], self.out, engine=self.engine, **{**OPTIONS, **more})
+
+    def drafts(self) -> dict[str, np.ndarray]:
+        read = json.loads((self.out / "coco.json").read_text())
+        names = {one["id"]: one["file_name"] for one in read["images"]}
+        found: dict[str, list[list[float]]] = {name: [] for name in names.values()}
+        for one in read["annotations"]:
+            x, y, w, h = one["bbox"]
+            found[names[one["image_id"]]].append([x, y, x + w, y + h])
+        return {name: np.array(boxes).reshape(-1, 4) for name, boxes in found.items()}
+
+    def fit(self) -> float:
+        """The mean IoU of the first drafts with the things."""
+        pairs = [(boxes[:1], self.things[name].box[None]) for name, boxes in self.drafts().items()]
+        return float(np.mean([iou_matrix(*pair).max(initial=0) for pair in pairs]))
+
+    def correct(self, names: Sequence[str], boxes: Callable[[str], list[list[float]]] | None = None) -> None:
+        """A person puts boxes around the things of these pictures."""
+        own = boxes or (lambda name: [self.things[name].box.tolist()])
+        run = ReviewFolder(self.out)._run
+        corrected = {
+            name: Correction(own(name), [0] * len(own(name)), drafts=[None] * len(own(name))) for name in names
+        }
+        write_corrections(self.out, corrected, run, {name: {"status": "reviewed", "revision": 1} for name in names})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path, FEWEST)
+
+
+def test_twenty_pictures_teach_and_one_fewer_do_not(job: Job, tmp_path: Path) -> None:
+    result = job.run()
+    assert f"thing: drafts learnt from the {FEWEST} pictures that show it" in result.notes
+    taught = job.fit()
+    few = Job(tmp_path / "few", FEWEST - 1)
+    few.run()
+    off = Job(tmp_path / "off", FEWEST)
+    off.run(teach=False)
+    assert taught > 0.6 > 0.4 > max(few.fit(), off.fit())
+    assert not (off.out / "taught.jsonl").exists()
+
+
+@pytest.mark.parametrize(("presence", "kind"), [(0.01, {}), (0.9, {"alike": False})], ids=["rare", "not alike"])
+def test_the_gate_is_shut_for_rare_names_and_where_pictures_do_not_agree(
+    tmp_path: Path, presence: float, kind: dict[str, bool]
+) -> None:
+    shut = Job(tmp_path, FEWEST, presence, **kind)
+    shut.run(min_presence=0.001, min_score=0)
+    before = shut.drafts()
+    assert all(len(boxes) == 1 for boxes in before.values())  # the corner that the text finds
+    assert all(np.ptp(boxes[0, [0, 2]]) == 16 for boxes in before.values())
+    assert not (shut.out / "learnt.safetensors").exists()
+
+
+def test_corrections_teach_and_no_reviewed_picture_changes(tmp_path: Path) -> None:
+    job = Job(tmp_path, 12)  # too few to teach themselves
+    job.run()
+    before, reviewed = job.fit(), list(job.things)[:4]
+    odd = {
+        name: [[1.0, 2.0, 30.0, 40.0]] if name == reviewed[0] else [job.things[name].box.tolist()] for name in reviewed
+    }
+    job.correct(reviewed, odd.__getitem__)
+    result = job.run()
+    assert any("drafts learnt from 4 reviewed pictures" in note for note in result.notes), result.notes
+    assert job.fit() > before + 0.2
+    drafts = job.drafts()
+    for name in reviewed:
+        np.testing.assert_allclose(drafts[name], odd[name], atol=0.01)
+
+
+def test_learnt_drafts_that_are_worse_on_reviewed_pictures_are_not_used(tmp_path: Path) -> None:
+    job = Job(tmp_path, FEWEST)
+    job.run()
+    corner = {name: [[*one.box[:2].tolist(), *(one.box[:2] + 16).tolist()]] for name, one in job.things.items()}
+    job.correct(list(job.things)[:8], corner.__getitem__)  # these people want what the text finds
+    result = job.run()
+    assert any(note.startswith("thing: drafts as before") for note in result.notes), result.notes
+    for name, boxes in job.drafts().items():
+        np.testing.assert_allclose(boxes[0], corner[name][0], atol=0.01)
+
+
+def test_a_name_that_the_model_does_not_know_gets_drafts_from_three_pictures(tmp_path: Path) -> None:
+    job = Job(tmp_path, 10, presence=None, seen=False)
+    job.run()
+    assert sum(map(len, job.drafts().values())) == 0
+    job.correct(list(job.things)[:FEWEST_REVIEWED])
+    job.run()
+    assert job.fit() > 0.6
+
+
+def test_a_run_that_is_killed_or_called_again_ends_with_the_same_files(job: Job, tmp_path: Path) -> None:
+    job.run()
+    first = (job.out / "taught.jsonl").read_bytes()
+    job.correct(list(job.things)[:5])
+    job.run()
+    kept = ["taught.jsonl", "learnt.safetensors", "coco.json"]
+    once = {name: (job.out / name).read_bytes() for name in kept}
+    job.run()
+    assert {name: (job.out / name).read_bytes() for name in kept} == once
+    # Killed before it had learnt from the corrections.
+    (job.out / "learnt.safetensors").unlink()
+    (job.out / "taught.jsonl").write_bytes(first)
+    job.run()
+    assert {name: (job.out / name).read_bytes() for name in kept} == once
+
+
+def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Job) -> None:
+    job.run()
+    names = list(job.things)
+    job.correct(names[:3])
+    run = ReviewFolder(job.out)._run
+    (job.out / "decisions.json").write_text(
+        json.dumps({"kind": "cliploc review", "run": run, "decisions": {names[9]: {"0": True}}})
+    )
+    before = ReviewFolder(job.out)._folder.results.row(names[9])
+    job.run()
+    after = ReviewFolder(job.out)._folder.results
+    assert after.row(names[9]) == before
+    assert after.row(names[12]) != ReviewFolder(job.out)._folder.results.row(names[12], taught=False)
+
+
+def test_a_picture_that_is_replaced_is_not_drawn_from_its_old_lesson(job: Job) -> None:
+    job.run()
+    name = next(iter(job.things))
+    Image.new("RGB", (SIDE, SIDE), (7, 99, 7)).save(job.photos / name)
+    job.things[name] = planted(77)
+    job.run()
+    assert iou_matrix(job.drafts()[name][:1], job.things[name].box[None]).max() > 0.5
+
+
+def test_a_damaged_file_of_taught_drafts_is_made_again_and_no_decision_ends_a_run(job: Job) -> None:
+    job.run()
+    run, name = ReviewFolder(job.out)._run, list(job.things)[3]
+    decisions = {"kind": "cliploc review", "run": run, "decisions": {name: {"1": True}}}  # box 1 is a taught one
+    (job.out / "decisions.json").write_text(json.dumps(decisions))
+    (job.out / "taught.jsonl").write_bytes(b"damaged")
+    job.run()
+    assert job.fit() > 0.6
+    assert len(job.drafts()[name]) == 1
+
+
+def test_lost_lessons_leave_their_pictures_as_they_are(job: Job) -> None:
+    job.run()
+    (job.out / "taught.jsonl").unlink()
+    for path in (job.out / "parts").glob("*.safetensors"):
+        path.write_bytes(b"lost")
+    job.run()
+    assert all(np.ptp(boxes[0, [0, 2]]) == 16 for boxes in job.drafts().values())
+
+
+def test_what_was_learnt_is_a_file_with_its_facts(job: Job) -> None:
+    job.run()
+    learnt = load_learnt(job.out / "learnt.safetensors")
+    assert learnt.names == ("thing",)
+    assert learnt.about["reviewed"] == {"thing": 0}
+    one = planted(99)
+    warm = learnt.project(one.lesson.readings().T.reshape(-1, *one.lesson.features.shape[-2:]), [0])[0]
+    assert float(warm[one.mask].mean()) > float(warm[~one.mask].mean()) + 0.5
+
+
+def test_teaching_is_part_of_the_identity_and_refused_where_it_cannot_be(job: Job, tmp_path: Path) -> None:
+    job.run()
+    with pytest.raises(UsageError, match="teach"):
+        job.run(teach=False)
+    with pytest.raises(UsageError, match="--teach off"):
+        annotate(job.photos, ["thing"], tmp_path / "x", teach=True, device="cpu", refine=["guided"], formats=["coco"])
+
+
+def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
+    job = Job(tmp_path, FEWEST)
+    whole = job.engine
+
+    def with_masks(shards: Sequence[Shard], *rest: Any) -> None:
+        def on_part(part: Part) -> None:
+            rows = [json.loads(line) for line in part.table.splitlines()]
+            full = "".join(json.dumps({**row, "masks": [_whole_mask()] * len(row["boxes"])}) + "\n" for row in rows)
+            rest[1](Part(part.index, full.encode(), lessons=part.lessons))
+
+        whole(shards, rest[0], on_part, *rest[2:])
+
+    job.engine = with_masks
+    job.run(masks=True)
+    read = json.loads((job.out / "coco.json").read_text())
+    for one in read["annotations"]:
+        mask, (x, y, w, h) = decode(one["segmentation"]), one["bbox"]
+        rows, columns = np.nonzero(mask)
+        assert len(rows) > 0.3 * w * h
+        assert columns.min() >= np.floor(x)
+        assert rows.min() >= np.floor(y)
+        assert columns.max() < np.ceil(x + w)
+        assert rows.max() < np.ceil(y + h)
+
+
+def _whole_mask() -> str:
+    counts: str = encode(np.ones((SIDE, SIDE), bool))["counts"]
+    return counts
+
+
+# -------------------------------------------------------------------------------------------------------------- pieces
+def test_corrections_to_make() -> None:
+    assert work_on([], [[0, 0, 9, 9]]) == Work(0, 1, 0)
+    assert work_on([[0, 0, 9, 9]], []) == Work(1, 0, 0)
+    # The better draft takes the box; the second has none left.
+    assert work_on([[0, 0, 10, 8], [0, 0, 10, 10]], [[0, 0, 10, 10]]) == Work(1, 0, 0)
+    assert work_on([[0, 0, 10, 6]], [[0, 0, 10, 10]]) == Work(0, 0, 1)
+    assert (Work(1, 2, 3) + Work(1, 0, 0)).total == 7
+
+
+def test_saved_corrections_are_those_of_the_pictures_that_are_left() -> None:
+    used = Taught(10, 50, used=True, why="", before=12, after=4, compared=10)
+    assert used.saved(left=100) == 80
+    assert Taught(10, 50, used=False, why="", before=12, after=4, compared=10).saved(100) == 0
+
+
+def test_presence_follows_reviewed_pictures_with_similar_embeddings() -> None:
+    near, far = torch.tensor([1.0, 0.2, 0.0]), torch.tensor([-1.0, 0.1, 0.0])
+    embeddings = torch.stack([near, near * 1.1, far, far * 0.9])
+    corrected = _Presence(torch.zeros(3), embeddings, np.full(4, 0.5), [True, True, False, False])
+    assert corrected(near, 0.5) > 0.8 > 0.2 > corrected(far, 0.5)
+    assert corrected.without(0, 0.5) > 0.6  # by the other one that is near
+    assert corrected(near, 0.9) > corrected(near, 0.5)
+
+
+def test_nothing_is_taught_twice(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.run()
+    settings = json.loads((job.out / "manifest.json").read_text())["settings"]
+    folder = ReviewFolder(job.out)._folder
+
+    monkeypatch.setattr(School, "names", lambda _: pytest.fail("taught again"))
+    again = teach(folder, settings)
+    assert again is not None
+    assert again.names["thing"].used

@@ -1,0 +1,117 @@
+"""What a folder teaches: against the equations word for word, and on things whose place is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cliploc.teaching import directions
+from cliploc.teaching.directions import Fitted, Pictures, Whitening, fit, share_of_text, stability
+from cliploc.teaching.lesson import pooled
+from tests.teaching.planted import CELLS, Planted, planted
+
+
+def pictures_of(every: list[Planted]) -> tuple[Pictures, Tensor]:
+    lessons = [one.lesson for one in every]
+    heat = torch.stack([pooled(one.heat[0].float(), (CELLS, CELLS)).flatten() for one in lessons])
+    return Pictures.of(lessons, Whitening.of(lessons)), heat
+
+
+def separation(pictures: Pictures, fitted: Fitted, every: list[Planted]) -> float:
+    """How much warmer the projection is on the things than beside them."""
+    warm = fitted.direction(pictures.whitened)
+    masks = torch.stack([one.mask.flatten() for one in every])
+    return float(warm[masks].mean() - warm[~masks].mean())
+
+
+def test_the_projection_is_warm_on_all_of_the_thing_though_the_text_finds_a_corner() -> None:
+    every = [planted(i) for i in range(20)]
+    pictures, heat = pictures_of(every)
+    found = fit(pictures, heat, torch.ones(20, dtype=torch.bool), {}, known=True)
+    assert separation(pictures, found, every) > 0.6
+    masks = torch.stack([one.mask.flatten() for one in every])
+    assert float(found.maps[masks].mean()) > 1.5 * float(heat[masks].mean())
+
+
+def test_reviewed_pictures_teach_a_name_that_has_no_map() -> None:
+    every = [planted(i) for i in range(20)]
+    pictures, heat = pictures_of(every)
+    boxes = {i: every[i].mask.flatten().float() for i in range(3)}
+    uses = torch.ones(20, dtype=torch.bool)
+    found = fit(pictures, torch.zeros_like(heat), uses, boxes, known=False)
+    assert separation(pictures, found, every[:]) > 0.6
+
+
+def test_the_equations() -> None:
+    """One round after the other, picture by picture, as the module's text has it."""
+    every = [planted(i) for i in range(6)]
+    pictures, heat = pictures_of(every)
+    uses = torch.tensor([True, True, True, True, False, True])
+    boxes = {0: every[0].mask.flatten().float(), 4: torch.zeros(CELLS * CELLS)}
+    found = fit(pictures, heat, uses, boxes, known=True)
+
+    def scaled(x: np.ndarray) -> np.ndarray:
+        return (x - x.min()) / (x.max() - x.min())
+
+    def spread(i: int, x: np.ndarray) -> np.ndarray:
+        places = pictures.places[i].double().numpy()
+        alike = places @ places.T
+        np.fill_diagonal(alike, 1)
+        alike = (alike - 0.1).clip(0)
+        return scaled(alike @ x / alike.sum(axis=1))
+
+    z, text = pictures.whitened.double().numpy(), [scaled(one.double().numpy()) for one in heat]
+    maps = [spread(i, one) for i, one in enumerate(text)]
+    of_text = 0.5 * 40 / 42
+    for _ in range(4):
+        hot, cold = [], []
+        for i in range(6):
+            weight = 1.0
+            if i in boxes:
+                mask = boxes[i].numpy()
+                warm = (mask > 0.5 * mask.max()) * np.maximum(maps[i], 0.1) ** 2
+                chill = (mask < 0.05).astype(float)
+            else:
+                warm, chill = (maps[i] > 0.6).astype(float), (maps[i] < 0.2).astype(float)
+                weight = float(uses[i])
+            for places, mean in ((warm, hot), (chill, cold)):
+                if places.sum() > (0.002 if mean is hot else 4):
+                    mean.append((weight, places @ z[i] / places.sum()))
+        f, b = (sum(w * m for w, m in some) / sum(w for w, _ in some) for some in (hot, cold))
+        w = f - b
+        like = ((z - (f + b) / 2) @ w / (w @ w) + 0.5).clip(0, 1)
+        maps = [spread(i, scaled(of_text * text[i] + (1 - of_text) * like[i])) for i in range(6)]
+    np.testing.assert_allclose(found.direction(pictures.whitened).numpy(), like, atol=2e-4)
+    np.testing.assert_allclose(found.maps.numpy(), np.stack(maps), atol=2e-3)
+
+
+def test_leaving_a_reviewed_picture_out_is_to_fit_without_its_boxes() -> None:
+    every = [planted(i, alike=i != 0) for i in range(12)]
+    pictures, heat = pictures_of(every)
+    uses = torch.ones(12, dtype=torch.bool)
+    boxes = {i: every[i].mask.flatten().float() for i in range(3)}
+    found = fit(pictures, torch.zeros_like(heat), uses, boxes, known=False)
+    left_out = found.without(0, pictures, used=True)
+    # Picture 0 shows another thing. Without it the direction is more like that of the others.
+    alone = fit(pictures, torch.zeros_like(heat), uses, {1: boxes[1], 2: boxes[2]}, known=False).direction
+    near = torch.nn.functional.cosine_similarity
+    assert near(left_out.w, alone.w, dim=0) > near(found.direction.w, alone.w, dim=0)
+
+
+@pytest.mark.parametrize(("alike", "seen", "low", "high"), [(True, True, 0.9, 1.0), (False, True, -0.2, 0.7)])
+def test_halves_teach_the_same_only_where_the_thing_is_the_same(
+    alike: bool, seen: bool, low: float, high: float
+) -> None:
+    every = [planted(i, alike=alike, seen=seen) for i in range(20)]
+    pictures, heat = pictures_of(every)
+    assert low <= stability(pictures, heat, torch.ones(20, dtype=torch.bool)) <= high
+
+
+def test_the_share_of_the_text_wanes() -> None:
+    shares = [share_of_text(count, known=True) for count in (0, 10, 40, 400)]
+    assert shares[0] == directions.MIX
+    assert shares == sorted(shares, reverse=True)
+    assert shares[2] == shares[0] / 2
+    assert share_of_text(5, known=False) == 0

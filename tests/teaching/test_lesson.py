@@ -1,0 +1,93 @@
+"""What is kept of a picture gives the same maps as the run, up to eight bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cliploc import Localizer
+from cliploc.jobs.lessons import Lessons, lessons_path, packed
+from cliploc.pipeline.prepare import Request
+from cliploc.teaching.drawing import drawn
+from cliploc.teaching.lesson import MOST_CELLS, MOST_CHANNELS, MOST_OF_PLACES, keep, narrowed, pooled, taught_features
+from cliploc.teaching.sides import common, moved, offsets
+from tests.commands import PHOTOS
+from tests.teaching.planted import planted
+
+
+@pytest.mark.parametrize(
+    "options", [{"recipe": "fast"}, {}, {"recipe": "fast", "resize": "pad"}], ids=["fast", "default", "padded"]
+)
+def test_a_map_drawn_from_a_lesson_is_the_runs(options: dict[str, str]) -> None:
+    localizer = Localizer("mini", device="cpu", **options)
+    request = Request("dogs", PHOTOS / "dogs.jpg", ["dog"])
+    [result] = localizer.run([request], lessons=True)
+    found, lesson = result.found[localizer.method.name], result.lesson
+    assert lesson is not None
+    teaching, grid = localizer.teaching(), lesson.features.shape[-2:]
+    again = drawn(lesson, lesson.heat.float(), torch.zeros(1, *grid), [1.0], teaching["level"])
+    np.testing.assert_allclose(again.numpy(), found.maps, atol=0.06)  # eight bits of the directions
+    assert float((again - torch.from_numpy(found.maps)).abs().mean()) < 0.01
+
+
+def test_methods_and_steps_that_cannot_be_drawn_again_are_named() -> None:
+    assert Localizer("mini", device="cpu").unteachable_reason() is None
+    guided = Localizer("mini", device="cpu", refine=["affinity", "guided"])
+    assert guided.unteachable_reason() == "the refinement guided"
+    blind = Localizer("mini", device="cpu", method="centre_gaussian")
+    assert "same for every picture" in str(blind.unteachable_reason())
+
+
+def test_lessons_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    lessons = {("a.png", "aa"): planted(0).lesson, ("sub/ü.png", "bb"): planted(1).lesson}
+    lessons_path(tmp_path, 0).write_bytes(packed(lessons))
+    lessons_path(tmp_path, 1).write_bytes(b"damaged")
+    read = Lessons(tmp_path)
+    assert read.has("sub/ü.png", "bb")
+    assert not read.has("a.png", "another file")
+    for (picture, _), one in lessons.items():
+        again = read.of(picture)
+        assert (again.frame, again.names, again.windowed) == (one.frame, one.names, one.windowed)
+        assert again.scale == pytest.approx(one.scale, rel=1e-6)
+        for key in ("heat", "places", "features", "embedding"):
+            assert torch.equal(getattr(again, key), getattr(one, key)), key
+    assert packed(lessons) == packed(lessons)
+
+
+def test_features_are_kept_in_eight_bits_and_wide_ones_are_narrowed() -> None:
+    rng = torch.Generator().manual_seed(0)
+    wide = torch.randn(1024, 24, 24, generator=rng)
+    frame = planted(0).lesson.frame
+    one = keep([], wide[:0], wide, wide, torch.zeros(4), frame, windowed=True)
+    assert len(one.places) == MOST_OF_PLACES
+    assert len(one.features) == MOST_CHANNELS
+    assert one.features.shape[-2] * one.features.shape[-1] <= MOST_CELLS
+    exact = taught_features(wide).flatten(1).T
+    assert float((one.readings() - exact).abs().max()) <= 0.51 * one.scale
+    # Products between places stay nearly the same.
+    places = torch.nn.functional.normalize(wide.flatten(1), dim=0)
+    before, after = places.T @ places, narrowed(places[:, None], MOST_CHANNELS)[:, 0].T
+    assert float((after @ after.T - before).abs().mean()) < 0.06
+
+
+def test_pooling_keeps_the_mean() -> None:
+    maps = torch.arange(64.0).view(1, 8, 8)
+    assert float(pooled(maps, (4, 4)).mean()) == pytest.approx(31.5)
+    assert pooled(maps, (8, 8)) is maps
+
+
+def test_sides_that_are_always_off_are_moved_and_others_are_not() -> None:
+    rng = np.random.default_rng(0)
+    drafts = np.tile(np.array([[10, 10, 30, 30]], np.float32), (30, 1))
+    # The upper side is 10 % too high in every picture; the left side is off at random.
+    found = [offsets(one[None], (one + np.array([rng.normal(0, 1), 2, 0, 0], np.float32))[None]) for one in drafts]
+    by = common(found)
+    assert by[1] == pytest.approx(0.1, abs=0.01)
+    assert abs(by[0]) < 0.02
+    assert moved(drafts[:1], [0, 0.1, 0, -1], (40, 40)).tolist() == [[10, 12, 30, 40]]
+    assert offsets(drafts[:1], np.array([[80, 80, 90, 90]])).shape == (0, 4)
+    assert common([]).tolist() == [0, 0, 0, 0]
