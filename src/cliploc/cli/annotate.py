@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, grid
@@ -34,8 +35,12 @@ class AnnotateFlags(EngineFlags, WithJson):
         metavar="FOLDER",
         positional=True,
     )
-    labels: Path = flag(
-        "A file with names, one per line: cat|kitten @0.3; or background: lawn.",
+    prompt: list[str] | None = flag(
+        'Name; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
+    )
+    labels: Path | None = flag(
+        "Read the names from a file, one per line, instead: cat|kitten @0.3; or background: lawn.",
+        None,
         metavar="FILE",
         flags=("--labels", "--prompts-file"),
     )
@@ -118,8 +123,11 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
 
     Other tools read the boxes, and people correct them. If the run is stopped, the same command resumes it.
 
-    Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
+    Example: cliploc annotate photos -p dog -p "beach umbrella" --out drafts
     """
+    if (asked.labels is None) == (not asked.prompt):
+        given = "neither" if asked.labels is None else "both"
+        raise UsageError(f"expected names with -p NAME, or a file of them with --labels, got {given}")
     if asked.edit and asked.as_json:
         raise UsageError("expected --json or --edit, got both: leave one out")
     if asked.edit:
@@ -127,14 +135,15 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
     if asked.every is not None:
         refuse_without("video", "--every")
     from cliploc import prompts
-    from cliploc.jobs.labels import read_labels
+    from cliploc.jobs.labels import labels_of, read_labels
     from cliploc.jobs.picture_files import find_pictures
     from cliploc.jobs.videos import Every
     from cliploc.report.exports import chosen_exports
 
     formats = parse_list(asked.formats)
     chosen_exports(formats)
-    names = read_labels(asked.labels)  # what is invalid is refused before a model is loaded
+    # What is invalid is refused before a model is loaded.
+    names = labels_of(asked.prompt or ()) if asked.labels is None else read_labels(asked.labels)
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
     if asked.every is not None:
@@ -190,6 +199,8 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
+    if not (asked.as_json or asked.edit):
+        terminal.say(f"next: cliploc review {quote(str(asked.out))}", style="dim")
     if asked.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return SOME_FAILED if result.failed or result.not_applied else DONE

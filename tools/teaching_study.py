@@ -1,0 +1,80 @@
+"""What the gate of teaching sees: do two halves of the pictures with a name teach the same?
+
+    python tools/teaching_study.py RUN [TRUTH]
+
+RUN is the folder of a finished `cliploc annotate`. With TRUTH (COCO's annotations of its pictures) each name is also
+looked at in the folder of only those pictures that show it, as somebody would label them. The constants of
+`cliploc.jobs.teach` were chosen by this table and by `cliploc benchmark --task labelling`, on the raccoon pictures and on
+coco_tune.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cliploc.config import FOUND
+from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.jobs.drafts import choose
+from cliploc.jobs.lessons import Lessons
+from cliploc.jobs.picture_files import PictureFile
+from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.teaching.directions import GROUP, Pictures, Whitening, stability
+from cliploc.teaching.lesson import pooled
+
+FEWEST = GROUP // 2  # pictures from which a line is printed
+
+
+def main(run: Path, truth: Path | None = None) -> None:
+    """Prints a line for each name."""
+    folder, lessons = ReviewFolder(run).run, Lessons(run)
+    print("name                  pictures  chance   two halves")
+    every = folder.found
+    if truth is None:
+        for p, name in enumerate(folder.names):
+            line(folder, lessons, p, name, every)
+        return
+    shown = shown_in(truth)
+    for p, name in enumerate(folder.names):
+        own = [one for one in every if one.path.name in shown[name]]
+        if len(own) >= FEWEST:
+            folder.show(own)
+            line(folder, lessons, p, name, own)
+
+
+def line(folder: AnnotatedFolder, lessons: Lessons, p: int, name: str, pictures: Sequence[PictureFile]) -> None:
+    """One name: the pictures that seem to show it, its share of them, and how far halves of these agree."""
+    chances = {
+        one.id: choose(folder.results.row(one.id, taught=False), folder.rule, folder.prior).presence[p]
+        for one in pictures
+    }
+    with_name = [one for one, chance in chances.items() if chance >= FOUND and p in lessons.of(one).names]
+    if len(with_name) < FEWEST:
+        return
+    kept = [lessons.of(one) for one in with_name]
+    own = Pictures.of(kept, Whitening.of(kept))
+    heat = torch.stack([pooled(one.heat[one.names.index(p)].float(), own.grid).flatten() for one in kept])
+    found = stability(own, heat, torch.ones(len(kept), dtype=torch.bool))
+    print(
+        f"{name:20s} {len(with_name):5d}/{len(pictures):<5d} {folder.shares().get(name, float('nan')):6.2f} {found:10.2f}"
+    )
+
+
+def shown_in(truth: Path) -> dict[str, set[str]]:
+    """Name → names of the files that show it, of COCO's annotations."""
+    read = json.loads(truth.read_text())
+    names = {one["id"]: one["name"] for one in read["categories"]}
+    files = {one["id"]: one["file_name"] for one in read["images"]}
+    found: dict[str, set[str]] = defaultdict(set)
+    for one in read["annotations"]:
+        found[names[one["category_id"]]].add(files[one["image_id"]])
+    return found
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
