@@ -250,7 +250,13 @@ def test_an_argument_or_option_that_a_command_needs_is_named_with_an_example():
     example = 'cliploc localize street.jpg -p bicycle -p "traffic light" --out found'
     assert refused("localize", "-p", "cat") == f"cliploc: expected PHOTO, got none: {example}\n"
     assert "{PHOTO}..." in cliploc_("localize", "--help").out.splitlines()[0]
-    assert refused("annotate", "photos").startswith("cliploc: expected --labels, got none: cliploc annotate ")
+    assert refused("annotate", "photos").startswith("cliploc: expected --out, got none: cliploc annotate ")
+
+
+def test_annotate_takes_names_in_one_way():
+    neither = "cliploc: expected names with -p NAME, or a file of them with --labels, got neither\n"
+    assert refused("annotate", "photos", "--out", "x") == neither
+    assert refused("annotate", "photos", "--out", "x", "-p", "cat", "--labels", "y").endswith("got both\n")
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(open_folder, monkeypatch):

@@ -398,6 +398,7 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
     "min_presence": ("--min-presence", "0"),  # every name is boxed then
     "groups": ("--groups", "drop"),
     "masks": ("--masks",),
+    "teach": ("--teach", "off"),
 }
 FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
 PRESENCE = ("--task", "presence", "--method=cam")
@@ -414,6 +415,7 @@ BASE_OF_COMMAND = {
 }
 HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "pictures": ((), "rows are kept under each picture's name: others are added"),
+    "prompt": ((), "stands for a file of labels"),
     "out": ((), "the folder of the run itself"),
     "formats": (("--format", "coco"), "files made of the boxes that are there"),
     "review": (("--review", "0"), "a page made of the boxes that are there"),

@@ -4,8 +4,8 @@
 
 RUN is the folder of a finished `cliploc annotate`. With TRUTH (COCO's annotations of its pictures) each name is also
 looked at in the folder of only those pictures that show it, as somebody would label them. The constants of
-`cliploc.jobs.teach` were chosen by this table and by `cliploc benchmark --task labelling`, on the raccoon pictures and on
-coco_tune.
+`cliploc.jobs.teach` were chosen by this table and by `cliploc benchmark --task labelling`, on the raccoon pictures and
+on coco_tune.
 """
 
 from __future__ import annotations

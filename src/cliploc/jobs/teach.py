@@ -137,7 +137,10 @@ def teach(folder: AnnotatedFolder, settings: Mapping[str, Any]) -> Teaching | No
         known.learnt(settings, names).save(path)
     facts = {"of": stamp, "run": folder.run, "names": {name: asdict(one) for name, one in names.items()}}
     rows = [*school.rows(known, {} if before is None else before.rows)]
-    _write(folder.out, facts, rows)  # last: whoever finds it finds what belongs to it
+    if names or rows:
+        _write(folder.out, facts, rows)  # last: whoever finds it finds what belongs to it
+    else:
+        (folder.out / TAUGHT).unlink(missing_ok=True)
     folder.read_rows()
     return Teaching(names, *school.counts)
 

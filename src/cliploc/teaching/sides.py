@@ -21,8 +21,8 @@ def offsets(drafts: FloatArray, boxes: FloatArray) -> Floats:
     Drafts without a box that is alike are left out.
 
     Example:
-        >>> offsets(np.array([[0, 0, 10, 10]]), np.array([[1, 0, 10, 11]])).round(2).tolist()
-        [[0.1, 0.0, 0.0, -0.1]]
+        >>> offsets(np.array([[0, 0, 10, 10]]), np.array([[1, 0, 9, 11]])).round(2).tolist()
+        [[0.1, 0.0, 0.1, -0.1]]
     """
     if not len(drafts) or not len(boxes):
         return np.zeros((0, 4))
