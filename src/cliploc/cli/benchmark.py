@@ -195,7 +195,7 @@ def benchmark(
         _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
         plan = _presence(asked, _setups(asked, options), options.recipe)
     elif task == "labelling":
-        _refuse_options(asked, ("--root", "--save-maps", "--no-baselines", "--workers"), options, ())
+        _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
         plan = _labelling(asked, _setups(asked, options), options.recipe)
     else:
         metrics = metric_names(asked.metric)
@@ -247,9 +247,15 @@ def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str |
 
 def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
     """`benchmark --task labelling`."""
-    if asked.truth is None:
-        raise UsageError(f"expected --truth, the layout of {asked.dataset}: add it, such as --truth voc")
-    refuse_truth(asked.truth, asked)
+    if (asked.truth is None) == (asked.root is None):
+        raise UsageError(
+            f"expected --truth, the layout of the folder {asked.dataset}, or --root, the folder of the dataset "
+            f"{asked.dataset}, got {'neither' if asked.truth is None else 'both'}: add one, or leave one out"
+        )
+    truth, of_truth = (
+        (asked.dataset, asked.root) if asked.root is not None else (asked.truth or "", Path(asked.dataset))
+    )
+    refuse_truth(truth, asked)
     from cliploc.jobs.labelling import FILES, SEEDS, run_labelling
 
     _, recipes = _methods_of(asked.method, setups, recipe)
@@ -258,8 +264,7 @@ def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str 
     names = (None if of is None else of.name for of in recipes)
     named = [replace(one, options=one.options.but(recipe=of)) for one, of in zip(setups, names, strict=True)]
     run = partial(run_labelling, seeds=SEEDS if asked.seeds is None else asked.seeds)
-    truth = asked.truth
-    return _Plan(named, settings, left_out, FILES, run, lambda name, *_, **__: read_truth(truth, Path(name), asked))
+    return _Plan(named, settings, left_out, FILES, run, lambda *_, **__: read_truth(truth, of_truth, asked))
 
 
 def _settings_of_boxes(

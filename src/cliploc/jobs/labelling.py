@@ -35,6 +35,7 @@ from cliploc.jobs.rows import Row, arrow, check_part, rows_in, sample_facts, sch
 from cliploc.jobs.sources import content_digest
 from cliploc.jobs.summary import Summary, Tally, summed_up
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, dataset_entry
+from cliploc.jobs.teach import VERSION
 from cliploc.metrics import Bootstrap
 from cliploc.report.labelling import DRAFTS, NUMBERS, minutes_text, number_text
 from cliploc.report.labelling import FILES as REPORT_FILES
@@ -77,7 +78,7 @@ def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str
             for i, step in enumerate(manifest["reviewed"]):
                 numbers = {key: values[i] for key, values in curve.items()}
                 rows.append(
-                    (name, order, f"{step}", number_text(numbers["left"]), *(_said(key, numbers) for key in NUMBERS))
+                    (name, order, f"{step}", f"{numbers['left']:,.0f}", *(_said(key, numbers) for key in NUMBERS))
                 )
     return rows
 
@@ -94,8 +95,8 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     for name, one in summary.items():
         if "boxes" in one:
             lines.append(
-                f"{name}: {one['boxes']:,} true boxes of {one['names']:,} names in {one['evaluated']:,} pictures; "
-                f"without drafts {one['nothing']:.1f} boxes to draw for 100 pictures, {minutes_text(one, 'nothing_')} "
+                f"{name}: {one['evaluated']:,} pictures, {one['boxes']:,} true boxes, names: {one['names']:,}; without "
+                f"drafts {one['nothing']:.1f} boxes to draw for 100 pictures, {minutes_text(one, 'nothing_')} "
                 "minutes"
             )
     return lines
@@ -158,6 +159,7 @@ def run_labelling(
         "dataset": dataset_entry(dataset, asked or {}),
         "settings": described,
         "shards": len(walks),
+        "teaching": VERSION,
         "reviewed": steps,
         "orders": list(get_args(Order)),
         "seeds": seeds,

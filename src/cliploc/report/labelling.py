@@ -71,8 +71,7 @@ def number_text(value: float | None, error: float | None = None) -> str:
     """A number of corrections, with its standard error."""
     if value is None:
         return "–"
-    whole = f"{value:.0f}" if value == round(value) and abs(value) >= 1000 else f"{value:.1f}"
-    return whole if error is None else f"{whole} ± {error:.1f}"
+    return f"{value:.1f}" if error is None else f"{value:.1f} ± {error:.1f}"
 
 
 def minutes_text(numbers: Mapping[str, Any], prefix: str) -> str:
