@@ -402,8 +402,10 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
 }
 FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
 PRESENCE = ("--task", "presence", "--method=cam")
+LABELLING = ("--task", "labelling", "--method=cam")
 BASE_OF_COMMAND = {
     "negatives": PRESENCE,
+    "seeds": LABELLING,
     **dict.fromkeys(("metric", "steps", "baseline", "target"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
     "method_options": ("--method=layer_cam",),
@@ -462,12 +464,14 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "baseline": (*FAITHFULNESS, "--baseline", "mean"),
     "target": (*FAITHFULNESS, "--target", "label"),
     "negatives": (*PRESENCE, "--negatives", "random"),
+    "seeds": (*LABELLING, "--seeds", "2"),
 }
 # What tells runs apart, by other tests: the kind of run, and the protocol of a segmentation set.
 TOLD_ELSEWHERE = {"task", *SEGMENTATION_OPTIONS}
 HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),
     "root": ((), "a dataset may be moved; a checksum of its samples counts"),
+    "truth": ((), "how a folder is read; what is read of it counts, as of other datasets"),
     "workers": (("--workers", "2"), "how many processes compare maps with boxes"),
     **{
         name: HARMLESS_IN_ANNOTATE_COMMAND[name]

@@ -179,13 +179,14 @@ def methods_page() -> str:
 
 def tables_page() -> str:
     """The columns of the Parquet files that benchmarks write, from their schemas."""
-    from cliploc.jobs import faithfulness, presence, rows, segmentation
+    from cliploc.jobs import faithfulness, labelling, presence, rows, segmentation
 
     tables = {
         "Localization": (rows.row_schema(), "benchmark.md#a-row"),
         "Segmentation": (segmentation.row_schema(), "segmentation.md"),
         "Faithfulness": (faithfulness.row_schema(), "faithfulness.md"),
         "Presence": (presence.row_schema(), "presence.md#measure-it"),
+        "Labelling": (labelling.row_schema(), "teaching.md"),
     }
     lines = [
         "# Parquet tables: the columns that benchmarks write",

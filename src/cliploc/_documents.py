@@ -589,6 +589,20 @@ class PresenceManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a 
     shards: Count
 
 
+class LabellingCosts(Struct):  # seconds
+    draw: tuple[float, float]
+    change: float
+
+
+class LabellingManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of labelling needs it
+    settings: list[BenchmarkSetting]
+    dataset: NamedDataset
+    shards: Count
+    reviewed: list[Count]
+    seeds: Count
+    seconds: LabellingCosts
+
+
 class FaithfulNumber(Struct):  # the meaning of a number of faithfulness
     title: str
     about: str

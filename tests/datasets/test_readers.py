@@ -359,6 +359,20 @@ def test_voc_names_what_is_wrong(tmp_path):
     assert ("label mismatch", "2008_000002") in [(one.kind, one.source) for one in own.problems]
 
 
+@pytest.mark.parametrize(("xml", "pictures"), [("annotations", "images"), (".", "."), ("Annotations", ".")])
+def test_voc_without_lists_is_read_whole_with_the_names_of_its_files(xml, pictures, tmp_path):
+    folders.xml(tmp_path / xml / "a.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0), ("bin", (2, 2, 9, 9), 0)])
+    folders.xml(tmp_path / xml / "b.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0)])
+    folders.xml(tmp_path / xml / "c.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0)])
+    picture(tmp_path / pictures / "a.jpg")
+    picture(tmp_path / pictures / "b.PNG")
+    for split in ("val", "train"):
+        found = open_dataset("voc", tmp_path, split)
+        assert boxes(found) == {"a/bin": [[1, 1, 9, 9]], "a/raccoon": [[0, 0, 5, 5]], "b/raccoon": [[0, 0, 5, 5]]}
+        assert [one.name for one in found.classes] == ["bin", "raccoon"]
+        assert [(one.kind, one.source) for one in found.problems] == [("missing picture", "c/raccoon")]
+
+
 def test_a_size_that_differs_is_named_and_the_boxes_belong_to_the_annotation(tmp_path):
     root = folders.voc(tmp_path)
     picture(root / "VOCdevkit/VOC2012/JPEGImages/2008_000002.jpg", (25, 20))

@@ -19,6 +19,7 @@ PAGES = {
     "review.html",
     "benchmark.html",
     "presence.html",
+    "labelling.html",
     "segmentation.html",
     "faithfulness.html",
     "explain.html",

@@ -14,6 +14,7 @@ from rich.text import Text
 from cliploc._files import Inputs
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, grid, printable
+from cliploc.cli.calibrate import TRUTHS, read_truth, refuse_truth
 from cliploc.cli.options import (
     TASKS,
     EngineFlags,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from cliploc.recipes import Recipe
     from cliploc.values import Problem
 
+MOST_SEEDS = 100  # of --task labelling
 NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.datasets, which takes time to import
 SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
 # Options of views and boxes: a segmentation protocol has its own rules for these.
@@ -75,6 +77,7 @@ NOT_OF_FAITHFULNESS = (
     "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
 )  # fmt: skip
 OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # what differs from a localizer's defaults
+WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be absent
 # Problems of a dataset that are failures of a run on it.
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
@@ -83,11 +86,15 @@ LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFlags, WithJson):
     """What `benchmark` has besides options of `Localizer` and of protocols."""
 
-    dataset: str = flag("A dataset; `cliploc datasets` lists them.", metavar="NAME")
-    root: Path = flag("The dataset's folder.", metavar="DIR")
+    dataset: str = flag(
+        "A dataset; `cliploc datasets` lists them. Of --task labelling: a folder of pictures with true boxes.",
+        metavar="NAME|FOLDER",
+    )
+    root: Path | None = flag("The dataset's folder.", None, metavar="DIR", none="none; needed with a NAME")
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     task: str = flag(
-        "Measure boxes, a class for each pixel (mIoU), whether maps show what the model uses, or what is found.",
+        "Measure boxes, a class for each pixel (mIoU), whether maps show what the model uses, what is found, or how "
+        "much there is to correct.",
         "localization",
         metavar="|".join(TASKS),
         check=choice("task", TASKS),
@@ -120,6 +127,14 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
         none="all",
         check=choice("negatives", NEGATIVES, none=True),
     )
+    truth: str | None = flag(
+        "Layout of the folder of --task labelling: a name of `cliploc datasets`; or reviewed, the folder of annotate.",
+        None,
+        metavar=TRUTHS,
+    )
+    seeds: int | None = flag(
+        "How often --task labelling reviews the pictures in each order.", None, within=(1, MOST_SEEDS), none="3"
+    )
     workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
@@ -127,10 +142,10 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
 @command(
     leave_out=("model", "pretrained", "method", "method_options", "head", "templates", "threshold", "text_cache"),
     without={
-        "min_presence": "0; with --task presence the usual minimum",
-        "min_score": "0; with --task presence the recipe's",
-        "second_look": "no; with --task presence the recipe's",
-        "resize": "squash; with --task presence the model's own",
+        "min_presence": "0; with --task presence or labelling the usual minimum",
+        "min_score": "0; with --task presence the recipe's, with --task labelling that of annotate",
+        "second_look": "no; with --task presence or labelling the recipe's",
+        "resize": "squash; with --task presence or labelling the model's own",
     },
 )
 def benchmark(
@@ -138,8 +153,8 @@ def benchmark(
 ) -> int:
     """Evaluate methods on a dataset.
 
-    The benchmark measures localization (WSOL), segmentation, faithfulness or presence, for all combinations of models,
-    methods, prompts and thresholds. If the run is stopped, the same command resumes it.
+    The benchmark measures localization (WSOL), segmentation, faithfulness, presence or labelling, for all combinations
+    of models, methods, prompts and thresholds. If the run is stopped, the same command resumes it.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
 
@@ -148,6 +163,8 @@ def benchmark(
     Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
 
     Example: cliploc benchmark --task presence --dataset coco --root data --negatives confusable --out results
+
+    Example: cliploc benchmark --task labelling --dataset raccoons --truth voc --out results
     """
     refuse_without("bench", "benchmark")
     refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
@@ -158,11 +175,17 @@ def benchmark(
             raise UsageError(f"{name} is an option of --task {other}: add it, or leave {name} out")
     if task != "faithfulness" and asked.metric:
         raise UsageError("--metric is an option of --task faithfulness: add it, or leave --metric out")
-    if task != "presence":
-        if asked.negatives:
-            raise UsageError("--negatives is an option of --task presence: add it, or leave --negatives out")
+    if task != "presence" and asked.negatives:
+        raise UsageError("--negatives is an option of --task presence: add it, or leave --negatives out")
+    for name in ("--truth", "--seeds"):
+        if task != "labelling" and name in asked.given():
+            raise UsageError(f"{name} is an option of --task labelling: add it, or leave {name} out")
+    if task not in WITH_NAMES:
         options = options.but(**{key: one for key, one in OF_LOCALIZATION.items() if getattr(options, key) is None})
-    refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
+    if task != "labelling":
+        refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
+        if asked.root is None:
+            raise UsageError(f"expected --root, the folder of {asked.dataset}: add it")
     if task == "localization":
         plan = _localization(asked, _setups(asked, options), options.recipe)
     elif task == "segmentation":
@@ -171,6 +194,9 @@ def benchmark(
     elif task == "presence":
         _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
         plan = _presence(asked, _setups(asked, options), options.recipe)
+    elif task == "labelling":
+        _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
+        plan = _labelling(asked, _setups(asked, options), options.recipe)
     else:
         metrics = metric_names(asked.metric)
         _refuse_options(asked, ("--threshold", "--save-maps"), options, NOT_OF_FAITHFULNESS)
@@ -217,6 +243,28 @@ def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str |
     from cliploc.jobs.presence import FILES, run_presence
 
     return _Plan(*_settings_of_boxes(asked, setups, recipe), FILES, run_presence, open_asked)
+
+
+def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
+    """`benchmark --task labelling`."""
+    if (asked.truth is None) == (asked.root is None):
+        raise UsageError(
+            f"expected --truth, the layout of the folder {asked.dataset}, or --root, the folder of the dataset "
+            f"{asked.dataset}, got {'neither' if asked.truth is None else 'both'}: add one, or leave one out"
+        )
+    truth, of_truth = (
+        (asked.dataset, asked.root) if asked.root is not None else (asked.truth or "", Path(asked.dataset))
+    )
+    refuse_truth(truth, asked)
+    from cliploc.jobs.labelling import FILES, SEEDS, run_labelling
+
+    _, recipes = _methods_of(asked.method, setups, recipe)
+    _, settings, left_out = _settings_of_boxes(asked, setups, recipe)
+    # annotate takes a recipe by its name, not as options of the model: some of these choose drafts
+    names = (None if of is None else of.name for of in recipes)
+    named = [replace(one, options=one.options.but(recipe=of)) for one, of in zip(setups, names, strict=True)]
+    run = partial(run_labelling, seeds=SEEDS if asked.seeds is None else asked.seeds)
+    return _Plan(named, settings, left_out, FILES, run, lambda *_, **__: read_truth(truth, of_truth, asked))
 
 
 def _settings_of_boxes(
@@ -286,9 +334,9 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     from cliploc.jobs.sources import files_of
     from cliploc.report import write_report
 
-    of_boxes, of_names = asked.task == "localization", asked.task == "presence"
+    of_boxes, of_names = asked.task == "localization", asked.task in WITH_NAMES
     chosen, engine = asked.counted() if asked.task == "segmentation" else asked.chosen(), asked.parsed()
-    if of_names:
+    if asked.task == "presence":
         chosen["negatives"] = asked.negatives or "all"
     terminal = Terminal()
     for line in plan.left_out:
@@ -302,7 +350,8 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         inputs = {path for one in found.samples for path in (one.path, *files_of(one))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
         written = [folder / name for name in ("manifest.json", *plan.files)]
-        Inputs(inputs).refuse(written, [folder / "parts", *([folder / "maps"] if of_boxes else [])])
+        more = {"localization": ["maps"], "labelling": ["drafts"]}.get(asked.task, [])
+        Inputs(inputs).refuse(written, [folder / name for name in ("parts", *more)])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}

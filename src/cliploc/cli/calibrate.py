@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
@@ -13,7 +14,32 @@ from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document
 from cliploc.config import Options
 from cliploc.errors import UsageError
 
+if TYPE_CHECKING:
+    from cliploc.datasets import AskedDataset
+
 REVIEWED = "reviewed"
+TRUTHS = f"coco|voc|yolo|{REVIEWED}"
+
+
+def refuse_truth(truth: str, asked: SampleFlags) -> None:
+    """Refuses an unknown layout of pictures with true boxes, and options that it does not have."""
+    if truth != REVIEWED:
+        refuse_unknown_dataset(truth)
+        return
+    for name in ("--split", "--subset", "--classes"):
+        if name in asked.given():
+            raise UsageError(f"{name} is an option of datasets, not of --truth {REVIEWED}: leave it out")
+
+
+def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
+    """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
+    from cliploc.datasets import Draw, open_asked
+
+    if truth != REVIEWED:
+        return open_asked(truth, folder, asked.split, **asked.chosen())
+    from cliploc.jobs.calibrate import reviewed_pictures
+
+    return reviewed_pictures(user_path(folder), Draw(**asked.counted()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +49,7 @@ class CalibrateFlags(SampleFlags, WithThreads, WithJson):
     folder: Path = flag("Pictures with true boxes.", metavar="FOLDER", positional=True)
     truth: str = flag(
         "Their layout: a name of `cliploc datasets`; or reviewed, the folder of annotate.",
-        metavar=f"coco|voc|yolo|{REVIEWED}",
+        metavar=TRUTHS,
     )
     out: Path = flag("The file for --calibration.", metavar="FILE", group="output")
 
@@ -37,24 +63,14 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
     """
     refuse_without("calibrate", "calibrate")
-    if asked.truth == REVIEWED:
-        for name in ("--split", "--subset", "--classes"):
-            if name in asked.given():
-                raise UsageError(f"{name} is an option of datasets, not of --truth {REVIEWED}: leave it out")
-    else:
-        refuse_unknown_dataset(asked.truth)
+    refuse_truth(asked.truth, asked)
     out = user_path(asked.out)
     writable(out.resolve().parent)
-    from cliploc.datasets import BY_DESIGN, Draw, open_asked
+    from cliploc.datasets import BY_DESIGN
 
     terminal = Terminal()
     with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
-        if asked.truth == REVIEWED:
-            from cliploc.jobs.calibrate import reviewed_pictures
-
-            dataset = reviewed_pictures(user_path(asked.folder), Draw(**asked.counted()))
-        else:
-            dataset = open_asked(asked.truth, asked.folder, asked.split, **asked.chosen())
+        dataset = read_truth(asked.truth, asked.folder, asked)
         Inputs(one.path for one in dataset.samples).refuse([out])
         problems = [one for one in dataset.problems if one.kind not in BY_DESIGN]
         for one in problems[:SHOWN_PROBLEMS]:

@@ -7,6 +7,7 @@ listed as problems of the kind "difficult", which is by design.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,9 +17,13 @@ from cliploc.datasets._infra.candidates import Box, Candidate, Problems
 from cliploc.datasets._infra.files import HELP, first_folder, words
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import InputError, UsageError
+from cliploc.images import SUFFIXES
 from cliploc.values import ClassName
 
 PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")
+# Where labelling tools put the XML and the pictures that no list names; "": beside each other.
+PLAIN_XML = ("Annotations", "annotations", "xml", ".")
+PLAIN_PICTURES = ("JPEGImages", "images", ".")
 # The names in the files, in the official order; and the usual ones where these are others.
 NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -51,28 +56,72 @@ Annotations/2008_000002.xml   the size, and one object per box
 JPEGImages/2008_000002.jpg    the pictures
 classes.txt                   only for classes other than VOC's: one per line
                               (also below VOCdevkit/VOC2012 or VOC2007)
+
+Or without lists, as labelling tools write it: the whole folder, whichever
+split is asked for, with the classes of the files:
+annotations/a.xml             (also: Annotations/, xml/, or the folder itself)
+images/a.jpg                  (also: JPEGImages/, or the folder itself)
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and class: 2008_000002/tvmonitor."""
     base = first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
-    if base is None:
-        raise UsageError(f"expected a folder Annotations below {root}, found none: {HELP}")
-    own = [row[0] for row in words(base / "classes.txt", 1)] if (base / "classes.txt").is_file() else []
+    if base is None or not (base / "ImageSets").is_dir():
+        return _plain(root, problems)
+    own = _own_names(base)
     usual = {} if own else USUAL
     names = {name: usual.get(name, (name,)) for name in own or NAMES}
+    stems = (row[0].split()[0] for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1))
+    read = ((one, _read_or_problem(base / "Annotations" / f"{one}.xml", one, problems)) for one in stems)
+    pictures = ((stem, base / "JPEGImages" / f"{stem}.jpg", found) for stem, found in read if found is not None)
+    return _found(names, pictures, problems)
+
+
+def _plain(root: Path, problems: Problems) -> Found:
+    """Reads a folder without lists, as labelling tools write it."""
+    places = (root / place / one for place in PLACES for one in PLAIN_XML)
+    folder = next((one for one in places if one.is_dir() and any(one.glob("*.xml"))), None)
+    if folder is None:
+        raise UsageError(f"expected a folder Annotations below {root}, or XML in {root}, found none: {HELP}")
+    base = folder.parent if folder.name in PLAIN_XML else folder
+    read = {path.stem: _read_or_problem(path, path.stem, problems) for path in sorted(folder.glob("*.xml"))}
+    there = {stem: found for stem, found in read.items() if found is not None}
+    own = _own_names(base) or sorted({thing.name for found in there.values() for thing in found.things})
+    pictures = ((stem, _picture_of(base, folder, stem), found) for stem, found in there.items())
+    return _found({name: (name,) for name in own}, pictures, problems)
+
+
+def _picture_of(base: Path, folder: Path, stem: str) -> Path:
+    """The picture of an XML file in a folder without lists."""
+    folders = [*(base / one for one in PLAIN_PICTURES), folder]
+    endings = [end for suffix in sorted(SUFFIXES) for end in (suffix, suffix.upper())]
+    there = (one / f"{stem}{end}" for one in folders for end in endings)
+    missing = next(one for one in folders if one.is_dir()) / f"{stem}.jpg"
+    return next((one for one in there if one.is_file()), missing)
+
+
+def _own_names(base: Path) -> list[str]:
+    """The names of classes.txt; empty without it."""
+    return [row[0] for row in words(base / "classes.txt", 1)] if (base / "classes.txt").is_file() else []
+
+
+def _read_or_problem(path: Path, stem: str, problems: Problems) -> Annotation | None:
+    try:
+        return read_annotation(path)
+    except InputError as error:
+        problems.add("broken annotation", stem, str(error))
+        return None
+
+
+def _found(
+    names: Mapping[str, tuple[str, ...]], pictures: Iterable[tuple[str, Path, Annotation]], problems: Problems
+) -> Found:
+    """The candidates of pictures, each with its id and annotation; `names`: name in the files → synonyms."""
     labels = {name: label for label, name in enumerate(names)}
     candidates, difficult = [], set()
-    for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1):
-        stem = row[0].split()[0]
-        try:
-            found = read_annotation(base / "Annotations" / f"{stem}.xml")
-        except InputError as error:
-            problems.add("broken annotation", stem, str(error))
-            continue
+    for stem, path, found in pictures:
         if not found.things:
             problems.add("empty annotation", stem, "no object: left out")
-        path = base / "JPEGImages" / f"{stem}.jpg"
         boxes: dict[str, list[Box]] = {}
         for thing in found.things:
             if thing.name not in labels:

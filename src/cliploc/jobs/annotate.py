@@ -52,7 +52,7 @@ from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.lessons import lessons_path
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.picture_files import PictureFile, find_pictures
+from cliploc.jobs.picture_files import FoundPictures, PictureFile, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import FRAMES, Every, all_frames
@@ -77,7 +77,7 @@ IMAGE_URL = "/data/local-files/?d="
 
 
 def annotate(
-    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FoundPictures,
     labels: str | os.PathLike[str] | Sequence[str] | Labels,
     out: str | os.PathLike[str],
     *,
@@ -109,7 +109,8 @@ def annotate(
     """Makes draft boxes of named things in pictures, and writes them for other tools.
 
     Args:
-        pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths.
+        pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths; or
+            pictures that were found already.
         labels: a file of `cliploc.jobs.labels.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
             pictures. Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may
@@ -174,7 +175,7 @@ def annotate(
     target = user_path(out)
     every = _every_of(target) if every is None else every
     frames = None if every is None else Every.of(every)
-    there = find_pictures(pictures, videos=frames is not None)
+    there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
     found = there.pictures[:limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
     least = [one for one in (*given_thresholds, _least_of(target)) if one is not None]

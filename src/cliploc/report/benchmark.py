@@ -30,6 +30,7 @@ from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, disput
 from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.faithfulness import write_faithfulness_report
 from cliploc.report.html import REPORT_TEMPLATES, count
+from cliploc.report.labelling import write_labelling_report
 from cliploc.report.presence import write_presence_report
 from cliploc.report.segmentation import write_segmentation_report
 from cliploc.report.task_folder import SettingResult, kind_of, published, write_files
@@ -66,6 +67,7 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         "segmentation": write_segmentation_report,
         "faithfulness": write_faithfulness_report,
         "presence": write_presence_report,
+        "labelling": write_labelling_report,
     }
     if write := of_task.get(kind_of(folder)):
         return write(folder, pictures=pictures)

@@ -1,0 +1,476 @@
+"""`run_labelling`: how many corrections the drafts of a folder need, before and after some pictures are reviewed.
+
+`annotate` makes the drafts, a `Reviewer` reviews them. Into a folder that can be resumed; `cliploc help teaching`
+explains the numbers and the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc import __version__
+from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
+from cliploc.config import DEFAULTS, MIN_SCORE, Options
+from cliploc.datasets import AskedDataset
+from cliploc.errors import UsageError
+from cliploc.jobs import folder, local
+from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
+from cliploc.jobs.draft_scores import Work
+from cliploc.jobs.engine import Engine
+from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
+from cliploc.jobs.labels import Labels
+from cliploc.jobs.notes import Notes
+from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path
+from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.reviewer import Order, Reviewer, Walk, WorkOf
+from cliploc.jobs.rows import Row, arrow, check_part, rows_in, sample_facts, schema_of, to_table, write_part
+from cliploc.jobs.sources import content_digest
+from cliploc.jobs.summary import Summary, Tally, summed_up
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, dataset_entry
+from cliploc.jobs.teach import VERSION
+from cliploc.metrics import Bootstrap
+from cliploc.report.labelling import DRAFTS, NUMBERS, minutes_text, number_text
+from cliploc.report.labelling import FILES as REPORT_FILES
+from cliploc.reporter import SILENT, Reporter
+
+KIND = RunKind("labelling", "a labelling benchmark", 1)
+FILES = ("summary.json", *REPORT_FILES)
+STEPS = (0, 3, 5, 10, 20, 40)  # reviewed pictures
+SEEDS = 3
+# Seconds. Drawn the traditional way, a box takes 25 to 35 (Su et al. 2012, "Crowdsourcing annotations for visual object
+# detection": drawn once, and with checks); by clicks on its four sides 7 (Papadopoulos et al. 2017, "Extreme clicking
+# for efficient object annotation"): no draft should take longer to put right, or to delete.
+DRAW, CHANGE = (25.0, 35.0), 7.0
+NUMBER_COLUMNS = (
+    "sample", "setting", "status", "reason", "order", "seed", "place", "labels", "boxes", "untaught", "taught",
+)  # fmt: skip
+Floats = npt.NDArray[np.float64]
+
+
+# ------------------------------------------------------------------------------------------------------------ the task
+def row_schema() -> Any:
+    """The columns of a row, one for each picture, setting, order and seed, as a `pyarrow.Schema`."""
+    pa = arrow()
+    text, i32 = pa.string(), pa.int32()
+    work = pa.list_(i32, 3)  # to delete, draw, adjust
+    return schema_of(
+        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
+        width=i32, height=i32, status=text, reason=text, order=text, seed=i32,
+        place=i32,  # which one it is among the reviewed pictures; null: it is not reviewed
+        # Of each name with boxes or with something to do; taught: at each step before the picture is reviewed.
+        labels=pa.list_(i32), boxes=pa.list_(i32), untaught=pa.list_(work), taught=pa.list_(pa.list_(work)),
+    )  # fmt: skip
+
+
+def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
+    titles = ("setting", "order", "reviewed", "left", *(title for title, _ in NUMBERS.values()))
+    rows: list[tuple[str, ...]] = [titles]
+    for name, one in summary.items():
+        for order, curve in one.get("curves", {}).items():
+            for i, step in enumerate(manifest["reviewed"]):
+                numbers = {key: values[i] for key, values in curve.items()}
+                rows.append(
+                    (name, order, f"{step}", f"{numbers['left']:,.0f}", *(_said(key, numbers) for key in NUMBERS))
+                )
+    return rows
+
+
+def _said(key: str, numbers: Mapping[str, Any]) -> str:
+    """One of `NUMBERS` at one step, in a table."""
+    if key == "minutes":
+        return minutes_text(numbers, "")
+    return number_text(numbers[key], numbers["saved_error"] if key == "saved" else None)
+
+
+def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+    lines = [f"{title}: {about}" for title, about in NUMBERS.values()]
+    for name, one in summary.items():
+        if "boxes" in one:
+            lines.append(
+                f"{name}: {one['evaluated']:,} pictures, {one['boxes']:,} true boxes, names: {one['names']:,}; without "
+                f"drafts {one['nothing']:.1f} boxes to draw for 100 pictures, {minutes_text(one, 'nothing_')} "
+                "minutes"
+            )
+    return lines
+
+
+TASK = BenchmarkTask(
+    KIND,
+    FILES,
+    row_schema,
+    lambda: NUMBER_COLUMNS,
+    lambda _, manifest: LabellingTally(manifest["reviewed"]),
+    _table,
+    _legend,
+)
+
+
+def run_labelling(
+    dataset: AskedDataset,
+    setups: Sequence[ModelSetup],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    seeds: int = SEEDS,
+    steps: Sequence[int] = STEPS,
+    engine: Engine = local.run,
+    asked: Mapping[str, Any] | None = None,
+    reporter: Reporter = SILENT,
+) -> BenchmarkResult:
+    """Annotates the pictures of a dataset and reviews them with its true boxes; see `run_benchmark`.
+
+    Args:
+        dataset: as `cliploc.datasets.open_asked` reads it; in each picture only the names that are asked there count.
+        setups: models × prompts. A setup with a `recipe` runs by it, whatever the method of its setting is.
+        seeds: how often the pictures are reviewed in each order.
+        steps: numbers of reviewed pictures, ascending, from 0 on; those that would leave no picture are left out.
+        engine: runs the model.
+
+    Raises:
+        UsageError: a model, a method or an option that cannot be used, or a folder with other settings.
+        DiskFullError: no room on the disk.
+    """
+    arrow()
+    if [*steps] != sorted({*steps}) or steps[0] != 0 or seeds < 1:
+        raise UsageError(f"expected ascending steps from 0 on and a seed at least, got {[*steps]} and {seeds}")
+    labels = sorted({label for one in dataset.samples for label in one.labels})
+    names = [class_entries(dataset)[label] for label in labels]
+    jobs = [_Job.of(setups[one.setup], one, names) for one in settings]
+    notes = Notes(reporter)
+    described = []
+    for job in jobs:
+        entry, said = job.describe()
+        described.append(entry)
+        notes.add(said)
+    steps = [one for one in steps if one < len(dataset.samples)]
+    walks = [Walk(order, seed) for order, seed in product(get_args(Order), range(seeds))]
+    manifest = {
+        "schema_version": KIND.version,
+        "kind": KIND.name,
+        "cliploc_version": __version__,
+        "dataset": dataset_entry(dataset, asked or {}),
+        "settings": described,
+        "shards": len(walks),
+        "teaching": VERSION,
+        "reviewed": steps,
+        "orders": list(get_args(Order)),
+        "seeds": seeds,
+        "seconds": {"draw": list(DRAW), "change": CHANGE},
+        "token": folder.token_for(out),
+    }
+    ids = [one.id for one in dataset.samples]
+
+    def check(_: int, part: bytes) -> None:
+        check_part(part, row_schema(), ids, [one.id for one in jobs])
+
+    with alone_in(out):
+        begun = folder.begin(out, KIND, manifest, (*FILES, DRAFTS), check)
+        notes.add(begun.notes)
+        folder.begin_session(out, KIND)
+        found = sorted((PictureFile(one.id, one.path) for one in dataset.samples), key=by_path)
+        files = FoundPictures(_root_of(dataset), found, [])
+        for job in jobs:
+            job.annotate(files, out / DRAFTS / job.id, engine, reporter)
+        reviewers = [Reviewer(out / DRAFTS / one.id, dataset.samples, labels) for one in jobs]
+        stamps = [one.digest() for one in reviewers]
+        there = {index for index in begun.whole if read_stamps(part_path(out, index)) == stamps}
+        facts = {one.id: sample_facts(one, dataset.root, content_digest(one)) for one in dataset.samples}
+        count, done = len(dataset.samples) * len(jobs), 0
+        reporter.phase("reviewing")
+        reporter.start(count * (len(walks) - len(there)), count * len(walks))
+        with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(walks)):
+            for index, walk in enumerate(walks):
+                if index in there:
+                    continue
+                rows: list[Row] = []
+                for job, reviewer in zip(jobs, reviewers, strict=True):
+                    rows += _rows(walk, steps, reviewer, facts, job.id)
+                    reporter.images(len(facts))
+                write_part(part_path(out, index), to_table(rows, row_schema()), stamps)
+                done += 1
+            reporter.phase("summary")
+            summary = _conclude(out)
+    failed = {one["sample"]: one["reason"] for numbers in summary.values() for one in numbers["failed"]}
+    return BenchmarkResult(
+        TASK, manifest, out, summary, notes.lines, failed, len(dataset.samples), done, bool(there)
+    )  # fmt: skip
+
+
+def _root_of(dataset: AskedDataset) -> Path:
+    """The folder that the pictures' ids are relative to."""
+    first = dataset.samples[0]
+    path = first.path.as_posix()
+    return Path(path.removesuffix(first.id)) if path.endswith(first.id) else dataset.root
+
+
+def _rows(
+    walk: Walk, steps: Sequence[int], reviewer: Reviewer, facts: Mapping[str, Row], setting: str
+) -> Iterator[Row]:
+    """The rows of a walk in one setting."""
+    failed, walked = reviewer.failed(), reviewer.walked(walk, steps)
+    for sample, of_sample in facts.items():
+        row = {**of_sample, "setting": setting, "order": walk.order, "seed": walk.seed}
+        if sample in failed:
+            yield {**row, "status": "failed", "reason": failed[sample]}
+            continue
+        one, boxes, untaught = walked[sample], reviewer.boxes(sample), reviewer.untaught[sample]
+        labels = sorted({label for label, count in boxes.items() if count}.union(untaught, *one.taught))
+        yield {
+            **row,
+            "status": "ok",
+            "place": one.place,
+            "labels": labels,
+            "boxes": [boxes.get(label, 0) for label in labels],
+            "untaught": [_counts(untaught, label) for label in labels],
+            "taught": [[_counts(work, label) for work in one.taught] for label in labels],
+        }
+
+
+def _counts(work: WorkOf, label: int) -> list[int]:
+    one = work.get(label, Work(0, 0, 0))
+    return [one.delete, one.draw, one.adjust]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One setting, as `annotate` runs it."""
+
+    id: str
+    setup: ModelSetup
+    labels: Labels
+    options: Options  # without those that `annotate` takes itself
+    drafts: Mapping[str, Any]  # these
+
+    @classmethod
+    def of(cls, setup: ModelSetup, setting: Setting, names: Sequence[str]) -> _Job:
+        given = setup.options
+        if given.recipe is None:
+            given = given.but(method=setting.method, method_options=dict(setting.options))
+        if setting.threshold is not None:
+            given = given.but(threshold=setting.threshold)
+        drafts = {
+            "min_presence": given.min_presence,
+            "min_score": MIN_SCORE if given.min_score is None else given.min_score,  # the default of `annotate`
+            "max_boxes": given.max_boxes,
+            "min_area": given.min_area,
+        }
+        options = given.but(**{name: getattr(DEFAULTS, name) for name in RESERVED})
+        labels = Labels(tuple(names), (None,) * len(names), tuple(given.background or ()))
+        return cls(setting.id, setup, labels, options, drafts)
+
+    def describe(self) -> tuple[dict[str, Any], Sequence[str]]:
+        """Its entry in the manifest, and remarks; refuses what cannot be used."""
+        boxes = BoxFilter(self.drafts["min_area"], least=self.drafts["min_presence"])
+        worker = AnnotatorSettings(self.labels, boxes, self.options, teach=True)()
+        entry = plain(
+            {
+                "id": self.id,
+                **worker.describe(),
+                **self.drafts,
+                "model": self.setup.model,  # as typed
+                "pretrained": self.setup.options.pretrained,
+                "head": self.setup.head,
+                "prompts": self.setup.prompts,
+            }
+        )
+        return entry, worker.notes
+
+    def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> None:
+        """Makes the drafts, or what is missing of them."""
+        annotate(
+            pictures, self.labels, out, formats=("csv",), review=0, teach=True, engine=engine,
+            reporter=reporter, options=self.options, **self.drafts,
+        )  # fmt: skip
+
+
+def _conclude(out: Path) -> dict[str, Summary]:
+    """Computes the numbers of all walks and writes them into summary.json."""
+    manifest = folder.read_manifest(out, KIND)
+    tallies = {one["id"]: TASK.tally(one, manifest) for one in manifest["settings"]}
+    summary = summed_up(_failed_once(rows_in(out, NUMBER_COLUMNS, manifest["shards"])), tallies)
+    write_json(out / "summary.json", {"schema_version": KIND.version, "settings": summary})
+    return summary
+
+
+def _failed_once(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows without those of pictures that failed in an earlier walk, too."""
+    seen = set()
+    for row in rows:
+        which = row["sample"], row["setting"]
+        if row["status"] == "ok" or which not in seen:
+            yield row
+        seen.add(which)
+
+
+# --------------------------------------------------------------------------------------------------------- the numbers
+@dataclass(frozen=True)
+class _Seen:
+    """One picture in one walk."""
+
+    place: int | None
+    labels: tuple[int, ...]
+    boxes: tuple[int, ...]  # of each label
+    untaught: Floats  # [L, 3] to delete, draw, adjust
+    taught: Floats  # [L, S, 3]
+
+
+class LabellingTally(Tally):
+    """Counts the rows of one setting."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self._steps = steps
+        self._walks: dict[tuple[str, int], dict[str, _Seen]] = {}
+
+    def add(self, row: Row) -> None:
+        """See `Tally.add`."""
+        walk = self._walks.setdefault((row["order"], row["seed"]), {})
+        if row["sample"] in walk:
+            raise UsageError(f"{row['sample']} occurs twice: review each picture once")
+        count = len(row["labels"])
+        walk[row["sample"]] = _Seen(
+            row["place"],
+            tuple(row["labels"]),
+            tuple(row["boxes"]),
+            np.array(row["untaught"], np.float64).reshape(count, 3),
+            np.array(row["taught"], np.float64).reshape(count, -1, 3) if count else np.zeros((0, 1, 3)),
+        )
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002 - errors are paired
+        """The numbers of `NUMBERS` before anything is reviewed, and `curves`: these and others at each step.
+
+        All are means over pictures and seeds, for 100 pictures.
+        """
+        if not self._walks:
+            return dict(counts)
+        evaluated = len(next(iter(self._walks.values())))
+        failed = counts["images"] - counts["evaluated"]
+        curves, seeds = {}, {}
+        for order in dict.fromkeys(order for order, _ in sorted(self._walks)):
+            walks = [_Walk.of(self._walks[one], self._steps) for one in sorted(self._walks) if one[0] == order]
+            curves[order] = _curve(walks)
+            seeds[order] = [one.mean(one.taught.sum(axis=2)) for one in walks]
+        first = next(iter(self._walks.values()))
+        names = {label for one in first.values() for label in one.labels}
+        boxes = sum(sum(one.boxes) for one in first.values())
+        start = next(iter(curves.values()))
+        nothing = 100 * boxes / evaluated
+        return {
+            **{key: start[key][0] for key in ("untaught", "taught", "saved", "saved_error")},
+            "nothing": nothing,
+            **{f"nothing_{key}": one for key, one in _minutes(np.array([0.0, nothing, 0.0])).items()},
+            "boxes": boxes,
+            "names": len(names),
+            "curves": curves,
+            "seeds": seeds,
+            "per_class": {str(label): self._of_name(label) for label in sorted(names)},
+            "images": evaluated + failed,
+            "evaluated": evaluated,
+        }
+
+    def _of_name(self, label: int) -> dict[str, float | None]:
+        """The numbers of one name, in random order."""
+        walks = [
+            {sample: _of_label(seen, label) for sample, seen in self._walks[one].items()}
+            for one in sorted(self._walks)
+            if one[0] == "random"
+        ]
+        numbers = _curve([_Walk.of(one, self._steps) for one in walks])
+        with_boxes = [sum(one.boxes) for one in walks[0].values() if sum(one.boxes)]
+        found: dict[str, float | None] = {"pictures": len(with_boxes), "boxes": sum(with_boxes)}
+        for i, step in enumerate(self._steps):
+            found |= {f"{key}_{step}": numbers[key][i] for key in ("untaught", "taught", "saved", "saved_error")}
+        return found
+
+
+def _of_label(seen: _Seen, label: int) -> _Seen:
+    """A picture with one of its names alone."""
+    at = [i for i, one in enumerate(seen.labels) if one == label]
+    boxes = tuple(seen.boxes[i] for i in at)
+    return _Seen(seen.place, (label,) * len(at), boxes, seen.untaught[at], seen.taught[at])
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """The n pictures of one walk, in a fixed order, at S steps."""
+
+    left: npt.NDArray[np.bool_]  # [n, S] whether it is not reviewed yet
+    untaught: Floats  # [n, 3] to delete, draw, adjust
+    taught: Floats  # [n, S, 3]; of a reviewed picture what there was to do when it was reviewed
+
+    @classmethod
+    def of(cls, pictures: Mapping[str, _Seen], steps: Sequence[int]) -> _Walk:
+        """That of some rows; their order does not matter."""
+        every = [pictures[one] for one in sorted(pictures)]
+        places = np.array([np.inf if one.place is None else one.place for one in every])  # [n]
+        taught = np.zeros((len(every), len(steps), 3))
+        for i, one in enumerate(every):
+            work = one.taught.sum(axis=0)  # [s, 3]
+            if len(one.labels):
+                taught[i] = work[np.minimum(np.arange(len(steps)), len(work) - 1)]
+        untaught = np.array([one.untaught.sum(axis=0) for one in every]).reshape(-1, 3)
+        return cls(places[:, None] >= np.array(steps), untaught, taught)
+
+    def mean(self, values: Floats) -> list[float]:
+        """The mean over the pictures that are left, for 100 of them: `[n, S]` → `[S]`."""
+        found: list[float] = (100 * (values * self.left).sum(axis=0) / self.left.sum(axis=0)).tolist()
+        return found
+
+
+def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
+    """The numbers at each step of walks in one order."""
+    left = np.stack([one.left for one in walks])  # [R, n, S]
+    untaught = np.stack([np.repeat(one.untaught[:, None], left.shape[2], axis=1) for one in walks])  # [R, n, S, 3]
+    taught = np.stack([one.taught for one in walks])
+    found: dict[str, list[float | None]] = {"left": left[0].sum(axis=0).astype(float).tolist()}
+
+    def mean(values: Floats) -> Floats:
+        """`[R, n, S]` → `[S]`, for 100 pictures that are left."""
+        means: Floats = 100 * (values * left).sum(axis=(0, 1)) / left.sum(axis=(0, 1))
+        return means
+
+    saved = (untaught - taught).sum(axis=3)  # [R, n, S]
+    found |= {
+        "untaught": mean(untaught.sum(axis=3)).tolist(),
+        "taught": mean(taught.sum(axis=3)).tolist(),
+        "saved": mean(saved).tolist(),
+        "saved_error": _errors(saved, left),
+        "whole": (100 * taught.sum(axis=3).mean(axis=(0, 1))).tolist(),
+    }
+    for key, values in (("untaught_", untaught), ("", taught)):
+        kinds = np.stack([mean(values[..., i]) for i in range(3)])  # [3, S]
+        found |= {f"{key}{name}": of.tolist() for name, of in zip(("delete", "draw", "adjust"), kinds, strict=True)}
+        found |= {f"{key}{name}": of for name, of in _minutes(kinds).items()}
+    return found
+
+
+def _minutes(kinds: Floats) -> dict[str, Any]:
+    """Minutes for so many corrections `[3, …]`, with the least and the greatest cost of a box."""
+    delete, draw, adjust = kinds
+    ends = zip(("minutes_low", "minutes_high"), DRAW, strict=True)
+    return {key: ((CHANGE * (delete + adjust) + cost * draw) / 60).tolist() for key, cost in ends}
+
+
+def _errors(saved: Floats, left: npt.NDArray[np.bool_]) -> list[float | None]:
+    """The standard error `[S]` of the mean difference, for 100 pictures: from other pictures, and from other draws."""
+    found: list[float | None] = []
+    for i in range(saved.shape[2]):
+        values, there = saved[..., i], left[..., i]  # [R, n]
+        seen = there.any(axis=0)
+        if seen.sum() < 2:
+            found.append(None)
+            continue
+        of_pictures = (values * there).sum(axis=0)[seen] / there.sum(axis=0)[seen]
+        variance = of_pictures.var(ddof=1) / len(of_pictures)
+        if len(values) > 1:
+            of_draws = (values * there).sum(axis=1) / there.sum(axis=1)
+            variance += of_draws.var(ddof=1) / len(of_draws)
+        found.append(float(100 * np.sqrt(variance)))
+    return found

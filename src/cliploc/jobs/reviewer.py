@@ -1,0 +1,160 @@
+"""A person who reviews the drafts of an annotated folder, played with true boxes: what is left to do after each review.
+
+The reviewed pictures get their true boxes, in memory; then the folder is taught (`cliploc.jobs.teach`) and its drafts
+are chosen again, as `annotate` and `review` do it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from cliploc import prompts
+from cliploc.datasets import AskedPicture
+from cliploc.jobs import folder
+from cliploc.jobs.annotate import base_of
+from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.jobs.annotation_rows import KIND, run_id
+from cliploc.jobs.annotator import Row
+from cliploc.jobs.corrections import Correction
+from cliploc.jobs.draft_scores import Work, work_on
+from cliploc.jobs.drafts import DraftRule
+from cliploc.jobs.picture_files import PictureFile
+from cliploc.jobs.teach import Drawing, School
+from cliploc.values import FloatArray
+
+Order = Literal["random", "suggested"]  # as drawn; or the least certain first, as `review` shows them
+WorkOf: TypeAlias = Mapping[int, Work]  # label → what there is to do
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The pictures of a folder in the order in which they are reviewed."""
+
+    order: Order
+    seed: int  # of the draw; of the suggested order, which of the equally certain pictures comes first
+
+    def __str__(self) -> str:
+        return f"{self.order}-{self.seed}"
+
+    def drawn(self, pictures: Sequence[str]) -> list[str]:
+        """The pictures in an order that depends on nothing but their names and the seed."""
+        return random.Random(f"cliploc {self.seed}").sample(sorted(pictures), len(pictures))
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a walk means for one picture."""
+
+    place: int | None  # which one it is among the reviewed pictures, from 0; None: it is not reviewed
+    taught: tuple[WorkOf, ...]  # at each step before it is reviewed, with what the folder has learnt by then
+
+
+class Reviewer:
+    """Reviews the pictures of a run whose true boxes are known."""
+
+    def __init__(self, out: Path, pictures: Sequence[AskedPicture], labels: Sequence[int]) -> None:
+        """Opens the folder of `annotate`.
+
+        Args:
+            pictures: those of the run; their boxes are true.
+            labels: the dataset's label of each name of the run.
+        """
+        manifest = folder.read_manifest(out, KIND)
+        self._settings: Mapping[str, Any] = manifest["settings"]
+        names = prompts.parse(list(manifest["labels"])).names
+        rule, base = DraftRule(**manifest["drafts"]), base_of(self._settings)
+        files = [PictureFile(one.id, one.path) for one in pictures]
+        self._folder = AnnotatedFolder(out, Path(manifest["root"]), run_id(manifest), files, names, rule, base)
+        self._labels = labels
+        by_name = {one.id: one for one in pictures}
+        self._asked = {one.id: by_name[one.id] for one in self._folder.annotated()}
+        self._truth = {name: self._true(one) for name, one in self._asked.items()}
+        self.pictures = [*self._asked]  # that the run could read, by path: as they lie in its parts
+        self.untaught: dict[str, WorkOf] = {}
+        self._show({})
+        for one in self.pictures:
+            self.untaught[one] = self._work(one)
+
+    def digest(self) -> str:
+        """Changes with everything that the run found."""
+        found = hashlib.blake2b(digest_size=16)
+        for one in self.pictures:
+            found.update(self._folder.results.places[one].digest)
+        return found.hexdigest()
+
+    def failed(self) -> dict[str, str]:
+        """Picture → why it has no drafts."""
+        results = self._folder.results
+        return {one.id: results.row(one.id)["reason"] for one in self._folder.found if one.id not in self._asked}
+
+    def boxes(self, picture: str) -> dict[int, int]:
+        """Label → number of true boxes."""
+        return {self._labels[p]: len(boxes) for p, boxes in self._truth[picture].items()}
+
+    def walked(self, walk: Walk, steps: Sequence[int]) -> dict[str, Walked]:
+        """What a walk means for each picture; `steps`: numbers of reviewed pictures, ascending."""
+        ties = {one: place for place, one in enumerate(walk.drawn(self.pictures))}
+        reviewed: list[str] = []
+        taught: dict[str, list[WorkOf]] = {one: [] for one in self.pictures}
+        self._show(self._alone)
+        for step in steps:
+            left = [one for one in self.pictures if one not in {*reviewed}]
+            margins = {one: self._folder.chosen(one).margin for one in left} if walk.order == "suggested" else {}
+            left.sort(key=lambda one: (margins.get(one, 0.0), ties[one]))
+            reviewed += left[: step - len(reviewed)]
+            if reviewed:
+                self._show(self._taught(reviewed))
+            for one in self.pictures:
+                if one not in {*reviewed}:
+                    taught[one].append(self._work(one))
+        places = {one: place for place, one in enumerate(reviewed)}
+        return {one: Walked(places.get(one), tuple(taught[one])) for one in self.pictures}
+
+    @functools.cached_property
+    def _alone(self) -> Mapping[str, Row]:
+        """What the folder teaches itself, before anything is reviewed."""
+        return self._taught(())
+
+    def _taught(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
+        """The taught rows of the pictures that are not reviewed."""
+        self._show({})
+        self._folder.decided = {}
+        self._folder.corrected = {one: self._correction(one) for one in reviewed}
+        self._folder.reviews = {one: {"status": "reviewed", "revision": 1} for one in reviewed}
+        school = School(self._folder, Drawing.of(self._settings))
+        _, known = school.names()
+        return {row["picture"]: row for row in school.rows(known, {})}
+
+    def _show(self, taught: Mapping[str, Row]) -> None:
+        self._folder.results.show_taught(taught)
+
+    def _correction(self, picture: str) -> Correction:
+        pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
+        return Correction([box for box, _ in pairs], [p for _, p in pairs])
+
+    def _true(self, picture: AskedPicture) -> dict[int, FloatArray]:
+        """The true boxes of each name that may be asked, in pixels of the file."""
+        row = self._folder.results.row(picture.id)
+        width, height = picture.size_wh
+        scale = np.array([row["width"] / width, row["height"] / height] * 2, np.float32)
+        none = np.zeros((0, 4), np.float32)
+        return {
+            p: picture.truth.get(label, none) * scale for p, label in enumerate(self._labels) if label in picture.labels
+        }
+
+    def _work(self, picture: str) -> dict[int, Work]:
+        """What there is to do with the drafts that are shown now; names with nothing to do are left out."""
+        row, chosen = self._folder.results.row(picture), self._folder.chosen(picture)
+        drafts: dict[int, list[Sequence[float]]] = {}
+        for box in chosen.drafts:
+            drafts.setdefault(row["labels"][box], []).append(row["boxes"][box])
+        found = {p: work_on(drafts.get(p, []), boxes) for p, boxes in self._truth[picture].items()}
+        return {self._labels[p]: one for p, one in found.items() if one.total}

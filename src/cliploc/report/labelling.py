@@ -1,0 +1,211 @@
+"""Writes a labelling benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cliploc._documents import LabellingManifest
+from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
+from cliploc.report.benchmark_tables import Cell, Table, to_markdown
+from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.report.task_folder import SettingResult, TaskRun, csv_text, read_run, write_files
+
+FILES = ("tables.csv", "tables.md", "names.csv", "report.html")
+DRAFTS = "drafts"  # the folder of the drafts, beside these
+NUMBERS = {  # key → title and meaning
+    "untaught": (
+        "untaught",
+        "corrections (delete, draw, adjust) of 100 pictures that are left, as the model alone drew",
+    ),
+    "taught": ("taught", "the same with what the folder has learnt from itself, and from the reviewed pictures"),
+    "saved": ("saved", "the difference on the same pictures, with its standard error"),
+    "minutes": ("minutes", "estimated for the taught corrections, with the least and the greatest cost of a box"),
+    "whole": ("whole folder", "corrections of 100 pictures, those that were reviewed first counted as they were then"),
+}
+CURVE = (
+    "left", "untaught", "taught", "saved", "saved_error", "delete", "draw", "adjust", "minutes_low", "minutes_high",
+    "untaught_delete", "untaught_draw", "untaught_adjust", "untaught_minutes_low", "untaught_minutes_high", "whole",
+)  # fmt: skip
+LINES = (("random", "untaught"), ("random", "taught"), ("suggested", "untaught"), ("suggested", "taught"))
+MOST_DRAWN = 8  # settings with a figure
+
+
+def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
+    """Writes report.html and the tables into a labelling benchmark's folder; see `write_report`."""
+    run = read_run(folder, LabellingManifest, lambda _: ("untaught", "taught", "saved"), _rank)
+    title, table, names = run.title("Labelling"), _numbers(run), _names(run)
+    page = REPORT_TEMPLATES.render(
+        "labelling.html",
+        title=title,
+        about=run.facts({}, _facts(run)),
+        table=table,
+        numbers=list(NUMBERS.values()),
+        curves=list(_curves(run)),
+        legend=legend((i, f"{order}, {what}") for i, (order, what) in enumerate(LINES)),
+        names=names,
+        **run.ending(),
+    )
+    tables = [table] if names is None else [table, names]
+    return write_files(folder, (_csv(run), to_markdown(title, tables), _names_csv(run), page), FILES)
+
+
+def _rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
+    """By the corrections before anything is reviewed."""
+    value: float | None = numbers.get("taught")
+    return math.inf if value is None else value
+
+
+def _facts(run: TaskRun) -> dict[str, str]:
+    seconds = run.manifest["seconds"]
+    low, high = seconds["draw"]
+    return {
+        "orders": f"random and suggested, {run.manifest['seeds']} seeds each",
+        "cost of a box": f"{low:g}–{high:g} s to draw, {seconds['change']:g} s to adjust or delete",
+    }
+
+
+def number_text(value: float | None, error: float | None = None) -> str:
+    """A number of corrections, with its standard error."""
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if error is None else f"{value:.1f} ± {error:.1f}"
+
+
+def minutes_text(numbers: Mapping[str, Any], prefix: str) -> str:
+    """Minutes with the least and the greatest cost of a box."""
+    low, high = numbers.get(f"{prefix}minutes_low"), numbers.get(f"{prefix}minutes_high")
+    return "–" if low is None or high is None else f"{low:.1f}–{high:.1f}"
+
+
+def _steps(run: TaskRun, setting: SettingResult) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Order, number of reviewed pictures, and the numbers then."""
+    for order, curve in (setting.numbers.get("curves") or {}).items():
+        for i, step in enumerate(run.manifest["reviewed"]):
+            yield order, step, {key: curve[key][i] for key in CURVE}
+
+
+def _numbers(run: TaskRun) -> Table:
+    columns = {
+        "setting": "",
+        "order": "of the reviewed pictures: random, or suggested: the least certain first",
+        "reviewed": "number of pictures that were reviewed before",
+        "left": "number of pictures that are left",
+        **dict(NUMBERS.values()),
+        "delete": "of the taught corrections",
+        "draw": "of the taught corrections",
+        "adjust": "of the taught corrections: drafts with an IoU of 0.5 to 0.7",
+    }
+    rows = [
+        [
+            Cell(one.id),
+            Cell(order),
+            Cell(f"{step:,}", step),
+            Cell(f"{numbers['left']:,.0f}", numbers["left"]),
+            *(Cell(number_text(numbers[key]), numbers[key]) for key in ("untaught", "taught")),
+            Cell(number_text(numbers["saved"], numbers["saved_error"]), numbers["saved"]),
+            Cell(minutes_text(numbers, ""), numbers["minutes_low"]),
+            *(Cell(number_text(numbers[key]), numbers[key]) for key in ("whole", "delete", "draw", "adjust")),
+        ]
+        for one in run.settings
+        for order, step, numbers in _steps(run, one)
+    ]
+    notes = [
+        f"{one.id}, without drafts: {one.numbers['nothing']:.1f} boxes to draw for 100 pictures, "
+        f"{minutes_text(one.numbers, 'nothing_')} minutes."
+        for one in run.settings
+        if "nothing" in one.numbers
+    ]
+    return Table(
+        "Corrections of 100 pictures", columns, {"": rows}, frozenset({*columns} - {"setting", "order"}), notes
+    )
+
+
+def _csv(run: TaskRun) -> str:
+    """A row for each setting, order and number of reviewed pictures, with unrounded numbers."""
+    rows: list[dict[str, object]] = [
+        {
+            "setting": one.id,
+            **{key: one.about.get(key) for key in ("model", "method")},
+            "order": order,
+            "reviewed": step,
+            **numbers,
+            "evaluated": one.numbers["evaluated"],
+        }
+        for one in run.settings
+        for order, step, numbers in _steps(run, one)
+    ]
+    return csv_text(rows or [dict.fromkeys(("setting", "model", "method", "order", "reviewed", *CURVE, "evaluated"))])
+
+
+def _of_names(run: TaskRun) -> Iterator[tuple[SettingResult, str, Mapping[str, Any]]]:
+    classes = run.dataset.get("classes") or []
+    for one in run.settings:
+        for label, numbers in (one.numbers.get("per_class") or {}).items():
+            yield one, classes[int(label)]["name"] if int(label) < len(classes) else label, numbers
+
+
+def _names(run: TaskRun) -> Table | None:
+    """A row for each setting and name; None for one name."""
+    every = list(_of_names(run))
+    if len(every) <= len(run.settings):
+        return None
+    last = run.manifest["reviewed"][-1]
+    columns = {
+        "setting": "",
+        "name": "",
+        "pictures": "with boxes of the name",
+        "boxes": "true ones",
+        **{
+            f"{key}, {step} reviewed": "corrections of 100 pictures that are left, in random order"
+            for step in dict.fromkeys((0, last))
+            for key in ("untaught", "taught", "saved")
+        },
+    }
+    rows = []
+    for one, name, numbers in every:
+        row = [Cell(one.id), Cell(name), *(Cell(f"{numbers[key]:,.0f}", numbers[key]) for key in ("pictures", "boxes"))]
+        for step in dict.fromkeys((0, last)):
+            row += [Cell(number_text(value := numbers[f"{key}_{step}"]), value) for key in ("untaught", "taught")]
+            saved, error = numbers[f"saved_{step}"], numbers[f"saved_error_{step}"]
+            row.append(Cell(number_text(saved, error), saved))
+        rows.append(row)
+    return Table("Each name", columns, {"": rows}, frozenset({*columns} - {"setting", "name"}))
+
+
+def _names_csv(run: TaskRun) -> str:
+    """A row for each setting and name, with unrounded numbers."""
+    rows = [{"setting": one.id, "name": name, **numbers} for one, name, numbers in _of_names(run)]
+    return csv_text(rows or [dict.fromkeys(("setting", "name", "pictures", "boxes"))])
+
+
+def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
+    """The figure of each setting."""
+    for one in [one for one in run.settings if one.numbers.get("curves")][:MOST_DRAWN]:
+        yield one.id, _curve(one, run.manifest["reviewed"])
+
+
+def _curve(setting: SettingResult, steps: list[int]) -> Figure:
+    """Draws the corrections that are left of 100 pictures, by the number of reviewed pictures."""
+    curves = setting.numbers["curves"]
+    there = [(i, order, what) for i, (order, what) in enumerate(LINES) if order in curves]
+
+    def draw(axes: Any, palette: Palette) -> None:
+        for i, order, what in there:
+            colour, dashes, marker = look(i, palette)
+            values, errors = curves[order][what], [one or 0 for one in curves[order]["saved_error"]]
+            axes.plot(steps, values, color=colour, linewidth=1.8, dashes=dashes or (None, None), marker=marker)
+            if what == "taught":
+                axes.errorbar(steps, values, errors, color=colour, linewidth=0, elinewidth=1, capsize=3)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("reviewed pictures")
+        axes.set_ylabel("corrections of 100 pictures")
+
+    said = "; ".join(
+        f"{order}, {what}: "
+        + ", ".join(f"{step} {value:.1f}" for step, value in zip(steps, curves[order][what], strict=True))
+        for _, order, what in there
+    )
+    return figure(draw, f"{setting.id}: corrections of 100 pictures after so many reviewed ones. {said}", (5.8, 4.0))
