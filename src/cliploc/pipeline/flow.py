@@ -59,6 +59,7 @@ from cliploc.pipeline.views import (
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
+from cliploc.teaching.drawing import Redrawn
 from cliploc.teaching.lesson import Lesson
 from cliploc.tower import Backbone, Guide
 from cliploc.values import Boxes, FloatArray, TextSet
@@ -116,6 +117,7 @@ class Flow:
         guide: Guide | None = None,
     ) -> None:
         self.backbone, self.texts, self.options, self.second_look = backbone, texts, options, second_look
+        self._learnt = texts.learnt
         self.masked, self._guide = masked, guide
         self._memory: Memory | None = options.memory
         self._windows = tuple(options.windows or ())
@@ -250,16 +252,18 @@ class Flow:
             looks = looks_at(batch, bool(self.options.flip), self.options.batch_size)
             raw: list[list[LookMaps]] = [[] for _ in tasks]
             notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
+            learnt = [self._learnt_rows(item.texts) for item in batch]
+            taught = lessons or any(learnt)
             embeddings: list[LookMaps] = []
             whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
             stitched: list[StitchedFeatures] = []  # the features of their windows
             readings = Readings(self.backbone, batch, self._windows) if self.second_look else None
             for number, look in enumerate(looks):
                 counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
-                context, maps = self._see(look, batch, directions, tasks, counting, notes, lessons)
+                context, maps = self._see(look, batch, directions, tasks, counting, notes, taught)
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
-                    stitched.append(self.steps.stitched(context, batch, lessons))
+                    stitched.append(self.steps.stitched(context, batch, taught))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
                     stitched[int(look.flipped)].add(look, context.trace)
                 if readings is not None:
@@ -279,14 +283,47 @@ class Flow:
                     together.shared[key] = features.over(context.trace)
                 made = together.shared.setdefault(("made of stitched", bool(flipped)), {})
                 whole[flipped] = with_features(context, together.shared[key], made)
-            by_task = [
-                TaskMaps(
-                    self.steps.joined(task, kept, batch, wanted, whole, together), not_flat(kept, len(batch)), said
-                )
-                for task, kept, said in zip(tasks, raw, notes, strict=True)
-            ]
-            own = self.steps.lessons(raw[0], batch, wanted, whole[0], embedding, together) if lessons else None
+
+            def lessons_of(number: int, names: list[Sequence[int]]) -> list[Lesson]:
+                return self.steps.lessons(raw[number], batch, names, whole[0], embedding, together)
+
+            by_task = []
+            for number, (task, kept, said) in enumerate(zip(tasks, raw, notes, strict=True)):
+                redrawn = self._redrawn(task, learnt, wanted, partial(lessons_of, number))
+                others = [
+                    [p for p in names if p not in rows] if redrawn else names
+                    for names, rows in zip(wanted, learnt, strict=True)
+                ]
+                joined = replace(self.steps.joined(task, kept, batch, others, whole, together), redrawn=redrawn)
+                says = not_flat(kept, len(batch))
+                for of_picture, one in zip(says, redrawn, strict=bool(redrawn)):
+                    of_picture[[*one.rows]] = True
+                by_task.append(TaskMaps(joined, says, said))
+            own = lessons_of(0, wanted) if lessons else None
             return Computed(batch, by_task, embedding, windows, evidence, wanted, readings, own)
+
+    def _learnt_rows(self, texts: TextSet) -> dict[int, tuple[int, float]]:
+        """The number of each name that was learnt → its row, and the share of the text's map; see `Redrawn`."""
+        if self._learnt is None:
+            return {}
+        rows = {p: self.texts.learnt_row(words) for p, words in enumerate(texts.synonyms)}
+        shown = [self.texts.by_exemplars(words) for words in texts.synonyms]  # then there is no map of a text
+        return {p: (row, 0.0 if shown[p] else self._learnt.share[row]) for p, row in rows.items() if row is not None}
+
+    def _redrawn(
+        self,
+        task: Task,
+        learnt: Sequence[Mapping[int, tuple[int, float]]],
+        wanted: list[Sequence[int]],
+        lessons_of: Callable[[list[Sequence[int]]], list[Lesson]],
+    ) -> list[Redrawn]:
+        """For each picture, what draws the maps of a task's names that were learnt; none without such names."""
+        names: list[Sequence[int]] = [[p for p in some if p in rows] for some, rows in zip(wanted, learnt, strict=True)]
+        if self._learnt is None or not task.refined or not any(names):
+            return []
+        level, device = self.steps.level_of(task), self.backbone.device
+        lessons = zip(lessons_of(names), learnt, strict=True)
+        return [Redrawn(self._learnt, lesson.on(device), rows, level) for lesson, rows in lessons]
 
     def _see(
         self,
@@ -296,7 +333,7 @@ class Flow:
         tasks: Sequence[Task],
         masked: Tell | None,
         notes: list[list[list[str]]],
-        lessons: bool,
+        taught: bool,
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
         # The pixels are made once, and only if the tower, a method or the guide asks for them.
@@ -304,7 +341,7 @@ class Flow:
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
         reads = Readings.needs(self.backbone, look) if self.second_look else []
-        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, lessons) + reads)
+        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught) + reads)
         with self._remembered(look, batch) as remembered:
             trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
@@ -345,7 +382,7 @@ class Flow:
             item, evidence = computed.batch[b], computed.evidence
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], made.not_flat[b].tolist())
             frame, lots = self.steps.finished(b, made.joined, task, computed.wanted[b])
-            second = self._second_look(b, computed)
+            second = self._second_look(b, computed, made)
             # A second look chooses among all boxes.
             rule = task.box_rule if second is None else replace(task.box_rule, max_boxes=None, min_score=0.0)
             maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps)
@@ -376,7 +413,7 @@ class Flow:
                 return result
             return result.judged_by(second.judge(boxes, reasons, task.box_rule, self.min_presence))
 
-    def _second_look(self, b: int, computed: Computed) -> SecondLook | None:
+    def _second_look(self, b: int, computed: Computed, made: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
         looks, item = computed.evidence.looks, computed.batch[b]
         if self.second_look is None or computed.readings is None or looks is None:
@@ -384,7 +421,8 @@ class Flow:
         of_names, rivals = looks[b]
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
         calibration, places = self.second_look[1], computed.readings.of(b)
-        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes, item.texts.contrasts)
+        learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
+        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes, item.texts.contrasts, learnt)
 
     # ------------------------------------------------------------------------------------------------------ the memory
     def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
