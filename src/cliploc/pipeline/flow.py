@@ -246,14 +246,14 @@ class Flow:
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
             return None
-        with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch) as together:
+        learnt = [self._learnt_rows(item.texts) for item in batch]
+        taught = lessons or any(learnt)
+        with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch, taught) as together:
             names = _of_names(batch, self.texts.embed)  # [B, P, D]
             directions = _of_names(batch, self.texts.directions)
             looks = looks_at(batch, bool(self.options.flip), self.options.batch_size)
             raw: list[list[LookMaps]] = [[] for _ in tasks]
             notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
-            learnt = [self._learnt_rows(item.texts) for item in batch]
-            taught = lessons or any(learnt)
             embeddings: list[LookMaps] = []
             whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
             stitched: list[StitchedFeatures] = []  # the features of their windows
@@ -433,14 +433,14 @@ class Flow:
         seen = [(batch[b].picture.checksum, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
         return self._memory.of(self.backbone, *seen, look.flipped, self.masked.precision, guide)
 
-    def _remembered_together(self, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
+    def _remembered_together(self, batch: Sequence[Prepared], taught: bool) -> AbstractContextManager[Remembered]:
         """What the memory has of all looks together, for the steps on the grid; new results are added to it."""
         if self._memory is None or not self.steps.on_grid:
             return nullcontext(Remembered())
         seen = [(item.picture.checksum, item.frames) for item in batch]
         stages = [tuple(step.needs(self.backbone).features) for step in self.steps.on_grid]
         input_hw, size = self.preparation.input_hw, self.options.batch_size
-        how = ("together", self._windows, input_hw, size, tuple(stages), self._guide is None)
+        how = ("together", self._windows, input_hw, size, tuple(stages), self._guide is None, taught)
         return self._memory.of(self.backbone, *seen, *how)
 
 

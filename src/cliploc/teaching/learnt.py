@@ -23,7 +23,7 @@ from cliploc.teaching.directions import Direction, Whitening
 
 KIND = "cliploc learnt"
 # Of a run's settings, those that a file holds for.
-HOLDS_FOR = ("model", "weights", "method", "teaching", "image_size", "scales", "windows", "refine", "flip", "resize")
+HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Learnt:
             if key == "weights":
                 return f"it was learnt with other weights of {self.about.get('model')}"
             if key == "teaching":
-                return "it was learnt by another version of cliploc, or with another threshold"
+                return "it was learnt by another version of cliploc"
             return f"it was learnt with {key} {own}, and {key} is {other} here"
         return None
 
