@@ -190,7 +190,9 @@ def write_learnt(path: Path, **options: Any) -> Path:
     localizer = Localizer(**options)
     about = json.loads(json.dumps({**localizer.describe(), "teaching": localizer.teaching()}))
     weights, embedding = torch.ones(1, 12), torch.ones(1, localizer.backbone.embedding_size)
-    Learnt(("red",), weights, torch.zeros(1), (0.5,), embedding, {key: about[key] for key in HOLDS_FOR}).save(path)
+    Learnt(
+        ("red",), weights, torch.zeros(1), (0.5,), embedding, torch.zeros(1, 4), {key: about[key] for key in HOLDS_FOR}
+    ).save(path)
     return path
 
 

@@ -32,6 +32,7 @@ HOW: dict[str, Any] = {"device": "cpu", "batch_size": 3}
 # Features are kept in eight bits. In another batch the last bit of a float may differ, and with it a step of some of
 # them; an edge of a box then moves by a pixel of the input, of which a picture has 44 across.
 STEP = 0.025
+SIDES = np.array([0.1, 0.2, -0.05, 0.15])
 
 
 def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32") -> Any:
@@ -87,8 +88,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(photos: Path, out: Path, model: str, options: dict[str, Any], patch: pytest.MonkeyPatch) -> Run:
     patch.setattr(backbones, "create", create)
     outcome = teaching._Name._outcome
-    # Whether teaching is worth it is not asked here.
-    patch.setattr(teaching._Name, "_outcome", lambda self: replace(outcome(self), used=True))
+    # Whether teaching is worth it is not asked here. Sides are moved far enough to be seen.
+    patch.setattr(teaching._Name, "_outcome", lambda self, drafts: replace(outcome(self, drafts), used=True))
+    patch.setattr(teaching, "common", lambda found: SIDES)
 
     def again() -> Any:
         how = {"formats": ["csv"], "review": 0, "min_presence": 0}  # each name has a map in each picture
@@ -253,11 +255,14 @@ def test_what_is_no_such_file_is_refused(content: bytes | None, tmp_path: Path) 
 
 def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
     values = torch.arange(6.0).view(2, 3)
-    learnt = Learnt(("Cup~bowl", "cup"), values, values[:, 0], (0.5, 0.0), values[:, :2], {"model": "mini"})
+    learnt = Learnt(
+        ("Cup~bowl", "cup"), values, values[:, 0], (0.5, 0.0), values[:, :2], torch.ones(2, 4), {"model": "mini"}
+    )
     learnt.save(tmp_path / "a.safetensors")
     again = load_learnt(tmp_path / "a.safetensors")
     assert again.digest() == learnt.digest()
-    assert again.digest() != replace(learnt, embedding=values[:, 1:]).digest()
+    for change in ({"embedding": values[:, 1:]}, {"sides": torch.zeros(2, 4)}, {"share": (0.5, 0.1)}):
+        assert again.digest() != replace(learnt, **change).digest()
     assert (again.names, again.share, again.about) == (learnt.names, learnt.share, learnt.about)
     assert (again.row("CUP"), again.row("bowl")) == (0, None)  # of two with the same word the first
 

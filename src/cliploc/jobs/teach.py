@@ -204,7 +204,8 @@ class Directions:
         about["reviewed"] = {name: one.reviewed for name, one in names.items()}
         taught = {self.names[p]: one for p, one in self.directions.items()}
         embedding = torch.stack([self.embedding[p] for p in self.directions])
-        return Learnt.of(taught, self.whitening, embedding, about)
+        sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
+        return Learnt.of(taught, self.whitening, embedding, sides, about)
 
 
 class School:

@@ -385,7 +385,9 @@ class Flow:
             second = self._second_look(b, computed, made)
             # A second look chooses among all boxes.
             rule = task.box_rule if second is None else replace(task.box_rule, max_boxes=None, min_score=0.0)
-            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps)
+            redrawn = made.joined.redrawn
+            sides = redrawn[b].sides(len(item.texts)) if redrawn else None
+            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps, sides)
             said = self.texts.remarks(item.texts) + tuple(dict.fromkeys(made.notes[b]))
             result = Localization(
                 source=item.picture.source,
@@ -408,6 +410,7 @@ class Flow:
                 ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
                 probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
                 second_look=second if keep_maps else None,
+                sides=sides,
             )
             if second is None:
                 return result
@@ -459,12 +462,19 @@ def _wanted(batch: Sequence[Prepared], tasks: Sequence[Task], evidence: Evidence
 
 
 def _with_boxes(
-    frame: Frame, lots: Lots, reasons: Reasons, names: tuple[str, ...], rule: BoxRule, keep_maps: bool
+    frame: Frame,
+    lots: Lots,
+    reasons: Reasons,
+    names: tuple[str, ...],
+    rule: BoxRule,
+    keep_maps: bool,
+    sides: FloatArray | None,
 ) -> tuple[FloatArray, Boxes, Reasons]:
     """The maps of all names, zero where none was made or none is kept; the boxes; and why names are not found.
 
     Args:
         reasons: for each name, why it is not there; None where it is.
+        sides: see `Localization`.
     """
     shape = (len(names), *frame.input_hw)
     maps: FloatArray | None = None
@@ -472,7 +482,8 @@ def _with_boxes(
     said = list(reasons)
     for some, values in lots:
         there = [said[p] for p in some]
-        boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule)
+        of_lot = None if sides is None else sides[list(some)]
+        boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule, of_lot)
         parts.append(replace(boxes, label=np.asarray(some, np.int64)[boxes.label], names=names))
         for p, reason in zip(some, there_said, strict=True):
             said[p] = reason

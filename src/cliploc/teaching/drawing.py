@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from cliploc.refine.affinity import along
 from cliploc.refine.level import leveled
 from cliploc.teaching.learnt import Learnt
 from cliploc.teaching.lesson import Lesson
+from cliploc.values import FloatArray
 
 
 def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
@@ -53,6 +55,13 @@ class Redrawn:
     lesson: Lesson  # with the maps of those that are asked for
     rows: Mapping[int, tuple[int, float]]  # the number of a name → its row, and the share of the text's map
     level: float | None  # τ of the step `level`; None without it
+
+    def sides(self, count: int) -> FloatArray:
+        """`[P, 4]` how far the sides of the boxes of all `count` names are moved; see `cliploc.teaching.sides`."""
+        found = np.zeros((count, 4), np.float32)
+        for p, (row, _) in self.rows.items():
+            found[p] = self.learnt.sides[row].numpy()
+        return found
 
     def maps(self, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some of the names over the first scale's input."""
