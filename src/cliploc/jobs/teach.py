@@ -388,9 +388,8 @@ class _Name:
     def embedding(self) -> Tensor:
         """`[D]` unit norm: the mean of the reviewed pictures that show it; before any is reviewed, of all that do."""
         shown = [i for i in self._reviewed if len(self._true(i))] or torch.nonzero(self._uses).flatten().tolist()
-        return F.normalize(
-            torch.stack([F.normalize(self._lessons[i].embedding.float(), dim=0) for i in shown]).mean(dim=0), dim=0
-        )
+        each = F.normalize(torch.stack([self._lessons[i].embedding.float() for i in shown]), dim=1)  # [n, D]
+        return F.normalize(each.mean(dim=0), dim=0)
 
     def _true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""

@@ -78,15 +78,15 @@ class Joined:
 
     def of(self, b: int, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input."""
-        learnt = [p for p in names if self.redrawn and p in self.redrawn[b].rows]
+        rows = self.redrawn[b].rows if self.redrawn else {}
+        learnt, others = [p for p in names if p in rows], [p for p in names if p not in rows]
         if not learnt:
             return self._mean(b, names)
-        maps, others = self.redrawn[b].maps(learnt), [p for p in names if p not in learnt]
+        maps = self.redrawn[b].maps(learnt)
         if not others:
             return maps
-        both = torch.cat([maps, self._mean(b, others)])
-        order = [*learnt, *others]
-        return both[[order.index(p) for p in names]]
+        place = {p: number for number, p in enumerate((*learnt, *others))}
+        return torch.cat([maps, self._mean(b, others)])[[place[p] for p in names]]
 
     def _mean(self, b: int, names: Sequence[int]) -> Tensor:
         """The mean of the views, as `of`."""
