@@ -35,6 +35,7 @@ from cliploc.jobs.annotator import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
+from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.tower import Needs
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.training.features import FeatureCache, Wanted
@@ -143,6 +144,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "min_presence": Second(0.25),
     "second_look": Second(True, {"method": "cam"}),
     "calibration": Second("CALIBRATION", {"method": "cam", "second_look": True}),
+    "learnt": Second("LEARNT", {"method": "cam"}),
     "precision": Second("bf16"),
     "masked_precision": Second("bf16"),
     "engine_backend": Second("openvino"),
@@ -160,7 +162,7 @@ def test_every_option_is_listed() -> None:
         assert second.value != getattr(DEFAULTS, name), name
 
 
-OF_PRESENCE = {"second_look", "presence_bank"}  # keys that only such runs have, so that older ones can be resumed
+OF_SOME = {"second_look", "presence_bank", "learnt"}  # keys that only such runs have, so that older ones can be resumed
 
 
 def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -171,6 +173,8 @@ def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]
         return base | {"head": head}, base | {"head": write_head(head.with_name("other.safetensors"), 1)}
     if name == "calibration":
         return base, base | {"calibration": write_calibration(head.with_name("calibration.json"))}
+    if name == "learnt":
+        return base, base | {"learnt": write_learnt(head.with_name("learnt.safetensors"), **base)}
     return base, {**base, name: second.value}
 
 
@@ -181,10 +185,21 @@ def write_calibration(path: Path) -> Path:
     return path
 
 
+def write_learnt(path: Path, **options: Any) -> Path:
+    """What a run with these options has taught."""
+    localizer = Localizer(**options)
+    about = json.loads(json.dumps({**localizer.describe(), "teaching": localizer.teaching()}))
+    weights, embedding = torch.ones(1, 12), torch.ones(1, localizer.backbone.embedding_size)
+    Learnt(
+        ("red",), weights, torch.zeros(1), (0.5,), embedding, torch.zeros(1, 4), {key: about[key] for key in HOLDS_FOR}
+    ).save(path)
+    return path
+
+
 @pytest.mark.parametrize("name", OF_LOCALIZER)
 def test_each_option_of_localizer_changes_its_description(name: str, head: Path) -> None:
     one, other = (Localizer(**arguments).describe() for arguments in of_localizer(name, head))
-    assert one.keys() - OF_PRESENCE == other.keys() - OF_PRESENCE
+    assert one.keys() - OF_SOME == other.keys() - OF_SOME
     assert one != other
     assert json.dumps(one) != json.dumps(other)  # as a manifest holds it
 
@@ -413,6 +428,7 @@ BASE_OF_COMMAND = {
     "ensemble": ("--method=cam+layer_cam",),
     "second_look": ("--method=cam",),
     "calibration": ("--method=cam", "--second-look"),
+    "learnt": ("--method=cam",),
     "seed": ("--sample", "1"),
 }
 HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
@@ -497,10 +513,12 @@ def command(
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first, calibration = dataset(root), write_calibration(tmp_path / "calibration.json")
+    learnt = write_learnt(tmp_path / "learnt.safetensors", method="cam", device="cpu", resize="squash")
     places = {
         "PHOTOS": photos, "LABELS": tmp_path / "labels.txt", "OTHER": tmp_path / "other.txt",
         "ROOT": root, "--head=HEAD": f"--head={head}",
         "--calibration=CALIBRATION": f"--calibration={calibration}",
+        "--learnt=LEARNT": f"--learnt={learnt}",
         "CLASS": first.classes[first.samples[0].label].name,
     }  # fmt: skip
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame
+from cliploc.geometry import Frame, padding_least
 from cliploc.maps import min_max
 from cliploc.pipeline.presence import with_windows
-from cliploc.pipeline.views import Joined, Look, StitchedFeatures, padding_least
+from cliploc.pipeline.views import Joined, Look, StitchedFeatures
 from cliploc.refine.affinity import spread
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs, Trace

@@ -486,6 +486,12 @@ class Options:
         None, group="boxes", metavar="FILE", none="the package's",
         help="How a second look is calibrated: a file of `cliploc calibrate`.",
     )
+    learnt: str | os.PathLike[str] | None = option(
+        None, group="boxes", metavar="FILE", none="nothing",
+        help="What a folder has taught: learnt.safetensors of `cliploc annotate`.",
+        about="Names in the file get the boxes that the folder's own drafts would have, also names that the model does "
+        "not know. The file holds for the model and settings that it was learnt with. See `cliploc help teaching`.",
+    )
     device: str | None = option(
         None, group="model", metavar="cpu|cuda|mps", check=_checked_device, none="the best available",
         help="Device to compute on.",

@@ -441,6 +441,35 @@ def _resample(
     ]
 
 
+def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tensor:
+    """Maps `[B, P, h, w]` on a grid over the input, with the smallest value inside the picture on its padding."""
+    if all(frame.resized_wh == frame.input_hw[::-1] for frame in frames):
+        return maps
+    height, width = maps.shape[-2:]
+    filled = maps.clone()
+    for one, frame in zip(filled, frames, strict=True):
+        x0, y0, x1, y1 = frame.visible_xyxy
+        ys, xs = ((torch.arange(n, device=maps.device) + 0.5) / n for n in (height, width))
+        input_h, input_w = frame.input_hw
+        inside = ((ys * input_h > y0) & (ys * input_h < y1))[:, None] & ((xs * input_w > x0) & (xs * input_w < x1))
+        inside = inside.flip(-1) if flipped else inside  # [h, w]: whether the centre of a cell is in the picture
+        if inside.any():
+            one[:, ~inside] = one[:, inside].amin(dim=1, keepdim=True)
+    return filled
+
+
+def whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:
+    """Maps `[p, h, w]` of a whole picture → `[p, H, W]` on the first scale's input; the padding gets their minimum."""
+    if all(one.resized_wh == one.input_hw[::-1] for one in (base, frame)):
+        return F.interpolate(raw[None], size=base.input_hw, mode="bilinear", align_corners=False)[0]
+    x0, y0, x1, y1 = base.visible_xyxy
+    on_base = frame.map_to_frame(raw, base)  # [p, H, W]
+    visible = on_base[:, y0:y1, x0:x1]
+    padded = visible.amin(dim=(-2, -1), keepdim=True).expand_as(on_base).clone()
+    padded[:, y0:y1, x0:x1] = visible
+    return padded
+
+
 def iou_matrix(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike) -> FloatArray:
     """Intersection over union of every box of `a [n, 4]` with every box of `b [m, 4]` → `[n, m]`; 0 for empty boxes."""
     a = np.asarray(a_xyxy, dtype=np.float64).reshape(-1, 1, 4)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
 from cliploc.maps import as_tensor
+from cliploc.teaching.sides import moved
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Localization:
         probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
         judged: what a second look says, also of boxes that are left out; None without one.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
+        sides: `[P, 4]` how far inwards the sides of boxes are moved, as shares of their size: corrections have taught
+            it; None where no name was learnt.
     """
 
     source: str
@@ -80,6 +83,7 @@ class Localization:
     probabilities: FloatArray | None = None
     judged: Judgement | None = None
     second_look: SecondLook | None = None
+    sides: FloatArray | None = None
 
     @property
     def unsure(self) -> Boxes:
@@ -206,7 +210,7 @@ class Localization:
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule extracts from the same maps, without running the model."""
         if self.second_look is None:
-            return boxes_of(self.frame, self.maps, self.found, self.names, rule)
+            return boxes_of(self.frame, self.maps, self.found, self.names, rule, self.sides)
         return self.by(rule, 0.0).boxes
 
     def by(self, rule: BoxRule, min_presence: float) -> Localization:
@@ -222,7 +226,7 @@ class Localization:
             for p, score in enumerate(self.presence.tolist()):
                 if reasons[p] is None and score < min_presence:
                     reasons[p] = absence(score, min_presence, None if self.ranks is None else int(self.ranks[p]))
-        boxes, said = boxes_and_reasons(self.frame, self.maps, reasons, self.names, every)
+        boxes, said = boxes_and_reasons(self.frame, self.maps, reasons, self.names, every, self.sides)
         cut = replace(self, threshold=rule.threshold, rule=rule)
         if second is not None:
             return cut.judged_by(second.judge(boxes, said, rule, min_presence))
@@ -269,14 +273,23 @@ def boxes_of(
     found: npt.NDArray[np.bool_],
     names: tuple[str, ...],
     rule: BoxRule,
+    sides: FloatArray | None = None,
 ) -> Boxes:
-    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
+    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels.
+
+    Args:
+        sides: see `Localization`.
+    """
     asked = np.flatnonzero(found)
     x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
     on_map = scored_boxes(maps[asked, y0:y1, x0:x1], rule)
     label = asked[on_map.index]
+    xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
+    if sides is not None:
+        height, width = frame.original_hw
+        xyxy = moved(xyxy, sides[label], (width, height))
     return Boxes(
-        xyxy=frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32),
+        xyxy=xyxy,
         score=on_map.score,
         label=label.astype(np.int64),
         names=names,
@@ -301,10 +314,11 @@ def boxes_and_reasons(
     reasons: Sequence[str | None],
     names: tuple[str, ...],
     rule: BoxRule,
+    sides: FloatArray | None = None,
 ) -> tuple[Boxes, tuple[str | None, ...]]:
     """The boxes of the names that are present, and the reasons of the others, now also of names without a box."""
     there = np.array([reason is None for reason in reasons], bool)
-    boxes = boxes_of(frame, maps, there, names, rule)
+    boxes = boxes_of(frame, maps, there, names, rule, sides)
     boxless = there.copy()
     boxless[boxes.label] = False
     if not boxless.any():

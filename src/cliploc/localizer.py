@@ -33,6 +33,7 @@ from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
+from cliploc.teaching.learnt import load_learnt
 from cliploc.teaching.lesson import VERSION as LESSONS_VERSION
 from cliploc.tower import Backbone, Needs
 from cliploc.values import ResizePolicy
@@ -136,7 +137,11 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         cache = _text_cache_of(self.backbone) if given.text_cache else None
-        self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops)
+        learnt = None if given.learnt is None else load_learnt(given.learnt)
+        if learnt is not None:  # a file of another tower does not even fit
+            of_tower = {"model": self.backbone.name, "weights": self._weights}
+            _refuse_file(given.learnt, learnt.misfit(of_tower, tuple(of_tower)))
+        self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops, learnt)
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
         file, name = given.calibration, self.backbone.name
@@ -147,6 +152,8 @@ class Localizer:
         if self.recipe is not None:
             self._named = self._flow(given.filled({}), head, encoder)
         self._task = self._own.tasks.make(chosen_method.name, given.method_options)
+        if self.recipe is not None:  # else other methods may be asked for, which the file may hold for
+            self._refuse_misfit()
 
     def _flow(self, options: Options, head: tuple[str, TrainedHead] | None, encoder: MaskedEncoder) -> Flow:
         second_look = (self._bank, self.calibration) if options.second_look else None
@@ -247,6 +254,7 @@ class Localizer:
             One `Localization` for each picture.
         """
         tasks = {self.method.name: self._task}
+        self._refuse_misfit()
         requests, bank = _requests(images, names), self._bank_where(presence)
         with closing(self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, keep_maps)) as results:
             for result in results:
@@ -299,6 +307,7 @@ class Localizer:
             ['cam', 'layer_cam']
         """
         tasks, bank = self._named.tasks_of(methods), self._bank_where(presence)
+        self._refuse_misfit(methods)
         results = self._named.run(_requests(images, names), tasks, absent_maps, bank, reporter, on_error, keep_maps)
         return _found_in(results)
 
@@ -360,6 +369,7 @@ class Localizer:
         """
         flow = self._own if methods is None else self._named
         tasks = {self.method.name: self._task} if methods is None else flow.tasks_of(methods)
+        self._refuse_misfit(methods)
         bank = self._bank_where(presence)
         return flow.run(requests, tasks, absent_maps, bank, reporter, "skip", keep_maps, lessons)
 
@@ -537,6 +547,9 @@ class Localizer:
         Returns:
             Option → value; plain values, except for objects that were given as options.
 
+        Raises:
+            UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
+
         Example:
             >>> Localizer(scales=(1, 1.5)).describe()["scales"]
             (1.0, 1.5)
@@ -545,10 +558,10 @@ class Localizer:
         spec, given = (self.method.name, self.options.method_options) if method is None else (method, options or {})
         task = pipeline.tasks.make(spec, given)
         # "weights", "options" and "heads" below
-        under_other_keys = {"pretrained", "method_options", "head", "second_look", "calibration"}
+        under_other_keys = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}
         by_bank = self._own.min_presence > 0 and not self.calibrated
         second_look = {"second_look": {"bank": BANK_VERSION, "calibration": self.calibration.document()}}
-        return {
+        described = {
             **{name: getattr(pipeline.options, name) for name in RESULT_OPTIONS if name not in under_other_keys},
             "model": self.backbone.name,
             "weights": self._weights,
@@ -570,6 +583,22 @@ class Localizer:
             "min_presence": pipeline.min_presence,
             **(second_look if pipeline.second_look else {"presence_bank": BANK_VERSION} if by_bank else {}),
         }
+        learnt = self._texts.learnt
+        if learnt is None:
+            return described
+        if task.refined:  # a map that is the same for every picture stays as it is
+            teaching = {"version": LESSONS_VERSION, "level": pipeline.steps.level_of(task)}
+            _refuse_file(self.options.learnt, learnt.misfit({**described, "teaching": teaching}))
+        return {**described, "learnt": learnt.digest()}
+
+    def _refuse_misfit(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Refuses a file of what was learnt that does not hold for these methods; None: for the localizer's own."""
+        if self._texts.learnt is None:
+            return
+        if methods is None:
+            self.describe()
+        for method in methods or ():
+            self.describe(method, methods[method] if isinstance(methods, Mapping) else None)
 
     def unteachable_reason(self) -> str | None:
         """Why what it computes cannot be kept for teaching (`cliploc.teaching`); None where it can."""
@@ -620,6 +649,15 @@ def _requests(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator
         if number >= len(names):
             raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
         yield Request(number, image, names[number])
+
+
+def _refuse_file(path: Any, reason: str | None) -> None:
+    """Refuses a file of what was learnt, for this reason; None: it fits."""
+    if reason is not None:
+        raise UsageError(
+            f"expected a file learnt with this model and these settings, got {os.fspath(path)}: {reason}: give the "
+            "settings of its run, or leave learnt out"
+        )
 
 
 def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Localization], None, None]:

@@ -42,6 +42,7 @@ from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics._infra.curve import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
+from cliploc.teaching.learnt import load_learnt
 from tests.datasets import labelled
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -253,10 +254,10 @@ def run_lengths(content: bytes) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- weights
 def checkpoint(content: bytes) -> None:
-    """Weights in torch's two formats and as safetensors, and trained heads."""
+    """Weights in torch's two formats and as safetensors, trained heads, and what a folder has taught."""
     with file(content, "w.pt") as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for read in (read_checkpoint, read_config):
+        for read in (read_checkpoint, read_config, load_learnt):
             try:
                 read(path)
             except CliplocError as error:
@@ -278,6 +279,9 @@ def transformers_folder(content: bytes) -> None:
 def made_checkpoints() -> list[bytes]:
     small = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2, dtype=torch.int64)}
     made = [save_tensors(small), save_tensors(small, {"cliploc_head": '{"format": 2, "classes": [], "templates": []}'})]
+    learnt = {key: torch.ones(1) for key in ("bias", "share")} | {key: torch.ones(1, 4) for key in ("weights", "sides")}
+    facts = '{"kind": "cliploc learnt", "version": 1, "names": ["cat"], "about": {}}'
+    made.append(save_tensors({**learnt, "embedding": torch.ones(1, 2)}, {"cliploc": facts}))
     for new in (True, False):
         buffer = io.BytesIO()
         torch.save(small, buffer, _use_new_zipfile_serialization=new)

@@ -32,6 +32,7 @@ REFUSED_BY_BENCHMARK = [
     ("labels", "--threshold 0.5", "--threshold is not an option of --task segmentation"),
     ("labels", "--scales 1,2", "--scales is not an option of --task segmentation"),
     ("labels", "--min-score 0.5", "--min-score is not an option of --task segmentation"),
+    ("labels", "--learnt a.safetensors", "--learnt is not an option of --task segmentation"),
     ("labels", "--logit-scale 0", "expected --logit-scale above 0"),
     ("labels", "--method centre_box", "centre_box has the same map for every name"),
     ("labels", "--task x", "expected --task to be one of localization, segmentation, faithfulness, presence, got 'x'"),

@@ -70,7 +70,7 @@ SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
 # Options of views and boxes: a segmentation protocol has its own rules for these.
 NOT_OF_SEGMENTATION = (
     "recipe", "background", "resize", "image_size", "scales", "windows", "flip", "components", "min_area", "max_boxes",
-    "nms_iou", "split_peaks", "min_presence", "min_score",
+    "nms_iou", "split_peaks", "min_presence", "min_score", "learnt",
 )  # fmt: skip
 # Options of boxes, which faithfulness does not use. Its pictures are squashed, so that maps cover the whole picture.
 NOT_OF_FAITHFULNESS = (

@@ -78,7 +78,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // maps)))
     models = _asked_models(options, weights, methods, of_methods)
     titles = {name: one.title for name, one in methods.items()}
-    others = (asked.classes, options.head, *(asked.pretrained or ()))
+    others = (asked.classes, options.head, options.learnt, *(asked.pretrained or ()))
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others)
     with run.started(f"loading {', '.join(one.label for one in models)}") as reporter:
         from cliploc.pipeline.prepare import Request

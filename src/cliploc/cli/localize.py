@@ -54,7 +54,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
     names, options = with_exemplars(names, options)
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // len(names))))
-    others = (asked.classes, asked.prompts_file, options.pretrained, options.head)
+    others = (asked.classes, asked.prompts_file, options.pretrained, options.head, options.learnt)
     files = (RESULTS, LEGEND) if masks else (RESULTS,)
     run = PhotoRun(asked.photos, out, quiet=asked.as_json, others=others, files=files)
     with run.started(f"loading {options.model}") as reporter:

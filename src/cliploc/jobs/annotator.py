@@ -185,6 +185,7 @@ class AnnotateWorker:
         else:  # without presence the model knows no name of the bank: nothing speaks against a name
             known = np.ones(len(self.names)) if result.presence is None else result.presence
             chances, presence = boxes.score.astype(np.float64), known.astype(np.float64)
+        presence = np.nan_to_num(presence, nan=1.0)  # learnt without text: nothing speaks against such a name
         order = np.lexsort((boxes.label, -chances))
         width, height = result.image.size
         row = {

@@ -35,7 +35,7 @@ from cliploc.masks import box_masks
 from cliploc.rle import encode
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
 from cliploc.teaching.drawing import drawn
-from cliploc.teaching.learnt import Learnt
+from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.teaching.lesson import Lesson, pooled
 from cliploc.teaching.sides import common, moved, offsets
 from cliploc.values import Boxes, FloatArray
@@ -199,13 +199,16 @@ class Directions:
     presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
     sides: Mapping[int, Floats]  # label → how far the sides of its boxes are moved; see `teaching.sides`
     names: tuple[str, ...]
+    embedding: Mapping[int, Tensor]  # label → the mean embedding [D] of the pictures that show it
 
     def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
         """As a file has it."""
-        keys = ("model", "weights", "method", "teaching", "image_size", "scales", "windows", "refine", "flip", "resize")
-        about = {key: settings[key] for key in keys if key in settings}
+        about = {key: settings[key] for key in HOLDS_FOR if key in settings}
         about["reviewed"] = {name: one.reviewed for name, one in names.items()}
-        return Learnt.of({self.names[p]: one for p, one in self.directions.items()}, self.whitening, about)
+        taught = {self.names[p]: one for p, one in self.directions.items()}
+        embedding = torch.stack([self.embedding[p] for p in self.directions])
+        sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
+        return Learnt.of(taught, self.whitening, embedding, sides, about)
 
 
 class School:
@@ -252,7 +255,10 @@ class School:
         presence = {p: one.presence for p, one in used.items() if one.presence is not None}
         sides = {p: one.sides for p, one in used.items()}
         outcomes = {self.folder.names[p]: one.outcome for p, one in found.items()}
-        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names) if used else None
+        if not used:
+            return outcomes, None
+        embedding = {p: one.embedding for p, one in used.items()}
+        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, embedding)
 
     def common(self, p: int) -> bool:
         """Whether a name is common enough to be taught before anything is reviewed."""
@@ -380,6 +386,13 @@ class _Name:
         self._offsets = [offsets(drafts, self._true(self._reviewed[k])) for k, drafts in enumerate(left_out)]
         self.sides = common(self._offsets)
         self.outcome = self._outcome(left_out)
+
+    @property
+    def embedding(self) -> Tensor:
+        """`[D]` unit norm: the mean of the reviewed pictures that show it; before any is reviewed, of all that do."""
+        shown = [i for i in self._reviewed if len(self._true(i))] or torch.nonzero(self._uses).flatten().tolist()
+        each = F.normalize(torch.stack([self._lessons[i].embedding.float() for i in shown]), dim=1)  # [n, D]
+        return F.normalize(each.mean(dim=0), dim=0)
 
     def _true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""

@@ -87,7 +87,8 @@ class Judge(ABC):
         """The same for a task whose numbers depend on some keys of the localizer's description only."""
         said = self.localizer.describe(setting.method, setting.options)
         exemplars = ("exemplars",) if said["exemplars"] else ()  # they change the names' embeddings
-        return self.described(setting, {key: said[key] for key in ("model", *identity, *exemplars)}, **more)
+        learnt = ("learnt",) if "learnt" in said else ()
+        return self.described(setting, {key: said[key] for key in ("model", *identity, *exemplars, *learnt)}, **more)
 
 
 # Makes the judge of a setup with some settings; takes a localizer whose tower may be used, or None if there is none.

@@ -59,6 +59,7 @@ from cliploc.pipeline.views import (
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
+from cliploc.teaching.drawing import Redrawn
 from cliploc.teaching.lesson import Lesson
 from cliploc.tower import Backbone, Guide
 from cliploc.values import Boxes, FloatArray, TextSet
@@ -116,6 +117,7 @@ class Flow:
         guide: Guide | None = None,
     ) -> None:
         self.backbone, self.texts, self.options, self.second_look = backbone, texts, options, second_look
+        self._learnt = texts.learnt
         self.masked, self._guide = masked, guide
         self._memory: Memory | None = options.memory
         self._windows = tuple(options.windows or ())
@@ -244,7 +246,9 @@ class Flow:
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
             return None
-        with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch) as together:
+        learnt = [self._learnt_rows(item.texts) for item in batch]
+        taught = lessons or any(learnt)
+        with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch, taught) as together:
             names = _of_names(batch, self.texts.embed)  # [B, P, D]
             directions = _of_names(batch, self.texts.directions)
             looks = looks_at(batch, bool(self.options.flip), self.options.batch_size)
@@ -256,10 +260,10 @@ class Flow:
             readings = Readings(self.backbone, batch, self._windows) if self.second_look else None
             for number, look in enumerate(looks):
                 counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
-                context, maps = self._see(look, batch, directions, tasks, counting, notes, lessons)
+                context, maps = self._see(look, batch, directions, tasks, counting, notes, taught)
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
-                    stitched.append(self.steps.stitched(context, batch, lessons))
+                    stitched.append(self.steps.stitched(context, batch, taught))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
                     stitched[int(look.flipped)].add(look, context.trace)
                 if readings is not None:
@@ -279,14 +283,47 @@ class Flow:
                     together.shared[key] = features.over(context.trace)
                 made = together.shared.setdefault(("made of stitched", bool(flipped)), {})
                 whole[flipped] = with_features(context, together.shared[key], made)
-            by_task = [
-                TaskMaps(
-                    self.steps.joined(task, kept, batch, wanted, whole, together), not_flat(kept, len(batch)), said
-                )
-                for task, kept, said in zip(tasks, raw, notes, strict=True)
-            ]
-            own = self.steps.lessons(raw[0], batch, wanted, whole[0], embedding, together) if lessons else None
+
+            def lessons_of(number: int, names: list[Sequence[int]]) -> list[Lesson]:
+                return self.steps.lessons(raw[number], batch, names, whole[0], embedding, together)
+
+            by_task = []
+            for number, (task, kept, said) in enumerate(zip(tasks, raw, notes, strict=True)):
+                redrawn = self._redrawn(task, learnt, wanted, partial(lessons_of, number))
+                others = [
+                    [p for p in names if p not in rows] if redrawn else names
+                    for names, rows in zip(wanted, learnt, strict=True)
+                ]
+                joined = replace(self.steps.joined(task, kept, batch, others, whole, together), redrawn=redrawn)
+                says = not_flat(kept, len(batch))
+                for of_picture, one in zip(says, redrawn, strict=bool(redrawn)):
+                    of_picture[[*one.rows]] = True
+                by_task.append(TaskMaps(joined, says, said))
+            own = lessons_of(0, wanted) if lessons else None
             return Computed(batch, by_task, embedding, windows, evidence, wanted, readings, own)
+
+    def _learnt_rows(self, texts: TextSet) -> dict[int, tuple[int, float]]:
+        """The number of each name that was learnt → its row, and the share of the text's map; see `Redrawn`."""
+        if self._learnt is None:
+            return {}
+        rows = {p: self.texts.learnt_row(words) for p, words in enumerate(texts.synonyms)}
+        shown = [self.texts.by_exemplars(words) for words in texts.synonyms]  # then there is no map of a text
+        return {p: (row, 0.0 if shown[p] else self._learnt.share[row]) for p, row in rows.items() if row is not None}
+
+    def _redrawn(
+        self,
+        task: Task,
+        learnt: Sequence[Mapping[int, tuple[int, float]]],
+        wanted: list[Sequence[int]],
+        lessons_of: Callable[[list[Sequence[int]]], list[Lesson]],
+    ) -> list[Redrawn]:
+        """For each picture, what draws the maps of a task's names that were learnt; none without such names."""
+        names: list[Sequence[int]] = [[p for p in some if p in rows] for some, rows in zip(wanted, learnt, strict=True)]
+        if self._learnt is None or not task.refined or not any(names):
+            return []
+        level, device = self.steps.level_of(task), self.backbone.device
+        lessons = zip(lessons_of(names), learnt, strict=True)
+        return [Redrawn(self._learnt, lesson.on(device), rows, level) for lesson, rows in lessons]
 
     def _see(
         self,
@@ -296,7 +333,7 @@ class Flow:
         tasks: Sequence[Task],
         masked: Tell | None,
         notes: list[list[list[str]]],
-        lessons: bool,
+        taught: bool,
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
         # The pixels are made once, and only if the tower, a method or the guide asks for them.
@@ -304,7 +341,7 @@ class Flow:
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
         reads = Readings.needs(self.backbone, look) if self.second_look else []
-        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, lessons) + reads)
+        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught) + reads)
         with self._remembered(look, batch) as remembered:
             trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
@@ -345,10 +382,12 @@ class Flow:
             item, evidence = computed.batch[b], computed.evidence
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], made.not_flat[b].tolist())
             frame, lots = self.steps.finished(b, made.joined, task, computed.wanted[b])
-            second = self._second_look(b, computed)
+            second = self._second_look(b, computed, made)
             # A second look chooses among all boxes.
             rule = task.box_rule if second is None else replace(task.box_rule, max_boxes=None, min_score=0.0)
-            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps)
+            redrawn = made.joined.redrawn
+            sides = redrawn[b].sides(len(item.texts)) if redrawn else None
+            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps, sides)
             said = self.texts.remarks(item.texts) + tuple(dict.fromkeys(made.notes[b]))
             result = Localization(
                 source=item.picture.source,
@@ -371,12 +410,13 @@ class Flow:
                 ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
                 probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
                 second_look=second if keep_maps else None,
+                sides=sides,
             )
             if second is None:
                 return result
             return result.judged_by(second.judge(boxes, reasons, task.box_rule, self.min_presence))
 
-    def _second_look(self, b: int, computed: Computed) -> SecondLook | None:
+    def _second_look(self, b: int, computed: Computed, made: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
         looks, item = computed.evidence.looks, computed.batch[b]
         if self.second_look is None or computed.readings is None or looks is None:
@@ -384,7 +424,8 @@ class Flow:
         of_names, rivals = looks[b]
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
         calibration, places = self.second_look[1], computed.readings.of(b)
-        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes, item.texts.contrasts)
+        learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
+        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes, item.texts.contrasts, learnt)
 
     # ------------------------------------------------------------------------------------------------------ the memory
     def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
@@ -395,14 +436,14 @@ class Flow:
         seen = [(batch[b].picture.checksum, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
         return self._memory.of(self.backbone, *seen, look.flipped, self.masked.precision, guide)
 
-    def _remembered_together(self, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
+    def _remembered_together(self, batch: Sequence[Prepared], taught: bool) -> AbstractContextManager[Remembered]:
         """What the memory has of all looks together, for the steps on the grid; new results are added to it."""
         if self._memory is None or not self.steps.on_grid:
             return nullcontext(Remembered())
         seen = [(item.picture.checksum, item.frames) for item in batch]
         stages = [tuple(step.needs(self.backbone).features) for step in self.steps.on_grid]
         input_hw, size = self.preparation.input_hw, self.options.batch_size
-        how = ("together", self._windows, input_hw, size, tuple(stages), self._guide is None)
+        how = ("together", self._windows, input_hw, size, tuple(stages), self._guide is None, taught)
         return self._memory.of(self.backbone, *seen, *how)
 
 
@@ -421,12 +462,19 @@ def _wanted(batch: Sequence[Prepared], tasks: Sequence[Task], evidence: Evidence
 
 
 def _with_boxes(
-    frame: Frame, lots: Lots, reasons: Reasons, names: tuple[str, ...], rule: BoxRule, keep_maps: bool
+    frame: Frame,
+    lots: Lots,
+    reasons: Reasons,
+    names: tuple[str, ...],
+    rule: BoxRule,
+    keep_maps: bool,
+    sides: FloatArray | None,
 ) -> tuple[FloatArray, Boxes, Reasons]:
     """The maps of all names, zero where none was made or none is kept; the boxes; and why names are not found.
 
     Args:
         reasons: for each name, why it is not there; None where it is.
+        sides: see `Localization`.
     """
     shape = (len(names), *frame.input_hw)
     maps: FloatArray | None = None
@@ -434,7 +482,8 @@ def _with_boxes(
     said = list(reasons)
     for some, values in lots:
         there = [said[p] for p in some]
-        boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule)
+        of_lot = None if sides is None else sides[list(some)]
+        boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule, of_lot)
         parts.append(replace(boxes, label=np.asarray(some, np.int64)[boxes.label], names=names))
         for p, reason in zip(some, there_said, strict=True):
             said[p] = reason

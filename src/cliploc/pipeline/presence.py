@@ -300,11 +300,13 @@ def weigh(
     if presence is not None:  # cosines of two pictures are far above those that presence is calibrated on
         shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
         presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
+        unknown = [[texts.presence_unknown(words) for words in item.texts.synonyms] for item in batch]
+        presence = presence.masked_fill(torch.tensor(unknown, device=presence.device), math.nan)
         absent_names = presence < min_presence if passes is None else (presence < 1) & ~passes
     # For each picture and name, why it is not there. Numbers are compared as tensors, and taken from them all at once.
     of_texts = {id(item.texts): item.texts for item in batch}  # mostly one for all
-    unknown = {key: texts.unknown_reasons(one) for key, one in of_texts.items()}
-    absences: list[list[str | None]] = [list(unknown[id(item.texts)]) for item in batch]
+    reasons = {key: texts.unknown_reasons(one) for key, one in of_texts.items()}
+    absences: list[list[str | None]] = [list(reasons[id(item.texts)]) for item in batch]
     # A second look compares what is inside each box with the contrast instead, as a picture may show both.
     contrasts = {key: texts.contrasts(one) if looks is None else None for key, one in of_texts.items()}
     for b, item in enumerate(batch):

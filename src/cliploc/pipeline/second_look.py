@@ -102,6 +102,7 @@ class SecondLook:
     of_names: Floats  # [P, F]; see `calibration.OF_NAME`
     competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
     contrasts: Sequence[tuple[str, ...]] = ()  # of each of the P names, the words that it is told from; () for none
+    learnt: Sequence[int] = ()  # names whose maps are drawn by what was learnt: their boxes are judged by the map
 
     @property
     def size(self) -> int:
@@ -161,6 +162,10 @@ class SecondLook:
         labels, best = best_of_names(features, boxes.label)
         presence[labels] = self.calibration.there(best)
         presence[~self.competes] = 1.0
+        of_learnt = np.isin(boxes.label, self.learnt)
+        # As drafts are scored: what is inside of boxes counts by the name's presence only.
+        right = np.where(of_learnt, boxes.score * presence[boxes.label], right)
+        presence[[p for p in self.learnt if not self.competes[p]]] = np.nan  # not known
         return right, presence
 
     def features(self, boxes: Boxes) -> Floats:

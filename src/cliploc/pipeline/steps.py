@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError
-from cliploc.geometry import Frame
+from cliploc.geometry import Frame, padding_least
 from cliploc.maps import min_max
 from cliploc.memory import Remembered
 from cliploc.method import Context, Method
@@ -27,7 +27,6 @@ from cliploc.pipeline.views import (
     StitchedFeatures,
     at_once,
     by_view,
-    padding_least,
 )
 from cliploc.refine import LONGEST, Refinement
 from cliploc.teaching.lesson import Lesson, keep, taught_stage

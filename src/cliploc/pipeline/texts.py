@@ -20,6 +20,7 @@ from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.memory import Memory
 from cliploc.pipeline.modes import undisturbed
+from cliploc.teaching.learnt import Learnt
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 
@@ -38,6 +39,8 @@ class Texts:
         background: names of the surroundings, which all names are told from; see `directions`.
         cache: embeddings on disk; None for none.
         memory: embeddings in memory; None for none.
+        exemplars: name → the pictures that stand for it.
+        learnt: what a folder has taught; its pictures stand for the names that the model does not know.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class Texts:
         cache: TextCache | None = None,
         memory: Memory | None = None,
         exemplars: Mapping[str, Sequence[Crop]] | None = None,
+        learnt: Learnt | None = None,
     ) -> None:
-        self.backbone, self.templates = backbone, templates
+        self.backbone, self.templates, self.learnt = backbone, templates, learnt
         self._cache, self._memory, self._exemplars = cache, memory, exemplars or {}
         self._shown: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
@@ -72,7 +76,7 @@ class Texts:
         written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
         rows = []
         for words in texts.synonyms:
-            shown = self._of_exemplars(words[0])
+            shown = self._of_pictures(words)
             if shown is None:
                 rows.append(written[words])
             else:
@@ -81,24 +85,44 @@ class Texts:
 
     def _reads_text(self, words: tuple[str, ...]) -> bool:
         crops = self._exemplars.get(words[0])
-        return not crops or crops[0].exemplar.with_text
+        return crops[0].exemplar.with_text if crops else not self.by_exemplars(words)
 
-    def _of_exemplars(self, name: str) -> Tensor | None:
-        """`[D]` the sum of the embeddings of a name's exemplars; None where it has none."""
+    def learnt_row(self, words: tuple[str, ...]) -> int | None:
+        """The row of a name in what was learnt; None if it is not there."""
+        return None if self.learnt is None else self.learnt.row(words[0])
+
+    def _of_pictures(self, words: tuple[str, ...]) -> Tensor | None:
+        """`[D]` the sum of the embeddings of the pictures that stand for a name; None where none do."""
+        name, row = words[0], self.learnt_row(words)
         if name not in self._exemplars:
-            return None
+            if self.learnt is None or row is None or not self.by_exemplars(words):
+                return None
+            return self.learnt.embedding[row].to(self.backbone.device)
         if name not in self._shown:
             self._shown[name] = embed_crops(self._exemplars[name], self.backbone).sum(dim=0)
         return self._shown[name]
 
     def by_exemplars(self, words: tuple[str, ...]) -> bool:
         """Whether pictures stand for a name, so that no presence score is calibrated for it."""
-        return words[0] in self._exemplars
+        if words[0] in self._exemplars:
+            return True
+        return self.learnt_row(words) is not None and self._known_words(words)[1] is not None
+
+    def presence_unknown(self, words: tuple[str, ...]) -> bool:
+        """Whether nothing says if a name is in a picture: it was learnt, and the model does not know it."""
+        return self.by_exemplars(words) and self.learnt_row(words) is not None
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
         """Notes on exemplars for a result with these names."""
-        shown = [words[0] for words in texts.synonyms if self.by_exemplars(words)]
-        return (f"presence is not calibrated where pictures stand for a name: {', '.join(shown)}",) if shown else ()
+        shown = [words for words in texts.synonyms if self.by_exemplars(words)]
+        learnt = [words[0] for words in shown if self.presence_unknown(words)]
+        others = [words[0] for words in shown if words[0] not in learnt]
+        said = []
+        if learnt:
+            said.append(f"presence is not known of names that were learnt without text: {', '.join(learnt)}")
+        if others:
+            said.append(f"presence is not calibrated where pictures stand for a name: {', '.join(others)}")
+        return tuple(said)
 
     @property
     def exemplar_facts(self) -> dict[str, list[str]]:
@@ -158,7 +182,7 @@ class Texts:
         """A `Texts` with other templates and without a background, with the same cache and memory."""
         if templates == self.templates:
             return self
-        return Texts(self.backbone, templates, (), self._cache, self._memory, self._exemplars)
+        return Texts(self.backbone, templates, (), self._cache, self._memory, self._exemplars, self.learnt)
 
     def contrasts(self, texts: TextSet) -> Tensor | None:
         """`[P, D]` unit norm: what each name is told from, NaN for a name without a contrast; None if none has one."""

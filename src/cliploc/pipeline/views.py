@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled
+from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled, whole_on_input
 from cliploc.maps import min_max
 from cliploc.pipeline.prepare import Prepared
+from cliploc.teaching.drawing import Redrawn
 from cliploc.tower import Trace
 
 VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, with about five copies
@@ -73,9 +74,22 @@ class Joined:
     views: Sequence[View]  # of the batch, each with maps [n, P, h, w] on the tower's grid or that of a refinement
     batch: Sequence[Prepared]  # the pictures
     kept: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names and tasks
+    redrawn: Sequence[Redrawn] = ()  # for each picture, what draws the maps of names that were learnt; () for none
 
     def of(self, b: int, names: Sequence[int]) -> Tensor:
-        """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input: the mean of the views."""
+        """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input."""
+        rows = self.redrawn[b].rows if self.redrawn else {}
+        learnt, others = [p for p in names if p in rows], [p for p in names if p not in rows]
+        if not learnt:
+            return self._mean(b, names)
+        maps = self.redrawn[b].maps(learnt)
+        if not others:
+            return maps
+        place = {p: number for number, p in enumerate((*learnt, *others))}
+        return torch.cat([maps, self._mean(b, others)])[[place[p] for p in names]]
+
+    def _mean(self, b: int, names: Sequence[int]) -> Tensor:
+        """The mean of the views, as `of`."""
         if len(self.views) == 1:
             return on_input(self.views[0], self.batch[b], b, names)
         total = on_input(self.views[0], self.batch[b], b, names)
@@ -191,32 +205,3 @@ class StitchedFeatures:
                 features[b] = stitched.flip(-1) if self._flipped else stitched
             found[stage] = features
         return found
-
-
-def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tensor:
-    """Maps `[B, P, h, w]` on a grid over the input, with the smallest value inside the picture on its padding."""
-    if all(frame.resized_wh == frame.input_hw[::-1] for frame in frames):
-        return maps
-    height, width = maps.shape[-2:]
-    filled = maps.clone()
-    for one, frame in zip(filled, frames, strict=True):
-        x0, y0, x1, y1 = frame.visible_xyxy
-        ys, xs = ((torch.arange(n, device=maps.device) + 0.5) / n for n in (height, width))
-        input_h, input_w = frame.input_hw
-        inside = ((ys * input_h > y0) & (ys * input_h < y1))[:, None] & ((xs * input_w > x0) & (xs * input_w < x1))
-        inside = inside.flip(-1) if flipped else inside  # [h, w]: whether the centre of a cell is in the picture
-        if inside.any():
-            one[:, ~inside] = one[:, inside].amin(dim=1, keepdim=True)
-    return filled
-
-
-def whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:
-    """Maps `[p, h, w]` of a whole picture → `[p, H, W]` on the first scale's input; the padding gets their minimum."""
-    if all(one.resized_wh == one.input_hw[::-1] for one in (base, frame)):
-        return F.interpolate(raw[None], size=base.input_hw, mode="bilinear", align_corners=False)[0]
-    x0, y0, x1, y1 = base.visible_xyxy
-    on_base = frame.map_to_frame(raw, base)  # [p, H, W]
-    visible = on_base[:, y0:y1, x0:x1]
-    padded = visible.amin(dim=(-2, -1), keepdim=True).expand_as(on_base).clone()
-    padded[:, y0:y1, x0:x1] = visible
-    return padded

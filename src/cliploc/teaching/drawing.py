@@ -1,18 +1,25 @@
-"""From a lesson and what was learnt to a map over the model's input, as the run would have drawn it."""
+"""From a lesson and what was learnt to a map over the model's input.
+
+Drafts of a folder and results with a file of what was learnt are drawn here, so that both are the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.geometry import padding_least, whole_on_input
 from cliploc.maps import min_max
-from cliploc.pipeline.views import padding_least, whole_on_input
 from cliploc.refine.affinity import along
 from cliploc.refine.level import leveled
+from cliploc.teaching.learnt import Learnt
 from cliploc.teaching.lesson import Lesson
+from cliploc.values import FloatArray
 
 
 def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
@@ -38,3 +45,27 @@ def drawn(lesson: Lesson, heat: Tensor, projected: Tensor, share: Sequence[float
     if level is not None:
         maps = min_max(padding_least(leveled(maps, level), frames, False))
     return min_max(whole_on_input(maps[0], lesson.frame, lesson.frame))
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """The names of a picture whose maps are drawn by what was learnt."""
+
+    learnt: Learnt
+    lesson: Lesson  # with the maps of those that are asked for
+    rows: Mapping[int, tuple[int, float]]  # the number of a name → its row, and the share of the text's map
+    level: float | None  # τ of the step `level`; None without it
+
+    def sides(self, count: int) -> FloatArray:
+        """`[P, 4]` how far the sides of the boxes of all `count` names are moved; see `cliploc.teaching.sides`."""
+        found = np.zeros((count, 4), np.float32)
+        for p, (row, _) in self.rows.items():
+            found[p] = self.learnt.sides[row].numpy()
+        return found
+
+    def maps(self, names: Sequence[int]) -> Tensor:
+        """Maps `[p, H, W]` in 0–1 of some of the names over the first scale's input."""
+        heat = torch.stack([self.lesson.heat[self.lesson.names.index(p)].float() for p in names])
+        rows, share = [self.rows[p][0] for p in names], [self.rows[p][1] for p in names]
+        projected = self.learnt.project(self.lesson.features.float() * self.lesson.scale, rows)
+        return drawn(self.lesson, heat, projected, share, self.level)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import Meta, Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from cliploc._documents import parse_json, refuse_other
 from cliploc._files import write_whole
 from cliploc.errors import InputError
+from cliploc.prompts import CONTRAST
 from cliploc.teaching.directions import Direction, Whitening
 
 KIND = "cliploc learnt"
+# Of a run's settings, those that a file holds for.
+HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
 
 @dataclass(frozen=True)
@@ -29,19 +36,62 @@ class Learnt:
     weights: Tensor  # [P, c] float32
     bias: Tensor  # [P] float32
     share: tuple[float, ...]  # [P] the share of the map from the text in the new one; 0: the model knows no such name
+    embedding: Tensor  # [P, D] float32, unit norm: the mean of the pictures that show a name; for names not known
+    sides: Tensor  # [P, 4] float32, how far the sides of boxes are moved; see `cliploc.teaching.sides`
     # What it holds for: model, weights, and how lessons are made; and of each name, of how many pictures it was learnt.
     about: Mapping[str, Any]
 
     @classmethod
     def of(
-        cls, taught: Mapping[str, tuple[Direction, float]], whitening: Whitening, about: Mapping[str, Any]
+        cls,
+        taught: Mapping[str, tuple[Direction, float]],
+        whitening: Whitening,
+        embedding: Tensor,
+        sides: Tensor,
+        about: Mapping[str, Any],
     ) -> Learnt:
         """Directions in the whitened features of a folder, each with the share of the text's map."""
         w = [whitening.matrix @ direction.w for direction, _ in taught.values()]
         bias = [direction.bias - whitening.mean @ one for (direction, _), one in zip(taught.values(), w, strict=True)]
-        return cls(
-            tuple(taught), torch.stack(w), torch.stack(bias), tuple(share for _, share in taught.values()), about
-        )
+        shares = tuple(share for _, share in taught.values())
+        return cls(tuple(taught), torch.stack(w), torch.stack(bias), shares, embedding, sides, about)
+
+    def row(self, word: str) -> int | None:
+        """The row of a name, by the first of its words; None if it is not among them. Case does not matter.
+
+        Example:
+            >>> some = torch.zeros(2, 3)
+            >>> learnt = Learnt(("cup~bowl", "Cat"), some, some[:, 0], (0.5, 0.0), some, torch.zeros(2, 4), {})
+            >>> learnt.row("cat"), learnt.row("cup"), learnt.row("dog")
+            (1, 0, None)
+        """
+        return self._rows.get(word.casefold())
+
+    @cached_property
+    def _rows(self) -> Mapping[str, int]:
+        """First word → row; of two names with the same one, the first name's."""
+        words = [name.partition(CONTRAST)[0].casefold() for name in self.names]
+        return {word: row for row, word in reversed([*enumerate(words)])}
+
+    def digest(self) -> str:
+        """A digest of what maps depend on, for the identity of a run."""
+        found = hashlib.sha256(json.dumps([self.names, self.share]).encode())
+        for one in (self.weights, self.bias, self.embedding, self.sides):
+            found.update(one.contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def misfit(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
+        """Why it does not hold for a run with these settings, in words; None if it does."""
+        for key in keys:
+            own, other = (json.dumps(one.get(key), sort_keys=True) for one in (self.about, settings))
+            if own == other:
+                continue
+            if key == "weights":
+                return f"it was learnt with other weights of {self.about.get('model')}"
+            if key == "teaching":
+                return "it was learnt by another version of cliploc"
+            return f"it was learnt with {key} {own}, and {key} is {other} here"
+        return None
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
@@ -54,10 +104,19 @@ class Learnt:
             "weights": self.weights.contiguous(),
             "bias": self.bias.contiguous(),
             "share": torch.tensor(self.share),
+            "embedding": self.embedding.contiguous(),
+            "sides": self.sides.contiguous(),
         }
         facts = {"kind": KIND, "version": 1, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
+
+
+class _Facts(Struct):
+    kind: Literal["cliploc learnt"]
+    version: Literal[1]
+    names: Annotated[list[str], Meta(min_length=1)]
+    about: dict[str, Any]
 
 
 def load_learnt(path: str | os.PathLike[str]) -> Learnt:
@@ -67,20 +126,20 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
         InputError: no such file, or not one of these.
     """
     try:
+        refuse_other(path)
         with safe_open(os.fspath(path), "pt") as file:
-            facts = json.loads((file.metadata() or {})["cliploc"])
-            weights, bias, share = (file.get_tensor(key).float() for key in ("weights", "bias", "share"))
-        names, about = tuple(map(str, facts["names"])), facts["about"]
-        if facts["kind"] != KIND or facts["version"] != 1 or not isinstance(about, dict):
-            raise ValueError("another kind of file")
-        if weights.ndim != 2 or not len(names) == len(weights) == len(bias) == len(share):
+            facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
+            tensors = [file.get_tensor(key).float() for key in ("weights", "bias", "share", "embedding", "sides")]
+        names, about = tuple(facts["names"]), facts["about"]
+        weights, bias, share, embedding, sides = tensors
+        if [one.ndim for one in tensors] != [2, 1, 1, 2, 2] or {len(one) for one in tensors} != {len(names)}:
             raise ValueError("tensors of other sizes")
-        if not all(bool(one.isfinite().all()) for one in (weights, bias, share)):
-            raise ValueError("values that are not numbers")
+        if sides.shape[1] != 4 or not all(bool(one.isfinite().all()) for one in tensors):
+            raise ValueError("values that cannot be used")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
         raise InputError(
             f"{os.fspath(path)}: expected learnt.safetensors of `cliploc annotate`, cannot use it ({reason}): "
             "check the path"
         ) from None
-    return Learnt(names, weights, bias, tuple(share.tolist()), about)
+    return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about)

@@ -6,7 +6,7 @@ It has the maps of its names before the steps on the grid, and the tower's featu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,12 @@ class Lesson:
     def directions(self) -> Tensor:
         """`[h·w, C]` float32."""
         return self.places.flatten(1).T.float() / 127
+
+    def on(self, device: torch.device | str) -> Lesson:
+        """The same, to be drawn on this device."""
+        return replace(
+            self, heat=self.heat.to(device), places=self.places.to(device), features=self.features.to(device)
+        )
 
     def readings(self) -> Tensor:
         """The features `[h′·w′, c]` float32."""
