@@ -11,6 +11,7 @@ on coco_tune.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def line(folder: AnnotatedFolder, lessons: Lessons, p: int, name: str, pictures:
     heat = torch.stack([pooled(one.heat[one.names.index(p)].float(), own.grid).flatten() for one in kept])
     found = stability(own, heat, torch.ones(len(kept), dtype=torch.bool))
     print(
-        f"{name:20s} {len(with_name):5d}/{len(pictures):<5d} {folder.shares().get(name, float('nan')):6.2f} {found:10.2f}"
+        f"{name:20s} {len(with_name):5d}/{len(pictures):<5d} {folder.shares().get(name, math.nan):6.2f} {found:10.2f}"
     )
 
 
