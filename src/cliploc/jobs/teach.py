@@ -48,6 +48,7 @@ FEWEST = 20  # pictures with a name, from which it is taught before anything is 
 COMMON = 0.5  # share of the pictures that show it, at least
 AGREE = 0.82  # how far two halves of its pictures must teach the same; see `stability`
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
+FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
 LEAST = 0.02  # boxes whose maps score less are not kept
@@ -427,7 +428,7 @@ class _Name:
         after = sum(self._work(self._moved(drafts, k), k) for k, drafts in enumerate(left_out))
         # A name's drafts change only for a difference that is larger than chance.
         least = math.sqrt(len(compared)) if self._known else 0.0
-        used = after <= before + least if open_gate else after < before - least
+        used = after <= before + least + FEW if open_gate else after < before - least
         seen = f"on {len(compared):,} reviewed pictures learnt ones need {after:,} corrections, others {before:,}"
         why = f"{'learnt drafts' if used else 'drafts as before'}: {seen}"
         return Taught(count, taught, used, why, before, after, len(compared), agreement)

@@ -12,6 +12,7 @@ from cliploc.geometry import iou_matrix
 from cliploc.values import FloatArray
 
 ALIKE = 0.4  # IoU from which a draft is compared with a box
+USUAL = 0.1  # standard deviation of offsets
 FARTHEST = 0.3  # that a side counts as away, as a share of the draft's size
 
 
@@ -34,12 +35,17 @@ def offsets(drafts: FloatArray, boxes: FloatArray) -> Floats:
 
 
 def common(found: Iterable[Floats]) -> Floats:
-    """`[4]` what the offsets `[n, 4]` of several pictures have in common: their mean, less the more it is chance."""
+    """`[4]` what the offsets `[n, 4]` of several pictures have in common: their mean, less the more it is chance.
+
+    m · max(0, 1 − 2 e² / m²), e the mean's standard error, in which `USUAL` counts as two offsets more.
+    """
     every = np.concatenate([np.zeros((0, 4)), *found])
-    if len(every) < 2:
+    count = len(every)
+    if count < 2:
         return np.zeros(4)
-    mean, error = every.mean(axis=0), every.var(axis=0, ddof=1) / len(every)
-    shrunk: Floats = mean * (1 - error / np.maximum(mean**2, error + 1e-12)).clip(0)
+    mean = every.mean(axis=0)
+    error = (((every - mean) ** 2).sum(axis=0) + 2 * USUAL**2) / (count * (count + 1))  # squared
+    shrunk: Floats = mean * (1 - 2 * error / np.maximum(mean**2, 1e-12)).clip(0)
     return shrunk
 
 
