@@ -20,13 +20,13 @@ from PIL import Image
 
 import cliploc
 from cliploc import rle
-from cliploc.boxes import boxes_from_maps, share_of_peak
+from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, AnnotatorSettings, BoxFilter
+from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, BoxFilter, Candidate, grouped
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.labels import labels_of, read_labels
@@ -36,7 +36,6 @@ from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
-from cliploc.values import Boxes
 from tests.commands import PHOTOS, begun, cliploc_, create_once
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -282,43 +281,30 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     assert result.groups == (1 if mode == "keep" else 0)
 
 
-def splitting(threshold: float | str) -> AnnotateWorker:
-    options = Options(device="cpu", recipe="fast", threshold=threshold, split_peaks=1.0)
-    return AnnotatorSettings(labels_of(["cat"]), BoxFilter(groups="split"), options)()
+def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
+    return grouped(frame, heat, (box, np.ones(1, np.float32)), 0, BoxRule(threshold), "split")
 
 
-def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_padding(folder):
+def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_padding():
     """A score compares a box with what lies round it: the padding round a picture is no part of that."""
-    worker = splitting(0.4)
     three = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
     padded = np.zeros((100, 100), np.float32)
     padded[20:80] = three
     rows, columns = np.flatnonzero((three > 0.4).any(axis=1)), np.flatnonzero((three > 0.4).any(axis=0))
     box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
-    found = replace(
-        worker.localizer(folder / "cat.png", ["cat"]),
-        boxes=Boxes(box, np.ones(1, np.float32), np.zeros(1, np.int64), ("cat",)),
-    )
     frames = [Frame.fit(policy, (60, 100), hw) for policy, hw in (("squash", (60, 100)), ("pad", (100, 100)))]
-    whole, beside = (
-        worker._grouped(replace(found, frame=frame, maps=heat[None]), found.boxes, 0)
-        for frame, heat in zip(frames, (three, padded), strict=True)
-    )
+    whole, beside = (parts_of(box, *of, 0.4) for of in zip(frames, (three, padded), strict=True))
     assert len(whole) == 3
     np.testing.assert_allclose([one.xyxy for one in whole], [one.xyxy for one in beside])
     np.testing.assert_allclose([one.fit for one in whole], [one.fit for one in beside])
 
 
-def test_a_box_is_split_at_the_threshold_by_which_it_was_made(folder):
+def test_a_box_is_split_at_the_threshold_by_which_it_was_made():
     """With "auto" each map has its own: here one far below any fixed number."""
-    worker = splitting("auto")
     heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
     assert 0.02 <= share_of_peak(heat, "auto") < 0.3
-    found = worker.localizer(folder / "cat.png", ["cat"])
-    found = replace(found, frame=Frame.fit("squash", (60, 100), (60, 100)), maps=heat[None])
-    whole = boxes_from_maps(heat[None], worker.localizer.box_rule).xyxy
-    boxes = Boxes(whole, np.ones(1, np.float32), np.zeros(1, np.int64), ("cat",))
-    parts = np.stack([one.xyxy for one in worker._grouped(found, boxes, 0)])
+    whole = boxes_from_maps(heat[None], BoxRule("auto")).xyxy
+    parts = np.stack([one.xyxy for one in parts_of(whole, Frame.fit("squash", (60, 100), (60, 100)), heat, "auto")])
     assert len(parts) == 3
     np.testing.assert_allclose([*parts[:, :2].min(0), *parts[:, 2:].max(0)], whole[0])
 

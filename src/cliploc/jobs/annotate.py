@@ -276,8 +276,7 @@ def _taught(run: AnnotatedFolder, settings: Mapping[str, Any], reporter: Reporte
         return None
     from cliploc.jobs.teach import teach  # here: whoever asks for help needs no torch
 
-    reporter.phase("learning from the folder")
-    return teach(run, plain(dict(settings)))
+    return teach(run, plain(dict(settings)), lambda: reporter.phase("learning from the folder"))
 
 
 def default_image_url(root: Path) -> str:

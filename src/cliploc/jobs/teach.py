@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,11 +118,13 @@ class Drawing:
         return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
 
-def teach(folder: AnnotatedFolder, settings: Mapping[str, Any]) -> Teaching | None:
+def teach(
+    folder: AnnotatedFolder, settings: Mapping[str, Any], begun: Callable[[], None] = lambda: None
+) -> Teaching | None:
     """Teaches the names of a run where they can be taught, and writes the drafts; None where nothing can be.
 
     The folder shows them afterwards. The result depends on what the model found, on what people corrected, and on
-    earlier drafts only of pictures that somebody has reviewed.
+    earlier drafts only of pictures that somebody has reviewed. `begun` is called if there is something to do.
     """
     if "teaching" not in settings:
         return None
@@ -130,6 +133,8 @@ def teach(folder: AnnotatedFolder, settings: Mapping[str, Any]) -> Teaching | No
     before = read_taught(folder.out, folder.run)
     if before is not None and before.facts["of"] == stamp:
         return Teaching({name: Taught(**one) for name, one in before.facts["names"].items()}, *school.counts)
+    if school.asked:
+        begun()
     names, known = school.names()
     path = folder.out / LEARNT
     if known is None:
@@ -223,6 +228,11 @@ class School:
         self._unseen = [one for one in self.pictures if not folder.seen(one)]
         self._plain = {one: folder.untaught(one).presence for one in self.pictures}
 
+    @cached_property
+    def asked(self) -> list[int]:
+        """The names that may be taught."""
+        return [p for p in range(len(self.folder.names)) if self.enough(p) or self.common(p)]
+
     @property
     def counts(self) -> tuple[int, int]:
         """The numbers of the pictures that nobody has reviewed, and of those that somebody has."""
@@ -243,14 +253,13 @@ class School:
 
     def names(self) -> tuple[dict[str, Taught], Directions | None]:
         """What becomes of each name, and the directions of those whose drafts are used."""
-        asked = [p for p in range(len(self.folder.names)) if self.enough(p) or self.common(p)]
-        if not asked or not self.pictures:
+        if not self.asked:
             return {}, None
         chosen = self._sample()
         lessons = [self.lessons.of(one) for one in chosen]
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
-        found = {p: _Name(self, p, chosen, lessons, pictures) for p in asked}
+        found = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
         used = {p: one for p, one in found.items() if one.outcome.used}
         directions = {p: (one.fitted.direction, one.share) for p, one in used.items()}
         presence = {p: one.presence for p, one in used.items() if one.presence is not None}
