@@ -59,7 +59,7 @@ class Learning:
     def changed(self) -> frozenset[str]:
         """The pictures whose drafts the last refit changed."""
         before = self._before
-        return frozenset() if before is None else frozenset(before.facts["changed"])
+        return frozenset() if before is None else frozenset(before.facts.get("changed", ()))
 
     @property
     def _undone(self) -> bool:
@@ -79,7 +79,7 @@ class Learning:
                 "names": teaching.lines(),
                 "failed": self._failed,
                 "drafts": f"{facts.get('of', '')} {self._undone}",  # changes with them
-                "changed": 0 if self._before is None else len(self._before.facts["changed"]),
+                "changed": 0 if self._before is None else len(self._before.facts.get("changed", ())),
                 "undo": self._before is not None and self._thread is None,
                 "ready": finished >= FEWEST_REVIEWED and self._thread is None,
             }

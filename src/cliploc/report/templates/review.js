@@ -860,7 +860,14 @@ function refresh() {
   const stale = current && entries[current.index].drawn !== current.drawn;
   if (!stale || current.steps.length || current.undone.length || pending.has(current)) return;
   if (pressed || due || heat || selected.size || document.querySelector("dialog[open]")) { refreshing = setTimeout(refresh, 500); return; }
-  open(current.index, true);
+  const {scrollLeft, scrollTop} = $("stage"), near = zoom;
+  open(current.index, true).then(() => {
+    if (near === 1) return;
+    zoom = near;
+    fit();
+    drawTags();
+    $("stage").scrollTo(scrollLeft, scrollTop);
+  });
 }
 async function learnBy(path) {
   $("learn-now").disabled = $("learn-undo").disabled = true;
