@@ -830,6 +830,7 @@ async function askLearning() {
     await sayLearning(await store.learning());
   } catch { /* saving says where the server is gone */ }
 }
+addEventListener("focus", askLearning);  // another tab may have taught it something
 async function sayLearning(said) {
   const before = learnt;
   learnt = said;
