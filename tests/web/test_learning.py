@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from cliploc import backbones
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import learning
 from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.teach import teach
 from cliploc.teaching.learnt import load_learnt
 from tests.commands import create_once
@@ -179,6 +181,23 @@ def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, mon
         assert [box["xyxy"] for box in touched["boxes"]] == [truth["3.jpg"]]
         assert touched["drafts"] == [], "its drafts are those that the person saw"
         assert found(address, truth, range(4, COUNT)) == 4
+
+
+def test_a_list_that_takes_long_delays_no_save(out, truth, address, monkeypatch):
+    begun, go_on, reviewed = threading.Event(), threading.Event(), AnnotatedFolder.reviewed
+
+    def slow(self, drafts):
+        begun.set()
+        assert go_on.wait(60)
+        return reviewed(self, drafts)
+
+    monkeypatch.setattr(AnnotatedFolder, "reviewed", slow)
+    with ThreadPoolExecutor(1) as pool:
+        listed = pool.submit(sent, f"{address}/pictures")
+        assert begun.wait(60)
+        review(address, truth, 0)
+        go_on.set()
+        assert listed.result()[0] == 200
 
 
 def test_a_page_with_earlier_drafts_keeps_what_the_person_made_of_them(out, truth, address):

@@ -105,23 +105,24 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        with self._lock:
-            return facts((self._shown(i) for i in range(len(self.pictures))), self.names, self._run, self.masks)
+        return facts(self._all(), self.names, self._run, self.masks)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
         changed = self.learning.changed
-        with self._lock:
-            entries = [self._shown(i).entry() for i in range(len(self.pictures))]
-        return [{**one, "changed": one["name"] in changed} for one in entries]
+        return [{**one.entry(), "changed": one.drafts.name in changed} for one in self._all()]
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
-        with self._lock:
-            return self._shown(number).state()
+        return self._shown(self.snapshot(), number).state()
 
-    def _shown(self, number: int) -> ReviewPicture:
-        return self._folder.reviewed(self._folder.picture(self.pictures[number], number + 1, all_boxes=True))
+    def _all(self) -> Iterator[ReviewPicture]:
+        """All pictures as they are now. That takes seconds for thousands: others save meanwhile."""
+        now = self.snapshot()
+        return (self._shown(now, i) for i in range(len(self.pictures)))
+
+    def _shown(self, now: AnnotatedFolder, number: int) -> ReviewPicture:
+        return now.reviewed(now.picture(self.pictures[number], number + 1, all_boxes=True))
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""

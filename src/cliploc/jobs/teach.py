@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -170,8 +170,9 @@ def teach(
         return Teaching({name: Taught(**one) for name, one in before.facts["names"].items()}, *school.counts)
     names, known = school.names()
     result = Teaching(names, *school.counts)
-    if not names and (before is None or not before.facts["names"]):
-        return result  # there is nothing to say, and nothing to take back
+    if not names and (before is None or not before.facts["names"]):  # there is nothing to say, and nothing to take back
+        write_learnt(folder.out, None)  # of a call that was killed
+        return result
     outcomes = {name: asdict(one) for name, one in names.items()}
     facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
     rows = school.rows(known, {} if before is None else before.rows)
