@@ -144,6 +144,19 @@ def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(done, out, truth)
         assert found(address, truth, range(7, COUNT)) == 1
 
 
+def test_after_a_kill_between_the_two_files_there_is_no_way_back_to_other_drafts(out, truth):
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        assert learnt(address)["undo"]
+    facts, *rows = (out / "taught_before.jsonl").read_text().splitlines()
+    next_one = json.dumps({**json.loads(facts), "followed": "a refit that was never written"})
+    (out / "taught_before.jsonl").write_text("".join(f"{line}\n" for line in (next_one, *rows)))
+    with served(out) as address:
+        state = learnt(address)
+        assert (state["undo"], state["changed"]) == (False, 0)
+        assert found(address, truth, range(3, COUNT)) == 5
+
+
 def test_a_person_can_ask_for_what_was_undone(out, truth, address):
     review(address, truth, 0, 1, 2)
     learnt(address)
@@ -239,3 +252,23 @@ def test_a_run_that_kept_nothing_does_not_learn(tmp_path, truth):
         review(address, truth, 0, 1, 2)
         assert not learnt(address)["ready"] or sent(f"{address}/learning", {})[0] == 409
         assert not (out / "taught.jsonl").exists()
+
+
+def test_new_drafts_of_a_run_with_masks_have_masks(tmp_path):
+    out, truth = make(tmp_path, [NAME, "dog"], masks=True)
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        assert learnt(address)["changed"] == 5
+        [box] = pictures(address)[7]["boxes"]
+        assert box["polygons"]
+        seen = pictures(address)[7]
+        body = {
+            "revision": 0,
+            "status": "reviewed",
+            "boxes": [{key: box[key] for key in ("xyxy", "label", "draft", "mask")}],
+        }
+        assert sent(f"{address}/pictures/7", {**body, "drawn": seen["drawn"]})[0] == 200
+        review(address, truth, 3, 4)
+        assert learnt(address)["said"].startswith("Learnt from 6 pictures")
+        assert pictures(address)[7]["boxes"] == [box], "reviewed with the drafts that it had"
+        assert sent(f"{address}/exports", {})[0] == 200

@@ -153,7 +153,7 @@ class Learning:
         except _EndedError:
             return
         except Exception as error:  # the editor goes on, whatever a full disk or a damaged file makes it trip over
-            failed = f"Not learnt: {error}"
+            failed = f"Not learnt: {getattr(error, 'strerror', None) or error}"
         with self._lock:
             self._failed, self._reviewed = failed, folder.count_finished()
             self._note = "" if failed or self._now is not before else "Nothing new to learn from."

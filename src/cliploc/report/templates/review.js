@@ -631,6 +631,9 @@ function go(by) {
 }
 function reviewedNext() {
   if (current.status !== "reviewed") setStatus("reviewed");
+  const next = shown[shown.indexOf(current.index) + 1], left = openOnes(shown);
+  // Where those begin that were seen before, it goes on with what is left above.
+  if ($("order").value !== "name" && left.length && (next === undefined || entries[next].status !== "none")) return openLeast(left);
   go(1);
 }
 
@@ -711,7 +714,8 @@ function filter() {
   const {all, box, status} = wanted();
   shown = entries.map((_, i) => i).filter((i) => (status === "" || entries[i].status === status || (status === "changed" && isNew(entries[i]))) && (all || entries[i].found.some(box)));
   const byName = (a, b) => entries[a].name < entries[b].name ? -1 : entries[a].name > entries[b].name ? 1 : 0;
-  const first = $("order").value === "name" ? byName : (a, b) => entries[a].margin - entries[b].margin || byName(a, b);
+  const done = (i) => Number(entries[i].status !== "none");  // what somebody has seen comes last
+  const first = $("order").value === "name" ? byName : (a, b) => done(a) - done(b) || entries[a].margin - entries[b].margin || byName(a, b);
   shown.sort(first);
   $("spacer").style.height = `${shown.length * ROW}px`;
   $("list").scrollTop = 0;
@@ -842,6 +846,7 @@ async function sayLearning(said) {
   $("learnt-names-part").hidden = said.working || data.names.length < 2 || !said.names.length;
   $("learnt-names").replaceChildren(...said.names.map((one) => element("li", {textContent: one})));
   $("learn-now").disabled = !said.ready;
+  $("learn-now").hidden = !said.ready && !said.working;
   $("learn-undo").hidden = !said.undo;
   clearTimeout(asking);
   if (said.working) asking = setTimeout(askLearning, 500);
@@ -878,9 +883,9 @@ async function learnBy(path) {
   $("learn-undo").disabled = false;
 }
 /** The picture that is not reviewed and helps most: where the drafts are least certain. */
-function openLeast() {
+const openOnes = (indices) => indices.filter((i) => entries[i].status === "none" && i !== current?.index);
+function openLeast(left = openOnes([...entries.keys()])) {
   takeOverNow();
-  const left = entries.map((_, i) => i).filter((i) => entries[i].status === "none" && i !== current?.index);
   if (!left.length) return tell("There is no other picture that is not reviewed.");
   return open(left.reduce((best, i) => entries[i].margin < entries[best].margin ? i : best));
 }
@@ -959,7 +964,7 @@ press("split", split);
 press("merge", merge);
 press("drop", () => drop());
 press("done", reviewedNext);
-press("least", openLeast);
+press("least", () => openLeast());
 press("learn-now", () => learnBy("/learning"));
 press("learn-undo", () => learnBy("/learning/undo"));
 press("zoom-in", () => zoomTo(zoom * 1.5));
@@ -1007,7 +1012,7 @@ function selectBy(by, more) {
 }
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 const KEYS = {
-  n: () => go(1), p: () => go(-1), l: openLeast, r: reviewedNext, u: () => setStatus("unsure"), o: () => setStatus("skipped"), c: () => setStatus("none"),
+  n: () => go(1), p: () => go(-1), l: () => openLeast(), r: reviewedNext, u: () => setStatus("unsure"), o: () => setStatus("skipped"), c: () => setStatus("none"),
   ",": (event) => selectBy(-1, event.shiftKey), ".": (event) => selectBy(1, event.shiftKey), "<": () => selectBy(-1, true), ">": () => selectBy(1, true),
   ";": () => selectBy(-1, true), ":": () => selectBy(1, true),  // Shift and , or . on other keyboards
   a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast, Enter: keepUnsure,
