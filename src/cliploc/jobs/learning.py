@@ -39,7 +39,7 @@ class Learning:
         self._folder, self._run = folder, run
         self._lock = threading.Lock()  # of what follows; whoever has it takes no other lock that a save needs
         self._thread: threading.Thread | None = None
-        self._ended = self._wanted = self._again = False
+        self._ended = self._wanted = self._again = self._undoing = False
         self._failed = self._note = ""
         self._now = read_taught(folder.out, run)  # what the drafts of now are made of
         self._reviewed = 0  # pictures at the last refit
@@ -62,6 +62,10 @@ class Learning:
         return frozenset() if before is None else frozenset(before.facts.get("changed", ()))
 
     @property
+    def _busy(self) -> bool:
+        return self._undoing or self._thread is not None
+
+    @property
     def _undone(self) -> bool:
         return self._now is not None and bool(self._now.facts.get("undone", False))
 
@@ -74,14 +78,14 @@ class Learning:
             names = {name: Taught(**one) for name, one in facts.get("names", {}).items()}
             teaching = Teaching(names, left, facts.get("reviewed", 0))
             return {
-                "working": self._thread is not None,
+                "working": self._busy,
                 "said": self._said(teaching, finished),
                 "names": teaching.lines(),
                 "failed": self._failed,
                 "drafts": f"{facts.get('of', '')} {self._undone}",  # changes with them
                 "changed": 0 if self._before is None else len(self._before.facts.get("changed", ())),
-                "undo": self._before is not None and self._thread is None,
-                "ready": finished >= FEWEST_REVIEWED and self._thread is None,
+                "undo": self._before is not None and not self._busy,
+                "ready": finished >= FEWEST_REVIEWED and not self._busy,
             }
 
     def _said(self, teaching: Teaching, finished: int) -> str:
@@ -131,7 +135,7 @@ class Learning:
     def _begin(self, again: bool) -> None:
         with self._lock:
             self._wanted, self._again = True, self._again or again
-            if not self._ended and self._thread is None:
+            if not self._ended and not self._busy:
                 self._thread = threading.Thread(target=self._work, name="learning from corrections")
                 self._thread.start()
 
@@ -180,12 +184,12 @@ class Learning:
         """Goes back to the drafts before the last refit, but for pictures that somebody has touched since."""
         finished = self._folder.finished
         with self._lock:
-            if self._thread is not None:
+            if self._busy:
                 raise UsageError("it is learning right now: wait until it has learnt, then undo that")
             before, now = self._before, self._now
             if before is None or now is None:
                 raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
-            self._thread = threading.current_thread()  # nobody else begins
+            self._undoing = True  # nobody begins
         try:
             out, names = self._folder.out, before.facts["names"]
             facts = {"of": now.facts["of"], "run": self._run, "names": names, "reviewed": finished, "undone": True}
@@ -199,7 +203,7 @@ class Learning:
                 self._reviewed, self._note, self._failed = finished, "", ""
         finally:
             with self._lock:
-                self._thread = None
+                self._undoing = False
 
 
 def _changed(folder: AnnotatedFolder, rows: Mapping[str, Row]) -> list[str]:
