@@ -371,6 +371,11 @@ class TaughtFacts(Struct):  # the first line of taught.jsonl
     of: str
     run: str
     names: dict[str, TaughtName]
+    reviewed: Count = 0  # number of pictures that were reviewed
+    undone: bool = False  # whether a person went back to the drafts before
+    # of taught_before.jsonl alone: `of` of the drafts that follow, and the pictures whose drafts are others there
+    followed: str | None = None
+    changed: list[str] = []
 
 
 AnnotatedRow = FailedPicture | DonePicture
@@ -473,6 +478,7 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
     revision: Count
     status: ReviewStatus
     boxes: Annotated[list[ReviewedBox], Meta(max_length=1_000)]
+    drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
 
 
 class SavedReview(Struct):  # what review.html saves

@@ -76,6 +76,22 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
         _flush_folder(path.parent)
 
 
+@contextmanager
+def prepared(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
+    """Writes a temporary file beside `path`; within this, a call lets it take its place, which takes no time."""
+    temporary = _beside(path)
+
+    def place() -> None:
+        temporary.replace(path)
+        _flush_folder(path.parent)
+
+    try:
+        write_whole(temporary, lambda one: one.write_bytes(content))
+        yield place
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_at(path: Path, place: int, content: bytes) -> int:
     """Writes into a file, new or old, that ends with this from now on, and waits until it is on the disk → its end.
 

@@ -14,7 +14,9 @@ from cliploc import backbones
 from cliploc._files import part_path, write_part
 from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS, create_once
+from tests.web.asking import sent
 from tests.web.browsing import SHOTS, in_a_browser, shoot
+from tests.web.learning_job import COUNT, NAME, make
 from tests.web.review_server import corrections, served
 
 pytestmark = in_a_browser
@@ -601,6 +603,94 @@ def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, pho
     assert page.locator("#dropped li").count() == 1
     assert editor.said == []
     assert {url.split(":")[0] for url in editor.asked} <= {"file", "data", "blob", "about"}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A run none of whose names the model knows, and the true boxes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        return make(tmp_path_factory.mktemp("job"), [NAME])
+
+
+LEARNT = (
+    "() => /^Learnt from 3 pictures: about \\d corrections saved/.test(document.getElementById('learnt').textContent)"
+)
+
+
+def test_three_reviewed_pictures_give_the_others_new_drafts_which_can_be_undone(context, job, tmp_path):
+    out, truth = shutil.copytree(job[0], tmp_path / "out"), job[1]
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        for number in range(3):
+            editor.open(f"{number}.jpg")
+            x0, y0, x1, y1 = truth[f"{number}.jpg"]
+            editor.drag((x0, y0), (x1, y1))
+            assert len(editor.boxes) == 1
+            editor.saved()
+            if number < 2:
+                page.get_by_role("radio", name="reviewed", exact=True).check()
+                editor.saved()
+        editor.press("Reviewed, next")  # the picture that is open now has not been touched
+        page.wait_for_function(LEARNT)
+        page.wait_for_function("() => document.querySelectorAll('#boxes li').length === 1")
+        assert page.locator("#learnt-more").inner_text() == f"New drafts in {COUNT - 3} pictures."
+        assert [one["status"] for one in listed(page, address)] == ["none"] * (COUNT - 3) + ["reviewed"] * 3
+        before, [least, second] = page.locator("#name").inner_text(), listed(page, address)[:2]
+        assert least["margin"] <= second["margin"]
+        editor.press("Next: least certain")
+        page.wait_for_function("(was) => document.getElementById('name').textContent !== was", arg=before)
+        assert page.locator("#name").inner_text() == (second if before == least["name"] else least)["name"]
+        editor.open("1.jpg")
+        assert editor.boxes[0] == pytest.approx(corner_and_size(truth["1.jpg"]), abs=3), "nobody changes it"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is to the side"
+        editor.open("7.jpg")
+        assert len(editor.boxes) == 1
+        page.wait_for_timeout(100)
+        shoot(page, f"learning-{context.viewport}", full_page=context.kind == "phone")
+        editor.press("Undo learning")
+        page.wait_for_function("() => document.querySelectorAll('#boxes li').length === 0")
+        assert page.locator("#learnt").inner_text().startswith("Undone")
+        assert not editor.said
+
+
+def test_a_refit_leaves_a_picture_with_unsaved_changes_as_it_is(context, job, tmp_path):
+    out, truth = shutil.copytree(job[0], tmp_path / "out"), job[1]
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        editor.open("7.jpg")
+        page.route(
+            "**/pictures/7", lambda route: route.abort() if route.request.method == "POST" else route.continue_()
+        )
+        editor.drag((20, 20), (100, 80))
+        page.wait_for_selector("#unsaved:not([hidden])")
+        for number in range(3):
+            box = {"xyxy": truth[f"{number}.jpg"], "label": 0, "draft": None}
+            assert sent(f"{address}/pictures/{number}", {"revision": 0, "status": "reviewed", "boxes": [box]})[0] == 200
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        page.wait_for_function(LEARNT)
+        page.wait_for_timeout(700)
+        [mine] = editor.boxes
+        assert mine == pytest.approx([20, 20, 80, 60], abs=3)
+        page.unroute("**/pictures/7")
+        page.wait_for_selector("#unsaved", state="hidden")
+        assert [len(one) for one in corrected(out, "7.jpg")] == [4], "what the person drew, and nothing else"
+
+
+def listed(page, address: str) -> list[dict]:
+    """What the server says of the pictures, in the order of the page's list."""
+    if not page.locator("#list").is_visible():
+        page.get_by_role("button", name="Pictures", exact=True).click()
+    names = page.locator(".row .file").evaluate_all("(all) => all.map((one) => one.title)")
+    entries = {one["name"]: one for one in sent(f"{address}/pictures")[1]}
+    return [entries[name] for name in names]
+
+
+def corner_and_size(xyxy: list[int]) -> list[int]:
+    x0, y0, x1, y1 = xyxy
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def test_two_thousand_pictures_scroll(context, out, photos):

@@ -44,7 +44,18 @@ from cliploc.jobs.annotation_edits import (
     write_decisions,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import KIND, LEARNT, SCHEMA_VERSION, TAUGHT, lines_of, rows_in, rows_of, run_id
+from cliploc.jobs.annotation_rows import (
+    KIND,
+    LEARNT,
+    LEARNT_BEFORE,
+    SCHEMA_VERSION,
+    TAUGHT,
+    TAUGHT_BEFORE,
+    lines_of,
+    rows_in,
+    rows_of,
+    run_id,
+)
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
@@ -65,6 +76,8 @@ if TYPE_CHECKING:
 OWN_FILES = (
     TAUGHT,
     LEARNT,
+    TAUGHT_BEFORE,
+    LEARNT_BEFORE,
     export_states.FILE,
     "summary.json",
     "decisions.json",
@@ -276,7 +289,7 @@ def _taught(run: AnnotatedFolder, settings: Mapping[str, Any], reporter: Reporte
         return None
     from cliploc.jobs.teach import teach  # here: whoever asks for help needs no torch
 
-    return teach(run, plain(dict(settings)), lambda: reporter.phase("learning from the folder"))
+    return teach(run, plain(dict(settings)), begun=lambda: reporter.phase("learning from the folder"))
 
 
 def default_image_url(root: Path) -> str:

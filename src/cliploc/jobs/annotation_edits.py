@@ -113,7 +113,7 @@ def merge_review(
             raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
         row = results.row(name)
         try:
-            found = review_of(one, row, labels, kept(name))
+            found = review_of(one, row, labels, kept(name), results.drawn(name))
         except UnusableError as error:
             raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
         enter(name, found, one["status"], corrected, reviews)
@@ -314,9 +314,16 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
     )
 
 
-def review_of(saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[int]) -> Correction | None:
-    """The boxes that hold after a person saved a picture; None where its drafts hold, with their scores."""
-    found = correction_of(saved["boxes"], row, labels)
+def review_of(
+    saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[int], drawn: str | None = None
+) -> Correction | None:
+    """The boxes that hold after a person saved a picture; None where its drafts hold, with their scores.
+
+    Args:
+        drawn: of the row (`Results.drawn`); of boxes that were made from an earlier one, its numbers say nothing.
+    """
+    same = drawn is None or saved.get("drawn") in (None, drawn)
+    found = correction_of(saved["boxes"] if same else _renumbered(saved["boxes"], row), row, labels)
     boxes, of_labels, masks = ([row[key][i] for i in kept if key in row] for key in ("boxes", "labels", "masks"))
     unchanged = (
         (found.drafts, found.labels) == (list(kept), of_labels)
@@ -324,6 +331,22 @@ def review_of(saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[in
         and found.masks in (None, masks)
     )
     return None if unchanged and saved["status"] != "reviewed" else found
+
+
+def _renumbered(boxes: Sequence[Mapping[str, Any]], row: Row) -> list[dict[str, Any]]:
+    """Boxes that were made from earlier drafts, each with the number of the draft that is the same now, if there is."""
+    left = list(range(len(row["boxes"])))
+    found: list[dict[str, Any]] = []
+    for one in boxes:
+        alike = (i for i in left if row["labels"][i] == one["label"] and _same(row["boxes"][i], one["xyxy"]))
+        draft = None if one.get("draft") is None else next(alike, None)
+        left = [i for i in left if i != draft]
+        found.append({**one, "draft": draft})
+    return found
+
+
+def _same(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= SAME for a, b in zip(one, other, strict=True))
 
 
 def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:

@@ -364,6 +364,21 @@ class AnnotatedFolder:
             return bool(self.reviews[picture]["status"] != "none")
         return picture in self.decided or picture in self.corrected
 
+    def touched(self, picture: str) -> bool:
+        """Whether what a person did with a picture refers to its drafts: they stay as they are."""
+        status = self.reviews.get(picture, {"status": "none"})["status"]
+        return status != "none" or picture in self.corrected or picture in self.decided
+
+    def all_touched(self) -> set[str]:
+        """These pictures."""
+        return {one for one in {*self.reviews, *self.corrected, *self.decided} if self.touched(one)}
+
+    def count_finished(self) -> int:
+        """About the number of the pictures of `finished`, at once."""
+        other = {"status": "reviewed"}
+        names = {*self.reviews, *self.corrected}
+        return sum(self.reviews.get(one, other)["status"] == "reviewed" for one in names)
+
     def reviewed(self, drafts: AnnotatedPicture) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""
         row, name = self.results.row(drafts.name), drafts.name
@@ -381,6 +396,7 @@ class AnnotatedFolder:
             correction.masks,
             review["status"] if name in self.reviews or not self.seen(name) else "reviewed",
             review["revision"],
+            self.results.drawn(name),
         )
 
     def least_certain(self, count: int) -> list[AnnotatedPicture]:

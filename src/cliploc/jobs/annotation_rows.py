@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ KIND = RunKind(
 CACHED = 4  # number of parts whose rows are in memory while exports are written
 LEARNT = "learnt.safetensors"  # see `cliploc.teaching.learnt`
 TAUGHT = "taught.jsonl"  # what teaching found: a line of facts, then a row for each picture
+# The same before the last refit, for a person who goes back to it.
+LEARNT_BEFORE, TAUGHT_BEFORE = "learnt_before.safetensors", "taught_before.jsonl"
 
 
 def run_id(manifest: Mapping[str, Any]) -> str:
@@ -59,10 +62,15 @@ class TaughtRows:
     rows: Mapping[str, Row]  # picture → its boxes of the names that are taught
 
 
-def read_taught(out: Path, run: str) -> TaughtRows | None:
+def taught_lines(facts: Mapping[str, Any], rows: Iterable[Row]) -> bytes:
+    """What teaching found as a file holds it."""
+    return "".join(f"{json.dumps(one, allow_nan=False)}\n" for one in (facts, *rows)).encode("ascii")
+
+
+def read_taught(out: Path, run: str, file: str = TAUGHT) -> TaughtRows | None:
     """What teaching found in a run; None where nothing of this run can be read."""
     try:
-        facts, *rows = [json.loads(line) for line in (out / TAUGHT).read_bytes().splitlines()]
+        facts, *rows = [json.loads(line) for line in (out / file).read_bytes().splitlines()]
         checked_facts, checked_rows = checked(facts, TaughtFacts), [checked(row, TaughtRow) for row in rows]
     except (OSError, ValueError):
         return None
@@ -84,7 +92,7 @@ class Results:
     def __init__(self, out: Path, run: str) -> None:
         self.places: dict[str, _Place] = {}
         taught = read_taught(out, run)
-        self._taught: Mapping[str, Row] = {} if taught is None else taught.rows
+        self.taught: Mapping[str, Row] = {} if taught is None else taught.rows
         for path in parts_in(out, KIND.suffix):
             for line, row in enumerate(rows_of(path)):
                 ok = row["status"] == "ok"
@@ -98,19 +106,29 @@ class Results:
     def row(self, picture: str, taught: bool = True) -> Row:
         """The row of a picture, with what teaching found unless it is left out."""
         place = self.places[picture]
-        row, found = self._part(place.part)[place.line], self._taught.get(picture)
+        row, found = self._part(place.part)[place.line], self.taught.get(picture)
         if not taught or found is None or not place.ok or found["blake2b"] != place.content:
             return row
         return _with_taught(row, found)
 
     def show_taught(self, rows: Mapping[str, Row]) -> None:
         """Has these rows of taught names, picture → row, instead of those of the folder."""
-        self._taught = rows
+        self.taught = rows
+
+    def with_taught(self, rows: Mapping[str, Row]) -> Results:
+        """The same with other rows of what teaching found; this one stays as it is."""
+        other = copy.copy(self)
+        other.taught = rows
+        return other
 
     def stamp(self, picture: str) -> bytes:
         """A digest that changes with the row."""
-        found = self._taught.get(picture)
+        found = self.taught.get(picture)
         return self.places[picture].digest + (b"" if found is None else json.dumps(found).encode())
+
+    def drawn(self, picture: str) -> str:
+        """A word that changes with the row: numbers of boxes are numbers of one row."""
+        return hashlib.blake2b(self.stamp(picture), digest_size=8).hexdigest()
 
 
 def rows_of(path: Path) -> list[Row]:

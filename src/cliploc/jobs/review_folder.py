@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from typing import Any
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._files import alone_in, remove_leftovers, temporaries_of
+from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
-from cliploc.jobs import folder
+from cliploc.jobs import export_states, folder
 from cliploc.jobs.annotate import IMAGE_URL, base_of, made_by
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
@@ -30,8 +31,10 @@ from cliploc.jobs.annotation_edits import (
     write_save,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import KIND, run_id
+from cliploc.jobs.annotation_rows import KIND, TAUGHT, run_id, taught_lines
+from cliploc.jobs.annotator import Row
 from cliploc.jobs.drafts import DraftRule
+from cliploc.jobs.learning import Learning
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import path_of
@@ -72,6 +75,7 @@ class ReviewFolder:
                 f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
                 "annotate them first"
             )
+        self.learning = Learning(self, self._run)
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
         self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
 
@@ -86,9 +90,11 @@ class ReviewFolder:
                     remove_leftovers(one, manifest["token"])
             opened = cls(out)
             opened._merge_saves()
+            opened.learning.consider()
             try:
                 yield opened
             finally:
+                opened.learning.end()
                 opened._merge_saves()
 
     @property
@@ -99,20 +105,24 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        return facts((self._shown(i) for i in range(len(self.pictures))), self.names, self._run, self.masks)
+        return facts(self._all(), self.names, self._run, self.masks)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
-        with self._lock:
-            return [self._shown(i).entry() for i in range(len(self.pictures))]
+        changed = self.learning.changed
+        return [{**one.entry(), "changed": one.drafts.name in changed} for one in self._all()]
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
-        with self._lock:
-            return self._shown(number).state()
+        return self._shown(self.snapshot(), number).state()
 
-    def _shown(self, number: int) -> ReviewPicture:
-        return self._folder.reviewed(self._folder.picture(self.pictures[number], number + 1, all_boxes=True))
+    def _all(self) -> Iterator[ReviewPicture]:
+        """All pictures as they are now. That takes seconds for thousands: others save meanwhile."""
+        now = self.snapshot()
+        return (self._shown(now, i) for i in range(len(self.pictures)))
+
+    def _shown(self, now: AnnotatedFolder, number: int) -> ReviewPicture:
+        return now.reviewed(now.picture(self.pictures[number], number + 1, all_boxes=True))
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""
@@ -132,16 +142,68 @@ class ReviewFolder:
         image.save(buffer, "JPEG", quality=JPEG_QUALITY)
         return buffer.getvalue()
 
+    # ---------------------------------------------------------------------------------------------------------- taught
+    def snapshot(self) -> AnnotatedFolder:
+        """The folder of now, as a thread of its own can read it while others save."""
+        with self._lock:
+            taken = copy.copy(self._folder)
+            taken.decided, taken.corrected, taken.reviews = {**taken.decided}, {**taken.corrected}, {**taken.reviews}
+        return taken
+
+    @property
+    def finished(self) -> int:
+        """The number of the pictures that a person has finished."""
+        with self._lock:
+            return self._folder.count_finished()
+
+    @property
+    def left(self) -> int:
+        """The number of the pictures that nobody has touched."""
+        with self._lock:
+            return sum(not self._folder.touched(one.id) for one in self.pictures)
+
+    def redraw(self, facts: Mapping[str, Any], rows: Mapping[str, Row]) -> None:
+        """Writes other drafts and shows them, but for the pictures that somebody has touched: these keep theirs.
+
+        Who saves meanwhile waits for the name of a file to change, not for the file to be written.
+        """
+        with self.writing():
+            placed = False
+            while not placed:
+                with self._lock:
+                    touched, before = self._folder.all_touched(), self._folder.results.taught
+                own = {name: before[name] for name in sorted(touched) if name in before}
+                merged = {**own, **{name: row for name, row in rows.items() if name not in touched}}
+                with prepared(self.out / TAUGHT, taught_lines(facts, merged.values())) as place, self._lock:
+                    if placed := self._folder.all_touched() == touched:
+                        export_states.mark_stale(self.out)
+                        place()
+                        self._folder.results = self._folder.results.with_taught(merged)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Within this, temporary files of this thread are known as the run's."""
+        return temporaries_of(self._manifest["token"])
+
     # ----------------------------------------------------------------------------------------------------------- saved
     def save(self, number: int, saved: Mapping[str, Any]) -> int:
         """Writes what a person did with a picture to the disk."""
         name = self.pictures[number].id
+        while (revision := self._save(name, saved)) is None:
+            pass
+        self.learning.consider()
+        return revision
+
+    def _save(self, name: str, saved: Mapping[str, Any]) -> int | None:
+        """The new revision; None where other drafts came meanwhile."""
         self._refuse_stale(name, saved["revision"])
-        row = self._folder.results.row(name)
+        now = copy.copy(self._folder)  # with rows that stay
+        row, drawn = now.results.row(name), now.results.drawn(name)
         # Takes seconds for many polygons: others save meanwhile.
-        found = review_of(saved, row, len(self.names), self._folder.kept(name))
-        with self._lock, temporaries_of(self._manifest["token"]):
+        found = review_of(saved, row, len(self.names), now.kept(name), drawn)
+        with self._lock, self.writing():
             self._refuse_stale(name, saved["revision"])
+            if self._folder.results.drawn(name) != drawn:
+                return None
             review = {"status": saved["status"], "revision": saved["revision"] + 1}
             self._saves = write_save(self.out, self._saves, self._run, name, review, found)
             # Only now: what is shown is on the disk.
@@ -157,7 +219,7 @@ class ReviewFolder:
             raise StaleReviewError(f"expected revision {now} of this picture, got {revision}: load it again")
 
     def _merge_saves(self) -> None:
-        with self._lock, temporaries_of(self._manifest["token"]):
+        with self._lock, self.writing():
             self._merge_saves_now()
 
     def _merge_saves_now(self) -> None:
@@ -167,7 +229,7 @@ class ReviewFolder:
 
     def write_exports(self, reporter: Reporter = SILENT) -> AnnotateResult:
         """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
-        with self._lock, temporaries_of(self._manifest["token"]):
+        with self._lock, self.writing():
             self._merge_saves_now()
             before = summary_of(self.out)
             if not before:

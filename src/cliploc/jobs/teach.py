@@ -28,7 +28,7 @@ from cliploc.calibration import UNSURE, Floats, logit
 from cliploc.config import FOUND, MIN_SCORE
 from cliploc.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught
+from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught, taught_lines
 from cliploc.jobs.annotator import Candidate, Row, grouped
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.lessons import Lessons
@@ -118,42 +118,83 @@ class Drawing:
         return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
 
+@dataclass(frozen=True)
+class Refit:
+    """The drafts that teaching made, before they are written."""
+
+    facts: dict[str, Any]
+    rows: Iterator[Row]  # made one after the other
+    learnt: Learnt | None
+
+    def write(self, out: Path) -> None:
+        """Writes them into the folder of the run."""
+        write_learnt(out, self.learnt)
+        rows = [*self.rows]
+        if not rows and not self.facts["names"]:
+            (out / TAUGHT).unlink(missing_ok=True)
+            return
+        content = taught_lines(self.facts, rows)
+        write_whole(out / TAUGHT, lambda temporary: temporary.write_bytes(content))  # last: it belongs to what is there
+
+
+def write_learnt(out: Path, learnt: Learnt | None) -> None:
+    """Writes what was learnt of a run, or removes it."""
+    if learnt is None:
+        (out / LEARNT).unlink(missing_ok=True)
+    else:
+        learnt.save(out / LEARNT)
+
+
 def teach(
-    folder: AnnotatedFolder, settings: Mapping[str, Any], begun: Callable[[], None] = lambda: None
+    folder: AnnotatedFolder,
+    settings: Mapping[str, Any],
+    keep: Callable[[Refit], None] | None = None,
+    again: bool = False,
+    begun: Callable[[], None] = lambda: None,
 ) -> Teaching | None:
     """Teaches the names of a run where they can be taught, and writes the drafts; None where nothing can be.
 
     The folder shows them afterwards. The result depends on what the model found, on what people corrected, and on
-    earlier drafts only of pictures that somebody has reviewed. `begun` is called if there is something to do.
+    earlier drafts only of pictures that somebody has reviewed.
+
+    Args:
+        folder: of the run.
+        settings: of the run.
+        keep: what writes the drafts instead, for whoever shows the folder meanwhile.
+        again: whether drafts that a person went back from are made again before more pictures are reviewed.
+        begun: called if there is something to do.
     """
     if "teaching" not in settings:
         return None
     school = School(folder, Drawing.of(settings))
     stamp = school.stamp(settings)
     before = read_taught(folder.out, folder.run)
-    if before is not None and before.facts["of"] == stamp:
+    if before is not None and _stays(before.facts, stamp, len(school.reviewed), again):
         return Teaching({name: Taught(**one) for name, one in before.facts["names"].items()}, *school.counts)
     if school.asked:
         begun()
     names, known = school.names()
-    path = folder.out / LEARNT
-    if known is None:
-        path.unlink(missing_ok=True)
-    else:
-        known.learnt(settings, names).save(path)
-    facts = {"of": stamp, "run": folder.run, "names": {name: asdict(one) for name, one in names.items()}}
-    rows = [*school.rows(known, {} if before is None else before.rows)]
-    if names or rows:
-        _write(folder.out, facts, rows)  # last: whoever finds it finds what belongs to it
-    else:
-        (folder.out / TAUGHT).unlink(missing_ok=True)
+    result = Teaching(names, *school.counts)
+    if not names and (before is None or not before.facts["names"]):  # there is nothing to say, and nothing to take back
+        write_learnt(folder.out, None)  # of a call that was killed
+        return result
+    outcomes = {name: asdict(one) for name, one in names.items()}
+    facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
+    rows = school.rows(known, {} if before is None else before.rows)
+    made = Refit(facts, rows, None if known is None else known.learnt(settings, names))
+    if keep is not None:
+        keep(made)
+        return result
+    made.write(folder.out)
     folder.read_rows()
-    return Teaching(names, *school.counts)
+    return result
 
 
-def _write(out: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> None:
-    text = "".join(f"{json.dumps(one, allow_nan=False)}\n" for one in (facts, *rows))
-    write_whole(out / TAUGHT, lambda temporary: temporary.write_text(text, encoding="ascii"))
+def _stays(facts: Mapping[str, Any], stamp: str, reviewed: int, again: bool) -> bool:
+    """Whether the drafts that are there are to stay."""
+    if facts.get("undone", False):
+        return not again and reviewed <= facts["reviewed"]
+    return bool(facts["of"] == stamp)
 
 
 class _Presence:
@@ -225,7 +266,7 @@ class School:
         places, pictures = folder.results.places, [one.id for one in folder.annotated()]
         self.pictures = [one for one in pictures if self.lessons.has(one, places[one].content)]
         self.reviewed = {name: one for name, one in folder.finished().items() if name in {*self.pictures}}
-        self._unseen = [one for one in self.pictures if not folder.seen(one)]
+        self._unseen = [one for one in self.pictures if not folder.touched(one)]
         self._plain = {one: folder.untaught(one).presence for one in self.pictures}
 
     @cached_property
@@ -290,7 +331,7 @@ class School:
         """The rows of the taught names, picture by picture; those of pictures that somebody has seen stay."""
         contents = {one: self.folder.results.places[one].content for one in self.pictures}
         for picture, row in before.items():
-            if self.folder.seen(picture) and row["blake2b"] == contents.get(picture):
+            if self.folder.touched(picture) and row["blake2b"] == contents.get(picture):
                 yield row
         if known is None:
             return

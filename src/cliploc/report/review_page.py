@@ -44,6 +44,7 @@ class ReviewPicture:
     masks: Sequence[str | None] | None  # of each its mask, as COCO's compressed counts; None where the run has none
     status: str  # "none", "reviewed", "unsure" or "skipped", as a person set it
     revision: int  # number of times that it was saved
+    drawn: str | None = None  # a word that changes with the drafts
 
     def state(self) -> dict[str, Any]:
         """Everything that the editor shows, besides the picture itself."""
@@ -87,6 +88,7 @@ class ReviewPicture:
             "revision": self.revision,
             "found": found,
             "unsure": len(self.unsure - {*self.origins}),
+            "drawn": self.drawn,
         }
 
 

@@ -56,7 +56,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         return number
 
     def page(_: Request) -> Response:
-        text = served_page({**folder.facts(), "version": version}, len(folder.pictures), folder.writable)
+        facts = {**folder.facts(), "version": version, "learns": folder.learning.possible}
+        text = served_page(facts, len(folder.pictures), folder.writable)
         return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 
     def entries(_: Request) -> Response:
@@ -96,6 +97,19 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         files = [one for names in result.files.values() for one in names]
         return {"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)}
 
+    def learning(_: Request) -> Response:
+        return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
+
+    def taught(work: Callable[[], None]) -> dict[str, Any]:
+        work()
+        return folder.learning.state()
+
+    async def learn(_: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(_written, folder, 409, taught, folder.learning.now))
+
+    async def undo(_: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(_written, folder, 409, taught, folder.learning.undo))
+
     async def save(request: Request) -> Response:
         number, body = number_in(request), await request.body()
         return JSONResponse(await run_in_threadpool(_written, folder, 422, saved, number, body))
@@ -122,6 +136,9 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/pictures/{number:int}/suggestion", suggest, methods=["POST"]),
         *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
+        Route("/learning", learning, methods=["GET"]),
+        Route("/learning", learn, methods=["POST"]),
+        Route("/learning/undo", undo, methods=["POST"]),
         Route("/images/{number:int}.jpg", showing(folder.picture)),
         Route("/thumbnails/{number:int}.jpg", showing(folder.thumbnail)),
     ]

@@ -32,6 +32,7 @@ class ServerStore {
   image(index) { return `/images/${index}.jpg?${data.version}`; }
   thumbnail(index) { return `/thumbnails/${index}.jpg?${data.version}`; }
   async save(index, saved) { return (await this.post(`/pictures/${index}`, saved)).revision; }
+  async learning() { return this.#get("/learning"); }
   async post(path, content = {}) {
     const body = JSON.stringify(content);
     // Small bodies are sent even while the page is being closed.
@@ -91,7 +92,7 @@ class FileStore {
   /** The file for `--apply`. */
   document() {
     const pictures = {};
-    for (const [name, {revision, status, boxes}] of Object.entries(this.kept())) pictures[name] = {revision, status, boxes};
+    for (const [name, {revision, status, boxes, drawn}] of Object.entries(this.kept())) pictures[name] = {revision, status, boxes, drawn};
     return {kind: data.kind, schema_version: 1, run: data.run, pictures};
   }
   forget() { this.#lost.clear(); }
@@ -103,8 +104,8 @@ function entryOf(picture) {
   const area = picture.size[0] * picture.size[1];
   const found = picture.boxes.map(({xyxy: [x0, y0, x1, y1], label, draft}) =>
     [label, draft === null ? 1 : draftOf(picture, draft).score, (x1 - x0) * (y1 - y0) / area]);
-  const {name, size, margin, status, revision} = picture;
-  return {name, size, margin, status, revision, found, unsure: notThere(picture, true).length};
+  const {name, size, margin, status, revision, drawn, changed} = picture;
+  return {name, size, margin, status, revision, drawn, changed, found, unsure: notThere(picture, true).length};
 }
 const draftOf = (picture, number) => picture.drafts.find((one) => one.draft === number);
 /** The drafts that no box comes of: those that are unsure, or the dropped ones. */
@@ -179,8 +180,8 @@ async function save(picture) {
     picture.unsaved = false;
     saved("Saving …");
     try {
-      const {revision, status, boxes} = picture;
-      picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox)});
+      const {revision, status, boxes, drawn} = picture;
+      picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox), drawn});
       entries[picture.index].revision = picture.revision;
       saved(data.server ? "Saved" : "Kept in this browser");
     } catch (error) {
@@ -196,6 +197,7 @@ async function save(picture) {
   }
   picture.saving = false;
   settle(picture);
+  askLearning();
 }
 /** Nothing is left to save of a picture. */
 function settle(picture) {
@@ -208,7 +210,7 @@ function settle(picture) {
 async function reload(picture) {
   histories.delete(picture.index);
   const state = await store.state(picture.index);
-  entries[picture.index] = entryOf({...state});
+  entries[picture.index] = entryOf({...state, changed: entries[picture.index].changed});
   drawList();
   saved("");
   tell(`${state.name} was saved in another tab or window in the meantime. The page now shows that version; your last change was not saved.`);
@@ -249,8 +251,8 @@ async function open(index, keepNotice = false) {
   }
   if (mine !== opening) return;
   // The history goes on where the picture is as it was left.
-  if (before && (state === before || (before.revision === state.revision && contentOf(before) === contentOf(state)))) current = before;
-  else current = {...state, index, steps: [], undone: [], boxes: state.boxes.map(withId)};
+  if (before && (state === before || (before.revision === state.revision && before.drawn === state.drawn && contentOf(before) === contentOf(state)))) current = before;
+  else current = {...state, changed: entries[index].changed, index, steps: [], undone: [], boxes: state.boxes.map(withId)};
   histories.set(index, current);
   if (histories.size > 50) histories.delete([...histories.values()].find((one) => !pending.has(one))?.index);
   entries[index] = entryOf(current);
@@ -629,6 +631,9 @@ function go(by) {
 }
 function reviewedNext() {
   if (current.status !== "reviewed") setStatus("reviewed");
+  const next = shown[shown.indexOf(current.index) + 1], left = openOnes(shown);
+  // Where those begin that were seen before, it goes on with what is left above.
+  if ($("order").value !== "name" && left.length && (next === undefined || entries[next].status !== "none")) return openLeast(left);
   go(1);
 }
 
@@ -707,9 +712,10 @@ function wanted() {
 }
 function filter() {
   const {all, box, status} = wanted();
-  shown = entries.map((_, i) => i).filter((i) => (status === "" || entries[i].status === status) && (all || entries[i].found.some(box)));
+  shown = entries.map((_, i) => i).filter((i) => (status === "" || entries[i].status === status || (status === "changed" && isNew(entries[i]))) && (all || entries[i].found.some(box)));
   const byName = (a, b) => entries[a].name < entries[b].name ? -1 : entries[a].name > entries[b].name ? 1 : 0;
-  const first = $("order").value === "name" ? byName : (a, b) => entries[a].margin - entries[b].margin || byName(a, b);
+  const done = (i) => Number(entries[i].status !== "none");  // what somebody has seen comes last
+  const first = $("order").value === "name" ? byName : (a, b) => done(a) - done(b) || entries[a].margin - entries[b].margin || byName(a, b);
   shown.sort(first);
   $("spacer").style.height = `${shown.length * ROW}px`;
   $("list").scrollTop = 0;
@@ -743,7 +749,7 @@ function drawList(toCurrent = false) {
     const of = row.querySelector(".of");
     of.dataset.status = entry.status;
     const unsure = entry.unsure ? `, ${entry.unsure} unsure` : "";
-    of.textContent = `${STATUS[entry.status]} · ${plural(entry.found.length, "box", "boxes")}${unsure}`;
+    of.textContent = `${STATUS[entry.status]} · ${plural(entry.found.length, "box", "boxes")}${unsure}${isNew(entry) ? " · new" : ""}`;
   }
   const left = entries.filter((one) => one.status === "none").length;
   $("count").textContent = `· ${plural(shown.length, "picture", "pictures")} shown, ${left.toLocaleString("en")} not reviewed`;
@@ -801,19 +807,87 @@ async function changeMany(indices, boxesOf, says) {
     const state = await store.state(index), boxes = boxesOf(index, state);
     if (!boxes) continue;
     try {
-      state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox)});
+      state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
     } catch (error) {
       tell(`${state.name} was not changed: ${error.message}`);
       break;
     }
     added += boxes.length - state.boxes.length;
-    entries[index] = entryOf({...state, boxes});
+    entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
     histories.delete(index);
     saved(says(Math.abs(added)));
   }
   filter();
   if (here !== undefined) await open(here, true);
   return added;
+}
+
+// ---------------------------------------------------------------------------------------------- learning from corrections
+let learnt = null, asking = 0;  // what the server said last
+/** Whether the last refit gave a picture other drafts; of one that somebody changed since nothing is to be said. */
+const isNew = (entry) => Boolean(entry.changed) && entry.status === "none";
+/** Asks what was learnt: after each save, and again and again while the server is learning. */
+async function askLearning() {
+  if (!data.learns) return;
+  clearTimeout(asking);
+  try {
+    await sayLearning(await store.learning());
+  } catch { /* saving says where the server is gone */ }
+}
+addEventListener("focus", askLearning);  // another tab may have taught it something
+async function sayLearning(said) {
+  const before = learnt;
+  learnt = said;
+  $("learning").hidden = false;
+  const text = said.failed || said.said;
+  if ($("learnt").textContent !== text) $("learnt").textContent = text;  // a screen reader says it again otherwise
+  $("learnt").classList.toggle("failed", Boolean(said.failed));
+  $("learnt-more").textContent = said.undo ? `New drafts in ${plural(said.changed, "picture", "pictures")}.` : "";
+  $("learnt-names-part").hidden = said.working || data.names.length < 2 || !said.names.length;
+  $("learnt-names").replaceChildren(...said.names.map((one) => element("li", {textContent: one})));
+  $("learn-now").disabled = !said.ready;
+  $("learn-now").hidden = !said.ready && !said.working;
+  $("learn-undo").hidden = !said.undo;
+  clearTimeout(asking);
+  if (said.working) asking = setTimeout(askLearning, 500);
+  if (before && before.drafts !== said.drafts) await showDrafts();
+}
+/** Shows the drafts of now; a picture with changes that are not saved yet stays as it is. */
+async function showDrafts() {
+  const fresh = await store.entries(), kept = new Map([...pending].map((one) => [one.index, entries[one.index]]));
+  entries = fresh.map((one, i) => kept.get(i) ?? one);
+  filter();
+  refresh();
+}
+/** Opens the picture again where it has other drafts now and nothing was changed in it; not while a hand is on it. */
+let refreshing = 0;
+function refresh() {
+  clearTimeout(refreshing);
+  const stale = current && entries[current.index].drawn !== current.drawn;
+  if (!stale || current.steps.length || current.undone.length || pending.has(current)) return;
+  if (pressed || due || heat || selected.size || document.querySelector("dialog[open]")) { refreshing = setTimeout(refresh, 500); return; }
+  const {scrollLeft, scrollTop} = $("stage"), near = zoom;
+  open(current.index, true).then(() => {
+    if (near === 1) return;
+    zoom = near;
+    fit();
+    drawTags();
+    $("stage").scrollTo(scrollLeft, scrollTop);
+  });
+}
+async function learnBy(path) {
+  $("learn-now").disabled = $("learn-undo").disabled = true;
+  try {
+    await sayLearning(await store.post(path));
+  } catch (error) { tell(error.message); await askLearning(); }
+  $("learn-undo").disabled = false;
+}
+/** The picture that is not reviewed and helps most: where the drafts are least certain. */
+const openOnes = (indices) => indices.filter((i) => entries[i].status === "none" && i !== current?.index);
+function openLeast(left = openOnes([...entries.keys()])) {
+  takeOverNow();
+  if (!left.length) return tell("There is no other picture that is not reviewed.");
+  return open(left.reduce((best, i) => entries[i].margin < entries[best].margin ? i : best));
 }
 
 // -------------------------------------------------------------------------------------------------- asking the model
@@ -890,6 +964,9 @@ press("split", split);
 press("merge", merge);
 press("drop", () => drop());
 press("done", reviewedNext);
+press("least", () => openLeast());
+press("learn-now", () => learnBy("/learning"));
+press("learn-undo", () => learnBy("/learning/undo"));
 press("zoom-in", () => zoomTo(zoom * 1.5));
 press("zoom-out", () => zoomTo(zoom / 1.5));
 press("zoom-fit", () => zoomTo(1));
@@ -935,7 +1012,7 @@ function selectBy(by, more) {
 }
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 const KEYS = {
-  n: () => go(1), p: () => go(-1), r: reviewedNext, u: () => setStatus("unsure"), o: () => setStatus("skipped"), c: () => setStatus("none"),
+  n: () => go(1), p: () => go(-1), l: () => openLeast(), r: reviewedNext, u: () => setStatus("unsure"), o: () => setStatus("skipped"), c: () => setStatus("none"),
   ",": (event) => selectBy(-1, event.shiftKey), ".": (event) => selectBy(1, event.shiftKey), "<": () => selectBy(-1, true), ">": () => selectBy(1, true),
   ";": () => selectBy(-1, true), ":": () => selectBy(1, true),  // Shift and , or . on other keyboards
   a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast, Enter: keepUnsure,
@@ -1005,6 +1082,7 @@ addEventListener("change", () => {
   filter();
   const asked = Number(location.hash.slice(1) || -1);
   if (!entries.length) return tell("There are no pictures to review.");
+  askLearning();
   await open(Number.isInteger(asked) && asked >= 0 && asked < entries.length ? asked : shown[0]);
 })();
 })();

@@ -1,0 +1,31 @@
+"""A folder of pictures with one thing that no model has a name for, annotated; and what a person draws in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cliploc.jobs.annotate import annotate
+from tests.commands import PHOTOS
+
+NAME = "zzqx 4711"  # no model knows it
+COUNT, SIZE = 8, (180, 150)
+OPTIONS = {"device": "cpu", "recipe": "fast", "image_size": 352, "formats": ["coco"]}
+
+
+def make(root: Path, labels: list[str], **more: object) -> tuple[Path, dict[str, list[int]]]:
+    """The annotated folder, and of each picture the box of the thing."""
+    photos, truth, random = root / "photos", {}, np.random.default_rng(0)
+    photos.mkdir()
+    thing = Image.open(PHOTOS / "drum.jpg").convert("RGB").resize(SIZE)
+    background = Image.open(PHOTOS / "bridge.jpg").convert("RGB").resize((600, 450))
+    for number in range(COUNT):
+        x, y, left, top = (int(random.integers(0, most)) for most in (270, 200, 150, 100))
+        picture = background.crop((left, top, left + 450, top + 350))
+        picture.paste(thing, (x, y))
+        picture.save(photos / f"{number}.jpg", quality=92)
+        truth[f"{number}.jpg"] = [x, y, x + SIZE[0], y + SIZE[1]]
+    annotate(photos, labels, root / "out", **OPTIONS, **more)
+    return root / "out", truth

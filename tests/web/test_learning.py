@@ -1,0 +1,274 @@
+"""The editor's server learns from what is saved: other drafts for pictures that nobody touched, and the way back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
+
+from cliploc import backbones
+from cliploc.geometry import iou_matrix
+from cliploc.jobs import learning
+from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.jobs.teach import teach
+from cliploc.teaching.learnt import load_learnt
+from tests.commands import create_once
+from tests.web.asking import sent
+from tests.web.learning_job import COUNT, NAME, OPTIONS, make
+from tests.web.review_server import served
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch):
+    monkeypatch.setattr(backbones, "create", create_once)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
+    """A run none of whose names the model knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        return make(tmp_path_factory.mktemp("job"), [NAME])
+
+
+@pytest.fixture
+def truth(done) -> dict[str, list[int]]:
+    return done[1]
+
+
+@pytest.fixture
+def out(done, tmp_path) -> Path:
+    shutil.copytree(done[0], tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def address(out) -> Iterator[str]:
+    with served(out) as address:
+        yield address
+
+
+def drawn(truth: dict[str, list[int]], number: int, revision: int = 0, status: str = "reviewed") -> dict:
+    """What a person saves who draws the thing of a picture."""
+    boxes = [{"xyxy": truth[f"{number}.jpg"], "label": 0, "draft": None}]
+    return {"revision": revision, "status": status, "boxes": boxes}
+
+
+def review(address: str, truth: dict[str, list[int]], *numbers: int) -> None:
+    for number in numbers:
+        assert sent(f"{address}/pictures/{number}", drawn(truth, number)) == (200, {"revision": 1})
+
+
+def learnt(address: str) -> dict:
+    """What the page is told once the server has learnt."""
+    for _ in range(600):
+        status, state = sent(f"{address}/learning")
+        assert status == 200
+        if not state["working"]:
+            return state
+        time.sleep(0.05)
+    raise AssertionError("it never ended")
+
+
+def pictures(address: str) -> list[dict]:
+    return [sent(f"{address}/pictures/{number}")[1] for number in range(COUNT)]
+
+
+def found(address: str, truth: dict[str, list[int]], numbers: range) -> int:
+    """In how many of these pictures the only draft is on the thing."""
+    states = [pictures(address)[number] for number in numbers]
+    boxes = [(one["drafts"][0]["xyxy"], truth[one["name"]]) for one in states if len(one["drafts"]) == 1]
+    return sum(iou_matrix(np.array([draft]), np.array([true]))[0, 0] > 0.5 for draft, true in boxes)
+
+
+def test_three_boxes_of_a_name_that_no_model_knows_give_drafts_to_the_other_pictures(out, truth, address):
+    assert all(not one["drafts"] and not one["boxes"] for one in pictures(address))
+    assert "0 so far" in learnt(address)["said"]
+    review(address, truth, 0, 1)
+    state = learnt(address)
+    assert ("2 so far" in state["said"], state["ready"]) == (True, False)
+    assert sent(f"{address}/learning", {})[0] == 409, "two teach nothing, whoever asks"
+    review(address, truth, 2)
+    state = learnt(address)
+    assert state["said"].startswith("Learnt from 3 pictures: about ")
+    assert (state["changed"], state["undo"], state["failed"]) == (5, True, "")
+    assert found(address, truth, range(3, COUNT)) == 5
+    for one in pictures(address)[:3]:
+        assert [box["xyxy"] for box in one["boxes"]] == [truth[one["name"]]], "nobody changes what a person drew"
+        assert one["drafts"] == []
+    entries = sent(f"{address}/pictures")[1]
+    assert [one["changed"] for one in entries] == [False] * 3 + [True] * 5
+    assert len({one["margin"] for one in entries[3:]}) > 1, "the least certain can come first"
+    assert load_learnt(out / "learnt.safetensors").names == (NAME,)
+    assert sent(f"{address}/exports", {})[0] == 200
+    annotations = json.loads((out / "coco.json").read_text())["annotations"]
+    assert [one["image_id"] for one in annotations] == [*range(1, COUNT + 1)]
+    assert [one["score"] == 1 for one in annotations] == [True] * 3 + [False] * 5
+
+
+def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(done, out, truth):
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        learnt(address)
+        kept = pictures(address)[3]["boxes"]
+        assert sent(f"{address}/pictures/3", {"revision": 0, "status": "unsure", "boxes": kept})[0] == 200
+        with_drafts = pictures(address)[3]
+    with served(out) as address:
+        assert learnt(address)["undo"], "a restart knows what it was before"
+        status, state = sent(f"{address}/learning/undo", {})
+        assert (status, state["undo"], state["changed"]) == (200, False, 0)
+        assert "Undone" in state["said"]
+        assert sent(f"{address}/learning/undo", {})[0] == 409
+        assert pictures(address)[3]["drafts"] == with_drafts["drafts"], "a person has said something of these"
+        assert not any(one["drafts"] for one in pictures(address)[4:])
+        assert not (out / "learnt.safetensors").exists()
+    before = (out / "taught.jsonl").read_bytes()
+    annotate(done[0].parent / "photos", [NAME], out, **OPTIONS)
+    assert (out / "taught.jsonl").read_bytes() == before, "a later call does not do it again"
+    with served(out) as address:
+        assert "Undone" in learnt(address)["said"]
+        review(address, truth, 4, 5)
+        assert not pictures(address)[6]["drafts"]
+        review(address, truth, 6)
+        assert learnt(address)["said"].startswith("Learnt from 6 pictures")
+        assert found(address, truth, range(7, COUNT)) == 1
+
+
+def test_after_a_kill_between_the_two_files_there_is_no_way_back_to_other_drafts(out, truth):
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        assert learnt(address)["undo"]
+    facts, *rows = (out / "taught_before.jsonl").read_text().splitlines()
+    next_one = json.dumps({**json.loads(facts), "followed": "a refit that was never written"})
+    (out / "taught_before.jsonl").write_text("".join(f"{line}\n" for line in (next_one, *rows)))
+    with served(out) as address:
+        state = learnt(address)
+        assert (state["undo"], state["changed"]) == (False, 0)
+        assert found(address, truth, range(3, COUNT)) == 5
+
+
+def test_a_person_can_ask_for_what_was_undone(out, truth, address):
+    review(address, truth, 0, 1, 2)
+    learnt(address)
+    sent(f"{address}/learning/undo", {})
+    assert sent(f"{address}/learning", {})[0] == 200
+    assert learnt(address)["said"].startswith("Learnt from 3 pictures")
+    assert found(address, truth, range(3, COUNT)) == 5
+    assert sent(f"{address}/learning", {})[0] == 200
+    assert learnt(address)["said"] == "Nothing new to learn from."
+
+
+def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(folder, settings, keep, again):
+        def later(refit):
+            begun.set()
+            assert go_on.wait(60)
+            keep(refit)
+
+        return teach(folder, settings, later, again)
+
+    monkeypatch.setattr(learning, "teach", slow)
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        assert begun.wait(60)
+        assert sent(f"{address}/learning")[1]["working"]
+        assert sent(f"{address}/learning/undo", {})[0] == 409
+        moved = drawn(truth, 3, status="none")
+        assert sent(f"{address}/pictures/3", moved) == (200, {"revision": 1})
+        assert len(sent(f"{address}/pictures")[1]) == COUNT
+        go_on.set()
+        assert learnt(address)["changed"] == 5, "of those that nobody had touched when it began"
+        touched = pictures(address)[3]
+        assert [box["xyxy"] for box in touched["boxes"]] == [truth["3.jpg"]]
+        assert touched["drafts"] == [], "its drafts are those that the person saw"
+        assert found(address, truth, range(4, COUNT)) == 4
+
+
+def test_a_list_that_takes_long_delays_no_save(out, truth, address, monkeypatch):
+    begun, go_on, reviewed = threading.Event(), threading.Event(), AnnotatedFolder.reviewed
+
+    def slow(self, drafts):
+        begun.set()
+        assert go_on.wait(60)
+        return reviewed(self, drafts)
+
+    monkeypatch.setattr(AnnotatedFolder, "reviewed", slow)
+    with ThreadPoolExecutor(1) as pool:
+        listed = pool.submit(sent, f"{address}/pictures")
+        assert begun.wait(60)
+        review(address, truth, 0)
+        go_on.set()
+        assert listed.result()[0] == 200
+
+
+def test_a_page_with_earlier_drafts_keeps_what_the_person_made_of_them(out, truth, address):
+    review(address, truth, 0, 1, 2)
+    learnt(address)
+    seen = pictures(address)[7]
+    review(address, truth, 3, 4, 5)
+    learnt(address)
+    now = pictures(address)[7]
+    assert seen["drawn"] != now["drawn"]
+    [box] = seen["boxes"]
+    second = {"xyxy": [1, 2, 50, 60], "label": 0, "draft": None}
+    body = {"revision": 0, "status": "none", "boxes": [box, second], "drawn": seen["drawn"]}
+    assert sent(f"{address}/pictures/7", body) == (200, {"revision": 1})
+    after = pictures(address)[7]
+    assert [one["xyxy"] for one in after["boxes"]] == [box["xyxy"], [1, 2, 50, 60]]
+    assert [one["draft"] for one in after["boxes"]] == [None, None], "number 0 is another draft now"
+    assert sent(f"{address}/pictures/6", {**body, "boxes": pictures(address)[6]["boxes"]})[0] == 200
+    assert pictures(address)[6]["boxes"][0]["draft"] == 0, "the same box is the same draft"
+
+
+def test_the_editor_goes_on_where_nothing_can_be_learnt(out, truth, monkeypatch):
+    def broken(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(learning, "teach", broken)
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        assert learnt(address)["failed"] == "Not learnt: no space left on device"
+        review(address, truth, 3)
+        assert not learnt(address)["working"], "it is not tried at each save"
+    with served(out) as address:
+        assert not pictures(address)[4]["drafts"]
+
+
+def test_a_run_that_kept_nothing_does_not_learn(tmp_path, truth):
+    out, truth = make(tmp_path, ["dog"], teach=False)
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        assert not learnt(address)["ready"] or sent(f"{address}/learning", {})[0] == 409
+        assert not (out / "taught.jsonl").exists()
+
+
+def test_new_drafts_of_a_run_with_masks_have_masks(tmp_path):
+    out, truth = make(tmp_path, [NAME, "dog"], masks=True)
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        assert learnt(address)["changed"] == 5
+        [box] = pictures(address)[7]["boxes"]
+        assert box["polygons"]
+        seen = pictures(address)[7]
+        body = {
+            "revision": 0,
+            "status": "reviewed",
+            "boxes": [{key: box[key] for key in ("xyxy", "label", "draft", "mask")}],
+        }
+        assert sent(f"{address}/pictures/7", {**body, "drawn": seen["drawn"]})[0] == 200
+        review(address, truth, 3, 4)
+        assert learnt(address)["said"].startswith("Learnt from 6 pictures")
+        assert pictures(address)[7]["boxes"] == [box], "reviewed with the drafts that it had"
+        assert sent(f"{address}/exports", {})[0] == 200
