@@ -92,6 +92,9 @@ def test_names_that_need_nothing_in_a_picture_count_as_nothing() -> None:
     found = summed_up([HAND[0], empty], {"s": LabellingTally([0, 1])})["s"]
     assert found["curves"]["random"]["untaught"] == pytest.approx([150, 0])
     assert found["curves"]["random"]["saved_error"][1] is None  # of one picture
+    none_left = summed_up([HAND[0]], {"s": LabellingTally([0, 1])})["s"]["curves"]["random"]
+    assert (none_left["left"], none_left["taught"], none_left["minutes_low"][1]) == ([1, 0], [200, None], None)
+    assert none_left["whole"] == [200, 200]
 
 
 # ------------------------------------------------------------------------------------------------------------- reviews
@@ -273,6 +276,11 @@ def test_the_report_has_the_curve_and_the_tables(twenty: Planted) -> None:
     assert (name["name"], name["boxes"]) == ("thing", "20")
     again = write_report(twenty.out).read_text()
     assert again == page
+    summary = json.loads((twenty.out / "summary.json").read_text())
+    summary["settings"]["one"]["curves"]["random"]["whole"].pop()
+    (twenty.out / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UsageError, match=r"is damaged \(the numbers of one\): run the benchmark again"):
+        write_report(twenty.out)
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

@@ -37,7 +37,7 @@ from cliploc.jobs.summary import Summary, Tally, summed_up
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, dataset_entry
 from cliploc.jobs.teach import VERSION
 from cliploc.metrics import Bootstrap
-from cliploc.report.labelling import DRAFTS, NUMBERS, minutes_text, number_text
+from cliploc.report.labelling import DRAFTS, NUMBERS, OF_NAME, minutes_text, number_text
 from cliploc.report.labelling import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
 
@@ -363,9 +363,9 @@ class LabellingTally(Tally):
         start = next(iter(curves.values()))
         nothing = 100 * boxes / evaluated
         return {
-            **{key: start[key][0] for key in ("untaught", "taught", "saved", "saved_error")},
+            **{key: start[key][0] for key in OF_NAME},
             "nothing": nothing,
-            **{f"nothing_{key}": one for key, one in _minutes(np.array([0.0, nothing, 0.0])).items()},
+            **{f"nothing_{key}": float(one) for key, one in _minutes(np.array([0.0, nothing, 0.0])).items()},
             "boxes": boxes,
             "names": len(names),
             "curves": curves,
@@ -386,7 +386,7 @@ class LabellingTally(Tally):
         with_boxes = [sum(one.boxes) for one in walks[0].values() if sum(one.boxes)]
         found: dict[str, float | None] = {"pictures": len(with_boxes), "boxes": sum(with_boxes)}
         for i, step in enumerate(self._steps):
-            found |= {f"{key}_{step}": numbers[key][i] for key in ("untaught", "taught", "saved", "saved_error")}
+            found |= {f"{key}_{step}": numbers[key][i] for key in OF_NAME}
         return found
 
 
@@ -418,10 +418,23 @@ class _Walk:
         untaught = np.array([one.untaught.sum(axis=0) for one in every]).reshape(-1, 3)
         return cls(places[:, None] >= np.array(steps), untaught, taught)
 
-    def mean(self, values: Floats) -> list[float]:
+    def mean(self, values: Floats) -> list[float | None]:
         """The mean over the pictures that are left, for 100 of them: `[n, S]` → `[S]`."""
-        found: list[float] = (100 * (values * self.left).sum(axis=0) / self.left.sum(axis=0)).tolist()
-        return found
+        return _listed(_of_left(values[None], self.left[None]))
+
+
+def _of_left(values: Floats, left: npt.NDArray[np.bool_]) -> Floats:
+    """The mean of values `[R, n, S]` of pictures that are left → `[S]`, for 100 of them; NaN where none is."""
+    total = left.sum(axis=(0, 1))
+    found: Floats = np.divide(
+        100 * (values * left).sum(axis=(0, 1)), total, out=np.full(total.shape, np.nan), where=total > 0
+    )
+    return found
+
+
+def _listed(values: Floats) -> list[float | None]:
+    """Values `[S]`, with None for those that are not known."""
+    return [float(one) if np.isfinite(one) else None for one in values]
 
 
 def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
@@ -431,31 +444,26 @@ def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
     taught = np.stack([one.taught for one in walks])
     found: dict[str, list[float | None]] = {"left": left[0].sum(axis=0).astype(float).tolist()}
 
-    def mean(values: Floats) -> Floats:
-        """`[R, n, S]` → `[S]`, for 100 pictures that are left."""
-        means: Floats = 100 * (values * left).sum(axis=(0, 1)) / left.sum(axis=(0, 1))
-        return means
-
     saved = (untaught - taught).sum(axis=3)  # [R, n, S]
     found |= {
-        "untaught": mean(untaught.sum(axis=3)).tolist(),
-        "taught": mean(taught.sum(axis=3)).tolist(),
-        "saved": mean(saved).tolist(),
+        "untaught": _listed(_of_left(untaught.sum(axis=3), left)),
+        "taught": _listed(_of_left(taught.sum(axis=3), left)),
+        "saved": _listed(_of_left(saved, left)),
         "saved_error": _errors(saved, left),
         "whole": (100 * taught.sum(axis=3).mean(axis=(0, 1))).tolist(),
     }
     for key, values in (("untaught_", untaught), ("", taught)):
-        kinds = np.stack([mean(values[..., i]) for i in range(3)])  # [3, S]
-        found |= {f"{key}{name}": of.tolist() for name, of in zip(("delete", "draw", "adjust"), kinds, strict=True)}
-        found |= {f"{key}{name}": of for name, of in _minutes(kinds).items()}
+        kinds = np.stack([_of_left(values[..., i], left) for i in range(3)])  # [3, S]
+        found |= {f"{key}{name}": _listed(of) for name, of in zip(("delete", "draw", "adjust"), kinds, strict=True)}
+        found |= {f"{key}{name}": _listed(of) for name, of in _minutes(kinds).items()}
     return found
 
 
-def _minutes(kinds: Floats) -> dict[str, Any]:
+def _minutes(kinds: Floats) -> dict[str, Floats]:
     """Minutes for so many corrections `[3, …]`, with the least and the greatest cost of a box."""
     delete, draw, adjust = kinds
     ends = zip(("minutes_low", "minutes_high"), DRAW, strict=True)
-    return {key: ((CHANGE * (delete + adjust) + cost * draw) / 60).tolist() for key, cost in ends}
+    return {key: (CHANGE * (delete + adjust) + cost * draw) / 60 for key, cost in ends}
 
 
 def _errors(saved: Floats, left: npt.NDArray[np.bool_]) -> list[float | None]:
