@@ -7,7 +7,7 @@ explains the numbers and the folder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -145,11 +145,7 @@ def run_labelling(
     names = [class_entries(dataset)[label] for label in labels]
     jobs = [_Job.of(setups[one.setup], one, names) for one in settings]
     notes = Notes(reporter)
-    described = []
-    for job in jobs:
-        entry, said = job.describe()
-        described.append(entry)
-        notes.add(said)
+    described = [job.describe() for job in jobs]
     steps = [one for one in steps if one < len(dataset.samples)]
     walks = [Walk(order, seed) for order, seed in product(get_args(Order), range(seeds))]
     manifest = {
@@ -178,7 +174,7 @@ def run_labelling(
         found = sorted((PictureFile(one.id, one.path) for one in dataset.samples), key=by_path)
         files = FoundPictures(_root_of(dataset), found, [])
         for job in jobs:
-            job.annotate(files, out / DRAFTS / job.id, engine, reporter)
+            notes.add(job.annotate(files, out / DRAFTS / job.id, engine, replace(reporter, note=SILENT.note)))
         reviewers = [Reviewer(out / DRAFTS / one.id, dataset.samples, labels) for one in jobs]
         stamps = [one.digest() for one in reviewers]
         there = {index for index in begun.whole if read_stamps(part_path(out, index)) == stamps}
@@ -266,11 +262,11 @@ class _Job:
         labels = Labels(tuple(names), (None,) * len(names), tuple(given.background or ()))
         return cls(setting.id, setup, labels, options, drafts)
 
-    def describe(self) -> tuple[dict[str, Any], Sequence[str]]:
-        """Its entry in the manifest, and remarks; refuses what cannot be used."""
+    def describe(self) -> dict[str, Any]:
+        """Its entry in the manifest; refuses what cannot be used."""
         boxes = BoxFilter(self.drafts["min_area"], least=self.drafts["min_presence"])
         worker = AnnotatorSettings(self.labels, boxes, self.options, teach=True)()
-        entry = plain(
+        return plain(
             {
                 "id": self.id,
                 **worker.describe(),
@@ -281,14 +277,14 @@ class _Job:
                 "prompts": self.setup.prompts,
             }
         )
-        return entry, worker.notes
 
-    def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> None:
-        """Makes the drafts, or what is missing of them."""
-        annotate(
+    def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> Sequence[str]:
+        """Makes the drafts, or what is missing of them; returns remarks."""
+        result = annotate(
             pictures, self.labels, out, formats=("csv",), review=0, teach=True, engine=engine,
             reporter=reporter, options=self.options, **self.drafts,
         )  # fmt: skip
+        return result.notes
 
 
 def _conclude(out: Path) -> dict[str, Summary]:
