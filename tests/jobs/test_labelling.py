@@ -327,6 +327,7 @@ def test_the_command_reads_a_folder_and_prints_its_numbers(photos: Path, tmp_pat
         (["--task", "labelling", "--dataset", "FOLDER", "--truth", "vok"], "unknown dataset 'vok'"),
         (["--task", "labelling", "--dataset", "FOLDER", "--truth", "voc", "--root", "x"], "got both"),
         (["--task", "labelling", "--dataset", "FOLDER", "--truth", "voc", "--save-maps"], "--save-maps is not an"),
+        (["--task", "labelling", "--dataset", "FOLDER", "--truth", "voc", "--learnt", "x"], "--learnt is not an"),
         (["--task", "labelling", "--dataset", "FOLDER", "--truth", "reviewed", "--split", "x"], "--split is an option"),
         (["--task", "presence", "--dataset", "coco", "--root", "x", "--truth", "voc"], "--truth is an option of"),
         (["--dataset", "coco", "--root", "x", "--seeds", "2"], "--seeds is an option of --task labelling"),
