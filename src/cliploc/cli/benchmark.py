@@ -195,7 +195,7 @@ def benchmark(
         _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
         plan = _presence(asked, _setups(asked, options), options.recipe)
     elif task == "labelling":
-        _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
+        _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ("learnt",))
         plan = _labelling(asked, _setups(asked, options), options.recipe)
     else:
         metrics = metric_names(asked.metric)

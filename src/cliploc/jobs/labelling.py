@@ -7,7 +7,7 @@ explains the numbers and the folder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -37,7 +37,7 @@ from cliploc.jobs.summary import Summary, Tally, summed_up
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, dataset_entry
 from cliploc.jobs.teach import VERSION
 from cliploc.metrics import Bootstrap
-from cliploc.report.labelling import DRAFTS, NUMBERS, minutes_text, number_text
+from cliploc.report.labelling import DRAFTS, NUMBERS, OF_NAME, minutes_text, number_text
 from cliploc.report.labelling import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
 
@@ -145,11 +145,7 @@ def run_labelling(
     names = [class_entries(dataset)[label] for label in labels]
     jobs = [_Job.of(setups[one.setup], one, names) for one in settings]
     notes = Notes(reporter)
-    described = []
-    for job in jobs:
-        entry, said = job.describe()
-        described.append(entry)
-        notes.add(said)
+    described = [job.describe() for job in jobs]
     steps = [one for one in steps if one < len(dataset.samples)]
     walks = [Walk(order, seed) for order, seed in product(get_args(Order), range(seeds))]
     manifest = {
@@ -178,7 +174,7 @@ def run_labelling(
         found = sorted((PictureFile(one.id, one.path) for one in dataset.samples), key=by_path)
         files = FoundPictures(_root_of(dataset), found, [])
         for job in jobs:
-            job.annotate(files, out / DRAFTS / job.id, engine, reporter)
+            notes.add(job.annotate(files, out / DRAFTS / job.id, engine, replace(reporter, note=SILENT.note)))
         reviewers = [Reviewer(out / DRAFTS / one.id, dataset.samples, labels) for one in jobs]
         stamps = [one.digest() for one in reviewers]
         there = {index for index in begun.whole if read_stamps(part_path(out, index)) == stamps}
@@ -266,11 +262,11 @@ class _Job:
         labels = Labels(tuple(names), (None,) * len(names), tuple(given.background or ()))
         return cls(setting.id, setup, labels, options, drafts)
 
-    def describe(self) -> tuple[dict[str, Any], Sequence[str]]:
-        """Its entry in the manifest, and remarks; refuses what cannot be used."""
+    def describe(self) -> dict[str, Any]:
+        """Its entry in the manifest; refuses what cannot be used."""
         boxes = BoxFilter(self.drafts["min_area"], least=self.drafts["min_presence"])
         worker = AnnotatorSettings(self.labels, boxes, self.options, teach=True)()
-        entry = plain(
+        return plain(
             {
                 "id": self.id,
                 **worker.describe(),
@@ -281,14 +277,14 @@ class _Job:
                 "prompts": self.setup.prompts,
             }
         )
-        return entry, worker.notes
 
-    def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> None:
-        """Makes the drafts, or what is missing of them."""
-        annotate(
+    def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> Sequence[str]:
+        """Makes the drafts, or what is missing of them; returns remarks."""
+        result = annotate(
             pictures, self.labels, out, formats=("csv",), review=0, teach=True, engine=engine,
             reporter=reporter, options=self.options, **self.drafts,
         )  # fmt: skip
+        return result.notes
 
 
 def _conclude(out: Path) -> dict[str, Summary]:
@@ -363,9 +359,9 @@ class LabellingTally(Tally):
         start = next(iter(curves.values()))
         nothing = 100 * boxes / evaluated
         return {
-            **{key: start[key][0] for key in ("untaught", "taught", "saved", "saved_error")},
+            **{key: start[key][0] for key in OF_NAME},
             "nothing": nothing,
-            **{f"nothing_{key}": one for key, one in _minutes(np.array([0.0, nothing, 0.0])).items()},
+            **{f"nothing_{key}": float(one) for key, one in _minutes(np.array([0.0, nothing, 0.0])).items()},
             "boxes": boxes,
             "names": len(names),
             "curves": curves,
@@ -386,7 +382,7 @@ class LabellingTally(Tally):
         with_boxes = [sum(one.boxes) for one in walks[0].values() if sum(one.boxes)]
         found: dict[str, float | None] = {"pictures": len(with_boxes), "boxes": sum(with_boxes)}
         for i, step in enumerate(self._steps):
-            found |= {f"{key}_{step}": numbers[key][i] for key in ("untaught", "taught", "saved", "saved_error")}
+            found |= {f"{key}_{step}": numbers[key][i] for key in OF_NAME}
         return found
 
 
@@ -418,10 +414,23 @@ class _Walk:
         untaught = np.array([one.untaught.sum(axis=0) for one in every]).reshape(-1, 3)
         return cls(places[:, None] >= np.array(steps), untaught, taught)
 
-    def mean(self, values: Floats) -> list[float]:
+    def mean(self, values: Floats) -> list[float | None]:
         """The mean over the pictures that are left, for 100 of them: `[n, S]` → `[S]`."""
-        found: list[float] = (100 * (values * self.left).sum(axis=0) / self.left.sum(axis=0)).tolist()
-        return found
+        return _listed(_of_left(values[None], self.left[None]))
+
+
+def _of_left(values: Floats, left: npt.NDArray[np.bool_]) -> Floats:
+    """The mean of values `[R, n, S]` of pictures that are left → `[S]`, for 100 of them; NaN where none is."""
+    total = left.sum(axis=(0, 1))
+    found: Floats = np.divide(
+        100 * (values * left).sum(axis=(0, 1)), total, out=np.full(total.shape, np.nan), where=total > 0
+    )
+    return found
+
+
+def _listed(values: Floats) -> list[float | None]:
+    """Values `[S]`, with None for those that are not known."""
+    return [float(one) if np.isfinite(one) else None for one in values]
 
 
 def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
@@ -431,31 +440,26 @@ def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
     taught = np.stack([one.taught for one in walks])
     found: dict[str, list[float | None]] = {"left": left[0].sum(axis=0).astype(float).tolist()}
 
-    def mean(values: Floats) -> Floats:
-        """`[R, n, S]` → `[S]`, for 100 pictures that are left."""
-        means: Floats = 100 * (values * left).sum(axis=(0, 1)) / left.sum(axis=(0, 1))
-        return means
-
     saved = (untaught - taught).sum(axis=3)  # [R, n, S]
     found |= {
-        "untaught": mean(untaught.sum(axis=3)).tolist(),
-        "taught": mean(taught.sum(axis=3)).tolist(),
-        "saved": mean(saved).tolist(),
+        "untaught": _listed(_of_left(untaught.sum(axis=3), left)),
+        "taught": _listed(_of_left(taught.sum(axis=3), left)),
+        "saved": _listed(_of_left(saved, left)),
         "saved_error": _errors(saved, left),
         "whole": (100 * taught.sum(axis=3).mean(axis=(0, 1))).tolist(),
     }
     for key, values in (("untaught_", untaught), ("", taught)):
-        kinds = np.stack([mean(values[..., i]) for i in range(3)])  # [3, S]
-        found |= {f"{key}{name}": of.tolist() for name, of in zip(("delete", "draw", "adjust"), kinds, strict=True)}
-        found |= {f"{key}{name}": of for name, of in _minutes(kinds).items()}
+        kinds = np.stack([_of_left(values[..., i], left) for i in range(3)])  # [3, S]
+        found |= {f"{key}{name}": _listed(of) for name, of in zip(("delete", "draw", "adjust"), kinds, strict=True)}
+        found |= {f"{key}{name}": _listed(of) for name, of in _minutes(kinds).items()}
     return found
 
 
-def _minutes(kinds: Floats) -> dict[str, Any]:
+def _minutes(kinds: Floats) -> dict[str, Floats]:
     """Minutes for so many corrections `[3, …]`, with the least and the greatest cost of a box."""
     delete, draw, adjust = kinds
     ends = zip(("minutes_low", "minutes_high"), DRAW, strict=True)
-    return {key: ((CHANGE * (delete + adjust) + cost * draw) / 60).tolist() for key, cost in ends}
+    return {key: (CHANGE * (delete + adjust) + cost * draw) / 60 for key, cost in ends}
 
 
 def _errors(saved: Floats, left: npt.NDArray[np.bool_]) -> list[float | None]:

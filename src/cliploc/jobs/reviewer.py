@@ -41,9 +41,6 @@ class Walk:
     order: Order
     seed: int  # of the draw; of the suggested order, which of the equally certain pictures comes first
 
-    def __str__(self) -> str:
-        return f"{self.order}-{self.seed}"
-
     def drawn(self, pictures: Sequence[str]) -> list[str]:
         """The pictures in an order that depends on nothing but their names and the seed."""
         return random.Random(f"cliploc {self.seed}").sample(sorted(pictures), len(pictures))

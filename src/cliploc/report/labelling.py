@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cliploc._documents import LabellingManifest
+from cliploc.errors import UsageError
 from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES
@@ -29,6 +32,7 @@ CURVE = (
     "left", "untaught", "taught", "saved", "saved_error", "delete", "draw", "adjust", "minutes_low", "minutes_high",
     "untaught_delete", "untaught_draw", "untaught_adjust", "untaught_minutes_low", "untaught_minutes_high", "whole",
 )  # fmt: skip
+OF_NAME = ("untaught", "taught", "saved", "saved_error")
 LINES = (("random", "untaught"), ("random", "taught"), ("suggested", "untaught"), ("suggested", "taught"))
 MOST_DRAWN = 8  # settings with a figure
 
@@ -36,6 +40,7 @@ MOST_DRAWN = 8  # settings with a figure
 def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a labelling benchmark's folder; see `write_report`."""
     run = read_run(folder, LabellingManifest, lambda _: ("untaught", "taught", "saved"), _rank)
+    _refuse_damaged(run)
     title, table, names = run.title("Labelling"), _numbers(run), _names(run)
     page = REPORT_TEMPLATES.render(
         "labelling.html",
@@ -50,6 +55,18 @@ def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # n
     )
     tables = [table] if names is None else [table, names]
     return write_files(folder, (_csv(run), to_markdown(title, tables), _names_csv(run), page), FILES)
+
+
+def _refuse_damaged(run: TaskRun) -> None:
+    """Refuses curves and numbers of names that do not have all of their numbers."""
+    steps = run.manifest["reviewed"]
+    of_name = {"pictures", "boxes", *(f"{key}_{step}" for key in OF_NAME for step in steps)}
+    for one in run.settings:
+        curves = one.numbers.get("curves") or {}
+        whole = all(len(curve.get(key) or ()) == len(steps) for curve in curves.values() for key in CURVE)
+        names = (one.numbers.get("per_class") or {}).values()
+        if not whole or any(of_name - numbers.keys() for numbers in names) or (curves and "nothing" not in one.numbers):
+            raise UsageError(f"{run.folder} is damaged (the numbers of {one.id}): run the benchmark again")
 
 
 def _rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
@@ -195,7 +212,8 @@ def _curve(setting: SettingResult, steps: list[int]) -> Figure:
     def draw(axes: Any, palette: Palette) -> None:
         for i, order, what in there:
             colour, dashes, marker = look(i, palette)
-            values, errors = curves[order][what], [one or 0 for one in curves[order]["saved_error"]]
+            values = np.array(curves[order][what], np.float64)  # None is NaN
+            errors = [one or 0 for one in curves[order]["saved_error"]]
             axes.plot(steps, values, color=colour, linewidth=1.8, dashes=dashes or (None, None), marker=marker)
             if what == "taught":
                 axes.errorbar(steps, values, errors, color=colour, linewidth=0, elinewidth=1, capsize=3)
@@ -205,7 +223,7 @@ def _curve(setting: SettingResult, steps: list[int]) -> Figure:
 
     said = "; ".join(
         f"{order}, {what}: "
-        + ", ".join(f"{step} {value:.1f}" for step, value in zip(steps, curves[order][what], strict=True))
+        + ", ".join(f"{step} {number_text(value)}" for step, value in zip(steps, curves[order][what], strict=True))
         for _, order, what in there
     )
     return figure(draw, f"{setting.id}: corrections of 100 pictures after so many reviewed ones. {said}", (5.8, 4.0))
