@@ -109,6 +109,12 @@ def test_halves_teach_the_same_only_where_the_thing_is_the_same(
     assert low <= stability(pictures, heat, torch.ones(20, dtype=torch.bool)) <= high
 
 
+def test_fewer_than_twenty_pictures_agree_on_nothing() -> None:
+    pictures, heat = pictures_of([planted(i) for i in range(20)])
+    assert stability(pictures, heat, torch.arange(20) < 19) == 0
+    assert stability(pictures, heat, torch.zeros(20, dtype=torch.bool)) == 0
+
+
 def test_the_share_of_the_text_wanes() -> None:
     shares = [share_of_text(count, known=True) for count in (0, 10, 40, 400)]
     assert shares[0] == directions.MIX

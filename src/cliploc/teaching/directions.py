@@ -173,10 +173,12 @@ def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
     """How like each other are the projections that two halves of 20 pictures teach: their mean correlation.
 
     Of several groups of pictures that show the name, and several halves, so that it does not grow with the folder.
-    Where maps are on the thing in most pictures, the halves teach the same.
+    Where maps are on the thing in most pictures, the halves teach the same. 0 with fewer than 20 pictures.
     """
     ids, rng = torch.nonzero(uses).flatten(), np.random.default_rng(0)
-    groups = max(1, min(len(ids) // GROUP, SPLITS))
+    if len(ids) < GROUP:
+        return 0.0
+    groups = min(len(ids) // GROUP, SPLITS)
     found = []
     for number in range(SPLITS):
         some = ids[number % groups * GROUP :][:GROUP]
