@@ -114,16 +114,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     made: dict[str, Run] = {}
-    with pytest.MonkeyPatch.context() as patch:
 
-        def run(case: str) -> Run:
-            if case not in made:
+    def run(case: str) -> Run:
+        if case not in made:  # its patches end before those of the test that asks for it
+            with pytest.MonkeyPatch.context() as patch:
                 made[case] = taught(photos, tmp_path_factory.mktemp("run"), *CASES[case], patch)
-            return made[case]
+        return made[case]
 
-        yield run
+    return run
 
 
 @pytest.mark.parametrize("case", CASES)
