@@ -5,6 +5,8 @@ inner node ("bird"), which tools/build_mini.py learnt from the classifier's own 
 
 * the lexicon, for words in it: softmax(β · score) over the few nodes nearest to a word's sense; nodes and scores were
   computed by tools/build_mini.py from WordNet and a sentence encoder;
+* everyday names, for what no class resembles (person, sky, hand) and for what the tower's places say more sharply than
+  the classes do (chair, wall): each is a node with a row of its own, learnt by tools/build_everyday.py, and stands alone;
 * static word vectors, for other words: softmax(β · cosine) of the mean of the text's WordPiece vectors to all nodes'
   names.
 
@@ -77,6 +79,13 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", plain))
 
 
+class Everyday(NamedTuple):
+    """The anchors of everyday names."""
+
+    rows: Tensor  # [E, 1280]
+    words: tuple[tuple[str, ...], ...]  # of each anchor, its name first
+
+
 class Reading(NamedTuple):
     """The words found in a text."""
 
@@ -98,7 +107,8 @@ class MiniTextTower(nn.Module):
     """Class-anchor text encoder: texts → float32 `[n, 1280]`, unit norm. Deterministic; each text is independent."""
 
     class_rows: Tensor  # [1000, 1280]
-    inner_rows: Tensor  # [N − 1000, 1280]
+    inner_rows: Tensor  # [I, 1280]
+    everyday_rows: Tensor  # [E, 1280]; N = 1000 + I + E
     members: Tensor  # [N, 1000], 1 where a class is below a node
     rows: Tensor  # [N, 1280]
     present: Tensor  # [N]
@@ -117,12 +127,17 @@ class MiniTextTower(nn.Module):
         outside: Sequence[str],
         vocabulary: Sequence[str],
         facts: dict[str, float],
+        everyday: Everyday | None = None,
     ) -> None:
         super().__init__()
         self.sense_beta, self.word_beta = facts["sense_beta"], facts["word_beta"]
         self.score_step, self.min_cosine = facts["score_step"], facts["min_cosine"]
         self.modifier_weight = facts["modifier_weight"]
         self._words = {word: row for row, word in enumerate(words)}
+        self._first_everyday = len(words)  # the rows of everyday words follow those of the lexicon
+        self._names = tuple(names[0] for names in everyday.words) if everyday else ()
+        for row, names in enumerate(everyday.words if everyday else (), len(words)):
+            self._words.update(dict.fromkeys(names, row))
         self._outside = frozenset(outside)
         pieces = {token: i for i, token in enumerate(["[UNK]", *vocabulary])}
         self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -130,29 +145,40 @@ class MiniTextTower(nn.Module):
 
         classes, counts = tensors["class_rows"].float(), tensors["node_sizes"].long()
         self.register_buffer("class_rows", classes)
-        members = torch.zeros(len(counts), len(classes), dtype=torch.float32)
+        self.register_buffer("everyday_rows", everyday.rows if everyday else classes.new_zeros(0, classes.shape[1]))
+        members = torch.zeros(len(counts) + len(self._names), len(classes), dtype=torch.float32)
         members[torch.arange(len(counts)).repeat_interleave(counts), tensors["node_classes"].long()] = 1
         self.register_buffer("members", members)
         learnt = tensors["inner_rows"].float() * tensors["inner_scale"].float()[:, None]
         self.register_buffer("inner_rows", F.normalize(learnt, dim=1))
         vectors = F.pad(tensors["token_vectors"].float() * tensors["token_scale"].float()[:, None], (0, 0, 1, 0))
         self.register_buffer("token_vectors", vectors)
-        self.register_buffer("anchor_vectors", F.normalize(tensors["anchor_vectors"].float(), dim=1))
-        self.register_buffer("anchor_node", tensors["anchor_node"].long())
+        of_names = [self._vector((name,)) for name in self._names]  # each [128]
+        of_nodes = F.normalize(tensors["anchor_vectors"].float(), dim=1)
+        self.register_buffer("anchor_vectors", torch.cat([of_nodes, *(one[None] for one in of_names)]))
+        anchor_node = torch.cat([tensors["anchor_node"].long(), len(counts) + torch.arange(len(of_names))])
+        self.register_buffer("anchor_node", anchor_node)
         for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
             self.register_buffer(name, tensors[name])
         self._set_rows(members, self.inner_rows)
 
     @classmethod
-    def load(cls, folder: Path) -> MiniTextTower:
-        """Loads the tower that tools/build_mini.py wrote to a folder."""
+    def load(cls, folder: Path, *, everyday: bool = True) -> MiniTextTower:
+        """Loads the tower that tools/build_mini.py wrote to a folder, with what tools/build_everyday.py added."""
         known, outside = (folder / "lexicon.txt").read_text().split("\n\n")
+        anchors = None
+        if everyday and (folder / "everyday.txt").exists():  # not yet while they are built
+            stored = load_file(folder / "everyday.safetensors")
+            rows = F.normalize(stored["rows"].float() * stored["scale"].float()[:, None], dim=1)
+            lines = (folder / "everyday.txt").read_text(encoding="utf-8").splitlines()
+            anchors = Everyday(rows, tuple(tuple(line.split("|")) for line in lines))
         return cls(
             load_file(folder / "text.safetensors"),
             known.split("\n"),
             outside.split(),
             (folder / "vocabulary.txt").read_text().split(),
             json.loads((folder / "mini.json").read_text())["text"],
+            anchors,
         )
 
     def without(self, classes: Sequence[int]) -> MiniTextTower:
@@ -164,13 +190,17 @@ class MiniTextTower(nn.Module):
         other._buffers = dict(self._buffers)  # so that `_set_rows` does not change this tower
         members = self.members.clone()
         members[:, list(classes)] = 0
-        other._set_rows(members, members[len(self.class_rows) :] @ self.class_rows)
+        inner = members[len(self.class_rows) : len(members) - len(self.everyday_rows)]
+        other._set_rows(members, inner @ self.class_rows)
         return other
 
     def _set_rows(self, members: Tensor, inner: Tensor) -> None:
         own = self.class_rows * members[: len(self.class_rows)].sum(dim=1, keepdim=True)  # [1000, 1280], 0 if left out
-        self.register_buffer("rows", F.normalize(torch.cat([own, inner]), dim=1), persistent=False)
-        self.register_buffer("present", members.sum(dim=1) > 0, persistent=False)
+        rows = F.normalize(torch.cat([own, inner, self.everyday_rows]), dim=1)
+        self.register_buffer("rows", rows, persistent=False)
+        present = members.sum(dim=1) > 0
+        present[len(members) - len(self.everyday_rows) :] = True
+        self.register_buffer("present", present, persistent=False)
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
@@ -215,6 +245,9 @@ class MiniTextTower(nn.Module):
     def _mixture_of(self, word: int) -> Tensor:
         """A known word's mixture of nodes `[N]`, over its senses and the nodes near each sense."""
         mixture = self.rows.new_zeros(len(self.rows))
+        if self._is_everyday(word):
+            mixture[len(self.rows) - len(self.everyday_rows) + word - self._first_everyday] = 1
+            return mixture
         for sense, weight in zip(self.word_senses[word].tolist(), self.word_weights[word].tolist(), strict=True):
             if sense >= 0:
                 nodes = self.sense_nodes[sense].long()  # [K]
@@ -222,6 +255,9 @@ class MiniTextTower(nn.Module):
                 scores = scores.masked_fill(~self.present[nodes], -1e4)
                 mixture[nodes] += weight / 255 * torch.softmax(self.sense_beta * scores, dim=0)
         return mixture
+
+    def _is_everyday(self, word: int) -> bool:
+        return word >= self._first_everyday
 
     def _kind_of(self, head: Tensor, word: int) -> Tensor | None:
         """What a word before the head means, if that is a kind of the head: "crane bird" is the crane that is a bird.
@@ -237,12 +273,15 @@ class MiniTextTower(nn.Module):
 
     def _likeness(self, words: tuple[str, ...]) -> Tensor:
         """Cosine of the words' mean vector with each node's nearest name, `[N]`; zeros if no word has a vector."""
+        cosines = self.anchor_vectors @ self._vector(words)  # [A]
+        return cosines.new_full((len(self.rows),), -1.0).scatter_reduce(0, self.anchor_node, cosines, "amax")
+
+    def _vector(self, words: tuple[str, ...]) -> Tensor:
+        """The words' mean static vector `[128]`, unit norm; zero if no word has one."""
         pieces = [self._tokenizer.encode(word).ids for word in words]
         readable = [ids for word, ids in zip(words, pieces, strict=True) if len(word) >= MIN_PIECE * len(ids)]
-        ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.rows.device)
-        vector = F.normalize(self.token_vectors[ids].sum(dim=0), dim=0)  # [128]
-        cosines = self.anchor_vectors @ vector  # [A]
-        return cosines.new_full((len(self.rows),), -1.0).scatter_reduce(0, self.anchor_node, cosines, "amax")
+        ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.token_vectors.device)
+        return F.normalize(self.token_vectors[ids].sum(dim=0), dim=0)
 
     def _read(self, text: str) -> Reading:
         words = _without_picture_words(normalise(text).split()[:MAX_WORDS])
@@ -255,6 +294,8 @@ class MiniTextTower(nn.Module):
         if not rows:  # only as the whole name: beside other words, they mean what they mean to WordNet
             forms = _singulars(" ".join(s.phrase for s in content))
             rows = [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]
+        # Before a head, everyday names say of what or where it is ("water bottle", "street lamp"): not what it looks like.
+        rows = [row for row in rows[:-1] if not self._is_everyday(row)] + rows[-1:]
         weights = [self.modifier_weight] * (len(rows) - 1) + [1.0]
         return Reading(
             known=tuple(zip(rows, weights, strict=True)) if rows else (),
