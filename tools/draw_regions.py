@@ -1,4 +1,4 @@
-"""Draws the sheets from which tools/everyday_regions.txt was read: six photographs each, under a grid of 10 by 10 cells.
+"""Draws the sheets from which tools/everyday_regions.txt was read: six photographs each, under a grid of 10×10 cells.
 
 python tools/draw_regions.py --out /tmp/sheets
 """

@@ -5,20 +5,22 @@ inner node ("bird"), which tools/build_mini.py learnt from the classifier's own 
 
 * the lexicon, for words in it: softmax(β · score) over the few nodes nearest to a word's sense; nodes and scores were
   computed by tools/build_mini.py from WordNet and a sentence encoder;
-* everyday names, for what no class resembles (person, sky, hand) and for what the tower's places say more sharply than
-  the classes do (chair, wall): each is a node with a row of its own, learnt by tools/build_everyday.py, and stands alone;
+* everyday names, for what no class resembles (person, sky, hand) and for what places show more sharply than the classes
+  do (chair, wall): each is a node with a row of its own, learnt by tools/build_everyday.py, and stands alone;
 * static word vectors, for other words: softmax(β · cosine) of the mean of the text's WordPiece vectors to all nodes'
   names.
 
 The head noun of a name has most weight ("yellow *bird* on a branch"), the words before it have a little. If one of them
 means a kind of the head, it stands alone ("*crane* bird"). Words around a name ("a photo of", "origami", "in a video
 game") have none. A text in which nothing resembles any node is *unknown*: it still gets a unit vector, and
-`unknown_reason` gives the reason.
+`unknown_reason` gives the reason. `remark` says how a text is read that is not read as it stands.
 """
 
 from __future__ import annotations
 
 import copy
+import difflib
+import functools
 import itertools
 import json
 import re
@@ -38,6 +40,14 @@ from torch.nn import functional as F
 MAX_WORDS = 64  # words of a text that are read
 MIN_PIECE = 2.2  # least mean letters of a piece: "xqzvkw" is split into single letters, whose vectors mean nothing
 MAX_PHRASE = 5  # words of one entry of the lexicon
+LIKE_A_WORD = 0.7  # least likeness (difflib's) of a word to the one that was perhaps meant
+LIKE_A_PHRASE = 0.85  # the same of several words
+NEAR = 0.6  # least cosine of a name's word vector to be offered for one that is unknown
+NEAREST = 3  # names that are offered for one that is unknown
+EXACT = 1.9  # a sense with such a score for a node is that node
+ARTICLES = frozenset(("a", "an", "the"))
+# Who needs a name that these models lack: OpenAI's smallest at patches of 16 (its file has 599 MB in float32).
+READS_ALL = "--model ViT-B-16 reads any text (600 MB, once)"
 KIND_SHARE = 0.25  # of a word's meanings that must be kinds of the head to stand for it
 
 
@@ -83,7 +93,10 @@ class Everyday(NamedTuple):
     """The anchors of everyday names."""
 
     rows: Tensor  # [E, 1280]
-    words: tuple[tuple[str, ...], ...]  # of each anchor, its name first
+    words: tuple[tuple[str, ...], ...]  # of each anchor that mean it, its name first
+    kinds: tuple[tuple[str, ...], ...]  # of each anchor that mean a kind of it and are read as it
+    # Names of ImageNet's that hold such a word ("chain link fence") and are read without anchors.
+    excepted: frozenset[str]
 
 
 class Reading(NamedTuple):
@@ -93,6 +106,7 @@ class Reading(NamedTuple):
     others: tuple[str, ...]  # words to look up as vectors, if no word is in the lexicon
     outside: bool  # whether WordNet has the words but they resemble no class
     letters: bool  # whether the text has any word of a–z or 0–9
+    used: tuple[str, ...] = ()  # the words of `known`, as they were written
 
 
 class Segment(NamedTuple):
@@ -133,11 +147,17 @@ class MiniTextTower(nn.Module):
         self.sense_beta, self.word_beta = facts["sense_beta"], facts["word_beta"]
         self.score_step, self.min_cosine = facts["score_step"], facts["min_cosine"]
         self.modifier_weight = facts["modifier_weight"]
-        self._words = {word: row for row, word in enumerate(words)}
+        self._lexicon = tuple(words)
+        self._plain = {word: row for row, word in enumerate(words)}
+        self._words = dict(self._plain)
         self._first_everyday = len(words)  # the rows of everyday words follow those of the lexicon
-        self._names = tuple(names[0] for names in everyday.words) if everyday else ()
-        for row, names in enumerate(everyday.words if everyday else (), len(words)):
-            self._words.update(dict.fromkeys(names, row))
+        same, kinds = ((), ()) if everyday is None else (everyday.words, everyday.kinds)
+        self._excepted = frozenset() if everyday is None else everyday.excepted
+        self._names = tuple(names[0] for names in same)
+        self._read_as: dict[str, str] = {}  # a kind's word → the name of its anchor
+        for number, (names, of_kinds) in enumerate(zip(same, kinds, strict=True)):
+            self._words.update(dict.fromkeys((*names, *of_kinds), len(words) + number))
+            self._read_as.update(dict.fromkeys(of_kinds, names[0]))
         self._outside = frozenset(outside)
         pieces = {token: i for i, token in enumerate(["[UNK]", *vocabulary])}
         self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -171,7 +191,8 @@ class MiniTextTower(nn.Module):
             stored = load_file(folder / "everyday.safetensors")
             rows = F.normalize(stored["rows"].float() * stored["scale"].float()[:, None], dim=1)
             lines = (folder / "everyday.txt").read_text(encoding="utf-8").splitlines()
-            anchors = Everyday(rows, tuple(tuple(line.split("|")) for line in lines))
+            same, kinds = zip(*(map(_split, line.split("||")) for line in lines[:-1]), strict=True)
+            anchors = Everyday(rows, same, kinds, frozenset(_split(lines[-1])))
         return cls(
             load_file(folder / "text.safetensors"),
             known.split("\n"),
@@ -215,16 +236,87 @@ class MiniTextTower(nn.Module):
 
     @torch.no_grad()
     def unknown_reason(self, text: str, model: str = "mini") -> str | None:
-        """Why the model of this name cannot read the text, in one line; None where it can."""
+        """Why the model of this name cannot read the text, and what helps, in one line; None where it can."""
         reading = self._read(text)
-        shown = repr(text if len(text) <= 40 else f"{text[:39]}…")
         if reading.known:
             return None
         if not reading.letters:
-            return f"{model} reads English words, and finds none in {shown}"
-        if not reading.outside and float(self._likeness(reading.others).max()) >= self.min_cosine:
+            return f"{model} reads English words, and finds none in {_shown(text)}"
+        if self._resembles(reading):
             return None
-        return f"{model} does not know {shown}: it has words for 1,000 classes and what resembles them"
+        hint = ""
+        if meant := () if reading.outside else self._meant(" ".join(reading.others)):
+            hint = f"did you mean {_listed(meant, 'or')}? "
+        elif near := self._nearest(reading, NEAR):
+            hint = f"nearest that it knows: {_listed(near, 'and')}; "
+        return f"{model} does not know {_shown(text)}: {hint}{READS_ALL}"
+
+    @torch.no_grad()
+    def remark(self, text: str, model: str = "mini") -> str | None:
+        """How the model of this name reads a text that it does not read as it stands, in one line; else None."""
+        reading = self._read(text)
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if len(parts) > 1 and all(self._read(part).known for part in parts):
+            return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
+        if not reading.known:
+            if not self._resembles(reading):
+                return None
+            if near := self._meant(" ".join(reading.others)):
+                return f"{model} has no word {_shown(text)}: did you mean {_listed(near, 'or')}?"
+            near = self._nearest(reading, self.min_cosine)
+            return f"{model} has no word {_shown(text)}: it is read as what resembles {_listed(near, 'and')}"
+        said = " ".join(reading.used)
+        head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
+        anchor = self._read_as.get(head)
+        written = " ".join(word for word in normalise(text).split() if word not in ARTICLES)
+        if anchor is None and said == written:
+            return None
+        kind = f"{head!r}, a kind of " if anchor is not None and said != written else ""
+        # A word that WordNet lacks is left out: perhaps it was misspelt.
+        strange = any(
+            one.row is None and not one.outside and one.phrase not in STOP_WORDS | MODIFIERS
+            for one in self._segments(written.split()[:MAX_WORDS])
+        )
+        near = self._meant(written) if strange else ()
+        return f"{model} reads {_shown(text)} as {kind}{anchor or said!r}" + (
+            f": did you mean {_listed(near, 'or')}?" if near else ""
+        )
+
+    def _resembles(self, reading: Reading) -> bool:
+        """Whether words that are not in the lexicon are like some node's name."""
+        return not reading.outside and float(self._likeness(reading.others).max()) >= self.min_cosine
+
+    def _meant(self, words: str) -> tuple[str, ...]:
+        """The word of the lexicon that a misspelt name may stand for, if there is one."""
+        wrong = words[:40]
+        if len(wrong) < 4:
+            return ()
+        # Few letters of a word are wrong, and the first one seldom: this leaves some hundred words to compare.
+        near = [
+            word for word in self._words if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word != wrong
+        ]
+        return tuple(difflib.get_close_matches(wrong, near, n=1, cutoff=LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD))
+
+    def _nearest(self, reading: Reading, least: float) -> tuple[str, ...]:
+        """Names whose word vectors are nearest to a text's, with at least this cosine."""
+        likeness = self._likeness(reading.others)  # [N]
+        order = likeness.argsort(descending=True, stable=True)[: 10 * NEAREST].tolist()
+        called = [self._node_names[node] for node in order if likeness[node] >= least and node in self._node_names]
+        return tuple(dict.fromkeys(called))[:NEAREST]
+
+    @functools.cached_property
+    def _node_names(self) -> dict[int, str]:
+        """The shortest word for each node that has one."""
+        first = self.word_senses[:, 0].long()  # [W]
+        exact = self.sense_scores[first, 0].float() * self.score_step >= EXACT  # [W]
+        only = self.word_senses[:, 1] < 0  # [W]
+        found: dict[int, str] = {}
+        for row in (exact & only).nonzero().flatten().tolist():
+            node = int(self.sense_nodes[first[row], 0])
+            if node not in found or len(self._lexicon[row]) < len(found[node]):
+                found[node] = self._lexicon[row]
+        start = len(self.rows) - len(self.everyday_rows)
+        return {**found, **{start + number: name for number, name in enumerate(self._names)}}
 
     def embed_reading(self, reading: Reading) -> Tensor:
         """The embedding of one text's reading: `[1280]`, unit norm."""
@@ -285,27 +377,31 @@ class MiniTextTower(nn.Module):
 
     def _read(self, text: str) -> Reading:
         words = _without_picture_words(normalise(text).split()[:MAX_WORDS])
-        segments = self._segments(words)
+        excepted = " ".join(word for word in words if word not in ARTICLES) in self._excepted
+        segments = self._segments(words, everyday=not excepted)
         content = [s for s in segments if s.phrase not in STOP_WORDS] or segments
         content = [s for s in content if s.phrase not in MODIFIERS] or content
         first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
         end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
-        rows = [s.row for s in segments[first:end] if s.row is not None and s in content]
-        if not rows:  # only as the whole name: beside other words, they mean what they mean to WordNet
-            forms = _singulars(" ".join(s.phrase for s in content))
-            rows = [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]
-        # Before a head, everyday names say of what or where it is ("water bottle", "street lamp"): not what it looks like.
-        rows = [row for row in rows[:-1] if not self._is_everyday(row)] + rows[-1:]
-        weights = [self.modifier_weight] * (len(rows) - 1) + [1.0]
+        found = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
+        # Aliases only as the whole name: beside other words, they mean what they mean to WordNet.
+        forms = _singulars(" ".join(s.phrase for s in content))
+        if aliases := [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]:
+            found = [(aliases[0], forms[0])]
+        # Before a head, everyday names say of what or where it is ("street lamp"), not what it looks like.
+        found = [one for one in found[:-1] if not self._is_everyday(one[0])] + found[-1:]
+        weights = [self.modifier_weight] * (len(found) - 1) + [1.0]
         return Reading(
-            known=tuple(zip(rows, weights, strict=True)) if rows else (),
-            others=() if rows else tuple(s.phrase for s in content),
+            known=tuple((row, weight) for (row, _), weight in zip(found, weights, strict=True)) if found else (),
+            others=() if found else tuple(s.phrase for s in content),
             outside=bool(content) and all(s.outside for s in content),
             letters=bool(words),
+            used=tuple(phrase for _, phrase in found),
         )
 
-    def _segments(self, words: list[str]) -> list[Segment]:
-        """Splits words into the longest phrases of the lexicon."""
+    def _segments(self, words: list[str], *, everyday: bool = True) -> list[Segment]:
+        """Splits words into the longest phrases of the lexicon, with its everyday names or as they were without."""
+        known = self._words if everyday else self._plain
         segments = []
         start = 0
         while start < len(words):
@@ -315,13 +411,27 @@ class MiniTextTower(nn.Module):
                 if FUNCTION_WORDS.isdisjoint(part):
                     forms += _singulars("".join(part))  # WordNet has "wineglass" for "wine glass"; "a corn" is no acorn
                 if len(part) > 1 or part[0] not in STOP_WORDS:
-                    row = next((self._words[form] for form in forms if form in self._words), None)
+                    row = next((known[form] for form in forms if form in known), None)
                 if row is not None or len(part) == 1:
                     outside = row is None and not self._outside.isdisjoint(forms)
                     segments.append(Segment(" ".join(part), row, outside))
                     start = end
                     break
         return segments
+
+
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(filter(None, words.split("|")))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """ "'a', 'b' and 'c'"."""
+    shown = [repr(word) for word in words]
+    return f"{', '.join(shown[:-1])} {last} {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
 def _without_picture_words(words: list[str]) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256
+REMARKS = 5  # on names, in a note each; more are only counted
 ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
 
 
@@ -54,6 +55,7 @@ class Texts:
         self._shown: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
+        self._remarks: dict[str, str | None] = {}
         texts = prompts.parse(background, templates, contrasts=False) if background else None
         for words in () if texts is None else texts.synonyms:
             if reason := self.unknown_reason(words):
@@ -96,9 +98,21 @@ class Texts:
         return words[0] in self._exemplars
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
-        """Notes on exemplars for a result with these names."""
+        """Notes for a result with these names: how a name is read that is not read as it stands, and exemplars."""
+        read = [self._remark(words[0]) for words in texts.synonyms + texts.contrasts if words]
+        said = list(dict.fromkeys(filter(None, read)))
+        if len(said) > REMARKS:
+            said[REMARKS:] = [f"{len(said) - REMARKS} more names are not read as they stand"]
         shown = [words[0] for words in texts.synonyms if self.by_exemplars(words)]
-        return (f"presence is not calibrated where pictures stand for a name: {', '.join(shown)}",) if shown else ()
+        of_pictures = f"presence is not calibrated where pictures stand for a name: {', '.join(shown)}"
+        return (*said, *([of_pictures] if shown else []))
+
+    def _remark(self, word: str) -> str | None:
+        """How the model reads a name; None if it does as it stands, or if pictures stand for it. Asked once."""
+        if word not in self._remarks:
+            of_model = getattr(self.backbone, "remark", None)  # a plugin's model may have none
+            self._remarks[word] = of_model(word) if of_model is not None and self._reads_text((word,)) else None
+        return self._remarks[word]
 
     @property
     def exemplar_facts(self) -> dict[str, list[str]]:
