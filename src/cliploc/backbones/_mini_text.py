@@ -255,7 +255,7 @@ class MiniTextTower(nn.Module):
     def remark(self, text: str, model: str = "mini") -> str | None:
         """How the model of this name reads a text that it does not read as it stands, in one line; else None."""
         reading = self._read(text)
-        parts = [part.strip() for part in text.split(",") if part.strip()]
+        parts = [part.strip() for part in text.split(",") if part.strip()][:NEAREST]
         if len(parts) > 1 and all(self._read(part).known for part in parts):
             return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
         if not reading.known:
@@ -278,7 +278,7 @@ class MiniTextTower(nn.Module):
             for one in self._segments(written.split()[:MAX_WORDS])
         )
         near = self._meant(written) if strange else ()
-        return f"{model} reads {_shown(text)} as {kind}{anchor or said!r}" + (
+        return f"{model} reads {_shown(text)} as {kind}{_shown(anchor or said)}" + (
             f": did you mean {_listed(near, 'or')}?" if near else ""
         )
 
@@ -293,7 +293,9 @@ class MiniTextTower(nn.Module):
             return ()
         # Few letters of a word are wrong, and the first one seldom: this leaves some hundred words to compare.
         near = [
-            word for word in self._words if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word != wrong
+            word
+            for word in self._words
+            if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word != wrong and word not in self._read_as
         ]
         return tuple(difflib.get_close_matches(wrong, near, n=1, cutoff=LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD))
 
@@ -430,7 +432,7 @@ def _shown(text: str) -> str:
 
 def _listed(words: Sequence[str], last: str) -> str:
     """ "'a', 'b' and 'c'"."""
-    shown = [repr(word) for word in words]
+    shown = [_shown(word) for word in words]
     return f"{', '.join(shown[:-1])} {last} {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
