@@ -98,14 +98,18 @@ class Texts:
         return words[0] in self._exemplars
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
-        """Notes for a result with these names: how a name is read that is not read as it stands, and exemplars."""
+        """Notes for a result with these names: how they are read (`readings`), and on exemplars."""
+        shown = [words[0] for words in texts.synonyms if self.by_exemplars(words)]
+        of_pictures = f"presence is not calibrated where pictures stand for a name: {', '.join(shown)}"
+        return (*self.readings(texts), *([of_pictures] if shown else []))
+
+    def readings(self, texts: TextSet) -> tuple[str, ...]:
+        """How names and contrasts are read that the model does not read as they stand, each in one line."""
         read = [self._remark(words[0]) for words in texts.synonyms + texts.contrasts if words]
         said = list(dict.fromkeys(filter(None, read)))
         if len(said) > REMARKS:
             said[REMARKS:] = [f"{len(said) - REMARKS} more names are not read as they stand"]
-        shown = [words[0] for words in texts.synonyms if self.by_exemplars(words)]
-        of_pictures = f"presence is not calibrated where pictures stand for a name: {', '.join(shown)}"
-        return (*said, *([of_pictures] if shown else []))
+        return tuple(said)
 
     def _remark(self, word: str) -> str | None:
         """How the model reads a name; None if it does as it stands, or if pictures stand for it. Asked once."""
