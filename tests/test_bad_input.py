@@ -146,7 +146,7 @@ def test_a_known_name_is_found_beside_unknown_ones():
     shown = localize(CAT, "-p", "🐈", "-p", "cat", "-p", "猫", "-p", "?!…", "-p", "xqzvkw").out.splitlines()[1:]
     no_words = "mini reads English words, and finds none in"
     said = [f"no     {no_words} '🐈'", "found  score ", f"no     {no_words} '猫'", f"no     {no_words} '?!…'",
-            "no     mini does not know 'xqzvkw': it has words for"]  # fmt: skip
+            "no     mini does not know 'xqzvkw': --model ViT-B-16 reads"]  # fmt: skip
     for line, expected in zip(shown, said, strict=True):
         assert expected in line
 

@@ -139,7 +139,7 @@ class WordNet:
     plurals: list[tuple[str, str]] = field(default_factory=list)  # irregular ones
 
     def __post_init__(self) -> None:
-        for line in self._lines("data.noun"):
+        for line in self.lines("data.noun"):
             data, definition = line.split(" | ", 1)
             f = data.split()
             words = int(f[3], 16)
@@ -152,23 +152,24 @@ class WordNet:
                 [p[1] for p in up],
                 any(p[0] == "@i" for p in up),
             )
-        for line in self._lines("index.noun"):
+        for line in self.lines("index.noun"):
             f = line.split()
             self.senses[f[0].replace("_", " ")] = f[-int(f[2]) :]
         for name in ("index.adj", "index.verb", "index.adv"):
-            self.other_words |= {line.split(" ", 1)[0].replace("_", " ") for line in self._lines(name)}
-        for line in self._lines("cntlist.rev"):
+            self.other_words |= {line.split(" ", 1)[0].replace("_", " ") for line in self.lines(name)}
+        for line in self.lines("cntlist.rev"):
             key, number, count = line.split()
             word, rest = key.replace("_", " ").split("%")
             if rest[0] == "1":
                 self.noun_counts[word, int(number)] = int(count)
             elif rest[0] in "35":
                 self.adjective_counts[word] += int(count)
-        for line in self._lines("noun.exc"):
+        for line in self.lines("noun.exc"):
             plural, *singular = line.replace("_", " ").split()
             self.plurals.append((plural, singular[0]))
 
-    def _lines(self, name: str) -> list[str]:
+    def lines(self, name: str) -> list[str]:
+        """The lines of one of WordNet's files, without its licence."""
         return [line for line in (self.folder / name).read_text("latin-1").splitlines() if not line.startswith("  ")]
 
     @functools.cached_property

@@ -141,13 +141,18 @@ def max_box_acc(maps: np.ndarray, truths: Sequence[np.ndarray]) -> tuple[float, 
 
 
 def everyday_words(tower: MiniTextTower) -> dict[str, list[str]]:
-    """The listed words by how they fared: right, wrong, unknown as they should be, known though they should not."""
+    """The listed words by how they fared: right, wrong, unknown as they should be, known though they should not.
+
+    Those of kind "everyday" became known later, and are counted by themselves.
+    """
     rows = F.normalize(tower.class_rows, dim=1)  # [1000, 1280]
-    fared: dict[str, list[str]] = {"right": [], "wrong": [], "unknown": [], "not unknown": []}
+    fared: dict[str, list[str]] = {"right": [], "wrong": [], "unknown": [], "not unknown": [], "everyday": []}
     with WORDS.open(newline="") as file:
         for row in csv.DictReader(file):
             word, known = row["word"], tower.unknown_reason(row["word"]) is None
-            if row["kind"] == "unknown":
+            if row["kind"] == "everyday":
+                fared["everyday"].append(word)
+            elif row["kind"] == "unknown":
                 fared["not unknown" if known else "unknown"].append(word)
             else:
                 first = str(int((rows @ tower([TEMPLATE.format(word)])[0]).argmax()))
@@ -208,13 +213,15 @@ A dual encoder in {sum(megabytes.values()):.1f} MB that makes every command of c
   tools/build_mini.py). The fewer its classes, the more of the mean of their rows is mixed in. The mixture of nodes
   comes from a lexicon of {size["words"]:,} words ({size["senses"]:,} senses, placed by a sentence encoder reading WordNet's
   definitions, and by WordNet's hierarchy), or, for other words, from static vectors of {size["tokens"]:,} word pieces.
+  [Everyday names](#everyday-names) (person, sky, hand, wall) have rows of their own, learnt from regions.
 
 ## What it is not
 * Its image tower learnt ImageNet's labels: **its figures on ILSVRC are not zero-shot results**, and must not stand beside
   CLIP's. The left-out figures below say what it does with names outside its classes.
-* It is no OpenAI CLIP, and was not trained on image–text pairs. It knows nothing of colours, actions, texts or people, and
-  of a phrase, it knows only the thing named: "yellow bird on a branch" is "bird".
-* A name that resembles none of its classes ("person", "tree", "happiness") is said to be unknown.
+* It is no OpenAI CLIP, and was not trained on image–text pairs. It knows nothing of colours, actions or what a text says, and
+  of a phrase, it knows only the thing named: "red car on a bridge" is "car", which a note says.
+* A name that resembles none of its classes and none of its [everyday names](#everyday-names) ("sun", "happiness") is said to
+  be unknown.
 * If a name has no class of its own, a related class stands in: "octopus" is read as *chambered nautilus*.
 
 ## Sizes and sources
@@ -254,7 +261,8 @@ Wider names are the means of the rows that are left here: the learnt ones have s
 Everyday words (tests/backbones/everyday_words.csv, written before they were tried; since then only "helmet" was widened, to the spiked one): {len(words["right"])} of \
 {len(words["right"]) + len(words["wrong"])} rank a class of theirs first; wrong: {", ".join(words["wrong"]) or "none"}.
 {len(words["unknown"])} of {len(words["unknown"]) + len(words["not unknown"])} words without anything like them in ImageNet
-are said to be unknown{"; not: " + ", ".join(words["not unknown"]) if words["not unknown"] else ""}.
+are said to be unknown{"; not: " + ", ".join(words["not unknown"]) if words["not unknown"] else ""}. \
+{len(words["everyday"])} more were unknown, too, and are everyday names now.
 
 ## Present or absent
 presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}): 0.5 is the cosine that
@@ -297,8 +305,8 @@ def main() -> None:
             sys.exit(f"expected {name} in {options.data}, found no such folder: give its parent with --data")
     torch.set_num_threads(2)
     text = card(options.data)
-    if options.out.exists():  # the last section is written by tools/score_study.py
-        _, heading, section = options.out.read_text(encoding="utf-8").partition("## Score of a box")
+    if options.out.exists():  # the last sections are written by tools/build_everyday.py and tools/score_study.py
+        _, heading, section = options.out.read_text(encoding="utf-8").partition("## Everyday names")
         text += f"\n{heading}{section}" if heading else ""
     options.out.write_text(text)
     print(text)

@@ -618,6 +618,15 @@ class Localizer:
         reasons = zip(texts.names, self._texts.unknown_reasons(texts), strict=True)
         return {name: reason for name, reason in reasons if reason is not None}
 
+    def readings(self, names: Sequence[str]) -> tuple[str, ...]:
+        """How names are read that the model does not read as they stand, in one line each.
+
+        Example:
+            >>> Localizer("mini").readings(["my wife", "cat"])
+            ("mini reads 'my wife' as 'wife', a kind of 'woman'",)
+        """
+        return self._texts.readings(prompts.parse(names))
+
     @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
         pixels = stacked([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8

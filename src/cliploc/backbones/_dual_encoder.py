@@ -119,6 +119,10 @@ class DualEncoder(nn.Module, ABC):
         """Why this model cannot know a name; None here, as CLIP reads any text."""
         return None
 
+    def remark(self, word: str) -> str | None:  # noqa: ARG002
+        """How this model reads a name that it does not read as it stands; None here, as CLIP reads any text."""
+        return None
+
     def presence(self, cosine: Tensor) -> Tensor | None:
         if self.calibration is None:
             return None

@@ -5,18 +5,22 @@ inner node ("bird"), which tools/build_mini.py learnt from the classifier's own 
 
 * the lexicon, for words in it: softmax(β · score) over the few nodes nearest to a word's sense; nodes and scores were
   computed by tools/build_mini.py from WordNet and a sentence encoder;
+* everyday names, for what no class resembles (person, sky, hand) and for what places show more sharply than the classes
+  do (chair, wall): each is a node with a row of its own, learnt by tools/build_everyday.py, and stands alone;
 * static word vectors, for other words: softmax(β · cosine) of the mean of the text's WordPiece vectors to all nodes'
   names.
 
 The head noun of a name has most weight ("yellow *bird* on a branch"), the words before it have a little. If one of them
 means a kind of the head, it stands alone ("*crane* bird"). Words around a name ("a photo of", "origami", "in a video
 game") have none. A text in which nothing resembles any node is *unknown*: it still gets a unit vector, and
-`unknown_reason` gives the reason.
+`unknown_reason` gives the reason. `remark` says how a text is read that is not read as it stands.
 """
 
 from __future__ import annotations
 
 import copy
+import difflib
+import functools
 import itertools
 import json
 import re
@@ -36,6 +40,14 @@ from torch.nn import functional as F
 MAX_WORDS = 64  # words of a text that are read
 MIN_PIECE = 2.2  # least mean letters of a piece: "xqzvkw" is split into single letters, whose vectors mean nothing
 MAX_PHRASE = 5  # words of one entry of the lexicon
+LIKE_A_WORD = 0.7  # least likeness (difflib's) of a word to the one that was perhaps meant
+LIKE_A_PHRASE = 0.85  # the same of several words
+NEAR = 0.6  # least cosine of a name's word vector to be offered for one that is unknown
+NEAREST = 3  # names that are offered for one that is unknown
+EXACT = 1.9  # a sense with such a score for a node is that node
+ARTICLES = frozenset(("a", "an", "the"))
+# Who needs a name that these models lack: OpenAI's smallest at patches of 16 (its file has 599 MB in float32).
+READS_ALL = "--model ViT-B-16 reads any text (600 MB, once)"
 KIND_SHARE = 0.25  # of a word's meanings that must be kinds of the head to stand for it
 
 
@@ -77,6 +89,16 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", plain))
 
 
+class Everyday(NamedTuple):
+    """The anchors of everyday names."""
+
+    rows: Tensor  # [E, 1280]
+    words: tuple[tuple[str, ...], ...]  # of each anchor that mean it, its name first
+    kinds: tuple[tuple[str, ...], ...]  # of each anchor that mean a kind of it and are read as it
+    # Names of ImageNet's that hold such a word ("chain link fence") and are read without anchors.
+    excepted: frozenset[str]
+
+
 class Reading(NamedTuple):
     """The words found in a text."""
 
@@ -84,6 +106,7 @@ class Reading(NamedTuple):
     others: tuple[str, ...]  # words to look up as vectors, if no word is in the lexicon
     outside: bool  # whether WordNet has the words but they resemble no class
     letters: bool  # whether the text has any word of a–z or 0–9
+    used: tuple[str, ...] = ()  # the words of `known`, as they were written
 
 
 class Segment(NamedTuple):
@@ -98,7 +121,8 @@ class MiniTextTower(nn.Module):
     """Class-anchor text encoder: texts → float32 `[n, 1280]`, unit norm. Deterministic; each text is independent."""
 
     class_rows: Tensor  # [1000, 1280]
-    inner_rows: Tensor  # [N − 1000, 1280]
+    inner_rows: Tensor  # [I, 1280]
+    everyday_rows: Tensor  # [E, 1280]; N = 1000 + I + E
     members: Tensor  # [N, 1000], 1 where a class is below a node
     rows: Tensor  # [N, 1280]
     present: Tensor  # [N]
@@ -117,12 +141,23 @@ class MiniTextTower(nn.Module):
         outside: Sequence[str],
         vocabulary: Sequence[str],
         facts: dict[str, float],
+        everyday: Everyday | None = None,
     ) -> None:
         super().__init__()
         self.sense_beta, self.word_beta = facts["sense_beta"], facts["word_beta"]
         self.score_step, self.min_cosine = facts["score_step"], facts["min_cosine"]
         self.modifier_weight = facts["modifier_weight"]
-        self._words = {word: row for row, word in enumerate(words)}
+        self._lexicon = tuple(words)
+        self._plain = {word: row for row, word in enumerate(words)}
+        self._words = dict(self._plain)
+        self._first_everyday = len(words)  # the rows of everyday words follow those of the lexicon
+        same, kinds = ((), ()) if everyday is None else (everyday.words, everyday.kinds)
+        self._excepted = frozenset() if everyday is None else everyday.excepted
+        self._names = tuple(names[0] for names in same)
+        self._read_as: dict[str, str] = {}  # a kind's word → the name of its anchor
+        for number, (names, of_kinds) in enumerate(zip(same, kinds, strict=True)):
+            self._words.update(dict.fromkeys((*names, *of_kinds), len(words) + number))
+            self._read_as.update(dict.fromkeys(of_kinds, names[0]))
         self._outside = frozenset(outside)
         pieces = {token: i for i, token in enumerate(["[UNK]", *vocabulary])}
         self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -130,29 +165,41 @@ class MiniTextTower(nn.Module):
 
         classes, counts = tensors["class_rows"].float(), tensors["node_sizes"].long()
         self.register_buffer("class_rows", classes)
-        members = torch.zeros(len(counts), len(classes), dtype=torch.float32)
+        self.register_buffer("everyday_rows", everyday.rows if everyday else classes.new_zeros(0, classes.shape[1]))
+        members = torch.zeros(len(counts) + len(self._names), len(classes), dtype=torch.float32)
         members[torch.arange(len(counts)).repeat_interleave(counts), tensors["node_classes"].long()] = 1
         self.register_buffer("members", members)
         learnt = tensors["inner_rows"].float() * tensors["inner_scale"].float()[:, None]
         self.register_buffer("inner_rows", F.normalize(learnt, dim=1))
         vectors = F.pad(tensors["token_vectors"].float() * tensors["token_scale"].float()[:, None], (0, 0, 1, 0))
         self.register_buffer("token_vectors", vectors)
-        self.register_buffer("anchor_vectors", F.normalize(tensors["anchor_vectors"].float(), dim=1))
-        self.register_buffer("anchor_node", tensors["anchor_node"].long())
+        of_names = [self._vector((name,)) for name in self._names]  # each [128]
+        of_nodes = F.normalize(tensors["anchor_vectors"].float(), dim=1)
+        self.register_buffer("anchor_vectors", torch.cat([of_nodes, *(one[None] for one in of_names)]))
+        anchor_node = torch.cat([tensors["anchor_node"].long(), len(counts) + torch.arange(len(of_names))])
+        self.register_buffer("anchor_node", anchor_node)
         for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
             self.register_buffer(name, tensors[name])
         self._set_rows(members, self.inner_rows)
 
     @classmethod
-    def load(cls, folder: Path) -> MiniTextTower:
-        """Loads the tower that tools/build_mini.py wrote to a folder."""
+    def load(cls, folder: Path, *, everyday: bool = True) -> MiniTextTower:
+        """Loads the tower that tools/build_mini.py wrote to a folder, with what tools/build_everyday.py added."""
         known, outside = (folder / "lexicon.txt").read_text().split("\n\n")
+        anchors = None
+        if everyday and (folder / "everyday.txt").exists():  # not yet while they are built
+            stored = load_file(folder / "everyday.safetensors")
+            rows = F.normalize(stored["rows"].float() * stored["scale"].float()[:, None], dim=1)
+            lines = (folder / "everyday.txt").read_text(encoding="utf-8").splitlines()
+            same, kinds = zip(*(map(_split, line.split("||")) for line in lines[:-1]), strict=True)
+            anchors = Everyday(rows, same, kinds, frozenset(_split(lines[-1])))
         return cls(
             load_file(folder / "text.safetensors"),
             known.split("\n"),
             outside.split(),
             (folder / "vocabulary.txt").read_text().split(),
             json.loads((folder / "mini.json").read_text())["text"],
+            anchors,
         )
 
     def without(self, classes: Sequence[int]) -> MiniTextTower:
@@ -164,13 +211,17 @@ class MiniTextTower(nn.Module):
         other._buffers = dict(self._buffers)  # so that `_set_rows` does not change this tower
         members = self.members.clone()
         members[:, list(classes)] = 0
-        other._set_rows(members, members[len(self.class_rows) :] @ self.class_rows)
+        inner = members[len(self.class_rows) : len(members) - len(self.everyday_rows)]
+        other._set_rows(members, inner @ self.class_rows)
         return other
 
     def _set_rows(self, members: Tensor, inner: Tensor) -> None:
         own = self.class_rows * members[: len(self.class_rows)].sum(dim=1, keepdim=True)  # [1000, 1280], 0 if left out
-        self.register_buffer("rows", F.normalize(torch.cat([own, inner]), dim=1), persistent=False)
-        self.register_buffer("present", members.sum(dim=1) > 0, persistent=False)
+        rows = F.normalize(torch.cat([own, inner, self.everyday_rows]), dim=1)
+        self.register_buffer("rows", rows, persistent=False)
+        present = members.sum(dim=1) > 0
+        present[len(members) - len(self.everyday_rows) :] = True
+        self.register_buffer("present", present, persistent=False)
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
@@ -185,16 +236,89 @@ class MiniTextTower(nn.Module):
 
     @torch.no_grad()
     def unknown_reason(self, text: str, model: str = "mini") -> str | None:
-        """Why the model of this name cannot read the text, in one line; None where it can."""
+        """Why the model of this name cannot read the text, and what helps, in one line; None where it can."""
         reading = self._read(text)
-        shown = repr(text if len(text) <= 40 else f"{text[:39]}…")
         if reading.known:
             return None
         if not reading.letters:
-            return f"{model} reads English words, and finds none in {shown}"
-        if not reading.outside and float(self._likeness(reading.others).max()) >= self.min_cosine:
+            return f"{model} reads English words, and finds none in {_shown(text)}"
+        if self._resembles(reading):
             return None
-        return f"{model} does not know {shown}: it has words for 1,000 classes and what resembles them"
+        hint = ""
+        if meant := () if reading.outside else self._meant(" ".join(reading.others)):
+            hint = f"did you mean {_listed(meant, 'or')}? "
+        elif near := self._nearest(reading, NEAR):
+            hint = f"nearest that it knows: {_listed(near, 'and')}; "
+        return f"{model} does not know {_shown(text)}: {hint}{READS_ALL}"
+
+    @torch.no_grad()
+    def remark(self, text: str, model: str = "mini") -> str | None:
+        """How the model of this name reads a text that it does not read as it stands, in one line; else None."""
+        reading = self._read(text)
+        parts = [part.strip() for part in text.split(",") if part.strip()][:NEAREST]
+        if len(parts) > 1 and all(self._read(part).known for part in parts):
+            return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
+        if not reading.known:
+            if not self._resembles(reading):
+                return None
+            if near := self._meant(" ".join(reading.others)):
+                return f"{model} has no word {_shown(text)}: did you mean {_listed(near, 'or')}?"
+            near = self._nearest(reading, self.min_cosine)
+            return f"{model} has no word {_shown(text)}: it is read as what resembles {_listed(near, 'and')}"
+        said = " ".join(reading.used)
+        head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
+        anchor = self._read_as.get(head)
+        written = " ".join(word for word in normalise(text).split() if word not in ARTICLES)
+        if anchor is None and said == written:
+            return None
+        kind = f"{head!r}, a kind of " if anchor is not None and said != written else ""
+        # A word that WordNet lacks is left out: perhaps it was misspelt.
+        strange = any(
+            one.row is None and not one.outside and one.phrase not in STOP_WORDS | MODIFIERS
+            for one in self._segments(written.split()[:MAX_WORDS])
+        )
+        near = self._meant(written) if strange else ()
+        return f"{model} reads {_shown(text)} as {kind}{_shown(anchor or said)}" + (
+            f": did you mean {_listed(near, 'or')}?" if near else ""
+        )
+
+    def _resembles(self, reading: Reading) -> bool:
+        """Whether words that are not in the lexicon are like some node's name."""
+        return not reading.outside and float(self._likeness(reading.others).max()) >= self.min_cosine
+
+    def _meant(self, words: str) -> tuple[str, ...]:
+        """The word of the lexicon that a misspelt name may stand for, if there is one."""
+        wrong = words[:40]
+        if len(wrong) < 4:
+            return ()
+        # Few letters of a word are wrong, and the first one seldom: this leaves some hundred words to compare.
+        near = [
+            word
+            for word in self._words
+            if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word != wrong and word not in self._read_as
+        ]
+        return tuple(difflib.get_close_matches(wrong, near, n=1, cutoff=LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD))
+
+    def _nearest(self, reading: Reading, least: float) -> tuple[str, ...]:
+        """Names whose word vectors are nearest to a text's, with at least this cosine."""
+        likeness = self._likeness(reading.others)  # [N]
+        order = likeness.argsort(descending=True, stable=True)[: 10 * NEAREST].tolist()
+        called = [self._node_names[node] for node in order if likeness[node] >= least and node in self._node_names]
+        return tuple(dict.fromkeys(called))[:NEAREST]
+
+    @functools.cached_property
+    def _node_names(self) -> dict[int, str]:
+        """The shortest word for each node that has one."""
+        first = self.word_senses[:, 0].long()  # [W]
+        exact = self.sense_scores[first, 0].float() * self.score_step >= EXACT  # [W]
+        only = self.word_senses[:, 1] < 0  # [W]
+        found: dict[int, str] = {}
+        for row in (exact & only).nonzero().flatten().tolist():
+            node = int(self.sense_nodes[first[row], 0])
+            if node not in found or len(self._lexicon[row]) < len(found[node]):
+                found[node] = self._lexicon[row]
+        start = len(self.rows) - len(self.everyday_rows)
+        return {**found, **{start + number: name for number, name in enumerate(self._names)}}
 
     def embed_reading(self, reading: Reading) -> Tensor:
         """The embedding of one text's reading: `[1280]`, unit norm."""
@@ -215,6 +339,9 @@ class MiniTextTower(nn.Module):
     def _mixture_of(self, word: int) -> Tensor:
         """A known word's mixture of nodes `[N]`, over its senses and the nodes near each sense."""
         mixture = self.rows.new_zeros(len(self.rows))
+        if self._is_everyday(word):
+            mixture[len(self.rows) - len(self.everyday_rows) + word - self._first_everyday] = 1
+            return mixture
         for sense, weight in zip(self.word_senses[word].tolist(), self.word_weights[word].tolist(), strict=True):
             if sense >= 0:
                 nodes = self.sense_nodes[sense].long()  # [K]
@@ -222,6 +349,9 @@ class MiniTextTower(nn.Module):
                 scores = scores.masked_fill(~self.present[nodes], -1e4)
                 mixture[nodes] += weight / 255 * torch.softmax(self.sense_beta * scores, dim=0)
         return mixture
+
+    def _is_everyday(self, word: int) -> bool:
+        return word >= self._first_everyday
 
     def _kind_of(self, head: Tensor, word: int) -> Tensor | None:
         """What a word before the head means, if that is a kind of the head: "crane bird" is the crane that is a bird.
@@ -237,34 +367,43 @@ class MiniTextTower(nn.Module):
 
     def _likeness(self, words: tuple[str, ...]) -> Tensor:
         """Cosine of the words' mean vector with each node's nearest name, `[N]`; zeros if no word has a vector."""
+        cosines = self.anchor_vectors @ self._vector(words)  # [A]
+        return cosines.new_full((len(self.rows),), -1.0).scatter_reduce(0, self.anchor_node, cosines, "amax")
+
+    def _vector(self, words: tuple[str, ...]) -> Tensor:
+        """The words' mean static vector `[128]`, unit norm; zero if no word has one."""
         pieces = [self._tokenizer.encode(word).ids for word in words]
         readable = [ids for word, ids in zip(words, pieces, strict=True) if len(word) >= MIN_PIECE * len(ids)]
-        ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.rows.device)
-        vector = F.normalize(self.token_vectors[ids].sum(dim=0), dim=0)  # [128]
-        cosines = self.anchor_vectors @ vector  # [A]
-        return cosines.new_full((len(self.rows),), -1.0).scatter_reduce(0, self.anchor_node, cosines, "amax")
+        ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.token_vectors.device)
+        return F.normalize(self.token_vectors[ids].sum(dim=0), dim=0)
 
     def _read(self, text: str) -> Reading:
         words = _without_picture_words(normalise(text).split()[:MAX_WORDS])
-        segments = self._segments(words)
+        excepted = " ".join(word for word in words if word not in ARTICLES) in self._excepted
+        segments = self._segments(words, everyday=not excepted)
         content = [s for s in segments if s.phrase not in STOP_WORDS] or segments
         content = [s for s in content if s.phrase not in MODIFIERS] or content
         first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
         end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
-        rows = [s.row for s in segments[first:end] if s.row is not None and s in content]
-        if not rows:  # only as the whole name: beside other words, they mean what they mean to WordNet
-            forms = _singulars(" ".join(s.phrase for s in content))
-            rows = [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]
-        weights = [self.modifier_weight] * (len(rows) - 1) + [1.0]
+        found = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
+        # Aliases only as the whole name: beside other words, they mean what they mean to WordNet.
+        forms = _singulars(" ".join(s.phrase for s in content))
+        if aliases := [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]:
+            found = [(aliases[0], forms[0])]
+        # Before a head, everyday names say of what or where it is ("street lamp"), not what it looks like.
+        found = [one for one in found[:-1] if not self._is_everyday(one[0])] + found[-1:]
+        weights = [self.modifier_weight] * (len(found) - 1) + [1.0]
         return Reading(
-            known=tuple(zip(rows, weights, strict=True)) if rows else (),
-            others=() if rows else tuple(s.phrase for s in content),
+            known=tuple((row, weight) for (row, _), weight in zip(found, weights, strict=True)) if found else (),
+            others=() if found else tuple(s.phrase for s in content),
             outside=bool(content) and all(s.outside for s in content),
             letters=bool(words),
+            used=tuple(phrase for _, phrase in found),
         )
 
-    def _segments(self, words: list[str]) -> list[Segment]:
-        """Splits words into the longest phrases of the lexicon."""
+    def _segments(self, words: list[str], *, everyday: bool = True) -> list[Segment]:
+        """Splits words into the longest phrases of the lexicon, with its everyday names or as they were without."""
+        known = self._words if everyday else self._plain
         segments = []
         start = 0
         while start < len(words):
@@ -274,13 +413,27 @@ class MiniTextTower(nn.Module):
                 if FUNCTION_WORDS.isdisjoint(part):
                     forms += _singulars("".join(part))  # WordNet has "wineglass" for "wine glass"; "a corn" is no acorn
                 if len(part) > 1 or part[0] not in STOP_WORDS:
-                    row = next((self._words[form] for form in forms if form in self._words), None)
+                    row = next((known[form] for form in forms if form in known), None)
                 if row is not None or len(part) == 1:
                     outside = row is None and not self._outside.isdisjoint(forms)
                     segments.append(Segment(" ".join(part), row, outside))
                     start = end
                     break
         return segments
+
+
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(filter(None, words.split("|")))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """ "'a', 'b' and 'c'"."""
+    shown = [_shown(word) for word in words]
+    return f"{', '.join(shown[:-1])} {last} {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
 def _without_picture_words(words: list[str]) -> list[str]:

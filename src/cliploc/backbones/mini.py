@@ -68,6 +68,9 @@ class Mini(ConvolutionalBackbone):
     def unknown_reason(self, word: str) -> str | None:
         return self.text.unknown_reason(word)
 
+    def remark(self, word: str) -> str | None:
+        return self.text.remark(word)
+
 
 def _build(pretrained: str | None, device: str, precision: str) -> Mini:
     refuse_other_weights("mini", pretrained)

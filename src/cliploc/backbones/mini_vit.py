@@ -124,6 +124,9 @@ class MiniVit(VisionTransformerBackbone):
     def unknown_reason(self, word: str) -> str | None:
         return self.text.unknown_reason(word, self.name)
 
+    def remark(self, word: str) -> str | None:
+        return self.text.remark(word, self.name)
+
 
 def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
     refuse_other_weights("mini-vit", pretrained)

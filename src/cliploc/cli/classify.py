@@ -45,6 +45,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
         localizer = classifier(**options.given())
         for reason in localizer.unknown_names(names).values():
             run.terminal.say(f"left out: {reason}", style="yellow")
+        for reading in localizer.readings(names):
+            run.terminal.say(reading, style="yellow")
         run.count(reporter, "classify")
         line = _columns(run.terminal, run.photos.paths, labels)
         if not run.quiet:

@@ -99,7 +99,8 @@ class AnnotateWorker:
             raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
         self._known = np.array([name not in unknown for name in self.names])  # [P]
         ending = ": correct three pictures, and the others get boxes" if self._teach else ""
-        self.notes = tuple(f"gets no boxes{ending}: {reason}" for reason in unknown.values())
+        self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
+        self.notes = (*(f"gets no boxes{ending}: {reason}" for reason in unknown.values()), *self._readings)
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
@@ -192,7 +193,7 @@ class AnnotateWorker:
             "status": "ok",
             "width": width,
             "height": height,
-            "notes": list(result.notes),
+            "notes": [note for note in result.notes if note not in self._readings],
             "presence": [
                 round(float(one), 4) if known else None for one, known in zip(presence, self._known, strict=True)
             ],

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256
+REMARKS = 5  # on names, in a note each; more are only counted
 ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
 
 
@@ -58,6 +59,7 @@ class Texts:
         self._shown: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
+        self._remarks: dict[str, str | None] = {}
         texts = prompts.parse(background, templates, contrasts=False) if background else None
         for words in () if texts is None else texts.synonyms:
             if reason := self.unknown_reason(words):
@@ -113,16 +115,31 @@ class Texts:
         return self.by_exemplars(words) and self.learnt_row(words) is not None
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
-        """Notes on exemplars for a result with these names."""
+        """Notes for a result with these names: how they are read (`readings`), and on exemplars and learnt names."""
         shown = [words for words in texts.synonyms if self.by_exemplars(words)]
         learnt = [words[0] for words in shown if self.presence_unknown(words)]
         others = [words[0] for words in shown if words[0] not in learnt]
-        said = []
+        said = [*self.readings(texts)]
         if learnt:
             said.append(f"presence is not known of names that were learnt without text: {', '.join(learnt)}")
         if others:
             said.append(f"presence is not calibrated where pictures stand for a name: {', '.join(others)}")
         return tuple(said)
+
+    def readings(self, texts: TextSet) -> tuple[str, ...]:
+        """How names and contrasts are read that the model does not read as they stand, each in one line."""
+        read = [self._remark(words[0]) for words in texts.synonyms + texts.contrasts if words]
+        said = list(dict.fromkeys(filter(None, read)))
+        if len(said) > REMARKS:
+            said[REMARKS:] = [f"{len(said) - REMARKS} more names are not read as they stand"]
+        return tuple(said)
+
+    def _remark(self, word: str) -> str | None:
+        """How the model reads a name; None if it does as it stands, or if pictures stand for it. Asked once."""
+        if word not in self._remarks:
+            of_model = getattr(self.backbone, "remark", None)  # a plugin's model may have none
+            self._remarks[word] = of_model(word) if of_model is not None and self._reads_text((word,)) else None
+        return self._remarks[word]
 
     @property
     def exemplar_facts(self) -> dict[str, list[str]]:

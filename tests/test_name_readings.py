@@ -1,0 +1,64 @@
+"""How names are read that a model does not read as they stand reaches whoever asked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cliploc import prompts
+from cliploc.backbones import create
+from cliploc.cli import main
+from cliploc.localizer import Localizer
+from cliploc.pipeline.texts import REMARKS, Texts
+
+ROOT = Path(__file__).parents[1]
+CAT = str(ROOT / "src/cliploc/demo_photos/cat.jpg")
+WIFE = "mini reads 'my wife' as 'wife', a kind of 'woman'"
+
+
+@pytest.fixture(scope="module")
+def texts() -> Texts:
+    return Texts(create("mini"), prompts.DEFAULT_TEMPLATES)
+
+
+def test_a_result_has_it_as_a_note() -> None:
+    localizer = Localizer("mini", method="cam")
+    picture = np.zeros((32, 32, 3), np.uint8)
+    assert localizer(picture, ["my wife", "cat"]).notes == (WIFE,)
+    assert localizer(picture, ["cat"]).notes == ()
+    assert localizer.readings(["cat", "my wife"]) == (WIFE,)
+
+
+def test_of_synonyms_the_first_counts_and_of_a_contrast_too(texts: Texts) -> None:
+    assert texts.readings(prompts.parse(["cat|my wife"])) == ()
+    assert texts.readings(prompts.parse(["cat~my wife"])) == (WIFE,)
+
+
+def test_many_are_counted(texts: Texts) -> None:
+    said = texts.readings(prompts.parse([f"my {name}" for name in ("cat", "dog", "bird", "cup", "car", "bed", "tv")]))
+    assert len(said) == REMARKS + 1
+    assert said[-1] == "2 more names are not read as they stand"
+
+
+def test_a_model_that_says_nothing_of_names_has_no_notes(texts: Texts) -> None:
+    class Plugin:
+        name = "plugin"
+
+    assert Texts(Plugin(), prompts.DEFAULT_TEMPLATES).readings(prompts.parse(["my wife"])) == ()  # type: ignore[arg-type]
+
+
+def test_classify_says_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", CAT, "-p", "my wife", "-p", "cat"]) == 0
+    assert WIFE in " ".join(capsys.readouterr().err.split())
+
+
+def test_every_picture_of_the_regions_has_one_line_of_known_form() -> None:
+    lines = (ROOT / "tools/everyday_regions.txt").read_text(encoding="utf-8").splitlines()
+    rectangle = r"r\d(?:-\d)? c\d(?:-\d)?"
+    region = rf"[a-z]+ {rectangle}(?:, {rectangle})*"
+    lines = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(rf"n\d{{8}}: (?:-|{region}(?:; {region})*)", line) for line in lines)
+    assert sorted(line[:9] for line in lines) == [one.wnid for one in prompts.imagenet_classes()]
