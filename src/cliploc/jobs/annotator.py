@@ -90,7 +90,9 @@ class AnnotateWorker:
             raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
         self._known = np.array([name not in unknown for name in self.names])  # [P]
         self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
-        self.notes = (*(f"never gets boxes: {reason}" for reason in unknown.values()), *self._readings)
+        # Who read the labels has warned of commas.
+        said = self.localizer.readings([entry for entry in labels.entries if "," not in entry])
+        self.notes = (*(f"never gets boxes: {reason}" for reason in unknown.values()), *said)
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
