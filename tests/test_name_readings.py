@@ -43,13 +43,6 @@ def test_many_are_counted(texts: Texts) -> None:
     assert said[-1] == "2 more names are not read as they stand"
 
 
-def test_a_model_that_says_nothing_of_names_has_no_notes(texts: Texts) -> None:
-    class Plugin:
-        name = "plugin"
-
-    assert Texts(Plugin(), prompts.DEFAULT_TEMPLATES).readings(prompts.parse(["my wife"])) == ()  # type: ignore[arg-type]
-
-
 def test_classify_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", CAT, "-p", "my wife", "-p", "cat"]) == 0
     assert WIFE in " ".join(capsys.readouterr().err.split())

@@ -269,6 +269,10 @@ class Backbone(Protocol):
         """Why this model cannot know a name, in one line; None when it can."""
         ...
 
+    def remark(self, word: str) -> str | None:
+        """How this model reads a name that it does not read as it stands, in one line; else None."""
+        ...
+
     def presence(self, cosine: Tensor) -> Tensor | None:
         """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
 

@@ -287,7 +287,7 @@ def test_the_report_has_the_curve_and_the_tables(twenty: Planted) -> None:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     root = tmp_path / "set"
-    for name, word in (("cat", "cat"), ("dogs", "dog"), ("coffee", "sky")):
+    for name, word in (("cat", "cat"), ("dogs", "dog"), ("coffee", "sun")):
         with Image.open(PHOTOS / f"{name}.jpg") as photo:
             small = photo.resize((photo.width // 4, photo.height // 4))
         (root / "images").mkdir(parents=True, exist_ok=True)
@@ -306,7 +306,7 @@ def test_the_command_reads_a_folder_and_prints_its_numbers(photos: Path, tmp_pat
     assert "whole folder" in ran.out
     assert "mini_fast-recipe" in ran.out
     assert "3 of 3 samples × 1 settings done" in ran.err
-    assert ran.err.count("does not know 'sky'") == 1
+    assert ran.err.count("does not know 'sun'") == 1
     assert "Each name" in (out / "report.html").read_text()
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["reviewed"], manifest["seeds"], manifest["settings"][0]["min_score"]) == ([0], 1, 0.2)

@@ -100,7 +100,9 @@ class AnnotateWorker:
         self._known = np.array([name not in unknown for name in self.names])  # [P]
         ending = ": correct three pictures, and the others get boxes" if self._teach else ""
         self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
-        self.notes = (*(f"gets no boxes{ending}: {reason}" for reason in unknown.values()), *self._readings)
+        # Who read the labels has warned of commas.
+        said = self.localizer.readings([entry for entry in labels.entries if "," not in entry])
+        self.notes = (*(f"gets no boxes{ending}: {reason}" for reason in unknown.values()), *said)
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""

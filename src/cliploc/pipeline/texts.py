@@ -137,8 +137,7 @@ class Texts:
     def _remark(self, word: str) -> str | None:
         """How the model reads a name; None if it does as it stands, or if pictures stand for it. Asked once."""
         if word not in self._remarks:
-            of_model = getattr(self.backbone, "remark", None)  # a plugin's model may have none
-            self._remarks[word] = of_model(word) if of_model is not None and self._reads_text((word,)) else None
+            self._remarks[word] = self.backbone.remark(word) if self._reads_text((word,)) else None
         return self._remarks[word]
 
     @property
