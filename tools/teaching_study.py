@@ -19,12 +19,15 @@ from pathlib import Path
 
 import torch
 
+from cliploc import prompts
 from cliploc.config import FOUND
+from cliploc.jobs.annotate import base_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.drafts import choose
+from cliploc.jobs.annotation_rows import KIND, run_id
+from cliploc.jobs.drafts import DraftRule, choose
+from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.teaching.directions import GROUP, Pictures, Whitening, stability
 from cliploc.teaching.lesson import pooled
 
@@ -33,7 +36,7 @@ FEWEST = GROUP // 2  # pictures from which a line is printed
 
 def main(run: Path, truth: Path | None = None) -> None:
     """Prints a line for each name."""
-    folder, lessons = ReviewFolder(run).run, Lessons(run)
+    folder, lessons = opened(run), Lessons(run)
     print("name                  pictures  chance   two halves")
     every = folder.found
     if truth is None:
@@ -46,6 +49,16 @@ def main(run: Path, truth: Path | None = None) -> None:
         if len(own) >= FEWEST:
             folder.show(own)
             line(folder, lessons, p, name, own)
+
+
+def opened(run: Path) -> AnnotatedFolder:
+    """The run with the pictures that it annotated."""
+    manifest = read_manifest(run, KIND)
+    root, names = Path(manifest["root"]), prompts.parse(list(manifest["labels"])).names
+    rule, base = DraftRule(**manifest["drafts"]), base_of(manifest["settings"])
+    found = AnnotatedFolder(run, root, run_id(manifest), (), names, rule, base, skipped=None)
+    found.show([PictureFile(name, root / name) for name, place in found.results.places.items() if place.ok])
+    return found
 
 
 def line(folder: AnnotatedFolder, lessons: Lessons, p: int, name: str, pictures: Sequence[PictureFile]) -> None:
