@@ -265,7 +265,8 @@ class School:
         self.folder, self.drawing, self.lessons = folder, drawing, Lessons(folder.out)
         places, pictures = folder.results.places, [one.id for one in folder.annotated()]
         self.pictures = [one for one in pictures if self.lessons.has(one, places[one].content)]
-        self.reviewed = {name: one for name, one in folder.finished().items() if name in {*self.pictures}}
+        there = {*self.pictures}
+        self.reviewed = {name: one for name, one in folder.finished().items() if name in there}
         self._unseen = [one for one in self.pictures if not folder.touched(one)]
         self._plain = {one: folder.untaught(one).presence for one in self.pictures}
 
