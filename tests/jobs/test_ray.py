@@ -228,7 +228,10 @@ def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
         lambda out, using: annotate(pictures, labels, out, engine=using, **options),
         cluster,
         tmp_path,
-        ["parts/00000.jsonl", "parts/00001.jsonl", "parts/00002.jsonl", "coco.json", "review.html"],
+        [
+            *(f"parts/0000{part}.{kind}" for part in range(3) for kind in ("jsonl", "safetensors")),
+            *("coco.json", "review.html"),
+        ],
     )
 
 
