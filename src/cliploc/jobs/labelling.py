@@ -266,17 +266,7 @@ class _Job:
         """Its entry in the manifest; refuses what cannot be used."""
         boxes = BoxFilter(self.drafts["min_area"], least=self.drafts["min_presence"])
         worker = AnnotatorSettings(self.labels, boxes, self.options, teach=True)()
-        return plain(
-            {
-                "id": self.id,
-                **worker.describe(),
-                **self.drafts,
-                "model": self.setup.model,  # as typed
-                "pretrained": self.setup.options.pretrained,
-                "head": self.setup.head,
-                "prompts": self.setup.prompts,
-            }
-        )
+        return plain({"id": self.id, **worker.describe(), **self.drafts, **self.setup.described()})
 
     def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> Sequence[str]:
         """Makes the drafts, or what is missing of them; returns remarks."""

@@ -34,6 +34,15 @@ class ModelSetup:
                 f"expected {', '.join(sorted(of_setting))} in a Setting, got it in the options of a ModelSetup: move it"
             )
 
+    def described(self) -> dict[str, Any]:
+        """How it was asked for, as the manifest has it."""
+        return {
+            "model": self.model,  # as typed
+            "pretrained": self.options.pretrained,
+            "head": self.head,
+            "prompts": self.prompts,
+        }
+
     @property
     def model(self) -> str:
         """The model's name."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._files import write_whole
-from cliploc.boxes import BoxRule, scored_boxes
+from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE, Floats, logit
 from cliploc.config import FOUND, MIN_SCORE
 from cliploc.geometry import Frame
@@ -32,6 +32,7 @@ from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught, taught_lin
 from cliploc.jobs.annotator import Candidate, Row, grouped
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.lessons import Lessons
+from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
 from cliploc.rle import encode
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
@@ -384,12 +385,10 @@ class School:
 
     def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
-        x0, y0, x1, y1 = lesson.frame.visible_xyxy
-        found = scored_boxes(heat[None, y0:y1, x0:x1], self.drawing.rule)
-        xyxy = lesson.frame.to_original(found.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
+        found = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.drawing.rule)
         kept = found.score >= LEAST
         kept[:1] = True
-        return xyxy[kept], found.score[kept]
+        return found.xyxy[kept], found.score[kept]
 
     def _candidates(self, lesson: Lesson, heat: FloatArray, p: int, sides: Floats) -> list[Candidate]:
         found = grouped(lesson.frame, heat, self.boxes(lesson, heat), p, self.drawing.rule, self.drawing.groups)
@@ -459,16 +458,14 @@ class _Name:
 
     def _untaught(self, i: int) -> FloatArray:
         """The drafts `[n, 4]` that the picture would have, best first."""
-        row, chosen = (
-            self._school.folder.results.row(self._chosen[i], taught=False),
-            self._school.folder.untaught(self._chosen[i]),
-        )
+        folder, picture = self._school.folder, self._chosen[i]
+        row, chosen = folder.results.row(picture, taught=False), folder.untaught(picture)
         ids = [box for box in chosen.drafts if row["labels"][box] == self._p]
         return np.array([row["boxes"][box] for box in ids]).reshape(-1, 4)
 
     def _outcome(self, left_out: Sequence[FloatArray]) -> Taught:
-        common = self._school.common(self._p)
-        agreement = stability(self._pictures, self._heat, self._uses) if common else None
+        is_common = self._school.common(self._p)
+        agreement = stability(self._pictures, self._heat, self._uses) if is_common else None
         open_gate = agreement is not None and agreement >= AGREE
         count, taught = len(self._reviewed), int(self._uses.sum())
         if not count:

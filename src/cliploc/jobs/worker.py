@@ -75,10 +75,7 @@ class Judge(ABC):
             {
                 "id": setting.id,
                 **said,
-                "model": self.setup.model,  # as typed
-                "pretrained": self.setup.options.pretrained,
-                "head": self.setup.head,
-                "prompts": self.setup.prompts,
+                **self.setup.described(),
                 **more,
             }
         )
