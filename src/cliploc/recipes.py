@@ -57,8 +57,8 @@ _MINI_VIT: Mapping[str, Any] = {"scales": (1.43,)}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(
         MEASURED,
-        default=("cam", {**_MINI, **_WINDOWS}),
-        fast=("cam", {"refine": ("affinity",)}),
+        default=("cam", {**_MINI, "windows": (2.0,)}),
+        fast=("cam", {"refine": ("affinity", "level"), "scales": (1.43,)}),
         best=("cam", {**_MINI, **_BEST}),
     ),
     "mini-vit": _recipes(

@@ -27,6 +27,9 @@ PositionRule = Literal["antialiased", "dino"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
 
 
+MIXTURE = 0  # in `Needs.features` of a CNN: no stage, but the tower's own linear reading of several stages
+
+
 def block_at(share: Fraction, depth: int) -> int:
     """The block at a share of a ViT's depth, counted from the end; between two blocks the earlier one.
 
@@ -44,7 +47,7 @@ class Needs:
     A `Fraction` names a ViT's block by its share of the tower's depth; see `block_at`.
     """
 
-    # Feature maps. CNN: the output of that stage. ViT: the patch tokens that enter that block.
+    # Feature maps. CNN: the output of that stage, or `MIXTURE`. ViT: the patch tokens that enter that block.
     features: tuple[int, ...] = ()
     # ViT only: all tokens that leave these blocks; "all" for every block.
     tokens: tuple[int | Fraction, ...] | Literal["all"] = ()
@@ -59,7 +62,8 @@ class Needs:
     def __post_init__(self) -> None:
         for name in ("features", "tokens", "attention", "projections", "ends"):
             value = getattr(self, name)
-            if value != "all" and any(index >= 0 and not isinstance(index, Fraction) for index in value):
+            mixed = name == "features"  # `MIXTURE` is 0
+            if value != "all" and any(index >= mixed and not isinstance(index, Fraction) for index in value):
                 raise UsageError(f"Needs.{name} counts from the end (−1 is the last), got {value}: write -1")
 
     def __or__(self, other: Needs) -> Needs:
@@ -185,7 +189,7 @@ class Backbone(Protocol):
     input_hw: tuple[int, int]  # height and width of the input that it was trained with, in pixels
     stride: int  # pixels of the input along one cell of the feature grid
     # Of `Needs.features`, the stage where places of the same thing are most alike and edges are still sharp; counted
-    # from the end.
+    # from the end. `MIXTURE` for a tower that has learnt from masks how to compare places by several stages.
     middle_stage: int
     embedding_size: int  # D
     logit_scale: float  # factor of the cosines before a softmax

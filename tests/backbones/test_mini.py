@@ -12,10 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from cliploc.backbones.mini import WEIGHTS, Mini
+from cliploc.backbones.mini import MIXTURE_FILE, WEIGHTS, Mini
+from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.tower import Needs
+from cliploc.tower import MIXTURE, Needs
 from tests.backbones.seam import BundledContract
+from tests.tiny import tower
 from tests.tolerances import assert_rounded
 
 PACKAGE = Path(__file__).parents[2] / "src" / "cliploc"
@@ -74,6 +76,26 @@ def test_features_are_timms_and_the_map_is_exact(mini, reference):
     assert_rounded(dense, expected - mean_feature[:, None, None], model)
     assert_rounded(F.normalize(dense.mean(dim=(-2, -1)), dim=-1), trace.embedding, model)
     assert_rounded(mini.head(trace.features[-3], trace, -3), trace.embedding, model)
+
+
+def test_the_mixture_is_the_sum_of_the_readings_of_its_stages(mini):
+    images = mini.normalize(pixels(224, 288))
+    stages = {int(stage): weight.double() for stage, weight in load_file(WEIGHTS / MIXTURE_FILE).items()}
+    trace = mini.trace(images, Needs(features=(*stages, MIXTURE)))
+    expected = torch.zeros(1, 32, 14, 18, dtype=torch.float64)
+    for stage, weight in stages.items():
+        on_grid = F.interpolate(trace.features[stage].double(), (14, 18), mode="bilinear")
+        expected += torch.einsum("dc,bchw->bdhw", weight, on_grid)
+    torch.testing.assert_close(trace.features[MIXTURE].double(), expected, rtol=1e-4, atol=1e-4)
+    assert set(mini.trace(images, Needs(features=(MIXTURE,))).features) == {MIXTURE}  # its stages are not kept
+
+
+def test_no_stage_follows_the_mixture_and_other_towers_have_none(mini):
+    trace = mini.trace(mini.normalize(pixels()), Needs(features=(MIXTURE,)))
+    with pytest.raises(UsageError, match=r"expected a stage of mini from -9 to -1"):
+        mini.head(trace.features[MIXTURE], trace, MIXTURE)
+    with pytest.raises(UsageError, match="from -3 to -1 .the last., got 0"):
+        tower("gap_cnn").trace(torch.zeros(1, 3, 8, 8), Needs(features=(MIXTURE,)))
 
 
 def test_the_preprocessing_is_googles(mini):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeAlias
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cliploc.backbones._dual_encoder import DualEncoder
 from cliploc.backbones._layers import resize_positions
 from cliploc.errors import UsageError
-from cliploc.tower import DenseReading, Needs, TowerKind, Trace
+from cliploc.tower import MIXTURE, DenseReading, Needs, TowerKind, Trace
 
 StageRunner: TypeAlias = Callable[[Sequence[nn.Module], Tensor, Sequence[int]], list[Tensor]]
 
@@ -38,12 +38,13 @@ class ConvolutionalBackbone(DualEncoder):
     kind: TowerKind = "cnn"
     channels_last = True  # halves the time of mini's forward pass on a CPU
     runner: StageRunner  # runs the stages where no gradient is needed
+    mixture: StageMixture | None  # what `MIXTURE` asks for
 
     def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
         self.stages = nn.ModuleList(stages)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.runner = run_stages
+        self.runner, self.mixture = run_stages, None
 
     @abstractmethod
     def pool(self, features: Tensor) -> Tensor:
@@ -73,11 +74,16 @@ class ConvolutionalBackbone(DualEncoder):
     def trace(self, images: Tensor, needs: Needs) -> Trace:
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
-        kept = {self._stage_index(stage): stage for stage in needs.features}
+        mixture = self.mixture if MIXTURE in needs.features else None
+        asked = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
+        kept = {self._stage_index(stage): stage for stage in asked | set(mixture.stages if mixture else ())}
         wanted = sorted({*kept, len(self.stages) - 1})
         outputs = self.runner(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
         features = {kept[index]: output for index, output in zip(wanted, outputs, strict=True) if index in kept}
         last = outputs[-1]
+        if mixture is not None:
+            mixed = mixture(features)
+            features = {**{stage: features[stage] for stage in asked}, MIXTURE: mixed}
         embedding = F.normalize(self.pool(last).float(), dim=-1)  # [B, D]
         return Trace(embedding, (last.shape[-2], last.shape[-1]), features)
 
@@ -93,6 +99,29 @@ class ConvolutionalBackbone(DualEncoder):
                 f"{self.name} is a CNN, but an attention rule needs a ViT tower: choose another model, such as mini-vit"
             )
         return self.read_locations(trace.features[-1]).float()
+
+
+class StageMixture(nn.Module):
+    """A linear reading of several stages, Σ_s W_s F_s, each resized to the grid of the earliest: `MIXTURE`.
+
+    Args:
+        weights: stage, from the end → W_s `[D, C]` float32.
+    """
+
+    def __init__(self, weights: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.stages = sorted(weights)  # the earliest first
+        for stage in self.stages:
+            self.register_buffer(f"of_stage_{-stage}", weights[stage].float())
+
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+        """Stage → `[B, C, h, w]`, in any precision; returns `[B, D, h, w]` float32."""
+        total: Tensor | None = None
+        for stage in self.stages:
+            read = torch.einsum("dc,bchw->bdhw", self.get_buffer(f"of_stage_{-stage}"), features[stage].float())
+            total = read if total is None else total + F.interpolate(read, total.shape[-2:], mode="bilinear")
+        assert total is not None, "a mixture of no stage"
+        return total
 
 
 class GlobalAveragePool(nn.Module):

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
-from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
+from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool, StageMixture
 from cliploc.backbones._efficientnet_lite import EfficientNetLite0
 from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones._mini_text import MiniTextTower
-from cliploc.tower import Pooling
+from cliploc.tower import MIXTURE, Pooling
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
+MIXTURE_FILE = "mixture.safetensors"  # stage → [32, C]
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # Google's (x·255 − 127)/128
 
 
@@ -37,14 +38,20 @@ class Mini(ConvolutionalBackbone):
     input_hw = (224, 224)
     pooling: Pooling = "global average"
     stride = 32
-    middle_stage = -5  # 80 channels, stride 16; chosen in docs/refinement.md
+    middle_stage = MIXTURE  # 32 channels, stride 16, from three stages; learnt from masks by tools/build_mixture.py
     embedding_size = 1280
     text: MiniTextTower
 
     def __init__(
-        self, tower: EfficientNetLite0, mean_feature: Tensor, text: MiniTextTower, facts: dict[str, Any]
+        self,
+        tower: EfficientNetLite0,
+        mean_feature: Tensor,
+        text: MiniTextTower,
+        facts: dict[str, Any],
+        mixture: StageMixture,
     ) -> None:
         super().__init__(tower.stages(), MEAN, STD)
+        self.mixture = mixture
         self.pool_layer = GlobalAveragePool(mean_feature)
         self.text = text
         self.logit_scale = float(facts["logit_scale"])
@@ -56,7 +63,8 @@ class Mini(ConvolutionalBackbone):
         tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
         facts = json.loads((folder / "mini.json").read_text())
         tower, text = EfficientNetLite0.of(tensors), MiniTextTower.load(folder)
-        return cls(tower, tensors["mean_feature"], text, facts).eval().requires_grad_(False)
+        mixture = StageMixture({int(stage): weight for stage, weight in load_file(folder / MIXTURE_FILE).items()})
+        return cls(tower, tensors["mean_feature"], text, facts, mixture).eval().requires_grad_(False)
 
     def pool(self, features: Tensor) -> Tensor:
         return self.pool_layer(features)
