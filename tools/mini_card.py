@@ -106,7 +106,7 @@ def left_out(
             texts = without([TEMPLATE.format(names[c]) for c in out])
         else:
             readings = [Reading((), tuple(normalise(names[c]).split()), outside=False, letters=True) for c in out]
-            texts = torch.stack([without.embed_reading(reading) for reading in readings])
+            texts = without.embed_readings(readings)
         chosen = [i for i, label in enumerate(labels) if label in out]
         a, b = top_k(images[chosen], texts, [out.index(labels[i]) for i in chosen])
         first, five, count = first + a * len(chosen), five + b * len(chosen), count + len(chosen)

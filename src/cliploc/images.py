@@ -122,7 +122,6 @@ def open_picture(
         with _WITHOUT_WARNINGS, checked.open("rb") as file:
             structure = examine(file, header_only)
             file.seek(0)
-            Image.init()
             with _opened(file, name) as image:
                 _check_size(image, name, max_pixels)
                 _check_work(image, structure.scans)
@@ -160,7 +159,12 @@ def small_png(content: bytes, longest: int) -> Image.Image:
 def _opened(file: BinaryIO, name: str) -> Image.Image:
     """The picture of a file, by the reader of its format; nothing is decoded."""
     if "HEIF" in Image.OPEN or not _is_heic(file):
-        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+        try:
+            return _by_pillow(file)
+        except UnidentifiedImageError:
+            Image.init()  # the readers of rarer formats, which take time to import
+            file.seek(0)
+            return _by_pillow(file)
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
@@ -168,6 +172,11 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
     # Not registered with Pillow, which would change what everybody else in this process can open.
     reader: Callable[[BinaryIO], Image.Image] = HeifImageFile  # its own signature has no types
     return reader(file)
+
+
+def _by_pillow(file: BinaryIO) -> Image.Image:
+    Image.preinit()
+    return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
 def _is_heic(file: BinaryIO) -> bool:

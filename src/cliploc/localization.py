@@ -15,7 +15,6 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
 from cliploc.maps import as_tensor
-from cliploc.teaching.sides import moved
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -286,6 +285,8 @@ def boxes_of(
     label = asked[on_map.index]
     xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
     if sides is not None:
+        from cliploc.teaching.sides import moved
+
         height, width = frame.original_hw
         xyxy = moved(xyxy, sides[label], (width, height))
     return Boxes(

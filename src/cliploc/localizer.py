@@ -33,8 +33,6 @@ from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
-from cliploc.teaching.learnt import load_learnt
-from cliploc.teaching.lesson import VERSION as LESSONS_VERSION
 from cliploc.tower import Backbone, Needs
 from cliploc.values import ResizePolicy
 
@@ -137,8 +135,11 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         cache = _text_cache_of(self.backbone) if given.text_cache else None
-        learnt = None if given.learnt is None else load_learnt(given.learnt)
-        if learnt is not None:  # a file of another tower does not even fit
+        learnt = None
+        if given.learnt is not None:  # a file of another tower does not even fit
+            from cliploc.teaching.learnt import load_learnt
+
+            learnt = load_learnt(given.learnt)
             of_tower = {"model": self.backbone.name, "weights": self._weights}
             _refuse_file(given.learnt, learnt.misfit(of_tower, tuple(of_tower)))
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops, learnt)
@@ -587,8 +588,7 @@ class Localizer:
         if learnt is None:
             return described
         if task.refined:  # a map that is the same for every picture stays as it is
-            teaching = {"version": LESSONS_VERSION, "level": pipeline.steps.level_of(task)}
-            _refuse_file(self.options.learnt, learnt.misfit({**described, "teaching": teaching}))
+            _refuse_file(self.options.learnt, learnt.misfit({**described, "teaching": pipeline.steps.teaching(task)}))
         return {**described, "learnt": learnt.digest()}
 
     def _refuse_misfit(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -606,7 +606,7 @@ class Localizer:
 
     def teaching(self) -> dict[str, Any]:
         """How maps are made again from what is kept, as part of a run's identity."""
-        return {"version": LESSONS_VERSION, "level": self._own.steps.level_of(self._task)}
+        return self._own.steps.teaching(self._task)
 
     @cached_property
     def _weights(self) -> str:

@@ -25,7 +25,7 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,13 +80,15 @@ ALIASES = {
     "vespa": "motor scooter",
 }
 PLURALS = {"ies": "y", "ses": "s", "xes": "x", "zes": "z", "ches": "ch", "shes": "sh", "men": "man", "s": ""}
+PLURAL_ENDS = tuple(PLURALS)
 
 
 def normalise(text: str) -> str:
     """Lower-case words of a–z and 0–9, one space between: "Jack-o'-lantern" → "jack olantern"; accents are dropped."""
     plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("'", "").replace("’", "")
-    return " ".join(re.findall(r"[a-z0-9]+", plain))
+    if not plain.isascii():
+        plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("’", "")
+    return " ".join(re.findall(r"[a-z0-9]+", plain.replace("'", "")))
 
 
 class Everyday(NamedTuple):
@@ -229,10 +231,8 @@ class MiniTextTower(nn.Module):
         if not texts:
             return self.rows.new_zeros(0, self.rows.shape[1])
         readings = list(map(self._read, texts))
-        embeddings: dict[Reading, Tensor] = {}
-        for reading in dict.fromkeys(readings):
-            embeddings[reading] = self.embed_reading(reading)
-        return torch.stack([embeddings[reading] for reading in readings])
+        rows = {reading: row for row, reading in enumerate(dict.fromkeys(readings))}
+        return self.embed_readings([*rows])[[rows[reading] for reading in readings]]
 
     @torch.no_grad()
     def unknown_reason(self, text: str, model: str = "mini") -> str | None:
@@ -320,40 +320,57 @@ class MiniTextTower(nn.Module):
         start = len(self.rows) - len(self.everyday_rows)
         return {**found, **{start + number: name for number, name in enumerate(self._names)}}
 
-    def embed_reading(self, reading: Reading) -> Tensor:
-        """The embedding of one text's reading: `[1280]`, unit norm."""
-        if reading.known:
-            *before, (head, _) = reading.known
-            mixture = self._mixture_of(head)  # [N]
-            narrower = [kind for word, _ in before if (kind := self._kind_of(mixture, word)) is not None]
-            if narrower:
-                mixture = torch.stack(narrower).sum(dim=0)
-            else:
-                for word, weight in before:
-                    mixture += weight * self._mixture_of(word)
-        else:
-            likeness = self._likeness(reading.others).masked_fill(~self.present, -torch.inf)  # [N]
-            mixture = torch.softmax(self.word_beta * likeness, dim=0)
-        return F.normalize((mixture @ self.rows).float(), dim=0)  # [1280]
+    def embed_readings(self, readings: Sequence[Reading]) -> Tensor:
+        """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
+        words = dict.fromkeys(word for reading in readings for word, _ in reading.known)
+        of_words = dict(zip(words, self._mixtures_of([*words]), strict=True)) if words else {}
+        found = []
+        for reading in readings:
+            mixture = self._mixture(reading, of_words)  # [N]
+            # Few nodes are in it. One by one: the last bits do not depend on the other texts.
+            there = mixture.nonzero().flatten()
+            found.append(mixture[there] @ self.rows[there])
+        return F.normalize(torch.stack(found), dim=1)
 
-    def _mixture_of(self, word: int) -> Tensor:
-        """A known word's mixture of nodes `[N]`, over its senses and the nodes near each sense."""
-        mixture = self.rows.new_zeros(len(self.rows))
-        if self._is_everyday(word):
-            mixture[len(self.rows) - len(self.everyday_rows) + word - self._first_everyday] = 1
-            return mixture
-        for sense, weight in zip(self.word_senses[word].tolist(), self.word_weights[word].tolist(), strict=True):
-            if sense >= 0:
-                nodes = self.sense_nodes[sense].long()  # [K]
-                scores = self.sense_scores[sense].float() * self.score_step  # [K]
-                scores = scores.masked_fill(~self.present[nodes], -1e4)
-                mixture[nodes] += weight / 255 * torch.softmax(self.sense_beta * scores, dim=0)
+    def _mixture(self, reading: Reading, of_words: Mapping[int, Tensor]) -> Tensor:
+        """A reading's mixture of nodes `[N]`, of those of its words that are known."""
+        if not reading.known:
+            likeness = self._likeness(reading.others).masked_fill(~self.present, -torch.inf)  # [N]
+            return torch.softmax(self.word_beta * likeness, dim=0)
+        *before, (head, _) = reading.known
+        mixture = of_words[head]
+        narrower = [kind for word, _ in before if (kind := self._kind_of(mixture, of_words[word])) is not None]
+        if narrower:
+            return torch.stack(narrower).sum(dim=0)
+        for word, weight in before:
+            mixture = mixture + weight * of_words[word]
         return mixture
+
+    def _mixtures_of(self, words: Sequence[int]) -> Tensor:
+        """Known words' mixtures of nodes `[W, N]`, over their senses and the nodes near each sense."""
+        mixtures = self.rows.new_zeros(len(words), len(self.rows))
+        first = len(self.rows) - len(self.everyday_rows) - self._first_everyday
+        for number, word in enumerate(words):
+            if self._is_everyday(word):
+                mixtures[number, first + word] = 1
+        others = [number for number, word in enumerate(words) if not self._is_everyday(word)]
+        rows = [words[number] for number in others]
+        senses = self.word_senses[rows].long()  # [w, s]
+        weights = self.word_weights[rows].float() / 255 * (senses >= 0)
+        nodes = self.sense_nodes[senses.clamp(min=0)].long()  # [w, s, K]
+        scores = self.sense_scores[senses.clamp(min=0)].float() * self.score_step
+        scores = scores.masked_fill(~self.present[nodes], -1e4)
+        shares = weights[:, :, None] * torch.softmax(self.sense_beta * scores, dim=2)
+        of_others = mixtures.new_zeros(len(others), len(self.rows))
+        for sense in range(senses.shape[1]):  # in turn: each has a node once, so sums have one order on every device
+            of_others.scatter_add_(1, nodes[:, sense], shares[:, sense])
+        mixtures[others] = of_others
+        return mixtures
 
     def _is_everyday(self, word: int) -> bool:
         return word >= self._first_everyday
 
-    def _kind_of(self, head: Tensor, word: int) -> Tensor | None:
+    def _kind_of(self, head: Tensor, word: Tensor) -> Tensor | None:
         """What a word before the head means, if that is a kind of the head: "crane bird" is the crane that is a bird.
 
         The part of the word's mixture `[N]` below the first node of the head's, its sum 1; None if that part is small.
@@ -361,8 +378,10 @@ class MiniTextTower(nn.Module):
         below = self.members[int(head.argmax())]  # [1000]
         if below.sum() < 2:
             return None
-        inside = self.members @ below == self.members.sum(dim=1)  # [N]
-        kind = self._mixture_of(word) * inside
+        there = word.nonzero().flatten()
+        of_nodes = self.members[there]  # [n, 1000]
+        kind = torch.zeros_like(word)
+        kind[there] = word[there] * (of_nodes @ below == of_nodes.sum(dim=1))
         return kind / kind.sum() if kind.sum() >= KIND_SHARE else None
 
     def _likeness(self, words: tuple[str, ...]) -> Tensor:
@@ -410,7 +429,7 @@ class MiniTextTower(nn.Module):
             for end in range(min(len(words), start + MAX_PHRASE), start, -1):
                 part, row = words[start:end], None
                 forms = _singulars(" ".join(part))
-                if FUNCTION_WORDS.isdisjoint(part):
+                if len(part) > 1 and FUNCTION_WORDS.isdisjoint(part):
                     forms += _singulars("".join(part))  # WordNet has "wineglass" for "wine glass"; "a corn" is no acorn
                 if len(part) > 1 or part[0] not in STOP_WORDS:
                     row = next((known[form] for form in forms if form in known), None)
@@ -447,5 +466,7 @@ def _without_picture_words(words: list[str]) -> list[str]:
 
 def _singulars(phrase: str) -> list[str]:
     """The phrase and its possible singulars, by WordNet's rules of detachment (morphy(7WN))."""
+    if not phrase.endswith(PLURAL_ENDS):
+        return [phrase]
     fits = [(end, new) for end, new in PLURALS.items() if phrase.endswith(end) and len(phrase) > len(end) + 1]
     return [phrase, *(phrase.removesuffix(end) + new for end, new in fits)]

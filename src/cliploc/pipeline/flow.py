@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
 from operator import or_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -59,10 +59,12 @@ from cliploc.pipeline.views import (
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
-from cliploc.teaching.drawing import Redrawn
-from cliploc.teaching.lesson import Lesson
 from cliploc.tower import Backbone, Guide
 from cliploc.values import Boxes, FloatArray, TextSet
+
+if TYPE_CHECKING:
+    from cliploc.teaching.drawing import Redrawn
+    from cliploc.teaching.lesson import Lesson
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,8 @@ class Flow:
         names: list[Sequence[int]] = [[p for p in some if p in rows] for some, rows in zip(wanted, learnt, strict=True)]
         if self._learnt is None or not task.refined or not any(names):
             return []
+        from cliploc.teaching.drawing import Redrawn
+
         level, device = self.steps.level_of(task), self.backbone.device
         lessons = zip(lessons_of(names), learnt, strict=True)
         return [Redrawn(self._learnt, lesson.on(device), rows, level) for lesson, rows in lessons]

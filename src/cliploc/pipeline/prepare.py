@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from cliploc.errors import InputError, UsageError
 from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import ImageLike, Picture, load
 from cliploc.localization import Localization
-from cliploc.teaching.lesson import Lesson
 from cliploc.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
+
+if TYPE_CHECKING:
+    from cliploc.teaching.lesson import Lesson
 
 OnError = Literal["raise", "skip"]
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding

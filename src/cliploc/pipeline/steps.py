@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,9 +29,11 @@ from cliploc.pipeline.views import (
     by_view,
 )
 from cliploc.refine import LONGEST, Refinement
-from cliploc.teaching.lesson import Lesson, keep, taught_stage
 from cliploc.tower import Backbone, Needs
 from cliploc.values import FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.teaching.lesson import Lesson
 
 Lots = Iterator[tuple[Sequence[int], FloatArray]]  # a few names at a time: their indices, and their maps `[p, H, W]`
 
@@ -63,7 +65,6 @@ class Steps:
         self.values_at_once: int | None = None
         # The set of windows whose features the steps read; None if they read those of a guide, or no set.
         self._smallest = None if guided or not windows else windows.index(max(windows))
-        self._taught = Needs(features=(backbone.middle_stage, taught_stage(backbone)))
 
     def unteachable_reason(self, task: Task) -> str | None:
         """Why lessons cannot stand for the tower, in words; None where they can: maps are made again by `affinity`."""
@@ -81,19 +82,33 @@ class Steps:
             threshold = step.threshold(self._backbone, threshold)
         return None
 
+    def teaching(self, task: Task) -> dict[str, Any]:
+        """How maps are made again from lessons, as part of a run's identity."""
+        from cliploc.teaching.lesson import VERSION
+
+        return {"version": VERSION, "level": self.level_of(task)}
+
     def needs(self, look: Look, taught: bool = False) -> list[Needs]:
         """What the steps on the grid, and what teaches, read from the trace of a look."""
         if look.scale != 0 and look.windows != self._smallest:
             return []
-        return [step.needs(self._backbone) for step in self.on_grid] + [self._taught] * taught
+        return self._all_needs(taught)
+
+    def _all_needs(self, taught: bool) -> list[Needs]:
+        """What the steps on the grid read of a trace, and what teaches."""
+        needs = [step.needs(self._backbone) for step in self.on_grid]
+        if not taught:
+            return needs
+        from cliploc.teaching.lesson import taught_stage
+
+        return [*needs, Needs(features=(self._backbone.middle_stage, taught_stage(self._backbone)))]
 
     def stitched(self, whole: Context, batch: Sequence[Prepared], taught: bool = False) -> StitchedFeatures:
         """An empty `StitchedFeatures` for what steps on the grid read, on the grid of the smallest windows.
 
         It stitches no stage if the grid of the whole pictures is finer, or if there is a guide.
         """
-        needs = [step.needs(self._backbone) for step in self.on_grid] + [self._taught] * taught
-        stages = {stage for one in needs for stage in one.features}
+        stages = {stage for one in self._all_needs(taught) for stage in one.features}
         grids = {}
         for stage in stages if self._smallest is not None else ():
             seen, window = batch[0].frames[0].input_hw, self._window_hw
@@ -158,6 +173,8 @@ class Steps:
         together: Remembered,
     ) -> list[Lesson]:
         """What is kept of each picture, so that it can be searched again without the tower."""
+        from cliploc.teaching.lesson import keep, taught_stage
+
         places, features = whole.places, whole.trace.features[taught_stage(self._backbone)]
         grid = (places.shape[-2], places.shape[-1])
         mean = self._mean(Joined(by_view(raw), batch, together.shared), raw[0][1].shape[1], grid, wanted)

@@ -20,11 +20,11 @@ from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.memory import Memory
 from cliploc.pipeline.modes import undisturbed
-from cliploc.teaching.learnt import Learnt
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 
 if TYPE_CHECKING:
+    from cliploc.teaching.learnt import Learnt
     from cliploc.text_cache import TextCache
 
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted

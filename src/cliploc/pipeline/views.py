@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled, whole_on_input
 from cliploc.maps import min_max
 from cliploc.pipeline.prepare import Prepared
-from cliploc.teaching.drawing import Redrawn
 from cliploc.tower import Trace
+
+if TYPE_CHECKING:
+    from cliploc.teaching.drawing import Redrawn
 
 VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, with about five copies
 OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture compute its weights again for every batch of names
