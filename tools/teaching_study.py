@@ -19,12 +19,10 @@ from pathlib import Path
 
 import torch
 
-from cliploc import prompts
 from cliploc.config import FOUND
-from cliploc.jobs.annotate import base_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import KIND, run_id
-from cliploc.jobs.drafts import DraftRule, choose
+from cliploc.jobs.annotation_rows import KIND
+from cliploc.jobs.drafts import choose
 from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.picture_files import PictureFile
@@ -53,11 +51,8 @@ def main(run: Path, truth: Path | None = None) -> None:
 
 def opened(run: Path) -> AnnotatedFolder:
     """The run with the pictures that it annotated."""
-    manifest = read_manifest(run, KIND)
-    root, names = Path(manifest["root"]), prompts.parse(list(manifest["labels"])).names
-    rule, base = DraftRule(**manifest["drafts"]), base_of(manifest["settings"])
-    found = AnnotatedFolder(run, root, run_id(manifest), (), names, rule, base, skipped=None)
-    found.show([PictureFile(name, root / name) for name, place in found.results.places.items() if place.ok])
+    found = AnnotatedFolder.of_run(run, read_manifest(run, KIND))
+    found.show([PictureFile(name, found.root / name) for name, place in found.results.places.items() if place.ok])
     return found
 
 

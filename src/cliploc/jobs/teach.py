@@ -274,7 +274,7 @@ class School:
     @cached_property
     def asked(self) -> list[int]:
         """The names that may be taught."""
-        return [p for p in range(len(self.folder.names)) if self.enough(p) or self.common(p)]
+        return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common]
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -313,10 +313,12 @@ class School:
         embedding = {p: one.embedding for p, one in used.items()}
         return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, embedding)
 
-    def common(self, p: int) -> bool:
-        """Whether a name is common enough to be taught before anything is reviewed."""
-        count = sum(one[p] >= FOUND for one in self._plain.values())
-        return count >= FEWEST and self.folder.shares().get(self.folder.names[p], 0.0) >= COMMON
+    @cached_property
+    def common(self) -> frozenset[int]:
+        """The names that are common enough to be taught before anything is reviewed."""
+        shares, names = self.folder.shares(), enumerate(self.folder.names)
+        often = [p for p, name in names if shares.get(name, 0.0) >= COMMON]
+        return frozenset(p for p in often if sum(one[p] >= FOUND for one in self._plain.values()) >= FEWEST)
 
     def enough(self, p: int) -> bool:
         """Whether enough of a name is reviewed."""
@@ -378,9 +380,8 @@ class School:
         """The taught maps `[p, H, W]` over the picture's input; `whitened` is `[h′·w′, k]`."""
         grid = lesson.features.shape[-2:]
         projected = torch.stack([direction(whitened).view(*grid) for direction, _ in directions.values()])
-        heat = torch.stack([_heat(lesson, p) for p in directions])
         share = [of_text for _, of_text in directions.values()]
-        maps: FloatArray = drawn(lesson, heat, projected, share, self.drawing.level).numpy()
+        maps: FloatArray = drawn(lesson, [*directions], projected, share, self.drawing.level).numpy()
         return maps
 
     def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -404,13 +405,6 @@ class School:
         return [counts[i] for i in range(len(boxes))]
 
 
-def _heat(lesson: Lesson, p: int) -> Tensor:
-    """The map of a name `[h, w]`, zero where none was made."""
-    if p in lesson.names:
-        return lesson.heat[lesson.names.index(p)].float()
-    return torch.zeros(lesson.places.shape[-2:])
-
-
 class _Name:
     """One name, taught; and whether that is of use."""
 
@@ -420,7 +414,7 @@ class _Name:
         self._school, self._p, self._chosen, self._lessons, self._pictures = school, p, chosen, lessons, pictures
         chances = np.array([school.chance(one, p) for one in chosen])
         self._known = not np.isnan(chances).all()
-        self._heat = torch.stack([pooled(_heat(one, p), pictures.grid).flatten() for one in lessons])  # [n, N]
+        self._heat = torch.stack([pooled(one.map_of(p), pictures.grid).flatten() for one in lessons])  # [n, N]
         shown = [bool(there >= FOUND) and p in one.names for there, one in zip(chances, lessons, strict=True)]
         self._uses = torch.tensor(shown) if self._known else torch.ones(len(chosen), dtype=torch.bool)
         self._reviewed = [i for i, one in enumerate(chosen) if one in school.reviewed] if school.enough(p) else []
@@ -464,7 +458,7 @@ class _Name:
         return np.array([row["boxes"][box] for box in ids]).reshape(-1, 4)
 
     def _outcome(self, left_out: Sequence[FloatArray]) -> Taught:
-        is_common = self._school.common(self._p)
+        is_common = self._p in self._school.common
         agreement = stability(self._pictures, self._heat, self._uses) if is_common else None
         open_gate = agreement is not None and agreement >= AGREE
         count, taught = len(self._reviewed), int(self._uses.sum())

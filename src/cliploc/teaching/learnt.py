@@ -82,16 +82,7 @@ class Learnt:
 
     def misfit(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
         """Why it does not hold for a run with these settings, in words; None if it does."""
-        for key in keys:
-            own, other = (json.dumps(one.get(key), sort_keys=True) for one in (self.about, settings))
-            if own == other:
-                continue
-            if key == "weights":
-                return f"it was learnt with other weights of {self.about.get('model')}"
-            if key == "teaching":
-                return "it was learnt by another version of cliploc"
-            return f"it was learnt with {key} {own}, and {key} is {other} here"
-        return None
+        return misfit(self.about, settings, keys)
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
@@ -110,6 +101,20 @@ class Learnt:
         facts = {"kind": KIND, "version": 1, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
+
+
+def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
+    """Why what was learnt with one run's settings does not hold for another's, in words; None if it does."""
+    for key in keys:
+        own, other = (json.dumps(one.get(key), sort_keys=True) for one in (about, settings))
+        if own == other:
+            continue
+        if key == "weights":
+            return f"it was learnt with other weights of {about.get('model')}"
+        if key == "teaching":
+            return "it was learnt by another version of cliploc"
+        return f"it was learnt with {key} {own}, and {key} is {other} here"
+    return None
 
 
 class _Facts(Struct):
