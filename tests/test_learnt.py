@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from cliploc import backbones
+from cliploc.config import FOUND
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
@@ -212,6 +213,28 @@ def test_pictures_of_a_batch_may_have_other_names(runs: Any, photos: Path) -> No
         np.testing.assert_allclose(found.maps, localizer(picture, own).maps, atol=STEP)
 
 
+@pytest.mark.parametrize("second_look", [True, False])
+@pytest.mark.parametrize("name", ["blicket", "red"])
+def test_a_picture_shows_a_name_if_it_looks_like_those_that_do(
+    name: str, second_look: bool, runs: Any, tmp_path: Path
+) -> None:
+    """The chance is 0.32 at the first cosine and 0.95 at the second; the model's own counts if it is higher."""
+    run = runs("cnn")
+    learnt, pixels = load_learnt(run.file), drawn_picture(5)[0]
+    row = learnt.row(name)
+    without = run.localizer(second_look=second_look)(pixels, [name, "green"])
+    cosine = float(torch.nn.functional.cosine_similarity(learnt.embedding[row], torch.tensor(without.embedding), dim=0))
+    before = float(np.nan_to_num(without.presence[0]))
+    for low, chance in ((cosine, FOUND), (cosine - 0.1, 0.95), (cosine + 0.3, 0.0)):
+        replace(learnt, alike=torch.tensor([[low, low + 0.1]]).expand(2, 2)).save(tmp_path / LEARNT)
+        how = {"second_look": second_look, "learnt": tmp_path / LEARNT, "min_score": 0, "min_presence": 0.3}
+        found = run.localizer(**how)(pixels, [name, "green"])
+        assert found.presence[0] == pytest.approx(max(chance, before), abs=0.001)
+        assert found.verdict(0) == ("found" if max(chance, before) > 0.3 else "not found")
+        assert found.presence[1] == without.presence[1]
+        assert not any("presence is not known" in note for note in found.notes)
+
+
 # ------------------------------------------------------------------------------------------------------------ refused
 @pytest.mark.parametrize(
     ("changed", "said"),
@@ -260,7 +283,11 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
     learnt.save(tmp_path / "a.safetensors")
     again = load_learnt(tmp_path / "a.safetensors")
     assert again.digest() == learnt.digest()
-    for change in ({"embedding": values[:, 1:]}, {"sides": torch.zeros(2, 4)}, {"share": (0.5, 0.1)}):
+    assert again.alike is None, "as files of earlier versions"
+    replace(learnt, alike=values[:, :2]).save(tmp_path / "b.safetensors")
+    assert load_learnt(tmp_path / "b.safetensors").alike.tolist() == values[:, :2].tolist()
+    changes = ({"embedding": values[:, 1:]}, {"alike": values[:, :2]}, {"sides": torch.zeros(2, 4)})
+    for change in (*changes, {"share": (0.5, 0.1)}):
         assert again.digest() != replace(learnt, **change).digest()
     assert (again.names, again.share, again.about) == (learnt.names, learnt.share, learnt.about)
     assert (again.row("CUP"), again.row("bowl")) == (0, None)  # of two with the same word the first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.sources import content_digest
-from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, School, Taught, _Presence, teach
+from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, School, Seen, Taught, _Presence, teach
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import load_learnt
@@ -312,3 +313,33 @@ def test_nothing_is_taught_twice(job: Job, monkeypatch: pytest.MonkeyPatch) -> N
     again = teach(folder, settings)
     assert again is not None
     assert again.names["thing"].used
+
+
+def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_otherwise(tmp_path: Path) -> None:
+    """Ten pictures with the thing have something in common, ten without have it as well, or not."""
+    for name, others, known in (("apart", 0.0, True), ("alike", 3.0, False)):
+        job = Job(tmp_path / name, 20, presence=None)
+        shares = [2.0 + 0.1 * number if number < 10 else others for number in range(20)]
+        embeddings = np.concatenate([np.array(shares)[:, None], np.eye(20)], axis=1)
+        for one, own in zip(list(job.things), embeddings, strict=True):
+            lesson = replace(job.things[one].lesson, embedding=torch.from_numpy(own).half())
+            job.things[one] = replace(job.things[one], lesson=lesson)
+        job.run()
+        boxes = {one: [job.things[one].box.tolist()] * (number < 10) for number, one in enumerate(job.things)}
+        job.correct(list(job.things), boxes.__getitem__)
+        job.run()
+        [alike] = load_learnt(job.out / "learnt.safetensors").alike.tolist()
+        assert np.isfinite(alike).all() == known
+        if known:
+            own = embeddings[:10] / np.linalg.norm(embeddings[:10], axis=1, keepdims=True)
+            rest = own.sum(axis=0) - own
+            cosines = (own * rest).sum(axis=1) / np.linalg.norm(rest, axis=1)
+            np.testing.assert_allclose(alike, np.quantile(cosines, [0.05, 0.25]), atol=1e-3)
+
+
+def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_model_is_known(tmp_path: Path) -> None:
+    seen = Seen(torch.zeros(3), torch.tensor([0.2, 0.5]), tested=False)
+    for model, found in (("mini", True), ("another", False)):
+        assert seen.alike({"model": model}).isfinite().all() == found
+    assert not replace(seen, cosines=torch.tensor([0.1, 0.5])).alike({"model": "mini"}).isfinite().any()
+    assert replace(seen, tested=True).alike({"model": "another"}).isfinite().all()

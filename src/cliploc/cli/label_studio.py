@@ -9,11 +9,13 @@ from pathlib import Path
 
 from rich.text import Text
 
+from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import ServerFlags, command, flag, use_threads, user_in
 from cliploc.cli.output import DONE, warn_of_strangers
 from cliploc.config import MIN_SCORE, Options
+from cliploc.errors import UsageError
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
 
@@ -29,6 +31,9 @@ class LabelStudioFlags(ServerFlags):
         "Label Studio's address; pictures may be downloaded from it.", None, metavar="URL", none="none"
     )
     token_env: str = flag("Environment variable that holds Label Studio's access token.", TOKEN, metavar="VARIABLE")
+    learn: Path | None = flag(
+        "The --out folder of `cliploc annotate` that annotations teach.", None, metavar="DIR", none="nothing is learnt"
+    )
     port: int = flag("Port; 0: any free port.", 9090, within=(0, 65_535), group="serving")
     max_megabytes: float = flag("Largest file of a picture, in megabytes.", 20, within=(0.01, 2000), group="serving")
     max_megapixels: float = flag("Largest picture, in megapixels.", 120, within=(0.01, 120), group="serving")
@@ -43,8 +48,11 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     Example: cliploc label-studio --pictures photos
     """
     refuse_without("web", "label-studio", "starlette", "uvicorn")
+    if asked.learn is not None and options.learnt is not None:
+        raise UsageError("expected --learn or --learnt, got both: a folder that learns has its own lessons")
     auth = None if asked.auth_env is None else user_in(asked.auth_env)
     use_threads(asked.threads)
+    from cliploc.jobs.review_folder import ReviewFolder
     from cliploc.web.label_studio.app import serve
     from cliploc.web.label_studio.predictor import Predictor
     from cliploc.web.label_studio.task_pictures import PictureSource
@@ -54,8 +62,10 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     source = PictureSource(asked.pictures, asked.label_studio_url, os.environ.get(asked.token_env), most)
     warn_of_strangers(terminal, asked, "server")
     terminal.say(f"loading {options.model}", style="dim")
-    predictor = Predictor(options, source, round(asked.max_megapixels * 1e6))
-    with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # how a server is ended
+        drafts = None if asked.learn is None else stack.enter_context(ReviewFolder.opened(user_path(asked.learn)))
+        predictor = Predictor(options, source, round(asked.max_megapixels * 1e6), drafts)
         serve(
             predictor,
             asked.host,
@@ -65,6 +75,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
             max_bytes=max(64_000_000, 2 * most),  # a task may hold its picture
             queue=asked.queue,
             say=lambda line: terminal.say(line, style="dim"),
+            drafts=drafts,
             on_ready=lambda address: terminal.data(Text(address)),
         )
     return DONE

@@ -227,10 +227,7 @@ def annotate(
                 run = run_id(manifest)
                 merge_saves(target, run)
                 _remove_stale(target, begun.damaged, found, run, notes)
-                base = base_of(described)
-                of_run = AnnotatedFolder(
-                    target, there.root, run, found, worker.names, rule, base, there.skipped, unreadable
-                )
+                of_run = AnnotatedFolder.of_run(target, manifest, found, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
             done = {name for name, place in of_run.results.places.items() if place.ok or not retry}
             todo = [one for one in found if one.id not in done]
@@ -338,11 +335,6 @@ def _manifest(
             "every": every,
         }
     )
-
-
-def base_of(settings: Mapping[str, Any]) -> float | None:
-    """The share that a run's second look counts on, see `cliploc.jobs.drafts.Prior`; None without one."""
-    return float(settings["second_look"]["calibration"]["base"]) if "second_look" in settings else None
 
 
 def _every_of(out: Path) -> str | None:

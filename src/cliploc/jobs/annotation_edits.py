@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,11 +246,37 @@ def merge_corrections(
     Args:
         shown: picture → its row with the boxes that somebody could correct.
     """
-    done = [one.id for one in found if results.places[one.id].ok]
-    sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
-    texts = prompts.parse(labels.entries)
+    sizes = sizes_of(results, [one.id for one in found if results.places[one.id].ok])
+    read, sources = matched(path, out, sizes, labels.entries, masks, shown)
+    corrected, reviews = corrections_in(out, run)
+    reviews = {name: one for name, one in reviews.items() if name not in read.pictures}
+    write_corrections(out, {**corrected, **read.pictures}, run, reviews)
+    return read, sources
+
+
+def sizes_of(results: Results, pictures: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Picture → its width and height, upright."""
+    return {name: (int(row["width"]), int(row["height"])) for name in pictures for row in [results.row(name)]}
+
+
+def matched(
+    given: Path | Sequence[Mapping[str, Any]],
+    out: Path,
+    sizes: Mapping[str, tuple[int, int]],
+    entries: Sequence[str],
+    masks: bool,
+    shown: Callable[[str], Row],
+) -> tuple[Corrections, Counter[str]]:
+    """A corrected set, or annotated tasks of Label Studio, for a run; and where the masks of its boxes are from.
+
+    Args:
+        sizes: those of the run's pictures.
+        entries: its names.
+        shown: as for `merge_corrections`.
+    """
+    texts = prompts.parse(entries)
     words = [(name, *own) for name, own in zip(texts.names, texts.synonyms, strict=True)]
-    read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"], masks)
+    read = read_corrections(given, sizes, words, [out / "yolo", out / "voc"], masks)
     sources: Counter[str] = Counter()
     if masks:
         for name, one in list(read.pictures.items()):
@@ -261,9 +287,6 @@ def merge_corrections(
                 read.problems[name] = str(error)
             else:
                 sources += of_picture
-    corrected, reviews = corrections_in(out, run)
-    reviews = {name: one for name, one in reviews.items() if name not in read.pictures}
-    write_corrections(out, {**corrected, **read.pictures}, run, reviews)
     return read, sources
 
 

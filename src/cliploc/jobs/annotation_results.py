@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from cliploc import prompts
 from cliploc._documents import AnnotationSummary, read_json
 from cliploc.errors import UsageError
 from cliploc.jobs import export_states
@@ -24,7 +26,7 @@ from cliploc.jobs.annotation_edits import (
     decisions_in,
     plain_corrections,
 )
-from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results
+from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, run_id
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
@@ -195,6 +197,21 @@ class AnnotatedFolder:
     def __post_init__(self) -> None:
         self.read_rows()
         self.read_edits()
+
+    @classmethod
+    def of_run(
+        cls,
+        out: Path,
+        manifest: Mapping[str, Any],
+        found: Sequence[PictureFile] = (),
+        skipped: Sequence[Skipped] | None = None,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
+    ) -> AnnotatedFolder:
+        """The folder of a run, as its manifest describes it."""
+        settings, names = manifest["settings"], prompts.parse(list(manifest["labels"])).names
+        base = float(settings["second_look"]["calibration"]["base"]) if "second_look" in settings else None
+        rule = DraftRule(**manifest["drafts"])
+        return cls(out, Path(manifest["root"]), run_id(manifest), found, names, rule, base, skipped, unreadable)
 
     def read_rows(self) -> None:
         """Reads what the model found."""

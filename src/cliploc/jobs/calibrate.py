@@ -16,10 +16,8 @@ from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import folder
-from cliploc.jobs.annotate import base_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import KIND, run_id
-from cliploc.jobs.drafts import DraftRule
+from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.sources import content_digest
 from cliploc.jobs.task import class_entries
@@ -239,10 +237,8 @@ def calibrate(localizer: Localizer, dataset: AskedDataset, reporter: Reporter = 
 def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
     manifest = folder.read_manifest(out, KIND)
-    texts, root = prompts.parse(list(manifest["labels"])), Path(manifest["root"])
-    rule, base = DraftRule(**manifest["drafts"]), base_of(manifest["settings"])
-    run = AnnotatedFolder(out, root, run_id(manifest), (), texts.names, rule, base, skipped=None)
-    run.show([PictureFile(name, path_of(name, root, out)) for name in run.results.places])
+    run, texts = AnnotatedFolder.of_run(out, manifest), prompts.parse(list(manifest["labels"]))
+    run.show([PictureFile(name, path_of(name, run.root, out)) for name in run.results.places])
     whole = {*run.corrected_whole(), *(name for name, one in run.reviews.items() if one["status"] == "reviewed")}
     pictures, problems = [], []
     for number, file in enumerate(run.annotated(), start=1):

@@ -86,14 +86,14 @@ class _Set:
 
 
 def read_corrections(
-    path: Path,
+    given: Path | Sequence[Mapping[str, Any]],  # a corrected set, or tasks as Label Studio's JSON has them
     sizes: Mapping[str, SizeWh],  # of the run's pictures, upright
     labels: Sequence[Sequence[str]],  # the names of each label of the run: the label, then its synonyms
     lists: Sequence[Path] = (),  # further lists of files, as exports write them, that tell which file is which picture
     masks: bool = False,  # whether masks are read, and polygons as masks; else only boxes are taken
 ) -> Corrections:
     """Reads a corrected set."""
-    read = _read(path)
+    read = _read(given) if isinstance(given, Path) else _of_tasks(given)
     find = _Finder(sizes, read.listed, {k: v for one in lists for k, v in _listed(one).items()})
     known = _label_index(labels)
     found: dict[str, Correction] = {}
@@ -436,6 +436,13 @@ def _cvat(root: ET.Element) -> _Set:
     if not entries:  # CVAT for video has tracks instead
         raise ValueError("it has no <image>: it must be CVAT for images")
     return _Set("CVAT", entries)
+
+
+def _of_tasks(tasks: Sequence[Mapping[str, Any]]) -> _Set:
+    try:
+        return _label_studio(tasks)
+    except UNREADABLE as error:
+        raise UsageError(f"expected annotated tasks of Label Studio, got something else ({_line(error)})") from None
 
 
 def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:

@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +15,26 @@ from typing import Any
 
 from PIL import Image
 
-from cliploc import prompts
 from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs import export_states, folder
-from cliploc.jobs.annotate import IMAGE_URL, base_of, made_by
+from cliploc.jobs.annotate import IMAGE_URL, made_by
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     MOST_SAVES,
     enter,
+    matched,
     merge_saves,
     review_of,
     size_of_saves,
+    sizes_of,
     write_save,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import KIND, TAUGHT, run_id, taught_lines
+from cliploc.jobs.annotation_rows import KIND, TAUGHT, taught_lines
 from cliploc.jobs.annotator import Row
-from cliploc.jobs.drafts import DraftRule
+from cliploc.jobs.corrections import Correction, Corrections
 from cliploc.jobs.learning import Learning
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.sources import content_digest, stamp
@@ -57,16 +58,14 @@ class ReviewFolder:
     def __init__(self, out: Path) -> None:
         manifest = folder.read_manifest(out, KIND)
         self.out = out
-        self.names = prompts.parse(list(manifest["labels"])).names
         self.settings: Mapping[str, Any] = manifest["settings"]
         self.masks = bool(self.settings.get("masks", False))
-        self._manifest, self._run = manifest, run_id(manifest)
         self._lock = threading.Lock()  # of what changes with a save
         self._saves = size_of_saves(out)
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
-        root = Path(manifest["root"])
-        rule, base = DraftRule(**manifest["drafts"]), base_of(self.settings)
-        self._folder = AnnotatedFolder(out, root, self._run, (), self.names, rule, base, skipped=None)
+        self._folder = AnnotatedFolder.of_run(out, manifest)
+        self.names, root = self._folder.names, self._folder.root
+        self._manifest, self._run = manifest, self._folder.run
         files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
         self._folder.show([one for one in files if one.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
@@ -204,18 +203,39 @@ class ReviewFolder:
             self._refuse_stale(name, saved["revision"])
             if self._folder.results.drawn(name) != drawn:
                 return None
-            review = {"status": saved["status"], "revision": saved["revision"] + 1}
-            self._saves = write_save(self.out, self._saves, self._run, name, review, found)
-            # Only now: what is shown is on the disk.
-            revision = enter(name, found, saved["status"], self._folder.corrected, self._folder.reviews)
-            whole = self.out / CORRECTIONS
-            if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
-                self._merge_saves_now()
+            return self._write(name, saved["status"], found)
+
+    def correct(self, tasks: Sequence[Mapping[str, Any]]) -> Corrections:
+        """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures."""
+        read, _ = matched(
+            tasks, self.out, self._sizes, list(self._manifest["labels"]), self.masks, self.snapshot().shown_row
+        )
+        for name, found in read.pictures.items():
+            with self._lock, self.writing():
+                self._write(name, "reviewed", found)
+        self.learning.consider()
+        return read
+
+    @functools.cached_property
+    def _sizes(self) -> Mapping[str, tuple[int, int]]:
+        return sizes_of(self._folder.results, [one.id for one in self.pictures])
+
+    def _write(self, name: str, status: str, found: Correction | None) -> int:
+        """Writes what holds of a picture now; whoever calls it has the lock. Returns the new revision."""
+        review = {"status": status, "revision": self._revision(name) + 1}
+        self._saves = write_save(self.out, self._saves, self._run, name, review, found)
+        # Only now: what is shown is on the disk.
+        revision = enter(name, found, status, self._folder.corrected, self._folder.reviews)
+        whole = self.out / CORRECTIONS
+        if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
+            self._merge_saves_now()
         return revision
 
+    def _revision(self, name: str) -> int:
+        return int(self._folder.reviews.get(name, {}).get("revision", 0))
+
     def _refuse_stale(self, name: str, revision: int) -> None:
-        now = int(self._folder.reviews.get(name, {}).get("revision", 0))
-        if revision != now:
+        if revision != (now := self._revision(name)):
             raise StaleReviewError(f"expected revision {now} of this picture, got {revision}: load it again")
 
     def _merge_saves(self) -> None:

@@ -16,16 +16,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from cliploc import prompts
 from cliploc.datasets import AskedPicture
 from cliploc.jobs import folder
-from cliploc.jobs.annotate import base_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import KIND, run_id
+from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import Work, work_on
-from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.teach import Drawing, School
 from cliploc.values import FloatArray
@@ -66,10 +63,7 @@ class Reviewer:
         """
         manifest = folder.read_manifest(out, KIND)
         self._settings: Mapping[str, Any] = manifest["settings"]
-        names = prompts.parse(list(manifest["labels"])).names
-        rule, base = DraftRule(**manifest["drafts"]), base_of(self._settings)
-        files = [PictureFile(one.id, one.path) for one in pictures]
-        self._folder = AnnotatedFolder(out, Path(manifest["root"]), run_id(manifest), files, names, rule, base)
+        self._folder = AnnotatedFolder.of_run(out, manifest, [PictureFile(one.id, one.path) for one in pictures])
         self._labels = labels
         by_name = {one.id: one for one in pictures}
         self._asked = {one.id: by_name[one.id] for one in self._folder.annotated()}

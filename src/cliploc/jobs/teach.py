@@ -44,13 +44,20 @@ from cliploc.values import Boxes, FloatArray
 
 A = TypeVar("A")
 B = TypeVar("B")
-VERSION = 1  # of what is taught and drawn
+VERSION = 2  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
 COMMON = 0.5  # share of the pictures that show it, at least
 AGREE = 0.82  # how far two halves of its pictures must teach the same; see `stability`
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
 FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
+FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
+LEFT_BEHIND = 0.05  # share of these that may look less alike than a picture in which it is found
+DOUBTED = 0.25  # and than one in which it is sure
+MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alike
+# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons;
+# tools/teaching_study.py), for folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
+UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
 LEAST = 0.02  # boxes whose maps score less are not kept
@@ -239,6 +246,32 @@ def _chance(squashed: float) -> float:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """How the pictures look that show a name."""
+
+    mean: Tensor  # [D] their mean embedding, unit norm
+    cosines: Tensor  # [2] see `Learnt.alike`; NaN where others look alike too, or too few show it
+    tested: bool  # whether enough pictures are without it
+
+    @classmethod
+    def of(cls, own: Tensor, without: Tensor) -> Seen:
+        """By the embeddings `[n, D]`, unit norm, of pictures that show it, and of pictures that do not."""
+        total = own.sum(dim=0)
+        mean = F.normalize(total, dim=0)
+        with_others = F.cosine_similarity(own, total - own, dim=1)
+        cosines = with_others.quantile(torch.tensor([LEFT_BEHIND, DOUBTED]))
+        apart = not len(without) or float((without @ mean >= cosines[0]).float().mean()) <= MOST_ALIKE
+        if len(own) < FEWEST_ALIKE or not apart or cosines[0] >= cosines[1]:
+            cosines = torch.full((2,), torch.nan)
+        return cls(mean, cosines, len(without) >= FEWEST_ALIKE)
+
+    def alike(self, settings: Mapping[str, Any]) -> Tensor:
+        """The cosines, NaN where nothing says how unrelated pictures look."""
+        known = self.tested or bool(self.cosines[0] >= UNRELATED.get(settings["model"], math.inf))
+        return self.cosines if known else torch.full_like(self.cosines, torch.nan)
+
+
+@dataclass(frozen=True)
 class Directions:
     """The directions of the names that are taught."""
 
@@ -247,16 +280,17 @@ class Directions:
     presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
     sides: Mapping[int, Floats]  # label → how far the sides of its boxes are moved; see `teaching.sides`
     names: tuple[str, ...]
-    embedding: Mapping[int, Tensor]  # label → the mean embedding [D] of the pictures that show it
+    seen: Mapping[int, Seen]
 
     def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
         """As a file has it."""
         about = {key: settings[key] for key in HOLDS_FOR if key in settings}
         about["reviewed"] = {name: one.reviewed for name, one in names.items()}
         taught = {self.names[p]: one for p, one in self.directions.items()}
-        embedding = torch.stack([self.embedding[p] for p in self.directions])
+        seen = [self.seen[p] for p in self.directions]
+        embedding, alike = torch.stack([one.mean for one in seen]), torch.stack([one.alike(settings) for one in seen])
         sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
-        return Learnt.of(taught, self.whitening, embedding, sides, about)
+        return Learnt.of(taught, self.whitening, embedding, sides, about, alike)
 
 
 class School:
@@ -274,7 +308,7 @@ class School:
     @cached_property
     def asked(self) -> list[int]:
         """The names that may be taught."""
-        return [p for p in range(len(self.folder.names)) if self.enough(p) or self.common(p)]
+        return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common]
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -310,13 +344,15 @@ class School:
         outcomes = {self.folder.names[p]: one.outcome for p, one in found.items()}
         if not used:
             return outcomes, None
-        embedding = {p: one.embedding for p, one in used.items()}
-        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, embedding)
+        seen = {p: one.seen() for p, one in used.items()}
+        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen)
 
-    def common(self, p: int) -> bool:
-        """Whether a name is common enough to be taught before anything is reviewed."""
-        count = sum(one[p] >= FOUND for one in self._plain.values())
-        return count >= FEWEST and self.folder.shares().get(self.folder.names[p], 0.0) >= COMMON
+    @cached_property
+    def common(self) -> frozenset[int]:
+        """The names that are common enough to be taught before anything is reviewed."""
+        shares, names = self.folder.shares(), enumerate(self.folder.names)
+        often = [p for p, name in names if shares.get(name, 0.0) >= COMMON]
+        return frozenset(p for p in often if sum(one[p] >= FOUND for one in self._plain.values()) >= FEWEST)
 
     def enough(self, p: int) -> bool:
         """Whether enough of a name is reviewed."""
@@ -378,9 +414,8 @@ class School:
         """The taught maps `[p, H, W]` over the picture's input; `whitened` is `[h′·w′, k]`."""
         grid = lesson.features.shape[-2:]
         projected = torch.stack([direction(whitened).view(*grid) for direction, _ in directions.values()])
-        heat = torch.stack([_heat(lesson, p) for p in directions])
         share = [of_text for _, of_text in directions.values()]
-        maps: FloatArray = drawn(lesson, heat, projected, share, self.drawing.level).numpy()
+        maps: FloatArray = drawn(lesson, [*directions], projected, share, self.drawing.level).numpy()
         return maps
 
     def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -404,13 +439,6 @@ class School:
         return [counts[i] for i in range(len(boxes))]
 
 
-def _heat(lesson: Lesson, p: int) -> Tensor:
-    """The map of a name `[h, w]`, zero where none was made."""
-    if p in lesson.names:
-        return lesson.heat[lesson.names.index(p)].float()
-    return torch.zeros(lesson.places.shape[-2:])
-
-
 class _Name:
     """One name, taught; and whether that is of use."""
 
@@ -419,8 +447,8 @@ class _Name:
     ) -> None:
         self._school, self._p, self._chosen, self._lessons, self._pictures = school, p, chosen, lessons, pictures
         chances = np.array([school.chance(one, p) for one in chosen])
-        self._known = not np.isnan(chances).all()
-        self._heat = torch.stack([pooled(_heat(one, p), pictures.grid).flatten() for one in lessons])  # [n, N]
+        self._known, self._chances = not np.isnan(chances).all(), chances
+        self._heat = torch.stack([pooled(one.map_of(p), pictures.grid).flatten() for one in lessons])  # [n, N]
         shown = [bool(there >= FOUND) and p in one.names for there, one in zip(chances, lessons, strict=True)]
         self._uses = torch.tensor(shown) if self._known else torch.ones(len(chosen), dtype=torch.bool)
         self._reviewed = [i for i, one in enumerate(chosen) if one in school.reviewed] if school.enough(p) else []
@@ -438,12 +466,14 @@ class _Name:
         self.sides = common(self._offsets)
         self.outcome = self._outcome(left_out)
 
-    @property
-    def embedding(self) -> Tensor:
-        """`[D]` unit norm: the mean of the reviewed pictures that show it; before any is reviewed, of all that do."""
-        shown = [i for i in self._reviewed if len(self._true(i))] or torch.nonzero(self._uses).flatten().tolist()
-        each = F.normalize(torch.stack([self._lessons[i].embedding.float() for i in shown]), dim=1)  # [n, D]
-        return F.normalize(each.mean(dim=0), dim=0)
+    def seen(self) -> Seen:
+        """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
+        shows = self._uses & self._known
+        shows[self._reviewed] = torch.tensor([len(self._true(i)) > 0 for i in self._reviewed], dtype=torch.bool)
+        others = torch.from_numpy(self._chances < UNSURE)  # none of a name that the model does not know
+        others[self._reviewed] = ~shows[self._reviewed]
+        each = F.normalize(torch.stack([one.embedding.float() for one in self._lessons]), dim=1)  # [n, D]
+        return Seen.of(each[shows], each[others])
 
     def _true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""
@@ -464,7 +494,7 @@ class _Name:
         return np.array([row["boxes"][box] for box in ids]).reshape(-1, 4)
 
     def _outcome(self, left_out: Sequence[FloatArray]) -> Taught:
-        is_common = self._school.common(self._p)
+        is_common = self._p in self._school.common
         agreement = stability(self._pictures, self._heat, self._uses) if is_common else None
         open_gate = agreement is not None and agreement >= AGREE
         count, taught = len(self._reviewed), int(self._uses.sum())

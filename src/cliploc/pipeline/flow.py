@@ -429,7 +429,9 @@ class Flow:
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
         calibration, places = self.second_look[1], computed.readings.of(b)
         learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
-        return SecondLook(calibration, item.frames[0], places, rivals, of_names, competes, item.texts.contrasts, learnt)
+        frame, contrasts = item.frames[0], item.texts.contrasts
+        alike = self.texts.learnt_presence(item.texts, computed.embedding[b]).double().cpu().numpy()
+        return SecondLook(calibration, frame, places, rivals, of_names, competes, contrasts, learnt, alike)
 
     # ------------------------------------------------------------------------------------------------------ the memory
     def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from cliploc import prompts
-from cliploc.calibration import Calibration, Floats
+from cliploc.calibration import UNSURE, Calibration, Floats
 from cliploc.localization import PresenceRule, absence
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
@@ -301,7 +301,13 @@ def weigh(
         shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
         presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
         unknown = [[texts.presence_unknown(words) for words in item.texts.synonyms] for item in batch]
-        presence = presence.masked_fill(torch.tensor(unknown, device=presence.device), math.nan)
+        unknown_names = torch.tensor(unknown, device=presence.device)  # [B, P]
+        pairs = zip(batch, embedding, strict=True)
+        learnt = torch.stack([texts.learnt_presence(item.texts, own) for item, own in pairs]).to(presence)
+        presence = torch.fmax(presence.masked_fill(unknown_names, math.nan), learnt)
+        if passes is not None:
+            alike = learnt >= min(UNSURE, min_presence)
+            passes = torch.where(unknown_names, alike, passes | alike)
         absent_names = presence < min_presence if passes is None else (presence < 1) & ~passes
     # For each picture and name, why it is not there. Numbers are compared as tensors, and taken from them all at once.
     of_texts = {id(item.texts): item.texts for item in batch}  # mostly one for all

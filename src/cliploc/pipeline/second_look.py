@@ -103,6 +103,7 @@ class SecondLook:
     competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
     contrasts: Sequence[tuple[str, ...]] = ()  # of each of the P names, the words that it is told from; () for none
     learnt: Sequence[int] = ()  # names whose maps are drawn by what was learnt: their boxes are judged by the map
+    alike: Floats | None = None  # [P] see `Texts.learnt_presence`; None: of no name
 
     @property
     def size(self) -> int:
@@ -120,6 +121,8 @@ class SecondLook:
         """
         chance, presence = self.chances(boxes)
         passes = self.calibration.passes(self.of_names, min_presence) | ~self.competes
+        if self.alike is not None:
+            passes |= self.alike >= UNSURE
         presence = np.where(passes, presence, self.calibration.first(self.of_names))
         doubted, labels = passes & (presence >= UNSURE), np.unique(boxes.label)
         order = np.lexsort((-chance, boxes.label))  # a stable sort
@@ -162,10 +165,12 @@ class SecondLook:
         labels, best = best_of_names(features, boxes.label)
         presence[labels] = self.calibration.there(best)
         presence[~self.competes] = 1.0
+        presence[[p for p in self.learnt if not self.competes[p]]] = np.nan  # not known
+        if self.alike is not None:
+            presence = np.fmax(presence, self.alike)
         of_learnt = np.isin(boxes.label, self.learnt)
         # As drafts are scored: what is inside of boxes counts by the name's presence only.
-        right = np.where(of_learnt, boxes.score * presence[boxes.label], right)
-        presence[[p for p in self.learnt if not self.competes[p]]] = np.nan  # not known
+        right = np.where(of_learnt, boxes.score * np.nan_to_num(presence, nan=1.0)[boxes.label], right)
         return right, presence
 
     def features(self, boxes: Boxes) -> Floats:

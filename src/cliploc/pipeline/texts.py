@@ -111,20 +111,33 @@ class Texts:
         return self.learnt_row(words) is not None and self._known_words(words)[1] is not None
 
     def presence_unknown(self, words: tuple[str, ...]) -> bool:
-        """Whether nothing says if a name is in a picture: it was learnt, and the model does not know it."""
+        """Whether the model cannot say if a name is in a picture: it was learnt, and the model does not know it."""
         return self.by_exemplars(words) and self.learnt_row(words) is not None
+
+    def learnt_presence(self, texts: TextSet, embedding: Tensor) -> Tensor:
+        """The chance that names are in a picture `[D]`, by what was learnt: `[P]`; NaN of those where nothing was."""
+        found = embedding.new_full((len(texts),), torch.nan)
+        if self.learnt is not None:
+            rows = {p: row for p, words in enumerate(texts.synonyms) if (row := self.learnt_row(words)) is not None}
+            found[[*rows]] = self.learnt.chances(embedding, [*rows.values()])
+        return found
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
         """Notes for a result with these names: how they are read (`readings`), and on exemplars and learnt names."""
         shown = [words for words in texts.synonyms if self.by_exemplars(words)]
-        learnt = [words[0] for words in shown if self.presence_unknown(words)]
-        others = [words[0] for words in shown if words[0] not in learnt]
+        learnt = [words[0] for words in shown if self.presence_unknown(words) and not self._tells_presence(words)]
+        others = [words[0] for words in shown if not self.presence_unknown(words)]
         said = [*self.readings(texts)]
         if learnt:
             said.append(f"presence is not known of names that were learnt without text: {', '.join(learnt)}")
         if others:
             said.append(f"presence is not calibrated where pictures stand for a name: {', '.join(others)}")
         return tuple(said)
+
+    def _tells_presence(self, words: tuple[str, ...]) -> bool:
+        """Whether what was learnt of a name tells if it is in a picture."""
+        alike, row = None if self.learnt is None else self.learnt.alike, self.learnt_row(words)
+        return alike is not None and row is not None and bool(alike[row].isfinite().all())
 
     def readings(self, texts: TextSet) -> tuple[str, ...]:
         """How names and contrasts are read that the model does not read as they stand, each in one line."""

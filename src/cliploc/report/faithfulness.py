@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,19 +42,20 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder; see `write_report`."""
     run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], _rank)
     title = run.title("Faithfulness")
-    table = _numbers(run)
+    numbers = {key: (one["title"], one["about"]) for key, one in run.manifest["numbers"].items()}
+    table = all_numbers(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])
     page = REPORT_TEMPLATES.render(
         "faithfulness.html",
         title=title,
         about=_facts(run),
         table=table,
-        numbers=[(one["title"], one["about"]) for one in run.manifest["numbers"].values()],
+        numbers=list(numbers.values()),
         curves=[(name, drawn) for name, drawn in _curves(run)],
         legend=legend((one.index, one.label) for one in run.settings),
         disputed=_disputed(run, pictures),
         **run.ending(),
     )
-    return write_files(folder, (_csv(run), to_markdown(title, [table]), page))
+    return write_files(folder, (numbers_csv(run, numbers, ()), to_markdown(title, [table]), page))
 
 
 def _rank(manifest: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
@@ -86,34 +87,30 @@ def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cel
     return Cell(text, value)
 
 
-def _numbers(run: TaskRun) -> Table:
-    columns = {
-        "setting": "",
-        **{one["title"]: one["about"] for one in run.manifest["numbers"].values()},
-        "pictures": "",
-    }
+def all_numbers(
+    run: TaskRun,
+    numbers: Mapping[str, tuple[str, str]],
+    counts: Mapping[str, tuple[str, str]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """A row for each setting: its numbers with their intervals, and counts; key → title and meaning."""
     rows = [
         [
             Cell(one.id),
-            *(number_cell(one.number(key), one.interval(key)) for key in run.manifest["numbers"]),
-            Cell(f"{one.numbers['evaluated']:,}", one.numbers["evaluated"]),
+            *(number_cell(one.number(key), one.interval(key)) for key in numbers),
+            *(Cell(f"{value:,.0f}" if (value := one.number(key)) is not None else "–", value) for key in counts),
         ]
         for one in run.settings
     ]
-    numeric = frozenset(columns) - {"setting"}
-    return Table("All numbers, with 95 % intervals", columns, {"": rows}, numeric, [NOTE])
+    columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
+    return Table("All numbers, with 95 % intervals", columns, {"": rows}, frozenset(columns) - {"setting"}, notes)
 
 
-def _csv(run: TaskRun) -> str:
-    """A row for each setting, with unrounded numbers and the ends of their intervals."""
+def numbers_csv(run: TaskRun, numbers: Iterable[str], counts: Iterable[str]) -> str:
+    """A row for each setting, with unrounded numbers, the ends of their intervals, and counts."""
     return csv_text(
         [
-            {
-                "setting": one.id,
-                **{key: one.about.get(key) for key in ("model", "method")},
-                **one.columns(run.manifest["numbers"]),
-                "evaluated": one.numbers["evaluated"],
-            }
+            {**one.named, **one.columns(numbers), **{key: one.numbers.get(key) for key in (*counts, "evaluated")}}
             for one in run.settings
         ]
     )

@@ -144,8 +144,7 @@ def _csv(run: TaskRun) -> str:
     """A row for each setting, order and number of reviewed pictures, with unrounded numbers."""
     rows: list[dict[str, object]] = [
         {
-            "setting": one.id,
-            **{key: one.about.get(key) for key in ("model", "method")},
+            **one.named,
             "order": order,
             "reviewed": step,
             **numbers,
@@ -201,7 +200,7 @@ def _names_csv(run: TaskRun) -> str:
 def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
     """The figure of each setting."""
     for one in [one for one in run.settings if one.numbers.get("curves")][:MOST_DRAWN]:
-        yield one.id, _curve(one, run.manifest["reviewed"])
+        yield f"{one.id}; the bars are a standard error of what is saved", _curve(one, run.manifest["reviewed"])
 
 
 def _curve(setting: SettingResult, steps: list[int]) -> Figure:

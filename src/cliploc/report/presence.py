@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cliploc._documents import PresenceManifest
 from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
-from cliploc.report.benchmark_tables import Cell, Table, to_markdown
-from cliploc.report.faithfulness import number_cell
+from cliploc.report.benchmark_tables import to_markdown
+from cliploc.report.faithfulness import all_numbers, numbers_csv
 from cliploc.report.html import REPORT_TEMPLATES
 from cliploc.report.task_folder import TaskRun, csv_text, read_run, write_files
 
@@ -43,18 +43,19 @@ NEGATIVES = {
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = read_run(folder, PresenceManifest, lambda _: NUMBERS, _rank)
-    title, table = run.title("Presence"), _numbers(run)
+    title = run.title("Presence")
+    table = all_numbers(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     page = REPORT_TEMPLATES.render(
         "presence.html",
         title=title,
         about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),
         table=table,
         numbers=list(NUMBERS.values()),
-        curve=_reliability(run),
+        curves=[("on the dashed line, a score is the chance that a box is right", one) for one in _reliability(run)],
         legend=legend((one.index, one.label) for one in run.settings),
         **run.ending(),
     )
-    texts = (_csv(run), to_markdown(title, [table]), _reliability_csv(run), page)
+    texts = (numbers_csv(run, NUMBERS, COUNTS), to_markdown(title, [table]), _reliability_csv(run), page)
     return write_files(folder, texts, FILES)
 
 
@@ -64,45 +65,17 @@ def _rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
     return math.inf if value is None else -value
 
 
-def _numbers(run: TaskRun) -> Table:
-    columns = {"setting": "", **dict(NUMBERS.values()), **{key.replace("_", " "): COUNTS[key] for key in COUNTS}}
-    rows = [
-        [
-            Cell(one.id),
-            *(number_cell(one.number(key), one.interval(key)) for key in NUMBERS),
-            *(Cell(f"{value:,.0f}" if (value := one.number(key)) is not None else "–", value) for key in COUNTS),
-        ]
-        for one in run.settings
-    ]
-    return Table("All numbers, with 95 % intervals", columns, {"": rows}, frozenset(columns) - {"setting"})
-
-
-def _csv(run: TaskRun) -> str:
-    """A row for each setting, with unrounded numbers and the ends of their intervals."""
-    return csv_text(
-        [
-            {
-                "setting": one.id,
-                **{key: one.about.get(key) for key in ("model", "method")},
-                **one.columns(NUMBERS),
-                **{key: one.numbers.get(key) for key in (*COUNTS, "evaluated")},
-            }
-            for one in run.settings
-        ]
-    )
-
-
 def _reliability_csv(run: TaskRun) -> str:
     """A row for each setting and bin of scores."""
     rows = [{"setting": one.id, **own} for one in run.settings for own in one.numbers.get("reliability") or []]
     return csv_text(rows or [dict.fromkeys(("setting", "boxes", "score", "right"))])
 
 
-def _reliability(run: TaskRun) -> Figure | None:
-    """Draws the share of right boxes at each score; on the diagonal, scores are chances."""
+def _reliability(run: TaskRun) -> Iterator[Figure]:
+    """Draws the share of right boxes at each score, where there are any; on the diagonal, scores are chances."""
     there = [one for one in run.settings if one.numbers.get("reliability")]
     if not there:
-        return None
+        return
 
     def draw(axes: Any, palette: Palette) -> None:
         axes.plot([0, 1], [0, 1], color=palette["soft"], linewidth=1, dashes=(4, 3))
@@ -120,4 +93,4 @@ def _reliability(run: TaskRun) -> Figure | None:
         f"{one.label}: " + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in one.numbers["reliability"])
         for one in there
     )
-    return figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))
+    yield figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))

@@ -148,7 +148,7 @@ def _csv(run: TaskRun) -> str:
     of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
     rows: list[dict[str, Any]] = []
     for one in run.settings:
-        row = {"kind": "this run", "setting": one.id, **{key: one.about.get(key) for key in ("model", "method")}}
+        row = {"kind": "this run", **one.named}
         row |= {"refine": " ".join(one.about.get("refine") or []), **of_set, **one.columns(NUMBERS[:1])}
         rows.append({**row, **{key: one.numbers.get(key) for key in (*NUMBERS[1:], "evaluated")}, "source": None})
     for other in _published_rows(run):

@@ -96,6 +96,11 @@ class SettingResult:
         return found
 
     @property
+    def named(self) -> dict[str, object]:
+        """What names it in a row of a CSV."""
+        return {"setting": self.id, **{key: self.about.get(key) for key in ("model", "method")}}
+
+    @property
     def baseline(self) -> bool:
         """Whether its boxes were made without a model."""
         return bool(self.about.get("baseline"))

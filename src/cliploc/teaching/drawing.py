@@ -29,16 +29,18 @@ def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
     return min_max(of_text * min_max(heat.float()) + (1 - of_text) * taught)
 
 
-def drawn(lesson: Lesson, heat: Tensor, projected: Tensor, share: Sequence[float], level: float | None) -> Tensor:
+def drawn(
+    lesson: Lesson, names: Sequence[int], projected: Tensor, share: Sequence[float], level: float | None
+) -> Tensor:
     """Maps `[p, H, W]` in 0–1 over the first scale's input.
 
     Args:
-        heat: `[p, h, w]` the maps of the names before the steps on the grid.
+        names: the numbers of the p names.
         projected: `[p, h′, w′]` how like each name each place is, in 0–1.
-        share: `[p]` of `heat` in the result.
+        share: `[p]` of the map of the text in the result.
         level: τ of the step `level`; None without it.
     """
-    maps = mixed(heat, projected, share)[None]  # [1, p, h, w]
+    maps = mixed(torch.stack([lesson.map_of(p) for p in names]), projected, share)[None]  # [1, p, h, w]
     frames = [lesson.frame]
     maps = along(lesson.directions()[None], maps, lesson.windowed)
     maps = min_max(padding_least(maps, frames, False))
@@ -65,7 +67,6 @@ class Redrawn:
 
     def maps(self, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some of the names over the first scale's input."""
-        heat = torch.stack([self.lesson.heat[self.lesson.names.index(p)].float() for p in names])
         rows, share = [self.rows[p][0] for p in names], [self.rows[p][1] for p in names]
         projected = self.learnt.project(self.lesson.features.float() * self.lesson.scale, rows)
-        return drawn(self.lesson, heat, projected, share, self.level)
+        return drawn(self.lesson, names, projected, share, self.level)

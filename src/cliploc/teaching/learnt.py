@@ -16,9 +16,11 @@ from msgspec import Meta, Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional as F
 
 from cliploc._documents import parse_json, refuse_other
 from cliploc._files import write_whole
+from cliploc.config import FOUND
 from cliploc.errors import InputError
 from cliploc.prompts import CONTRAST
 from cliploc.teaching.directions import Direction, Whitening
@@ -26,6 +28,8 @@ from cliploc.teaching.directions import Direction, Whitening
 KIND = "cliploc learnt"
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
+
+SURE = 0.95  # chance of a name in a picture that is as like those with it as three quarters of them are
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,13 @@ class Learnt:
     weights: Tensor  # [P, c] float32
     bias: Tensor  # [P] float32
     share: tuple[float, ...]  # [P] the share of the map from the text in the new one; 0: the model knows no such name
-    embedding: Tensor  # [P, D] float32, unit norm: the mean of the pictures that show a name; for names not known
+    embedding: Tensor  # [P, D] float32, unit norm: the mean of the pictures that show a name
     sides: Tensor  # [P, 4] float32, how far the sides of boxes are moved; see `cliploc.teaching.sides`
     # What it holds for: model, weights, and how lessons are made; and of each name, of how many pictures it was learnt.
     about: Mapping[str, Any]
+    # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
+    # pictures that look alike need not show it; None: of all names.
+    alike: Tensor | None = None
 
     @classmethod
     def of(
@@ -49,12 +56,23 @@ class Learnt:
         embedding: Tensor,
         sides: Tensor,
         about: Mapping[str, Any],
+        alike: Tensor | None = None,
     ) -> Learnt:
         """Directions in the whitened features of a folder, each with the share of the text's map."""
         w = [whitening.matrix @ direction.w for direction, _ in taught.values()]
         bias = [direction.bias - whitening.mean @ one for (direction, _), one in zip(taught.values(), w, strict=True)]
         shares = tuple(share for _, share in taught.values())
-        return cls(tuple(taught), torch.stack(w), torch.stack(bias), shares, embedding, sides, about)
+        return cls(tuple(taught), torch.stack(w), torch.stack(bias), shares, embedding, sides, about, alike)
+
+    def chances(self, embedding: Tensor, rows: Sequence[int]) -> Tensor:
+        """The chance that some of the names are in a picture `[D]`, by how alike it looks: `[p]`; NaN: not known."""
+        if self.alike is None:
+            return embedding.new_full((len(rows),), torch.nan)
+        low, high = self.alike[list(rows)].to(embedding).T
+        cosines = F.normalize(self.embedding[list(rows)].to(embedding), dim=1) @ F.normalize(embedding, dim=0)
+        steps = (cosines - low) / (high - low)  # 0 where a name is found just so, 1 where it is sure
+        least, most = torch.tensor([FOUND, SURE]).to(embedding).logit()
+        return (least + steps * (most - least)).sigmoid()
 
     def row(self, word: str) -> int | None:
         """The row of a name, by the first of its words; None if it is not among them. Case does not matter.
@@ -76,22 +94,13 @@ class Learnt:
     def digest(self) -> str:
         """A digest of what maps depend on, for the identity of a run."""
         found = hashlib.sha256(json.dumps([self.names, self.share]).encode())
-        for one in (self.weights, self.bias, self.embedding, self.sides):
+        for one in (self.weights, self.bias, self.embedding, self.sides, *([] if self.alike is None else [self.alike])):
             found.update(one.contiguous().numpy().tobytes())
         return found.hexdigest()[:16]
 
     def misfit(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
         """Why it does not hold for a run with these settings, in words; None if it does."""
-        for key in keys:
-            own, other = (json.dumps(one.get(key), sort_keys=True) for one in (self.about, settings))
-            if own == other:
-                continue
-            if key == "weights":
-                return f"it was learnt with other weights of {self.about.get('model')}"
-            if key == "teaching":
-                return "it was learnt by another version of cliploc"
-            return f"it was learnt with {key} {own}, and {key} is {other} here"
-        return None
+        return misfit(self.about, settings, keys)
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
@@ -106,10 +115,25 @@ class Learnt:
             "share": torch.tensor(self.share),
             "embedding": self.embedding.contiguous(),
             "sides": self.sides.contiguous(),
+            **({} if self.alike is None else {"alike": self.alike.contiguous()}),
         }
         facts = {"kind": KIND, "version": 1, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
+
+
+def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
+    """Why what was learnt with one run's settings does not hold for another's, in words; None if it does."""
+    for key in keys:
+        own, other = (json.dumps(one.get(key), sort_keys=True) for one in (about, settings))
+        if own == other:
+            continue
+        if key == "weights":
+            return f"it was learnt with other weights of {about.get('model')}"
+        if key == "teaching":
+            return "it was learnt by another version of cliploc"
+        return f"it was learnt with {key} {own}, and {key} is {other} here"
+    return None
 
 
 class _Facts(Struct):
@@ -130,16 +154,19 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
         with safe_open(os.fspath(path), "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
             tensors = [file.get_tensor(key).float() for key in ("weights", "bias", "share", "embedding", "sides")]
+            alike = file.get_tensor("alike").float() if "alike" in file.keys() else None  # noqa: SIM118 - no mapping
         names, about = tuple(facts["names"]), facts["about"]
         weights, bias, share, embedding, sides = tensors
         if [one.ndim for one in tensors] != [2, 1, 1, 2, 2] or {len(one) for one in tensors} != {len(names)}:
             raise ValueError("tensors of other sizes")
         if sides.shape[1] != 4 or not all(bool(one.isfinite().all()) for one in tensors):
             raise ValueError("values that cannot be used")
+        if alike is not None and alike.shape != (len(names), 2):
+            raise ValueError("tensors of other sizes")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
         raise InputError(
             f"{os.fspath(path)}: expected learnt.safetensors of `cliploc annotate`, cannot use it ({reason}): "
             "check the path"
         ) from None
-    return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about)
+    return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about, alike)

@@ -46,6 +46,12 @@ class Lesson:
     frame: Frame
     windowed: bool  # whether the features are those of windows, stitched
 
+    def map_of(self, name: int) -> Tensor:
+        """The map of a name by its number, `[h, w]` float32; zero where none was made."""
+        if name in self.names:
+            return self.heat[self.names.index(name)].float()
+        return torch.zeros(self.places.shape[-2:], device=self.places.device)
+
     def directions(self) -> Tensor:
         """`[h·w, C]` float32."""
         return self.places.flatten(1).T.float() / 127

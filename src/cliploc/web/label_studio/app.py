@@ -11,9 +11,11 @@ from msgspec import Meta, Struct
 from cliploc._documents import DocumentError, parse_json
 from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError, UsageError
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
 from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
+from cliploc.web.label_studio.learning import Event, learn
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.passwords import Passwords
 from cliploc.web.refusals import RefusedError
@@ -54,8 +56,9 @@ class LabelStudioGate(Gate):
         max_bytes: int = 64_000_000,
         queue: int = 32,
         say: Say = print,
+        drafts: ReviewFolder | None = None,
     ) -> None:
-        super().__init__(_routes(predictor, queue, say), hosts, max_bytes)
+        super().__init__(_routes(predictor, queue, say, drafts), hosts, max_bytes)
         self._passwords = Passwords(auth)  # basic authentication, which Label Studio has for ML backends
         self._predictor = predictor
 
@@ -69,7 +72,7 @@ class LabelStudioGate(Gate):
         await super()._answer(scope, incoming, send)
 
 
-def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
+def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
     try:
         from starlette.applications import Starlette
         from starlette.requests import Request
@@ -88,8 +91,11 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
         except DocumentError as error:
             raise RefusedError(400, f"expected what Label Studio sends to {request.url.path}, got {error}") from None
 
+    async def version() -> str:
+        return await asyncio.to_thread(lambda: predictor.version)  # which may have learnt since
+
     async def health(_: Request) -> JSONResponse:
-        return JSONResponse({"status": "UP", "model_class": "cliploc", "model_version": predictor.version})
+        return JSONResponse({"status": "UP", "model_class": "cliploc", "model_version": await version()})
 
     async def setup(request: Request) -> JSONResponse:
         asked = await read(request, SetupRequest)
@@ -98,7 +104,7 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
         say(f"connected: {', '.join(labelling.entries)}")
         for reason in unknown.values():
             say(f"never gets boxes: {reason}")
-        return JSONResponse({"model_version": predictor.version})
+        return JSONResponse({"model_version": await version()})
 
     async def predict(request: Request) -> JSONResponse:
         nonlocal waiting
@@ -119,17 +125,20 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
             raise RefusedError(422, f"{next(iter(made.errors.values()))}{more}")
         # A task without a prediction has an empty list of them, so that an error is not stored as "nothing there".
         results = [[] if one is None else one for one in made.results]
-        return await asyncio.to_thread(JSONResponse, {"results": results, "model_version": predictor.version})
+        return await asyncio.to_thread(JSONResponse, {"results": results, "model_version": made.version})
 
     async def webhook(request: Request) -> JSONResponse:
-        await read(request, dict[str, Any])
-        return JSONResponse({"status": "ok", "result": "nothing to train: this backend does not train models"}, 201)
+        event = await read(request, Event)
+        said = ["it learns with --learn only"] if drafts is None else await asyncio.to_thread(learn, drafts, event)
+        for line in said if drafts is not None else ():
+            say(line)
+        return JSONResponse({"status": "ok", "result": "; ".join(said)}, 201)
 
     async def nothing(_: Request) -> JSONResponse:
         return JSONResponse({})
 
     async def versions(_: Request) -> JSONResponse:
-        return JSONResponse({"versions": [predictor.version]})
+        return JSONResponse({"versions": [await version()]})
 
     async def wrong(_: Request, error: Exception) -> JSONResponse:
         status = error.status if isinstance(error, RefusedError) else 400 if isinstance(error, UsageError) else 500
@@ -160,9 +169,10 @@ def serve(
     max_bytes: int,
     queue: int,
     say: Say,
+    drafts: ReviewFolder | None,
     on_ready: Callable[[str], None],
 ) -> None:
     """Serves until it is interrupted; `say` is called with each line that a user may want to read."""
-    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
+    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say, drafts)
     with listen(host, port) as listening:
         run(app, host, listening, on_ready)

@@ -21,11 +21,15 @@ from cliploc.boxes.outlines import outlines
 from cliploc.config import Options
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
+from cliploc.jobs.annotation_rows import LEARNT
+from cliploc.jobs.folder import plain
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline.prepare import Request
 from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
+from cliploc.teaching.learnt import load_learnt, misfit
 from cliploc.web.label_studio.labelling import Control, Labelling
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource, short
 
@@ -39,20 +43,45 @@ class Predictions:
 
     results: list[dict[str, Any] | None]  # a prediction for each task; None where there is none
     errors: dict[int, str]  # index of a task → why it has none
+    version: str  # of the model and its lessons
 
 
 class Predictor:
-    """One model behind Label Studio's requests, which are answered one after the other."""
+    """One model behind Label Studio's requests, which are answered one after the other.
 
-    def __init__(self, options: Options, pictures: PictureSource, max_pixels: int) -> None:
-        self._localizer = Localizer(**options.but(memory=Memory(MEMORY)).given())
-        self._pictures, self._max_pixels = pictures, max_pixels
+    Args:
+        drafts: the folder whose lessons are used; None for none.
+    """
+
+    def __init__(
+        self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None
+    ) -> None:
+        self._options, self._pictures, self._max_pixels = options.but(memory=Memory(MEMORY)), pictures, max_pixels
+        self._localizer = Localizer(**self._options.given())
+        self._learnt: str | None = None  # a digest of the lessons that it has
+        self._drafts = drafts
         self._one_at_a_time = threading.Lock()
         self._ended = threading.Event()
-        described = self._localizer.describe()
+        if drafts is not None:
+            _refuse_misfit(drafts, self._localizer)
+
+    @property
+    def version(self) -> str:
+        """For Label Studio: other settings or lessons have another version, so that it asks again."""
+        described = self._now().describe()
         digest = hashlib.sha256(json.dumps(described, default=str, sort_keys=True).encode()).hexdigest()[:8]
-        # For Label Studio: other settings have another version, so that it asks again.
-        self.version = f"cliploc {__version__} {described['model']} {described['method']} {digest}"
+        return f"cliploc {__version__} {described['model']} {described['method']} {digest}"
+
+    def _now(self) -> Localizer:
+        """The localizer with the lessons of now, of the same model."""
+        if self._drafts is not None:
+            path = self._drafts.out / LEARNT
+            learnt = load_learnt(path).digest() if path.exists() else None
+            if learnt != self._learnt:
+                lessons = None if learnt is None else path
+                options = self._options.but(model=self._localizer.backbone, pretrained=None, learnt=lessons)
+                self._localizer, self._learnt = Localizer(**options.given()), learnt
+        return self._localizer
 
     def end(self) -> None:
         """No further task is begun."""
@@ -60,14 +89,16 @@ class Predictor:
 
     def unknown(self, labelling: Labelling) -> dict[str, str]:
         """Labels that the model cannot know → why."""
-        found = self._localizer.unknown_names(labelling.entries)
-        if len(found) == len(labelling.entries):
+        found = self._now().unknown_names(labelling.entries)
+        if len(found) == len(labelling.entries) and self._drafts is None:
             raise UsageError(f"expected a label that the model knows: {next(iter(found.values()))}")
         return dict(found)
 
     def __call__(self, tasks: Sequence[Mapping[str, Any]], labelling: Labelling) -> Predictions:
         """Predictions for the tasks, in their order."""
         self.unknown(labelling)
+        version = self.version
+        localizer = self._localizer
         keys = list(dict.fromkeys(key for one in labelling.controls for key in one.pictures.values()))
         shapes: dict[int, list[dict[str, Any]]] = {}
         errors: dict[int, str] = {}
@@ -87,7 +118,7 @@ class Predictor:
                         asked[request.id] = (place, key)
                         yield request
 
-        with self._one_at_a_time, closing(self._localizer.run(requests(), absent_maps=False)) as results:
+        with self._one_at_a_time, closing(localizer.run(requests(), absent_maps=False)) as results:
             for result in results:
                 place, key = asked[result.id]
                 if result.error is not None:
@@ -98,7 +129,7 @@ class Predictor:
                 for control in labelling.controls:
                     there += _shapes(found, control, key, len(there))
         whole = [shapes.get(place) if place not in errors else None for place in range(len(tasks))]
-        return Predictions([None if one is None else self._prediction(one) for one in whole], errors)
+        return Predictions([None if one is None else _prediction(one, version) for one in whole], errors, version)
 
     def _request(
         self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling, allowance: Allowance
@@ -115,11 +146,26 @@ class Predictor:
             raise InputError(f"{named}: {error}") from None
         return Request((place, key), image, labelling.entries, named)
 
-    def _prediction(self, shapes: list[dict[str, Any]]) -> dict[str, Any]:
-        prediction: dict[str, Any] = {"model_version": self.version, "result": shapes}
-        if shapes:
-            prediction["score"] = min(one["score"] for one in shapes)  # tasks can be sorted by their least certain one
-        return prediction
+
+def _refuse_misfit(drafts: ReviewFolder, localizer: Localizer) -> None:
+    """Refuses a folder that cannot learn, or whose lessons would not hold for this model."""
+    if not drafts.learning.possible:
+        raise UsageError(
+            f"expected --learn as a folder that can learn, got {drafts.out}: annotate the pictures with --teach on, "
+            "into a folder that can be written"
+        )
+    reason = misfit(drafts.settings, plain({**localizer.describe(), "teaching": localizer.teaching()}))
+    if reason is not None:
+        raise UsageError(
+            f"expected the model and settings of {drafts.out}, got others: {reason}: give those of its run"
+        )
+
+
+def _prediction(shapes: list[dict[str, Any]], version: str) -> dict[str, Any]:
+    prediction: dict[str, Any] = {"model_version": version, "result": shapes}
+    if shapes:
+        prediction["score"] = min(one["score"] for one in shapes)  # tasks can be sorted by their least certain one
+    return prediction
 
 
 def _loaded(path: Path, max_pixels: int) -> Image.Image:
