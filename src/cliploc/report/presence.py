@@ -25,6 +25,14 @@ NUMBERS = {  # key → title and meaning
     "average_precision": ("box AP", "average precision of boxes by score; right at IoU ≥ 0.5 with a thing of the name"),
     "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
 }
+LOSSES = {  # what becomes of a true box, in the order in which it is asked
+    "unknown": ("unknown name", "the model does not know the name"),
+    "presence": ("presence", "the name's presence is below the minimum"),
+    "missed": ("missed", "no box that was proposed for the name has IoU ≥ 0.1 with it"),
+    "edges": ("edges", "the best box that was proposed has IoU ≥ 0.1, and below 0.5"),
+    "score": ("score", "a box with IoU ≥ 0.5 was proposed, and left out for its score"),
+    "found": ("found", "a box of the result has IoU ≥ 0.5 with it"),
+}
 COUNTS = {
     "names": "names asked that the model knows",
     "names_there": "of these, there",
@@ -43,18 +51,20 @@ NEGATIVES = {
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = read_run(folder, PresenceManifest, lambda _: NUMBERS, _rank)
-    title, table = run.title("Presence"), _numbers(run)
+    title, table, things = run.title("Presence"), _numbers(run), _things(run)
     page = REPORT_TEMPLATES.render(
         "presence.html",
         title=title,
         about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),
         table=table,
         numbers=list(NUMBERS.values()),
+        things=things,
+        losses=list(LOSSES.values()),
         curve=_reliability(run),
         legend=legend((one.index, one.label) for one in run.settings),
         **run.ending(),
     )
-    texts = (_csv(run), to_markdown(title, [table]), _reliability_csv(run), page)
+    texts = (_csv(run), to_markdown(title, [table, things]), _reliability_csv(run), page)
     return write_files(folder, texts, FILES)
 
 
@@ -77,6 +87,20 @@ def _numbers(run: TaskRun) -> Table:
     return Table("All numbers, with 95 % intervals", columns, {"": rows}, frozenset(columns) - {"setting"})
 
 
+def things_text(numbers: Mapping[str, Any], key: str) -> str:
+    """The share of true boxes with an outcome, and their number."""
+    things = numbers.get("things")
+    if not things or not sum(things.values()):
+        return "–"
+    return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
+
+
+def _things(run: TaskRun) -> Table:
+    columns = {"setting": "", **dict(LOSSES.values())}
+    rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
+    return Table("Where true boxes are lost", columns, {"": rows}, frozenset(columns) - {"setting"})
+
+
 def _csv(run: TaskRun) -> str:
     """A row for each setting, with unrounded numbers and the ends of their intervals."""
     return csv_text(
@@ -86,6 +110,7 @@ def _csv(run: TaskRun) -> str:
                 **{key: one.about.get(key) for key in ("model", "method")},
                 **one.columns(NUMBERS),
                 **{key: one.numbers.get(key) for key in (*COUNTS, "evaluated")},
+                **{f"things_{key}": (one.numbers.get("things") or {}).get(key) for key in LOSSES},
             }
             for one in run.settings
         ]
