@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,7 +18,9 @@ from cliploc.jobs import calibrate as job
 from cliploc.jobs.calibrate import Examples, ExamplesJudge, fitted, reviewed_pictures
 from cliploc.jobs.plan import as_setting
 from cliploc.reporter import SILENT
+from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of
+from tests.tiny import tower
 
 BOXES, NAMES = 12, 6  # of each picture that is made up
 
@@ -125,40 +128,66 @@ def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_pa
     assert json.loads(again.out)["calibration"] == json.loads(out.read_text())
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_result(monkeypatch, folder, tmp_path):
-    monkeypatch.setattr(job, "FEWEST_PICTURES", 10)
-    monkeypatch.setattr(job, "FEWEST_RIGHT", 10)
+@pytest.fixture
+def tiny(monkeypatch):
+    """A quick tower, and as few pictures as there are."""
+    monkeypatch.setattr(commands, "create_once", lambda *_, **__: tower("gap_cnn", (8, 8)))
+    monkeypatch.setattr(job, "FEWEST_PICTURES", 4)
     monkeypatch.setattr(job, "SHARD", 4)
-    asked, judge = [], job.ExamplesJudge.judge
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    random, lines = np.random.default_rng(0), ["path,label,x0,y0,x1,y1"]
+    for number in range(10):
+        Image.fromarray(random.integers(0, 255, (40, 48, 3)).astype(np.uint8)).save(root / f"{number}.png")
+        lines.append(f"{number}.png,{('cat', 'dog')[number % 2]},8,8,28,24")
+    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_was_stopped_goes_on_with_the_same_examples(monkeypatch, pictures, tmp_path):
+    asked, stops_at, judge, out = [], 7, job.ExamplesJudge.judge, tmp_path / "out"
+    out.mkdir()
 
     def counted(self, seen, *more):
         asked.append(seen.sample.id)
-        if len(asked) == 7:
+        if len(asked) == stops_at:
             raise KeyboardInterrupt
         return judge(self, seen, *more)
 
+    def told(pictures, before, model, about):
+        values = [value.tolist() for one in pictures for value in vars(one).values()]
+        said = dataclasses.replace(before, about=json.dumps([model, about, values]))
+        return job.Calibrated(said, job.Held(0, 0, 0), job.Held(0, 0, 0), len(pictures), 0, 0)
+
     monkeypatch.setattr(job.ExamplesJudge, "judge", counted)
-    command = ("calibrate", folder, "--truth", "folder", "--out")
-    assert cliploc_(*command, tmp_path / "a.json").code == 130
-    assert [one.name for one in tmp_path.iterdir()] == ["a.json.partial"]
-    other = cliploc_(*command, tmp_path / "a.json", "--flip")
+    monkeypatch.setattr(job, "fitted", told)
+    command = ("calibrate", pictures, "--truth", "folder", "--device", "cpu", "--out")
+    assert cliploc_(*command, out / "a.json").code == 130
+    assert [one.name for one in out.iterdir()] == ["a.json.partial"]
+    other = cliploc_(*command, out / "a.json", "--flip")
     assert other.code == 2
     assert "a.json.partial holds a run with other settings" in other.err
-    asked.clear()
-    assert cliploc_(*command, tmp_path / "a.json").code == 0
+    asked, stops_at = [], None
+    assert cliploc_(*command, out / "a.json").code == 0
     assert len(asked) == 6  # the first part is kept
-    asked[:] = [""] * 7
-    assert cliploc_(*command, tmp_path / "b.json").code == 0
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.json", "b.json"]
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert cliploc_(*command, out / "b.json").code == 0
+    assert sorted(one.name for one in out.iterdir()) == ["a.json", "b.json"]
+    assert (out / "a.json").read_bytes() == (out / "b.json").read_bytes()
+    assert len(json.loads(load_calibration(out / "a.json").about)[2]) == 10 * len(dataclasses.fields(Examples))
 
 
-def test_what_cannot_be_fitted_leaves_nothing(monkeypatch, folder, tmp_path):
-    monkeypatch.setattr(job, "FEWEST_PICTURES", 4)
-    ran = cliploc_("calibrate", folder, "--truth", "folder", "--limit", "4", "--out", tmp_path / "a.json")
+@pytest.mark.usefixtures("tiny")
+def test_what_cannot_be_fitted_leaves_nothing(pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    ran = cliploc_("calibrate", pictures, "--truth", "folder", "--limit", "4", "--out", tmp_path / "out/a.json")
     assert ran.code == 2
     assert "expected at least 4 pictures and 30 right boxes to fit, got 4 and" in ran.err
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(
