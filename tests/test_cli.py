@@ -166,7 +166,7 @@ def test_the_document_explains_every_option():
     document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
     for command in (
         *("localize", "compare", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "review"),
-        *("benchmark", "calibrate", "evaluate", "segment"),
+        *("benchmark", "calibrate", "tune", "evaluate", "segment"),
     ):
         for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
             assert f"{option}" in document, (command, option)

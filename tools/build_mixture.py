@@ -32,7 +32,7 @@ from cliploc.backbones.mini import MIXTURE_FILE, WEIGHTS
 from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.refine._registration import refinement
-from cliploc.tower import Needs
+from cliploc.tower import Backbone, Needs
 
 ROOT = Path(__file__).parents[1]
 COCO_TUNE = ROOT / "../shared/data/coco_tune"
@@ -43,10 +43,16 @@ INSIDE, OUTSIDE = 0.6, 0.2  # share of a place's area that a mask covers: more i
 FEWEST, MOST = 3, 0.9  # places of a mask; the most as a share of all
 VIEWS: tuple[dict[str, Any], ...] = ({"scales": (1.43,)}, {"scales": (1.43,), "windows": (2.0,)})
 
+Learnt = tuple[dict[int, Tensor], list[Tensor]]  # a picture's stages, each [N, C], and how its masks cover places
 seen: list[dict[int, Tensor]] = []  # what `watch` saw
 
 
-@refinement("watch", title="Watch", paper="no paper", on="grid", needs=lambda tower: Needs(features=(*STAGES, tower.middle_stage)))
+def needed(tower: Backbone) -> Needs:
+    """What `watch` reads: its grid is that of the tower's own middle stage."""
+    return Needs(features=(*STAGES, tower.middle_stage))
+
+
+@refinement("watch", title="Watch", paper="no paper", on="grid", needs=needed)
 def watch(ctx: Context, maps: Tensor) -> Tensor:
     """Changes nothing, and keeps the stages of the picture, stitched from windows where there are some."""
     seen.append({stage: ctx.trace.features[stage][0].float() for stage in STAGES})  # each [C, h, w]
@@ -81,11 +87,11 @@ def covered(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(torch.from_numpy(mask)[None], grid).flatten()
 
 
-def scatters(seen_pictures: list[tuple[dict[int, Tensor], list[Tensor]]], scale: dict[int, float]) -> tuple[Tensor, Tensor]:
+def scatters(learnt: list[Learnt], scale: dict[int, float]) -> tuple[Tensor, Tensor]:
     """S_w and S_b, each `[C, C]` float64."""
     within = around = torch.zeros(())
     count = 0
-    for stages, masks in seen_pictures:
+    for stages, masks in learnt:
         places = torch.cat([stages[stage] / scale[stage] for stage in STAGES], dim=1).double()  # [N, C]
         places = places - places.mean(dim=0)
         for mask in masks:
@@ -105,7 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="the folder to write to")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    learnt: list[tuple[dict[int, Tensor], list[Tensor]]] = []
+    learnt: list[Learnt] = []
     for view in VIEWS:
         for stages, masks in pictures(view):
             grid = tuple(stages[STAGES[0]].shape[-2:])

@@ -19,8 +19,8 @@ import csv
 import json
 import pickle
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones.mini import WEIGHTS
 from cliploc.calibration import OF_BOX, Calibration, own_calibration, reliability
 from cliploc.config import FOUND
-from cliploc.jobs.calibrate import Asked, Examples, examples_of, fit
+from cliploc.jobs.calibrate import Examples, examples_in, fit
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 
@@ -45,6 +45,25 @@ OTHERS = 20
 FIT = OF_BOX.index("fit")
 FOLDS = 8
 Parts = dict[tuple[str, str], list[Examples]]  # model, set → the examples of each picture
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture with the names to ask, and the true boxes `[k, 4]` of those that are in it."""
+
+    path: Path
+    names: Sequence[str]
+    truth: Mapping[str, np.ndarray]
+
+
+def examples_of(localizer: Localizer, asked: Iterable[Asked]) -> Iterator[Examples]:
+    """The examples of each picture; names that the model does not know are not asked."""
+    for one in asked:
+        unknown = localizer.unknown_names(one.names)
+        names = [name for name in one.names if prompts.parse([name]).names[0] not in unknown]
+        if names:
+            [found] = localizer.stream([one.path], names, absent_maps=False)
+            yield examples_in(found, names, {p: one.truth[name] for p, name in enumerate(names) if name in one.truth})
 
 
 def asked_of(name: str) -> Iterator[Asked]:

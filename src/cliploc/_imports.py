@@ -16,7 +16,7 @@ from cliploc.errors import CliplocError, UsageError
 PACKAGES = {
     "autodistill": ("autodistill",),
     "bench": ("matplotlib", "pandas", "pyarrow"),
-    "calibrate": ("sklearn",),
+    "calibrate": ("pyarrow", "sklearn"),
     "fiftyone": ("fiftyone",),
     "heic": ("pillow_heif",),
     "openvino": ("openvino",),

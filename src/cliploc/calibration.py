@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from cliploc._documents import DocumentError, parse_json, read_bytes
+from cliploc._documents import DocumentError, checked, parse_json, read_bytes
 from cliploc._files import write_whole
 from cliploc.errors import InputError
 from cliploc.values import FloatArray
@@ -108,13 +108,15 @@ class _CalibrationFile(Struct):
 
 
 def load_calibration(path: str | os.PathLike[str]) -> Calibration:
-    """Reads the file of `Calibration.save`.
+    """Reads the file of `Calibration.save`, or a recipe's file that has one.
 
     Raises:
         InputError: no such file, or not one of these.
     """
     try:
-        return _of(parse_json(read_bytes(path, 2**20), _CalibrationFile))
+        read = parse_json(read_bytes(path, 2**20))
+        within = read.get("calibration") if isinstance(read, dict) else None
+        return _of(checked(within or read, _CalibrationFile))
     except (OSError, DocumentError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"expected a file of `cliploc calibrate`: {error}"
         raise InputError(f"{os.fspath(path)}: {reason}: check the path") from None

@@ -183,6 +183,20 @@ def _checked_size(value: Any) -> Any:
     return sides if isinstance(value, list | tuple) else value
 
 
+def _checked_recipe(value: Any) -> Any:
+    """The name of a recipe, or a file, which the localizer reads."""
+    if value is None or value in RECIPES:
+        return value
+    if isinstance(value, str | os.PathLike) and is_file_name(value):
+        return os.fspath(value)
+    raise UsageError(f"expected recipe to be one of {', '.join(RECIPES)}, or FILE.json of tune, got {short(value)}")
+
+
+def is_file_name(recipe: str | os.PathLike[str]) -> bool:
+    """Whether a recipe is a file, not a name."""
+    return os.fspath(recipe).endswith(".json")
+
+
 def _checked_device(value: Any) -> Any:
     """A well-spelt device; the localizer, which imports torch, checks whether this machine has it."""
     if value is None or (isinstance(value, str) and re.fullmatch(r"cpu|mps|cuda(:\d+)?", value, re.ASCII)):
@@ -357,11 +371,13 @@ class Options:
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
-    recipe: Literal["default", "fast", "best"] | None = option(
-        None, group="method", usual=True, check=choice("recipe", RECIPES, none=True), none="default",
-        help="What runs if you name no method: a method with settings that improve its boxes.",
+    recipe: Literal["default", "fast", "best"] | str | os.PathLike[str] | None = option(
+        None, group="method", usual=True, check=Check(_checked_recipe, {"metavar": "default|fast|best|FILE"}),
+        none="default",
+        help="What runs if you name no method: a method with settings that improve its boxes; or a file of tune.",
         about='"default" balances quality and time, "fast" takes one forward pass, "best" takes as many as help. '
-        "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`.",
+        "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`. A file of "
+        "`cliploc tune` holds for the model that it was tuned for; see `cliploc help tune`.",
         harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = option(
@@ -484,7 +500,7 @@ class Options:
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",
-        help="How a second look is calibrated: a file of `cliploc calibrate`.",
+        help="How a second look is calibrated: a file of `cliploc calibrate`, or of tune.",
     )
     learnt: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="nothing",

@@ -128,6 +128,8 @@ class Localizer:
         # A tower that was given may have another engine.
         usual = isinstance(model, str) and given.engine_backend == "torch"
         self.backbone = tower if usual else backbones.with_engine(tower, given.engine_backend)
+        if self.recipe is not None and (reason := self.recipe.misfit(self.backbone)):
+            raise UsageError(reason)
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
         self.guide = backbones.create_guide(guide, _checked_device(given.device)) if isinstance(guide, str) else guide
@@ -145,7 +147,7 @@ class Localizer:
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops, learnt)
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
-        file, name = given.calibration, self.backbone.name
+        file, name = own.calibration, self.backbone.name
         self.calibration = own_calibration(name) if file is None else load_calibration(file)
         self._own = self._flow(own, head, encoder)
         # Methods that a caller names run as published, without the recipe's options.

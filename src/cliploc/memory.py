@@ -32,11 +32,13 @@ class Remembered:
     traces: dict[Needs, Trace] = field(default_factory=dict)
     # What methods made of it that depends on no text; see `Context.cache`.
     shared: dict[Any, Any] = field(default_factory=dict)
+    besides: Needs = field(default_factory=Needs)  # what every trace holds besides; see `Memory.besides`
 
-    def trace(self, needs: Needs, make: Callable[[], Trace]) -> Trace:
+    def trace(self, needs: Needs, make: Callable[[Needs], Trace]) -> Trace:
         """The trace that holds this, made if it is not there."""
+        needs |= self.besides
         if needs not in self.traces:
-            self.traces[needs] = make()
+            self.traces[needs] = make(needs)
         return self.traces[needs]
 
 
@@ -121,6 +123,10 @@ class Memory:
         max_seconds: what was not used for so long goes, at the latest when something else is used; None: it stays.
         clock: tells the seconds.
 
+    Attributes:
+        besides: what every trace holds besides what is asked for, so that one forward pass serves localizers with
+            other refinements; whoever sets it knows what they need.
+
     Example:
         >>> import numpy as np
         >>> from cliploc import Localizer
@@ -135,6 +141,7 @@ class Memory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
+        self.besides = Needs()
         self._kept = Kept[_OfModel](max_bytes, max_seconds, clock, lambda one: one.model() is not None)
 
     @property
@@ -150,7 +157,7 @@ class Memory:
         """
         key = (id(backbone), torch.is_inference_mode_enabled(), *what)
         found: Remembered | None = self._get(key, backbone)
-        remembered = Remembered() if found is None else found
+        remembered = Remembered(besides=self.besides) if found is None else found
         try:
             yield remembered
         finally:  # what was done before a method was stopped is kept, too

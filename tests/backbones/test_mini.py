@@ -94,7 +94,7 @@ def test_no_stage_follows_the_mixture_and_other_towers_have_none(mini):
     trace = mini.trace(mini.normalize(pixels()), Needs(features=(MIXTURE,)))
     with pytest.raises(UsageError, match=r"expected a stage of mini from -9 to -1"):
         mini.head(trace.features[MIXTURE], trace, MIXTURE)
-    with pytest.raises(UsageError, match="from -3 to -1 .the last., got 0"):
+    with pytest.raises(UsageError, match=r"from -3 to -1 \(the last\), got 0"):
         tower("gap_cnn").trace(torch.zeros(1, 3, 8, 8), Needs(features=(MIXTURE,)))
 
 

@@ -28,6 +28,7 @@ from cliploc import rle
 from cliploc._documents import AnnotatedRow, BenchmarkManifest, Decisions, DocumentError, parse_json
 from cliploc.backbones._checkpoints import read_checkpoint
 from cliploc.backbones._transformers_folder import folder_tokenizer, read_layout
+from cliploc.calibration import load_calibration, own_calibration
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed, read_labels
@@ -42,6 +43,7 @@ from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics._infra.curve import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
+from cliploc.recipes import Recipe, Tower, load_recipe, save_recipe
 from cliploc.teaching.learnt import load_learnt
 from tests.datasets import labelled
 
@@ -110,6 +112,24 @@ def file(content: bytes, name: str = "a") -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         yield path
+
+
+# -------------------------------------------------------------------------------------------------------------- recipes
+def recipe(content: bytes) -> None:
+    """What `tune` and `calibrate` write."""
+    with file(content, "a.json") as path:
+        for read in (load_recipe, load_calibration):
+            with contextlib.suppress(CliplocError):
+                read(path)
+
+
+def made_recipes() -> list[bytes]:
+    calibration = own_calibration("mini")
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made, "a.json")
+        options = {"scales": [1.43], "refine": ["affinity"], "threshold": 0.4, "min_score": "auto", "image_size": 40}
+        save_recipe(path, Recipe("a", "cam", options, "by hand", Tower("mini", "0")), calibration, {})
+        return [path.read_bytes(), json.dumps(calibration.document()).encode()]
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -354,6 +374,7 @@ TARGETS = {
     for one in (
         Target("picture", picture, made_pictures, text=False),
         Target("labels", label_file),
+        Target("recipe", recipe, made_recipes),
         Target("metadata", metadata),
         Target("part", part),
         Target("decisions", decisions),

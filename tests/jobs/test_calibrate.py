@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,11 +12,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from cliploc.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
-from cliploc.datasets import Draw, open_asked
+from cliploc.datasets import AskedPicture, Draw
 from cliploc.errors import UsageError
 from cliploc.jobs import calibrate as job
-from cliploc.jobs.calibrate import Asked, Examples, calibrate, examples_of, reviewed_pictures
+from cliploc.jobs.calibrate import Examples, ExamplesJudge, fitted, reviewed_pictures
+from cliploc.jobs.plan import as_setting
+from cliploc.reporter import SILENT
+from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of
+from tests.tiny import tower
 
 BOXES, NAMES = 12, 6  # of each picture that is made up
 
@@ -34,31 +39,13 @@ def examples(seed):
     return Examples(of_boxes, right, right | (random.random(BOXES) < 0.5), of_names, there, of_all, all_there)
 
 
-class Backbone:
-    name = "a-model"
+def of(pictures):
+    return fitted(pictures, own_calibration("mini"), "a-model", "a set")
 
 
-class Stand:
-    """A localizer that nobody asks."""
-
-    backbone, calibration = Backbone(), own_calibration("mini")
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "boxes.csv").write_text("path,label,x0,y0,x1,y1\na.png,cat,0,0,8,8\n")
-    return open_asked("folder", tmp_path)
-
-
-def of(monkeypatch, dataset, pictures):
-    monkeypatch.setattr(job, "examples_of", lambda *_: iter(pictures))
-    return calibrate(Stand(), dataset)
-
-
-def test_each_picture_is_measured_by_a_fit_to_other_folds(monkeypatch, dataset):
+def test_each_picture_is_measured_by_a_fit_to_other_folds():
     pictures = [examples(seed) for seed in range(40)]
-    result = of(monkeypatch, dataset, pictures)
+    result = of(pictures)
     score, right = np.zeros(0), np.zeros(0, bool)
     for fold in range(5):
         others = Examples.together(one for i, one in enumerate(pictures) if i % 5 != fold)
@@ -74,35 +61,40 @@ def test_each_picture_is_measured_by_a_fit_to_other_folds(monkeypatch, dataset):
     assert result.after.name_error < result.before.name_error
     assert (result.pictures, result.boxes, result.right) == (40, 40 * BOXES, right.sum())
     assert result.calibration.models == ("a-model",)
-    assert result.calibration.about == "folder report, 40 pictures"
+    assert result.calibration.about == "a set"
 
 
-def test_what_cannot_be_fitted_is_one_line(monkeypatch, dataset):
+def test_what_cannot_be_fitted_is_one_line():
     pictures = [examples(seed) for seed in range(40)]
     with pytest.raises(UsageError, match="expected at least 20 pictures and 30 right boxes to fit, got 19 and"):
-        of(monkeypatch, dataset, pictures[:19])
+        of(pictures[:19])
     none = np.zeros(BOXES, bool)
     few = [Examples(**{**vars(one), "right": none} if i else vars(one)) for i, one in enumerate(pictures)]
     with pytest.raises(UsageError, match=rf"got 40 and {pictures[0].right.sum()}: take more pictures"):
-        of(monkeypatch, dataset, few)
+        of(few)
     everywhere = [Examples(**{**vars(one), "all_there": np.ones(NAMES, bool)}) for one in pictures]
     with pytest.raises(UsageError, match="expected names that are there and others that are not, got only these"):
-        of(monkeypatch, dataset, everywhere)
+        of(everywhere)
 
 
 def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
-    localizer, names = localizer_of("mini"), ["cat|kitten", "sun", "sofa"]
+    localizer, classes = localizer_of("mini"), ["cat|kitten", "sun", "sofa"]
     found = localizer(CAT, ["cat|kitten", "sofa"])
-    assert "sun" in localizer.unknown_names(names)
     boxes = found.judged.candidates
     own = boxes.where(boxes.label == 0).xyxy[0]
-    size = (2 * found.image.width, 3 * found.image.height)
-    asked = Asked(CAT, names, {"cat|kitten": own[None] * [2, 3, 2, 3]}, size)
-    [one] = examples_of(localizer, [asked])
-    assert one.all_there.tolist() == [True, False]
-    assert one.right.sum() >= 1
-    [plain] = examples_of(localizer, [Asked(CAT, names[:1], {"cat|kitten": own[None]})])
-    assert plain.right.sum() == one.right.sum()
+    width, height = found.image.size
+    setup, setting = as_setting(localizer)
+    judge = ExamplesJudge(classes, setup, [setting], None)
+
+    def row(labels, truth, size):
+        seen = judge.look(AskedPicture("cat.jpg", CAT, size, labels, truth), None)
+        return judge.judge(seen, setting, judge.maps(seen, [setting.method], SILENT)[setting.method], SILENT)
+
+    scaled = row((0, 1, 2), {0: own[None] * [2, 3, 2, 3]}, (2 * width, 3 * height))
+    assert scaled["all_there"] == [True, False]  # the model does not know "sun"
+    assert sum(scaled["right"]) >= 1
+    plain = row((0,), {0: own[None]}, (width, height))
+    assert sum(plain["right"]) == sum(scaled["right"])
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +128,72 @@ def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_pa
     assert json.loads(again.out)["calibration"] == json.loads(out.read_text())
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    """A quick tower, and as few pictures as there are."""
+    monkeypatch.setattr(commands, "create_once", lambda *_, **__: tower("gap_cnn", (8, 8)))
+    monkeypatch.setattr(job, "FEWEST_PICTURES", 4)
+    monkeypatch.setattr(job, "SHARD", 4)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    random, lines = np.random.default_rng(0), ["path,label,x0,y0,x1,y1"]
+    for number in range(10):
+        Image.fromarray(random.integers(0, 255, (40, 48, 3)).astype(np.uint8)).save(root / f"{number}.png")
+        lines.append(f"{number}.png,{('cat', 'dog')[number % 2]},8,8,28,24")
+    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_was_stopped_goes_on_with_the_same_examples(monkeypatch, pictures, tmp_path):
+    asked, stops_at, judge, out = [], 7, job.ExamplesJudge.judge, tmp_path / "out"
+    out.mkdir()
+
+    def counted(self, seen, *more):
+        asked.append(seen.sample.id)
+        if len(asked) == stops_at:
+            raise KeyboardInterrupt
+        return judge(self, seen, *more)
+
+    def told(pictures, before, model, about):
+        values = [value.tolist() for one in pictures for value in vars(one).values()]
+        said = dataclasses.replace(before, about=json.dumps([model, about, values]))
+        return job.Calibrated(said, job.Held(0, 0, 0), job.Held(0, 0, 0), len(pictures), 0, 0)
+
+    monkeypatch.setattr(job.ExamplesJudge, "judge", counted)
+    monkeypatch.setattr(job, "fitted", told)
+    command = ("calibrate", pictures, "--truth", "folder", "--device", "cpu", "--out")
+    assert cliploc_(*command, out / "a.json").code == 130
+    assert [one.name for one in out.iterdir()] == ["a.json.partial"]
+    other = cliploc_(*command, out / "a.json", "--flip")
+    assert other.code == 2
+    assert "a.json.partial holds a run with other settings" in other.err
+    asked, stops_at = [], None
+    assert cliploc_(*command, out / "a.json").code == 0
+    assert len(asked) == 6  # the first part is kept
+    assert cliploc_(*command, out / "b.json").code == 0
+    assert sorted(one.name for one in out.iterdir()) == ["a.json", "b.json"]
+    assert (out / "a.json").read_bytes() == (out / "b.json").read_bytes()
+    assert len(json.loads(load_calibration(out / "a.json").about)[2]) == 10 * len(dataclasses.fields(Examples))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_cannot_be_fitted_leaves_nothing(pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    ran = cliploc_("calibrate", pictures, "--truth", "folder", "--limit", "4", "--out", tmp_path / "out/a.json")
+    assert ran.code == 2
+    assert "expected at least 4 pictures and 30 right boxes to fit, got 4 and" in ran.err
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{folder}", "--truth", "folder", "--limit", "3"], "expected at least 20 pictures and 30 right boxes"),
+        (["{folder}", "--truth", "folder", "--limit", "3"], "expected at least 20 pictures, got 3"),
         (["{folder}", "--truth", "coc"], "unknown dataset 'coc'"),
         (["{folder}", "--truth", "coco"], "expected {folder}/annotations/instances_val2017.json"),
         (["{folder}", "--truth", "yolo"], "expected data.yaml or classes.txt in {folder}"),

@@ -21,6 +21,7 @@ from cliploc.jobs.presence import TASK, PresenceTally, row_schema, run_presence
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.summary import summed_up
 from cliploc.metrics import Bootstrap
+from cliploc.report.presence import things_text
 from tests.commands import PHOTOS, cliploc_, localizer_of
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -29,7 +30,8 @@ LISTS = ("there", "verdicts", "unknown", "unknown_there", "box_scores", "box_rig
 
 
 def row(sample, *columns):
-    return {"sample": sample, "setting": "s", "status": "ok", "reason": None, **dict(zip(LISTS, columns, strict=True))}
+    lists = {"things": [], **dict(zip(LISTS, columns, strict=True))}
+    return {"sample": sample, "setting": "s", "status": "ok", "reason": None, **lists}
 
 
 HAND = [
@@ -55,6 +57,16 @@ def test_numbers_by_hand():
     counts = ("names", "names_there", "unknown", "unknown_there", "boxes", "right_boxes", "images", "evaluated")
     assert [found[key] for key in counts] == [7, 3, 2, 1, 4, 2, 3, 2]
     assert [one["boxes"] for one in found["reliability"]] == [1, 1, 1, 1]
+
+
+def test_outcomes_of_true_boxes_are_counted():
+    rows = [{**HAND[0], "things": ["unknown", "found", "found"]}, {**HAND[1], "things": ["edges"]}]
+    found = summed_up(rows, {"s": PresenceTally()})["s"]
+    counts = {"unknown": 1, "presence": 0, "missed": 0, "edges": 1, "score": 0, "found": 2}
+    assert found["things"] == counts
+    assert list(found["things"]) == list(counts)  # as they are asked
+    assert things_text(found, "found") == "50.0 % (2)"
+    assert things_text({}, "found") == "–"
 
 
 def drawn(count):
@@ -136,6 +148,25 @@ def root(tmp_path_factory):
     return root
 
 
+def outcome(found, place, true):
+    """What becomes of a true box, said anew."""
+
+    def best(boxes):
+        own = boxes.xyxy[boxes.label == place]
+        low, high = np.maximum(own[:, :2], true[:2]), np.minimum(own[:, 2:], true[2:])
+        shared = (high - low).clip(min=0).prod(axis=1)
+        areas = (own[:, 2:] - own[:, :2]).prod(axis=1) + (true[2:] - true[:2]).prod()
+        return (shared / (areas - shared)).max(initial=0)
+
+    if found.verdict(place) != "found":
+        assert "presence" in found.reasons[place]
+        return "presence"
+    if best(found.boxes) >= 0.5:
+        return "found"
+    proposed = best(found.judged.candidates)
+    return "score" if proposed >= 0.5 else "edges" if proposed >= 0.1 else "missed"
+
+
 def benchmark(root, out, *more):
     return cliploc_("benchmark", "--task", "presence", "--dataset", "coco", "--root", root, "--out", out, *more)
 
@@ -162,6 +193,11 @@ def test_rows_are_what_the_localizer_says(root, done):
         assert one["verdicts"] == [found.verdict(p) for p in range(3)]
         np.testing.assert_allclose(one["presence"], found.presence, atol=1e-3)
         assert len(one["box_scores"]) == len(found.judged.candidates)
+        in_order = {"cat": [[0, 0, 400, 290]], "dog": [[10, 10, 310, 210]], "sun": [], "cup": [[5, 5, 104, 104]]}
+        expected = ["unknown"] * len(one["unknown_there"]) * any(one["unknown_there"])
+        for p, entry in enumerate(("cat", "dog", "cup")):
+            expected += [outcome(found, p, np.array(box)) for box in in_order[entry] if one["there"][p]]
+        assert one["things"] == expected
     assert rows["val2017/cat.jpg"]["there"] == [True, False, False]
     assert rows["val2017/coffee.jpg"]["unknown_there"] == [True]
     assert any(rows["val2017/cat.jpg"]["box_right"])
@@ -175,7 +211,14 @@ def test_rows_are_what_the_localizer_says(root, done):
 def test_the_report_has_tables_and_reliability(done):
     out, _ = done
     page = (out / "report.html").read_text()
-    for words in ("All numbers, with 95 % intervals", "box ECE", "Reliability of the scores", "absent found"):
+    assert "Where true boxes are lost" in (out / "tables.md").read_text()
+    for words in (
+        "unknown name",
+        "All numbers, with 95 % intervals",
+        "box ECE",
+        "Reliability of the scores",
+        "absent found",
+    ):
         assert words in page
     bins = list(csv.DictReader((out / "reliability.csv").open()))
     assert {one["setting"] for one in bins} == {"mini_default-recipe"}

@@ -43,14 +43,32 @@ def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateFlags(SampleFlags, WithThreads, WithJson):
-    """What `calibrate` has besides options of `Localizer`."""
+class TruthFlags(SampleFlags, WithThreads, WithJson):
+    """Of commands that learn from pictures with true boxes."""
 
     folder: Path = flag("Pictures with true boxes.", metavar="FOLDER", positional=True)
     truth: str = flag(
         "Their layout: a name of `cliploc datasets`; or reviewed, the folder of annotate.",
         metavar=TRUTHS,
     )
+
+
+def truth_for(asked: TruthFlags, out: Path, terminal: Terminal) -> AskedDataset:
+    """The pictures of a command that writes a file; tells the first problems."""
+    from cliploc.datasets import BY_DESIGN
+
+    dataset = read_truth(asked.truth, asked.folder, asked)
+    Inputs(one.path for one in dataset.samples).refuse([out])
+    problems = [one for one in dataset.problems if one.kind not in BY_DESIGN]
+    for one in problems[:SHOWN_PROBLEMS]:
+        terminal.say(f"{one.kind}: {one.source}: {one.reason}", style="yellow")
+    return dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateFlags(TruthFlags):
+    """What `calibrate` has besides options of `Localizer`."""
+
     out: Path = flag("The file for --calibration.", metavar="FILE", group="output")
 
 
@@ -59,6 +77,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     """Fit scores and presence to your pictures.
 
     Every picture is asked for all names of the set. The file holds for the model and options that it was fitted with.
+    If the run is stopped, the same command resumes it, from what lies in FILE.partial.
 
     Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
     """
@@ -66,22 +85,19 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     refuse_truth(asked.truth, asked)
     out = user_path(asked.out)
     writable(out.resolve().parent)
-    from cliploc.datasets import BY_DESIGN
-
     terminal = Terminal()
     with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
-        dataset = read_truth(asked.truth, asked.folder, asked)
-        Inputs(one.path for one in dataset.samples).refuse([out])
-        problems = [one for one in dataset.problems if one.kind not in BY_DESIGN]
-        for one in problems[:SHOWN_PROBLEMS]:
-            terminal.say(f"{one.kind}: {one.source}: {one.reason}", style="yellow")
+        dataset = truth_for(asked, out, terminal)
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
         from cliploc.jobs.calibrate import calibrate as fitted
+        from cliploc.jobs.folder import kept_beside
         from cliploc.localizer import Localizer
 
-        result = fitted(Localizer(**options.but(second_look=True).given()), dataset, reporter)
-    result.calibration.save(out)
+        localizer = Localizer(**options.but(second_look=True).given())
+        with kept_beside(out) as work:
+            result = fitted(localizer, dataset, work, reporter)
+            result.calibration.save(out)
     if asked.as_json:
         print_document(result.document())
     else:

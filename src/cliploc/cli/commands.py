@@ -16,7 +16,7 @@ LISTED = {  # as `cliploc --help` lists them
     "Find": ("localize", "segment", "compare", "explain", "classify", "demo", "serve"),
     "Label": ("annotate", "review", "label-studio"),
     "Measure": ("benchmark", "report", "evaluate", "calibrate"),
-    "Learn": ("train",),
+    "Learn": ("train", "tune"),
     "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "doctor", "help"),
 }
 NAMES = [name for names in LISTED.values() for name in names]

@@ -21,7 +21,7 @@ from cliploc.cli.options import (
     user_in,
 )
 from cliploc.cli.output import DONE, warn_of_strangers
-from cliploc.config import Options
+from cliploc.config import RECIPES, Options, choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,8 @@ def serve(asked: ServeFlags, options: Options) -> int:
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
     most_pixels = round(asked.max_megapixels * 1e6)
-    recipe = options.recipe or "default"
+    recipe = str(options.recipe or "default")
+    choice("recipe", RECIPES)(recipe)  # a file holds for one model, and the page has several
     service = Service(
         with_heads(offers, asked.head or []), options.device, options.precision, most_pixels, asked.max_seconds, recipe
     )

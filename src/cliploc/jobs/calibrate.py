@@ -1,9 +1,11 @@
-"""Fits the second look to pictures with true boxes; `cliploc help presence` explains the command."""
+"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see `cliploc help presence`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +13,31 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import prompts
-from cliploc.calibration import Calibration, Floats, Logistic, fit_logistic, reliability
+from cliploc.calibration import OF_BOX, OF_NAME, Calibration, Floats, Logistic, fit_logistic, reliability
 from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
-from cliploc.jobs import folder
+from cliploc.jobs import folder, local
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import KIND
+from cliploc.jobs.asking import AskingJudge, Bools, Seen, right_boxes
+from cliploc.jobs.folder import RunKind
 from cliploc.jobs.picture_files import PictureFile
+from cliploc.jobs.plan import Setting, as_setting
+from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
 from cliploc.jobs.sources import content_digest
-from cliploc.jobs.task import class_entries
+from cliploc.jobs.summary import COUNTED, Counted
+from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
 from cliploc.jobs.videos import path_of
+from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
-from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.second_look import best_of_names
 from cliploc.reporter import SILENT, Reporter
-from cliploc.values import GOOD_IOU, Boxes, ClassName, FloatArray, Problem
+from cliploc.values import ClassName, Problem
 
-Bools = npt.NDArray[np.bool_]
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
 FOLDS = 5  # of pictures; each is measured by a fit to the others
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A picture with the names to ask, and the true boxes `[k, 4]` of those that are in it."""
-
-    path: Path
-    names: Sequence[str]  # "cat|kitten": synonyms
-    truth: Mapping[str, FloatArray]
-    size_wh: tuple[int, int] | None = None  # to which the boxes belong; None: the picture's own
+SHARD = 8  # pictures that are computed and written together
 
 
 @dataclass(frozen=True)
@@ -63,49 +59,16 @@ class Examples:
         return cls(*(np.concatenate(column) for column in columns))
 
 
-def examples_of(localizer: Localizer, asked: Iterable[Asked], reporter: Reporter = SILENT) -> Iterator[Examples]:
-    """The examples of each picture; names that the model does not know are not asked.
-
-    Args:
-        localizer: with a second look, as it is to be calibrated.
-    """
-    waiting: list[Asked] = []
-
-    def requests() -> Iterator[Request]:
-        for one in asked:
-            unknown = localizer.unknown_names(one.names)
-            own = zip(one.names, prompts.parse(one.names).names, strict=True)
-            names = [entry for entry, name in own if name not in unknown]
-            if names:
-                waiting.append(replace(one, names=names))
-                yield Request(len(waiting), one.path, names)
-
-    for result in localizer.run(requests(), reporter=reporter, absent_maps=False):
-        one = waiting.pop(0)
-        reporter.images(1)
-        if result.error is not None:
-            reporter.failed(str(one.path), result.error)
-            continue
-        (found,) = result.found.values()
-        assert found.second_look is not None
-        assert found.judged is not None
-        boxes = replace(found.judged.candidates, score=found.judged.fit)
-        features = found.second_look.features(boxes)
-        scale = np.array([*found.image.size] * 2) / np.array([*(one.size_wh or found.image.size)] * 2)
-        truth = {p: one.truth[name] * scale for p, name in enumerate(one.names) if name in one.truth}
-        right = right_boxes(boxes, truth)
-        there = np.array([name in one.truth for name in one.names], bool)
-        labels, best = best_of_names(features, boxes.label)
-        yield Examples(features, right, there[boxes.label], best, there[labels], found.second_look.of_names, there)
-
-
-def right_boxes(boxes: Boxes, truth: Mapping[int, npt.NDArray[Any]]) -> Bools:
-    """`[n]`, whether each box has IoU ≥ 0.5 with a true box `[m, 4]` of its label."""
-    ious = [
-        iou_matrix(box[None], truth[label]).max(initial=0) if label in truth else 0.0
-        for box, label in zip(boxes.xyxy, boxes.label.tolist(), strict=True)
-    ]
-    return np.array(ious, np.float64) >= GOOD_IOU
+def examples_in(found: Localization, names: Sequence[str], truth: Mapping[int, npt.NDArray[Any]]) -> Examples:
+    """The examples of one picture; `truth`: place among the names → true boxes `[m, 4]`, of those that are there."""
+    assert found.second_look is not None
+    assert found.judged is not None
+    boxes = replace(found.judged.candidates, score=found.judged.fit)
+    features = found.second_look.features(boxes)
+    there = np.array([p in truth for p in range(len(names))], bool)
+    labels, best = best_of_names(features, boxes.label)
+    right = right_boxes(boxes, truth)
+    return Examples(features, right, there[boxes.label], best, there[labels], found.second_look.of_names, there)
 
 
 def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str) -> Calibration:
@@ -182,38 +145,94 @@ class Calibrated:
         return [("on pictures that were not in the fit", "before", "after"), *rows]
 
 
-def calibrate(localizer: Localizer, dataset: AskedDataset, reporter: Reporter = SILENT) -> Calibrated:
+def row_schema() -> Any:
+    """The columns of a row, one for each picture: its `Examples`."""
+    pa = arrow()
+    flags, features = pa.list_(pa.bool_()), pa.list_(pa.list_(pa.float64()))
+    columns = {one.name: features if one.name.startswith("of_") else flags for one in fields(Examples)}
+    return schema_of(**columns_of_pictures(), **columns)
+
+
+TASK = BenchmarkTask(
+    RunKind("calibration", "a calibration", 1), SUMMARY, row_schema, lambda: COUNTED, lambda *_: Counted(),
+    lambda *_: [], lambda *_: [],
+)  # fmt: skip
+
+
+class ExamplesJudge(AskingJudge):
+    """Makes the examples of pictures."""
+
+    task, keep_maps = "calibrations", True  # the second look goes with the maps
+
+    def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+        """See `PictureJudge.judge`."""
+        if heat is None:
+            return {one.name: [] for one in fields(Examples)}
+        found = examples_in(heat, heat.names, seen.truth(heat.image.size))
+        return {name: values.tolist() for name, values in vars(found).items()}
+
+
+def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes.
 
     Args:
+        localizer: with a second look, as it is to be calibrated.
+        out: an empty folder, or that of a stopped run with the same settings, which is resumed.
         reporter: gets the phases "examples" and "fit", the numbers of pictures, and each picture that failed.
 
     Raises:
         UsageError: there are too few pictures or right boxes, or nothing to tell apart.
     """
-    entries = class_entries(dataset)
-    asked = [
-        Asked(
-            one.path,
-            [entries[label] for label in one.labels],
-            {entries[label]: boxes for label, boxes in one.truth.items()},
-            one.size_wh,
-        )
-        for one in dataset.samples
+    refuse_few(dataset)
+    setup, setting = as_setting(localizer)
+    judge_of = partial(ExamplesJudge, class_entries(dataset))
+    run_task(
+        TASK, judge_of, dataset, [setup], [setting], out,
+        entries={}, shard_size=SHARD, token=folder.token_for(out), asked={}, engine=local.run,
+        reporter=reporter, phase="examples",
+    )  # fmt: skip
+    pictures = [
+        Examples(**{one.name: _column(row[one.name], one.name) for one in fields(Examples)})
+        for row in rows_in(out)
+        if row["status"] == "ok" and row["all_there"]
     ]
-    reporter.phase("examples")
-    reporter.start(len(asked), len(asked))
-    pictures = list(examples_of(localizer, asked, reporter))
+    reporter.phase("fit")
+    about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
+    try:
+        return fitted(pictures, localizer.calibration, localizer.backbone.name, about)
+    except UsageError:  # more pictures are another run
+        shutil.rmtree(out)
+        raise
+
+
+def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:
+    """A column of a row as `Examples` has it, also where it is empty."""
+    if not name.startswith("of_"):
+        return np.array(values, bool)
+    return np.array(values, np.float64).reshape(-1, len(OF_NAME if name == "of_all" else OF_BOX))
+
+
+def refuse_few(dataset: AskedDataset) -> None:
+    """Refuses too few pictures before a model runs."""
+    if len(dataset) < FEWEST_PICTURES:
+        raise UsageError(f"expected at least {FEWEST_PICTURES} pictures, got {len(dataset)}: take more pictures")
+
+
+def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about: str) -> Calibrated:
+    """The calibration that fits the examples of pictures, and how it holds in pictures of other folds.
+
+    Args:
+        before: the calibration to compare with.
+        model: the name of the model that the examples are of.
+        about: what they are, in a line.
+    """
     right = sum(int(one.right.sum()) for one in pictures)
     if len(pictures) < FEWEST_PICTURES or right < FEWEST_RIGHT:
         raise UsageError(
             f"expected at least {FEWEST_PICTURES} pictures and {FEWEST_RIGHT} right boxes to fit, got {len(pictures)} "
             f"and {right}: take more pictures"
         )
-    reporter.phase("fit")
-    models = (localizer.backbone.name,)
-    about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
-    folds = []
+    models, folds = (model,), []
     for fold in range(FOLDS):
         others = Examples.together(one for i, one in enumerate(pictures) if i % FOLDS != fold)
         for what, true in (("boxes that are right", others.right), ("names that are there", others.all_there),
@@ -226,7 +245,7 @@ def calibrate(localizer: Localizer, dataset: AskedDataset, reporter: Reporter = 
         folds.append(fit([others], [1.0], models, about))
     return Calibrated(
         fit([Examples.together(pictures)], [1.0], models, about),
-        Held.of(pictures, [localizer.calibration] * len(pictures)),
+        Held.of(pictures, [before] * len(pictures)),
         Held.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
         len(pictures),
         sum(len(one.right) for one in pictures),

@@ -47,7 +47,7 @@ def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> Work:
         Work(delete=1, draw=1, adjust=1)
     """
     found, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
-    fits = _fits(found, true)
+    fits = fits_of(found, true)
     right = sum(fit >= IOU for fit in fits)
     return Work(len(found) - right, len(true) - right, sum(IOU <= fit < ADJUSTED for fit in fits))
 
@@ -101,7 +101,7 @@ def _outcomes(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[list
             drafts = sorted((i for i, its in enumerate(row["labels"]) if its == label), key=lambda i: -scores[i])
             boxes = [box for box, its in zip(corrected.boxes, corrected.labels, strict=True) if its == label]
             true[label] += len(boxes)
-            fits = _fits([row["boxes"][i] for i in drafts], boxes)
+            fits = fits_of([row["boxes"][i] for i in drafts], boxes)
             outcomes[label] += [(scores[i], fit >= IOU) for i, fit in zip(drafts, fits, strict=True)]
     return outcomes, true
 
@@ -125,7 +125,7 @@ def least_score(
     return found
 
 
-def _fits(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> list[float]:
+def fits_of(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> list[float]:
     """The IoU of each draft, the best first, with the box that it takes; less than `IOU` where it takes none."""
     found, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
     if not len(found) or not len(true):

@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cliploc.config import BENCHMARK, Options
 from cliploc.errors import UsageError
 from cliploc.jobs.engine import Shard
 from cliploc.recipes import Recipe
+
+if TYPE_CHECKING:
+    from cliploc.localizer import Localizer
 
 OF_SETTING = {"method", "method_options", "threshold"}
 SHARD = 32  # samples that are computed and written together; rounded up to whole batches
@@ -62,7 +65,7 @@ class Setting:
     setup: int  # index of the setup in the run
     method: str  # a name of `cliploc methods`, or several: "cam+layer_cam"
     options: Mapping[str, Any] = field(default_factory=dict)  # options of the method
-    threshold: float | None = None  # τ; None for the method's own
+    threshold: float | Literal["auto"] | None = None  # τ; None for the method's own
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Grid:
         words = [setup.model]
         if len({one.options.pretrained for one in self.setups if one.model == setup.model}) > 1:
             words.append(setup.options.pretrained or "own")
-        words += [method] if recipe is None else [f"{recipe.name}-recipe"]
+        words += [method] if recipe is None else [f"{Path(recipe.name).stem}-recipe"]
         if len({one.prompts for one in self.setups}) > 1:
             words.append(setup.prompts)
         if setup.head is not None:
@@ -152,6 +155,14 @@ class Grid:
 
 def _in_words(value: object) -> str:
     return value.model if isinstance(value, ModelSetup) else "the method's own" if value is None else f"{value}"
+
+
+def as_setting(localizer: Localizer) -> tuple[ModelSetup, Setting]:
+    """A localizer's own method with all its options, as one setting on its tower, which is not loaded again."""
+    own = localizer.options
+    taken = {"recipe": None, "method": None, "method_options": {}, "threshold": None}
+    setup = ModelSetup(own.but(model=localizer.backbone, **taken))
+    return setup, Setting("own", 0, localizer.method.name, own.method_options, own.threshold)
 
 
 def shard_size(batch_size: int, about: int = SHARD) -> int:

@@ -5,34 +5,34 @@ Into a folder that can be resumed. `cliploc help presence` explains the numbers 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import prompts
 from cliploc.calibration import reliability
-from cliploc.datasets import AskedDataset, AskedPicture
+from cliploc.datasets import AskedDataset
+from cliploc.geometry import iou_matrix
 from cliploc.jobs import folder, local
-from cliploc.jobs.calibrate import right_boxes
+from cliploc.jobs.asking import AskingJudge, Seen, right_boxes
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.faithfulness import number_text
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
 from cliploc.jobs.summary import Summary, Tally
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, run_task
-from cliploc.jobs.worker import PictureJudge
 from cliploc.localization import Localization
-from cliploc.localizer import Localizer
 from cliploc.metrics import Bootstrap, average_precision
-from cliploc.pipeline.prepare import Request
 from cliploc.report.presence import FILES as REPORT_FILES
-from cliploc.report.presence import NUMBERS
+from cliploc.report.presence import LOSSES, NUMBERS, things_text
 from cliploc.reporter import SILENT, Reporter
+from cliploc.values import GOOD_IOU
 
 KIND = RunKind(
     "presence",
@@ -45,8 +45,10 @@ FILES = ("summary.json", *REPORT_FILES)
 SHARD = 16  # pictures that are computed and written together
 NUMBER_COLUMNS = (
     "sample", "setting", "status", "reason", "there", "verdicts", "unknown", "unknown_there", "box_scores", "box_right",
+    "things",
 )  # fmt: skip
 OF_KNOWN = ("there", "verdicts", "presence", "box_labels", "boxes", "box_scores", "box_right")  # lists of a row
+TOUCHES = 0.1  # least IoU of a proposal that is of the thing, with other edges
 BINS = 10  # of the expected calibration error
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
@@ -57,12 +59,12 @@ def row_schema() -> Any:
     pa = arrow()
     text, labels, flags, floats = pa.string(), pa.list_(pa.int32()), pa.list_(pa.bool_()), pa.list_(pa.float32())
     return schema_of(
-        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
-        width=pa.int32(), height=pa.int32(), status=text, reason=text,
+        **columns_of_pictures(),
         # Of each name asked that the model knows, and of those that it does not.
         labels=labels, there=flags, verdicts=pa.list_(text), presence=floats, unknown=labels, unknown_there=flags,
         # Of each box.
         box_labels=labels, boxes=pa.list_(pa.list_(pa.float32(), 4)), box_scores=floats, box_right=flags,
+        things=pa.list_(text),  # of each true box one of `LOSSES`
     )  # fmt: skip
 
 
@@ -80,6 +82,8 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
                 f"{one['right_boxes']:,} right; {one['unknown']:,} further names that the model does not know, "
                 f"{one['unknown_there']:,} there"
             )
+            counted = ", ".join(f"{title} {things_text(one, key)}" for key, (title, _) in LOSSES.items())
+            lines.append(f"{name}: of {sum(one['things'].values()):,} true boxes: {counted}")
     return lines
 
 
@@ -104,7 +108,7 @@ def run_presence(
         setups: models × prompts, with their recipes' options: a setup that does not have a second look is measured by
             its presence scores, and by the boxes of the names that it finds.
     """
-    judge_of = _JudgeOf(class_entries(dataset))
+    judge_of = partial(PresenceJudge, class_entries(dataset))
     return run_task(
         TASK, judge_of, dataset, setups, settings, out,
         entries={}, shard_size=shard, token=folder.token_for(out), asked=asked or {}, engine=engine, reporter=reporter,
@@ -112,69 +116,20 @@ def run_presence(
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
-@dataclass(frozen=True)
-class _JudgeOf:
-    """Makes the judge of a setup; picklable."""
-
-    classes: Sequence[str]
-
-    def __call__(self, *of_setup: Any) -> PresenceJudge:
-        return PresenceJudge(self.classes, *of_setup)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    sample: AskedPicture
-    labels: list[int]  # asked, of names that the model knows
-
-
-class PresenceJudge(PictureJudge):
+class PresenceJudge(AskingJudge):
     """Compares what a localizer says of names with what is there."""
 
-    def __init__(self, classes: Sequence[str], *of_setup: Any) -> None:
-        super().__init__(*of_setup)
-        self.refuse_thresholds("presence")
-        if (tau := self.settings[0].threshold) is not None:
-            self.localizer = Localizer(**self.localizer.options.but(threshold=tau).given())
-        self._classes = classes
-        reasons = self.localizer.unknown_names(classes)
-        self._unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}
-        if reasons:
-            self.note = (
-                f"{self.localizer.backbone.name} does not know {len(reasons)} of {len(classes)} names, such as "
-                f"{next(iter(reasons))!r}: they are counted, but not in the numbers"
-            )
-
-    def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`; all of the localizer's description."""
-        said = self.localizer.describe(setting.method, setting.options)
-        return self.described(setting, said, threshold_given=setting.threshold is not None)
-
-    def look(self, sample: AskedPicture, read: None) -> _Seen:  # noqa: ARG002
-        """See `PictureJudge.look`."""
-        return _Seen(sample, [label for label in sample.labels if label not in self._unknown])
-
-    def maps(self, seen: _Seen, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
-        """See `PictureJudge.maps`; the result of each method, None where no name is known."""
-        if not seen.labels:
-            return dict.fromkeys(methods)
-        request = Request(seen.sample.id, seen.sample.path, [self._classes[label] for label in seen.labels])
-        asked = {name: self.methods[name] for name in methods}
-        [result] = self.localizer.run([request], asked, reporter=reporter, absent_maps=False, keep_maps=False)
-        if result.error is not None:
-            raise result.error
-        return result.found
-
-    def judge(self, seen: _Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         """See `PictureJudge.judge`."""
         sample = seen.sample
-        unknown = [label for label in sample.labels if label in self._unknown]
+        unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [one in sample.truth for one in unknown]}
+        things = ["unknown" for label in unknown for _ in sample.truth.get(label, ())]
         if heat is None:
-            return row | {key: [] for key in OF_KNOWN}
+            return row | {key: [] for key in OF_KNOWN} | {"things": things}
         boxes = heat.boxes if heat.judged is None else heat.judged.candidates
         scale = np.array([*heat.image.size] * 2) / np.array([*sample.size_wh] * 2)
-        truth = {p: sample.truth[label] * scale for p, label in enumerate(seen.labels) if label in sample.truth}
+        truth = seen.truth(heat.image.size)
         count = len(seen.labels)
         return row | {
             "there": [label in sample.truth for label in seen.labels],
@@ -184,7 +139,24 @@ class PresenceJudge(PictureJudge):
             "boxes": (boxes.xyxy / scale).astype(np.float32).tolist(),
             "box_scores": boxes.score.tolist(),
             "box_right": right_boxes(boxes, truth).tolist(),
+            "things": things + self._things(heat, truth),
         }
+
+    def _things(self, heat: Localization, truth: Mapping[int, npt.NDArray[Any]]) -> list[str]:
+        """Whether each true box is found, or where it is lost, one of `LOSSES`."""
+        proposed, said = heat.boxes if heat.judged is None else heat.judged.candidates, []
+        for p, true in truth.items():
+            least = self.localizer.flow.min_presence
+            if heat.presence is not None and heat.presence[p] < least:
+                said += ["presence"] * len(true)
+                continue
+            every, kept = (
+                iou_matrix(true, np.concatenate([one.xyxy[one.label == p], np.zeros((1, 4))])).max(axis=1)
+                for one in (proposed, heat.boxes)
+            )
+            lost = np.select([every < TOUCHES, every < GOOD_IOU], ["missed", "edges"], "score")
+            said += np.where(kept >= GOOD_IOU, "found", lost).tolist()
+        return said
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
@@ -197,6 +169,7 @@ class _Picture:
     right: npt.NDArray[np.bool_]  # [n]
     unknown: int
     unknown_there: int
+    things: Sequence[str]
 
 
 class PresenceTally(Tally):
@@ -216,6 +189,7 @@ class PresenceTally(Tally):
             np.array(row["box_right"], bool),
             len(row["unknown"]),
             sum(row["unknown_there"]),
+            row["things"],
         )
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
@@ -249,6 +223,7 @@ class PresenceTally(Tally):
             "boxes": len(scores),
             "right_boxes": int(right.sum()),
             "reliability": _reliability_bins(scores, right),
+            "things": dict.fromkeys(LOSSES, 0) | Counter(said for one in pictures for said in one.things),
             **counts,
         }
 

@@ -46,6 +46,13 @@ def schema_of(**columns: Any) -> Any:
     return pa.schema([pa.field(name, kind, nullable=name not in NEVER_NULL) for name, kind in columns.items()])
 
 
+def columns_of_pictures() -> dict[str, Any]:
+    """The columns of every row of an asked picture."""
+    pa = arrow()
+    texts = dict.fromkeys(("sample", "setting", "path", "blake2b", "status", "reason"), pa.string())
+    return {**texts, "width": pa.int32(), "height": pa.int32()}
+
+
 def row_schema() -> Any:
     """The columns of a row of boxes, as a `pyarrow.Schema`; `cliploc help benchmark` explains them."""
     pa = arrow()

@@ -44,6 +44,20 @@ def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Boot
     }
 
 
+COUNTED = ("sample", "setting", "status", "reason")  # the columns that `Counted` needs
+
+
+class Counted(Tally):
+    """Only counts pictures, for runs whose rows are read by what follows them."""
+
+    def add(self, row: Row) -> None:
+        """See `Tally.add`."""
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
+        """See `Tally.summary`."""
+        return dict(counts)
+
+
 # --------------------------------------------------------------------------------------------------------- localization
 def summary_columns() -> tuple[str, ...]:
     """All columns of the rows of boxes that a summary needs; neither thumbnails nor boxes."""

@@ -28,6 +28,7 @@ from cliploc.reporter import Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]
+SUMMARY = ("summary.json",)  # the files of a run that has no report
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def run_task(
     asked: Mapping[str, Any],
     engine: Engine,
     reporter: Reporter,
+    phase: str = "benchmark",
 ) -> BenchmarkResult:
     """Runs a task into a folder, or resumes it there; see `run_benchmark`.
 
@@ -107,6 +109,7 @@ def run_task(
         judge_of: makes the judge of a setup; picklable.
         entries: what the numbers depend on besides dataset and settings, for the manifest.
         folders: names of folders that the run writes besides the task's files.
+        phase: what the reporter is told that the run does.
     """
     arrow()
     shards = tuple(shards_of(dataset.samples, shard_size))
@@ -143,7 +146,7 @@ def run_task(
         # Taken before any picture is read.
         stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}
         passes = len({one.setup for one in settings})  # how often each sample is looked at
-        reporter.phase("benchmark")
+        reporter.phase(phase)
         reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset.samples))
         done = 0
 

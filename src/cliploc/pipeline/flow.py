@@ -347,7 +347,7 @@ class Flow:
         reads = Readings.needs(self.backbone, look) if self.second_look else []
         needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught) + reads)
         with self._remembered(look, batch) as remembered:
-            trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
+            trace = remembered.trace(needs, lambda wanted: self.backbone.trace(images(), wanted))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
             context = Context(
                 images,

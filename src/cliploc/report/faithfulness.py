@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,21 @@ def all_numbers(
     return Table("All numbers, with 95 % intervals", columns, {"": rows}, frozenset(columns) - {"setting"}, notes)
 
 
-def numbers_csv(run: TaskRun, numbers: Iterable[str], counts: Iterable[str]) -> str:
+def numbers_csv(
+    run: TaskRun,
+    numbers: Iterable[str],
+    counts: Iterable[str],
+    more: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},  # a setting's numbers → further columns
+) -> str:
     """A row for each setting, with unrounded numbers, the ends of their intervals, and counts."""
     return csv_text(
         [
-            {**one.named, **one.columns(numbers), **{key: one.numbers.get(key) for key in (*counts, "evaluated")}}
+            {
+                **one.named,
+                **one.columns(numbers),
+                **{key: one.numbers.get(key) for key in (*counts, "evaluated")},
+                **more(one.numbers),
+            }
             for one in run.settings
         ]
     )

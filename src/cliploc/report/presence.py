@@ -9,7 +9,7 @@ from typing import Any
 
 from cliploc._documents import PresenceManifest
 from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
-from cliploc.report.benchmark_tables import to_markdown
+from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.faithfulness import all_numbers, numbers_csv
 from cliploc.report.html import REPORT_TEMPLATES
 from cliploc.report.task_folder import TaskRun, csv_text, read_run, write_files
@@ -24,6 +24,14 @@ NUMBERS = {  # key → title and meaning
     "unsure": ("unsure", "share of the names asked that are unsure"),
     "average_precision": ("box AP", "average precision of boxes by score; right at IoU ≥ 0.5 with a thing of the name"),
     "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
+}
+LOSSES = {  # what becomes of a true box, in the order in which it is asked
+    "unknown": ("unknown name", "the model does not know the name"),
+    "presence": ("presence", "the name's presence is below the minimum"),
+    "missed": ("missed", "no box that was proposed for the name has IoU ≥ 0.1 with it"),
+    "edges": ("edges", "the best box that was proposed has IoU ≥ 0.1, and below 0.5"),
+    "score": ("score", "a box with IoU ≥ 0.5 was proposed, and left out for its score"),
+    "found": ("found", "a box of the result has IoU ≥ 0.5 with it"),
 }
 COUNTS = {
     "names": "names asked that the model knows",
@@ -43,7 +51,7 @@ NEGATIVES = {
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = read_run(folder, PresenceManifest, lambda _: NUMBERS, _rank)
-    title = run.title("Presence")
+    title, things = run.title("Presence"), _things(run)
     table = all_numbers(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     page = REPORT_TEMPLATES.render(
         "presence.html",
@@ -51,11 +59,14 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),
         table=table,
         numbers=list(NUMBERS.values()),
+        things=things,
+        losses=list(LOSSES.values()),
         curves=[("on the dashed line, a score is the chance that a box is right", one) for one in _reliability(run)],
         legend=legend((one.index, one.label) for one in run.settings),
         **run.ending(),
     )
-    texts = (numbers_csv(run, NUMBERS, COUNTS), to_markdown(title, [table]), _reliability_csv(run), page)
+    table_csv = numbers_csv(run, NUMBERS, COUNTS, _things_columns)
+    texts = (table_csv, to_markdown(title, [table, things]), _reliability_csv(run), page)
     return write_files(folder, texts, FILES)
 
 
@@ -63,6 +74,24 @@ def _rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
     """By the Matthews correlation."""
     value: float | None = numbers.get("mcc")
     return math.inf if value is None else -value
+
+
+def things_text(numbers: Mapping[str, Any], key: str) -> str:
+    """The share of true boxes with an outcome, and their number."""
+    things = numbers.get("things")
+    if not things or not sum(things.values()):
+        return "–"
+    return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
+
+
+def _things(run: TaskRun) -> Table:
+    columns = {"setting": "", **dict(LOSSES.values())}
+    rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
+    return Table("Where true boxes are lost", columns, {"": rows}, frozenset(columns) - {"setting"})
+
+
+def _things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
 
 
 def _reliability_csv(run: TaskRun) -> str:
