@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -168,7 +169,7 @@ def test_a_run_is_told_by_the_weights_of_sam_and_not_by_its_folder(folder: Path,
 
 
 def test_regions_are_the_masks_of_transformers_with_smaller_ones_on_top(folder: Path) -> None:
-    picture = photo((96, 64), red=[36, 16, 60, 32], blue=[4, 40, 28, 60])
+    picture = Image.fromarray(photo((96, 64), red=[36, 16, 60, 32], blue=[4, 40, 28, 60]))
     regions = SamRegions(folder, quality=-9, stability=0, points=3)(picture)
     model = transformers.AutoModelForMaskGeneration.from_pretrained(folder)
     images = transformers.AutoProcessor.from_pretrained(folder).image_processor

@@ -77,8 +77,8 @@ class GrabCutMasks:
     """Masks of boxes by GrabCut (Rother et al. 2004), which starts from the heat of each name.
 
     A place far hotter than the threshold is surely the thing, one far colder surely not. Between them, the colours of
-    both and the edges in the picture decide. Each pixel goes to the box whose hot pixels are nearest. The defaults were
-    chosen on COCO's photographs with tools/mask_study.py.
+    both and the edges in the picture decide. Each pixel goes to the box whose hot pixels are nearest.
+    tools/mask_study.py compares other values of the arguments.
 
     Args:
         side: pixels of the longer side to which the picture is reduced.
@@ -96,10 +96,10 @@ class GrabCutMasks:
         height, width = found.frame.original_hw  # of which the picture may be a smaller copy
         shrink = min(1.0, self._side / max(height, width))
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # [h, w, 3]
+        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)  # [h, w, 3]
         for p in np.unique(found.boxes.label).tolist():
             name = _NameMap(found.frame, found.maps[p], found.box_rule)
-            heat = cv2.resize(name.heat, size, interpolation=cv2.INTER_AREA)
+            heat = np.asarray(cv2.resize(name.heat, size, interpolation=cv2.INTER_AREA), np.float32)
             thing = self._cut(small, heat, float(name.level))
             hot = _shrunk(name.hot, size)
             mine = np.flatnonzero(found.boxes.label == p)
@@ -120,7 +120,8 @@ class GrabCutMasks:
 
         def work() -> None:
             cv2.setRNGSeed(0)
-            cv2.grabCut(pixels, sure, None, np.zeros((1, 65)), np.zeros((1, 65)), self._rounds, cv2.GC_INIT_WITH_MASK)
+            nowhere, models = (0, 0, 1, 1), (np.zeros((1, 65)), np.zeros((1, 65)))
+            cv2.grabCut(pixels, sure, nowhere, *models, self._rounds, cv2.GC_INIT_WITH_MASK)
 
         # OpenCV draws the first colours at random, with a generator of each thread: the caller's must stay as it is.
         with ThreadPoolExecutor(1) as own:

@@ -44,7 +44,7 @@ def region_source(name: str | None, device: str = "cpu") -> RegionSource | None:
 class ColourRegions:
     """Regions of similar colour: neighbouring pixels of a small copy, merged by Ward's criterion (1963).
 
-    The defaults were chosen on COCO's photographs with tools/region_study.py.
+    tools/region_study.py compares other values of the arguments.
 
     Args:
         count: how many regions.
