@@ -20,6 +20,9 @@ from cliploc.boxes.outlines import joined, outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_of
+from cliploc.masks import GrabCutMasks
+from cliploc.report import to_document
+from cliploc.report.overlay import draw_names, scaled
 from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
 
 
@@ -205,6 +208,94 @@ def test_supervision_gets_masks():
     assert result.to_supervision(masks=False).mask is None
 
 
+# ------------------------------------------------------------------------------------------------------------ GrabCut
+def warm_discs(*discs: tuple[int, int, int], size_wh: tuple[int, int] = (160, 120)) -> tuple[Localization, np.ndarray]:
+    """Red discs (x, y, radius) on noisy grass, each with a round hill of heat that is smaller; and the true mask."""
+    width, height = size_wh
+    y, x = np.mgrid[:height, :width]
+    away = [np.hypot(x - left, y - top) / radius for left, top, radius in discs]
+    truth = np.min(away, axis=0) < 1
+    noise = np.random.default_rng(0).normal(0, 12, (height, width, 3))
+    pixels = (np.where(truth[..., None], (200, 40, 30), (60, 140, 50)) + noise).clip(0, 255).astype(np.uint8)
+    heat = np.exp(-((np.min(away, axis=0) / 0.9) ** 2)).astype(np.float32)
+    result = result_of(heat[None], Frame.fit("squash", (height, width), (height, width)), BoxRule(0.5))
+    return replace(result, image=Image.fromarray(pixels), mask_source=GrabCutMasks()), truth
+
+
+def shared(one: np.ndarray, other: np.ndarray) -> float:
+    return (one & other).sum() / (one | other).sum()
+
+
+def test_grabcut_finds_the_edge_that_the_heat_misses():
+    found, truth = warm_discs((80, 60, 40))
+    assert shared(replace(found, mask_source=None).masks.of_boxes[0], truth) < 0.7
+    assert shared(found.masks.of_boxes[0], truth) > 0.95
+    assert (found.name_mask(0) == found.masks.of_boxes[0]).all()
+    assert ((found.label_map() == 1) == found.name_mask(0)).all()
+    smaller = replace(found, image=found.image.resize((80, 60)))  # as the page keeps it
+    assert shared(smaller.masks.of_boxes[0], truth) > 0.93
+    large, truth = warm_discs((400, 300, 200), size_wh=(800, 600))
+    assert shared(large.masks.of_boxes[0], truth) > 0.95
+
+
+def test_grabcut_gives_each_box_its_own_thing():
+    found, truth = warm_discs((45, 60, 33), (112, 60, 33))  # they nearly touch
+    masks = found.masks
+    assert len(masks) == 2
+    assert not (masks.of_boxes[0] & masks.of_boxes[1]).any()
+    assert shared(masks.of("name 0"), truth) > 0.95
+    for box, mask in zip(found.boxes.xyxy, masks.of_boxes, strict=True):
+        x = (box[0] + box[2]) / 2
+        assert abs(np.argwhere(mask)[:, 1].mean() - x) < 2
+    one = replace(found, boxes=found.boxes.where([1]))
+    assert (one.masks.of_boxes[0] == masks.of_boxes[1]).all()
+
+
+def test_grabcut_is_the_same_every_time_and_leaves_the_random_numbers_of_opencv_alone():
+    def drawn() -> list[float]:
+        return cv2.randu(np.zeros(4), 0, 1).ravel().tolist()
+
+    found, _ = warm_discs((80, 60, 40))
+    made = []
+    for seed in range(4):
+        cv2.setRNGSeed(seed)
+        first, expected = drawn(), drawn()
+        cv2.setRNGSeed(seed)
+        assert drawn() == first
+        made.append(replace(found).masks.of_boxes)
+        assert drawn() == expected
+    assert all((one == made[0]).all() for one in made)
+
+
+@settings(max_examples=30, deadline=None)
+@given(results())
+def test_grabcut_gives_every_box_a_mask(result):
+    """Also of pictures of a few pixels, of one colour, and where everything is hot."""
+    drawn = replace(result, mask_source=GrabCutMasks())
+    plain = dict(result.box_masks())
+    for index, mask in drawn.box_masks():
+        assert mask.shape == result.frame.original_hw
+        assert mask.any() or not plain[index].any()
+
+
+def test_masks_of_a_source_are_drawn_once_for_files_and_sheets():
+    class Counting(GrabCutMasks):
+        calls = 0
+
+        def box_masks(self, found):
+            self.calls += 1
+            return super().box_masks(found)
+
+    found, _ = warm_discs((45, 60, 33), (112, 60, 33))
+    found = replace(found, mask_source=Counting())
+    sheet = scaled(found, (80, 60))
+    for name in range(2):
+        draw_names(sheet, [0][:name], masks=True)
+    assert found.label_map().any()
+    assert "mask" in to_document([found], [], {}, True)["pictures"][0]["names"][0]["boxes"][0]
+    assert found.mask_source.calls == 1
+
+
 # ----------------------------------------------------------------------------------------------------------- outlines
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=16))
 
@@ -327,3 +418,29 @@ def test_without_the_flag_there_are_no_masks(tmp_path):
     ran = cliploc_("localize", CAT, "-p", "cat", "--json", "--out", tmp_path, "--recipe", "fast")
     assert '"mask":' not in ran.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]
+
+
+def test_grabcut_on_the_command_line(tmp_path):
+    asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--json")
+    heat, cut = (document_of(*asked, *more) for more in (["--masks"], ["--masks-by", "grabcut"]))
+    assert [one["settings"]["masks_by"] for one in (heat, cut)] == ["heat", "grabcut"]
+    ((one,), (other,)) = (document["pictures"][0]["names"][0]["boxes"] for document in (heat, cut))
+    assert one["xyxy"] == other["xyxy"]
+    assert 0.5 < shared(coco.decode(one["mask"]).astype(bool), coco.decode(other["mask"]).astype(bool)) < 1
+    for wrong, said in (
+        ("edges", "expected --masks-by as heat, grabcut or sam:FOLDER, got 'edges'"),
+        ("sam:", "expected --masks-by as heat, grabcut or sam:FOLDER, got 'sam:'"),
+        ("sam:/nowhere/sam", "expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam': check the path"),
+    ):
+        assert refused(*asked, "--masks-by", wrong) == f"cliploc: {said}\n"
+
+
+def test_annotate_writes_the_masks_of_grabcut_and_is_not_taught(tmp_path):
+    asked = ("annotate", CAT.parent / "cat.jpg", "-p", "cat", "--recipe", "fast", "--out", tmp_path)
+    assert cliploc_(*asked, "--masks-by", "grabcut").code == 0
+    [written] = json.loads((tmp_path / "coco.json").read_text())["annotations"]
+    localized = document_of("localize", CAT, "-p", "cat", "--recipe", "fast", "--json", "--masks-by", "grabcut")
+    [picture] = localized["pictures"]
+    assert written["segmentation"] == picture["names"][0]["boxes"][0]["mask"]
+    assert "--teach off" in refused(*asked, "--masks-by", "grabcut", "--teach", "on")
+    assert "holds a run with other settings" in refused(*asked, "--masks")

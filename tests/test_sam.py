@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cliploc import Localizer
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.localization import Localization
 from cliploc.method import Context
-from cliploc.sam import SamMasks, points_of
+from cliploc.rle import decode
+from cliploc.sam import SamMasks, SamRegions, points_of
 from cliploc.values import Boxes
+from tests.commands import CAT, document_of
 from tests.test_localizer import photo
 from tests.tiny import give_function, tower
 from tests.tolerances import assert_same_choice
@@ -141,3 +147,49 @@ def test_what_cannot_be_is_said_in_one_line(folder: Path, tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match=r"^SAM needs transformers: pip install 'cliploc\[sam"):
         SamMasks(folder)
+
+
+def test_the_command_line_draws_masks_by_sam(folder: Path, tmp_path: Path) -> None:
+    asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--out", tmp_path)
+    document = document_of(*asked, "--masks-by", f"sam:{folder}")
+    [box] = document["pictures"][0]["names"][0]["boxes"]
+    plain = Localizer("mini", recipe="fast")(CAT, ["cat"])
+    assert_same_choice(decode(box["mask"]), SamMasks(folder)(plain)[0])
+    assert {"cat_masks.jpg", "cat_labels.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_run_is_told_by_the_weights_of_sam_and_not_by_its_folder(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "copy")
+    one, same = (Localizer("mini", masks_by=f"sam:{path}").describe() for path in (folder, other))
+    assert one == same
+    assert SamMasks(folder, "point").id != SamMasks(folder).id
+    weights = load_file(other / "model.safetensors")
+    save_file({name: value + 0.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    assert Localizer("mini", masks_by=f"sam:{other}").describe() != one
+
+
+def test_regions_are_the_masks_of_transformers_with_smaller_ones_on_top(folder: Path) -> None:
+    picture = Image.fromarray(photo((96, 64), red=[36, 16, 60, 32], blue=[4, 40, 28, 60]))
+    regions = SamRegions(folder, quality=-9, stability=0, points=3)(picture)
+    model = transformers.AutoModelForMaskGeneration.from_pretrained(folder)
+    images = transformers.AutoProcessor.from_pretrained(folder).image_processor
+    generate = transformers.pipeline("mask-generation", model=model, image_processor=images, device="cpu")
+    masks = [np.asarray(one) for one in generate(
+        picture, pred_iou_thresh=-9, stability_score_thresh=0, points_per_crop=3
+    )["masks"]]  # fmt: skip
+    assert masks
+    smallest = np.full((64, 96), 64 * 96 + 1)
+    for mask in masks:
+        smallest[mask] = np.minimum(smallest[mask], mask.sum())
+    assert ((regions < 0) == (smallest > 64 * 96)).all()
+    for region in range(regions.max() + 1):
+        inside = regions == region
+        assert not inside.any() or len(np.unique(smallest[inside])) == 1
+
+
+def test_segment_takes_the_regions_of_sam(folder: Path) -> None:
+    """Random weights are sure of no mask: every pixel keeps its label."""
+    asked = ("segment", CAT, "-p", "cat", "-p", "sofa", "--window", "0", "--template", "name-only")
+    plain, by_sam = (document_of(*asked, *more) for more in ([], ["--regions", f"sam:{folder}"]))
+    assert by_sam["pictures"][0]["names"] == plain["pictures"][0]["names"]
+    assert by_sam["settings"]["protocol"]["regions"] == f"sam:{folder}"

@@ -139,6 +139,10 @@ def segmentation() -> None:
     run("benchmark", "--task", "segmentation", *options, "--out", OUT / "benchmark")
 
 
+def regions() -> None:
+    run("segment", CAT, "-p", "cat", "-p", "sofa", "--regions", "colour", "--out", OUT / "segmented")
+
+
 def train() -> None:
     for number, name in enumerate(("cat", "bee", "cat")):
         (OUT / "classes" / name).mkdir(parents=True, exist_ok=True)
@@ -177,7 +181,22 @@ def web() -> None:
 
 CHECKS: dict[str, Callable[[], None]] = {
     one.__name__: one
-    for one in (fast, autodistill, fiftyone, openvino, heic, refine, sam, bench, ray, segmentation, train, video, web)
+    for one in (
+        fast,
+        autodistill,
+        fiftyone,
+        openvino,
+        heic,
+        refine,
+        regions,
+        sam,
+        bench,
+        ray,
+        segmentation,
+        train,
+        video,
+        web,
+    )
 }
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ PACKAGES = {
     "openvino": ("openvino",),
     "ray": ("ray",),
     "refine": ("kornia",),
+    "regions": ("sklearn",),
     "sam": ("transformers",),
     "segmentation": ("h5py",),
     "train": ("accelerate",),

@@ -26,6 +26,7 @@ POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 PRECISIONS = (*DTYPES, "auto")
 EngineBackend = Literal["torch", "openvino"]
+SAM = "sam:"  # before the folder of a SAM
 RECIPES = ("default", "fast", "best")
 UNREFINED: Mapping[str, Any] = {
     "refine": (),
@@ -204,6 +205,18 @@ def _checked_device(value: Any) -> Any:
     raise UsageError(
         f"expected device as cpu, cuda, cuda:N or mps, got {short(value)}: leave it out for the best available"
     )
+
+
+def _or_sam(name: str, choices: Sequence[str], *, none: bool = False) -> Check:
+    """One of several texts, or "sam:" and a folder; whoever loads it checks the folder."""
+
+    def check(value: Any) -> Any:
+        of_sam = isinstance(value, str) and value.startswith(SAM) and len(value) > len(SAM)
+        if of_sam or value in choices or (none and value is None):
+            return value
+        raise UsageError(f"expected {name} as {', '.join(choices)} or {SAM}FOLDER, got {short(value)}")
+
+    return Check(check, {"metavar": "|".join((*choices, f"{SAM}FOLDER"))})
 
 
 def _checked_guide(value: Any) -> Any:
@@ -508,6 +521,12 @@ class Options:
         about="Names in the file get the boxes that the folder's own drafts would have, also names that the model does "
         "not know. The file holds for the model and settings that it was learnt with. See `cliploc help teaching`.",
     )
+    masks_by: str = option(
+        "heat", group="output", check=_or_sam("masks_by", ("heat", "grabcut")),
+        help="What draws masks; all but heat imply --masks.",
+        about="grabcut starts from the heat and moves edges to edges of colour in the photo. sam:FOLDER gives each box "
+        "to a Segment Anything, and needs `cliploc[sam]`. See `cliploc help masks`.",
+    )
     device: str | None = option(
         None, group="model", metavar="cpu|cuda|mps", check=_checked_device, none="the best available",
         help="Device to compute on.",
@@ -654,6 +673,12 @@ class SegmentationOptions(ProtocolOptions):
     area_threshold: float | None = option(
         None, group="segmentation", metavar="0-1", check=number("area_threshold", 0, 1, none="the protocol's"),
         help="Leave out classes with a smaller share of the photo's foreground.",
+    )
+    regions: str | None = option(
+        None, group="segmentation", check=_or_sam("regions", ("none", "colour"), none=True), none="none",
+        help="Each region gets the name that most of its pixels have.",
+        about="colour divides the photo by its colours, and needs `cliploc[regions]`. sam:FOLDER takes the masks of a "
+        "Segment Anything, and needs `cliploc[sam]`.",
     )
     position_rule: Literal["antialiased", "dino"] | None = option(
         None, group="segmentation", check=choice("position_rule", ("antialiased", "dino"), none=True),

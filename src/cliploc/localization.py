@@ -7,7 +7,8 @@ import html
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
 from cliploc.maps import as_tensor
+from cliploc.rle import Rle, decode, encode
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 PresenceRule = Literal["calibrated", "bank"]
 Verdict = Literal["found", "unsure", "not found"]
 NOTEBOOK_SIDE = 640  # pixels of the longer side of a picture in a notebook
+
+
+class MaskSource(Protocol):
+    """What draws the masks of boxes, instead of the heat."""
+
+    @property
+    def id(self) -> str:
+        """What tells its masks from those of others."""
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """The number and the mask `[H, W]` of each box, in any order."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +72,7 @@ class Localization:
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
         sides: `[P, 4]` how far inwards the sides of boxes are moved, as shares of their size: corrections have taught
             it; None where no name was learnt.
+        mask_source: what draws the masks (`cliploc.masks.GrabCutMasks`, `cliploc.sam.SamMasks`); None: the heat.
     """
 
     source: str
@@ -83,6 +97,7 @@ class Localization:
     judged: Judgement | None = None
     second_look: SecondLook | None = None
     sides: FloatArray | None = None
+    mask_source: MaskSource | None = None
 
     @property
     def unsure(self) -> Boxes:
@@ -124,7 +139,7 @@ class Localization:
 
     @property
     def masks(self) -> Masks:
-        """Masks of boxes and names, original size; computed from `maps` at every call (`cliploc help masks`).
+        """Masks of boxes and names, original size; made anew at every call (`cliploc help masks`).
 
         Example:
             >>> from cliploc import Localizer
@@ -139,23 +154,40 @@ class Localization:
 
     def box_masks(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
+        if self.mask_source is not None:
+            return ((index, decode(mask)) for index, mask in self._drawn.items())
         from cliploc.masks import box_masks  # here, as below: most callers ask for no mask
 
-        return box_masks(self.frame, self.maps, self.boxes, self._rule)
+        return box_masks(self.frame, self.maps, self.boxes, self.box_rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
-        """Where a name's heat exceeds the threshold, `[H, W]`; nowhere for a name that was not found."""
-        if not self.found[index]:
-            return np.zeros(self.frame.original_hw, bool)
+        """Where a name's heat exceeds the threshold, `[H, W]`; nowhere for a name that was not found.
+
+        With a `mask_source` the masks of the name's boxes together.
+        """
+        if not self.found[index] or self.mask_source is not None:
+            mask = np.zeros(self.frame.original_hw, bool)
+            for box in self._drawn:
+                if self.boxes.label[box] == index:
+                    mask |= decode(self._drawn[box])
+            return mask
         from cliploc.masks import name_mask
 
-        return name_mask(self.frame, self.maps[index], self._rule)
+        return name_mask(self.frame, self.maps[index], self.box_rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
-        """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name above its threshold."""
+        """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
         from cliploc.masks import label_map
 
-        return label_map(self.frame, self.maps, self.found, self._rule)
+        mask_of = None if self.mask_source is None else self.name_mask
+        return label_map(self.frame, self.maps, self.found, self.box_rule, mask_of)
+
+    @cached_property
+    def _drawn(self) -> dict[int, Rle]:
+        """The masks of boxes by the mask source, packed, as they take long to draw and are many."""
+        if self.mask_source is None:
+            return {}
+        return {index: encode(mask) for index, mask in self.mask_source.box_masks(self)}
 
     def _of_boxes(self) -> npt.NDArray[np.bool_]:
         of_boxes = np.zeros((len(self.boxes), *self.frame.original_hw), bool)  # [n, H, W]
@@ -164,7 +196,8 @@ class Localization:
         return of_boxes
 
     @property
-    def _rule(self) -> BoxRule:
+    def box_rule(self) -> BoxRule:
+        """The rule of the boxes, with its threshold."""
         rule = BoxRule() if self.rule is None else self.rule
         return rule if self.threshold is None else replace(rule, threshold=self.threshold)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule
 from cliploc.calibration import load_calibration, own_calibration
-from cliploc.config import RESULT_OPTIONS, Options, is_whole, short
+from cliploc.config import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.errors import UsageError
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
@@ -37,6 +37,7 @@ from cliploc.tower import Backbone, Needs
 from cliploc.values import ResizePolicy
 
 if TYPE_CHECKING:
+    from cliploc.localization import MaskSource
     from cliploc.pipeline.inside import Inside
     from cliploc.text_cache import TextCache
 
@@ -77,6 +78,7 @@ class Localizer:
         precision: the precision of its image tower, such as "fp32".
         masked_precision: the precision for masked pictures.
         guide: the second tower; None where there is none.
+        mask_source: what draws masks; None: the heat.
 
     Raises:
         UsageError: an unknown name or a value outside its range.
@@ -133,6 +135,7 @@ class Localizer:
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
         self.guide = backbones.create_guide(guide, _checked_device(given.device)) if isinstance(guide, str) else guide
+        self.mask_source = _mask_source(given.masks_by, given.device)
         encoder = _masked_encoder(self.backbone, given.masked_precision)
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
@@ -160,7 +163,7 @@ class Localizer:
 
     def _flow(self, options: Options, head: tuple[str, TrainedHead] | None, encoder: MaskedEncoder) -> Flow:
         second_look = (self._bank, self.calibration) if options.second_look else None
-        return Flow(self.backbone, self._texts, options, head, encoder, second_look, self.guide)
+        return Flow(self.backbone, self._texts, options, head, encoder, second_look, self.guide, self.mask_source)
 
     @property
     def options(self) -> Options:
@@ -583,6 +586,7 @@ class Localizer:
             "precision": self.precision,
             "masked_precision": self.masked_precision,
             "guide": None if self.guide is None else {"name": self.guide.name, "weights": self.guide.weights_id},
+            "masks_by": self.options.masks_by if self.mask_source is None else self.mask_source.id,
             "min_presence": pipeline.min_presence,
             **(second_look if pipeline.second_look else {"presence_bank": BANK_VERSION} if by_bank else {}),
         }
@@ -716,6 +720,19 @@ def _created(model: str, pretrained: str | None, device: str | None, precision: 
     checked = _checked_device(device)
     with own_modes(torch.device(checked)):
         return backbones.create(model, pretrained, checked, precision=precision)
+
+
+def _mask_source(name: str, device: str | None) -> MaskSource | None:
+    """What draws masks, by its name in the options; None for the heat."""
+    if name == "heat":
+        return None
+    if not name.startswith(SAM):
+        from cliploc.masks import GrabCutMasks
+
+        return GrabCutMasks()
+    from cliploc.sam import SamMasks
+
+    return SamMasks(name.removeprefix(SAM), device=_checked_device(device))
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:

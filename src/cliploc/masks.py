@@ -3,14 +3,18 @@
 A pixel is hot where the map, resampled to the picture as `Localization.heatmaps` is, exceeds the threshold τ of the
 boxes. Resampling can lose regions that are one map pixel thin; there the map's own pixels count. A box's mask holds the
 hot pixels of the region that the box bounds, or of its part where peaks were split.
+
+`GrabCutMasks` moves the edges of these masks to edges of colour in the picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +24,11 @@ from cliploc.maps import as_tensor
 from cliploc.rle import BoolArray
 from cliploc.values import Boxes, FloatArray
 
+if TYPE_CHECKING:
+    from cliploc.localization import Localization
+
 SAME = 0.05  # pixels by which a box may differ from a region's and still count as that region's box
+COLOURS = 5  # that GrabCut fits to a thing and to the rest, so that each needs as many pixels
 
 
 def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:
@@ -40,23 +48,122 @@ def name_mask(frame: Frame, heat: FloatArray, rule: BoxRule) -> BoolArray:
     return _NameMap(frame, heat, rule).hot
 
 
-def label_map(frame: Frame, maps: FloatArray, found: npt.NDArray[np.bool_], rule: BoxRule) -> npt.NDArray[np.uint16]:
+def label_map(
+    frame: Frame,
+    maps: FloatArray,
+    found: npt.NDArray[np.bool_],
+    rule: BoxRule,
+    mask_of: Callable[[int], BoolArray] | None = None,
+) -> npt.NDArray[np.uint16]:
     """`[H, W]`: 0 for the background, 1 for the first name and so on, from maps `[P, h, w]` of the names found `[P]`.
 
-    A pixel belongs to the hottest of the names whose map exceeds its threshold there; of equally hot ones to the first.
+    A pixel belongs to the hottest of the names whose mask has it; of equally hot ones to the first.
+
+    Args:
+        mask_of: the mask `[H, W]` of a name by its number; None: where its map exceeds its threshold.
     """
     labels = np.zeros(frame.original_hw, np.uint16)
     hottest = np.zeros(frame.original_hw, np.float32)
     for p in np.flatnonzero(found).tolist():
         name = _NameMap(frame, maps[p], rule)
-        more = name.hot & ((name.heat > hottest) | (labels == 0))
+        mask = name.hot if mask_of is None else mask_of(p)
+        more = mask & ((name.heat > hottest) | (labels == 0))
         labels[more] = p + 1
         np.copyto(hottest, name.heat, where=more)
     return labels
 
 
+class GrabCutMasks:
+    """Masks of boxes by GrabCut (Rother et al. 2004), which starts from the heat of each name.
+
+    A place far hotter than the threshold is surely the thing, one far colder surely not. Between them, the colours of
+    both and the edges in the picture decide. Each pixel goes to the box whose hot pixels are nearest.
+    tools/mask_study.py compares other values of the arguments.
+
+    Args:
+        side: pixels of the longer side to which the picture is reduced.
+        margin: by how much hotter or colder than the threshold a place is sure, as a share of the map's peak.
+        rounds: how often colours are fitted and the picture is cut.
+    """
+
+    def __init__(self, side: int = 240, margin: float = 0.2, rounds: int = 1) -> None:
+        self._side, self._margin, self._rounds = side, margin, rounds
+        self.id = f"grabcut {side} {margin:g} {rounds}"
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
+        """The number and the mask `[H, W]` of each box, name by name."""
+        pixels = np.asarray(found.image.convert("RGB"))
+        height, width = found.frame.original_hw  # of which the picture may be a smaller copy
+        shrink = min(1.0, self._side / max(height, width))
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)  # [h, w, 3]
+        for p in np.unique(found.boxes.label).tolist():
+            name = _NameMap(found.frame, found.maps[p], found.box_rule)
+            heat = np.asarray(cv2.resize(name.heat, size, interpolation=cv2.INTER_AREA), np.float32)
+            thing = self._cut(small, heat, float(name.level))
+            hot = _shrunk(name.hot, size)
+            mine = np.flatnonzero(found.boxes.label == p)
+            for index, mask in zip(mine.tolist(), name.masks(found.boxes.xyxy[mine]), strict=True):
+                cut = _part_of(thing, _shrunk(mask, size), hot).astype(np.float32)
+                finer = cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+                yield index, finer if finer.any() else mask
+
+    def _cut(self, pixels: npt.NDArray[np.uint8], heat: FloatArray, level: float) -> BoolArray:
+        """The pixels `[h, w]` of a thing in a picture `[h, w, 3]`, by its heat and the level that hot pixels exceed."""
+        margin = self._margin * float(heat.max())
+        sure = np.where(heat > level, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        sure[heat > level + margin] = cv2.GC_FGD
+        sure[heat < level - margin] = cv2.GC_BGD
+        hot: BoolArray = heat > level
+        if min(hot.sum(), (~hot).sum()) < COLOURS:
+            return hot
+
+        def work() -> None:
+            cv2.setRNGSeed(0)
+            nowhere, models = (0, 0, 1, 1), (np.zeros((1, 65)), np.zeros((1, 65)))
+            cv2.grabCut(pixels, sure, nowhere, *models, self._rounds, cv2.GC_INIT_WITH_MASK)
+
+        # OpenCV draws the first colours at random, with a generator of each thread: the caller's must stay as it is.
+        with ThreadPoolExecutor(1) as own:
+            own.submit(work).result()
+        thing: BoolArray = (sure == cv2.GC_FGD) | (sure == cv2.GC_PR_FGD)
+        return thing
+
+
+class ResizedMasks:
+    """The masks of a result for a copy of it that has another size."""
+
+    def __init__(self, whole: Localization) -> None:
+        self._whole = whole
+        self.id = "" if whole.mask_source is None else whole.mask_source.id
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
+        """The number and the mask `[H, W]` of each box; the copy has the same boxes."""
+        height, width = found.frame.original_hw
+        for index, mask in self._whole.box_masks():
+            yield index, cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+
+
+def _shrunk(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
+    """A mask at a smaller width and height: the pixels that it covers in part."""
+    smaller: BoolArray = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    return smaller
+
+
+def _part_of(thing: BoolArray, mask: BoolArray, hot: BoolArray) -> BoolArray:
+    """The pieces of a thing that touch a box's mask, as far as it is nearer than the name's other hot pixels."""
+    here, others = (
+        cv2.distanceTransform((~one).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for one in (mask, hot & ~mask)
+    )
+    _, pieces = cv2.connectedComponents((thing & (here <= others)).astype(np.uint8), connectivity=8)
+    touched = np.unique(pieces[mask])
+    part: BoolArray = np.isin(pieces, touched[touched > 0])
+    return part
+
+
 class _NameMap:
-    """One name's map over its input and over the picture: its `heat` `[H, W]`, and where that is `hot` `[H, W]`."""
+    """One name's map over the picture: its `heat` `[H, W]`, the `level` that hot pixels exceed, and `hot` `[H, W]`."""
 
     def __init__(self, frame: Frame, heat: FloatArray, rule: BoxRule) -> None:
         self._frame = frame
@@ -66,9 +173,9 @@ class _NameMap:
         self._corner, self._shown = (x0, y0), heat[y0:y1, x0:x1]  # boxes are made from this part
         self.heat: FloatArray = frame.map_to_original(as_tensor(heat[None]))[0].numpy()
         level = hot_levels(self._shown[None], rule.threshold)[0] if self._shown.size else np.float32(np.inf)
-        level = max(level, np.float32(0))
-        self.hot: BoolArray = self.heat > level
-        self._keep_thin(self._shown > level)
+        self.level = max(level, np.float32(0))
+        self.hot: BoolArray = self.heat > self.level
+        self._keep_thin(self._shown > self.level)
 
     def _keep_thin(self, hot: BoolArray) -> None:
         """Adds what resampling lost: the places of hot map pixels `[h, w]` whose centres are not hot in the picture."""

@@ -1,9 +1,12 @@
-"""Masks of boxes by Segment Anything (SAM or SAM 2), through `transformers`: `pip install 'cliploc[sam]'`."""
+"""Masks of boxes, and regions, by Segment Anything (SAM or SAM 2), through `transformers`: the extra `sam`."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +16,11 @@ import torch
 
 from cliploc._imports import install, not_installed
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.tower import tensors_digest
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cliploc.localization import Localization
 
 AT_ONCE = 32  # boxes of a picture that are prompts of one call
@@ -43,38 +49,32 @@ class SamMasks:
     ) -> None:
         if prompt not in ("box", "point"):
             raise UsageError(f"expected prompt to be one of box, point, got {prompt!r}")
-        try:
-            from transformers import AutoModelForMaskGeneration, AutoProcessor
-        except ImportError as error:
-            raise not_installed(error, install("sam", "SAM")) from error
-        source = os.fspath(model)
-        if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-            raise UsageError(f"expected SAM's folder or a repository as ORG/NAME, got {source!r}: check the path")
-        try:
-            loaded = AutoModelForMaskGeneration.from_pretrained(source, use_safetensors=True)
-            self._processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
-        except (OSError, ValueError) as error:  # transformers raises these for folders, files and the network
-            said = (str(error).strip().splitlines() or ["no reason given"])[0]
-            kind = ModelError if Path(source).is_dir() else MissingWeightsError
-            raise kind(
-                f"SAM cannot be loaded from {source} ({said[:200]}): give a folder with config.json, "
-                "processor_config.json and model.safetensors"
-            ) from error
-        if loaded.config.model_type not in ("sam", "sam2"):
-            raise ModelError(f"expected sam or sam2, got {loaded.config.model_type} in {source}: give another model")
+        self._model, self._processor = _loaded(model, device)
         self.prompt, self.device = prompt, torch.device(device)
-        self._model = loaded.eval().requires_grad_(False).to(self.device)
+
+    @cached_property
+    def id(self) -> str:
+        """What tells these masks from others: a checksum of the weights and of what goes in."""
+        return _checksum(self._model, self._processor, self.prompt)
 
     def __call__(self, found: Localization) -> npt.NDArray[np.bool_]:
         """The masks of `found.boxes`, `[n, H, W]`; only picture, boxes and, for points, heatmaps are read."""
+        masks = np.zeros((len(found.boxes), *found.frame.original_hw), bool)
+        for index, mask in self.box_masks(found):
+            masks[index] = mask
+        return masks
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """The number and the mask `[H, W]` of each box."""
         image = found.image.convert("RGB")
+        height, width = found.frame.original_hw
+        if image.size != (width, height):  # a smaller copy
+            image = image.resize((width, height))
         boxes = found.boxes.xyxy.astype(float)  # [n, 4]
-        masks = np.zeros((len(boxes), image.height, image.width), bool)
         prompts = {"input_boxes": boxes} if self.prompt == "box" else {"input_points": points_of(found)}
         for start in range(0, len(boxes), AT_ONCE):
             chosen = {key: value[start : start + AT_ONCE] for key, value in prompts.items()}
-            masks[start : start + AT_ONCE] = self._masks(image, chosen)
-        return masks
+            yield from enumerate(self._masks(image, chosen), start)
 
     @torch.no_grad()
     def _masks(self, image: Any, prompts: dict[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.bool_]:
@@ -87,6 +87,77 @@ class SamMasks:
         best = outputs.iou_scores[0].cpu().argmax(dim=1)  # [n]
         chosen: npt.NDArray[np.bool_] = proposed[torch.arange(len(best)), best].numpy()
         return chosen
+
+
+class SamRegions:
+    """Regions of a picture: the masks that a frozen SAM or SAM 2 gives for a grid of points, smaller ones on top.
+
+    Args:
+        model: as for `SamMasks`.
+        quality: the least IoU that the model expects of a mask.
+        stability: the least IoU of the mask with itself at a higher and a lower threshold.
+        points: along each side of the grid.
+        device: a torch device.
+
+    Raises:
+        UsageError: transformers is not installed.
+        ModelError: the model cannot be loaded, or is not SAM or SAM 2.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        quality: float = 0.88,
+        stability: float = 0.95,
+        points: int = 32,
+        device: str = "cpu",
+    ) -> None:
+        loaded, processor = _loaded(model, device)
+        from transformers import pipeline
+
+        self.id = _checksum(loaded, processor, quality, stability, points)
+        self._asked = {"pred_iou_thresh": quality, "stability_score_thresh": stability, "points_per_crop": points}
+        self._generate: Any = pipeline(
+            "mask-generation", model=loaded, image_processor=processor.image_processor, device=torch.device(device)
+        )
+
+    def __call__(self, picture: Image.Image) -> npt.NDArray[np.int32]:
+        """The region `[H, W]` of each pixel, from 0; −1: in none."""
+        masks = [np.asarray(mask, bool) for mask in self._generate(picture.convert("RGB"), **self._asked)["masks"]]
+        regions = np.full((picture.height, picture.width), -1, np.int32)
+        for number, mask in enumerate(sorted(masks, key=np.sum, reverse=True)):
+            regions[mask] = number
+        return regions
+
+
+def _loaded(model: str | os.PathLike[str], device: str) -> tuple[Any, Any]:
+    """A SAM or SAM 2 and its processor."""
+    try:
+        from transformers import AutoModelForMaskGeneration, AutoProcessor
+    except ImportError as error:
+        raise not_installed(error, install("sam", "SAM")) from error
+    source = os.fspath(model)
+    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise UsageError(f"expected SAM's folder or a repository as ORG/NAME, got {source!r}: check the path")
+    try:
+        loaded = AutoModelForMaskGeneration.from_pretrained(source, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
+    except (OSError, ValueError) as error:  # transformers raises these for folders, files and the network
+        said = (str(error).strip().splitlines() or ["no reason given"])[0]
+        kind = ModelError if Path(source).is_dir() else MissingWeightsError
+        raise kind(
+            f"SAM cannot be loaded from {source} ({said[:200]}): give a folder with config.json, "
+            "processor_config.json and model.safetensors"
+        ) from error
+    if loaded.config.model_type not in ("sam", "sam2"):
+        raise ModelError(f"expected sam or sam2, got {loaded.config.model_type} in {source}: give another model")
+    return loaded.eval().requires_grad_(False).to(torch.device(device)), processor
+
+
+def _checksum(model: Any, processor: Any, *facts: object) -> str:
+    """What tells a SAM's results from others: the weights, and what goes in."""
+    known = f"{processor.image_processor.to_dict()} {facts}".encode()
+    return "sam:" + hashlib.sha256(tensors_digest(model.state_dict()) + known).hexdigest()
 
 
 def points_of(found: Localization) -> npt.NDArray[np.float64]:

@@ -165,8 +165,8 @@ class Masks:
     Attributes:
         of_boxes: `[n, H, W]` bool, in the order of the boxes, original (EXIF-upright) pixels: the region that each box
             bounds.
-        of_names: `[P, H, W]` bool: where a name's heat exceeds the threshold of its boxes, also where no box is; all
-            False for a name that was not found.
+        of_names: `[P, H, W]` bool: where a name's heat exceeds the threshold of its boxes, also where no box is; by
+            another source than the heat, the masks of its boxes together; all False for a name that was not found.
         names: what was asked for.
     """
 
@@ -190,5 +190,5 @@ class Masks:
         return mask
 
     def label_map(self) -> npt.NDArray[np.uint16]:
-        """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name above its threshold."""
+        """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
         return self._labels

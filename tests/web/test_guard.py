@@ -218,6 +218,7 @@ STRANGE: dict[str, tuple[object, ...]] = {  # field → what it is given beside 
     "visitor": (),
     "search": (),
     "masks": (),
+    "masks_by": ("edges", "sam"),
     "names": ("cat|" * 300, "\0cat", "," * 5000, "cat\n" * 100, "\u202ecat", "<b>cat</b>"),
     "model": (["mini"], "../mini", "http://127.0.0.1:9/x"),
     "method": ("cam+" * 50, "recipe:fast"),

@@ -22,6 +22,7 @@ from cliploc.config import MIN_SCORE
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
+from cliploc.masks import GrabCutMasks
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
 from cliploc.reporter import Reporter
@@ -437,6 +438,19 @@ def test_files_with_masks(look, tmp_path):
     assert b"<mask " in paths["cvat.xml"].read_bytes()
     heat, masks = (view.results_html(found, 0.5, masks=chosen) for chosen in (False, True))
     assert ["with the masks for" in one for one in (heat, masks)] == [False, True]
+
+
+def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
+    settings = Settings(names="cat, dog", masks=True, masks_by="grabcut")
+    heat = look.cut(Settings())["cam"]
+    [cut] = look.cut(settings)["cam"].masks.of_boxes
+    assert (dict(GrabCutMasks().box_masks(heat))[0] == cut).all()
+    assert (heat.masks.of_boxes[0] != cut).any()
+    slim = look.slim(150).cut(settings)
+    assert (slim["cam"].masks.of_boxes[0] ^ cut).mean() < 0.05
+    assert "with the masks for" in view.results_html(slim, 0.5, masks=True)
+    with pytest.raises(UsageError, match="expected masks_by to be one of heat, grabcut on this server, got sam"):
+        look.cut(replace(settings, masks_by="sam"))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,17 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
 
 
 @command(
-    leave_out=("model", "pretrained", "method", "method_options", "head", "templates", "threshold", "text_cache"),
+    leave_out=(
+        "model",
+        "pretrained",
+        "method",
+        "method_options",
+        "head",
+        "templates",
+        "threshold",
+        "text_cache",
+        "masks_by",
+    ),
     without={
         "min_presence": "0; with --task presence or labelling the usual minimum",
         "min_score": "0; with --task presence the recipe's, with --task labelling that of annotate",

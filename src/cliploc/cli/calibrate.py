@@ -72,7 +72,7 @@ class CalibrateFlags(TruthFlags):
     out: Path = flag("The file for --calibration.", metavar="FILE", group="output")
 
 
-@command(leave_out=("second_look", "min_presence", "min_score", "max_boxes", "learnt"))
+@command(leave_out=("second_look", "min_presence", "min_score", "max_boxes", "learnt", "masks_by"))
 def calibrate(asked: CalibrateFlags, options: Options) -> int:
     """Fit scores and presence to your pictures.
 

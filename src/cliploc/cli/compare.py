@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cliploc.report import ModelResults
     from cliploc.reporter import Reporter
 
-OWN = ("model", "pretrained", "method", "method_options", "recipe")  # compare has lists of these
+OWN = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # lists of its own; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 

@@ -41,7 +41,17 @@ SCHEMA_VERSION = 1  # of explain.json
 EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
 # explain has its own form of these, or does not use them
 OWN = ("method", "method_options", "recipe", "head", "min_presence", "resize")
-OF_BOXES = ("components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache", "learnt")
+OF_BOXES = (
+    "components",
+    "min_area",
+    "max_boxes",
+    "nms_iou",
+    "split_peaks",
+    "min_score",
+    "text_cache",
+    "learnt",
+    "masks_by",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

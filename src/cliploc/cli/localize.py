@@ -40,7 +40,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
     """
     from cliploc import prompts
 
-    out, masks = asked.out, asked.masks
+    out, masks = asked.out, asked.masks or options.masks_by != "heat"
     if asked.save_maps and out is None:
         raise UsageError("expected --out with --save-maps, got none: choose a folder for the maps")
     if masks and out is None and not asked.as_json:

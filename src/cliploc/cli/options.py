@@ -23,6 +23,7 @@ from cliploc.cli.commands import section
 from cliploc.config import (
     DEFAULTS,
     FAITHFULNESS_METRICS,
+    SAM,
     Group,
     Option,
     Options,
@@ -194,6 +195,8 @@ def _refuse_early(options: Options) -> None:
     """Refuses what is not installed or not known, before torch is imported."""
     if options.engine_backend == "openvino":
         refuse_without("openvino", "engine-backend openvino")
+    if options.masks_by.startswith(SAM):
+        refuse_without("sam", "masks-by sam")
     refuse_unknown(
         [str(options.model)],
         [] if options.method is None else [options.method],

@@ -115,6 +115,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
     protocol, localizer = segmenter.protocol, segmenter.localizer
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole photo"
     steps = [] if not localizer.refine else ["+".join(localizer.refine)]
+    steps += [] if protocol.regions == "none" else [f"regions by {protocol.regions.partition(':')[0]}"]
     line = " · ".join([localizer.method.title, *steps, localizer.backbone.name, windows])
     for path in run.photos.paths:
         try:

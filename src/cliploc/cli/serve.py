@@ -34,6 +34,9 @@ class ServeFlags(ModelFlags, ServerFlags):
     head: list[str] | None = flag(
         "Trained layers from `cliploc train` for one of the models; repeatable.", None, metavar="FILE", group="model"
     )
+    sam: str | None = rare(
+        "A SAM or SAM 2 that can draw masks, too; needs cliploc[sam].", None, metavar="FOLDER", group="model"
+    )
     port: int = flag("Port; 0: any free port.", 7860, within=(0, 65_535), group="serving")
     max_megabytes: float = rare("Largest upload, in megabytes.", 20, within=(0.01, 2000), group="serving")
     max_megapixels: float = rare("Largest photo, in megapixels.", 25, within=(0.01, 120), group="serving")
@@ -54,6 +57,8 @@ def serve(asked: ServeFlags, options: Options) -> int:
     Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
     """
     refuse_without("web", "serve")
+    if asked.sam is not None:
+        refuse_without("sam", "--sam")
     models = pair_weights(asked.model or ["mini", "mini-vit"], asked.pretrained)
     refuse_unknown(name for name, _ in models)
     auth = None if asked.auth_env is None else user_in(asked.auth_env)
@@ -68,7 +73,13 @@ def serve(asked: ServeFlags, options: Options) -> int:
     recipe = str(options.recipe or "default")
     choice("recipe", RECIPES)(recipe)  # a file holds for one model, and the page has several
     service = Service(
-        with_heads(offers, asked.head or []), options.device, options.precision, most_pixels, asked.max_seconds, recipe
+        with_heads(offers, asked.head or []),
+        options.device,
+        options.precision,
+        most_pixels,
+        asked.max_seconds,
+        recipe,
+        asked.sam,
     )
     warn_of_strangers(terminal, asked, "page")
     terminal.say(f"loading {offers[0].label}", style="dim")

@@ -138,7 +138,8 @@ def annotate(
             the corrected pictures of the run; None for no promise.
         nms_across: of two drafts of different names whose IoU is above this, the better one stays; None to keep all.
         groups: what to do with a large box that contains several things: "keep", "split" or "drop".
-        masks: whether each box has its mask, in all formats that hold masks; see `cliploc help masks`.
+        masks: whether each box has its mask, in all formats that hold masks; see `cliploc help masks`. With `masks_by`
+            among the options it always has.
         polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
         copy: whether formats that come with the pictures (yolo, voc) have copies of them, instead of links.
         unsure: whether formats have the unsure boxes, too.
@@ -175,9 +176,10 @@ def annotate(
         raise UsageError(
             f"expected review of at least 0 and limit of at least 1, got {short(review)} and {short(limit)}"
         )
+    options = _model_options(options, more)
+    masks = masks or options.masks_by != "heat"
     if polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
-    options = _model_options(options, more)
     OPTIONS["min_presence"].check(min_presence)
     given_thresholds = [min_presence if one is None else one for one in names.thresholds]  # None: the usual
     number("max_false", 0, 1, above=True, none="no promise")(max_false)

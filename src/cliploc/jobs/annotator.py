@@ -90,8 +90,10 @@ class AnnotateWorker:
         )
         assert self.localizer.options.second_look == second_look
         why_not = self.localizer.unteachable_reason()
+        if options.masks_by != "heat":  # taught maps are drawn again from what is kept, without the picture
+            why_not = why_not or f"masks by {options.masks_by.partition(':')[0]}"
         if settings.teach and why_not is not None:
-            raise UsageError(f"expected a method that a folder can be taught with, got {why_not}: use --teach off")
+            raise UsageError(f"expected settings that a folder can be taught with, got {why_not}: use --teach off")
         self._teach = settings.teach is not False and why_not is None
         self.names = labels.names
         unknown = self.localizer.unknown_names(labels.entries)

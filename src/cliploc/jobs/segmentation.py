@@ -157,7 +157,10 @@ class LabelMapJudge(PictureJudge):
         """See `Judge.describe`."""
         cosines = self.segmenter.tasks[setting.method].method.cosines
         weights = self.segmenter.backbone.weights_id
-        return self.described_by(setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known)
+        regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
+        return self.described_by(
+            setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions
+        )
 
     def read(self, sample: LabelledPicture) -> _Read:
         """See `PictureJudge.read`."""

@@ -26,7 +26,7 @@ from cliploc.calibration import Calibration
 from cliploc.config import FOUND, Options
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.localization import Localization, boxes_and_reasons, joined_boxes
+from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context, TrainedHead
 from cliploc.pipeline.ahead import Ahead, Job, Tell
@@ -106,6 +106,7 @@ class Flow:
         head: the file of a trained head, and the head; None for none.
         second_look: the bank that it compares with, and how it is calibrated; None for no second look.
         guide: a second tower; None for none.
+        mask_source: what draws masks; None for the heat.
     """
 
     def __init__(
@@ -117,10 +118,11 @@ class Flow:
         masked: MaskedEncoder,
         second_look: tuple[Bank, Calibration] | None = None,
         guide: Guide | None = None,
+        mask_source: MaskSource | None = None,
     ) -> None:
         self.backbone, self.texts, self.options, self.second_look = backbone, texts, options, second_look
         self._learnt = texts.learnt
-        self.masked, self._guide = masked, guide
+        self.masked, self._guide, self._mask_source = masked, guide, mask_source
         self._memory: Memory | None = options.memory
         self._windows = tuple(options.windows or ())
         steps = resolve_refinements(options.refine or (), backbone)
@@ -415,6 +417,7 @@ class Flow:
                 probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
                 second_look=second if keep_maps else None,
                 sides=sides,
+                mask_source=self._mask_source,
             )
             if second is None:
                 return result

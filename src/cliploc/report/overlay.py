@@ -14,6 +14,7 @@ from cliploc.boxes import hot_levels
 from cliploc.boxes.outlines import outlines
 from cliploc.config import is_number, short
 from cliploc.errors import UsageError
+from cliploc.masks import ResizedMasks
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, name_colour
 from cliploc.values import FloatArray
@@ -160,7 +161,13 @@ def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
         frame=replace(result.frame, original_hw=(height, width)),
         boxes=replace(result.boxes, xyxy=result.boxes.xyxy * ratio),
         judged=None if result.judged is None else result.judged.scaled(ratio),
+        mask_source=resized_masks(result),
     )
+
+
+def resized_masks(result: Localization) -> ResizedMasks | None:
+    """What draws the masks of a copy of a result that has another size; None where the heat does."""
+    return None if result.mask_source is None else ResizedMasks(result)
 
 
 def fit_within(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:
@@ -323,10 +330,14 @@ def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int,
     """Draws the masks of these names' boxes (index → colour): all shades first, so that outlines stay visible."""
     height, width = result.frame.original_hw
     scale = np.array([image.width / width, image.height / height])  # the picture may be a smaller copy
-    chosen = replace(result, boxes=result.boxes.where([int(label) in colours for label in result.boxes.label]))
     shapes: list[tuple[Colour, list[npt.NDArray[np.float64]]]] = []
+    chosen = result
+    if result.mask_source is None:  # whose masks are not kept, so that fewer are made
+        chosen = replace(result, boxes=result.boxes.where([int(label) in colours for label in result.boxes.label]))
     for index, mask in chosen.box_masks():
-        colour = colours[int(chosen.boxes.label[index])]
+        colour = colours.get(int(chosen.boxes.label[index]))
+        if colour is None:
+            continue
         shade = Image.fromarray(mask.astype(np.uint8) * round(opacity * 255)).resize(image.size)
         if (extent := shade.getbbox()) is not None:
             image.paste(colour, extent, shade.crop(extent))

@@ -43,6 +43,8 @@ class Protocol:
     area_threshold: float = 0.0
     # how a ViT's position embeddings are resized for windows of another size than its own
     position_rule: PositionRule = "antialiased"
+    # what divides pictures into regions, each of which gets one label; see `SegmentationOptions`
+    regions: str = "none"
     # subtracted from RGB in 0–255, for towers with CLIP's values; other towers have their own
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD  # divisor after that
@@ -63,7 +65,8 @@ class Protocol:
 
     def describe(self) -> dict[str, Any]:
         """Its values without the classes, which are the dataset's, for a run's identity."""
-        return {name: value for name, value in asdict(self).items() if name != "classes"}
+        left_out = {"classes", *(["regions"] if self.regions == "none" else [])}  # older runs do not have the second
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 _OWN: Mapping[str, Mapping[str, Any]] = {

@@ -31,6 +31,7 @@ from cliploc.refine import LONGEST, Refinement
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting, raw_maps
 from cliploc.segmentation.protocol import Protocol
+from cliploc.segmentation.regions import Regions, region_source, voted
 from cliploc.tower import Backbone, as_transformer
 from cliploc.values import ClassName, FloatArray
 
@@ -55,6 +56,7 @@ class Segmenter:
         unknown: query → why the model cannot know it. Such queries are left out, and a class without another query is
             never predicted.
         classes: the labels that can be predicted.
+        regions: what divides pictures into regions; None where every pixel keeps its own label.
 
     Example:
         >>> from cliploc.segmentation import Segmenter, protocol_of
@@ -76,6 +78,7 @@ class Segmenter:
         self._on_grid, self._over_picture = flow.steps.on_grid, flow.steps.over_picture
         self._empty_name, self._encode_masked = flow.texts.empty_name, flow.masked.encode
         self._batch_size = flow.options.batch_size
+        self.regions = region_source(protocol.regions, str(self.backbone.device))
         self.unknown: dict[str, str] = {}
         if not protocol.one_thing:
             self._ask(protocol.classes)
@@ -114,21 +117,29 @@ class Segmenter:
     # ------------------------------------------------------------------------------------------------------ label maps
     @undisturbed
     def label_maps(
-        self, picture: Image.Image, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
+        self,
+        picture: Image.Image,
+        methods: Sequence[str] | None = None,
+        reporter: Reporter = SILENT,
+        regions: Regions | None = None,
     ) -> dict[str, Labels]:
         """The label map `[H, W]` of each method.
 
         Args:
             methods: some of the methods; None: all.
+            regions: `[H, W]`, the region of each pixel, from 0 on; −1: in none. None: the protocol's.
         """
         resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
         tasks = self._chosen(methods)
         seen = self._windows(images, self._queries, self._words, tasks, reporter)
         hw = (picture.height, picture.width)
+        if regions is None and self.regions is not None:
+            regions = self.regions(picture)
         made = {}
         for name, task in tasks.items():
             over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
-            made[name] = label_map(over, self.class_of, hw, self.protocol)
+            labels = label_map(over, self.class_of, hw, self.protocol)
+            made[name] = labels if regions is None else voted(labels, regions)
         return made
 
     @undisturbed

@@ -26,6 +26,7 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     refine = tuple(one for one in settings.refine or () if one in menu.refinements)
     usable = replace(
         settings,
+        masks_by=settings.masks_by if settings.masks_by in service.mask_sources else "heat",
         model=label,
         method=method,
         compare=tuple(one for one in settings.compare if one in menu.methods),
@@ -49,6 +50,8 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     values |= {name: value for name, value in owned.items() if values[name] is None}
     methods = [(name, find(name).title) for name in menu.methods]
     choices = {"method": _recipes(menu) + methods, "compare": methods}
+    titles = {"heat": "heat", "grabcut": "GrabCut", "sam": "Segment Anything"}
+    choices["masks_by"] = [(name, titles[name]) for name in ("heat", *service.mask_sources)]
     choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
     choices["method"].sort(key=lambda choice: choice[0] != menu.own)  # what runs by default comes first
     return {"problem": problem, "choices": choices, "values": values}

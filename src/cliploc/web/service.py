@@ -21,8 +21,9 @@ from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar
 from cliploc.heads import read_config
 from cliploc.images import Picture, load
-from cliploc.localization import Localization
+from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
+from cliploc.masks import GrabCutMasks
 from cliploc.memory import Kept, Memory
 from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
@@ -141,6 +142,7 @@ class SearchResult:
     offer: Offer  # the model that was used
     recipe: Recipe | None = None  # the recipe that ran; None where a method was chosen
     exemplar: str = ""  # the file of the picture that stands for a name; "" where there is none
+    mask_sources: Mapping[str, MaskSource] = field(default_factory=dict)  # value of `Settings.masks_by` → what draws
 
     @property
     def size(self) -> int:
@@ -160,6 +162,10 @@ class SearchResult:
 
     def cut(self, settings: Settings) -> dict[str, Localization]:
         """The results with boxes for these settings; no model runs."""
+        source = self.mask_sources.get(settings.masks_by)
+        if source is None and settings.masks_by != "heat":
+            there = ", ".join(("heat", *self.mask_sources))
+            raise UsageError(f"expected masks_by to be one of {there} on this server, got {settings.masks_by}")
         found = {}
         for method, tau in self.rules(settings):
             own = self.own[method]
@@ -170,7 +176,8 @@ class SearchResult:
                 min_score=own.min_score if settings.min_score is None else settings.min_score,
             )
             least = own.min_presence if settings.min_presence is None else settings.min_presence
-            found[method] = self.results[method].by(rule, 0.0 if method in self.closed else least)
+            cut = self.results[method].by(rule, 0.0 if method in self.closed else least)
+            found[method] = replace(cut, mask_source=source)
         return found
 
     def unset(self, settings: Settings) -> Settings:
@@ -210,12 +217,18 @@ class Service:
         max_pixels: int = 25_000_000,
         max_seconds: float = MAX_SECONDS,
         recipe: str = "default",
+        sam: str | None = None,
     ) -> None:
         if not offers:
             raise UsageError("expected at least one model, got none: leave --model out for mini")
         chosen = None if precision == "fp32" else precision
         self.offers = {offer.label: replace(offer, precision=chosen) for offer in offers}
         self.max_pixels = max_pixels
+        self.mask_sources: dict[str, MaskSource] = {"grabcut": GrabCutMasks()}
+        if sam is not None:
+            from cliploc.sam import SamMasks  # an extra
+
+            self.mask_sources["sam"] = SamMasks(sam, device=device or "cpu")
         self._recipe = RECIPE + recipe
         self._how: dict[str, Any] = {"device": device, "precision": precision}
         self._loaded: OrderedDict[str, Future[Backbone]] = OrderedDict()  # also those that are being loaded
@@ -357,7 +370,9 @@ class Service:
         results = self._models.submit(compute).result()
         own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
-        return SearchResult(path, settings, results, own, closed, offer, recipe, exemplar or "")
+        return SearchResult(
+            path, settings, results, own, closed, offer, recipe, exemplar or "", mask_sources=self.mask_sources
+        )
 
     def read(self, path: str) -> Picture:
         """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders."""

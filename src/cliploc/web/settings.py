@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.config import OPTIONS, RECIPES, Options, choice, number, short, words_of
+from cliploc.config import OPTIONS, RECIPES, SAM, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar
 from cliploc.prompts import TEMPLATE_SETS
@@ -21,6 +21,7 @@ from cliploc.report.overlay import OPACITY
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window
+MASKS_BY = ("heat", "grabcut", "sam")  # the last is that of the server, which may have none
 NONE = "none"  # no windows or no refinement, also if the recipe has some
 RECIPE = "recipe:"  # marks a recipe among methods: "recipe:fast"
 OF_LOCALIZER = (
@@ -40,6 +41,7 @@ CHECKS = {
     "scales": choice("scales", SCALES),
     "windows": choice("windows", WINDOWS),
     "templates": choice("templates", tuple(TEMPLATE_SETS)),
+    "masks_by": choice("masks_by", MASKS_BY),
     # Thresholds of the page are numbers, never "auto".
     **{name: number(name, 0, 1) for name in ("threshold", "compare_threshold", "min_score", "opacity")},
 }
@@ -52,9 +54,10 @@ LIVE = (
     "min_score",
     "opacity",
     "masks",
+    "masks_by",
 )  # no model runs for these
 SWITCHES, LISTS = ("flip", "masks", "exemplar_text"), ("compare", "refine")
-NUMBERS = tuple(name for name in LIVE if name not in SWITCHES)
+NUMBERS = tuple(name for name in LIVE if name not in (*SWITCHES, "masks_by"))
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
@@ -88,6 +91,7 @@ class Settings:
     min_score: float | None = None  # as in `Options`, but a number; None for the recipe's, or 0 of a method
     opacity: float = OPACITY  # opacity of the hottest places, and of masks
     masks: bool = False  # whether masks are shown instead of heat, and are among the downloads
+    masks_by: str = "heat"  # what draws masks, one of `MASKS_BY`
     # the name that a second upload stands for; "" for the name of its file. If it is not among the names, it is added
     exemplar_name: str = ""
     exemplar_box: str = ""  # the part of it that is used, "x0, y0, x1, y1" in pixels; "" for all of it
@@ -97,6 +101,12 @@ class Settings:
     def methods(self) -> tuple[str, ...]:
         """The method and the further ones, each once."""
         return tuple(dict.fromkeys((self.method, *self.compare)))
+
+    @property
+    def masks_source(self) -> str | None:
+        """What draws the masks, as `Localizer` takes it, if masks are shown and the heat does not draw them."""
+        by = f"{SAM}FOLDER" if self.masks_by == "sam" else self.masks_by  # visitors must not learn the server's folders
+        return by if self.masks and by != "heat" else None
 
     @property
     def asked(self) -> list[str]:
@@ -257,9 +267,10 @@ def python_lines(
     """The lines of a Python script that gives the same heatmaps and boxes."""
     lines = ["import cliploc", *(["from cliploc.exemplars import Exemplar"] if exemplar else []), ""]
     shown = {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
+    drawn = {} if settings.masks_source is None else {"masks_by": settings.masks_source}
     for place, (method, threshold) in enumerate(rules):
         of_model = ", ".join(f"{key}={value!r}" for key, value in model.items() if value is not None)
-        rest = {**method, "threshold": threshold, **settings.arguments, **shown}
+        rest = {**method, "threshold": threshold, **settings.arguments, **drawn, **shown}
         given = ", ".join(f"{key}={value!r}" for key, value in rest.items())
         name, of_model = ("localizer", of_model) if place == 0 else ("other", "localizer.backbone")
         found = "found" if place == 0 else "compared"
@@ -289,6 +300,7 @@ def command_lines(
         options = [f"--prompt={_prompt(settings, name, exemplar)}" for name in settings.asked]
         options += words_of({**model, **method, "threshold": threshold, **settings.arguments})
         options += ["--masks"] if settings.masks else []
+        options += [] if settings.masks_source is None else [f"--masks-by={settings.masks_source}"]
         options += ["--out=found" if place == 0 else f"--out=found-{method['method']}"]
         commands.append(shlex.join(["cliploc", "localize", *options, *(["--"] if file.startswith("-") else []), file]))
     return "\n".join(commands) + "\n"

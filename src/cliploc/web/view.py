@@ -13,7 +13,7 @@ from cliploc.localization import Localization
 from cliploc.recipes import Recipe
 from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
-from cliploc.report.overlay import draw_names, heatmap_alt, verdict
+from cliploc.report.overlay import draw_names, heatmap_alt, resized_masks, verdict
 from cliploc.reporter import BANK
 from cliploc.web.service import slim, title_of
 
@@ -90,7 +90,8 @@ def _shown(result: Localization) -> Localization:
     small = slim(result, SHOWN_SIDE)
     ratio = np.array([small.image.width / width, small.image.height / height] * 2, dtype=np.float32)
     frame = replace(small.frame, original_hw=(small.image.height, small.image.width))
-    return replace(small, frame=frame, boxes=replace(small.boxes, xyxy=small.boxes.xyxy * ratio))
+    boxes = replace(small.boxes, xyxy=small.boxes.xyxy * ratio)
+    return replace(small, frame=frame, boxes=boxes, mask_source=resized_masks(result))
 
 
 def _figure_of_name(

@@ -19,7 +19,7 @@ export function settings() {
 
 /** Offers these choices, and sets these of the values, or all. */
 export function apply({ choices, values }, names = Object.keys(values)) {
-  fillMenu(form.elements.namedItem("method"), choices.method);
+  for (const name of ["method", "masks_by"]) fillMenu(form.elements.namedItem(name), choices[name]);
   for (const name of ["compare", "refine"]) fillBoxes(name, choices[name]);
   for (const name of names) set(name, values[name]);
   document.querySelector("#compare_threshold").hidden = !oneCompared();
@@ -36,7 +36,7 @@ export function watch(moved, chosen) {
       moved();
     });
   }
-  form.elements.namedItem("masks").addEventListener("change", moved);
+  for (const name of ["masks", "masks_by"]) form.elements.namedItem(name).addEventListener("change", moved);
   document.querySelector("#options").addEventListener("change", event => chosen(event.target.name));
 }
 
