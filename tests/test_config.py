@@ -45,7 +45,7 @@ NUMBERS = {  # a valid value of each option that takes numbers, alone and in a l
         "background_threshold": (0.5,),
         "area_threshold": (0.5,),
     },
-    FaithfulnessOptions: {"steps": (2,)},
+    FaithfulnessOptions: {"steps": (2,), "tolerance": (0.02,)},
 }
 
 

@@ -82,7 +82,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     return loaded
 
 
-@pytest.mark.parametrize("name", ["fiftyone", "autodistill"])
+@pytest.mark.parametrize("name", ["fiftyone", "autodistill", "quantus"])
 def test_without_the_library_one_line_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"cliploc.integrations.{name}", raising=False)
@@ -195,3 +195,82 @@ def test_supervisions_slicer_gets_the_same_one_by_one_in_batches_and_in_threads(
                 assert not pixels[0, 100:].any()
     assert first is not None
     assert first[1] == ["red", "blue"]
+
+
+QUANTUS = {"resize": "squash", "min_presence": 0, "text_cache": False, "templates": ("{}",)}
+
+
+def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
+    quantus = pytest.importorskip("quantus", reason="needs quantus")
+    from cliploc.integrations.quantus import QuantusModel, explain
+
+    localizer = Localizer(model=tower("gap_cnn", (6, 6)), method="cam", **QUANTUS)
+    model = QuantusModel(localizer, ["red", "blue"])
+    x = model.pictures([Image.fromarray(picture()), Image.fromarray(picture()[::-1])])
+    targets = np.array([0, 1])
+    maps = explain(model, x, targets, method="layer_cam")
+    assert maps.shape == (2, 1, *x.shape[-2:])
+    for heat, name, seen in zip(maps, ("red", "blue"), (picture(), picture()[::-1]), strict=True):
+        squashed = np.asarray(Image.fromarray(seen).resize(x.shape[:1:-1], Image.Resampling.BICUBIC))
+        [found] = localizer.compare([squashed], [name], {"layer_cam": {}})
+        assert np.allclose(heat, found["layer_cam"].maps_over_picture(x.shape[-2:]), atol=1e-5)
+    # A metric that asks for maps of changed pictures, and one that asks for maps of changed models.
+    sensitivity = quantus.MaxSensitivity(nr_samples=2, lower_bound=0.1, normalise=False, disable_warnings=True)
+    scores = sensitivity(
+        model=model, x_batch=x, y_batch=targets, a_batch=maps, explain_func=explain,
+        explain_func_kwargs={"method": "layer_cam"}, channel_first=True, device="cpu",
+    )  # fmt: skip
+    assert all(0 < score < 10 for score in scores)
+    before = [one.clone() for one in model.backbone.parameters()]
+    random = quantus.MPRT(skip_layers=True, return_last_correlation=True, normalise=False, disable_warnings=True)
+    found = random(
+        model=model, x_batch=x, y_batch=targets, a_batch=maps, explain_func=explain,
+        explain_func_kwargs={"method": "layer_cam"}, channel_first=True, device="cpu",
+    )  # fmt: skip
+    assert all(-1 <= score < 0.99 for score in found)
+    assert all(one.equal(old) for one, old in zip(model.backbone.parameters(), before, strict=True))
+
+
+def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
+    quantus = pytest.importorskip("quantus", reason="needs quantus")
+    from cliploc.faithfulness import Faithfulness, chosen_metrics, faithfulness_metrics
+    from cliploc.integrations.quantus import QuantusModel, explain, quantus_metric
+
+    def flips() -> Any:
+        return quantus.PixelFlipping(features_in_step=96, perturb_baseline="black", disable_warnings=True)
+
+    def sensitivity() -> Any:
+        return quantus.MaxSensitivity(nr_samples=1, lower_bound=0.1, normalise=False, disable_warnings=True)
+
+    quantus_metric("quantus_gini", lambda: quantus.Sparseness(disable_warnings=True), "Gini", "of the heat")
+    quantus_metric("quantus_flips", flips, "flips", "a curve")
+    quantus_metric("quantus_max", sensitivity, "max", "largest change", best="low", needs_method=True)
+    try:
+        localizer = Localizer(model=tower("gap_cnn", (6, 6)), method="cam", **QUANTUS)
+        metrics = chosen_metrics(["quantus_gini", "sparseness", "quantus_max"])
+        of = Faithfulness(localizer, ["red", "blue"], metrics, {"cam": {}})
+        seen = of.see("a", picture(), asked="red")
+        values = of.measure(seen)["cam"].values
+        assert values["quantus_gini"] == pytest.approx(values["sparseness"], abs=1e-4)
+        assert 0 < values["quantus_max"] < 10
+        model = QuantusModel(localizer, ["red", "blue"])
+        logits = model(seen.images)
+        assert float(logits.softmax(dim=1)[0, 0]) == pytest.approx(seen.probability, abs=1e-5)
+        assert np.allclose(explain(model, seen.images.numpy(), np.array([0]))[0, 0], of.maps(seen)["cam"], atol=0.05)
+        several = Faithfulness(localizer, ["red", "blue"], chosen_metrics(["quantus_flips"]), {"cam": {}})
+        with pytest.raises(UsageError, match=r"^expected one number for a picture from quantus_flips, got 18"):
+            several.measure(seen)
+    finally:
+        for name in ("quantus_gini", "quantus_flips", "quantus_max"):
+            faithfulness_metrics._items.pop(name)
+
+
+def test_what_quantus_cannot_have_is_refused() -> None:
+    pytest.importorskip("quantus", reason="needs quantus")
+    from cliploc.integrations.quantus import QuantusModel
+
+    localizer = Localizer(model=tower("gap_cnn"), method="cam", **{**QUANTUS, "resize": "crop"})
+    with pytest.raises(UsageError, match=r"^expected resize squash, got crop"):
+        QuantusModel(localizer, ["red"])
+    with pytest.raises(UsageError, match=r"^expected names that mini knows, got 'xqzzt'"):
+        QuantusModel(Localizer("mini", method="cam", **QUANTUS), ["cat", "xqzzt"])

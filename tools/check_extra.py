@@ -60,6 +60,18 @@ def fast() -> None:
     assert "cliploc.metrics._infra.compiled" in sys.modules, "numba is not used"
 
 
+def quantus() -> None:
+    from quantus import Sparseness
+
+    from cliploc.integrations.quantus import QuantusModel, explain
+
+    model = QuantusModel(cliploc.Localizer("mini", resize="squash"), ["cat", "dog"])
+    x = model.pictures([Image.open(CAT)])
+    maps = explain(model, x, np.array([0]))
+    [score] = Sparseness(disable_warnings=True)(model=model, x_batch=x, y_batch=np.array([0]), a_batch=maps)
+    assert 0 < score < 1
+
+
 def autodistill() -> None:
     from autodistill.detection import CaptionOntology
 
@@ -182,20 +194,8 @@ def web() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (
-        fast,
-        autodistill,
-        fiftyone,
-        openvino,
-        heic,
-        refine,
-        regions,
-        sam,
-        bench,
-        ray,
-        segmentation,
-        train,
-        video,
-        web,
+        *(fast, autodistill, fiftyone, openvino, heic, refine, regions, sam, bench),
+        *(quantus, ray, segmentation, train, video, web),
     )
 }
 

@@ -20,6 +20,7 @@ PACKAGES = {
     "fiftyone": ("fiftyone",),
     "heic": ("pillow_heif",),
     "openvino": ("openvino",),
+    "quantus": ("quantus",),
     "ray": ("ray",),
     "refine": ("kornia",),
     "regions": ("sklearn",),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from cliploc.backbones._cnn import AttentionPool, GlobalAveragePool
+from cliploc.backbones._cnn import AT_ONCE, AttentionPool, GlobalAveragePool, run_in_parts, run_stages
 from cliploc.errors import UsageError
 from cliploc.tower import Backbone, DenseReading, Needs
 from tests.backbones.seam import BackboneContract
@@ -34,6 +34,27 @@ def features(*shape, seed=1):
 
 def images(height=20, width=24, count=2):
     return features(count, 3, height, width)
+
+
+def test_large_maps_are_computed_a_few_pictures_at_a_time() -> None:
+    """The stages with large maps see small batches, later ones the whole batch; the outputs are those of one batch."""
+    stages = [seeded(lambda i=i: torch.nn.Conv2d(3, 3, 2, stride=2), i) for i in range(5)]
+    seen: list[list[int]] = [[] for _ in stages]
+    x = features(5, 3, 224, 224)
+    with torch.no_grad():
+        for wanted in ([0, 2, 4], [1], [4]):
+            expected = run_stages(stages, x, wanted)
+            hooks = [
+                stage.register_forward_pre_hook(lambda _, given, kept=kept: kept.append(len(given[0])))
+                for stage, kept in zip(stages, seen, strict=True)
+            ]
+            found = run_in_parts(stages, x, wanted)
+            for hook in hooks:
+                hook.remove()
+            for ours, theirs in zip(found, expected, strict=True):
+                assert_rounded(ours, theirs, stages[0])
+    assert AT_ONCE == 2 * 224 * 224
+    assert [max(sizes) for sizes in seen] == [2, 2, 2, 5, 5]
 
 
 # ------------------------------------------------------------------------------------------------------ attention pool

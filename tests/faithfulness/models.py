@@ -28,7 +28,7 @@ def scorer(of: Tensor, batch_size: int = 7, scale: float = 0.5) -> Scorer:
 
 
 def judged(heat: Tensor, images: Tensor, of: Tensor, target: int = 0, label: int | None = None, **more: Any) -> Judged:
-    options = FaithfulnessOptions(**{key: more.pop(key) for key in ("steps", "baseline") if key in more})
+    options = FaithfulnessOptions(**{key: more.pop(key) for key in ("steps", "baseline", "tolerance") if key in more})
     return Judged(images, heat, target, label, scorer(of), lambda x: (x - 0.5) / 0.25, options, **more)
 
 

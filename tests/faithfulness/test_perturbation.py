@@ -61,7 +61,7 @@ def test_adcc_is_the_harmonic_mean() -> None:
     def unused(*_: object) -> Tensor:
         raise AssertionError
 
-    others = OtherMaps(of_picture, unused, unused)
+    others = OtherMaps(of_picture, unused, unused, unused, unused)
     values = measured("adcc", heat, images, of, others=others).values
     assert torch.equal(asked[0], images * heat)
     a = [float(one) - float(heat.mean()) for one in heat.flatten()]

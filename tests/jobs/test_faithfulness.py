@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
 from cliploc.jobs.faithfulness import TASK, FaithfulnessJudge, mean_curves, summarize
+from cliploc.jobs.folder import _differences
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.worker import EvaluationWorker
@@ -53,12 +55,16 @@ def test_the_folder_and_the_contract(done):
         assert one["evaluated"] == one["images"] == 4
     assert summary["settings"]["mini_random"]["names"] == pytest.approx(1)
     assert "deletion ↓" in outcome.out
+    # Four maps of a picture: two steps each, and once the whole picture and the empty one.
+    assert re.search(r"deletion: 2\.5 passes of the tower and \d+\.\d\d s of processor time a map", outcome.err)
+    assert "insertion: 2.2 passes" in outcome.err  # the whole picture was scored for deletion
+    assert "names: 0.0 passes" in outcome.err
     assert "4 of 4 samples × 4 settings done" in outcome.err
     rows = list(rows_in(out))
     assert len(rows) == 16
     assert dict(rows[0]["curves"]).keys() >= {"deletion", "insertion", "positive"}
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["protocol"] == {"steps": 3, "baseline": None, "target": None}
+    assert manifest["protocol"] == {"steps": 3, "tolerance": None, "baseline": None, "target": None}
     assert manifest["metrics"] == ["deletion", "insertion", "positive", "names"]
     assert manifest["numbers"]["deletion"]["best"] == "low"
 
@@ -148,6 +154,13 @@ def test_the_workers_settings_travel_to_other_machines():
     made_of = (TASK.schema, Path("x"), (ModelSetup(),), (Setting("a", 0, "cam"),))
     make = pickle.loads(pickle.dumps(partial(EvaluationWorker, judge_of, *made_of)))
     assert (make.args[0].args, make.args[1:]) == (judge_of.args, made_of)
+
+
+def test_a_run_from_before_an_option_of_the_protocol_resumes_without_it():
+    old, new = {"protocol": {"steps": 3}}, {"protocol": {"steps": 3, "tolerance": None}}
+    assert _differences(old, new, frozenset()) == []
+    new["protocol"]["tolerance"] = 0.02
+    assert _differences(old, new, frozenset()) == ["protocol.tolerance: only asked for"]
 
 
 def test_means_leave_out_what_cannot_be_computed():

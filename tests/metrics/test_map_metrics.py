@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cliploc.errors import InputError
-from cliploc.metrics import Bootstrap, EnergyInBoxes, JudgedMap, PointingGame, PxAP, VLScoreRule
+from cliploc.metrics import (
+    Bootstrap,
+    EnergyInBoxes,
+    EnergyInMasks,
+    JudgedMap,
+    PointingGame,
+    PxAP,
+    RelevanceRank,
+    RelevanceRankMasks,
+    VLScoreRule,
+)
 
 maps = hnp.arrays(np.float64, (6, 6), elements=st.floats(0, 1))
 
@@ -50,6 +60,51 @@ def test_energy_by_hand():
     assert of_one(EnergyInBoxes(), heat, [[0, 0, 1, 2], [0, 0, 1, 1]]) == 0.625  # overlapping boxes count once
     assert of_one(EnergyInBoxes(), heat, [[0, 0, 2, 2]]) == 1
     assert of_one(EnergyInBoxes(), np.zeros((2, 2)), [[0, 0, 2, 2]]) == 0
+
+
+def masked(metric, heat, *masks):
+    return metric.value_of(JudgedMap("a", heat, np.zeros((0, 4)), heat.shape[::-1], *masks))
+
+
+def test_energy_in_masks_by_hand():
+    heat, mask = np.array([[1.0, 0.5], [0.25, 0.25]]), np.array([[True, False], [True, False]])
+    assert masked(EnergyInMasks(), heat, mask) == 0.625
+    ignore = np.array([[True, True], [False, False]])  # 0.5 does not count, 1.0 is of the object
+    assert masked(EnergyInMasks(), heat, mask, ignore) == pytest.approx(1.25 / 1.5)
+    assert masked(EnergyInMasks(), np.zeros((2, 2)), mask) == 0
+    with pytest.raises(InputError, match="expected mask as booleans"):
+        masked(EnergyInMasks(), heat, mask[:1])
+
+
+def test_rank_accuracy_by_hand():
+    heat = np.array([[0.9, 0.8, 0.7, 0.1]])
+    assert of_one(RelevanceRank(), heat, [[1, 0, 4, 1]]) == pytest.approx(2 / 3)  # of 0.9, 0.8, 0.7
+    assert of_one(RelevanceRank(), heat, [[0, 0, 0.4, 1]]) == 0  # no pixel's centre
+    mask = np.array([[False, True, False, True]])
+    assert masked(RelevanceRankMasks(), heat, mask) == 0.5
+    assert masked(RelevanceRankMasks(), heat, mask, np.array([[True, False, True, False]])) == 1
+    flat = np.array([[0.5, 0.5, 0.5, 0.1]])  # two of three that are equally hot: one of them is of the object
+    assert masked(RelevanceRankMasks(), flat, mask) == pytest.approx((2 / 3) / 2)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6))
+def test_rank_accuracy_and_energy_in_masks_are_those_of_quantus(seed):
+    quantus = pytest.importorskip("quantus", reason="needs quantus")
+    random = np.random.default_rng(seed)
+    heat, mask = random.random((6, 6)), random.random((6, 6)) < 0.4
+    mask[0, 0], mask[5, 5] = True, False
+    given_ = {
+        "model": None, "x_batch": np.zeros((1, 1, 6, 6)), "y_batch": np.zeros(1, int), "a_batch": heat[None, None],
+        "s_batch": mask[None, None], "channel_first": True,
+    }  # fmt: skip
+    for ours, theirs in (
+        (RelevanceRankMasks(), quantus.RelevanceRankAccuracy),
+        (EnergyInMasks(), quantus.RelevanceMassAccuracy),
+        (EnergyInMasks(), quantus.AttributionLocalisation),
+    ):
+        [expected] = theirs(normalise=False, disable_warnings=True)(**given_)
+        assert masked(ours, heat, mask) == pytest.approx(expected, abs=1e-6)
 
 
 def test_vl_scores_rule_takes_the_best_of_all_regions_but_specks():

@@ -16,6 +16,8 @@ from cliploc.errors import UsageError
 from cliploc.tower import MIXTURE, DenseReading, Needs, TowerKind, Trace
 
 StageRunner: TypeAlias = Callable[[Sequence[nn.Module], Tensor, Sequence[int]], list[Tensor]]
+AT_ONCE = 2 * 224 * 224  # pixels that the first stages take at once on a CPU: their widest maps then stay in its caches
+LARGE = 8  # maps with more than an eighth of the picture's side are large
 
 
 def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
@@ -26,6 +28,22 @@ def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) ->
         if index in wanted:
             outputs.append(x)
     return outputs
+
+
+def run_in_parts(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+    """`run_stages`; on a CPU a few pictures at a time go through each stage while maps are large."""
+    height, width = x.shape[-2:]
+    at_once = max(1, AT_ONCE // (height * width))
+    if x.device.type != "cpu" or len(x) <= at_once:
+        return run_stages(stages, x, wanted)
+    parts, outputs, done = list(x.split(at_once)), [], 0
+    while done <= wanted[-1] and parts[0].shape[-1] * LARGE > width:
+        parts = [stages[done](part) for part in parts]
+        if done in wanted:
+            outputs.append(torch.cat(parts))
+        done += 1
+    rest = [index - done for index in wanted if index >= done]
+    return outputs + (run_stages(stages[done:], torch.cat(parts), rest) if rest else [])
 
 
 class ConvolutionalBackbone(DualEncoder):
@@ -44,7 +62,7 @@ class ConvolutionalBackbone(DualEncoder):
         super().__init__(mean, std)
         self.stages = nn.ModuleList(stages)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.runner, self.mixture = run_stages, None
+        self.runner, self.mixture = run_in_parts, None
 
     @abstractmethod
     def pool(self, features: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cliploc._imports import install, not_installed
-from cliploc.backbones._cnn import ConvolutionalBackbone, run_stages
+from cliploc.backbones._cnn import ConvolutionalBackbone, run_in_parts, run_stages
 from cliploc.config import EngineBackend
 from cliploc.errors import UsageError
 from cliploc.tower import Backbone
@@ -32,7 +32,7 @@ def with_engine(backbone: Backbone, engine: EngineBackend) -> Backbone:
         if isinstance(backbone.runner, OpenVino) == (engine == "openvino"):
             return backbone
         copied = copy.copy(backbone)  # the weights are shared
-        copied.runner = OpenVino.of(backbone.device, backbone.dtype) if engine == "openvino" else run_stages
+        copied.runner = OpenVino.of(backbone.device, backbone.dtype) if engine == "openvino" else run_in_parts
         return copied
     if engine == "openvino":
         raise UsageError(

@@ -401,6 +401,8 @@ def _concluded(
         terminal.data(grid([title_row(*titles), *lines]))
         for line in result.legend():
             terminal.data(Text(printable(line)))
+    for line in result.costs():
+        terminal.say(line, style="dim")
     say_failures(terminal, result.failed)
     terminal.say(result.closing(seconds), style="dim")
     return SOME_FAILED if result.failed or any(one.kind in LOST for one in problems) else DONE

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import ClassVar
+
+import numpy as np
 
 from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import area
-from cliploc.faithfulness._infra.scores import Scores, joined
+from cliploc.faithfulness._infra.scores import Make, Scores
+
+WIDTH = 16  # steps between the first scores, where a tolerance is given
 
 
 @faithfulness_metric
@@ -18,7 +23,8 @@ class Deletion(FaithfulnessMetric):
     At 224×224 a step is 224 pixels, so there are 225 scores. Removed pixels are 0 of the normalised picture. The score
     is the softmax probability of the name in question among all names; the area is (Σ − first/2 − last/2)/(n − 1). The
     same pictures also give the area under the cosine, which needs no other names. RISE does not fix the order of
-    equally hot pixels; here they are removed row by row from the upper left.
+    equally hot pixels; here they are removed row by row from the upper left. `tolerance` scores only the steps that
+    the curve needs.
     """
 
     name = "deletion"
@@ -34,10 +40,49 @@ class Deletion(FaithfulnessMetric):
     fill: ClassVar[str] = "zero"  # what replaces removed pixels, unless the options say
 
     def measure(self, judged: Judged) -> Measured:
-        scores = joined(self.series(judged, judged.steps[1:-1], judged.options.baseline or self.fill))
-        curves = {self.name: scores.probability.tolist(), f"{self.name}_cosine": scores.cosine.tolist()}
+        fill, steps = judged.options.baseline or self.fill, judged.steps
+        ends, make = self.ways(judged, fill)
+
+        def score(places: Sequence[int]) -> Scores:
+            return judged.scores(len(places), make([steps[place] for place in places], fill))
+
+        both = along(ends, len(steps) - 1, score, judged.options.tolerance)
+        curves = dict(zip((self.name, f"{self.name}_cosine"), both, strict=True))
         return Measured({name: area(curve) for name, curve in curves.items()}, curves)
 
-    def series(self, judged: Judged, inner: Sequence[int], fill: str) -> Sequence[Scores]:
-        """From the whole picture to none of it; `inner`: how many pixels differ after each step but the last."""
-        return [judged.whole, judged.scores(len(inner), judged.removing(inner, fill)), judged.empty(fill)]
+    def ways(self, judged: Judged, fill: str) -> tuple[tuple[Scores, Scores], Callable[[Sequence[int], str], Make]]:
+        """The scores at both ends, and what makes the pictures between: from the whole picture to none of it."""
+        return (judged.whole, judged.empty(fill)), judged.removing
+
+
+def along(
+    ends: tuple[Scores, Scores], last: int, score: Callable[[Sequence[int]], Scores], tolerance: float | None
+) -> list[list[float]]:
+    """The probabilities and the cosines at each step from 0 to `last`.
+
+    Without a tolerance all steps are scored. With one, every 16th is, and then the middle between two, and again as
+    long as a middle is further than the tolerance from the straight line between its neighbours. The others lie on such
+    lines.
+    """
+    known: dict[int, tuple[float, float]] = {}
+
+    def add(places: Sequence[int], scores: Scores) -> None:
+        known.update(zip(places, zip(scores.probability.tolist(), scores.cosine.tolist(), strict=True), strict=True))
+
+    def straight(first: int, middle: int, end: int) -> bool:
+        share = (middle - first) / (end - first)
+        lines = (a + (b - a) * share for a, b in zip(known[first], known[end], strict=True))
+        return all(abs(a - b) <= (tolerance or 0) for a, b in zip(known[middle], lines, strict=True))
+
+    for place, one in zip((0, last), ends, strict=True):
+        add([place], one)
+    if inner := range(1, last) if tolerance is None else range(WIDTH, last, WIDTH):
+        add(inner, score(inner))
+    open_ = [] if tolerance is None else [(a, b) for a, b in pairwise(sorted(known)) if b - a > 1]
+    while open_:
+        middles = [(a + b) // 2 for a, b in open_]
+        add(middles, score(middles))
+        bent = [(a, m, b) for (a, b), m in zip(open_, middles, strict=True) if not straight(a, m, b)]
+        open_ = [(a, b) for ends_ in bent for a, b in pairwise(ends_) if b - a > 1]
+    places = sorted(known)
+    return [np.interp(range(last + 1), places, [known[one][kind] for one in places]).tolist() for kind in (0, 1)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.judged import Axis, FaithfulNumber, Judged
 from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
-from cliploc.faithfulness._infra.scores import Scores
+from cliploc.faithfulness._infra.scores import Make, Scores
 from cliploc.faithfulness.deletion import Deletion
 
 
@@ -30,6 +30,6 @@ class Insertion(Deletion):
     curves: ClassVar = {"insertion": Axis("share of pixels shown"), "insertion_cosine": Axis("share of pixels shown")}
     fill = "blur"
 
-    def series(self, judged: Judged, inner: Sequence[int], fill: str) -> Sequence[Scores]:
-        """From none of the picture to the whole of it."""
-        return [judged.empty(fill), judged.scores(len(inner), judged.keeping(inner, fill)), judged.whole]
+    def ways(self, judged: Judged, fill: str) -> tuple[tuple[Scores, Scores], Callable[[Sequence[int], str], Make]]:
+        """The same from none of the picture to the whole of it."""
+        return (judged.empty(fill), judged.whole), judged.keeping

@@ -6,8 +6,8 @@ shard and the worker's settings. So neither the engine nor an interruption can c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from cliploc.reporter import SILENT, Reporter
@@ -23,6 +23,20 @@ class Shard:
     samples: tuple[Any, ...]
 
 
+# What costs something → how many maps it judged, pictures that passed the tower for it, and seconds of processor time.
+Spending: TypeAlias = Mapping[str, tuple[int, int, float]]
+
+
+def spent_together(several: Iterable[Spending]) -> dict[str, tuple[int, int, float]]:
+    """The sums for each name."""
+    total: dict[str, tuple[int, int, float]] = {}
+    for one in several:
+        for name, (maps, passes, seconds) in one.items():
+            before = total.get(name, (0, 0, 0.0))
+            total[name] = before[0] + maps, before[1] + passes, before[2] + seconds
+    return total
+
+
 @dataclass(frozen=True)
 class Part:
     """The results of a shard."""
@@ -32,6 +46,7 @@ class Part:
     table: Any
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
     lessons: bytes = b""  # of an annotation that is taught: `cliploc.jobs.lessons`
+    spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it
 
 
 class Worker(Protocol):

@@ -19,7 +19,7 @@ from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs import folder, local
-from cliploc.jobs.engine import Engine
+from cliploc.jobs.engine import Engine, Spending
 from cliploc.jobs.evaluate import read_map
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.notes import failure_reason
@@ -141,6 +141,12 @@ class FaithfulnessJudge(PictureJudge):
     def maps(self, seen: AskedPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         """See `PictureJudge.maps`."""
         return self._measurer.maps(seen, methods, reporter=reporter)
+
+    def spent(self) -> Spending:
+        """See `Judge.spent`."""
+        found = {name: (one.maps, one.passes, one.seconds) for name, one in self._measurer.spent.items()}
+        self._measurer.spent.clear()
+        return found
 
     def judge(self, seen: AskedPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
         """See `PictureJudge.judge`."""

@@ -286,6 +286,7 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
             inner = f"{where}.{key}" if where else key
             if (key in old) != (key in new):
                 later = key not in old and key in OPTIONS and new[key] == plain({key: getattr(DEFAULTS, key)})[key]
+                later |= where == "protocol" and key not in old and new[key] is None
                 found += [] if later or inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
             else:
                 found += _differences(old[key], new[key], free, inner)

@@ -7,6 +7,7 @@ that dies is replaced, and its shard is computed again.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pickle
@@ -83,7 +84,8 @@ def run(
                             raise ERRORS[row["error"]](row["table"].decode())
                         if waiting.pop(row["index"], None) is None:
                             continue  # sent twice, as its worker died right after sending it
-                        on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"]), row["lessons"]))
+                        spent = json.loads(row["spent"])
+                        on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"]), row["lessons"], spent))
                         reporter.images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
@@ -109,7 +111,7 @@ class _ShardsDone:
         self.worker: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        out: dict[str, list[Any]] = {"index": [], "table": [], "notes": [], "lessons": [], "error": []}
+        out: dict[str, list[Any]] = {"index": [], "table": [], "notes": [], "lessons": [], "spent": [], "error": []}
         for packed in batch["shard"]:
             shard: Shard = pickle.loads(packed)
             try:
@@ -120,11 +122,12 @@ class _ShardsDone:
                     self.worker = self.make_worker()
                 (part,) = self.worker.stream([shard])
                 table, notes, lessons, error = _bytes(part.table), list(part.notes), part.lessons, ""
+                spent = json.dumps(part.spent)
             except CliplocError as raised:
                 # As text: an exception with a constructor of its own cannot be sent.
                 error = next(name for name, kind in ERRORS.items() if isinstance(raised, kind))
-                table, notes, lessons = str(raised).encode(), [], b""
-            for values, value in zip(out.values(), (shard.index, table, notes, lessons, error), strict=True):
+                table, notes, lessons, spent = str(raised).encode(), [], b"", "{}"
+            for values, value in zip(out.values(), (shard.index, table, notes, lessons, spent, error), strict=True):
                 values.append(value)
         return out
 

@@ -16,7 +16,7 @@ from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, Part, Ready, Shard
+from cliploc.jobs.engine import Engine, Part, Ready, Shard, Spending, spent_together
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.notes import Notes, pictures_in_words
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
@@ -57,6 +57,7 @@ class BenchmarkResult:
     samples: int  # number of samples that were asked for
     computed: int  # number of parts that this call computed; the others were done before
     resumed: bool  # whether parts were done before
+    spent: Spending  # what the parts cost that this call computed
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
@@ -69,6 +70,13 @@ class BenchmarkResult:
     def legend(self) -> list[str]:
         """The lines below the table that explain its numbers."""
         return self.task.legend(self.summary, self.manifest)
+
+    def costs(self) -> list[str]:
+        """What each metric cost for one map, of what this call computed; work that is shared is of the first."""
+        return [
+            f"{name}: {passes / maps:.1f} passes of the tower and {seconds / maps:.2f} s of processor time a map"
+            for name, (maps, passes, seconds) in self.spent.items()
+        ]
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
@@ -148,12 +156,12 @@ def run_task(
         passes = len({one.setup for one in settings})  # how often each sample is looked at
         reporter.phase(phase)
         reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset.samples))
-        done = 0
+        done, spent = 0, dict[str, tuple[int, int, float]]()
 
         def keep(part: Part) -> None:
-            nonlocal done
+            nonlocal done, spent
             write_part(part_path(out, part.index), part.table, stamps[part.index])
-            done += 1
+            done, spent = done + 1, spent_together([spent, part.spent])
             notes.add(part.notes)
             for sample, reason in _failed_in(part):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
@@ -164,8 +172,9 @@ def run_task(
             reporter.phase("summary")
             summary = conclude(out, task)
         return BenchmarkResult(
-            task, manifest, out, summary, notes.lines, _failures(summary), len(dataset.samples), done, bool(there)
-        )
+            task, manifest, out, summary, notes.lines, _failures(summary), len(dataset.samples), done, bool(there),
+            spent,
+        )  # fmt: skip
 
 
 def conclude(out: Path, task: BenchmarkTask) -> dict[str, Summary]:

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.engine import Part, Shard, Spending, spent_together
 from cliploc.jobs.folder import plain
 from cliploc.jobs.notes import collect_halved, failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
@@ -39,6 +39,7 @@ class JudgedShard:
     outcomes: Callable[[], list[Outcome]]  # waits for them; one for each sample
     notes: list[str]
     futures: list[Future[Any]] = field(default_factory=list)
+    spent: Spending = field(default_factory=dict)
 
 
 class Judge(ABC):
@@ -64,6 +65,10 @@ class Judge(ABC):
     @abstractmethod
     def describe(self, setting: Setting) -> dict[str, Any]:
         """Everything that a setting's numbers depend on, besides the task's own entries of the manifest."""
+
+    def spent(self) -> Spending:
+        """What was spent since this was asked last; nothing where it is not counted."""
+        return {}
 
     def close(self) -> None:
         """Ends what the judge has started; most start nothing that outlives a stream."""
@@ -128,7 +133,7 @@ class PictureJudge(Judge):
                 for sample, read in zip(shard.samples, self._ahead(reading, shard.samples), strict=True):
                     outcomes.append(self._outcome(sample, read, notes, told))
                     reporter.images(1)
-                yield JudgedShard(lambda outcomes=outcomes: outcomes, notes)  # type: ignore[misc]
+                yield JudgedShard(lambda outcomes=outcomes: outcomes, notes, spent=self.spent())  # type: ignore[misc]
 
     def _ahead(self, pool: ThreadPoolExecutor, samples: Sequence[Any]) -> Iterator[Future[Any]]:
         """The samples being read, each one before the one ahead of it is asked for."""
@@ -242,7 +247,8 @@ class EvaluationWorker:
                 failed = isinstance(columns, str)
                 rows.append(row | ({"status": "failed", "reason": columns} if failed else {"status": "ok", **columns}))
         notes = dict.fromkeys(note for one in judged for note in one.notes)
-        return Part(index, to_table(rows, self._schema()), tuple(notes))
+        spent = spent_together(one.spent for one in judged)
+        return Part(index, to_table(rows, self._schema()), tuple(notes), spent=spent)
 
     def close(self) -> None:
         """Ends the processes of the judges."""

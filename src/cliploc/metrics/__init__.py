@@ -29,6 +29,7 @@ from cliploc.metrics._infra.metric import (
     metrics,
 )
 from cliploc.metrics.energy_in_boxes import EnergyInBoxes
+from cliploc.metrics.energy_in_masks import EnergyInMasks
 from cliploc.metrics.localization_accuracy import LocalizationAccuracy
 from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits, packed_hits
 from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2
@@ -36,4 +37,5 @@ from cliploc.metrics.mean_best_iou import MeanBestIoU
 from cliploc.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.metrics.pointing_game import PointingGame
 from cliploc.metrics.pxap import PxAP, pack_counts, unpack_counts
+from cliploc.metrics.relevance_rank import RelevanceRank, RelevanceRankMasks
 from cliploc.metrics.vl_score_rule import VLScoreRule

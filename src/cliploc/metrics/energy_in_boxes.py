@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc.metrics._infra.curve import checked_map
 from cliploc.metrics._infra.metric import JudgedMap, MeanMetric, Number, metric
@@ -30,9 +31,10 @@ class EnergyInBoxes(MeanMetric):
 
     def value_of(self, judged: JudgedMap) -> float:
         heat = checked_map(judged.heat, "exact").astype(np.float64)
-        y, x = (np.arange(size) + 0.5 for size in heat.shape)
-        inside = np.zeros(heat.shape, np.bool_)
-        for x0, y0, x1, y1 in judged.boxes:
-            inside |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
-        total = float(heat.sum())
-        return float(heat[inside].sum()) / total if total > 0 else 0.0
+        return share_inside(heat, judged.inside)
+
+
+def share_inside(heat: npt.NDArray[np.float64], inside: npt.NDArray[np.bool_]) -> float:
+    """The share of a map's sum that lies in a region; 0 of an all-zero map."""
+    total = float(heat.sum())
+    return float(heat[inside].sum()) / total if total > 0 else 0.0

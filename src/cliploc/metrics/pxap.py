@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, POISSON_REPLICATES, Bootstrap, poisson_draws
 from cliploc.metrics._infra.curve import TAUS, checked_map
 from cliploc.metrics._infra.metric import (
@@ -19,6 +19,7 @@ from cliploc.metrics._infra.metric import (
     Number,
     Row,
     Score,
+    checked_masks,
     metric,
     refuse_empty,
     refuse_twice,
@@ -61,8 +62,7 @@ class PxAP(Metric):
         return len(self._ids)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        assert judged.mask is not None
-        return {"pxap": pack_counts(*_pixel_counts(judged, judged.mask))}
+        return {"pxap": pack_counts(*_pixel_counts(judged))}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         refuse_twice(sample_id, self._ids)
@@ -86,16 +86,10 @@ class PxAP(Metric):
         return MetricSummary({"pxap": Score(_area(self._true[0], self._false[0]), interval)})
 
 
-def _pixel_counts(judged: JudgedMap, mask: npt.NDArray[np.bool_]) -> tuple[Counts, Counts]:
+def _pixel_counts(judged: JudgedMap) -> tuple[Counts, Counts]:
     """Histograms of one image's scores: pixels of the object, and pixels outside it, each `[1001]`."""
-    heat, ignore = checked_map(judged.heat, "exact"), judged.ignore
-    for name, given in (("mask", mask), ("ignore", ignore)):
-        if given is not None and (given.shape != heat.shape or given.dtype != np.bool_):
-            raise InputError(
-                f"{judged.sample_id}: expected {name} as booleans {list(heat.shape)}, got {given.dtype} "
-                f"{list(given.shape)}: resize it to the map"
-            )
-    outside = ~mask if ignore is None else ~mask & ~ignore
+    heat = checked_map(judged.heat, "exact")
+    mask, outside = checked_masks(judged)
     return np.histogram(heat[mask], EDGES)[0], np.histogram(heat[outside], EDGES)[0]
 
 

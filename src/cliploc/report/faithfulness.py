@@ -70,6 +70,7 @@ def _facts(run: TaskRun) -> dict[str, str]:
     protocol, numbers = run.manifest["protocol"], run.manifest["numbers"]
     of_protocol = {
         **({"steps": f"{protocol.get('steps') or 224}"} if {"deletion", "insertion"} & numbers.keys() else {}),
+        **({"tolerance": f"{tolerance:g}"} if (tolerance := protocol.get("tolerance")) is not None else {}),
         "baseline": protocol.get("baseline") or "as published",
         "name": "the true label" if protocol.get("target") == "label" else "the model's prediction",
     }

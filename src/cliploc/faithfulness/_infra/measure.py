@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +50,19 @@ class AskedPicture:
     cosine: float  # of picture and name
     # results that do not depend on the map, kept for all maps of the picture
     shared: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a metric cost; work that metrics or maps share is of the one that needed it first."""
+
+    maps: int = 0  # judged
+    passes: int = 0  # changed pictures that the tower scored
+    seconds: float = 0.0  # of processor time, with other maps that it asked for
+
+    def __add__(self, other: Spent) -> Spent:
+        """Both together."""
+        return Spent(self.maps + other.maps, self.passes + other.passes, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,7 @@ class Faithfulness:
         self._place = {entry: index for index, entry in enumerate(self.known)}
         self._embeddings = localizer.embed_names(self.known)  # [K, D]
         self._random: dict[float, Localizer] = {}
+        self.spent: dict[str, Spent] = defaultdict(Spent)  # metric → its cost so far
 
     def _scorer(self, reporter: Reporter) -> Scorer:
         encode = self.localizer.flow.masked.encode or self.backbone.encode_image
@@ -145,21 +161,23 @@ class Faithfulness:
         self, seen: AskedPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
         """The map `[H, W]` of each method (None: all) over the tower's input, for the name that is asked about."""
-        return self._maps(self.localizer, seen.picture, self.known[seen.target], seen.images, methods, reporter)
+        made = self._maps(self.localizer, [seen.picture], self.known[seen.target], seen.images, methods, reporter)
+        return {name: maps[0] for name, maps in made.items()}
 
     def _maps(
         self,
         localizer: Localizer,
-        picture: Image.Image,
+        pictures: Sequence[Image.Image],
         entry: str,
         images: Tensor,
         methods: Sequence[str] | None,
         reporter: Reporter,
     ) -> dict[str, FloatArray]:
+        """Method → the maps of the pictures, `[n, H, W]` of the size of `images`."""
         asked = {name: given for name, given in self.methods.items() if methods is None or name in methods}
-        results = next(localizer.compare([picture], [entry], asked, reporter=reporter))
         hw = (images.shape[-2], images.shape[-1])
-        return {name: result.maps_over_picture(hw)[0] for name, result in results.items()}
+        results = list(localizer.compare(list(pictures), [entry], asked, reporter=reporter))
+        return {name: np.stack([one[name].maps_over_picture(hw)[0] for one in results]) for name in asked}
 
     # ---------------------------------------------------------------------------------------------------------- numbers
     def measure(
@@ -188,12 +206,13 @@ class Faithfulness:
         warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
         if warmth.shape != size:
             warmth = F.interpolate(warmth[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        scorer = self._scorer(reporter)
         judged = Judged(
             seen.images,
             warmth,
             seen.target,
             seen.label,
-            self._scorer(reporter),
+            scorer,
             self.backbone.normalize,
             self.options,
             seen.shared,
@@ -203,7 +222,9 @@ class Faithfulness:
         values: dict[str, float | None] = {}
         curves: dict[str, Sequence[float | None]] = {}
         for metric in self.metrics:
+            passes, began = scorer.passes, time.process_time()
             measured = metric.measure(judged)
+            self.spent[metric.name] += Spent(1, scorer.passes - passes, time.process_time() - began)
             values |= measured.values
             curves |= measured.curves
         return Measured(values, curves)
@@ -232,11 +253,13 @@ class Faithfulness:
         """Further maps of a picture by one method, in one forward pass for all methods of `beside` (None: all)."""
         entry = self.known[seen.target]
 
-        def together(key: object, localizer: Callable[[], Localizer], name: str) -> Tensor:
-            """The method's map among those of all methods, which share a forward pass; alone where another fails."""
+        def together(
+            key: object, localizer: Callable[[], Localizer], name: str, pictures: Sequence[Image.Image] | None = None
+        ) -> Tensor:
+            """The method's maps among those of all methods, which share a forward pass; alone where another fails."""
 
             def make(methods: Sequence[str] | None) -> dict[str, FloatArray]:
-                return self._maps(localizer(), seen.picture, name, seen.images, methods, reporter)
+                return self._maps(localizer(), pictures or [seen.picture], name, seen.images, methods, reporter)
 
             if key not in seen.shared:
                 try:
@@ -245,20 +268,29 @@ class Faithfulness:
                     seen.shared[key] = {}  # each method then runs alone, which shows which one failed
             found = seen.shared[key]
             heat = found[method] if method in found else make([method])[method]
-            return torch.from_numpy(heat).to(seen.images.device)
+            return torch.from_numpy(heat).to(seen.images.device)  # [n, H, W]
+
+        def in_pictures(images: Tensor) -> list[Image.Image]:
+            return [Image.fromarray(in_8_bits(one[None], self.backbone.normalize)) for one in images]
 
         def of_picture(images: Tensor) -> Tensor:
-            picture = Image.fromarray(in_8_bits(images, self.backbone.normalize))
-            made = self._maps(self.localizer, picture, entry, images, [method], reporter)
-            return torch.from_numpy(made[method]).to(images.device)
+            made = self._maps(self.localizer, in_pictures(images), entry, images, [method], reporter)
+            return torch.from_numpy(made[method][0]).to(images.device)
 
         def of_random_tower(share: float) -> Tensor:
-            return together(("random tower", share, seen.target), lambda: self._randomised(share), entry)
+            return together(("random tower", share, seen.target), lambda: self._randomised(share), entry)[0]
 
         def of_other_name() -> Tensor:
-            return together(("maps", seen.second), lambda: self.localizer, self.known[seen.second])
+            return together(("maps", seen.second), lambda: self.localizer, self.known[seen.second])[0]
 
-        return OtherMaps(of_picture, of_other_name, of_random_tower)
+        def of_pictures(key: object, images: Tensor, share: float) -> Tensor:
+            tower = (lambda: self._randomised(share)) if share else (lambda: self.localizer)
+            return together((key, share, seen.target), tower, entry, in_pictures(images))
+
+        def raw() -> Tensor:
+            return self.localizer.trace(seen.picture, [entry], method, self.methods[method]).raw[0]
+
+        return OtherMaps(of_picture, of_other_name, of_random_tower, of_pictures, raw)
 
     def _randomised(self, share: float) -> Localizer:
         """The localizer whose tower has a share of its weights shuffled, from the top; made once."""

@@ -54,6 +54,7 @@ class Scorer:
     ) -> None:
         self._encode, self._names, self._logit_scale = encode, names.float(), logit_scale
         self._batch_size, self._told, self._halved = batch_size, told, halved
+        self.passes = 0  # pictures scored so far
 
     def __call__(self, count: int, make: Make, target: int) -> Scores:
         """Scores `count` pictures, made a batch at a time."""
@@ -62,13 +63,23 @@ class Scorer:
             for start in range(0, count, self._batch_size):
                 end = min(start + self._batch_size, count)
                 parts.append(self._scores(self._embedded(make(start, end)), target))
+                self.passes += end - start
                 self._told(end - start, count - end)
         return joined(parts)
 
-    def _scores(self, embeddings: Tensor, target: int) -> Scores:
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits `[n, K]` of pictures `[n, 3, H, W]` normalised, for metrics of other packages."""
+        self.passes += len(images)
+        return self._logit_scale * self._cosines(self._embedded(images))
+
+    def _cosines(self, embeddings: Tensor) -> Tensor:
         cosines = embeddings.float() @ self._names.T.to(embeddings.device)  # [n, K]
         if not cosines.isfinite().all():
             raise ModelError("the tower gave a perturbed picture an embedding that is not a number: use fp32")
+        return cosines
+
+    def _scores(self, embeddings: Tensor, target: int) -> Scores:
+        cosines = self._cosines(embeddings)  # [n, K]
         probabilities = (self._logit_scale * cosines).softmax(dim=-1)
         return Scores(probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu())
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.errors import UsageError
+from cliploc.errors import InputError, UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import BoxCurve, Convention, Floats, box_curve, boxes_on_map, level
 from cliploc.registry import Registry
@@ -100,6 +100,15 @@ class JudgedMap:
     def boxes(self) -> Floats:
         """`[m, 4]` true boxes in map pixels, not rounded."""
         return boxes_on_map(self.true_xyxy, self.size_wh, self.heat.shape, "exact")
+
+    @cached_property
+    def inside(self) -> npt.NDArray[np.bool_]:
+        """`[H, W]`, the pixels whose centre is in a true box."""
+        y, x = (np.arange(size) + 0.5 for size in self.heat.shape)
+        inside = np.zeros(self.heat.shape, np.bool_)
+        for x0, y0, x1, y1 in self.boxes:
+            inside |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+        return inside
 
     @cached_property
     def curve(self) -> BoxCurve:
@@ -251,6 +260,19 @@ def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[s
             if cls.needs_threshold:
                 columns |= cls.at(tau).judge(judged)
         yield columns
+
+
+def checked_masks(judged: JudgedMap) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Where the object is, and where pixels count that are not of it: `[H, W]` each."""
+    mask, ignore = judged.mask, judged.ignore
+    assert mask is not None
+    for name, given in (("mask", mask), ("ignore", ignore)):
+        if given is not None and (given.shape != judged.heat.shape or given.dtype != np.bool_):
+            raise InputError(
+                f"{judged.sample_id}: expected {name} as booleans {list(judged.heat.shape)}, got {given.dtype} "
+                f"{list(given.shape)}: resize it to the map"
+            )
+    return mask, ~mask if ignore is None else ~mask & ~ignore
 
 
 def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:

@@ -1,0 +1,37 @@
+"""Energy in masks (Kohlbrenner et al. 2020, Arras et al. 2022): how much of a map's sum lies on the object."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from cliploc.metrics._infra.curve import checked_map
+from cliploc.metrics._infra.metric import JudgedMap, MeanMetric, Number, checked_masks, metric
+from cliploc.metrics.energy_in_boxes import share_inside
+
+
+@metric
+class EnergyInMasks(MeanMetric):
+    """The share of a map's sum that lies inside the true mask.
+
+    It is the attribution localisation of Kohlbrenner et al. 2020, "Towards Best Practice in Explaining Neural Network
+    Decisions with LRP", and the relevance mass accuracy of Arras et al. 2022, "CLEVR-XAI". Against boxes the same
+    number is `energy_in_boxes`. Ignored pixels do not count, unless they are of the object.
+
+    Example:
+        >>> mask = np.array([[True, False]])
+        >>> EnergyInMasks().value_of(JudgedMap("a", np.array([[0.6, 0.2]]), np.zeros((0, 4)), (2, 1), mask))
+        0.75
+    """
+
+    name = "energy_in_masks"
+    position = 82
+    truth = "masks"
+    column = "mask_energy"
+    numbers: ClassVar = {"energy_in_masks": Number("Energy in masks", "the share of the map's sum on the object")}
+
+    def value_of(self, judged: JudgedMap) -> float:
+        heat = checked_map(judged.heat, "exact").astype(np.float64)
+        mask, outside = checked_masks(judged)
+        return share_inside(np.where(mask | outside, heat, 0), mask)
