@@ -302,4 +302,4 @@ def test_the_command_takes_the_file(runs: Any, photos: Path, monkeypatch: pytest
     [name] = document["pictures"][0]["names"]
     assert (name["found"], name["presence"]) == (True, None)
     assert document["settings"]["learnt"] == str(run.file)
-    assert "learnt with windows [1.5, 2.0], and windows is [] here" in refused(*words, "--windows", "")
+    assert "learnt with windows [2.0], and windows is [] here" in refused(*words, "--windows", "")

@@ -36,7 +36,7 @@ def run_in_parts(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) 
     at_once = max(1, AT_ONCE // (height * width))
     if x.device.type != "cpu" or len(x) <= at_once:
         return run_stages(stages, x, wanted)
-    parts, outputs, done = list(x.split(at_once)), [], 0
+    parts, outputs, done = list(torch.split(x, at_once)), [], 0
     while done <= wanted[-1] and parts[0].shape[-1] * LARGE > width:
         parts = [stages[done](part) for part in parts]
         if done in wanted:

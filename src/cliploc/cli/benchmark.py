@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -236,7 +237,7 @@ class _Plan:
     open: Callable[..., Any]  # reads the dataset
 
 
-def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
+def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None) -> _Plan:
     """`benchmark --task localization`."""
     from cliploc import saliency
     from cliploc.datasets import open_dataset
@@ -247,7 +248,7 @@ def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: s
     return _Plan(*_settings_of_boxes(asked, setups, recipe, beside), FILES, run, open_dataset)
 
 
-def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
+def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None) -> _Plan:
     """`benchmark --task presence`."""
     from cliploc.datasets import open_asked
     from cliploc.jobs.presence import FILES, run_presence
@@ -255,7 +256,7 @@ def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str |
     return _Plan(*_settings_of_boxes(asked, setups, recipe), FILES, run_presence, open_asked)
 
 
-def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None) -> _Plan:
+def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None) -> _Plan:
     """`benchmark --task labelling`."""
     if (asked.truth is None) == (asked.root is None):
         raise UsageError(
@@ -278,7 +279,10 @@ def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str 
 
 
 def _settings_of_boxes(
-    asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | None, baselines: Sequence[str] = ()
+    asked: BenchmarkFlags,
+    setups: Sequence[ModelSetup],
+    recipe: str | os.PathLike[str] | None,
+    baselines: Sequence[str] = (),
 ) -> tuple[Sequence[ModelSetup], tuple[Setting, ...], tuple[str, ...]]:
     """The setups with their recipes, the settings of a task with boxes, and what is left out of them."""
     from cliploc.jobs.benchmark import unfit_for_setup
@@ -427,7 +431,7 @@ def _setups(asked: BenchmarkFlags, options: Options) -> list[ModelSetup]:
 
 
 def _methods_of(
-    method: Sequence[str] | None, setups: Sequence[ModelSetup], recipe: str | None
+    method: Sequence[str] | None, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None
 ) -> tuple[list[str], list[Recipe | None]]:
     """The methods asked for; without any, each setup's recipe, or the method of its trained head."""
     from cliploc.heads import read_config

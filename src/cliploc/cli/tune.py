@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from cliploc._files import user_path
@@ -61,12 +63,15 @@ def tune(asked: TuneFlags, options: Options) -> int:
     if asked.as_json:
         print_document(content)
     else:
-        titles, *lines = result.table()
-        terminal.data(grid([title_row(*titles), *lines]))
+        terminal.data(_lined(result.table()))
         for line in result.legend():
             terminal.data(Text(printable(line)))
         if result.calibrated is not None:
-            titles, *lines = result.calibrated.table()
-            terminal.data(grid([title_row(*titles), *lines]))
+            terminal.data(_lined(result.calibrated.table()))
     terminal.say(f"written to {out}, for --recipe", style="dim")
     return SOME_FAILED if result.failed else DONE
+
+
+def _lined(table: Sequence[tuple[str, ...]]) -> RenderableType:
+    titles, *rows = table
+    return grid([title_row(*titles), *rows])

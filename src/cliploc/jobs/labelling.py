@@ -196,7 +196,7 @@ def run_labelling(
             summary = _conclude(out)
     failed = {one["sample"]: one["reason"] for numbers in summary.values() for one in numbers["failed"]}
     return BenchmarkResult(
-        TASK, manifest, out, summary, notes.lines, failed, len(dataset.samples), done, bool(there)
+        TASK, manifest, out, summary, notes.lines, failed, len(dataset.samples), done, bool(there), {}
     )  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def _in_words(value: object) -> str:
 def as_setting(localizer: Localizer) -> tuple[ModelSetup, Setting]:
     """A localizer's own method with all its options, as one setting on its tower, which is not loaded again."""
     own = localizer.options
-    taken = {"recipe": None, "method": None, "method_options": {}, "threshold": None}
+    taken: dict[str, Any] = {"recipe": None, "method": None, "method_options": {}, "threshold": None}
     setup = ModelSetup(own.but(model=localizer.backbone, **taken))
     return setup, Setting("own", 0, localizer.method.name, own.method_options, own.threshold)
 

@@ -82,7 +82,8 @@ def neighbours(own: Sequence[str], steps: Sequence[str]) -> list[tuple[str, ...]
         >>> neighbours(["a"], ["a", "b"])
         [(), ('b',), ('a', 'b')]
     """
-    own, found = tuple(own), [()]
+    own = tuple(own)
+    found: list[tuple[str, ...]] = [()]
     for place in range(len(own)):
         found += [(*own[:place], *more, *own[place + 1 :]) for more in ((), *((step,) for step in steps))]
     found += [(*own, step) for step in steps]
@@ -227,10 +228,11 @@ class Tuned:
 
     def table(self) -> list[tuple[str, ...]]:
         """A header, then the present recipe, and each variant by its best rule on these pictures."""
-        present, places = self.values[:, 0], {}
+        present = self.values[:, 0]
+        places: dict[str, list[int]] = {}
         for k, one in enumerate(self.candidates):
             places.setdefault(words_of_variant(one), []).append(k)
-        rows = [("variant", "τ", "split", "mean AP", "difference")]
+        rows: list[tuple[str, ...]] = [("variant", "τ", "split", "mean AP", "difference")]
         shown = [0, *(one[best_of(self.values[:, one])] for one in places.values())]
         for k in dict.fromkeys(shown):
             one, difference = self.candidates[k], self.values[:, k] - present

@@ -72,7 +72,7 @@ class Learnt:
         cosines = F.normalize(self.embedding[list(rows)].to(embedding), dim=1) @ F.normalize(embedding, dim=0)
         steps = (cosines - low) / (high - low)  # 0 where a name is found just so, 1 where it is sure
         least, most = torch.tensor([FOUND, SURE]).to(embedding).logit()
-        return (least + steps * (most - least)).sigmoid()
+        return torch.sigmoid(least + steps * (most - least))
 
     def row(self, word: str) -> int | None:
         """The row of a name, by the first of its words; None if it is not among them. Case does not matter.
