@@ -41,7 +41,7 @@ def test_links_out_of_the_documents_lead_to_the_repository(caplog: pytest.LogCap
         return site.outside_links(markdown, page, REPOSITORY)
 
     assert shown("[a](../tools/split_study.py)") == f"[a]({REPOSITORY}/blob/main/tools/split_study.py)"
-    assert shown("[a](../README.md#two-commands)") == f"[a]({REPOSITORY}/blob/main/README.md#two-commands)"
+    assert shown("[a](../README.md#methods)") == f"[a]({REPOSITORY}/blob/main/README.md#methods)"
     assert shown("[a](../bench/results)") == f"[a]({REPOSITORY}/tree/main/bench/results)"
     assert shown("[a](../mini.md#figures)", "gallery/README.md") == "[a](../mini.md#figures)"
     assert not caplog.records
@@ -153,7 +153,7 @@ def test_the_changelog_begins_with_this_version_and_the_citations_date() -> None
     assert version == cliploc.__version__
     assert date == yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"].isoformat()
     assert f'"cliploc_version": "{version}"' in (DOCS / "json.md").read_text(encoding="utf-8")
-    assert f"| cliploc | {version} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| cliploc {version} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["README.md", "llms.txt"])

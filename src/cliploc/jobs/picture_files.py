@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliploc._documents import lines_of, read_json
-from cliploc._files import user_path
+from cliploc._files import picture_folder, user_path
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 
@@ -90,7 +90,7 @@ def find_pictures(
         return _below(Path.cwd(), (Path(one) for one in where), "the list", videos)
     text = os.fspath(where)
     _refuse_addresses([text], "the place of a folder")
-    path = user_path(text)
+    path = picture_folder(text)
     if path.is_dir():
         skipped: list[Skipped] = []
         return _below(path, _walk(path, out, skipped, videos), text, videos, skipped)
