@@ -27,6 +27,7 @@ from cliploc.cli.commands import LISTED, NAMES, SECTIONS
 from cliploc.cli.localize import _take
 from cliploc.cli.photos import FileNames, PhotoRun, asked_photos
 from cliploc.errors import ModelError, UsageError
+from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
@@ -513,6 +514,7 @@ def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
     result = cliploc_("annotate", "demo:cat.jpg", "-p", "cat", "--out", "drafts", *FAST)
     assert (result.code, result.err.splitlines()[-1]) == (0, "next: cliploc review drafts")
     assert asked_photos(Terminal(), ["demo:"]).ids[str(CAT)] == "cat.jpg"
+    assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
     result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
     assert result.code == 2
     assert "unknown demo photograph 'cats.jpg': did you mean cat.jpg" in result.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,18 @@ def test_the_tables_of_documents_are_the_registries(page: str, name: str) -> Non
     _, after = (ROOT / page).read_text(encoding="utf-8").split(f"<!-- {name}:")
     table = after.split("-->", 1)[1].split("<!-- end -->")[0].strip()
     assert table == cliploc_(name, "--markdown").out.strip(), f"paste what `cliploc {name} --markdown` prints"
+
+
+def test_the_demo_installs_cliploc_alone_and_tests_the_rest_in_the_same_place(tmp_path: Path) -> None:
+    def commands(target: str) -> str:
+        asked = ["make", "--dry-run", "--directory", str(ROOT), target, f"VENV={tmp_path}"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+
+    demo = commands("demo")
+    assert re.findall(r"pip install .*", demo) == ["pip install --quiet --disable-pip-version-check --editable ."]
+    (tmp_path / ".runs").touch()
+    assert "pip install" not in commands("demo")
+    assert "'.[dev]'" in commands("test")
 
 
 def test_the_workflow_runs_what_must_pass() -> None:
