@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two states of the environment: cliploc alone, and with all that tests and checks need.
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 # Packages whose maps tests compare ours with. They pin an old open_clip, NumPy and a second OpenCV, but run with ours.
 PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
@@ -19,10 +21,16 @@ $(READY): pyproject.toml Makefile
 	@echo "installing cliploc and its development tools into $(VENV) (a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
-	@touch $(READY)
+	@touch $(RUNS) $(READY)
 
-demo: $(READY)
+demo: $(RUNS)
 	$(BIN)/cliploc demo --out demo-out
+
+$(RUNS): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing cliploc into $(VENV) (a minute or two, most of it torch)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $(RUNS)
 
 # Bytecode is kept, whatever the environment says: each worker compiles all tests otherwise, and each command that a test
 # starts all of cliploc.

@@ -25,8 +25,9 @@ from cliploc._terminal import WIDE, Terminal, grid
 from cliploc.backbones import guides, models
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS
 from cliploc.cli.localize import _take
-from cliploc.cli.photos import FileNames, PhotoRun
+from cliploc.cli.photos import FileNames, PhotoRun, asked_photos
 from cliploc.errors import ModelError, UsageError
+from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
@@ -504,6 +505,32 @@ def test_pictures_of_one_stem_do_not_overwrite_each_other_nor_what_was_given(tmp
     overlays = [picture["overlay"] for picture in pictures]
     assert overlays == ["cat_overlay-2.jpg", "cat_overlay-3.jpg", "CAT_overlay-4.jpg", "cat_overlay_overlay.jpg"]
     assert all((tmp_path / overlay).stat().st_size > 1000 for overlay in overlays)
+
+
+def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = cliploc_("localize", "demo:cat.jpg", "-p", "cat", "--out", "found", "--save-maps", *FAST)
+    assert result.out.startswith("demo:cat.jpg  451×300\n  cat  found")
+    assert result.err.splitlines()[-1] == "next: open found/cat_overlay.jpg"
+    assert {path.name for path in Path("found").rglob("*.*")} == {"cat_overlay.jpg", "cat.jpg.npy", "results.json"}
+    result = cliploc_("annotate", "demo:cat.jpg", "-p", "cat", "--out", "drafts", *FAST)
+    assert (result.code, result.err.splitlines()[-1]) == (0, "next: cliploc review drafts")
+    assert asked_photos(Terminal(), ["demo:"]).ids[str(CAT)] == "cat.jpg"
+    assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
+    result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
+    assert result.code == 2
+    assert "unknown demo photograph 'cats.jpg': did you mean cat.jpg" in result.err
+
+
+def test_what_comes_next_is_a_command_to_copy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my photos").mkdir()
+    shutil.copy(CAT, "my photos")
+    asked = ("localize", "my photos", "-p", "house cat", "--out", "found", *FAST)
+    result = cliploc_(*asked)
+    assert result.err.splitlines()[-1] == "next: cliploc annotate 'my photos' -p 'house cat' --out drafts"
+    assert "next:" not in cliploc_(*asked, "--json").err
+    assert "next:" not in cliploc_("localize", CAT, "-p", "cat", *FAST).err
 
 
 def test_an_overlay_shows_the_photo_with_its_box(tmp_path):

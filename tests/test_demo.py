@@ -23,13 +23,13 @@ def demo(tmp_path_factory) -> tuple[Outcome, Path]:
 @pytest.fixture(scope="module")
 def rows(demo) -> list[list[str]]:
     """The table's cells: photo, name, found, score, box, IoU."""
-    table = demo[0].out.split("mean IoU")[0].splitlines()
+    table = demo[0].out.split("\nfound ")[0].splitlines()
     return [re.split(r"  +", line) for line in table[1:] if line]
 
 
 def test_every_name_of_every_photo_has_a_row(demo, rows):
     assert demo[0].code == 0, demo[0].err
-    assert demo[0].err == ""
+    assert demo[0].err == f"next: open {demo[1] / 'demo.html'}\n"
     assert [(row[0], row[1]) for row in rows] == [(p.path.name, name) for p in demo_photos() for name in p.ask]
     assert len({row[0] for row in rows}) >= 8
 
@@ -62,21 +62,24 @@ def test_what_is_wrong_is_marked_by_more_than_colour(rows):
 
 
 def test_the_table_fits_a_screen_of_80_columns(demo):
-    assert max(map(len, demo[0].out.split("mean IoU")[0].splitlines())) <= 80
+    assert max(map(len, demo[0].out.split("\nfound ")[0].splitlines())) <= 80
 
 
 def test_the_summary_is_that_of_the_rows(demo, rows):
     overlaps = [float(row[5].split()[0]) for row in rows if row[5] != "absent"]
     absent = [row for row in rows if row[5] == "absent"]
     alarms = sum(row[2].startswith("yes") for row in absent)
-    line = next(line for line in demo[0].out.splitlines() if line.startswith("mean IoU"))
-    mean, good, total = re.match(r"mean IoU ([\d.]+), IoU ≥ 0.5: (\d+) of (\d+) ", line).groups()
+    line = next(line for line in demo[0].out.splitlines() if line.startswith("found "))
+    good, total, missed, mean = re.match(r"found (\d+) of (\d+) .*, missed (\d+), .*mean IoU ([\d.]+);", line).groups()
     assert float(mean) == pytest.approx(sum(overlaps) / len(overlaps), abs=0.011)
     assert int(total) == len(overlaps)
     assert int(good) == sum("✗" not in row[5] for row in rows if row[5] != "absent")
     unsure = sum(row[2] == "unsure" for row in rows)
-    said = f"absent names wrongly found: {alarms} of {len(absent)}; {unsure} of {len(rows)} names are unsure"
-    assert line.endswith(said)
+    assert int(missed) == int(total) - int(good)
+    assert f", invented {alarms} of {len(absent)};" in line
+    assert line.endswith(f"; {unsure} of {len(rows)} names are unsure")
+    counts = re.findall(r"<li class=\"\w+\"><b>(\d+)</b> (\w+)", (demo[1] / "demo.html").read_text(encoding="utf-8"))
+    assert counts == [(good, "found"), (missed, "missed"), (f"{alarms}", "invented")]
     assert IOU_RULE in demo[0].out
     assert "OpenAI's CLIP" in demo[0].out.splitlines()[-1]
 

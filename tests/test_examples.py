@@ -1,4 +1,4 @@
-"""The examples of docstrings, of the README and of the documents run, where the demo's photographs lie.
+"""The examples of docstrings and of the documents run, where the demo's photographs lie; test_readme.py has the README.
 
 Before a Python block of a document that cannot run here stands `<!-- not run: why -->`.
 """
@@ -18,7 +18,7 @@ from tests.commands import CAT, cliploc_
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if ">>> " in path.read_text(encoding="utf-8"))
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n+```python\n(?P<code>.*?)```", re.DOTALL)
 
 

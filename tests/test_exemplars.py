@@ -67,6 +67,7 @@ def test_a_run_is_known_by_the_pixels(tmp_path):
 def test_what_is_typed():
     assert split_entries(["cat|kitten", "dog"]) == (["cat|kitten", "dog"], [])
     assert split_entries(["@a/cup.jpg"]) == (["cup"], ["cup=@a/cup.jpg"])
+    assert split_entries(["@demo:cat.jpg"]) == (["cat"], ["cat=@demo:cat.jpg"])
     assert split_entries(["cup=@photo.jpg[1,2,3,4]"]) == (["cup"], ["cup=@photo.jpg[1,2,3,4]"])
     assert split_entries(["cup| @c.jpg|mug"]) == (["cup|mug"], ["cup|@c.jpg"])
     assert exemplar_of("cup|@a b.jpg") == Exemplar("cup", "a b.jpg", with_text=True)

@@ -18,6 +18,7 @@ import torch
 from PIL import ExifTags, Image
 
 from cliploc import images
+from cliploc._files import demo_folder
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS, load, open_picture
 
@@ -594,3 +595,20 @@ def test_a_loaded_picture_is_taken_as_it_is_and_told_by_its_pixels() -> None:
     assert same.checksum == picture.checksum != turned.checksum
     plain = np.zeros((8, 16, 3), np.uint8)
     assert load(plain).checksum != load(plain.reshape(16, 8, 3)).checksum
+
+
+# ----------------------------------------------------------------------------------------- photographs of the package
+def test_a_photograph_of_the_package_is_named_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = load("demo:cat.jpg")
+    assert picture.source == "demo:cat.jpg"
+    assert np.array_equal(picture.image, load(demo_folder() / "cat.jpg").image)
+    assert np.array_equal(load(Path("demo:cat.jpg")).image, picture.image)
+    Image.new("RGB", (20, 10)).save("demo:cat.jpg", "JPEG")
+    assert load("demo:cat.jpg").image.size == (20, 10), "a file of that name comes first"
+
+
+@pytest.mark.parametrize("name", ["dog.jpg", "", "../demo.py", "photos.json"])
+def test_an_unknown_photograph_of_the_package_lists_what_there_is(name):
+    with pytest.raises(InputError, match=r"demo photograph .*there are astronaut\.jpg, bee\.jpg, .*wren\.jpg$"):
+        load(f"demo:{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_links_out_of_the_documents_lead_to_the_repository(caplog: pytest.LogCap
         return site.outside_links(markdown, page, REPOSITORY)
 
     assert shown("[a](../tools/split_study.py)") == f"[a]({REPOSITORY}/blob/main/tools/split_study.py)"
-    assert shown("[a](../README.md#two-commands)") == f"[a]({REPOSITORY}/blob/main/README.md#two-commands)"
+    assert shown("[a](../README.md#methods)") == f"[a]({REPOSITORY}/blob/main/README.md#methods)"
     assert shown("[a](../bench/results)") == f"[a]({REPOSITORY}/tree/main/bench/results)"
     assert shown("[a](../mini.md#figures)", "gallery/README.md") == "[a](../mini.md#figures)"
     assert not caplog.records
@@ -153,7 +154,7 @@ def test_the_changelog_begins_with_this_version_and_the_citations_date() -> None
     assert version == cliploc.__version__
     assert date == yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"].isoformat()
     assert f'"cliploc_version": "{version}"' in (DOCS / "json.md").read_text(encoding="utf-8")
-    assert f"| cliploc | {version} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| cliploc {version} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["README.md", "llms.txt"])
@@ -169,6 +170,18 @@ def test_the_tables_of_documents_are_the_registries(page: str, name: str) -> Non
     _, after = (ROOT / page).read_text(encoding="utf-8").split(f"<!-- {name}:")
     table = after.split("-->", 1)[1].split("<!-- end -->")[0].strip()
     assert table == cliploc_(name, "--markdown").out.strip(), f"paste what `cliploc {name} --markdown` prints"
+
+
+def test_the_demo_installs_cliploc_alone_and_tests_the_rest_in_the_same_place(tmp_path: Path) -> None:
+    def commands(target: str) -> str:
+        asked = ["make", "--dry-run", "--directory", str(ROOT), target, f"VENV={tmp_path}"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+
+    demo = commands("demo")
+    assert re.findall(r"pip install .*", demo) == ["pip install --quiet --disable-pip-version-check --editable ."]
+    (tmp_path / ".runs").touch()
+    assert "pip install" not in commands("demo")
+    assert "'.[dev]'" in commands("test")
 
 
 def test_the_workflow_runs_what_must_pass() -> None:

@@ -1,4 +1,4 @@
-"""cliploc: name anything, and see where it is in a picture, without training.
+"""cliploc: name things, and see where they are in a picture, without training.
 
 Example:
     >>> import cliploc

@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cliploc._documents import PartCheck, read_bytes, read_json
-from cliploc.errors import UsageError
+from cliploc.errors import InputError, UnknownNameError, UsageError
 
 _TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
 Place = tuple[int, int, str]  # device and inode of a folder, and a name in it
 MOST_LINKS = 40  # as Linux follows them
+DEMO = "demo:"  # before the file name of a photograph of the package
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -39,6 +41,31 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
     except ValueError:  # a null character in the user's name
         return Path(path)
+
+
+def demo_folder() -> Path:
+    """The folder of the photographs that the package ships."""
+    return Path(str(resources.files("cliploc"))) / "demo_photos"
+
+
+def picture_path(path: str | os.PathLike[str]) -> Path:
+    """A picture's path as users write it: `demo:dogs.jpg` is a photograph of the package.
+
+    A file of the user's own that has such a name comes first.
+    """
+    text = os.fspath(path)
+    if not text.startswith(DEMO) or os.path.lexists(text):
+        return Path(text)
+    name = text.removeprefix(DEMO)
+    photos = [one.name for one in demo_folder().glob("*.jpg")]
+    if name not in photos:
+        raise InputError(f"{text}: {UnknownNameError('demo photograph', name, photos)}")
+    return demo_folder() / name
+
+
+def picture_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder of pictures as users write it: `~` is their home, and `demo:` holds the photographs of the package."""
+    return demo_folder() if os.fspath(path) == DEMO else picture_path(user_path(path))
 
 
 def new_token() -> str:

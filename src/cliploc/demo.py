@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc._files import write_whole
+from cliploc._files import demo_folder, write_whole
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization, Verdict
 from cliploc.reporter import SILENT, Reporter
@@ -80,11 +79,6 @@ class DemoResult:
     def absent(self) -> list[DemoRow]:
         """The names that are not in their photo."""
         return [row for row in self.rows if not row.there]
-
-
-def demo_folder() -> Path:
-    """The folder of the photographs that the package ships."""
-    return Path(str(resources.files("cliploc"))) / "demo_photos"
 
 
 def demo_photos() -> Iterator[DemoPhoto]:

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cliploc._files import picture_path
 from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 
@@ -83,10 +84,10 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
     """Reads a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 or floats in 0–1.
 
     Files are JPEG, PNG, WebP, GIF, TIFF, BMP, PPM or AVIF, and HEIC where pillow-heif is installed (`cliploc[heic]`);
-    the content counts, not the suffix. EXIF orientation is applied, so "original pixels" are those of the picture as it
-    is shown. Transparency is laid on white; 16-bit greys are scaled to 8 bits, not clipped; of an animated file the
-    first frame is used, and a note says so. A PIL image is taken at the frame that it shows. What is given is never
-    changed, and what was loaded already is returned as it is.
+    the content counts, not the suffix. `demo:dogs.jpg` is a photograph of the package. EXIF orientation is applied, so
+    "original pixels" are those of the picture as it is shown. Transparency is laid on white; 16-bit greys are scaled to
+    8 bits, not clipped; of an animated file the first frame is used, and a note says so. A PIL image is taken at the
+    frame that it shows. What is given is never changed, and what was loaded already is returned as it is.
     """
     if isinstance(image, Picture):
         return image
@@ -116,7 +117,7 @@ def open_picture(
     raised in the block becomes an `InputError`. `header_only`: what decoding its pixels would cost does not matter.
     """
     name = os.fspath(path)
-    checked = _checked_file(Path(path), name)
+    checked = _checked_file(picture_path(path), name)
     try:
         # Warnings are not needed: a decompression bomb is refused by its size, and corrupt EXIF data do no harm.
         with _WITHOUT_WARNINGS, checked.open("rb") as file:

@@ -514,6 +514,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert [line.split()[0] for line in lines[1:5]] == ids
     assert all(len(line) <= 80 for line in lines)
     assert f"{COUNT} of {COUNT} samples × 4 settings done" in result.err
+    assert result.err.endswith(f"\nnext: open {tmp_path / 'report.html'}\n")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     titles, *rows = cells(section(page, "numbers"))
     summary = json.loads((tmp_path / "summary.json").read_text())["settings"]
@@ -529,6 +530,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert again.code == 0
     assert json.loads(again.out) == json.loads((tmp_path / "summary.json").read_text())
     assert "resumed" in again.err
+    assert "next:" not in again.err
     other = cliploc_(*arguments, "--out", tmp_path, "--flip")
     assert other.code == 2
     assert "flip: false there, true asked for" in other.err

@@ -121,6 +121,7 @@ def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_pa
     assert ran.code == 0, ran.err
     assert "expected calibration error of scores" in ran.out
     assert "10 pictures" in ran.err
+    assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --calibration={out}\n")
     assert load_calibration(out).models == ("mini",)
     plain, fitted = (cliploc_("localize", CAT, "-p", "cat", *more).out for more in ((), ("--calibration", out)))
     assert plain != fitted

@@ -405,6 +405,13 @@ def test_a_review_saved_from_a_file_is_applied(done, out):
             annotate(done[0], LABELS, out, masks=True, decisions=file, **OPTIONS)
 
 
+def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):
+    monkeypatch.setattr("cliploc.web.editor.serve_review", lambda *_, **__: None)
+    result = cliploc_("review", out)
+    assert (result.code, result.out) == (0, "")
+    assert result.err.splitlines()[-1].startswith(f"next: the annotate command of {out} again")
+
+
 def test_without_the_extra_a_line_says_what_to_install(out, monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette", None)
     result = cliploc_("review", out, "--port", "0")

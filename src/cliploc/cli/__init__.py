@@ -31,7 +31,8 @@ EXAMPLE = re.compile(r"^Example: (.+)$", re.MULTILINE)  # in a command's help
 app = typer.Typer(
     name="cliploc",
     cls=CommandGroup,
-    help="Name anything, and see where it is in a picture.",
+    help="Name things, and see where they are in a picture.\n\n"
+    "A first try: cliploc localize demo:bee.jpg -p bee --out found",
     epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done.",
     rich_markup_mode=None,  # help texts hold square brackets, and rich takes time to import
     pretty_exceptions_enable=False,

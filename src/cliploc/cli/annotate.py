@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, grid
@@ -17,6 +16,7 @@ from cliploc.cli.output import (
     complain,
     print_document,
     say_failures,
+    say_next,
     title_row,
     writable,
 )
@@ -199,8 +199,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
-    if not (asked.as_json or asked.edit):
-        terminal.say(f"next: cliploc review {quote(str(asked.out))}", style="dim")
+    say_next(terminal, ("cliploc", "review", asked.out), quiet=asked.as_json or asked.edit)
     if asked.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return SOME_FAILED if result.failed or result.not_applied else DONE

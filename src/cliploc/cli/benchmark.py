@@ -43,6 +43,7 @@ from cliploc.cli.output import (
     complain,
     print_document,
     say_failures,
+    say_next,
     title_row,
     writable,
 )
@@ -377,8 +378,10 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
-        write_report(folder)
-    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json=asked.as_json)
+        page = write_report(folder)
+    code = _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json=asked.as_json)
+    say_next(terminal, ("open", page), quiet=asked.as_json)
+    return code
 
 
 def _say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str) -> None:

@@ -10,8 +10,17 @@ from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
-from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, title_row, writable
-from cliploc.config import Options
+from cliploc.cli.output import (
+    DONE,
+    LOCALIZE,
+    SHOWN_PROBLEMS,
+    SOME_FAILED,
+    print_document,
+    say_next,
+    title_row,
+    writable,
+)
+from cliploc.config import Options, words_of
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,5 +113,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
         titles, *lines = result.table()
         terminal.data(grid([title_row(*titles), *lines]))
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
-    terminal.say(f"{counts}; written to {out}, for --calibration", style="dim")
+    terminal.say(f"{counts}; written to {out}", style="dim")
+    with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")
+    say_next(terminal, with_it, quiet=asked.as_json)
     return SOME_FAILED if result.pictures < len(dataset.samples) else DONE

@@ -13,7 +13,7 @@ from cliploc import __version__
 from cliploc._files import Inputs, alone_in
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import WithThreads, command, flag, use_threads
-from cliploc.cli.output import DONE, box_text, title_row, writable
+from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
 from cliploc.config import DEFAULTS, Options, text_of
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def demo(asked: DemoFlags, options: Options) -> int:
     ious, absent = result.ious, result.absent
     alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in result.rows)
     lines = [
-        f"{_good(ious)}; absent names wrongly found: {alarms} of {len(absent)}; "
+        f"{_found(ious)}, invented {alarms} of {len(absent)}; mean IoU {sum(ious) / len(ious):.2f}; "
         f"{unsure} of {len(result.rows)} names are unsure",
         *(
-            [f"for comparison on the page: {beside.backbone.name}, {beside.method.title}: {_good(result.beside)}"]
+            [f"for comparison on the page: {beside.backbone.name}, {beside.method.title}: {_found(result.beside)}"]
             if beside
             else []
         ),
@@ -62,6 +62,7 @@ def demo(asked: DemoFlags, options: Options) -> int:
     ]
     for line in lines:
         terminal.data(Text(printable(line)))
+    say_next(terminal, ("open", result.page))
     return DONE
 
 
@@ -105,8 +106,8 @@ def _marked(text: str, right: bool) -> Text:
     return Text(text, style="green") if right else Text(f"{text} ✗", style="red")
 
 
-def _good(ious: Sequence[float]) -> str:
+def _found(ious: Sequence[float]) -> str:
     from cliploc.values import GOOD_IOU
 
-    good = sum(iou >= GOOD_IOU for iou in ious)
-    return f"mean IoU {sum(ious) / len(ious):.2f}, IoU ≥ {GOOD_IOU:g}: {good} of {len(ious)} ({good / len(ious):.0%})"
+    found = sum(iou >= GOOD_IOU for iou in ious)
+    return f"found {found} of {len(ious)} (IoU ≥ {GOOD_IOU:g}), missed {len(ious) - found}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, get_args
 
 import typer
 from rich.text import Text
@@ -155,9 +156,14 @@ def methods(asked: ListFlags) -> int:
     from cliploc.saliency import methods as registry
 
     if asked.markdown:
-        typer.echo("| method | `--method` | family | towers | paper |\n|---|---|---|---|---|")
-        for m in registry:
-            typer.echo(f"| {m.title} | `{m.name}` | {m.family} | {', '.join(sorted(m.towers))} | {m.paper} |")
+        from cliploc.method import Family
+
+        kinds = get_args(Family)
+        typer.echo("| method | `--method` | towers | paper |\n|---|---|---|---|")
+        for family, of_family in groupby(sorted(registry, key=lambda m: kinds.index(m.family)), lambda m: m.family):
+            typer.echo(f"| **{family}** | | | |")
+            for m in of_family:
+                typer.echo(f"| {m.title} | `{m.name}` | {', '.join(sorted(m.towers))} | {m.paper} |")
         return DONE
     rows: list[Sequence[str | Text]] = [title_row("name", "title", "family", "towers", "options", "paper")]
     for m in registry:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliploc._files import DEMO
 from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
 from cliploc.cli.output import json_text, make_folder, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, lines_of, model_settings
@@ -83,7 +85,16 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
             run.keep({"names": names, **_settings(localizer)})
     found = [name["found"] for record in run.records for name in record["names"]]
     kinds = ["overlays", *(["masks"] if masks else []), *(["maps"] if asked.save_maps else [])]
-    return run.end(f", {sum(found)} of {len(found)} names found", ", ".join(kinds))
+    counted = f", {sum(found)} of {len(found)} names found"
+    return run.end(counted, ", ".join(kinds), _following(asked.photos, asked.prompt or ()))
+
+
+def _following(photos: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The command with which most users of a folder go on; none for single photos."""
+    folder = photos[0] if len(photos) == 1 and (photos[0] == DEMO or Path(photos[0]).is_dir()) else None
+    if folder is None or not names:
+        return []
+    return ["cliploc", "annotate", folder, *(word for name in names for word in ("-p", name)), "--out", "drafts"]
 
 
 def _all_are_drawn(names: list[str]) -> bool:

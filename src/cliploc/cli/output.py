@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,15 @@ def print_document(document: Mapping[str, Any]) -> None:
 def json_text(document: Mapping[str, Any]) -> str:
     """Results as indented JSON."""
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
+
+
+LOCALIZE = ("cliploc", "localize", "photo.jpg", "-p", "cat")  # an example, to which options are added
+
+
+def say_next(terminal: Terminal, step: str | Sequence[object], *, quiet: bool = False) -> None:
+    """Says what most users do next: a sentence, or the words of a command to copy; nothing where `quiet`."""
+    if not quiet:
+        terminal.say(f"next: {step if isinstance(step, str) else shlex.join(map(str, step))}", style="dim")
 
 
 def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:

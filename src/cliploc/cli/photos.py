@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cliploc._files import Inputs, alone_in
+from cliploc._files import DEMO, Inputs, alone_in
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.output import (
     DONE,
@@ -23,6 +23,7 @@ from cliploc.cli.output import (
     box_text,
     json_text,
     print_document,
+    say_next,
     writable,
     write,
 )
@@ -61,14 +62,14 @@ def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = N
     skipped: list[Skipped] = []
     for photo in photos:
         found = None
-        if os.path.isdir(photo):
+        if photo == DEMO or os.path.isdir(photo):
             from cliploc.jobs.picture_files import find_pictures
 
             with suppress(UsageError, ValueError):
                 found = find_pictures(photo, out)
         if found is None:
             paths.append(photo)
-            ids[photo] = Path(photo).name
+            ids[photo] = _file_of(photo).name
             continue
         paths += [str(one.path) for one in found.pictures]
         ids |= {str(one.path): one.id for one in found.pictures}
@@ -99,6 +100,7 @@ class PhotoRun:
             inputs.refuse([self.folder / one for one in files])
         self.records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
+        self._drawn: list[Path] = []
         self._document: dict[str, Any] = {}
 
     @contextmanager
@@ -148,6 +150,7 @@ class PhotoRun:
         else:
             write(self.folder / name, drawn)
             record[key] = name
+            self._drawn.append(self.folder / name)
 
     def done(self, source: str, record: dict[str, Any], rows: Callable[[], Sequence[Sequence[str | Text]]]) -> None:
         """A picture is done: records it, and prints its name, size and rows."""
@@ -168,8 +171,11 @@ class PhotoRun:
             write(self.folder / RESULTS, json_text(self._document).encode())
         return self._document
 
-    def end(self, counted: str = "", written: str = "") -> int:
-        """Prints the document, and one line on what was counted and written; returns the exit code."""
+    def end(self, counted: str = "", written: str = "", following: Sequence[object] = ()) -> int:
+        """Prints the document, what was counted and written, and what to do next; returns the exit code.
+
+        Next one opens the first drawing, unless there is a command that follows.
+        """
         if self.quiet:
             print_document(self._document)
         seconds = time.perf_counter() - self._start
@@ -181,6 +187,8 @@ class PhotoRun:
         elif written and self.folder is not None:
             words.append(f"{written} and {RESULTS} in {self.folder}")
         self.terminal.say("; ".join(words), style="dim")
+        if self._drawn:
+            say_next(self.terminal, following or ("open", self._drawn[0]), quiet=self.quiet)
         if not self.records:
             return NOTHING_DONE
         return SOME_FAILED if self._failures else DONE
@@ -198,7 +206,7 @@ class FileNames:
 
     def of(self, source: str, end: str, suffix: str = ".png") -> str:
         """The name, such as `cat_labels.png`; for a second picture of that stem `cat_labels-2.png`."""
-        return self._free(f"{_short(_as_utf8(Path(source).stem))}{end}", suffix)
+        return self._free(f"{_short(_as_utf8(_file_of(source).stem))}{end}", suffix)
 
     def drawing(self, source: str, end: str, wh: tuple[int, int]) -> str:
         """The same for a drawing of the picture's size, such as `cat_overlay.jpg`."""
@@ -222,6 +230,11 @@ class FileNames:
             if name.casefold() not in self._taken and self._folder / name not in self._inputs:
                 self._taken.add(name.casefold())
                 return name
+
+
+def _file_of(source: str) -> Path:
+    """A picture's path, whose name and stem name what is made of it; `demo:` is no part of them."""
+    return Path(source.removeprefix(DEMO))
 
 
 def _as_utf8(text: str) -> str:

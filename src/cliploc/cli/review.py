@@ -12,7 +12,7 @@ from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_threads
-from cliploc.cli.output import DONE
+from cliploc.cli.output import DONE, say_next
 from cliploc.config import Options
 
 PORT = 7861
@@ -69,3 +69,4 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
         with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
             serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(Text(address)))
+    say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")

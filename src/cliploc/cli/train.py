@@ -14,8 +14,8 @@ from cliploc._files import alone_writing, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import MOST_SEED, Flags, WithThreads, command, flag, rare, use_threads
-from cliploc.cli.output import DONE, SOME_FAILED, writable
-from cliploc.config import Options, choice
+from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, say_next, writable
+from cliploc.config import Options, choice, words_of
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
@@ -151,4 +151,6 @@ def train(asked: TrainFlags, options: Options) -> int:
             f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
             style="dim",
         )
+        model = words_of(Options(model=options.model, pretrained=options.pretrained).given())
+        say_next(terminal, (*LOCALIZE, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE

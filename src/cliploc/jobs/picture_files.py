@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliploc._documents import lines_of, read_json
-from cliploc._files import user_path
+from cliploc._files import picture_folder, picture_path, user_path
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 
@@ -87,10 +87,10 @@ def find_pictures(
     """
     if not isinstance(where, str | os.PathLike):
         _refuse_addresses([os.fspath(one) for one in where], "the list")
-        return _below(Path.cwd(), (Path(one) for one in where), "the list", videos)
+        return _below(Path.cwd(), (picture_path(one) for one in where), "the list", videos)
     text = os.fspath(where)
     _refuse_addresses([text], "the place of a folder")
-    path = user_path(text)
+    path = picture_folder(text)
     if path.is_dir():
         skipped: list[Skipped] = []
         return _below(path, _walk(path, out, skipped, videos), text, videos, skipped)

@@ -60,39 +60,63 @@ def write_page(
 ) -> None:
     """Writes a page that shows the results beside the truth.
 
-    For each photograph and each result a row: the original with true boxes (dashed) and found boxes (solid), and a heat
-    overlay for every name with its verdict. What is wrong (a thing missed, a box with a low IoU, an absent thing found)
-    is marked by a sign, words and a frame. At the end there is a table of all results.
+    It begins with three counts: names found, missed and invented. For each photograph and each result there is a row:
+    the original with true boxes (dashed) and found boxes (solid), and a heat overlay for every name with its verdict.
+    What is wrong (a thing missed, a box with a low IoU, an absent thing found) is marked by a sign, words and a frame.
+    At the end there are a table of all results, and the settings.
     """
     photos = [_photo(item) for item in items]
     page = REPORT_TEMPLATES.render(
-        "page.html", title=title, settings=settings, hint=hint, summary=_summary(items), photos=photos
+        "page.html",
+        title=title,
+        settings=settings,
+        hint=hint,
+        counts=_counts(items),
+        summary=_summary(items),
+        photos=photos,
     )
     content = page.encode("utf-8", "backslashreplace")
     write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
-def _summary(items: Sequence[PageItem]) -> str:
-    """The numbers of photos and names, the mean IoU, and how often an absent name was reported as not found."""
-    asked = sum(len(item.result.names) for item in items)
-    words = [f"{count(len(items), 'photo')}, {count(asked, 'name')} asked for."]
-    ious = [iou for item in items for iou in item.ious.values() if iou is not None]
-    if ious:
-        good = sum(iou >= GOOD_IOU for iou in ious)
-        words.append(f"Mean IoU with the true boxes {np.mean(ious):.2f}; {good} of {len(ious)} at least {GOOD_IOU:g}.")
-    absent = [bool(f) for item in items for n, f in _pairs(item.result) if n not in item.truth]
-    if absent and any(item.truth for item in items):
-        words.append(f"Of {count(len(absent), 'name')} that {'is' if len(absent) == 1 else 'are'} not in the picture, ")
-        words[-1] += f"{len(absent) - sum(absent)} rightly reported as not found."
+def _counts(items: Sequence[PageItem]) -> list[dict[str, Any]]:
+    """How many names were found, missed and invented, each of how many; nothing where no truth is known."""
     judged = [
-        one
+        (name in item.truth, right[0])
         for item in items
         for index, name in enumerate(item.result.names)
-        if (one := judgement(item, name, item.result.verdict(index), item.ious.get(name)))
+        if (right := judgement(item, name, item.result.verdict(index), item.ious.get(name)))
     ]
-    if judged:
-        words.append(f"Wrong in all: {sum(not right for right, _ in judged)} of {len(judged)}, marked ✗.")
-    return " ".join(words)
+    there = [right for is_there, right in judged if is_there]
+    absent = [right for is_there, right in judged if not is_there]
+    found, invented = sum(there), len(absent) - sum(absent)
+    if not judged:
+        return []
+    return [
+        {
+            "word": "found",
+            "number": found,
+            "of": len(there),
+            "about": f"in the picture, with a box on it (IoU ≥ {GOOD_IOU:g})",
+        },
+        {
+            "word": "missed",
+            "number": len(there) - found,
+            "of": len(there),
+            "about": "in the picture, without a box or with one elsewhere",
+        },
+        {"word": "invented", "number": invented, "of": len(absent), "about": "not in the picture, but found"},
+    ]
+
+
+def _summary(items: Sequence[PageItem]) -> str:
+    """The numbers of photos and names, and the mean IoU."""
+    asked = sum(len(item.result.names) for item in items)
+    words = [f"{count(len(items), 'photo')}, {count(asked, 'name')} asked for"]
+    ious = [iou for item in items for iou in item.ious.values() if iou is not None]
+    if ious:
+        words.append(f"mean IoU of the best boxes with the true ones {np.mean(ious):.2f}")
+    return "; ".join(words) + "."
 
 
 def _pairs(result: Localization) -> list[tuple[str, bool]]:
