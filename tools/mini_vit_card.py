@@ -72,7 +72,7 @@ class Found:
         return self.curve[int(np.abs(TAUS - tau).argmin())]
 
     def cells(self, row: Row) -> str:
-        return f"{self.at(row.tau):.3f} | {self.best:.3f} ± {self.half:.3f}"
+        return f"{self.at(row.tau):.3f} | {self.best:.3f}"
 
 
 # Options chosen on the tuning pictures (tools/choose_thresholds.py --option …), on which no figure is reported.
