@@ -81,8 +81,8 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
         "# Gallery: the maps of every method on three pictures",
         "",
         f"`{command}` draws this page. Each sheet shows one picture and one name. Every method runs with its own "
-        "options and threshold; below each map is its best box's IoU with the true box. Three pictures do not say which "
-        "method is better.",
+        "options and threshold; below each map is its best box's IoU with the true box. Three pictures do not say "
+        "which method is better.",
         "",
         *sections,
     ]

@@ -37,7 +37,7 @@ class Mini(ConvolutionalBackbone):
     input_hw = (224, 224)
     pooling: Pooling = "global average"
     stride = 32
-    middle_stage = -5  # 80 channels, stride 16; chosen in docs/refinement.md
+    middle_stage = -5  # 80 channels, stride 16; chosen in docs/studies/refinement.md
     embedding_size = 1280
     text: MiniTextTower
 
