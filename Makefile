@@ -108,8 +108,11 @@ docs: $(VENV)/.docs
 notebooks: $(VENV)/.docs
 	$(BIN)/python -m pytest -n 2 -p no:cacheprovider --nbmake --nbmake-timeout=200 docs/notebooks
 
-# What a linter says of the English; a list to read, not a gate.
+# How long the pages are (README, user pages, studies), and what a linter says of the English; to read, not a gate.
 prose: $(VENV)/.docs
+	@wc -w README.md
+	@find docs -name '*.md' -not -path 'docs/studies/*' | sort | xargs wc -w
+	@wc -w docs/studies/*.md
 	-$(BIN)/proselint --config .proselintrc.json check README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
 $(VENV)/.docs: $(READY)

@@ -15,7 +15,7 @@ is measured in five folds of pictures, and is taken only if it holds there (`hol
 WordNet files below an anchor's meaning ("astronaut" below person) are read as that anchor.
 
 Writes everyday.safetensors (the rows) and everyday.txt (the words) beside the other weights of `mini`, and the section
-"Everyday names" of docs/mini.md. Needs WordNet 3.0, as tools/build_mini.py does.
+"everyday names" of docs/studies/mini.md. Needs WordNet 3.0, as tools/build_mini.py does.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from build_mini import OUT, ROOT, WordNet, stored_rows
+from marked import put
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from torch import Tensor
@@ -42,8 +43,7 @@ from cliploc.backbones._mini_text import MiniTextTower, normalise
 from cliploc.backbones.mini import Mini
 
 REGIONS = ROOT / "tools/everyday_regions.txt"
-CARD = ROOT / "docs/mini.md"
-HEADING, NEXT_HEADING = "## Everyday names", "## Score of a box"
+STUDY = ROOT / "docs/studies/mini.md"
 CELLS = 10  # of the regions' grid; the last stage has as many places at 320 pixels
 FOLDS = 5
 INSIDE, OUTSIDE = 0.5, 0.05  # covered shares from which a place counts as inside, and below which as outside
@@ -424,7 +424,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--card", type=Path, default=CARD)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = Mini.bundled()
@@ -491,65 +490,36 @@ def main() -> None:
         path = options.out / name
         path.chmod(0o644)
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size / 1e6:6.2f} MB  {path.name}")
-    untried = {name: count for name, count in pictures.items() if name not in tried}
-    section = card(table, sum(len(same) + len(kinds) for same, kinds in words), untried)
-    before, _, rest = options.card.read_text(encoding="utf-8").partition(HEADING)
-    if rest:
-        _, heading, after = rest.partition(NEXT_HEADING)
-    else:
-        before, heading, after = before.partition(NEXT_HEADING)
-    options.card.write_text(f"{before}{section}\n{heading}{after}", encoding="utf-8")
-    print(section)
+    text = tables(table, len(chosen), sum(len(same) + len(kinds) for same, kinds in words))
+    put(STUDY, "everyday names", text)
+    print(text)
 
 
-def card(
-    table: Sequence[tuple[str, int, Measured | None, Measured, bool]], words: int, untried: Mapping[str, int]
-) -> str:
-    """The section of docs/mini.md."""
+def tables(table: Sequence[tuple[str, int, Measured | None, Measured, bool]], anchors: int, words: int) -> str:
+    """Of docs/studies/mini.md: names that are new, that were known, and that were left as they were."""
+    fresh = [
+        f"| {name} | {count} | {new.presence:.2f} | {new.places:.2f} | {new.hottest:.2f} | {new.area:.2f} |"
+        for name, count, old, new, taken in table
+        if taken and old is None
+    ]
+    known = [(name, old, new) for name, _, old, new, taken in table if taken and old is not None]
 
-    def row(name: str, count: int, old: Measured | None, new: Measured) -> str:
-        cells = [
-            f"{new.presence:.2f}" if old is None else f"{old.presence:.2f} → {new.presence:.2f}",
-            f"{new.places:.2f}" if old is None else f"{old.places:.2f} → {new.places:.2f}",
-            f"{new.hottest:.2f}" if old is None else f"{old.hottest:.2f} → {new.hottest:.2f}",
-            f"{new.area:.2f}",
-        ]
-        return f"| {name} | {count} | {' | '.join(cells)} |"
+    def mean(number: str) -> str:
+        _, olds, news = zip(*known, strict=True)
+        before, after = (sum(getattr(one, number) for one in part) / len(known) for part in (olds, news))
+        return f"{before:.2f} → {after:.2f}"
 
-    taken = [one for one in table if one[4]]
-    fresh = [row(*one[:4]) for one in taken if one[2] is None]
-    sharper = [row(*one[:4]) for one in taken if one[2] is not None]
-    refused = [one[0] for one in table if not one[4]]
-    unknown = [f"{name} ({count})" for name, count in untried.items() if name in ("baby", "sun")]
-    head = "| name | pictures | presence | places | hottest | area |\n|---|---|---|---|---|---|\n"
-    return f"""{HEADING}
-Written by `python tools/build_everyday.py`: {len(taken)} anchors with {words:,} words, for what ImageNet's classes
-lack.
+    return f"""
+{anchors} anchors with {words:,} words. New names:
 
-* **Learnt from** cells read by eye off the 1,000 pictures of `imagenet_one_per_class` (tools/everyday_regions.txt) and
-  the polygons of `coco_tune`: linear discriminant analysis of the image tower's places, inside against outside. A name
-  that was known by its relatives keeps its row, and the learnt direction is added: the more pictures, the more of it.
-* Words of ImageNet's 1,000 classes never get an anchor: their embeddings are what they were. So "ear", "head" and
-  "wing", which name classes there, do not mean parts of animals. A word that was unknown and that WordNet files below
-  an anchor's meaning is read as the anchor: "astronaut" as *person*, "willow" as *tree*. A remark says so.
-* `mini-vit` has the same text tower. Nothing was learnt or chosen on its features.
+| name | pictures | presence | places | hottest | area |
+|---|---|---|---|---|---|
+{chr(10).join(fresh)}
 
-Each number is of pictures that the row was not learnt from (five folds of pictures; mean over the sets that mark the
-name). **Presence**: AUC of the best view's cosine, pictures with the thing against those without. **Places**: AUC of
-the places of one picture. **Hottest**: the share of the pictures with the thing whose hottest place shows it; chance
-would hit **area**. Ridge and weights were chosen by the same folds, so the numbers are a little too good.
+Known before by their relatives, and sharper now, the mean of {len(known)} names: presence {mean("presence")},
+places {mean("places")}, hottest {mean("hottest")}. They are {", ".join(name for name, *_ in known)}.
 
-New names:
-
-{head}{chr(10).join(fresh)}
-
-Known before, sharper now (before → now):
-
-{head}{chr(10).join(sharper)}
-
-Tried, and left as they were because the folds say no better: {", ".join(refused) or "none"}.
-Too few pictures: {", ".join(unknown)}; "baby" is read as *child*, and "sun" stays unknown.
-"""
+Left as they were, because the folds say no better: {", ".join(one[0] for one in table if not one[4]) or "none"}."""
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ What comes out (`_mini_text.py` says how it is read):
 * mini.json – the constants, the calibration and the sources.
 
 Constants were chosen on `imagenet_one_per_class`, on classes left out of the nodes (five folds of 200), and by reading
-what ordinary words turn into; see docs/mini.md.
+what ordinary words turn into; see docs/studies/mini.md.
 """
 
 from __future__ import annotations

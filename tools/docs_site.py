@@ -139,7 +139,7 @@ def commands_page() -> str:
         before.replace(
             "\n\n",
             "\n\nThis page is made from the program's `--help`. "
-            "[Command line](../cli.md) explains the options in more detail.\n\n",
+            "[Command line](../cli.md) says what commands write, and how they fail.\n\n",
             1,
         )
         + rest[rest.index("\n## ") :]
@@ -177,6 +177,31 @@ def methods_page() -> str:
     return "\n".join(lines)
 
 
+def datasets_page() -> str:
+    """Every dataset that can be read: where to get it, its splits and its files."""
+    from cliploc.datasets import labelled_readers, readers
+
+    lines = [
+        "# Datasets: splits and files of each",
+        "",
+        "This page is made from the readers, as `cliploc datasets NAME` is. "
+        "[Datasets](../datasets.md) says how they are read.",
+        "",
+    ]
+    for one in (*readers, *labelled_readers):
+        splits = "; ".join(f"`{split.name}` (to {split.role} on): {split.about}" for split in one.splits)
+        lines += [
+            f"## `{one.name}`",
+            "",
+            f"{one.title}: {one.about}. Get it: {one.source}.",
+            "",
+            f"Splits: {splits}.",
+            "",
+        ]
+        lines += ["```text", one.layout, "```", ""]
+    return "\n".join(lines)
+
+
 def tables_page() -> str:
     """The columns of the Parquet files that benchmarks write, from their schemas."""
     from cliploc.jobs import faithfulness, labelling, presence, rows, segmentation
@@ -208,6 +233,7 @@ MADE = {  # path below docs/ → what makes the page
     "reference/python.md": python_page,
     "reference/commands.md": commands_page,
     "reference/methods.md": methods_page,
+    "reference/datasets.md": datasets_page,
     "reference/tables.md": tables_page,
     **{
         f"notebooks/{notebook.stem}.md": partial(notebook_page, notebook)

@@ -1,4 +1,4 @@
-"""How well a picture of one thing finds others of its kind: text, exemplar, and both. The table of docs/prompts.md.
+"""How well a picture of one thing finds others of its kind: text, exemplar, and both. For docs/studies/exemplars.md.
 
 Of every category of a dataset in COCO's layout, the exemplar is its largest box in the first picture that shows it, by
 the order of the pictures' ids; nothing is chosen by its result. Asked for is the category in all other pictures that

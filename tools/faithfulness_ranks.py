@@ -2,11 +2,11 @@
 
     python tools/faithfulness_ranks.py OUT … --known cam=68.1 layer_cam=68.1 …
 
-Prints the table of docs/faithfulness.md and the rank correlation (Spearman, equal values with their mean rank) of each
-number with GT-known, signed so that 1 means: what localises better is more faithful. The interval is of 2,000 draws of
-pictures; the methods stay, and GT-known figures are not drawn again. Several folders must be of the same pictures and
-protocol. They may have other methods and other metrics; what two of them have is taken from the first. Of folders that
-are not at their end, the pictures count that all have.
+Prints the tables of docs/studies/faithfulness.md, and the rank correlation (Spearman, equal values with their mean
+rank) of each number with GT-known, signed so that 1 means: what localises better is more faithful.
+The interval is of 2,000 draws of pictures; the methods stay, and GT-known figures are not drawn again. Several
+folders must be of the same pictures and protocol. They may have other methods and other metrics; what two of them have
+is taken from the first. Of folders that are not at their end, the pictures count that all have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Would `mini`'s tower be faster in int8, and as good? For docs/performance.md, "Engines".
+"""Would `mini`'s tower be faster in int8, and as good? For docs/studies/performance.md, "Engines".
 
 OpenVINO computes the tower in float32, bfloat16 and int8. NNCF makes the int8 network: weights and activations get
 their scales from 300 training pictures, none of them a tuning picture. Speeds are processor time by turns, one thread.

@@ -1,4 +1,4 @@
-"""Chooses what the refinement `level` does: how a map's own level is found. The tables of docs/refinement.md.
+"""Chooses what the refinement `level` does: how a map's own level is found. The tables of docs/studies/refinement.md.
 
 The pictures are the 118 of tools/recipe_study.py, in four sets, so that no one size of things is tuned on: "one" as
 they are; "stretched" to 227×227, as the WSOL benchmark's; "enlarged", cut out round the thing so that it takes 0.6 to

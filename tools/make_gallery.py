@@ -49,7 +49,7 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
     """Writes a sheet for each photograph; the README's lines on them."""
     shown = fitting(localizer)
     model = localizer.backbone.name
-    sheets, ious = [], {method.name: [] for method in shown}
+    sheets: list[str] = []
     for photo in photos:
         name = SHOWN[photo.path.name]
         with terminal.progress(f"{photo.path.name} by {model}") as reporter:
@@ -60,21 +60,17 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
                 reporter=reporter,
             )
             (results,) = compared
-        for method in shown:
-            ious[method.name].append(iou(results[method.name], photo, name))
-        lines = {method.title: f"{method.name} · IoU {ious[method.name][-1]:.2f}{remark}" for method in shown}
+        lines = {
+            method.title: f"{method.name} · IoU {iou(results[method.name], photo, name):.2f}{remark}"
+            for method in shown
+        }
         sheet = f"{photo.path.stem}-{model}.jpg"
         comparison({method.title: results[method.name] for method in shown}, name, lines).save(
             out / sheet, quality=QUALITY, optimize=True, progressive=True
         )
         sheets += [f"![{name}, by every method]({sheet})", "", f"*{photo.credit}*", ""]
         terminal.say(f"wrote {out / sheet}")
-    table = [f"| method | `--method` | {' | '.join(SHOWN[photo.path.name] for photo in photos)} |"]
-    table.append("|---|---|" + "---|" * len(photos))
-    for method in shown:
-        table.append(f"| {method.title} | `{method.name}` | {' | '.join(f'{one:.2f}' for one in ious[method.name])} |")
-    head = f"## `{model}`{remark}"
-    return [head, "", "The best box's IoU with the box drawn by hand that it overlaps most:", "", *table, "", *sheets]
+    return [f"## `{model}`{remark}", "", ", ".join(f"`{method.name}`" for method in shown), "", *sheets]
 
 
 def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: str) -> str:
@@ -82,21 +78,20 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
     covered = {method.name for localizer in localizers for method in fitting(localizer)}
     left_out = [method for method in methods if method.name not in covered and method.family != "baseline"]
     lines = [
-        "# Gallery: the maps of every method on three photographs",
+        "# Gallery: the maps of every method on three pictures",
         "",
-        f"`{command}` draws this page from the registry of methods. Each sheet shows one photograph and one "
-        "name. Every method runs with its own options and threshold. Warm colours show where the method sees the name. "
-        "A white box encloses what is hotter than the threshold. The heat and the boxes are drawn on the photographs. "
-        "Three photographs show what maps look like; they do not show which method is better.",
+        f"`{command}` draws this page. Each sheet shows one picture and one name. Every method runs with its own "
+        "options and threshold; below each map is its best box's IoU with the true box. Three pictures do not say "
+        "which method is better.",
         "",
         *sections,
     ]
     if left_out:
         lines += [
             "## Not shown",
-            "These methods need another kind of image tower, or a second one:",
-            "",
-            ", ".join(f"{method.title} (`{method.name}`)" for method in left_out) + ".",
+            "These need another kind of image tower, or a second one: "
+            + ", ".join(f"`{method.name}`" for method in left_out)
+            + ".",
             "",
         ]
     return "\n".join(lines)

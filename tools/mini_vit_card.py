@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a row of a Markdown table is one line)
-"""Measures the bundled model `mini-vit` and writes its card, docs/mini-vit.md (`make mini-vit-card`; it takes long).
+"""Measures `mini-vit` and puts the tables into docs/mini-vit.md and docs/studies/mini-vit.md (`make mini-vit-card`; it takes long).
 
 Every method runs on 677 pictures at two sizes. A run that was cut goes on where it was.
 
@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from build_mini_vit import BATCH as TRAIN_BATCH
-from build_mini_vit import LEARNING_RATE, PASSES, STEPS, WEIGHT_DECAY
+from marked import put
 from mini_card import SIDE, TEMPLATE, called, class_texts, embed_pictures, load_names, load_split, pixels, top_k
 from recipe_report import best_boxes, pictures_of
 from torch import Tensor
@@ -40,6 +39,7 @@ from cliploc.saliency import methods
 from cliploc.tower import Guide, Needs
 
 ROOT = Path(__file__).resolve().parent.parent
+CARD, STUDY = ROOT / "docs/mini-vit.md", ROOT / "docs/studies/mini-vit.md"
 SLOW_PICTURES = 60
 GUIDE = "mini"  # of ProxyCLIP
 BATCH = 8
@@ -72,7 +72,7 @@ class Found:
         return self.curve[int(np.abs(TAUS - tau).argmin())]
 
     def cells(self, row: Row) -> str:
-        return f"{self.best:.3f} ± {self.half:.3f} at {self.tau:.2f} | {self.at(row.tau):.3f}"
+        return f"{self.at(row.tau):.3f} | {self.best:.3f}"
 
 
 # Options chosen on the tuning pictures (tools/choose_thresholds.py --option …), on which no figure is reported.
@@ -167,7 +167,7 @@ def localisation(
 
 
 def on_coco(rows: Sequence[Row], data: Path, work: Path) -> dict[str, list[str]]:
-    """For each row two cells: the share of COCO's names whose best-scored box is right, and that of small things."""
+    """For each row two cells: the share of COCO's names whose best-scored box is right, and that of small things alone."""
     found = {}
     for row in rows:
         file = work / f"{_weights()} coco {row.label.replace('`', '')}.json"
@@ -205,11 +205,9 @@ def costs(model: MiniVit, guide: Guide, rows: Sequence[Row], path: Path, text: T
     forward = median(lambda: model.encode_image(images), 9)
     taken = {row.label: median(lambda row=row: maps(row), 1 if row in SLOW else 5) for row in rows}  # type: ignore[misc]
     torch.set_num_threads(threads)
-    lines = [f"| forward pass alone | | {forward:.0f} | 1 |"]
+    lines = [f"| forward pass alone | {forward:.0f} | 1 |"]
     for row in sorted(rows, key=lambda row: taken[row.label]):
-        lines.append(
-            f"| {methods.get(row.method).title} | {row.label} | {taken[row.label]:,.0f} | {taken[row.label] / forward:.3g} |"
-        )
+        lines.append(f"| {row.label} | {taken[row.label]:,.0f} | {taken[row.label] / forward:.3g} |")
     return "\n".join(lines)
 
 
@@ -225,10 +223,10 @@ def _weights() -> str:
     return hashlib.sha256((WEIGHTS / "image.safetensors").read_bytes()).hexdigest()[:12]
 
 
-def line(row: Row, *found: Mapping[str, Found]) -> str:
-    """A row of the tables, with the cells of one size or two."""
-    cells = " | ".join(one[row.label].cells(row) for one in found)
-    return f"| {methods.get(row.method).title} | {row.label} | {row.tau:g} | {cells} |"
+def line(row: Row, found: Mapping[str, Found], larger: Mapping[str, Found] | None = None) -> str:
+    """A row of the tables; of the larger size the best alone, as τ was chosen at 224."""
+    best = f" {larger[row.label].best:.3f} |" if larger else ""
+    return f"| {row.label} | {row.tau:g} | {found[row.label].cells(row)} |{best}"
 
 
 def lines(data: Path, work: Path, names: Sequence[str]) -> str:
@@ -244,7 +242,8 @@ def lines(data: Path, work: Path, names: Sequence[str]) -> str:
     return "\n".join([*(line(row, *found) for row in fast), *(line(row, masked) for row in slow)])
 
 
-def card(data: Path, work: Path) -> str:
+def tables(data: Path, work: Path) -> dict[tuple[Path, str], str]:
+    """(page, name of the comment) → its tables."""
     names = [name for _, name in load_names(data)]
     model = backbones.create("mini-vit", device="cpu")
     assert isinstance(model, MiniVit)
@@ -253,7 +252,6 @@ def card(data: Path, work: Path) -> str:
     texts = model.encode_text([TEMPLATE.format(name) for name in names])  # [1000, 1280]
     teacher = embedded(backbones.create("mini", device="cpu"), paths, 224, work)
     images = embedded(model, paths, 224, work)
-    accuracy = top_k(images, texts, labels)
     large = top_k(embedded(model, paths, 448, work), texts, labels)
     named = []
     for by, entries in called(data).items():
@@ -271,142 +269,59 @@ def card(data: Path, work: Path) -> str:
     guide = backbones.create_guide(GUIDE)
     at224, at448 = (localisation(model, guide, fast_rows(), paths, wanted, truths, side, work) for side in (224, 448))
     masked = localisation(model, guide, SLOW, paths[:some], wanted[:some], truths[:some], 224, work)
-    shape, held, agreed = facts["shape"], facts["presence_held_out"], facts["agreement_held_out"]
-    own_bytes = sum(path.stat().st_size for path in WEIGHTS.iterdir())
-    parameters = sum(parameter.numel() for parameter in model.net.parameters())
+    held, agreed = facts["presence_held_out"], facts["agreement_held_out"]
 
     fast = sorted(fast_rows(), key=lambda row: -at224[row.label].best)
     rows = "\n".join(line(row, at224, at448) for row in fast)
     slow = "\n".join(line(row, masked) for row in SLOW)
     several = on_coco([*BASELINES, *fast_rows(), *(row for row in SLOW if row.method == "m2ib")], data, work)
     coco = "\n".join(
-        f"| {methods.get(label.split('`')[1]).title} | {label} | {' | '.join(cells)} |"
+        f"| {label} | {cells[0]} |"
         for label, cells in sorted(several.items(), key=lambda one: -float(one[1][0].split()[0]))
     )
-    best, larger = fast[0], max(fast, key=lambda row: at448[row.label].best)
-    gains = [at448[row.label].best - at224[row.label].best for row in fast]
-    verdict = (
-        f"The best at 224 is {best.label}, {at224[best.label].best:.3f}; with an interval of ± {at224[best.label].half:.3f} the first rows are not "
-        f"to be told apart. At 448, with 28×28 patches, {sum(gain > 0 for gain in gains)} of {len(fast)} rows find more than at 224 "
-        f"({np.mean(gains):+.3f} on average); the best is {larger.label}, {at448[larger.label].best:.3f} after {at224[larger.label].best:.3f}. "
-        f"Naming gets worse there: top-1 {accuracy[0]:.3f} → {large[0]:.3f}."
-    )
-    return f"""# `mini-vit`: model card
-
-Written by `make mini-vit-card` (tools/mini_vit_card.py); built by `tools/build_mini_vit.py`.
-
-## What it is
-A small vision transformer in {own_bytes / 1e6:.1f} MB that ships inside the package beside [`mini`](mini.md), so that every ViT method runs on
-photographs offline. A `Backbone` like any other: `--model mini-vit`.
-
-* **Image tower**: a hybrid ViT (Dosovitskiy 2021). `mini`'s frozen convolutions up to their 320 channels are the patch
-  embedding; their last stride is replaced by dilation, so that the grid is {shape["grid"][0]}×{shape["grid"][1]} at 224 pixels (28×28 at 448) and not
-  7×7. Then {shape["depth"]} blocks of width {shape["width"]} with {shape["heads"]} heads and a class token, {parameters / 1e6:.1f} million parameters; embedding = unit(projection of the
-  class token).
-* **Text tower**: `mini`'s own, from the same files.
-* **Training**: the class token learnt to say what `mini` says of the same picture (1 − cosine, plus the Kullback–Leibler
-  divergence over the 1,000 classes), on augmented views, collages and parts of 900 pictures, one of each ImageNet class but
-  every tenth. Only the class token is supervised, as in CLIP: no label, no box, nothing on patch tokens or attention.
-  {PASSES} views of each picture, {STEPS:,} steps of {TRAIN_BATCH}, AdamW at {LEARNING_RATE:g} (one cycle, weight decay {WEIGHT_DECAY:g}), seed 0. It took
-  7 min 14 s on two cores of an AMD EPYC with bfloat16, and twice came to the same bytes; another processor may round otherwise.
-
-## What it is not
-* All that [`mini`'s card](mini.md) says of labels and words holds here too: **its figures on ILSVRC are not zero-shot
-  results**, and must not stand beside CLIP's.
-* It saw 900 photographs only, and its convolutions are `mini`'s: it is a place to try ViT methods, not a better model.
-* The receptive field of its patch tokens is wider than the patch, because of the convolutions below: maps of ViT methods
-  look smoother than CLIP's.
-
-## Sizes, sources, licence
-`mini_vit_weights/` holds {own_bytes / 1e6:.1f} MB, Apache-2.0 as cliploc is; convolutions and text tower are read from `mini_weights/`,
-whose sources and licences hold ([mini](mini.md#sizes-and-sources), [NOTICE](../NOTICE)). No picture is in the package.
-
-## Figures
-On the {len(paths)} pictures of `ilsvrc_val_dev`, at 224 where nothing else is said; nothing was chosen on them.
-
+    head = "| `--method` | own τ | 224: at own τ | best |"
+    return {
+        (CARD, "figures"): f"""
 | | `mini-vit` | `mini`, its teacher |
 |---|---|---|
 {chr(10).join(named)}
 | the same at 448, by WordNet's first words | {large[0]:.3f} / {large[1]:.3f} | |
 | the same first class as the teacher | {same:.3f} | |
 | class names said to be present, of those that are | {float(present[own].float().mean()):.3f} | |
-| class names said to be present, of the 999 others | {float(present[~own].float().mean()):.3f} | |
-
-On the {agreed["pictures"]} pictures left out of the training: the same first class as the teacher {agreed["same_first_class"]:.3f}, cosine to its
-embedding {agreed["cosine"]:.3f}.
-
-### What worked
-How many of the left-out pictures (whose classes no other picture shows) student and teacher call alike:
-
-| | |
-|---|---|
-| random start, 4 blocks of 192 on the 192 channels one stage earlier, 1,000 steps | 0.25 (0.75 on views of its own pictures) |
-| the same on the 320 channels, with collages and parts of pictures | 0.38 |
-| width 320, begun as the best linear reading (ridge) of the mean normed patch, before any training | 0.76 |
-| then all trained at 5e-4, 250 steps | 0.44 |
-| way in (320 → 320) and out (320 → 1,280) kept as they began, the blocks trained | {agreed["same_first_class"]:.2f}, divergence 0.45 → {agreed["divergence"]:.2f} |
-
-So 900 pictures are too few to learn the joint space from, and enough to learn where to look: training moves the best
-GT-known on the 118 tuning pictures from 0.54 to 0.64 at 224. A narrower joint reading costs accuracy at once (rank 192: 0.65,
-rank 256: 0.72 of the left-out pictures). Three times the views and four times the steps (37 minutes) bring the class token
-nearer to the teacher (divergence 0.285 → 0.251) and the maps no nearer to the things: the five best rows find 0.637 of the
-tuning pictures on average before and after, TS-CAM over all blocks 0.525 after 0.627.
-
-### Every ViT method
-GT-known, MaxBoxAcc V1 (largest contour, IoU ≥ 0.5), each map for the picture's own class name, ± half of the 95 % interval
-(bootstrap). First at the τ that is best on this same split, **an oracle**; then at the row's own τ, chosen on hand-drawn boxes
-of 118 ImageNet training pictures (`python tools/choose_thresholds.py --model mini-vit`; boxes there as the product makes them)
-and applied as it is; it suits 224 pixels, not always 448. Rows that name an option: it was chosen on these same 118 pictures,
-before it was tried here; the others are the package's defaults. Those are as published but for MaskCLIP, which here leaves out
-the last block's residual and MLP, as later work does, and for TS-CAM and LCTR, which here are untrained: MaskCLIP's similarity stands
-for the semantic maps that they learn. ProxyCLIP's guide is `mini`. There (the tool's last column) TS-CAM finds
-0.653 with `blocks=1` and with 2, 0.644 with 3 and 0.627 with all, NACLIP 0.661 with `sigma` 1 and 2 and 0.636 with 3 and 5.
-
-| method | `--method` | own τ | best at 224, at τ | at own τ | best at 448, at τ | at own τ |
-|---|---|---|---|---|---|---|
-{rows}
-
-{verdict}
-
-Methods that mask the picture or add noise to it, with few masks and on the first {SLOW_PICTURES} pictures only, for time's sake:
-
-| method | `--method` | own τ | best at 224, at τ | at own τ |
+| class names said to be present, of the 999 others | {float(present[~own].float().mean()):.3f} | |""",
+        (CARD, "methods"): f"""
+{head} 448: best |
 |---|---|---|---|---|
-{slow}
-
-On photographs of several things, `coco_dev` (65 pictures, all names in them that `mini-vit` knows): the best-scored box of each name,
-right if its IoU with any true box of the name is ≥ 0.5. Input 224×224, each method at its own τ and with no refinement or window
-(`python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev --model mini-vit --method NAME` prints a row).
-Two thirds of the names are of things below a tenth of the picture, which no map of 14×14 places finds. [recipes.md](recipes.md#what-they-give) has
-the figures of `mini`, and what windows add.
-
-| method | `--method` | right | of names whose things are below a tenth of the picture |
+{rows}""",
+        (STUDY, "left-out pictures"): f"""
+On the {agreed["pictures"]} pictures left out of the training: the same first class as the teacher {agreed["same_first_class"]:.3f}, cosine to
+its embedding {agreed["cosine"]:.3f}.""",
+        (STUDY, "masking methods"): f"""
+{head}
 |---|---|---|---|
-{coco}
-
-Processor milliseconds for one picture and one name at 224, one thread, from the picture's pixels to its map; more names share
-the forward pass, and all masked pictures:
-
-| method | `--method` | ms | × forward pass |
-|---|---|---|---|
-{costs(model, guide, [*(row for row in fast_rows() if row not in TUNED), *SLOW], paths[0], wanted[:1, None])}
-
-## Present or absent
-presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}): 0.5 is the cosine that 5 % of absent names exceed, a threshold for false
-positives and no probability, fitted as `mini`'s on every other one of the pictures left out of the training, measured on the other {held["pictures"]}:
-
+{slow}""",
+        (STUDY, "several things"): f"""
+| `--method` | right |
+|---|---|
+{coco}""",
+        (STUDY, "costs"): f"""
+| `--method` | ms | × forward pass |
+|---|---|---|
+{costs(model, guide, [*(row for row in fast_rows() if row not in TUNED), *SLOW], paths[0], wanted[:1, None])}""",
+        (STUDY, "presence"): f"""
 | | |
 |---|---|
 | found, of the picture's own class name | {held["recall_class_names"]:.3f} |
 | found, of the wider names above it ("dog", "vehicle") | {held["recall_wider_names"]:.3f} |
 | found, of absent names | {held["false_positives"]:.3f} |
-"""
+
+presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}), on {held["pictures"]} pictures.""",
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure mini-vit and write its card.")
+    parser = argparse.ArgumentParser(description="Measure mini-vit and write its tables.")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/mini-vit.md")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache/mini-vit-card", help="what was measured before")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", nargs="+", metavar="METHOD", help="print the rows of these methods alone")
@@ -419,9 +334,9 @@ def main() -> None:
     if options.rows:
         print(lines(options.data, options.work, options.rows))
         return
-    text = card(options.data, options.work)
-    options.out.write_text(text)
-    print(text)
+    for (page, name), text in tables(options.data, options.work).items():
+        put(page, name, text)
+        print(f"{page.name}, {name}\n{text}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Presence by the bank of names beside the calibrated presence of the bundled models. The tables of docs/presence.md.
+"""Presence by the bank of names beside the bundled models' calibrated presence. For docs/studies/presence.md.
 
 `mini` and `mini-vit` are calibrated, so both rules can be applied to the same embeddings of whole pictures. Recall: the
 share of names in a picture that are found at 0.5. False positives: the same share of the names that are not in it.

@@ -1,4 +1,4 @@
-"""Draws maps of one photo by the model itself and with shuffled weights: the picture of docs/faithfulness.md.
+"""Draws maps of one photo by the model itself and with shuffled weights: the picture of docs/studies/faithfulness.md.
 
     python tools/randomised_maps.py PHOTO NAME OUT.jpg --model mini --method cam layer_cam …
 

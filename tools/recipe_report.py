@@ -1,4 +1,4 @@
-"""What the recipes of `cliploc.recipes` give on pictures that nothing was chosen on. For docs/recipes.md.
+"""What the recipes give on pictures that nothing was chosen on. For docs/mini.md and docs/mini-vit.md.
 
 `best`: of each name that is in a picture, the best-scored box, whatever its presence: the share with IoU ≥ 0.5 with any
 true box. `drafts`: boxes as `cliploc annotate` draws them, with the presence test; a draft is right when it overlaps a

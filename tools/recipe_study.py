@@ -1,4 +1,4 @@
-"""Chooses the recipes of `cliploc.recipes`: refinement, scales, windows, flips, resize and τ. For docs/recipes.md.
+"""Chooses the recipes: refinement, scales, windows, flips, resize and τ. For docs/studies/recipes.md.
 
 The pictures and boxes are those of tools/choose_thresholds.py; no number is reported on them. "One thing" are these
 pictures as they are. "Panorama" are three of them side by side, and the name of one is asked for. "Small thing" is one

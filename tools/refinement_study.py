@@ -1,4 +1,4 @@
-"""Chooses what the refinement `affinity` does: stage, cut, power, rounds, mix. The tables of docs/refinement.md.
+"""Chooses what the refinement `affinity` does: stage, cut, power, rounds, mix. For docs/studies/refinement.md.
 
 The pictures and boxes are those of tools/choose_thresholds.py; no number is reported on them. The tower runs once for
 each picture and input size, and its output is kept in a folder; all tables are made of that. A number in a table is the

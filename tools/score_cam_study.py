@@ -1,4 +1,4 @@
-"""What temperature and budget do to the Score-CAM family: the tables of docs/performance.md.
+"""What temperature and budget do to the Score-CAM family: the tables of docs/studies/performance.md.
 
 The pictures and boxes are those of tools/choose_thresholds.py; no number is reported on them. The table `report` alone
 is of others, `../shared/data/ilsvrc_val_dev` as `cliploc benchmark --sample 100 --seed 0` draws them, at every default:

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a paragraph of Markdown is wrapped as it is printed)
-"""Fits and checks the score of a box, and writes "Score of a box" into docs/mini.md (about 6 minutes, one thread).
+"""Fits and checks the score of a box, and writes docs/studies/box-score.md (about 6 minutes, one thread).
 
 Pictures and true boxes are those of tools/choose_thresholds.py, asked for their true name; no number is reported on
 them. A box is right if it has IoU ≥ 0.5 with a true box. Everything that is said of a fit is said of pictures that were
@@ -15,7 +15,7 @@ not in it: five folds of pictures.
 The weights in cliploc/boxes/quality.py are copied by hand from an earlier run's fit.
 
     python tools/score_study.py --cache /tmp/scores                                  # prints it
-    python tools/score_study.py --cache /tmp/scores --write --figure docs/mini-reliability.png
+    python tools/score_study.py --cache /tmp/scores --write --figure docs/studies/box-score.png
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ from cliploc.localizer import Localizer
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "../shared/data/imagenet_one_per_class"
 SYNSETS = ROOT / "../shared/data/ilsvrc_val_dev/synsets.csv"
-CARD = ROOT / "docs/mini.md"
-HEADING = "## Score of a box"
+STUDY = ROOT / "docs/studies/box-score.md"
 FOLDS = 5
 BINS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 SETTINGS: Mapping[str, tuple[Mapping[str, Any], float]] = {  # name → options, τ
@@ -229,7 +228,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | None) -> str:
-    """The text for the model's card."""
+    """The page."""
     fitted, judged = settings_of(boxes, FITTED), settings_of(boxes, JUDGED)
     of_setting = {name: boxes.setting == place for place, name in enumerate(SETTINGS)}
     rows = []
@@ -241,7 +240,6 @@ def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | 
         rows.append([", ".join(names), f"{mean_loss(scores, boxes)[0]:.4f}", " / ".join(curves), " / ".join(best)])
     chosen = fit(boxes.of(tuple(WEIGHTS))[fitted], boxes.right[fitted], boxes.only(fitted).weights)
     scores = held_out(boxes, tuple(WEIGHTS), fitted)
-    formula = " + ".join(f"{weight:g} · {name}" for name, weight in WEIGHTS.items())
     fresh = ", ".join(f"{name} {value:.2f}" for name, value in zip(("bias", *WEIGHTS), chosen, strict=True))
     shipped = predict(np.array([BIAS, *WEIGHTS.values()]), boxes.of(tuple(WEIGHTS)))
     (loss, terms), (anew, anew_terms), (as_is, _) = (
@@ -249,27 +247,19 @@ def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | 
     )
     error = (anew_terms - terms).std(ddof=1) * np.sqrt(len(terms))
     lines = [
-        HEADING,
-        "Written by `python tools/score_study.py --cache DIR --write --figure docs/mini-reliability.png`.",
+        "# Score of a box: features and weights",
         "",
-        f"score = sigmoid({formula} − {-BIAS:g})",
-        "(`cliploc.boxes.quality`): the estimated chance that a box has IoU ≥ 0.5 with a thing of that name, if the name is",
-        "in the picture. Presence is not part of it and stands beside it. Recipes leave out boxes below 0.2, but the best of a",
-        "name that is found ([`--min-score auto`](cli.md)). The features, from the name's map alone:",
+        "**Question.** Which features of a map say whether a box is right, and how far does one set of weights hold?",
         "",
-        "* **contrast**: (inside − around) / (inside + around) of the mean heat in the box and in a ring round it;",
-        "* **stability**: how little the box changes (IoU) when τ is moved by 0.1, up and down;",
-        "* **share**: the heat in the box against that in the name's box with the most.",
+        "    python tools/score_study.py --cache DIR --write --figure docs/studies/box-score.png",
         "",
-        "One set of weights for every model and method, fitted with `mini` and `mini-vit` only, on the",
-        f"{pictures} tuning pictures (tools/tuning_boxes.json), before windows changed `affinity` and `level` was added. Fitted again",
-        f"to the same settings as they are now (8, 2 and 3 below, {fitted.sum()} boxes): {fresh}.",
-        "Scores below are by that fit, of pictures that were left out of it (five folds of pictures). Setting 1, which is not in",
-        "it, is `mini`'s default recipe but for `--split-peaks 0.4`: no setting here splits boxes.",
+        f"**Pictures.** {pictures} tuning pictures, asked for their true name; a box is right if it has IoU ≥ 0.5 with a true box. Scores are of",
+        "pictures that were left out of the fit (five folds). The [weights in use](../mini.md#score-of-a-box) were fitted before windows changed",
+        f"`affinity` and `level` was added; fitted again to the same settings (8, 2 and 3 below, {fitted.sum()} boxes): {fresh}. No setting splits boxes.",
         "",
         f"Fitted to settings 1–3 instead, log loss on left-out pictures is {anew:.4f}, by settings 8, 2 and 3 it is {loss:.4f}",
-        f"(standard error of the difference {error:.4f}). The weights above have {as_is:.4f}, but these pictures were in their fit.",
-        "So a new fit is no better, and the weights stay.",
+        f"(standard error of the difference {error:.4f}). The weights in use have {as_is:.4f}, but these pictures were in their fit.",
+        "**Decision.** A new fit is no better, and the weights stay.",
         "",
         "Reliability, boxes of settings 1–3 and of setting 1 alone:",
         "",
@@ -286,16 +276,14 @@ def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | 
     if figure:
         lines += [f"![Share of right boxes against their score]({figure.name})", ""]
     lines += [
-        "By setting, each at the τ given. Hottest: the box with the map's hottest place, which had score 1.00 × presence",
-        "before; its mean score should be the share of these that is right. AUC: how often a right box has the higher",
-        "score than a wrong one, over all pictures. Best: the share of pictures whose best-scored box is right.",
+        "By setting. Hottest: the box with the map's hottest place, whose mean score should be the share that is right. AUC: how often a right",
+        "box has the higher score than a wrong one, over all pictures. Best: the share of pictures whose best-scored box is right.",
         "",
     ]
     by_setting = []
     for place, (name, here) in enumerate(of_setting.items(), start=1):
         part, values, peaks = boxes.only(here), scores[here], boxes.features["peak"][here]
         hottest = peaks >= peaks.max()
-        with_presence = values * part.features["certain"]
         by_setting.append(
             [
                 f"{place}. {name}, τ {SETTINGS[name][1]:g}",
@@ -303,11 +291,8 @@ def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | 
                 f"{values[hottest].mean():.2f}",
                 f"{part.right[hottest].mean():.2f}",
                 f"{area_under_curve(values, part.right):.3f}",
-                f"{area_under_curve(with_presence, part.right):.3f}",
                 f"{area_under_curve(peaks, part.right):.3f}",
-                f"{area_under_curve(part.features['today'], part.right):.3f}",
                 f"{best_right(values, part, pictures):.3f}",
-                f"{best_right(peaks, part, pictures):.3f}",
             ]
         )
     lines += table(
@@ -317,22 +302,14 @@ def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | 
             "hottest: mean score",
             "share right",
             "AUC: score",
-            "score × presence",
             "peak",
-            "peak × presence",
             "best: score",
-            "best: peak",
         ),
         by_setting,
     )
     lines += [
-        "A score cannot see how good a method is: unrefined methods are overestimated (settings 4–7, not in the",
-        "fit), and other models were not measured. Peak × presence ranks boxes of different pictures a little better than",
-        "the score, because presence says something too: a thing that is hard to recognise is hard to find. The last row",
-        "below has both. Few models have calibrated presence, and it is reported by itself, so it is left out. In one",
-        "picture it is the same for all boxes of a name, and changes nothing.",
-        "",
-        "Most of the pictures show one large thing. How far scores hold among many small things was not measured.",
+        "Methods without refinement are overestimated (settings 4–7, not in the fit). How far scores hold among many small things was not",
+        "measured. Presence ranks boxes of different pictures, too; few models have it calibrated, so it is no feature.",
         "",
         "Which features (log loss: mean of settings 1–3; AUC and best of settings 1 / 2 / 3; presence as its logit):",
         "",
@@ -392,7 +369,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="a folder for the maps")
     parser.add_argument("--figure", type=Path, help="a file for the reliability curve")
-    parser.add_argument("--write", action="store_true", help="into docs/mini.md")
+    parser.add_argument("--write", action="store_true", help="into docs/studies/box-score.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     drawn = json.loads((ROOT / "tools/tuning_boxes.json").read_text())["boxes"]
@@ -404,8 +381,7 @@ def main() -> None:
     if arguments.figure:
         draw(boxes, len(drawn), arguments.figure)
     if arguments.write:
-        before, _, _ = CARD.read_text(encoding="utf-8").partition(HEADING)
-        CARD.write_text(f"{before.rstrip()}\n\n{text}", encoding="utf-8")
+        STUDY.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

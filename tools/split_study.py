@@ -1,4 +1,4 @@
-"""Chooses the option `split_peaks`: how prominent a peak must be to get a box of its own. The tables of docs/boxes.md.
+"""Chooses the option `split_peaks`: how prominent a peak must be to get a box of its own. For docs/studies/boxes.md.
 
 The pictures and boxes are those of tools/choose_thresholds.py; no number is reported on them. Three kinds of pictures:
 

@@ -1,4 +1,4 @@
-"""Trains TS-CAM's and LCTR's heads on photographs and says whether it helped: the figures of docs/training.md.
+"""Trains TS-CAM's and LCTR's heads on photographs and says whether it helped: the figures of docs/studies/training.md.
 
 Trains on `imagenet_one_per_class` (one picture a class) without 200 seeded classes, and reports on `ilsvrc_val_dev`,
 which it never trains on: MaxBoxAcc V1 at the best τ of each row, for classes that trained and classes left out.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from marked import put
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,7 +36,7 @@ from cliploc.training import TrainSettings, read_csv, train
 from cliploc.values import TextSet
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = ROOT / "docs/training.md"
+DOCUMENT = ROOT / "docs/studies/training.md"
 LEFT_OUT, SEED, SIDE = 200, 0, 224
 Maps = Callable[[Context], Tensor]
 
@@ -227,10 +227,7 @@ def main() -> None:
     text = table(backbone, Evaluation(backbone, arguments.data), heads) + "\n\n" + "\n".join(notes)
     print(text)
     if arguments.write:
-        name, document = re.escape(arguments.model), DOCUMENT.read_text()
-        pattern = rf"(<!-- figures of {name}:.*?-->\n).*?(\n<!-- end -->)"
-        found = re.sub(pattern, lambda match: match[1] + "\n" + text + "\n" + match[2], document, flags=re.DOTALL)
-        DOCUMENT.write_text(found)
+        put(DOCUMENT, f"figures of {arguments.model}", text)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""Chooses what the refinement `affinity` does where a picture is seen in windows. The table of docs/refinement.md.
+"""Chooses what the refinement `affinity` does where a picture is seen in windows. For docs/studies/refinement.md.
 
 The pictures are those of tools/recipe_study.py, "one" and "small"; no number is reported on them. The map before the
 step is that of `--method cam --scales 1.43 --windows 1.5,2`. The step compares the features of the whole picture, or

@@ -2,8 +2,8 @@
 
 A method that is named runs as published, so that papers can be compared. Where none is named, the model's recipe runs:
 method, refinement, scales, windows, flips and threshold together. The recipes of `mini` and `mini-vit` were chosen on
-the tuning pictures (tools/recipe_study.py, docs/recipes.md). Those of other towers are unmeasured: they follow these
-two by analogy, or were chosen by how the tower's patches are pooled and trained.
+the tuning pictures (tools/recipe_study.py, docs/studies/recipes.md). Those of other towers are unmeasured: they follow
+these two by analogy, or were chosen by how the tower's patches are pooled and trained.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import random
-import re
 import shutil
 import time
 from dataclasses import replace
@@ -580,12 +579,8 @@ def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_s
     assert [one.threshold for one in settings if one.method == "centre_box" and one.setup == 0] == [0.3, 0.6]
 
 
-def test_the_documents_explain_every_option_and_column(plain):
+def test_the_document_explains_every_column_and_number(plain):
     documents = Path(__file__).parents[2] / "docs"
-    section = (documents / "cli.md").read_text().split("## `benchmark`")[1].split("\n## ")[0]
-    text = cliploc_("benchmark", "--help").out
-    for option in {word.strip(",.;:()") for word in text.split() if word.startswith("--")} - {"--help"}:
-        assert re.search(rf"{option}[` ]", section), option
     explained = (documents / "benchmark.md").read_text()
     for column in rows_module.row_schema().names:
         assert f"`{column}`" in explained or f"`_{column.rsplit('_')[-1]}`" in explained, column

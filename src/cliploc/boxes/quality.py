@@ -29,7 +29,7 @@ MOVED = 0.1  # how far τ is moved to see whether a box depends on it
 RING = 0.5  # how far the ring round a box goes, as a share of the box's side
 PAIRS = 2**20  # of boxes that are compared at once; bounds the memory
 # Fitted by tools/score_study.py on the 118 tuning pictures (tools/tuning_boxes.json), with `mini` and `mini-vit` only;
-# docs/mini.md shows how far they hold.
+# docs/studies/box-score.md shows how far they hold.
 BIAS = -5.58
 WEIGHTS: Mapping[str, float] = {"contrast": 1.66, "stability": 2.79, "share": 3.49}
 

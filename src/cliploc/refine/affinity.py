@@ -38,7 +38,7 @@ def spread_along(places: Tensor, maps: Tensor, cut: float) -> Tensor:
 
 
 def _threshold(backbone: Backbone, tau: float) -> float:
-    """Doubles the threshold on a CNN, at most to 0.5, as heat spreads far beyond the peaks; docs/refinement.md."""
+    """Doubles the threshold on a CNN, at most to 0.5, as heat spreads far beyond the peaks."""
     return max(tau, min(0.5, 2 * tau)) if backbone.kind == "cnn" else tau
 
 
@@ -60,7 +60,7 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     If the picture is also seen in windows and there is no guide, F are the stitched features of the smallest windows,
     whose grid is finer and not stretched. Then S is cut at 0.2 instead of 0.1, and
     map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
-    pictures: docs/refinement.md, docs/recipes.md.
+    pictures: docs/studies/refinement.md.
     """
     return along(directions(ctx.places), maps, ctx.from_windows)
 

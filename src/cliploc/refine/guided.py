@@ -17,7 +17,7 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of colours: the entr
 
 
 def _threshold(backbone: Backbone, tau: float) -> float:
-    """Raises τ on a CNN, at most to 0.5: wide windows raise a map's low values; docs/refinement.md."""
+    """Raises τ on a CNN, at most to 0.5: wide windows raise a map's low values; docs/studies/refinement.md."""
     return max(tau, min(0.5, 1 - (1 - tau) ** 2)) if backbone.kind == "cnn" else tau
 
 

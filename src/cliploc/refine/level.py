@@ -11,7 +11,7 @@ from cliploc.method import Context
 from cliploc.refine._registration import refinement
 from cliploc.tower import Needs
 
-# All chosen on the tuning pictures; tools/level_study.py, docs/refinement.md.
+# All chosen on the tuning pictures; tools/level_study.py, docs/studies/refinement.md.
 WIDTH = 0.08  # standard deviation by which heat is smoothed, so that the area has a slope at every level
 SHRINK = 0.75  # exponent of the area by which its growth is divided: 1 is relative growth, 0.5 the growth of a side
 PULL = 3.0  # weight of the distance to τ

@@ -42,7 +42,7 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     key = "lposs"
     if key not in ctx.cache:
         features = ctx.places.float()
-        # Without the mean taken away, all places would be similar: docs/refinement.md.
+        # Without the mean taken away, all places would be similar: docs/studies/refinement.md.
         places = directions(features) if ctx.guide is None else F.normalize(features.flatten(2).transpose(1, 2), dim=2)
         height, width = ctx.images.shape[-2:]
         h, w = features.shape[-2:]

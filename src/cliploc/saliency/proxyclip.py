@@ -20,7 +20,7 @@ from cliploc.tower import DenseReading, Needs
     family="attention",
     towers=("vit",),
     needs=Needs(dense=1, guide=True),
-    threshold=0.7,  # docs/refinement.md
+    threshold=0.7,  # docs/studies/refinement.md
     cosines=True,
 )
 def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:  # [B, P, h, w] on the guide's grid

@@ -35,8 +35,8 @@ def score_cam(
     M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
     differ by only about 0.1: without a temperature, which the paper's logits do not need, their softmax is nearly
     uniform, and at the model's own a few channels have all the weight: our default is four times that
-    (docs/performance.md). A constant channel makes no mask and gets the baseline's score; channels with the same mask
-    share one forward pass, as all prompts do. On a ViT, A are the patch tokens that enter the last block.
+    (docs/studies/performance.md). A constant channel makes no mask and gets the baseline's score; channels with the
+    same mask share one forward pass, as all prompts do. On a ViT, A are the patch tokens that enter the last block.
 
     Peers differ in the upsampling: `pytorch_grad_cam.ScoreCAM` aligns corners; `torchcam.methods.ScoreCAM` normalises
     before it upsamples. The latter's baseline is the whole picture, which makes no difference to the softmax.
@@ -48,7 +48,7 @@ def score_cam(
         components: how many principal components of these maps to use instead of the maps; None for the maps.
         budget: how many masks are tried for each picture and prompt, at most. The scores of the others are predicted
             from these, and `Localization.notes` gives the expected correlation with the exact map. With 64, on `mini`,
-            maps correlate 0.997 with the exact ones (docs/performance.md). None: all masks, as published.
+            maps correlate 0.997 with the exact ones (docs/studies/performance.md). None: all masks, as published.
     """
     temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)

@@ -37,7 +37,7 @@ def vl_score(
     the method weak. With a budget of 64, on `mini`, maps correlate 0.996 with the exact ones.
 
     The paper's setting (CLIP RN50) takes boxes at 0.60 of the maximum; we do not know its temperature. Our temperature
-    and threshold were chosen on the tuning pictures (docs/performance.md). No public package has the method.
+    and threshold were chosen on the tuning pictures (docs/studies/performance.md). No public package has the method.
     """
     temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)

@@ -11,7 +11,7 @@ from typing import Any
 from cliploc._documents import DocumentError, lines_of, read_json, read_text
 from cliploc.errors import UsageError
 
-HELP = "`cliploc help datasets --all` shows the layout"
+HELP = "`cliploc datasets NAME` shows the layout"
 
 
 @contextmanager

@@ -29,7 +29,8 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
 
     `reduce` takes features `[B, C, h, w]` and gradients of p prompts `[B, p, C, h, w]`, and gives `[B, p, …]`, all
     float32 and without a graph; gradients of many prompts are large. On a CPU prompts are not batched: a batch would
-    copy an attention pool's weights for each prompt, which takes up to eight times as long (docs/performance.md).
+    copy an attention pool's weights for each prompt, which takes up to eight times as long
+    (docs/studies/performance.md).
     """
     on_cpu = ctx.trace.features[stage].device.type == "cpu"
     return batched_gradients(ctx, lambda: _through_head(ctx, stage), reduce, at_once=not on_cpu)

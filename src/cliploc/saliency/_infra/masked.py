@@ -22,7 +22,7 @@ BASELINE_KEY = "embedding of the empty picture"
 SAME_MASK = 2.0**-20  # masks that differ by less count as equal
 SMALLEST_BUDGET = 16
 # Multiple of the model's own temperature, at which a softmax over masked pictures gives nearly all weight to a few
-# channels. 4 is the smallest multiple at which the tuning pictures lose no box: docs/performance.md,
+# channels. 4 is the smallest multiple at which the tuning pictures lose no box: docs/studies/performance.md,
 # tools/score_cam_study.py.
 MASKED_TIMES_OWN = 4.0
 
