@@ -1,6 +1,6 @@
 """Whatever is fed or typed: one clear line, the documented exit code, and good pictures are still done.
 
-docs/cli.md lists the cases for people; tests/test_images.py has more files, tests/test_cli.py more unknown names.
+tests/test_images.py has more files, tests/test_cli.py more unknown names.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def tables(data: Path, work: Path) -> dict[tuple[Path, str], str]:
 | the same first class as the teacher | {same:.3f} | |
 | class names said to be present, of those that are | {float(present[own].float().mean()):.3f} | |
 | class names said to be present, of the 999 others | {float(present[~own].float().mean()):.3f} | |""",
-        (CARD, "methods"): f"""
+        (STUDY, "methods"): f"""
 {head} 448: best |
 |---|---|---|---|---|
 {rows}""",
