@@ -1,4 +1,4 @@
-"""What votes of regions do to label maps: the numbers of docs/segmentation.md.
+"""What votes of regions do to label maps: the numbers of docs/studies/segmentation.md.
 
 Label maps of coco_object, with each way to make regions. "oracle" votes in the connected pieces of the true label map:
 no regions can do more. Differences to the plain label maps are paired, with the standard error of 300 bootstrap draws
