@@ -62,7 +62,7 @@ def test_what_is_given_goes_before_the_recipe():
 ASKED = ["cat", "dog", "sofa"]
 
 
-@pytest.mark.parametrize("tau", [{}, {"threshold": 0.9, "refine": ("affinity",)}])  # there two names have no box of 0.2
+@pytest.mark.parametrize("tau", [{}, {"threshold": 0.8, "refine": ("affinity",)}])  # there two names have no box of 0.2
 def test_a_recipe_leaves_out_low_boxes_but_the_best_of_each_name(tau):
     every = localizer_of("mini", min_presence=0, min_score=0, **tau)(CAT, ASKED)
     found = localizer_of("mini", min_presence=0, **tau)(CAT, ASKED)

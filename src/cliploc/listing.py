@@ -85,7 +85,7 @@ def list_metrics(*, truth: Literal["boxes", "masks"] | None = None) -> list[str]
 
     Example:
         >>> list_metrics(truth="masks")
-        ['pxap']
+        ['pxap', 'energy_in_masks', 'relevance_rank_masks']
     """
     return [metric.name for metric in metrics.all_metrics(truth)]
 

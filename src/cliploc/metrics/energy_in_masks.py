@@ -21,7 +21,7 @@ class EnergyInMasks(MeanMetric):
 
     Example:
         >>> mask = np.array([[True, False]])
-        >>> EnergyInMasks().value_of(JudgedMap("a", np.array([[0.6, 0.2]]), np.zeros((0, 4)), (2, 1), mask))
+        >>> EnergyInMasks().value_of(JudgedMap("a", np.array([[0.75, 0.25]]), np.zeros((0, 4)), (2, 1), mask))
         0.75
     """
 
