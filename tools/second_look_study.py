@@ -8,7 +8,7 @@ A name that is there in a picture of one thing counts twice: such pictures are m
 show, and the 20 others stand for the names that nobody asks.
 
     python tools/second_look_study.py --cache /tmp/looks          # prints it
-    python tools/second_look_study.py --cache /tmp/looks --write  # and writes src/cliploc/calibrations.json
+    python tools/second_look_study.py --cache /tmp/looks --write mini  # and writes it to src/cliploc/calibrations.json
     python tools/second_look_study.py --cache /tmp/looks --report # of the package's, on pictures that only report
 """
 
@@ -134,7 +134,7 @@ def fitted(parts: Parts, models: Sequence[str], fold: int | None = None) -> Cali
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--write", nargs="+", choices=(*MODELS, "others"), help="what is written; the rest stays")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--only", nargs=2, metavar=("MODEL", "SET"), help="only makes the examples of one set")
     given = parser.parse_args()
@@ -162,7 +162,8 @@ def main() -> None:
     chosen = {model: fitted(parts, [model]) for model in MODELS}
     others = replace(fitted(parts, MODELS), models=())
     if given.write:
-        document = {name: one.document() for name, one in {**chosen, "others": others}.items()}
+        document = json.loads(OUT.read_text(encoding="utf-8"))
+        document |= {name: {**chosen, "others": others}[name].document() for name in given.write}
         OUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
