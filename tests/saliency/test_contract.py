@@ -295,8 +295,8 @@ def broken(backbone: Any) -> Any:
 def stopped(name: str) -> contextlib.AbstractContextManager[Any]:
     """A broken tower stops every method but those that read attention at most: they run none of it."""
     needs = methods.get(name).needs()
-    perturbs = methods.get(name).family == "perturbation"
-    reads_attention_only = needs == Needs(attention=needs.attention) and not perturbs
+    runs = methods.get(name).family in ("perturbation", "gradient")
+    reads_attention_only = needs == Needs(attention=needs.attention) and not runs
     return contextlib.nullcontext() if reads_attention_only else pytest.raises(TowerError)
 
 
