@@ -90,7 +90,9 @@ class Lxt(Rules):
         return self.lf.linear_epsilon(x, weight, bias, 1e-12)
 
     def norm(self, norm: Any, x: Tensor) -> Tensor:
-        return self.lf.layer_norm(x, norm.weight, norm.bias, norm.eps)
+        return self.lf.layer_norm_grad_fn.apply(
+            x, norm.weight, norm.bias, norm.eps, 1e-12
+        )  # `layer_norm` fixes ε at 1e-6
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return self.lf.add2(a, b, False, 1e-12)
@@ -134,15 +136,14 @@ def relevance(vit: PlainVit, rules: Rules, softmax: bool = True) -> Tensor:
     projection = vit.backbone.read_normed(torch.eye(last.weight.numel())).double()  # [d, D], linear
     maps = []
     for image in vit.images:
-        tokens = vit.entering(image)[0].double().requires_grad_()  # [T, d]
-        x = tokens
-        for block in blocks:
-            x = through(block, x, rules, softmax)
-        embedding = rules.linear(rules.norm(last, x[:1]), projection.T, torch.zeros_like(projection[0]))[0]
-        unit = passed(embedding, F.normalize(embedding, dim=0))
         for direction in vit.text.double():
-            terms = (unit * direction).detach()  # s_t = Σ_d of them
-            (found,) = torch.autograd.grad(embedding, tokens, terms, retain_graph=True)
+            tokens = vit.entering(image)[0].double().requires_grad_()  # [T, d]
+            x = tokens
+            for block in blocks:
+                x = through(block, x, rules, softmax)
+            embedding = rules.linear(rules.norm(last, x[:1]), projection.T, torch.zeros_like(projection[0]))[0]
+            terms = (F.normalize(embedding, dim=0) * direction).detach()  # s_t = Σ_d of them
+            (found,) = torch.autograd.grad(embedding, tokens, terms)  # of a graph that lxt can read once
             maps.append(found[vit.prefix :].sum(dim=1).view(vit.grid))
     return torch.stack(maps).view(len(vit.images), len(vit.text), *vit.grid).float()
 

@@ -22,7 +22,9 @@ def scene(kind: str) -> tuple[Any, Tensor, Tensor, Any]:
     """Our tower, pictures, two texts `[P, D]`, and the peers' model, images → cosines `[B, P]`."""
     if kind == "open_clip":
         vit = plain_vit(kind)
-        return vit.backbone, vit.images, vit.text[:2], WrappedClip(open_clip_model().visual, vit.text[:2]).eval()
+        visual = open_clip_model().visual
+        images = torch.randn(2, 3, *visual.image_size, generator=torch.Generator().manual_seed(0))  # its one size
+        return vit.backbone, images, vit.text[:2], WrappedClip(visual, vit.text[:2]).eval()
     tiny = tiny_scene(kind, scale=1.0)
     return tiny.backbone, tiny.images, tiny.text, tiny.model
 
