@@ -177,8 +177,8 @@ class Trace:
 class Backbone(Protocol):
     """A CLIP-like dual encoder whose image tower is split where saliency methods look.
 
-    `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's features.
-    Gradients therefore never run through the whole network.
+    `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's features. So
+    gradients run through the end of the network only; through all of it, with `encode_image`, for those of pixels.
     """
 
     name: str  # its name in results, errors and lists
@@ -262,7 +262,7 @@ class Backbone(Protocol):
         ...
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
+        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm; differentiable where the images need a gradient."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:

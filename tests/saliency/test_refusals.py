@@ -17,6 +17,7 @@ FROM_END = "expected a block counted from the end, got 0: -1 is the last"
 SIDE = "expected a side from 0.05 to 1 of the input's, got "
 STAGES = "expected two stages or more, counted from the end, got "
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("attnlrp", {"gamma": -1.0}, "expected a gamma of 0 or more, got -1.0: the authors try 0 to 1"),
     ("clip_surgery", {"depth": 0}, "expected a depth of 1 block or more, got 0: the authors use 6"),
     ("decomposition", {"blocks": 0}, "expected 1 block or more, got 0: the authors use 4"),
     ("finer_cam", {"block": 0}, FROM_END),
@@ -28,6 +29,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("grad_cam_pp", {"temperature": 0.0}, "expected a temperature above 0, got 0.0: leave it out for the default"),
     ("gscore_cam", {"temperature": -1}, "expected a temperature above 0, got -1: leave it out for the default"),
     ("gscore_cam", {"top_k": 0}, "expected top_k of 1 channel or more, got 0: the paper uses 300"),
+    ("integrated_gradients", {"empty": "grey"}, "expected empty to be one of mean, black, got 'grey'"),
+    ("integrated_gradients", {"steps": 0}, "expected 1 step or more, got 0: the paper uses 20 to 300"),
     ("layer_cam", {"stages": ()}, "expected stages counted from the end for layer_cam, got (): -1 is the last"),
     ("layer_cam", {"stages": (0,)}, "expected stages counted from the end for layer_cam, got (0,): -1 is the last"),
     ("layer_cam", {"stages": (-1, 2)}, "expected stages counted from the end for layer_cam, got (-1, 2): -1 is"),
@@ -59,6 +62,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("score_cam", {"channels": "neurons"}, "expected channels to be one of features, tokens, heads, keys, queries, v"),
     ("score_cam", {"components": 0}, "expected 1 component or more, got 0: leave it out for the feature maps themse"),
     ("score_cam", {"temperature": -1}, "expected a temperature above 0, got -1: leave it out for the default"),
+    ("smooth_grad", {"noise": -0.1}, "expected a noise of 0 or more, got -0.1: the paper uses 0.1 to 0.2"),
+    ("smooth_grad", {"samples": 0}, "expected 1 sample or more, got 0: the paper uses 50"),
     ("vl_score", {"temperature": -1}, "expected a temperature above 0, got -1: leave it out for the default"),
 ]
 

@@ -86,7 +86,11 @@ def mini_vit(seed: int = 0) -> MiniVit:
 
 
 # What keeps the tests of slow methods short, on any tower.
-QUICK: dict[str, dict[str, Any]] = {"rise": {"budget": 125}}
+QUICK: dict[str, dict[str, Any]] = {
+    "integrated_gradients": {"steps": 4},
+    "rise": {"budget": 125},
+    "smooth_grad": {"samples": 2},
+}
 
 
 @functools.cache

@@ -88,15 +88,15 @@ class ConvolutionalBackbone(DualEncoder):
             raise UsageError(f"expected a stage of {self.name} from {-len(self.stages)} to -1 (the last), got {stage}")
         return len(self.stages) + stage
 
-    @torch.no_grad()
-    def trace(self, images: Tensor, needs: Needs) -> Trace:
+    def run(self, images: Tensor, needs: Needs) -> Trace:
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
         mixture = self.mixture if MIXTURE in needs.features else None
         asked = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
         kept = {self._stage_index(stage): stage for stage in asked | set(mixture.stages if mixture else ())}
         wanted = sorted({*kept, len(self.stages) - 1})
-        outputs = self.runner(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
+        runner = run_stages if torch.is_grad_enabled() else self.runner
+        outputs = runner(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
         features = {kept[index]: output for index, output in zip(wanted, outputs, strict=True) if index in kept}
         last = outputs[-1]
         if mixture is not None:

@@ -20,7 +20,7 @@ from cliploc.values import Interpolation, ResizePolicy
 class DualEncoder(nn.Module, ABC):
     """An image tower beside a text tower: holds device, precision and the normalisation of pixels.
 
-    A subclass defines the image tower (`trace`), and sets `text` or overrides `encode_text`.
+    A subclass defines the image tower (`run`), and sets `text` or overrides `encode_text`.
 
     Attributes:
         text: sentences → `[n, D]` float32, unit norm.
@@ -51,8 +51,13 @@ class DualEncoder(nn.Module, ABC):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
     @abstractmethod
+    def run(self, images: Tensor, needs: Needs) -> Trace:
+        """One forward pass of normalised images, with a graph where gradients are recorded; else as `trace`."""
+
+    @torch.no_grad()
     def trace(self, images: Tensor, needs: Needs) -> Trace:
         """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
+        return self.run(images, needs)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +115,8 @@ class DualEncoder(nn.Module, ABC):
         return copied
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return self.trace(images, Needs()).embedding
+        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+            return self.run(images, Needs()).embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.text(texts)

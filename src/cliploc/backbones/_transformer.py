@@ -258,8 +258,7 @@ class VisionTransformerBackbone(DualEncoder):
             pool_attention=pool_attention if asked["attention"] else None,
         )
 
-    @torch.no_grad()
-    def trace(self, images: Tensor, needs: Needs) -> Trace:
+    def run(self, images: Tensor, needs: Needs) -> Trace:
         grid = self.grid(images.shape[-2], images.shape[-1])
         # Without a name here, the first tokens take up memory only as long as `_run` needs them.
         return self._run(self.embed(images.to(self.device, self.dtype)), 0, self.depth - 1, needs, grid)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 from cliploc.errors import UsageError
 from cliploc.method import Family, Method
 from cliploc.registry import Registry, module_names
+from cliploc.saliency._infra.libra import with_libra
 from cliploc.tower import Needs, Pooling, TowerKind
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ def saliency(
     reads_picture: bool = True,
     cosines: bool = False,
     poolings: Iterable[Pooling] = get_args(Pooling),
+    libra: bool = True,
 ) -> Callable[[F], F]:
     """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
 
     The function returns raw saliency in float32. The `Localizer` does the rest: ReLU (when `relu`), min–max to 0–1,
     upsampling, and mapping back to the original picture. A flat map means "not found". The arguments are the attributes
-    of `cliploc.method.Method`; `needs` is a function of the options only where it depends on them.
+    of `cliploc.method.Method`; `needs` is a function of the options only where it depends on them. `libra` is False for
+    a gradient method that has rules of its own for the backward pass; any other gradient method on ViTs has the option
+    of this name (`with_libra`).
     """
 
     def register(function: F) -> F:
@@ -53,16 +57,21 @@ def saliency(
         options = {p.name: p.default for p in parameters[1:]}
         if inspect.Parameter.empty in options.values():
             raise TypeError(f"method {name!r}: every option needs a default value")
+        called: Callable[..., Any] = function
+        asked: Callable[..., Needs] = needs if callable(needs) else lambda **_: needs
+        if libra and family == "gradient" and "vit" in towers:
+            called, asked = with_libra(function, asked)
+            options["libra"] = False
         methods.register(
             name,
             Method(
                 name=name,
-                function=function,
+                function=called,
                 title=title,
                 paper=paper,
                 family=family,
                 towers=frozenset(towers),
-                needs=needs if callable(needs) else lambda **_: needs,
+                needs=asked,
                 relu=relu,
                 threshold=threshold,
                 options=options,

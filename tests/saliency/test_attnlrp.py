@@ -1,0 +1,185 @@
+"""AttnLRP against the paper's equations, passing relevance itself through plain ViTs; and the operations of `lxt`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.saliency.plain_vit import PlainBlock, PlainVit, assert_equal, plain_vit
+
+
+class Relevance(torch.autograd.Function):
+    """z = f(inputs), whose backward pass takes R_z to R_i = i ⊙ Jᵀ(R_z / (n z)), n how many inputs share."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        ctx.function, ctx.inputs = function, [part.detach() for part in inputs]
+        return function(*ctx.inputs).detach()
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> Any:
+        with torch.enable_grad():
+            inputs = [part.clone().requires_grad_() for part in ctx.inputs]
+            output = ctx.function(*inputs)
+            gradients = torch.autograd.grad(output, inputs, relevance / (len(inputs) * output.detach()))
+        return None, *(part.detach() * gradient for part, gradient in zip(inputs, gradients, strict=True))
+
+
+def layer_norm(norm: Any, x: Tensor) -> Tensor:
+    deviation = (x.detach().var(dim=-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
+    return (x - x.mean(dim=-1, keepdim=True)) / deviation * norm.weight + norm.bias
+
+
+class Rules:
+    """The rules of each operation, in float64, as denominators come near zero."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return Relevance.apply(lambda x: x @ weight.T + bias, x)
+
+    def norm(self, norm: Any, x: Tensor) -> Tensor:
+        return Relevance.apply(lambda x: layer_norm(norm, x), x)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        both = torch.stack([a, b])
+        return Relevance.apply(lambda both: both.sum(dim=0), both)
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        return Relevance.apply(torch.matmul, a, b)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return Relevance.apply(lambda x: x.softmax(dim=-1), x)
+
+
+class Gamma(Rules):
+    """As `Rules`, with the γ rule, output by output and term by term."""
+
+    gamma = 0.3
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        class Linear(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                ctx.x = x.detach()
+                return ctx.x @ weight.T + bias
+
+            @staticmethod
+            def backward(ctx: Any, relevance: Tensor) -> Tensor:
+                terms = ctx.x[..., None, :] * weight  # [T, out, in]
+                sign = (terms.sum(dim=-1) + bias).sign()[..., None]
+                terms = terms + Gamma.gamma * sign * (sign * terms).relu()
+                offset = bias + Gamma.gamma * sign[..., 0] * (sign[..., 0] * bias).relu()
+                return (terms * (relevance / (terms.sum(dim=-1) + offset))[..., None]).sum(dim=-2)
+
+        return Linear.apply(x)
+
+
+@dataclass
+class Lxt(Rules):
+    """The operations of the authors' package."""
+
+    lf: Any
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.lf.linear_epsilon(x, weight, bias, 1e-12)
+
+    def norm(self, norm: Any, x: Tensor) -> Tensor:
+        return self.lf.layer_norm_grad_fn.apply(
+            x, norm.weight, norm.bias, norm.eps, 1e-12
+        )  # `layer_norm` fixes ε at 1e-6
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.lf.add2(a, b, False, 1e-12)
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.lf.matmul(a, b, False, 1e-12)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return self.lf.softmax(x, -1)
+
+
+def through(block: PlainBlock, x: Tensor, rules: Rules, softmax: bool) -> Tensor:
+    """A block's tokens `[T, d]`; relevance goes back by the rules."""
+    size = x.shape[1] // block.heads
+    rows = rules.linear(rules.norm(block.norm_1, x), block.weight, block.bias).split(size, dim=1)
+    heads = []
+    for h in range(block.heads):
+        q, k, v = (rows[part * block.heads + h] for part in range(3))
+        scores = rules.matmul(q, k.T) * 1.0  # relevance passes a constant factor
+        weights = rules.softmax(passed(scores, scores / size**0.5))
+        heads.append(rules.matmul(weights, v) if softmax else Relevance.apply(weights.detach().__matmul__, v))
+    x = rules.add(x, rules.linear(torch.cat(heads, dim=1), block.out.weight, block.out.bias))
+    first, act, last = list(block.mlp) if isinstance(block.mlp, torch.nn.Sequential) else mlp_parts(block.mlp)
+    hidden = rules.linear(rules.norm(block.norm_2, x), first.weight, first.bias)
+    return rules.add(x, rules.linear(passed(hidden, act(hidden)), last.weight, last.bias))
+
+
+def mlp_parts(mlp: Any) -> list[Any]:
+    return [mlp.fc1, mlp.act, mlp.fc2]
+
+
+def passed(before: Tensor, after: Tensor) -> Tensor:
+    """`after`, whose relevance passes unchanged to `before`."""
+    return before + (after - before).detach()
+
+
+def relevance(vit: PlainVit, rules: Rules, softmax: bool = True) -> Tensor:
+    """`[B, P, h, w]`."""
+    blocks = [doubled(block) for block in vit.blocks]
+    last = copy.deepcopy(vit.backbone.last_norm).double()
+    projection = vit.backbone.read_normed(torch.eye(last.weight.numel())).double()  # [d, D], linear
+    maps = []
+    for image in vit.images:
+        for direction in vit.text.double():
+            tokens = vit.entering(image)[0].double().requires_grad_()  # [T, d]
+            x = tokens
+            for block in blocks:
+                x = through(block, x, rules, softmax)
+            embedding = rules.linear(rules.norm(last, x[:1]), projection.T, torch.zeros_like(projection[0]))[0]
+            terms = (F.normalize(embedding, dim=0) * direction).detach()  # s_t = Σ_d of them
+            (found,) = torch.autograd.grad(embedding, tokens, terms)  # of a graph that lxt can read once
+            maps.append(found[vit.prefix :].sum(dim=1).view(vit.grid))
+    return torch.stack(maps).view(len(vit.images), len(vit.text), *vit.grid).float()
+
+
+def doubled(block: PlainBlock) -> PlainBlock:
+    parts = {name: copy.deepcopy(getattr(block, name)).double() for name in ("norm_1", "out", "norm_2", "mlp")}
+    return replace(block, weight=block.weight.detach().double(), bias=block.bias.detach().double(), **parts)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "open_clip"])
+def test_the_equations(kind: str) -> None:
+    vit = plain_vit(kind)
+    assert_equal(vit.ours("attnlrp"), relevance(vit, Rules()))
+    assert_equal(vit.ours("attnlrp", softmax=False), relevance(vit, Rules(), softmax=False))
+
+
+def test_the_gamma_rule() -> None:
+    """In all linear layers of the blocks; CLIP's projection is a bare matrix without one."""
+    vit = plain_vit("open_clip")
+    expected = with_plain_head(vit, Gamma())
+    assert_equal(vit.ours("attnlrp", gamma=Gamma.gamma), expected)
+    assert (expected - vit.ours("attnlrp")).abs().max() > 0.1 * expected.abs().max()
+
+
+def with_plain_head(vit: PlainVit, rules: Rules) -> Tensor:
+    """`relevance` with the ε rule in the head."""
+
+    class Mixed(type(rules)):  # type: ignore[misc]
+        def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            one_token = len(x) == 1  # the head reads the class token alone
+            return Rules.linear(self, x, weight, bias) if one_token else super().linear(x, weight, bias)
+
+    return relevance(vit, Mixed())
+
+
+def test_lxt_agrees() -> None:
+    lf = pytest.importorskip("lxt.explicit.functional", reason="needs lxt")
+    vit = plain_vit("open_clip")
+    assert_equal(vit.ours("attnlrp"), relevance(vit, Lxt(lf)))

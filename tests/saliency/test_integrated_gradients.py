@@ -1,0 +1,73 @@
+"""Integrated Gradients: its axiom, a function whose integral is known, and captum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.method import Context
+from cliploc.saliency import methods
+from cliploc.tower import Needs, Trace
+from tests.saliency.peers import WrappedClip, tiny_scene
+from tests.saliency.plain_vit import open_clip_model, plain_vit
+
+KINDS = ("gap_cnn", "attention_pool_cnn", "open_clip")
+
+
+def scene(kind: str) -> tuple[Any, Tensor, Tensor, Any]:
+    """Our tower, pictures, two texts `[P, D]`, and the peers' model, images → cosines `[B, P]`."""
+    if kind == "open_clip":
+        vit = plain_vit(kind)
+        visual = open_clip_model().visual
+        images = torch.randn(2, 3, *visual.image_size, generator=torch.Generator().manual_seed(0))  # its one size
+        return vit.backbone, images, vit.text[:2], WrappedClip(visual, vit.text[:2]).eval()
+    tiny = tiny_scene(kind, scale=1.0)
+    return tiny.backbone, tiny.images, tiny.text, tiny.model
+
+
+@pytest.mark.parametrize("kind", ["gap_cnn", "open_clip"])
+@pytest.mark.parametrize("empty", ["mean", "black"])
+def test_the_values_add_up_to_the_difference_of_the_scores(kind: str, empty: str) -> None:
+    backbone, images, text, _ = scene(kind)
+    start = backbone.normalize(torch.zeros_like(images)) if empty == "black" else torch.zeros_like(images)
+    maps = ours(backbone, images, text, steps=60, empty=empty)
+    cell = images[0, 0].numel() / maps[0, 0].numel()
+    expected = (backbone.encode_image(images) - backbone.encode_image(start)) @ text.T
+    torch.testing.assert_close(cell * maps.sum(dim=(-2, -1)), expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
+
+
+def test_a_path_of_known_integral() -> None:
+    """f(x) = (Σ x³)/n of one pixel's cube has the integral x³: three Gauss points are exact for its gradient 3x²."""
+
+    class Cubes:
+        def encode_image(self, images: Tensor) -> Tensor:
+            return images.pow(3).flatten(1)
+
+    images = torch.randn(1, 3, 2, 3, generator=torch.Generator().manual_seed(0))
+    text = torch.ones(1, 1, images[0].numel())
+    ctx = Context(lambda: images, text, Trace(torch.empty(0), (2, 3)), Cubes())  # type: ignore[arg-type]
+    maps = methods.get("integrated_gradients").function(ctx, steps=3)
+    torch.testing.assert_close(maps[0, 0], images[0].pow(3).sum(dim=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_captum_agrees(kind: str) -> None:
+    attr = pytest.importorskip("captum.attr", reason="needs captum")
+    backbone, images, text, model = scene(kind)
+    maps = []
+    for prompt in range(len(text)):
+        pixels = attr.IntegratedGradients(model).attribute(images, target=prompt, n_steps=7)
+        maps.append(F.adaptive_avg_pool2d(pixels.detach().float().sum(dim=1), backbone.grid(*images.shape[-2:])))
+    expected = torch.stack(maps, dim=1)
+    found = ours(backbone, images, text, steps=7)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def ours(backbone: Any, images: Tensor, text: Tensor, name: str = "integrated_gradients", **options: Any) -> Tensor:
+    """Raw maps `[B, P, h, w]`."""
+    ctx = Context(lambda: images, text.expand(len(images), -1, -1), backbone.trace(images, Needs()), backbone)
+    return methods.get(name).function(ctx, **options)
