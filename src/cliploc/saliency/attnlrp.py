@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
-from cliploc.saliency._infra.backward import ATTN_LRP, CONSTANT_ATTENTION, Backward, gamma_rule
+from cliploc.saliency._infra.backward import ATTN_LRP, CONSTANT_ATTENTION, Backward, Rule, gamma_rule
 from cliploc.saliency._infra.gradients import batched_gradients, leaf
 from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
@@ -52,7 +53,11 @@ def attnlrp(ctx: Context, gamma: float = 0.0, softmax: bool = True) -> Tensor:  
     """
     if not gamma >= 0:
         raise UsageError(f"expected a gamma of 0 or more, got {gamma}: the authors try 0 to 1")
-    rules = {**ATTN_LRP, **({} if softmax else CONSTANT_ATTENTION), **({F.linear: gamma_rule(gamma)} if gamma else {})}
+    rules: dict[Any, Rule] = {
+        **ATTN_LRP,
+        **({} if softmax else CONSTANT_ATTENTION),
+        **({F.linear: gamma_rule(gamma)} if gamma else {}),
+    }
     block = -ctx.transformer.depth
 
     def run() -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ def _shared(function: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
 
 def _unit_length(_: Any, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:  # noqa: ARG001
     """The length is a constant."""
-    return x / x.detach().norm(p, dim, keepdim=True).clamp(min=eps)
+    return torch.div(x, torch.linalg.vector_norm(x.detach(), p, dim, keepdim=True).clamp(min=eps))
 
 
 def gamma_rule(gamma: float) -> Rule:
@@ -100,8 +100,8 @@ _NORMS_AND_GATES: dict[Any, Rule] = {
     **dict.fromkeys((torch.mul, Tensor.mul), _shared),
 }
 CONSTANT_ATTENTION: dict[Any, Rule] = dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _constant)
-LIBRA = {**_NORMS_AND_GATES, **CONSTANT_ATTENTION}
-ATTN_LRP = {
+LIBRA: dict[Any, Rule] = {**_NORMS_AND_GATES, **CONSTANT_ATTENTION}
+ATTN_LRP: dict[Any, Rule] = {
     **_NORMS_AND_GATES,
     **dict.fromkeys((torch.matmul, Tensor.matmul, torch.bmm), _shared),
     F.normalize: _unit_length,
