@@ -36,7 +36,7 @@ def test_lists_hold_names_and_filter_them():
     assert set(cliploc.list_methods(family="perturbation")) == perturbing
     assert {"wsol", "coco"} <= set(cliploc.list_datasets(role="report"))
     assert cliploc.list_metrics()[0] == "localization"
-    assert cliploc.list_metrics(truth="masks") == ["pxap"]
+    assert cliploc.list_metrics(truth="masks") == ["pxap", "energy_in_masks", "relevance_rank_masks"]
     assert {"coco", "yolo"} <= set(cliploc.list_exports())
 
 

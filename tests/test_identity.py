@@ -422,7 +422,7 @@ LABELLING = ("--task", "labelling", "--method=cam")
 BASE_OF_COMMAND = {
     "negatives": PRESENCE,
     "seeds": LABELLING,
-    **dict.fromkeys(("metric", "steps", "baseline", "target"), FAITHFULNESS),
+    **dict.fromkeys(("metric", "steps", "baseline", "target", "tolerance"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
     "method_options": ("--method=layer_cam",),
     "option": ("--method=layer_cam",),
@@ -480,6 +480,7 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "steps": (*FAITHFULNESS, "--steps=3"),
     "baseline": (*FAITHFULNESS, "--baseline", "mean"),
     "target": (*FAITHFULNESS, "--target", "label"),
+    "tolerance": (*FAITHFULNESS, "--tolerance", "0.02"),
     "negatives": (*PRESENCE, "--negatives", "random"),
     "seeds": (*LABELLING, "--seeds", "2"),
 }

@@ -378,7 +378,7 @@ def test_pieces_are_joined_where_the_gap_is_narrowest():
 
 # ------------------------------------------------------------------------------------------------------- command line
 def test_masks_are_in_the_json_and_drawn(tmp_path):
-    asked = ("-p", "cat|kitten", "-p", "dog", "--masks", "--out", tmp_path, "--recipe", "fast")
+    asked = ("-p", "cat|kitten", "-p", "dog", "--masks", "--out", tmp_path, "--min-presence", "0.1", "--recipe", "fast")
     pictures = document_of("localize", CAT, PHOTOS / "dogs.jpg", *asked)["pictures"]
     legend = json.loads((tmp_path / "labels.json").read_text())["labels"]
     assert [one["name"] for one in legend] == [None, "cat", "dog"]

@@ -110,7 +110,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(backbones, "with_engine", lambda backbone, _: backbone)
     monkeypatch.setattr(calibration_job, "FEWEST_PICTURES", PICTURES)
     monkeypatch.setattr(calibration_job, "FEWEST_RIGHT", 10**6)  # the calibration has its own tests
-    monkeypatch.setattr(job, "VIEWS", (((1.0,), ()), ((1.43,), ()), ((1.43,), (2.0,))))
+    monkeypatch.setattr(job, "VIEWS", (((1.0,), ()), ((1.43,), ()), ((1.43,), (1.5, 2.0))))
     monkeypatch.setattr(job, "steps_for", lambda _: ["affinity", "level"])
     monkeypatch.setattr(job, "TAUS", (0.3, 0.7))
     monkeypatch.setattr(job, "SHARD", 2)
@@ -139,7 +139,7 @@ def test_a_view_takes_one_forward_pass_for_all_variants(folder, tmp_path, monkey
 
     monkeypatch.setattr(localizer.backbone, "trace", counted)
     values, candidates, failed = job._measured(localizer, open_asked("folder", folder), tmp_path, job.SILENT)
-    views = 4  # scales 1 and 1.43, windows 1.5 and 2: the last two also of the present recipe
+    views = 4  # scales 1 and 1.43, windows 1.5 and 2: the second and the last also of the present recipe
     assert len(seen) == views * PICTURES
     variants = variants_of(localizer)
     assert len(variants) == 1 + 3 + 3  # views; none, affinity, level

@@ -28,7 +28,10 @@ NAMES = ["a photo of a cat", "tree trunk"]  # with random weights, two that a ma
 FAST = tuple(
     method.name
     for method in methods
-    if "cnn" in method.towers and method.family != "perturbation" and method.name not in ("finer_cam", "refine_cam")
+    if "cnn" in method.towers
+    and method.family != "perturbation"
+    # The last two run the whole tower on many pictures.
+    and method.name not in ("finer_cam", "refine_cam", "integrated_gradients", "smooth_grad")
 )
 
 
