@@ -31,10 +31,12 @@ def test_the_union_of_needs_serves_both_and_no_more(a, b):
     assert wanted((a | Needs()).features) == wanted(a.features)
 
 
-@pytest.mark.parametrize("field", ["features", "tokens", "attention"])
-def test_needs_count_from_the_end(field):
-    with pytest.raises(UsageError, match=rf"Needs\.{field} counts from the end \(−1 is the last\), got \(0,\)"):
-        Needs(**{field: (0,)})
+@pytest.mark.parametrize(
+    ("field", "index"), [("features", 1), ("tokens", 0), ("attention", 0)]
+)  # features: 0 is `MIXTURE`
+def test_needs_count_from_the_end(field, index):
+    with pytest.raises(UsageError, match=rf"Needs\.{field} counts from the end \(−1 is the last\), got \({index},\)"):
+        Needs(**{field: (index,)})
 
 
 def test_names_and_synonyms_belong_together():
