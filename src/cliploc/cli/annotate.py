@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, grid
+from cliploc._terminal import Terminal
 from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag, rare, with_exemplars
 from cliploc.cli.output import (
     DONE,
@@ -17,7 +17,7 @@ from cliploc.cli.output import (
     print_document,
     say_failures,
     say_next,
-    title_row,
+    titled,
     writable,
 )
 from cliploc.cli.review import PORT, refuse_without_web, serve_drafts
@@ -190,8 +190,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
     if asked.as_json:
         print_document(result.document())
     else:
-        titles, *lines = result.table()
-        terminal.data(grid([title_row(*titles), *lines]))
+        terminal.data(titled(result.table()))
     say_failures(terminal, result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")

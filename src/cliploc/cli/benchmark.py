@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cliploc._files import Inputs
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, grid, printable
+from cliploc._terminal import Terminal, printable
 from cliploc.cli.calibrate import TRUTHS, read_truth, refuse_truth
 from cliploc.cli.options import (
     TASKS,
@@ -44,7 +44,7 @@ from cliploc.cli.output import (
     print_document,
     say_failures,
     say_next,
-    title_row,
+    titled,
     writable,
 )
 from cliploc.config import (
@@ -404,8 +404,7 @@ def _concluded(
     if as_json:
         print_document(result.document())
     else:
-        titles, *lines = result.table()
-        terminal.data(grid([title_row(*titles), *lines]))
+        terminal.data(titled(result.table()))
         for line in result.legend():
             terminal.data(Text(printable(line)))
     for line in result.costs():

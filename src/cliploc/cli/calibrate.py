@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, grid
+from cliploc._terminal import Terminal
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
 from cliploc.cli.output import (
     DONE,
@@ -17,7 +17,7 @@ from cliploc.cli.output import (
     SOME_FAILED,
     print_document,
     say_next,
-    title_row,
+    titled,
     writable,
 )
 from cliploc.config import Options, words_of
@@ -110,8 +110,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     if asked.as_json:
         print_document(result.document())
     else:
-        titles, *lines = result.table()
-        terminal.data(grid([title_row(*titles), *lines]))
+        terminal.data(titled(result.table()))
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
     with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")

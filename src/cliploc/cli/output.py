@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from cliploc._files import write_whole
-from cliploc._terminal import Terminal, printable, write_out
+from cliploc._terminal import Terminal, grid, printable, write_out
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def warn_of_strangers(terminal: Terminal, asked: ServerFlags, what: str) -> None
 def title_row(*titles: str) -> list[Text]:
     """The first row of a table."""
     return [Text(title, style="bold") for title in titles]
+
+
+def titled(table: Sequence[Sequence[str]]) -> RenderableType:
+    """A table whose first row has the titles."""
+    titles, *rows = table
+    return grid([title_row(*titles), *rows])
 
 
 def box_text(xyxy: Iterable[float]) -> str:

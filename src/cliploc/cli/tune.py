@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from cliploc._files import user_path
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, grid, printable
+from cliploc._terminal import Terminal, printable
 from cliploc.cli.calibrate import TruthFlags, refuse_truth, truth_for
 from cliploc.cli.options import command, flag, use_threads
-from cliploc.cli.output import DONE, SOME_FAILED, print_document, title_row, writable
+from cliploc.cli.output import DONE, SOME_FAILED, print_document, titled, writable
 from cliploc.config import Options
 from cliploc.errors import UsageError
 
@@ -63,15 +61,10 @@ def tune(asked: TuneFlags, options: Options) -> int:
     if asked.as_json:
         print_document(content)
     else:
-        terminal.data(_lined(result.table()))
+        terminal.data(titled(result.table()))
         for line in result.legend():
             terminal.data(Text(printable(line)))
         if result.calibrated is not None:
-            terminal.data(_lined(result.calibrated.table()))
+            terminal.data(titled(result.calibrated.table()))
     terminal.say(f"written to {out}, for --recipe", style="dim")
     return SOME_FAILED if result.failed else DONE
-
-
-def _lined(table: Sequence[tuple[str, ...]]) -> RenderableType:
-    titles, *rows = table
-    return grid([title_row(*titles), *rows])
