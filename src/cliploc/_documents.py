@@ -1,8 +1,4 @@
-"""The one reader of files that are small enough for the memory: regular files only, of a limited size.
-
-A JSON document passes the schema of its kind, a `msgspec.Struct`, before anything else looks at it. Keys that a schema
-does not name are free.
-"""
+"""The one reader of files that fit the memory: regular, of a limited size; JSON passes its kind's `msgspec.Struct`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Writes files atomically: each is there as a whole or not at all, whenever the machine stops.
-
-A file is written under a temporary name beside its place, flushed to the disk and then renamed. Temporary names begin
-with `.cliploc-` and the token of the run that writes (`temporaries_of`), so that what a killed run has left behind can
-be told from the user's own files.
-"""
+"""Writes files whole or not at all: under a temporary name with the run's token, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -33,10 +28,7 @@ DEMO = "demo:"  # before the file name of a photograph of the package
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path as users write it, with `~` and `~name` replaced by that home folder.
-
-    Where there is no such user, or no home, it stays as it is, as in a shell: `~$draft.jpg` may be a file.
-    """
+    """A path as users write it, with `~` and `~name` replaced by that home folder, if there is one, as in a shell."""
     try:
         return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
     except ValueError:  # a null character in the user's name
@@ -49,10 +41,7 @@ def demo_folder() -> Path:
 
 
 def picture_path(path: str | os.PathLike[str]) -> Path:
-    """A picture's path as users write it: `demo:dogs.jpg` is a photograph of the package.
-
-    A file of the user's own that has such a name comes first.
-    """
+    """A picture's path as users write it: `demo:dogs.jpg` is a photograph of the package, if no file is called so."""
     text = os.fspath(path)
     if not text.startswith(DEMO) or os.path.lexists(text):
         return Path(text)
@@ -120,10 +109,7 @@ def prepared(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
 
 
 def write_at(path: Path, place: int, content: bytes) -> int:
-    """Writes into a file, new or old, that ends with this from now on, and waits until it is on the disk → its end.
-
-    After a failure or a kill, the file is as it was up to `place`; what follows may be a part of the content.
-    """
+    """Has a file end with this from now on, on the disk → its end; after a kill the file is as it was up to `place`."""
     new = not path.exists()
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
         file.truncate(place)
@@ -178,12 +164,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within this, no other process and no other thread has this lock on a folder.
-
-    It is the system's lock on the folder itself, which ends with the process, however that ends, and leaves no file.
-    On Windows, which has none for folders, it is a file in the folder that nobody else can open. Nothing is locked on a
-    file system without locks.
-    """
+    """Has the system's lock on a folder, which ends with the process; on Windows a file's; nothing without locks."""
     if sys.platform == "win32":
         with _locked_file(folder / ".cliploc.lock"):
             yield
@@ -215,10 +196,7 @@ def alone_in(folder: Path | None) -> Iterator[None]:
 
 @contextmanager
 def alone_writing(path: Path) -> Iterator[None]:
-    """Within this, no other run writes this file; others may write beside it.
-
-    A file beside it is locked, and removed at the end. One that a killed run has left does not stop others.
-    """
+    """Within this, no other run writes this file: a file beside it is locked, and removed at the end."""
     with ExitStack() as held:
         try:
             held.enter_context(_locked_beside(path.with_name(f".{path.name[:200]}.lock")))
@@ -307,11 +285,7 @@ def _flush_folder(folder: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- inputs
 class Inputs:
-    """Files and where each of their symbolic links leads: names that no output may have.
-
-    Names are compared in the folders they are in, whatever path leads there. A hard link to an input under another name
-    is no input: an output replaces the link, and the file stays.
-    """
+    """Files and where each of their symbolic links leads: names, in their folders, that no output may have."""
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         place = lru_cache(_place)

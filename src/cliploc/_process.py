@@ -1,7 +1,4 @@
-"""The process: its threads, how it keeps its memory, and what it does when there is not enough of it.
-
-Threads and memory are set for programs of our own only: a library has no say in its host's process.
-"""
+"""Threads and memory of the process, for programs of our own only: a library has no say in its host's process."""
 
 from __future__ import annotations
 
@@ -51,13 +48,7 @@ R = TypeVar("R")
 
 # ------------------------------------------------------------------------------------------------------------- threads
 def wait_passively() -> bool:
-    """Has threads sleep while they wait for each other, instead of spinning; whether it is so from now on.
-
-    By default a thread that is done with its share of a layer spins until the others are. Beside another busy program,
-    whose turn keeps one of them from running, that burns whole time slices: see `bench/waiting.py`. Processes that this
-    one starts inherit it. OpenMP reads its variables once: it is too late when torch is loaded. What the user chose
-    stays.
-    """
+    """Has threads sleep while they wait (bench/waiting.py), in child processes too; before torch is loaded."""
     if "torch" in sys.modules or any(name in os.environ for name in (*PASSIVE, *OTHER_WAIT_VARIABLES)):
         return False
     os.environ.update(PASSIVE)
@@ -65,20 +56,12 @@ def wait_passively() -> bool:
 
 
 def take_short_turns() -> None:
-    """Has the threads of Python take shorter turns.
-
-    Only one thread at a time runs Python. The tower's thread needs it for a moment after each layer, while another one
-    makes boxes and rows: with Python's own turns it may wait 5 ms each time.
-    """
+    """Has Python's threads take shorter turns: the tower's would wait 5 ms for each layer's moment of Python."""
     sys.setswitchinterval(TURN)
 
 
 def give_way() -> None:
-    """Has this process give way to the thread that runs the tower, in the process that started it.
-
-    With equal rights that thread often waits for the processor: `bench/benchmark.py` then takes 7 % longer. The
-    priority is only a little lower: beside a busy program, a process with a much lower one would hardly run.
-    """
+    """Gives the starting process's tower thread a little priority: without it bench/benchmark.py takes 7 % longer."""
     if hasattr(os, "nice"):
         os.nice(5)
     if hasattr(os, "SCHED_BATCH"):  # does not interrupt others when it wakes up
@@ -87,22 +70,12 @@ def give_way() -> None:
 
 # -------------------------------------------------------------------------------------------------------------- memory
 def keep_freed_memory() -> bool:
-    """Has glibc keep large blocks that are freed for the next layer's output; False where the C library is another.
-
-    By default every tensor of some MB is new memory from the system, cleared page by page when it is first written: of
-    a forward pass of `mini` by 16 pictures that is 40 % of the time, of RN50's 20 %. Kept blocks cost nothing; the
-    process stays at its largest size. All threads share one heap, as that of another thread holds no block above 64 MB,
-    and is given back all the same. Call it before there are threads.
-    """
+    """Has glibc keep freed blocks, whose clearing takes 20–40 % of a forward pass; before there are threads."""
     return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, TOP_PAD), (M_ARENA_MAX, 1))
 
 
 def share_heaps() -> bool:
-    """Has glibc keep two heaps for all threads, instead of up to eight for each processor.
-
-    What one thread frees can then be used by the next. With many heaps, a server of many short-lived threads grows
-    until each heap has seen the largest picture. Call it before there are threads.
-    """
+    """Has glibc keep two heaps for all threads, or a server of many threads grows; before there are threads."""
     return _set((M_ARENA_MAX, 2))
 
 
@@ -128,11 +101,7 @@ def out_of_memory(error: BaseException) -> bool:
 def in_halves(
     items: B, work: Callable[[B], R], told: Callable[[int], None], begun: Callable[[], R] | None = None
 ) -> Iterator[tuple[B, R]]:
-    """A batch with what is made of it, or its halves, where there is not enough memory for the whole.
-
-    `told` is called with the number of items before they are halved; `begun` gives the result of the whole batch, where
-    its work was begun before.
-    """
+    """A batch with its result, or its halves (`told` their size) where memory lacks; `begun`: the whole's, if begun."""
     try:
         made = work(items) if begun is None else begun()
     except (RuntimeError, MemoryError) as error:

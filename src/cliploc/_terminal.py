@@ -50,11 +50,7 @@ def write_out(text: str = "") -> None:
 
 
 class Terminal:
-    """The two streams of one command.
-
-    A progress bar and data lines on one and the same screen must pass through one console, or they overwrite each
-    other; on two (a pipe, a file) data goes to stdout alone.
-    """
+    """The streams of one command; on one screen progress and data share a console, else data goes to stdout alone."""
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -77,10 +73,7 @@ class Terminal:
     def listing(
         self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
     ) -> None:
-        """A table with titles; on a narrow screen the last column goes below each line, instead of being a tower.
-
-        `narrow`, where given, stands for `rows` on a screen that they do not fit.
-        """
+        """A table with titles; on a narrow screen `narrow`, or the last column below each line."""
         table = grid(rows)
         if Measurement.get(self.out, self.out.options.update(width=WIDE), table).maximum <= self.out.width:
             self.data(table)

@@ -109,10 +109,7 @@ def run_demo(
     reporter: Reporter = SILENT,
     beside: Localizer | None = None,
 ) -> DemoResult:
-    """Localizes the names asked for in every photograph; writes a sheet for each and one page of all.
-
-    The page shows the results of another model or method, `beside`, below.
-    """
+    """Writes a sheet for each photograph and one page of all, with the results of another model `beside` below."""
     from cliploc.report import PageItem, panels, write_page
     from cliploc.report.overlay import run_line
 

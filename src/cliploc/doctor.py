@@ -41,10 +41,7 @@ def checks(
     precision: str = "fp32",
     threads: int | None = None,
 ) -> Iterator[Finding]:
-    """Looks at everything in turn, cheapest first; a failed check does not end it.
-
-    Weights that are missing are fetched. torch computes with so many threads from now on, if they are given.
-    """
+    """Looks at everything in turn, cheapest first, whatever fails; fetches missing weights, sets torch's threads."""
     yield Finding("cliploc", True, __version__)
     new_enough = sys.version_info >= (3, 11)
     yield Finding(

@@ -34,13 +34,7 @@ PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: close to zero in any tower's no
 
 @dataclass(frozen=True)
 class Frame:
-    """How one original picture was laid onto one model input.
-
-    Example:
-        >>> frame = Frame.fit("pad", original_hw=(100, 200), input_hw=(224, 224))
-        >>> frame.to_original(frame.to_input(np.array([[10.0, 20.0, 50.0, 60.0]]))).round(3).tolist()
-        [[10.0, 20.0, 50.0, 60.0]]
-    """
+    """How one original picture was laid onto one model input."""
 
     original_hw: tuple[int, int]  # height and width of the upright original, in pixels
     input_hw: tuple[int, int]  # height and width of the model input
@@ -49,12 +43,7 @@ class Frame:
 
     @classmethod
     def fit(cls, policy: ResizePolicy, original_hw: tuple[int, int], input_hw: tuple[int, int]) -> Frame:
-        """Lays a picture onto an input.
-
-        "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the centre out
-        (CLIP's own, to the pixel); "crop-floor" does so as transformers does, which rounds half a pixel down where
-        torchvision rounds to even; "pad" keeps all of the picture and fills the rest.
-        """
+        """Lays a picture onto an input: "squash", "crop" (CLIP's), "crop-floor" (transformers' rounding) or "pad"."""
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
             return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
@@ -73,11 +62,7 @@ class Frame:
 
     @classmethod
     def windows(cls, original_hw: tuple[int, int], input_hw: tuple[int, int], multiple: float) -> tuple[Frame, ...]:
-        """Lays overlapping parts of a picture onto inputs, unstretched; together they show all of it.
-
-        The picture is resized until the smaller of its sides is `multiple` inputs long, and cut into windows of the
-        input's size, each half an input from the next (see `window_starts`).
-        """
+        """Lays parts of a picture, whose shorter side is `multiple` inputs, half an input apart: `window_starts`."""
         (height, width), (in_height, in_width) = original_hw, input_hw
         _refuse_narrow(original_hw, "windows", "leave --windows out")
         scale = multiple * max(in_height / height, in_width / width)
@@ -129,10 +114,7 @@ class Frame:
         return canvas
 
     def map_to_frame(self, maps: Tensor, target: Frame) -> Tensor:
-        """Maps `[P, h, w]` over this input, any grid → the same maps over another frame's input, bilinear.
-
-        Both frames must show the same picture. A plain bilinear resize (align_corners=False) when both lie alike.
-        """
+        """Maps `[P, h, w]` over this input → over another frame's input of the same picture, bilinear."""
         sx, sy = (a / b for a, b in zip(self.scale_xy, target.scale_xy, strict=True))
         ox = self.offset_xy[0] - target.offset_xy[0] * sx
         oy = self.offset_xy[1] - target.offset_xy[1] * sy
@@ -226,13 +208,7 @@ def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class MeanOnGrid:
-    """The mean of several maps over one input, in 0–1, averaged in the cells of a grid over it.
-
-    Each map and their mean are scaled to 0–1 over the input, as if they were made there; where a map does not lie, it
-    is 0. They are not made there: along a side, the weights of all samples are linear between a few places, the turns.
-    So a map is bilinear between turns, and its least and greatest value lie at turns. What depends on the samplings
-    alone is here, for any number of maps.
-    """
+    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling."""
 
     turns: tuple[int, int]  # how many there are of all maps together, along y and along x
     at_turns: tuple[Sampling, ...]  # for each map, how it is sampled at its own turns
@@ -295,10 +271,7 @@ def _sampled_by(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
 
 
 class Mosaic:
-    """Maps of windows of one picture, added one by one, and their mean where they overlap: one map over an input.
-
-    Only the sum is held, so that windows can be let go as soon as they were added.
-    """
+    """The mean of windows' maps where they overlap, over an input; only the sum is held, so windows can be let go."""
 
     def __init__(self, frame: Frame, hw: tuple[int, int]) -> None:
         self._frame, self._hw = frame, hw
@@ -325,11 +298,7 @@ class Mosaic:
         return _filled(mean, covered)
 
     def mean_feature(self) -> Tensor:
-        """`[P, h, w]`, as `mean`, for features: where no window lies, each channel's mean over the other places.
-
-        A feature at the mean is similar to no other. The smallest value of every channel together would be an outlier,
-        beside which all other places are similar to each other.
-        """
+        """`[P, h, w]`, as `mean`; where no window lies each channel's mean, as its least value would be an outlier."""
         mean, covered = self._mean()
         return torch.where(covered > 0, mean, mean[:, covered > 0].mean(dim=1)[:, None, None])
 
@@ -351,11 +320,7 @@ def _filled(mean: Tensor, covered: Tensor) -> Tensor:
 def _sampling(
     frame: Frame, window: Frame, axis: int, cells: int, points: int, beyond: bool = False
 ) -> tuple[int, Tensor]:
-    """How one side of a window's map is sampled onto a grid over another frame's input, bilinear.
-
-    The first cell whose centre lies in the window, and weights `[n, points]` float32 of these cells; `beyond`: of all
-    cells, those outside of the window having the values at its border.
-    """
+    """How a window's side samples a grid, bilinear: first cell, weights `[n, points]`; `beyond`: of all cells."""
     side, window_side = frame.input_hw[1 - axis], window.input_hw[1 - axis]
     scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]
     offset, at = frame.offset_xy[axis], window.offset_xy[axis]

@@ -1,8 +1,4 @@
-"""Pictures in: any file or array → an upright RGB picture of 8 bits, or one line that says why not.
-
-`open_picture` is the only place that opens a picture file. It goes by the file's content, reads no format whose reader
-starts a program or opens other files, and refuses, before decoding, a file that would cost far more than its size.
-"""
+"""Any file or array → an upright RGB picture, or one line why not; only `open_picture` opens picture files."""
 
 from __future__ import annotations
 
@@ -81,14 +77,7 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
 
 
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Reads a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 or floats in 0–1.
-
-    Files are JPEG, PNG, WebP, GIF, TIFF, BMP, PPM or AVIF, and HEIC where pillow-heif is installed (`cliploc[heic]`);
-    the content counts, not the suffix. `demo:dogs.jpg` is a photograph of the package. EXIF orientation is applied, so
-    "original pixels" are those of the picture as it is shown. Transparency is laid on white; 16-bit greys are scaled to
-    8 bits, not clipped; of an animated file the first frame is used, and a note says so. A PIL image is taken at the
-    frame that it shows. What is given is never changed, and what was loaded already is returned as it is.
-    """
+    """Path, PIL image or array `[H, W(, 3 | 4)]` (uint8, or 0–1) → upright RGB on white; nothing given is changed."""
     if isinstance(image, Picture):
         return image
     if isinstance(image, Image.Image):
@@ -111,11 +100,7 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
 def open_picture(
     path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, header_only: bool = False
 ) -> Iterator[Picture]:
-    """Opens a picture file and checks that it can be decoded; the caller decodes it.
-
-    The image is as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
-    raised in the block becomes an `InputError`. `header_only`: what decoding its pixels would cost does not matter.
-    """
+    """Opens a file by its content, checked before decoding; errors in the block become `InputError`."""
     name = os.fspath(path)
     checked = _checked_file(picture_path(path), name)
     try:
@@ -193,10 +178,7 @@ def _is_heic(file: BinaryIO) -> bool:
 
 
 class _WithoutWarnings:
-    """Silences warnings while any thread is inside: `catch_warnings` alone would leave them off for good.
-
-    Of two threads, the one that enters last restores last, and what it found was the silence of the other.
-    """
+    """Silences warnings while any thread is inside; of two `catch_warnings`, one would leave them off for good."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -423,10 +405,7 @@ class FileStructure:
 
 
 def examine(file: BinaryIO, header_only: bool = False) -> FileStructure:
-    """Walks over the structure of a JPEG, GIF or TIFF file; other formats have nothing that could be repeated.
-
-    `header_only`: only the header will be read, so that scans and frames need not be counted.
-    """
+    """Walks over a JPEG, GIF or TIFF, whose structure could repeat; `header_only`: scans and frames do not count."""
     start = file.read(8)
     if start.startswith(b"\xff\xd8\xff"):
         return _jpeg(file, header_only)

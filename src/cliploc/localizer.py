@@ -736,10 +736,7 @@ def _mask_source(name: str, device: str | None) -> MaskSource | None:
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:
-    """The cache of text embeddings on disk; None for a model without a weights file.
-
-    The package's own models embed texts quickly, and weights of a module in memory may change.
-    """
+    """The cache of text embeddings on disk; None for the quick models of the package, and weights in memory."""
     if backbone.weights_file is None:
         return None
     from cliploc.text_cache import TextCache, cache_folder

@@ -9,10 +9,7 @@ from cliploc.values import FloatArray
 
 
 def as_tensor(maps: FloatArray) -> Tensor:
-    """Maps as a tensor that is only read; those that were not kept are zeros that cannot be written to.
-
-    torch warns of such an array, so it is copied.
-    """
+    """Maps as a tensor that is only read; zeros that cannot be written to are copied, as torch warns of them."""
     return torch.from_numpy(maps if maps.flags.writeable else maps.copy())
 
 

@@ -1,11 +1,4 @@
-"""Masks from maps, at the picture's own resolution: one for each box, one for each name, and a label map.
-
-A pixel is hot where the map, resampled to the picture as `Localization.heatmaps` is, exceeds the threshold τ of the
-boxes. Resampling can lose regions that are one map pixel thin; there the map's own pixels count. A box's mask holds the
-hot pixels of the region that the box bounds, or of its part where peaks were split.
-
-`GrabCutMasks` moves the edges of these masks to edges of colour in the picture.
-"""
+"""Masks at the picture's resolution, for boxes, for names, and a label map; GrabCut moves edges to those of colours."""
 
 from __future__ import annotations
 
@@ -32,11 +25,7 @@ COLOURS = 5  # that GrabCut fits to a thing and to the rest, so that each needs 
 
 
 def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:
-    """The number and the mask `[H, W]` of each box, in which it lies, name by name, from maps `[P, h, w]` in a frame.
-
-    Boxes are in original pixels, by this rule, of which only threshold, connectivity, split_peaks and min_area matter;
-    some may be missing. For a box that the rule does not make, the mask holds the hot pixels inside it.
-    """
+    """Number and mask `[H, W]` of each box, name by name: its region's hot pixels, or all inside without a region."""
     for p in np.unique(boxes.label).tolist():
         mine = np.flatnonzero(boxes.label == p)
         name = _NameMap(frame, maps[p], rule)
@@ -55,13 +44,7 @@ def label_map(
     rule: BoxRule,
     mask_of: Callable[[int], BoolArray] | None = None,
 ) -> npt.NDArray[np.uint16]:
-    """`[H, W]`: 0 for the background, 1 for the first name and so on, from maps `[P, h, w]` of the names found `[P]`.
-
-    A pixel belongs to the hottest of the names whose mask has it; of equally hot ones to the first.
-
-    Args:
-        mask_of: the mask `[H, W]` of a name by its number; None: where its map exceeds its threshold.
-    """
+    """`[H, W]`: 0, or 1 + the hottest of the found names `[P]` whose mask has the pixel, the first of equal ones."""
     labels = np.zeros(frame.original_hw, np.uint16)
     hottest = np.zeros(frame.original_hw, np.float32)
     for p in np.flatnonzero(found).tolist():
@@ -74,17 +57,7 @@ def label_map(
 
 
 class GrabCutMasks:
-    """Masks of boxes by GrabCut (Rother et al. 2004), which starts from the heat of each name.
-
-    A place far hotter than the threshold is surely the thing, one far colder surely not. Between them, the colours of
-    both and the edges in the picture decide. Each pixel goes to the box whose hot pixels are nearest.
-    tools/mask_study.py compares other values of the arguments.
-
-    Args:
-        side: pixels of the longer side to which the picture is reduced.
-        margin: by how much hotter or colder than the threshold a place is sure, as a share of the map's peak.
-        rounds: how often colours are fitted and the picture is cut.
-    """
+    """GrabCut (Rother et al. 2004) from the heat, sure `margin` above and below the threshold; tools/mask_study.py."""
 
     def __init__(self, side: int = 240, margin: float = 0.2, rounds: int = 1) -> None:
         self._side, self._margin, self._rounds = side, margin, rounds
@@ -252,10 +225,7 @@ class _NameMap:
             mask[y, x] = True
 
     def _labels_at(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """The region `[H, W]` that each hot pixel of the picture belongs to.
-
-        Its heat is a mean of up to four pixels of the map. The nearest of them that is in a region decides.
-        """
+        """The region `[H, W]` of each hot pixel: that of the nearest of the map's pixels that is in one."""
         height, width = self._frame.original_hw
         near_y, far_y, share_y = self._neighbours(np.arange(height), axis=1, length=labels.shape[0])
         near_x, far_x, share_x = self._neighbours(np.arange(width), axis=0, length=labels.shape[1])

@@ -1,8 +1,4 @@
-"""What a model computed, kept in memory: new names on a photograph seen before cost no forward pass of the image tower.
-
-Disk keeps embeddings of names only (`cliploc.text_cache`); this keeps traces of pictures too, and is gone with the
-process.
-"""
+"""What towers computed, kept in memory: traces of pictures too, so that new names cost no forward pass."""
 
 from __future__ import annotations
 
@@ -50,15 +46,7 @@ class _Entry(Generic[V]):
 
 
 class Kept(Generic[V]):
-    """Keeps values by their key, for several threads; those not used for longest are dropped first.
-
-    Args:
-        most: the size of all values together; a larger value is not kept.
-        seconds: a value that was not used for so long is dropped, at the latest when something else is used; None: it
-            stays.
-        clock: tells the seconds.
-        useful: whether a value is of any use; others are dropped too.
-    """
+    """Values by key for several threads, at most `most` in size; those longest unused, or not `useful`, go first."""
 
     def __init__(
         self,
@@ -151,10 +139,7 @@ class Memory:
 
     @contextmanager
     def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
-        """What is kept of a batch of pictures, to be read and added to; it is weighed at the end.
-
-        `what` tells it from all else: checksums of the pictures, and how they are seen.
-        """
+        """What is kept of a batch, told by `what`: checksums, and how pictures are seen; it is weighed at the end."""
         key = (id(backbone), torch.is_inference_mode_enabled(), *what)
         found: Remembered | None = self._get(key, backbone)
         remembered = Remembered(besides=self.besides) if found is None else found

@@ -1,9 +1,4 @@
-"""Draws COCO's outlines of things (polygons, or run lengths for crowds) as masks, with exactly COCO's pixels.
-
-COCO's own rule for the border decides which pixels a polygon holds: the polygon's edges are walked in steps of a fifth
-of a pixel; where the walk crosses the centre line of a column of pixels, the mask switches from there down. Tests
-compare with pycocotools.
-"""
+"""Draws COCO's polygons and crowds with exactly COCO's pixels: edges walked in fifths of a pixel; as pycocotools."""
 
 from __future__ import annotations
 
@@ -48,10 +43,7 @@ def switches(outline: Outline, hw: tuple[int, int]) -> npt.NDArray[np.int64]:
 
 
 def draw_all(polygons: Sequence[Sequence[Outline]], hw: tuple[int, int]) -> Mask:
-    """The pixels `[H, W]` inside any of many polygons, each an outline and its holes; what lies in a hole is outside.
-
-    Its time grows with the length of the edges, not with the number of polygons times the picture.
-    """
+    """The pixels `[H, W]` in any of many polygons, each with its holes; its time grows with the edges' length."""
     height, width = hw
     depth = np.zeros(height * width + 1, np.int64)  # by how many more polygons hold a pixel than the one before it
     rings = [ring for polygon in polygons for ring in polygon]

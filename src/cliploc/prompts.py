@@ -67,17 +67,7 @@ def refuse_no_list(names: object) -> None:
 
 
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
-    """Makes a `TextSet` of names as typed, such as "helmet|hard hat~bare head|hair", and of templates.
-
-    Args:
-        names: each with its synonyms after "|", then perhaps its contrast after "~", which may have synonyms too.
-        templates: see `resolve_templates`.
-        contrasts: whether a name may have a contrast.
-
-    Example:
-        >>> parse(["helmet|hard hat~bare head|hair", "cat"]).names
-        ('helmet~bare head', 'cat')
-    """
+    """A `TextSet` of names as typed, "helmet|hard hat~bare head|hair": synonyms, then a contrast; and templates."""
     refuse_no_list(names)
     if len(names) > MAX_NAMES:
         raise UsageError(f"expected at most {MAX_NAMES:,} names, got {len(names):,}: split them into several runs")
@@ -163,12 +153,7 @@ class ImageNetClass:
 
 
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
-    """ImageNet's 1,000 classes in the order of their labels.
-
-    Names are the ones OpenAI chose for zero-shot classification (Radford 2021). Two of them, "missile" and
-    "sunglasses", occur twice there; these four classes have WordNet's first words here ("missile", "projectile",
-    "sunglass", "sunglasses"), so that every name means one class.
-    """
+    """ImageNet's 1,000 classes by label, in OpenAI's names (Radford 2021), but for four, two of which occur twice."""
     table = (resources.files("cliploc") / "prompt_data" / "imagenet.csv").read_text(encoding="utf-8")
     classes = []
     for row in csv.DictReader(table.splitlines()):
@@ -188,11 +173,7 @@ def no_object_sentences() -> tuple[tuple[str, ...], ...]:
 
 
 def read_classes(path: str | Path) -> list[str]:
-    """Names from a file, one per line, for `parse`: `name`, `name|synonym`, or a WordNet id of ImageNet.
-
-    The words to use may follow a WordNet id, as in ImageNet's own lists ("n01440764 tench, Tinca tinca"). Empty
-    lines and lines that begin with # are left out.
-    """
+    """Names for `parse`, one a line: `name|synonym`, or a WordNet id, words after it; # is a comment."""
     entries = [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
     warn_of_commas(entries, f"{path}: ")
     return entries
@@ -229,10 +210,7 @@ def _imagenet_entries() -> dict[str, str]:
 
 
 def read_templates(path: str | Path) -> tuple[str, ...]:
-    """Templates from a file, one per line, each with one `{}` where the name goes.
-
-    Empty lines and lines that begin with # are left out.
-    """
+    """Templates, one a line, each with one `{}` where the name goes; # is a comment."""
     templates = []
     for number, line in read_lines(path, "templates"):
         if line.count("{}") != 1:

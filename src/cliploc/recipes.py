@@ -158,12 +158,7 @@ class _RecipeFile(Struct):
 def save_recipe(
     path: Path, recipe: Recipe, calibration: Calibration | None, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes a recipe's file, which `--recipe` takes, and returns its content.
-
-    Args:
-        recipe: with a tower.
-        facts: what is told besides: on what pictures it was chosen, and what it gained.
-    """
+    """Writes a recipe's file for `--recipe` and returns it; `facts`: the pictures that chose it, its gain."""
     assert recipe.tower is not None
     content = {
         "kind": KIND,
@@ -181,11 +176,7 @@ def save_recipe(
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """Reads the file of `save_recipe`; its calibration becomes the option `calibration`.
-
-    Raises:
-        InputError: no such file, or not one of these.
-    """
+    """Reads the file of `save_recipe`, or an `InputError`; its calibration becomes the option `calibration`."""
     name = os.fspath(path)
     try:
         read = parse_json(read_bytes(name, 2**20), _RecipeFile)
@@ -200,16 +191,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def recipe_of(model: str | Backbone, name: str | os.PathLike[str] = "default") -> Recipe:
-    """The recipe in a file, or of a model: its own, else that of its kind of tower.
-
-    Of a repository or folder, the configuration is read (and downloaded if needed), as the tower's structure decides.
-
-    Example:
-        >>> recipe_of("RN50").method, recipe_of("ViT-B-16").method
-        ('cam', 'naclip')
-        >>> recipe_of("ViT-B-16-SigLIP2").method
-        'legrad'
-    """
+    """The recipe in a file, or of a model: its own, else its kind of tower's, whose configuration is read."""
     if is_file_name(name):
         return load_recipe(name)
     choice("recipe", RECIPES)(name)

@@ -1,9 +1,4 @@
-"""Names to things: `register`, `get`, `names`, `discover`.
-
-Whatever is listed anywhere (command line, docs, contract tests) is read from a registry, so that a new file is the only
-thing a new method needs. Other packages add things too: by entry points, which are read when they are needed, or by
-modules that a user names (`import_modules`). docs/plugins.md tells how.
-"""
+"""Names to things, of a package's modules, of entry points, or of `import_modules`; docs/plugins.md tells how."""
 
 from __future__ import annotations
 
@@ -121,10 +116,7 @@ class Registry(Generic[T]):
         return self._items[name]
 
     def refuse_unknown(self, name: str) -> None:
-        """Refuses an unknown name, as `get` does, but mostly without imports, as importing torch takes a second.
-
-        Plugins that are installed are imported for a name that is not the package's own: only this tells theirs.
-        """
+        """Refuses an unknown name as `get` does, without torch where it can; plugins are imported for it."""
         if name in self._at_hand():
             return
         known = self.known_names()
@@ -169,10 +161,7 @@ _named: list[str] = []
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Imports modules, by their names, that register a user's own methods, metrics and so on.
-
-    They may be in installed packages or in the working directory. One that is not there is a `UsageError`.
-    """
+    """Imports modules, installed or of the working directory, that register a user's own things."""
     if names and os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there takes the place of a package
     for name in names:

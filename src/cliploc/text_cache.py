@@ -37,11 +37,7 @@ def cache_folder() -> Path | None:
 
 
 class TextCache:
-    """Embeddings of names for one model.
-
-    A file that does not match its checksum, or whose vector has another size, is as good as none; a folder that cannot
-    be written leaves the cache empty. Neither stops anything.
-    """
+    """Embeddings of names for one model; damaged files and folders that cannot be written stop nothing."""
 
     def __init__(self, folder: Path, weights_id: str) -> None:
         self.folder = folder / _digest([FORMAT, weights_id])[:32]

@@ -1,11 +1,4 @@
-"""Reads archives of weights without running code: OpenAI's TorchScript; looks into pickles before torch does.
-
-A TorchScript archive is a zip: `data.pkl` describes a tree of modules, `data/0`, `data/1`, … hold the bytes of the
-tensors, and `code/` holds programs that are never read here. `torch.load(weights_only=True)` refuses such files and
-`torch.jit.load` compiles the programs. This reader unpickles the description with an unpickler that allows five things:
-a module (which only holds attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and
-any number that points outside the stored bytes, is refused.
-"""
+"""Reads OpenAI's TorchScript archives with an unpickler of five allowed things; no code in a file is run."""
 
 from __future__ import annotations
 
@@ -198,10 +191,7 @@ def _tensors(root: Any) -> dict[str, Tensor]:
 
 # ------------------------------------------------------------------------------------------------ before torch reads
 def refuse_endless(path: Path) -> None:
-    """Refuses a file of torch in which a tuple holds another tuple twice, which again holds one twice, and so on.
-
-    The key of a dict is hashed, and hashing such a tuple visits all of it: 2^n steps for n lines of a pickle.
-    """
+    """Refuses tuples that hold one twice, and so on: to hash one, as a key, takes 2^n steps for n lines."""
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             file.seek(0)

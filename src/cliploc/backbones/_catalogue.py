@@ -57,10 +57,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _listed() -> list[str]:
-    """The names of our own models and of open_clip's, from its configuration files, as importing it takes seconds.
-
-    If open_clip is imported already, its own list is used, as models may have been added to it.
-    """
+    """The names of our own models and of open_clip's, from its files, or its own list if it is imported already."""
     spec = importlib.util.find_spec("open_clip")
     folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "model_configs"
     if "open_clip" not in sys.modules and folder.is_dir():
@@ -94,14 +91,7 @@ structures: Registry[Callable[[str], Structure]] = Registry(
 
 
 def structure_of(model: str) -> ModelEntry | Structure | None:
-    """The structure of a model's image tower, from the catalogue or its configuration; no weights are read.
-
-    None for a plugin's model source, whose models must be built to know it.
-
-    Example:
-        >>> structure_of("RN50").pooling
-        'attention'
-    """
+    """A model's structure from catalogue or configuration, no weights; None: a plugin's model must be built."""
     source, colon, rest = model.partition(":")
     if not colon:
         return models.get(plain_name(model))
@@ -142,11 +132,7 @@ def refuse_other_weights(model: str, pretrained: str | None) -> None:
 
 
 def refuse_unknown(model: str) -> None:
-    """Refuses an unknown model, as `create` does, without importing torch.
-
-    Example:
-        >>> refuse_unknown("ViT-B/32")
-    """
+    """Refuses an unknown model, as `create` does, without importing torch."""
     source, colon, _ = model.partition(":")
     if colon:
         model_sources.refuse_unknown(source)
@@ -209,11 +195,7 @@ def in_catalogue(name: str) -> bool:
 
 
 def _may_be_of_timm(name: str) -> bool:
-    """Whether timm has such a tower, as far as that is known without importing it.
-
-    If timm is imported already, it is asked, as towers may have been added to it. Otherwise its files are searched:
-    each of its towers is a function there, and the old name of a tower is a text in quotes.
-    """
+    """Whether timm has such a tower: asked if it is imported, else its files are searched, which is faster."""
     if "timm" in sys.modules:
         import timm
 

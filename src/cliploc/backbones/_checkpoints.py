@@ -1,8 +1,4 @@
-"""Reads files of weights, checks them, and loads them into a model.
-
-No code in a file is run: files are read by safetensors, `torch.load(weights_only=True)`, or our own reader for OpenAI's
-TorchScript archives. An error is one line that says what is wrong and what to do.
-"""
+"""Reads files of weights without running code in them, checks them, and loads them into a model."""
 
 from __future__ import annotations
 
@@ -42,10 +38,7 @@ class Checkpoint:
 
 # --------------------------------------------------------------------------------------------------------------- read
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a file of weights: `.safetensors`, a state dict saved by torch, or OpenAI's TorchScript archive.
-
-    A state dict may be under "state_dict" or "model", and its names may begin with "module.".
-    """
+    """Reads `.safetensors`, OpenAI's archive, or torch's state dict (also under "state_dict" or "model")."""
     if path.is_dir():
         raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it")
     if not path.is_file():

@@ -47,11 +47,7 @@ def run_in_parts(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) 
 
 
 class ConvolutionalBackbone(DualEncoder):
-    """A CNN image tower, split into stages, beside a text tower; fulfils `cliploc.tower.Backbone`.
-
-    A subclass defines how the last features become an embedding (`pool`) and how each location is read in the joint
-    space (`read_locations`).
-    """
+    """A `Backbone` of CNN stages: a subclass has `pool` (last features → embedding) and `read_locations`."""
 
     kind: TowerKind = "cnn"
     channels_last = True  # halves the time of mini's forward pass on a CPU
@@ -120,11 +116,7 @@ class ConvolutionalBackbone(DualEncoder):
 
 
 class StageMixture(nn.Module):
-    """A linear reading of several stages, Σ_s W_s F_s, each resized to the grid of the earliest: `MIXTURE`.
-
-    Args:
-        weights: stage, from the end → W_s `[D, C]` float32.
-    """
+    """A reading of stages, Σ_s W_s F_s, W_s `[D, C]` by stage from the end, each resized to the earliest's grid."""
 
     def __init__(self, weights: Mapping[int, Tensor]) -> None:
         super().__init__()
@@ -161,11 +153,7 @@ class GlobalAveragePool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """CLIP's attention pool (Radford 2021): the mean token attends to all locations.
-
-    Weights have the names of OpenAI's checkpoints, so that these load unchanged. The code uses plain matrix products,
-    which have batched vector–Jacobian products; fused attention has none and hides its weights.
-    """
+    """CLIP's attention pool with OpenAI's tensor names, in plain products: fused attention has slow gradients."""
 
     def __init__(self, grid: tuple[int, int], channels: int, heads: int, size: int) -> None:
         super().__init__()
@@ -181,12 +169,7 @@ class AttentionPool(nn.Module):
         return resize_positions(self.positional_embedding, 1, self.grid, (features.shape[-2], features.shape[-1]))
 
     def forward(self, features: Tensor) -> Tensor:
-        """The embedding: `[B, C, h, w]` → `[B, D]`.
-
-        There is only one query, so keys and values need not be computed: q·(W_k x) = (W_kᵀ q)·x (the softmax cancels
-        the bias), and Σ_n a_n W_v x_n = W_v Σ_n a_n x_n. That takes two products of `[C, C]` for each image instead of
-        two for each token.
-        """
+        """`[B, C, h, w]` → `[B, D]`; one query, so q·(W_k x) = (W_kᵀ q)·x and Σ a_n W_v x_n = W_v Σ a_n x_n."""
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # [B, 1+N, C]
         x = x + self._positions(features)
@@ -200,11 +183,7 @@ class AttentionPool(nn.Module):
         return self.c_proj(values.flatten(1) + self.v_proj.bias)  # [B, D]
 
     def read_locations(self, features: Tensor) -> Tensor:
-        """The value path, `[B, C, h, w]` → `[B, D, h, w]`: the embedding as if all attention were on one location.
-
-        The attention pool is an average of these readings, weighted by the attention of each head. Positions are added
-        as in the pool; MaskCLIP (Zhou 2022), which introduced this reading of CLIP's ResNets, leaves them out.
-        """
+        """The value path (Zhou 2022), with positions, `[B, C, h, w]` → `[B, D, h, w]`; the pool is its mean."""
         h, w = features.shape[-2:]
         x = features.flatten(2).transpose(1, 2) + self._positions(features)[1:]  # [B, N, C]
         dense: Tensor = self.c_proj(self.v_proj(x)).transpose(1, 2)  # [B, D, N]

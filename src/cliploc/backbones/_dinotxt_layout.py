@@ -1,10 +1,4 @@
-"""The files of dino.txt: which tensors they hold, of which sizes, and what our modules call them.
-
-The parts are the image tower, its head and the text tower. DINOv2's authors publish three files, whose names lack the
-prefix that the part has in the whole model; DINOv3's have head and text tower in one file, with prefixes. Sizes are
-read from the shapes of the tensors, so that other sizes of the same layout load too. docs/dinotxt.md gives the source
-of each fact.
-"""
+"""The tensors of dino.txt's files, their sizes, and our names of them; docs/dinotxt.md has the sources."""
 
 from __future__ import annotations
 

@@ -68,10 +68,7 @@ class DualEncoder(nn.Module, ABC):
         return next(self.parameters()).dtype
 
     def loaded_from(self, file: Path, source: str) -> None:
-        """Records that all weights were read from a file and are unchanged.
-
-        `source` is the file's checksum and everything else that determines the model, except the precision.
-        """
+        """Records that all weights are a file's, unchanged; `source`: all that determines the model."""
         self.weights_file, self._weights_source = file, source
 
     @property
@@ -100,13 +97,7 @@ class DualEncoder(nn.Module, ABC):
         return images if self.channels_last else images.contiguous()
 
     def in_precision(self, dtype: torch.dtype) -> Self:
-        """A copy whose image tower computes in another precision; the text tower is shared.
-
-        Example:
-            >>> from cliploc import backbones
-            >>> backbones.create("mini").in_precision(torch.bfloat16).dtype
-            torch.bfloat16
-        """
+        """A copy whose image tower computes in another precision; the text tower is shared."""
         text = self._modules.get("text")
         copied = copy.deepcopy(self, {} if text is None else {id(text): text})
         for name, part in copied.named_children():

@@ -1,8 +1,4 @@
-"""EfficientNet-Lite0, the convolutions of `mini`, without timm, whose import takes longer than one picture.
-
-The stages are those of EfficientNet-B0 (Tan & Le 2019, table 1). The Lite towers leave out squeeze-and-excitation and
-use ReLU6 instead of swish. Tensors have the names that timm gives these weights.
-"""
+"""EfficientNet-Lite0 (Tan & Le 2019), `mini`'s convolutions, without timm, whose import takes long."""
 
 from __future__ import annotations
 
@@ -42,12 +38,7 @@ STAGES = (
 
 
 class _StridedConv(nn.Conv2d):
-    """A convolution of stride 2 with TensorFlow's padding: ⌈n/2⌉ outputs, and an odd row of zeros goes to the end.
-
-    torch can only pad both ends alike, and a padded copy of the input takes long. So where the end needs one row more
-    than the start (n is even), both get one row more than the end needs; the first output, which this adds, is cut off.
-    An engine that reads a trace (OpenVINO) pads each end by itself, and would copy the output to cut it.
-    """
+    """Stride 2 with TensorFlow's padding: both ends get the larger pad and the extra first output is cut."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, C', ⌈H/2⌉, ⌈W/2⌉]`, which may be a view."""
@@ -62,12 +53,7 @@ class _StridedConv(nn.Conv2d):
 
 
 class _ReLU6(nn.ReLU6):
-    """ReLU6. In bfloat16 on a CPU it clamps bits, as torch would convert to float32 and back, in four times the time.
-
-    Positive floats are ordered as their bits; the sign bit makes negative ones negative integers too. A NaN becomes 0
-    or 6. To look for it would take a tenth of the tower's time, and none arises from finite weights and pixels: after
-    this layer no value is above 6.
-    """
+    """ReLU6; in bfloat16 on a CPU on the bits, four times as fast: positive floats are ordered as their bits."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.bfloat16 or x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad):
@@ -112,10 +98,7 @@ class _InvertedResidual(nn.Sequential):
 
 
 class EfficientNetLite0(nn.Module):
-    """The tower, with batch norms folded into the convolutions; it is run stage by stage, see `stages`.
-
-    With an output stride of 16 instead of 32 it lacks the last stride of two, and later convolutions are dilated.
-    """
+    """The tower in stages, batch norms folded in; an output stride of 16 drops a stride, then dilates."""
 
     def __init__(self, output_stride: int = 32) -> None:
         super().__init__()
@@ -146,10 +129,7 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def _folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Folds the batch norm after each convolution into it: `bn1` into a block's first, `bn2` into its second …
-
-        This saves one pass over memory each; embeddings differ by rounding (5e-7).
-        """
+        """Folds `bn1` into a block's first convolution, `bn2` into its second …; differs by rounding (5e-7)."""
         folded: dict[str, Tensor] = {}
         for parent_name, parent in self.named_modules():
             prefix = f"{parent_name}." if parent_name else ""

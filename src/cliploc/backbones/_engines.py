@@ -23,11 +23,7 @@ TOGETHER = 2
 
 
 def with_engine(backbone: Backbone, engine: EngineBackend) -> Backbone:
-    """The same model, with shared weights, whose tower is computed by an engine.
-
-    Only what needs no gradient runs there: `trace` and `encode_image`. `head`, through which methods take gradients,
-    stays in torch.
-    """
+    """The same model whose `trace` and `encode_image` an engine computes; `head`, with its gradients, stays torch's."""
     if isinstance(backbone, ConvolutionalBackbone):
         if isinstance(backbone.runner, OpenVino) == (engine == "openvino"):
             return backbone
@@ -43,12 +39,7 @@ def with_engine(backbone: Backbone, engine: EngineBackend) -> Backbone:
 
 
 class OpenVino:
-    """Computes the same as `cliploc.backbones._cnn.run_stages`, in OpenVINO on the CPU.
-
-    Pictures run two at a time. OpenVINO compiles the stages for each size of the input, precision and choice of
-    outputs: once for two pictures, once for a picture alone, as networks of a fixed size are faster. It joins each
-    convolution with the activation after it.
-    """
+    """`run_stages` in OpenVINO on the CPU, compiled for each size and precision, for two pictures and for one."""
 
     def __init__(self) -> None:
         self._compiled: dict[tuple[object, ...], Any] = {}

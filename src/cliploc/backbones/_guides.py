@@ -70,16 +70,7 @@ def _sized(pixels: Tensor, stride: int) -> Tensor:
 
 
 def create_guide(spec: str, device: str = "cpu") -> Guide:
-    """Builds a guide, frozen, in float32.
-
-    Args:
-        spec: a name of `guides`, a model of the catalogue, whose middle stage is read, or a tower of timm. After "@"
-            its weights: a file, "random", or a tag of a model of the catalogue; without "@" the published weights.
-
-    Example:
-        >>> create_guide("mini").name
-        'mini'
-    """
+    """Builds a frozen float32 guide: a name of `guides`, a catalogue model, or a tower of timm, "NAME@WEIGHTS"."""
     refuse_unknown_guide(spec)
     name, _, weights = spec.partition("@")
     if name in guides.names():

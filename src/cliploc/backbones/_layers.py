@@ -27,16 +27,7 @@ _CONVOLUTION = re.compile(r"(.*)conv(.*)")
 
 # ---------------------------------------------------------------------------------------------------------- precision
 def resolve_precision(precision: str, device: str) -> torch.dtype:
-    """The dtype of a precision's name.
-
-    Args:
-        precision: "fp32", "bf16", "fp16" or "auto": bf16 where the device computes in it natively, else fp32. "auto" is
-            never fp16, whose range is too small for some CLIP towers.
-
-    Example:
-        >>> resolve_precision("bf16", "cpu")
-        torch.bfloat16
-    """
+    """The dtype of "fp32", "bf16", "fp16" or "auto": bf16 where native, else fp32; fp16's range is too small."""
     if precision == "auto":
         return torch.bfloat16 if native_bf16(torch.device(device)) else torch.float32
     if precision not in DTYPES:
@@ -45,12 +36,7 @@ def resolve_precision(precision: str, device: str) -> torch.dtype:
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """The name of a dtype, as `resolve_precision` takes it; torch's own for any other.
-
-    Example:
-        >>> precision_name(torch.bfloat16)
-        'bf16'
-    """
+    """The name of a dtype, as `resolve_precision` takes it; torch's own for any other."""
     torchs_name = str(dtype).removeprefix("torch.")
     return {theirs: ours for ours, theirs in DTYPES.items()}.get(torchs_name, torchs_name)
 
@@ -80,13 +66,7 @@ def _processor() -> set[str]:
 
 # ------------------------------------------------------------------------------------------------------ linear layers
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·Wᵀ + b, as `F.linear`; `[…, K]`, `[N, K]`, `[N]` → `[…, N]`.
-
-    In float32 torch multiplies matrices with MKL, which leaves half of an AMD processor's AVX-512 unused. oneDNN, which
-    torch uses for convolutions, does not: it is twice as fast on ViT-B's layers (with AVX2 only, MKL is faster). In all
-    other cases, and while a graph is recorded, this is `F.linear`. The libraries sum in different orders, so results
-    differ in the last bits.
-    """
+    """`F.linear`, `[…, K]` → `[…, N]`; on AVX-512 in float32 by oneDNN, twice as fast on ViT-B's layers as MKL."""
     if (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -141,13 +121,7 @@ def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(qkᵀ·scale)·v for t queries: `[B, H, t, d]`, `[B, H, T, d]`, `[B, H, T, e]` → `[B, H, t, e]`.
-
-    Torch's fused attention, whose batched gradients are slow. On a CPU it is no faster in half precision than in
-    float32, which is therefore used. But where the processor multiplies in bfloat16, two plain products take half of
-    the time, if the weights between them stay in its cache. The weights are then rounded to bfloat16, as everything
-    else in the tower is.
-    """
+    """softmax(qkᵀ·scale)·v, `[B, H, t, e]`: fused; in float32 on a CPU, or two products where bfloat16 is native."""
     if v.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
@@ -173,11 +147,7 @@ def resize_positions(
     grid: tuple[int, int],
     rule: PositionRule = "antialiased",
 ) -> Tensor:
-    """Resizes position embeddings from the grid they were trained on: `[prefix+N, d]` → `[prefix+h·w, d]`.
-
-    Bicubic. "antialiased": as open_clip and timm resize them when a checkpoint meets another input size. "dino":
-    without antialias and by the scale (h + 0.1) / h₀, as the code of DINO (Caron 2021) and of its users does.
-    """
+    """Position embeddings `[prefix+N, d]` → `[prefix+h·w, d]`, bicubic; "dino": by (h + 0.1) / h₀, as Caron 2021."""
     if grid == learnt:
         return positions
     first, patches = positions[:prefix], positions[prefix:]
@@ -193,11 +163,7 @@ def resize_positions(
 # -------------------------------------------------------------------------------------------------------- batch norms
 @torch.no_grad()
 def fold_batch_norms(module: Module) -> Module:
-    """Makes batch norms part of their convolutions, in eval mode: the same function, one pass less for each.
-
-    Two patterns of ResNets are folded: neighbours in an `nn.Sequential`, and siblings named `conv…` and `bn…` with the
-    same rest of the name, which by convention run one after the other. All other batch norms stay as they are.
-    """
+    """Folds batch norms, eval mode, into neighbours in an `nn.Sequential`, and siblings `bn…` of `conv…`."""
     for parent in module.eval().modules():
         names = [name for name, _ in parent.named_children()]
         if isinstance(parent, nn.Sequential):

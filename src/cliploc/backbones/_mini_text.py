@@ -205,10 +205,7 @@ class MiniTextTower(nn.Module):
         )
 
     def without(self, classes: Sequence[int]) -> MiniTextTower:
-        """A copy without some of the 1,000 classes, to test the tower on classes that it does not have.
-
-        Its inner nodes are the means of the classes that are left: the learnt rows have seen those taken out.
-        """
+        """A copy without some classes, for tests; its inner nodes are the means of the classes that are left."""
         other = copy.copy(self)
         other._buffers = dict(self._buffers)  # so that `_set_rows` does not change this tower
         members = self.members.clone()
@@ -371,10 +368,7 @@ class MiniTextTower(nn.Module):
         return word >= self._first_everyday
 
     def _kind_of(self, head: Tensor, word: Tensor) -> Tensor | None:
-        """What a word before the head means, if that is a kind of the head: "crane bird" is the crane that is a bird.
-
-        The part of the word's mixture `[N]` below the first node of the head's, its sum 1; None if that part is small.
-        """
+        """The part of a word's mixture `[N]` below the head's first node, sum 1 ("crane bird"); None if small."""
         below = self.members[int(head.argmax())]  # [1000]
         if below.sum() < 2:
             return None

@@ -46,10 +46,7 @@ def published_preprocessing(published: Mapping[str, Any]) -> str:
 
 
 class OpenClipParts:
-    """An open_clip model taken apart: its image tower, for an adapter to read, and all else that the adapter needs.
-
-    Unless it is `copied`, the model itself is taken apart and must not be used afterwards.
-    """
+    """An open_clip model taken apart, for an adapter; if not `copied`, the model must not be used afterwards."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, to: Any, *, copied: bool) -> None:
         if not to.supports(model.visual):

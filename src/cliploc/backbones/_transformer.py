@@ -1,8 +1,4 @@
-"""Base classes of vision transformers: the tower, and adapters that give access to the inside of its blocks.
-
-A `BlockAdapter` splits one block of a host library (open_clip, timm) into queries, keys and values, the attention
-branch and the MLP branch. It holds the host's module and does not change it: no hook, no replaced forward.
-"""
+"""Base classes of ViTs; a `BlockAdapter` splits a host library's block, unchanged: no hook, no replaced forward."""
 
 from __future__ import annotations
 
@@ -88,10 +84,7 @@ class BlockAdapter(ABC):
 
 
 class PreNormBlock(nn.Module, BlockAdapter):
-    """A pre-norm transformer block (Dosovitskiy 2021) that is its own adapter: tokens `[B, T, d]` → `[B, T, d]`.
-
-    Its tensors have timm's names; importing timm would take longer than one picture.
-    """
+    """A pre-norm block (Dosovitskiy 2021) with timm's tensor names, its own adapter: `[B, T, d]` → `[B, T, d]`."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -122,11 +115,7 @@ class PreNormBlock(nn.Module, BlockAdapter):
 
 
 class VisionTransformerBackbone(DualEncoder):
-    """A transformer image tower beside a text tower; fulfils `cliploc.tower.TransformerBackbone`.
-
-    A subclass defines how pixels become tokens (`embed`), how tokens become one embedding (`pool`), and how a single
-    token is read in the joint space (`last_norm`, then `read_normed`). It also adapts the blocks.
-    """
+    """A `TransformerBackbone`: a subclass has `embed`, `pool`, `last_norm`, `read_normed` and the blocks."""
 
     kind: TowerKind = "vit"
     pooling: Pooling = "class token"
@@ -147,10 +136,7 @@ class VisionTransformerBackbone(DualEncoder):
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The embedding of the tokens after a block, `[B, prefix+N, d]` → `[B, D]`, not normalised.
-
-        Also returns the attention of an attention pool, `[B, H, 1, T]`, or None for a head without one.
-        """
+        """Tokens `[B, prefix+N, d]` → `[B, D]`, not normalised, and a pool's attention `[B, H, 1, T]` or None."""
 
     @property
     @abstractmethod

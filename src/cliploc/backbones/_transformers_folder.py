@@ -1,9 +1,4 @@
-"""Folders that transformers' `save_pretrained` writes, read without transformers.
-
-CLIPModel, SiglipModel (SigLIP 2 of a fixed resolution is one too), Siglip2Model at its square grid, and
-ChineseCLIPModel are the same networks as open_clip's and timm's under other names: `config.json` gives their sizes, and
-a table gives our name of each tensor. Chinese-CLIP's text tower is a BERT, built here of torch's encoder.
-"""
+"""Reads what transformers' `save_pretrained` writes, without transformers: CLIP, SigLIP 1 and 2, Chinese-CLIP."""
 
 from __future__ import annotations
 
@@ -509,10 +504,7 @@ def _transposed(weight: Tensor) -> Tensor:
 
 # ----------------------------------------------------------------------------------------------------------- tokenize
 class FolderTokenizer:
-    """The tokenizer of a folder, by the library tokenizers: sentences → token ids `[n, T]`.
-
-    Chinese-CLIP's texts are padded to the longest, the others to the context length: SigLIP reads the last token.
-    """
+    """Sentences → ids `[n, T]` by tokenizers, padded to the context; Chinese-CLIP's to the longest."""
 
     def __init__(self, tokenizer: Tokenizer, length: int, pad: int, *, to_length: bool) -> None:
         self.tokenizer = tokenizer

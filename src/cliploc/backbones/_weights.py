@@ -1,10 +1,4 @@
-"""Finds weights and configurations by tag, repository or folder, and downloads what is not on this machine.
-
-In huggingface_hub 2 each process writes its part of a file under a name of its own, which no other process reads. Here
-the part always has the name that older versions of huggingface_hub use, and the next process asks the server for the
-rest of the file. On a file system without locks two processes may write into one part: the checksum then refuses the
-file. An error is one line that says what to download and where to put it.
-"""
+"""Finds weights by tag, repository or folder, downloads the rest of a part under a fixed name, checks checksums."""
 
 from __future__ import annotations
 
@@ -52,10 +46,7 @@ NO_SUCH_RANGE = 416
 
 # ------------------------------------------------------------------------------------------------------ find or fetch
 def tag_file(model: str, tag: str) -> Path:
-    """The file of the weights with a tag of open_clip: from a cache, or downloaded into the Hugging Face cache.
-
-    OpenAI's file in `~/.cache/clip`, the folder of OpenAI's package, is used too.
-    """
+    """The file of a tag of open_clip: in a cache (also OpenAI's, `~/.cache/clip`), or downloaded into the hub's."""
     published: dict[str, str] = open_clip.get_pretrained_cfg(model, tag)
     repository, _, name = published.get("hf_hub", "").rpartition("/")
     names = (*_safe_alternative(name), name) if name else CHECKPOINTS
@@ -295,11 +286,7 @@ def unreachable(repository: str, name: str) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- in parts
 def fetch_blob(repository: str, name: str) -> None:
-    """Downloads a large file of a repository into the hub's cache, where `hf_hub_download` then finds it.
-
-    Small files, which the hub keeps in git, are left to `hf_hub_download`; so are all files if the hub does not answer,
-    because that function then says what is wrong. The content is not compared with its checksum here.
-    """
+    """Downloads a large file into the hub's cache, unchecked here; small ones are left to `hf_hub_download`."""
     url = hf_hub_url(repository, name)
     try:
         facts = get_hf_file_metadata(url)
@@ -318,10 +305,7 @@ def fetch_blob(repository: str, name: str) -> None:
 
 
 def _download_url(url: str, target: Path, wanted: str) -> Path:
-    """Downloads a file by URL; it gets its name only after its checksum is found correct.
-
-    Two processes at once: the second waits for the first.
-    """
+    """Downloads a URL; it gets its name once its checksum is right. Of two processes the second waits."""
     advice = f"fetch {url} and save it as {target}"
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
@@ -346,11 +330,7 @@ def _download_url(url: str, target: Path, wanted: str) -> Path:
 
 
 def download(url: str, target: Path, name: str, headers: dict[str, str] | None = None, size: int | None = None) -> Path:
-    """Downloads a file under a temporary name beside `target`, continuing a download that was stopped.
-
-    The part that arrived stays if the connection is lost or the process ends. It is removed if the disk is full or the
-    size is wrong.
-    """
+    """Continues a download beside `target`; the part stays after an interruption, not if the disk is full."""
     part = target.with_name(target.name + PART)
     there = part.stat().st_size if part.exists() else 0
     if size is not None and there > size:

@@ -1,9 +1,4 @@
-"""dino.txt: a text tower for the frozen image towers of DINOv2 and DINOv3 (Jose et al. 2025).
-
-The image tower is frozen. A head of two transformer blocks over its tokens is trained together with a text tower. The
-embedding is the head's class token and the mean of its patches, one after the other. So patches are compared with the
-second half of a text's embedding, and can be read as they leave the head, with no attention replaced (`patch_tokens`).
-"""
+"""dino.txt (Jose et al. 2025): frozen DINOv2 and DINOv3 with a text tower; embeds class token and patches' mean."""
 
 from __future__ import annotations
 
@@ -154,12 +149,7 @@ class DinoTxtModel(nn.Module):
 
 
 class DinoTxt(VisionTransformerBackbone):
-    """dino.txt (Jose et al. 2025): for methods, the blocks of this ViT are those of the head.
-
-    The frozen tower only turns pixels into tokens (`embed`), as the convolutions of `mini-vit` do. The tokens that
-    enter the head's first block are DINO's own features. Embeddings have two halves, the class token's and the patches'
-    mean. The joint-space reading of one patch has zeros in the first half.
-    """
+    """The head's blocks are a ViT's; the frozen tower is its `embed`; a patch's reading is zero in the first half."""
 
     pooling: Pooling = "class token and mean"
     resize_policy: ResizePolicy = "crop"

@@ -1,8 +1,4 @@
-"""`mini`: the small CNN model in the package, so that everything runs offline on real photographs.
-
-Image tower: EfficientNet-Lite0 with global average pooling, so CAM is exact. Text tower: class anchors over static word
-vectors (`_mini_text.py`). Built by `tools/build_mini.py`; `docs/mini.md` describes it and its limits.
-"""
+"""`mini`, the small CNN in the package: EfficientNet-Lite0 and `_mini_text`; by tools/build_mini.py, docs/mini.md."""
 
 from __future__ import annotations
 
@@ -26,13 +22,7 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # Google's (x·255 − 127)/128
 
 
 class Mini(ConvolutionalBackbone):
-    """EfficientNet-Lite0 and class-anchor text in one joint space of 1,280 dimensions.
-
-    Example:
-        >>> mini = Mini.bundled()
-        >>> tuple(mini.encode_text(["a photo of a cat."]).shape)
-        (1, 1280)
-    """
+    """EfficientNet-Lite0 and class-anchor text in one joint space of 1,280 dimensions."""
 
     name = "mini"
     input_hw = (224, 224)

@@ -1,10 +1,4 @@
-"""`mini-vit`: the small vision transformer in the package, so that ViT methods run offline.
-
-A hybrid ViT (Dosovitskiy 2021): the frozen convolutions of `mini`, up to its 320 channels, are the patch embedding;
-blocks with a class token follow. It was distilled from `mini`: its class token learnt to give `mini`'s embedding of the
-same picture. So both have the same joint space and text tower. Built by `tools/build_mini_vit.py`; `docs/mini-vit.md`
-describes it.
-"""
+"""`mini-vit`: a hybrid ViT on `mini`'s convolutions, distilled from `mini`; tools/build_mini_vit.py."""
 
 from __future__ import annotations
 
@@ -29,11 +23,7 @@ STEM_CHANNELS = 320
 
 
 def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
-    """Loads `mini`'s convolutions up to its 320 channels, at stride 16: `[B, 3, H, W]` → `[B, 320, h, w]`.
-
-    The last stride of 2 is left out, and the convolutions after it are dilated by 2 (Yu & Koltun 2016). So every second
-    location, from the second on, has exactly the features that `mini` has there.
-    """
+    """`mini`'s convolutions, `[B, 3, H, W]` → `[B, 320, h, w]` at stride 16: dilated (Yu & Koltun 2016)."""
     tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
     first, *stages, _ = EfficientNetLite0.of(tensors, output_stride=16).stages()
     stem = nn.Sequential(*first, *stages)
@@ -73,13 +63,7 @@ class HybridBlocks(nn.Module):
 
 
 class MiniVit(VisionTransformerBackbone):
-    """`mini`'s convolutions, four transformer blocks with a class token, and `mini`'s text tower: 1,280 dimensions.
-
-    Example:
-        >>> mini_vit = MiniVit.bundled()
-        >>> mini_vit.grid(224, 448)
-        (14, 28)
-    """
+    """`mini`'s convolutions, four transformer blocks with a class token, and `mini`'s text tower: 1,280 dimensions."""
 
     name = "mini-vit"
     input_hw = (224, 224)

@@ -1,7 +1,4 @@
-"""Lists and builds the models of open_clip: OpenAI's CLIP and its successors, by open_clip's names and tags.
-
-The type of a model's image tower decides which adapter reads it.
-"""
+"""Lists and builds the models of open_clip: OpenAI's CLIP and its successors, by open_clip's names and tags."""
 
 from __future__ import annotations
 
@@ -210,11 +207,7 @@ def _quiet() -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------------------------ plans
 def plan_model(name: str, pretrained: str | None) -> Plan:
-    """Plans a model from open_clip's name and `--pretrained`: a tag, a file, FILE@TAG or "random".
-
-    Without `--pretrained`, OpenAI's weights are used if the model has them, else the only ones it has. FILE@TAG takes
-    GELU and preprocessing from the published weights of that tag.
-    """
+    """Plans a model from its name and a tag, file, FILE@TAG (the tag's GELU and preprocessing), "random" or None."""
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
         if "openai" in tags or len(tags) == 1:

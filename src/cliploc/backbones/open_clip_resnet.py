@@ -33,11 +33,7 @@ class Stem(nn.Module):
 
 @adapter
 class OpenClipResNet(ConvolutionalBackbone):
-    """CLIP's ModifiedResNet (Radford 2021): stem, four stages of residual blocks, attention pool.
-
-    Stages, counted from the end: −1 layer4, −2 layer3, −3 layer2, −4 layer1, −5 the stem. The attention pool's
-    positions are interpolated for inputs of another size than the model's; any height and width can be used.
-    """
+    """CLIP's ModifiedResNet (Radford 2021); stages −1 layer4 … −4 layer1, −5 the stem; any input size."""
 
     pooling: Pooling = "attention"
     stride = 32

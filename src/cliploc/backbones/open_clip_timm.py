@@ -1,8 +1,4 @@
-"""Adapters of the image towers that open_clip takes from timm.
-
-`TimmVit`: SigLIP, SigLIP 2, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B and -L. `TimmCnn`: ConvNeXt-CLIP and
-the FastViTs of MobileCLIP. Not supported: Swin (windows, no global tokens) and ViTs with relative positions.
-"""
+"""Adapters of open_clip's image towers from timm; not Swin, nor ViTs with relative positions."""
 
 from __future__ import annotations
 
@@ -80,12 +76,7 @@ POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg"
 
 @adapter
 class TimmVit(VisionTransformerBackbone):
-    """A vision transformer that open_clip takes from timm, with access to the inside of every block.
-
-    Heads: a class token (EVA-CLIP, MobileCLIP), the mean of the patches (ViTamin), or an attention pool (SigLIP,
-    Perception Encoder), whose attention is `Trace.pool_attention`. SigLIP has no class token: `prefix_tokens` is 0. For
-    inputs of another size, learnt positions are interpolated and rotary ones computed.
-    """
+    """SigLIP 1 and 2 (pool, no class token), EVA-CLIP, PE, ViTamin, MobileCLIP-B and -L; any input size."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
         parts = OpenClipParts(model, tokenizer, name, TimmVit, copied=copied)
@@ -165,12 +156,7 @@ class TimmVit(VisionTransformerBackbone):
 # --------------------------------------------------------------------------------------------------------------- CNNs
 @adapter
 class TimmCnn(ConvolutionalBackbone):
-    """A convolutional tower that open_clip takes from timm, with global average pooling.
-
-    ConvNeXt-CLIP: mean over h×w, layer norm, projection. FastViT (MobileCLIP-S): mean, projection; the attention inside
-    its last stage is not accessible, so methods treat it as a CNN. Stages, counted from the end: −1 is the last before
-    the mean (FastViT: after its final convolution), the first is the stem.
-    """
+    """ConvNeXt-CLIP and MobileCLIP's FastViTs (attention not accessible); stage −1 is the last before the mean."""
 
     pooling: Pooling = "global average"
 
@@ -204,12 +190,7 @@ class TimmCnn(ConvolutionalBackbone):
         return self.projection(self.pool_layer(features))
 
     def read_locations(self, features: Tensor) -> Tensor:
-        """The reading of each location: `[B, C, h, w]` → `[B, D, h, w]`.
-
-        A layer norm between mean and projection divides by the standard deviation of the image's mean feature; every
-        location is divided by the same number. With a linear projection the mean of the readings is then exactly the
-        embedding. If the projection is an MLP (convnext_large_d), it is applied to each location, which is not exact.
-        """
+        """`[B, D, h, w]`; every place is divided by the mean's deviation, so their mean is the embedding."""
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
         head = self.pool_layer
         if isinstance(head, NormMlpClassifierHead):

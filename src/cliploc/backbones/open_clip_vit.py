@@ -96,10 +96,7 @@ class _CocaPool:
 
 @adapter
 class OpenClipVit(VisionTransformerBackbone):
-    """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with access to the inside of every block.
-
-    Positions are interpolated for inputs of another size than the model's, as open_clip does for checkpoints.
-    """
+    """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with access to the inside of every block."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
         parts = OpenClipParts(model, tokenizer, name, OpenClipVit, copied=copied)

@@ -66,17 +66,7 @@ class MapBoxes:
 
 
 def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
-    """Finds the boxes of every map.
-
-    Args:
-        maps: `[P, H, W]`, non-negative; a map without positive values has no box.
-
-    Example:
-        >>> maps = np.zeros((1, 8, 8), np.float32)
-        >>> maps[0, 2:4, 5:8] = 1
-        >>> boxes_from_maps(maps, BoxRule()).xyxy.tolist()
-        [[5.0, 2.0, 8.0, 4.0]]
-    """
+    """The boxes of every map of `[P, H, W]`, non-negative; a map without positive values has no box."""
     if maps.ndim != 3:
         raise ValueError(f"expected maps [P, H, W], got {list(maps.shape)}")
     starts = range(0, len(maps), MAPS_AT_ONCE)
@@ -93,20 +83,7 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
 
 
 def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
-    """The boxes of one map, and the regions that they bound.
-
-    Args:
-        heat: `[H, W]`, non-negative.
-
-    Returns:
-        The boxes, and labels `[H, W]`: 0 where it is not hot; else the number of the region, or of the part of a
-        divided region. Regions without a box have numbers too.
-
-    Example:
-        >>> boxes, labels = labelled_boxes(np.array([[0, 1, 0, 0.5]], np.float32), BoxRule())
-        >>> (labels == boxes.region[1]).tolist()
-        [[False, False, False, True]]
-    """
+    """The boxes of a map `[H, W]`, and labels `[H, W]`: 0, or the number of the region, also of one without a box."""
     if heat.ndim != 2:
         raise ValueError(f"expected a map [H, W], got {list(heat.shape)}")
     boxes, labels = _boxes(heat[None], rule, 0)
@@ -114,22 +91,12 @@ def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
 
 
 def hot_levels(maps: FloatArray, threshold: float | Literal["auto"]) -> FloatArray:
-    """For each map of `[P, H, W]` the value above which its pixels are hot, `[P]`; see `BoxRule.threshold`.
-
-    Example:
-        >>> hot_levels(np.array([[[0, 0.5]]], np.float32), 0.4).tolist()
-        [0.20000000298023224]
-    """
+    """For each map of `[P, H, W]` the value above which its pixels are hot, `[P]`; see `BoxRule.threshold`."""
     return _thresholds(maps, maps.max(axis=(1, 2)), threshold)
 
 
 def share_of_peak(heat: FloatArray, threshold: float | Literal["auto"]) -> float:
-    """The threshold of one map `[H, W]` as a share of its maximum: the number itself, or for "auto" the map's own.
-
-    Example:
-        >>> share_of_peak(np.array([[0, 0.1, 0.2, 1.6, 2]], np.float32), "auto")
-        0.10000000149011612
-    """
+    """The threshold of a map `[H, W]` as a share of its maximum: the number itself, or for "auto" the map's own."""
     if not isinstance(threshold, str):
         return float(threshold)
     top = float(heat.max(initial=0))
@@ -165,12 +132,7 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> tuple[MapBoxes,
 def _chosen(
     xyxy: FloatArray, peak: FloatArray, regions: _Regions, rule: BoxRule, fewest: float
 ) -> npt.NDArray[np.intp]:
-    """The numbers of the regions that give a box, best first within each map; of equal peaks the larger region first.
-
-    Args:
-        xyxy: `[n, 4]`, the boxes on their maps.
-        peak: `[n]`, as shares of the maps' maxima.
-    """
+    """The regions that give a box, best first within each map; of equal peaks `[n]` the larger region first."""
     kept = np.flatnonzero(regions.area >= fewest)
     area, index = regions.area[kept], regions.index[kept]
     if rule.components == "largest":
@@ -182,27 +144,13 @@ def _chosen(
 
 
 def first_of_each(index: npt.NDArray[np.int64], order: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.intp]:
-    """The first boxes of each map.
-
-    Args:
-        index: `[n]`, which map a box belongs to.
-        order: numbers of boxes, those of one map side by side.
-
-    Example:
-        >>> first_of_each(np.array([0, 1, 0]), np.array([2, 0, 1]), 1).tolist()
-        [2, 1]
-    """
+    """The first boxes of each map, by map number `[n]` and an order in which those of one map are side by side."""
     of = index[order]
     return order[np.arange(len(order)) - np.searchsorted(of, of) < most]
 
 
 def are_first(index: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.bool_]:
-    """Which boxes `[n]`, best first within each map, are among the first of theirs; all of them without a maximum.
-
-    Example:
-        >>> are_first(np.array([0, 0, 1]), 1).tolist()
-        [True, False, True]
-    """
+    """Which boxes `[n]`, best first within each map, are among the first of theirs; all of them without a maximum."""
     first = np.ones(len(index), bool)
     if most is not None:
         first[:] = False
@@ -230,10 +178,7 @@ def _divided(
     fewest: float,
     connectivity: Literal[4, 8],
 ) -> _Regions:
-    """Replaces each region that has several parts of at least `fewest` pixels by them, also in the labels.
-
-    `low` and `least` are by map.
-    """
+    """Replaces regions with several parts of `fewest` pixels by these, in the labels too; `low`, `least` by map."""
     whole = np.ones(len(regions.area), bool)
     found: list[Parts] = []
     count = len(regions.area)  # the parts' numbers follow the regions'
@@ -263,10 +208,7 @@ def _divided(
 
 
 def outer_outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
-    """The outer outline of each region of 8 neighbours, `[n, 1, 2]` points (x, y) on it.
-
-    With `cv2.boundingRect` of each they take a fifth of the time of `cv2.connectedComponentsWithStats`.
-    """
+    """The outer outline `[n, 1, 2]` of each 8-connected region; a fifth of the time of cv2's components."""
     lines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not lines:
         return []

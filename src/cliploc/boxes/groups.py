@@ -17,25 +17,7 @@ INSIDE = 0.9  # share of a box's area that must lie in another box for it to be 
 
 
 def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> list[tuple[FloatArray, float]]:
-    """Splits one region's box into boxes of single things, if it holds several.
-
-    At some level above the threshold the region splits into parts of similar heat and size, with a valley between them.
-    Every hot pixel is assigned to the nearest part, so the parts' boxes together cover what the region's box covered.
-
-    Args:
-        heat: `[H, W]`, one name's map.
-        threshold: pixels above this share of the map's maximum are hot.
-
-    Returns:
-        For each part its box `[4]`, map pixels, and its peak as a share of the map's maximum, best first; nothing if
-        the box holds one thing.
-
-    Example:
-        >>> heat = np.zeros((8, 16), np.float32)
-        >>> heat[2:6, 1:15], heat[3:5, 2:5], heat[3:5, 11:14] = 0.5, 1, 0.9
-        >>> [box.tolist() for box, _ in split_region(heat, [1, 2, 15, 6], 0.4)]
-        [[1.0, 2.0, 8.0, 6.0], [8.0, 2.0, 15.0, 6.0]]
-    """
+    """Splits a region's box, map `[H, W]`, where it divides higher up into like parts → boxes and peaks, or nothing."""
     height, width = heat.shape
     x0, y0 = np.floor(np.asarray(xyxy, np.float64)[:2] + 1e-3).astype(int).clip(0)
     x1, y1 = np.minimum(np.ceil(np.asarray(xyxy, np.float64)[2:] - 1e-3).astype(int), (width, height))
@@ -93,12 +75,7 @@ def _nearest(
 
 
 def around_others(xyxy: FloatArray) -> npt.NDArray[np.bool_]:
-    """For each of one name's boxes `[n, 4]`, whether it holds at least two smaller ones.
-
-    Example:
-        >>> around_others(np.array([[0, 0, 9, 9], [0, 0, 3, 3], [5, 5, 8, 8]], np.float32)).tolist()
-        [True, False, False]
-    """
+    """For each of one name's boxes `[n, 4]`, whether it holds at least two smaller ones."""
     boxes = xyxy.astype(np.float64).reshape(-1, 4)
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])

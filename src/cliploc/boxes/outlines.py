@@ -26,21 +26,7 @@ class Ring:
 
 
 def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
-    """The outlines of a mask's pieces and holes, in pixels where the first pixel covers 0 to 1.
-
-    Args:
-        mask: `[H, W]`. Pixels that touch by a corner are one piece.
-        along: "edges" of the pixels, as COCO's polygons are read: the area inside is that of the mask, except that
-            corners of the outline that point inwards are cut by half a pixel. "centres" of the outermost pixels: for
-            tools that fill a polygon with its border (`cv2.fillPoly`, after rounding down).
-
-    Returns:
-        The largest piece first, and each piece before its holes.
-
-    Example:
-        >>> outlines([[0, 1, 1], [0, 1, 1]])[0].points.tolist()
-        [[1.0, 0.0], [1.0, 2.0], [3.0, 2.0], [3.0, 0.0]]
-    """
+    """Outlines of a mask `[H, W]`, largest piece first, then its holes; along "edges" (COCO) or "centres" (cv2)."""
     inside = np.asarray(mask, bool)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not len(rows):
@@ -69,19 +55,7 @@ def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
 
 # --------------------------------------------------------------------------------------------- as single polygons
 def joined(mask: npt.ArrayLike, least_iou: float = LEAST_IOU) -> list[FloatArray]:
-    """The polygons `[k, 2]` of a mask `[H, W]`, through the centres of its outermost pixels: as few as possible.
-
-    For readers that fill a polygon by the even-odd rule and with its border (`cv2.fillPoly`, after rounding down). A
-    hole is joined to its piece by a line through the piece, there and back, which changes no pixel. A line between two
-    pieces is drawn too. So pieces are joined where the gap is narrowest, the narrowest gaps first, as long as the IoU
-    with the mask stays at `least_iou`. What lies further off is a polygon of its own.
-
-    Example:
-        >>> joined([[1, 1, 0, 1, 1]], least_iou=0.8)[0].tolist()
-        [[3.5, 0.5], [1.5, 0.5], [0.5, 0.5], [1.5, 0.5], [3.5, 0.5], [4.5, 0.5]]
-        >>> len(joined([[1, 1, 0, 1, 1]]))
-        2
-    """
+    """As few polygons `[k, 2]` as possible for even-odd readers with borders; holes and near pieces joined by lines."""
     inside = np.asarray(mask, bool)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not len(rows):
@@ -184,10 +158,7 @@ class _Lines:
 
 
 def _through_holes(inside: npt.NDArray[np.bool_]) -> list[tuple[Pixel, Pixel]]:
-    """For each hole a line upwards through the mask: the pixel above the hole, and the last pixel before the outside.
-
-    The line may end at another hole, which lies higher. So all holes of a piece are joined to its outline.
-    """
+    """For each hole a line upwards, maybe to a higher hole: the pixel above it, the last before the outside."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((~inside).astype(np.uint8), connectivity=4)
     lines = []
     for hole in range(1, count):
@@ -202,10 +173,7 @@ def _through_holes(inside: npt.NDArray[np.bool_]) -> list[tuple[Pixel, Pixel]]:
 
 
 def _between(inside: npt.NDArray[np.bool_], pieces: npt.NDArray[np.int32]) -> list[tuple[int, int, Pixel, Pixel, int]]:
-    """The narrowest gaps between pieces side by side: both pieces, the pixel of each, how many pixels lie between.
-
-    Narrowest first. Where the nearest piece changes from one pixel to the next, two pieces are side by side.
-    """
+    """The narrowest gaps between neighbouring pieces, narrowest first: both pieces, their pixels, pixels between."""
     if pieces.max() < 2:
         return []
     _, nearest = cv2.distanceTransformWithLabels(

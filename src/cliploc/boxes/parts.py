@@ -27,25 +27,7 @@ class Parts:
 def divide(
     heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
 ) -> Parts | None:
-    """Divides a region where the map has separate peaks.
-
-    A peak's prominence is its height over its saddle, the highest level at which it is connected to a higher peak. A
-    peak with a prominence of at least `least` gets its own part. The basin of any other peak joins the basin that it is
-    connected to at the highest level. This is a watershed from the prominent peaks, the rule of Chazal et al. 2013
-    (Persistence-based clustering).
-
-    Args:
-        heat: `[h, w]`, a crop of the map that holds the region.
-        inside: `[h, w]`, the region: one connected set of pixels above `low`, none of whose neighbours is above it.
-
-    Returns:
-        At least two parts, or None if only one peak is prominent.
-
-    Example:
-        >>> heat = np.array([[0.5, 1.0, 0.6, 0.9, 0.5]], np.float32)
-        >>> divide(heat, heat > 0.4, 0.4, 0.2, 8).xyxy.tolist()
-        [[0, 0, 3, 1], [3, 0, 5, 1]]
-    """
+    """Divides a region of `[h, w]` at peaks of prominence ≥ `least` (Chazal et al. 2013); None: fewer than two."""
     if not _may_divide(heat, inside, low, least, connectivity):
         return None
     heat = np.where(inside, heat, np.float32(0))
@@ -168,18 +150,7 @@ def _extents(
 
 # ---------------------------------------------------------------------------------------------------------- basins
 def climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.NDArray[np.intp]:
-    """Each pixel's peak, reached by steps to the highest neighbour; the last of equal neighbours, so paths end.
-
-    Args:
-        heat: `[H, W]`, finite.
-
-    Returns:
-        `[H * W]`, for each pixel the index of its peak, both in row-major order.
-
-    Example:
-        >>> climb(np.array([[1.0, 3.0, 2.0, 5.0]]), 8).tolist()
-        [1, 1, 3, 3]
-    """
+    """Each pixel's peak `[H * W]`, by steps to the highest neighbour; the last of equal neighbours, so paths end."""
     height, width = heat.shape
     padded = np.pad(heat, 1, constant_values=-np.inf)
     kind = np.int16 if width < 2**14 else np.int32  # small numbers are compared and chosen faster
@@ -213,13 +184,7 @@ def climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.ND
 
 
 def neighbours(connectivity: Literal[4, 8]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Pairs of views of a map: equal positions in the two views are neighbours, each pair of neighbours once.
-
-    Example:
-        >>> row = np.array([[1, 2, 3]])
-        >>> [(row[one].tolist(), row[other].tolist()) for one, other in neighbours(4)][0]
-        ([[1, 2]], [[2, 3]])
-    """
+    """Pairs of views of a map: equal positions in the two views are neighbours, each pair of neighbours once."""
     whole, front, back = slice(None), slice(None, -1), slice(1, None)
     pairs = [((whole, front), (whole, back)), ((front, whole), (back, whole))]
     if connectivity == 8:

@@ -48,17 +48,7 @@ class Features:
 
 
 def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
-    """The boxes of every map with their scores; `nms_iou`, `max_boxes` and `min_score` keep those with the best scores.
-
-    Args:
-        maps: `[P, H, W]`, non-negative; a map without positive values has no box.
-
-    Example:
-        >>> maps = np.zeros((1, 8, 8), np.float32)
-        >>> maps[0, 2:4, 5:8] = 1
-        >>> print(f"{scored_boxes(maps, BoxRule()).score[0]:.2f}")
-        0.91
-    """
+    """The boxes of maps `[P, H, W]` with scores, by which `nms_iou`, `max_boxes` and `min_score` choose."""
     return _scored(maps, boxes_from_maps(maps, _all_of(rule)), rule)
 
 
@@ -90,18 +80,7 @@ def _scored(maps: FloatArray, found: MapBoxes, rule: BoxRule) -> MapBoxes:
 def high_enough(
     score: FloatArray, index: npt.NDArray[np.int64], min_score: float | Literal["auto"]
 ) -> npt.NDArray[np.bool_]:
-    """Which boxes stay under a minimum score.
-
-    Args:
-        score: `[n]`, best first within each map.
-        index: `[n]`, which map; the boxes of one are adjacent.
-        min_score: the minimum; "auto": `MIN_SCORE`, but the first box of each map stays.
-
-    Example:
-        >>> score, index = np.array([0.9, 0.1, 0.1], np.float32), np.array([0, 0, 1])
-        >>> high_enough(score, index, 0.2).tolist(), high_enough(score, index, "auto").tolist()
-        ([True, False, False], [True, False, True])
-    """
+    """Which boxes `[n]`, best first within each map, have the minimum score; "auto": a map's first box stays."""
     if min_score == "auto":
         best = np.ones(len(index), bool)
         best[1:] = index[1:] != index[:-1]
@@ -110,31 +89,14 @@ def high_enough(
 
 
 def score_of(features: Features) -> FloatArray:
-    """`[n]` in 0–1: a logistic model of the features.
-
-    Example:
-        >>> sure, doubtful = np.array([0.7]), np.array([0.1])
-        >>> bool(score_of(Features(sure, sure, sure)) > score_of(Features(doubtful, doubtful, doubtful)))
-        True
-    """
+    """`[n]` in 0–1: a logistic model of the features."""
     logit = BIAS + sum(weight * getattr(features, name) for name, weight in WEIGHTS.items())
     score: FloatArray = (1 / (1 + np.exp(-logit))).astype(np.float32)
     return score
 
 
 def features_of(heat: FloatArray, xyxy: npt.ArrayLike, rule: BoxRule) -> Features:
-    """Measures the boxes of one name.
-
-    Args:
-        heat: `[H, W]`, non-negative, not all zero.
-        xyxy: `[n, 4]`, all the name's boxes, map pixels; edges are taken at the nearest pixel. None is empty.
-
-    Example:
-        >>> heat = np.zeros((4, 8), np.float32)
-        >>> heat[:, 2:4] = 1
-        >>> features_of(heat, [[2, 0, 4, 4]], BoxRule())
-        Features(contrast=array([1.]), stability=array([1.]), share=array([1.]))
-    """
+    """Measures all boxes `[n, 4]` of one name, in pixels of its map `[H, W]`, which is not all zero."""
     boxes = np.rint(np.asarray(xyxy, np.float64)).astype(np.int64).reshape(-1, 4)
     sums: Floats = np.asarray(cv2.integral(np.ascontiguousarray(heat, np.float32), sdepth=cv2.CV_64F), np.float64)
     height, width = heat.shape
@@ -165,10 +127,7 @@ def _sums(sums: Floats, xyxy: npt.NDArray[np.int64]) -> Floats:
 
 
 def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.int64]:
-    """`[m, 4]`, the boxes of all hot regions above a level, however small.
-
-    Outlines are much faster (see `outer_outlines`). They know 8 neighbours only, and no parts.
-    """
+    """`[m, 4]`, all hot regions above a level; by outlines, which are faster, where 8 neighbours and no parts count."""
     if rule.split_peaks < 1 or rule.connectivity == 4:
         share = min(max(level / float(heat.max()), 0.0), 1.0)
         every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)

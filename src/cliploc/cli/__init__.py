@@ -67,11 +67,7 @@ def _start(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; every error becomes one line on stderr.
-
-    Args:
-        arguments: what follows the program's name; None for those of the process.
-    """
+    """Runs one command and returns its exit code; every error becomes one line on stderr."""
     if arguments is None:
         if "_CLIPLOC_COMPLETE" in os.environ:  # shell completion: `cliploc --install-completion`
             app(prog_name="cliploc")

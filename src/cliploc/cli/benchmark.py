@@ -328,10 +328,7 @@ def _faithfulness(
 def _settings_without_boxes(
     asked: BenchmarkFlags, setups: Sequence[ModelSetup], baselines: Sequence[str] = ()
 ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-    """The settings of a task without boxes, and what is left out of them.
-
-    Without `--method`, the method is that of each model's recipe; the recipe's other options are about boxes.
-    """
+    """The settings of a task without boxes, and what is left out; without `--method`, the recipe's method."""
     from cliploc.jobs.benchmark import unfit_for_setup
     from cliploc.jobs.plan import Grid
     from cliploc.recipes import recipe_of

@@ -1,7 +1,4 @@
-"""Flags of commands: each is one field of a dataclass, and a command's signature is made from the fields.
-
-`Options` and the protocols' options are in `cliploc.config`; what commands have besides is in classes of `Flags`.
-"""
+"""Flags of commands: fields of dataclasses, here and in `cliploc.config`, make a command's signature."""
 
 from __future__ import annotations
 
@@ -439,11 +436,7 @@ def refuse_unknown(
 
 
 def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
-    """Refuses an unknown dataset before torch is imported.
-
-    Args:
-        labelled: whether it is a set with a class for every pixel.
-    """
+    """Refuses an unknown dataset (`labelled`: of label maps) before torch is imported."""
     from cliploc.datasets import labelled_readers, readers
 
     (labelled_readers if labelled else readers).refuse_unknown(name)

@@ -53,10 +53,7 @@ class AskedPhotos:
 
 
 def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = None) -> AskedPhotos:
-    """The photos named, and those in each folder named and its sub-folders; prints what is skipped there.
-
-    A folder without a picture stays, and will fail as a picture. Pictures in `out` are left out.
-    """
+    """The photos named, and those in folders named, but for `out`; an empty folder stays, and fails as a picture."""
     paths: list[str] = []
     ids: dict[str, str] = {}
     skipped: list[Skipped] = []
@@ -172,10 +169,7 @@ class PhotoRun:
         return self._document
 
     def end(self, counted: str = "", written: str = "", following: Sequence[object] = ()) -> int:
-        """Prints the document, what was counted and written, and what to do next; returns the exit code.
-
-        Next one opens the first drawing, unless there is a command that follows.
-        """
+        """Prints the document, counts, files, and what to do next (else: open the first drawing) → the exit code."""
         if self.quiet:
             print_document(self._document)
         seconds = time.perf_counter() - self._start

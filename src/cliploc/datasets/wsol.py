@@ -86,15 +86,7 @@ def _classes(path: Path) -> tuple[ClassName, ...]:
 
 
 def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:
-    """Reads image_ids.txt, class_labels.txt, image_sizes.txt (width, height) and localization.txt.
-
-    Args:
-        folder: holds the four files; sizes and boxes (x0, y0, x1, y1; one per line) in original pixels.
-        leave_out: called for every image that is not in all four files, and for every line that cannot be used.
-
-    Returns:
-        All image ids, and the metadata of the images in all four files. The boxes are not checked.
-    """
+    """All ids of the four WSOL metadata files, and what is of images in all; `leave_out` gets every problem."""
 
     def refuse(image_id: str, reason: str) -> None:
         leave_out(Problem("metadata", image_id, reason))

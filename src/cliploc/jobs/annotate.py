@@ -1,7 +1,4 @@
-"""`annotate`: makes draft boxes for a folder of pictures and a list of names, in files for other tools.
-
-A run can be stopped at any moment and resumed. `cliploc help annotate` explains the folder of results.
-"""
+"""`annotate`: draft boxes of a folder for other tools; resumable. `cliploc help annotate` explains the folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What people changed in an annotation run: decisions on drafts, corrected boxes, and reviews in the editor.
-
-corrections.json has all corrected pictures. While the editor runs, each save is a line more in corrections.jsonl, as to
-write all of corrections.json takes a second in a run of 10,000 pictures. Whoever reads the corrections reads both.
-"""
+"""What people changed: corrections.json, and while the editor runs a line for each save in corrections.jsonl."""
 
 from __future__ import annotations
 
@@ -88,11 +84,7 @@ def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
 def merge_review(
     out: Path, path: Path, run: str, results: Results, labels: int, kept: Callable[[str], Sequence[int]]
 ) -> None:
-    """Adds what review.html saved: the pictures that a person edited, or decisions on boxes.
-
-    Args:
-        kept: picture → the numbers of the boxes that hold now.
-    """
+    """Adds what review.html saved: edited pictures, or decisions on the boxes that hold now (`kept`)."""
     try:
         read = read_json(path)
     except (OSError, ValueError):
@@ -241,11 +233,7 @@ def merge_corrections(
     masks: bool,
     shown: Callable[[str], Row],
 ) -> tuple[Corrections, Counter[str]]:
-    """Adds a corrected set to the earlier ones, which it overrides; returns it, and where its masks are from.
-
-    Args:
-        shown: picture → its row with the boxes that somebody could correct.
-    """
+    """Adds a corrected set to those before, and tells where its masks are from; `shown`: picture → its row."""
     sizes = sizes_of(results, [one.id for one in found if results.places[one.id].ok])
     read, sources = matched(path, out, sizes, labels.entries, masks, shown)
     corrected, reviews = corrections_in(out, run)
@@ -267,13 +255,7 @@ def matched(
     masks: bool,
     shown: Callable[[str], Row],
 ) -> tuple[Corrections, Counter[str]]:
-    """A corrected set, or annotated tasks of Label Studio, for a run; and where the masks of its boxes are from.
-
-    Args:
-        sizes: those of the run's pictures.
-        entries: its names.
-        shown: as for `merge_corrections`.
-    """
+    """A corrected set or annotated tasks, for a run of these sizes and names, and where its masks are from."""
     texts = prompts.parse(entries)
     words = [(name, *own) for name, own in zip(texts.names, texts.synonyms, strict=True)]
     read = read_corrections(given, sizes, words, [out / "yolo", out / "voc"], masks)
@@ -340,11 +322,7 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
 def review_of(
     saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[int], drawn: str | None = None
 ) -> Correction | None:
-    """The boxes that hold after a person saved a picture; None where its drafts hold, with their scores.
-
-    Args:
-        drawn: of the row (`Results.drawn`); of boxes that were made from an earlier one, its numbers say nothing.
-    """
+    """The boxes after a person saved a picture, None: its drafts; `drawn`: the row that the numbers are of."""
     same = drawn is None or saved.get("drawn") in (None, drawn)
     found = correction_of(saved["boxes"] if same else _renumbered(saved["boxes"], row), row, labels)
     boxes, of_labels, masks = ([row[key][i] for i in kept if key in row] for key in ("boxes", "labels", "masks"))

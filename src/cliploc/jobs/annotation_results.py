@@ -337,10 +337,7 @@ class AnnotatedFolder:
         return {name: share for name, share in pairs if not math.isnan(share)}
 
     def keep_promise(self, most_false: float) -> str:
-        """Raises the rule's minimum score so that so few drafts are wrong; what is to be said of it.
-
-        Where the corrected pictures are too few for that, the rule stays.
-        """
+        """Raises the minimum score so that so few drafts are wrong; what is said of it."""
         rule, self.rule = self.rule, replace(self.rule, min_score=0.0)
         pairs = [(self.shown_row(name, unsure=False), self.corrected[name]) for name in self.corrected_whole()]
         self.rule = rule

@@ -259,13 +259,7 @@ def grouped(
     rule: BoxRule,
     mode: str,
 ) -> list[Candidate]:
-    """One name's boxes, best first; boxes that contain several things are marked, split or dropped.
-
-    Args:
-        heat: the name's map `[H, W]` over the frame's input.
-        boxes: corners `[n, 4]` in pixels of the picture, and the scores of the map `[n]`.
-        mode: see `BoxFilter.groups`.
-    """
+    """One name's boxes `[n, 4]` of map `[H, W]`, best first; those of several things kept, split or dropped."""
     x0, y0, x1, y1 = frame.visible_xyxy
     shown, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
     tau = share_of_peak(shown, rule.threshold)

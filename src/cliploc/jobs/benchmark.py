@@ -1,7 +1,4 @@
-"""`run_benchmark`: evaluates a grid of settings on a dataset with true boxes or masks, into a folder.
-
-A run can be stopped at any moment and resumed. `cliploc help benchmark` explains the folder.
-"""
+"""`run_benchmark`: a grid of settings on true boxes or masks, resumable; see `cliploc help benchmark`."""
 
 from __future__ import annotations
 

@@ -72,14 +72,7 @@ def examples_in(found: Localization, names: Sequence[str], truth: Mapping[int, n
 
 
 def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str) -> Calibration:
-    """The calibration with the greatest likelihood.
-
-    Args:
-        parts: the examples of one set or more.
-        weights: for each set, how much examples of names that are there count, beside 1 for the others.
-        models: the names of the models that the examples are of.
-        about: what the examples are, in a line.
-    """
+    """The calibration of greatest likelihood; `weights`: of each set's names that are there, beside 1 for others."""
     every = Examples.together(parts)
 
     def counted(there: Callable[[Examples], Bools]) -> Floats:
@@ -173,16 +166,7 @@ class ExamplesJudge(AskingJudge):
 
 
 def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
-    """Fits the second look of a localizer to pictures with true boxes.
-
-    Args:
-        localizer: with a second look, as it is to be calibrated.
-        out: an empty folder, or that of a stopped run with the same settings, which is resumed.
-        reporter: gets the phases "examples" and "fit", the numbers of pictures, and each picture that failed.
-
-    Raises:
-        UsageError: there are too few pictures or right boxes, or nothing to tell apart.
-    """
+    """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
     refuse_few(dataset)
     setup, setting = as_setting(localizer)
     judge_of = partial(ExamplesJudge, class_entries(dataset))
@@ -219,13 +203,7 @@ def refuse_few(dataset: AskedDataset) -> None:
 
 
 def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about: str) -> Calibrated:
-    """The calibration that fits the examples of pictures, and how it holds in pictures of other folds.
-
-    Args:
-        before: the calibration to compare with.
-        model: the name of the model that the examples are of.
-        about: what they are, in a line.
-    """
+    """The calibration of these examples, and how it holds in pictures of other folds, beside `before`."""
     right = sum(int(one.right.sum()) for one in pictures)
     if len(pictures) < FEWEST_PICTURES or right < FEWEST_RIGHT:
         raise UsageError(

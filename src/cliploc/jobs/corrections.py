@@ -1,8 +1,4 @@
-"""Reads a corrected set of boxes from another tool, and matches its pictures and labels with those of a run.
-
-COCO, YOLO, Pascal VOC, Label Studio and CVAT. A picture is taken as a whole or not at all: where a label, a shape or
-the picture itself is not known to the run, the picture keeps its drafts, and the reason is named.
-"""
+"""Reads corrected sets (COCO, YOLO, VOC, Label Studio, CVAT) and matches them with a run, pictures whole or not."""
 
 from __future__ import annotations
 
@@ -175,10 +171,7 @@ def clipped(xyxy: Sequence[float], size: SizeWh) -> list[float] | None:
 
 
 def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Name, also in small letters → label; a label's own name goes before another's synonym.
-
-    Names as they are go before all, as labels may differ in nothing but capital letters.
-    """
+    """Name, also in small letters → label; names as they are first, and a label's own before a synonym."""
     own = [(names[0], number) for number, names in enumerate(labels)]
     synonyms = [(name, number) for number, names in enumerate(labels) for name in names[1:]]
     index = dict(own)

@@ -1,8 +1,4 @@
-"""Scores drafts against the corrected boxes of the same pictures, to know what to expect of drafts not checked yet.
-
-As COCO matches boxes (Lin et al. 2014), at one IoU: drafts are taken in the order of their scores, and each is right if
-it has IoU ≥ 0.5 with a corrected box of its label that is not taken yet; it takes the one it fits best.
-"""
+"""Scores drafts against corrected boxes as COCO matches (Lin et al. 2014), at IoU 0.5, best drafts first."""
 
 from __future__ import annotations
 
@@ -40,12 +36,7 @@ class Work:
 
 
 def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> Work:
-    """The corrections of drafts `[n, 4]`, best first, that make them the boxes `[m, 4]`.
-
-    Example:
-        >>> work_on([[0, 0, 10, 10], [50, 50, 60, 60]], [[0, 0, 10, 15], [20, 0, 30, 10]])
-        Work(delete=1, draw=1, adjust=1)
-    """
+    """The corrections of drafts `[n, 4]`, best first, that make them the boxes `[m, 4]`."""
     found, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
     fits = fits_of(found, true)
     right = sum(fit >= IOU for fit in fits)
@@ -109,12 +100,7 @@ def _outcomes(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[list
 def least_score(
     pairs: Iterable[tuple[Row, Correction]], count: int, most_false: float
 ) -> tuple[float, int, int] | None:
-    """The least score from which drafts keep a promise on corrected pictures; how many these are, how many are wrong.
-
-    With n drafts of that score or more and f wrong ones among them, (1 + f) / n is at most `most_false`: on average
-    over new pictures of the same kind, not more are wrong (as in the selection of Barber and Candès 2015). So a promise
-    of 5 % needs 20 right drafts at least; None where no score keeps it.
-    """
+    """The score from which (1 + wrong) / n ≤ `most_false` (Barber and Candès 2015), how many, how many wrong."""
     every = sorted((one for some in _outcomes(pairs, count)[0] for one in some), reverse=True)
     found, wrong = None, 0
     for number, (score, right) in enumerate(every, start=1):

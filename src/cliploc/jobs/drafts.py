@@ -1,10 +1,4 @@
-"""Which of a picture's candidates are drafts, which are unsure, and which are not shown; no model is needed for this.
-
-A folder has its own mix of names, and a name that the model knows by relatives only ("raccoon", with ImageNet's names)
-has low chances in every picture. Both show in the chances of all pictures together. So the share of pictures with a
-name is estimated from them by expectation maximisation, and the chances are adjusted to it (Saerens, Latinne and
-Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities").
-"""
+"""Chooses drafts and unsure boxes; chances follow the folder's own shares of names (Saerens et al. 2002)."""
 
 from __future__ import annotations
 
@@ -57,13 +51,7 @@ class Prior:
 
     @classmethod
     def of(cls, presence: Sequence[Floats], base: float) -> Prior:
-        """The prior of pictures by the chances `[P]` of their names, in any order.
-
-        Example:
-            >>> shares = Prior.of([np.array([0.9, 0.001])] * 20, base=0.1).shares
-            >>> shares.round(2).tolist()
-            [0.98, 0.01]
-        """
+        """The prior of pictures by the chances `[P]` of their names, in any order."""
         if len(presence) < FEWEST:
             return cls(base)
         chances = np.sort(np.stack(presence), axis=0)  # so that sums do not depend on the order
@@ -113,18 +101,7 @@ def presence_of(row: Mapping[str, Any]) -> Floats:
 
 
 def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chosen:
-    """Chooses among the candidates of a picture's row.
-
-    Args:
-        prior: None without a second look: presence and scores are then no chances, and nothing is unsure.
-
-    Example:
-        >>> row = {"boxes": [[0, 0, 9, 9], [0, 0, 4, 4]], "scores": [0.5, 0.1], "fits": [0.6, 0.2], "labels": [0, 1]}
-        >>> row |= {"groups": [0, 0], "presence": [0.8, 0.1]}
-        >>> chosen = choose(row, DraftRule((0.35, 0.35)), Prior(0.1))
-        >>> chosen.drafts, chosen.unsure
-        ((0,), (1,))
-    """
+    """Chooses among the candidates of a picture's row; without a prior, presence and scores are no chances."""
     presence, label = presence_of(row), np.array(row["labels"], np.int64)
     score, there = np.array(row["scores"], np.float64), presence
     if prior is not None:

@@ -1,8 +1,4 @@
-"""The interface between a run and its engine: shards in, parts out, in any order and on any machine.
-
-A run is split into shards, each a fixed list of samples. A worker turns a shard into a part, which depends only on the
-shard and the worker's settings. So neither the engine nor an interruption can change a result.
-"""
+"""Between a run and its engine: shards in, parts out in any order; a part depends on its shard and settings only."""
 
 from __future__ import annotations
 
@@ -53,12 +49,7 @@ class Worker(Protocol):
     """Holds the models and turns shards into parts."""
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        """Yields the parts of any number of shards, in order; reads pictures of the next shard while one is computed.
-
-        Args:
-            shards: taken one by one, a few ahead of the parts.
-            reporter: gets the numbers of pictures and masked pictures done, in this process.
-        """
+        """Yields the parts of shards, in order; pictures are read a few shards ahead."""
         ...
 
     def close(self) -> None:
@@ -95,9 +86,5 @@ class Engine(Protocol):
         on_part: Callable[[Part], None],
         reporter: Reporter = SILENT,
     ) -> None:
-        """Calls `on_part` with every shard's part, once, in this process, in any order.
-
-        Args:
-            on_part: called with every finished part; an exception from it ends the run.
-        """
+        """Calls `on_part` with every shard's part, once, in this process, in any order; its exception ends the run."""
         ...

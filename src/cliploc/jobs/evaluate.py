@@ -106,16 +106,7 @@ def evaluate_folder(
     bootstrap: Bootstrap = DEFAULT,
     reporter: Reporter = SILENT,
 ) -> FolderResult:
-    """Evaluates score maps made by any tool.
-
-    Args:
-        maps: folder with `<image_id>.npy` for each image (ids may hold sub-folders): floats in 0–1, see `box_curve`.
-        metadata: folder in the layout of the public WSOL evaluation (Choe et al. 2020): see `cliploc.datasets.wsol`.
-        threshold: τ of GT-known, Top-k and the metrics that need one. None: the best on these images; metrics that
-            cannot choose τ themselves are left out.
-        reporter: gets each image, map or line that is left out, the phase "maps", and the numbers of images to do and
-            done.
-    """
+    """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata; no threshold: the best on these images."""
     problems: list[Problem] = []
 
     def leave_out(problem: Problem) -> None:

@@ -1,8 +1,4 @@
-"""exports.json: the run and decisions that each export was made from, and whether the boxes have changed since.
-
-The formats of other tools have no place for this. An export is marked as stale before the boxes change, and as current
-when it is written: a run that is killed between the two leaves no export that looks current and is not.
-"""
+"""exports.json: which run and decisions each export is of; stale before boxes change, current once written."""
 
 from __future__ import annotations
 
@@ -34,10 +30,7 @@ def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions
 
 
 def seal(out: Path, names: Sequence[str], newest: int | None = None) -> str:
-    """The time of an export's newest file, and a digest of the names, sizes and times of all; no file is read.
-
-    With the time of an earlier seal, newer files do not count: somebody changed them, or added them (a training).
-    """
+    """An export's newest time, and a digest of names, sizes and times, without files newer than an earlier seal's."""
     status = [(path.relative_to(out).as_posix(), path.lstat()) for name in names for path in _files(out / name)]
     facts = sorted((path, one.st_size, one.st_mtime_ns) for path, one in status)
     newest = max((time for _, _, time in facts), default=0) if newest is None else newest

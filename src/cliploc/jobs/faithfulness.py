@@ -1,8 +1,4 @@
-"""`run_faithfulness`: whether maps show what a model uses, for a grid of settings, into a folder that can be resumed.
-
-`evaluate_maps` has the same numbers of score maps made by any tool. `cliploc help faithfulness` explains the metrics
-and the folder.
-"""
+"""`run_faithfulness`: whether maps show what a model uses, resumable; see `cliploc help faithfulness`."""
 
 from __future__ import annotations
 
@@ -92,12 +88,7 @@ def run_faithfulness(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Measures every setting on a dataset; see `run_benchmark`.
-
-    Args:
-        setups: models × prompts, with resize "squash". Their options for boxes are not used.
-        options: of the protocols; None: as they were published.
-    """
+    """Measures every setting on a dataset; see `run_benchmark`."""
     options, entries = options or FaithfulnessOptions(), class_entries(dataset)
     axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
     return run_task(
@@ -177,11 +168,7 @@ class ValueTally(Tally):
         self._rows[row["sample"]] = dict(row["values"]), dict(row["curves"])
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
-        """The mean over pictures of each number, in its own unit (areas in 0–1), None if there is none.
-
-        With `confidence_95`; `curves`, the mean of each with the ends of its interval; and `measured`, the number of
-        pictures of numbers that not every picture has.
-        """
+        """The mean of each number, `confidence_95`, mean `curves`, and `measured` where pictures lack a number."""
         rows = [self._rows[sample] for sample in sorted(self._rows)]  # the order of the parts must not matter
         means: Summary = {}
         ends: dict[str, list[float]] = {}
@@ -231,10 +218,7 @@ def mean_curves(
 
 
 def _of_known(means: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The mean over the pictures whose score is known: `[…, 2T]` → `[…, T]`; NaN if no score is known.
-
-    The first half holds means over all pictures, with 0 for an unknown score; the second the share of known scores.
-    """
+    """`[…, 2T]`, means with 0 for unknown scores beside shares of known ones → `[…, T]`; NaN if none is known."""
     scores, known = np.split(np.asarray(means, np.float64), 2, axis=-1)
     found: npt.NDArray[np.float64] = np.divide(scores, known, out=np.full_like(scores, np.nan), where=known > 0)
     return found
@@ -295,13 +279,7 @@ def evaluate_maps(
     protocol: FaithfulnessOptions | None = None,
     reporter: Reporter = SILENT,
 ) -> MapsResult:
-    """Measures score maps made by any tool.
-
-    Args:
-        maps: folder with `<sample id>.npy` for each picture (ids may hold sub-folders): floats in 0–1 of any size, over
-            the whole picture; of the name that `protocol` says.
-        protocol: options of the protocols; None: as they were published.
-    """
+    """Measures any tool's `<sample id>.npy`, in 0–1 over the whole picture, of the name that `protocol` says."""
     maps, protocol = Path(maps), protocol or FaithfulnessOptions()
     if not maps.is_dir():
         raise UsageError(f"expected a folder of maps, found none at {maps}: check the path")

@@ -1,7 +1,4 @@
-"""The folder of a run that can be stopped at any moment and resumed: a manifest with the settings, and parts.
-
-Every file is written atomically: under a temporary name, then renamed when it is safely on the disk.
-"""
+"""The folder of a run that can be stopped and resumed: a manifest, and parts, each written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -151,14 +148,7 @@ def begin(
     files: Sequence[str] = (),
     check_part: Callable[[int, bytes], object] = lambda index, content: None,  # noqa: ARG005
 ) -> Begun:
-    """Writes the manifest, or compares it with the existing one. A folder that is refused is not changed.
-
-    Args:
-        manifest: manifest of this run, with its `token_for`; `shards` is the number of parts, if it is fixed.
-        files: names of files and folders in `out` that this run will write, besides the parts. They are written into
-            the manifest first, so that a later run knows which are its own.
-        check_part: raises `ValueError` for the index and content of a part that this run cannot have written.
-    """
+    """Writes the manifest with the run's own `files`, or compares it with the old one and checks the parts."""
     try:
         old = read_manifest(out, kind) if (out / "manifest.json").exists() else None
         if old is None and (out / "parts").is_dir() and parts_in(out, kind.suffix):
@@ -274,10 +264,7 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> list[str]:
-    """The differences between two manifests, each as "key: … there, … asked for".
-
-    An option that the old one does not have came later, and its default is what was done before: see CONTRIBUTING.md.
-    """
+    """Differences of manifests, "key: … there, … asked for"; an option that the old one lacks has its default."""
     if where in free:
         return []
     if isinstance(old, dict) and isinstance(new, dict):

@@ -1,7 +1,4 @@
-"""Judges of score maps: processes that compare them with true boxes and masks while the model computes the next ones.
-
-Imports no torch, so that these processes start at once and are small.
-"""
+"""Processes that compare maps with the truth while the model computes; they import no torch, so they start at once."""
 
 from __future__ import annotations
 
@@ -85,9 +82,7 @@ class Judges:
 
 
 def _start(modules: Sequence[str]) -> None:
-    """Starts a judging process: with one thread, which gives way to the tower's; it ignores Ctrl-C and ends when its
-    parent process does.
-    """
+    """A judging process: one thread, gives way to the tower's, ignores Ctrl-C, ends with its parent process."""
     one_thread()
     give_way()
     warnings.simplefilter("ignore", CliplocWarning)  # the parent process has shown it

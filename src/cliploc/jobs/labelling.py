@@ -1,8 +1,4 @@
-"""`run_labelling`: how many corrections the drafts of a folder need, before and after some pictures are reviewed.
-
-`annotate` makes the drafts, a `Reviewer` reviews them. Into a folder that can be resumed; `cliploc help teaching`
-explains the numbers and the folder.
-"""
+"""`run_labelling`: corrections that drafts need, before and after reviews; see `cliploc help teaching`."""
 
 from __future__ import annotations
 
@@ -125,19 +121,7 @@ def run_labelling(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Annotates the pictures of a dataset and reviews them with its true boxes; see `run_benchmark`.
-
-    Args:
-        dataset: as `cliploc.datasets.open_asked` reads it; in each picture only the names that are asked there count.
-        setups: models × prompts. A setup with a `recipe` runs by it, whatever the method of its setting is.
-        seeds: how often the pictures are reviewed in each order.
-        steps: numbers of reviewed pictures, ascending, from 0 on; those that would leave no picture are left out.
-        engine: runs the model.
-
-    Raises:
-        UsageError: a model, a method or an option that cannot be used, or a folder with other settings.
-        DiskFullError: no room on the disk.
-    """
+    """Annotates a dataset and reviews it by its true boxes, `seeds` times, to each of `steps` reviewed pictures."""
     arrow()
     if [*steps] != sorted({*steps}) or steps[0] != 0 or seeds < 1:
         raise UsageError(f"expected ascending steps from 0 on and a seed at least, got {[*steps]} and {seeds}")
@@ -330,10 +314,7 @@ class LabellingTally(Tally):
         )
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002 - errors are paired
-        """The numbers of `NUMBERS` before anything is reviewed, and `curves`: these and others at each step.
-
-        All are means over pictures and seeds, for 100 pictures.
-        """
+        """`NUMBERS` before any review, and `curves` at each step: means over pictures and seeds, for 100 pictures."""
         if not self._walks:
             return dict(counts)
         evaluated = len(next(iter(self._walks.values())))

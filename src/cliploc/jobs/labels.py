@@ -33,22 +33,13 @@ class Labels:
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Reads labels from a file, one per line.
-
-    A line is `name` or `name|synonym|synonym~contrast`, with ` @0.3` at the end for its own threshold, or
-    `background: name|synonym`, or a WordNet id of ImageNet. Empty lines and lines that begin with # are skipped.
-    """
+    """Reads a label a line: `name|synonym~contrast @0.3`, `background: name`, or a WordNet id; # is a comment."""
     lines = prompts.read_lines(path, "names")
     return labels_of([line for _, line in lines], f"{path}: ")
 
 
 def labels_of(lines: Sequence[str], where: str = "") -> Labels:
-    """Parses labels from lines, as in a file of `read_labels`.
-
-    Example:
-        >>> labels_of(["cat|kitten @0.3", "dog", "background: lawn"])
-        Labels(entries=('cat|kitten', 'dog'), thresholds=(0.3, None), background=('lawn',))
-    """
+    """Parses labels from lines, as in a file of `read_labels`."""
     prompts.refuse_no_list(lines)
     entries: list[str] = []
     thresholds: list[float | None] = []

@@ -1,8 +1,4 @@
-"""A reviewed folder learns while a person reviews it: in a thread, with its own copy of what it needs.
-
-The drafts of pictures that somebody has touched stay as they are. Those before the last refit are kept beside the new
-ones, so that a person can go back.
-"""
+"""A reviewed folder learns in a thread; touched pictures stay, and the drafts before the last refit are kept."""
 
 from __future__ import annotations
 

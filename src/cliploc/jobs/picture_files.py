@@ -81,10 +81,7 @@ class FoundPictures:
 def find_pictures(
     where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None, videos: bool = False
 ) -> FoundPictures:
-    """Finds the pictures of a folder and its sub-folders, of a pattern, of a list file, or of a list of paths.
-
-    In folders and patterns, results (`out`, and annotations) and files without a picture's extension are left out.
-    """
+    """The pictures of a folder, pattern, list file or paths; without results (`out`) and other files."""
     if not isinstance(where, str | os.PathLike):
         _refuse_addresses([os.fspath(one) for one in where], "the list")
         return _below(Path.cwd(), (picture_path(one) for one in where), "the list", videos)

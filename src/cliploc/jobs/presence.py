@@ -1,7 +1,4 @@
-"""`run_presence`: whether names are found where they are and only there, and whether scores of boxes are chances.
-
-Into a folder that can be resumed. `cliploc help presence` explains the numbers and the folder.
-"""
+"""`run_presence`: are names found only where they are, are scores chances; see `cliploc help presence`."""
 
 from __future__ import annotations
 
@@ -101,13 +98,7 @@ def run_presence(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Asks every picture for the names chosen for it; see `run_benchmark`.
-
-    Args:
-        dataset: as `cliploc.datasets.open_asked` reads it.
-        setups: models × prompts, with their recipes' options: a setup that does not have a second look is measured by
-            its presence scores, and by the boxes of the names that it finds.
-    """
+    """Asks every picture for the names chosen for it; see `run_benchmark`."""
     judge_of = partial(PresenceJudge, class_entries(dataset))
     return run_task(
         TASK, judge_of, dataset, setups, settings, out,

@@ -1,8 +1,4 @@
-"""Engine `ray`: Ray Data with a pool of actors that hold the models, on this machine or on a cluster.
-
-Every machine must have cliploc installed and the pictures under the same path. Only this process writes parts. A worker
-that dies is replaced, and its shard is computed again.
-"""
+"""Engine `ray`: actors that hold the models, on a cluster with the same paths; a dead worker's shard runs again."""
 
 from __future__ import annotations
 
@@ -51,14 +47,7 @@ def run(
     address: str | None = None,
     threads: int | None = None,
 ) -> None:
-    """Runs a run's shards on a Ray cluster; see `cliploc.jobs.engine.Engine`.
-
-    Args:
-        address: address of a running cluster, such as "auto" or "10.0.0.1:6379". None: the Ray already in use in this
-            process, else a cluster of this machine alone, which ends with the run.
-        threads: number of processors of each worker; a machine gets as many workers as fit. None: as many as this
-            process uses. The same number everywhere, also in local runs, keeps sums in the same order.
-    """
+    """Runs shards on the cluster at `address` (None: Ray of this process or machine), `threads` for each worker."""
     ray = _ray()
     sizes = {shard.index: len(shard.samples) for shard in shards}
     with _cluster(ray, address):

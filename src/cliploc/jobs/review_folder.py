@@ -162,10 +162,7 @@ class ReviewFolder:
             return sum(not self._folder.touched(one.id) for one in self.pictures)
 
     def redraw(self, facts: Mapping[str, Any], rows: Mapping[str, Row]) -> None:
-        """Writes other drafts and shows them, but for the pictures that somebody has touched: these keep theirs.
-
-        Who saves meanwhile waits for the name of a file to change, not for the file to be written.
-        """
+        """Writes other drafts, not of touched pictures; who saves meanwhile waits for a rename only."""
         with self.writing():
             placed = False
             while not placed:

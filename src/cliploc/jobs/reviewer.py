@@ -1,8 +1,4 @@
-"""A person who reviews the drafts of an annotated folder, played with true boxes: what is left to do after each review.
-
-The reviewed pictures get their true boxes, in memory; then the folder is taught (`cliploc.jobs.teach`) and its drafts
-are chosen again, as `annotate` and `review` do it.
-"""
+"""A person's reviews played with true boxes, in memory: the folder is taught and its drafts chosen again."""
 
 from __future__ import annotations
 
@@ -55,12 +51,7 @@ class Reviewer:
     """Reviews the pictures of a run whose true boxes are known."""
 
     def __init__(self, out: Path, pictures: Sequence[AskedPicture], labels: Sequence[int]) -> None:
-        """Opens the folder of `annotate`.
-
-        Args:
-            pictures: those of the run; their boxes are true.
-            labels: the dataset's label of each name of the run.
-        """
+        """Opens a folder of `annotate` with the true boxes of its pictures, and the dataset's label of each name."""
         manifest = folder.read_manifest(out, KIND)
         self._settings: Mapping[str, Any] = manifest["settings"]
         self._folder = AnnotatedFolder.of_run(out, manifest, [PictureFile(one.id, one.path) for one in pictures])

@@ -1,7 +1,4 @@
-"""The rows of benchmarks, one for each sample and setting: compares maps with boxes, writes and reads Parquet.
-
-Imports no torch, so that the processes that judge maps are small.
-"""
+"""Rows of benchmarks as Parquet: maps compared with the truth. No torch, so that judging processes are small."""
 
 from __future__ import annotations
 
@@ -114,11 +111,7 @@ def judge_sample(
 
 
 def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
-    """The mask `[224, 224]` of all the sample's instances, and the mask of ignored pixels; None if it has none.
-
-    As in Choe et al. 2020: every pixel that is not black, resized by nearest neighbour with OpenCV's rounding. Ignored
-    pixels that belong to an instance count.
-    """
+    """The masks `[224, 224]` of instances, and of ignored pixels, as Choe et al. 2020; None if there is none."""
     if not sample.masks:
         return None, None
     true = np.logical_or.reduce([_mask(path) for path in sample.masks])
@@ -173,10 +166,7 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """Reads a part as a `pyarrow.Table`, all columns or only the given ones, which saves memory.
-
-    A part that was written without a plugin's metric does not have that metric's columns.
-    """
+    """A part as `pyarrow.Table`, all columns or these; a metric that was not installed has none."""
     content = _files.read_part(path)
     if content is None:
         raise UsageError(f"{path} is damaged: run the same command again, to compute it again")

@@ -1,8 +1,4 @@
-"""`run_segmentation`: mIoU of a grid of settings on a segmentation set, into a folder that can be resumed.
-
-`evaluate_labels` has the same numbers of label maps made by any tool. `cliploc help segmentation` explains the protocol
-and the folder.
-"""
+"""`run_segmentation`: mIoU of a grid of settings, resumable; see `cliploc help segmentation`."""
 
 from __future__ import annotations
 
@@ -107,11 +103,7 @@ def run_segmentation(
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
-    """Benchmarks every setting on a segmentation set; see `run_benchmark`.
-
-    Args:
-        setups: models × prompts. Their options for views and boxes are not used.
-    """
+    """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
     if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
         raise UsageError(
             f"expected the protocol of {dataset.name}, got that of {protocol.name}: take protocol_of({dataset.name!r})"
@@ -251,11 +243,7 @@ def numbers_of(
     known: Sequence[int] | None = None,  # labels that the model can predict; None: all
     precisions: Sequence[float] = (),  # average precision of each picture, where each has one object
 ) -> Summary:
-    """The numbers of label maps as plain values, shares in percent; None for a number that does not exist.
-
-    `per_class` is label → name, iou, accuracy, pixels (None where a class is in no map); `confused` has the pairs of
-    classes with the most wrong pixels. With `known` fewer than all classes, `miou_known` is the mean over these.
-    """
+    """The numbers in percent (None: there is none), `per_class`, `confused`, and `miou_known` of known classes."""
     confusion = result.confusion
     true = confusion[:-1].sum(axis=1)
     per_class = {
@@ -345,15 +333,7 @@ def evaluate_labels(
     bootstrap: Bootstrap = DEFAULT,
     reporter: Reporter = SILENT,
 ) -> LabelsResult:
-    """Evaluates label maps made by any tool.
-
-    Args:
-        predictions: folder with `<id>.png` for each picture: one label per pixel, at the picture's size. Sets whose
-            label 0 does not count (voc20, context59, ade20k) count their classes from 0.
-        split: its split; None for the first.
-        truth: instead of a set: a folder of true label maps; see `folder_of_truths`.
-        reporter: gets each picture that is left out, the phase "maps", and the numbers of pictures to do and done.
-    """
+    """Evaluates any tool's `<id>.png`, a label a pixel, against a set or a folder of true label maps."""
     predictions = Path(predictions)
     if not predictions.is_dir():
         raise UsageError(f"expected a folder of label maps, found none at {predictions}: check the path")

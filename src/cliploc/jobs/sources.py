@@ -1,8 +1,4 @@
-"""Detects picture files that were replaced since their rows were computed.
-
-A row has a digest of its files' content. A part's check file has a stamp of each file (size and times), so that a
-resumed run reads only files whose stamp has changed.
-"""
+"""Detects replaced pictures: rows have digests of contents, parts stamps, and only changed stamps are read again."""
 
 from __future__ import annotations
 
@@ -33,10 +29,7 @@ def files_of(sample: SampleLike) -> list[Path]:
 
 
 def stamp(sample: SampleLike) -> str:
-    """A stamp of a sample's files that changes when one is written, replaced or touched; made without reading them.
-
-    It includes the time of the inode's last change, as the modification time can be set back.
-    """
+    """A stamp of a sample's files by size and times, also the inode's, which cannot be set back; nothing is read."""
     facts: list[tuple[int, int, int] | None] = []
     for path in files_of(sample):
         try:

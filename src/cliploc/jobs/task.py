@@ -111,14 +111,7 @@ def run_task(
     reporter: Reporter,
     phase: str = "benchmark",
 ) -> BenchmarkResult:
-    """Runs a task into a folder, or resumes it there; see `run_benchmark`.
-
-    Args:
-        judge_of: makes the judge of a setup; picklable.
-        entries: what the numbers depend on besides dataset and settings, for the manifest.
-        folders: names of folders that the run writes besides the task's files.
-        phase: what the reporter is told that the run does.
-    """
+    """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
     arrow()
     shards = tuple(shards_of(dataset.samples, shard_size))
     make_worker = partial(EvaluationWorker, judge_of, task.schema, dataset.root, tuple(setups), tuple(settings))

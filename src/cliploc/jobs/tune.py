@@ -1,8 +1,4 @@
-"""Chooses a model's recipe on pictures with true boxes, and tells what it gains on pictures that did not choose it.
-
-A variant of the present recipe has other views or another refinement; its maps are cut by several rules, each a τ and
-how regions are divided. One forward pass of a view serves all variants that have it. See `cliploc help tune`.
-"""
+"""Chooses a model's recipe, its gain measured on pictures that did not choose; see `cliploc help tune`."""
 
 from __future__ import annotations
 
@@ -76,12 +72,7 @@ def steps_for(backbone: Backbone) -> list[str]:
 
 
 def neighbours(own: Sequence[str], steps: Sequence[str]) -> list[tuple[str, ...]]:
-    """No refinement, and the lists with one step fewer, another one in its place, or one more.
-
-    Example:
-        >>> neighbours(["a"], ["a", "b"])
-        [(), ('b',), ('a', 'b')]
-    """
+    """No refinement, and the lists with one step fewer, another one in its place, or one more."""
     own = tuple(own)
     found: list[tuple[str, ...]] = [()]
     for place in range(len(own)):
@@ -99,11 +90,7 @@ def rules_of(own: BoxRule) -> list[BoxRule]:
 
 
 def quality(boxes: Boxes, truth: Mapping[int, npt.NDArray[Any]]) -> float:
-    """The mean, over the names that are there, of the average precision of a name's boxes in the picture.
-
-    Boxes are ranked by score. Each takes the true box that it fits best, with IoU ≥ 0.5, if no better one took it; a
-    true box that none takes counts as missed.
-    """
+    """The mean, over names there, of the AP of ranked boxes; each takes its best free true box at IoU ≥ 0.5."""
     found = []
     for label, true in truth.items():
         own = boxes.where(np.flatnonzero(boxes.label == label))
@@ -177,14 +164,7 @@ def best_of(values: Floats) -> int:
 
 
 def cross_fitted(values: Floats) -> Gain:
-    """The gain of choosing among candidates, the present one first.
-
-    Each fold's pictures are measured by the candidate that is best on all others, and compared with the present one
-    picture by picture.
-
-    Args:
-        values: `[n, K]`, of each picture by each candidate.
-    """
+    """The gain of choosing among `[n, K]`, the present first: folds are measured by the others' best candidate."""
     fold = np.arange(len(values)) % FOLDS
     chosen = tuple(best_of(values[fold != one]) for one in range(FOLDS))
     gains = values[np.arange(len(values)), np.array(chosen)[fold]] - values[:, 0]
@@ -273,14 +253,7 @@ def words_of_candidate(options: Mapping[str, Any]) -> str:
 
 
 def tune(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Tuned:
-    """Chooses views, refinement, τ and division of regions for a model, and fits its calibration.
-
-    Args:
-        localizer: runs the present recipe.
-        out: an empty folder, or that of a stopped run with the same settings, which is resumed.
-        reporter: gets the phases ("tuning", then those of `calibrate`), the numbers of pictures × variants, and each
-            picture that failed.
-    """
+    """Chooses views, refinement, τ and split of a model, and calibrates it, in `out`, which is resumed."""
     refuse_few(dataset)
     values, candidates, failed = _measured(localizer, dataset, out / "tuning", reporter)
     gain, present = cross_fitted(values), localizer.options

@@ -1,7 +1,4 @@
-"""Takes frames out of videos, as pictures of a run: files in the run's folder, made once for each video.
-
-A frame is called by its video and its number, counted from 0: `clip.mp4#000120.jpg`. `Every` says which are taken.
-"""
+"""Frames of videos as pictures of a run, made once: `clip.mp4#000120.jpg` is the frame counted from 0."""
 
 from __future__ import annotations
 

@@ -122,10 +122,7 @@ class MaxBoxAcc(Metric):
         return right[:, column]
 
     def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
-        """As `right_at`, but with equal columns merged: `[n, U]`, and for each τ its column, `[T]`.
-
-        Two τ have equal columns if no map has a level between them.
-        """
+        """As `right_at`, but with equal columns merged: `[n, U]`, and for each τ its column, `[T]`."""
         highest = sorted({row[0] for row in self._rows.values()})
         cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
         levels, column = np.unique(cuts, axis=1, return_inverse=True)  # [H, U], [T]
@@ -167,12 +164,7 @@ def largest_hits(curve: BoxCurve) -> dict[str, Any]:
 
 
 def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> bytes:
-    """At which of its map's levels the box is right, as the bits of 32 bytes; level 0 is the first byte's highest bit.
-
-    Example:
-        >>> packed_hits(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])), 0.5, "largest")[0]
-        64
-    """
+    """At which of its map's 256 levels the box is right, as bits; level 0 is the first byte's highest bit."""
     values = curve.largest if contours == "largest" else curve.best
     right = np.zeros(LEVELS, np.bool_)
     right[: len(values)] = values >= iou
@@ -180,12 +172,6 @@ def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every
 
 
 def hit_at(packed: bytes, highest: int, tau: float) -> bool:
-    """Whether the box at a threshold τ is right, from what `packed_hits` gave for a map of this highest level.
-
-    Example:
-        >>> curve = BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6]))
-        >>> hit_at(packed_hits(curve, 0.5, "largest"), 1, 1.0)
-        True
-    """
+    """Whether the box at a threshold τ is right, from what `packed_hits` gave for a map of this highest level."""
     place = level(tau, int(highest))
     return bool(packed[place // 8] >> (7 - place % 8) & 1)

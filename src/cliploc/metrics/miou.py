@@ -28,17 +28,7 @@ class PixelPairs:
 
 
 def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, ignore: int = IGNORE) -> PixelPairs:
-    """Counts the pairs of one picture.
-
-    Args:
-        predicted: `[H, W]` labels from 0 to `classes` − 1.
-        truth: `[H, W]` labels.
-
-    Example:
-        >>> pairs = pixel_pairs("a", np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), classes=2)
-        >>> pairs.true.tolist(), pairs.predicted.tolist(), pairs.pixels.tolist()
-        ([0, 0], [0, 1], [1, 1])
-    """
+    """Counts pairs of labels of one picture `[H, W]`, predicted from 0 to `classes` − 1."""
     if predicted.shape != truth.shape:
         raise InputError(
             f"{image_id}: expected a label map of {_by(truth)} pixels, like the true one, got {_by(predicted)}: "
@@ -157,18 +147,7 @@ def _mean(shares: Shares) -> Shares:
 
 
 def average_precision(scores: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Average precision of scores against what is right: Σ (R_i − R_{i−1}) · P_i over the different scores.
-
-    The definition of scikit-learn's `average_precision_score`; 0 where nothing is right.
-
-    Args:
-        scores: `[n]` floats, higher for what is more likely right.
-        right: `[n]` booleans.
-
-    Example:
-        >>> round(average_precision([0.9, 0.8, 0.7, 0.6], [True, False, True, False]), 4)
-        0.8333
-    """
+    """Σ (R_i − R_{i−1}) · P_i over different scores `[n]`, as scikit-learn's; 0 where nothing is right."""
     values, hits = np.asarray(scores, np.float64).ravel(), np.asarray(right, np.bool_).ravel()
     if not hits.any():
         return 0.0

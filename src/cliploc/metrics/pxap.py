@@ -106,13 +106,7 @@ def pack_counts(true: Counts, false: Counts) -> bytes:
 
 
 def unpack_counts(packed: bytes) -> tuple[Counts, Counts]:
-    """Reads what `pack_counts` made: the counts of pixels inside and outside the object, for each score.
-
-    Example:
-        >>> true, false = unpack_counts(pack_counts(np.array([1, 2]), np.array([3, 4])))
-        >>> false.tolist()
-        [3, 4]
-    """
+    """Reads what `pack_counts` made: the counts of pixels inside and outside the object, for each score."""
     both = np.frombuffer(zlib.decompress(packed), "<u4").astype(np.int64)
     true, false = np.split(both, 2)
     return true, false

@@ -20,11 +20,7 @@ class _StoppedError(Exception):
 
 
 class Job(Generic[T]):
-    """A piece of work. If `begin` was called, another thread does it, else the thread that asks for its result.
-
-    Args:
-        work: does it. It gets a function of two numbers; `result` passes on what the work calls it with.
-    """
+    """A piece of work, by a thread if begun, else by who asks; it gets a function of two numbers to tell its steps."""
 
     def __init__(self, work: Callable[[Tell], T]) -> None:
         self._work = work
@@ -76,10 +72,7 @@ class Job(Generic[T]):
 
 
 class Ahead(Generic[S, T]):
-    """Goes through items and their jobs. A thread does the next item's job while the caller uses this one's result.
-
-    A single item starts no thread. An error of `items` is raised after the results of the items before it.
-    """
+    """Items with their jobs, the next one's in a thread; an error of `items` comes after the results before it."""
 
     def __init__(self, items: Iterator[S], work: Callable[[S, Tell], T]) -> None:
         self._items, self._work = items, work

@@ -99,15 +99,7 @@ class Computed:
 
 
 class Flow:
-    """From requests to results, with one model and one set of options.
-
-    Args:
-        options: with every value that a recipe may set filled in; see `Options.filled`.
-        head: the file of a trained head, and the head; None for none.
-        second_look: the bank that it compares with, and how it is calibrated; None for no second look.
-        guide: a second tower; None for none.
-        mask_source: what draws masks; None for the heat.
-    """
+    """From requests to results, with one model and one set of options, filled by the recipe; None: no such part."""
 
     def __init__(
         self,
@@ -200,11 +192,7 @@ class Flow:
     def batches(
         self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
     ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
-        """Batches of prepared pictures, as a context manager: leaving it ends the threads, also after an error.
-
-        Args:
-            ahead: how many pictures are read ahead; None: a batch.
-        """
+        """Batches of prepared pictures, some read ahead; leaving the context ends the threads, also after an error."""
         size = self.options.batch_size
         ahead = size + DECODERS if ahead is None else ahead
         return closing(batches(self.preparation.stream(requests, ahead, on_error), size))
@@ -240,13 +228,7 @@ class Flow:
         absent_maps: bool = True,
         lessons: bool = False,
     ) -> Computed | None:
-        """The maps of every task, and which names are there.
-
-        Args:
-            items: a batch: pictures with equally many names, beside some that cannot be read.
-            bank: names to compare with; None for a calibrated model, or where no presence is asked for.
-            lessons: whether the lessons of the pictures are made.
-        """
+        """The maps of every task, and which names are there, of a batch; bank: what uncalibrated presence asks."""
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
             return None
@@ -479,12 +461,7 @@ def _with_boxes(
     keep_maps: bool,
     sides: FloatArray | None,
 ) -> tuple[FloatArray, Boxes, Reasons]:
-    """The maps of all names, zero where none was made or none is kept; the boxes; and why names are not found.
-
-    Args:
-        reasons: for each name, why it is not there; None where it is.
-        sides: see `Localization`.
-    """
+    """Maps of all names, zero where none was made or kept; boxes; why names are not found (None: found)."""
     shape = (len(names), *frame.input_hw)
     maps: FloatArray | None = None
     parts: list[Boxes] = []

@@ -130,12 +130,7 @@ class Inside:
 def look_inside(
     backbone: Backbone, texts: Texts, guide: Guide | None, task: Task, item: Prepared, needs: Needs | None
 ) -> Inside:
-    """One forward pass of one picture that keeps everything, and the method's raw map from it.
-
-    Args:
-        guide: a second tower; None for none.
-        needs: what to keep besides what the method reads; None: all of a ViT, a CNN's last and middle stage.
-    """
+    """One pass of one picture that keeps `needs` (None: all of a ViT, two CNN stages), and the method's raw map."""
     everything = Needs(features=(-1, backbone.middle_stage))
     if backbone.kind == "vit":
         everything |= Needs(tokens="all", attention="all", projections="all", dense=1)

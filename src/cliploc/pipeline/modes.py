@@ -47,10 +47,7 @@ def _after_fork(device: torch.device) -> None:
 
 @contextmanager
 def own_modes(device: torch.device) -> Iterator[None]:
-    """Sets modes of our own for the time of a block: no gradients, no autocast, the CPU as default device.
-
-    torch's default dtype is shared by all threads, so it is not changed: every tensor here is made with a dtype.
-    """
+    """No gradients, no autocast, the CPU as default device; the default dtype is all threads', so not changed."""
     _after_fork(device)
     with ExitStack() as modes:
         if torch.is_inference_mode_enabled():  # in which no method could have gradients

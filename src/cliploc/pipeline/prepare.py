@@ -94,14 +94,7 @@ class Unreadable:
 
 
 class Preparation:
-    """How a localizer reads pictures.
-
-    Args:
-        resize: how a picture is fitted to the input; None for the model's own way.
-        image_size: input side in pixels, or (height, width); None for the model's own.
-        windows: for each set of windows, how many inputs the picture's shorter side is long; see `Frame.windows`.
-        resize_ahead: whether pictures are resized when they are prepared; else when their pixels are asked for.
-    """
+    """How a localizer reads pictures; None: the model's own. `windows`: the shorter side in inputs, by set."""
 
     def __init__(
         self,
@@ -229,11 +222,7 @@ def _input_hw(backbone: Backbone, image_size: int | tuple[int, int] | None) -> t
 def batches(
     items: Generator[Prepared | Unreadable, None, None], size: int
 ) -> Generator[list[Prepared | Unreadable], None, None]:
-    """Batches of consecutive pictures with the same number of names, so that no names need padding.
-
-    A picture that cannot be read keeps its place in a batch, so that the batches of the others, and with them the last
-    bits of their results, do not depend on it.
-    """
+    """Consecutive pictures with equally many names; unreadable ones keep their places, so no result moves."""
     batch: list[Prepared | Unreadable] = []
     names: int | None = None  # of the pictures of the batch
     with closing(items):

@@ -1,11 +1,4 @@
-"""A second look at each box: what the tower reads inside it, compared with a bank of other names.
-
-The tower's readings of all places are there already (`Backbone.dense`), from the whole picture and from its windows.
-Their mean inside a box is an embedding of what the box shows. It competes with the bank (`Bank`), not with the other
-names asked for, so that what is said of a name does not depend on these. Together with the box's size, the fit of its
-map and the picture's own embeddings it gives two chances (`Calibration`): that the box is right, and that its name is
-in the picture.
-"""
+"""What the tower reads inside each box, against a bank of other names → chances of boxes and names."""
 
 from __future__ import annotations
 
@@ -35,11 +28,7 @@ MOST_BOXES = 4096  # of which the readings are taken at once; bounds the memory
 
 
 class Readings:
-    """The readings of every place of a batch's pictures: a view of the whole picture, and one of each set of windows.
-
-    Args:
-        windows: for each set of windows, the picture's shorter side in window sides.
-    """
+    """Readings of all places of a batch: of whole pictures, and of each set of windows."""
 
     def __init__(self, backbone: Backbone, batch: Sequence[Prepared], windows: tuple[float, ...]) -> None:
         self._backbone, self._frames, self._windows = backbone, [item.frames[0] for item in batch], windows
@@ -111,14 +100,7 @@ class SecondLook:
         return sum(view.numel() * view.element_size() for view in self.places)
 
     def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule, min_presence: float) -> Judgement:
-        """Boxes of maps, with the chances that they are right instead of the maps' own scores.
-
-        Args:
-            boxes: all boxes of the names that are not ruled out, with the scores of their maps.
-            reasons: for each name, why it is ruled out; None where it is not.
-            rule: its `min_score` and `max_boxes` choose among the boxes.
-            min_presence: a name is found from this chance on; below it is unsure.
-        """
+        """Boxes of maps with the chances that they are right; a name is found from `min_presence` on, else unsure."""
         chance, presence = self.chances(boxes)
         passes = self.calibration.passes(self.of_names, min_presence) | ~self.competes
         if self.alike is not None:

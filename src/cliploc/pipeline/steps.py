@@ -39,17 +39,7 @@ Lots = Iterator[tuple[Sequence[int], FloatArray]]  # a few names at a time: thei
 
 
 class Steps:
-    """The refinements of a flow, and what they read.
-
-    Args:
-        windows: for each set of windows, the picture's shorter side in window sides; see `Frame.windows`.
-        window_hw: height and width of the input that a window fills.
-
-    Attributes:
-        on_grid: those on the feature grid.
-        over_picture: those over the picture.
-        values_at_once: values of maps that are in memory together; None for the usual number. No result depends on it.
-    """
+    """A flow's refinements `on_grid` and `over_picture`, and what they read; no result depends on `values_at_once`."""
 
     def __init__(
         self,
@@ -104,10 +94,7 @@ class Steps:
         return [*needs, Needs(features=(self._backbone.middle_stage, taught_stage(self._backbone)))]
 
     def stitched(self, whole: Context, batch: Sequence[Prepared], taught: bool = False) -> StitchedFeatures:
-        """An empty `StitchedFeatures` for what steps on the grid read, on the grid of the smallest windows.
-
-        It stitches no stage if the grid of the whole pictures is finer, or if there is a guide.
-        """
+        """An empty `StitchedFeatures` on the smallest windows' grid; no stage with a guide, or if whole is finer."""
         stages = {stage for one in self._all_needs(taught) for stage in one.features}
         grids = {}
         for stage in stages if self._smallest is not None else ():
@@ -127,12 +114,7 @@ class Steps:
         whole: Sequence[Context],
         together: Remembered,
     ) -> Joined:
-        """Computes one task's maps from its looks, with the steps on the grid; unwanted maps are zero.
-
-        The steps on the grid follow the mean of all views. They read the stitched features of the smallest windows, if
-        these are finer than those of the whole pictures at the first scale. With flips the steps run twice, the second
-        time mirrored, and the mean is taken: otherwise a mirrored picture would not have the mirrored map.
-        """
+        """A task's maps from its looks, with steps on the grid after the mean of views; with flips mirrored too."""
         if not task.refined:  # its map is the same for every picture, so no other view or step is needed
             return Joined([[raw[0]]], batch)
         views = by_view(raw)
@@ -219,12 +201,7 @@ class Steps:
         return frame, self._over_picture(b, joined, names, inputs, frame)
 
     def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
-        """Finished maps after the steps over the picture.
-
-        Args:
-            inputs: how the picture lies in the input without its padding.
-            frame: how the picture lies in the larger image that the steps work on.
-        """
+        """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""
         item = joined.batch[b]
         pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
         stride, scales = self._backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
@@ -246,10 +223,7 @@ class Steps:
 
 
 def with_features(context: Context, features: Mapping[int, Tensor], made: dict[Any, Any]) -> Context:
-    """A context of whole pictures whose features, stage → `[B, C, h, w]`, are replaced by those of windows.
-
-    What steps make of these features is kept in `made`, as other windows give others of the same size.
-    """
+    """A context with windows' features, stage → `[B, C, h, w]`; what steps make of them stays in `made`."""
     if not features:
         return context
     trace = replace(context.trace, features={**context.trace.features, **features})

@@ -63,13 +63,7 @@ def members(method: Method) -> tuple[Method, ...]:
 
 
 class TaskMaker:
-    """Makes tasks for one tower.
-
-    Args:
-        head: the localizer's own trained head and its file, used by the method that it is trained for.
-        own_threshold: whether each method's own threshold replaces that of `box_rule`, because none was given.
-        guide: a second tower; None for none.
-    """
+    """Makes tasks for one tower; `own_threshold`: each method's own, as none was given; `head`: for its method."""
 
     def __init__(
         self,

@@ -34,15 +34,7 @@ ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their differen
 
 
 class Texts:
-    """Embeds names with one model and one set of templates.
-
-    Args:
-        background: names of the surroundings, which all names are told from; see `directions`.
-        cache: embeddings on disk; None for none.
-        memory: embeddings in memory; None for none.
-        exemplars: name → the pictures that stand for it.
-        learnt: what a folder has taught; its pictures stand for the names that the model does not know.
-    """
+    """Embeds names with one model and templates; exemplars and `learnt` pictures stand for names, caches for work."""
 
     def __init__(
         self,
@@ -69,11 +61,7 @@ class Texts:
 
     @undisturbed
     def embed(self, texts: TextSet) -> Tensor:
-        """`[P, D]` unit norm.
-
-        A name with exemplars is the mean of their unit-norm embeddings, and of its text's where that counts too: each
-        picture and the text have equal weight, as synonyms have.
-        """
+        """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
         spoken = [words for words in texts.synonyms if self._reads_text(words)]
         written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
         rows = []
@@ -180,14 +168,7 @@ class Texts:
     def embed_together(
         self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
     ) -> Tensor:
-        """`[P, D]` unit norm of names that belong together: computed together, and stored as one entry.
-
-        So they do not depend on what was embedded before, not even by rounding, and are read quickly.
-
-        Args:
-            cache: the cache on disk, which may be another than that of single names; None for none.
-            told: called with 0 before they are computed, then with how many more are done; not if they were stored.
-        """
+        """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
         key = tuple("|".join(words) for words in texts.synonyms)
         kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
         size = self.backbone.embedding_size

@@ -1,8 +1,4 @@
-"""Looks are the inputs of one forward pass; several looks give the views, whose mean is a picture's map.
-
-A view is the whole picture at one scale, or all windows of one set, mirrored or not. It gives a map in 0–1 of the whole
-picture. The windows of a view may need several forward passes, so several looks.
-"""
+"""Looks (inputs of a forward pass) give views, each a map in 0–1 of the whole picture, whose mean is its map."""
 
 from __future__ import annotations
 
@@ -67,11 +63,7 @@ def by_view(maps: Sequence[LookMaps]) -> list[View]:
 
 @dataclass(frozen=True)
 class Joined:
-    """The maps of a batch by one task, computed from their views when they are asked for.
-
-    A map over the input takes a hundred times the memory of the map on the grid, and with thousands of names only some
-    fit into memory at once.
-    """
+    """A batch's maps by one task, made when asked for: over inputs thousands of names do not fit into memory."""
 
     views: Sequence[View]  # of the batch, each with maps [n, P, h, w] on the tower's grid or that of a refinement
     batch: Sequence[Prepared]  # the pictures
@@ -116,10 +108,7 @@ class Joined:
 
 
 def _of_picture(view: View, b: int, names: Sequence[int]) -> tuple[list[Frame], Tensor]:
-    """The frames of picture number `b` in a view, and its maps of some names `[frames, p, h, w]`.
-
-    There are none if the picture is too narrow for the view's windows.
-    """
+    """The frames of picture `b` in a view, and its maps `[frames, p, h, w]`; none if it is too narrow."""
     frames, parts = [], []
     for look, values in view:
         own = [n for n, owner in enumerate(look.owners) if owner == b]
@@ -139,12 +128,7 @@ def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor
 
 
 def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> int:
-    """How many names are computed together, so that their maps `[H, W]` fit into memory.
-
-    Example:
-        >>> at_once(10_000, (224, 224)), at_once(3, (224, 224)), at_once(10_000, (4096, 4096))
-        (83, 3, 1)
-    """
+    """How many names are computed together, so that their maps `[H, W]` fit into memory."""
     return max(1, min(count, values // (hw[0] * hw[1])))
 
 
@@ -170,14 +154,7 @@ def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Ten
 
 
 class StitchedFeatures:
-    """The features of a batch's windows, stitched over the whole pictures, all mirrored or none.
-
-    For each picture only one sum is stored, whatever the number of its windows.
-
-    Args:
-        windows: index of the set of windows; None for none.
-        grids: stage → height and width of its stitched features; other stages are not stitched.
-    """
+    """Features of windows, summed over whole pictures, by stage in `grids`; `windows`: the set, or None."""
 
     def __init__(self, windows: int | None, frames: Sequence[Frame], grids: Mapping[int, tuple[int, int]]) -> None:
         self._windows, self._grids = windows, grids

@@ -54,14 +54,7 @@ class Section:
 
 
 def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -> Path:
-    """Writes the report of a benchmark, whatever it measured, into its folder.
-
-    The input is manifest.json, summary.json and parts/*.parquet of the folder, and the dataset's pictures; the page
-    lists pictures that cannot be read. Existing files are overwritten; the same folder gives the same bytes.
-
-    Args:
-        pictures: whether to embed small copies of the photographs; maps and boxes are always there.
-    """
+    """Writes any benchmark's report into its folder, the same bytes each time; `pictures`: with photographs."""
     folder = Path(out_folder)
     of_task = {
         "segmentation": write_segmentation_report,
@@ -124,11 +117,7 @@ def _facts(run: BenchmarkRun) -> dict[str, str]:
 
 
 def _headline(settings: Sequence[SettingResult]) -> dict[str, Any] | None:
-    """The best settings, for the head of the page; None where nothing was evaluated.
-
-    `best` by MaxBoxAcc, `fixed` by GT-known Loc at a τ fixed beforehand (each None if there is no such setting), and
-    `alike`, the number of other settings whose intervals overlap with the best one's.
-    """
+    """`best` by MaxBoxAcc, `fixed` by GT-known Loc at a fixed τ, how many intervals are `alike`; None: nothing."""
     if not settings:
         return None
     best, *others = settings

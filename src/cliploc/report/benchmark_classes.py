@@ -118,11 +118,7 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
 
 
 def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:
-    """The confusion matrix of each classifier of the run; settings with the same predictions share one.
-
-    Its `title` names these settings; for each class, `rows` has how often each of these classes was predicted (the
-    number, and the share of the class's pictures), how often another one, and the most frequent others.
-    """
+    """Each classifier's confusion matrix of these labels, titled by its settings; `rows`: counts, shares, others."""
     groups: dict[bytes, list[SettingResult]] = {}
     for one in settings:
         rows = run.of(one).sort_values("sample")

@@ -76,10 +76,7 @@ def tau_curves(settings: Sequence[SettingResult]) -> Figure:
 
 
 def iou_histogram(run: BenchmarkRun, setting: SettingResult, top: float) -> Figure:
-    """Draws a histogram of the IoU of the largest contour's box at τ; right boxes filled, wrong ones hatched.
-
-    The axis ends at `top` percent, so that the figures of all settings have the same scale.
-    """
+    """IoU of the largest contour's box at τ, right filled, wrong hatched; `top`: the shared axis' end."""
     shares = iou_shares(run, setting)
 
     def draw(axes: Any, palette: Palette) -> None:

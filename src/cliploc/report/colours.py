@@ -37,10 +37,7 @@ def as_hex(colour: Colour) -> str:
 
 
 def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colour]:
-    """Colours for many names, different for names that are often in the same picture.
-
-    With more names than colours, some names share one. The most frequent names choose first.
-    """
+    """Colours that differ for names often in one picture; of too many names, the most frequent choose first."""
     if count <= len(NAME_COLOURS):
         return [name_colour(index) for index in range(count)]
     frequency: Counter[int] = Counter()

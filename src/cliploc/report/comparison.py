@@ -45,12 +45,7 @@ class ModelResults:
 
 
 def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str]) -> Image.Image:
-    """Draws one sheet for one picture: a row for each method, a column for each name, those of each model together.
-
-    Many rows are folded into blocks beside each other. A cell holds the picture with heat and boxes of its name, a ring
-    at the hottest place, and below it whether the name was found, its boxes, and the peak of the map. A method that has
-    no result on a model has an empty cell with the reason.
-    """
+    """A sheet for a picture: methods × names by model, many rows in blocks; a cell's heat, boxes, peak."""
     shown = [result for one in models for result in one.results.values()]
     if not shown or not titles:
         raise UsageError("expected the results of at least one method, got none")
@@ -69,10 +64,7 @@ def refuse_too_many(methods: int, names: int, models: int = 1) -> None:
 
 
 def peak_of(result: Localization, index: int) -> tuple[float, float, float] | None:
-    """The hottest place of a name's map: its heat (0–1), and x and y in pixels of the original.
-
-    Of equally hot places the first counts, as in the pointing game; None for a map that is the same everywhere.
-    """
+    """A map's hottest place: heat (0–1), x, y in original pixels, the first of equals; None for a flat map."""
     x0, y0, x1, y1 = result.frame.visible_xyxy
     heat = np.nan_to_num(result.maps[index, y0:y1, x0:x1])  # [h, w]
     if not heat.size or heat.min() == heat.max():
@@ -226,10 +218,7 @@ class _Sheet:
 
 
 def _fitting(size_wh: tuple[int, int], rows: int, columns: int) -> tuple[int, tuple[int, int]]:
-    """The number of rows of a block and the size of a cell's picture that make pictures on the sheet largest.
-
-    The sheet is enlarged if cells would be too small to be legible.
-    """
+    """The rows of a block and a cell's picture size that make pictures largest, and cells legible."""
     longest, (least, most) = max(size_wh), CELL_SIDES
     side = float(SHEET_SIDE)
     scale, of_block = _largest(size_wh, rows, columns, side)

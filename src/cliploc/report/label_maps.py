@@ -29,10 +29,7 @@ Labels = npt.NDArray[np.integer[Any]]
 
 
 def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
-    """A label map `[H, W]` as a picture whose pixel values are the labels.
-
-    Its palette has the names' colours, and black for the background; with more than 255 names it is grey, of 16 bits.
-    """
+    """A label map `[H, W]` as palette picture in the names' colours; grey of 16 bits with more than 255 names."""
     if names > MOST:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8))
@@ -59,11 +56,7 @@ def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], mas
 
 
 def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run: str = "") -> Image.Image:
-    """Draws each name's pixels in its colour, with a legend below; the background is dark.
-
-    The drawing is at most 1,600 pixels a side, without the legend. Names of at least 1 % of the photo are written on
-    it, at the place furthest from other names: ten colours are used in turn.
-    """
+    """Each name's pixels in its colour, names of 1 % and more written on it, a legend below; 1,600 pixels."""
     width, height = fit_within(image.size, MAX_SIDE)
     scale = max(1, LEAST_SIDE // max(width, height))  # a tiny photo in whole multiples
     width, height = width * scale, height * scale

@@ -41,19 +41,7 @@ def draw_overlay(
     caption: bool = True,
     masks: bool = False,
 ) -> Image.Image:
-    """Draws heat, masks and boxes on the picture, at the picture's size.
-
-    Heat is a light shade whose opacity rises with it, so that the thing can be seen, and a thin line where it reaches
-    the threshold of the boxes. One name: the shade is of a perceptually uniform palette (dark violet to yellow), boxes
-    are white. Several names: each has its own colour for box, line and shade. A name that was not found has half the
-    shade and no line, and no shade among others.
-
-    A mask is a light shade with an outline in the colour of its name, which its box has too.
-
-    Args:
-        heatmap: whether to draw heat; None: unless masks are drawn.
-        caption: whether to write method, model and threshold in a corner.
-    """
+    """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
     _check_opacity(opacity)
     unknown = [name for name in names or () if name not in result.names]
     if unknown:
@@ -63,13 +51,7 @@ def draw_overlay(
 
 
 def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) -> Image.Image:
-    """Draws one sheet for one picture: the photograph, and a panel with a caption for every name.
-
-    With two names or more, the last panel has the boxes of all names, each in its colour. With more than `MOST_PANELS`
-    names only that number of the names found get a panel, best first, and the photograph's caption says so. The sheet
-    is at most about 1,600 pixels wide, and with few names no higher; large photographs are reduced and tiny ones
-    enlarged, so that lines and letters stay legible.
-    """
+    """A sheet for a picture: photograph, a panel a name (the best `MOST_PANELS`), last all boxes; 1,600 pixels wide."""
     _check_opacity(opacity)
     together = len(result.names) > 1 and bool(result.found.any())
     chosen = _paneled(result)

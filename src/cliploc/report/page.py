@@ -58,13 +58,7 @@ def write_page(
     settings: Mapping[str, Any],
     hint: str = "",  # a line below the settings, such as the command that uses another model
 ) -> None:
-    """Writes a page that shows the results beside the truth.
-
-    It begins with three counts: names found, missed and invented. For each photograph and each result there is a row:
-    the original with true boxes (dashed) and found boxes (solid), and a heat overlay for every name with its verdict.
-    What is wrong (a thing missed, a box with a low IoU, an absent thing found) is marked by a sign, words and a frame.
-    At the end there are a table of all results, and the settings.
-    """
+    """A page of results beside the truth: names found, missed and invented, then overlays, table, settings."""
     photos = [_photo(item) for item in items]
     page = REPORT_TEMPLATES.render(
         "page.html",

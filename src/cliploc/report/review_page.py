@@ -1,8 +1,4 @@
-"""The review editor: draft boxes to correct, in one file to send around, or as `cliploc review` serves it.
-
-Both are the same page, `review.html`. In a file it holds the pictures, keeps what a person does in the browser, and
-saves it as JSON for `cliploc annotate --apply`; from a server it asks for them (`cliploc.web.editor`).
-"""
+"""The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
 
 from __future__ import annotations
 
@@ -142,10 +138,7 @@ def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:
 
 
 def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]]:
-    """A mask as polygons that a person can edit: of each piece the outline, then its holes, each x, y, x, y …
-
-    Pieces and holes of which less than a triangle would be left are left out, but the largest piece always stays.
-    """
+    """A mask as polygons x, y …: pieces, then their holes; the largest stays, others need a triangle."""
     width, height = size_wh
     pieces: list[list[list[float]]] = []
     part, left, top = rle.part_of({"size": [height, width], "counts": counts})

@@ -83,22 +83,12 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
 
 
 def protocol_names() -> list[str]:
-    """The sets that have a protocol.
-
-    Example:
-        >>> protocol_names()[0]
-        'ade20k'
-    """
+    """The sets that have a protocol."""
     return sorted(_OWN)
 
 
 def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protocol:
-    """The protocol of a set, changed by the options.
-
-    Example:
-        >>> protocol_of("cityscapes").short_side, len(protocol_of("voc21").classes)
-        (560, 21)
-    """
+    """The protocol of a set, changed by the options."""
     if name not in _OWN:
         raise UsageError(f"expected the segmentation set to be one of {', '.join(protocol_names())}, got {name!r}")
     things = (ClassName("background", ("background",)), ClassName("thing", ("thing",)))

@@ -1,8 +1,4 @@
-"""Votes of regions: every pixel of a region gets the label that most of the region's pixels have.
-
-A map is coarse, and its labels end anywhere; a region ends where colours or textures change. The regions are those of
-the picture's colours, or masks of Segment Anything (`cliploc.sam.SamRegions`).
-"""
+"""Votes of regions, of colours or of Segment Anything (`cliploc.sam.SamRegions`), on a label map's pixels."""
 
 from __future__ import annotations
 
@@ -42,18 +38,7 @@ def region_source(name: str | None, device: str = "cpu") -> RegionSource | None:
 
 
 class ColourRegions:
-    """Regions of similar colour: neighbouring pixels of a small copy, merged by Ward's criterion (1963).
-
-    tools/region_study.py compares other values of the arguments.
-
-    Args:
-        count: how many regions.
-        side: pixels of the longer side of the copy.
-        place: weight of the position, against colour.
-
-    Raises:
-        UsageError: scikit-learn is not installed.
-    """
+    """Regions of similar colour on a small copy, merged by Ward's criterion (1963); tools/region_study.py."""
 
     def __init__(self, count: int = 24, side: int = 64, place: float = 0.5) -> None:
         try:
@@ -83,14 +68,7 @@ class ColourRegions:
 
 
 def voted(labels: npt.NDArray[Any], regions: Regions) -> npt.NDArray[Any]:
-    """A label map `[H, W]` after the vote of its regions `[H, W]`; pixels in none (−1) keep their labels.
-
-    Of labels with equally many pixels of a region, the lowest wins.
-
-    Example:
-        >>> voted(np.array([[1, 1, 2], [2, 2, 2]]), np.array([[0, 0, 0], [1, 1, -1]])).tolist()
-        [[1, 1, 1], [2, 2, 2]]
-    """
+    """A label map `[H, W]` after its regions' vote, the lowest of equal labels; pixels in none (−1) keep theirs."""
     inside = regions >= 0
     if not inside.any():
         return labels

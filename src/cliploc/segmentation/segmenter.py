@@ -123,12 +123,7 @@ class Segmenter:
         reporter: Reporter = SILENT,
         regions: Regions | None = None,
     ) -> dict[str, Labels]:
-        """The label map `[H, W]` of each method.
-
-        Args:
-            methods: some of the methods; None: all.
-            regions: `[H, W]`, the region of each pixel, from 0 on; −1: in none. None: the protocol's.
-        """
+        """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's."""
         resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
         tasks = self._chosen(methods)
         seen = self._windows(images, self._queries, self._words, tasks, reporter)
@@ -294,15 +289,7 @@ class Segmenter:
 
 
 def segmenting_methods(localizer: Localizer) -> list[str]:
-    """The methods on a localizer's tower whose maps of several names can be compared: those that give cosines.
-
-    No method gives cosines on a convolutional tower. There it is the recipe's, CAM: it is linear in the text, and a
-    `Segmenter` scales its maps of all names to 0–1 together.
-
-    Example:
-        >>> segmenting_methods(Localizer("mini"))
-        ['cam']
-    """
+    """Methods that give cosines, so maps of names compare; on a CNN the recipe's, CAM, linear in the text."""
     backbone = localizer.backbone
     able = [name for name in fitting(backbone, guided=localizer.guide is not None) if find(name).cosines]
     return able or [recipe_of(backbone).method]
@@ -319,13 +306,7 @@ class _Seen:
     hw: tuple[int, int]  # of the resized picture
 
     def sides(self, maps: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """How the windows' maps `[W, Q, h, w]` lie over a picture of this size, down and across.
-
-        Resampling is separable, and so is the mean where windows overlap, as they form a grid.
-
-        Returns:
-            `[H, tops · h]` and `[W, lefts · w]`: a row or column of pixels is this mean of the windows' places.
-        """
+        """Resampling of window maps, separable: `[H, tops · h]` and `[W, lefts · w]`, means of windows' places."""
         down, across = (
             self._side(length, starts, window, whole, cells).to(maps)
             for length, starts, window, whole, cells in zip(
@@ -367,11 +348,7 @@ def _rows(height: int, values: int, device: torch.device) -> Iterator[slice]:
 
 
 def stepped(step: Refinement, context: Context, maps: Tensor) -> Tensor:
-    """Applies a refinement on the grid to raw maps `[n, Q, h, w]`.
-
-    A refinement takes maps in 0–1. All maps of a window are scaled to 0–1 together, which keeps their differences, and
-    scaled back afterwards.
-    """
+    """A refinement on the grid of raw maps `[n, Q, h, w]`, scaled to 0–1 together and back."""
     maps = F.interpolate(maps, size=step.grid(context), mode="bilinear", align_corners=False)
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)  # [n, 1, 1, 1]
     spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
@@ -386,30 +363,13 @@ def _resized(maps: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def resized_hw(hw: tuple[int, int], protocol: Protocol) -> tuple[int, int]:
-    """Height and width of a picture that is resized as mmcv does it: the ratio kept, sides rounded.
-
-    Example:
-        >>> from cliploc.segmentation import protocol_of
-        >>> resized_hw((375, 500), protocol_of("voc21"))
-        (336, 448)
-    """
+    """Height and width of a picture that is resized as mmcv does it: the ratio kept, sides rounded."""
     factor = min(protocol.long_side / max(hw), protocol.short_side / min(hw))
     return max(1, int(hw[0] * factor + 0.5)), max(1, int(hw[1] * factor + 0.5))
 
 
 def label_map(over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], protocol: Protocol) -> Labels:
-    """The label of every pixel: the class of the most probable query, and the background's rules.
-
-    The probability p is the softmax over queries of logit scale · cosine; a class has the largest p of its queries. The
-    query with the largest cosine has the largest p; only the rule for the background needs p itself, and its
-    denominator is summed a few queries at a time.
-
-    Args:
-        class_of: `[Q]` the label of each query, in ascending order.
-
-    Returns:
-        `[H, W]`; the first of equally probable classes.
-    """
+    """The label `[H, W]` of the most probable query, `class_of` `[Q]` ascending, and the background's rules."""
     labels, probability = _best(over_pixels, class_of, hw, protocol)
     if protocol.area_threshold > 0:
         counts = torch.bincount(labels.flatten(), minlength=int(class_of.max()) + 1)

@@ -1,9 +1,4 @@
-"""Caches a frozen tower's features of the training pictures on disk, so that an epoch computes only the head.
-
-Each safetensors file holds a part of the pictures in one view. It is written atomically and memory-mapped when read.
-After an interruption existing files are not computed again. The folder's name is a digest of everything that the values
-depend on, so all heads share the features.
-"""
+"""A frozen tower's features on disk, by a digest of all that they depend on, so that heads share them."""
 
 from __future__ import annotations
 

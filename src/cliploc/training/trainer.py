@@ -1,8 +1,4 @@
-"""Trains a head on the cached features of a frozen tower, from image-level labels only.
-
-All random choices depend on the seed and the epoch only, and a checkpoint is written after every epoch. So a training
-that was interrupted and resumed on one machine gives exactly the same head as one that was not.
-"""
+"""Trains a head on cached features from image labels; resumed from an epoch's checkpoint, the same head."""
 
 from __future__ import annotations
 
@@ -103,11 +99,7 @@ class TrainSettings:
 
     @classmethod
     def published(cls, method: str, kind: HeadKind, **changed: Any) -> TrainSettings:
-        """The method's published settings (TS-CAM: SGD, weight decay 5e-4; LCTR: AdamW, 5e-4, 14 epochs), with changes.
-
-        TS-CAM's learning rate is ours, as the paper's is for a whole transformer. An open head that starts from the
-        tower's dense reading has a smaller one.
-        """
+        """Published settings (TS-CAM: SGD, decay 5e-4; LCTR: AdamW, 14 epochs), but TS-CAM's rate is ours."""
         if method not in HEADS:
             raise UsageError(f"expected method to be one of {', '.join(HEADS)}, got {method!r}")
         own = OWN_SETTINGS.get((method, kind), OWN_SETTINGS[method, "open"])  # another kind is refused below

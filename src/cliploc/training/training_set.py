@@ -35,11 +35,7 @@ class LabelledPictures:
 
 
 def read_folder(root: str | Path) -> LabelledPictures:
-    """Reads a training set in folders, `ROOT/CLASS/…/picture`.
-
-    A folder's name is the name of its class, or a WordNet id of ImageNet. "cat,kitten" is a class with a synonym.
-    Underscores are read as spaces if the name contains no space.
-    """
+    """A training set `ROOT/CLASS/…/picture`; "cat,kitten" has a synonym, or CLASS is a WordNet id."""
     root = user_path(root)
     if not root.is_dir():
         raise UsageError(
@@ -54,11 +50,7 @@ def read_folder(root: str | Path) -> LabelledPictures:
 
 
 def read_csv(file: str | Path) -> LabelledPictures:
-    """Reads a training set from a CSV file with a line `path,label` for each picture.
-
-    Paths are relative to the file's folder. A label is a name, a name and its synonyms ("cat|kitten"), or a WordNet id
-    of ImageNet. A first line `path,label` is a header.
-    """
+    """A training set of lines `path,label`, paths from the file's folder, "cat|kitten" or a WordNet id."""
     file = user_path(file)
     try:
         lines = list(csv.reader(lines_of(file)))
@@ -90,10 +82,7 @@ def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
 
 
 def only_usable_classes(pictures: LabelledPictures, usable: tuple[int, ...]) -> LabelledPictures:
-    """The training set without the classes of which no picture can be read; it is the same one if there is none.
-
-    Pictures keep their places. Those of a class that is left out have the label −1.
-    """
+    """The set without classes of which no picture can be read: those pictures get the label −1."""
     kept = sorted({pictures.labels[number] for number in usable})
     if len(kept) == len(pictures.classes):
         return pictures
@@ -124,12 +113,7 @@ def view(
     input_hw: tuple[int, int],
     interpolation: Interpolation = "bicubic",
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """One view of a picture, fitted to the model's input: `[3, H, W]` uint8.
-
-    View 0 is the picture as in localisation. The others, as published, are random crops of 7/8 of the sides (224 of
-    256) with a random flip. The numbers of the picture and the view determine them, so trainings with different seeds
-    share them.
-    """
+    """`[3, H, W]` uint8: view 0 as in localisation, others random crops of 7/8 with flips, by their numbers."""
     image = load(path).image
     height, width = input_hw
     if which == 0:
@@ -156,11 +140,7 @@ class Parts:
 
 
 def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> Parts:
-    """Splits pictures into a training part and a held-out part for early stopping.
-
-    By "pictures": this share of every class is held out, but at least one picture of it is kept for training. By
-    "classes": this share of the classes with all their pictures, to test an open head on classes that it does not know.
-    """
+    """Holds out this share, of each class's "pictures" (one stays) or of "classes", for early stopping."""
     random = np.random.default_rng([seed, 0])
     of_class: dict[int, list[int]] = {}
     for index in usable:

@@ -170,10 +170,7 @@ class Answers:
             return JSONResponse(await asyncio.to_thread(menu_of, self._service, settings))
 
     async def show(self, request: Request) -> Response:
-        """All that the page shows of a search, or of the last one with other values of the sliders.
-
-        The answer is lines of JSON: while a search goes on, every half second its status line, at last what is shown.
-        """
+        """A search's lines of JSON: status every half second, at last what is shown, also by other sliders."""
         question = await question_in(request, self._store)
         if not question.visitor:
             raise RefusedError(422, NO_VISITOR)

@@ -46,14 +46,7 @@ def write_files(
     reporter: Reporter = SILENT,
     recipe: Recipe | None = None,
 ) -> list[str]:
-    """Writes the files to download.
-
-    For every method: an overlay at the photograph's size; the heatmaps as one array `[P, H, W]`, float32 in 0–1, and as
-    one 16-bit grey picture per name, in which 65535 stands for 1; the boxes in every format of `downloads`. Of several
-    methods also one sheet of all of them. Also results.json, and a zip of all files, which is the first in the list.
-    With masks: the overlay shows them, boxes have theirs in results.json and in the formats, and there is a label map
-    with its legend, labels.json.
-    """
+    """Writes overlays, heatmaps (npy, 16-bit grey), boxes in all formats, masks, results.json, a zip (first)."""
     paths = []
     for method, one in results.items():
         width, height = one.image.size

@@ -1,8 +1,4 @@
-"""`cliploc review`: the editor of an annotation's boxes, for one person on this machine.
-
-A request names a picture by its number in this run, never by a path. Bodies are checked against a schema. What is saved
-is on the disk before the answer is sent. The gate before it refuses foreign hosts and pages, as for `cliploc serve`.
-"""
+"""`cliploc review`: pictures by number, bodies by schema, saves on the disk before the answer, one gate before all."""
 
 from __future__ import annotations
 

@@ -47,14 +47,7 @@ def application(
     rate: float = RATE,
     debug: bool = False,
 ) -> Guard:
-    """Page and API as an ASGI application.
-
-    Args:
-        auth: user and password; None to let everybody in.
-        hosts: the names by which the server may be reached; by default this machine's own.
-        rate: requests a minute of one client on another machine; 0 for no limit.
-        debug: whether an error of the program itself is printed with its traceback, on the server.
-    """
+    """Page and API as an ASGI application; `auth` None: everybody; `rate` a minute of a remote client, 0: no limit."""
     try:
         import python_multipart  # noqa: F401  # starlette reads forms by it
         from starlette.applications import Starlette

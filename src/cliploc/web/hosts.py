@@ -1,8 +1,4 @@
-"""Checks by which host name, and from which page, a request reaches the server.
-
-Another website can make a browser send requests to this server: under the website's own name that resolves to this
-server's address (DNS rebinding), or directly, with the website's origin. Both are refused.
-"""
+"""Refuses foreign host names (DNS rebinding) and requests from other websites' pages."""
 
 from __future__ import annotations
 

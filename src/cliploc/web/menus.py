@@ -62,13 +62,7 @@ def _recipes(menu: Menu) -> Choices:
 
 
 def _parts(recipe: Recipe) -> str:
-    """The parts of a recipe in a few words.
-
-    Example:
-        >>> from cliploc.recipes import recipe_of
-        >>> _parts(recipe_of("mini"))
-        'CAM, affinity, level, scale 1.43, windows'
-    """
+    """The parts of a recipe in a few words."""
     options = recipe.options
     scales = options.get("scales", ())
     words = [find(recipe.method).title, *options.get("refine", ())]

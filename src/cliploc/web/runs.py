@@ -24,10 +24,7 @@ class StoppedError(UsageError):
 
 
 class Run(Generic[T]):
-    """One piece of work in a thread, with a count of its steps; it can be stopped, and has a time limit.
-
-    Whatever the work reports raises `StoppedError` once the run is to end.
-    """
+    """One piece of work in a thread, that can be stopped: whatever it reports then raises `StoppedError`."""
 
     def __init__(self, work: Work[T], seconds: float = MAX_SECONDS) -> None:
         self.steps = 0, 0  # masked pictures that are done, and that are left

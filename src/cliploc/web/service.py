@@ -68,10 +68,7 @@ class Offer:
         return {"model": self.model, "pretrained": weights, "precision": self.precision}
 
     def arguments_of(self, method: str) -> dict[str, Any]:
-        """`method` and, where it has one, `head` as `Localizer` takes them; for a file only its name.
-
-        For a recipe: `recipe`, or nothing where it is the default one.
-        """
+        """`method` and `head` (a file: its name), or `recipe` if not the default, as `Localizer` takes them."""
         recipe = recipe_in(method)
         if recipe is not None:
             return {} if recipe == "default" else {"recipe": recipe}

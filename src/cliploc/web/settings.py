@@ -68,10 +68,7 @@ SIGNS = re.compile(r"[=|~@,\[\]\s]+")  # with a meaning in a list of names, or i
 
 @dataclass(frozen=True)
 class Settings:
-    """All inputs of the page except the photograph.
-
-    Fields that `cliploc.Options` has too mean the same there. Fields at their defaults leave the choice to the recipe.
-    """
+    """All inputs of the page except the photograph; those of `Options` mean the same, defaults are the recipe's."""
 
     names: str = ""  # as typed: one per line, or separated by commas
     model: str = ""  # the model's key in the menu; "" for the first
@@ -123,10 +120,7 @@ class Settings:
         return found
 
     def with_exemplar(self, file: str | None) -> Settings:
-        """The settings of a search with this file as exemplar: its name is filled in, and is among the names.
-
-        Without a file, the settings of an exemplar are reset.
-        """
+        """A search's settings with this file as exemplar, its name filled in; None resets those of an exemplar."""
         if not file:
             return replace(self, exemplar_name="", exemplar_box="", exemplar_text=False)
         name = " ".join(self.exemplar_name.split()) or SIGNS.sub(" ", Path(file).stem).strip() or "exemplar"

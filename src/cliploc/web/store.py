@@ -18,10 +18,7 @@ UNKNOWN_FILE = "There is no such file, or no longer: create the files again."
 
 
 class Store:
-    """Pictures by their id, and downloads by the name of their folder and their own.
-
-    Neither can be guessed, nor computed from a picture: only who uploaded a picture, or had files made, can name it.
-    """
+    """Pictures by id, downloads by folder and name, which nobody can guess or compute from a picture."""
 
     def __init__(self, folder: Path, examples: Mapping[str, Path] | None = None) -> None:
         self._folder = folder

@@ -31,11 +31,7 @@ class Uploads:
         self._read_again = 0.0
 
     def make_room(self, length: int) -> None:
-        """Removes files if a new one of so many bytes might be too much.
-
-        Reading a folder of thousands of files takes longer than an upload. So it is only read again when the limits
-        may be reached, or after a while, as downloads are written there too.
-        """
+        """Removes files if so many more bytes might be too much; reads the folder only then, or after a while."""
         with self._lock:
             self._bytes, self._number = self._bytes + length, self._number + 1
             fits = self._bytes <= self._max_bytes and self._number <= MAX_FILES

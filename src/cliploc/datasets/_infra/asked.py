@@ -35,17 +35,7 @@ AskedDataset: TypeAlias = DatasetSplit[AskedPicture]
 
 
 def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> AskedDataset:
-    """The pictures of a dataset, each with the names that are there and some that are not.
-
-    The negatives are those of POPE (Li et al. 2023, arXiv 2305.10355), as many as names are there: drawn at random, the
-    most frequent ones of the split, or those that are most often in one picture with the names that are there.
-    Names that are there only as crowds, or as difficult things, are not asked.
-
-    Args:
-        negatives: one of `NEGATIVES`.
-        names: the labels that may be asked.
-        draw: which pictures; frequencies are those of all.
-    """
+    """Each picture with names that are there, not only as crowds, and as many POPE negatives (Li et al. 2023)."""
     truths: dict[Path, dict[int, FloatArray]] = {}
     size_of = {}
     for sample in dataset.samples:

@@ -60,11 +60,7 @@ class Candidate:
 
 
 class Checker:
-    """Turns candidates into samples and records what is left out or corrected.
-
-    Args:
-        classes: the number of classes; 0 for pictures with label maps, which have no label.
-    """
+    """Turns candidates into samples and records what is left out; `classes` 0: pictures with label maps."""
 
     def __init__(self, problems: Problems, classes: int = 0) -> None:
         self.add = problems.add
@@ -175,12 +171,7 @@ def safe_id(one: str) -> bool:
 
 
 def picture_ids(names: Iterable[str]) -> dict[str, str]:
-    """The id of each picture: its path without the extension, or the whole path where others have the same.
-
-    Example:
-        >>> picture_ids(["a/1.jpg", "a/2.jpg", "a/2.png"])
-        {'a/1.jpg': 'a/1', 'a/2.jpg': 'a/2.jpg', 'a/2.png': 'a/2.png'}
-    """
+    """The id of each picture: its path without the extension, or the whole path where others have the same."""
     stems = {name: Path(name).with_suffix("").as_posix() for name in names}
     times = Counter(stems.values())
     return {name: stem if times[stem] == 1 else name for name, stem in stems.items()}

@@ -27,11 +27,7 @@ def coco_format(path: Path, again: str) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path, missing: str = "") -> Iterator[None]:
-    """Reads a file of a dataset in a `with` block; what is in it is judged by the caller.
-
-    Args:
-        missing: the line for a file that is not there; "" for the usual one.
-    """
+    """Reads a file of a dataset in a `with` block; `missing`: the line for a file that is not there."""
     try:
         yield
     except FileNotFoundError:

@@ -130,22 +130,12 @@ def read_labels(path: Path) -> LabelMap:
 
 
 def reduced(labels: LabelMap) -> LabelMap:
-    """mmsegmentation's reduce_zero_label: 0 does not count, the others are one less, and 255 stays.
-
-    Example:
-        >>> reduced(np.array([[0, 1, 150, 255]], np.int32)).tolist()
-        [[255, 0, 149, 255]]
-    """
+    """mmsegmentation's reduce_zero_label: 0 does not count, the others are one less, and 255 stays."""
     return np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int32)
 
 
 def class_list(name: str) -> tuple[ClassName, ...]:
-    """The classes of a segmentation set with their synonyms, in the order of the labels.
-
-    Example:
-        >>> class_list("voc20")[0].name, len(class_list("ade20k"))
-        ('aeroplane', 150)
-    """
+    """The classes of a segmentation set with their synonyms, in the order of the labels."""
     text = (resources.files("cliploc.datasets") / "class_lists" / f"{name}.txt").read_text(encoding="utf-8")
     first, *others = classes_of(text.splitlines())
     if name in BACKGROUND_WORDS:
@@ -154,12 +144,7 @@ def class_list(name: str) -> tuple[ClassName, ...]:
 
 
 def classes_of(lines: Iterable[str]) -> tuple[ClassName, ...]:
-    """Classes out of lines, each a name and its synonyms, separated by ", ".
-
-    Example:
-        >>> classes_of(["person, body"])
-        (ClassName(name='person', synonyms=('person', 'body'), wnid=''),)
-    """
+    """Classes out of lines, each a name and its synonyms, separated by ", "."""
     split = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in lines if line.strip()]
     return tuple(ClassName(words[0], words) for words in split)
 

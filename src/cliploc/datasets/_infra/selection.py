@@ -94,10 +94,7 @@ class Draw:
                 raise UsageError(f"expected a {option} of at least 1, got {short(value)}")
 
     def of(self, candidates: Sequence[C], check: Callable[[C], S | None]) -> tuple[S, ...]:
-        """The samples of candidates, in their order.
-
-        Candidates that cannot be used do not count, and no more are checked than needed.
-        """
+        """The samples of candidates, in order; what cannot be used does not count, and few more are checked."""
         order = list(range(len(candidates)))
         if self.sample is not None:
             random.Random(self.seed).shuffle(order)

@@ -25,10 +25,7 @@ Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what stands
 
 
 def blur_kernel(side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> Tensor:
-    """RISE's kernel `[side, side]`: a point blurred by a Gaussian that is reflected at the kernel's edges.
-
-    It is flatter than a Gaussian that is cut off, because the part outside is added inside.
-    """
+    """RISE's kernel `[side, side]`: a Gaussian reflected at the edges, so flatter than one cut off."""
     reach = round(4 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = (-(offsets**2) / (2 * sigma**2)).exp()
@@ -46,11 +43,7 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> Fill:
-    """What replaces removed pixels of one picture `[1, 3, H, W]` normalised.
-
-    "zero" (of normalised values, as RISE), "black" (of unnormalised ones, as Chefer), "blur", "mean" (the picture's
-    mean colour), "noise" (uniform, in each channel of each pixel), or "inpaint" (Telea 2004).
-    """
+    """What replaces pixels of `[1, 3, H, W]`: zero (RISE), black (Chefer), blur, mean, noise, inpaint (Telea 2004)."""
     if kind == "inpaint":
         return lambda removed: _inpainted(images, removed, normalize)
     shape = (1, 3, *images.shape[-2:])
@@ -93,11 +86,7 @@ def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
 
 
 def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_NOISE) -> Tensor:
-    """ROAD's noisy linear imputation: each removed pixel is the weighted mean of its neighbours, plus noise.
-
-    Neighbours may be removed too: one sparse linear system, solved for the three channels. `[1, 3, H, W]` normalised,
-    `[H, W]` bool → `[1, 3, H, W]`.
-    """
+    """ROAD's imputation `[1, 3, H, W]`: removed pixels `[H, W]` are means of neighbours plus noise, one system."""
     try:
         from scipy.sparse import csc_matrix
         from scipy.sparse.linalg import splu

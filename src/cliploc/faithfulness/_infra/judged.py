@@ -164,8 +164,4 @@ class FaithfulnessMetric(ABC):
 
     @abstractmethod
     def measure(self, judged: Judged) -> Measured:
-        """The numbers and curves of one map.
-
-        Raises:
-            ModelError: the tower gave a value that is not a number.
-        """
+        """The numbers and curves of one map; a `ModelError` where the tower gave no number."""

@@ -198,10 +198,7 @@ class Faithfulness:
         others: Callable[[], OtherMaps] | None = None,
         reporter: Reporter = SILENT,
     ) -> Measured:
-        """The numbers and curves of one map `[h, w]` over the whole picture, of any size, which any tool may have made.
-
-        `others` are further maps by the same method; None for a map of another tool.
-        """
+        """Numbers and curves of any tool's map `[h, w]`; `others`: further maps by its method."""
         size = (seen.images.shape[-2], seen.images.shape[-1])
         warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
         if warmth.shape != size:
@@ -231,11 +228,7 @@ class Faithfulness:
 
     @undisturbed
     def region(self, seen: AskedPicture, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
-        """The scores of the region that a map of `maps` marks alone, and of the picture without it.
-
-        Places hotter than this share of the map's maximum are marked; or "auto", as for boxes. Removed pixels are 0 of
-        the normalised picture, or what `options.baseline` says.
-        """
+        """Scores of the places hotter than this share of the maximum alone, and of the picture without."""
         level = float(hot_levels(heat[None], threshold)[0])
         marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
         removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
@@ -305,11 +298,7 @@ class Faithfulness:
 
 
 def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
-    """A copy of a model in which the values of each of the last weight tensors are shuffled.
-
-    The share is of the image tower's weight tensors with more than one value, from the output down: in the reverse of
-    the order in which a forward pass uses them first.
-    """
+    """A copy whose last weight tensors' values are shuffled; the share is from the output down."""
     if not isinstance(backbone, nn.Module):
         raise UsageError(f"expected a model that is a torch module, got {backbone.name}: leave randomisation out")
     copied = copy.deepcopy(backbone)

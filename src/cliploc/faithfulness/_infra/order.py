@@ -10,14 +10,7 @@ from torch import Tensor
 
 
 def removal_order(heat: Tensor) -> Tensor:
-    """For each pixel of a map `[H, W]`, how many are removed before it, the hottest first: `[H, W]` int64.
-
-    Equally hot pixels are removed row by row from the upper left. Only the order of the map's values counts.
-
-    Example:
-        >>> removal_order(torch.tensor([[0.1, 0.9], [0.5, 0.9]])).tolist()
-        [[3, 0], [2, 1]]
-    """
+    """How many pixels go before each of a map `[H, W]`, hottest first, of equal ones row by row: int64."""
     order = heat.flatten().argsort(descending=True, stable=True)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
@@ -25,23 +18,13 @@ def removal_order(heat: Tensor) -> Tensor:
 
 
 def counts(pixels: int, steps: int) -> list[int]:
-    """How many pixels are removed after each step, from 0 to all; the last step may be shorter, as in RISE.
-
-    Example:
-        >>> counts(10, 4)
-        [0, 3, 6, 9, 10]
-    """
+    """How many pixels are removed after each step, from 0 to all; the last step may be shorter, as in RISE."""
     step = -(-pixels // min(steps, pixels))
     return [*range(0, pixels, step), pixels]
 
 
 def area(curve: Sequence[float]) -> float:
-    """The area under a curve of n scores at equal distances: (Σ − first/2 − last/2)/(n − 1); RISE's.
-
-    Example:
-        >>> area([1.0, 0.5, 0.0])
-        0.5
-    """
+    """The area under a curve of n scores at equal distances: (Σ − first/2 − last/2)/(n − 1); RISE's."""
     return float((sum(curve) - curve[0] / 2 - curve[-1] / 2) / (len(curve) - 1))
 
 
@@ -54,12 +37,7 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
 
 
 def spearman(a: Tensor, b: Tensor) -> float | None:
-    """The correlation of the ranks of two maps, equal values with their mean rank; None where a map is flat.
-
-    Example:
-        >>> round(spearman(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([3.0, 4.0, 5.0])), 6)
-        1.0
-    """
+    """The correlation of the ranks of two maps, equal values with their mean rank; None where a map is flat."""
     return pearson(mean_ranks(a), mean_ranks(b))
 
 

@@ -37,11 +37,7 @@ def joined(parts: Sequence[Scores]) -> Scores:
 
 
 class Scorer:
-    """Scores pictures by one name among several.
-
-    `told` gets the number of pictures just done, and of those left of the same series; `halved` the size of a batch
-    that was too large for the memory.
-    """
+    """Scores pictures by a name among several; `told` gets pictures done and left, `halved` a batch too large."""
 
     def __init__(
         self,

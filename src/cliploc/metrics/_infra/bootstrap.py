@@ -36,15 +36,7 @@ class Bootstrap:
         return None if replicates is None else self.quantiles(replicates)
 
     def replicated(self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]) -> Numbers | None:
-        """The statistic in each replicate, `[replicates]`, or None without replicates or images.
-
-        All statistics of n images get the same draws.
-
-        Args:
-            values: `[n, T]`, a row for each image.
-            statistic: column means `[r, T]` of r replicates → `[r]`. If it takes the best τ, that is the best of each
-                replicate.
-        """
+        """The statistic of column means, in each replicate, `[replicates]`; the same draws for equal n."""
         n, columns = values.shape
         if not self.replicates or not n:
             return None

@@ -23,15 +23,7 @@ OUTSIDE = 0  # the basin of the frame: nothing where pixels are hot, and not a h
 
 
 def regions(framed: npt.NDArray[np.uint8]) -> tuple[Regions, Regions]:
-    """Finds the regions of a map at all of its levels.
-
-    Args:
-        framed: `[H, W]`, a map within a frame of zeros, one pixel wide.
-
-    Returns:
-        The hot regions, of 8 neighbours; and the holes: the regions of the map 255 − levels, of 4 neighbours, except
-        the one at the frame.
-    """
+    """The hot regions (8 neighbours) of a map framed by zeros, at all levels, and holes (4), not the frame's."""
     width = framed.shape[1]
     return Regions(*_walk(framed.ravel(), width, True)), Regions(*_walk((255 - framed).ravel(), width, False))
 
@@ -46,10 +38,7 @@ def _root(parent, one):
 
 @njit(nogil=True, cache=True)
 def _runs(flat):
-    """Where each run starts, and the first and last pixel of its top, which may be wide, `[n, 2]`.
-
-    The first run holds what lies before the first rise.
-    """
+    """Where each run starts, with what lies before the first rise, and first and last pixel of its top `[n, 2]`."""
     starts, tops, count = np.zeros(flat.size + 1, np.int32), np.zeros((flat.size, 2), np.int32), 1
     falling = True
     for pixel in range(1, flat.size):
@@ -96,10 +85,7 @@ def _basins(flat, width, starts, tops, diagonal):
 
 @njit(nogil=True, cache=True)
 def _borders(flat, basin, width, starts, diagonal):
-    """The pairs of neighbours in two basins, `[n, 2]`, from the highest level down, and where each level starts.
-
-    Diagonal pairs are left out where a third pixel connects the two, as nearly everywhere.
-    """
+    """Neighbours in two basins `[n, 2]`, highest level first, where levels start; needless diagonals left out."""
     size = flat.size
     last = size - width - 1
     flags = np.zeros((size + 7) // 8 * 8, np.uint8)  # 1: with the pixel below; 2, 4: the diagonals below
@@ -134,11 +120,7 @@ def _borders(flat, basin, width, starts, diagonal):
 
 @njit(nogil=True, cache=True)
 def _extents(flat, width, basin, highest, starts, tops):
-    """Each growth of a basin's box, from the highest level down, as a row of 4 · basin + side and the side's new value.
-
-    Sides are −x0, −y0, x1, y1, so that each only grows. They follow from the highest level of each of a basin's rows
-    and columns. The second result tells where each level starts.
-    """
+    """Each growth of a basin's box, from the highest level down: 4 · basin + side, value; where levels start."""
     basins, runs = len(highest), len(tops)
     box = np.empty((basins, 4), np.int32)  # x0, y0, x1, y1
     box[:, 0] = box[:, 1] = flat.size
@@ -184,12 +166,7 @@ def _extents(flat, width, basin, highest, starts, tops):
 
 @njit(nogil=True, cache=True)
 def _squares(flat, width, basin, basins):
-    """Each growth of the area that a basin's 2×2 squares enclose, from the highest level down: rows of basin and area.
-
-    A square of three pixels encloses 1/2, of four 1; areas are counted in halves. So it counts at the level of its
-    third-highest pixel and again at that of its lowest. All pixels at least as high as the third are in one region: the
-    square counts for the basin of the highest. The second result tells where each level starts.
-    """
+    """Each growth of a basin's area by 2×2 squares, in halves: at the third-highest pixel and at the lowest."""
     last = flat.size - width - 1
     third, lowest, highest = np.empty(last, np.uint8), np.empty(last, np.uint8), np.empty(last, np.uint8)
     for pixel in range(last):

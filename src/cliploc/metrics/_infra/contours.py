@@ -18,10 +18,7 @@ OUTWARD: IntArray = np.array([-1, -1, 1, 1])  # converts sides −x0, −y0, x1,
 
 @dataclass(frozen=True)
 class ContourBoxes:
-    """The boxes of one map at every cut c = 0 … its maximum; pixels above c are hot.
-
-    Boxes are bounding rectangles x, y, x + w, y + h in map pixels; 0, 0, 0, 0 where a cut leaves nothing hot.
-    """
+    """One map's boxes x, y, x + w, y + h at every cut c, pixels above c; 0, 0, 0, 0 where nothing is hot."""
 
     largest: IntArray  # [k, 4], for each cut the box of the contour that encloses the largest area
     every: IntArray  # [n, 4], the boxes of all contours, outer and inner, cut by cut
@@ -29,23 +26,7 @@ class ContourBoxes:
 
 
 def contour_boxes(levels: Levels, *, heat: npt.NDArray[np.floating] | None = None) -> ContourBoxes:
-    """Finds the boxes of a map's contours at all of its thresholds.
-
-    The boxes are those of `cv2.findContours(mask, RETR_TREE, CHAIN_APPROX_SIMPLE)`, found without making all contours.
-    An outer contour's rectangle is that of an 8-connected hot region; an inner contour's is that of a 4-connected hole
-    and the pixels around it. No inner contour encloses more than the outer one that it lies in.
-
-    Args:
-        levels: `[H, W]` uint8.
-        heat: `[H, W]` finite, the values that the levels were rounded from, or None. Without numba (the extra `fast`)
-            it saves most of the time on smooth maps; the result is the same.
-
-    Example:
-        >>> levels = np.zeros((6, 6), np.uint8)
-        >>> levels[1:3, 2:5] = 1
-        >>> contour_boxes(levels).largest.tolist()
-        [[2, 1, 5, 3], [0, 0, 0, 0]]
-    """
+    """cv2's contour boxes (RETR_TREE) of uint8 levels at all thresholds; `heat`, unrounded, saves time."""
     if levels.dtype != np.uint8 or levels.ndim != 2 or not levels.size:
         raise ValueError(f"expected a uint8 map [H, W], got {levels.dtype} {list(levels.shape)}")
     highest = int(levels.max())
@@ -119,11 +100,7 @@ def _largest_boxes(framed: Levels, highest: int, outside: Regions | None, holes:
 
 
 def _clearly_largest(outside: Regions, holes: Regions | None, boxes: IntArray) -> npt.NDArray[np.bool_]:
-    """Sets the boxes of cuts at which one region certainly encloses the largest area; returns which cuts those are.
-
-    The area that a region encloses is at least its area without holes. It is at most its box's area, and at most its
-    area without holes plus that of the boxes of all holes at this cut.
-    """
+    """Sets the boxes of cuts where one region's area, holes excluded, exceeds what any other can have."""
     level, sides, corners = outside.level, outside.sides, outside.corners
     most = 2 * (sides[:, 2] + sides[:, 0] - 1) * (sides[:, 3] + sides[:, 1] - 1)
     if holes is not None:
@@ -152,11 +129,7 @@ def _largest(contours: Sequence[Any]) -> Any:
 
 
 def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
-    """The bounding rectangles `[n, 4]` of the regions of at least level t, for t = 0 … 256; none for 0 and 256.
-
-    Computed from the top down: a region consists of regions of the level above and of pixels of level t, so only a few
-    extremes are compared. To measure every region of every mask with OpenCV would take three times as long.
-    """
+    """Rectangles `[n, 4]` of the regions of at least level t, t = 0 … 256, from the top down by few extremes."""
     kind = cv2.CV_16U if levels.size < 2**16 else cv2.CV_32S  # the smaller is faster
     order = np.argsort(levels, axis=None, kind="stable")  # pixels, level by level
     starts = np.searchsorted(levels.ravel()[order], np.arange(257))

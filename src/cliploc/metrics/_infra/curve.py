@@ -23,10 +23,7 @@ TAUS: Floats = np.arange(0, 1, 0.001)  # the thresholds τ that are tried
 
 @dataclass(frozen=True)
 class BoxCurve:
-    """The best IoU of one map's boxes with its image's true boxes, at each of the map's levels.
-
-    A map of 256 levels has at most 256 different thresholds, so the IoU at any τ is looked up: see `index`.
-    """
+    """The best IoU of one map's boxes with the true boxes at each of its at most 256 levels; see `index`."""
 
     image_id: str  # which image
     largest: Floats  # [k], the IoU of the largest contour's box; k − 1 is the map's highest level
@@ -132,11 +129,7 @@ def _best_iou(boxes: npt.NDArray[np.generic], truths: Floats, extra: Literal[0, 
 
 
 def iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike, extra: Literal[0, 1]) -> Floats:
-    """IoU of every box of `a [n, 4]` with every one of `b [m, 4]` → `[n, m]` in float64.
-
-    Not `geometry.iou_matrix`, because the WSOL evaluation counts corners as pixels (extra = 1) and compares ratios
-    such as 7/10 with 0.7 in double precision.
-    """
+    """`[n, m]` in float64; WSOL counts corners as pixels (extra 1) and compares ratios in double precision."""
     # Column by column: much faster than reductions over an axis of two.
     ax0, ay0, ax1, ay1 = np.ascontiguousarray(np.asarray(a_xyxy, dtype=np.float64).reshape(-1, 4).T)[:, :, None]
     bx0, by0, bx1, by1 = np.ascontiguousarray(np.asarray(b_xyxy, dtype=np.float64).reshape(-1, 4).T)[:, None, :]

@@ -52,23 +52,7 @@ def regions_of_peaks(
     *,
     holes: bool = False,
 ) -> Regions | None:
-    """Finds all regions of a map at all of its levels.
-
-    Args:
-        levels: `[H, W]`.
-        heat: `[H, W]`, the values that the levels were rounded from; a higher level never has a lower value.
-        holes: whether to leave out the region that the first pixel is in, and all areas.
-
-    Returns:
-        The regions, or None for a map with too many peaks.
-
-    Example:
-        >>> levels = np.zeros((4, 6), np.uint8)
-        >>> levels[1, 1], levels[1, 4], levels[1, 2:4] = 2, 3, 1
-        >>> found = regions_of_peaks(levels, levels.astype(float), 4)
-        >>> sorted(zip(found.level.tolist(), (found.sides * (-1, -1, 1, 1)).tolist()))
-        [(1, [1, 1, 5, 2]), (2, [1, 1, 2, 2]), (2, [4, 1, 5, 2]), (3, [4, 1, 5, 2])]
-    """
+    """All regions at all levels of a map of few peaks; `holes`: without areas and the first pixel's."""
     height, width = levels.shape
     peak = climb(heat, connectivity)  # [N] the pixel at which each pixel's path ends
     flat = levels.ravel()
@@ -120,11 +104,7 @@ def _saddles(
 
 
 def _squares(levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], count: int) -> IntArray:
-    """Twice the area that each basin's 2×2 squares enclose at each level, `[basins, 256]`.
-
-    A square with 3 pixels in a region adds 1/2, a square with 4 adds 1. So a square adds 1/2 at the level of its
-    third-highest pixel and 1/2 at the level of its lowest.
-    """
+    """Twice the area of each basin's 2×2 squares at each level `[basins, 256]`: third-highest and lowest pixel."""
     a, b, c, d = levels[:-1, :-1], levels[:-1, 1:], levels[1:, :-1], levels[1:, 1:]
     low_of_ab, low_of_cd = np.minimum(a, b), np.minimum(c, d)
     lowest = np.minimum(low_of_ab, low_of_cd)

@@ -18,11 +18,7 @@ PICTURES = "pictures.csv"  # the list's name
 
 
 class FileNames:
-    """Names the files of an export after its pictures: all in one folder, inside the export's folder, and unique.
-
-    Most readers look neither into sub-folders nor at the extension: a picture's file is known by its stem. So the
-    folders become part of the name: `cats/a.jpg` gives `cats__a`, and `cats/a.png` then `cats__a-2`.
-    """
+    """Unique names in one folder by stem, as most readers know them: `cats/a.jpg` → `cats__a`, then `cats__a-2`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
@@ -53,14 +49,7 @@ class FileNames:
 
 
 def flat_stem(name: str) -> str:
-    """The stem that `FileNames` gives a picture's files if no other picture has it.
-
-    What lists of files, YAML or a file system could misread becomes `_`: spaces, quotes, `#`, `<>:|?*`.
-
-    Example:
-        >>> flat_stem("cats/one cat.jpg")
-        'cats__one_cat'
-    """
+    """The stem of `FileNames` for a single picture; what lists, YAML or file systems misread becomes `_`."""
     *folders, last = _safe_parts(name)
     stem = "__".join([*folders, PurePosixPath(last).stem])
     return _shortened(re.sub(r"""[\s"'#<>:|?*]""", "_", stem))

@@ -34,11 +34,7 @@ class LabelStudio(Export):
     needs = frozenset({"image_url"})
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `labelstudio.json` and `labelstudio_config.xml`.
-
-        Boxes are in percent of the upright picture; each has a score and a unique id. A mask is
-        written as a brush and replaces its box.
-        """
+        """Writes `labelstudio.json` (boxes in percent, masks as brushes) and `labelstudio_config.xml`."""
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
@@ -130,12 +126,7 @@ def polygon_shape(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int
 
 
 def brush(runs: rle.Counts) -> list[int]:
-    """The runs of a mask, row by row, as the bytes of Label Studio's brush: in bits, as `@thi.ng/rle-pack` packs them.
-
-    The picture is RGBA, row by row, 0 or 255 in all four channels. First the number of values (32 bits), the bits of a
-    value less 1 (5), and those of the four kinds of run lengths, each less 1 (4 each). Then for each run a 1, the kind
-    of its length (2 bits), its length less 1, and its value (8 bits).
-    """
+    """A mask's runs as Label Studio's brush, packed as `@thi.ng/rle-pack` does: RGBA, 0 or 255, by rows."""
     bits = [f"{4 * runs.sum():032b}{7:05b}", *(f"{size - 1:04b}" for size in RUN_BITS)]
     for number_of_run, length in enumerate(runs.tolist()):
         left = 4 * length

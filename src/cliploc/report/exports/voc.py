@@ -1,7 +1,4 @@
-"""Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs.
-
-Corners are whole pixels counted from 1, both inside the box.
-"""
+"""Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs."""
 
 from __future__ import annotations
 
@@ -47,13 +44,7 @@ class Voc(Export):
             )
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `voc/`, its folders without sub-folders, `labelmap.txt` and the list `pictures.csv`.
-
-        Pictures are links, or copies if asked for or if the file system has no links. `labelmap.txt` has the labels
-        and their colours. With masks also `SegmentationClass/` and `SegmentationObject/`, PNGs in VOC's palette, whose
-        values are the label and the number of the object in the XML, from 1; the better box covers the others. Of a
-        picture with more than 254 objects, those after the best 254 have no number: they are void, with a warning.
-        """
+        """Writes `voc/` without sub-folders, `labelmap.txt`, `pictures.csv`, and masks, better boxes over others."""
         from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
         def fill(target: Path) -> None:

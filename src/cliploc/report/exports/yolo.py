@@ -30,11 +30,7 @@ class Yolo(Export):
     needs = frozenset({"picture_files"})
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `yolo/`: `images/` and `labels/` without sub-folders, `data.yaml`, and the list `pictures.csv`.
-
-        Pictures are links, or copies if asked for or if the file system has no links. With masks, a line is a
-        polygon.
-        """
+        """Writes `yolo/`: `images/`, `labels/`, `data.yaml`, `pictures.csv`; with masks, lines are polygons."""
         from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
         def fill(target: Path) -> None:
@@ -61,12 +57,7 @@ class Yolo(Export):
 
 
 def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
-    """A mask as lines of YOLO's segmentation: the label, and the corners of one polygon as shares of the picture.
-
-    Readers take corners for pixels and fill the polygon with its border. A quarter of a pixel inside them, a corner is
-    the same pixel for those that round down (Ultralytics) and those that round (supervision). A mask has one line; only
-    pieces that are too far apart to be joined have lines of their own.
-    """
+    """A mask's lines: polygons a quarter of a pixel inside corners, for readers that round down or round."""
     height, width = code["size"]
     part, left, top = rle.part_of(code)
     for polygon in joined(part):

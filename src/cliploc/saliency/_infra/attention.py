@@ -1,8 +1,4 @@
-"""Helpers of the attention methods: choice of blocks, attention of the embedding, patches back on the grid.
-
-Then the rules that replace the attention of a ViT's last blocks for a dense reading of its patches: pure functions,
-each a `DenseReading.rule`: `(q, k, v, scale) → out`. Attention is fused: `[T, T]` weights are never stored.
-"""
+"""Attention methods: choice of blocks, the embedding's attention, and fused rules of `DenseReading.rule`."""
 
 from __future__ import annotations
 
@@ -85,10 +81,7 @@ def class_attention(ctx: Context, block: int) -> Tensor:
 
 
 def summed_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
-    """TS-CAM's attention A* = Σ_l mean_H A^l[class token → patches], `[B, h, w]`, with or without a trained head.
-
-    On a tower with an attention pool it is the pool's attention alone, as its query attends once.
-    """
+    """TS-CAM's A* = Σ_l mean_H A^l[class token → patches], `[B, h, w]`; of an attention pool only the pool's."""
     chosen = looking_blocks(ctx, blocks)
     return patches_of(ctx, torch.stack([class_attention(ctx, block) for block in chosen]).sum(dim=0))
 
@@ -133,10 +126,7 @@ def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
 
 
 def iterated_self_attention(iterations: int, temperature: float | None = None) -> AttentionRule:
-    """GEM's rule: v, k and q are each clustered `iterations` times and then attend to v; the mean of the three results.
-
-    Before each step they are normalised to unit length in every head. A temperature replaces the block's scale.
-    """
+    """GEM's rule: v, k, q each clustered, unit length by head, attend to v; the mean of three."""
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
         scale = scale if temperature is None else 1 / temperature

@@ -1,8 +1,4 @@
-"""Other rules for a ViT's backward pass: LibraGrad's and AttnLRP's; the forward pass stays.
-
-While `Backward` is active, in this thread, some functions of torch are replaced by functions with the same value and
-another gradient. So the rules hold in every block and head, whatever library it is from.
-"""
+"""LibraGrad's and AttnLRP's backward rules: while `Backward` is active, torch's functions keep values only."""
 
 from __future__ import annotations
 

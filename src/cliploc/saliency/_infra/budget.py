@@ -1,9 +1,4 @@
-"""Predicts the scores of all masked pictures from a few, by a Gaussian process over masks.
-
-Similar masks have similar scores. The first part of a budget is spent on masks that are spread over all of them. A
-Gaussian process (Rasmussen & Williams 2006, chapter 2 and section 5.4) then predicts the other scores and their errors.
-The rest is spent, a few masks at a time, where an error would change the map most: on masks with a large weight.
-"""
+"""Predicts masked pictures' scores from a few by a Gaussian process (Rasmussen & Williams 2006, 2 and 5.4)."""
 
 from __future__ import annotations
 
@@ -50,10 +45,7 @@ class Estimate:
 
 
 def spread(masks: Tensor, count: int) -> Tensor:
-    """Indices of about `count` masks out of `[u, N]` that represent all of them: those next to the k-means centres.
-
-    The centres start as masks far from each other, so the result is deterministic.
-    """
+    """About `count` of the masks `[u, N]`: those next to k-means centres, from far starts, so deterministic."""
     if count >= len(masks):
         return torch.arange(len(masks), device=masks.device)
     nearest = torch.cdist(masks, masks.mean(dim=0, keepdim=True))[:, 0]
@@ -74,11 +66,7 @@ def spread(masks: Tensor, count: int) -> Tensor:
 def estimate(
     masks: Masks, first: Tensor, budget: int, temperature: float, enough: float = ENOUGH, floor: float = -math.inf
 ) -> Generator[Tensor, Tensor, Estimate]:
-    """Estimates all scores: yields indices of masks to try, is sent their scores, and returns the `Estimate`.
-
-    The weights of masks are a softmax of this temperature over the scores above the floor (VL-Score's). It stops before
-    the budget is spent when the expected correlation with the exact map is `enough`.
-    """
+    """Yields masks to try, is sent scores → `Estimate`; stops when the expected correlation is `enough`."""
     tried, scores = first, (yield first)
     if len(first) == len(masks.unit):
         return Estimate(scores, len(first), 1.0)
@@ -113,10 +101,7 @@ def _relative_weights(scores: Tensor, highest: Tensor, temperature: float, floor
 def _expected_correlation(
     masks: Masks, mean: Tensor, weight: Tensor, posterior: _Posterior, temperature: float, floor: float
 ) -> float:
-    """Mean correlation of the map of the mean scores with maps of scores drawn for the untried masks.
-
-    Only the masks with the largest `weight` are drawn; it is below 0 for those that were tried.
-    """
+    """Mean correlation of the mean scores' map with maps of drawn scores; `weight` < 0: tried."""
     untried = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
     if not len(untried):
         return 1.0

@@ -1,8 +1,4 @@
-"""The feature maps that the Score-CAM family masks the picture with: a CNN's channels, or several kinds of a ViT's.
-
-The 2022 study of Score-CAM on ViTs compared block tokens, the class token's attention, and a block's queries, keys and
-values, all of them or only their first principal components.
-"""
+"""Feature maps that Score-CAM's family masks with: a CNN's channels, or a ViT's tokens, heads, q, k, v."""
 
 from __future__ import annotations
 
@@ -53,13 +49,7 @@ def channel_needs(channels: Choice = "features", block: int = -1, components: in
 def channel_maps(
     ctx: Context, channels: Choice = "features", block: int = -1, components: int | None = None
 ) -> Channels:
-    """The maps of a choice of channels, computed once per context.
-
-    "features": a CNN stage's channels, or the patch tokens that enter a ViT's block. ViT only: "tokens" that leave the
-    block (d maps), the class token's attention per "heads" (that of the attention pool where the tower has one and no
-    class token), or the patches' "keys", "queries", "values" (d maps). `components`: so many principal components over
-    the picture's places instead; those above the rank are zero, and the value of largest size is positive.
-    """
+    """Maps of a choice of channels, once a context; `components`: principal ones, largest value positive."""
     key = (channels, block, components)
     if key not in ctx.cache:
         maps, axes = _maps(ctx, channels, block), None

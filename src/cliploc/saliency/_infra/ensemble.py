@@ -21,16 +21,7 @@ EnsembleRule = Literal["minmax", "rank"]
 
 
 def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
-    """Finds a method by its name, or makes an ensemble of several, joined by "+".
-
-    An ensemble runs on the towers that all members run on, has the mean of their thresholds, and options named
-    `method.option`. Before the mean, negative values of members with `relu` are set to 0, and maps are made comparable
-    by the rule: "minmax" scales each to 0–1; "rank" takes each value's rank in the map, scaled to 0–1.
-
-    Example:
-        >>> find("cam+layer_cam").title
-        'CAM + LayerCAM'
-    """
+    """A method, or an ensemble by "+": towers of all, mean threshold, maps by "minmax" or "rank", then the mean."""
     if rule not in get_args(EnsembleRule):
         raise UsageError(f"expected ensemble to be one of {', '.join(get_args(EnsembleRule))}, got {rule!r}")
     names = names_in(spec)
@@ -92,10 +83,7 @@ def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rank(maps: Tensor) -> Tensor:
-    """Each place's rank among its map's `[..., H, W]`, over 0–1; equal values share their mean rank.
-
-    A constant map becomes all zeros, as it has no order. NaN stays NaN.
-    """
+    """Each place's rank in `[..., H, W]`, over 0–1, equal values their mean; a constant map is 0, NaN stays."""
     flat = maps.flatten(-2)
     order = flat.sort(dim=-1).values
     below = torch.searchsorted(order, flat, side="left")

@@ -25,13 +25,7 @@ def block_needs(block: int = -1, **_: Any) -> Needs:
 
 
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
-    """`reduce(A, ∂s_t/∂A)` for every prompt: one forward through the head, then its vector–Jacobian products.
-
-    `reduce` takes features `[B, C, h, w]` and gradients of p prompts `[B, p, C, h, w]`, and gives `[B, p, …]`, all
-    float32 and without a graph; gradients of many prompts are large. On a CPU prompts are not batched: a batch would
-    copy an attention pool's weights for each prompt, which takes up to eight times as long
-    (docs/studies/performance.md).
-    """
+    """`reduce(A [B, C, h, w], ∂s_t/∂A [B, p, C, h, w])` → `[B, p, …]`, float32; on a CPU prompt by prompt."""
     on_cpu = ctx.trace.features[stage].device.type == "cpu"
     return batched_gradients(ctx, lambda: _through_head(ctx, stage), reduce, at_once=not on_cpu)
 
@@ -47,11 +41,7 @@ def batched_gradients(
     reduce: Callable[[Tensor, Tensor], Tensor],
     at_once: bool = True,
 ) -> Tensor:
-    """`reduce(X, ∂s_t/∂X)` for every prompt, X being anything inside the tower; see `map_gradients`.
-
-    `run` finishes the tower, with a graph; returns X `[B, …]` and the embeddings `[B, D]` computed from it. It must
-    clone tensors of the trace before it requires their gradient (`leaf`).
-    """
+    """`reduce(X, ∂s_t/∂X)` of any X `[B, …]`: `run` gives X and embeddings, from clones (`leaf`)."""
     with differentiable():
         taps, embedding = run()
         scores = prompt_scores(ctx, embedding)  # [B, P]
@@ -96,11 +86,7 @@ def each_prompt(scores: Tensor) -> Tensor:
 def jacobian_products(
     outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Tensor, keep: bool = False, at_once: bool = True
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Each tap's gradient `[B, p, …]` float32, of p prompts at a time: as many as `GRADIENT_ELEMENTS` allows.
-
-    `outputs` `[B, …]` were computed from the taps `[B, …]`; `cotangents` `[P, B, …]` are each prompt's gradient at the
-    outputs. The last product frees the graph, unless `keep`, as for a trace's graph.
-    """
+    """Each tap's gradient `[B, p, …]` float32, p prompts at a time; the last frees the graph unless `keep`."""
     together = max(1, GRADIENT_ELEMENTS // sum(tap.numel() for tap in taps)) if at_once else 1
     chunks = torch.split(cotangents, together)
     for index, chunk in enumerate(chunks):

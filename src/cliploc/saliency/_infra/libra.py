@@ -14,14 +14,7 @@ from cliploc.tower import Needs
 def with_libra(
     function: Callable[..., Any], needs: Callable[..., Needs]
 ) -> tuple[Callable[..., Any], Callable[..., Needs]]:
-    """A method's function and needs with the option `libra`: its gradients are those of LibraGrad.
-
-    Mehri, Baghshah & Pilehvar 2025, LibraGrad: Balancing Gradient Flow for Universally Better Vision Transformer
-    Attributions, CVPR. The backward pass is pruned and scaled until the tower is locally linear, so that input and
-    biases times their gradients add up to the output: attention, the standard deviations of layer norms, and the gates
-    of activations are constants; a gated MLP's product gives half of the gradient to each factor. The cosine's division
-    by the embedding's length keeps its gradient, as in the authors' code for CLIP.
-    """
+    """Function and needs with the option `libra`: LibraGrad's gradients (Mehri, Baghshah & Pilehvar 2025, CVPR)."""
 
     @functools.wraps(function)
     def balanced(ctx: Context, *args: Any, libra: bool = False, **options: Any) -> Any:

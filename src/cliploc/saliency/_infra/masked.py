@@ -1,7 +1,4 @@
-"""Embeddings of the picture masked by each of its channels, from which the Score-CAM family computes channel weights.
-
-They do not depend on the text, so they are computed once per image, for any number of prompts and methods.
-"""
+"""Embeddings of pictures masked by channels, once an image for all prompts and methods of Score-CAM's family."""
 
 from __future__ import annotations
 
@@ -48,13 +45,7 @@ class MaskedEmbeddings:
 def masked_embeddings(
     ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None, more: int = 0
 ) -> MaskedEmbeddings:
-    """Runs the tower once for each different mask of a channel that is `wanted` `[B, C]`, alive and not cached yet.
-
-    M_k = up(A_k), bilinear (align_corners=False) to the input's size, then min–max normalised to [0, 1]. A channel that
-    is constant, up to rounding, makes no mask and has the baseline's embedding. Channels that are equal after min–max
-    (many are active at one place only) make one mask. Masks are made in a buffer that is reused: [C, H, W] is never
-    stored. A channel neither wanted nor done before has `done` False and the baseline's embedding.
-    """
+    """Runs the tower once for each different, `wanted` `[B, C]` mask: up(A_k) to the input, min–max."""
     channels = channel_maps(ctx) if channels is None else channels
     images, features = ctx.images, channels.maps  # [B, 3, H, W], [B, C, h, w]
     key = ("masked embeddings", channels.key)
@@ -126,12 +117,7 @@ def _unit(flat: Tensor) -> Tensor:
 def channel_scores(
     ctx: Context, channels: Channels, temperature: float, budget: int | None = None, capped: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Every channel's score cos(f(x ⊙ M_k), g_t), `[B, P, C]`, and the empty picture's, `[B, P, 1]`.
-
-    With a budget, so many masks are tried for each picture and prompt, and the other scores are predicted for a softmax
-    of this temperature (`_infra/budget.py`); `capped`: one that leaves out scores not above the empty picture's. A
-    prompt's scores do not depend on other prompts; masks that several prompts want are run once.
-    """
+    """cos(f(x ⊙ M_k), g_t) `[B, P, C]`, and the empty picture's `[B, P, 1]`; with a budget some predicted."""
     if budget is None:
         return masked_embeddings(ctx, channels).scores(ctx.text)
     if budget < SMALLEST_BUDGET:
@@ -193,11 +179,7 @@ def _masks_of(maps: Tensor, twin: Tensor, which: Tensor) -> Masks:
 def perturbed_embeddings(
     ctx: Context, key: Hashable, count: int, perturb: Callable[[Tensor, int, int], Tensor]
 ) -> Tensor:
-    """Embeddings of `count` altered versions of each picture, `[B, count, D]` float32, unit norm.
-
-    `perturb` takes a picture `[3, H, W]`, first and last + 1 of the versions, and makes them, `[n, 3, H, W]`. Version n
-    must not depend on `count`: where `ctx.cache` has some under this key, only the missing ones are computed.
-    """
+    """Embeddings `[B, count, D]` of altered versions `perturb(picture, first, end)`, cached by version."""
     with torch.inference_mode(False), torch.no_grad():
         made: Tensor | None = ctx.cache.get(key)
         start = 0 if made is None else made.shape[1]

@@ -23,13 +23,7 @@ def check_options(method: Method, options: dict[str, Any]) -> None:
 
 
 def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the method's function takes them: a bare name goes to every member that has such an option.
-
-    Example:
-        >>> from cliploc.saliency import find
-        >>> resolve_options(find("cam+layer_cam"), {"stages": "-1,-2"})
-        {'layer_cam.stages': (-1, -2)}
-    """
+    """The options as the method's function takes them: a bare name goes to every member that has such an option."""
     resolved: dict[str, Any] = {}
     for option, value in options.items():
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
@@ -85,12 +79,7 @@ def _in_words(wanted: Any) -> str:
 
 
 def typed(what: str, text: str, wanted: Any) -> Any:
-    """Converts a text to a type: bool, int, float, str, a sequence of one of them, or a union.
-
-    Example:
-        >>> typed("stages", "-1,-2", tuple[int, ...])
-        (-1, -2)
-    """
+    """Converts a text to a type: bool, int, float, str, a sequence of one of them, or a union."""
     if get_origin(wanted) in (tuple, list, Sequence):
         return tuple(typed(what, part.strip(), get_args(wanted)[0]) for part in text.strip("()[]").split(",") if part)
     if get_origin(wanted) in (Union, UnionType):

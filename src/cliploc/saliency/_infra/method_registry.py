@@ -88,14 +88,7 @@ def saliency(
 
 
 def baselines() -> tuple[str, ...]:
-    """The names of the baselines without a model whose boxes every benchmark shows beside the other methods.
-
-    Their maps are fixed. A map of random numbers (it has the option `seed`) is no baseline for boxes.
-
-    Example:
-        >>> baselines()
-        ('centre_box', 'centre_gaussian')
-    """
+    """The methods without a model, of fixed maps (so without `seed`), shown beside others in benchmarks."""
     return tuple(method.name for method in methods if method.family == "baseline" and "seed" not in method.options)
 
 
@@ -151,16 +144,7 @@ def unfit_reason(
     trained: Collection[str] = (),
     guided: bool = False,
 ) -> str | None:
-    """Why a method does not run on a tower, in one line; None where it runs.
-
-    An ensemble runs where all its members do. Some options need more of a tower than the method alone. `trained` are
-    the methods that have a head trained on this tower; they run on any kind of tower.
-
-    Example:
-        >>> from cliploc.backbones import models
-        >>> unfit_reason(methods.get("gem"), models.get("mini"))
-        'gem does not work on mini, a cnn tower'
-    """
+    """Why a method (an ensemble: any member) with options does not run on a tower; None where it runs."""
     for member in method.members or (method,):
         if tower.kind not in member.towers and member.name not in trained:
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"

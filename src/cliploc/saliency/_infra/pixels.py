@@ -17,10 +17,7 @@ MOST_GRAPHS = 8  # pictures at once: the whole tower's graph takes 150 MB for on
 def pixel_gradients(
     ctx: Context, alter: Callable[[Tensor, int, int], Tensor], weights: Tensor
 ) -> Tensor:  # [B, P, 3, H, W]
-    """Σ_n w_n · ∂s_t/∂x at version n of each picture, s_t the cosine; weights `[N]`.
-
-    `alter` takes a picture `[3, H, W]` float32, first and last + 1 of the versions, and makes them, `[n, 3, H, W]`.
-    """
+    """Σ_n w_n · ∂s_t/∂x at versions `alter(picture, first, end)` `[n, 3, H, W]` of each picture; weights `[N]`."""
     together = min(ctx.batch_size, MOST_GRAPHS)
     with differentiable():
         pictures, text = ctx.images.float().clone(), ctx.text.detach().clone()

@@ -43,18 +43,7 @@ class Labelling:
 
 
 def read_labelling(config: str) -> Labelling:
-    """Reads a labelling interface.
-
-    A label is looked for by its `value`, and by synonyms in `alias` and `predicted_values`, separated by commas or
-    `|`. A shape gets the label's alias where it has one, as Label Studio itself stores it.
-
-    Example:
-        >>> image = '<Image name="image" value="$photo"/>'
-        >>> tag = '<RectangleLabels name="box" toName="image"><Label value="cat" alias="kitten"/></RectangleLabels>'
-        >>> read = read_labelling(f"<View>{image}{tag}</View>")
-        >>> read.entries, read.controls[0].pictures, read.controls[0].labels
-        (('cat|kitten',), {'image': 'photo'}, {0: 'kitten'})
-    """
+    """Reads a labelling interface."""
     tags = _read(config)
     words: dict[str, dict[str, None]] = {}  # what a label is called → all that it is looked for by, in order
     index: dict[str, int] = {}  # what a label is called → its place among them

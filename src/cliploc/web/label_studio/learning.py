@@ -25,10 +25,7 @@ class Event(Struct):
 
 
 def learn(folder: ReviewFolder, event: Mapping[str, Any]) -> list[str]:
-    """Takes what an event has, and begins to learn in the background if it is time; what is to be said of it.
-
-    Label Studio waits for a second, and shows an error as one of the whole backend: what cannot be used is only said.
-    """
+    """Takes an event, learns in the background if it is time; problems are only said, as Label Studio waits."""
     action, tasks = event.get("action", TRAIN), event.get("annotations", [])
     if action in ANNOTATED:
         tasks = [{**event.get("task", {}), "annotations": [event.get("annotation")]}]

@@ -47,11 +47,7 @@ class Predictions:
 
 
 class Predictor:
-    """One model behind Label Studio's requests, which are answered one after the other.
-
-    Args:
-        drafts: the folder whose lessons are used; None for none.
-    """
+    """One model behind Label Studio's requests, which are answered one after the other."""
 
     def __init__(
         self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None

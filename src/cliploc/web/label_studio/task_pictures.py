@@ -1,8 +1,4 @@
-"""Gets the picture of a task: from the task itself, a folder of this machine, or Label Studio; from nowhere else.
-
-Anybody who can import tasks can write any address into one. So only addresses of the Label Studio that was named at the
-start are requested, below the paths where it keeps pictures. Only it gets the token, and redirects are not followed.
-"""
+"""A task's picture, from itself, a folder, or the Label Studio named at the start, which alone gets the token."""
 
 from __future__ import annotations
 
@@ -59,13 +55,7 @@ class Allowance:
 
 
 class PictureSource:
-    """Where pictures of tasks may come from.
-
-    Args:
-        folder: files below it may be read: the folder that Label Studio has as LOCAL_FILES_DOCUMENT_ROOT.
-        url: the address of Label Studio; None: nothing is fetched.
-        token: its access token: the legacy one, or a personal one.
-    """
+    """Where task pictures may come from: below `folder`, or of Label Studio's `url`, with its token."""
 
     def __init__(
         self, folder: Path | None = None, url: str | None = None, token: str | None = None, max_bytes: int = 20_000_000
