@@ -31,7 +31,7 @@ from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
-from cliploc.saliency._infra.method_options import typed
+from cliploc.saliency._infra.method_registry import typed
 from tests.commands import CAT, COFFEE, cliploc_, create_once
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times

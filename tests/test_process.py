@@ -19,7 +19,7 @@ import torch
 
 from cliploc._process import OTHER_WAIT_VARIABLES, PASSIVE, give_way, out_of_memory, wait_passively
 from cliploc.errors import ModelError, UsageError
-from cliploc.jobs.notes import failure_reason
+from cliploc.jobs.engine import failure_reason
 from cliploc.jobs.rows import arrow
 from tests.commands import CAT, cliploc_, refused
 

@@ -333,8 +333,8 @@ def _place(folder: str, name: str) -> Place | None:
 
 # ------------------------------------------------------------------------------------------------------ parts of a run
 # `parts/00003.check` holds the checksum of `parts/00003.jsonl` or `parts/00003.parquet`, and for each picture of the
-# part a stamp of its file (see `cliploc.jobs.sources`). It is written before its part: a kill between the two leaves a
-# part that does not fit its check file, and is computed again.
+# part a stamp of its file (see `stamp` in `cliploc.jobs.picture_files`). It is written before its part: a kill between
+# the two leaves a part that does not fit its check file, and is computed again.
 def part_path(out: Path, index: int, suffix: str = ".parquet") -> Path:
     """Where a part lies."""
     return out / "parts" / f"{index:05d}{suffix}"

@@ -18,8 +18,7 @@ import pytest
 from cliploc.config import BENCHMARK, FaithfulnessOptions, Options
 from cliploc.datasets import open_labelled
 from cliploc.errors import ModelError, UsageError
-from cliploc.jobs import local
-from cliploc.jobs.engine import Engine, Part, Shard
+from cliploc.jobs.engine import Engine, Part, Shard, run_here
 from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import protocol_of
 from cliploc.values import Sample
@@ -119,7 +118,7 @@ def test_two_nodes_share_the_work_and_a_killed_worker_is_replaced(cluster, tmp_p
     run = functools.partial(engine.run, address=cluster.address, threads=1, reporter=Reporter(images=pictures.append))
     parts = parts_of(run, functools.partial(Labels, functools.partial(die_once, tmp_path)))
     assert (tmp_path / "died").exists()
-    assert same(parts, parts_of(local.run, Labels))
+    assert same(parts, parts_of(run_here, Labels))
     assert sum(pictures) == 24
     assert len({part.table["pid"][0].as_py() for part in parts.values()}) == 3, "two workers, and one in place of one"
     assert not ray.is_initialized(), "the run ends what it started"
@@ -136,7 +135,7 @@ def test_a_node_lost_in_mid_run_costs_nothing_but_time(cluster):
             cluster.remove_node(extra)
 
     engine.run(SHARDS, functools.partial(Labels, slow), keep, address=cluster.address, threads=1)
-    assert same(parts, parts_of(local.run, Labels))
+    assert same(parts, parts_of(run_here, Labels))
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_with_a_line(cluster):
@@ -266,7 +265,7 @@ def same_folders(
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # as the cluster's workers
-        here = run(tmp_path / "local", local.run)
+        here = run(tmp_path / "local", run_here)
     finally:
         torch.set_num_threads(threads)
     there = run(tmp_path / "ray", functools.partial(engine.run, address=cluster.address, threads=1))

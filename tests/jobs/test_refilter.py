@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from cliploc import backbones
-from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
 from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.drafts import FEWEST
+from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.pipeline.flow import Flow
 from cliploc.report.exports import exports
@@ -185,7 +185,7 @@ def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_pa
     assert min(scores) > 0.6, "most of what was missing of the presence is made up for"
 
     def stopping(shards: Any, make_worker: Any, on_part: Any, reporter: Any) -> None:
-        local.run(shards[3:], make_worker, on_part, reporter)
+        run_here(shards[3:], make_worker, on_part, reporter)
         raise Killed
 
     with pytest.raises(Killed):

@@ -23,8 +23,8 @@ from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import Work, work_on
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
+from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.sources import content_digest
 from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, School, Seen, Taught, _Presence, teach
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode

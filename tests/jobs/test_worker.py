@@ -18,9 +18,8 @@ from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.datasets import LabelFile, LabelledPicture
 from cliploc.errors import InputError
 from cliploc.exemplars import Exemplar
-from cliploc.jobs.engine import Shard
+from cliploc.jobs.engine import Notes, Shard
 from cliploc.jobs.faithfulness import FaithfulnessJudge
-from cliploc.jobs.notes import Notes
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row
 from cliploc.jobs.segmentation import LabelMapJudge, row_schema

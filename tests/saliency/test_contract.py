@@ -25,7 +25,7 @@ from cliploc.jobs.plan import ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.saliency import fitting, methods, unfit_reason
-from cliploc.saliency._infra.method_options import check_options
+from cliploc.saliency._infra.method_registry import check_options
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.saliency.peers import min_max

@@ -343,7 +343,7 @@ def _settings_without_boxes(
 def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
     from cliploc.jobs.folder import DiskFullError
-    from cliploc.jobs.sources import files_of
+    from cliploc.jobs.picture_files import files_of
     from cliploc.report import write_report
 
     of_boxes, of_names = asked.task == "localization", asked.task in WITH_NAMES

@@ -355,11 +355,11 @@ class EngineFlags(WithThreads):
     def parsed(self) -> Engine:
         """The engine that runs the shards."""
         if self.engine == "local":
-            from cliploc.jobs import local
+            from cliploc.jobs.engine import run_here
 
             if self.address is not None:
                 raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
-            return partial(local.run, threads=self.threads)
+            return partial(run_here, threads=self.threads)
         if self.engine == "ray":
             refuse_without("ray", "engine ray")
             from cliploc.jobs import ray

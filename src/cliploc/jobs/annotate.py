@@ -27,7 +27,7 @@ from cliploc._files import (
 from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, is_whole, number, short
 from cliploc.errors import CliplocError, UsageError
-from cliploc.jobs import correction_masks, export_states, folder, local
+from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     SAVES,
@@ -55,14 +55,12 @@ from cliploc.jobs.annotation_rows import (
 )
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups
 from cliploc.jobs.drafts import DraftRule
-from cliploc.jobs.engine import Engine, Part, Ready, Shard
+from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.lessons import lessons_path
-from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.picture_files import FoundPictures, PictureFile, find_pictures
+from cliploc.jobs.picture_files import FoundPictures, PictureFile, content_digest, find_pictures, stamp
 from cliploc.jobs.plan import SHARD, shard_size
-from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import FRAMES, Every, all_frames
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
@@ -110,7 +108,7 @@ def annotate(
     image_url: str | None = None,
     every: str | None = None,
     teach: bool | None = None,
-    engine: Engine = local.run,
+    engine: Engine = run_here,
     shard: int = SHARD,
     reporter: Reporter = SILENT,
     options: Options | None = None,

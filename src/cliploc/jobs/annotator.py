@@ -16,12 +16,10 @@ from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import DEFAULTS, OPTIONS, Options, choice
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
-from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.lessons import packed
-from cliploc.jobs.notes import collect_halved, failure_reason
-from cliploc.jobs.picture_files import bad_name
-from cliploc.jobs.sources import Digests
+from cliploc.jobs.picture_files import Digests, bad_name
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request

@@ -18,11 +18,10 @@ import torch
 from cliploc import prompts
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
-from cliploc.jobs import folder, local
-from cliploc.jobs.engine import Engine, Shard
+from cliploc.jobs import folder
+from cliploc.jobs.engine import Engine, Shard, failure_reason, run_here
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
-from cliploc.jobs.notes import failure_reason
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
 from cliploc.jobs.summary import BoxTally, Summary, summary_columns
@@ -92,7 +91,7 @@ def run_benchmark(
     settings: Sequence[Setting],
     out: Path,
     *,
-    engine: Engine = local.run,
+    engine: Engine = run_here,
     save_maps: bool = False,
     judges: int | None = None,
     shard: int = SHARD,

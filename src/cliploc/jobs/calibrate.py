@@ -16,15 +16,15 @@ from cliploc import prompts
 from cliploc.calibration import OF_BOX, OF_NAME, Calibration, Floats, Logistic, fit_logistic, reliability
 from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
-from cliploc.jobs import folder, local
+from cliploc.jobs import folder
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.asking import AskingJudge, Bools, Seen, right_boxes
+from cliploc.jobs.engine import run_here
 from cliploc.jobs.folder import RunKind
-from cliploc.jobs.picture_files import PictureFile
+from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
-from cliploc.jobs.sources import content_digest
 from cliploc.jobs.summary import COUNTED, Counted
 from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
 from cliploc.jobs.videos import path_of
@@ -172,7 +172,7 @@ def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: 
     judge_of = partial(ExamplesJudge, class_entries(dataset))
     run_task(
         TASK, judge_of, dataset, [setup], [setting], out,
-        entries={}, shard_size=SHARD, token=folder.token_for(out), asked={}, engine=local.run,
+        entries={}, shard_size=SHARD, token=folder.token_for(out), asked={}, engine=run_here,
         reporter=reporter, phase="examples",
     )  # fmt: skip
     pictures = [

@@ -14,11 +14,10 @@ import numpy.typing as npt
 from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
-from cliploc.jobs import folder, local
-from cliploc.jobs.engine import Engine, Spending
+from cliploc.jobs import folder
+from cliploc.jobs.engine import Engine, Spending, failure_reason, run_here
 from cliploc.jobs.evaluate import read_map
 from cliploc.jobs.folder import RunKind, plain
-from cliploc.jobs.notes import failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
@@ -83,7 +82,7 @@ def run_faithfulness(
     *,
     metrics: Sequence[str] = FAITHFULNESS_METRICS,
     options: FaithfulnessOptions | None = None,
-    engine: Engine = local.run,
+    engine: Engine = run_here,
     shard: int = SHARD,
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,

@@ -16,19 +16,17 @@ from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.datasets import AskedDataset
 from cliploc.errors import UsageError
-from cliploc.jobs import folder, local
+from cliploc.jobs import folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
 from cliploc.jobs.draft_scores import Work
-from cliploc.jobs.engine import Engine
+from cliploc.jobs.engine import Engine, Notes, run_here
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels
-from cliploc.jobs.notes import Notes
-from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path
+from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path, content_digest
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.reviewer import Order, Reviewer, Walk, WorkOf
 from cliploc.jobs.rows import Row, arrow, check_part, rows_in, sample_facts, schema_of, to_table, write_part
-from cliploc.jobs.sources import content_digest
 from cliploc.jobs.summary import Summary, Tally, summed_up
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, dataset_entry
 from cliploc.jobs.teach import VERSION
@@ -117,7 +115,7 @@ def run_labelling(
     *,
     seeds: int = SEEDS,
     steps: Sequence[int] = STEPS,
-    engine: Engine = local.run,
+    engine: Engine = run_here,
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:

@@ -1,22 +1,27 @@
-"""Finds the pictures of a run: in a folder and its sub-folders, by a pattern, from a list file, or by path."""
+"""Finds the pictures of a run (folder, pattern, list, paths), and tells which were replaced: stamps and digests."""
 
 from __future__ import annotations
 
 import functools
 import glob
+import hashlib
 import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from cliploc._documents import lines_of, read_json
 from cliploc._files import picture_folder, picture_path, user_path
+from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
+from cliploc.jobs.engine import Shard
+from cliploc.values import Sample
 
 RUN_KIND = "annotate"  # of the manifest in an annotation's folder
 LISTS = (".txt", ".lst", ".list")
@@ -213,3 +218,63 @@ def bad_name(name: str) -> str | None:
     if "Cs" in kinds:
         return "its name is not UTF-8: rename it"
     return "its name holds a control character: rename it" if "Cc" in kinds or NO_XML & set(name) else None
+
+
+READERS = 4  # files read at the same time
+
+
+SampleLike: TypeAlias = Sample | LabelledPicture | AskedPicture | PictureFile
+
+
+def files_of(sample: SampleLike) -> list[Path]:
+    """The files that a sample's row depends on: its picture and masks."""
+    if isinstance(sample, LabelledPicture):
+        return list(sample.files)
+    if isinstance(sample, PictureFile | AskedPicture):
+        return [sample.path]
+    return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
+
+
+def stamp(sample: SampleLike) -> str:
+    """A stamp of a sample's files by size and times, also the inode's, which cannot be set back; nothing is read."""
+    facts: list[tuple[int, int, int] | None] = []
+    for path in files_of(sample):
+        try:
+            status = path.stat()
+            facts.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        except (OSError, ValueError):
+            facts.append(None)
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+def content_digest(sample: SampleLike) -> str:
+    """blake2b digest of the files' content; a file that cannot be read gives a fixed value."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files_of(sample):
+        try:
+            if not path.is_file():  # reading a pipe could wait forever
+                raise FileNotFoundError(path)
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+        except (OSError, ValueError):
+            digest.update(b"cannot be read")
+    return digest.hexdigest()
+
+
+class Digests:
+    """Passes shards on to a worker, and computes the digests of their samples before these are decoded."""
+
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        self._shards = shards
+        self._of: dict[int, list[str]] = {}
+
+    def __iter__(self) -> Iterator[Shard]:
+        """The shards."""
+        with ThreadPoolExecutor(READERS, "cliploc-digest") as pool:
+            for shard in self._shards:
+                self._of[shard.index] = list(pool.map(content_digest, shard.samples))
+                yield shard
+
+    def pop(self, shard: Shard) -> list[str]:
+        """Returns the digests of a shard's samples, in order, and forgets them."""
+        return self._of.pop(shard.index)

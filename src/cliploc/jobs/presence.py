@@ -15,9 +15,9 @@ import numpy.typing as npt
 from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import folder, local
+from cliploc.jobs import folder
 from cliploc.jobs.asking import AskingJudge, Seen, right_boxes
-from cliploc.jobs.engine import Engine
+from cliploc.jobs.engine import Engine, run_here
 from cliploc.jobs.faithfulness import number_text
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import ModelSetup, Setting
@@ -93,7 +93,7 @@ def run_presence(
     settings: Sequence[Setting],
     out: Path,
     *,
-    engine: Engine = local.run,
+    engine: Engine = run_here,
     shard: int = SHARD,
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,

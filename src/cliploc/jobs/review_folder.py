@@ -36,8 +36,7 @@ from cliploc.jobs.annotation_rows import KIND, TAUGHT, taught_lines
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction, Corrections
 from cliploc.jobs.learning import Learning
-from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.sources import content_digest, stamp
+from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import ExportSettings, exports
 from cliploc.report.review_page import ReviewPicture, facts

@@ -25,8 +25,8 @@ from cliploc.datasets import (
     read_labels,
 )
 from cliploc.errors import InputError, UsageError
-from cliploc.jobs import folder, local
-from cliploc.jobs.engine import Engine
+from cliploc.jobs import folder
+from cliploc.jobs.engine import Engine, run_here
 from cliploc.jobs.evaluate import EvaluatedFolder
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
@@ -98,7 +98,7 @@ def run_segmentation(
     out: Path,
     *,
     protocol: Protocol,
-    engine: Engine = local.run,
+    engine: Engine = run_here,
     shard: int = SHARD,
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,

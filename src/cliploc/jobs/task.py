@@ -16,12 +16,11 @@ from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, Part, Ready, Shard, Spending, spent_together
+from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, Spending, pictures_in_words, spent_together
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
-from cliploc.jobs.notes import Notes, pictures_in_words
+from cliploc.jobs.picture_files import content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import arrow, check_part, place_of, read_columns, rows_in, write_part
-from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.reporter import Reporter

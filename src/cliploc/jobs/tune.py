@@ -18,10 +18,11 @@ from cliploc.boxes import BoxRule
 from cliploc.config import UNREFINED, text_of
 from cliploc.datasets import AskedDataset, AskedPicture
 from cliploc.errors import UsageError
-from cliploc.jobs import folder, local
+from cliploc.jobs import folder
 from cliploc.jobs.asking import AskingJudge, Seen
 from cliploc.jobs.calibrate import FOLDS, Calibrated, calibrate, refuse_few
 from cliploc.jobs.draft_scores import fits_of
+from cliploc.jobs.engine import run_here
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
@@ -293,7 +294,7 @@ def _measured(
     settings = [replace(own, id=f"variant-{number}", setup=number, threshold=tau) for number, tau in enumerate(taus)]
     ran = run_task(
         TASK, partial(TuningJudge, class_entries(dataset)), dataset, setups, settings, out,
-        entries={}, shard_size=SHARD, token=folder.token_for(out), asked={}, engine=local.run,
+        entries={}, shard_size=SHARD, token=folder.token_for(out), asked={}, engine=run_here,
         reporter=reporter, phase="tuning",
     )  # fmt: skip
     rules = {one["id"]: one["rules"] for one in folder.read_manifest(out, TASK.kind)["settings"]}

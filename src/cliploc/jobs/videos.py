@@ -20,8 +20,7 @@ from cliploc._files import write_whole
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS
 from cliploc.jobs.folder import write_json
-from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.sources import stamp
+from cliploc.jobs.picture_files import PictureFile, stamp
 
 FRAMES = "frames"  # the folder's name in that of a run
 QUALITY = 95  # of JPEG, at full resolution of colours

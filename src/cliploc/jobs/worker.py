@@ -16,12 +16,11 @@ import torch
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.jobs.engine import Part, Shard, Spending, spent_together
+from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_reason, spent_together
 from cliploc.jobs.folder import plain
-from cliploc.jobs.notes import collect_halved, failure_reason
+from cliploc.jobs.picture_files import Digests
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, sample_facts, to_table
-from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
 from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter

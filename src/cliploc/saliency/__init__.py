@@ -9,12 +9,12 @@ from cliploc._imports import on_first_use
 if TYPE_CHECKING:
     from cliploc.saliency._infra.attention import mean_attention, patches_of
     from cliploc.saliency._infra.ensemble import EnsembleRule, find, raw_maps
-    from cliploc.saliency._infra.method_options import resolve_options
     from cliploc.saliency._infra.method_registry import (
         baselines,
         fitting,
         methods,
         refuse_unknown,
+        resolve_options,
         saliency,
         unfit_reason,
     )
@@ -24,12 +24,12 @@ __getattr__ = on_first_use(
     {
         "cliploc.saliency._infra.attention": ["mean_attention", "patches_of"],
         "cliploc.saliency._infra.ensemble": ["EnsembleRule", "find", "raw_maps"],
-        "cliploc.saliency._infra.method_options": ["resolve_options"],
         "cliploc.saliency._infra.method_registry": [
             "baselines",
             "fitting",
             "methods",
             "refuse_unknown",
+            "resolve_options",
             "saliency",
             "unfit_reason",
         ],

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
+from cliploc.saliency._infra.gradients import on_grid, pixel_gradients
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.saliency._infra.pixels import on_grid, pixel_gradients
 from cliploc.tower import Needs
 
 Empty: TypeAlias = Literal["mean", "black"]

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,6 @@ from cliploc.web.runs import Run, StoppedError
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_query, python_lines, to_query
 from cliploc.web.store import Store
-from cliploc.web.turns import Turns
 
 JPEG_QUALITY = 90  # of an overlay
 EVERY = 0.5  # seconds between two status lines
@@ -242,3 +241,36 @@ def _without_defaults(settings: Settings, service: Service) -> Settings:
         model="" if settings.model == next(iter(service.offers)) else settings.model,
         method="" if settings.method == service.menu(settings.model).own else settings.method,
     )
+
+
+QUEUE_FULL = "Too many requests are waiting: try again in a minute."
+AT_ONCE = 2  # all models run in one thread: while one request has it, another's picture is read or drawn
+
+
+class Turns:
+    """Gives requests their turns."""
+
+    def __init__(self, queue: int) -> None:
+        self._room = queue + AT_ONCE
+        self._room_before = queue
+        self._free = asyncio.Semaphore(AT_ONCE)
+
+    @asynccontextmanager
+    async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
+        """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
+        if model is not None and not model.done():
+            if not self._room_before:
+                raise RefusedError(503, QUEUE_FULL)
+            self._room_before -= 1
+            try:
+                await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
+            finally:
+                self._room_before += 1
+        if not self._room:
+            raise RefusedError(503, QUEUE_FULL)
+        self._room -= 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._room += 1

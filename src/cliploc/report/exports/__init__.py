@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from cliploc.report.exports._export import Export, Need, Pictures, chosen_exports, export, exports
-from cliploc.report.exports._files import PICTURES, FileNames, flat_stem
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
+from cliploc.report.exports._export import (
+    PICTURES,
+    AnnotatedPicture,
+    Export,
+    ExportSettings,
+    FileNames,
+    Need,
+    Pictures,
+    chosen_exports,
+    export,
+    exports,
+    flat_stem,
+)

@@ -12,8 +12,7 @@ import numpy as np
 from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.boxes.outlines import outlines
-from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._values import ExportSettings, json_list, number
+from cliploc.report.exports._export import Export, ExportSettings, Pictures, export, json_list, number
 
 
 @export

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from cliploc import rle
 from cliploc._files import write_whole
-from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._values import ExportSettings, attributes, element, rows
+from cliploc.report.exports._export import Export, ExportSettings, Pictures, attributes, element, export, rows
 
 
 @export

@@ -13,8 +13,17 @@ import numpy.typing as npt
 from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.report.colours import as_hex, name_colour
-from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, attributes, json_list, number, rows
+from cliploc.report.exports._export import (
+    AnnotatedPicture,
+    Export,
+    ExportSettings,
+    Pictures,
+    attributes,
+    export,
+    json_list,
+    number,
+    rows,
+)
 
 Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]
 FROM, TO = "label", "image"

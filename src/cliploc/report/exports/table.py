@@ -6,8 +6,7 @@ import csv
 from pathlib import Path
 
 from cliploc._files import write_whole
-from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._values import ExportSettings, number, rows
+from cliploc.report.exports._export import Export, ExportSettings, Pictures, export, number, rows
 
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty")
 

@@ -13,9 +13,17 @@ from PIL import Image
 from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._files import FileNames, file_suffix, write_list, write_picture
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
+from cliploc.report.exports._export import (
+    AnnotatedPicture,
+    Export,
+    ExportSettings,
+    FileNames,
+    Pictures,
+    export,
+    file_suffix,
+    write_list,
+    write_picture,
+)
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"

@@ -12,9 +12,16 @@ import numpy as np
 from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.boxes.outlines import joined
-from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._files import FileNames, file_suffix, write_list, write_picture
-from cliploc.report.exports._values import ExportSettings
+from cliploc.report.exports._export import (
+    Export,
+    ExportSettings,
+    FileNames,
+    Pictures,
+    export,
+    file_suffix,
+    write_list,
+    write_picture,
+)
 
 
 @export

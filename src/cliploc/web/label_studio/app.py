@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -15,8 +15,8 @@ from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
 from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
-from cliploc.web.label_studio.learning import Event, learn
 from cliploc.web.label_studio.predictor import Predictor
+from cliploc.web.label_studio.task_pictures import short
 from cliploc.web.passwords import Passwords
 from cliploc.web.refusals import RefusedError
 from cliploc.web.server import listen, run
@@ -176,3 +176,37 @@ def serve(
     app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say, drafts)
     with listen(host, port) as listening:
         run(app, host, listening, on_ready)
+
+
+ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
+TRAIN = "START_TRAINING"
+
+
+class Event(Struct):
+    """The body of /webhook and /train, as far as it is used."""
+
+    action: str = TRAIN
+    task: dict[str, Any] = {}
+    annotation: Any = None  # of several events; only `ANNOTATED` has one with its task
+    annotations: list[dict[str, Any]] = []  # of /train: annotated tasks
+
+
+def learn(folder: ReviewFolder, event: Mapping[str, Any]) -> list[str]:
+    """Takes an event, learns in the background if it is time; problems are only said, as Label Studio waits."""
+    action, tasks = event.get("action", TRAIN), event.get("annotations", [])
+    if action in ANNOTATED:
+        tasks = [{**event.get("task", {}), "annotations": [event.get("annotation")]}]
+    elif action != TRAIN:
+        return []
+    said = []
+    try:
+        read = folder.correct(tasks)
+        said += [f"{name}: corrected" for name in read.pictures]
+        said += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
+        if action == TRAIN:
+            folder.learning.now()
+    except UsageError as error:
+        said.append(str(error))
+    except OSError as error:
+        said.append(f"{folder.out} cannot be written: {error.strerror or error}: nothing is learnt from this")
+    return [*said, folder.learning.state()["said"]]
