@@ -20,7 +20,7 @@ from cliploc.cli.output import (
     titled,
     writable,
 )
-from cliploc.cli.review import PORT, refuse_without_web, serve_drafts
+from cliploc.cli.servers import PORT, refuse_without_web, serve_drafts
 from cliploc.config import MIN_SCORE, Options, choice, parse_list
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT

@@ -1,14 +1,18 @@
-"""`cliploc calibrate`: fits scores and presence of a second look to pictures with true boxes."""
+"""`cliploc calibrate` and `tune`: what is learnt from pictures with true boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal
+from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
 from cliploc.cli.output import (
     DONE,
@@ -25,6 +29,9 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.datasets import AskedDataset
+    from cliploc.localizer import Localizer
+    from cliploc.reporter import Reporter
+
 
 REVIEWED = "reviewed"
 TRUTHS = f"coco|voc|yolo|{REVIEWED}"
@@ -62,16 +69,28 @@ class TruthFlags(SampleFlags, WithThreads, WithJson):
     )
 
 
-def truth_for(asked: TruthFlags, out: Path, terminal: Terminal) -> AskedDataset:
-    """The pictures of a command that writes a file; tells the first problems."""
-    from cliploc.datasets import BY_DESIGN
+@contextmanager
+def _learning(
+    asked: TruthFlags, out: Path, options: Options, terminal: Terminal
+) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
+    """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
+    writable(out.resolve().parent)
+    with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
+        from cliploc.datasets import BY_DESIGN
 
-    dataset = read_truth(asked.truth, asked.folder, asked)
-    Inputs(one.path for one in dataset.samples).refuse([out])
-    problems = [one for one in dataset.problems if one.kind not in BY_DESIGN]
-    for one in problems[:SHOWN_PROBLEMS]:
-        terminal.say(f"{one.kind}: {one.source}: {one.reason}", style="yellow")
-    return dataset
+        dataset = read_truth(asked.truth, asked.folder, asked)
+        Inputs(one.path for one in dataset.samples).refuse([out])
+        problems = [one for one in dataset.problems if one.kind not in BY_DESIGN]
+        for one in problems[:SHOWN_PROBLEMS]:
+            terminal.say(f"{one.kind}: {one.source}: {one.reason}", style="yellow")
+        reporter.phase(f"loading {options.model}")
+        use_threads(asked.threads)
+        from cliploc.jobs.folder import kept_beside
+        from cliploc.localizer import Localizer
+
+        localizer = Localizer(**options.given())
+        with kept_beside(out) as work:
+            yield localizer, dataset, work, reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +111,12 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     """
     refuse_without("calibrate", "calibrate")
     refuse_truth(asked.truth, asked)
-    out = user_path(asked.out)
-    writable(out.resolve().parent)
-    terminal = Terminal()
-    with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
-        dataset = truth_for(asked, out, terminal)
-        reporter.phase(f"loading {options.model}")
-        use_threads(asked.threads)
+    out, terminal = user_path(asked.out), Terminal()
+    with _learning(asked, out, options.but(second_look=True), terminal) as (localizer, dataset, work, reporter):
         from cliploc.jobs.calibrate import calibrate as fitted
-        from cliploc.jobs.folder import kept_beside
-        from cliploc.localizer import Localizer
 
-        localizer = Localizer(**options.but(second_look=True).given())
-        with kept_beside(out) as work:
-            result = fitted(localizer, dataset, work, reporter)
-            result.calibration.save(out)
+        result = fitted(localizer, dataset, work, reporter)
+        result.calibration.save(out)
     if asked.as_json:
         print_document(result.document())
     else:
@@ -116,3 +126,48 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")
     say_next(terminal, with_it, quiet=asked.as_json)
     return SOME_FAILED if result.pictures < len(dataset.samples) else DONE
+
+
+OF_TUNED = (
+    "model", "pretrained", "recipe", "resize", "image_size", "flip", "device", "precision", "engine_backend",
+    "batch_size",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneFlags(TruthFlags):
+    """What `tune` has besides options of `Localizer`."""
+
+    out: Path = flag("The file for --recipe, a .json.", metavar="FILE", group="output")
+
+
+@command(only=OF_TUNED)
+def tune(asked: TuneFlags, options: Options) -> int:
+    """Choose a model's recipe on your pictures.
+
+    Scales, windows, refinement, threshold and divided regions are compared with those of the present recipe. What is
+    chosen is measured on pictures that did not choose it, and kept only if it gains more than the noise. Then the
+    second look is calibrated. If the run is stopped, the same command resumes it, from what lies in FILE.partial.
+
+    Example: cliploc tune street --truth coco --model ViT-B-16 --pretrained openai --out street.json
+    """
+    refuse_without("calibrate", "tune")
+    refuse_truth(asked.truth, asked)
+    out, terminal = user_path(asked.out), Terminal()
+    if out.suffix != ".json":
+        raise UsageError(f"expected --out as FILE.json, which --recipe takes, got {asked.out}: add .json")
+    with _learning(asked, out, options, terminal) as (localizer, dataset, work, reporter):
+        from cliploc.jobs.tune import tune as tuned
+
+        result = tuned(localizer, dataset, work, reporter)
+        content = result.save(out)
+    if asked.as_json:
+        print_document(content)
+    else:
+        terminal.data(titled(result.table()))
+        for line in result.legend():
+            terminal.data(Text(printable(line)))
+        if result.calibrated is not None:
+            terminal.data(titled(result.calibrated.table()))
+    terminal.say(f"written to {out}, for --recipe", style="dim")
+    return SOME_FAILED if result.failed else DONE

@@ -21,11 +21,13 @@ LISTED = {  # as `cliploc --help` lists them
 }
 NAMES = [name for names in LISTED.values() for name in names]
 LISTS = ("models", "methods", "refinements", "metrics", "exports")
-HOMES = {
+HOMES = {  # the others' modules have their names
     "report": "benchmark",
     "help": "topics",
+    "tune": "calibrate",
     **dict.fromkeys(LISTS, "lists"),
-}  # the others' modules have their names
+    **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
+}
 TITLES = {group: {"prompt": "Input", "method": "Model"}.get(group, group.capitalize()) for group in get_args(Group)}
 LAST = ("as_json", "debug", "help")  # parameters that come last in a command's help
 FEW = 5  # parameters, which need no sections

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, tee
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -19,19 +19,19 @@ from cliploc import prompts
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, Shard, failure_reason, run_here
+from cliploc.jobs.engine import Shard, failure_reason
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
 from cliploc.jobs.summary import BoxTally, Summary, summary_columns
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, percent_text, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, percent_text, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.localization import Localization
 from cliploc.metrics import SIDE, all_numbers
 from cliploc.pipeline.prepare import Request
 from cliploc.report.benchmark import FILES as REPORT_FILES
-from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.reporter import Reporter, halved_note
 from cliploc.saliency import find
 from cliploc.values import Dataset, FloatArray, Sample
 
@@ -91,12 +91,10 @@ def run_benchmark(
     settings: Sequence[Setting],
     out: Path,
     *,
-    engine: Engine = run_here,
     save_maps: bool = False,
     judges: int | None = None,
     shard: int = SHARD,
-    asked: Mapping[str, Any] | None = None,
-    reporter: Reporter = SILENT,
+    **how: Unpack[How],
 ) -> BenchmarkResult:
     """Benchmarks every setting on a dataset.
 
@@ -106,9 +104,8 @@ def run_benchmark(
         judges: number of processes that compare maps with boxes; None for one fewer than there are cores, at least one;
             0 for a thread of this process.
         shard: number of samples that are computed and written together; rounded to whole batches.
-        asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
-        reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
-            failed sample, and each note.
+        **how: engine, asked (`How`), and a reporter, which gets the phases ("benchmark", then "summary"), the numbers
+            of pictures × setups to do and done, each failed sample, and each note.
     """
     batch_sizes = {setup.options.batch_size for setup in setups}
     if len(batch_sizes) != 1:
@@ -119,8 +116,7 @@ def run_benchmark(
     size = shard_size(batch_sizes.pop(), shard)
     return run_task(
         TASK, judge_of, dataset, setups, settings, out,
-        entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [],
-        shard_size=size, token=token, asked=asked or {}, engine=engine, reporter=reporter,
+        entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [], shard_size=size, token=token, **how,
     )  # fmt: skip
 
 

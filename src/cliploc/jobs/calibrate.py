@@ -19,15 +19,13 @@ from cliploc.errors import UsageError
 from cliploc.jobs import folder
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import KIND
-from cliploc.jobs.asking import AskingJudge, Bools, Seen, right_boxes
-from cliploc.jobs.engine import run_here
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
-from cliploc.jobs.summary import COUNTED, Counted
 from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
 from cliploc.jobs.videos import path_of
+from cliploc.jobs.worker import AskingJudge, Bools, Seen, right_boxes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
@@ -146,10 +144,7 @@ def row_schema() -> Any:
     return schema_of(**columns_of_pictures(), **columns)
 
 
-TASK = BenchmarkTask(
-    RunKind("calibration", "a calibration", 1), SUMMARY, row_schema, lambda: COUNTED, lambda *_: Counted(),
-    lambda *_: [], lambda *_: [],
-)  # fmt: skip
+TASK = BenchmarkTask(RunKind("calibration", "a calibration", 1), SUMMARY, row_schema)
 
 
 class ExamplesJudge(AskingJudge):
@@ -171,9 +166,7 @@ def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: 
     setup, setting = as_setting(localizer)
     judge_of = partial(ExamplesJudge, class_entries(dataset))
     run_task(
-        TASK, judge_of, dataset, [setup], [setting], out,
-        entries={}, shard_size=SHARD, token=folder.token_for(out), asked={}, engine=run_here,
-        reporter=reporter, phase="examples",
+        TASK, judge_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
     )  # fmt: skip
     pictures = [
         Examples(**{one.name: _column(row[one.name], one.name) for one in fields(Examples)})

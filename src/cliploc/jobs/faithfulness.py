@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,13 @@ import numpy.typing as npt
 from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
-from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, Spending, failure_reason, run_here
+from cliploc.jobs.engine import Spending, failure_reason
 from cliploc.jobs.evaluate import read_map
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.metrics import Bootstrap, checked_map
@@ -82,24 +81,20 @@ def run_faithfulness(
     *,
     metrics: Sequence[str] = FAITHFULNESS_METRICS,
     options: FaithfulnessOptions | None = None,
-    engine: Engine = run_here,
     shard: int = SHARD,
-    asked: Mapping[str, Any] | None = None,
-    reporter: Reporter = SILENT,
+    **how: Unpack[How],
 ) -> BenchmarkResult:
     """Measures every setting on a dataset; see `run_benchmark`."""
-    options, entries = options or FaithfulnessOptions(), class_entries(dataset)
+    options = options or FaithfulnessOptions()
+    judge_of = partial(FaithfulnessJudge, class_entries(dataset), metrics, options)
     axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
-    return run_task(
-        TASK, partial(FaithfulnessJudge, entries, metrics, options), dataset, setups, settings, out,
-        entries={
-            "metrics": list(metrics),
-            "protocol": plain(asdict(options)),
-            "numbers": numbers_of(metrics),
-            "curves": {name: plain(asdict(axis)) for name, axis in axes},
-        },
-        shard_size=shard, token=folder.token_for(out), asked=asked or {}, engine=engine, reporter=reporter,
-    )  # fmt: skip
+    entries = {
+        "metrics": list(metrics),
+        "protocol": plain(asdict(options)),
+        "numbers": numbers_of(metrics),
+        "curves": {name: plain(asdict(axis)) for name, axis in axes},
+    }
+    return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge

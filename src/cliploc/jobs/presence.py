@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +15,21 @@ import numpy.typing as npt
 from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import folder
-from cliploc.jobs.asking import AskingJudge, Seen, right_boxes
-from cliploc.jobs.engine import Engine, run_here
 from cliploc.jobs.faithfulness import number_text
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
 from cliploc.jobs.summary import Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, run_task
+from cliploc.jobs.worker import AskingJudge, Seen, right_boxes
 from cliploc.localization import Localization
 from cliploc.metrics import Bootstrap, average_precision
 from cliploc.report.presence import FILES as REPORT_FILES
 from cliploc.report.presence import LOSSES, NUMBERS, things_text
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import Reporter
 from cliploc.values import GOOD_IOU
 
-KIND = RunKind(
-    "presence",
-    "a presence benchmark",
-    1,
-    ".parquet",
-    frozenset({"dataset.root", "dataset.problems"}),
-)
+KIND = RunKind("presence", "a presence benchmark", 1)
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 16  # pictures that are computed and written together
 NUMBER_COLUMNS = (
@@ -93,17 +85,12 @@ def run_presence(
     settings: Sequence[Setting],
     out: Path,
     *,
-    engine: Engine = run_here,
     shard: int = SHARD,
-    asked: Mapping[str, Any] | None = None,
-    reporter: Reporter = SILENT,
+    **how: Unpack[How],
 ) -> BenchmarkResult:
     """Asks every picture for the names chosen for it; see `run_benchmark`."""
     judge_of = partial(PresenceJudge, class_entries(dataset))
-    return run_task(
-        TASK, judge_of, dataset, setups, settings, out,
-        entries={}, shard_size=shard, token=folder.token_for(out), asked=asked or {}, engine=engine, reporter=reporter,
-    )  # fmt: skip
+    return run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=shard, **how)
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,12 @@ from cliploc.datasets import (
     read_labels,
 )
 from cliploc.errors import InputError, UsageError
-from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, run_here
 from cliploc.jobs.evaluate import EvaluatedFolder
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, percent_text, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, percent_text, run_task
 from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.task_folder import FILES as REPORT_FILES
@@ -98,22 +96,16 @@ def run_segmentation(
     out: Path,
     *,
     protocol: Protocol,
-    engine: Engine = run_here,
     shard: int = SHARD,
-    asked: Mapping[str, Any] | None = None,
-    reporter: Reporter = SILENT,
+    **how: Unpack[How],
 ) -> BenchmarkResult:
     """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
     if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
         raise UsageError(
             f"expected the protocol of {dataset.name}, got that of {protocol.name}: take protocol_of({dataset.name!r})"
         )
-    entries = {"protocol": plain(protocol.describe())}
-    return run_task(
-        TASK, partial(LabelMapJudge, protocol), dataset, setups, settings, out,
-        entries=entries, shard_size=shard, token=folder.token_for(out),
-        asked=asked or {}, engine=engine, reporter=reporter,
-    )  # fmt: skip
+    judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": plain(protocol.describe())}
+    return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge

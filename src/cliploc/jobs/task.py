@@ -9,21 +9,21 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cliploc import __version__
 from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, Spending, pictures_in_words, spent_together
+from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, Spending, pictures_in_words, run_here, spent_together
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.picture_files import content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import arrow, check_part, place_of, read_columns, rows_in, write_part
-from cliploc.jobs.summary import Summary, Tally, summed_up
+from cliploc.jobs.summary import COUNTED, Counted, Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
-from cliploc.reporter import Reporter
+from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]
@@ -37,10 +37,20 @@ class BenchmarkTask:
     kind: RunKind  # kind of run, as its manifest has it
     files: Sequence[str]  # names of the files that a run writes besides the manifest and the parts
     schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
-    columns: Callable[[], Sequence[str]]  # columns that the numbers need
-    tally: Callable[[Mapping[str, Any], Manifest], Tally]  # makes what counts the rows of a setting, by its entry
-    table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]]  # a header, then a row for each setting
-    legend: Callable[[Mapping[str, Summary], Manifest], list[str]]  # lines that explain the table
+    columns: Callable[[], Sequence[str]] = lambda: COUNTED  # columns that the numbers need
+    # makes what counts the rows of a setting, by its entry
+    tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Counted()
+    # a header, then a row for each setting; and lines that explain the table
+    table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]] = lambda *_: []
+    legend: Callable[[Mapping[str, Summary], Manifest], list[str]] = lambda *_: []
+
+
+class How(TypedDict, total=False):
+    """How every task runs, besides what it measures."""
+
+    engine: Engine
+    asked: Mapping[str, Any] | None  # how the dataset was chosen (subset, limit, seed …), for the manifest
+    reporter: Reporter
 
 
 @dataclass(frozen=True)
@@ -101,13 +111,13 @@ def run_task(
     settings: Sequence[Setting],
     out: Path,
     *,
-    entries: Mapping[str, Any],
-    folders: Sequence[str] = (),
     shard_size: int,
-    token: str,
-    asked: Mapping[str, Any],
-    engine: Engine,
-    reporter: Reporter,
+    entries: Mapping[str, Any] | None = None,
+    folders: Sequence[str] = (),
+    token: str | None = None,  # None: that of the folder
+    asked: Mapping[str, Any] | None = None,
+    engine: Engine = run_here,
+    reporter: Reporter = SILENT,
     phase: str = "benchmark",
 ) -> BenchmarkResult:
     """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
@@ -120,12 +130,12 @@ def run_task(
         "schema_version": task.kind.version,
         "kind": task.kind.name,
         "cliploc_version": __version__,
-        "dataset": dataset_entry(dataset, asked),
+        "dataset": dataset_entry(dataset, asked or {}),
         "settings": described,
         "shard_size": shard_size,
         "shards": len(shards),
-        **entries,
-        "token": token,
+        **(entries or {}),
+        "token": token or folder.token_for(out),
     }
     notes.add(worker.notes)
     ids = [one["id"] for one in described]

@@ -19,15 +19,13 @@ from cliploc.config import UNREFINED, text_of
 from cliploc.datasets import AskedDataset, AskedPicture
 from cliploc.errors import UsageError
 from cliploc.jobs import folder
-from cliploc.jobs.asking import AskingJudge, Seen
 from cliploc.jobs.calibrate import FOLDS, Calibrated, calibrate, refuse_few
 from cliploc.jobs.draft_scores import fits_of
-from cliploc.jobs.engine import run_here
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
-from cliploc.jobs.summary import COUNTED, Counted
 from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, dataset_entry, run_task
+from cliploc.jobs.worker import AskingJudge, Seen
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
@@ -106,10 +104,7 @@ def row_schema() -> Any:
     return schema_of(**columns_of_pictures(), quality=arrow().list_(arrow().float64()))
 
 
-TASK = BenchmarkTask(
-    RunKind("tuning", "a tuning", 1), SUMMARY, row_schema, lambda: COUNTED, lambda *_: Counted(),
-    lambda *_: [], lambda *_: [],
-)  # fmt: skip
+TASK = BenchmarkTask(RunKind("tuning", "a tuning", 1), SUMMARY, row_schema)
 
 
 class TuningJudge(AskingJudge):
@@ -292,11 +287,8 @@ def _measured(
     # A refinement moves τ, so a τ that was given is that of the present refinement.
     taus = [own.threshold if one["refine"] == variants[0]["refine"] else None for one in variants]
     settings = [replace(own, id=f"variant-{number}", setup=number, threshold=tau) for number, tau in enumerate(taus)]
-    ran = run_task(
-        TASK, partial(TuningJudge, class_entries(dataset)), dataset, setups, settings, out,
-        entries={}, shard_size=SHARD, token=folder.token_for(out), asked={}, engine=run_here,
-        reporter=reporter, phase="tuning",
-    )  # fmt: skip
+    judge_of = partial(TuningJudge, class_entries(dataset))
+    ran = run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=SHARD, reporter=reporter, phase="tuning")
     rules = {one["id"]: one["rules"] for one in folder.read_manifest(out, TASK.kind)["settings"]}
     candidates = [
         {**one, "threshold": tau, "split_peaks": split}

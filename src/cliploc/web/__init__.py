@@ -5,7 +5,7 @@ are in `store`, `view` and `downloads` make what is shown and saved, `menus` wha
 models, `runs` the searches that are in progress. `editor` is the editor of an annotation's
 drafts, which `cliploc review` starts.
 
-Before every application stands a gate of `guard`; with `hosts`, `rates`, `passwords`, `connections`, `turns` and
+Before every application stands a gate of `guard`; with `hosts`, `rates`, `connections`, `turns` and
 `uploads` it limits what a visitor can send. `server` listens. What is served needs the extra `cliploc[web]`.
 """
 

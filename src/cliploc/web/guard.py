@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from cliploc.web.hosts import Hosts
-from cliploc.web.passwords import Passwords
-from cliploc.web.rates import Rate, again, client_of, is_loopback
+from cliploc.web.rates import Passwords, Rate, again, client_of, is_loopback
 from cliploc.web.refusals import MAX_BODY, RefusedError
 from cliploc.web.uploads import Uploads
 

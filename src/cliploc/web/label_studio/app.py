@@ -17,7 +17,7 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import short
-from cliploc.web.passwords import Passwords
+from cliploc.web.rates import Passwords
 from cliploc.web.refusals import RefusedError
 from cliploc.web.server import listen, run
 

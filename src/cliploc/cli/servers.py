@@ -1,0 +1,225 @@
+"""`cliploc serve`, `review` and `label-studio`: the servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from cliploc._files import user_path
+from cliploc._imports import refuse_without
+from cliploc._process import share_heaps
+from cliploc._terminal import Terminal
+from cliploc.cli.options import (
+    ModelFlags,
+    ServerFlags,
+    WithThreads,
+    command,
+    flag,
+    pair_weights,
+    rare,
+    refuse_unknown,
+    use_threads,
+    user_in,
+)
+from cliploc.cli.output import DONE, say_next, warn_of_strangers
+from cliploc.config import MIN_SCORE, RECIPES, Options, choice
+from cliploc.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags(ModelFlags, ServerFlags):
+    """What `serve` has besides options of `Localizer`."""
+
+    model: list[str] | None = flag(
+        "Models to choose from; repeatable, the first is selected.", None, none="mini, mini-vit", group="model"
+    )
+    head: list[str] | None = flag(
+        "Trained layers from `cliploc train` for one of the models; repeatable.", None, metavar="FILE", group="model"
+    )
+    sam: str | None = rare(
+        "A SAM or SAM 2 that can draw masks, too; needs cliploc[sam].", None, metavar="FOLDER", group="model"
+    )
+    port: int = flag("Port; 0: any free port.", 7860, within=(0, 65_535), group="serving")
+    max_megabytes: float = rare("Largest upload, in megabytes.", 20, within=(0.01, 2000), group="serving")
+    max_megapixels: float = rare("Largest photo, in megapixels.", 25, within=(0.01, 120), group="serving")
+    max_seconds: float = rare(
+        "Time limit of one request in seconds, without waiting time.", 300, within=(0.1, 86_400), group="serving"
+    )
+    rate: int = rare(
+        "Requests per minute and client from other machines; 0: no limit.", 600, within=(0, 1_000_000), group="serving"
+    )
+
+
+@command(only=("device", "precision", "recipe"))
+def serve(asked: ServeFlags, options: Options) -> int:
+    """Serve a web page that finds named things in photos.
+
+    Needs cliploc[web].
+
+    Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
+    """
+    refuse_without("web", "serve")
+    if asked.sam is not None:
+        refuse_without("sam", "--sam")
+    models = pair_weights(asked.model or ["mini", "mini-vit"], asked.pretrained)
+    refuse_unknown(name for name, _ in models)
+    auth = None if asked.auth_env is None else user_in(asked.auth_env)
+    share_heaps()
+    use_threads(asked.threads)
+    from cliploc.web.find import serve as serve_page
+    from cliploc.web.service import Offer, Service, with_heads
+
+    terminal = Terminal()
+    offers = [Offer(name, weights) for name, weights in models]
+    most_pixels = round(asked.max_megapixels * 1e6)
+    recipe = str(options.recipe or "default")
+    choice("recipe", RECIPES)(recipe)  # a file holds for one model, and the page has several
+    service = Service(
+        with_heads(offers, asked.head or []),
+        options.device,
+        options.precision,
+        most_pixels,
+        asked.max_seconds,
+        recipe,
+        asked.sam,
+    )
+    warn_of_strangers(terminal, asked, "page")
+    terminal.say(f"loading {offers[0].label}", style="dim")
+    serve_page(
+        service,
+        asked.host,
+        asked.port,
+        auth=auth,
+        queue=asked.queue,
+        max_bytes=round(asked.max_megabytes * 1e6),
+        allow_hosts=asked.allow_host or (),
+        rate=asked.rate,
+        debug=asked.debug,
+        on_ready=lambda address: terminal.data(Text(address)),
+    )
+    return DONE
+
+
+PORT = 7861
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewFlags(WithThreads):
+    """What `review` has besides the device."""
+
+    drafts: Path = flag("The --out folder of `cliploc annotate`.", metavar="DRAFTS", positional=True)
+    port: int = flag("Port; 0: any free port.", PORT, within=(0, 65_535), group="serving")
+    model: str | None = flag(
+        "The model that suggests boxes.", None, none="the model of the drafts", group="model", metavar="NAME"
+    )
+    pretrained: str | None = flag("Its weights.", None, metavar="TAG|FILE|own", group="model")
+
+
+@command(only=("device",))
+def review(asked: ReviewFlags, options: Options) -> int:
+    """Correct draft boxes in a browser.
+
+    Move, draw, relabel, split and merge boxes. Every change is saved at once in DRAFTS; "Write exports" writes the
+    run's files again. Needs cliploc[web].
+
+    Example: cliploc review drafts
+    """
+    refuse_without_web()
+    use_threads(asked.threads)
+    if asked.model is not None:
+        refuse_unknown([asked.model])
+    serve_drafts(user_path(asked.drafts), asked.port, asked.model, asked.pretrained, options.device)
+    return DONE
+
+
+def refuse_without_web() -> None:
+    """Refuses the editor where its server is not installed."""
+    refuse_without("web", "review", "starlette", "uvicorn")
+
+
+def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
+    """Serves the editor until it is interrupted."""
+    from cliploc.jobs.review_folder import ReviewFolder
+    from cliploc.jobs.suggest import Suggester
+    from cliploc.web.editor import serve_review
+
+    terminal = Terminal()
+    with ReviewFolder.opened(drafts) as folder:
+        own = model is None
+        method = str(folder.settings["method"]) if own else None
+        suggester = Suggester(
+            str(folder.settings["model"]) if own else str(model), pretrained=pretrained, method=method, device=device
+        )
+        how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
+        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
+        with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+            serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(Text(address)))
+    say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")
+
+
+TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelStudioFlags(ServerFlags):
+    """What `label-studio` has besides the options of `Localizer`."""
+
+    pictures: Path | None = flag(
+        "Folder of Label Studio's local files; files below it may be read.", None, metavar="DIR", none="none"
+    )
+    label_studio_url: str | None = flag(
+        "Label Studio's address; pictures may be downloaded from it.", None, metavar="URL", none="none"
+    )
+    token_env: str = flag("Environment variable that holds Label Studio's access token.", TOKEN, metavar="VARIABLE")
+    learn: Path | None = flag(
+        "The --out folder of `cliploc annotate` that annotations teach.", None, metavar="DIR", none="nothing is learnt"
+    )
+    port: int = flag("Port; 0: any free port.", 9090, within=(0, 65_535), group="serving")
+    max_megabytes: float = flag("Largest file of a picture, in megabytes.", 20, within=(0.01, 2000), group="serving")
+    max_megapixels: float = flag("Largest picture, in megapixels.", 120, within=(0.01, 120), group="serving")
+
+
+@command(defaults={"min_score": MIN_SCORE})
+def label_studio(asked: LabelStudioFlags, options: Options) -> int:
+    """Run an ML backend for Label Studio.
+
+    It answers with draft boxes, brushes or polygons. Needs cliploc[web].
+
+    Example: cliploc label-studio --pictures photos
+    """
+    refuse_without("web", "label-studio", "starlette", "uvicorn")
+    if asked.learn is not None and options.learnt is not None:
+        raise UsageError("expected --learn or --learnt, got both: a folder that learns has its own lessons")
+    auth = None if asked.auth_env is None else user_in(asked.auth_env)
+    use_threads(asked.threads)
+    from cliploc.jobs.review_folder import ReviewFolder
+    from cliploc.web.label_studio.app import serve
+    from cliploc.web.label_studio.predictor import Predictor
+    from cliploc.web.label_studio.task_pictures import PictureSource
+
+    terminal = Terminal()
+    most = round(asked.max_megabytes * 1e6)
+    source = PictureSource(asked.pictures, asked.label_studio_url, os.environ.get(asked.token_env), most)
+    warn_of_strangers(terminal, asked, "server")
+    terminal.say(f"loading {options.model}", style="dim")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # how a server is ended
+        drafts = None if asked.learn is None else stack.enter_context(ReviewFolder.opened(user_path(asked.learn)))
+        predictor = Predictor(options, source, round(asked.max_megapixels * 1e6), drafts)
+        serve(
+            predictor,
+            asked.host,
+            asked.port,
+            auth=auth,
+            allow_hosts=asked.allow_host or (),
+            max_bytes=max(64_000_000, 2 * most),  # a task may hold its picture
+            queue=asked.queue,
+            say=lambda line: terminal.say(line, style="dim"),
+            drafts=drafts,
+            on_ready=lambda address: terminal.data(Text(address)),
+        )
+    return DONE
