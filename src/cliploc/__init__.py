@@ -30,29 +30,10 @@ if TYPE_CHECKING:
     from cliploc.values import Boxes, Masks
 
 __all__ = [
-    "AnnotateResult",
-    "Boxes",
-    "CliplocError",
-    "CliplocWarning",
-    "Detector",
-    "InputError",
-    "Localization",
-    "Localizer",
-    "Masks",
-    "Memory",
-    "ModelError",
-    "Options",
-    "Reporter",
-    "UnknownNameError",
-    "UsageError",
-    "__version__",
-    "annotate",
-    "list_datasets",
-    "list_exports",
-    "list_methods",
-    "list_metrics",
-    "list_models",
-]
+    "AnnotateResult", "Boxes", "CliplocError", "CliplocWarning", "Detector", "InputError", "Localization", "Localizer",
+    "Masks", "Memory", "ModelError", "Options", "Reporter", "UnknownNameError", "UsageError", "__version__",
+    "annotate", "list_datasets", "list_exports", "list_methods", "list_metrics", "list_models",
+]  # fmt: skip
 
 __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
     __name__,
@@ -60,12 +41,7 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
         "cliploc.config": ("Options",),
         "cliploc.detector": ("Detector",),
         "cliploc.errors": (
-            "CliplocError",
-            "CliplocWarning",
-            "InputError",
-            "ModelError",
-            "UnknownNameError",
-            "UsageError",
+            "CliplocError", "CliplocWarning", "InputError", "ModelError", "UnknownNameError", "UsageError",
         ),
         "cliploc.jobs.annotate": ("annotate",),
         "cliploc.jobs.annotation_results": ("AnnotateResult",),
@@ -76,7 +52,7 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
         "cliploc.reporter": ("Reporter",),
         "cliploc.values": ("Boxes", "Masks"),
     },
-)
+)  # fmt: skip
 
 
 def __dir__() -> list[str]:

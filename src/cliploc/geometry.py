@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ RESAMPLING: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+_Side: TypeAlias = tuple[int, float, int]  # of an input: its length, the scale there, and the offset
 PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: close to zero in any tower's normalised space
 
 
@@ -321,24 +322,13 @@ def _sampling(
     frame: Frame, window: Frame, axis: int, cells: int, points: int, beyond: bool = False
 ) -> tuple[int, Tensor]:
     """How a window's side samples a grid, bilinear: first cell, weights `[n, points]`; `beyond`: of all cells."""
-    side, window_side = frame.input_hw[1 - axis], window.input_hw[1 - axis]
-    scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]
-    offset, at = frame.offset_xy[axis], window.offset_xy[axis]
-    return _sampled(cells, side, scale, offset, points, window_side, window_scale, at, beyond)
+    own, of_window = ((one.input_hw[1 - axis], one.scale_xy[axis], one.offset_xy[axis]) for one in (frame, window))
+    return _sampled(own, of_window, cells, points, beyond)
 
 
 @lru_cache(maxsize=1024)  # pictures of one size have the same windows
-def _sampled(
-    cells: int,
-    side: int,
-    scale: float,
-    offset: int,
-    points: int,
-    window_side: int,
-    window_scale: float,
-    at: int,
-    beyond: bool,
-) -> tuple[int, Tensor]:
+def _sampled(own: _Side, of_window: _Side, cells: int, points: int, beyond: bool) -> tuple[int, Tensor]:
+    (side, scale, offset), (window_side, window_scale, at) = own, of_window
     cell = side / cells  # pixels of the input
     low, high = ((edge - at) / window_scale * scale + offset for edge in (0, window_side))
     first, end = max(0, math.ceil(low / cell - 0.5)), min(cells, math.floor(high / cell - 0.5) + 1)

@@ -163,7 +163,10 @@ class Localizer:
 
     def _flow(self, options: Options, head: tuple[str, TrainedHead] | None, encoder: MaskedEncoder) -> Flow:
         second_look = (self._bank, self.calibration) if options.second_look else None
-        return Flow(self.backbone, self._texts, options, head, encoder, second_look, self.guide, self.mask_source)
+        return Flow(
+            self.backbone, self._texts, options, head, encoder,
+            second_look=second_look, guide=self.guide, mask_source=self.mask_source,
+        )  # fmt: skip
 
     @property
     def options(self) -> Options:
@@ -262,7 +265,8 @@ class Localizer:
         tasks = {self.method.name: self._task}
         self._refuse_misfit()
         requests, bank = _requests(images, names), self._bank_where(presence)
-        with closing(self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, keep_maps)) as results:
+        results = self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, keep_maps=keep_maps)
+        with closing(results):
             for result in results:
                 if result.error is None:
                     yield result.found[self.method.name]
@@ -314,7 +318,8 @@ class Localizer:
         """
         tasks, bank = self._named.tasks_of(methods), self._bank_where(presence)
         self._refuse_misfit(methods)
-        results = self._named.run(_requests(images, names), tasks, absent_maps, bank, reporter, on_error, keep_maps)
+        requests = _requests(images, names)
+        results = self._named.run(requests, tasks, absent_maps, bank, reporter, on_error, keep_maps=keep_maps)
         return _found_in(results)
 
     def compare_figure(
@@ -377,7 +382,7 @@ class Localizer:
         tasks = {self.method.name: self._task} if methods is None else flow.tasks_of(methods)
         self._refuse_misfit(methods)
         bank = self._bank_where(presence)
-        return flow.run(requests, tasks, absent_maps, bank, reporter, "skip", keep_maps, lessons)
+        return flow.run(requests, tasks, absent_maps, bank, reporter, "skip", keep_maps=keep_maps, lessons=lessons)
 
     def _bank_where(self, presence: bool | None) -> Bank | None:
         """The bank if names are compared with it, else None."""

@@ -42,14 +42,9 @@ def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
 OPENAI_80_TEMPLATES = tuple(template for (template,) in _packaged_entries("openai-80.txt"))
 # The seven of them that OpenAI found to do as well for ViTs ("Prompt Engineering", end).
 OPENAI_7_TEMPLATES = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
+    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.",
+    "art of the {}.", "a photo of the small {}.",
+)  # fmt: skip
 TEMPLATE_SETS = {
     "default": DEFAULT_TEMPLATES,
     "openai-80": OPENAI_80_TEMPLATES,

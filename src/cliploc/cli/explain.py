@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.faithfulness import Faithfulness, Measured, Region
-    from cliploc.report.explanation import HotMap
+    from cliploc.report.faithfulness import HotMap
     from cliploc.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
@@ -42,16 +42,8 @@ EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
 # explain has its own form of these, or does not use them
 OWN = ("method", "method_options", "recipe", "head", "min_presence", "resize")
 OF_BOXES = (
-    "components",
-    "min_area",
-    "max_boxes",
-    "nms_iou",
-    "split_peaks",
-    "min_score",
-    "text_cache",
-    "learnt",
-    "masks_by",
-)
+    "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache", "learnt", "masks_by",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +185,7 @@ def _page(
     protocol: FaithfulnessOptions,
 ) -> str:
     """The page of a document."""
-    from cliploc.report.explanation import explanation_page
+    from cliploc.report.faithfulness import explanation_page
 
     about = {
         "model": document["model"],

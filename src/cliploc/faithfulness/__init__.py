@@ -19,19 +19,10 @@ __getattr__ = on_first_use(
     {
         "cliploc.faithfulness._infra.fill": ["in_8_bits"],
         "cliploc.faithfulness._infra.measure": [
-            "AskedPicture",
-            "Faithfulness",
-            "Region",
-            "Spent",
-            "with_random_weights",
+            "AskedPicture", "Faithfulness", "Region", "Spent", "with_random_weights",
         ],
         "cliploc.faithfulness._infra.judged": [
-            "Axis",
-            "FaithfulnessMetric",
-            "FaithfulNumber",
-            "Judged",
-            "Measured",
-            "OtherMaps",
+            "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps",
         ],
         "cliploc.faithfulness._infra.order": ["area", "spearman"],
         "cliploc.faithfulness._infra.metric_registry": [
@@ -41,4 +32,4 @@ __getattr__ = on_first_use(
         ],
         "cliploc.faithfulness._infra.scores": ["Scorer", "Scores"],
     },
-)
+)  # fmt: skip

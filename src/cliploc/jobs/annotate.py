@@ -246,7 +246,7 @@ def annotate(
                     of_run.read_rows()
                 if given is not None and not of_review:  # for it the sizes of all pictures must be known
                     read, sources = merge_corrections(
-                        target, given, run, of_run.results, found, names, masks, of_run.shown_row
+                        target, given, run, of_run.results, found, names, masks=masks, shown=of_run.shown_row
                     )
                     not_applied = read.problems
                     notes.add([correction_masks.in_words(sources)] if sources else [])

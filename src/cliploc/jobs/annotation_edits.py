@@ -230,6 +230,7 @@ def merge_corrections(
     results: Results,
     found: Sequence[PictureFile],
     labels: Labels,
+    *,
     masks: bool,
     shown: Callable[[str], Row],
 ) -> tuple[Corrections, Counter[str]]:

@@ -113,7 +113,6 @@ class AnnotateWorker:
         return {**own, "groups": self._settings.filter.groups, **by_bank, **with_masks, **teaching}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        """See `cliploc.jobs.engine.Worker.stream`."""
         waiting: deque[Shard] = deque()  # shards that are not complete yet
         done: dict[Hashable, Row] = {}  # (shard, place in it) → row
         lessons: dict[Hashable, Lesson] = {}  # the same → lesson

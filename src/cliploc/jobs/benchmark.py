@@ -202,11 +202,9 @@ class BoxJudge(Judge):
         )
 
     def close(self) -> None:
-        """See `Judge.close`."""
         self._pool.close()
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
-        """See `Judge.stream`."""
         own, fed = tee(shards)
         feed = _Feed(self, fed, reporter, self._methods)
         try:

@@ -153,7 +153,6 @@ class ExamplesJudge(AskingJudge):
     task, keep_maps = "calibrations", True  # the second look goes with the maps
 
     def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
-        """See `PictureJudge.judge`."""
         if heat is None:
             return {one.name: [] for one in fields(Examples)}
         found = examples_in(heat, heat.names, seen.truth(heat.image.size))

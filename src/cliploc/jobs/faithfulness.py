@@ -115,26 +115,21 @@ class FaithfulnessJudge(PictureJudge):
             )
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`."""
         scale = self._measurer.backbone.logit_scale
         return self.described_by(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
 
     def look(self, sample: Sample, read: None) -> AskedPicture:  # noqa: ARG002
-        """See `PictureJudge.look`."""
         return self._measurer.see(sample.id, sample.path, self._classes[sample.label])
 
     def maps(self, seen: AskedPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
-        """See `PictureJudge.maps`."""
         return self._measurer.maps(seen, methods, reporter=reporter)
 
     def spent(self) -> Spending:
-        """See `Judge.spent`."""
         found = {name: (one.maps, one.passes, one.seconds) for name, one in self._measurer.spent.items()}
         self._measurer.spent.clear()
         return found
 
     def judge(self, seen: AskedPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
-        """See `PictureJudge.judge`."""
         others = partial(self._measurer.others, seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
         return {
@@ -156,7 +151,6 @@ class ValueTally(Tally):
         self._rows: dict[str, tuple[dict[str, float | None], dict[str, list[float | None]]]] = {}
 
     def add(self, row: Row) -> None:
-        """See `Tally.add`."""
         if row["sample"] in self._rows:
             raise UsageError(f"{row['sample']} occurs twice: evaluate each picture once")
         self._rows[row["sample"]] = dict(row["values"]), dict(row["curves"])

@@ -298,7 +298,6 @@ class LabellingTally(Tally):
         self._walks: dict[tuple[str, int], dict[str, _Seen]] = {}
 
     def add(self, row: Row) -> None:
-        """See `Tally.add`."""
         walk = self._walks.setdefault((row["order"], row["seed"]), {})
         if row["sample"] in walk:
             raise UsageError(f"{row['sample']} occurs twice: review each picture once")

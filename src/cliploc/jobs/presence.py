@@ -98,7 +98,6 @@ class PresenceJudge(AskingJudge):
     """Compares what a localizer says of names with what is there."""
 
     def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
-        """See `PictureJudge.judge`."""
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [one in sample.truth for one in unknown]}
@@ -157,7 +156,6 @@ class PresenceTally(Tally):
         self._pictures: dict[str, _Picture] = {}
 
     def add(self, row: Row) -> None:
-        """See `Tally.add`."""
         there, verdicts = np.array(row["there"], bool), np.array(row["verdicts"], object)
         found = verdicts == "found"
         pairs = (there & found, ~there & found, there & ~found, ~there & ~found, verdicts == "unsure")

@@ -138,7 +138,6 @@ class LabelMapJudge(PictureJudge):
             )
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`."""
         cosines = self.segmenter.tasks[setting.method].method.cosines
         weights = self.segmenter.backbone.weights_id
         regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
@@ -147,11 +146,9 @@ class LabelMapJudge(PictureJudge):
         )
 
     def read(self, sample: LabelledPicture) -> _Read:
-        """See `PictureJudge.read`."""
         return _Read(sample, sample.picture(), sample.truth.read())
 
     def look(self, sample: LabelledPicture, read: _Read) -> _Read:
-        """See `PictureJudge.look`."""
         picture, truth, protocol = read.picture, read.truth, self.segmenter.protocol
         if (picture.height, picture.width) != truth.shape:
             raise InputError(
@@ -167,7 +164,6 @@ class LabelMapJudge(PictureJudge):
         return _Read(sample, picture, np.asarray(small))
 
     def maps(self, seen: _Read, methods: Sequence[str], reporter: Reporter) -> dict[str, _Labelled]:
-        """See `PictureJudge.maps`."""
         if not self.segmenter.protocol.one_thing:
             made = self.segmenter.label_maps(seen.picture, methods, reporter)
             return {name: (labels, None) for name, labels in made.items()}
@@ -178,7 +174,6 @@ class LabelMapJudge(PictureJudge):
         }
 
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
-        """See `PictureJudge.judge`."""
         labels, precision = heat
         pairs = pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
         return {
@@ -215,14 +210,12 @@ class PixelTally(Tally):
         self._precisions: list[float] = []
 
     def add(self, row: Row) -> None:
-        """See `Tally.add`."""
         pairs = (np.array(row[key], kind) for key, kind in (("true", "i2"), ("predicted", "i2"), ("pixels", "i8")))
         self._metric.restore(row["sample"], PixelPairs(*pairs))
         if row["average_precision"] is not None:
             self._precisions.append(row["average_precision"])
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
-        """See `numbers_of`."""
         if not len(self._metric):
             return dict(counts)
         numbers = numbers_of(self._metric.compute(bootstrap), self._names, self._known, self._precisions)

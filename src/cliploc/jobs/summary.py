@@ -54,7 +54,6 @@ class Counted(Tally):
         """See `Tally.add`."""
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
-        """See `Tally.summary`."""
         return dict(counts)
 
 
@@ -73,7 +72,6 @@ class BoxTally(Tally):
         self.metrics: list[Metric] = [one.at(threshold if one.needs_threshold else None) for one in all_metrics()]
 
     def add(self, row: Row) -> None:
-        """See `Tally.add`."""
         # A plugin's metric that was added during the run would have counted only a part of the samples.
         self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
         for one in self.metrics:

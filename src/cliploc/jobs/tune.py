@@ -122,7 +122,6 @@ class TuningJudge(AskingJudge):
             memory.besides = reduce(or_, needs, memory.besides)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`."""
         rules = [(one.threshold, one.split_peaks) for one in self.rules]
         return {**super().describe(setting), "rules": [list(one) for one in rules]}
 
@@ -131,7 +130,6 @@ class TuningJudge(AskingJudge):
         return Seen(sample, [label for label in sample.truth if label not in self.unknown])
 
     def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
-        """See `PictureJudge.judge`."""
         if heat is None:
             return {"quality": []}
         truth = seen.truth(heat.image.size)

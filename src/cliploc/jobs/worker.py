@@ -129,7 +129,6 @@ class PictureJudge(Judge):
         """The columns of one map."""
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
-        """See `Judge.stream`."""
         with ThreadPoolExecutor(1, "cliploc-read") as reading:
             for shard in shards:
                 notes: list[str] = []
@@ -221,7 +220,6 @@ class EvaluationWorker:
         return tuple(dict.fromkeys(judge.note for judge in self.judges if judge.note))
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        """See `cliploc.jobs.engine.Worker.stream`."""
         digests = Digests(shards)
         own, *copies = tee(digests, 1 + len(self.judges))
         streams = [judge.stream(copy, reporter) for judge, copy in zip(self.judges, copies, strict=True)]
@@ -314,7 +312,6 @@ class AskingJudge(PictureJudge):
         return self.described(setting, said, threshold_given=setting.threshold is not None)
 
     def look(self, sample: AskedPicture, read: None) -> Seen:  # noqa: ARG002
-        """See `PictureJudge.look`."""
         return Seen(sample, [label for label in sample.labels if label not in self.unknown])
 
     def maps(self, seen: Seen, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar
@@ -118,7 +119,7 @@ class Ahead(Generic[S, T]):
         except Exception as error:
             self._ended, self._following = True, error
         else:
-            self._following = item, Job(lambda tell: self._work(item, tell))
+            self._following = item, Job(partial(self._work, item))
 
     def __enter__(self) -> Self:
         return self

@@ -108,6 +108,7 @@ class Flow:
         options: Options,
         head: tuple[str, TrainedHead] | None,
         masked: MaskedEncoder,
+        *,
         second_look: tuple[Bank, Calibration] | None = None,
         guide: Guide | None = None,
         mask_source: MaskSource | None = None,
@@ -167,6 +168,7 @@ class Flow:
         bank: Bank | None,
         reporter: Reporter,
         on_error: OnError,
+        *,
         keep_maps: bool = True,
         lessons: bool = False,
     ) -> Generator[Result, None, None]:

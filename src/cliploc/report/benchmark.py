@@ -16,7 +16,7 @@ import numpy as np
 from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
 from cliploc.report.benchmark_classes import class_bars, class_table, confusion, studied, studies
-from cliploc.report.benchmark_data import MISSES, BenchmarkRun, details, in_words, is_imagenet, read_run, worth
+from cliploc.report.benchmark_data import MISSES, BenchmarkRun, details, in_words, is_imagenet, read_run
 from cliploc.report.benchmark_figures import (
     INSTANCES,
     QUARTILES,
@@ -33,7 +33,7 @@ from cliploc.report.html import REPORT_TEMPLATES, count
 from cliploc.report.labelling import write_labelling_report
 from cliploc.report.presence import write_presence_report
 from cliploc.report.segmentation import write_segmentation_report
-from cliploc.report.task_folder import SettingResult, kind_of, published, write_files
+from cliploc.report.task_folder import SettingResult, kind_of, published, worth, write_files
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures

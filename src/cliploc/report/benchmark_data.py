@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from cliploc._documents import BenchmarkManifest, BenchmarkSummary, DocumentErro
 from cliploc._files import parts_in
 from cliploc.errors import UsageError
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
-from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, content_of
+from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, content_of, worth
 
 Box = tuple[float, float, float, float]
 NO_INTERVALS = Bootstrap(replicates=0)
@@ -39,11 +38,6 @@ MISSES = {
     "more": ("too much", "the box holds more than 70 % of the object, and too much around it"),
     "elsewhere": ("elsewhere", "none of these"),
 }
-
-
-def worth(value: float | None) -> float:
-    """A number by which settings are ranked: 0 is one, and a missing one is less than any."""
-    return -math.inf if value is None else value
 
 
 @dataclass(frozen=True)

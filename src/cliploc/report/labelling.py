@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ MOST_DRAWN = 8  # settings with a figure
 
 def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a labelling benchmark's folder; see `write_report`."""
-    run = read_run(folder, LabellingManifest, lambda _: ("untaught", "taught", "saved"), _rank)
+    run = read_run(folder, LabellingManifest, lambda _: ("untaught", "taught", "saved"), _fewest)
     _refuse_damaged(run)
     title, table, names = run.title("Labelling"), _numbers(run), _names(run)
     page = REPORT_TEMPLATES.render(
@@ -69,10 +68,10 @@ def _refuse_damaged(run: TaskRun) -> None:
             raise UsageError(f"{run.folder} is damaged (the numbers of {one.id}): run the benchmark again")
 
 
-def _rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
+def _fewest(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
     """By the corrections before anything is reviewed."""
     value: float | None = numbers.get("taught")
-    return math.inf if value is None else value
+    return None if value is None else -value
 
 
 def _facts(run: TaskRun) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ NEGATIVES = {
 
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
-    run = read_run(folder, PresenceManifest, lambda _: NUMBERS, _rank)
+    run = read_run(folder, PresenceManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("mcc"))
     title, things = run.title("Presence"), _things(run)
     table = all_numbers(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     page = REPORT_TEMPLATES.render(
@@ -68,12 +67,6 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     table_csv = numbers_csv(run, NUMBERS, COUNTS, _things_columns)
     texts = (table_csv, to_markdown(title, [table, things]), _reliability_csv(run), page)
     return write_files(folder, texts, FILES)
-
-
-def _rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
-    """By the Matthews correlation."""
-    value: float | None = numbers.get("mcc")
-    return math.inf if value is None else -value
 
 
 def things_text(numbers: Mapping[str, Any], key: str) -> str:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from cliploc._documents import SegmentationManifest
 from cliploc.images import small_png
-from cliploc.report.benchmark_data import worth
 from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
@@ -31,7 +30,7 @@ NOT_COMPARABLE = (
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
-    run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, rank)
+    run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("miou"))
     tables = [_numbers(run), *([_per_class(run)] if run.settings else [])]
     title = run.title("Segmentation")
     page = REPORT_TEMPLATES.render(
@@ -46,11 +45,6 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         **run.ending(),
     )
     return write_files(folder, (_csv(run), to_markdown(title, tables), page))
-
-
-def rank(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float:
-    """By mIoU; smaller for better ones."""
-    return -worth(numbers.get("miou"))
 
 
 # --------------------------------------------------------------------------------------------------------------- tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -187,12 +188,17 @@ class TaskRun:
         }
 
 
+def worth(value: float | None) -> float:
+    """A number by which settings are ranked: 0 is one, and a missing one is less than any."""
+    return -math.inf if value is None else value
+
+
 def read_run(
     folder: Path,
     manifest: type[Any],  # the schema of its manifest
     numbers_of: Callable[[Mapping[str, Any]], Iterable[str]],  # manifest → keys of the numbers that a setting may have
-    # of a setting, by the manifest and the setting's numbers; smaller for better ones
-    rank: Callable[[Mapping[str, Any], Mapping[str, Any]], float],
+    # of a setting, by the manifest and the setting's numbers; larger for better ones
+    best: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None],
 ) -> TaskRun:
     """Reads a benchmark's folder."""
     read = []
@@ -211,7 +217,7 @@ def read_run(
         wrong += [key for key, kind in (("evaluated", int), ("failed", list)) if not isinstance(found.get(key), kind)]
         if wrong:
             raise UsageError(f"{folder} is damaged ({wrong[0]} of {name}): run the benchmark again")
-    ranked = sorted(about["settings"], key=lambda one: rank(about, settings[one["id"]]))
+    ranked = sorted(about["settings"], key=lambda one: -worth(best(about, settings[one["id"]])))
     return TaskRun(
         folder,
         about,

@@ -25,13 +25,7 @@ __getattr__ = on_first_use(
         "cliploc.saliency._infra.attention": ["mean_attention", "patches_of"],
         "cliploc.saliency._infra.ensemble": ["EnsembleRule", "find", "raw_maps"],
         "cliploc.saliency._infra.method_registry": [
-            "baselines",
-            "fitting",
-            "methods",
-            "refuse_unknown",
-            "resolve_options",
-            "saliency",
-            "unfit_reason",
+            "baselines", "fitting", "methods", "refuse_unknown", "resolve_options", "saliency", "unfit_reason",
         ],
     },
-)
+)  # fmt: skip

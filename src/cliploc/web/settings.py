@@ -25,17 +25,9 @@ MASKS_BY = ("heat", "grabcut", "sam")  # the last is that of the server, which m
 NONE = "none"  # no windows or no refinement, also if the recipe has some
 RECIPE = "recipe:"  # marks a recipe among methods: "recipe:fast"
 OF_LOCALIZER = (
-    "templates",
-    "resize",
-    "scales",
-    "windows",
-    "flip",
-    "refine",
-    "min_presence",
-    "max_boxes",
-    "split_peaks",
+    "templates", "resize", "scales", "windows", "flip", "refine", "min_presence", "max_boxes", "split_peaks",
     "min_score",
-)
+)  # fmt: skip
 CHECKS = {
     **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes", "split_peaks")},
     "scales": choice("scales", SCALES),
@@ -46,16 +38,9 @@ CHECKS = {
     **{name: number(name, 0, 1) for name in ("threshold", "compare_threshold", "min_score", "opacity")},
 }
 LIVE = (
-    "threshold",
-    "compare_threshold",
-    "min_presence",
-    "max_boxes",
-    "split_peaks",
-    "min_score",
-    "opacity",
-    "masks",
+    "threshold", "compare_threshold", "min_presence", "max_boxes", "split_peaks", "min_score", "opacity", "masks",
     "masks_by",
-)  # no model runs for these
+)  # no model runs for these  # fmt: skip
 SWITCHES, LISTS = ("flip", "masks", "exemplar_text"), ("compare", "refine")
 NUMBERS = tuple(name for name in LIVE if name not in (*SWITCHES, "masks_by"))
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
