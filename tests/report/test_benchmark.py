@@ -17,7 +17,7 @@ from cliploc._files import parts_in
 from cliploc.errors import UsageError
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
-from cliploc.report import benchmark_data, segmentation, task_folder, write_report
+from cliploc.report import benchmark_data, task_folder, write_report
 from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
 from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
@@ -115,8 +115,8 @@ def test_a_setting_of_0_is_ranked_before_one_without_a_number(key: str) -> None:
     assert [one.id for one in BenchmarkRun(Path(), {}, tuple(settings), None).ranked] == [*NUMBERS][::-1]
 
 
-def test_a_segmentation_of_0_is_ranked_before_one_without_a_number() -> None:
-    assert sorted(NUMBERS, key=lambda name: segmentation.rank({}, {"miou": NUMBERS[name]})) == [*NUMBERS][::-1]
+def test_any_task_ranks_a_number_of_0_before_none() -> None:
+    assert sorted(NUMBERS, key=lambda name: -task_folder.worth(NUMBERS[name])) == [*NUMBERS][::-1]
 
 
 def test_hits_and_misses_by_size_and_number_add_up(page: str) -> None:
