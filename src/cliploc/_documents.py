@@ -563,9 +563,12 @@ class BenchmarkSummary(Struct):  # summary.json of a benchmark
     settings: dict[str, SettingNumbers]
 
 
-class NamedDataset(
-    DatasetEntry, kw_only=True
-):  # a dataset's entry, as the reports of segmentation and faithfulness need it
+class TaskManifest(BenchmarkManifest, kw_only=True):  # what the reports of all tasks but localization need
+    settings: list[BenchmarkSetting]
+    shards: Count
+
+
+class NamedDataset(DatasetEntry, kw_only=True):  # a dataset's entry, as these reports need it
     name: str
     split: str
     samples: Count
@@ -575,20 +578,16 @@ class SegmentationDataset(NamedDataset, kw_only=True):  # a dataset's entry, as 
     classes: list[ClassEntry]
 
 
-class SegmentationManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of segmentation needs it
-    settings: list[BenchmarkSetting]
+class SegmentationManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of segmentation needs it
     dataset: SegmentationDataset
-    shards: Count
 
 
 class PresenceDataset(NamedDataset, kw_only=True):  # a dataset's entry, as a report of presence needs it
     negatives: str
 
 
-class PresenceManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of presence needs it
-    settings: list[BenchmarkSetting]
+class PresenceManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of presence needs it
     dataset: PresenceDataset
-    shards: Count
 
 
 class LabellingCosts(Struct):  # seconds
@@ -596,10 +595,8 @@ class LabellingCosts(Struct):  # seconds
     change: float
 
 
-class LabellingManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of labelling needs it
-    settings: list[BenchmarkSetting]
+class LabellingManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of labelling needs it
     dataset: NamedDataset
-    shards: Count
     reviewed: list[Count]
     seeds: Count
     seconds: LabellingCosts
@@ -616,10 +613,8 @@ class CurveAxis(Struct):  # the horizontal axis of a curve
     places: list[float]
 
 
-class FaithfulnessManifest(BenchmarkManifest, kw_only=True):  # manifest.json, as a report of faithfulness needs it
-    settings: list[BenchmarkSetting]
+class FaithfulnessManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of faithfulness needs it
     dataset: NamedDataset
-    shards: Count
     protocol: dict[str, Any]
     numbers: Annotated[dict[str, FaithfulNumber], Meta(min_length=1)]
     curves: dict[str, CurveAxis]

@@ -31,7 +31,7 @@ from cliploc.web.guard import FILES, LOCALIZE, SHOW, Gate, Guard, Incoming
 from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.refusals import RefusedError
-from cliploc.web.uploads import Uploads
+from cliploc.web.store import Uploads
 from tests.tiny import tower
 from tests.web.asking import DEMO, running, service
 from tests.web.test_label_studio import predictor

@@ -15,7 +15,7 @@ from cliploc.web import rates
 from cliploc.web.guard import LOCALIZE, SHOW, Guard
 from cliploc.web.hosts import Hosts
 from cliploc.web.rates import Rate, again, client_of, is_loopback
-from cliploc.web.uploads import Uploads
+from cliploc.web.store import Uploads
 
 
 @given(st.lists(st.floats(0, 30), max_size=60), st.integers(1, 100), st.integers(1, 10))

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from cliploc.web import uploads
-from cliploc.web.uploads import Uploads
+from cliploc.web import store as uploads
+from cliploc.web.store import Uploads
 
 
 def write(folder, name: str, size: int) -> None:

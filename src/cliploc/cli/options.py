@@ -30,6 +30,7 @@ from cliploc.config import (
     parse_pair,
 )
 from cliploc.errors import UsageError
+from cliploc.exemplars import split_entries
 
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
@@ -396,16 +397,12 @@ def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
 
 def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], Options]:
     """Moves the `@FILE`s among the names into the options; a user of the command line may name files."""
-    from cliploc.exemplars import split_entries
-
     plain, exemplars = split_entries(names)
     return plain, options.but(exemplars=(*options.exemplars, *exemplars))
 
 
 def refuse_exemplars(names: Iterable[str], command: str) -> None:
     """Refuses `@FILE`s among the names of a command that compares words only."""
-    from cliploc.exemplars import split_entries
-
     for name in names:
         if split_entries([name])[1]:
             raise UsageError(f"expected names in words, got {name!r}: {command} takes no pictures as prompts")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from cliploc import prompts
+from cliploc.backbones import models
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import folder
@@ -32,7 +33,7 @@ from cliploc.metrics import SIDE, all_numbers
 from cliploc.pipeline.prepare import Request
 from cliploc.report.benchmark import FILES as REPORT_FILES
 from cliploc.reporter import Reporter, halved_note
-from cliploc.saliency import find
+from cliploc.saliency import find, fitting, unfit_reason
 from cliploc.values import Dataset, FloatArray, Sample
 
 KIND = RunKind("benchmark", "a benchmark", 2, free=RunKind.free | {"dataset.reasons"})
@@ -122,9 +123,7 @@ def run_benchmark(
 
 def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
-    from cliploc.backbones import models
     from cliploc.heads import read_config
-    from cliploc.saliency import fitting, unfit_reason
 
     found = find(method)
     trained = set() if setup.head is None else {read_config(setup.head).method}

@@ -2,11 +2,10 @@
 
 `find` is the find page: its addresses, answered by `answers`. A request is read by `questions`, pictures and downloads
 are in `store`, `view` and `downloads` make what is shown and saved, `menus` what can be chosen. `service` holds the
-models, `runs` the searches that are in progress. `editor` is the editor of an annotation's
-drafts, which `cliploc review` starts.
+models, `runs` the searches in progress. `editor` is the editor of an annotation's drafts (`cliploc review`).
 
-Before every application stands a gate of `guard`; with `hosts`, `rates`, `connections`, `turns` and
-`uploads` it limits what a visitor can send. `server` listens. What is served needs the extra `cliploc[web]`.
+Before every application stands a gate of `guard`; with `hosts`, `rates` and `connections` it limits what a visitor can
+send. `server` listens. What is served needs the extra `cliploc[web]`.
 """
 
 from __future__ import annotations

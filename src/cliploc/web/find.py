@@ -22,7 +22,7 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.server import listen, run
 from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.uploads import Uploads
+from cliploc.web.store import Uploads
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from cliploc.web.hosts import Hosts
 from cliploc.web.rates import Passwords, Rate, again, client_of, is_loopback
 from cliploc.web.refusals import MAX_BODY, RefusedError
-from cliploc.web.uploads import Uploads
+from cliploc.web.store import Uploads
 
 # Tells the browser to load nothing from other servers, and to run no script and use no style that stands in a page.
 POLICY = (
