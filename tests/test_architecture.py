@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from tools.house import with_layers
 
 import cliploc
@@ -42,24 +41,30 @@ def private_owner(name: str) -> str:
     return ".".join(parts[: private[0]]) if private else ""
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_what_is_private_is_imported_by_its_own_package_only(path: Path) -> None:
-    own = module_name(path)
+TREES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+
+
+def test_what_is_private_is_imported_by_its_own_package_only() -> None:
+    """Else make it public there, or move it."""
     strangers = [
-        name
-        for name in imported(ast.parse(path.read_text(encoding="utf-8")))
+        (own, name)
+        for own, tree in TREES.items()
+        for name in imported(tree)
         if (owner := private_owner(name)) not in ("", "cliploc") and not f"{own}.".startswith(f"{owner}.")
     ]
-    assert not strangers, f"{own} imports what is private elsewhere: make it public there, or move it"
+    assert not strangers
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_nobody_asks_whether_a_backbone_has_something(path: Path) -> None:
+def test_nobody_asks_whether_a_backbone_has_something() -> None:
     """What is not in the protocol is not asked for."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    asked = [ast.unparse(one) for one in calls if one.func.id in ("getattr", "hasattr", "setattr")]  # type: ignore[attr-defined]
-    assert not [one for one in asked if re.search(r"\((\w+\.)*_?(backbone|tower)\b", one)]
+    asked = [
+        (own, ast.unparse(node))
+        for own, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in ("getattr", "hasattr", "setattr")
+    ]
+    assert not [(own, one) for own, one in asked if re.search(r"\((\w+\.)*_?(backbone|tower)\b", one)]
 
 
 def test_the_localizer_loads_no_report_and_no_training() -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cliploc import prompts
+from cliploc import backbones, prompts
 from cliploc.localizer import Localizer, classifier
 from cliploc.reporter import Reporter
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
@@ -111,11 +111,8 @@ def test_class_and_template_files(command, tmp_path):
 
 def test_auto_precision_says_what_it_found(monkeypatch):
     monkeypatch.setattr("cliploc.backbones._layers.native_bf16", lambda device: True)
-    create_once.cache_clear()
-    try:
-        document = document_of("classify", CAT, "-p", "cat", "--precision", "auto")
-    finally:
-        create_once.cache_clear()
+    monkeypatch.setattr("tests.commands.create_once", backbones.create)
+    document = document_of("classify", CAT, "-p", "cat", "--precision", "auto")
     assert document["settings"]["precision"] == "bf16"
 
 
