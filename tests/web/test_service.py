@@ -74,7 +74,7 @@ def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, 
         np.testing.assert_allclose(found.maps, wanted.maps, atol=1e-6)
 
 
-@pytest.mark.parametrize(("model", "recipe"), [("mini", "fast"), ("mini", "best"), ("mini-vit", "fast")])
+@pytest.mark.parametrize(("model", "recipe"), [("mini", "fast"), ("mini-vit", "fast")])
 def test_a_recipe_is_the_localizers(model, recipe):
     look = Service([Offer(model)], device="cpu").look(CAT, from_mapping({"names": "cat, dog", "recipe": recipe}))
     [(method, found)] = look.cut(look.settings).items()
@@ -229,7 +229,7 @@ def test_any_method_can_be_ended_at_any_layer(model, method):
         counts.append(lambda: asked)
         return Reporter(masked=count)
 
-    for number in range(1, 20, 3):
+    for number in (1, 2, 7, 19):
         service.memory = Memory(max_seconds=60)
         with pytest.raises(StoppedError, match="enough"):
             service.look(photo, settings, None, stop_at(number))
