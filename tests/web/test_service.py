@@ -384,7 +384,7 @@ def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     assert found["cam"].reasons[1].startswith("not in the picture: presence")
     lines = python_lines(Settings(names="cat"), "cat.jpg", offer.arguments, [(offer.arguments_of("ts_cam"), 0.3)])
     assert "method='ts_cam', head='head.safetensors'" in lines
-    assert list(trained.look(CAT, from_mapping({"names": "cat", "recipe": "default"})).results) == ["recipe:default"]
+    assert list(trained.look(CAT, from_mapping({"names": "cat", "recipe": "fast"})).results) == ["recipe:fast"]
     with pytest.raises(UsageError, match="was trained on mini, which is not offered: add --model mini"):
         with_heads([Offer("RN50")], [str(file)])
     with pytest.raises(UsageError, match="are both for ts_cam"):
@@ -458,7 +458,7 @@ def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
     [
         (Settings(method="cam"), "--method=cam"),
         (Settings(), None),
-        (Settings(method="recipe:fast", windows="2"), "--recipe=fast"),
+        (Settings(method="recipe:fast", windows="1"), "--recipe=fast"),
         (Settings(refine=(), flip=False, scales="1", windows="none"), "--windows="),
     ],
 )
