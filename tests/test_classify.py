@@ -97,8 +97,9 @@ def test_imagenet_is_what_is_asked_when_nothing_is():
 def test_class_and_template_files(command, tmp_path):
     (tmp_path / "classes.txt").write_text("# animals\ncat|kitten\n\nn02106662\n")
     (tmp_path / "templates.txt").write_text("a photo of a {}.\nthe {}.\n")
+    fast = ("--recipe", "fast") if command == "localize" else ()
     document = document_of(
-        *(command, CAT, "--classes", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),
+        *(command, CAT, *fast, "--classes", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),
         *("--template", "itap of a {}.", "--precision", "bf16", "--no-text-cache"),
     )
     settings = document["settings"]

@@ -52,7 +52,10 @@ WITHOUT_TORCH = """
 import contextlib, io, json, os, sys
 from cliploc.cli import main
 
-for words in json.load(sys.stdin):
+asked = json.load(sys.stdin)
+with contextlib.redirect_stderr(io.StringIO()):
+    main(asked[0])  # what commands share is imported once
+for words in asked:
     if os.fork() == 0:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -112,7 +115,7 @@ WITH_NUMPY = [  # the readers of datasets and the export formats import it, in a
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory):
-    """What each command of REFUSED and WITH_NUMPY said, forked from a process that imported the command line only."""
+    """What each command of REFUSED and WITH_NUMPY said, forked from a process that has refused the first one."""
     asked = json.dumps([[str(word) for word in words] for words, _ in (*REFUSED, *WITH_NUMPY)])
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH],
