@@ -29,9 +29,16 @@ from cliploc.memory import Memory
 
 PHOTOS = Path(backbones.__file__).parents[1] / "demo_photos"
 CAT, COFFEE = PHOTOS / "cat.jpg", PHOTOS / "coffee.jpg"
-create_once = functools.cache(backbones.create)
 seen = functools.cache(Memory)
 Answer = TypeVar("Answer")
+_made = functools.cache(backbones.create)
+
+
+def create_once(
+    model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32"
+) -> Any:
+    """Each model is made once, however it is asked for."""
+    return _made(model, pretrained, device, precision=precision)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cliploc import prompts
+from cliploc import backbones, prompts
 from cliploc.localizer import Localizer, classifier
 from cliploc.reporter import Reporter
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
@@ -97,8 +97,9 @@ def test_imagenet_is_what_is_asked_when_nothing_is():
 def test_class_and_template_files(command, tmp_path):
     (tmp_path / "classes.txt").write_text("# animals\ncat|kitten\n\nn02106662\n")
     (tmp_path / "templates.txt").write_text("a photo of a {}.\nthe {}.\n")
+    fast = ("--recipe", "fast") if command == "localize" else ()
     document = document_of(
-        *(command, CAT, "--classes", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),
+        *(command, CAT, *fast, "--classes", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),
         *("--template", "itap of a {}.", "--precision", "bf16", "--no-text-cache"),
     )
     settings = document["settings"]
@@ -111,11 +112,8 @@ def test_class_and_template_files(command, tmp_path):
 
 def test_auto_precision_says_what_it_found(monkeypatch):
     monkeypatch.setattr("cliploc.backbones._layers.native_bf16", lambda device: True)
-    create_once.cache_clear()
-    try:
-        document = document_of("classify", CAT, "-p", "cat", "--precision", "auto")
-    finally:
-        create_once.cache_clear()
+    monkeypatch.setattr("tests.commands.create_once", backbones.create)
+    document = document_of("classify", CAT, "-p", "cat", "--precision", "auto")
     assert document["settings"]["precision"] == "bf16"
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
+import pwd
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,8 +28,9 @@ from cliploc.pipeline.prepare import DECODERS, Prepared
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.saliency.cam import cam
+from cliploc.text_cache import cache_folder
 from cliploc.tower import Needs
-from tests.commands import CAT, create_once
+from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere
 from tests.tiny import KINDS, context, give_function, tower
 from tests.tolerances import STRETCHED, assert_rounded, terms_of
 
@@ -162,8 +161,7 @@ def test_to_supervision(backbones):
 
 # ------------------------------------------------------------------------------------------------------------ batches
 @pytest.mark.parametrize("views", [{"scales": (1, 1.5)}, {"windows": (1, 2), "refine": ["affinity"]}], ids=str)
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "policy"), list(zip(KINDS, POLICIES, strict=True)))
 def test_a_batch_is_one_by_one(backbones, kind, policy, views):
     names = ["red", "blue", "something else"]
     localizer = build(backbones[kind], resize=policy, flip=True, batch_size=4, **views)
@@ -730,48 +728,40 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", ["mini", "mini-vit"])
-def test_modes_that_the_program_set_change_nothing(model, mode):
+def test_modes_that_the_program_set_change_nothing(model):
     names, picture = ["cat", "remote control"], np.asarray(Image.open(CAT).resize((80, 60)))
     fitting = ["cam", "grad_cam", "layer_cam"] if model == "mini" else ["naclip", "chefer", "legrad", "rollout"]
     options = {"background": ["sofa"], "text_cache": False}
     before = Localizer(create_once(model), **options)
     (expected,) = before.compare([picture], names, fitting)
     best = before.classify(picture, names)
-    with MODES[mode]():
-        for localizer in (before, Localizer(model, **options)):
-            (found,) = localizer.compare([picture], names, fitting)
-            for method in fitting:
-                same(found[method], expected[method])
-            for one, other in zip(localizer.classify(picture, names), best, strict=True):
-                assert one == pytest.approx(other, abs=1e-6) if not isinstance(one, str) else one == other
+    for mode in MODES.values():
+        with mode():
+            for localizer in (before, Localizer(model, **options)):
+                (found,) = localizer.compare([picture], names, fitting)
+                for method in fitting:
+                    same(found[method], expected[method])
+                for one, other in zip(localizer.classify(picture, names), best, strict=True):
+                    assert one == pytest.approx(other, abs=1e-6) if not isinstance(one, str) else one == other
 
 
-FORK = """
-import os, sys
-import cliploc, torch
-torch.set_num_threads(4)
-localizer = cliploc.Localizer("mini", method="grad_cam", text_cache=False)
-before = localizer(sys.argv[1], ["cat"])
-child = os.fork()
-if child == 0:
-    after = localizer(sys.argv[1], ["cat"])
-    other = cliploc.Localizer("mini-vit", recipe="fast", text_cache=False)(sys.argv[1], ["cat"])
-    os._exit(0 if abs(after.maps - before.maps).max() < 1e-4 and len(other.boxes) else 1)
-os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+def maps_after_a_fork(path: str) -> int:
+    torch.set_num_threads(4)
+    localizer = Localizer("mini", method="grad_cam", text_cache=False)
+    before = localizer(path, ["cat"])
+    child = os.fork()
+    if child == 0:
+        after = localizer(path, ["cat"])
+        other = Localizer("mini-vit", recipe="fast", text_cache=False)(path, ["cat"])
+        os._exit(0 if abs(after.maps - before.maps).max() < 1e-4 and len(other.boxes) else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_process_computes_too():
     """The threads of its parent are not there; torch would wait for them for ever."""
-    child = subprocess.Popen([sys.executable, "-c", FORK, str(CAT)], start_new_session=True)
-    try:
-        assert child.wait(timeout=240) == 0  # a busy machine
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+    assert elsewhere(maps_after_a_fork, str(CAT)) == 0
 
 
 def test_a_forked_process_cannot_use_a_gpu(monkeypatch):
@@ -794,25 +784,21 @@ def test_threads_that_share_a_localizer_see_what_one_sees():
                 same(one, other)
 
 
-NO_HOME = """
-import os, pwd, sys
-for variable in ("HOME", "XDG_CACHE_HOME", "CLIPLOC_CACHE"):
-    os.environ.pop(variable, None)
-def nobody(uid):
-    raise KeyError("getpwuid(): uid not found")
-pwd.getpwuid = nobody
-import cliploc
-from cliploc.cli import main
-from cliploc.text_cache import cache_folder
-assert cache_folder() is None
-assert cliploc.Localizer(recipe="fast")(sys.argv[1], ["cat"]).found[0]
-assert main(["localize", sys.argv[1], "-p", "cat", "--recipe", "fast"]) == 0
-assert main(["localize", sys.argv[1], "-p", "cat", "--model", "RN50"]) == 2  # looks into ~/.cache/clip
-"""
+def without_a_home(path: str) -> tuple[object, bool, list[Outcome]]:
+    def nobody(uid: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "CLIPLOC_CACHE"):
+        os.environ.pop(variable, None)
+    pwd.getpwuid = nobody  # in a process of its own
+    found = bool(Localizer(recipe="fast")(path, ["cat"]).found[0])
+    asked = ("localize", path, "-p", "cat")
+    # RN50 is looked for in ~/.cache/clip.
+    return cache_folder(), found, [cliploc_(*asked, "--recipe", "fast"), cliploc_(*asked, "--model", "RN50")]
 
 
 def test_a_user_without_a_home():
     """As in a container started with a number for the user."""
-    result = subprocess.run([sys.executable, "-c", NO_HOME, str(CAT)], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
+    folder, found, outcomes = elsewhere(without_a_home, str(CAT))
+    assert (folder, found, [one.code for one in outcomes]) == (None, True, [0, 2]), outcomes
+    assert not any("Traceback" in one.err for one in outcomes)

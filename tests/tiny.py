@@ -7,6 +7,7 @@ from its characters.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -63,6 +64,12 @@ def pass_colours_through(conv: nn.Conv2d) -> None:
     conv.bias[:3] = 0
 
 
+@functools.cache
+def some_direction(text: str, size: int) -> Tensor:
+    """`[D]` drawn from the text's characters: once, as each localizer asks for the whole bank of names."""
+    return F.normalize(torch.randn(size, generator=torch.Generator().manual_seed(zlib.crc32(text.encode()))), dim=0)
+
+
 class ColourText:
     """Texts → directions. A colour's is what the tower answers to a cell of that colour, less its answer to grey."""
 
@@ -81,11 +88,7 @@ class ColourText:
         rows = []
         for text in texts:
             word = next((colour for colour in self.planted if colour in text.split()), None)
-            if word is None:
-                generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
-                rows.append(F.normalize(torch.randn(self.size, generator=generator), dim=0))
-            else:
-                rows.append(self.planted[word])
+            rows.append(some_direction(text, self.size) if word is None else self.planted[word])
         return torch.stack(rows)
 
 

@@ -6,6 +6,7 @@ The reference is always the host's own forward on the host's own model.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, get_args
 
 import open_clip
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,14 +68,19 @@ def perturb(module: Any, size: float = 0.1, seed: int = 1, most: float = math.in
     return module.eval()
 
 
-def real_tower(name: str, **vision: Any) -> Any:
-    """The image tower of one of open_clip's models, or what is changed of it, beside a small text tower."""
+def real_tower(name: str, timms: dict[str, Any] | None = None, **vision: Any) -> Any:
+    """The image tower of one of open_clip's models, or what is changed of it, beside a small text tower.
+
+    `timms` makes a tower of timm's shallower: its other blocks are like those that are left, and take the time.
+    """
     config = open_clip.get_model_config(name)
     vision = {**config["vision_cfg"], **vision}
     vision.pop("output_tokens", None)
 
     def build() -> Any:
-        return open_clip.CLIP(config["embed_dim"], vision, TEXT, quick_gelu=config.get("quick_gelu", False))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(timm, "create_model", functools.partial(timm.create_model, **(timms or {})))
+            return open_clip.CLIP(config["embed_dim"], vision, TEXT, quick_gelu=config.get("quick_gelu", False))
 
     return perturb(seeded(build, 0), 0.01, most=100_000)
 

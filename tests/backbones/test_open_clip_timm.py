@@ -136,7 +136,7 @@ class TestSmallTowers(TransformerContract):
     [("ViT-B-16-SigLIP", 0, "map"), ("EVA02-B-16", 1, "token"), ("MobileCLIP-B", 1, "token"), ("ViTamin-S", 0, "avg")],
 )
 def test_open_clips_own_vits_are_reproduced(name: str, prefix: int, pool: str) -> None:
-    model = real_tower(name)
+    model = real_tower(name, {"depth": 2})
     backbone = TimmVit(model, tokenizer, name, copied=False)
     assert (backbone.prefix_tokens, backbone.trunk.global_pool, backbone.stride) == (prefix, pool, 16)
     images = pictures(*backbone.input_hw, n=1)
@@ -292,9 +292,11 @@ def test_an_mlp_projection_is_read_location_by_location() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["convnext_base", "MobileCLIP-S1"])
-def test_open_clips_own_cnns_are_reproduced(name: str) -> None:
-    model = real_tower(name)
+@pytest.mark.parametrize(
+    ("name", "timms"), [("convnext_base", {"depths": (1, 1, 2, 1)}), ("MobileCLIP-S1", {"layers": (1, 1, 2, 1)})]
+)
+def test_open_clips_own_cnns_are_reproduced(name: str, timms: dict[str, Any]) -> None:
+    model = real_tower(name, timms)
     backbone = TimmCnn(model, tokenizer, name)
     images = pictures(*backbone.input_hw, n=1)
     trace = backbone.trace(images, Needs(features=(-1,)))

@@ -103,7 +103,7 @@ class TestSmallTowers(TransformerContract):
 @pytest.mark.parametrize(
     ("name", "cut"),
     [
-        ("ViT-B-32", {}),
+        ("ViT-B-32", {"layers": 3}),
         ("ViT-B-32-quickgelu", {"layers": 3}),
         ("ViT-B-16", {"layers": 3}),
         ("ViT-L-14-336", {"layers": 1}),

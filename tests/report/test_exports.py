@@ -31,7 +31,6 @@ PATHS = (
     "../beside/plain.jpg",
     "images/roboflow.ai.jpg",
 )
-VOC_EDGES = ("xmin", "ymin", "xmax", "ymax")
 SETTINGS = ExportSettings(NAMES, "cliploc mini cam", "/data/local-files/?d=")
 
 

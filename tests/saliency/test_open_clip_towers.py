@@ -20,7 +20,7 @@ from cliploc.localizer import Localizer, best_device
 from cliploc.saliency import methods
 from tests.backbones.seam import tokenizer
 from tests.saliency.peers import Scene, WrappedClip, assert_same_maps, min_max, over_input
-from tests.saliency.towers import CUT_RESNET, build, clip_model, own
+from tests.saliency.towers import CUT_RESNET, clip_model, own
 
 NAMES = ["a photo of a cat", "tree trunk"]  # with random weights, two that a map is not flat for
 # Two multiply rounding, on random weights most: Finer-CAM reads differences of nearly equal scores, RefineCAM is a
@@ -96,8 +96,8 @@ def heatmaps(backbone: Any) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def expected() -> Tensor:
-    maps = heatmaps(build("RN50"))
+def expected(rn50: Any) -> Tensor:
+    maps = heatmaps(rn50[1])
     assert (maps.amax((-2, -1)) > 0.9).all(), "a flat map compares nothing"
     return maps
 
@@ -108,9 +108,9 @@ def expected() -> Tensor:
     ids=["bfloat16", "float16"],
 )
 def test_half_precision_gives_nearly_the_same_heatmaps(
-    expected: Tensor, dtype: torch.dtype, bound: float, correlation: float
+    rn50: Any, expected: Tensor, dtype: torch.dtype, bound: float, correlation: float
 ) -> None:
-    maps = heatmaps(own("RN50", dtype))
+    maps = heatmaps(own(rn50[1], dtype))
     assert (maps - expected).abs().max() <= bound
     for ours, full in zip(maps.flatten(0, 1), expected.flatten(0, 1), strict=True):
         assert torch.corrcoef(torch.stack([ours.flatten(), full.flatten()]))[0, 1] >= correlation
@@ -128,6 +128,6 @@ def test_a_tower_that_leaves_the_range_of_half_precision_is_named() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(best_device() == "cpu", reason="no CUDA or MPS device")
-def test_a_gpu_gives_the_cpus_heatmaps(expected: Tensor) -> None:
+def test_a_gpu_gives_the_cpus_heatmaps(rn50: Any, expected: Tensor) -> None:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # ten bits of mantissa are no comparison
-        torch.testing.assert_close(heatmaps(own("RN50").to(best_device())), expected, rtol=0, atol=1e-3)
+        torch.testing.assert_close(heatmaps(own(rn50[1]).to(best_device())), expected, rtol=0, atol=1e-3)

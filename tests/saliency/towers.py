@@ -1,8 +1,7 @@
-"""The towers that every method is held to: tiny planted ones, CLIP's ResNets with random weights, and `mini-vit`.
+"""The towers that every method is held to: tiny planted ones, a small ResNet of CLIP, and `mini-vit`.
 
 A method runs on every tower here whose kind it is defined on, with one exception: the Score-CAM family sends a picture
-through the tower once for each channel, thousands of times on RN50. Of CLIP's ResNets it meets the cut one only, and
-`mini-vit` one of the family.
+through the tower once for each channel, and meets `mini-vit` with one of the family.
 """
 
 from __future__ import annotations
@@ -23,21 +22,19 @@ from tests.backbones import small_clip
 from tests.backbones.seam import TEXT, perturb, tokenizer
 from tests.tiny import KINDS, SIDE, planted_image, seeded, tower
 
-RESNETS = ("RN50", "RN50x4")
-CUT_RESNET = "cut RN50"  # one block a stage, 384 channels
-CLIP_RESNETS = (*RESNETS, CUT_RESNET)
+CUT_RESNET = "cut RN50"  # one block a stage, 384 channels; RN50 itself is in test_open_clip_towers.py
 MINI_VIT = "mini-vit"  # its blocks have learnt what they do
-TOWERS = (*KINDS, *CLIP_RESNETS, MINI_VIT)
+TOWERS = (*KINDS, CUT_RESNET, MINI_VIT)
 TINY_GRIDS = ((5, 6), (7, 4))
 CLIP_GRIDS = ((2, 3), (3, 4))
 MINI_VIT_GRIDS = ((3, 4), (5, 3))
 
 
 def grids(name: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Two grids; a tiny tower has learnt its positions on the first, CLIP's ResNets and mini-vit have on neither."""
+    """Two grids; a tiny tower has learnt its positions on the first, the others on neither."""
     if name == MINI_VIT:
         return MINI_VIT_GRIDS
-    return CLIP_GRIDS if name in CLIP_RESNETS else TINY_GRIDS
+    return CLIP_GRIDS if name == CUT_RESNET else TINY_GRIDS
 
 
 def clip_model(name: str, seed: int = 0) -> open_clip.CLIP:
@@ -103,12 +100,12 @@ def build(name: str, seed: int = 0) -> Any:
     """A tower to look at; `own` is one to change."""
     if name == MINI_VIT:
         return mini_vit(seed)
-    return clip_resnet(name, seed) if name in CLIP_RESNETS else tiny_tower(name, seed)
+    return tiny_tower(name, seed) if name in KINDS else clip_resnet(name, seed)
 
 
-def own(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A tower to change; pixels are normalised in float32, as when it is built by name."""
-    backbone = copy.deepcopy(build(name))
+def own(tower: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """A copy to change, of one of these towers by its name or of another; pixels are normalised in float32."""
+    backbone = copy.deepcopy(build(tower) if isinstance(tower, str) else tower)
     for part in backbone.children():
         part.to(dtype)
     return backbone
@@ -116,14 +113,13 @@ def own(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 def cases() -> list[tuple[str, str]]:
     """Every method with every tower it is held to."""
-    kind_of = {name: tower(name).kind for name in KINDS} | dict.fromkeys(CLIP_RESNETS, "cnn") | {MINI_VIT: "vit"}
+    kind_of = {name: tower(name).kind for name in KINDS} | {CUT_RESNET: "cnn", MINI_VIT: "vit"}
     return [
         (method.name, name)
         for method in methods
         for name in TOWERS
         if kind_of[name] in method.towers
         and not method.needs().guide  # tests/saliency/test_proxyclip.py
-        and not (name in RESNETS and method.family == "perturbation")
         and not (name == MINI_VIT and method.family == "perturbation" and method.name != "score_cam")
     ]
 
@@ -141,4 +137,4 @@ def pictures(name: str, grid: tuple[int, int] | None = None) -> Tensor:
 
 
 def cell_side(name: str) -> int:
-    return {MINI_VIT: MiniVit.stride, **dict.fromkeys(CLIP_RESNETS, OpenClipResNet.stride)}.get(name, SIDE)
+    return {MINI_VIT: MiniVit.stride, CUT_RESNET: OpenClipResNet.stride}.get(name, SIDE)

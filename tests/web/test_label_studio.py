@@ -6,7 +6,6 @@ import base64
 import http.server
 import io
 import json
-import sys
 import threading
 import time
 import urllib.error
@@ -464,10 +463,3 @@ def test_the_command_refuses_before_a_model_is_loaded(words, said):
     done = cliploc_("label-studio", *words)
     assert done.code == 2
     assert said in done.err
-
-
-def test_without_starlette_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "starlette", None)
-    done = cliploc_("label-studio", "--port", 0)
-    assert done.code == 2
-    assert "pip install 'cliploc[web]'" in done.err

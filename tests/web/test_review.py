@@ -174,6 +174,9 @@ def context(request, browser) -> Iterator:
     made.close()
 
 
+on_a_desk = pytest.mark.parametrize("context", ["desk"], indirect=True)  # a touch or a narrow screen adds nothing
+
+
 @pytest.fixture
 def masked(done, tmp_path) -> Path:
     shutil.copytree(done[True], tmp_path / "masked")
@@ -392,6 +395,7 @@ def test_unsure_boxes_are_dashed_and_kept_by_enter_or_a_click(context, out):
         assert editor.said == []
 
 
+@on_a_desk
 def test_what_cannot_be_saved_is_said_and_kept_until_it_can(context, out):
     """Of every picture, whichever is shown."""
     with served(out) as address:
@@ -564,6 +568,7 @@ def test_the_model_suggests_a_box_round_a_click(context, out):
         page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes('expected a name')")
 
 
+@on_a_desk
 def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, photos, tmp_path):
     before = coco(out, "dogs.jpg")
     editor = Editor(context, (out / "review.html").as_uri())
@@ -573,7 +578,7 @@ def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, pho
     editor.drag((20, 20), (100, 80))
     editor.saved()
     page.locator("#boxes .away").first.click()
-    editor.key("r") if context.kind == "desk" else page.locator("#done").click()
+    editor.key("r")
     editor.open(ODD)
     page.locator("#boxes .kind").first.select_option(label="dog")
     editor.saved()
@@ -618,6 +623,7 @@ LEARNT = (
 )
 
 
+@on_a_desk
 def test_three_reviewed_pictures_give_the_others_new_drafts_which_can_be_undone(context, job, tmp_path):
     out, truth = shutil.copytree(job[0], tmp_path / "out"), job[1]
     with served(out) as address:
@@ -655,6 +661,7 @@ def test_three_reviewed_pictures_give_the_others_new_drafts_which_can_be_undone(
         assert not editor.said
 
 
+@on_a_desk
 def test_a_refit_leaves_a_picture_with_unsaved_changes_as_it_is(context, job, tmp_path):
     out, truth = shutil.copytree(job[0], tmp_path / "out"), job[1]
     with served(out) as address:

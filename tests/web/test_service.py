@@ -74,7 +74,7 @@ def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, 
         np.testing.assert_allclose(found.maps, wanted.maps, atol=1e-6)
 
 
-@pytest.mark.parametrize(("model", "recipe"), [("mini", "fast"), ("mini", "best"), ("mini-vit", "fast")])
+@pytest.mark.parametrize(("model", "recipe"), [("mini", "fast"), ("mini-vit", "fast")])
 def test_a_recipe_is_the_localizers(model, recipe):
     look = Service([Offer(model)], device="cpu").look(CAT, from_mapping({"names": "cat, dog", "recipe": recipe}))
     [(method, found)] = look.cut(look.settings).items()
@@ -229,7 +229,7 @@ def test_any_method_can_be_ended_at_any_layer(model, method):
         counts.append(lambda: asked)
         return Reporter(masked=count)
 
-    for number in range(1, 20, 3):
+    for number in (1, 2, 7, 19):
         service.memory = Memory(max_seconds=60)
         with pytest.raises(StoppedError, match="enough"):
             service.look(photo, settings, None, stop_at(number))
@@ -384,7 +384,7 @@ def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     assert found["cam"].reasons[1].startswith("not in the picture: presence")
     lines = python_lines(Settings(names="cat"), "cat.jpg", offer.arguments, [(offer.arguments_of("ts_cam"), 0.3)])
     assert "method='ts_cam', head='head.safetensors'" in lines
-    assert list(trained.look(CAT, from_mapping({"names": "cat", "recipe": "default"})).results) == ["recipe:default"]
+    assert list(trained.look(CAT, from_mapping({"names": "cat", "recipe": "fast"})).results) == ["recipe:fast"]
     with pytest.raises(UsageError, match="was trained on mini, which is not offered: add --model mini"):
         with_heads([Offer("RN50")], [str(file)])
     with pytest.raises(UsageError, match="are both for ts_cam"):
@@ -458,7 +458,7 @@ def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
     [
         (Settings(method="cam"), "--method=cam"),
         (Settings(), None),
-        (Settings(method="recipe:fast", windows="2"), "--recipe=fast"),
+        (Settings(method="recipe:fast", windows="1"), "--recipe=fast"),
         (Settings(refine=(), flip=False, scales="1", windows="none"), "--windows="),
     ],
 )
