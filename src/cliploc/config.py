@@ -726,6 +726,7 @@ RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harm
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
 BENCHMARK = Options(min_presence=0, min_score=0, second_look=False)
+OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # in a benchmark of boxes, what was not asked for
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

@@ -60,6 +60,7 @@ class DatasetReader(Generic[F]):
     layout: str  # the files expected below the root, one per line
     read: Read[F]
     complete: bool = False  # whether all things of its classes are annotated, so that other names are not there
+    phrases: bool = False  # whether each class is a phrase for some thing in one picture
 
     def split(self, name: str | None) -> Split:
         """The split of that name; the first for None."""
@@ -83,11 +84,14 @@ class Readers(Registry[DatasetReader[F]]):
         splits: tuple[Split, ...],
         layout: str,
         complete: bool = False,
+        phrases: bool = False,
     ) -> Callable[[Read[F]], Read[F]]:
         """Registers a function as the reader of a dataset; the arguments are the attributes of `DatasetReader`."""
 
         def register(read: Read[F]) -> Read[F]:
-            self.register(name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read, complete))
+            self.register(
+                name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read, complete, phrases)
+            )
             return read
 
         return register
