@@ -637,6 +637,24 @@ class Leaderboard(Struct):  # leaderboard.json
     signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
+class PublishedRow(Struct, forbid_unknown_fields=True):  # a number of a paper; see `cliploc.jobs.reproduce`
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+\Z")]
+    paper: str
+    table: str
+    task: Literal["localization", "segmentation"]
+    dataset: str
+    model: str
+    method: str
+    options: list[str]
+    number: str
+    value: float
+    pretrained: str | None = None
+
+
+class PublishedRows(Struct):
+    rows: list[PublishedRow]
+
+
 class LabellingCosts(Struct):  # seconds
     draw: tuple[float, float]
     change: float

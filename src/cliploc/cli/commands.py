@@ -15,7 +15,7 @@ from cliploc.config import Group
 LISTED = {  # as `cliploc --help` lists them
     "Find": ("localize", "segment", "compare", "explain", "classify", "demo", "serve"),
     "Label": ("annotate", "review", "label-studio"),
-    "Measure": ("benchmark", "report", "leaderboard", "evaluate", "calibrate"),
+    "Measure": ("benchmark", "report", "leaderboard", "reproduce", "evaluate", "calibrate"),
     "Learn": ("train", "tune"),
     "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "doctor", "help"),
 }
