@@ -17,7 +17,7 @@ LISTED = {  # as `cliploc --help` lists them
     "Label": ("annotate", "review", "label-studio"),
     "Measure": ("benchmark", "report", "leaderboard", "reproduce", "evaluate", "calibrate"),
     "Learn": ("train", "tune"),
-    "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "doctor", "help"),
+    "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "plugin", "doctor", "help"),
 }
 NAMES = [name for names in LISTED.values() for name in names]
 LISTS = ("models", "methods", "refinements", "metrics", "exports")
