@@ -680,6 +680,10 @@ class SegmentationOptions(ProtocolOptions):
         about="colour divides the photo by its colours, and needs `cliploc[regions]`. sam:FOLDER takes the masks of a "
         "Segment Anything, and needs `cliploc[sam]`.",
     )
+    propagation: Literal["none", "tlp"] | None = option(
+        None, group="segmentation", check=choice("propagation", ("none", "tlp"), none=True), none="none",
+        help="tlp: PEARL's second part spreads the cosines of all names over the photo, up to its edges.",
+    )
     position_rule: Literal["antialiased", "dino"] | None = option(
         None, group="segmentation", check=choice("position_rule", ("antialiased", "dino"), none=True),
         none="the protocol's",
