@@ -590,6 +590,66 @@ class PresenceManifest(TaskManifest, kw_only=True):  # manifest.json, as a repor
     dataset: PresenceDataset
 
 
+class LeaderboardRow(Struct):  # the numbers of a method on a set
+    setting: str
+    method: str
+    evaluated: Count
+    failed: Count
+    numbers: dict[str, float]
+    confidence_95: dict[str, tuple[float, float]]
+    threshold: float | None = None
+    thresholds_v2: dict[str, float] | None = None
+
+
+class LeaderboardSet(Struct):
+    name: str
+    split: str
+    samples: Count
+    tuned_on: str
+    tuned_samples: Count
+    rows: list[LeaderboardRow]
+
+
+class LeaderboardWish(Struct):  # what was asked for; see `cliploc.jobs.leaderboard.Wish`
+    options: dict[str, Any]
+    methods: list[str]
+    sets: list[tuple[str, str]]
+    tune: int
+    sample: int | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+
+
+class Leaderboard(Struct):  # leaderboard.json
+    kind: Literal["leaderboard"]
+    schema_version: Literal[1]
+    cliploc_version: str
+    asked: LeaderboardWish
+    model: str
+    weights: str
+    versions: dict[str, str]
+    sets: list[LeaderboardSet]
+    files: dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]]
+    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class PublishedRow(Struct, forbid_unknown_fields=True):  # a number of a paper; see `cliploc.jobs.reproduce`
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+\Z")]
+    paper: str
+    table: str
+    task: Literal["localization", "segmentation"]
+    dataset: str
+    model: str
+    method: str
+    options: list[str]
+    number: str
+    value: float
+    pretrained: str | None = None
+
+
+class PublishedRows(Struct):
+    rows: list[PublishedRow]
+
+
 class LabellingCosts(Struct):  # seconds
     draw: tuple[float, float]
     change: float

@@ -680,6 +680,10 @@ class SegmentationOptions(ProtocolOptions):
         about="colour divides the photo by its colours, and needs `cliploc[regions]`. sam:FOLDER takes the masks of a "
         "Segment Anything, and needs `cliploc[sam]`.",
     )
+    propagation: Literal["none", "tlp"] | None = option(
+        None, group="segmentation", check=choice("propagation", ("none", "tlp"), none=True), none="none",
+        help="tlp: PEARL's second part spreads the cosines of all names over the photo, up to its edges.",
+    )
     position_rule: Literal["antialiased", "dino"] | None = option(
         None, group="segmentation", check=choice("position_rule", ("antialiased", "dino"), none=True),
         none="the protocol's",
@@ -726,6 +730,7 @@ RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harm
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
 BENCHMARK = Options(min_presence=0, min_score=0, second_look=False)
+OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # in a benchmark of boxes, what was not asked for
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

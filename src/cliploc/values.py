@@ -5,6 +5,7 @@ All are frozen; arrays inside them are not copied.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -103,6 +104,7 @@ class DatasetSplit(Generic[S]):
     samples: tuple[S, ...]  # in a fixed order, samples of the same picture next to each other
     problems: tuple[Problem, ...] = ()  # what was left out or corrected, each once; never silently skipped
     unclear: frozenset[tuple[Path, int]] = frozenset()  # pictures and labels; see `Found.unclear`
+    absent: Mapping[Path, frozenset[int]] | None = None  # picture → labels; see `Found.absent`
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -36,7 +36,7 @@ from cliploc.cli import main as command_line
 from tests.commands import PHOTOS, begun
 from tests.datasets import labelled
 from tests.datasets.folders import lines, picture
-from tests.jobs.samples import wsol_folder
+from tests.jobs.samples import coco_folder, wsol_folder
 
 PICTURES = {"annotate": 70, "benchmark": 70, "segmentation": 34, "faithfulness": 17}  # three parts each
 QUICK = ("--method", "cam", "--image-size", "64", "--batch-size", "8", "--threads", "1", "--min-presence", "0")
@@ -179,12 +179,20 @@ def faithfulness(folder: Path) -> Command:
     return Command((*asked, "--steps", "2", "--threads", "1"))
 
 
+def leaderboard(folder: Path) -> Command:
+    roots = {"wsol": wsol_folder(folder / "wsol", 34), "wsol:tune": wsol_folder(folder / "tune", 12)}
+    roots["coco"] = coco_folder(folder / "coco")
+    asked = [word for name, root in roots.items() for word in ("--root", f"{name}={root}")]
+    return Command(("leaderboard", "run", "--sets", "wsol,coco", *asked, *QUICK))
+
+
 COMMANDS: dict[str, Callable[[Path], Command]] = {
     "annotate": annotate,
     "apply": applied,
     "benchmark": benchmark,
     "segmentation": segmentation,
     "faithfulness": faithfulness,
+    "leaderboard": leaderboard,
 }
 
 
@@ -203,9 +211,9 @@ def contents(out: Path) -> dict[str, bytes]:
             found[name] = os.readlink(path).encode()
         elif path.is_file():
             found[name] = path.read_bytes()
-        if name in VARYING:
+        if path.name in VARYING:
             document = json.loads(found[name])
-            found[name] = json.dumps({k: v for k, v in document.items() if k not in VARYING[name]}).encode()
+            found[name] = json.dumps({k: v for k, v in document.items() if k not in VARYING[path.name]}).encode()
         if name == "report.html":
             found[name] = TIME.sub(b"", SESSIONS.sub(b"", found[name]))
     return found

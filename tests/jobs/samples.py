@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -47,6 +48,36 @@ def wsol_folder(root: Path, count: int = 11) -> Path:
         (root / f"metadata/{name}.txt").write_text("\n".join(text) + "\n")
     classes = [f"{label},,{name}" for label, name in enumerate(names)]
     (root / "synsets.csv").write_text("\n".join(["label,wnid,synset_words", *classes]) + "\n")
+    return root
+
+
+THINGS = {
+    "val2017": [("cat.jpg", "cat", [0, 0, 400, 290]), ("dogs.jpg", "dog", [10, 10, 300, 200])],
+    "train2017": [("coffee.jpg", "cup", [5, 5, 99, 99]), ("coffee.jpg", "sun", [0, 0, 50, 50])],
+}
+
+
+def coco_folder(root: Path) -> Path:
+    """Two photographs to report on and one to choose thresholds on, in COCO's layout, with four names."""
+    names = ["cat", "cup", "dog", "sun"]
+    (root / "annotations").mkdir(parents=True)
+    for split, things in THINGS.items():
+        (root / split).mkdir()
+        files = sorted({name for name, _, _ in things})
+        images = []
+        for number, name in enumerate(files):
+            with Image.open(PHOTOS / name) as photo:
+                images.append({"id": number, "file_name": name, "width": photo.width, "height": photo.height})
+            shutil.copy(PHOTOS / name, root / split / name)
+        document = {
+            "images": images,
+            "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+            "annotations": [
+                {"id": i, "image_id": files.index(name), "category_id": names.index(word), "bbox": box}
+                for i, (name, word, box) in enumerate(things)
+            ],
+        }
+        (root / f"annotations/instances_{split}.json").write_text(json.dumps(document))
     return root
 
 

@@ -210,7 +210,7 @@ def test_position_embeddings_as_dino_resizes_them(model):
 def test_options_replace_what_the_set_has_and_nothing_else():
     second = {
         "short_side": 448, "window": 0, "stride": 56, "logit_scale": 65.0, "background_threshold": 0.2,
-        "area_threshold": 0.1, "position_rule": "dino", "regions": "colour",
+        "area_threshold": 0.1, "position_rule": "dino", "regions": "colour", "propagation": "tlp",
     }  # fmt: skip
     assert second.keys() == SEGMENTATION_OPTIONS.keys()
     own = protocol_of("voc21")

@@ -48,8 +48,8 @@ from cliploc.cli.output import (
     writable,
 )
 from cliploc.config import (
-    BENCHMARK,
     DEFAULTS,
+    OF_LOCALIZATION,
     FaithfulnessOptions,
     Options,
     SegmentationOptions,
@@ -78,7 +78,6 @@ NOT_OF_SEGMENTATION = (
 NOT_OF_FAITHFULNESS = (
     "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
 )  # fmt: skip
-OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # what differs from a localizer's defaults
 WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be absent
 # Problems of a dataset that are failures of a run on it.
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")

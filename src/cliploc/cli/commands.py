@@ -15,9 +15,9 @@ from cliploc.config import Group
 LISTED = {  # as `cliploc --help` lists them
     "Find": ("localize", "segment", "compare", "explain", "classify", "demo", "serve"),
     "Label": ("annotate", "review", "label-studio"),
-    "Measure": ("benchmark", "report", "evaluate", "calibrate"),
+    "Measure": ("benchmark", "report", "leaderboard", "reproduce", "evaluate", "calibrate"),
     "Learn": ("train", "tune"),
-    "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "doctor", "help"),
+    "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "plugin", "doctor", "help"),
 }
 NAMES = [name for names in LISTED.values() for name in names]
 LISTS = ("models", "methods", "refinements", "metrics", "exports")

@@ -101,7 +101,8 @@ def open_dataset(
     samples = draw.of(candidates, Checker(problems, len(found.classes)).sample)
     if not samples:
         raise nothing_usable(name, root, problems, "no sample has a class that is asked for")
-    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met), found.unclear)
+    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met), found.unclear,
+        found.absent)  # fmt: skip
 
 
 def open_asked(

@@ -7,7 +7,8 @@ too. They are listed as problems of the kind "crowd", which is by design.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from cliploc.values import ClassName
 annotations/instances_val2017.json   images, annotations, categories
 val2017/000000000139.jpg             the pictures (also: images/val2017/)
 """,
+    complete=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: 000000000139/62; of a.jpg beside a.png a.jpg/62."""
@@ -37,25 +39,40 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     document = json_object(path)
     pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
     with coco_format(path, "export"):
-        categories = sorted(document["categories"], key=lambda one: int(one["id"]))
-        classes = tuple(ClassName(one["name"], (one["name"],), str(one["id"])) for one in categories)
-        labels = {int(one["id"]): label for label, one in enumerate(categories)}
-        images: dict[int, Mapping[str, Any]] = {}
-        for one in document["images"]:
-            if images.setdefault(int(one["id"]), one) is not one:
-                reason = f"image {one['id']} is there twice: the first is used"
-                problems.add("duplicate id", str(one["file_name"]), reason)
-        crowds: set[tuple[int, int]] = set()
-        boxes = _boxes(document["annotations"], images, labels, problems, crowds)
-        ids = picture_ids(str(one["file_name"]) for one in images.values())
-        candidates = []
-        for (image, category), of_both in sorted(boxes.items()):
-            entry = images[image]
-            name = str(entry["file_name"])
-            size = (int(entry["width"]), int(entry["height"]))
-            candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
-        unclear = {(pictures / str(images[one]["file_name"]), labels[kind]) for one, kind in crowds - boxes.keys()}
-        return Found(classes, candidates, frozenset(unclear))
+        classes = {int(one["id"]): ClassName(one["name"], (one["name"],)) for one in document["categories"]}
+        return found_in(document, classes, pictures, lambda one: str(one["file_name"]), problems)
+
+
+def found_in(
+    document: Mapping[str, Any],
+    names: Mapping[int, ClassName],
+    pictures: Path,
+    place: Callable[[Mapping[str, Any]], str],
+    problems: Problems,
+) -> Found:
+    """What a document in COCO's format holds.
+
+    Args:
+        names: category id → its names.
+        place: the path of an image's file, below the folder of pictures.
+    """
+    labels = {category: label for label, category in enumerate(sorted(names))}
+    classes = tuple(replace(names[category], wnid=str(category)) for category in labels)
+    images: dict[int, Mapping[str, Any]] = {}
+    for one in document["images"]:
+        if images.setdefault(int(one["id"]), one) is not one:
+            reason = f"image {one['id']} is there twice: the first is used"
+            problems.add("duplicate id", place(one), reason)
+    crowds: set[tuple[int, int]] = set()
+    boxes = _boxes(document["annotations"], images, labels, problems, crowds)
+    ids = picture_ids(place(one) for one in images.values())
+    candidates = []
+    for (image, category), of_both in sorted(boxes.items()):
+        name = place(images[image])
+        size = (int(images[image]["width"]), int(images[image]["height"]))
+        candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
+    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in crowds - boxes.keys()}
+    return Found(classes, candidates, frozenset(unclear))
 
 
 def _boxes(

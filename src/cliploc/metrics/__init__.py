@@ -29,6 +29,7 @@ from cliploc.metrics._infra.metric import (
     metric,
     metrics,
 )
+from cliploc.metrics.coco_ap import CocoAP
 from cliploc.metrics.energy_in_boxes import EnergyInBoxes
 from cliploc.metrics.energy_in_masks import EnergyInMasks
 from cliploc.metrics.localization_accuracy import LocalizationAccuracy

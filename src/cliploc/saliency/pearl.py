@@ -32,7 +32,7 @@ def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:  # [B, P, h, w]
     w_i ∝ ‖q_i‖ (0 for the class token), M = k_cᵀ q_c, R = M (MᵀM)^−½. The inverse root is the authors': five
     Newton–Schulz steps on MᵀM/‖MᵀM‖ + 10⁻⁶·I, which leave R not quite orthogonal; a singular value decomposition gives
     other maps. All tokens take part; no residual, no MLP. The paper's second part, which spreads the classes' scores
-    over the picture, is not part of this method.
+    over the picture, is `--propagation tlp` of segmentation.
 
     Args:
         key_weight: the weight of the attention by keys alone.

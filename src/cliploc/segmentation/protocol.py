@@ -45,6 +45,7 @@ class Protocol:
     position_rule: PositionRule = "antialiased"
     # what divides pictures into regions, each of which gets one label; see `SegmentationOptions`
     regions: str = "none"
+    propagation: str = "none"  # "tlp" spreads the cosines over the picture: `cliploc.segmentation.propagation`
     # subtracted from RGB in 0–255, for towers with CLIP's values; other towers have their own
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD  # divisor after that
@@ -65,7 +66,8 @@ class Protocol:
 
     def describe(self) -> dict[str, Any]:
         """Its values without the classes, which are the dataset's, for a run's identity."""
-        left_out = {"classes", *(["regions"] if self.regions == "none" else [])}  # older runs do not have the second
+        later = ("regions", "propagation")  # older runs do not have them
+        left_out = {"classes", *(name for name in later if getattr(self, name) == "none")}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 

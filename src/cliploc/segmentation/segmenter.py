@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from operator import or_
@@ -30,6 +30,7 @@ from cliploc.recipes import recipe_of
 from cliploc.refine import LONGEST, Refinement
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting, raw_maps
+from cliploc.segmentation.propagation import Blocks, PixelMaps, propagated
 from cliploc.segmentation.protocol import Protocol
 from cliploc.segmentation.regions import Regions, region_source, voted
 from cliploc.tower import Backbone, as_transformer
@@ -38,8 +39,6 @@ from cliploc.values import ClassName, FloatArray
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
 BLOCK = 2**18  # of maps over a block of the picture's rows: 1 MB, which stays in the processor's cache
 Labels = npt.NDArray[np.int16]
-Blocks = Iterable[tuple[slice, Tensor]]  # of rows, with maps `[q, rows, W]` over them
-PixelMaps = Callable[[int, int], Blocks]  # queries from, to → their maps over the picture's pixels
 
 
 class Segmenter:
@@ -133,6 +132,8 @@ class Segmenter:
         made = {}
         for name, task in tasks.items():
             over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
+            if self.protocol.propagation == "tlp":
+                over = propagated(over, images, self._queries, hw, VALUES)
             labels = label_map(over, self.class_of, hw, self.protocol)
             made[name] = labels if regions is None else voted(labels, regions)
         return made

@@ -47,7 +47,8 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
     pictures = []
     for path, truth in truths.items():
         id_ = (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()
-        absent = [one for one in sorted(names) if one not in truth and (path, one) not in dataset.unclear]
+        known = names if dataset.absent is None else dataset.absent.get(path, frozenset()).intersection(names)
+        absent = [one for one in sorted(known) if one not in truth and (path, one) not in dataset.unclear]
         if negatives == "random":
             count = min(len(truth), len(absent))
             chosen = random.Random(f"{draw.seed} {id_}").sample(absent, count)

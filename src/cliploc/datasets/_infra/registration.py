@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
@@ -39,11 +39,13 @@ class Found:
         classes: the names of the class of each label.
         candidates: candidates for samples in a fixed order, those of the same picture next to each other.
         unclear: pictures and labels that are there only as what evaluations ignore, such as crowds.
+        absent: picture → labels known not to be there, if this is not known of all others; see `Reader.complete`.
     """
 
     classes: tuple[ClassName, ...]
     candidates: Sequence[Candidate]
     unclear: frozenset[tuple[Path, int]] = frozenset()
+    absent: Mapping[Path, frozenset[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class DatasetReader(Generic[F]):
     splits: tuple[Split, ...]  # the first is the default
     layout: str  # the files expected below the root, one per line
     read: Read[F]
+    complete: bool = False  # whether all things of its classes are annotated, so that other names are not there
+    phrases: bool = False  # whether each class is a phrase for some thing in one picture
 
     def split(self, name: str | None) -> Split:
         """The split of that name; the first for None."""
@@ -71,12 +75,23 @@ class Readers(Registry[DatasetReader[F]]):
     """A registry of readers."""
 
     def reader(
-        self, name: str, *, title: str, about: str, source: str, splits: tuple[Split, ...], layout: str
+        self,
+        name: str,
+        *,
+        title: str,
+        about: str,
+        source: str,
+        splits: tuple[Split, ...],
+        layout: str,
+        complete: bool = False,
+        phrases: bool = False,
     ) -> Callable[[Read[F]], Read[F]]:
         """Registers a function as the reader of a dataset; the arguments are the attributes of `DatasetReader`."""
 
         def register(read: Read[F]) -> Read[F]:
-            self.register(name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read))
+            self.register(
+                name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read, complete, phrases)
+            )
             return read
 
         return register

@@ -11,7 +11,7 @@ import math
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -55,12 +55,16 @@ class Bootstrap:
         if not self.replicates or not n:
             return None
         drawn: list[Numbers] = []
-        draws = _cached_draws if n * self.replicates <= MAX_CACHED_COUNTS else _drawn
-        for counts in draws(n, self.replicates, self.seed):  # [r, n]
+        for counts in self.draws(n):  # [r, n]
             weights = counts.astype(np.float32)
             parts = [weights @ values[:, i : i + BLOCK].astype(np.float32) for i in range(0, columns, BLOCK)]
             drawn.append(statistic(np.concatenate(parts, axis=1) / n))
         return np.concatenate(drawn)
+
+    def draws(self, n: int) -> Iterable[Counts]:
+        """How often each of n images is drawn in each replicate, `[r, n]` for r replicates at a time."""
+        drawn = _cached_draws if n * self.replicates <= MAX_CACHED_COUNTS else _drawn
+        return drawn(n, self.replicates, self.seed)
 
     def quantiles(self, replicates: Numbers) -> tuple[float, float]:
         """The ends of the interval that holds the middle of these replicates."""

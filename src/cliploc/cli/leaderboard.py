@@ -1,0 +1,203 @@
+"""`cliploc leaderboard`: all methods on several sets, with τ chosen on other pictures; its check, and its page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from cliploc._files import user_path
+from cliploc._imports import refuse_without
+from cliploc._terminal import Terminal, printable
+from cliploc.cli.options import (
+    MOST_COUNTED,
+    MOST_SEED,
+    EngineFlags,
+    WithJson,
+    command,
+    flag,
+    method_names,
+    refuse_unknown,
+    refuse_unknown_dataset,
+)
+from cliploc.cli.output import DONE, SOME_FAILED, print_document, say_failures, say_next, titled, writable
+from cliploc.config import Options, parse_list
+from cliploc.errors import UsageError
+from cliploc.reporter import SILENT
+
+ACTIONS = ("run", "check", "page")
+CHECKED = 20  # samples of each run that check computes again
+SHOWN = ("gt_known", "v2", "top_box", "pointing", "pxap", "ap_given", "ap", "f1_confusable")  # on the terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardFlags(EngineFlags, WithJson):
+    """What `leaderboard` has besides options of `Localizer`."""
+
+    action: str = flag("run, check or page.", metavar="ACTION", positional=True)
+    folders: list[Path] | None = flag(
+        "Of check and page: folders of leaderboards.", None, metavar="FOLDER", positional=True
+    )
+    sets: str | None = flag("Sets, perhaps with a split: coco,lvis:val.", None, metavar="NAME,NAME")
+    root: list[str] | None = flag(
+        "Folder of a set, or of one of its splits (NAME:SPLIT=DIR); repeatable.", None, metavar="NAME=DIR"
+    )
+    method: list[str] | None = flag(
+        "Methods; repeatable.", None, metavar="NAME,NAME", none="all that fit the model", group="method"
+    )
+    tune: int = flag("Samples of a held-out split, on which τ is chosen.", 1000, within=(1, MOST_COUNTED))
+    sample: int | None = flag(
+        "Draw N samples of each set; of check: compute N of each run again.",
+        None,
+        within=(0, MOST_COUNTED),
+        none=f"all; of check {CHECKED}",
+    )
+    seed: int = flag("Random seed of the draws.", 0, within=(0, MOST_SEED))
+    out: Path | None = flag("Folder for the results; of page: the HTML file.", None, metavar="DIR|FILE", group="output")
+
+
+@command(
+    leave_out=(
+        "method",
+        "method_options",
+        "head",
+        "threshold",
+        "recipe",
+        "text_cache",
+        "masks_by",
+        "learnt",
+        "ensemble",
+    )
+)
+def leaderboard(asked: LeaderboardFlags, options: Options) -> int:
+    """Compare all methods on several sets.
+
+    The threshold τ of boxes is chosen on a held-out split and then fixed. The result is one signed folder. If the run
+    is stopped, the same command resumes it.
+
+    Example: cliploc leaderboard run --sets coco --root coco=data/coco --out board
+
+    Example: cliploc leaderboard check board
+
+    Example: cliploc leaderboard page board other --out leaderboard.html
+    """
+    refuse_without("bench", "leaderboard")
+    if asked.action not in ACTIONS:
+        raise UsageError(f"expected leaderboard {', '.join(ACTIONS[:2])} or {ACTIONS[2]}, got {asked.action!r}")
+    if asked.action == "run":
+        return _run(asked, options)
+    if not asked.folders:
+        raise UsageError(f"expected the folder of a leaderboard, got none: cliploc leaderboard {asked.action} FOLDER")
+    return _check(asked) if asked.action == "check" else _page(asked)
+
+
+def _roots(asked: LeaderboardFlags) -> dict[str, Path]:
+    """Set, or set:split → its folder."""
+    roots = {}
+    for text in asked.root or []:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write coco=DIR, or coco:train2017=DIR")
+        refuse_unknown_dataset(name.partition(":")[0])
+        roots[name] = user_path(path)
+    return roots
+
+
+def _run(asked: LeaderboardFlags, options: Options) -> int:
+    if asked.folders or asked.out is None or not asked.sets or asked.sample == 0:
+        raise UsageError(
+            "expected --sets, --root and --out alone: cliploc leaderboard run --sets NAME --root NAME=DIR --out DIR"
+        )
+    names = parse_list(asked.sets)
+    for text in names:
+        refuse_unknown_dataset(text.partition(":")[0])
+    if twice := [name for name in names if [one.partition(":")[0] for one in names].count(name.partition(":")[0]) > 1]:
+        raise UsageError(f"expected each set once, got {', '.join(twice)}: make a leaderboard of each split")
+    methods = method_names(asked.method) if asked.method else None
+    refuse_unknown([], methods or [])
+    roots, engine = _roots(asked), asked.parsed()
+    from cliploc.jobs.leaderboard import Wish, parse_set, run_leaderboard, settings_of
+
+    wish = Wish(
+        options, methods or _fitting(options), [parse_set(one) for one in names], asked.tune, asked.sample, asked.seed
+    )
+    terminal, out = Terminal(), writable(user_path(asked.out))
+    for line in settings_of(wish)[2]:
+        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
+    start = time.perf_counter()
+    with terminal.progress("reading the sets", rate="images/s") as reporter:
+        # Failures are printed at the end, with those of earlier runs.
+        document, failed = run_leaderboard(
+            wish, roots, out, engine=engine, reporter=replace(reporter, failed=SILENT.failed)
+        )
+    if asked.as_json:
+        print_document(document)
+    else:
+        for one in document["sets"]:
+            terminal.data(Text(f"{one['name']} {one['split']}, τ chosen on {one['tuned_on']}", style="bold"))
+            terminal.data(titled(_table(one)))
+    say_failures(terminal, failed)
+    terminal.say(
+        f"{time.perf_counter() - start:.1f} s; signed {document['signature'][:16]}; results in {out}", style="dim"
+    )
+    say_next(terminal, ("cliploc", "leaderboard", "page", asked.out, "--out", "leaderboard.html"), quiet=asked.as_json)
+    return SOME_FAILED if failed else DONE
+
+
+def _fitting(options: Options) -> list[str]:
+    """All methods that run on the model and have a model; of one that is known when it is loaded, all that may."""
+    from cliploc.backbones import models
+    from cliploc.saliency import fitting, methods
+
+    with_model = [one.name for one in methods if one.family != "baseline"]
+    name = str(options.model).replace("/", "-")
+    fit = fitting(models.get(name), guided=options.guide is not None) if ":" not in name else with_model
+    return [one for one in with_model if one in fit]
+
+
+def _table(of_set: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+    from cliploc.report.leaderboard import NUMBERS
+
+    rows = sorted(of_set["rows"], key=lambda row: -row["numbers"].get("gt_known", 0.0))
+    keys = [key for key in SHOWN if any(key in row["numbers"] for row in rows)]
+    titles = ("method", *(NUMBERS[key][0] for key in keys), "τ")
+
+    def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+        numbers = (f"{row['numbers'][key]:.2f}" if key in row["numbers"] else "–" for key in keys)
+        return (row["method"], *numbers, f"{row['threshold']:.3f}" if row.get("threshold") is not None else "own")
+
+    return [titles, *map(cells, rows)]
+
+
+def _check(asked: LeaderboardFlags) -> int:
+    from cliploc.jobs.leaderboard import check_leaderboard
+
+    terminal, code, roots, engine = Terminal(), DONE, _roots(asked), asked.parsed()
+    for folder in asked.folders or ():
+        with terminal.progress(f"checking {folder}") as reporter:
+            wanted = CHECKED if asked.sample is None else asked.sample
+            found = check_leaderboard(user_path(folder), roots, samples=wanted, engine=engine, reporter=reporter)
+        again = f"{found.same:,} rows computed again are equal"
+        again += f", {found.close:,} nearly equal, {len(found.other):,} others" if found.close or found.other else ""
+        terminal.data(
+            Text(printable(f"{folder}: signature and {found.files:,} files hold; {found.rows:,} rows follow; {again}"))
+        )
+        say_failures(terminal, dict.fromkeys(found.other, "computed again it is another result"))
+        code = SOME_FAILED if found.other else code
+    return code
+
+
+def _page(asked: LeaderboardFlags) -> int:
+    from cliploc.report.leaderboard import write_leaderboard_page
+
+    if asked.out is None:
+        raise UsageError("expected --out, the HTML file, got none: add --out leaderboard.html")
+    terminal, out = Terminal(), user_path(asked.out)
+    writable(out.resolve().parent)
+    write_leaderboard_page([user_path(one) for one in asked.folders or ()], out)
+    terminal.data(Text(printable(str(out))))
+    return DONE

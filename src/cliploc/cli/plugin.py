@@ -1,0 +1,75 @@
+"""`cliploc plugin new NAME`: a small package with a method, a metric and their test, to begin with."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from rich.text import Text
+
+from cliploc._files import user_path
+from cliploc._terminal import Terminal, printable
+from cliploc.cli.options import WithDebug, command, flag
+from cliploc.cli.output import DONE, make_folder, say_next, write
+from cliploc.errors import UsageError
+
+FILES = {  # below the package's folder → template
+    "pyproject.toml": "pyproject.toml.txt",
+    "$module/__init__.py": None,
+    "$module/method.py": "method.py.txt",
+    "$module/metric.py": "metric.py.txt",
+    "tests/test_$module.py": "test.py.txt",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginFlags(WithDebug):
+    """What `plugin` has."""
+
+    action: str = flag("new.", metavar="new", positional=True)
+    name: str = flag("Name of the package, such as my-cam.", metavar="NAME", positional=True)
+    out: Path | None = flag("Folder to write.", None, metavar="DIR", none="NAME, here", group="output")
+
+
+@command()
+def plugin(asked: PluginFlags) -> int:
+    """Write a package with a new method and metric.
+
+    It has entry points, by which cliploc finds both, and a test. Change them into yours.
+
+    Example: cliploc plugin new my-cam
+    """
+    if asked.action != "new":
+        raise UsageError(f"expected cliploc plugin new NAME, got {asked.action!r}")
+    name, module = asked.name, asked.name.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*[a-z0-9]", name) or keyword.iskeyword(module):
+        raise UsageError(f"expected a name of lower-case letters, digits and hyphens, such as my-cam, got {name!r}")
+    _refuse_taken(module)
+    out = user_path(asked.out or Path(name))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there already: choose another name, or another --out")
+    words = {"name": name, "module": module, "Class": "".join(map(str.capitalize, module.split("_")))}
+    templates = resources.files("cliploc") / "plugin_files"
+    for place, template in FILES.items():
+        path = out / Template(place).substitute(words)
+        make_folder(path.parent)
+        text = "" if template is None else (templates / template).read_text(encoding="utf-8")
+        write(path, Template(text).substitute(words).encode())
+    terminal = Terminal()
+    terminal.data(Text(printable(str(out))))
+    say_next(terminal, ("pip", "install", "-e", out))
+    return DONE
+
+
+def _refuse_taken(module: str) -> None:
+    """Refuses the name of a method or a Python module that is there."""
+    import sys
+
+    from cliploc.saliency import methods
+
+    if module in methods.known_names() or module in sys.stdlib_module_names or module == "cliploc":
+        raise UsageError(f"the name {module} is taken: choose another")

@@ -1,0 +1,110 @@
+"""`cliploc reproduce`: published numbers beside ours, each by one `cliploc benchmark`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from cliploc._files import new_token, temporaries_of, user_path
+from cliploc._imports import refuse_without
+from cliploc._terminal import Terminal, printable
+from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, print_document, titled, writable
+from cliploc.errors import UsageError
+
+FILE = "reproduced.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceFlags(EngineFlags, WithJson):
+    """What `reproduce` has."""
+
+    rows: str = flag("Ids or their beginnings, all, or a file of rows.", metavar="LIST|FILE.json", positional=True)
+    root: list[str] | None = flag("Folder of a set; repeatable.", None, metavar="NAME=DIR")
+    model: str | None = flag(
+        "Rehearse on another model, such as mini-vit.", None, metavar="NAME", none="each row's own", group="model"
+    )
+    pretrained: str | None = flag(
+        "Weights: a tag, or a file of the row's tower.", None, metavar="TAG|FILE", none="each row's own", group="model"
+    )
+    sample: int | None = flag("Rehearse on N pictures drawn at random.", None, within=(1, MOST_COUNTED))
+    out: Path | None = flag(
+        "Folder for the runs.", None, metavar="DIR", none="none: list the rows", group="output"
+    )  # fmt: skip
+
+
+@command()
+def reproduce(asked: ReproduceFlags) -> int:
+    """Compute published numbers, and compare.
+
+    Each row is a number of a paper and the command that computes it. Without --out, these are listed. If the run is
+    stopped, the same command resumes it.
+
+    Example: cliploc reproduce naclip-voc21,sclip --root voc21=data --root voc20=data --out reproduced
+
+    Example: cliploc reproduce naclip-voc21 --root voc21=data --model mini-vit --sample 20 --out rehearsal
+    """
+    from cliploc.jobs.reproduce import Reproduced, chosen_rows, number_in, on_model, shell_line, table_of
+
+    rows, terminal = chosen_rows(asked.rows), Terminal()
+    roots = {}
+    for text in asked.root or []:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write voc21=DIR")
+        roots[name] = path
+    if asked.out is None:
+        for one in rows:
+            words = one.command(roots.get(one.dataset, "DIR"), one.id)
+            terminal.data(Text(f"{one.id}: {one.number} {one.value:.2f}, {one.paper}; {one.table}", style="bold"))
+            terminal.data(Text(f"  {printable(shell_line(words))}"))
+        return DONE
+    refuse_without("bench", "reproduce")
+    out = writable(user_path(asked.out))
+    more = ["--sample", str(asked.sample)] if asked.sample else []
+    more += [] if asked.engine == "local" else ["--engine", asked.engine]
+    more += [
+        word for name in ("address", "threads") if (value := getattr(asked, name)) for word in (f"--{name}", f"{value}")
+    ]
+    found: list[Reproduced] = []
+    for row in rows:
+        own, note = on_model(row, asked.model, asked.pretrained)
+        note = "; ".join(filter(None, [note, f"{asked.sample} pictures, not comparable" if asked.sample else ""]))
+        if row.dataset not in roots:
+            found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
+            continue
+        words = [*own.command(roots[row.dataset], str(out / row.id)), *more]
+        terminal.say(shell_line(words), style="dim")
+        code = _benchmark(words)
+        ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
+        if code == SOME_FAILED:
+            note = "; ".join(filter(None, [note, "some pictures failed"]))
+        found.append(Reproduced(row, ours, ends, "not run: see the line above" if code == NOTHING_DONE else note))
+        if code not in (DONE, SOME_FAILED, NOTHING_DONE):  # interrupted
+            return code
+    document = {"kind": "reproduced", "rows": [one.document() for one in found]}
+    _keep(out / FILE, document)
+    if asked.as_json:
+        print_document(document)
+    else:
+        terminal.data(titled(table_of(found)))
+    return DONE if all(one.ours is not None for one in found) else SOME_FAILED
+
+
+def _benchmark(words: list[str]) -> int:
+    """Runs a benchmark by its own command line, without its table; errors are printed."""
+    from cliploc.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return main(words)
+
+
+def _keep(path: Path, document: dict[str, object]) -> None:
+    from cliploc.jobs.folder import write_json
+
+    with temporaries_of(new_token()):
+        write_json(path, document)

@@ -1,0 +1,124 @@
+"""Published numbers beside ours: each row is one benchmark run, and has the command that computes it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cliploc._documents import DocumentError, PublishedRows, read_json
+from cliploc.errors import UsageError
+
+OWN = Path(__file__).parents[1] / "report" / "published_rows.json"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number of a paper, and how it is computed here."""
+
+    id: str
+    paper: str
+    table: str  # where the number stands
+    task: str  # as `benchmark --task` has it
+    dataset: str
+    model: str
+    pretrained: str | None
+    method: str
+    options: tuple[str, ...]  # further words of the command: the paper's protocol
+    number: str  # its key in summary.json
+    value: float  # in percent
+
+    def command(self, root: str, out: str) -> list[str]:
+        """The words of the command that computes the number, without `cliploc`."""
+        weights = [] if self.pretrained is None else ["--pretrained", self.pretrained]
+        asked = ["benchmark", "--task", self.task, "--dataset", self.dataset, "--root", root, "--model", self.model]
+        return [*asked, *weights, "--method", self.method, *self.options, "--out", out]
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A published number beside ours, both in percent."""
+
+    row: Published
+    ours: float | None  # None where it was not computed
+    ends: tuple[float, float] | None  # its 95 % interval
+    note: str = ""  # why the two are not comparable, or why there is no number
+
+    @property
+    def verdict(self) -> str:
+        """What the comparison says."""
+        if self.note or self.ours is None:
+            return self.note or "no number"
+        if self.ends is not None and self.ends[0] <= self.row.value <= self.ends[1]:
+            return "in our interval"
+        return f"{self.ours - self.row.value:+.2f}"
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        about = {
+            key: getattr(self.row, key) for key in ("id", "paper", "table", "dataset", "model", "method", "number")
+        }
+        return {**about, "theirs": self.row.value, "ours": self.ours, "confidence_95": self.ends, "note": self.note}
+
+
+def published_rows(path: Path = OWN) -> list[Published]:
+    """The rows of a file, in its order."""
+    try:
+        read = read_json(path, PublishedRows)
+    except FileNotFoundError:
+        raise UsageError(f"expected a file of published rows at {path}, found none: check the path") from None
+    except (DocumentError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as published rows ({error}): correct it") from None
+    return [Published(**{**one, "pretrained": one.get("pretrained"), "options": tuple(one["options"])})
+            for one in read["rows"]]  # fmt: skip
+
+
+def chosen_rows(text: str) -> list[Published]:
+    """The rows that a text names: all, ids and beginnings of ids with commas, or a FILE.json."""
+    if text.endswith(".json"):
+        return published_rows(Path(text))
+    rows, chosen = published_rows(), dict[str, Published]()
+    for part in filter(None, (one.strip() for one in text.split(","))):
+        found = [one for one in rows if part in ("all", one.id) or one.id.startswith(f"{part}-")]
+        if not found:
+            there = ", ".join(one.id for one in rows)
+            raise UsageError(f"unknown row {part!r}: expected all, a FILE.json, or some of {there}")
+        chosen |= {one.id: one for one in found}
+    if not chosen:
+        raise UsageError("expected rows to reproduce, got none: all, or ids such as naclip-voc21")
+    return list(chosen.values())
+
+
+def on_model(row: Published, model: str | None, pretrained: str | None) -> tuple[Published, str]:
+    """The row on another model, and why its number is then not the paper's; on its own model with these weights."""
+    if model is None or model == row.model:
+        return row if pretrained is None else replace(row, pretrained=pretrained), ""
+    return replace(row, model=model, pretrained=pretrained), f"on {model}, not comparable"
+
+
+def number_in(out: Path, row: Published) -> tuple[float | None, tuple[float, float] | None]:
+    """Our number with its interval, of the folder of a benchmark of one setting."""
+    try:
+        settings: Mapping[str, Any] = read_json(out / "summary.json", dict[str, Any])["settings"]
+        [numbers] = settings.values()
+        value, ends = numbers.get(row.number), (numbers.get("confidence_95") or {}).get(row.number)
+    except (OSError, KeyError, ValueError, AttributeError):
+        return None, None
+    return value, None if ends is None else (ends[0], ends[1])
+
+
+def table_of(found: Sequence[Reproduced]) -> list[tuple[str, ...]]:
+    """A header, then a line for each row."""
+    lines = [("row", "number", "theirs", "ours", "95 %", "")]
+    for one in found:
+        ours = "–" if one.ours is None else f"{one.ours:.2f}"
+        ends = "–" if one.ends is None else f"{one.ends[0]:.2f}–{one.ends[1]:.2f}"
+        lines.append((one.row.id, one.row.number, f"{one.row.value:.2f}", ours, ends, one.verdict))
+    return lines
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """The command as one types it."""
+    return shlex.join(["cliploc", *words])

@@ -1,0 +1,92 @@
+"""RefCOCO's three sets: phrases, splits, and a pickle that is not read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from cliploc import prompts
+from cliploc.datasets import open_dataset
+from cliploc.errors import UsageError
+from tests.datasets.folders import boxes, named, picture
+
+NAME = "COCO_train2014_000000000009.jpg"
+INSTANCES = {
+    "images": [{"id": 9, "file_name": NAME, "width": 50, "height": 40}],
+    "annotations": [
+        {"id": 31, "image_id": 9, "category_id": 1, "bbox": [5, 6, 20, 30]},
+        {"id": 32, "image_id": 9, "category_id": 1, "bbox": [30, 0, 20, 40]},
+    ],
+    "categories": [{"id": 1, "name": "person"}],
+}
+REFS = [
+    {
+        "ref_id": ref,
+        "ann_id": annotation,
+        "image_id": 9,
+        "category_id": 1,
+        "split": split,
+        "file_name": NAME,
+        "sentences": [{"sent": sent, "sent_id": i, "raw": sent, "tokens": sent.split()} for i, sent in enumerate(said)],
+    }
+    for ref, annotation, split, said in (
+        (0, 31, "val", ["left guy", "man | in ~ red"]),
+        (1, 32, "val", ["right guy"]),
+        (2, 32, "testA", ["left guy"]),
+    )
+]
+
+
+def build(root: Path, by: str = "unc", pictures: str = "train2014") -> Path:
+    """A picture with two people, three phrases in val and one in testA."""
+    (root / "instances.json").write_text(json.dumps(INSTANCES))
+    (root / f"refs({by}).json").write_text(json.dumps(REFS))
+    picture(root / pictures / NAME)
+    return root
+
+
+@pytest.mark.parametrize("by", ["unc", "umd"])
+def test_each_phrase_is_a_sample_with_one_box(by, tmp_path):
+    dataset = open_dataset("refcoco", build(tmp_path, by, "images/mscoco/images/train2014"))
+    stem = NAME.removesuffix(".jpg")
+    assert boxes(dataset) == {
+        f"{stem}/0/0": [[5, 6, 25, 36]],
+        f"{stem}/0/1": [[5, 6, 25, 36]],
+        f"{stem}/1/0": [[30, 0, 50, 40]],
+    }
+    assert [dataset.classes[one.label].name for one in dataset.samples] == ["left guy", "man in red", "right guy"]
+    assert prompts.parse([one.name for one in dataset.classes]).names == ("left guy", "man in red", "right guy")
+    assert len(open_dataset("refcoco", tmp_path, "testA")) == 1
+    with pytest.raises(UsageError, match=r"split testB .* it has testA, val$"):
+        open_dataset("refcoco", tmp_path, "testB")
+
+
+def test_a_pickle_is_never_read(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path / "sprung").touch, ()
+
+    root = build(tmp_path)
+    (root / "refs(unc).json").unlink()
+    (root / "refs(unc).p").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(UsageError, match=r"^expected .*refs\(unc\).json, found no .* a pickle can run code[^\n]*$"):
+        open_dataset("refcoco", root)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_ref_without_its_annotation_is_named(tmp_path):
+    root = build(tmp_path)
+    refs = [{**REFS[0], "ann_id": 99}, *REFS[1:]]
+    (root / "refs(unc).json").write_text(json.dumps(refs))
+    assert named("refcoco", root) == [("metadata", "ref 0")]
+
+
+@pytest.mark.parametrize("text", ["{}", "[", '[{"split": "val"}]'])
+def test_what_cannot_be_read_is_one_line(text, tmp_path):
+    root = build(tmp_path)
+    (root / "refs(unc).json").write_text(text)
+    with pytest.raises(UsageError, match=r"refs\(unc\)\.json[^\n]*: convert it again$"):
+        open_dataset("refcoco", root)

@@ -1,0 +1,112 @@
+"""`reproduce`: its rows are benchmark commands; a rehearsal on small sets and the package's models; what is missing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("pyarrow")
+
+from cliploc.datasets import labelled_readers, readers
+from cliploc.jobs.reproduce import Published, Reproduced, published_rows
+from tests.commands import cliploc_, refused
+from tests.datasets import labelled
+from tests.jobs.samples import judged_here, wsol_folder
+
+pytestmark = pytest.mark.usefixtures("one_model")
+QUICK = ("--threads", "1")
+
+
+@pytest.fixture
+def sets(tmp_path):
+    labelled.voc(tmp_path / "voc")
+    return f"voc21={tmp_path / 'voc'}"
+
+
+def test_every_published_row_is_a_command_that_benchmark_takes(tmp_path):
+    rows = published_rows()
+    assert len({one.id for one in rows}) == len(rows)
+    for one in {(one.task, one.model, one.options): one for one in rows}.values():
+        known = labelled_readers if one.task == "segmentation" else readers
+        assert one.dataset in known.names()
+        assert 0 < one.value < 100
+        assert "http" in one.table
+        # All that can be refused before the set is read is refused first.
+        assert "/nowhere" in refused(*one.command("/nowhere", f"{tmp_path}"))
+
+
+def test_without_out_rows_are_listed_with_their_commands():
+    ran = cliploc_("reproduce", "naclip-voc21,vl_score")
+    assert ran.code == 0
+    assert "naclip-voc21: miou 64.07" in ran.out
+    assert (
+        "cliploc benchmark --task segmentation --dataset voc21 --root DIR --model ViT-B-16 --pretrained openai"
+        in ran.out
+    )
+    assert ran.out.count("cliploc benchmark") == 3
+
+
+def test_a_rehearsal_on_a_bundled_model_gives_numbers_that_are_not_called_the_papers(sets, tmp_path):
+    asked = ("reproduce", "naclip-voc21,sclip-voc20", "--root", sets, "--model", "mini-vit", "--sample", "2")
+    ran = cliploc_(*asked, *QUICK, "--out", tmp_path / "out")
+    assert ran.code == 1  # a row has no folder
+    (naclip, sclip) = json.loads((tmp_path / "out/reproduced.json").read_text())["rows"]
+    summary = json.loads((tmp_path / "out/naclip-voc21/summary.json").read_text())["settings"]
+    (numbers,) = summary.values()
+    assert naclip["ours"] == numbers["miou"] is not None
+    assert naclip["theirs"] == 64.07
+    assert naclip["note"] == "on mini-vit, not comparable; 2 pictures, not comparable"
+    assert sclip["ours"] is None
+    assert "add --root voc20=DIR" in sclip["note"]
+    again = cliploc_(*asked, *QUICK, "--out", tmp_path / "out", "--json")  # resumes
+    assert json.loads(again.out)["rows"] == [naclip, sclip]
+
+
+def test_a_file_of_ones_own_rows_is_compared(tmp_path):
+    wsol_folder(tmp_path / "wsol", 4)
+    row = {
+        "id": "mine", "paper": "p", "table": "t", "task": "localization", "dataset": "wsol", "model": "mini",
+        "method": "cam", "options": ["--image-size", "96", "--no-baselines"], "number": "gt_known", "value": 99.0,
+    }  # fmt: skip
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": [row]}))
+    with judged_here():
+        ran = cliploc_(
+            "reproduce",
+            tmp_path / "rows.json",
+            "--root",
+            f"wsol={tmp_path / 'wsol'}",
+            *QUICK,
+            "--out",
+            tmp_path / "out",
+        )
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "out/reproduced.json").read_text())["rows"][0]
+    assert found["note"] == ""
+    assert f"{found['ours']:.2f}" in ran.out
+    assert found["confidence_95"][0] <= found["ours"] <= found["confidence_95"][1]
+
+
+def test_the_verdict_is_by_the_interval():
+    row = Published("a", "p", "t", "localization", "wsol", "mini", None, "cam", (), "gt_known", 60.0)
+    assert Reproduced(row, 58.0, (55.0, 61.0)).verdict == "in our interval"
+    assert Reproduced(row, 50.0, (45.0, 55.0)).verdict == "-10.00"
+    assert Reproduced(row, 60.0, (55.0, 61.0), "on mini, not comparable").verdict == "on mini, not comparable"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("nothing",), "unknown row 'nothing': expected all, a FILE.json, or some of sclip-voc21"),
+        ((",",), "expected rows to reproduce, got none"),
+        (("none.json",), "expected a file of published rows"),
+        (("all", "--root", "voc21"), "expected --root NAME=DIR, got 'voc21'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(asked, said):
+    assert said in refused("reproduce", *asked)
+
+
+def test_a_row_with_a_wrong_key_is_refused(tmp_path):
+    (tmp_path / "rows.json").write_text('{"rows": [{"id": "a b"}]}')
+    assert "cannot be read as published rows" in refused("reproduce", tmp_path / "rows.json")
