@@ -45,7 +45,7 @@ from cliploc.metrics._infra.curve import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
 from cliploc.recipes import Recipe, Tower, load_recipe, save_recipe
 from cliploc.teaching.learnt import load_learnt
-from tests.datasets import labelled, test_flickr30k, test_lvis, test_refcoco
+from tests.datasets import labelled
 
 CORPUS = Path(__file__).with_name("corpus")
 NUMBERS = (
@@ -219,25 +219,6 @@ def coco(content: bytes) -> None:
                 assert draw(outline, (30, 40)).shape == (30, 40)
 
 
-def phrases(content: bytes) -> None:
-    """The files of RefCOCO, LVIS and Flickr30k Entities: each of these contents in turn."""
-    places = {
-        "refcoco": ("refs(unc).json", {"instances.json": json.dumps(test_refcoco.INSTANCES)}, ("train2014",)),
-        "lvis": ("lvis_v1_val.json", {}, ("val2017",)),
-        "flickr30k": ("Annotations/7.xml", {"test.txt": "7", "Sentences/7.txt": test_flickr30k.SENTENCES[0]}, ("images",)),
-    }  # fmt: skip
-    for name, (place, others, folders) in places.items():
-        with file(content, place) as path:
-            root = path.parents[place.count("/")]
-            for other, text in others.items():
-                (root / other).parent.mkdir(exist_ok=True)
-                (root / other).write_text(text)
-            for one in folders:
-                (root / one).mkdir()
-            with contextlib.suppress(CliplocError):
-                open_dataset(name, root)
-
-
 SIZE, LABEL = (40, 30), ("cat",)
 VOC = """<annotation><filename>{}.jpg</filename><size><width>40</width><height>30</height></size><object>
 <name>cat</name><difficult>0</difficult><bndbox><xmin>2</xmin><ymin>3.5</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object></annotation>"""
@@ -388,11 +369,6 @@ def made_tables() -> list[bytes]:
     return made
 
 
-def made_phrases() -> list[bytes]:
-    documents = (json.dumps(one) for one in (test_refcoco.REFS, test_lvis.DOCUMENT))
-    return [one.encode() for one in (*documents, test_flickr30k.XML)]
-
-
 TARGETS = {
     one.name: one
     for one in (
@@ -405,7 +381,6 @@ TARGETS = {
         Target("saves", saves),
         Target("manifest", manifest),
         Target("coco", coco),
-        Target("phrases", phrases, made_phrases),
         Target("voc", voc, lambda: [VOC.format("a").encode()]),
         Target("cvat", cvat, lambda: [CVAT.encode()]),
         Target("yolo", yolo, lambda: [b"0 0.5 0.5 0.1 0.1\n0 .1 .1 .9 .1 .9 .9\n"]),

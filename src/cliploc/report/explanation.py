@@ -12,9 +12,9 @@ from PIL import Image
 
 from cliploc.report.benchmark_figures import legend
 from cliploc.report.benchmark_tables import Cell, Table
-from cliploc.report.faithfulness import Line, draw_curves, number_cell, painted
+from cliploc.report.faithfulness import Line, draw_curves, number_cell
 from cliploc.report.html import REPORT_TEMPLATES, embedded
-from cliploc.report.overlay import LINE_COLOUR, fit_within, outlined
+from cliploc.report.overlay import LINE_COLOUR, fit_within, outlined, painted
 
 SIDE = 300  # longer side in pixels of a picture with its map
 

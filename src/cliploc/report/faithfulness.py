@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from cliploc._documents import FaithfulnessManifest
-from cliploc.report import _draw
 from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
-from cliploc.report.overlay import OPACITY, covering, fit_within
+from cliploc.report.overlay import fit_within, painted
 from cliploc.report.task_folder import TaskRun, csv_text, heat_of, read_run, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
@@ -205,11 +204,3 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         name, probability = str(first["name"]).partition("|")[0], first["probability"]
         made.append({"sample": sample, "about": f"{name}, probability {probability:.2f}", "figures": figures})
     return made
-
-
-def painted(picture: Image.Image, heat: np.ndarray[Any, Any]) -> Image.Image:
-    """A picture with a map `[h, w]` (uint8) over it, in the colours of all heatmaps."""
-    large = np.asarray(Image.fromarray(heat).resize(picture.size, Image.Resampling.BILINEAR))
-    colours = Image.fromarray(_draw.heat_table()[large])
-    mask = Image.fromarray(covering(large, OPACITY))
-    return Image.composite(colours, picture.convert("RGB"), mask)
