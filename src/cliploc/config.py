@@ -429,9 +429,11 @@ class Options:
         about="On the command line -p @cup.jpg. See `cliploc help prompts`.",
     )
     resize: ResizePolicy | None = option(
-        None, group="view", check=choice("resize", POLICIES, none=True), none="the model's own",
+        None, group="view", check=choice("resize", POLICIES, none=True),
+        none="the model's own, but pad where that crops",
         help="How a photo is fitted to the model's input.",
-        about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border.',
+        about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border: '
+        "of a 3:2 picture, a model that crops would not see a third.",
     )
     image_size: int | tuple[int, int] | None = option(
         None, group="view", metavar="N|HxW", check=_checked_size, parse=_parse_size, text=_size_text,
