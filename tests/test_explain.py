@@ -93,7 +93,7 @@ def test_other_names_take_part_in_the_softmax(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "expected PHOTO, got none: cliploc explain street.jpg"),
+        ((), "expected PICTURE, got none: cliploc explain street.jpg"),
         ((CAT,), "expected at least one name to explain, got none"),
         ((CAT, "-p", "cat"), "expected --method as names of `cliploc methods`, got none"),
         ((CAT, "-p", "@cup.jpg", "--method", "cam"), "expected names in words, got '@cup.jpg'"),

@@ -49,7 +49,7 @@ def demo_folder() -> Path:
 
 
 def picture_path(path: str | os.PathLike[str]) -> Path:
-    """A picture's path as users write it: `demo:dogs.jpg` is a photograph of the package.
+    """A picture's path as users write it: `demo:dogs.jpg` is a picture of the package.
 
     A file of the user's own that has such a name comes first.
     """
@@ -59,7 +59,7 @@ def picture_path(path: str | os.PathLike[str]) -> Path:
     name = text.removeprefix(DEMO)
     photos = [one.name for one in demo_folder().glob("*.jpg")]
     if name not in photos:
-        raise InputError(f"{text}: {UnknownNameError('demo photograph', name, photos)}")
+        raise InputError(f"{text}: {UnknownNameError('demo picture', name, photos)}")
     return demo_folder() / name
 
 

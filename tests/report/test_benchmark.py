@@ -390,12 +390,12 @@ def test_a_missing_photograph_is_said(tmp_path: Path) -> None:
     (tmp_path / "root" / "val" / "004.jpg").unlink()
     (tmp_path / "root" / "val" / "005.jpg").write_bytes(b"no picture")
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert "2 photographs cannot be read" in section(page, "problems")
+    assert "2 pictures cannot be read" in section(page, "problems")
     assert "val/004.jpg: no such file" in page
     assert len(re.findall(r'<image id="photo-', page)) == 10
     shutil.rmtree(tmp_path / "root")
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert "12 photographs cannot be read" in page
+    assert "12 pictures cannot be read" in page
     assert "image/jpeg" not in page
 
 

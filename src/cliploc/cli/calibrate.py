@@ -95,7 +95,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     out = user_path(asked.out)
     writable(out.resolve().parent)
     terminal = Terminal()
-    with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
+    with terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
         dataset = truth_for(asked, out, terminal)
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)

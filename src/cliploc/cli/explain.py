@@ -1,4 +1,4 @@
-"""`cliploc explain`: whether the maps of one photo show what the model uses."""
+"""`cliploc explain`: whether the maps of one picture show what the model uses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ OF_BOXES = (
 class ExplainFlags(MethodFlags, WithThreads, WithJson):
     """What `explain` has besides options of `Localizer` and of protocols."""
 
-    photo: str = flag("One picture file.", metavar="PHOTO", positional=True)
+    photo: str = flag("One picture file.", metavar="PICTURE", positional=True)
     prompt: list[str] | None = flag(
         'What to explain; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
     )
@@ -71,7 +71,7 @@ class ExplainFlags(MethodFlags, WithThreads, WithJson):
 
 @command(leave_out=(*OWN, *OF_BOXES), hidden=("target",), defaults={"steps": STEPS})
 def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
-    """Measure whether the maps of one photo are faithful.
+    """Measure whether the maps of one picture are faithful.
 
     The page shows the maps, curves of deletion and insertion, and the score of the hot region alone, beside
     those of two baselines. Scores are probabilities over all names of --prompt and --among; for a single name,

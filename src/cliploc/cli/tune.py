@@ -46,7 +46,7 @@ def tune(asked: TuneFlags, options: Options) -> int:
         raise UsageError(f"expected --out as FILE.json, which --recipe takes, got {asked.out}: add .json")
     writable(out.resolve().parent)
     terminal = Terminal()
-    with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
+    with terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
         dataset = truth_for(asked, out, terminal)
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)

@@ -66,7 +66,7 @@ def explanation_page(
     return REPORT_TEMPLATES.render(
         "explain.html",
         title=title,
-        photograph=embedded(small, "the photograph", quality=85),
+        photograph=embedded(small, "the picture", quality=85),
         names=shown,
         about=about,
         score=score,

@@ -193,9 +193,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         first = rows[sample, shown[0]]
         size = fit_within((first["width"], first["height"]), SIDE)
         photograph = run.photograph(first, size) if pictures else None
-        figures = (
-            [] if photograph is None else [("photograph", embedded(photograph, f"photograph {sample}", quality=80))]
-        )
+        figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         for setting in shown:
             heat = heat_of(rows[sample, setting]["thumb"])
             drawn = painted(photograph or Image.new("RGB", size, (90, 90, 90)), heat)
