@@ -307,7 +307,7 @@ def test_nothing_to_evaluate_is_2(folders, tmp_path):
         path.unlink()
     result = evaluate(folders)
     assert result.code == 2
-    assert "none of 3 images could be evaluated" in result.err
+    assert "none of 3 pictures could be evaluated" in result.err
     (folders[1] / "class_labels.txt").unlink()
     assert re.search(r"expected \S+class_labels.txt, found no such file", evaluate(folders).err)
 
