@@ -20,7 +20,7 @@ def test_lines_say_what_json_and_python_say():
     python = Localizer(create_once("mini", None, "cpu", precision="fp32")).classify(
         [CAT, COFFEE], ["bicycle", "cat|kitten", "cup"], 2
     )
-    assert lines[0].split() == ["photo", "rank", "name", "probability", "cosine"]
+    assert lines[0].split() == ["picture", "rank", "name", "probability", "cosine"]
     assert len(lines) == 5
     assert len({len(line) for line in lines}) == 1
     rows = iter(lines[1:])
@@ -51,7 +51,7 @@ def test_a_photo_that_cannot_be_read_is_a_failure_beside_the_others():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "expected PHOTO, got none: cliploc classify street.jpg"),
+        ((), "expected PICTURE, got none: cliploc classify street.jpg"),
         ((CAT, "--top-k", "0"), "expected --top-k from 1 to 1000000, got 0"),
         ((CAT, "-p", "cat", "--classes", "imagenet"), "expected --prompt or --classes, got both"),
         ((CAT, "-p", "cat", "-p", "@cup.jpg"), "expected names in words, got '@cup.jpg': classify takes no pictures"),

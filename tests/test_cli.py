@@ -522,7 +522,7 @@ def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
     assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
     result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
     assert result.code == 2
-    assert "unknown demo photograph 'cats.jpg': did you mean cat.jpg" in result.err
+    assert "unknown demo picture 'cats.jpg': did you mean cat.jpg" in result.err
 
 
 def test_what_comes_next_is_a_command_to_copy(tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_a_method_that_is_unfit_for_one_of_the_models_is_missing_there(tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--method", "cam", "-p", "cat"], "expected PHOTO, got none: cliploc compare street.jpg"),
+        (["--method", "cam", "-p", "cat"], "expected PICTURE, got none: cliploc compare street.jpg"),
         ([CAT, "--method", "cam"], "expected at least one name"),
         ([CAT, "-p", "cat"], "expected --method as names"),
         ([CAT, "-p", "cat", "--method", ","], "unknown method ''"),

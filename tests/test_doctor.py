@@ -35,9 +35,9 @@ def test_this_installation_is_sound():
     photos = list(demo_photos())
     names = len({name for photo in photos for name in photo.ask})
     right = f"{len(photos)} of {len(photos)} (100%) called by a name of what they show, out of {names} names"
-    assert right in line_of(result, "photographs")
+    assert right in line_of(result, "pictures")
     assert re.search(r"boxes of the cat: [1-9], of a pizza: 0$", line_of(result, "boxes"))
-    assert [line.split()[1] for line in lines[-5:-1]] == ["device", "weights", "photographs", "boxes"]
+    assert [line.split()[1] for line in lines[-5:-1]] == ["device", "weights", "pictures", "boxes"]
     assert lines[-1] == "everything is as it should be"
 
 
@@ -64,7 +64,7 @@ def test_the_verdict_is_counted(monkeypatch, good):
     answers = [next(iter(photo.truth)) if i < right else "elephant" for i, photo in enumerate(photos)]
     monkeypatch.setattr(Localizer, "classify", lambda *a, **k: [[Classified(name, 1.0, 0.2)] for name in answers])
     result = cliploc_("doctor")
-    line = line_of(result, "photographs")
+    line = line_of(result, "pictures")
     assert line.startswith("ok " if good else "FAILED ")
     assert f"{right} of {len(photos)} ({right / len(photos):.0%})" in line
     assert f"{photos[right].path.name} is called elephant" in line
@@ -96,7 +96,7 @@ def test_random_weights_load_and_do_not_pass(small, tmp_path):
     weights = line_of(result, "weights")
     assert weights.startswith("ok ")
     assert f"RN-small:w.safetensors: {path} ({path.stat().st_size / 1e6:,.1f} MB), loaded in " in weights
-    line = line_of(result, "photographs")
+    line = line_of(result, "pictures")
     assert line.startswith("FAILED")
     assert "these weights are random, or not of this model: download trained ones" in line
     assert result.out.endswith("\n1 check failed\n")
@@ -144,4 +144,4 @@ def test_a_tower_that_gives_nan_fails(small, tmp_path):
     save_file(state | {"visual.conv1.weight": state["visual.conv1.weight"] * float("nan")}, path)
     result = cliploc_("doctor", "--model", "RN-small", "--pretrained", path)
     assert result.code == 1
-    assert "gave an embedding that is not a number" in line_of(result, "photographs")
+    assert "gave an embedding that is not a number" in line_of(result, "pictures")

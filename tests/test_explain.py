@@ -14,7 +14,7 @@ from tests.commands import CAT, cliploc_, document_of, refused
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory):
     out = tmp_path_factory.mktemp("explain")
-    words = ("-p", "cat", "-p", "pizza", "--method", "cam,centre_gaussian", "--steps", "4", "--out", out)
+    words = ("-p", "cat", "-p", "pizza", "--method", "cam", "--steps", "4", "--out", out)
     return out, document_of("explain", CAT, *words)
 
 
@@ -26,7 +26,7 @@ def test_the_document_has_the_numbers_of_its_curves(explained):
     assert cat["name"] == "cat"
     assert cat["probability"] + pizza["probability"] == pytest.approx(1)
     for name in (cat, pizza):
-        assert list(name["methods"]) == ["cam", "centre_gaussian"]
+        assert list(name["methods"]) == ["cam", "centre_gaussian", "random"], "beside the baselines"
         for one in name["methods"].values():
             assert 0 < one["share"] < 1
             for which in ("deletion", "insertion"):
@@ -53,8 +53,17 @@ def test_the_page_shows_maps_curves_and_regions(explained):
     assert page.count("data:image/svg+xml") == 8  # two curves of two names, light and dark
 
 
+def test_28_steps_unless_asked_and_the_next_step_is_said(tmp_path):
+    result = cliploc_("explain", CAT, "-p", "cat", "--method", "random", "--no-baselines", "--out", tmp_path)
+    assert result.code == 0
+    document = json.loads((tmp_path / "explain.json").read_text())
+    assert document["protocol"]["steps"] == 28
+    assert list(document["names"][0]["methods"]) == ["random"]
+    assert result.err.endswith(f"next: open {tmp_path / 'explain.html'}\n")
+
+
 def test_of_a_single_name_the_score_is_its_cosine(tmp_path):
-    words = ("-p", "cat", "--method", "cam", "--steps", "2", "--out", tmp_path)
+    words = ("-p", "cat", "--method", "cam", "--no-baselines", "--steps", "2", "--out", tmp_path)
     document = document_of("explain", CAT, *words)
     [name] = document["names"]
     assert (document["score"], name["probability"]) == ("cosine", None)
@@ -63,7 +72,19 @@ def test_of_a_single_name_the_score_is_its_cosine(tmp_path):
 
 def test_other_names_take_part_in_the_softmax(tmp_path):
     (tmp_path / "names.txt").write_text("dog\nbus\n")
-    words = ("-p", "cat", "--among", tmp_path / "names.txt", "--method", "cam", "--steps", "2", "--out", tmp_path)
+    words = (
+        "-p",
+        "cat",
+        "--among",
+        tmp_path / "names.txt",
+        "--method",
+        "cam",
+        "--no-baselines",
+        "--steps",
+        "2",
+        "--out",
+        tmp_path,
+    )
     document = document_of("explain", CAT, *words)
     assert (document["score"], document["among"]) == ("probability", 3)
     assert len(document["names"]) == 1
@@ -72,7 +93,7 @@ def test_other_names_take_part_in_the_softmax(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "expected PHOTO, got none: cliploc explain street.jpg"),
+        ((), "expected PICTURE, got none: cliploc explain street.jpg"),
         ((CAT,), "expected at least one name to explain, got none"),
         ((CAT, "-p", "cat"), "expected --method as names of `cliploc methods`, got none"),
         ((CAT, "-p", "@cup.jpg", "--method", "cam"), "expected names in words, got '@cup.jpg'"),

@@ -610,5 +610,5 @@ def test_a_photograph_of_the_package_is_named_by_its_file(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", ["dog.jpg", "", "../demo.py", "photos.json"])
 def test_an_unknown_photograph_of_the_package_lists_what_there_is(name):
-    with pytest.raises(InputError, match=r"demo photograph .*there are astronaut\.jpg, bee\.jpg, .*wren\.jpg$"):
+    with pytest.raises(InputError, match=r"demo picture .*there are astronaut\.jpg, bee\.jpg, .*wren\.jpg$"):
         load(f"demo:{name}")

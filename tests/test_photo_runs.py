@@ -210,6 +210,16 @@ def test_a_note_says_what_a_crop_discards(hw: tuple[int, int], said: str | None)
         )
 
 
+def test_a_model_that_crops_sees_the_whole_picture_unless_asked() -> None:
+    backbone = tower("gap_cnn", (5, 6))
+    backbone.resize_policy = "crop-floor"
+    picture = Image.new("RGB", (96, 40), "grey")
+    for resize, policy in ((None, "pad"), ("crop", "crop-floor"), ("squash", "squash")):
+        localizer = Localizer(backbone, method="cam", resize=resize, min_presence=0)
+        assert localizer.resize == policy
+        assert bool(localizer(picture, ["red"]).notes) == (resize == "crop")
+
+
 def test_the_command_prints_what_a_crop_discards() -> None:
     result = cliploc_("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
     assert result.code == 0, result.err

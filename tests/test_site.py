@@ -187,3 +187,19 @@ def test_the_demo_installs_cliploc_alone_and_tests_the_rest_in_the_same_place(tm
 def test_the_workflow_runs_what_must_pass() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     assert [step["run"] for step in workflow["jobs"]["all"]["steps"] if "run" in step] == ["bash .ci/run"]
+
+
+def test_the_page_of_figures_names_every_set_and_what_it_names_is_there() -> None:
+    """A page that shows a command on one of the sets is in the table, and its tools and sets exist."""
+    from cliploc.jobs.evaluation_sets import SETS
+
+    page = (DOCS / "figures.md").read_text(encoding="utf-8")
+    for one in SETS.values():
+        assert f"| `{one.name}` | `{one.folder}` |" in page
+    for tool in set(re.findall(r"tools/\w+\.py", page)):
+        assert (ROOT / tool).is_file(), tool
+    for target in re.findall(r"`make ([\w-]+)`", page):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    for document in sorted(DOCS.glob("*.md")):
+        if document.name != "figures.md" and "shared/data" in document.read_text(encoding="utf-8"):
+            assert f"({document.name}#" in page, f"figures.md has no line for {document.name}"

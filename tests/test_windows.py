@@ -170,3 +170,39 @@ def test_padding_has_the_least_value_of_the_picture(flipped):
         assert torch.equal(one[:, outside], least[:, None].expand(-1, int(outside.sum())))
     squash = [Frame.fit("squash", (16, 32), (32, 32))] * 2
     assert padding_least(maps, squash, flipped) is maps
+
+
+# ------------------------------------------------------------------------------------------------ windows that fade
+def test_windows_that_fade_have_no_seam_and_count_whole_where_one_is_alone():
+    """Two windows, one of 0 and one of 1, side by side: a mean has a step of a half at each edge, a fading one none."""
+    frame, windows = Frame.fit("squash", (32, 48), (32, 48)), Frame.windows((32, 48), (32, 32), 1)
+    assert len(windows) == 2  # at 0 and at 16
+    maps = torch.zeros(2, 1, 8, 8)
+    maps[1] = 1
+    step, fading = (frame.stitch(windows, maps, fading=fades)[0, 0] for fades in (False, True))
+    assert step.tolist() == [0.0] * 16 + [0.5] * 16 + [1.0] * 16
+    assert fading[:16].tolist() == [0.0] * 16
+    assert fading[32:].tolist() == [1.0] * 16
+    within = (torch.arange(16) + 0.5) / 16  # of the overlap: one window's weight rises as the other's falls
+    torch.testing.assert_close(fading[16:32], within)
+
+
+@pytest.mark.parametrize("policy", ["squash", "pad"])
+def test_windows_that_fade_on_a_grid_are_those_over_the_input_averaged_in_cells(policy):
+    frame = Frame.fit(policy, (48, 64), (64, 64))
+    windows = Frame.windows((48, 64), (64, 64), 1.5)
+    looks = [Look((frame,), (0,), False, scale=0), Look(windows, (0,) * len(windows), False, windows=0)]
+    rng = torch.Generator().manual_seed(0)
+    maps = [torch.randn(len(look.frames), 3, 5, 6, generator=rng).relu() for look in looks]
+    views = [[one] for one in zip(looks, maps, strict=True)]
+    joined = Joined(views, [SimpleNamespace(frames=(frame,))], fading=True)
+    assert not torch.equal(joined.of(0, range(3)), Joined(views, joined.batch).of(0, range(3)))
+    expected = F.interpolate(joined.of(0, range(3))[None], (7, 9), mode="area")[0]
+    assert_rounded(joined.on_grid(0, range(3), (7, 9)), expected, 2 * 64 * 64)
+
+
+def test_a_vits_windows_fade_and_a_cnns_do_not(backbones):
+    for kind, backbone in (("cnn", backbones["gap_cnn"]), ("vit", backbones["vit"])):
+        localizer = build(backbone, method="grad_cam", windows=(2,))
+        assert backbone.kind == kind
+        assert localizer.flow.steps.fading == (kind == "vit")

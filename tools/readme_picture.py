@@ -1,4 +1,4 @@
-"""Writes docs/demo.jpg, the README's picture: name → heat → boxes on three demo photographs, by the default recipe."""
+"""Writes docs/demo.jpg, the README's picture: name → heat → boxes on three demo pictures, by the default recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cliploc import Localizer
 from cliploc.localization import Localization
 
 OUT = Path(__file__).parents[1] / "docs/demo.jpg"
-ASKED = {"bee": "bee", "otters": "otter", "bridge": "bridge"}  # photograph → name
+ASKED = {"bee": "bee", "otters": "otter", "bridge": "bridge"}  # picture → name
 TITLES = ("a name …", "… where the model sees it …", "… and a box, with its score")
 CELL, GAP, HEAD = (456, 304), 16, 52  # pixels; shown at half of them
 INK, BOX = (17, 17, 17), (255, 187, 0)
@@ -35,10 +35,10 @@ def labelled(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -
 
 
 def row(found: Localization, name: str) -> list[Image.Image]:
-    """The photograph with the name, its heat, its boxes."""
+    """The picture with the name, its heat, its boxes."""
     named, scale, start = fitted(found.image)
     labelled(ImageDraw.Draw(named), (14, CELL[1] - 14), f'"{name}"')
-    heat, *_ = fitted(found.overlay(opacity=0.9, boxes=False, caption=False))
+    heat, *_ = fitted(found.overlay(opacity=0.65, boxes=False, caption=False))
     boxed, *_ = fitted(found.image)
     draw = ImageDraw.Draw(boxed)
     for xyxy, score in zip(found.boxes.xyxy, found.boxes.score, strict=True):

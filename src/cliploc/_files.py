@@ -41,14 +41,14 @@ def demo_folder() -> Path:
 
 
 def picture_path(path: str | os.PathLike[str]) -> Path:
-    """A picture's path as users write it: `demo:dogs.jpg` is a photograph of the package, if no file is called so."""
+    """A picture's path as users write it: `demo:dogs.jpg` is a picture of the package, if no file is called so."""
     text = os.fspath(path)
     if not text.startswith(DEMO) or os.path.lexists(text):
         return Path(text)
     name = text.removeprefix(DEMO)
     photos = [one.name for one in demo_folder().glob("*.jpg")]
     if name not in photos:
-        raise InputError(f"{text}: {UnknownNameError('demo photograph', name, photos)}")
+        raise InputError(f"{text}: {UnknownNameError('demo picture', name, photos)}")
     return demo_folder() / name
 
 

@@ -97,7 +97,7 @@ class Terminal:
 
     @contextmanager
     def progress(self, label: str, rate: str = "") -> Iterator[Reporter]:
-        """Shows on stderr what long work reports: lines, and on a terminal a bar; `rate` is a unit, as "images/s"."""
+        """Shows on stderr what long work reports: lines, and on a terminal a bar; `rate` is a unit, as "pictures/s"."""
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),

@@ -429,9 +429,11 @@ class Options:
         about="On the command line -p @cup.jpg. See `cliploc help prompts`.",
     )
     resize: ResizePolicy | None = option(
-        None, group="view", check=choice("resize", POLICIES, none=True), none="the model's own",
-        help="How a photo is fitted to the model's input.",
-        about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border.',
+        None, group="view", check=choice("resize", POLICIES, none=True),
+        none="the model's own, but pad where that crops",
+        help="How a picture is fitted to the model's input.",
+        about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border: '
+        "of a 3:2 picture, a model that crops would not see a third.",
     )
     image_size: int | tuple[int, int] | None = option(
         None, group="view", metavar="N|HxW", check=_checked_size, parse=_parse_size, text=_size_text,
@@ -446,14 +448,14 @@ class Options:
     )
     windows: Sequence[float] | None = option(
         None, group="view", check=_numbers("windows", range(MOST_WINDOW_SETS + 1), 1, 8, "1,2"), none=_recipes("none"),
-        help="Also average the maps of overlapping windows; 2: windows of half the photo's shorter side.",
+        help="Also average the maps of overlapping windows; 2: windows of half the picture's shorter side.",
         about="Windows are as large as the input and are not stretched, so small things appear larger: with 2, the "
-        "photo's shorter side is resized to two inputs. Each number is a set of windows, at most "
+        "picture's shorter side is resized to two inputs. Each number is a set of windows, at most "
         f"{MOST_WINDOW_SETS}, each from 1 to 8. Each window is a forward pass.",
     )
     flip: bool | None = option(
         None, group="view", check=_flag("flip", none=True), flags=("--flip/--no-flip",), none=_recipes("no"),
-        help="Also average the map of the flipped photo.",
+        help="Also average the map of the flipped picture.",
     )
     refine: Sequence[str] | None = option(
         None, group="method", metavar="NAME,NAME", check=_texts("refinements", none=True), parse=parse_list,
@@ -473,12 +475,12 @@ class Options:
     )
     min_area: float = option(
         0.001, group="boxes", metavar="0-1", check=number("min_area, a share of the picture,", 0, 0.999),
-        help="Hot regions smaller than this share of the photo get no box.",
+        help="Hot regions smaller than this share of the picture get no box.",
     )
     max_boxes: int | None = option(
         None, group="boxes", usual=True, metavar="N", check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
         none="all",
-        help="Maximum number of boxes per name and photo, best first.",
+        help="Maximum number of boxes per name and picture, best first.",
     )
     nms_iou: float | None = option(
         0.5, group="boxes", metavar="0-1", check=number("nms_iou", 0, 1, above=True, none="no suppression"),
@@ -501,7 +503,7 @@ class Options:
     min_presence: float | None = option(
         None, group="boxes", metavar="0-1", check=number("min_presence", 0, 1, none="the usual minimum"),
         none=f"{FOUND:g}; 0.5 without a second look",
-        help="Names that are in the photo with a lower chance are unsure; 0: box every name.",
+        help="Names that are in the picture with a lower chance are unsure; 0: box every name.",
         about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
         "chance, and names below the minimum are not found. See `cliploc help presence`.",
     )
@@ -524,8 +526,8 @@ class Options:
     masks_by: str = option(
         "heat", group="output", check=_or_sam("masks_by", ("heat", "grabcut")),
         help="What draws masks; all but heat imply --masks.",
-        about="grabcut starts from the heat and moves edges to edges of colour in the photo. sam:FOLDER gives each box "
-        "to a Segment Anything, and needs `cliploc[sam]`. See `cliploc help masks`.",
+        about="grabcut starts from the heat and moves edges to edges of colour in the picture. sam:FOLDER gives each "
+        "box to a Segment Anything, and needs `cliploc[sam]`. See `cliploc help masks`.",
     )
     device: str | None = option(
         None, group="model", metavar="cpu|cuda|mps", check=_checked_device, none="the best available",
@@ -547,7 +549,7 @@ class Options:
     engine_backend: EngineBackend = option(
         "torch", group="model", check=choice("engine_backend", get_args(EngineBackend)),
         help="What computes a CNN tower on the CPU; openvino needs `cliploc[openvino]`.",
-        about="OpenVINO compiles for some seconds for each input size, and then takes less time per photo. "
+        about="OpenVINO compiles for some seconds for each input size, and then takes less time per picture. "
         "Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help performance`.",
     )
     guide: str | Guide | None = option(
@@ -558,7 +560,7 @@ class Options:
     )
     batch_size: int = option(
         16, group="run", metavar="1-4096", check=whole("batch_size", 1, 4096),
-        help="Photos, or masked photos, per forward pass.",
+        help="Pictures, or masked pictures, per forward pass.",
     )
     text_cache: bool = option(
         True, group="run", check=_flag("text_cache"),
@@ -612,9 +614,9 @@ class Options:
 
         Example:
             >>> print(Options.explain().splitlines()[14])
-            flip=None (the recipe's; no with a named method): Also average the map of the flipped photo.
+            flip=None (the recipe's; no with a named method): Also average the map of the flipped picture.
             >>> print(Options.explain().splitlines()[19])
-            max_boxes=None (all): Maximum number of boxes per name and photo, best first.
+            max_boxes=None (all): Maximum number of boxes per name and picture, best first.
         """
         lines = []
         for name, facts in OPTIONS.items():
@@ -651,11 +653,11 @@ class SegmentationOptions(ProtocolOptions):
     # fmt: off
     short_side: int | None = option(
         None, group="segmentation", metavar="N", check=whole("short_side", 32, MOST_SIDE, none="the protocol's"),
-        help="Shorter side of the photo in pixels, before it is cut into windows.",
+        help="Shorter side of the picture in pixels, before it is cut into windows.",
     )
     window: int | None = option(
         None, group="segmentation", metavar="N", check=whole("window", 0, MOST_SIDE, none="the protocol's"),
-        help="Side of a window in pixels; 0: the whole photo at once.",
+        help="Side of a window in pixels; 0: the whole picture at once.",
     )
     stride: int | None = option(
         None, group="segmentation", metavar="N", check=whole("stride", 1, MOST_SIDE, none="the protocol's"),
@@ -672,13 +674,13 @@ class SegmentationOptions(ProtocolOptions):
     )
     area_threshold: float | None = option(
         None, group="segmentation", metavar="0-1", check=number("area_threshold", 0, 1, none="the protocol's"),
-        help="Leave out classes with a smaller share of the photo's foreground.",
+        help="Leave out classes with a smaller share of the picture's foreground.",
     )
     regions: str | None = option(
         None, group="segmentation", check=_or_sam("regions", ("none", "colour"), none=True), none="none",
         help="Each region gets the name that most of its pixels have.",
-        about="colour divides the photo by its colours, and needs `cliploc[regions]`. sam:FOLDER takes the masks of a "
-        "Segment Anything, and needs `cliploc[sam]`.",
+        about="colour divides the picture by its colours, and needs `cliploc[regions]`. sam:FOLDER takes the masks of "
+        "a Segment Anything, and needs `cliploc[sam]`.",
     )
     propagation: Literal["none", "tlp"] | None = option(
         None, group="segmentation", check=choice("propagation", ("none", "tlp"), none=True), none="none",

@@ -100,7 +100,7 @@ def _model(model: str, pretrained: str | None, device: str | None, precision: st
         if model == "mini":
             yield _boxes(localizer)
     except ModelError as error:  # NaN
-        yield Finding("photographs", False, str(error))
+        yield Finding("pictures", False, str(error))
 
 
 def _photographs(localizer: Localizer) -> Finding:
@@ -128,7 +128,7 @@ def _photographs(localizer: Localizer) -> Finding:
             f": expected {RIGHT_SHARE:.0%} or more, guessing reaches {chance:.0%}: these weights are random, or not of "
             "this model: download trained ones"
         )
-    return Finding("photographs", share >= RIGHT_SHARE, detail)
+    return Finding("pictures", share >= RIGHT_SHARE, detail)
 
 
 def _boxes(localizer: Localizer) -> Finding:

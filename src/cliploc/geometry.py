@@ -24,6 +24,7 @@ from cliploc.config import POLICIES
 from cliploc.errors import InputError, UsageError
 from cliploc.values import FloatArray, Interpolation, ResizePolicy
 
+FAINTEST = 1e-3  # least weight of a window, at its edge: where it is alone, its map counts whole
 MAX_ASPECT_RATIO = 50.0  # beyond it, `crop` would resize to an enormous picture and `pad` to a line
 RESAMPLING: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -121,17 +122,25 @@ class Frame:
         oy = self.offset_xy[1] - target.offset_xy[1] * sy
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
-    def stitch(self, windows: Sequence[Frame], maps: Tensor) -> Tensor:
-        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input: their mean where they overlap."""
-        return self.sampling(windows, maps[0]).over_input(tiled(windows, maps))
+    def stitch(self, windows: Sequence[Frame], maps: Tensor, *, fading: bool = False) -> Tensor:
+        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input: their mean where they overlap.
 
-    def sampling(self, windows: Sequence[Frame], like: Tensor) -> Sampling:
+        Args:
+            fading: whether a window's weight falls from its middle to its edge, so that no seam is seen there.
+        """
+        return self.sampling(windows, maps[0], fading=fading).over_input(tiled(windows, maps))
+
+    def sampling(self, windows: Sequence[Frame], like: Tensor, *, fading: bool = False) -> Sampling:
         """How the maps of windows beside each other, see `tiled`, are sampled over this input; each `[…, h, w]`."""
         first, (lefts, tops) = windows[0], _rows_and_columns(windows)
-        height, width = like.shape[-2:]
-        down = [_sampling(self, replace(first, offset_xy=(0, top)), 1, self.input_hw[0], height) for top in tops]
-        across = [_sampling(self, replace(first, offset_xy=(left, 0)), 0, self.input_hw[1], width) for left in lefts]
-        return Sampling(*(_side_by_side(*side, like) for side in zip((down, across), self.input_hw, strict=True)))
+        sides = []
+        for axis, starts in ((1, tops), (0, lefts)):
+            cells, points = self.input_hw[1 - axis], like.shape[-1 - axis]
+            along = [replace(first, offset_xy=(0, at) if axis else (at, 0)) for at in starts]
+            samplings = [_sampling(self, window, axis, cells, points) for window in along]
+            weights = [_fading(self, window, axis, cells) for window in along] if fading else None
+            sides.append(_side_by_side(samplings, cells, like, weights))
+        return Sampling(*sides, linear=not fading)
 
     def sampling_of_whole(self, seen: Frame, like: Tensor) -> Sampling:
         """How maps `[…, h, w]` over another input with the whole picture are sampled over what this one shows of it."""
@@ -182,6 +191,7 @@ class Sampling:
 
     rows: Tensor  # [H, h] weights of a mean; all 0 where no map lies
     columns: Tensor  # [W, w], as `rows`
+    linear: bool = True  # whether the weights are linear along a side, between a few places
 
     def over_input(self, maps: Tensor) -> Tensor:
         """`[P, H, W]`; the smallest value of each map where none lies."""
@@ -209,7 +219,10 @@ def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class MeanOnGrid:
-    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling."""
+    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling.
+
+    Where weights are not linear, as those of windows that fade, every place is a turn.
+    """
 
     turns: tuple[int, int]  # how many there are of all maps together, along y and along x
     at_turns: tuple[Sampling, ...]  # for each map, how it is sampled at its own turns
@@ -218,8 +231,12 @@ class MeanOnGrid:
     @classmethod
     def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> MeanOnGrid:
         """From how maps are sampled over one input, on a grid of this height and width."""
-        down, across = _turns([each.rows for each in samplings]), _turns([each.columns for each in samplings])
-        at_turns = tuple(Sampling(_own_turns(sampling.rows), _own_turns(sampling.columns)) for sampling in samplings)
+        linear = all(each.linear for each in samplings)
+        down = _turns([each.rows for each in samplings], linear)
+        across = _turns([each.columns for each in samplings], linear)
+        at_turns = tuple(
+            Sampling(*(_own_turns(side, one.linear) for side in (one.rows, one.columns))) for one in samplings
+        )
         on_grid = tuple(
             Sampling(
                 torch.cat([sampling.rows[down], _in_cells(sampling.rows, hw[0])]),
@@ -244,18 +261,20 @@ class MeanOnGrid:
         return ((total[:, n:, m:] - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
 
 
-def _turns(sides: Sequence[Tensor]) -> Tensor:
+def _turns(sides: Sequence[Tensor], linear: bool) -> Tensor:
     """`[n]` bool: where along a side, of any of the weights `[n, points]`, other points begin or end to be sampled."""
     sampled = torch.cat(list(sides), dim=1) != 0
+    if not linear:
+        return torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
     change = (sampled[1:] != sampled[:-1]).any(dim=1)
     turns = torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
     turns[1:-1] = change[1:] | change[:-1]
     return turns
 
 
-def _own_turns(side: Tensor) -> Tensor:
+def _own_turns(side: Tensor, linear: bool) -> Tensor:
     """The weights `[n, points]` at their own turns, of those that are not all 0."""
-    return side[_turns([side]) & (side.sum(dim=1) > 0)]
+    return side[_turns([side], linear) & (side.sum(dim=1) > 0)]
 
 
 def _in_cells(weights: Tensor, cells: int) -> Tensor:
@@ -347,14 +366,29 @@ def _sampled(own: _Side, of_window: _Side, cells: int, points: int, beyond: bool
     return first, torch.from_numpy(weights.astype(np.float32))
 
 
-def _side_by_side(samplings: Sequence[tuple[int, Tensor]], cells: int, like: Tensor) -> Tensor:
-    """Weights `[cells, windows · points]` of windows along one side: their mean where they overlap."""
+def _side_by_side(
+    samplings: Sequence[tuple[int, Tensor]], cells: int, like: Tensor, of_windows: Sequence[Tensor] | None
+) -> Tensor:
+    """Weights `[cells, windows · points]` of windows along one side: their mean where they overlap.
+
+    `of_windows` are the weights `[cells]` of each window in it; None: all have the same.
+    """
     points = samplings[0][1].shape[1]
     weights, there = like.new_zeros(cells, len(samplings), points), like.new_zeros(cells, 1)
     for number, (first, own) in enumerate(samplings):
-        weights[first : first + len(own), number] = own.to(like)
-        there[first : first + len(own)] += 1
-    return weights.flatten(1) / there.clamp(min=1)
+        here = slice(first, first + len(own))
+        share = like.new_ones(len(own), 1) if of_windows is None else of_windows[number][here, None].to(like)
+        weights[here, number] = own.to(like) * share
+        there[here] += share
+    return weights.flatten(1) / torch.where(there > 0, there, 1)
+
+
+def _fading(frame: Frame, window: Frame, axis: int, cells: int) -> Tensor:
+    """The weight `[cells]` of a window at places along a side of a frame: 1 in its middle, nearly 0 at its edges."""
+    scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]
+    places = (torch.arange(cells) + 0.5) * (frame.input_hw[1 - axis] / cells)  # pixels of the frame's input
+    within = (places - frame.offset_xy[axis]) * (window_scale / scale) + window.offset_xy[axis]  # of the window
+    return (1 - (2 * within / window.input_hw[1 - axis] - 1).abs()).clamp(min=FAINTEST)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

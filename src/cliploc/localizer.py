@@ -697,9 +697,13 @@ def classifier(
     batch_size: int = 16,
     text_cache: bool = True,
 ) -> Localizer:
-    """A localizer to `classify` with, for a tower of any kind. Arguments and errors are those of `Localizer`."""
+    """A localizer to `classify` with, for a tower of any kind, which crops pictures where the model's own way does.
+
+    Arguments and errors are those of `Localizer`.
+    """
     backbone = _created(model, pretrained, device, precision)
-    return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache)
+    resize: Any = "crop" if backbone.resize_policy.startswith("crop") else None
+    return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache, resize=resize)
 
 
 def best_device() -> str:

@@ -159,7 +159,7 @@ def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage, co
     result = evaluate(folders, "--json", "--convention", convention)
     assert result.code == 1
     assert result.err.count("failed: ") == result.err.count("failed: val/a.JPEG: ") == 1
-    assert "2 of 3 images evaluated; 1 map problems" in result.err
+    assert "2 of 3 pictures evaluated; 1 map problems" in result.err
     assert result.err.count("\n") == 2
     assert len(result.err) < 6000
 
@@ -182,7 +182,7 @@ def test_a_size_that_no_picture_has_is_named(folders, size):
     result = evaluate(folders, "--json")
     assert result.code == 1
     assert "failed: c.JPEG: expected a size from 1×1 to 1000000×1000000, got " in result.err
-    assert "2 of 3 images evaluated; 1 metadata problems" in result.err
+    assert "2 of 3 pictures evaluated; 1 metadata problems" in result.err
     assert len(result.err) < 400
 
 
@@ -201,7 +201,7 @@ def test_more_boxes_than_can_be_compared_are_named(folders):
     result = evaluate(folders)
     assert result.code == 1
     assert "failed: c.JPEG: expected at most 1000 boxes, got 100001: correct localization.txt" in result.err
-    assert "2 of 3 images evaluated" in result.err
+    assert "2 of 3 pictures evaluated" in result.err
 
 
 def test_boxes_are_compared_in_parts_to_the_same_numbers():
@@ -268,7 +268,7 @@ def test_what_is_wrong_is_named_and_counted(folders, what, named, said, evaluate
     document = json.loads(result.out)
     assert (document["images"], document["evaluated"]) == (3, evaluated)
     assert sum(document["problems"].values()) == len(document["failed"]) == result.err.count("failed: ")
-    assert f"{evaluated} of 3 images evaluated; " in result.err
+    assert f"{evaluated} of 3 pictures evaluated; " in result.err
 
 
 def test_an_id_cannot_leave_the_folder(folders):
@@ -307,7 +307,7 @@ def test_nothing_to_evaluate_is_2(folders, tmp_path):
         path.unlink()
     result = evaluate(folders)
     assert result.code == 2
-    assert "none of 3 images could be evaluated" in result.err
+    assert "none of 3 pictures could be evaluated" in result.err
     (folders[1] / "class_labels.txt").unlink()
     assert re.search(r"expected \S+class_labels.txt, found no such file", evaluate(folders).err)
 

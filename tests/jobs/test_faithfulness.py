@@ -78,7 +78,7 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
     assert "| mini\\_cam |" in (out / "tables.md").read_text()
     again = cliploc_("report", out, "--no-pictures")
     assert again.code == 0
-    assert "photograph " not in (out / "report.html").read_text()
+    assert 'alt="picture ' not in (out / "report.html").read_text()
 
 
 @pytest.fixture

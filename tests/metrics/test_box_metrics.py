@@ -289,7 +289,7 @@ def test_intervals_cover_what_they_should():
 def test_what_cannot_be_computed_is_refused():
     curve = BoxCurve("a", np.ones(1), np.ones(1))
     metric = MaxBoxAcc()
-    with pytest.raises(UsageError, match="at least one image"):
+    with pytest.raises(UsageError, match="at least one picture"):
         metric.compute()
     metric.update(curve)
     with pytest.raises(UsageError, match="occurs twice"):

@@ -80,7 +80,7 @@ def test_a_sample_that_comes_twice_is_refused(cls):
 @metrics
 def test_nothing_counted_is_an_error(cls):
     assert len(cls.at(TAU)) == 0
-    with pytest.raises(UsageError, match="expected at least one image"):
+    with pytest.raises(UsageError, match="expected at least one picture"):
         cls.at(TAU).summarise(False, FEW)
 
 

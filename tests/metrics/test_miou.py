@@ -90,7 +90,7 @@ def test_errors():
         pixel_pairs("a", np.zeros((2, 2), int), square, 2)
     with pytest.raises(InputError, match="a: expected labels from 0 to 1, got 2"):
         pixel_pairs("a", square + 2, square, 2)
-    with pytest.raises(UsageError, match="at least one image"):
+    with pytest.raises(UsageError, match="at least one picture"):
         MeanIoU(2).compute()
 
 

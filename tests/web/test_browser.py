@@ -167,7 +167,7 @@ def test_the_empty_page_has_a_place_to_drop_examples_and_a_line(page, address):
     for absent in ("#sliders", "#downloads", "#results table"):
         playwright.expect(page.locator(absent)).to_be_hidden()
     page.locator("#find").click()
-    page.get_by_text("expected a photograph, got none: drop one on the page or pick an example").wait_for()
+    page.get_by_text("expected a picture, got none: drop one on the page or pick an example").wait_for()
     choose(page, DEMO / "cat.jpg")
     page.get_by_role("button", name="Remove").click()
     playwright.expect(page.locator("#picture .chosen")).to_be_hidden()
@@ -326,7 +326,7 @@ def test_a_long_method_stops_and_who_leaves_holds_nobody_up(page, browser, addre
         playwright.expect(page.locator("#names")).to_have_value("bird", timeout=WAIT)
         choose(page, DEMO / "osprey.jpg")
         page.locator("#find").click()
-        page.get_by_text(re.compile(r"[1-9]\d* of about [\d,]+ masked photographs done")).first.wait_for()
+        page.get_by_text(re.compile(r"[1-9]\d* of about [\d,]+ masked pictures done")).first.wait_for()
         if leave:
             page.goto("about:blank")
         else:

@@ -242,7 +242,7 @@ def test_any_method_can_be_ended_at_any_layer(model, method):
 def test_heatmaps_that_would_fill_the_memory_are_not_written(look, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "MAX_VALUES", 200_000)
     with pytest.raises(
-        UsageError, match="expected at most 1 names for the files of a photograph of 451×300 pixels, got 2"
+        UsageError, match="expected at most 1 names for the files of a picture of 451×300 pixels, got 2"
     ):
         downloads.write_files(tmp_path, look.cut(look.settings), look.settings, "mini")
     assert list(tmp_path.iterdir()) == []

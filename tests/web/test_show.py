@@ -99,7 +99,7 @@ def test_a_picture_is_sent_once_and_known_by_its_id_then(address):
 
 def test_no_photograph_or_a_broken_one_is_a_status_line(address):
     assert show(address, CAM)[0] == 422  # who asks does not say who it is
-    assert "expected a photograph, got none" in said(address, wish(None, CAM))
+    assert "expected a picture, got none" in said(address, wish(None, CAM))
     broken = uploaded(address, b"this is no picture", "notes.jpg")
     assert "notes.jpg: not a picture" in said(address, wish(broken, CAM))
 
@@ -112,7 +112,7 @@ def test_a_long_search_says_how_far_it_is_and_ends_when_the_page_leaves(tmp_path
         answer = connection.getresponse()
         for line in answer:
             assert "done" not in json.loads(line)
-            if "masked photographs done" in json.loads(line)["status"]["text"]:
+            if "masked pictures done" in json.loads(line)["status"]["text"]:
                 break
         [run] = list(looked_at.runs._runs)
         answer.close()

@@ -107,8 +107,8 @@ def test_a_name_with_an_exemplar_says_so(tmp_path):
 def test_a_search_counts_what_it_can_count():
     assert view.searching(0, 0, 3) == {"kind": "busy", "text": "Searching …"}
     counted = view.searching(1200, 300, 3.4)
-    assert "1,200 of about 1,500 masked photographs done, 3 s" in counted["text"]
-    assert (counted["progress"], counted["counted"]) == (0.8, "masked photographs")
+    assert "1,200 of about 1,500 masked pictures done, 3 s" in counted["text"]
+    assert (counted["progress"], counted["counted"]) == (0.8, "masked pictures")
 
 
 def test_a_search_says_that_it_embeds_the_bank():

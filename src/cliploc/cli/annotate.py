@@ -156,7 +156,7 @@ def annotate(asked: AnnotateFlags, options: Options) -> int:
     folder = writable(asked.out)
     terminal = Terminal()
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {options.model}", rate="images/s") as reporter:
+    with terminal.progress(f"loading {options.model}", rate="pictures/s") as reporter:
         from cliploc.jobs.annotate import annotate as run
         from cliploc.jobs.folder import DiskFullError
 

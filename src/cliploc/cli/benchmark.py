@@ -354,7 +354,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     folder = writable(asked.out)
     start_time = time.perf_counter()
-    with terminal.progress(f"reading {asked.dataset}", rate="images/s") as reporter:
+    with terminal.progress(f"reading {asked.dataset}", rate="pictures/s") as reporter:
         found = plan.open(asked.dataset, asked.root, asked.split, **chosen)
         to_see_all = f"cliploc datasets {asked.dataset} --root {asked.root}" if of_boxes else "report.html lists them"
         _say_problems(terminal, found.problems, to_see_all)
@@ -471,7 +471,7 @@ class ReportFlags(WithDebug):
 
     out: Path = flag("The results folder of a benchmark.", metavar="OUT", positional=True)
     no_pictures: bool = flag(
-        "Show maps and boxes without the photographs, so that the report can be shared.", False, group="output"
+        "Show maps and boxes without the pictures, so that the report can be shared.", False, group="output"
     )
 
 

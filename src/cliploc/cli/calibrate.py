@@ -75,7 +75,7 @@ def _learning(
 ) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
     writable(out.resolve().parent)
-    with terminal.progress(f"reading {asked.folder}", rate="images/s") as reporter:
+    with terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
         from cliploc.datasets import BY_DESIGN
 
         dataset = read_truth(asked.truth, asked.folder, asked)

@@ -1,4 +1,4 @@
-"""`cliploc classify`: which names whole photos fit best."""
+"""`cliploc classify`: which names whole pictures fit best."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "bat
 class ClassifyFlags(PhotoFlags):
     """What `classify` has besides options of `Localizer`."""
 
-    top_k: int = flag("Number of names per photo, best first.", 5, within=(1, 1_000_000), group="output")
+    top_k: int = flag("Number of names per picture, best first.", 5, within=(1, 1_000_000), group="output")
 
 
 @command(only=OF_CLASSIFIER)
 def classify(asked: ClassifyFlags, options: Options) -> int:
-    """Rank names by how well they fit a whole photo.
+    """Rank names by how well they fit a whole picture.
 
     Without names, ImageNet's 1,000 classes are ranked.
 
@@ -50,7 +50,7 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
         run.count(reporter, "classify")
         line = _columns(run.terminal, run.photos.paths, labels)
         if not run.quiet:
-            line(("photo", "rank", "name", "probability", "cosine"), "bold")
+            line(("picture", "rank", "name", "probability", "cosine"), "bold")
         told = replace(reporter, failed=run.fail)
         results = localizer.classify_stream(run.photos.paths, names, asked.top_k, on_error="skip", reporter=told)
         for result in results:
@@ -64,10 +64,10 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
 
 def _columns(terminal: Terminal, photos: Sequence[str], names: Sequence[str]) -> Callable[..., None]:
-    """Prints a line for a photo and rank, in columns known beforehand."""
+    """Prints a line for a picture and rank, in columns known beforehand."""
     widths = [
         max(cell_len(printable(text)) for text in (title, *texts))
-        for title, texts in (("photo", photos), ("name", names))
+        for title, texts in (("picture", photos), ("name", names))
     ]
 
     def line(cells: Sequence[str], style: str = "") -> None:

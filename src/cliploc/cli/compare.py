@@ -1,4 +1,4 @@
-"""`cliploc compare`: methods on one or several models, compared on the same photos."""
+"""`cliploc compare`: methods on one or several models, compared on the same pictures."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class CompareFlags(ImagePhotoFlags, MethodFlags, ModelFlags):
     """What `compare` has besides options of `Localizer`."""
 
     out: Path = flag(
-        "Folder for one sheet per photo and results.json.", Path("compare-out"), metavar="DIR", group="output"
+        "Folder for one sheet per picture and results.json.", Path("compare-out"), metavar="DIR", group="output"
     )
 
 
 @command(leave_out=OWN)
 def compare(asked: CompareFlags, options: Options) -> int:
-    """Compare methods on photos, with one sheet per photo.
+    """Compare methods on pictures, with one sheet per picture.
 
     A sheet has one row per method and one column per name. Each method runs as published,
     without refinement unless you give --refine.
@@ -258,7 +258,7 @@ def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -
 def _compared(
     asked: Sequence[_AskedModel], requests: Sequence[Request], reporter: Reporter
 ) -> Iterator[tuple[str, list[ModelResults], dict[str, InputError]]]:
-    """For each photo the methods' results on each model, and the errors of models that cannot use it."""
+    """For each picture the methods' results on each model, and the errors of models that cannot use it."""
     from cliploc.report import ModelResults
 
     with ExitStack() as stack:

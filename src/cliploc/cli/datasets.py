@@ -12,13 +12,14 @@ from rich.text import Text
 
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import SampleFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, title_row
+from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, say_next, title_row
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.datasets import LabelledDataset, LabelledReader, Reader
     from cliploc.values import Dataset
 
+MAKE = "make"
 SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
@@ -26,13 +27,16 @@ SHOWN_CLASSES = 20  # listed one by one; more are only counted
 class DatasetsFlags(SampleFlags, WithJson):
     """What `datasets` has."""
 
-    name: str = flag("Show all about this dataset.", "", metavar="NAME", positional=True)
+    name: str = flag("Show all about this dataset; make: build a set of the docs.", "", metavar="NAME", positional=True)
+    made: str = flag("With make: the set, such as ilsvrc-677.", "", metavar="SET", positional=True)
+    source: Path | None = flag("With make: the public set.", None, metavar="DIR", flags=("--from",))
+    out: Path | None = flag("With make: the new folder.", None, metavar="DIR", group="output")
     root: Path | None = flag("Check this folder, and list its problems.", None, metavar="DIR")
 
 
 @command()
 def datasets(asked: DatasetsFlags) -> int:
-    """List or describe datasets, or check a folder.
+    """List or describe datasets, check a folder, or make the docs' sets.
 
     Nothing is downloaded.
 
@@ -41,6 +45,12 @@ def datasets(asked: DatasetsFlags) -> int:
     from cliploc.datasets import BY_DESIGN, labelled_readers, open_dataset, open_labelled, readers, subsets
 
     terminal, name, root = Terminal(), asked.name, asked.root
+    if name == MAKE:
+        return _make(terminal, asked)
+    if asked.made or asked.source or asked.out:
+        raise UsageError(
+            "expected SET, --from and --out after make only: cliploc datasets make SET --from DIR --out DIR"
+        )
     of_labels = name in labelled_readers.names()
     if root is None:
         if asked.given().keys() - {"--name", "--seed", "--debug"}:
@@ -74,6 +84,33 @@ def datasets(asked: DatasetsFlags) -> int:
         if problem.kind not in BY_DESIGN:
             return SOME_FAILED
     return DONE
+
+
+def _make(terminal: Terminal, asked: DatasetsFlags) -> int:
+    """Builds a set that the documentation's figures were measured on, or lists these sets."""
+    from cliploc.jobs.evaluation_sets import SETS, make_set
+
+    if not asked.made and not asked.source and not asked.out:
+        rows = [(one.name, one.about, one.folder, one.source) for one in SETS.values()]
+        terminal.listing([title_row("set", "pictures", "folder in the docs", "--from"), *rows])
+        return DONE
+    if not asked.made or asked.source is None or asked.out is None:
+        raise UsageError("expected a set, --from and --out: cliploc datasets make SET --from DIR --out DIR")
+    with terminal.progress(f"making {asked.made}") as reporter:
+        built = make_set(asked.made, asked.source, asked.out, reporter)
+    others = {"labels or boxes": built.other_truth, "files": built.other_files}
+    for what, names in others.items():
+        if names:
+            terminal.say(
+                f"{len(names):,} of {built.pictures:,} pictures have other {what} than those measured, "
+                f"the first of them {names[0]}: figures can differ",
+                style="yellow",
+            )
+    differ = any(others.values())
+    terminal.data(Text(f"{built.pictures:,} pictures in {asked.out}" + ("" if differ else ", all as measured")))
+    if dataset := SETS[asked.made].dataset:
+        say_next(terminal, ("cliploc", "benchmark", "--dataset", dataset, "--root", asked.out, "--out", "results"))
+    return SOME_FAILED if built.other_truth else DONE
 
 
 def _about_reader(terminal: Terminal, one: Reader | LabelledReader) -> None:

@@ -1,4 +1,4 @@
-"""`cliploc demo`: the photos that come with cliploc, as a table and a page."""
+"""`cliploc demo`: the pictures that come with cliploc, as a table and a page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DemoFlags(WithThreads):
 
 @command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(asked: DemoFlags, options: Options) -> int:
-    """Try cliploc on the photos that it includes."""
+    """Try cliploc on the pictures that it includes."""
     from cliploc.demo import CLIP_HINT, IOU_RULE, PAGE, demo_photos, overlay_of, run_demo
 
     folder, photos = writable(asked.out), list(demo_photos())
@@ -83,7 +83,7 @@ def _page_settings(localizer: Localizer) -> dict[str, Any]:
 
 
 def _demo_table(rows: Sequence[Any]) -> Any:
-    lines: list[Sequence[str | Text]] = [title_row("photo", "name", "found", "score", "best box", "IoU")]
+    lines: list[Sequence[str | Text]] = [title_row("picture", "name", "found", "score", "best box", "IoU")]
     for row in rows:
         word = {"found": "yes", "not found": "no"}.get(row.verdict, row.verdict)
         found = Text(word, style="yellow") if word == "unsure" else _marked(word, row.found == row.there)

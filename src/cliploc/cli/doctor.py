@@ -14,7 +14,7 @@ from cliploc.config import Options
 def doctor(asked: WithThreads, options: Options) -> int:
     """Check the installation and a model.
 
-    Are the weights there, do they fit the model, and does it recognise photos?"""
+    Are the weights there, do they fit the model, and does it recognise pictures?"""
     from cliploc.doctor import checks
 
     terminal = Terminal()

@@ -53,7 +53,7 @@ class EvaluateFlags(MetricFlags, WithJson):
         "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="wsoleval|exact", group="boxes"
     )
     threshold: float | None = flag(
-        "Threshold of the metrics that need one.", None, metavar="0-1", none="the best on these images", group="boxes"
+        "Threshold of the metrics that need one.", None, metavar="0-1", none="the best on these pictures", group="boxes"
     )
     predictions: Path | None = flag(
         "Lines image_id,class,class,... best first, for Top-1 and Top-5. Segmentation: a folder of <id>.png.",
@@ -113,7 +113,7 @@ def _refuse_others(task: str, flags: Sequence[str]) -> None:
 def _evaluated(result: FolderResult | LabelsResult) -> str:
     """How many pictures were evaluated, and what was wrong with the others."""
     counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
-    return f"{result.evaluated} of {result.asked} images evaluated{f'; {counts}' if counts else ''}"
+    return f"{result.evaluated} of {result.asked} pictures evaluated{f'; {counts}' if counts else ''}"
 
 
 def _tell(
@@ -194,7 +194,7 @@ def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: 
     chosen_metrics(names, with_method=False)  # refused before a model is loaded
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
-    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
+    with terminal.progress(f"reading {dataset}", rate="pictures/s") as reporter:
         found = open_dataset(dataset, asked.root, asked.split)
         result = evaluate_maps(maps, found, options, metrics=names, protocol=protocol, reporter=reporter)
     summary = result.summary

@@ -1,4 +1,4 @@
-"""`cliploc localize`: where named things are in photos."""
+"""`cliploc localize`: where named things are in pictures."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 
-    photos: list[str] = flag("Photos (JPEG, PNG, WebP, HEIC …) or folders of them.", metavar="PHOTO", positional=True)
-    out: Path | None = flag("Folder for one overlay per photo and results.json.", None, metavar="DIR", group="output")
+    photos: list[str] = flag("Pictures (JPEG, PNG, WebP, HEIC …) or their folders.", metavar="PICTURE", positional=True)
+    out: Path | None = flag("Folder for one overlay per picture and results.json.", None, metavar="DIR", group="output")
     save_maps: bool = rare("Save each heatmap in --out, in the format that `evaluate` reads.", False, group="output")
     masks: bool = rare(
         "Add the mask of each box and name to --json; with --out, as overlays and label maps.", False, group="output"
@@ -36,7 +36,7 @@ class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
 
 @command()
 def localize(asked: LocalizeFlags, options: Options) -> int:
-    """Find named things in photos.
+    """Find named things in pictures.
 
     Example: cliploc localize street.jpg -p bicycle -p "traffic light" --out found
     """
@@ -90,7 +90,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
 
 
 def _following(photos: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The command with which most users of a folder go on; none for single photos."""
+    """The command with which most users of a folder go on; none for single pictures."""
     folder = photos[0] if len(photos) == 1 and (photos[0] == DEMO or Path(photos[0]).is_dir()) else None
     if folder is None or not names:
         return []

@@ -229,9 +229,9 @@ class WithJson(WithDebug):
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoFlags(WithThreads, WithJson):
-    """Of commands that look for names in photos."""
+    """Of commands that look for names in pictures."""
 
-    photos: list[str] = flag("Files and folders, as for localize.", metavar="PHOTO", positional=True)
+    photos: list[str] = flag("Files and folders, as for localize.", metavar="PICTURE", positional=True)
     prompt: list[str] | None = flag(
         'Name; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
     )

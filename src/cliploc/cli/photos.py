@@ -1,4 +1,4 @@
-"""A run over photos: what is printed, drawn and written for each, and how the run ends."""
+"""A run over pictures: what is printed, drawn and written for each, and how the run ends."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class AskedPhotos:
 
 
 def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = None) -> AskedPhotos:
-    """The photos named, and those in folders named, but for `out`; an empty folder stays, and fails as a picture."""
+    """The pictures named, and those in folders named, but for `out`; an empty folder stays, and fails as a picture."""
     paths: list[str] = []
     ids: dict[str, str] = {}
     skipped: list[Skipped] = []
@@ -77,7 +77,7 @@ def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = N
 
 
 class PhotoRun:
-    """A run over photos: a light record of each that is done, what failed, and the exit code."""
+    """A run over pictures: a light record of each that is done, what failed, and the exit code."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class PhotoRun:
             yield reporter
 
     def count(self, reporter: Reporter, phase: str) -> None:
-        """The models are loaded: from here on photos are counted."""
+        """The models are loaded: from here on pictures are counted."""
         reporter.phase(phase)
         reporter.start(len(self.photos.paths), len(self.photos.paths))
 
@@ -173,11 +173,11 @@ class PhotoRun:
         if self.quiet:
             print_document(self._document)
         seconds = time.perf_counter() - self._start
-        words = [f"{len(self.records)} of {len(self.photos.paths)} photos done{counted}, {seconds:.1f} s"]
+        words = [f"{len(self.records)} of {len(self.photos.paths)} pictures done{counted}, {seconds:.1f} s"]
         if self._failures:
             words.append(f"{len(self._failures)} failed")
         if not self.records:
-            words.append("nothing could be done: check the photos named above")
+            words.append("nothing could be done: check the pictures named above")
         elif written and self.folder is not None:
             words.append(f"{written} and {RESULTS} in {self.folder}")
         self.terminal.say("; ".join(words), style="dim")
@@ -207,7 +207,7 @@ class FileNames:
         return self.of(source, end, ".jpg" if max(wh) <= JPEG_MAX_SIDE else ".png")
 
     def heatmap(self, name: str, photo: str) -> str:
-        """The map of a name in a photo, such as `maps/cat/cat.jpg.npy`; the photo's folders are kept."""
+        """The map of a name in a picture, such as `maps/cat/cat.jpg.npy`; the picture's folders are kept."""
         if name not in self._folders:
             plain = _short(re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", _as_utf8(name)).strip(" .")) or "_"
             self._folders[name] = self._free(f"{MAPS}/{plain}", "")

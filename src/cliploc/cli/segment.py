@@ -1,4 +1,4 @@
-"""`cliploc segment`: one of the names for every pixel of photos."""
+"""`cliploc segment`: one of the names for every pixel of pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SegmentFlags(FilePhotoFlags):
     )
     rle: bool = rare("Add each name's pixels to results.json, as COCO's RLE; --json has them.", False, group="output")
     out: Path | None = flag(
-        "Folder for a label map and a drawing per photo, and results.json.", None, metavar="DIR", group="output"
+        "Folder for a label map and a drawing per picture, and results.json.", None, metavar="DIR", group="output"
     )
 
 
@@ -44,7 +44,7 @@ class SegmentFlags(FilePhotoFlags):
     without={"method": "the method of the model's recipe", "refine": "none", "templates": "openai-80"},
 )
 def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOptions) -> int:
-    """Give each pixel of a photo one of your names.
+    """Give each pixel of a picture one of your names.
 
     This is open-vocabulary segmentation. Names are words, not pictures.
 
@@ -109,11 +109,11 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 
 
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
-    """Each photo, one after the other."""
+    """Each picture, one after the other."""
     from cliploc import images
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
-    windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole photo"
+    windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole picture"
     steps = [] if not localizer.refine else ["+".join(localizer.refine)]
     steps += [] if protocol.regions == "none" else [f"regions by {protocol.regions.partition(':')[0]}"]
     line = " · ".join([localizer.method.title, *steps, localizer.backbone.name, windows])

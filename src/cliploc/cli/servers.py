@@ -45,7 +45,7 @@ class ServeFlags(ModelFlags, ServerFlags):
     )
     port: int = flag("Port; 0: any free port.", 7860, within=(0, 65_535), group="serving")
     max_megabytes: float = rare("Largest upload, in megabytes.", 20, within=(0.01, 2000), group="serving")
-    max_megapixels: float = rare("Largest photo, in megapixels.", 25, within=(0.01, 120), group="serving")
+    max_megapixels: float = rare("Largest picture, in megapixels.", 25, within=(0.01, 120), group="serving")
     max_seconds: float = rare(
         "Time limit of one request in seconds, without waiting time.", 300, within=(0.1, 86_400), group="serving"
     )
@@ -56,7 +56,7 @@ class ServeFlags(ModelFlags, ServerFlags):
 
 @command(only=("device", "precision", "recipe"))
 def serve(asked: ServeFlags, options: Options) -> int:
-    """Serve a web page that finds named things in photos.
+    """Serve a web page that finds named things in pictures.
 
     Needs cliploc[web].
 

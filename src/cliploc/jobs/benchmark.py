@@ -67,7 +67,7 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     lines = []
     if any("gt_known" in one for one in summary.values()):
         tune = not any(one.get("best_threshold_is_an_oracle") for one in summary.values())
-        kind = "a split that may tune" if tune else "the images it is reported on: an oracle"
+        kind = "a split that may tune" if tune else "the pictures it is reported on: an oracle"
         lines = [
             "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
             f"MaxBoxAcc at the best τ of {kind}",

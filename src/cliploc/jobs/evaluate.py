@@ -152,7 +152,7 @@ def evaluate_folder(
         for one in metrics:
             one.add(truth.image_id, columns, truth.label, ranked.get(truth.image_id))
     if not evaluated:
-        raise UsageError(f"none of {len(asked)} images could be evaluated: check {maps} and {metadata}")
+        raise UsageError(f"none of {len(asked)} pictures could be evaluated: check {maps} and {metadata}")
     summaries = tuple(one.summarise(False, bootstrap) for one in metrics)
     return FolderResult(len(asked), evaluated, tuple(problems), summaries)
 
@@ -216,7 +216,7 @@ def read_map(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"expected a map at {path}, found none: make it, or leave the image out") from None
+        raise InputError(f"expected a map at {path}, found none: make it, or leave the picture out") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}): write it again") from error

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.metrics._infra.bootstrap import DEFAULT, POISSON_REPLICATES, Bootstrap, Interval
 from cliploc.metrics._infra.curve import iou
+from cliploc.metrics._infra.metric import DEFAULT, POISSON_REPLICATES, Bootstrap, Interval
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)

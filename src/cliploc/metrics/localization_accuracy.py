@@ -112,7 +112,7 @@ class LocalizationAccuracy(Metric):
         tau = best if self.threshold is None else self.threshold
         (at_own, per_class), (at_best, _) = self._at(tau, bootstrap), self._at(best, bootstrap)
         where = threshold_note(tau, oracle)
-        of = "" if len(self._rank) == n else f"of {len(self._rank)} images with predictions"
+        of = "" if len(self._rank) == n else f"of {len(self._rank)} pictures with predictions"
         notes = {"gt_known": where, **{name: f"{where}, {of}".strip(", ") for name in LOCATED[1:]}}
         nothing = Score(None)
         scores = {

@@ -94,7 +94,7 @@ class Unreadable:
 
 
 class Preparation:
-    """How a localizer reads pictures; None: the model's own. `windows`: the shorter side in inputs, by set."""
+    """How a localizer reads pictures; None: the model's own, but "pad" where that crops. `windows`: side in inputs."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Preparation:
         self._resize_ahead = resize_ahead
         self._stride, self._templates = backbone.stride, templates
         self._interpolation, self._windows = backbone.interpolation, windows
-        self.resize: ResizePolicy = resize or backbone.resize_policy
+        self.resize: ResizePolicy = _policy(resize, backbone.resize_policy)
         self.input_hw = _input_hw(backbone, image_size)
         self.inputs_hw = tuple(self._scaled_hw(scale) for scale in scales)
 
@@ -173,6 +173,14 @@ class Preparation:
             if texts is None or request.names is not names:
                 names, texts = request.names, prompts.parse(request.names, self._templates)
             yield request, texts, source_of(request)
+
+
+def _policy(asked: ResizePolicy | None, own: ResizePolicy) -> ResizePolicy:
+    """How a picture is fitted: a thing at the side that a crop cuts off could not be found, so none is made unasked."""
+    crops = own.startswith("crop")
+    if asked is None:
+        return "pad" if crops else own
+    return own if asked == "crop" and crops else asked
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -50,6 +50,7 @@ class Steps:
         guided: bool,
     ) -> None:
         self._backbone, self._windows, self._window_hw = backbone, windows, window_hw
+        self.fading = backbone.kind == "vit"  # windows fade to their edges, where a ViT's maps of them differ
         self.on_grid = tuple(step for step in steps if step.on == "grid")
         self.over_picture = tuple(step for step in steps if step.on == "picture")
         self.values_at_once: int | None = None
@@ -118,7 +119,7 @@ class Steps:
         if not task.refined:  # its map is the same for every picture, so no other view or step is needed
             return Joined([[raw[0]]], batch)
         views = by_view(raw)
-        joined = Joined(views, batch, together.shared)
+        joined = Joined(views, batch, together.shared, fading=self.fading)
         if not self.on_grid:
             return joined
         # A single look has its map on the grid already, as the method made it. A picture too narrow for windows takes
@@ -159,7 +160,8 @@ class Steps:
 
         places, features = whole.places, whole.trace.features[taught_stage(self._backbone)]
         grid = (places.shape[-2], places.shape[-1])
-        mean = self._mean(Joined(by_view(raw), batch, together.shared), raw[0][1].shape[1], grid, wanted)
+        joined = Joined(by_view(raw), batch, together.shared, fading=self.fading)
+        mean = self._mean(joined, raw[0][1].shape[1], grid, wanted)
         return [
             keep(
                 wanted[b],

@@ -69,6 +69,7 @@ class Joined:
     batch: Sequence[Prepared]  # the pictures
     kept: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names and tasks
     redrawn: Sequence[Redrawn] = ()  # for each picture, what draws the maps of names that were learnt; () for none
+    fading: bool = False  # whether windows fade to their edges; see `Frame.stitch`
 
     def of(self, b: int, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input."""
@@ -84,11 +85,11 @@ class Joined:
 
     def _mean(self, b: int, names: Sequence[int]) -> Tensor:
         """The mean of the views, as `of`."""
+        total = on_input(self.views[0], self.batch[b], b, names, self.fading)
         if len(self.views) == 1:
-            return on_input(self.views[0], self.batch[b], b, names)
-        total = on_input(self.views[0], self.batch[b], b, names)
+            return total
         for view in self.views[1:]:
-            total = total + on_input(view, self.batch[b], b, names)
+            total = total + on_input(view, self.batch[b], b, names, self.fading)
         return min_max(total)
 
     def on_grid(self, b: int, names: Sequence[int], grid: tuple[int, int]) -> Tensor:
@@ -99,7 +100,7 @@ class Joined:
         key = ("mean on grid", b, grid, tuple((whole, maps.shape[-2:]) for whole, _, maps in views))
         if key not in self.kept:
             samplings = [
-                base.sampling_of_whole(frames[0], maps) if whole else base.sampling(frames, maps)
+                base.sampling_of_whole(frames[0], maps) if whole else base.sampling(frames, maps, fading=self.fading)
                 for whole, frames, maps in views
             ]
             self.kept[key] = MeanOnGrid.sampled(samplings, grid)
@@ -117,14 +118,14 @@ def _of_picture(view: View, b: int, names: Sequence[int]) -> tuple[list[Frame], 
     return frames, torch.cat(parts)
 
 
-def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor:
+def on_input(view: View, item: Prepared, b: int, names: Sequence[int], fading: bool) -> Tensor:
     """A view's maps of some names of picture number `b` → `[p, H, W]` in 0–1 on the first scale's input."""
     frames, chosen = _of_picture(view, b, names)
     if not frames:  # a picture too narrow for windows
         return chosen.new_zeros(len(names), *item.frames[0].input_hw)
     if view[0][0].windows is None:
         return min_max(whole_on_input(chosen[0], item.frames[0], frames[0]))
-    return min_max(item.frames[0].stitch(frames, chosen))
+    return min_max(item.frames[0].stitch(frames, chosen, fading=fading))
 
 
 def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> int:

@@ -16,12 +16,15 @@ from cliploc.report.colours import INK, Colour, text_colour
 Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1, exclusive right and bottom edge
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Eleven colours of matplotlib's `inferno` (CC0) from 15 % to 97 %: lightness rises evenly, so that it looks the same to
-# colour-blind people and in grey print. The black end is left out: heat must not look like shadow.
+# Eleven colours of matplotlib's `inferno` (CC0) from 30 % to 97 %: lightness rises evenly, so that it looks the same to
+# colour-blind people and in grey print. The dark end is left out: heat must not look like shadow.
 HEAT_ANCHORS = (
-    (43, 11, 87), (79, 13, 108), (113, 25, 110), (146, 37, 104), (179, 50, 90), (208, 69, 69),
-    (232, 96, 45), (247, 130, 18), (252, 168, 13), (247, 209, 61), (243, 246, 138),
+    (106, 23, 110), (133, 33, 107), (162, 43, 98), (188, 55, 84), (211, 71, 67), (230, 93, 47),
+    (243, 120, 25), (251, 150, 6), (251, 184, 29), (245, 217, 73), (243, 246, 138),
 )  # fmt: skip
+HEAT_RAMP = (0.1, 0.9)  # heat at which the colour starts to cover the picture, and at which it covers most
+VEIL: Colour = (40, 40, 40)  # of where it is cold, which is dimmed, so that heat is seen on every background
+VEIL_OPACITY = 0.5
 
 NOTE_PLATE: Colour = (30, 30, 30)  # of a remark on the whole picture; boxes have none of this colour
 
@@ -37,6 +40,23 @@ def heat_table() -> npt.NDArray[np.uint8]:
     anchors = np.array(HEAT_ANCHORS, dtype=np.float64)
     at, places = np.linspace(0, 1, 256), np.linspace(0, 1, len(anchors))
     return np.stack([np.interp(at, places, channel) for channel in anchors.T], axis=1).round().astype(np.uint8)
+
+
+def heat_cover(
+    colours: npt.NDArray[np.generic], heat: npt.NDArray[np.uint8], opacity: float
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Heat `[...]` in colours `[..., 3]` as a cover: its colours `[..., 3]` and their opacity `[...]`, both uint8.
+
+    All drawings of heat lay this on the picture: a dark veil where it is cold, which fades as the heat rises, and over
+    it the heat's colour, whose opacity rises with it to `opacity`.
+    """
+    start, stop = HEAT_RAMP
+    rise = ((heat[..., None].astype(np.float32) / 255 - start) / (stop - start)).clip(0, 1)
+    rise = rise * rise * (3 - 2 * rise)
+    veil, shade = VEIL_OPACITY * (1 - rise), opacity * rise
+    covered = 1 - (1 - veil) * (1 - shade)
+    mixed = (np.array(VEIL, np.float32) * (veil * (1 - shade)) + colours * shade) / np.maximum(covered, 1e-6)
+    return mixed.round().astype(np.uint8), (covered[..., 0] * 255).round().astype(np.uint8)
 
 
 def clean(text: str) -> str:
@@ -106,12 +126,12 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
 
 def line_width(size_wh: tuple[int, int]) -> int:
     """The width of a box's bright line on a picture of this size."""
-    return max(1, round(0.006 * math.sqrt(size_wh[0] * size_wh[1])))
+    return max(2, round(0.006 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def text_size(size_wh: tuple[int, int]) -> int:
     """The font size of labels on a picture of this size."""
-    return max(11, round(0.033 * math.sqrt(size_wh[0] * size_wh[1])))
+    return max(13, round(0.036 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:

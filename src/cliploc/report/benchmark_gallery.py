@@ -16,7 +16,7 @@ from cliploc.images import load
 from cliploc.report import _draw
 from cliploc.report.benchmark_data import BenchmarkRun, as_boxes
 from cliploc.report.html import data_uri, jpeg_uri
-from cliploc.report.overlay import OPACITY, covering
+from cliploc.report.overlay import OPACITY
 from cliploc.report.task_folder import Floats, SettingResult, heat_of
 from cliploc.values import ResizePolicy
 
@@ -137,8 +137,8 @@ def _heat(thumb: bytes) -> str:
     shades = (heat_of(thumb).astype(int) * (SHADES - 1) + 127) // 255
     image = Image.fromarray(shades.astype(np.uint8), "P")
     levels = np.linspace(0, 255, SHADES).round().astype(int)
-    image.putpalette(_draw.heat_table()[levels].tobytes())
-    alpha = covering(levels.astype(np.uint8), OPACITY)
+    colours, alpha = _draw.heat_cover(_draw.heat_table()[levels], levels.astype(np.uint8), OPACITY)
+    image.putpalette(colours.tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())
     return data_uri(buffer.getvalue(), "image/png")

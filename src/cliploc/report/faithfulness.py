@@ -13,11 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import FaithfulnessManifest
-from cliploc.report import _draw
 from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
-from cliploc.report.overlay import LINE_COLOUR, OPACITY, covering, fit_within, outlined
+from cliploc.report.overlay import LINE_COLOUR, fit_within, outlined, painted
 from cliploc.report.task_folder import TaskRun, csv_text, heat_of, read_run, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
@@ -195,9 +194,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         first = rows[sample, shown[0]]
         size = fit_within((first["width"], first["height"]), SIDE)
         photograph = run.photograph(first, size) if pictures else None
-        figures = (
-            [] if photograph is None else [("photograph", embedded(photograph, f"photograph {sample}", quality=80))]
-        )
+        figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         for setting in shown:
             heat = heat_of(rows[sample, setting]["thumb"])
             drawn = painted(photograph or Image.new("RGB", size, (90, 90, 90)), heat)
@@ -206,14 +203,6 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         name, probability = str(first["name"]).partition("|")[0], first["probability"]
         made.append({"sample": sample, "about": f"{name}, probability {probability:.2f}", "figures": figures})
     return made
-
-
-def painted(picture: Image.Image, heat: np.ndarray[Any, Any]) -> Image.Image:
-    """A picture with a map `[h, w]` (uint8) over it, in the colours of all heatmaps."""
-    large = np.asarray(Image.fromarray(heat).resize(picture.size, Image.Resampling.BILINEAR))
-    colours = Image.fromarray(_draw.heat_table()[large])
-    mask = Image.fromarray(covering(large, OPACITY))
-    return Image.composite(colours, picture.convert("RGB"), mask)
 
 
 SIDE_OF_ONE = 300  # longer side in pixels of a picture with its map
@@ -266,7 +255,7 @@ def explanation_page(
     return REPORT_TEMPLATES.render(
         "explain.html",
         title=title,
-        photograph=embedded(small, "the photograph", quality=85),
+        photograph=embedded(small, "the picture", quality=85),
         names=shown,
         about=about,
         score=score,

@@ -22,12 +22,11 @@ from cliploc.values import FloatArray
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-OPACITY = 0.45  # so that the thing can be seen under the hottest places
+OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels
 MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG
 HEAT_SIDE = 1024  # a map is smooth: beyond this size it is interpolated in 8 bits without loss
 CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
-RAMP = (0.15, 1.0)  # heat at which the colour starts to cover the photograph, and at which it covers most
 BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: white is not in the palette of the heat
 LINE_COLOUR: Colour = (252, 168, 13)  # of a single name's line at the threshold: in the palette of the heat
 
@@ -233,12 +232,16 @@ def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_dra
     return mean
 
 
-def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
-    """The opacity of each heat: 0 up to the ramp's start, `opacity` from its end on, smooth in between."""
-    start, stop = ramp
-    rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
-    levels: npt.NDArray[np.uint8] = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)[heat]
-    return levels
+def painted(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = OPACITY) -> Image.Image:
+    """A picture under a map `[h, w]`: dimmed where it is cold, in the heat's colours where it is hot."""
+    if not heat.any():
+        return image
+    levels = Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR)
+    # Tables of Pillow are many times faster than to look up each pixel in an array.
+    colours, covers = _draw.heat_cover(_draw.heat_table(), np.arange(256, dtype=np.uint8), opacity)
+    mask = levels.point(covers.tolist())
+    levels.putpalette(colours.tobytes())
+    return Image.composite(levels.convert("RGB"), image, mask)
 
 
 def _level(result: Localization, index: int) -> float | None:
@@ -278,12 +281,7 @@ def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: 
 
 def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> Image.Image:
     heat = _heat(result, index)  # [H', W']
-    levels = Image.fromarray((heat * 255).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    # Tables of Pillow are many times faster than to look up each pixel in an array.
-    every = np.arange(256, dtype=np.uint8)
-    covers = levels.point(covering(every, opacity if result.found[index] else opacity / 2).tolist())
-    levels.putpalette(_draw.heat_table().tobytes())
-    image = Image.composite(levels.convert("RGB"), image, covers)
+    image = painted(image, (heat * 255).round().astype(np.uint8), opacity if result.found[index] else opacity / 2)
     return outlined(image, heat, _level(result, index), LINE_COLOUR)
 
 
@@ -299,10 +297,11 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
         share = heat**8 + np.float32(1e-12)
         total, hottest = total + share, np.maximum(hottest, heat)
         mixed = mixed + share[..., None] * np.array(name_colour(index), dtype=np.float32)  # [H', W', 3]
-    mixed = np.asarray(mixed / np.asarray(total)[..., None]).round().astype(np.uint8)
-    covers = covering((np.asarray(hottest) * 255).round().astype(np.uint8), opacity)
-    colour, alpha = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in (mixed, covers))
-    image = Image.composite(colour, image, alpha)
+    levels = (np.asarray(hottest) * 255).round().astype(np.uint8)
+    if levels.any():
+        cover = _draw.heat_cover(np.asarray(mixed / np.asarray(total)[..., None]), levels, opacity)
+        colour, alpha = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in cover)
+        image = Image.composite(colour, image, alpha)
     for index in indices:
         image = outlined(image, _heat(result, index), _level(result, index), name_colour(index))
     return image
@@ -345,7 +344,7 @@ class Panel:
 
 
 GAP = 16
-TITLE_SIZE, LINE_SIZE, LINE_HEIGHT = 18, 14, 18
+TITLE_SIZE, LINE_SIZE, LINE_HEIGHT = 22, 17, 21
 CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT
 
 

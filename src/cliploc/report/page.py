@@ -106,7 +106,7 @@ def _counts(items: Sequence[PageItem]) -> list[dict[str, Any]]:
 def _summary(items: Sequence[PageItem]) -> str:
     """The numbers of photos and names, and the mean IoU."""
     asked = sum(len(item.result.names) for item in items)
-    words = [f"{count(len(items), 'photo')}, {count(asked, 'name')} asked for"]
+    words = [f"{count(len(items), 'picture')}, {count(asked, 'name')} asked for"]
     ious = [iou for item in items for iou in item.ious.values() if iou is not None]
     if ious:
         words.append(f"mean IoU of the best boxes with the true ones {np.mean(ious):.2f}")

@@ -181,7 +181,7 @@ def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         ]
         photograph = run.photograph(first, size) if pictures else None
         if photograph is not None:
-            figures.insert(0, ("photograph", embedded(photograph, f"photograph {sample}", quality=80)))
+            figures.insert(0, ("picture", embedded(photograph, f"picture {sample}", quality=80)))
         legend = [(classes[label], colour) for label, colour in colours.items() if label < len(classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
     return made

@@ -80,7 +80,7 @@ class Answers:
         if self._debug:
             traceback.print_exception(error, file=sys.stderr)
         if out_of_memory(error):
-            said = "not enough memory on the server: use a smaller photograph, fewer names or fewer scales"
+            said = "not enough memory on the server: use a smaller picture, fewer names or fewer scales"
         else:
             said = f"an error in cliploc ({type(error).__name__}): start the server with --debug to see it there"
         return RefusedError(500, said)

@@ -53,7 +53,7 @@ def write_files(
         most = MAX_VALUES // (width * height)
         if len(one.names) > most:
             raise UsageError(
-                f"expected at most {most} names for the files of a photograph of {width}×{height} pixels, got "
+                f"expected at most {most} names for the files of a picture of {width}×{height} pixels, got "
                 f"{len(one.names)}: leave some out, or make it smaller"
             )
         behind = f"_{_plain(method)}" if len(results) > 1 else ""

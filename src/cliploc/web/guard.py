@@ -40,7 +40,7 @@ CROWDED_SECONDS = 1.0
 CROWDED_SLOWEST = 50_000.0  # bytes a second
 SWEPT_SECONDS = 300.0  # time between two searches for old files
 NOT_IN_TIME = "The request did not arrive completely in time."
-UPLOADS_FULL = "Too many photographs are being uploaded: try again in a minute."
+UPLOADS_FULL = "Too many pictures are being uploaded: try again in a minute."
 # The rest of a refused body is read and dropped, as many clients read no answer before they sent it all.
 DRAINED_SECONDS = 5.0
 DRAINED_BYTES = 64_000_000

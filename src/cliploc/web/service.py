@@ -324,7 +324,7 @@ class Service:
     ) -> SearchResult:
         """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again."""
         if not path:
-            raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
+            raise UsageError("expected a picture, got none: drop one on the page or pick an example")
         menu = self.menu(settings.model)
         settings = replace(settings, method=settings.method or menu.own).with_exemplar(exemplar).computed
         if last is not None and (last.path, last.exemplar, last.settings) == (path, exemplar or "", settings):

@@ -36,8 +36,8 @@ def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 
         return status(text, "busy") | {"progress": bank[0] / sum(bank), "counted": BANK}
     if not done:
         return status("Searching …", "busy")
-    text = f"Searching: {done:,} of about {done + left:,} masked photographs done, {seconds:.0f} s"
-    return status(text, "busy") | {"progress": done / (done + left), "counted": "masked photographs"}
+    text = f"Searching: {done:,} of about {done + left:,} masked pictures done, {seconds:.0f} s"
+    return status(text, "busy") | {"progress": done / (done + left), "counted": "masked pictures"}
 
 
 def summary(results: Mapping[str, Localization]) -> str:

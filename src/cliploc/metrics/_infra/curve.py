@@ -68,7 +68,7 @@ def box_curve(
     heat = checked_map(score_map, convention)
     truths = np.asarray(true_xyxy, dtype=np.float64).reshape(-1, 4)
     if not len(truths):
-        raise InputError(f"{image_id}: expected at least one true box, got none: leave the image out")
+        raise InputError(f"{image_id}: expected at least one true box, got none: leave the picture out")
     boxes = contour_boxes((heat * 255).astype(np.uint8), heat=heat)
     height, width = heat.shape
     largest, every = boxes.largest, boxes.every

@@ -357,17 +357,17 @@ def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> di
 
 def threshold_note(threshold: float, chosen: bool) -> str:
     """A note that names a number's threshold and who chose it."""
-    return f"τ {threshold:g}, {'the best on these images (an oracle)' if chosen else 'as given'}"
+    return f"τ {threshold:g}, {'the best on these pictures (an oracle)' if chosen else 'as given'}"
 
 
 def refuse_empty(count: int) -> int:
     """Returns the count of samples, unless it is 0."""
     if not count:
-        raise UsageError("expected at least one image before the metric is computed, got none: add some")
+        raise UsageError("expected at least one picture before the metric is computed, got none: add some")
     return count
 
 
 def refuse_twice(sample_id: str, known: Mapping[str, object] | set[str]) -> None:
     """Refuses a sample that was counted already."""
     if sample_id in known:
-        raise UsageError(f"{sample_id} occurs twice: evaluate each image once")
+        raise UsageError(f"{sample_id} occurs twice: evaluate each picture once")
