@@ -46,7 +46,7 @@ def divide(
         >>> divide(heat, heat > 0.4, 0.4, 0.2, 8).xyxy.tolist()
         [[0, 0, 3, 1], [3, 0, 5, 1]]
     """
-    if not _may_divide(heat, inside, low, least, connectivity):
+    if not may_divide(heat, inside, low, least, connectivity):
         return None
     heat = np.where(inside, heat, np.float32(0))
     peak_of = climb(heat, connectivity)
@@ -69,10 +69,13 @@ def divide(
     return Parts(xyxy, area, tallest[kept], labels)
 
 
-def _may_divide(
+def may_divide(
     heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
 ) -> bool:
-    """Whether a second peak may be prominent. Mostly none is, and this test is much faster than finding the basins."""
+    """Whether a second peak may be prominent. Mostly none is, and this test is much faster than finding the basins.
+
+    A peak is prominent if it is at least `least` over `low` and over its saddle; see `divide`.
+    """
     kernel = np.ones((3, 3), np.uint8) if connectivity == 8 else cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     tall = (heat - np.float32(low) >= np.float32(least)) & inside
     rows, columns = np.flatnonzero(tall.any(axis=1)), np.flatnonzero(tall.any(axis=0))
