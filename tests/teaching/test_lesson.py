@@ -11,6 +11,7 @@ import torch
 from cliploc import Localizer
 from cliploc.jobs.lessons import Lessons, lessons_path, packed
 from cliploc.pipeline.prepare import Request
+from cliploc.refine.affinity import WINDOWS_CUT
 from cliploc.teaching.drawing import drawn
 from cliploc.teaching.lesson import MOST_CELLS, MOST_CHANNELS, MOST_OF_PLACES, keep, narrowed, pooled, taught_features
 from cliploc.teaching.sides import common, moved, offsets
@@ -28,7 +29,7 @@ def test_a_map_drawn_from_a_lesson_is_the_runs(options: dict[str, str]) -> None:
     found, lesson = result.found[localizer.method.name], result.lesson
     assert lesson is not None
     teaching, grid = localizer.teaching(), lesson.features.shape[-2:]
-    again = drawn(lesson, lesson.names, torch.zeros(1, *grid), [1.0], teaching["level"])
+    again = drawn(lesson, lesson.names, torch.zeros(1, *grid), [1.0], teaching["level"], WINDOWS_CUT)
     np.testing.assert_allclose(again.numpy(), found.maps, atol=0.06)  # eight bits of the directions
     assert float((again - torch.from_numpy(found.maps)).abs().mean()) < 0.01
 

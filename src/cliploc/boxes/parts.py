@@ -210,12 +210,10 @@ def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> lis
         return []
     top = float(heat.max())
     low, peak = threshold * top, float(crop.max())
-    second = _second_summit(crop, PEAK * peak)
-    if second is None:
+    depth = DEPTH * peak
+    if not _may_divide(crop, np.ones(crop.shape, bool), PEAK * peak - depth, depth, 8):
         return []
     for level in np.linspace(low, peak, LEVELS + 2)[1:-1]:
-        if level + DEPTH * peak > second:
-            break
         n, labels = cv2.connectedComponents((crop > level).astype(np.uint8), connectivity=8)
         if n < 3:
             continue
@@ -224,18 +222,11 @@ def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> lis
         parts = [
             part
             for part in range(1, n)
-            if peaks[part - 1] >= max(PEAK * peak, level + DEPTH * peak) and areas[part - 1] >= LIKE * areas.max()
+            if peaks[part - 1] >= max(PEAK * peak, level + depth) and areas[part - 1] >= LIKE * areas.max()
         ]
         if len(parts) > 1:
             return _nearest(crop, labels, parts, low, top, (int(x0), int(y0)))
     return []
-
-
-def _second_summit(crop: FloatArray, least: float) -> float | None:
-    """The second highest of the summits that reach `least`; None if there is only one, and so at most one part."""
-    around = cv2.dilate(crop, np.ones((3, 3), np.uint8))
-    n, labels = cv2.connectedComponents(((crop >= around) & (crop >= least)).astype(np.uint8))
-    return sorted(float(crop[labels == summit].max()) for summit in range(1, n))[-2] if n > 2 else None
 
 
 def _nearest(

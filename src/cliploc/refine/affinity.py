@@ -65,11 +65,11 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     return along(directions(ctx.places), maps, ctx.from_windows)
 
 
-def along(places: Tensor, maps: Tensor, from_windows: bool) -> Tensor:
+def along(places: Tensor, maps: Tensor, from_windows: bool, windows_cut: float = WINDOWS_CUT) -> Tensor:
     """`affinity` of maps `[B, P, h, w]`, with the directions `[B, h·w, C]` of the places."""
     if not from_windows:
         return spread_along(places, maps, CUT)
-    return (1 - KEPT) * min_max(spread_along(places, maps, WINDOWS_CUT)) + KEPT * maps
+    return (1 - KEPT) * min_max(spread_along(places, maps, windows_cut)) + KEPT * maps
 
 
 def directions(features: Tensor) -> Tensor:

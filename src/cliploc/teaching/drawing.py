@@ -21,6 +21,10 @@ from cliploc.teaching.learnt import Learnt
 from cliploc.teaching.lesson import Lesson
 from cliploc.values import FloatArray
 
+# Places must be more alike to exchange heat than in `affinity` alone; chosen on the raccoon pictures, see
+# docs/studies/teaching.md.
+WINDOWS_CUT = 0.4
+
 
 def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
     """Maps in 0–1 `[p, h, w]`, of those of the text and of how like each name each place is, `[p, h′, w′]`."""
@@ -30,7 +34,12 @@ def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
 
 
 def drawn(
-    lesson: Lesson, names: Sequence[int], projected: Tensor, share: Sequence[float], level: float | None
+    lesson: Lesson,
+    names: Sequence[int],
+    projected: Tensor,
+    share: Sequence[float],
+    level: float | None,
+    windows_cut: float = WINDOWS_CUT,
 ) -> Tensor:
     """Maps `[p, H, W]` in 0–1 over the first scale's input.
 
@@ -39,10 +48,11 @@ def drawn(
         projected: `[p, h′, w′]` how like each name each place is, in 0–1.
         share: `[p]` of the map of the text in the result.
         level: τ of the step `level`; None without it.
+        windows_cut: of `affinity` with the features of windows.
     """
     maps = mixed(torch.stack([lesson.map_of(p) for p in names]), projected, share)[None]  # [1, p, h, w]
     frames = [lesson.frame]
-    maps = along(lesson.directions()[None], maps, lesson.windowed)
+    maps = along(lesson.directions()[None], maps, lesson.windowed, windows_cut)
     maps = min_max(padding_least(maps, frames, False))
     if level is not None:
         maps = min_max(padding_least(leveled(maps, level), frames, False))
