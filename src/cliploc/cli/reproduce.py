@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def _benchmark(words: list[str]) -> int:
         return main(words)
 
 
-def _keep(path: Path, document: dict[str, object]) -> None:
+def _keep(path: Path, document: Mapping[str, object]) -> None:
     from cliploc.jobs.folder import write_json
 
     with temporaries_of(new_token()):
