@@ -183,6 +183,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_result(folder, tmp_path, m
     assert ran.code == 0, ran.err
     assert set(judged) == {"2.png", "3.png", "4.png", "5.png"}  # the first part is kept
     assert "present recipe" in ran.out
+    assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --device=cpu --recipe={tmp_path / 'a.json'}\n")
     assert "gain on pictures that did not choose: " in ran.out
     assert "calibration: none of these pictures: expected at least" in ran.out
     again = cliploc_(*command, tmp_path / "b.json", "--json")

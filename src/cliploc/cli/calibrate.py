@@ -169,5 +169,7 @@ def tune(asked: TuneFlags, options: Options) -> int:
             terminal.data(Text(printable(line)))
         if result.calibrated is not None:
             terminal.data(titled(result.calibrated.table()))
-    terminal.say(f"written to {out}, for --recipe", style="dim")
+    terminal.say(f"written to {out}", style="dim")
+    with_it = (*LOCALIZE, *words_of(options.but(recipe=None).given()), f"--recipe={asked.out}")
+    say_next(terminal, with_it, quiet=asked.as_json)
     return SOME_FAILED if result.failed else DONE
