@@ -21,7 +21,7 @@ from PIL import Image
 import cliploc
 from cliploc import rle
 from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
-from cliploc.boxes.parts import around_others, split_region
+from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame

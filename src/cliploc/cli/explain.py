@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.faithfulness import Faithfulness, Measured, Region
-    from cliploc.report.faithfulness import HotMap
+    from cliploc.report.explanation import HotMap
     from cliploc.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
@@ -185,7 +185,7 @@ def _page(
     protocol: FaithfulnessOptions,
 ) -> str:
     """The page of a document."""
-    from cliploc.report.faithfulness import explanation_page
+    from cliploc.report.explanation import explanation_page
 
     about = {
         "model": document["model"],

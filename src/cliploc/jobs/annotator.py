@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
-from cliploc.boxes.parts import around_others, split_region
+from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import DEFAULTS, OPTIONS, Options, choice
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame

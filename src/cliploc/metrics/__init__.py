@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cliploc.metrics._infra.bootstrap import Bootstrap, Interval
 from cliploc.metrics._infra.contours import contour_boxes, one_thread
 from cliploc.metrics._infra.curve import (
     CONVENTIONS,
@@ -15,8 +16,6 @@ from cliploc.metrics._infra.curve import (
     checked_map,
 )
 from cliploc.metrics._infra.metric import (
-    Bootstrap,
-    Interval,
     JudgedMap,
     MeanMetric,
     Metric,

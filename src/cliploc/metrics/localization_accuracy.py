@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cliploc.errors import UsageError
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap
 from cliploc.metrics._infra.curve import TAUS
 from cliploc.metrics._infra.metric import (
-    DEFAULT,
-    Bootstrap,
     JudgedMap,
     Metric,
     MetricSummary,

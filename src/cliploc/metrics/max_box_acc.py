@@ -11,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import TAUS, BoxCurve, Floats, level
 from cliploc.metrics._infra.metric import (
-    DEFAULT,
-    Bootstrap,
-    Interval,
     JudgedMap,
     Metric,
     MetricSummary,

@@ -7,18 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cliploc.metrics._infra.metric import (
-    DEFAULT,
-    Bootstrap,
-    JudgedMap,
-    Metric,
-    MetricSummary,
-    Number,
-    Row,
-    Score,
-    metric,
-    threshold_note,
-)
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap
+from cliploc.metrics._infra.metric import JudgedMap, Metric, MetricSummary, Number, Row, Score, metric, threshold_note
 from cliploc.metrics.max_box_acc import MaxBoxAcc, packed_hits
 
 IOUS = (0.3, 0.5, 0.7)

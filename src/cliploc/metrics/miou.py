@@ -9,15 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError
-from cliploc.metrics._infra.metric import (
-    DEFAULT,
-    POISSON_REPLICATES,
-    Bootstrap,
-    Interval,
-    poisson_draws,
-    refuse_empty,
-    refuse_twice,
-)
+from cliploc.metrics._infra.bootstrap import DEFAULT, POISSON_REPLICATES, Bootstrap, Interval, poisson_draws
+from cliploc.metrics._infra.metric import refuse_empty, refuse_twice
 from cliploc.values import IGNORE
 
 Labels = npt.NDArray[np.integer[Any]]

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
+from cliploc.metrics._infra.bootstrap import DEFAULT, POISSON_REPLICATES, Bootstrap, poisson_draws
 from cliploc.metrics._infra.curve import TAUS, checked_map
 from cliploc.metrics._infra.metric import (
-    DEFAULT,
-    POISSON_REPLICATES,
-    Bootstrap,
     JudgedMap,
     Metric,
     MetricSummary,
@@ -23,7 +21,6 @@ from cliploc.metrics._infra.metric import (
     Score,
     checked_masks,
     metric,
-    poisson_draws,
     refuse_empty,
     refuse_twice,
 )
