@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,20 @@ def pytest_runtestloop() -> None:
     gc.enable()
 
 
-STATM, TRIM = Path("/proc/self/statm"), getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+# Towers and maps that refer to themselves are few objects to Python's collector, which is in no hurry, and glibc keeps
+# the holes that they leave: workers grew to 4 GB.
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 GROWTH = 100 * 2**20  # bytes
 _before = [0]
 
 
 def resident() -> int:
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def pytest_runtest_logfinish() -> None:
-    """Gives back what is free: Python sees no reason to look for towers and maps that refer to themselves, and glibc
-    keeps the holes that they leave. A worker would grow to gigabytes."""
-    if TRIM is not None and STATM.exists() and resident() > _before[0] + GROWTH:
+    """A worker that has grown gives back what is free."""
+    if TRIM is not None and resident() > _before[0] + GROWTH:
         gc.collect()
         TRIM(0)
         _before[0] = resident()
