@@ -157,7 +157,8 @@ class Frame:
             samplings = [_sampling(self, window, axis, cells, points) for window in along]
             weights = [_fading(self, window, axis, cells) for window in along] if fading else None
             sides.append(_side_by_side(samplings, cells, like, weights))
-        return Sampling(*sides, linear=not fading)
+        rows, columns = sides
+        return Sampling(rows, columns, linear=not fading)
 
     def sampling_of_whole(self, seen: Frame, like: Tensor) -> Sampling:
         """How maps `[…, h, w]` over another input with the whole picture are sampled over what this one shows of it."""
@@ -168,7 +169,8 @@ class Frame:
             weights = like.new_zeros(cells, points)
             weights[first:end] = _sampling(self, seen, axis, cells, points, beyond=True)[1].to(like)[first:end]
             sides.append(weights)
-        return Sampling(*sides)
+        rows, columns = sides
+        return Sampling(rows, columns)
 
     def over_picture(self, longest: int) -> Frame:
         """What this input shows, as an input without padding, at the picture's resolution up to `longest` pixels."""
@@ -256,7 +258,7 @@ class MeanOnGrid:
         down = _turns([each.rows for each in samplings], linear)
         across = _turns([each.columns for each in samplings], linear)
         at_turns = tuple(
-            Sampling(*(_own_turns(side, one.linear) for side in (one.rows, one.columns))) for one in samplings
+            Sampling(_own_turns(each.rows, each.linear), _own_turns(each.columns, each.linear)) for each in samplings
         )
         on_grid = tuple(
             Sampling(
