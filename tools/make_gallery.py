@@ -1,4 +1,4 @@
-"""Draws docs/gallery: every method of the registry on three of the demo's photographs.
+"""Draws docs/gallery: every method of the registry on three of the demo's pictures.
 
     python tools/make_gallery.py [--model ViT-B-16 --pretrained openai] [--out docs/gallery]
 
@@ -24,12 +24,13 @@ from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.method import Method
-from cliploc.report.overlay import Panel, draw_overlay, file_name, grid_of, scaled, sheet_of
+from cliploc.report.overlay import Panel, draw_overlay, file_name, scaled, sheet_of
 from cliploc.saliency import methods, unfit_reason
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}
-QUALITY = 82
+QUALITY = 80
+COLUMNS, WIDTH = 3, 360  # pictures beside each other, and their pixels: methods can be told apart
 
 
 def fitting(localizer: Localizer) -> list[Method]:
@@ -46,7 +47,7 @@ def iou(result: Localization, photo: DemoPhoto, name: str) -> float:
 
 
 def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Path, terminal: Terminal) -> list[str]:
-    """Writes a sheet for each photograph; the README's lines on them."""
+    """Writes a sheet for each picture; the README's lines on them."""
     shown = fitting(localizer)
     model = localizer.backbone.name
     sheets: list[str] = []
@@ -98,19 +99,19 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
 
 
 def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str]) -> Image.Image:
-    """Draws one sheet for one picture and one name: the photograph, and a panel for the result of every title."""
+    """Draws one sheet for one picture and one name: the picture, and a panel for the result of every title."""
     if not results:
         raise UsageError("expected the results of at least one method, got none")
     first = next(iter(results.values()))
-    columns, shown_wh = grid_of(first.image.size, 1 + len(results))
     width, height = first.image.size
+    shown_wh = (WIDTH, round(WIDTH * height / width))
     file = file_name(first)
     cells = [Panel(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
     for title, result in results.items():
         picture = draw_overlay(scaled(result, shown_wh), [name], caption=False)
         cells.append(Panel(picture, title, lines.get(title, "")))
     models = dict.fromkeys(result.model for result in results.values())
-    return sheet_of(cells, columns, next(iter(models)) if len(models) == 1 else "")
+    return sheet_of(cells, COLUMNS, next(iter(models)) if len(models) == 1 else "")
 
 
 def make_gallery(out: Path, localizers: Sequence[Localizer], random: Sequence[str] = (), command: str = "") -> None:

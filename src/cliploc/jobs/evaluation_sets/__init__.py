@@ -124,11 +124,11 @@ def _ilsvrc(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) 
         truths[name] = f"{one.label} {width} {height} {' '.join(value for box in ordered for value in box)}"
         reporter.images(1)
     (out / "metadata").mkdir()
-    for name, each in lines.items():
-        (out / "metadata" / f"{name}.txt").write_text("".join(f"{one}\n" for one in each), encoding="utf-8")
+    for stem, rows in lines.items():
+        (out / "metadata" / f"{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     with (out / "synsets.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = [(i, one.wnid, ", ".join((one.name, *one.synonyms))) for i, one in enumerate(imagenet_classes())]
-        csv.writer(file, lineterminator="\n").writerows([("label", "wnid", "synset_words"), *rows])
+        classes = [(i, one.wnid, ", ".join((one.name, *one.synonyms))) for i, one in enumerate(imagenet_classes())]
+        csv.writer(file, lineterminator="\n").writerows([("label", "wnid", "synset_words"), *classes])
     return truths
 
 
