@@ -118,7 +118,7 @@ def number_in(out: Path, row: Published) -> tuple[float | None, tuple[float, flo
 
 def table_of(found: Sequence[Reproduced]) -> list[tuple[str, ...]]:
     """A header, then a line for each row."""
-    lines = [("row", "number", "theirs", "ours", "95 %", "")]
+    lines: list[tuple[str, ...]] = [("row", "number", "theirs", "ours", "95 %", "")]
     for one in found:
         ours = "–" if one.ours is None else f"{one.ours:.2f}"
         ends = "–" if one.ends is None else f"{one.ends[0]:.2f}–{one.ends[1]:.2f}"
