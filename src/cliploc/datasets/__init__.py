@@ -45,6 +45,7 @@ __all__ = [
     "Reader",
     "Split",
     "Subset",
+    "asked_pictures",
     "class_list",
     "classes_of",
     "labelled_reader",
