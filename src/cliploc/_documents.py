@@ -633,7 +633,7 @@ class Leaderboard(Struct):  # leaderboard.json
 
 
 class PublishedRow(Struct, forbid_unknown_fields=True):  # a number of a paper; see `cliploc.jobs.reproduce`
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+\Z")]
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
     paper: str
     table: str
     task: Literal["localization", "segmentation"]

@@ -107,6 +107,16 @@ def test_what_cannot_be_is_one_line(asked, said):
     assert said in refused("reproduce", *asked)
 
 
+@pytest.mark.parametrize("word", ["--import", "--import=evil", "--out=/"])
+def test_a_file_of_rows_cannot_import_code_or_write_elsewhere(word, tmp_path):
+    row = {
+        "id": "mine", "paper": "p", "table": "t", "task": "localization", "dataset": "wsol", "model": "mini",
+        "method": "cam", "options": [word, "evil"], "number": "gt_known", "value": 99.0,
+    }  # fmt: skip
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": [row]}))
+    assert "mine: expected options of the protocol, got --" in refused("reproduce", tmp_path / "rows.json")
+
+
 def test_a_row_with_a_wrong_key_is_refused(tmp_path):
     (tmp_path / "rows.json").write_text('{"rows": [{"id": "a b"}]}')
     assert "cannot be read as published rows" in refused("reproduce", tmp_path / "rows.json")

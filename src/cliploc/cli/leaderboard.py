@@ -149,14 +149,15 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
 
 
 def _fitting(options: Options) -> list[str]:
-    """All methods that run on the model and have a model; of one that is known when it is loaded, all that may."""
+    """All methods that run on the model, without baselines."""
     from cliploc.backbones import models
     from cliploc.saliency import fitting, methods
 
-    with_model = [one.name for one in methods if one.family != "baseline"]
     name = str(options.model).replace("/", "-")
-    fit = fitting(models.get(name), guided=options.guide is not None) if ":" not in name else with_model
-    return [one for one in with_model if one in fit]
+    if ":" in name:  # its tower is known only when it is loaded
+        raise UsageError(f"expected --method with {options.model}, got none: cliploc methods lists them")
+    fit = fitting(models.get(name), guided=options.guide is not None)
+    return [one for one in fit if methods.get(one).family != "baseline"]
 
 
 def _table(of_set: Mapping[str, Any]) -> Sequence[Sequence[str]]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.text import Text
 
-from cliploc._files import new_token, temporaries_of, user_path
+from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, print_document, titled, writable
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_document, titled, writable, write
 from cliploc.errors import UsageError
 
 FILE = "reproduced.json"
@@ -88,7 +87,7 @@ def reproduce(asked: ReproduceFlags) -> int:
         if code not in (DONE, SOME_FAILED, NOTHING_DONE):  # interrupted
             return code
     document = {"kind": "reproduced", "rows": [one.document() for one in found]}
-    _keep(out / FILE, document)
+    write(out / FILE, json_text(document).encode())
     if asked.as_json:
         print_document(document)
     else:
@@ -102,10 +101,3 @@ def _benchmark(words: list[str]) -> int:
 
     with contextlib.redirect_stdout(io.StringIO()):
         return main(words)
-
-
-def _keep(path: Path, document: Mapping[str, object]) -> None:
-    from cliploc.jobs.folder import write_json
-
-    with temporaries_of(new_token()):
-        write_json(path, document)

@@ -19,7 +19,7 @@ import numpy as np
 from cliploc import __version__
 from cliploc._documents import read_json
 from cliploc._files import parts_in, temporaries_of
-from cliploc.config import OF_LOCALIZATION, Options
+from cliploc.config import OF_LOCALIZATION, OPTIONS, Options
 from cliploc.datasets import NEGATIVES, AskedDataset, Draw, asked_pictures, open_dataset, readers
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
@@ -75,7 +75,11 @@ class Wish:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Wish:
         """The wish that JSON has."""
-        sets = [(name, split) for name, split in document["sets"]]
+        if unknown := document["options"].keys() - OPTIONS.keys():
+            raise UsageError(
+                f"expected options of cliploc, got {min(unknown)}: use the version that made the leaderboard"
+            )
+        sets = [(name, readers.get(name).split(split).name) for name, split in document["sets"]]
         return cls(**{**document, "options": Options(**document["options"]), "sets": sets})
 
 

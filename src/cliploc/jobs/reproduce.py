@@ -11,6 +11,7 @@ from typing import Any
 from cliploc._documents import DocumentError, PublishedRows, read_json
 from cliploc.errors import UsageError
 
+REFUSED = {"--import", "--out", "--root", "--dataset", "--task"}  # words that a row cannot have
 OWN = Path(__file__).parents[1] / "report" / "published_rows.json"
 
 
@@ -71,8 +72,14 @@ def published_rows(path: Path = OWN) -> list[Published]:
         raise UsageError(f"expected a file of published rows at {path}, found none: check the path") from None
     except (DocumentError, OSError) as error:
         raise UsageError(f"{path} cannot be read as published rows ({error}): correct it") from None
-    return [Published(**{**one, "pretrained": one.get("pretrained"), "options": tuple(one["options"])})
-            for one in read["rows"]]  # fmt: skip
+    rows = [Published(**{"pretrained": None, **one, "options": tuple(one["options"])}) for one in read["rows"]]
+    for one in rows:  # a file of numbers must not name code, or other folders
+        own = {
+            word.partition("=")[0] for word in (*one.options, one.dataset, one.model, one.method, one.pretrained or "")
+        }
+        if not_theirs := sorted(own & REFUSED):
+            raise UsageError(f"{path}, {one.id}: expected options of the protocol, got {not_theirs[0]}: leave it out")
+    return rows
 
 
 def chosen_rows(text: str) -> list[Published]:
