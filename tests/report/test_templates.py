@@ -23,6 +23,7 @@ PAGES = {
     "segmentation.html",
     "faithfulness.html",
     "explain.html",
+    "leaderboard.html",
 }
 
 

@@ -23,8 +23,8 @@ from cliploc.config import OF_LOCALIZATION, OPTIONS, Options
 from cliploc.datasets import NEGATIVES, AskedDataset, Draw, asked_pictures, open_dataset, readers
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import benchmark, folder, local, presence
-from cliploc.jobs.engine import Engine
+from cliploc.jobs import benchmark, folder, presence
+from cliploc.jobs.engine import Engine, run_here
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.plan import Grid, ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, rows_in
@@ -192,7 +192,7 @@ def run_leaderboard(
     roots: Roots,
     out: Path,
     *,
-    engine: Engine = local.run,
+    engine: Engine = run_here,
     judges: int | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -441,7 +441,7 @@ class Check:
 
 
 def check_leaderboard(
-    out: Path, roots: Roots, *, samples: int = 20, engine: Engine = local.run, reporter: Reporter = SILENT
+    out: Path, roots: Roots, *, samples: int = 20, engine: Engine = run_here, reporter: Reporter = SILENT
 ) -> Check:
     """Checks a leaderboard's signature, files and numbers, and computes some of its samples again.
 
