@@ -307,6 +307,7 @@ pytest.importorskip("pyarrow")
 
 from cliploc.jobs.benchmark import run_benchmark  # noqa: E402
 from cliploc.jobs.plan import ModelSetup, Setting  # noqa: E402
+from cliploc.jobs.task import How  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
 SETUP = ModelSetup(config.BENCHMARK.but(device="cpu", batch_size=2))
@@ -544,7 +545,8 @@ def test_every_option_of_the_commands_is_listed() -> None:
     of_annotate = OF_ANNOTATE_COMMAND.keys() | HARMLESS_IN_ANNOTATE_COMMAND.keys()
     assert parameters(annotate) - of_annotate == {"options", "decisions", "shard", "reporter"}
     of_benchmark = {"setups", "settings", "save_maps", "shard", "asked"}
-    assert parameters(run_benchmark) - of_benchmark == {"dataset", "out", "engine", "judges", "reporter"}
+    how = How.__required_keys__ | How.__optional_keys__  # what every task takes
+    assert (parameters(run_benchmark) | how) - of_benchmark == {"dataset", "out", "engine", "judges", "reporter"}
     assert {one.name for one in dataclasses.fields(ModelSetup)} == {"options", "prompts"}
     assert {one.name for one in dataclasses.fields(Setting)} == {"id", "setup", "method", "options", "threshold"}
 
