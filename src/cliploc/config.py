@@ -542,7 +542,7 @@ class Options:
     )
     masked_precision: str | None = option(
         None, group="model", check=choice("masked_precision", PRECISIONS, none=True), none="that of the tower",
-        help="Precision for the masked photos of the Score-CAM family.",
+        help="Precision for the masked pictures of the Score-CAM family.",
         about="Hundreds of forward passes take nearly all the time of these methods. bf16 halves it on processors "
         "with bfloat16. The features that maps are made of keep the tower's precision.",
     )
@@ -684,7 +684,7 @@ class SegmentationOptions(ProtocolOptions):
     )
     propagation: Literal["none", "tlp"] | None = option(
         None, group="segmentation", check=choice("propagation", ("none", "tlp"), none=True), none="none",
-        help="tlp: PEARL's second part spreads the cosines of all names over the photo, up to its edges.",
+        help="tlp: PEARL's second part spreads the cosines of all names over the picture, up to its edges.",
     )
     position_rule: Literal["antialiased", "dino"] | None = option(
         None, group="segmentation", check=choice("position_rule", ("antialiased", "dino"), none=True),

@@ -374,6 +374,11 @@ def absence(presence: float, least: float, rank: int | None = None) -> str:
     Example:
         >>> absence(0.2, 0.5, 312)
         'not in the picture: presence 0.20 (uncalibrated, rank 312) is below 0.5'
+        >>> absence(0.318, 0.32)
+        'not in the picture: presence 0.318 is below 0.32'
     """
     of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
-    return f"not in the picture: presence {presence:.2f}{of_bank} is below {least:g}"
+    shown = f"{presence:.2f}"
+    if float(shown) >= least:  # 0.318 is not shown as 0.32 where 0.32 was needed
+        shown = f"{presence:.4g}"
+    return f"not in the picture: presence {shown}{of_bank} is below {least:g}"

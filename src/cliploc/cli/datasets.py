@@ -36,7 +36,7 @@ class DatasetsFlags(SampleFlags, WithJson):
 
 @command()
 def datasets(asked: DatasetsFlags) -> int:
-    """List or describe datasets, check a folder, or make the docs' sets.
+    """List, describe, check or make datasets.
 
     Nothing is downloaded.
 
