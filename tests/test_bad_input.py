@@ -249,7 +249,7 @@ def test_numbers_have_a_stated_range(command, text):
 def test_an_argument_or_option_that_a_command_needs_is_named_with_an_example():
     example = 'cliploc localize street.jpg -p bicycle -p "traffic light" --out found'
     assert refused("localize", "-p", "cat") == f"cliploc: expected PICTURE, got none: {example}\n"
-    assert "{PICTURE}..." in cliploc_("localize", "--help").out.splitlines()[0]
+    assert "{PICTURE}" in cliploc_("localize", "--help").out.splitlines()[0]
     assert refused("annotate", "photos").startswith("cliploc: expected --out, got none: cliploc annotate ")
 
 
