@@ -10,6 +10,7 @@ import torch
 
 from cliploc import Localizer
 from cliploc.boxes import BoxRule
+from cliploc.calibration import OF_BOX
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, split_entries
 from cliploc.jobs.labels import labels_of
@@ -78,7 +79,8 @@ def test_a_worse_box_is_no_find_where_the_best_fits_the_contrast(backbones):
     look, p = found.second_look, [0, 0]
     boxes = Boxes(np.array([GREEN, RED], np.float32), np.array([0.9, 0.1], np.float32), np.array(p), found.names)
     assert look.contrast_fits(boxes).tolist() == [True, False]
-    right = replace(look.calibration.right, bias=0.0, weights=(0.0, 0.0, 1.0, 0.0, 0.0, 0.0))  # the map's own score
+    weights = tuple(float(one == "fit") for one in OF_BOX)  # the map's own score
+    right = replace(look.calibration.right, bias=0.0, weights=weights)
     look = replace(look, calibration=replace(look.calibration, right=right))
     for min_score, kept in (("auto", 0), (0.05, 1)):
         judged = look.judge(boxes, [None], BoxRule(min_score=min_score), 0.0)

@@ -26,7 +26,7 @@ from cliploc.calibration import (
 )
 from cliploc.errors import InputError
 from cliploc.geometry import Frame
-from cliploc.pipeline.presence import Rivals
+from cliploc.pipeline.presence import KIN_SHARE, Rivals, over_bank
 from cliploc.pipeline.second_look import SecondLook, _mean_in, best_of_names
 from cliploc.values import Boxes
 from tests.commands import CAT, localizer_of
@@ -63,7 +63,7 @@ def test_the_mean_in_a_box_weighs_each_place_by_how_much_of_it_is_inside(grid, e
 def rivals():
     generator = torch.Generator().manual_seed(1)
     names, bank = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (3, 20))
-    return Rivals(names, bank, torch.rand(3, 20, generator=generator) > 0.3)
+    return Rivals(names, bank, torch.rand(3, 20, generator=generator) > 0.3, np.arange(9.0).reshape(3, 3))
 
 
 def test_how_far_a_name_lies_above_its_rivals(rivals):
@@ -79,6 +79,30 @@ def test_how_far_a_name_lies_above_its_rivals(rivals):
             if label[v] == p:
                 assert_rounded(within[v], expected, 8 * 20, scale=10)
                 assert rank[v] == 1 + (cosines > view @ name).sum()
+
+
+def test_how_a_name_stands_over_the_bank_is_what_it_would_be_in_pictures_of_its_other_texts(rivals):
+    others = torch.rand(3, 20, generator=torch.Generator().manual_seed(4)) > 0.1
+    found = over_bank(rivals.bank @ rivals.names.T, rivals.bank @ rivals.bank.T, others, rivals.are_rivals)
+    above = rivals.above(rivals.bank).double().numpy()  # of each text as a view
+    for p in range(3):
+        counted = np.sort(above[others[p].numpy(), p])
+        kin = counted[-int(KIN_SHARE * 20) :].mean()
+        assert_rounded(found[p].astype(np.float32), np.array([counted.mean(), counted.std(), kin]), 8 * 20, scale=10)
+
+
+def test_what_is_read_of_a_box(rivals):
+    places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
+    seen = look(rivals)
+    features = dict(zip(OF_BOX, seen.features(SCORED).T.astype(np.float32), strict=True))
+    view = F.normalize(_mean_in(places, seen.frame, SCORED.xyxy), dim=-1)
+    above, rank = rivals.within(view, torch.from_numpy(SCORED.label))
+    assert_rounded(features["inside"], above, 8 * 20, scale=10)
+    assert_rounded(features["inside_rank"], rank.log(), 8 * 20, scale=10)
+    best = np.array([max(features["inside"][:2]), max(features["inside"][2:])])[SCORED.label]
+    assert_rounded(features["behind"], features["inside"] - best, 8 * 20, scale=10)
+    assert features["bank_spread"].tolist() == rivals.of_bank[SCORED.label, 1].tolist()
+    assert_rounded(features["area"], np.log(np.full(4, 29 * 38 / (60 * 80))), 8 * 20, scale=10)
 
 
 def test_the_best_of_a_name_is_taken_feature_by_feature_and_of_ranks_the_least():
@@ -105,7 +129,7 @@ def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True)):
     )
     of_names = np.stack([np.array(there), np.zeros(3)], axis=1)
     frame = Frame.fit("squash", (60, 80), (32, 32))
-    places = (torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3)),)
+    places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
     return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes))
 
 

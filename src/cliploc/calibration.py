@@ -26,6 +26,7 @@ from cliploc.errors import InputError
 from cliploc.values import FloatArray
 
 KIND = "cliploc calibration"
+VERSION = 2  # of its features
 Floats = npt.NDArray[np.float64]
 # A name that lies lower (`OF_NAME`) in every view is not looked for. In coco_tune 79 % of the names that are there lie
 # higher, and 18 % of the others (tools/second_look_study.py).
@@ -34,9 +35,16 @@ UNSURE = 0.05  # a name with a lower chance is not even unsure
 # Of a name in a picture: how far its cosine lies above those of its rivals in the bank (in their standard deviations),
 # in the best of the whole picture and its windows, and in the whole picture.
 OF_NAME = ("best_view", "whole")
-# Of a box, besides: the logit of its map's own score (`boxes.quality`); the logarithm of its share of the picture; how
-# far the name lies above its rivals in what the tower reads inside the box, and the logarithm of its rank there.
-OF_BOX = (*OF_NAME, "fit", "area", "inside", "inside_rank")
+# Of a box, besides:
+#   fit: the logit of its map's own score (`boxes.quality`)
+#   area: the logarithm of its share of the picture
+#   inside: how far the name lies above its rivals in what the tower reads inside the box
+#   behind: `inside` minus that of the name's best box in the picture
+#   bank_mean, bank_spread, bank_kin: how far the name lies above its rivals in the bank's other texts, as if each was a
+#       picture: mean, standard deviation, and the mean of the tenth where it lies highest. Some names fit many pictures
+#       a little, others none but their own.
+#   inside_rank: the logarithm of the name's rank among its rivals inside the box
+OF_BOX = (*OF_NAME, "fit", "area", "inside", "behind", "bank_mean", "bank_spread", "bank_kin", "inside_rank")
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Calibration:
 
     def document(self) -> dict[str, Any]:
         """As it is written, and part of a run's identity."""
-        return {"kind": KIND, "version": 1, **asdict(self)}
+        return {"kind": KIND, "version": VERSION, **asdict(self)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as a small JSON file, which `--calibration` takes."""
@@ -93,7 +101,7 @@ class _LogisticFile(Struct):
 
 class _CalibrationFile(Struct):
     kind: Literal["cliploc calibration"]
-    version: Literal[1]
+    version: Literal[2]
     right: _LogisticFile
     there: _LogisticFile
     first: _LogisticFile

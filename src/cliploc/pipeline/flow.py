@@ -43,7 +43,7 @@ from cliploc.pipeline.prepare import (
     stacked,
 )
 from cliploc.pipeline.presence import Bank, Evidence, Reasons, weigh
-from cliploc.pipeline.second_look import Readings, SecondLook
+from cliploc.pipeline.second_look import SecondLook
 from cliploc.pipeline.steps import Lots, Steps, refuse_nan, with_features
 from cliploc.pipeline.tasks import Task, TaskMaker
 from cliploc.pipeline.texts import Texts
@@ -59,7 +59,7 @@ from cliploc.pipeline.views import (
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
-from cliploc.tower import Backbone, Guide
+from cliploc.tower import Backbone, Guide, Needs
 from cliploc.values import Boxes, FloatArray, TextSet
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Computed:
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W is 0 without windows
     evidence: Evidence  # which names are there
     wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
-    readings: Readings | None  # of all places, for a second look; None without one
+    places: Tensor | None  # [B, D, h, w] what the tower reads in the places of the pictures; None without a second look
     lessons: list[Lesson] | None  # of the pictures, for the first task; None unless they are asked for
 
 
@@ -245,7 +245,6 @@ class Flow:
             embeddings: list[LookMaps] = []
             whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
             stitched: list[StitchedFeatures] = []  # the features of their windows
-            readings = Readings(self.backbone, batch, self._windows) if self.second_look else None
             for number, look in enumerate(looks):
                 counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
                 context, maps = self._see(look, batch, directions, tasks, counting, notes, taught)
@@ -254,12 +253,11 @@ class Flow:
                     stitched.append(self.steps.stitched(context, batch, taught))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
                     stitched[int(look.flipped)].add(look, context.trace)
-                if readings is not None:
-                    readings.add(look, context.trace)
                 embeddings.append((look, context.trace.embedding))
                 for kept, values in zip(raw, maps, strict=True):
                     kept.append((look, values))
 
+            places = self.backbone.dense(whole[0].trace) if self.second_look else None
             embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
             least, calibration = self.min_presence, self.second_look[1] if self.second_look else None
             evidence = weigh(batch, embedding, names, windows, self.texts, least, bank, calibration)
@@ -288,7 +286,7 @@ class Flow:
                     of_picture[[*one.rows]] = True
                 by_task.append(TaskMaps(joined, says, said))
             own = lessons_of(0, wanted) if lessons else None
-            return Computed(batch, by_task, embedding, windows, evidence, wanted, readings, own)
+            return Computed(batch, by_task, embedding, windows, evidence, wanted, places, own)
 
     def _learnt_rows(self, texts: TextSet) -> dict[int, tuple[int, float]]:
         """The number of each name that was learnt → its row, and the share of the text's map; see `Redrawn`."""
@@ -330,8 +328,9 @@ class Flow:
         shown = cache(lambda: self._shown(look, batch))  # [n, 3, H, W] in 0–1
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
-        reads = Readings.needs(self.backbone, look) if self.second_look else []
-        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught) + reads)
+        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught))
+        if self.second_look and look.scale == 0 and not look.flipped:  # a CNN's last features are always there
+            needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
         with self._remembered(look, batch) as remembered:
             trace = remembered.trace(needs, lambda wanted: self.backbone.trace(images(), wanted))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
@@ -410,11 +409,11 @@ class Flow:
     def _second_look(self, b: int, computed: Computed, made: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
         looks, item = computed.evidence.looks, computed.batch[b]
-        if self.second_look is None or computed.readings is None or looks is None:
+        if self.second_look is None or computed.places is None or looks is None:
             return None
         of_names, rivals = looks[b]
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
-        calibration, places = self.second_look[1], computed.readings.of(b)
+        calibration, places = self.second_look[1], computed.places[b]
         learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
         frame, contrasts = item.frames[0], item.texts.contrasts
         alike = self.texts.learnt_presence(item.texts, computed.embedding[b]).double().cpu().numpy()

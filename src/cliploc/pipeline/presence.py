@@ -66,16 +66,12 @@ class Rivals(NamedTuple):
     names: Tensor  # [P, D] their embeddings, unit norm
     bank: Tensor  # [K, D] those of the bank
     are_rivals: Tensor  # [P, K] bool, whether an entry of the bank is a rival of a name
+    of_bank: Floats  # [P, 3] see `over_bank`
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
 
     def above(self, views: Tensor) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""
-        cosines, mask = views @ self.bank.T, self.are_rivals.to(views).T  # [V, K], [K, P]
-        centre = cosines.mean(dim=1, keepdim=True)  # so that the squares are small
-        away = cosines - centre
-        mean = away @ mask / mask.sum(dim=0)
-        spread = (away.square() @ mask / mask.sum(dim=0) - mean.square()).clamp(min=1e-12).sqrt()
-        return (views @ self.names.T - centre - mean) / spread
+        return _above(views @ self.names.T, views @ self.bank.T, self.are_rivals)
 
     def within(self, views: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """As `above`, of one name `[n]` in each view `[n, D]`; and its rank among its rivals. Both `[n]`."""
@@ -85,6 +81,33 @@ class Rivals(NamedTuple):
         spread = (cosines - mean[:, None]).masked_fill(~mask, 0).square().sum(dim=1) / some
         rank = 1 + ((cosines > own[:, None]) & mask).sum(dim=1)
         return (own - mean) / spread.clamp(min=1e-12).sqrt(), rank
+
+
+def _above(own: Tensor, cosines: Tensor, are_rivals: Tensor) -> Tensor:
+    """`[V, P]`: how far cosines of names `[V, P]` lie above those of their rivals in a bank `[V, K]`."""
+    mask = are_rivals.to(own).T  # [K, P]
+    centre = cosines.mean(dim=1, keepdim=True)  # so that the squares are small
+    away = cosines - centre
+    mean = away @ mask / mask.sum(dim=0)
+    spread = (away.square() @ mask / mask.sum(dim=0) - mean.square()).clamp(min=1e-12).sqrt()
+    return (own - centre - mean) / spread
+
+
+def over_bank(own: Tensor, cosines: Tensor, others: Tensor, are_rivals: Tensor) -> Floats:
+    """`[P, 3]` of names: their `bank_mean`, `bank_spread` and `bank_kin`; see `calibration.OF_BOX`.
+
+    Args:
+        own: `[K, P]` cosines of the bank's texts with the names.
+        cosines: `[K, K]` those with each other.
+        others: `[P, K]` bool, the texts that are not the name itself.
+        are_rivals: `[P, K]` bool.
+    """
+    above, counted = _above(own, cosines, are_rivals), others.T  # [K, P]
+    count = counted.sum(dim=0)
+    mean = above.masked_fill(~counted, 0).sum(dim=0) / count
+    spread = ((above - mean).masked_fill(~counted, 0).square().sum(dim=0) / count).sqrt()
+    kin = above.masked_fill(~counted, -math.inf).topk(max(1, int(KIN_SHARE * len(above))), dim=0).values.mean(dim=0)
+    return torch.stack([mean, spread, kin], dim=1).double().cpu().numpy()
 
 
 class Bank:
@@ -115,6 +138,7 @@ class Bank:
         self._names = texts.beside(prompts.DEFAULT_TEMPLATES)
         self._plain = texts.beside(("{}",))
         self._embeddings: Tensor | None = None  # [K, D]
+        self._cosines: Tensor | None = None  # [K, K] of the bank's texts with each other
         self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
         self._last: tuple[object, Rivals] | None = None  # mostly all pictures have the same names
 
@@ -162,10 +186,12 @@ class Bank:
             are_rivals = torch.ones(len(names), len(bank), dtype=torch.bool, device=bank.device)
             for row, words, others in zip(are_rivals, synonyms, texts.contrasts, strict=True):
                 row[[entry for word in words + others for entry in self._entries.get(word.casefold(), ())]] = False
-            near = (names @ bank.T).masked_fill(~are_rivals, -math.inf)  # [P, K]
+            own, others = names @ bank.T, are_rivals.clone()  # [P, K]
+            near = own.masked_fill(~others, -math.inf)
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
-            contrasted = self._names.contrasts(texts)
-            self._last = last = (synonyms, contrasts), Rivals(names, bank, are_rivals, contrasted)
+            self._cosines = bank @ bank.T if self._cosines is None else self._cosines
+            of_bank, contrasted = over_bank(own.T, self._cosines, others, are_rivals), self._names.contrasts(texts)
+            self._last = last = (synonyms, contrasts), Rivals(names, bank, are_rivals, of_bank, contrasted)
         return last[1]
 
     def _embedded(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:

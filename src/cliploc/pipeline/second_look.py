@@ -16,51 +16,12 @@ from cliploc.boxes import BoxRule
 from cliploc.boxes.components import are_first
 from cliploc.boxes.quality import high_enough
 from cliploc.calibration import OF_BOX, UNSURE, Calibration, Floats, logit
-from cliploc.geometry import Frame, Mosaic
+from cliploc.geometry import Frame
 from cliploc.localization import absence
-from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.presence import Rivals
-from cliploc.pipeline.views import Look
-from cliploc.tower import Backbone, Needs, Trace
 from cliploc.values import Boxes, FloatArray
 
 MOST_BOXES = 4096  # of which the readings are taken at once; bounds the memory
-
-
-class Readings:
-    """Readings of all places of a batch: of whole pictures, and of each set of windows."""
-
-    def __init__(self, backbone: Backbone, batch: Sequence[Prepared], windows: tuple[float, ...]) -> None:
-        self._backbone, self._frames, self._windows = backbone, [item.frames[0] for item in batch], windows
-        self._whole: Tensor | None = None  # [B, D, h, w]
-        self._mosaics: dict[tuple[int, int], Mosaic] = {}  # (picture, set of windows) → its readings [D, h, w]
-
-    @staticmethod
-    def needs(backbone: Backbone, look: Look) -> list[Needs]:
-        """What is read from the trace of a look; the last features of a CNN are always there."""
-        read = not look.flipped and not look.scale
-        return [Needs(dense=1) if backbone.kind == "vit" else Needs(features=(-1,))] if read else []
-
-    def add(self, look: Look, trace: Trace) -> None:
-        """Adds what a look sees, unless it is mirrored or of a further scale."""
-        if look.flipped or look.scale:
-            return
-        dense = self._backbone.dense(trace)  # [n, D, h, w]
-        if look.windows is None:
-            self._whole = dense
-            return
-        height, width = (round(n * self._windows[look.windows]) for n in dense.shape[-2:])
-        for b, frame, values in zip(look.owners, look.frames, dense, strict=True):
-            key = b, look.windows
-            if key not in self._mosaics:
-                self._mosaics[key] = Mosaic(self._frames[b], (height, width))
-            self._mosaics[key].add(frame, values)
-
-    def of(self, b: int) -> tuple[Tensor, ...]:
-        """The views of picture number `b`, each `[D, h, w]` on its own grid over the first scale's input."""
-        assert self._whole is not None
-        mosaics = [mosaic for (owner, _), mosaic in sorted(self._mosaics.items()) if owner == b]
-        return self._whole[b], *(mosaic.mean_feature() for mosaic in mosaics)
 
 
 class Judgement(NamedTuple):
@@ -85,8 +46,8 @@ class SecondLook:
     """A second look at the boxes of one picture."""
 
     calibration: Calibration
-    frame: Frame  # how the picture lies in the input of its views
-    places: tuple[Tensor, ...]  # the readings of each view, [D, h, w]
+    frame: Frame  # how the picture lies in the input
+    places: Tensor  # [D, h, w] what the tower reads in each place of it
     rivals: Rivals  # of the P names
     of_names: Floats  # [P, F]; see `calibration.OF_NAME`
     competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
@@ -96,8 +57,8 @@ class SecondLook:
 
     @property
     def size(self) -> int:
-        """Bytes of its readings."""
-        return sum(view.numel() * view.element_size() for view in self.places)
+        """Bytes of what it holds of the picture."""
+        return self.places.numel() * self.places.element_size()
 
     def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule, min_presence: float) -> Judgement:
         """Boxes of maps with the chances that they are right; a name is found from `min_presence` on, else unsure."""
@@ -162,13 +123,17 @@ class SecondLook:
         height, width = self.frame.original_hw
         sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).astype(np.float64)
         area = np.log((sides.prod(axis=1) / (height * width)).clip(min=1e-5))
-        inside = np.concatenate([self._inside(some) for some in _parts(boxes)])
-        return np.concatenate([self.of_names[boxes.label], logit(boxes.score)[:, None], area[:, None], inside], axis=1)
+        inside, rank = np.concatenate([self._inside(some) for some in _parts(boxes)], axis=1)
+        best = np.full(len(self.of_names), -np.inf)
+        np.maximum.at(best, boxes.label, inside)
+        of_box = np.stack([logit(boxes.score), area, inside, inside - best[boxes.label]], axis=1)
+        names, label = self.rivals.of_bank, boxes.label
+        return np.concatenate([self.of_names[label], of_box, names[label], rank[:, None]], axis=1)
 
     def _inside(self, boxes: Boxes) -> Floats:
-        """`[n, 2]` of what boxes show: how far a name lies above its rivals, and the logarithm of its rank."""
+        """`[2, n]` of what boxes show: how far a name lies above its rivals, and the logarithm of its rank."""
         above, rank = self.rivals.within(*self._shown(boxes))
-        return torch.stack([above, rank.log()], dim=1).double().cpu().numpy()
+        return torch.stack([above, rank.log()]).double().cpu().numpy()
 
     def contrast_fits(self, boxes: Boxes) -> npt.NDArray[np.bool_]:
         """`[n]`, whether what a box shows is at least as near to its name's contrast as to the name."""
@@ -182,8 +147,7 @@ class SecondLook:
 
     def _shown(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
         """`[n, D]` unit norm, what the tower reads inside boxes, and their names `[n]`."""
-        views = [F.normalize(_mean_in(view, self.frame, boxes.xyxy), dim=-1) for view in self.places]  # each [n, D]
-        shown = F.normalize(torch.stack(views).mean(dim=0), dim=-1)
+        shown = F.normalize(_mean_in(self.places, self.frame, boxes.xyxy), dim=-1)
         return shown, torch.from_numpy(boxes.label).to(shown.device)
 
 
