@@ -10,6 +10,7 @@ show, and the 20 others stand for the names that nobody asks.
     python tools/second_look_study.py --cache /tmp/looks          # prints it
     python tools/second_look_study.py --cache /tmp/looks --write mini  # and writes it to src/cliploc/calibrations.json
     python tools/second_look_study.py --cache /tmp/looks --report # of the package's, on pictures that only report
+    python tools/second_look_study.py --cache /tmp/looks --features  # what boxes' scores gain by each feature
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch
 from cliploc import backbones, prompts
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones.mini import WEIGHTS
-from cliploc.calibration import OF_BOX, Calibration, own_calibration, reliability
+from cliploc.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
 from cliploc.config import FOUND
 from cliploc.jobs.calibrate import Examples, examples_in, fit
 from cliploc.localizer import Localizer
@@ -43,7 +44,10 @@ REPORTED = ("coco_dev", "ilsvrc_val_report")
 SETS = {"coco_tune": 1.0, "ilsvrc_val_dev": 2.0, "tuning": 2.0}  # set → how much a name that is there counts
 OTHERS = 20
 FIT = OF_BOX.index("fit")
-FOLDS = 8
+FOLDS, NAME_FOLDS = 8, 4
+# Features that are left out together.
+BANK, INSIDE = ("bank_mean", "bank_kin"), ("inside", "behind", "inside_rank")
+GROUPS = (BANK, INSIDE, ("behind",), ("inside_rank",), ("best_view",), ("whole",))
 Parts = dict[tuple[str, str], list[Examples]]  # model, set → the examples of each picture
 
 
@@ -131,11 +135,37 @@ def fitted(parts: Parts, models: Sequence[str], fold: int | None = None) -> Cali
     return fit(found, weights, models, "coco_tune, ilsvrc_val_dev and 118 tuning pictures")
 
 
+def without(parts: Parts, model: str, left_out: Sequence[str]) -> str:
+    """The average precision of boxes in each set, in pictures and with names that were not in the fit."""
+    columns = [i for i, feature in enumerate(OF_BOX) if feature not in left_out]
+    held_out: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in SETS}
+    for fold in range(FOLDS):
+        of = {name: parts[model, name] for name in SETS}
+        fits = {n: Examples.together(p for i, p in enumerate(own) if i % FOLDS != fold) for n, own in of.items()}
+        kept = {name: Examples.together(own[fold::FOLDS]) for name, own in of.items()}
+        every = Examples.together(fits.values())
+        weight = np.concatenate([np.where(one.box_there, SETS[name], 1.0) for name, one in fits.items()])
+        for number in range(NAME_FOLDS):
+            others = name_fold(every.of_boxes) != number
+            chance = fit_logistic(every.of_boxes[others][:, columns], every.right[others], weight[others])
+            for name, one in kept.items():
+                own = name_fold(one.of_boxes) == number
+                held_out[name].append((chance(one.of_boxes[own][:, columns]), one.right[own]))
+    of_sets = {name: map(np.concatenate, zip(*pairs, strict=True)) for name, pairs in held_out.items()}
+    return ", ".join(f"{name} {average_precision(*pair):.3f}" for name, pair in of_sets.items())
+
+
+def name_fold(features: np.ndarray) -> np.ndarray:
+    """The fold of each box's name, which its mean standing over the bank tells from others."""
+    return (features[:, OF_BOX.index("bank_mean")] * 1e4).round().astype(int) % NAME_FOLDS
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--write", nargs="+", choices=(*MODELS, "others"), help="what is written; the rest stays")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--features", action="store_true")
     parser.add_argument("--only", nargs=2, metavar=("MODEL", "SET"), help="only makes the examples of one set")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
@@ -150,6 +180,11 @@ def main() -> None:
                 report(pictures, [own_calibration(model)] * len(pictures))
         return
     parts = {(model, name): examples(model, name, given.cache) for model in MODELS for name in SETS}
+    if given.features:
+        for model in MODELS:
+            for left_out in ((), *GROUPS):
+                print(model, "without", ", ".join(left_out) or "nothing", without(parts, model, left_out))
+        return
     for model in MODELS:
         held_out = [fitted(parts, [model], fold) for fold in range(FOLDS)]
         other = fitted(parts, [one for one in MODELS if one != model])

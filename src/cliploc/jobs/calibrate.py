@@ -144,7 +144,7 @@ def row_schema() -> Any:
     return schema_of(**columns_of_pictures(), **columns)
 
 
-TASK = BenchmarkTask(RunKind("calibration", "a calibration", 1), SUMMARY, row_schema)
+TASK = BenchmarkTask(RunKind("calibration", "a calibration", 2), SUMMARY, row_schema)
 
 
 class ExamplesJudge(AskingJudge):

@@ -66,7 +66,7 @@ class Rivals(NamedTuple):
     names: Tensor  # [P, D] their embeddings, unit norm
     bank: Tensor  # [K, D] those of the bank
     are_rivals: Tensor  # [P, K] bool, whether an entry of the bank is a rival of a name
-    of_bank: Floats  # [P, 3] see `over_bank`
+    of_bank: Floats  # [P, 2] see `over_bank`
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
 
     def above(self, views: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def _above(own: Tensor, cosines: Tensor, are_rivals: Tensor) -> Tensor:
 
 
 def over_bank(own: Tensor, cosines: Tensor, others: Tensor, are_rivals: Tensor) -> Floats:
-    """`[P, 3]` of names: their `bank_mean`, `bank_spread` and `bank_kin`; see `calibration.OF_BOX`.
+    """`[P, 2]` of names: their `bank_mean` and `bank_kin`; see `calibration.OF_BOX`.
 
     Args:
         own: `[K, P]` cosines of the bank's texts with the names.
@@ -103,11 +103,9 @@ def over_bank(own: Tensor, cosines: Tensor, others: Tensor, are_rivals: Tensor) 
         are_rivals: `[P, K]` bool.
     """
     above, counted = _above(own, cosines, are_rivals), others.T  # [K, P]
-    count = counted.sum(dim=0)
-    mean = above.masked_fill(~counted, 0).sum(dim=0) / count
-    spread = ((above - mean).masked_fill(~counted, 0).square().sum(dim=0) / count).sqrt()
+    mean = above.masked_fill(~counted, 0).sum(dim=0) / counted.sum(dim=0)
     kin = above.masked_fill(~counted, -math.inf).topk(max(1, int(KIN_SHARE * len(above))), dim=0).values.mean(dim=0)
-    return torch.stack([mean, spread, kin], dim=1).double().cpu().numpy()
+    return torch.stack([mean, kin], dim=1).double().cpu().numpy()
 
 
 class Bank:
