@@ -45,6 +45,7 @@ MINUTES: dict[str, list[str]] = {
     "refinements": ["--rounds", "1"],
     "whole_growth": ["--quick", "--only", "boxes"],
     "windows": ["--photos", "4", "--names", "1", "--rounds", "1"],
+    "second_look": ["--photos", "4", "--rounds", "1"],
     "faithfulness": ["--rounds", "1", "--steps", "8"],
     "segmentation": ["--rounds", "1", "--model", "mini", "--dataset", "coco_object", "--steps", "affinity"],
 }
@@ -66,6 +67,7 @@ THOROUGH: dict[str, list[str]] = {
     "refinements": ["--out", "bench/results"],
     "whole_growth": ["--out", "bench/results"],
     "windows": ["--photos", "14", "--recipe", "default", "--out", "bench/results"],
+    "second_look": ["--out", "bench/results"],
     "faithfulness": ["--out", "bench/results"],
     "segmentation": ["--steps", "affinity", "lposs", "guided", "pamr", "--out", "bench/results"],
 }
