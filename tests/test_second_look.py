@@ -235,6 +235,7 @@ def test_a_calibration_is_a_file(tmp_path):
     ("change", "said"),
     [
         (lambda one: one | {"kind": "another"}, "expected a file of `cliploc calibrate`"),
+        (lambda one: one | {"version": 1}, "version 1, expected 2: run `cliploc calibrate` again"),
         (lambda one: one | {"right": {"bias": 0, "weights": [1.0]}}, f"right has 1 weights, expected {len(OF_BOX)}"),
         (lambda one: one | {"first": {"bias": 0, "weights": []}}, f"first has 0 weights, expected {len(OF_NAME)}"),
         (lambda one: {key: one[key] for key in one if key != "there"}, "there"),

@@ -100,7 +100,7 @@ class _LogisticFile(Struct):
 
 class _CalibrationFile(Struct):
     kind: Literal["cliploc calibration"]
-    version: Literal[2]
+    version: int
     right: _LogisticFile
     there: _LogisticFile
     first: _LogisticFile
@@ -109,6 +109,8 @@ class _CalibrationFile(Struct):
     about: str
 
     def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"version {self.version}, expected {VERSION}: run `cliploc calibrate` again")
         for name, features in (("right", OF_BOX), ("there", OF_BOX), ("first", OF_NAME)):
             if len(getattr(self, name).weights) != len(features):
                 raise ValueError(f"{name} has {len(getattr(self, name).weights)} weights, expected {len(features)}")
@@ -125,8 +127,9 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
         within = read.get("calibration") if isinstance(read, dict) else None
         return _of(checked(within or read, _CalibrationFile))
     except (OSError, DocumentError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"expected a file of `cliploc calibrate`: {error}"
-        raise InputError(f"{os.fspath(path)}: {reason}: check the path") from None
+        lost = f"{error.strerror}: check the path" if isinstance(error, OSError) else None
+        reason = lost or f"expected a file of `cliploc calibrate`: {error}"
+        raise InputError(f"{os.fspath(path)}: {reason}") from None
 
 
 @cache

@@ -184,11 +184,11 @@ class Bank:
             are_rivals = torch.ones(len(names), len(bank), dtype=torch.bool, device=bank.device)
             for row, words, others in zip(are_rivals, synonyms, texts.contrasts, strict=True):
                 row[[entry for word in words + others for entry in self._entries.get(word.casefold(), ())]] = False
-            own, others = names @ bank.T, are_rivals.clone()  # [P, K]
-            near = own.masked_fill(~others, -math.inf)
+            own, not_it = names @ bank.T, are_rivals.clone()  # [P, K]
+            near = own.masked_fill(~not_it, -math.inf)
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
             self._cosines = bank @ bank.T if self._cosines is None else self._cosines
-            of_bank, contrasted = over_bank(own.T, self._cosines, others, are_rivals), self._names.contrasts(texts)
+            of_bank, contrasted = over_bank(own.T, self._cosines, not_it, are_rivals), self._names.contrasts(texts)
             self._last = last = (synonyms, contrasts), Rivals(names, bank, are_rivals, of_bank, contrasted)
         return last[1]
 
