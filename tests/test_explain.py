@@ -51,6 +51,8 @@ def test_the_page_shows_maps_curves_and_regions(explained):
     for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "only region", "deletion ↓"):
         assert words in page
     assert page.count("data:image/svg+xml") == 8  # two curves of two names, light and dark
+    assert "Centred Gaussian and Random ignore the picture" in page
+    assert page.index("data:image/svg+xml") < page.index("<dt>steps</dt>"), "settings last"
 
 
 def test_28_steps_unless_asked_and_the_next_step_is_said(tmp_path):
@@ -59,6 +61,7 @@ def test_28_steps_unless_asked_and_the_next_step_is_said(tmp_path):
     document = json.loads((tmp_path / "explain.json").read_text())
     assert document["protocol"]["steps"] == 28
     assert list(document["names"][0]["methods"]) == ["random"]
+    assert "Random ignores the picture" in (tmp_path / "explain.html").read_text()
     assert result.err.endswith(f"next: open {tmp_path / 'explain.html'}\n")
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from mkdocs.structure.files import Files
@@ -148,6 +148,7 @@ def commands_page() -> str:
 
 def methods_page() -> str:
     """Every saliency method, from its docstring, by family."""
+    from cliploc.method import Family
     from cliploc.saliency import methods
 
     lines = [
@@ -159,7 +160,7 @@ def methods_page() -> str:
         "",
     ]
     entries = [methods.get(name) for name in methods.names()]
-    for family in dict.fromkeys(entry.family for entry in entries):
+    for family in get_args(Family):
         lines += [f"## Family: {family}", ""]
         for entry in (one for one in entries if one.family == family):
             function = entry.function

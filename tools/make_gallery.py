@@ -69,33 +69,34 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
         comparison({method.title: results[method.name] for method in shown}, name, lines).save(
             out / sheet, quality=QUALITY, optimize=True, progressive=True
         )
-        sheets += [f"![{name}, by every method]({sheet})", "", f"*{photo.credit}*", ""]
+        sheets += [f"![{name}, by every method]({sheet})", ""]
         terminal.say(f"wrote {out / sheet}")
     return [f"## `{model}`{remark}", "", ", ".join(f"`{method.name}`" for method in shown), "", *sheets]
 
 
-def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: str) -> str:
-    """The page that lists the sheets, and the methods that are on none."""
+def readme(localizers: Sequence[Localizer], sections: Sequence[str], credits: Sequence[str], command: str) -> str:
+    """The page that lists the sheets, the methods that are on none, and whose the pictures are."""
     covered = {method.name for localizer in localizers for method in fitting(localizer)}
     left_out = [method for method in methods if method.name not in covered and method.family != "baseline"]
     lines = [
         "# Gallery: the maps of every method on three pictures",
         "",
-        f"`{command}` draws this page. Each sheet shows one picture and one name. Every method runs with its own "
-        "options and threshold; below each map is its best box's IoU with the true box. Three pictures do not say "
-        "which method is better.",
+        f"`{command}` draws this page. Every method runs with its own options and threshold; below each map is its "
+        "best box's IoU with the true",
+        "box. Three pictures do not say which method is better.",
         "",
         *sections,
     ]
     if left_out:
         lines += [
             "## Not shown",
+            "",
             "These need another kind of image tower, or a second one: "
             + ", ".join(f"`{method.name}`" for method in left_out)
             + ".",
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "## Pictures", "", *(f"* {credit}" for credit in credits), ""])
 
 
 def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str]) -> Image.Image:
@@ -130,7 +131,8 @@ def make_gallery(out: Path, localizers: Sequence[Localizer], random: Sequence[st
     for localizer in localizers:
         remark = " · random weights" if localizer.backbone.name in random else ""
         sections += draw(localizer, remark, photos, out, terminal)
-    (out / "README.md").write_text(readme(localizers, sections, command), encoding="utf-8")
+    page = readme(localizers, sections, [photo.credit for photo in photos], command)
+    (out / "README.md").write_text(page, encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:

@@ -15,11 +15,12 @@ from pathlib import Path
 from cliploc import Localizer, Memory
 from cliploc.demo import demo_photos
 from cliploc.errors import CliplocError
+from cliploc.report.overlay import draw_overlay, scaled
 from cliploc.saliency import methods, unfit_reason
 
 OUT = Path(__file__).parents[1] / "docs/methods"
 PHOTO, NAME = "otters.jpg", "otter"
-WIDTH = 300  # pixels
+WIDTH = 360  # pixels
 QUALITY = 82
 MOST_BYTES = 40_000
 
@@ -45,8 +46,9 @@ def draw(out: Path, localizers: Sequence[Localizer], only: Sequence[str] = ()) -
         left = [one for one in left if one.name not in fitting]
         for name in fitting:
             (found,) = localizer.compare([photo], [NAME], [name])
-            picture = found[name].overlay(opacity=0.75)
-            picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)))
+            width, height = found[name].image.size
+            small = scaled(found[name], (WIDTH, round(WIDTH * height / width)))  # first, so that labels stay legible
+            picture = draw_overlay(small, opacity=0.75, caption=False)
             file = out / f"{name}.jpg"
             picture.save(file, quality=QUALITY, optimize=True, progressive=True)
             if file.stat().st_size > MOST_BYTES:

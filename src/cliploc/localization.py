@@ -17,7 +17,7 @@ from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
 from cliploc.maps import as_tensor
 from cliploc.rle import Rle, decode, encode
-from cliploc.values import Boxes, FloatArray, Masks
+from cliploc.values import Boxes, FloatArray, Masks, told_apart
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -378,7 +378,4 @@ def absence(presence: float, least: float, rank: int | None = None) -> str:
         'not in the picture: presence 0.318 is below 0.32'
     """
     of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
-    shown = f"{presence:.2f}"
-    if float(shown) >= least:  # 0.318 is not shown as 0.32 where 0.32 was needed
-        shown = f"{presence:.4g}"
-    return f"not in the picture: presence {shown}{of_bank} is below {least:g}"
+    return f"not in the picture: presence {told_apart(presence, least)}{of_bank} is below {least:g}"

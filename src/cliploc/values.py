@@ -22,6 +22,12 @@ GOOD_IOU = 0.5  # from which a box counts as right
 IGNORE = 255  # in a label map, the label of pixels that do not count
 
 
+def told_apart(value: float, least: float) -> str:
+    """A number with two decimals, or more where it would look no smaller than the least: 0.4967 is not 0.50."""
+    shown = f"{value:.2f}"
+    return f"{value:.4g}" if value < least <= float(shown) else shown
+
+
 # ---------------------------------------------------------------------------------------------------------- prompts
 @dataclass(frozen=True)
 class TextSet:

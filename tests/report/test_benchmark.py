@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -18,6 +19,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, task_folder, write_report
+from cliploc.report.benchmark_classes import class_bars
 from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
 from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
@@ -489,3 +491,20 @@ def test_every_run_is_whole_in_memory_without_its_maps(made: tuple[Path, dict[st
     run: BenchmarkRun = read_run(made[0])
     assert {"thumb", "boxes", "true_boxes", "hits_largest_50"}.isdisjoint(run.rows.columns)
     assert len(run.rows) == 120
+
+
+def test_the_worst_classes_have_misses_and_the_best_have_hits() -> None:
+    class Run:
+        """Fourteen classes, of which the first two have no right box and the third half of them."""
+
+        def of(self, _: object) -> pd.DataFrame:
+            labels = np.repeat(np.arange(14), 2)
+            return pd.DataFrame({"label": labels, "hit": (labels > 2) | (np.arange(28) == 4)})
+
+        def class_name(self, label: int) -> str:
+            return str(label)
+
+    bars: Any = class_bars(Run(), None)  # type: ignore[arg-type]
+    assert {bar["name"] for bar in bars["Worst"]} == {"0", "1", "2"}
+    assert len(bars["Best"]) == 12
+    assert {bar["name"] for bar in bars["Best"]} == {str(label) for label in range(2, 14)}

@@ -83,6 +83,8 @@ def _page_settings(localizer: Localizer) -> dict[str, Any]:
 
 
 def _demo_table(rows: Sequence[Any]) -> Any:
+    from cliploc.values import GOOD_IOU, told_apart
+
     lines: list[Sequence[str | Text]] = [title_row("picture", "name", "found", "score", "best box", "IoU")]
     for row in rows:
         word = {"found": "yes", "not found": "no"}.get(row.verdict, row.verdict)
@@ -95,7 +97,7 @@ def _demo_table(rows: Sequence[Any]) -> Any:
                 found,
                 "–" if row.score is None else f"{row.score:.2f}",
                 box_text(row.boxes[0]) + more if len(row.boxes) else "–",
-                "absent" if row.iou is None else _marked(f"{row.iou:.2f}", not row.misplaced),
+                "absent" if row.iou is None else _marked(told_apart(row.iou, GOOD_IOU), not row.misplaced),
             )
         )
     return grid(lines)

@@ -135,7 +135,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 SHOWN = {
     "deletion": "deletion ↓",
     "insertion": "insertion ↑",
-    "share": "region",
+    "share": "region share",
     "only_region": "only region",
     "without_region": "without region",
 }  # key of an explanation's number → its heading

@@ -132,7 +132,8 @@ class AnnotateResult:
         if self.shares:
             lines.append(self._of_shares())
         if unsure := sum(self.unsure.values()):
-            lines.append(f"{unsure:,} unsure boxes: see `cliploc review`; --unsure exports them, too")
+            boxes = "box" if unsure == 1 else "boxes"
+            lines.append(f"{unsure:,} unsure {boxes}: see `cliploc review`; --unsure exports them, too")
         if self.groups:
             lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
         if self.dropped or self.reviewed:

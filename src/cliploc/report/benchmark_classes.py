@@ -17,15 +17,20 @@ SHOWN = 12  # best and worst classes
 
 # -------------------------------------------------------------------------------------------------------- all classes
 def class_bars(run: BenchmarkRun, setting: SettingResult) -> dict[str, list[dict[str, Any]]]:
-    """Heading → bars: the best and worst classes of a setting, ranked by the cautious end of their intervals."""
+    """Heading → bars: the best and worst classes of a setting, ranked by the cautious end of their intervals.
+
+    A class without a miss is not among the worst, however few classes there are, nor one without a hit among the best.
+    """
     bars: list[dict[str, Any]] = []
     for label, row in run.of(setting).groupby("label")["hit"].agg(["sum", "count"]).sort_index().iterrows():
         hits, n = map(int, row)
         low, high = wilson(hits, n)
         bars.append({"name": run.class_name(int(label)), "hits": hits, "n": n, "low": low, "high": high})
-    best = sorted(bars, key=lambda bar: -bar["low"])[:SHOWN]
-    worst = sorted(bars, key=lambda bar: bar["high"])[:SHOWN]
-    return {"Best": best} if len(bars) <= SHOWN else {"Best": best, "Worst": worst}
+    if len(bars) <= SHOWN:
+        return {"Best": sorted(bars, key=lambda bar: -bar["low"])}
+    best = sorted((bar for bar in bars if bar["hits"]), key=lambda bar: -bar["low"])[:SHOWN]
+    worst = sorted((bar for bar in bars if bar["hits"] < bar["n"]), key=lambda bar: bar["high"])[:SHOWN]
+    return {heading: found for heading, found in (("Best", best), ("Worst", worst)) if found}
 
 
 def class_table(run: BenchmarkRun, settings: Sequence[SettingResult]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from cliploc.report import _draw
 from cliploc.report._draw import Font
 from cliploc.report.colours import INK, PAPER, Colour
 from cliploc.report.html import count
-from cliploc.report.overlay import file_name, scaled
+from cliploc.report.overlay import file_name, run_line, scaled
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -32,7 +32,7 @@ THUMBNAIL = (220, 150)
 GREY: Colour = (80, 80, 80)
 EMPTY: Colour = (238, 238, 238)
 RULE: Colour = (190, 190, 190)
-LEGEND = "Ring: the hottest place of the map. Boxes: by the threshold of each method."
+LEGEND = "Ring: the hottest place of the map. Line and boxes: what is hotter than τ, the threshold of the method."
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,15 @@ def peak_of(result: Localization, index: int) -> tuple[float, float, float] | No
 
 
 def cell_caption(result: Localization, index: int) -> str:
-    """The text below a cell: "found · 2 boxes, best 0.93 · peak 1.00 at 210,130", or why a name was not found."""
+    """The text below a cell: "found · 2 boxes, best 0.93 · τ 0.30", or why a name was not found."""
     scores = result.boxes.score[result.boxes.label == index]
     if result.found[index]:
         words = ["found", count(len(scores), "box", "boxes")]
         if len(scores):
             words[-1] += f", best {float(scores.max()):.2f}"
+        words += filter(None, [run_line(replace(result, method="", model=""))])  # the threshold
     else:
         words = [result.verdict(index), *filter(None, [result.reasons[index]])]
-    peak = peak_of(result, index)
-    if peak is not None:
-        words.append("peak {:.2f} at {:.0f},{:.0f}".format(*peak))
     return " · ".join(words)
 
 
@@ -202,7 +200,7 @@ class _Sheet:
                 continue
             small = scaled(result, self._picture_wh)
             for index, name in enumerate(self._names):
-                picture = small.overlay([name])
+                picture = small.overlay([name], caption=False)
                 _ring(picture, peak_of(small, index))
                 text = _Text(cell_caption(result, index), TEXT_SIZE, self._column_w, GREY)
                 yield left + index * (self._column_w + GAP), picture, text

@@ -259,5 +259,6 @@ def explanation_page(
         names=shown,
         about=about,
         score=score,
+        baselines=[titles[method] for method in ("centre_gaussian", "random") if method in titles],
         document=json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False),
     )

@@ -267,9 +267,9 @@ def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: 
     if level is None:
         return image
     scale = max(heat.shape) / max(image.size)
-    width = max(1.0, 0.6 * _draw.line_width(image.size) * scale)
+    width = max(1.0, max(1.6, 0.6 * _draw.line_width(image.size)) * scale)
     image, away = image.copy(), _away(heat, level)
-    for ink, wide, strength in ((INK, 2 * width + 0.5, 0.55), (colour, width, 1.0)):
+    for ink, wide, strength in ((INK, 2 * width + 0.5, 0.7), (colour, width, 1.0)):
         line = wide / 2 + 0.5 - away  # its opacity, with smooth edges
         line = np.rint(line.clip(0, 1, out=line) * (strength * 255), out=line)
         mask = Image.fromarray(line.astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)

@@ -26,12 +26,12 @@ from cliploc.report.overlay import (
     scaled,
     verdict,
 )
-from cliploc.values import GOOD_IOU, FloatArray
+from cliploc.values import GOOD_IOU, FloatArray, told_apart
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization, Verdict
 
-PHOTO_SIDE = 440  # longest side of embedded pictures: little more than on a screen, so that labels are legible
+PHOTO_WIDTH = 320  # of embedded pictures: little more than on a screen, so that labels are legible
 JPEG_QUALITY = 82
 COLUMNS = (4, 6)  # fewest and most pictures in a row on a wide screen; with fewer, photographs would differ in size
 
@@ -138,13 +138,14 @@ def _photo(item: PageItem) -> dict[str, Any]:
 
 def _pictures(item: PageItem, result: Localization, title: str, ious: Mapping[str, float | None]) -> dict[str, Any]:
     """A row of pictures: all boxes, and the heat of every name with its judgement."""
-    shown = scaled(result, fit_within(result.image.size, PHOTO_SIDE))
+    width, height = result.image.size
+    shown = scaled(result, fit_within(result.image.size, round(PHOTO_WIDTH * max(1.0, height / width))))
     return {
         "title": title,
         "boxes": _picture(_truth_picture(item, shown), _truth_alt(item, result)),
         "heats": [
             {
-                "picture": _picture(draw_names(shown, [index], caption=True), heatmap_alt(result, index)),
+                "picture": _picture(draw_names(shown, [index]), heatmap_alt(result, index)),
                 "name": name,
                 "verdict": verdict(result, index),
                 "judgement": judgement(item, name, result.verdict(index), ious.get(name)),
@@ -165,12 +166,13 @@ def judgement(item: PageItem, name: str, found: Verdict, iou: float | None) -> t
     if iou is None:
         return None
     right, doubt = iou >= GOOD_IOU, "" if found == "found" else "unsure; "
-    return right, f"{doubt}IoU {iou:.2f}" if right else f"{doubt}wrong box: IoU {iou:.2f}"
+    return right, f"{doubt}{'' if right else 'wrong box: '}IoU {told_apart(iou, GOOD_IOU)}"
 
 
 def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
     result = item.result
     best = result.shown.xyxy[result.shown.label == index][:1]
+    iou = item.ious.get(name)
     return {
         "name": name,
         "there": name in item.truth,
@@ -178,8 +180,8 @@ def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
         "score": result.scores[index],
         "presence": result.presence_text(index),
         "box": [end for box in best for end in box],
-        "iou": item.ious.get(name),
-        "judgement": judgement(item, name, result.verdict(index), item.ious.get(name)),
+        "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
+        "judgement": judgement(item, name, result.verdict(index), iou),
     }
 
 
@@ -194,7 +196,7 @@ def _truth_picture(item: PageItem, shown: Localization) -> Image.Image:
     for index, name in enumerate(shown.names):
         for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
             rectangle = _draw.to_rectangle(xyxy, image.size)
-            _draw.draw_box(image, rectangle, name_colour(index), max(2, line), dash=4 * line)
+            _draw.draw_box(image, rectangle, name_colour(index), line, dash=round(1.5 * line))
     paint_boxes(image, shown, {i: name_colour(i) for i in range(len(shown.names))})
     return image
 
