@@ -73,6 +73,8 @@ def test_scores_are_shares_and_the_best_come_first_and_none_is_lost(heat, rule, 
     assert (np.diff(found.score) <= 0).all()
     assert sorted(found.xyxy.tolist()) == sorted(regions.xyxy.tolist())
     assert found.score.dtype == found.xyxy.dtype == np.float32
+    if len(found.xyxy):  # also where no region can be divided, and that is known before
+        assert found.score.tolist() == score_of(features_of(heat, found.xyxy, rule)).tolist()
 
 
 stacks = hnp.arrays(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cliploc import Localizer
-from cliploc.jobs.lessons import Lessons, lessons_path, packed
+from cliploc.jobs.lessons import SEVERAL, Lessons, lessons_path, packed
 from cliploc.pipeline.prepare import Request
 from cliploc.refine.affinity import WINDOWS_CUT
 from cliploc.teaching.drawing import drawn
@@ -29,9 +29,19 @@ def test_a_map_drawn_from_a_lesson_is_the_runs(options: dict[str, str]) -> None:
     found, lesson = result.found[localizer.method.name], result.lesson
     assert lesson is not None
     teaching, grid = localizer.teaching(), lesson.features.shape[-2:]
-    again = drawn(lesson, lesson.names, torch.zeros(1, *grid), [1.0], teaching["level"], WINDOWS_CUT)
+    [again] = drawn([lesson], lesson.names, torch.zeros(1, 1, *grid), [1.0], teaching["level"], WINDOWS_CUT)
     np.testing.assert_allclose(again.numpy(), found.maps, atol=0.06)  # eight bits of the directions
     assert float((again - torch.from_numpy(found.maps)).abs().mean()) < 0.01
+
+
+def test_pictures_that_are_drawn_together_get_the_maps_of_each_alone() -> None:
+    lessons = [planted(i).lesson for i in range(5)]
+    projected = torch.rand(5, 1, *lessons[0].features.shape[-2:], generator=torch.Generator().manual_seed(0))
+    together = [*drawn(lessons, [0], projected, [0.3], 0.5)]
+    for i, maps in enumerate(together):
+        [alone] = drawn(lessons[i : i + 1], [0], projected[i : i + 1], [0.3], 0.5)
+        assert torch.equal(maps, alone)
+    assert not torch.equal(together[0], together[1])
 
 
 def test_methods_and_steps_that_cannot_be_drawn_again_are_named() -> None:
@@ -47,11 +57,15 @@ def test_lessons_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
     lessons = {("a.png", "aa"): planted(0).lesson, ("sub/ü.png", "bb"): planted(1).lesson}
     lessons_path(tmp_path, 0).write_bytes(packed(lessons))
     lessons_path(tmp_path, 1).write_bytes(b"damaged")
+    many = {(f"{i}.png", "cc"): planted(i).lesson for i in range(SEVERAL)}
+    lessons_path(tmp_path, 2).write_bytes(packed(many))
     read = Lessons(tmp_path)
     assert read.has("sub/ü.png", "bb")
     assert not read.has("a.png", "another file")
-    for (picture, _), one in lessons.items():
-        again = read.of(picture)
+    every = {**lessons, **many}
+    read_together = read.each([picture for picture, _ in every])
+    pairs = [(read.of(picture), one) for (picture, _), one in every.items()]
+    for again, one in [*pairs, *zip(read_together, every.values(), strict=True)]:
         assert (again.frame, again.names, again.windowed) == (one.frame, one.names, one.windowed)
         assert again.scale == pytest.approx(one.scale, rel=1e-6)
         for key in ("heat", "places", "features", "embedding"):

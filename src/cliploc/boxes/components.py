@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.parts import Parts, divide
+from cliploc.boxes.parts import Parts, divide, outer_outlines
 from cliploc.config import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.errors import UsageError
 from cliploc.values import FloatArray
@@ -70,7 +71,11 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     if maps.ndim != 3:
         raise ValueError(f"expected maps [P, H, W], got {list(maps.shape)}")
     starts = range(0, len(maps), MAPS_AT_ONCE)
-    parts = [_boxes(maps[start : start + MAPS_AT_ONCE], rule, start)[0] for start in starts]
+    return joined([_boxes(maps[start : start + MAPS_AT_ONCE], rule, start)[0] for start in starts])
+
+
+def joined(parts: Sequence[MapBoxes]) -> MapBoxes:
+    """The boxes of several lots of maps as one."""
     if not parts:
         none = np.zeros(0, np.int64)
         return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
@@ -207,38 +212,52 @@ def _divided(
     )
 
 
-def outer_outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
-    """The outer outline `[n, 1, 2]` of each 8-connected region; a fifth of the time of cv2's components."""
-    lines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not lines:
-        return []
-    return [np.asarray(one, np.int32) for one, (*_, parent) in zip(lines, nested[0], strict=True) if parent < 0]
-
-
 def _measured(
     hot: npt.NDArray[np.uint8], values: FloatArray, connectivity: Literal[4, 8]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
     """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
     labels: npt.NDArray[Any]
-    count, labels = cv2.connectedComponents(hot, connectivity=8) if connectivity == 8 else (0, hot)
-    if count - 1 > FEW or connectivity == 4:
+    lines = outer_outlines(hot) if connectivity == 8 else []
+    if len(lines) > FEW or connectivity == 4:
         count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
         peaks = np.zeros(count, dtype=np.float32)
         on = np.flatnonzero(labels)
         np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
         left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
         return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
-    corners, area = np.zeros((count - 1, 4), np.int64), np.zeros(count - 1, np.int64)
-    peaks = np.zeros(count - 1, np.float32)
-    for line in outer_outlines(hot):
-        x, y = line[0, 0]
-        left, top, width, height = cv2.boundingRect(line)
-        here, region = (slice(top, top + height), slice(left, left + width)), labels[y, x] - 1
-        inside = (labels[here] == region + 1).view(np.uint8)
-        corners[region] = left, top, left + width, top + height
+    apart = _are_apart(corners_of(lines))  # then all that is hot in a region's box is the region
+    if apart:
+        labels = np.zeros(hot.shape, np.int32)
+        lines.sort(key=lambda line: (line[0, 0, 1], line[0, 0, 0]))
+    else:
+        labels = cv2.connectedComponents(hot, connectivity=8)[1]
+        lines.sort(key=lambda line: labels[line[0, 0, 1], line[0, 0, 0]])
+    corners, area, peaks = corners_of(lines), np.zeros(len(lines), np.int64), np.zeros(len(lines), np.float32)
+    for region, (left, top, right, bottom) in enumerate(corners.tolist()):
+        here = slice(top, bottom), slice(left, right)
+        if apart:
+            inside = hot[here]
+            np.multiply(inside, region + 1, out=labels[here], dtype=np.int32)
+        else:
+            inside = (labels[here] == region + 1).view(np.uint8)
         area[region] = cv2.countNonZero(inside)
         peaks[region] = cv2.minMaxLoc(values[here], inside)[1]
     return corners, area, peaks, labels
+
+
+def corners_of(lines: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
+    """The bounding rectangles `[n, 4]` of outlines, exclusive right and bottom edge."""
+    corners = np.array([cv2.boundingRect(one) for one in lines], np.int64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
+def _are_apart(xyxy: npt.NDArray[np.int64]) -> bool:
+    """Whether no two of a few rectangles `[n, 4]` overlap."""
+    if len(xyxy) < 2:
+        return True
+    low, high = np.maximum(xyxy[:, None, :2], xyxy[:, :2]), np.minimum(xyxy[:, None, 2:], xyxy[:, 2:])
+    return int((high > low).all(axis=2).sum()) == len(xyxy)  # each with itself
 
 
 def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -> FloatArray:

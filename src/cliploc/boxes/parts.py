@@ -28,7 +28,7 @@ def divide(
     heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
 ) -> Parts | None:
     """Divides a region of `[h, w]` at peaks of prominence ≥ `least` (Chazal et al. 2013); None: fewer than two."""
-    if not _may_divide(heat, inside, low, least, connectivity):
+    if not may_divide(heat, inside, low, least, connectivity):
         return None
     heat = np.where(inside, heat, np.float32(0))
     peak_of = climb(heat, connectivity)
@@ -51,25 +51,31 @@ def divide(
     return Parts(xyxy, area, tallest[kept], labels)
 
 
-def _may_divide(
-    heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
+def may_divide(
+    heat: FloatArray, inside: npt.NDArray[np.bool_] | None, low: float, least: float, connectivity: Literal[4, 8]
 ) -> bool:
-    """Whether a second peak may be prominent. Mostly none is, and this test is much faster than finding the basins."""
+    """Whether a second peak may be prominent. Mostly none is, and this test is much faster than finding the basins.
+
+    Without a region (`inside`), in everything above `low`: if none may be, no region above it, or above any higher
+    `low`, has one.
+    """
     kernel = np.ones((3, 3), np.uint8) if connectivity == 8 else cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    tall = (heat - np.float32(low) >= np.float32(least)) & inside
-    rows, columns = np.flatnonzero(tall.any(axis=1)), np.flatnonzero(tall.any(axis=0))
-    if not len(rows):
-        return False
+    tall = heat - np.float32(low) >= np.float32(least)
+    if inside is not None:
+        tall &= inside
     # Where it is tall enough for a summit, mostly a small part of the region, and a pixel around it.
-    first_row, first_column = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
-    here = slice(first_row, int(rows[-1]) + 2), slice(first_column, int(columns[-1]) + 2)
-    y, x = np.nonzero((heat[here] >= cv2.dilate(heat[here], kernel)) & tall[here])
-    y, x = y + first_row, x + first_column
+    x0, y0, width, height = cv2.boundingRect(tall.view(np.uint8))
+    if not width:
+        return False
+    here = slice(max(y0 - 1, 0), y0 + height + 1), slice(max(x0 - 1, 0), x0 + width + 1)
+    crop = heat[here]
+    y, x = np.divmod(np.flatnonzero((crop >= cv2.dilate(crop, kernel)) & tall[here]), crop.shape[1])
+    y, x = y + here[0].start, x + here[1].start
     if len(y) < 2 or len(y) > MAX_SUMMITS or connectivity == 4:
         return len(y) > 1
-    height = heat[y, x].astype(np.float64)
-    order = np.argsort(-height, kind="stable")
-    y, x, height = y[order], x[order], height[order]
+    summit = heat[y, x].astype(np.float64)
+    order = np.argsort(-summit, kind="stable")
+    y, x, summit = y[order], x[order], summit[order]
     # If a straight line to a higher summit does not go down far enough, the summit is not prominent.
     left = np.arange(1, len(y))
     for to in range(len(y) - 1):
@@ -77,13 +83,22 @@ def _may_divide(
         if not len(tested):
             break
         dy, dx = y[to] - y[tested], x[to] - x[tested]
-        share = np.linspace(0, 1, 1 + max(int(np.abs(dy).max()), int(np.abs(dx).max())))
-        way = np.rint(np.outer(dy, share)).astype(np.intp), np.rint(np.outer(dx, share)).astype(np.intp)
-        lowest = heat[way[0] + y[tested][:, None], way[1] + x[tested][:, None]].min(axis=1)  # [tested]
-        left = np.concatenate([left[left <= to], tested[height[tested] - lowest >= least]])
+        steps = int(max(np.abs(dy).max(), np.abs(dx).max()))  # 1 or more
+        share = np.arange(steps + 1) / steps
+        rows, columns = (np.rint(away[:, None] * share).astype(np.intp) for away in (dy, dx))
+        lowest = heat[rows + y[tested, None], columns + x[tested, None]].min(axis=1)  # [tested]
+        left = np.concatenate([left[left <= to], tested[summit[tested] - lowest >= least]])
         if not len(left):
             return False
     return True
+
+
+def outer_outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
+    """The outer outline `[n, 1, 2]` of each 8-connected region; a fifth of the time of cv2's components."""
+    lines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not lines:
+        return []
+    return [np.asarray(one, np.int32) for one, (*_, parent) in zip(lines, nested[0], strict=True) if parent < 0]
 
 
 def _saddles(
@@ -211,18 +226,20 @@ def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> lis
     top = float(heat.max())
     low, peak = threshold * top, float(crop.max())
     depth = DEPTH * peak
-    if not _may_divide(crop, np.ones(crop.shape, bool), PEAK * peak - depth, depth, 8):
+    if not may_divide(crop, None, PEAK * peak - depth, depth, 8):
         return []
     for level in np.linspace(low, peak, LEVELS + 2)[1:-1]:
-        n, labels = cv2.connectedComponents((crop > level).astype(np.uint8), connectivity=8)
-        if n < 3:
+        if level + depth > peak:  # from here on no part has such a peak
+            break
+        hot = (crop > level).astype(np.uint8)
+        if len(outer_outlines(hot)) < 2:
             continue
-        peaks = [float(crop[labels == part].max()) for part in range(1, n)]
+        n, labels = cv2.connectedComponents(hot, connectivity=8)
         areas = np.bincount(labels.ravel())[1:]
         parts = [
             part
             for part in range(1, n)
-            if peaks[part - 1] >= max(PEAK * peak, level + depth) and areas[part - 1] >= LIKE * areas.max()
+            if areas[part - 1] >= LIKE * areas.max() and crop[labels == part].max() >= max(PEAK * peak, level + depth)
         ]
         if len(parts) > 1:
             return _nearest(crop, labels, parts, low, top, (int(x0), int(y0)))

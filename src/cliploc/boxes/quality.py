@@ -14,12 +14,13 @@ from cliploc.boxes.components import (
     BoxRule,
     MapBoxes,
     boxes_from_maps,
-    first_of_each,
+    corners_of,
     hot_levels,
+    joined,
     labelled_boxes,
-    outer_outlines,
     suppress,
 )
+from cliploc.boxes.parts import may_divide, outer_outlines
 from cliploc.config import MIN_SCORE
 from cliploc.values import FloatArray
 
@@ -49,32 +50,31 @@ class Features:
 
 def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     """The boxes of maps `[P, H, W]` with scores, by which `nms_iou`, `max_boxes` and `min_score` choose."""
-    return _scored(maps, boxes_from_maps(maps, _all_of(rule)), rule)
+    each = [scored_regions(heat, rule)[0] for heat in maps]
+    return joined([replace(one, index=one.index + p) for p, one in enumerate(each)])
 
 
 def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
     """As `scored_boxes`, of one map `[H, W]`, with the labels `[H, W]` of the regions; see `labelled_boxes`."""
-    found, labels = labelled_boxes(heat, _all_of(rule))
-    return _scored(heat[None], found, rule), labels
-
-
-def _all_of(rule: BoxRule) -> BoxRule:
-    """The rule without the steps that choose by score."""
-    return replace(rule, nms_iou=None, max_boxes=None)
-
-
-def _scored(maps: FloatArray, found: MapBoxes, rule: BoxRule) -> MapBoxes:
-    score, starts = np.zeros(len(found.index), np.float32), np.searchsorted(found.index, np.arange(len(maps) + 1))
-    for heat, start, end in zip(maps, starts[:-1], starts[1:], strict=True):
-        if end > start:
-            score[start:end] = score_of(features_of(heat, found.xyxy[start:end], rule))
-    order = np.lexsort((-score, found.index))  # a stable sort: of equal scores the higher peak stays first
+    split_peaks = 1.0 if rule.split_peaks < 1 and _stays_whole(heat, rule) else rule.split_peaks
+    every = replace(rule, split_peaks=split_peaks, nms_iou=None, max_boxes=None)  # what follows chooses by score
+    found, labels = labelled_boxes(heat, every)
+    if not len(found.index):
+        return found, labels
+    score = score_of(features_of(heat, found.xyxy, every))
+    order = np.argsort(-score, kind="stable")  # of equal scores the higher peak stays first
     if rule.nms_iou is not None:
         order = suppress(found.xyxy, found.index, order, rule.nms_iou)
-    if rule.max_boxes is not None:
-        order = first_of_each(found.index, order, rule.max_boxes)
+    order = order[: rule.max_boxes]
     order = order[high_enough(score[order], found.index[order], rule.min_score)]
-    return MapBoxes(found.xyxy[order], score[order], found.index[order], found.region[order])
+    return MapBoxes(found.xyxy[order], score[order], found.index[order], found.region[order]), labels
+
+
+def _stays_whole(heat: FloatArray, rule: BoxRule) -> bool:
+    """Whether no region of a map would be divided at the rule's τ, nor at τ − `MOVED`; mostly so, and quickly told."""
+    top = float(heat.max())
+    low = float(hot_levels(heat[None], rule.threshold)[0]) - MOVED * top
+    return not may_divide(heat, None, low, rule.split_peaks * top, rule.connectivity)
 
 
 def high_enough(
@@ -133,9 +133,7 @@ def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.in
         every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)
         return boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
     hot = (heat > np.float32(max(level, 0.0))).astype(np.uint8)
-    boxes = np.array([cv2.boundingRect(one) for one in outer_outlines(hot)], np.int64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    return corners_of(outer_outlines(hot))
 
 
 def _likeness(boxes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Floats:

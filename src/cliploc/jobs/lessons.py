@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from cliploc._files import part_path
@@ -17,6 +18,8 @@ from cliploc.geometry import Frame
 from cliploc.teaching.lesson import Lesson
 
 SUFFIX = ".safetensors"
+KEYS = ("names", "heat", "places", "features", "scale", "embedding", "frame")  # of a lesson's tensors
+SEVERAL = 4
 LISTED = "pictures"  # the entry with the pictures and the digests of their files
 
 
@@ -74,20 +77,23 @@ class Lessons:
         """The lesson of a picture that is there."""
         place = self._places[picture]
         with safe_open(place.path, "pt") as file:
-            part = {
-                key: file.get_tensor(f"{place.number}.{key}")
-                for key in ("names", "heat", "places", "features", "scale", "embedding", "frame")
-            }
-        facts = [int(one) for one in part["frame"].tolist()]
-        frame = Frame((facts[0], facts[1]), (facts[2], facts[3]), (facts[4], facts[5]), (facts[6], facts[7]))
-        names = tuple(int(one) for one in part["names"].tolist())
-        return Lesson(
-            names,
-            part["heat"],
-            part["places"],
-            part["features"],
-            float(part["scale"]),
-            part["embedding"],
-            frame,
-            bool(facts[8]),
-        )
+            return _unpacked(file.get_tensor, place.number)
+
+    def each(self, pictures: Sequence[str]) -> Iterator[Lesson]:
+        """The lessons of some pictures. A part that has several of them is read as a whole: each of its takes less."""
+        places = [self._places[one] for one in pictures]
+        counts = Counter(one.path for one in places)
+        parts = {path: load(path.read_bytes()) for path, count in counts.items() if count >= SEVERAL}
+        for picture, place in zip(pictures, places, strict=True):
+            tensors = parts.get(place.path)
+            yield self.of(picture) if tensors is None else _unpacked(tensors.__getitem__, place.number)
+
+
+def _unpacked(tensor: Callable[[str], Tensor], number: int) -> Lesson:
+    """The lesson of a part with this number."""
+    names, heat, places, features, scale, embedding, facts = (tensor(f"{number}.{key}") for key in KEYS)
+    sizes = facts.tolist()
+    frame = Frame(*((sizes[i], sizes[i + 1]) for i in range(0, 8, 2)))
+    return Lesson(
+        tuple(names.tolist()), heat, places, features, float(scale), embedding, frame, windowed=bool(sizes[8])
+    )

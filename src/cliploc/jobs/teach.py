@@ -7,6 +7,7 @@ that nobody has reviewed are made again from their lessons, and boxes from these
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
 from cliploc.rle import encode
-from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
+from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, projected, share_of_text, stability
 from cliploc.teaching.drawing import drawn
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.teaching.lesson import Lesson, pooled
@@ -60,6 +61,7 @@ MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alik
 UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
+TOGETHER = 32  # pictures that are drawn together: those of a part
 LEAST = 0.02  # boxes whose maps score less are not kept
 
 
@@ -374,10 +376,13 @@ class School:
         if known is None:
             return
 
-        def made(picture: str) -> Row:
-            return {"picture": picture, "blake2b": contents[picture], **self._row(picture, known)}
+        def made(start: int) -> list[Row]:
+            pictures = self._unseen[start : start + TOGETHER]
+            of_each = zip(pictures, self._rows(pictures, known), strict=True)
+            return [{"picture": picture, "blake2b": contents[picture], **row} for picture, row in of_each]
 
-        yield from self.each(made, self._unseen)
+        for several in self.each(made, range(0, len(self._unseen), TOGETHER)):
+            yield from several
 
     @staticmethod
     def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
@@ -385,22 +390,47 @@ class School:
         with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
             yield from pool.map(work, items)
 
-    def _row(self, picture: str, known: Directions) -> Row:
-        lesson = self.lessons.of(picture)
+    def _rows(self, pictures: Sequence[str], known: Directions) -> list[Row]:
+        """The rows of some pictures; those with the same names and grids are drawn together, which is faster."""
+        lessons = [*self.lessons.each(pictures)]
+        presence = [self._presence(*one, known) for one in zip(pictures, lessons, strict=True)]
+        alike: dict[Any, list[int]] = {}
+        for i, chances in enumerate(presence):
+            labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
+            alike.setdefault((labels, lessons[i].grids), []).append(i)
+        rows: dict[int, Row] = {}
+        for (labels, _), ids in alike.items():
+            maps = self._maps([lessons[i] for i in ids], labels, known) if labels else itertools.repeat(())
+            for i, of_picture in zip(ids, maps, strict=False):
+                rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture, strict=True)), known)
+        return [rows[i] for i in range(len(pictures))]
+
+    def _presence(self, picture: str, lesson: Lesson, known: Directions) -> dict[int, float]:
+        """The chance of each taught name."""
         presence: dict[int, float] = {}
         for p in known.directions:
             chance, corrected = self.chance(picture, p), known.presence.get(p)
             presence[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
-        labels = [p for p, chance in presence.items() if chance >= UNSURE]
+        return presence
+
+    def _maps(self, lessons: Sequence[Lesson], labels: Sequence[int], known: Directions) -> Iterator[FloatArray]:
+        """For each picture the taught maps `[p, H, W]` of some names over its input."""
+        directions, share = zip(*(known.directions[p] for p in labels), strict=True)
+        weights, bias = known.whitening.unwhitened(directions)
+        like = torch.stack([projected(weights, bias, one.maps_of_features()) for one in lessons])
+        for maps in drawn(lessons, labels, like, share, self.drawing.level):
+            yield maps.numpy()
+
+    def _row(
+        self, lesson: Lesson, presence: Mapping[int, float], maps: Mapping[int, FloatArray], known: Directions
+    ) -> Row:
         boxes: list[Candidate] = []
         masks: list[str] = []
-        if labels:
-            maps = self.maps(lesson, known.whitening(lesson.readings()), {p: known.directions[p] for p in labels})
-            for number, p in enumerate(labels):
-                of_name = self._candidates(lesson, maps[number], p, known.sides[p])
-                boxes += of_name
-                if self.drawing.masks:
-                    masks += self._masks(lesson, maps[number], of_name)
+        for p, heat in maps.items():
+            of_name = self._candidates(lesson, heat, p, known.sides[p])
+            boxes += of_name
+            if self.drawing.masks:
+                masks += self._masks(lesson, heat, of_name)
         row: Row = {
             "presence": {str(p): chance for p, chance in presence.items()},
             "boxes": [[round(float(one), 2) for one in box.xyxy] for box in boxes],
@@ -409,14 +439,6 @@ class School:
             "groups": [int(box.group) for box in boxes],
         }
         return {**row, "masks": masks} if self.drawing.masks else row
-
-    def maps(self, lesson: Lesson, whitened: Tensor, directions: Mapping[int, tuple[Direction, float]]) -> FloatArray:
-        """The taught maps `[p, H, W]` over the picture's input; `whitened` is `[h′·w′, k]`."""
-        grid = lesson.features.shape[-2:]
-        projected = torch.stack([direction(whitened).view(*grid) for direction, _ in directions.values()])
-        share = [of_text for _, of_text in directions.values()]
-        maps: FloatArray = drawn(lesson, [*directions], projected, share, self.drawing.level).numpy()
-        return maps
 
     def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
@@ -482,8 +504,9 @@ class _Name:
 
     def _drawn(self, i: int, direction: Direction) -> FloatArray:
         """The taught boxes `[n, 4]` of a picture that would be drafts, best first."""
-        maps = self._school.maps(self._lessons[i], self._pictures.whitened[i], {self._p: (direction, self.share)})
-        xyxy, score = self._school.boxes(self._lessons[i], maps[0])
+        lesson, like = self._lessons[i], direction(self._pictures.whitened[i]).view(1, 1, *self._pictures.grid)
+        [maps] = drawn([lesson], [self._p], like, [self.share], self._school.drawing.level)
+        xyxy, score = self._school.boxes(lesson, maps[0].numpy())
         return xyxy[score >= MIN_SCORE]
 
     def _untaught(self, i: int) -> FloatArray:

@@ -55,6 +55,11 @@ class Whitening:
         """`[…, c]` → `[…, k]`."""
         return (readings - self.mean) @ self.matrix
 
+    def unwhitened(self, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
+        """Directions in the features themselves: weights `[P, c]` and bias `[P]`."""
+        weights = torch.stack([self.matrix @ one.w for one in directions])
+        return weights, torch.tensor([one.bias for one in directions]) - weights @ self.mean
+
 
 def _some(readings: Tensor, rng: np.random.Generator) -> Tensor:
     count = len(readings)
@@ -106,6 +111,11 @@ class Direction:
         w = hot - cold
         length = (w @ w).clamp(min=1e-6)
         return cls(w / length, float(0.5 - 0.5 * (hot + cold) @ w / length))
+
+
+def projected(weights: Tensor, bias: Tensor, features: Tensor) -> Tensor:
+    """How like each name each place is: `Whitening.unwhitened`, features `[c, h, w]` → `[P, h, w]` in 0–1."""
+    return (torch.einsum("pc,chw->phw", weights, features) + bias[:, None, None]).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Drafts of a folder and results with a file of what was learnt are drawn here, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,36 +27,40 @@ WINDOWS_CUT = 0.4
 
 
 def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
-    """Maps in 0–1 `[p, h, w]`, of those of the text and of how like each name each place is, `[p, h′, w′]`."""
-    taught = F.interpolate(projected[None], (heat.shape[-2], heat.shape[-1]), mode="bilinear")[0]
+    """Maps in 0–1 `[B, p, h, w]`, of those of the text and of how like each name each place is, `[B, p, h′, w′]`."""
+    taught = F.interpolate(projected, (heat.shape[-2], heat.shape[-1]), mode="bilinear")
     of_text = torch.tensor(share, device=heat.device)[:, None, None]
     return min_max(of_text * min_max(heat.float()) + (1 - of_text) * taught)
 
 
 def drawn(
-    lesson: Lesson,
+    lessons: Sequence[Lesson],
     names: Sequence[int],
     projected: Tensor,
     share: Sequence[float],
     level: float | None,
     windows_cut: float = WINDOWS_CUT,
-) -> Tensor:
-    """Maps `[p, H, W]` in 0–1 over the first scale's input.
+) -> Iterator[Tensor]:
+    """For each picture maps `[p, H, W]` in 0–1 over the first scale's input; they don't depend on the other pictures.
 
     Args:
+        lessons: of B pictures with the same grids.
         names: the numbers of the p names.
-        projected: `[p, h′, w′]` how like each name each place is, in 0–1.
+        projected: `[B, p, h′, w′]` how like each name each place is, in 0–1.
         share: `[p]` of the map of the text in the result.
         level: τ of the step `level`; None without it.
         windows_cut: of `affinity` with the features of windows.
     """
-    maps = mixed(torch.stack([lesson.map_of(p) for p in names]), projected, share)[None]  # [1, p, h, w]
-    frames = [lesson.frame]
-    maps = along(lesson.directions()[None], maps, lesson.windowed, windows_cut)
-    maps = min_max(padding_least(maps, frames, False))
+    heat = torch.stack([torch.stack([one.map_of(p) for p in names]) for one in lessons])
+    maps, frames = mixed(heat, projected, share), [one.frame for one in lessons]
+    spread = [  # one by one: a picture's pairs of places fit into the fast memory, those of several do not
+        along(one.directions()[None], maps[i : i + 1], one.windowed, windows_cut) for i, one in enumerate(lessons)
+    ]
+    maps = min_max(padding_least(torch.cat(spread), frames, False))
     if level is not None:
         maps = min_max(padding_least(leveled(maps, level), frames, False))
-    return min_max(whole_on_input(maps[0], lesson.frame, lesson.frame))
+    for raw, frame in zip(maps, frames, strict=True):
+        yield min_max(whole_on_input(raw, frame, frame))
 
 
 @dataclass(frozen=True)
@@ -78,5 +82,5 @@ class Redrawn:
     def maps(self, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some of the names over the first scale's input."""
         rows, share = [self.rows[p][0] for p in names], [self.rows[p][1] for p in names]
-        projected = self.learnt.project(self.lesson.features.float() * self.lesson.scale, rows)
-        return drawn(self.lesson, names, projected, share, self.level)
+        projected = self.learnt.project(self.lesson.maps_of_features(), rows)
+        return next(drawn([self.lesson], names, projected[None], share, self.level))

@@ -23,7 +23,7 @@ from cliploc._files import write_whole
 from cliploc.config import FOUND
 from cliploc.errors import InputError
 from cliploc.prompts import CONTRAST
-from cliploc.teaching.directions import Direction, Whitening
+from cliploc.teaching.directions import Direction, Whitening, projected
 
 KIND = "cliploc learnt"
 # Of a run's settings, those that a file holds for.
@@ -59,10 +59,9 @@ class Learnt:
         alike: Tensor | None = None,
     ) -> Learnt:
         """Directions in the whitened features of a folder, each with the share of the text's map."""
-        w = [whitening.matrix @ direction.w for direction, _ in taught.values()]
-        bias = [direction.bias - whitening.mean @ one for (direction, _), one in zip(taught.values(), w, strict=True)]
+        weights, bias = whitening.unwhitened([direction for direction, _ in taught.values()])
         shares = tuple(share for _, share in taught.values())
-        return cls(tuple(taught), torch.stack(w), torch.stack(bias), shares, embedding, sides, about, alike)
+        return cls(tuple(taught), weights, bias, shares, embedding, sides, about, alike)
 
     def chances(self, embedding: Tensor, rows: Sequence[int]) -> Tensor:
         """The chance that some of the names are in a picture `[D]`, by how alike it looks: `[p]`; NaN: not known."""
@@ -104,8 +103,7 @@ class Learnt:
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
-        weights, bias = self.weights[list(names)].to(features), self.bias[list(names)].to(features)
-        return (torch.einsum("pc,chw->phw", weights, features) + bias[:, None, None]).clamp(0, 1)
+        return projected(self.weights[list(names)].to(features), self.bias[list(names)].to(features), features)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as safetensors."""

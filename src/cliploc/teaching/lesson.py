@@ -46,6 +46,11 @@ class Lesson:
     frame: Frame
     windowed: bool  # whether the features are those of windows, stitched
 
+    @property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """Height and width of the grids of its places and of its features."""
+        return tuple(self.places.shape[-2:]), tuple(self.features.shape[-2:])
+
     def map_of(self, name: int) -> Tensor:
         """The map of a name by its number, `[h, w]` float32; zero where none was made."""
         if name in self.names:
@@ -62,9 +67,13 @@ class Lesson:
             self, heat=self.heat.to(device), places=self.places.to(device), features=self.features.to(device)
         )
 
+    def maps_of_features(self) -> Tensor:
+        """The features `[c, h′, w′]` float32."""
+        return self.features.float() * self.scale
+
     def readings(self) -> Tensor:
         """The features `[h′·w′, c]` float32."""
-        return self.features.flatten(1).T.float() * self.scale
+        return self.maps_of_features().flatten(1).T
 
 
 def keep(
