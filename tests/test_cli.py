@@ -217,7 +217,13 @@ def test_a_command_imports_the_modules_of_no_other():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     modules = {name.removeprefix("cliploc.cli.") for name in done.stdout.split() if name.startswith("cliploc.cli.")}
     assert modules == {"commands", "localize", "options", "output", "photos"}
-    assert set(NAMES) == {name for names in LISTED.values() for name in names}
+
+
+def test_commands_are_listed_with_the_first_line_of_their_help():
+    listed = {name: about for commands in LISTED.values() for name, about in commands.items()}
+    assert list(listed) == NAMES
+    for name, about in listed.items():
+        assert " ".join(_command(name).help.split("\n\n")[0].split()) == about
 
 
 # -------------------------------------------------------------------------------------------------------------- lists
