@@ -1,11 +1,12 @@
-"""What the first result costs: processor time of whole commands, beside that of importing torch.
+"""What the first result costs: processor time and peak memory of whole commands, beside those of importing torch.
 
     python -m bench.first_result [--rounds 5] [--beside SRC] [--out bench/results]
 
 Each row is a process of its own, from its start to its end, with one thread; user and system time together, the least
 of all rounds, which take turns. `--beside` names the `src` folder of another checkout, such as that of an earlier
 commit: its times stand in a column of their own. One run beforehand, which is not counted, has Python compile the
-modules, as installing a package does.
+modules, as installing a package does. Memory is that of one more run: the most that was resident at once. The large
+photograph is the other one with 4,000×3,000 pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,49 @@ PHOTO = str(files("cliploc") / "demo_photos" / "cat.jpg")
 LOCALIZE = ["-m", "cliploc", "localize", PHOTO, "-p", "cat"]
 ROWS: dict[str, tuple[list[str], int]] = {  # arguments of Python, and the exit code
     TORCH: (["-c", "import torch"], 0),
+    "python -c 'import cliploc'": (["-c", "import cliploc"], 0),
     "cliploc --help": (["-m", "cliploc", "--help"], 0),
+    "cliploc localize --help": (["-m", "cliploc", "localize", "--help"], 0),
+    "cliploc models nonesuch": (["-m", "cliploc", "models", "nonesuch"], 2),
     "cliploc localize photo.jpg -p cat": (LOCALIZE, 0),
     "… --model mini-vit": ([*LOCALIZE, "--model", "mini-vit"], 0),
     "… --model RN500 (there is none)": ([*LOCALIZE, "--model", "RN500"], 2),
     "… --method camm (there is none)": ([*LOCALIZE, "--method", "camm"], 2),
 }
+
+LARGE = (4000, 3000)
+PEAKS = {  # what is measured → arguments of `localize` after the photograph, and whether that is the large one
+    "cliploc localize photo.jpg -p cat": ([], False),
+    "… --model mini-vit": (["--model", "mini-vit"], False),
+    "cliploc localize large.jpg -p cat": ([], True),
+    "… --out found": (["--out", "found"], True),
+}
+TOLD = """
+import sys
+from bench.resident import peak_mib
+from cliploc.cli import main
+
+code = main()
+print(peak_mib(), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def peaks() -> dict[str, float]:
+    """The most memory of whole commands of this checkout, in MiB."""
+    from PIL import Image
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        large = Path(folder) / "large.jpg"
+        with Image.open(PHOTO) as photo:
+            photo.resize(LARGE).save(large, quality=90)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+        for row, (words, is_large) in PEAKS.items():
+            command = [sys.executable, "-c", TOLD, "localize", str(large) if is_large else PHOTO, "-p", "cat", *words]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+            found[row] = float(done.stderr.splitlines()[-1])
+    return found
 
 
 def processor_seconds(arguments: list[str], code: int, source: Path) -> float:
@@ -81,13 +120,14 @@ def main(rounds: int = 5, beside: Path | None = None, out: Path | None = None) -
             seconds = processor_seconds(*ROWS[cell["row"]], sources[cell["source"]])
             if number > 0:
                 cell["seconds"].append(seconds)
-    lines = table(cells, list(sources))
+    lines, most = table(cells, list(sources)), peaks()
+    lines += ["", "| | peak, MiB |", "|---|---|", *(f"| `{row}` | {mib:.0f} |" for row, mib in most.items())]
     print("\n".join(lines))
     text = f"Made by `python -m bench.first_result`, whose head says what is measured; the least of {rounds} rounds."
     keep(
         out,
         "first_result",
-        {"machine": about, "cells": cells},
+        {"machine": about, "cells": cells, "peaks": most},
         headed("What the first result costs", text, about, lines),
     )
     return 0

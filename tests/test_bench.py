@@ -31,11 +31,13 @@ def test_whole_commands_are_timed_beside_torchs_import(tmp_path: Path, monkeypat
     quick = [first_result.TORCH, "cliploc --help", "… --model RN500 (there is none)"]
     rows = {row: first_result.ROWS[row] for row in quick} | {first_result.TORCH: (["-c", "import json"], 0)}  # quicker
     monkeypatch.setattr(first_result, "ROWS", rows)
+    monkeypatch.setattr(first_result, "PEAKS", {"one": (["--recipe", "fast"], False)})
     assert first_result.main(1, beside=first_result.ROOT / "src", out=tmp_path) == 0
     cells = json.loads((tmp_path / "first_result.json").read_text())["cells"]
     assert [cell["row"] for cell in cells] == [row for row in quick for _ in range(2)]
     assert all(len(cell["seconds"]) == 1 and cell["seconds"][0] > 0 for cell in cells)
-    assert (tmp_path / "first_result.md").read_text().count("\n| `") == 3
+    assert (tmp_path / "first_result.md").read_text().count("\n| `") == 4
+    assert 200 < json.loads((tmp_path / "first_result.json").read_text())["peaks"]["one"] < 1000
 
 
 def test_a_command_that_ends_otherwise_is_not_timed() -> None:

@@ -19,7 +19,7 @@ from cliploc.faithfulness import Faithfulness, chosen_metrics, spearman
 from cliploc.faithfulness.randomisation import SHARES
 from cliploc.images import load
 from cliploc.localizer import Localizer
-from cliploc.report.faithfulness import painted
+from cliploc.report.overlay import paint_map
 
 SIDE, LINE, MARGIN = 150, 20, 6  # pixels
 
@@ -53,7 +53,9 @@ def main() -> int:
             )
             writer.text(place, said, fill="black", font=font)
             levels = (np.nan_to_num(heat.numpy()).clip(0, 1) * 255).round().astype(np.uint8)
-            sheet.paste(painted(small, levels), (place[0], place[1] + LINE))
+            drawn = small.copy()
+            paint_map(drawn, levels)
+            sheet.paste(drawn, (place[0], place[1] + LINE))
     sheet.save(given.out, quality=85)
     return 0
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import PartCheck, read_bytes, read_json
 from cliploc.errors import InputError, UnknownNameError, UsageError
 
 _TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
@@ -37,7 +33,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 def demo_folder() -> Path:
     """The folder of the photographs that the package ships."""
-    return Path(str(resources.files("cliploc"))) / "demo_photos"
+    return Path(__file__).parent / "demo_photos"
 
 
 def picture_path(path: str | os.PathLike[str]) -> Path:
@@ -59,7 +55,7 @@ def picture_folder(path: str | os.PathLike[str]) -> Path:
 
 def new_token() -> str:
     """A random word for the temporary files of a run."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 @contextmanager
@@ -271,7 +267,7 @@ def remove_leftovers(folder: Path, token: str) -> None:
 
 def _beside(path: Path) -> Path:
     """A new name; the file's own is not part of it, as names have a maximum length."""
-    return path.with_name(f".cliploc-{_TOKEN.get()}-{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".cliploc-{_TOKEN.get()}-{os.urandom(8).hex()}.tmp")
 
 
 def _flush_folder(folder: Path) -> None:
@@ -361,19 +357,21 @@ def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) ->
 
 def write_part(path: Path, content: bytes, stamps: Sequence[str] = ()) -> None:
     """Writes all of a part or nothing of it, whenever the machine stops."""
-    check = json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "stamps": list(stamps)})
+    check = json.dumps({"sha256": _sha256(content), "stamps": list(stamps)})
     write_whole(check_path(path), lambda temporary: temporary.write_text(check, encoding="ascii"))
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_part(path: Path) -> bytes | None:
     """A part's content; None where it is not there or not as it was written."""
+    from cliploc._documents import read_bytes
+
     try:
         content = read_bytes(path)
     except OSError:
         return None
     check = _check(path)
-    return content if check is not None and check["sha256"] == hashlib.sha256(content).hexdigest() else None
+    return content if check is not None and check["sha256"] == _sha256(content) else None
 
 
 def read_stamps(path: Path) -> list[str]:
@@ -388,7 +386,15 @@ def remove_part(path: Path) -> None:
     remove(check_path(path))
 
 
+def _sha256(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
 def _check(path: Path) -> dict[str, Any] | None:
+    from cliploc._documents import PartCheck, read_json  # whose schemas take time to build
+
     try:
         found: dict[str, Any] = read_json(check_path(path), PartCheck)
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -82,6 +81,8 @@ def share_heaps() -> bool:
 def _set(*parameters: tuple[int, int]) -> bool:
     if sys.platform != "linux":
         return False
+    import ctypes
+
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):

@@ -6,29 +6,19 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import zip_longest
-
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.padding import Padding
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from cliploc.errors import CliplocError
-from cliploc.reporter import BANK, Reporter, halved_note
+
+if TYPE_CHECKING:  # rich is imported where it prints: a refusal or a command's help does not need it
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.measure import Measurement
+    from rich.progress import Progress, TaskID
+    from rich.text import Text
+
+    from cliploc.reporter import Reporter
 
 GAP = 2  # columns between those of a table
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
@@ -53,6 +43,8 @@ class Terminal:
     """The streams of one command; on one screen progress and data share a console, else data goes to stdout alone."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal's encoding does not
                 stream.reconfigure(errors="backslashreplace")
@@ -63,6 +55,7 @@ class Terminal:
 
     def data(self, what: RenderableType) -> None:
         """A line or table of results."""
+        what = styled(what) if isinstance(what, str) else what
         if self.out.is_terminal:
             self.out.print(what)
             return
@@ -74,6 +67,10 @@ class Terminal:
         self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
     ) -> None:
         """A table with titles; on a narrow screen `narrow`, or the last column below each line."""
+        from rich.cells import cell_len
+        from rich.measure import Measurement
+        from rich.padding import Padding
+
         table = grid(rows)
         if Measurement.get(self.out, self.out.options.update(width=WIDE), table).maximum <= self.out.width:
             self.data(table)
@@ -83,41 +80,63 @@ class Terminal:
             return
         widths = [max(cell_len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
         for row in rows:
-            line = Text("  ").join(
-                Text(str(cell) + " " * (width - cell_len(str(cell))), style=getattr(cell, "style", ""))
+            line = styled("  ").join(
+                styled(str(cell) + " " * (width - cell_len(str(cell))), getattr(cell, "style", ""))
                 for cell, width in zip(row, widths, strict=False)
             )
             self.data(line)
-            self.data(Padding(Text(str(row[-1]), style="bold" if row is rows[0] else "dim"), (0, 0, 0, 4)))
+            self.data(Padding(styled(str(row[-1]), "bold" if row is rows[0] else "dim"), (0, 0, 0, 4)))
 
     def say(self, line: str, style: str = "") -> None:
         """One line for the person who waits."""
         with suppress(OSError):  # a full disk under stderr must not end the run
-            self.err.print(Text(printable(line), style=style), soft_wrap=True)
+            self.err.print(styled(printable(line), style), soft_wrap=True)
 
     @contextmanager
     def progress(self, label: str, rate: str = "") -> Iterator[Reporter]:
         """Shows on stderr what long work reports: lines, and on a terminal a bar; `rate` is a unit, as "pictures/s"."""
-        columns: list[ProgressColumn] = [
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(24),
-            MofNCompleteColumn(),
-            *([_Rate(rate)] if rate else []),
-            TimeRemainingColumn(compact=True),
-        ]
-        with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as progress:
+        from cliploc.reporter import Reporter, halved_note
+
+        lines = Reporter(
+            failed=lambda _, error: self.say(f"failed: {error}", style="red"),
+            halved=lambda count: self.say(halved_note(count), style="yellow"),
+            note=lambda line: self.say(line, style="yellow"),
+        )
+        if not self.err.is_terminal:
+            yield lines
+            return
+        with _progress(self.err, rate) as progress:
             bar = _Bar(progress, label)
-            yield Reporter(
-                phase=bar.phase,
-                start=bar.start,
-                images=bar.images,
-                masked=bar.masked,
-                bank=bar.bank,
-                failed=lambda _, error: self.say(f"failed: {error}", style="red"),
-                halved=lambda count: self.say(halved_note(count), style="yellow"),
-                note=lambda line: self.say(line, style="yellow"),
-            )
+            yield replace(lines, phase=bar.phase, start=bar.start, images=bar.images, masked=bar.masked, bank=bar.bank)
+
+
+def _progress(console: Console, rate: str) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    class Rate(ProgressColumn):
+        """How many a second."""
+
+        def render(self, task: Task) -> Text:
+            return styled("" if task.speed is None else f"{task.speed:.1f} {rate}")
+
+    columns: list[ProgressColumn] = [
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        *([Rate()] if rate else []),
+        TimeRemainingColumn(compact=True),
+    ]
+    return Progress(*columns, console=console, transient=True)
 
 
 class _Bar:
@@ -149,6 +168,8 @@ class _Bar:
     def bank(self, done: int, left: int) -> None:
         """A bar of its own, below the other, for as long as it goes on."""
         if self._bank is None:
+            from cliploc.reporter import BANK
+
             self._bank = self._progress.add_task(BANK, total=done + left)
         self._progress.advance(self._bank, done)
         if not left:
@@ -156,15 +177,11 @@ class _Bar:
             self._bank = None
 
 
-class _Rate(ProgressColumn):
-    """How many a second."""
+def styled(text: str = "", style: str = "") -> Text:
+    """A text as rich prints it, with a style such as "bold"."""
+    from rich.text import Text
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.1f} {self._unit}")
+    return Text(text, style)
 
 
 def printable(text: str) -> str:
@@ -174,18 +191,22 @@ def printable(text: str) -> str:
 
 def grid(rows: Sequence[Sequence[str | Text]], indent: int = 0) -> RenderableType:
     """Columns without lines around them; long cells are wrapped, never cut."""
-    return _Grid([[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows], indent)
+    return _Grid([[styled(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows], indent)
 
 
 class _Grid:
     """A table by rich; but where no cell is wrapped, lines are written at once: rich takes seconds for 10,000 rows."""
 
     def __init__(self, rows: Sequence[Sequence[Text]], indent: int) -> None:
+        from rich.cells import cell_len
+
         self._rows, self._indent = rows, indent
         self._lengths = [[cell_len(cell.plain) for cell in row] for row in rows]
         self._widths = [max(column) for column in zip_longest(*self._lengths, fillvalue=0)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.segment import Segment
+
         whole = self._indent + sum(self._widths) + GAP * (len(self._widths) - 1) <= options.max_width
         if not whole or any(cell.spans or not cell.plain.isprintable() for row in self._rows for cell in row):
             yield self._table()
@@ -199,9 +220,14 @@ class _Grid:
             yield Segment.line()
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
         return Measurement.get(console, options, self._table())
 
     def _table(self) -> RenderableType:
+        from rich.padding import Padding
+        from rich.table import Table
+
         table = Table.grid(padding=(0, GAP))
         for index in range(len(self._widths)):
             table.add_column(overflow="fold", no_wrap=index == 0 and max(len(row[0]) for row in self._rows) <= 24)

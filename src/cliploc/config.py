@@ -326,7 +326,7 @@ Group = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Option:
     """The facts of one option beside its type and default, which are the field's."""
 

@@ -6,7 +6,6 @@ Every message says what was expected, what came and what to do. The command line
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 LISTED = 20  # more names than these hide the nearest ones
@@ -40,6 +39,8 @@ class UnknownNameError(UsageError, KeyError):
     """A model, method or other registered name that does not exist; `known` has those that do, sorted."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], listed_by: str = "") -> None:
+        import difflib
+
         self.known = known = sorted(known)
         plain = {_plain(other): other for other in known}
         near = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]

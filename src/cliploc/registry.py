@@ -10,10 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cliploc.errors import CliplocWarning, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 OWN = __name__.partition(".")[0]
@@ -153,8 +155,11 @@ def module_names(package: str) -> list[str]:
 @cache
 def _plugins(group: str | None) -> tuple[EntryPoint, ...]:
     """The entry points of a group, in a fixed order."""
-    points = () if group is None else entry_points(group=group)
-    return tuple(sorted(points, key=lambda point: (point.name, point.value)))
+    if group is None:
+        return ()
+    from importlib.metadata import entry_points
+
+    return tuple(sorted(entry_points(group=group), key=lambda point: (point.name, point.value)))
 
 
 _named: list[str] = []

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import itertools
 import json
 import re
@@ -45,6 +44,7 @@ LIKE_A_PHRASE = 0.85  # the same of several words
 NEAR = 0.6  # least cosine of a name's word vector to be offered for one that is unknown
 NEAREST = 3  # names that are offered for one that is unknown
 EXACT = 1.9  # a sense with such a score for a node is that node
+READ_AT_ONCE = 8  # texts; the rows of a text with words that the lexicon lacks take 10 MB
 ARTICLES = frozenset(("a", "an", "the"))
 # Who needs a name that these models lack: OpenAI's smallest at patches of 16 (its file has 599 MB in float32).
 READS_ALL = "--model ViT-B-16 reads any text (600 MB, once)"
@@ -128,7 +128,8 @@ class MiniTextTower(nn.Module):
     members: Tensor  # [N, 1000], 1 where a class is below a node
     rows: Tensor  # [N, 1280]
     present: Tensor  # [N]
-    token_vectors: Tensor  # [1 + V, 128], the first for unknown pieces
+    token_vectors: Tensor  # [V, 128] int8
+    token_scale: Tensor  # [V]
     anchor_vectors: Tensor  # [A, 128]
     anchor_node: Tensor  # [A]
     sense_nodes: Tensor  # [S, K]
@@ -173,8 +174,8 @@ class MiniTextTower(nn.Module):
         self.register_buffer("members", members)
         learnt = tensors["inner_rows"].float() * tensors["inner_scale"].float()[:, None]
         self.register_buffer("inner_rows", F.normalize(learnt, dim=1))
-        vectors = F.pad(tensors["token_vectors"].float() * tensors["token_scale"].float()[:, None], (0, 0, 1, 0))
-        self.register_buffer("token_vectors", vectors)
+        for name in ("token_vectors", "token_scale"):
+            self.register_buffer(name, tensors[name])
         of_names = [self._vector((name,)) for name in self._names]  # each [128]
         of_nodes = F.normalize(tensors["anchor_vectors"].float(), dim=1)
         self.register_buffer("anchor_vectors", torch.cat([of_nodes, *(one[None] for one in of_names)]))
@@ -300,18 +301,20 @@ class MiniTextTower(nn.Module):
         """Names whose word vectors are nearest to a text's, with at least this cosine."""
         likeness = self._likeness(reading.others)  # [N]
         order = likeness.argsort(descending=True, stable=True)[: 10 * NEAREST].tolist()
-        called = [self._node_names[node] for node in order if likeness[node] >= least and node in self._node_names]
+        names = self._node_names(order)
+        called = [names[node] for node in order if likeness[node] >= least and node in names]
         return tuple(dict.fromkeys(called))[:NEAREST]
 
-    @functools.cached_property
-    def _node_names(self) -> dict[int, str]:
-        """The shortest word for each node that has one."""
+    def _node_names(self, nodes: Sequence[int]) -> dict[int, str]:
+        """The shortest word for each of some nodes that has one."""
         first = self.word_senses[:, 0].long()  # [W]
         exact = self.sense_scores[first, 0].float() * self.score_step >= EXACT  # [W]
         only = self.word_senses[:, 1] < 0  # [W]
+        of_words = self.sense_nodes[first, 0]  # [W]
+        asked = torch.isin(of_words, of_words.new_tensor(nodes))
         found: dict[int, str] = {}
-        for row in (exact & only).nonzero().flatten().tolist():
-            node = int(self.sense_nodes[first[row], 0])
+        for row in (exact & only & asked).nonzero().flatten().tolist():
+            node = int(of_words[row])
             if node not in found or len(self._lexicon[row]) < len(found[node]):
                 found[node] = self._lexicon[row]
         start = len(self.rows) - len(self.everyday_rows)
@@ -321,12 +324,14 @@ class MiniTextTower(nn.Module):
         """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
         words = dict.fromkeys(word for reading in readings for word, _ in reading.known)
         of_words = dict(zip(words, self._mixtures_of([*words]), strict=True)) if words else {}
-        found = []
-        for reading in readings:
-            mixture = self._mixture(reading, of_words)  # [N]
-            # Few nodes are in it. One by one: the last bits do not depend on the other texts.
-            there = mixture.nonzero().flatten()
-            found.append(mixture[there] @ self.rows[there])
+        found: list[Tensor] = []
+        for start in range(0, len(readings), READ_AT_ONCE):
+            some = torch.stack([self._mixture(one, of_words) for one in readings[start : start + READ_AT_ONCE]])
+            # Few nodes are in each. Summed one by one: the last bits do not depend on the other texts.
+            text, node = some.nonzero().unbind(dim=1)
+            counts = text.bincount(minlength=len(some)).tolist()
+            shares, rows = torch.split(some[text, node], counts), torch.split(self.rows.index_select(0, node), counts)
+            found += [share @ row for share, row in zip(shares, rows, strict=True)]
         return F.normalize(torch.stack(found), dim=1)
 
     def _mixture(self, reading: Reading, of_words: Mapping[int, Tensor]) -> Tensor:
@@ -388,7 +393,8 @@ class MiniTextTower(nn.Module):
         pieces = [self._tokenizer.encode(word).ids for word in words]
         readable = [ids for word, ids in zip(words, pieces, strict=True) if len(word) >= MIN_PIECE * len(ids)]
         ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.token_vectors.device)
-        return F.normalize(self.token_vectors[ids].sum(dim=0), dim=0)
+        vectors = self.token_vectors[ids - 1].float() * self.token_scale[ids - 1].float()[:, None]
+        return F.normalize(vectors.masked_fill(ids[:, None] == 0, 0.0).sum(dim=0), dim=0)  # 0: an unknown piece
 
     def _read(self, text: str) -> Reading:
         words = _without_picture_words(normalise(text).split()[:MAX_WORDS])

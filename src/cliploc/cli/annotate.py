@@ -26,7 +26,7 @@ from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class AnnotateFlags(EngineFlags, WithJson):
     """What `annotate` has besides the options of `Localizer`."""
 

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from cliploc._files import Inputs
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
@@ -83,7 +81,7 @@ WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be a
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFlags, WithJson):
     """What `benchmark` has besides options of `Localizer` and of protocols."""
 
@@ -402,7 +400,7 @@ def _concluded(
     else:
         terminal.data(titled(result.table()))
         for line in result.legend():
-            terminal.data(Text(printable(line)))
+            terminal.data(printable(line))
     for line in result.costs():
         terminal.say(line, style="dim")
     say_failures(terminal, result.failed)
@@ -465,7 +463,7 @@ def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
     return replace(setup, options=setup.options.but(recipe=None).filled(values))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ReportFlags(WithDebug):
     """What `report` has."""
 
@@ -490,7 +488,7 @@ def report(asked: ReportFlags) -> int:
     terminal = Terminal()
     with terminal.progress("writing the report"):
         path = write_report(asked.out, pictures=not asked.no_pictures)
-    terminal.data(Text(printable(str(path))))
+    terminal.data(printable(str(path)))
     of_boxes = kind_of(asked.out) not in TASKS[1:]
     terminal.say(f"and tables.csv, tables.md{', tables.tex' if of_boxes else ''} in {path.parent}", style="dim")
     return DONE

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
@@ -58,7 +56,7 @@ def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
     return reviewed_pictures(user_path(folder), Draw(**asked.counted()))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class TruthFlags(SampleFlags, WithThreads, WithJson):
     """Of commands that learn from pictures with true boxes."""
 
@@ -93,7 +91,7 @@ def _learning(
             yield localizer, dataset, work, reporter
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class CalibrateFlags(TruthFlags):
     """What `calibrate` has besides options of `Localizer`."""
 
@@ -134,7 +132,7 @@ OF_TUNED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class TuneFlags(TruthFlags):
     """What `tune` has besides options of `Localizer`."""
 
@@ -166,7 +164,7 @@ def tune(asked: TuneFlags, options: Options) -> int:
     else:
         terminal.data(titled(result.table()))
         for line in result.legend():
-            terminal.data(Text(printable(line)))
+            terminal.data(printable(line))
         if result.calibrated is not None:
             terminal.data(titled(result.calibrated.table()))
     terminal.say(f"written to {out}", style="dim")

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rich.cells import cell_len, set_cell_size
-from rich.text import Text
-
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import PhotoFlags, asked_names, command, flag, refuse_exemplars, use_threads
 from cliploc.cli.photos import PhotoRun, model_settings
 from cliploc.config import Options
@@ -16,7 +13,7 @@ from cliploc.config import Options
 OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "batch_size", "text_cache")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ClassifyFlags(PhotoFlags):
     """What `classify` has besides options of `Localizer`."""
 
@@ -65,6 +62,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
 def _columns(terminal: Terminal, photos: Sequence[str], names: Sequence[str]) -> Callable[..., None]:
     """Prints a line for a picture and rank, in columns known beforehand."""
+    from rich.cells import cell_len, set_cell_size
+
     widths = [
         max(cell_len(printable(text)) for text in (title, *texts))
         for title, texts in (("picture", photos), ("name", names))
@@ -73,6 +72,6 @@ def _columns(terminal: Terminal, photos: Sequence[str], names: Sequence[str]) ->
     def line(cells: Sequence[str], style: str = "") -> None:
         photo, rank, name, probability, cosine = map(printable, cells)
         photo, name = (set_cell_size(text, width) for text, width in zip((photo, name), widths, strict=True))
-        terminal.data(Text(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style=style))
+        terminal.data(styled(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style))
 
     return line

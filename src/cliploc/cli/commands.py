@@ -12,12 +12,45 @@ from typer.core import TyperCommand, TyperGroup
 
 from cliploc.config import Group
 
-LISTED = {  # as `cliploc --help` lists them
-    "Find": ("localize", "segment", "compare", "explain", "classify", "demo", "serve"),
-    "Label": ("annotate", "review", "label-studio"),
-    "Measure": ("benchmark", "report", "leaderboard", "reproduce", "evaluate", "calibrate"),
-    "Learn": ("train", "tune"),
-    "About": ("models", "methods", "refinements", "metrics", "exports", "datasets", "plugin", "doctor", "help"),
+# As `cliploc --help` lists them, without importing them: each with the first line of its own help.
+LISTED = {
+    "Find": {
+        "localize": "Find named things in pictures.",
+        "segment": "Give each pixel of a picture one of your names.",
+        "compare": "Compare methods on pictures, with one sheet per picture.",
+        "explain": "Measure whether the maps of one picture are faithful.",
+        "classify": "Rank names by how well they fit a whole picture.",
+        "demo": "Try cliploc on the pictures that it includes.",
+        "serve": "Serve a web page that finds named things in pictures.",
+    },
+    "Label": {
+        "annotate": "Label a folder of pictures with draft boxes.",
+        "review": "Correct draft boxes in a browser.",
+        "label-studio": "Run an ML backend for Label Studio.",
+    },
+    "Measure": {
+        "benchmark": "Evaluate methods on a dataset.",
+        "report": "Write a benchmark's report and tables again.",
+        "leaderboard": "Compare all methods on several sets.",
+        "reproduce": "Compute published numbers, and compare.",
+        "evaluate": "Evaluate score maps or label maps of any tool.",
+        "calibrate": "Fit scores and presence to your pictures.",
+    },
+    "Learn": {
+        "train": "Train TS-CAM's or LCTR's layers on a frozen model.",
+        "tune": "Choose a model's recipe on your pictures.",
+    },
+    "About": {
+        "models": "List or describe models, or download weights.",
+        "methods": "List the saliency methods, with their options.",
+        "refinements": "List the refinements that can follow any method.",
+        "metrics": "List the metrics and their numbers.",
+        "exports": "List the output formats of `cliploc annotate`.",
+        "datasets": "List, describe, check or make datasets.",
+        "plugin": "Write a package with a new method and metric.",
+        "doctor": "Check the installation and a model.",
+        "help": "Explain a topic, or list the topics.",
+    },
 }
 NAMES = [name for names in LISTED.values() for name in names]
 LISTS = ("models", "methods", "refinements", "metrics", "exports")
@@ -106,11 +139,7 @@ class CommandGroup(TyperGroup):
         return NAMES
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
-        widest = formatter.width - 6 - max(map(len, NAMES))
-        sections = {
-            title: [(name, self.commands[name].get_short_help_str(widest)) for name in names]
-            for title, names in LISTED.items()
-        }
+        sections = {title: list(commands.items()) for title, commands in LISTED.items()}
         records = [one.get_help_record(ctx) for one in self.get_params(ctx)]
         write_sections(formatter, sections | {"Options": [record for record in records if record]})
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from cliploc.cli.localize import MAPS_AT_ONCE
 from cliploc.cli.options import (
     ImagePhotoFlags,
@@ -30,6 +28,8 @@ from cliploc.config import OPTIONS, Options
 from cliploc.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from cliploc.localizer import Localizer
     from cliploc.method import Method
     from cliploc.pipeline.prepare import Request, Result
@@ -40,7 +40,7 @@ OWN = ("model", "pretrained", "method", "method_options", "recipe", "masks_by") 
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class CompareFlags(ImagePhotoFlags, MethodFlags, ModelFlags):
     """What `compare` has besides options of `Localizer`."""
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
-from cliploc._terminal import Terminal, grid
+from cliploc._terminal import Terminal, grid, styled
 from cliploc.cli.options import SampleFlags, WithJson, command, flag
 from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, say_next, title_row
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from cliploc.datasets import LabelledDataset, LabelledReader, Reader
     from cliploc.values import Dataset
 
@@ -23,7 +23,7 @@ MAKE = "make"
 SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class DatasetsFlags(SampleFlags, WithJson):
     """What `datasets` has."""
 
@@ -107,7 +107,7 @@ def _make(terminal: Terminal, asked: DatasetsFlags) -> int:
                 style="yellow",
             )
     differ = any(others.values())
-    terminal.data(Text(f"{built.pictures:,} pictures in {asked.out}" + ("" if differ else ", all as measured")))
+    terminal.data(f"{built.pictures:,} pictures in {asked.out}" + ("" if differ else ", all as measured"))
     if dataset := SETS[asked.made].dataset:
         say_next(terminal, ("cliploc", "benchmark", "--dataset", dataset, "--root", asked.out, "--out", "results"))
     return SOME_FAILED if built.other_truth else DONE
@@ -116,22 +116,22 @@ def _make(terminal: Terminal, asked: DatasetsFlags) -> int:
 def _about_reader(terminal: Terminal, one: Reader | LabelledReader) -> None:
     facts = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
     facts += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
-    terminal.data(grid([(Text(key, style="bold"), value) for key, value in facts]))
-    terminal.data(Text("\nfiles below the root", style="bold"))
-    terminal.data(Text(one.layout))
-    terminal.data(Text(f"\nto check a folder: cliploc datasets {one.name} --root DIR", style="dim"))
+    terminal.data(grid([(styled(key, "bold"), value) for key, value in facts]))
+    terminal.data(styled("\nfiles below the root", "bold"))
+    terminal.data(one.layout)
+    terminal.data(styled(f"\nto check a folder: cliploc datasets {one.name} --root DIR", "dim"))
 
 
 def _list_datasets(terminal: Terminal, boxes: Sequence[Reader], labelled: Sequence[LabelledReader]) -> None:
     from cliploc.datasets import subsets
 
     _listing(terminal, boxes)
-    terminal.data(Text())
-    terminal.data(grid([(Text("subsets", style="bold"), f"{one.name}: {one.title}") for one in subsets]))
-    terminal.data(Text("\nwith a class for every pixel, for --task segmentation", style="bold"))
+    terminal.data("")
+    terminal.data(grid([(styled("subsets", "bold"), f"{one.name}: {one.title}") for one in subsets]))
+    terminal.data(styled("\nwith a class for every pixel, for --task segmentation", "bold"))
     _listing(terminal, labelled)
     terminal.data(
-        Text(
+        styled(
             "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder",
             style="dim",
         )
@@ -158,7 +158,7 @@ def _about_labelled(dataset: LabelledDataset) -> list[Sequence[str | Text]]:
         ("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"),
     ]
     rows += [("", f"· {one.kind}: {one.source}: {one.reason}") for one in dataset.problems[:SHOWN_PROBLEMS]]
-    return [(Text(key, style="bold"), value) for key, value in rows]
+    return [(styled(key, "bold"), value) for key, value in rows]
 
 
 def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequence[str | Text]]:
@@ -188,7 +188,7 @@ def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequenc
         rows += [("", f"· {one.source}: {one.reason}") for one in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
-    return [(Text(key, style="bold"), value) for key, value in rows]
+    return [(styled(key, "bold"), value) for key, value in rows]
 
 
 def _labelled_document(dataset: LabelledDataset) -> dict[str, Any]:

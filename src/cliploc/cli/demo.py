@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from cliploc import __version__
 from cliploc._files import Inputs, alone_in
-from cliploc._terminal import Terminal, grid, printable
+from cliploc._terminal import Terminal, grid, printable, styled
 from cliploc.cli.options import WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
 from cliploc.config import DEFAULTS, Options, text_of
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from cliploc.localizer import Localizer
 
 BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class DemoFlags(WithThreads):
     """What `demo` has besides options of `Localizer`."""
 
@@ -61,7 +61,7 @@ def demo(asked: DemoFlags, options: Options) -> int:
         CLIP_HINT,
     ]
     for line in lines:
-        terminal.data(Text(printable(line)))
+        terminal.data(printable(line))
     say_next(terminal, ("open", result.page))
     return DONE
 
@@ -88,7 +88,7 @@ def _demo_table(rows: Sequence[Any]) -> Any:
     lines: list[Sequence[str | Text]] = [title_row("picture", "name", "found", "score", "best box", "IoU")]
     for row in rows:
         word = {"found": "yes", "not found": "no"}.get(row.verdict, row.verdict)
-        found = Text(word, style="yellow") if word == "unsure" else _marked(word, row.found == row.there)
+        found = styled(word, "yellow") if word == "unsure" else _marked(word, row.found == row.there)
         more = f" (+{len(row.boxes) - 1})" if len(row.boxes) > 1 else ""
         lines.append(
             (
@@ -105,7 +105,7 @@ def _demo_table(rows: Sequence[Any]) -> Any:
 
 def _marked(text: str, right: bool) -> Text:
     """A wrong result has a sign too, as not everybody sees colours."""
-    return Text(text, style="green") if right else Text(f"{text} ✗", style="red")
+    return styled(text, "green") if right else styled(f"{text} ✗", "red")
 
 
 def _found(ious: Sequence[float]) -> str:

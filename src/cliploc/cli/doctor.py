@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import WithThreads, command
 from cliploc.cli.output import DONE, SOME_FAILED
 from cliploc.config import Options
@@ -21,8 +19,8 @@ def doctor(asked: WithThreads, options: Options) -> int:
     failed = 0
     for check in checks(str(options.model), options.pretrained, options.device, options.precision, asked.threads):
         failed += not check.good
-        mark = Text("ok", style="green") if check.good else Text("FAILED", style="bold red")
-        terminal.data(Text.assemble(mark, " " * (8 - len(mark)), f"{check.name:24}{printable(check.detail)}"))
+        mark = styled("ok", "green") if check.good else styled("FAILED", "bold red")
+        terminal.data(styled().append(mark).append(" " * (8 - len(mark)) + f"{check.name:24}{printable(check.detail)}"))
     verdict = f"{failed} check{'s' if failed > 1 else ''} failed" if failed else "everything is as it should be"
-    terminal.data(Text(verdict))
+    terminal.data(verdict)
     return SOME_FAILED if failed else DONE

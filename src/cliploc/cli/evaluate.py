@@ -35,7 +35,7 @@ OF_TASK = {
 OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "templates", "batch_size")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class EvaluateFlags(MetricFlags, WithJson):
     """What `evaluate` has besides options of models and protocols."""
 

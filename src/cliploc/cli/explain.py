@@ -46,7 +46,7 @@ OF_BOXES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ExplainFlags(MethodFlags, WithThreads, WithJson):
     """What `explain` has besides options of `Localizer` and of protocols."""
 

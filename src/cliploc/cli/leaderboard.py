@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from cliploc._files import user_path
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import (
     MOST_COUNTED,
     MOST_SEED,
@@ -34,7 +32,7 @@ CHECKED = 20  # samples of each run that check computes again
 SHOWN = ("gt_known", "v2", "top_box", "pointing", "pxap", "ap_given", "ap", "f1_confusable")  # on the terminal
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class LeaderboardFlags(EngineFlags, WithJson):
     """What `leaderboard` has besides options of `Localizer`."""
 
@@ -138,7 +136,7 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
         print_document(document)
     else:
         for one in document["sets"]:
-            terminal.data(Text(f"{one['name']} {one['split']}, τ chosen on {one['tuned_on']}", style="bold"))
+            terminal.data(styled(f"{one['name']} {one['split']}, τ chosen on {one['tuned_on']}", "bold"))
             terminal.data(titled(_table(one)))
     say_failures(terminal, failed)
     terminal.say(
@@ -185,7 +183,7 @@ def _check(asked: LeaderboardFlags) -> int:
         again = f"{found.same:,} rows computed again are equal"
         again += f", {found.close:,} nearly equal, {len(found.other):,} others" if found.close or found.other else ""
         terminal.data(
-            Text(printable(f"{folder}: signature and {found.files:,} files hold; {found.rows:,} rows follow; {again}"))
+            printable(f"{folder}: signature and {found.files:,} files hold; {found.rows:,} rows follow; {again}")
         )
         say_failures(terminal, dict.fromkeys(found.other, "computed again it is another result"))
         code = SOME_FAILED if found.other else code
@@ -200,5 +198,5 @@ def _page(asked: LeaderboardFlags) -> int:
     terminal, out = Terminal(), user_path(asked.out)
     writable(out.resolve().parent)
     write_leaderboard_page([user_path(one) for one in asked.folders or ()], out)
-    terminal.data(Text(printable(str(out))))
+    terminal.data(printable(str(out)))
     return DONE

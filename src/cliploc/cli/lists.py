@@ -9,20 +9,21 @@ from itertools import groupby
 from typing import TYPE_CHECKING, get_args
 
 import typer
-from rich.text import Text
 
-from cliploc._terminal import Terminal, grid
+from cliploc._terminal import Terminal, grid, styled
 from cliploc.cli.options import Flags, command, flag, refuse_unknown
 from cliploc.cli.output import DONE, title_row
 from cliploc.config import RECIPES
 from cliploc.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from cliploc.backbones import ModelEntry
     from cliploc.report.exports import Export
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModelsFlags(Flags):
     """What `models` has."""
 
@@ -31,7 +32,7 @@ class ModelsFlags(Flags):
     pretrained: str | None = flag("Weights to download, if there are several.", None, metavar="TAG")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ListFlags(Flags):
     """What lists have that are tables of the documentation, too."""
 
@@ -68,7 +69,7 @@ def models(asked: ModelsFlags) -> int:
         (one,) = exact or chosen
         terminal.data(grid(_about_model(one, runs(one))))
         if others := [entry.name for entry in chosen if entry is not one]:
-            terminal.data(grid([("", ""), (Text("see also", style="bold"), " · ".join(others))]))
+            terminal.data(grid([("", ""), (styled("see also", "bold"), " · ".join(others))]))
         return DONE
     titles = title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
     rows: list[Sequence[str | Text]] = [titles]
@@ -81,7 +82,7 @@ def models(asked: ModelsFlags) -> int:
         rows.append((*line, " · ".join(m.weights) or "–"))
         narrow.append((*line, tags or "–"))
     terminal.listing(rows, narrow)
-    terminal.data(Text())
+    terminal.data("")
     legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
     for what, pooling in (("average", "global average"), ("attention", "attention")):
         legend[f"not on {what}-pooled vits"] = [m.name for m in saliency if pooling not in m.poolings]
@@ -89,7 +90,7 @@ def models(asked: ModelsFlags) -> int:
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
     if part:
         return DONE
-    terminal.data(Text())
+    terminal.data("")
     rows = [title_row("--guide", "stride", "parameters", "licence", "tower of timm")]
     rows += [(one.name, str(one.stride), f"{one.parameters:.1f} M", one.licence, one.timm) for one in guides]
     terminal.listing(rows)
@@ -106,7 +107,7 @@ def _download(name: str, pretrained: str | None) -> int:
     backbone = create(name, pretrained)
     file = backbone.weights_file
     where = "comes with its weights: nothing to download" if file is None else f"is there: {file}"
-    Terminal().data(Text(f"{backbone.name} {where}"))
+    Terminal().data(f"{backbone.name} {where}")
     return DONE
 
 
@@ -136,7 +137,7 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
     if methods:
         recipes = [recipe_of(model.name, name) for name in RECIPES]
         facts |= {f"--recipe {one.name}": str(one) for one in recipes} | {"recipes": recipes[0].basis}
-    return [(Text(key, style="bold"), value) for key, value in facts.items()]
+    return [(styled(key, "bold"), value) for key, value in facts.items()]
 
 
 def _differing(found: Sequence[str], by_tag: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 

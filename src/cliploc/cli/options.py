@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from cliploc._documents import lines_of
 from cliploc._imports import refuse_without
 from cliploc._process import MAX_THREADS
 from cliploc.cli.commands import section
@@ -43,7 +41,7 @@ Command = Callable[..., int]
 
 
 # ------------------------------------------------------------------------------------------------------- the mechanism
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Flags:
     """Base of dataclasses whose fields, made by `flag`, are flags of commands; the parser converts to their types."""
 
@@ -204,14 +202,14 @@ def _refuse_early(options: Options) -> None:
 
 
 # ------------------------------------------------------------------------------------- flags that several commands have
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class WithDebug(Flags):
     """What nearly every command has; `main` reads it, where errors end up."""
 
     debug: bool = rare("Show a traceback when something goes wrong.", False, group="run")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class WithThreads(WithDebug):
     """Of commands that run a model."""
 
@@ -220,14 +218,14 @@ class WithThreads(WithDebug):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class WithJson(WithDebug):
     """Of commands that can print a document."""
 
     as_json: bool = flag("Print one JSON document instead of lines.", False, flags=("--json",), group="output")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class PhotoFlags(WithThreads, WithJson):
     """Of commands that look for names in pictures."""
 
@@ -240,7 +238,7 @@ class PhotoFlags(WithThreads, WithJson):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ImagePhotoFlags(PhotoFlags):
     """The same, where a name can be a picture, too."""
 
@@ -252,7 +250,7 @@ class ImagePhotoFlags(PhotoFlags):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class FilePhotoFlags(PhotoFlags):
     """The same, where names may also come out of a file of labels."""
 
@@ -279,7 +277,7 @@ class FilePhotoFlags(PhotoFlags):
         return [*names, *labels.entries], list(labels.background)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModelFlags(Flags):
     """Of commands that take several models."""
 
@@ -292,7 +290,7 @@ class ModelFlags(Flags):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class MetricFlags(Flags):
     """Of commands that measure faithfulness."""
 
@@ -305,7 +303,7 @@ class MetricFlags(Flags):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class MethodFlags(Flags):
     """Of commands that take several methods."""
 
@@ -321,7 +319,7 @@ class MethodFlags(Flags):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class SampleFlags(Flags):
     """Which samples of a dataset."""
 
@@ -344,7 +342,7 @@ class SampleFlags(Flags):
         return {"limit": self.limit, "sample": self.sample, "seed": self.seed}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class EngineFlags(WithThreads):
     """Of commands whose work can be spread over machines."""
 
@@ -367,20 +365,6 @@ class EngineFlags(WithThreads):
 
             return partial(ray.run, address=self.address, threads=self.threads)
         raise UsageError(f"expected --engine to be one of local, ray, got {self.engine!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerFlags(WithThreads):
-    """Of servers."""
-
-    host: str = flag("Address to listen on; 0.0.0.0: all networks.", "127.0.0.1", metavar="ADDRESS", group="serving")
-    auth_env: str | None = flag(
-        "Environment variable that holds user:password.", None, metavar="VARIABLE", group="serving"
-    )
-    queue: int = flag("Number of jobs that may wait; more are refused.", 32, within=(1, 10_000), group="serving")
-    allow_host: list[str] | None = flag(
-        "Another host name of this server, such as that of a proxy; repeatable.", None, metavar="NAME", group="serving"
-    )
 
 
 # -------------------------------------------------------------------------------------------------- what texts mean
@@ -412,6 +396,8 @@ def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
         return list(parse_list(text))
+    from cliploc._documents import lines_of
+
     lines = [line.strip() for line in lines_of(text)]
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -496,11 +482,3 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def user_in(variable: str) -> tuple[str, str]:
-    """User and password from the environment, so that no list of processes shows them."""
-    user, colon, password = os.environ.get(variable, "").partition(":")
-    if not user or not colon or not password:
-        raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
-    return user, password

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
-from rich.text import Text
-
 from cliploc._files import write_whole
-from cliploc._terminal import Terminal, grid, printable, write_out
+from cliploc._terminal import Terminal, grid, printable, styled, write_out
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
-    from cliploc.cli.options import ServerFlags
+    from rich.console import RenderableType
+    from rich.text import Text
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
 SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # listed one by one; more are only counted
@@ -57,18 +54,9 @@ def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
         terminal.say(f"failed: {name}: {reason}", style="red")
 
 
-def warn_of_strangers(terminal: Terminal, asked: ServerFlags, what: str) -> None:
-    """Says that a server is open to everybody, where it listens to other machines without a password."""
-    if asked.auth_env is None and asked.host not in ("127.0.0.1", "localhost", "::1"):
-        terminal.say(
-            f"warning: anyone who can reach {asked.host} can use this {what}: set a password with --auth-env",
-            style="yellow",
-        )
-
-
 def title_row(*titles: str) -> list[Text]:
     """The first row of a table."""
-    return [Text(title, style="bold") for title in titles]
+    return [styled(title, "bold") for title in titles]
 
 
 def titled(table: Sequence[Sequence[str]]) -> RenderableType:
@@ -85,6 +73,8 @@ def box_text(xyxy: Iterable[float]) -> str:
 # ------------------------------------------------------------------------------------------------------------ written
 def writable(folder: Path) -> Path:
     """Makes the folder and checks that it can be written to, before anything is computed."""
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from cliploc._files import DEMO, Inputs, alone_in
-from cliploc._terminal import Terminal, grid, printable
+from cliploc._terminal import Terminal, grid, printable, styled
 from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
@@ -31,6 +29,7 @@ from cliploc.errors import CliplocError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from rich.text import Text
 
     from cliploc.config import Options
     from cliploc.jobs.picture_files import Skipped
@@ -118,7 +117,7 @@ class PhotoRun:
         self._failures.append((source, str(error)))
         self.terminal.say(f"failed: {error}", style="red")
         if not self.quiet and not self.terminal.one_screen:
-            self.terminal.data(Text(printable(f"{source}  failed")))
+            self.terminal.data(printable(f"{source}  failed"))
 
     def fail_part(self, source: str, reason: str) -> None:
         """Records that a part of the work on a picture failed."""
@@ -154,7 +153,7 @@ class PhotoRun:
         self.records.append(record)
         if not self.quiet:
             size = f"  {record['width']}×{record['height']}" + "".join(f"  ({note})" for note in record["notes"])
-            self.terminal.data(Text.assemble((printable(source), "bold"), printable(size)))
+            self.terminal.data(styled().append(printable(source), "bold").append(printable(size)))
             self.terminal.data(grid(rows(), indent=2))
 
     # ---------------------------------------------------------------------------------------------------- at the end
@@ -259,7 +258,7 @@ def lines_of(result: Localization) -> list[Sequence[str | Text]]:
     for index, name in enumerate(result.names):
         if not result.found[index]:
             verdict = result.verdict(index)
-            rows.append((name, Text(verdict.replace("not found", "no"), style="yellow"), result.reasons[index] or ""))
+            rows.append((name, styled(verdict.replace("not found", "no"), "yellow"), result.reasons[index] or ""))
             doubtful = result.unsure.where(result.unsure.label == index)
             pairs = zip(doubtful.xyxy, doubtful.score, strict=True)
             rows += [("", "", f"score {score:.2f}  box {box_text(xyxy)}") for xyxy, score in pairs]
@@ -270,7 +269,7 @@ def lines_of(result: Localization) -> list[Sequence[str | Text]]:
             f"score {score:.2f}  box {box_text(xyxy)}{presence}"
             for xyxy, score in zip(result.boxes.xyxy[of_name], result.boxes.score[of_name], strict=True)
         ]
-        rows.append((name, Text("found", style="green"), boxes[0]))
+        rows.append((name, styled("found", "green"), boxes[0]))
         rows += [("", "", box) for box in boxes[1:]]
     return rows
 

@@ -9,8 +9,6 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from rich.text import Text
-
 from cliploc._files import user_path
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithDebug, command, flag
@@ -26,7 +24,7 @@ FILES = {  # below the package's folder → template
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class PluginFlags(WithDebug):
     """What `plugin` has."""
 
@@ -60,7 +58,7 @@ def plugin(asked: PluginFlags) -> int:
         text = "" if template is None else (templates / template).read_text(encoding="utf-8")
         write(path, Template(text).substitute(words).encode())
     terminal = Terminal()
-    terminal.data(Text(printable(str(out))))
+    terminal.data(printable(str(out)))
     say_next(terminal, ("pip", "install", "-e", out))
     return DONE
 

@@ -7,11 +7,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.text import Text
-
 from cliploc._files import user_path
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag
 from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_document, titled, writable, write
 from cliploc.errors import UsageError
@@ -19,7 +17,7 @@ from cliploc.errors import UsageError
 FILE = "reproduced.json"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ReproduceFlags(EngineFlags, WithJson):
     """What `reproduce` has."""
 
@@ -60,8 +58,8 @@ def reproduce(asked: ReproduceFlags) -> int:
     if asked.out is None:
         for one in rows:
             words = one.command(roots.get(one.dataset, "DIR"), one.id)
-            terminal.data(Text(f"{one.id}: {one.number} {one.value:.2f}, {one.paper}; {one.table}", style="bold"))
-            terminal.data(Text(f"  {printable(shell_line(words))}"))
+            terminal.data(styled(f"{one.id}: {one.number} {one.value:.2f}, {one.paper}; {one.table}", "bold"))
+            terminal.data(f"  {printable(shell_line(words))}")
         return DONE
     refuse_without("bench", "reproduce")
     out = writable(user_path(asked.out))

@@ -26,7 +26,7 @@ OF_SEGMENTER = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class SegmentFlags(FilePhotoFlags):
     """What `segment` has besides options of `Localizer` and of protocols."""
 

@@ -7,15 +7,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.text import Text
-
 from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._process import share_heaps
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     ModelFlags,
-    ServerFlags,
     WithThreads,
     command,
     flag,
@@ -23,14 +20,27 @@ from cliploc.cli.options import (
     rare,
     refuse_unknown,
     use_threads,
-    user_in,
 )
-from cliploc.cli.output import DONE, say_next, warn_of_strangers
+from cliploc.cli.output import DONE, say_next
 from cliploc.config import MIN_SCORE, RECIPES, Options, choice
 from cliploc.errors import UsageError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
+class ServerFlags(WithThreads):
+    """Of servers."""
+
+    host: str = flag("Address to listen on; 0.0.0.0: all networks.", "127.0.0.1", metavar="ADDRESS", group="serving")
+    auth_env: str | None = flag(
+        "Environment variable that holds user:password.", None, metavar="VARIABLE", group="serving"
+    )
+    queue: int = flag("Number of jobs that may wait; more are refused.", 32, within=(1, 10_000), group="serving")
+    allow_host: list[str] | None = flag(
+        "Another host name of this server, such as that of a proxy; repeatable.", None, metavar="NAME", group="serving"
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class ServeFlags(ModelFlags, ServerFlags):
     """What `serve` has besides options of `Localizer`."""
 
@@ -67,7 +77,7 @@ def serve(asked: ServeFlags, options: Options) -> int:
         refuse_without("sam", "--sam")
     models = pair_weights(asked.model or ["mini", "mini-vit"], asked.pretrained)
     refuse_unknown(name for name, _ in models)
-    auth = None if asked.auth_env is None else user_in(asked.auth_env)
+    auth = None if asked.auth_env is None else _user_in(asked.auth_env)
     share_heaps()
     use_threads(asked.threads)
     from cliploc.web.find import serve as serve_page
@@ -87,7 +97,7 @@ def serve(asked: ServeFlags, options: Options) -> int:
         recipe,
         asked.sam,
     )
-    warn_of_strangers(terminal, asked, "page")
+    _warn_of_strangers(terminal, asked, "page")
     terminal.say(f"loading {offers[0].label}", style="dim")
     serve_page(
         service,
@@ -99,7 +109,7 @@ def serve(asked: ServeFlags, options: Options) -> int:
         allow_hosts=asked.allow_host or (),
         rate=asked.rate,
         debug=asked.debug,
-        on_ready=lambda address: terminal.data(Text(address)),
+        on_ready=lambda address: terminal.data(address),
     )
     return DONE
 
@@ -107,7 +117,7 @@ def serve(asked: ServeFlags, options: Options) -> int:
 PORT = 7861
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ReviewFlags(WithThreads):
     """What `review` has besides the device."""
 
@@ -157,14 +167,14 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
         with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
-            serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(Text(address)))
+            serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(address))
     say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")
 
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class LabelStudioFlags(ServerFlags):
     """What `label-studio` has besides the options of `Localizer`."""
 
@@ -194,7 +204,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     refuse_without("web", "label-studio", "starlette", "uvicorn")
     if asked.learn is not None and options.learnt is not None:
         raise UsageError("expected --learn or --learnt, got both: a folder that learns has its own lessons")
-    auth = None if asked.auth_env is None else user_in(asked.auth_env)
+    auth = None if asked.auth_env is None else _user_in(asked.auth_env)
     use_threads(asked.threads)
     from cliploc.jobs.review_folder import ReviewFolder
     from cliploc.web.label_studio.app import serve
@@ -204,7 +214,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     terminal = Terminal()
     most = round(asked.max_megabytes * 1e6)
     source = PictureSource(asked.pictures, asked.label_studio_url, os.environ.get(asked.token_env), most)
-    warn_of_strangers(terminal, asked, "server")
+    _warn_of_strangers(terminal, asked, "server")
     terminal.say(f"loading {options.model}", style="dim")
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # how a server is ended
@@ -220,6 +230,23 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
             queue=asked.queue,
             say=lambda line: terminal.say(line, style="dim"),
             drafts=drafts,
-            on_ready=lambda address: terminal.data(Text(address)),
+            on_ready=lambda address: terminal.data(address),
         )
     return DONE
+
+
+def _warn_of_strangers(terminal: Terminal, asked: ServerFlags, what: str) -> None:
+    """Says that a server is open to everybody, where it listens to other machines without a password."""
+    if asked.auth_env is None and asked.host not in ("127.0.0.1", "localhost", "::1"):
+        terminal.say(
+            f"warning: anyone who can reach {asked.host} can use this {what}: set a password with --auth-env",
+            style="yellow",
+        )
+
+
+def _user_in(variable: str) -> tuple[str, str]:
+    """User and password from the environment, so that no list of processes shows them."""
+    user, colon, password = os.environ.get(variable, "").partition(":")
+    if not user or not colon or not password:
+        raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
+    return user, password

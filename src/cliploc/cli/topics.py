@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
-from cliploc._documents import read_text
-from cliploc._terminal import Terminal
+from cliploc._terminal import Terminal, styled
 from cliploc.cli.output import DONE, title_row
 from cliploc.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 MORE = "More"  # pages that the index does not name
 LINK = re.compile(r"\]\(([\w-]+)\.md[)#]")
@@ -26,16 +28,19 @@ def help(
     name: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic or a command; without it, all topics.")] = "",
     whole: Annotated[bool, typer.Option("--all", help="Show the whole page, not only its beginning.")] = False,
 ) -> int:
-    """Explain a topic, or list the topics. Works offline."""
+    """Explain a topic, or list the topics.
+
+    It works offline.
+    """
     terminal = Terminal()
     if not name:
-        rows = [title_row("topic", "title")]
+        rows: list[Sequence[str | Text]] = [title_row("topic", "title")]
         for section, names in _sections().items():
-            rows += [[Text(""), Text("")], [Text(section, style="bold"), Text("")]]
-            rows += [[Text(f"  {one}"), Text(_title(_page(one)))] for one in names]
+            rows += [["", ""], [styled(section, "bold"), ""]]
+            rows += [[f"  {one}", _title(_page(one))] for one in names]
         terminal.listing(rows)
-        terminal.data(Text("\ncliploc help TOPIC shows the beginning of a page, and --all the whole page."))
-        terminal.data(Text("cliploc COMMAND --help lists the options of a command."))
+        terminal.data("\ncliploc help TOPIC shows the beginning of a page, and --all the whole page.")
+        terminal.data("cliploc COMMAND --help lists the options of a command.")
         return DONE
     pages = {one for names in _sections().values() for one in names}
     commands = getattr(getattr(context.parent, "command", None), "commands", {})
@@ -43,9 +48,7 @@ def help(
         page = _page(name)
         _show(terminal, page if whole else _beginning(name, page))
     elif name in commands:
-        terminal.data(
-            Text(commands[name].get_help(typer.Context(commands[name], parent=context.parent, info_name=name)))
-        )
+        terminal.data(commands[name].get_help(typer.Context(commands[name], parent=context.parent, info_name=name)))
     else:
         raise UnknownNameError("topic", name, {*pages, *commands}, listed_by="help")
     return DONE
@@ -75,6 +78,8 @@ def _sections() -> dict[str, list[str]]:
 
 
 def _page(name: str) -> str:
+    from cliploc._documents import read_text
+
     return HIDDEN.sub("", read_text(docs_folder() / f"{name}.md"))
 
 
@@ -94,7 +99,7 @@ def _beginning(name: str, page: str) -> str:
 def _show(terminal: Terminal, page: str) -> None:
     """Shows a page: formatted on a terminal, as Markdown for a file or another program."""
     if not sys.stdout.isatty():
-        terminal.data(Text(page.rstrip()))
+        terminal.data(page.rstrip())
         return
     from rich.markdown import Markdown  # takes time to import
 

@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from rich.text import Text
-
 from cliploc._files import alone_writing, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
@@ -28,7 +26,7 @@ SIZE = (1, 65_536)  # of a batch
 OWN = "the method's own"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class SettingFlags(Flags):
     """Fields of `TrainSettings`, which checks them."""
 
@@ -71,7 +69,7 @@ class SettingFlags(Flags):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class TrainFlags(SettingFlags, WithThreads):
     """What `train` has besides options of `Localizer`."""
 
@@ -144,7 +142,7 @@ def train(asked: TrainFlags, options: Options) -> int:
     if first:
         best = trained.history[trained.best - 1]
         accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
-        terminal.data(Text(printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}")))
+        terminal.data(printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
         left_out = f"; {len(trained.problems)} pictures left out" if trained.problems else ""
         terminal.say(
             f"trained on {len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes, "

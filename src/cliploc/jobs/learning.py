@@ -107,7 +107,7 @@ class Learning:
     # ----------------------------------------------------------------------------------------------------------- learnt
     def consider(self) -> None:
         """Begins to learn in the background where enough was reviewed since it last did."""
-        if self.possible and self._due():
+        if self._due() and self.possible:  # the second asks the disk
             self._begin(again=False)
 
     def now(self) -> None:

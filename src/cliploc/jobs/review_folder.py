@@ -43,7 +43,7 @@ from cliploc.report.review_page import ReviewPicture, facts
 from cliploc.reporter import SILENT, Reporter
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
-PICTURES_KEPT, THUMBNAILS_KEPT = 8, 4_000  # in memory, as JPEG
+PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
 JPEG_QUALITY = 85
 
 

@@ -16,7 +16,7 @@ from cliploc._documents import FaithfulnessManifest
 from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
-from cliploc.report.overlay import LINE_COLOUR, fit_within, outlined, painted
+from cliploc.report.overlay import LINE_COLOUR, fit_within, outline, paint_map
 from cliploc.report.task_folder import TaskRun, csv_text, heat_of, read_run, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
@@ -197,7 +197,8 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         for setting in shown:
             heat = heat_of(rows[sample, setting]["thumb"])
-            drawn = painted(photograph or Image.new("RGB", size, (90, 90, 90)), heat)
+            drawn = Image.new("RGB", size, (90, 90, 90)) if photograph is None else photograph.copy()
+            paint_map(drawn, heat)
             said = f"{setting} {values[sample][setting]:.3f}"
             figures.append((said, embedded(drawn, f"{sample}: {said}", quality=80)))
         name, probability = str(first["name"]).partition("|")[0], first["probability"]
@@ -231,8 +232,9 @@ def explanation_page(
         for method in one["methods"]:
             heat, level = maps[name, method]
             heat = np.nan_to_num(heat).clip(0, 1)
-            drawn = painted(small, (heat * 255).round().astype(np.uint8))
-            drawn = outlined(drawn, heat, level, LINE_COLOUR)
+            drawn = small.copy()
+            paint_map(drawn, (heat * 255).round().astype(np.uint8))
+            outline(drawn, heat, level, LINE_COLOUR)
             figures.append((titles[method], embedded(drawn, f"{name} by {titles[method]}", quality=85)))
         of_all = [curve for _, found in methods for curve in found["curves"].values()]
         scores = [value for curve in of_all for value in curve if value is not None]

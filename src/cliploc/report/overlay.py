@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels
 MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG
+STRIP = 256  # rows of a picture that are painted together
 HEAT_SIDE = 1024  # a map is smooth: beyond this size it is interpolated in 8 bits without loss
 CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
 BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: white is not in the palette of the heat
@@ -168,15 +169,13 @@ def draw_names(
     masks: bool = False,
 ) -> Image.Image:
     """Draws heat, masks and boxes like `draw_overlay`, for the names with these indices."""
-    image = result.image.convert("RGB")
+    image = result.image.convert("RGB")  # a copy
     single = len(indices) == 1
     heatmap = not masks if heatmap is None else heatmap
     if heatmap and single:
-        image = _paint_heat(image, result, indices[0], opacity)
+        _paint_heat(image, result, indices[0], opacity)
     elif heatmap:
         image = _paint_heats(image, result, [i for i in indices if result.found[i]], opacity)
-    if image is result.image:
-        image = image.copy()
     colours = {i: BOX_COLOUR if single and not masks else name_colour(i) for i in indices}
     if masks:
         _paint_masks(image, result, colours, opacity)
@@ -232,16 +231,23 @@ def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_dra
     return mean
 
 
-def painted(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = OPACITY) -> Image.Image:
-    """A picture under a map `[h, w]`: dimmed where it is cold, in the heat's colours where it is hot."""
+def paint_map(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = OPACITY) -> None:
+    """Draws a map `[h, w]` onto a picture: dimmed where it is cold, in the heat's colours where it is hot."""
     if not heat.any():
-        return image
+        return
     levels = Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR)
     # Tables of Pillow are many times faster than to look up each pixel in an array.
     colours, covers = _draw.heat_cover(_draw.heat_table(), np.arange(256, dtype=np.uint8), opacity)
     mask = levels.point(covers.tolist())
     levels.putpalette(colours.tobytes())
-    return Image.composite(levels.convert("RGB"), image, mask)
+    for rows in _strips((0, 0, *image.size)):
+        image.paste(levels.crop(rows).convert("RGB"), rows, mask.crop(rows))
+
+
+def _strips(box: tuple[int, int, int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """A box in strips of rows, so that what is drawn there is never as large as the picture."""
+    x0, y0, x1, y1 = box
+    return ((x0, y, x1, min(y + STRIP, y1)) for y in range(y0, y1, STRIP))
 
 
 def _level(result: Localization, index: int) -> float | None:
@@ -262,27 +268,27 @@ def _away(heat: FloatArray, level: float) -> FloatArray:
     return away
 
 
-def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> Image.Image:
-    """Draws the line at a level: bright, between two dark ones, so that it can be seen on anything."""
+def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> None:
+    """Draws the line at a level onto a picture: bright, between two dark ones, so that it can be seen on anything."""
     if level is None:
-        return image
+        return
     scale = max(heat.shape) / max(image.size)
     width = max(1.0, max(1.6, 0.6 * _draw.line_width(image.size)) * scale)
-    image, away = image.copy(), _away(heat, level)
+    away = _away(heat, level)
     for ink, wide, strength in ((INK, 2 * width + 0.5, 0.7), (colour, width, 1.0)):
         line = wide / 2 + 0.5 - away  # its opacity, with smooth edges
         line = np.rint(line.clip(0, 1, out=line) * (strength * 255), out=line)
         mask = Image.fromarray(line.astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
         if (extent := mask.getbbox()) is not None:
-            here = extent[2] - extent[0], extent[3] - extent[1]
-            image.paste(Image.new("RGB", here, ink), extent, mask.crop(extent))  # faster than a plain colour
-    return image
+            for rows in _strips(extent):
+                here = rows[2] - rows[0], rows[3] - rows[1]
+                image.paste(Image.new("RGB", here, ink), rows, mask.crop(rows))  # faster than a plain colour
 
 
-def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> Image.Image:
+def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> None:
     heat = _heat(result, index)  # [H', W']
-    image = painted(image, (heat * 255).round().astype(np.uint8), opacity if result.found[index] else opacity / 2)
-    return outlined(image, heat, _level(result, index), LINE_COLOUR)
+    paint_map(image, (heat * 255).round().astype(np.uint8), opacity if result.found[index] else opacity / 2)
+    outline(image, heat, _level(result, index), LINE_COLOUR)
 
 
 def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int], opacity: float) -> Image.Image:
@@ -303,7 +309,7 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
         colour, alpha = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in cover)
         image = Image.composite(colour, image, alpha)
     for index in indices:
-        image = outlined(image, _heat(result, index), _level(result, index), name_colour(index))
+        outline(image, _heat(result, index), _level(result, index), name_colour(index))
     return image
 
 
