@@ -165,7 +165,7 @@ class LabelMapJudge(PictureJudge):
 
     def maps(self, seen: _Read, methods: Sequence[str], reporter: Reporter) -> dict[str, _Labelled]:
         if not self.segmenter.protocol.one_thing:
-            made = self.segmenter.label_maps(seen.picture, methods, reporter)
+            made = self.segmenter.label_maps(seen.picture, methods, reporter, name=seen.sample.id)
             return {name: (labels, None) for name, labels in made.items()}
         assert seen.sample.name is not None
         heats = self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter)

@@ -121,14 +121,15 @@ class Segmenter:
         methods: Sequence[str] | None = None,
         reporter: Reporter = SILENT,
         regions: Regions | None = None,
+        name: str = "",
     ) -> dict[str, Labels]:
-        """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's."""
+        """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's, by `name`."""
         resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
         tasks = self._chosen(methods)
-        seen = self._windows(images, self._queries, self._words, tasks, reporter)
         hw = (picture.height, picture.width)
         if regions is None and self.regions is not None:
-            regions = self.regions(picture)
+            regions = self.regions(picture, name)
+        seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
         made = {}
         for name, task in tasks.items():
             over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
@@ -182,8 +183,9 @@ class Segmenter:
         words: Sequence[tuple[str, ...]],
         tasks: Mapping[str, Task],
         reporter: Reporter,
+        regions: Regions | None = None,
     ) -> _Seen:
-        """The raw maps of every window of one picture `[1, 3, h, w]`, by every method."""
+        """The raw maps of every window of one picture `[1, 3, h, w]`, by every method; regions of the picture."""
         height, width = images.shape[-2:]
         side = self.protocol.window
         window = (min(side, height), min(side, width)) if side else (height, width)
@@ -191,7 +193,10 @@ class Segmenter:
             window_starts(length, one, self.protocol.stride) if side else [0]
             for length, one in zip((height, width), window, strict=True)
         )
-        crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y in tops for x in lefts])  # [W, 3, …]
+        if regions is not None:  # as a fourth channel
+            sized = cv2.resize(regions.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            images = torch.cat([images.float(), torch.from_numpy(sized).to(images.device)[None, None]], dim=1)
+        crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y in tops for x in lefts])  # [W, …]
         # The remainder of the patch grid is lost, as in a convolution over patches.
         stride = self.backbone.stride
         if min(height, width) < stride:
@@ -207,6 +212,8 @@ class Segmenter:
             )
         crops = crops[..., : taken[0], : taken[1]]
         forward = partial(self._forward, queries=queries, words=words, tasks=tasks, reporter=reporter)
+        if any(task.needs.windows for task in tasks.values()):
+            return _Seen(forward(crops, windows=True), (tops, lefts), window, (height, width))
         batches = torch.split(crops, self._batch_size)
         parts = [maps for batch in batches for _, maps in in_halves(batch, forward, reporter.halved)]
         joined = {name: torch.cat([maps[name] for maps in parts]) for name in tasks}
@@ -219,8 +226,11 @@ class Segmenter:
         words: Sequence[tuple[str, ...]],
         tasks: Mapping[str, Task],
         reporter: Reporter,
+        windows: bool = False,
     ) -> dict[str, Tensor]:
-        """Each method's maps `[n, Q, h, w]` of a batch of windows."""
+        """Each method's maps `[n, Q, h, w]` of a batch of windows, perhaps with their regions; `windows`: of all."""
+        regions = batch[:, 3].long() if batch.shape[1] > 3 else None
+        batch = batch[:, :3].to(self.backbone.dtype)
         steps = [step.needs(self.backbone) for step in self._on_grid]
         needs = reduce(or_, [task.needs for task in tasks.values()] + steps)
         trace = self.backbone.trace(batch, needs)
@@ -235,6 +245,8 @@ class Segmenter:
             empty_name=self._empty_name,
             words=[words] * len(batch),
             guide=self._guide_of(batch),
+            regions=regions,
+            windows=windows,
         )
         made = {}
         for name, task in tasks.items():
