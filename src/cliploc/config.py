@@ -685,6 +685,11 @@ class SegmentationOptions(ProtocolOptions):
         "a Segment Anything, and needs `cliploc[sam]`. files:FOLDER has a PNG for each picture, with a number for each "
         "region. Method corrclip reads the regions too.",
     )
+    candidates: int | None = option(
+        None, group="segmentation", metavar="N", check=whole("candidates", 0, 2**15, none="the protocol's"),
+        help="Only the N classes that fit the picture best, or one of its windows, can be given; 0: all.",
+        about="For long lists of names. The background is always one of them.",
+    )
     propagation: Literal["none", "tlp"] | None = option(
         None, group="segmentation", check=choice("propagation", ("none", "tlp"), none=True), none="none",
         help="tlp: PEARL's second part spreads the cosines of all names over the picture, up to its edges.",

@@ -197,7 +197,8 @@ def preview(labels: npt.NDArray[Any]) -> bytes:
     """A label map as a small PNG, subsampled."""
     step = max(1, -(-max(labels.shape) // PREVIEW))
     content = io.BytesIO()
-    Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(np.uint8)).save(content, "PNG", optimize=True)
+    kind = np.uint8 if labels.max(initial=0) <= IGNORE else np.uint16
+    Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(kind)).save(content, "PNG", optimize=True)
     return content.getvalue()
 
 

@@ -130,12 +130,17 @@ class Segmenter:
         if regions is None and self.regions is not None:
             regions = self.regions(picture, name)
         seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
+        queries, class_of, chosen = self._queries, self.class_of, slice(None)
+        if self.protocol.candidates:
+            chosen = candidates(seen.cosines.amax(dim=0), class_of.to(seen.cosines.device), self.protocol)
+            queries, class_of = queries[chosen.to(queries.device)], class_of[chosen.to(class_of.device)]
         made = {}
         for name, task in tasks.items():
-            over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
+            maps = seen.of[name][:, chosen]
+            over = self._over_pixels(maps, task.method.cosines, seen, picture, resized.shape[:2])
             if self.protocol.propagation == "tlp":
-                over = propagated(over, images, self._queries, hw, VALUES)
-            labels = label_map(over, self.class_of, hw, self.protocol)
+                over = propagated(over, images, queries, hw, VALUES)
+            labels = label_map(over, class_of, hw, self.protocol)
             made[name] = labels if regions is None else voted(labels, regions)
         return made
 
@@ -213,11 +218,12 @@ class Segmenter:
         crops = crops[..., : taken[0], : taken[1]]
         forward = partial(self._forward, queries=queries, words=words, tasks=tasks, reporter=reporter)
         if any(task.needs.windows for task in tasks.values()):
-            return _Seen(forward(crops, windows=True), (tops, lefts), window, (height, width))
+            maps, cosines = forward(crops, windows=True)
+            return _Seen(maps, cosines, (tops, lefts), window, (height, width))
         batches = torch.split(crops, self._batch_size)
-        parts = [maps for batch in batches for _, maps in in_halves(batch, forward, reporter.halved)]
-        joined = {name: torch.cat([maps[name] for maps in parts]) for name in tasks}
-        return _Seen(joined, (tops, lefts), window, (height, width))
+        parts = [part for batch in batches for _, part in in_halves(batch, forward, reporter.halved)]
+        joined = {name: torch.cat([maps[name] for maps, _ in parts]) for name in tasks}
+        return _Seen(joined, torch.cat([part for _, part in parts]), (tops, lefts), window, (height, width))
 
     def _forward(
         self,
@@ -227,8 +233,8 @@ class Segmenter:
         tasks: Mapping[str, Task],
         reporter: Reporter,
         windows: bool = False,
-    ) -> dict[str, Tensor]:
-        """Each method's maps `[n, Q, h, w]` of a batch of windows, perhaps with their regions; `windows`: of all."""
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Each method's maps `[n, Q, h, w]` of a batch of windows, perhaps with their regions, and cosines `[n, Q]`."""
         regions = batch[:, 3].long() if batch.shape[1] > 3 else None
         batch = batch[:, :3].to(self.backbone.dtype)
         steps = [step.needs(self.backbone) for step in self._on_grid]
@@ -259,7 +265,7 @@ class Segmenter:
                     "check the weights"
                 )
             made[name] = maps
-        return made
+        return made, trace.embedding @ queries.to(trace.embedding).T
 
     def _guide_of(self, batch: Tensor) -> Callable[[], Tensor] | None:
         """The guide's features of windows `[n, 3, h, w]`, computed once and only when asked for; None without guide."""
@@ -313,6 +319,7 @@ class _Seen:
     """The raw maps of the windows of one picture."""
 
     of: Mapping[str, Tensor]  # method → raw maps [W, Q, h, w] on the windows' grids
+    cosines: Tensor  # [W, Q] of windows' embeddings
     # the tops and the lefts of the windows; every top has a window at every left
     corners: tuple[Sequence[int], Sequence[int]]
     window: tuple[int, int]  # height and width of each
@@ -393,6 +400,16 @@ def label_map(over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], pro
     if protocol.background_threshold > 0:
         labels = torch.where(probability < protocol.background_threshold, 0, labels)
     return labels.cpu().numpy().astype(np.int16)
+
+
+def candidates(cosines: Tensor, class_of: Tensor, protocol: Protocol) -> Tensor:
+    """The places of the queries that stay: those of the background, and of the classes with the greatest cosine."""
+    of_class = cosines.new_full((int(class_of.max()) + 1,), -math.inf)
+    of_class = of_class.scatter_reduce(0, class_of, cosines, "amax")
+    if protocol.background:
+        of_class[0] = math.inf
+    best = of_class.argsort(descending=True, stable=True)[: protocol.candidates + protocol.background]
+    return torch.isin(class_of, best).nonzero()[:, 0]
 
 
 def _best(
