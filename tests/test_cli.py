@@ -300,7 +300,7 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert cells["ViT-L-14-336"]["input"] == "336×336"
     assert cells["swin_base_patch4_window7_224"]["methods"] == "none"
     *of_kinds, but, pooled, guided = legend.splitlines()
-    assert re.split(r" {2,}", guided) == ["only with --guide", "proxyclip"]
+    assert re.split(r" {2,}", guided) == ["only with --guide", "corrclip · gla_clip · proxyclip"]
     assert [line.split()[0] for line in of_guides.splitlines()[1:]] == [one.name for one in guides]
     of_class_tokens = "decomposition · grad_eclip"
     assert re.split(r" {2,}", but) == [

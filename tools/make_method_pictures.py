@@ -2,7 +2,7 @@
 
     python tools/make_method_pictures.py [--only pearl,rise]
 
-Methods that run on a ViT are drawn with `mini-vit`, the others with `mini`. ProxyCLIP takes its affinities from `mini`.
+Methods that run on a ViT are drawn with `mini-vit`, the others with `mini`. Those that need a guide have `mini`.
 """
 
 from __future__ import annotations

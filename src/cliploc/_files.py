@@ -68,6 +68,14 @@ def temporaries_of(token: str) -> Iterator[None]:
         _TOKEN.reset(before)
 
 
+@contextmanager
+def own_temporaries(folder: Path, token: str) -> Iterator[None]:
+    """The same for files in this folder; those that a killed run left there are removed first."""
+    remove_leftovers(folder, token)
+    with temporaries_of(token):
+        yield
+
+
 def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Lets `write` fill a temporary file beside `path`, which takes its place, once it is on the disk if `durable`."""
     temporary = _beside(path)

@@ -26,7 +26,7 @@ POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 PRECISIONS = (*DTYPES, "auto")
 EngineBackend = Literal["torch", "openvino"]
-SAM = "sam:"  # before the folder of a SAM
+SAM, FILES = "sam:", "files:"  # before the folder of a SAM, or of a file for each picture
 RECIPES = ("default", "fast", "best")
 UNREFINED: Mapping[str, Any] = {
     "refine": (),
@@ -207,16 +207,17 @@ def _checked_device(value: Any) -> Any:
     )
 
 
-def _or_sam(name: str, choices: Sequence[str], *, none: bool = False) -> Check:
-    """One of several texts, or "sam:" and a folder; whoever loads it checks the folder."""
+def _or_folder(name: str, choices: Sequence[str], kinds: Sequence[str] = (SAM,), *, none: bool = False) -> Check:
+    """One of several texts, or a kind such as "sam:" and a folder; whoever loads it checks the folder."""
+    *others, last = (*choices, *(f"{kind}FOLDER" for kind in kinds))
 
     def check(value: Any) -> Any:
-        of_sam = isinstance(value, str) and value.startswith(SAM) and len(value) > len(SAM)
-        if of_sam or value in choices or (none and value is None):
+        of_folder = isinstance(value, str) and any(value.startswith(kind) and value != kind for kind in kinds)
+        if of_folder or value in choices or (none and value is None):
             return value
-        raise UsageError(f"expected {name} as {', '.join(choices)} or {SAM}FOLDER, got {short(value)}")
+        raise UsageError(f"expected {name} as {', '.join(others)} or {last}, got {short(value)}")
 
-    return Check(check, {"metavar": "|".join((*choices, f"{SAM}FOLDER"))})
+    return Check(check, {"metavar": "|".join((*others, last))})
 
 
 def _checked_guide(value: Any) -> Any:
@@ -524,7 +525,7 @@ class Options:
         "not know. The file holds for the model and settings that it was learnt with. See `cliploc help teaching`.",
     )
     masks_by: str = option(
-        "heat", group="output", check=_or_sam("masks_by", ("heat", "grabcut")),
+        "heat", group="output", check=_or_folder("masks_by", ("heat", "grabcut")),
         help="What draws masks; all but heat imply --masks.",
         about="grabcut starts from the heat and moves edges to edges of colour in the picture. sam:FOLDER gives each "
         "box to a Segment Anything, and needs `cliploc[sam]`. See `cliploc help masks`.",
@@ -677,10 +678,17 @@ class SegmentationOptions(ProtocolOptions):
         help="Leave out classes with a smaller share of the picture's foreground.",
     )
     regions: str | None = option(
-        None, group="segmentation", check=_or_sam("regions", ("none", "colour"), none=True), none="none",
+        None, group="segmentation", metavar="KIND", none="none",
+        check=_or_folder("regions", ("none", "colour"), (SAM, FILES), none=True),
         help="Each region gets the name that most of its pixels have.",
         about="colour divides the picture by its colours, and needs `cliploc[regions]`. sam:FOLDER takes the masks of "
-        "a Segment Anything, and needs `cliploc[sam]`.",
+        "a Segment Anything, and needs `cliploc[sam]`. files:FOLDER has a PNG for each picture, with a number for each "
+        "region. Method corrclip reads the regions too.",
+    )
+    candidates: int | None = option(
+        None, group="segmentation", metavar="N", check=whole("candidates", 0, 2**15, none="the protocol's"),
+        help="Only the N classes that fit the picture best, or one of its windows, can be given; 0: all.",
+        about="For long lists of names. The background is always one of them.",
     )
     propagation: Literal["none", "tlp"] | None = option(
         None, group="segmentation", check=choice("propagation", ("none", "tlp"), none=True), none="none",

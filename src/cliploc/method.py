@@ -48,6 +48,9 @@ class Context:
     words: Sequence[Sequence[tuple[str, ...]]] = ()
     # Gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.
     guide: Callable[[], Tensor] | None = None
+    # `[B, H, W]`, the region of each pixel of the images, −1 in none; None: nothing divides the pictures.
+    regions: Tensor | None = None
+    windows: bool = False  # whether the images are all windows of one picture, as `Needs.windows` asks for
     # For refinements on the grid: whether the features that they read are those of a picture's windows, stitched, and
     # so finer than the tower's own of the whole picture.
     from_windows: bool = False

@@ -121,7 +121,7 @@ class SamRegions:
             "mask-generation", model=loaded, image_processor=processor.image_processor, device=torch.device(device)
         )
 
-    def __call__(self, picture: Image.Image) -> npt.NDArray[np.int32]:
+    def __call__(self, picture: Image.Image, name: str = "") -> npt.NDArray[np.int32]:  # noqa: ARG002
         """The region `[H, W]` of each pixel, from 0; −1: in none."""
         masks = [np.asarray(mask, bool) for mask in self._generate(picture.convert("RGB"), **self._asked)["masks"]]
         regions = np.full((picture.height, picture.width), -1, np.int32)

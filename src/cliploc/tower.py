@@ -58,6 +58,7 @@ class Needs:
     ends: tuple[int, ...] = ()  # ViT only: the `BlockEnd` of these blocks
     dense: int = 0  # ViT only: how many of the last blocks `Backbone.dense` will run; all, where there are fewer
     guide: bool = False  # whether the features of a `Guide` are read, which no trace holds
+    windows: bool = False  # whether all windows of a picture, where it is cut into some, must be in one batch
 
     def __post_init__(self) -> None:
         for name in ("features", "tokens", "attention", "projections", "ends"):
@@ -80,6 +81,7 @@ class Needs:
             union(self.ends, other.ends),
             max(self.dense, other.dense),
             self.guide or other.guide,
+            self.windows or other.windows,
         )
 
     @property

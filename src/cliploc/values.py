@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 ResizePolicy = Literal["squash", "crop", "crop-floor", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 GOOD_IOU = 0.5  # from which a box counts as right
-IGNORE = 255  # in a label map, the label of pixels that do not count
+IGNORE = 255  # in a label map, the label of pixels that do not count; see `ignored_label`
 
 
 def told_apart(value: float, least: float) -> str:
@@ -29,6 +29,11 @@ def told_apart(value: float, least: float) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts
+def ignored_label(classes: int) -> int:
+    """The label of pixels that do not count: 255, or, with so many classes that it is one of them, 65535."""
+    return IGNORE if classes <= IGNORE else 2**16 - 1
+
+
 @dataclass(frozen=True)
 class TextSet:
     """Names with their synonyms, and the templates that make sentences of them."""

@@ -76,6 +76,31 @@ def ade20k(root: Path) -> Path:
     return root
 
 
+def of_16_bits(path: Path, values: Sequence[int]) -> None:
+    """A label map of stripes, as CAT-Seg's scripts write them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = SIZE
+    row = np.array(values, np.uint16)[np.arange(width) * len(values) // width]
+    Image.fromarray(np.repeat(row[None], height, axis=0)).save(path)
+
+
+def context459(root: Path) -> Path:
+    base = root / "VOCdevkit/VOC2010"
+    for number, values in enumerate(([0, 255], [458, 3])):
+        picture(base / f"JPEGImages/2008_{number}.jpg", SIZE)
+        of_16_bits(base / f"annotations_detectron2/pc459_val/2008_{number}.tif", values)
+    picture(base / "JPEGImages/2009_0.jpg", SIZE)  # of another split
+    return root
+
+
+def ade847(root: Path) -> Path:
+    base = root / "ADE20K_2021_17_01"
+    for number, values in enumerate(([0, 255, 65535], [846, 3])):
+        picture(base / f"images_detectron2/validation/ADE_val_{number}.jpg", SIZE)
+        of_16_bits(base / f"annotations_detectron2/validation/ADE_val_{number}.tif", values)
+    return root
+
+
 CATEGORIES = [one for one in range(1, 91) if one not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # COCO's 80 ids
 
 
@@ -146,5 +171,7 @@ BUILD = {
     "coco_object": coco_object,
     "cityscapes": cityscapes,
     "ade20k": ade20k,
+    "context459": context459,
+    "ade847": ade847,
     "imagenet_seg": imagenet_seg,
 }

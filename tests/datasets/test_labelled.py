@@ -17,13 +17,14 @@ from cliploc.datasets import class_list, labelled_readers, open_labelled
 from cliploc.datasets._infra import candidates
 from cliploc.errors import InputError, UsageError
 from cliploc.polygons import draw, draw_all, outlines_of
+from cliploc.values import ignored_label
 from tests.datasets import labelled
 from tests.datasets.folders import picture
 
 pycoco = pytest.importorskip("pycocotools.mask")
 COUNTS = {
     "voc21": 21, "voc20": 20, "context60": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171,
-    "cityscapes": 19, "ade20k": 150,
+    "cityscapes": 19, "ade20k": 150, "context459": 459, "ade847": 847,
 }  # fmt: skip
 
 
@@ -38,7 +39,10 @@ def test_every_reader_gives_pictures_with_label_maps_of_their_size(name, tmp_pat
         assert one.size_wh == labelled.SIZE == one.picture().size
         truth = one.truth.read()
         assert truth.shape == one.size_wh[::-1]
-        assert all(0 <= label < len(dataset.classes) or label == 255 for label in np.unique(truth))
+        assert all(
+            0 <= label < len(dataset.classes) or label == ignored_label(len(dataset.classes))
+            for label in np.unique(truth)
+        )
         json.dumps(one.truth.facts)
 
 
@@ -50,6 +54,8 @@ def test_every_reader_gives_pictures_with_label_maps_of_their_size(name, tmp_pat
         ("voc20", 1, {19, 2, 255}),
         ("context59", 1, {58, 2}),
         ("ade20k", 0, {149, 255}),
+        ("context459", 0, {0, 255}),  # a class
+        ("ade847", 0, {0, 255, 65535}),
         ("coco_stuff", 0, {0, 170}),
         ("cityscapes", 1, {3, 255}),
     ],

@@ -36,7 +36,7 @@ from cliploc.cli import main as command_line
 from tests.commands import PHOTOS, begun
 from tests.datasets import labelled
 from tests.datasets.folders import lines, picture
-from tests.jobs.samples import coco_folder, wsol_folder
+from tests.jobs.samples import coco_folder, rows_file, wsol_folder
 
 PICTURES = {"annotate": 70, "benchmark": 70, "segmentation": 34, "faithfulness": 17}  # three parts each
 QUICK = ("--method", "cam", "--image-size", "64", "--batch-size", "8", "--threads", "1", "--min-presence", "0")
@@ -162,15 +162,22 @@ def benchmark(folder: Path) -> Command:
     return Command(("benchmark", "--dataset", "wsol", "--root", root, "--save-maps", "--workers", "1", *QUICK))
 
 
-def segmentation(folder: Path) -> Command:
+SMALL = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32")
+
+
+def voc(folder: Path) -> Path:
+    """Small pictures in VOC's layout."""
     base, names = folder / "voc/VOCdevkit/VOC2012", [f"2007_{i:03d}" for i in range(PICTURES["segmentation"])]
     for number, name in enumerate(names):
         picture(base / f"JPEGImages/{name}.jpg", (60 + number, 44))
         labelled.labels(base / f"SegmentationClass/{name}.png", [0, number % 21, 255], (60 + number, 44), palette=True)
     lines(base / "ImageSets/Segmentation/val.txt", names)
-    asked = ("benchmark", "--task", "segmentation", "--dataset", "voc20", "--root", folder / "voc", "--method", "cam")
-    quick = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32", "--threads", "1")
-    return Command((*asked, *quick))
+    return folder / "voc"
+
+
+def segmentation(folder: Path) -> Command:
+    asked = ("benchmark", "--task", "segmentation", "--dataset", "voc20", "--root", voc(folder), "--method", "cam")
+    return Command((*asked, *SMALL, "--threads", "1"))
 
 
 def faithfulness(folder: Path) -> Command:
@@ -186,6 +193,13 @@ def leaderboard(folder: Path) -> Command:
     return Command(("leaderboard", "run", "--sets", "wsol,coco", *asked, *QUICK))
 
 
+def reproduce(folder: Path) -> Command:
+    rows = rows_file(folder, {"voc20": "miou", "voc21": "pixel_accuracy"}, task="segmentation", options=SMALL)
+    roots = [word for name in ("voc20", "voc21") for word in ("--root", f"{name}={folder / 'voc'}")]
+    voc(folder)
+    return Command(("reproduce", rows, *roots, "--threads", "1"))
+
+
 COMMANDS: dict[str, Callable[[Path], Command]] = {
     "annotate": annotate,
     "apply": applied,
@@ -193,6 +207,7 @@ COMMANDS: dict[str, Callable[[Path], Command]] = {
     "segmentation": segmentation,
     "faithfulness": faithfulness,
     "leaderboard": leaderboard,
+    "reproduce": reproduce,
 }
 
 
@@ -214,7 +229,7 @@ def contents(out: Path) -> dict[str, bytes]:
         if path.name in VARYING:
             document = json.loads(found[name])
             found[name] = json.dumps({k: v for k, v in document.items() if k not in VARYING[path.name]}).encode()
-        if name == "report.html":
+        if path.name == "report.html":
             found[name] = TIME.sub(b"", SESSIONS.sub(b"", found[name]))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -79,6 +79,17 @@ def coco_folder(root: Path) -> Path:
         }
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(document))
     return root
+
+
+def rows_file(folder: Path, numbers: Mapping[str, str], **more: object) -> Path:
+    """A file of published rows: set → a number of it."""
+    of_all = {
+        "paper": "p", "table": "t", "task": "localization", "model": "mini", "method": "cam", "value": 99.0,
+        "options": ["--image-size", "96", "--no-baselines"], **more,
+    }  # fmt: skip
+    rows = [{"id": name, "dataset": name, "number": number, **of_all} for name, number in numbers.items()]
+    (folder / "rows.json").write_text(json.dumps({"rows": rows}))
+    return folder / "rows.json"
 
 
 @contextlib.contextmanager

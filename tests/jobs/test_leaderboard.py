@@ -114,12 +114,16 @@ def test_numbers_that_were_signed_anew_but_do_not_follow_from_the_rows_are_refus
 
 def test_a_resumed_run_gives_the_same_folder(board, roots, tmp_path):
     copy = shutil.copytree(board, tmp_path / "copy")
+    (copy / "sets/coco/names/parts/00000.parquet").unlink()
     (copy / "leaderboard.json").unlink()
-    shutil.rmtree(copy / "sets/coco/names")
+    for place, run_of in (("", "sets/wsol/report"), ("sets/coco", "sets/coco/names")):
+        token = json.loads((copy / run_of / "manifest.json").read_text())["token"]
+        (copy / place / f".cliploc-{token}-{0:016x}.tmp").write_bytes(b"half of it")  # left by a kill
     for part in (copy / "sets/wsol/report/parts").iterdir():
         part.unlink()
     assert run(copy, roots).code == 0
     assert document(copy) == document(board)
+    assert not list(copy.rglob(".*"))
 
 
 def test_the_page_has_every_set_and_method(board, tmp_path):

@@ -33,9 +33,11 @@ import torch  # noqa: E402 - after the skips
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup  # noqa: E402
+from cliploc.jobs.leaderboard import Wish, parse_set, run_leaderboard  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
 from cliploc.jobs.segmentation import run_segmentation  # noqa: E402
-from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
+from tests.commands import cliploc_  # noqa: E402
+from tests.jobs.samples import dataset, rows_file, wsol_folder  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
@@ -244,6 +246,29 @@ def test_segmentation_gives_the_bytes_of_a_local_run(cluster, tmp_path):
         return run_segmentation(data, setups, settings, out, protocol=protocol, engine=using, shard=1)
 
     same_folders(run, cluster, tmp_path)
+
+
+def test_a_leaderboard_has_the_signature_of_a_local_one(cluster, tmp_path):
+    roots = {"wsol": wsol_folder(tmp_path / "report", 5), "wsol:tune": wsol_folder(tmp_path / "tune", 4)}
+    wish = Wish(BENCHMARK.but(image_size=96, device="cpu"), ["cam"], [parse_set("wsol")])
+    there = functools.partial(engine.run, address=cluster.address, threads=1)
+    here, spread = (
+        run_leaderboard(wish, roots, tmp_path / name, engine=using, judges=0)[0]
+        for name, using in (("local", functools.partial(run_here, threads=1)), ("ray", there))
+    )
+    assert here == spread
+
+
+def test_published_rows_are_compared_as_locally(cluster, tmp_path):
+    options = ["--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32"]
+    rows = rows_file(tmp_path, {"voc21": "miou"}, task="segmentation", options=options)
+    labelled.voc(tmp_path / "voc")
+    asked = ("reproduce", rows, "--root", f"voc21={tmp_path / 'voc'}", "--threads", "1")
+    for name, more in (("local", ()), ("ray", ("--engine", "ray", "--address", cluster.address))):
+        ran = cliploc_(*asked, *more, "--out", tmp_path / name)
+        assert ran.code == 0, ran.err
+    for name in ("reproduced.json", "voc21/parts/00000.parquet", "voc21/summary.json"):
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
 
 def same_folders(

@@ -12,7 +12,7 @@ from cliploc.datasets import labelled_readers, readers
 from cliploc.jobs.reproduce import Published, Reproduced, published_rows
 from tests.commands import cliploc_, refused
 from tests.datasets import labelled
-from tests.jobs.samples import judged_here, wsol_folder
+from tests.jobs.samples import judged_here, rows_file, wsol_folder
 
 pytestmark = pytest.mark.usefixtures("one_model")
 QUICK = ("--threads", "1")
@@ -59,27 +59,18 @@ def test_a_rehearsal_on_a_bundled_model_gives_numbers_that_are_not_called_the_pa
     assert naclip["note"] == "on mini-vit, not comparable; 2 pictures, not comparable"
     assert sclip["ours"] is None
     assert "add --root voc20=DIR" in sclip["note"]
+    left = tmp_path / f"out/.cliploc-reproduced-{0:016x}.tmp"  # by a kill
+    left.write_bytes(b"half of it")
     again = cliploc_(*asked, *QUICK, "--out", tmp_path / "out", "--json")  # resumes
     assert json.loads(again.out)["rows"] == [naclip, sclip]
+    assert not left.exists()
 
 
 def test_a_file_of_ones_own_rows_is_compared(tmp_path):
-    wsol_folder(tmp_path / "wsol", 4)
-    row = {
-        "id": "mine", "paper": "p", "table": "t", "task": "localization", "dataset": "wsol", "model": "mini",
-        "method": "cam", "options": ["--image-size", "96", "--no-baselines"], "number": "gt_known", "value": 99.0,
-    }  # fmt: skip
-    (tmp_path / "rows.json").write_text(json.dumps({"rows": [row]}))
+    root = wsol_folder(tmp_path / "wsol", 4)
+    rows = rows_file(tmp_path, {"wsol": "gt_known"})
     with judged_here():
-        ran = cliploc_(
-            "reproduce",
-            tmp_path / "rows.json",
-            "--root",
-            f"wsol={tmp_path / 'wsol'}",
-            *QUICK,
-            "--out",
-            tmp_path / "out",
-        )
+        ran = cliploc_("reproduce", rows, "--root", f"wsol={root}", *QUICK, "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
     found = json.loads((tmp_path / "out/reproduced.json").read_text())["rows"][0]
     assert found["note"] == ""
@@ -109,12 +100,8 @@ def test_what_cannot_be_is_one_line(asked, said):
 
 @pytest.mark.parametrize("word", ["--import", "--import=evil", "--out=/"])
 def test_a_file_of_rows_cannot_import_code_or_write_elsewhere(word, tmp_path):
-    row = {
-        "id": "mine", "paper": "p", "table": "t", "task": "localization", "dataset": "wsol", "model": "mini",
-        "method": "cam", "options": [word, "evil"], "number": "gt_known", "value": 99.0,
-    }  # fmt: skip
-    (tmp_path / "rows.json").write_text(json.dumps({"rows": [row]}))
-    assert "mine: expected options of the protocol, got --" in refused("reproduce", tmp_path / "rows.json")
+    rows = rows_file(tmp_path, {"wsol": "gt_known"}, options=[word, "evil"])
+    assert "wsol: expected options of the protocol, got --" in refused("reproduce", rows)
 
 
 def test_a_row_with_a_wrong_key_is_refused(tmp_path):

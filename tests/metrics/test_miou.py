@@ -44,6 +44,11 @@ def intersect_and_union(maps, classes):
     return iou, accuracy, sum(intersect) / sum(true_area)
 
 
+def test_with_more_than_255_classes_label_255_is_one():
+    pairs = pixel_pairs("a", np.array([[255, 1]]), np.array([[255, 65535]]), 459)
+    assert (pairs.true.tolist(), pairs.predicted.tolist(), pairs.pixels.tolist()) == ([255], [255], [1])
+
+
 def test_the_numbers_are_those_of_mmsegmentation():
     maps = label_maps(6, classes=7)  # the last class is nowhere
     metric = MeanIoU(7)

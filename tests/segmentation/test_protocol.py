@@ -211,6 +211,7 @@ def test_options_replace_what_the_set_has_and_nothing_else():
     second = {
         "short_side": 448, "window": 0, "stride": 56, "logit_scale": 65.0, "background_threshold": 0.2,
         "area_threshold": 0.1, "position_rule": "dino", "regions": "colour", "propagation": "tlp",
+        "candidates": 5,
     }  # fmt: skip
     assert second.keys() == SEGMENTATION_OPTIONS.keys()
     own = protocol_of("voc21")
@@ -235,6 +236,30 @@ def test_errors_of_options(name, options, error):
         protocol_of(name, SegmentationOptions(**options))
     with pytest.raises(UsageError, match="expected stride, a whole number from 1"):
         SegmentationOptions(stride=0)
+
+
+@pytest.mark.parametrize("window", [0, 112])
+def test_candidates_are_the_classes_that_fit_a_window_best(localizer, window):
+    """The label map is that of a protocol with these classes alone."""
+    (picture,) = plain.pictures([(150, 190)])
+    protocol = replace(BASE, short_side=150, window=window, stride=56, background_threshold=0.02)
+    segmenter = Segmenter(localizer, replace(protocol, candidates=2), {"maskclip": {}})
+    images = segmenter._input(picture)[1]
+    corners = [(y, x) for y in (0, 56, 78) for x in (0, 38)] if window else [(0, 0)]
+    side = (112, 112) if window else (176, 144)  # whole cells of 16 pixels
+    crops = torch.cat([images[..., y : y + side[0], x : x + side[1]] for y, x in corners])
+    embeddings = localizer.backbone.encode_image(crops)
+    fit = {}
+    for label, of in enumerate(BASE.classes):
+        words = localizer.embed_names(list(of.synonyms))
+        fit[label] = float((embeddings @ words.T).max())
+    best = sorted(fit, key=lambda label: -fit[label] if label else -np.inf)[:3]
+    kept = sorted(best)
+    found = segmenter.label_maps(picture)["maskclip"]
+    alone = replace(protocol, classes=tuple(BASE.classes[label] for label in kept))
+    wanted = np.array(kept)[Segmenter(localizer, alone, {"maskclip": {}}).label_maps(picture)["maskclip"]]
+    assert_same_choice(found, wanted)
+    assert len(BASE.classes) > 3
 
 
 def test_a_method_that_reads_no_text_is_refused(localizer):

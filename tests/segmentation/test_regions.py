@@ -6,17 +6,20 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from cliploc.config import SegmentationOptions
-from cliploc.errors import UsageError
+from cliploc.datasets import read_labels
+from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.localizer import Localizer
+from cliploc.reporter import SILENT
 from cliploc.segmentation import Segmenter, protocol_for
-from cliploc.segmentation.regions import ColourRegions, voted
+from cliploc.segmentation.regions import ColourRegions, FileRegions, voted
 from tests.commands import COFFEE, cliploc_, create_once, document_of
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -75,9 +78,74 @@ def test_the_command_line_and_callers_with_own_regions_get_the_vote(tmp_path):
     assert "regions" not in protocol.describe()
 
 
-def test_what_cannot_be_is_one_line(monkeypatch):
+@pytest.fixture
+def halves(tmp_path):
+    """A folder with the regions of the photograph: none, left, right."""
+    (tmp_path / "regions").mkdir()
+    numbers = np.zeros(load(COFFEE).image.size[::-1], np.uint8)
+    numbers[40:, : numbers.shape[1] // 2], numbers[40:, numbers.shape[1] // 2 :] = 1, 9
+    Image.fromarray(numbers).save(tmp_path / "regions/coffee.png")
+    return tmp_path / "regions"
+
+
+def test_regions_of_files_vote_and_are_part_of_a_runs_identity(halves, tmp_path):
+    maps = []
+    for out, more in (("plain", ()), ("ours", ("--regions", f"files:{halves}"))):
+        document = document_of("segment", COFFEE, *ASKED, *more, "--out", tmp_path / out)
+        maps.append(read_labels(tmp_path / out / document["pictures"][0]["label_map"]))
+    regions = read_labels(halves / "coffee.png") - 1
+    assert (maps[1] == voted(maps[0], regions)).all()
+    assert (maps[1] != maps[0]).any()
+    before = FileRegions(halves).id
+    Image.fromarray(regions.astype(np.uint8)).save(halves / "coffee.png")
+    assert FileRegions(halves).id != before
+
+
+def raw(segmenter, images, regions=None):
+    asked = (segmenter._queries, segmenter._words, segmenter.tasks, SILENT)
+    (found,) = segmenter._windows(images, *asked, regions).of.values()
+    return found  # [W, Q, h, w]
+
+
+def segmenter_of(method, **options):
+    backbone = create_once("mini-vit", None, "cpu", precision="fp32")
+    localizer = Localizer(backbone, method=method, templates="name-only", guide="mini", **options)
+    asked = SegmentationOptions(short_side=224, window=192, stride=96)
+    return Segmenter(localizer, protocol_for(["cup", "spoon"], ["table"], asked), {method: {}})
+
+
+def test_corrclip_reads_the_regions_of_each_window():
+    segmenter = segmenter_of("corrclip")
+    images = segmenter._input(load(COFFEE).image)[1]
+    regions = np.random.default_rng(0).integers(-1, 3, (7, 9)).astype(np.int32)
+    regions = regions.repeat(32, axis=0).repeat(images.shape[-1] // 9 + 1, axis=1)[:, : images.shape[-1]]
+    whole = raw(segmenter, images, regions)
+    last = raw(segmenter, images[..., -192:, -192:], regions[-192:, -192:])
+    torch.testing.assert_close(whole[-1:], last, rtol=0, atol=1e-5)
+    assert (raw(segmenter, images) - whole).abs().max() > 1e-3
+
+
+def test_gla_clip_sees_all_windows_at_once():
+    """By whatever batch size; its maps change where those of methods that see a window each do not."""
+    maps = []
+    for batch in (1, 8):
+        segmenter = segmenter_of("gla_clip", batch_size=batch)
+        images = segmenter._input(load(COFFEE).image)[1]
+        maps.append(raw(segmenter, images))
+    assert len(maps[0]) > 1
+    torch.testing.assert_close(maps[0], maps[1], rtol=0, atol=1e-5)
+    assert (raw(segmenter, images[..., :192, :192]) - maps[0][:1]).abs().max() > 1e-3
+
+
+def test_what_cannot_be_is_one_line(monkeypatch, halves):
     said = cliploc_("segment", COFFEE, *ASKED, "--regions", "edges").err.splitlines()[-1]
-    assert said == "cliploc: expected --regions as none, colour or sam:FOLDER, got 'edges'"
+    assert said == "cliploc: expected --regions as none, colour, sam:FOLDER or files:FOLDER, got 'edges'"
+    said = cliploc_("segment", COFFEE, *ASKED, "--regions", f"files:{halves / 'none'}").err.splitlines()[-1]
+    assert "expected label maps (*.png) of regions in" in said
+    with pytest.raises(InputError, match=r"^cat: expected its regions at .*cat\.png, found none"):
+        FileRegions(halves)(Image.new("RGB", (9, 9)), "cat")
+    with pytest.raises(InputError, match=r"expected 9×9 pixels as its picture has, got"):
+        FileRegions(halves)(Image.new("RGB", (9, 9)), "coffee")
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(UsageError, match=r"^regions of colour needs sklearn: pip install 'cliploc\[regions\]'$"):
         ColourRegions()

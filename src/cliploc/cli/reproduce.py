@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliploc._files import user_path
+from cliploc._files import alone_in, own_temporaries, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag
@@ -69,23 +69,25 @@ def reproduce(asked: ReproduceFlags) -> int:
         word for name in ("address", "threads") if (value := getattr(asked, name)) for word in (f"--{name}", f"{value}")
     ]
     found: list[Reproduced] = []
-    for row in rows:
-        own, note = on_model(row, asked.model, asked.pretrained)
-        note = "; ".join(filter(None, [note, f"{asked.sample} pictures, not comparable" if asked.sample else ""]))
-        if row.dataset not in roots:
-            found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
-            continue
-        words = [*own.command(roots[row.dataset], str(out / row.id)), *more]
-        terminal.say(shell_line(words), style="dim")
-        code = _benchmark(words)
-        ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
-        if code == SOME_FAILED:
-            note = "; ".join(filter(None, [note, "some pictures failed"]))
-        found.append(Reproduced(row, ours, ends, "not run: see the line above" if code == NOTHING_DONE else note))
-        if code not in (DONE, SOME_FAILED, NOTHING_DONE):  # interrupted
-            return code
-    document = {"kind": "reproduced", "rows": [one.document() for one in found]}
-    write(out / FILE, json_text(document).encode())
+    with alone_in(out):
+        for row in rows:
+            own, note = on_model(row, asked.model, asked.pretrained)
+            note = "; ".join(filter(None, [note, f"{asked.sample} pictures, not comparable" if asked.sample else ""]))
+            if row.dataset not in roots:
+                found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
+                continue
+            words = [*own.command(roots[row.dataset], str(out / row.id)), *more]
+            terminal.say(shell_line(words), style="dim")
+            code = _benchmark(words)
+            ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
+            if code == SOME_FAILED:
+                note = "; ".join(filter(None, [note, "some pictures failed"]))
+            found.append(Reproduced(row, ours, ends, "not run: see the line above" if code == NOTHING_DONE else note))
+            if code not in (DONE, SOME_FAILED, NOTHING_DONE):  # interrupted
+                return code
+        document = {"kind": "reproduced", "rows": [one.document() for one in found]}
+        with own_temporaries(out, "reproduced"):
+            write(out / FILE, json_text(document).encode())
     if asked.as_json:
         print_document(document)
     else:

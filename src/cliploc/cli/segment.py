@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliploc._files import picture_path
 from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exemplars, use_threads
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, model_settings
@@ -120,7 +121,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
     for path in run.photos.paths:
         try:
             picture = images.load(path)
-            made = segmenter.label_maps(picture.image, reporter=reporter)
+            made = segmenter.label_maps(picture.image, reporter=reporter, name=picture_path(path).stem)
         except InputError as error:
             run.fail(path, error if str(error).startswith(path) else InputError(f"{path}: {error}"))
         else:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cliploc import __version__
 from cliploc._documents import read_json
-from cliploc._files import parts_in, temporaries_of
+from cliploc._files import own_temporaries, parts_in
 from cliploc.config import OF_LOCALIZATION, OPTIONS, Options
 from cliploc.datasets import NEGATIVES, AskedDataset, Draw, asked_pictures, open_dataset, readers
 from cliploc.errors import UsageError
@@ -214,10 +214,10 @@ def run_leaderboard(
         for stage, data, run in _stages(wish, of, place, judges, reporter, engine):
             failed |= run(data, place / stage).failed
         if of.negatives:
-            with temporaries_of(folder.token_for(place / "names")):
+            with own_temporaries(place, folder.token_for(place / "names")):
                 write_json(place / "negatives.json", of.negatives)
     document = _document(wish, out)
-    with temporaries_of(folder.token_for(out / "sets" / wish.sets[0][0] / "report")):
+    with own_temporaries(out, folder.token_for(out / "sets" / wish.sets[0][0] / "report")):
         write_json(out / FILE, document)
     return document, failed
 

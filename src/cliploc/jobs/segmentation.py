@@ -165,7 +165,7 @@ class LabelMapJudge(PictureJudge):
 
     def maps(self, seen: _Read, methods: Sequence[str], reporter: Reporter) -> dict[str, _Labelled]:
         if not self.segmenter.protocol.one_thing:
-            made = self.segmenter.label_maps(seen.picture, methods, reporter)
+            made = self.segmenter.label_maps(seen.picture, methods, reporter, name=seen.sample.id)
             return {name: (labels, None) for name, labels in made.items()}
         assert seen.sample.name is not None
         heats = self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter)
@@ -197,7 +197,8 @@ def preview(labels: npt.NDArray[Any]) -> bytes:
     """A label map as a small PNG, subsampled."""
     step = max(1, -(-max(labels.shape) // PREVIEW))
     content = io.BytesIO()
-    Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(np.uint8)).save(content, "PNG", optimize=True)
+    kind = np.uint8 if labels.max(initial=0) <= IGNORE else np.uint16
+    Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(kind)).save(content, "PNG", optimize=True)
     return content.getvalue()
 
 

@@ -18,7 +18,7 @@ from cliploc.metrics._infra.metric import (
     refuse_empty,
     refuse_twice,
 )
-from cliploc.values import IGNORE
+from cliploc.values import ignored_label
 
 Labels = npt.NDArray[np.integer[Any]]
 Shares = npt.NDArray[np.float64]
@@ -34,14 +34,14 @@ class PixelPairs:
     pixels: npt.NDArray[np.int64]  # [n] int64
 
 
-def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, ignore: int = IGNORE) -> PixelPairs:
-    """Counts pairs of labels of one picture `[H, W]`, predicted from 0 to `classes` − 1."""
+def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, ignore: int | None = None) -> PixelPairs:
+    """Counts pairs of labels of one picture `[H, W]`, predicted from 0 to `classes` − 1; None: `ignored_label`."""
     if predicted.shape != truth.shape:
         raise InputError(
             f"{image_id}: expected a label map of {_by(truth)} pixels, like the true one, got {_by(predicted)}: "
             "write it at the picture's size"
         )
-    counted = truth != ignore
+    counted = truth != (ignored_label(classes) if ignore is None else ignore)
     guess = predicted[counted].astype(np.int64)  # [N]
     actual = truth[counted].astype(np.int64)  # [N]
     if len(guess) and not 0 <= guess.min() <= guess.max() < classes:
@@ -89,7 +89,7 @@ class MeanIoU:
         [0.5, 0.5]
     """
 
-    def __init__(self, classes: int, ignore: int = IGNORE) -> None:
+    def __init__(self, classes: int, ignore: int | None = None) -> None:
         self.classes, self.ignore = classes, ignore
         self._ids: set[str] = set()
         self._confusion = np.zeros((classes + 1, classes), np.int64)

@@ -16,12 +16,12 @@ from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
 from cliploc.report.task_folder import TaskRun, csv_text, published, read_run, with_ends, write_files
+from cliploc.values import ignored_label
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
 SHOWN_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
-NOT_COUNTED = 255
 PUBLISHED = "published_segmentation.json"
 NOT_COMPARABLE = (
     "Numbers of other models, pictures or names are not comparable with these: the published rows are a rough guide."
@@ -173,7 +173,8 @@ def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
             continue
         first = there[0][1]
         maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in there}}
-        labels = sorted({int(label) for one in maps.values() for label in np.unique(one)} - {NOT_COUNTED})
+        labelled = {int(label) for one in maps.values() for label in np.unique(one)}
+        labels = sorted(labelled - {ignored_label(len(classes))})
         colours = {label: name_colour(place) for place, label in enumerate(labels)}
         size = fit_within((first["width"], first["height"]), SIDE)
         figures = [
@@ -187,15 +188,15 @@ def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     return made
 
 
-def _labels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _labels(png: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(small_png(png, 1024))
 
 
 def _drawn(
-    labels: np.ndarray[Any, np.dtype[np.uint8]], colours: Mapping[int, tuple[int, int, int]], size_wh: tuple[int, int]
+    labels: np.ndarray[Any, Any], colours: Mapping[int, tuple[int, int, int]], size_wh: tuple[int, int]
 ) -> Image.Image:
     """A label map in colours; pixels that do not count are grey."""
-    table = np.full((256, 3), 128, np.uint8)
+    table = np.full((2**16, 3), 128, np.uint8)
     for label, colour in colours.items():
         table[label] = colour
     return Image.fromarray(table[labels]).resize(size_wh, Image.Resampling.NEAREST)

@@ -10,7 +10,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs
+from cliploc.tower import AttentionRule, DenseReading, Needs
 
 
 @saliency(
@@ -39,17 +39,26 @@ def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:  #
         raise UsageError("expected a guide for proxyclip, got none: give one, such as dinov2-s")
     features = ctx.guide()  # [B, C, h', w']
     grid = (features.shape[-2], features.shape[-1])
-    attention = proxy_attention(features, beta, gamma)[:, None]  # [B, 1, N', N']
+    return dense_cosine(ctx, DenseReading(on_guides_grid(ctx, proxy_attention(features, beta, gamma), grid), grid=grid))
+
+
+def on_guides_grid(ctx: Context, attention: Tensor, grid: tuple[int, int]) -> AttentionRule:
+    """The rule A·v, A `[B, N', N']` the same for all heads, v of the patches resized (bilinear) to the guide's grid."""
     patches, prefix = ctx.trace.grid, ctx.transformer.prefix_tokens
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:  # noqa: ARG001
-        b, heads, _, width = v.shape
-        values = v[:, :, prefix:].float().transpose(2, 3).reshape(b, heads * width, *patches)  # [B, H·d/H, h, w]
-        values = F.interpolate(values, grid, mode="bilinear", align_corners=False)
-        values = values.view(b, heads, width, -1).transpose(2, 3)  # [B, H, N', d/H]
-        return torch.cat([v[:, :, :prefix].float(), attention.to(values) @ values], dim=2)
+        values = resized_values(v[:, :, prefix:], patches, grid)  # [B, H, N', d/H]
+        return torch.cat([v[:, :, :prefix].float(), attention[:, None].to(values) @ values], dim=2)
 
-    return dense_cosine(ctx, DenseReading(rule, grid=grid))
+    return rule
+
+
+def resized_values(v: Tensor, patches: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Values `[B, H, N, d/H]` of patches, bilinear to another grid, float32."""
+    b, heads, _, width = v.shape
+    values = v.float().transpose(2, 3).reshape(b, heads * width, *patches)  # [B, H·d/H, h, w]
+    values = F.interpolate(values, grid, mode="bilinear", align_corners=False)
+    return values.view(b, heads, width, -1).transpose(2, 3)
 
 
 def proxy_attention(features: Tensor, beta: float, gamma: float) -> Tensor:

@@ -41,6 +41,8 @@ class Protocol:
     background_threshold: float = 0.0
     # classes with at most this share of the pixels that are not label 0 are removed; 0 for no such rule
     area_threshold: float = 0.0
+    # how many classes besides the background can be predicted in a picture, by the embeddings of its windows; 0: all
+    candidates: int = 0
     # how a ViT's position embeddings are resized for windows of another size than its own
     position_rule: PositionRule = "antialiased"
     # what divides pictures into regions, each of which gets one label; see `SegmentationOptions`
@@ -66,8 +68,8 @@ class Protocol:
 
     def describe(self) -> dict[str, Any]:
         """Its values without the classes, which are the dataset's, for a run's identity."""
-        later = ("regions", "propagation")  # older runs do not have them
-        left_out = {"classes", *(name for name in later if getattr(self, name) == "none")}
+        later = ("regions", "propagation", "candidates")  # older runs do not have them
+        left_out = {"classes", *(name for name in later if getattr(self, name) in ("none", 0))}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
@@ -80,6 +82,8 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "coco_stuff": {},
     "cityscapes": {"short_side": 560},
     "ade20k": {"reduce_zero_label": True},
+    "context459": {},
+    "ade847": {"short_side": 448},
     "imagenet_seg": {"one_thing": True, "short_side": 224, "long_side": 224, "window": 0},
 }
 

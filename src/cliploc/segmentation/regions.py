@@ -1,7 +1,9 @@
-"""Votes of regions, of colours or of Segment Anything (`cliploc.sam.SamRegions`), on a label map's pixels."""
+"""Regions of colours, of files or of Segment Anything (`cliploc.sam.SamRegions`), and their vote on a label map."""
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -9,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cliploc._files import user_path
 from cliploc._imports import install, not_installed
-from cliploc.config import SAM
+from cliploc.config import FILES, SAM
+from cliploc.datasets import read_labels
+from cliploc.errors import InputError, UsageError
 
 Regions = npt.NDArray[np.int32]
 
@@ -22,19 +27,49 @@ class RegionSource(Protocol):
     def id(self) -> str:
         """What tells its regions from those of others."""
 
-    def __call__(self, picture: Image.Image) -> Regions:
-        """The region `[H, W]` of each pixel of an RGB picture, from 0; −1: in none."""
+    def __call__(self, picture: Image.Image, name: str) -> Regions:
+        """The region `[H, W]` of each pixel of an RGB picture with this name, from 0; −1: in none."""
 
 
 def region_source(name: str | None, device: str = "cpu") -> RegionSource | None:
     """What makes the regions, by its name in the options; None for none."""
     if name is None or name == "none":
         return None
+    if name.startswith(FILES):
+        return FileRegions(user_path(name.removeprefix(FILES)))
     if not name.startswith(SAM):
         return ColourRegions()
     from cliploc.sam import SamRegions
 
     return SamRegions(name.removeprefix(SAM), device=device)
+
+
+class FileRegions:
+    """Regions in label maps `NAME.png`: a number for each region, 0 in none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = sorted(folder.rglob("*.png"))
+        if not files:
+            raise UsageError(f"expected label maps (*.png) of regions in {folder}, found none: check the path")
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        self.id = f"files {digest.hexdigest()}"
+
+    def __call__(self, picture: Image.Image, name: str) -> Regions:
+        """See `RegionSource`."""
+        path = self._folder / f"{name}.png"
+        if not path.is_file():
+            raise InputError(f"{name}: expected its regions at {path}, found none: add the file, or leave it out")
+        regions = read_labels(path)
+        if regions.shape != (picture.height, picture.width):
+            raise InputError(
+                f"{path}: expected {picture.width}×{picture.height} pixels as its picture has, got "
+                f"{regions.shape[1]}×{regions.shape[0]}: correct it"
+            )
+        return regions - 1
 
 
 class ColourRegions:
@@ -50,7 +85,7 @@ class ColourRegions:
         self._count, self._side, self._place = count, side, place
         self.id = f"colour {count} {side} {place:g}"
 
-    def __call__(self, picture: Image.Image) -> Regions:
+    def __call__(self, picture: Image.Image, name: str = "") -> Regions:  # noqa: ARG002
         """See `RegionSource`."""
         shrink = min(1.0, self._side / max(picture.size))
         width, height = (max(1, round(side * shrink)) for side in picture.size)

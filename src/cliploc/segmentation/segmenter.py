@@ -121,20 +121,26 @@ class Segmenter:
         methods: Sequence[str] | None = None,
         reporter: Reporter = SILENT,
         regions: Regions | None = None,
+        name: str = "",
     ) -> dict[str, Labels]:
-        """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's."""
+        """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's, by `name`."""
         resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
         tasks = self._chosen(methods)
-        seen = self._windows(images, self._queries, self._words, tasks, reporter)
         hw = (picture.height, picture.width)
         if regions is None and self.regions is not None:
-            regions = self.regions(picture)
+            regions = self.regions(picture, name)
+        seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
+        queries, class_of, chosen = self._queries, self.class_of, slice(None)
+        if self.protocol.candidates:
+            chosen = candidates(seen.cosines.amax(dim=0), class_of.to(seen.cosines.device), self.protocol)
+            queries, class_of = queries[chosen.to(queries.device)], class_of[chosen.to(class_of.device)]
         made = {}
         for name, task in tasks.items():
-            over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
+            maps = seen.of[name][:, chosen]
+            over = self._over_pixels(maps, task.method.cosines, seen, picture, resized.shape[:2])
             if self.protocol.propagation == "tlp":
-                over = propagated(over, images, self._queries, hw, VALUES)
-            labels = label_map(over, self.class_of, hw, self.protocol)
+                over = propagated(over, images, queries, hw, VALUES)
+            labels = label_map(over, class_of, hw, self.protocol)
             made[name] = labels if regions is None else voted(labels, regions)
         return made
 
@@ -182,8 +188,9 @@ class Segmenter:
         words: Sequence[tuple[str, ...]],
         tasks: Mapping[str, Task],
         reporter: Reporter,
+        regions: Regions | None = None,
     ) -> _Seen:
-        """The raw maps of every window of one picture `[1, 3, h, w]`, by every method."""
+        """The raw maps of every window of one picture `[1, 3, h, w]`, by every method; regions of the picture."""
         height, width = images.shape[-2:]
         side = self.protocol.window
         window = (min(side, height), min(side, width)) if side else (height, width)
@@ -191,7 +198,10 @@ class Segmenter:
             window_starts(length, one, self.protocol.stride) if side else [0]
             for length, one in zip((height, width), window, strict=True)
         )
-        crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y in tops for x in lefts])  # [W, 3, …]
+        if regions is not None:  # as a fourth channel
+            sized = cv2.resize(regions.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            images = torch.cat([images.float(), torch.from_numpy(sized).to(images.device)[None, None]], dim=1)
+        crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y in tops for x in lefts])  # [W, …]
         # The remainder of the patch grid is lost, as in a convolution over patches.
         stride = self.backbone.stride
         if min(height, width) < stride:
@@ -207,10 +217,13 @@ class Segmenter:
             )
         crops = crops[..., : taken[0], : taken[1]]
         forward = partial(self._forward, queries=queries, words=words, tasks=tasks, reporter=reporter)
+        if any(task.needs.windows for task in tasks.values()):
+            maps, cosines = forward(crops, windows=True)
+            return _Seen(maps, cosines, (tops, lefts), window, (height, width))
         batches = torch.split(crops, self._batch_size)
-        parts = [maps for batch in batches for _, maps in in_halves(batch, forward, reporter.halved)]
-        joined = {name: torch.cat([maps[name] for maps in parts]) for name in tasks}
-        return _Seen(joined, (tops, lefts), window, (height, width))
+        parts = [part for batch in batches for _, part in in_halves(batch, forward, reporter.halved)]
+        joined = {name: torch.cat([maps[name] for maps, _ in parts]) for name in tasks}
+        return _Seen(joined, torch.cat([part for _, part in parts]), (tops, lefts), window, (height, width))
 
     def _forward(
         self,
@@ -219,8 +232,11 @@ class Segmenter:
         words: Sequence[tuple[str, ...]],
         tasks: Mapping[str, Task],
         reporter: Reporter,
-    ) -> dict[str, Tensor]:
-        """Each method's maps `[n, Q, h, w]` of a batch of windows."""
+        windows: bool = False,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Each method's maps `[n, Q, h, w]` of a batch of windows, perhaps with their regions, and cosines `[n, Q]`."""
+        regions = batch[:, 3].long() if batch.shape[1] > 3 else None
+        batch = batch[:, :3].to(self.backbone.dtype)
         steps = [step.needs(self.backbone) for step in self._on_grid]
         needs = reduce(or_, [task.needs for task in tasks.values()] + steps)
         trace = self.backbone.trace(batch, needs)
@@ -235,6 +251,8 @@ class Segmenter:
             empty_name=self._empty_name,
             words=[words] * len(batch),
             guide=self._guide_of(batch),
+            regions=regions,
+            windows=windows,
         )
         made = {}
         for name, task in tasks.items():
@@ -247,7 +265,7 @@ class Segmenter:
                     "check the weights"
                 )
             made[name] = maps
-        return made
+        return made, trace.embedding @ queries.to(trace.embedding).T
 
     def _guide_of(self, batch: Tensor) -> Callable[[], Tensor] | None:
         """The guide's features of windows `[n, 3, h, w]`, computed once and only when asked for; None without guide."""
@@ -301,6 +319,7 @@ class _Seen:
     """The raw maps of the windows of one picture."""
 
     of: Mapping[str, Tensor]  # method → raw maps [W, Q, h, w] on the windows' grids
+    cosines: Tensor  # [W, Q] of windows' embeddings
     # the tops and the lefts of the windows; every top has a window at every left
     corners: tuple[Sequence[int], Sequence[int]]
     window: tuple[int, int]  # height and width of each
@@ -381,6 +400,16 @@ def label_map(over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], pro
     if protocol.background_threshold > 0:
         labels = torch.where(probability < protocol.background_threshold, 0, labels)
     return labels.cpu().numpy().astype(np.int16)
+
+
+def candidates(cosines: Tensor, class_of: Tensor, protocol: Protocol) -> Tensor:
+    """The places of the queries that stay: those of the background, and of the classes with the greatest cosine."""
+    of_class = cosines.new_full((int(class_of.max()) + 1,), -math.inf)
+    of_class = of_class.scatter_reduce(0, class_of, cosines, "amax")
+    if protocol.background:
+        of_class[0] = math.inf
+    best = of_class.argsort(descending=True, stable=True)[: protocol.candidates + protocol.background]
+    return torch.isin(class_of, best).nonzero()[:, 0]
 
 
 def _best(

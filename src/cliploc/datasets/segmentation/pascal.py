@@ -1,6 +1,6 @@
-"""Pascal VOC 2012's segmentation set (Everingham 2010), and Pascal Context (Mottaghi 2014) with its 59 usual classes.
+"""Pascal VOC 2012's segmentation set (Everingham 2010), and Pascal Context (Mottaghi 2014): 59 classes or 459.
 
-Each is there with its background, as label 0, and without it: then the background's pixels do not count.
+Sets with a background, as label 0, are also there without it: then the background's pixels do not count.
 """
 
 from __future__ import annotations
@@ -64,6 +64,27 @@ VOCdevkit/VOC2010/SegmentationClassContext/2008_000002.png  label maps, 0 for th
 VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt     the ids
 """,
 )
+
+
+@labelled_reader(
+    "context459",
+    title="Pascal Context, 459 classes",
+    about="459 classes of things and stuff; every pixel counts",
+    source="VOC 2010's pictures, and label maps made with CAT-Seg's datasets/prepare_pascal_context_459.py",
+    splits=(Split("val", "report", "5,104 pictures"),),
+    layout="""
+VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg                       the pictures (also: VOC2010/, or the folder itself)
+VOCdevkit/VOC2010/annotations_detectron2/pc459_val/2008_000002.tif label maps of 16 bits, 0–458
+""",
+)
+def read_459(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG001
+    """Reads the pictures that have a label map."""
+    base = needed_folder(root, ["VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages"], "pictures").parent
+    maps = sorted((base / f"annotations_detectron2/pc459_{split}").glob("*.tif"))
+    return class_list("context459"), pictures_with_maps(
+        (one.stem, base / f"JPEGImages/{one.stem}.jpg", one) for one in maps
+    )
+
 
 WITHOUT = "the same pictures without the background, whose pixels do not count"
 VOC.register("voc21", "Pascal VOC 2012, 21 classes", "20 classes of things and the background", False)

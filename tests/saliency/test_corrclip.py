@@ -1,0 +1,135 @@
+"""CorrCLIP against its equations in plain algebra, with class tokens and patches of a picture in one sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.method import Context
+from cliploc.saliency import methods
+from tests.saliency.plain_vit import PlainVit, assert_equal, plain_vit
+
+METHOD = methods.get("corrclip")
+GRID = (7, 9)  # the guide's
+
+
+def features(count: int) -> Tensor:
+    """A guide's: two kinds of places, so that some regions are alike and others are not."""
+    random = torch.Generator().manual_seed(3)
+    kinds = torch.randn(2, 6, generator=random)
+    which = torch.randint(2, (count, *GRID), generator=random)
+    return (kinds[which] + 0.3 * torch.randn(count, *GRID, 6, generator=random)).permute(0, 3, 1, 2)
+
+
+def regions(kind: str, images: Tensor) -> Tensor | None:
+    """Of each pixel; −1 in none."""
+    count, _, height, width = images.shape
+    if kind == "none":
+        return None
+    columns = torch.arange(width).mul(5).div(width, rounding_mode="floor")
+    rows = torch.arange(height).mul(3).div(height, rounding_mode="floor")
+    of = (3 * columns[None] + rows[:, None]).expand(count, -1, -1).clone()
+    if kind == "some":
+        of[:, : height // 4] = -1
+        of[1][of[1] == 7] = -1
+    return of
+
+
+def merged(of: Tensor, places: Tensor, distance: float) -> Tensor:
+    """Regions `[N]` of places `[N, C]`: joined one pair after the other, until none is left to join."""
+    names = [int(name) for name in of.unique() if name >= 0]
+    if len(names) < 2:
+        return of
+    means = {name: F.normalize(places[of == name].mean(dim=0), dim=0) for name in names}
+    most = max(float(means[a] @ means[b]) for a in names for b in names)
+    label = {name: name for name in names}
+    for a in names:
+        for b in names:
+            if most - float(means[a] @ means[b]) <= distance:
+                old, new = label[b], label[a]
+                label = {name: new if one == old else one for name, one in label.items()}
+    return torch.tensor([label.get(int(name), -1) for name in of])
+
+
+def expected(vit: PlainVit, guide: Tensor, given: Tensor | None, **options: float) -> Tensor:
+    """`[B, P, h, w]`."""
+    tau, merge, spatial, semantic = (
+        options.get(key, default) for key, default in (("tau", 4), ("merge", 0.2), ("spatial", 1), ("semantic", 0.5))
+    )
+    maps = []
+    for b, image in enumerate(vit.images):
+        entering = vit.entering(image)
+        places = F.normalize(guide[b].flatten(1).T, dim=1)  # [N', C]
+        of = torch.full(GRID, -1) if given is None else F.interpolate(given[b][None, None].float(), GRID)[0, 0].long()
+        of = merged(of.flatten(), places, merge)
+        alike = places @ places.T
+        n = len(of)
+        weights = torch.full((n, n), -torch.inf)
+        for i in range(n):
+            for j in range(n):
+                free = of[i] < 0 or of[j] < 0
+                if i == j or (alike[i, j] > alike.mean() if free else of[i] == of[j]):
+                    weights[i, j] = tau * alike[i, j]
+        weights = weights.softmax(dim=1)
+
+        def gathered(tokens: Tensor, weights: Tensor = weights) -> Tensor:
+            def gather(_: Tensor, __: Tensor, v: Tensor) -> Tensor:
+                planes = v[vit.prefix :].T.reshape(1, -1, *vit.grid)
+                return weights @ F.interpolate(planes, GRID, mode="bilinear")[0].flatten(1).T
+
+            return vit.blocks[-1].branch(tokens, gather)
+
+        lower = {12: 5}.get(len(vit.blocks), max(1, len(vit.blocks) - 4))
+        leaving = entering[1:-2][-lower:] or entering[:1]  # of two blocks, what enters the first
+        between = torch.stack(leaving).mean(dim=0)
+        norm = vit.backbone.last_norm
+        read = norm(gathered(entering[-2])) + spatial * norm(gathered(between))
+        if vit.backbone.pooling == "class token":
+            classes, of_cells = class_tokens(vit, entering[0], of)
+            read = read + semantic * norm(classes[of_cells])
+        found = F.normalize(vit.backbone.read_normed(read), dim=1) @ vit.text.T
+        maps.append(found.T.reshape(-1, *GRID))
+    return torch.stack(maps)
+
+
+def class_tokens(vit: PlainVit, entering: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+    """A class token for each region, and the region's number of each place of the guide's grid."""
+    tokens = F.interpolate(of.view(1, 1, *GRID).float(), vit.grid).flatten().long()
+    names = tokens.unique()
+    count, total = len(names), len(names) + len(entering)
+    seen = torch.zeros(total, total, dtype=torch.bool)
+    seen[count:, count:] = True
+    seen[:count, count] = True
+    seen[:count, count + vit.prefix :] = tokens == names[:, None]
+    x = torch.cat([entering[:1].repeat(count, 1), entering])
+    for block in vit.blocks:
+
+        def gather(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return (q @ k.T / q.shape[1] ** 0.5).masked_fill(~seen, -torch.inf).softmax(dim=1) @ v
+
+        x = x + block.branch(x, gather)
+        x = x + block.mlp_branch(x)
+    number = (names[:, None] == tokens).int().argmax(dim=0).view(1, 1, *vit.grid)
+    return x[:count], F.interpolate(number.float(), GRID).flatten().long()
+
+
+@pytest.mark.parametrize("kind", ["tiny", "open_clip", "deep", "siglip"])
+@pytest.mark.parametrize("divided", ["none", "some", "all"])
+def test_the_equations(kind: str, divided: str) -> None:
+    vit = plain_vit(kind)
+    guide, given = features(len(vit.images)), regions(divided, vit.images)
+    for options in ({}, {"tau": 8.0, "merge": 0.6, "spatial": 0.3, "semantic": 2.0}):
+        with torch.no_grad():
+            wanted = expected(vit, guide, given, **options)
+        assert_equal(ours(vit, guide, given, **options), wanted)
+
+
+def ours(vit: PlainVit, guide: Tensor, given: Tensor | None, **options: Any) -> Tensor:
+    text = vit.text.expand(len(vit.images), -1, -1)
+    trace = vit.backbone.trace(vit.images, METHOD.needs())
+    ctx = Context(lambda: vit.images, text, trace, vit.backbone, guide=lambda: guide, regions=given)
+    return METHOD.function(ctx, **options)
