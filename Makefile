@@ -71,7 +71,8 @@ $(LOWEST)/.ready: pyproject.toml Makefile
 test-ray: $(READY)
 	$(BIN)/python -m pytest -n 0 -m ray tests/jobs/test_ray.py
 
-# In a real browser; where there is none, a line says so.
+# In a real browser; where there is none, a line says so. CLIPLOC_SCREENSHOTS=DIR leaves pictures of the pages in DIR:
+# those of docs/web are drawn so.
 test-web: $(READY)
 	@tools/test_web.sh $(BIN)/python
 

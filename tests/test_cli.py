@@ -23,6 +23,7 @@ from rich.text import Text
 from cliploc import __version__, config, report
 from cliploc._terminal import WIDE, Terminal, grid
 from cliploc.backbones import guides, models
+from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, Commands
 from cliploc.cli.localize import _take
 from cliploc.cli.photos import FileNames, PhotoRun, asked_photos
@@ -234,7 +235,8 @@ def test_help_has_every_option_of_the_localizer_in_sections(command):
         assert len(usual) == 10
         for title, flag in (("More: view", "--scales"), ("Boxes", "--threshold"), ("Output", "--json")):
             assert flag in sections[title]
-    assert all(len(line) <= 80 for line in cliploc_(command, "--help").out.splitlines())
+    lines = cliploc_(command, "--help").out.splitlines()
+    assert all(len(line) <= 80 or line.startswith("  Example: ") for line in lines), "commands stay whole, to be copied"
 
 
 def test_a_command_imports_the_modules_of_no_other():
@@ -323,6 +325,28 @@ def test_weights_are_counted_where_the_screen_is_narrow(capsys):
         out = capsys.readouterr().out
         assert shown in out
         assert ("yfcc15m" in out) != ("3 tags" in out)
+
+
+def test_columns_that_do_not_fit_stand_below_with_their_titles(capsys):
+    rows = [["name", "about", "options", "paper"], ["cam", "a map", "–", "Zhou"], ["gem", "maps", "depth=6", "–"]]
+    for width, shown in (
+        (60, ["name  about  options  paper", "cam   a map  –        Zhou", "gem   maps   depth=6  –"]),
+        (21, ["name  about  options", "    paper", "cam   a map  –", "    Zhou", "gem   maps   depth=6", "    –"]),
+        (16, ["name  about", "cam   a map", "    paper: Zhou", "gem   maps"]),
+        (10, ["name", "cam", "    about:", "    a map"]),
+    ):
+        terminal = Terminal()
+        terminal.out.width = width
+        terminal.listing(rows)
+        assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][: len(shown)] == shown
+
+
+def test_commands_to_copy_are_not_broken(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("localize", "benchmark", "calibrate"):
+        shown = cliploc_(name, "--help").out
+        for example in EXAMPLE.findall(Commands()[name].help or ""):
+            assert f"  Example: {example}\n" in shown
 
 
 def test_a_part_of_a_name_lists_those_models():

@@ -66,7 +66,7 @@ class Terminal:
     def listing(
         self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
     ) -> None:
-        """A table with titles; on a narrow screen `narrow`, or the last column below each line."""
+        """A table with titles; on a narrow screen `narrow`, or below each line the columns that do not fit."""
         from rich.cells import cell_len
         from rich.measure import Measurement
         from rich.padding import Padding
@@ -79,13 +79,20 @@ class Terminal:
             self.listing(narrow)
             return
         widths = [max(cell_len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
+        while len(widths) > 1 and sum(widths) + GAP * (len(widths) - 1) > self.out.width:
+            widths.pop()
+        titles, beside = rows[0], len(widths)
+        alone = len(titles) == beside + 1  # its title then stands once, below the others
         for row in rows:
-            line = styled("  ").join(
+            line = styled(" " * GAP).join(
                 styled(str(cell) + " " * (width - cell_len(str(cell))), getattr(cell, "style", ""))
                 for cell, width in zip(row, widths, strict=False)
             )
             self.data(line)
-            self.data(Padding(styled(str(row[-1]), "bold" if row is rows[0] else "dim"), (0, 0, 0, 4)))
+            below = [str(cell) if alone else f"{title}: {cell}" for title, cell in zip(titles, row, strict=True)]
+            for cell, text in zip(row[beside:], below[beside:], strict=True):
+                if alone or (row is not titles and str(cell) != "–"):
+                    self.data(Padding(styled(text, "bold" if row is titles else "dim"), (0, 0, 0, 4)))
 
     def say(self, line: str, style: str = "") -> None:
         """One line for the person who waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -125,6 +126,7 @@ def _command(name: str) -> TyperCommand:
     alone.command(name, cls=SectionedCommand)(getattr(module, plain))
     made = typer.main.get_command(alone)
     assert isinstance(made, TyperCommand)
+    made.help = re.sub("^Example: ", "\b\nExample: ", made.help or "", flags=re.MULTILINE)  # not wrapped, to be copied
     return made
 
 

@@ -140,7 +140,7 @@ def _list_datasets(terminal: Terminal, boxes: Sequence[Reader], labelled: Sequen
 
 def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> None:
     rows: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is", "where to get it")]
-    narrow: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is; where to get it")]
+    narrow: list[Sequence[str | Text]] = [title_row("name", "splits", "about")]
     for one in chosen:
         splits = ", ".join(s.name if s.name == s.role else f"{s.name}: {s.role}" for s in one.splits)
         rows.append((one.name, splits, f"{one.title}: {one.about}", one.source))

@@ -73,14 +73,13 @@ def models(asked: ModelsFlags) -> int:
         return DONE
     titles = title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
     rows: list[Sequence[str | Text]] = [titles]
-    narrow: list[Sequence[str | Text]] = [titles]
+    narrow: list[Sequence[str | Text]] = [title_row("name", "tower", "parameters", "weights")]
     for m in chosen:
         size = "–" if m.parameters is None else f"{m.parameters:.1f} M"
         number = f"{len(runs(m))} of {m.kind}" if m.usable else "none"
-        line = (m.name, m.kind, _by(m.input_hw), size, m.licence, number, m.about)
-        tags = f"{len(m.weights)} tags: cliploc models {m.name}" if len(m.weights) > 1 else "".join(m.weights)
-        rows.append((*line, " · ".join(m.weights) or "–"))
-        narrow.append((*line, tags or "–"))
+        tags = f"{len(m.weights)} tags" if len(m.weights) > 1 else "".join(m.weights)
+        rows.append((m.name, m.kind, _by(m.input_hw), size, m.licence, number, m.about, " · ".join(m.weights) or "–"))
+        narrow.append((m.name, m.kind, size, tags or "–"))
     terminal.listing(rows, narrow)
     terminal.data("")
     legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
@@ -88,6 +87,7 @@ def models(asked: ModelsFlags) -> int:
         legend[f"not on {what}-pooled vits"] = [m.name for m in saliency if pooling not in m.poolings]
     legend["only with --guide"] = [m.name for m in saliency if m.needs().guide]
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
+    terminal.say("all about one: cliploc models NAME", style="dim")
     if part:
         return DONE
     terminal.data("")
