@@ -2,13 +2,14 @@
 
     python tools/teaching_study.py RUN [TRUTH]
     python tools/teaching_study.py --looks RUN OTHERS
+    python tools/teaching_study.py --times RUN
 
 RUN is the folder of a finished `cliploc annotate`. With TRUTH (COCO's annotations of its pictures) each name is also
 looked at in the folder of only those pictures that show it, as somebody would label them. With --looks all pictures of
 RUN show a name and those of OTHERS do not: one half of RUN says in which pictures of the other half, and of OTHERS, the
-name is found by their looks. The constants of
-`cliploc.jobs.teach` were chosen by this table and by `cliploc benchmark --task labelling`, on the raccoon pictures and
-on coco_tune.
+name is found by their looks. With --times RUN is taught once more, in one thread, and the processor time is printed.
+The constants of `cliploc.jobs.teach` were chosen by this table and by `cliploc benchmark --task labelling`, on the
+raccoon pictures and on coco_tune.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +32,7 @@ from cliploc.jobs.drafts import choose
 from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.teach import Seen
+from cliploc.jobs.teach import Drawing, School, Seen
 from cliploc.teaching.directions import GROUP, Pictures, Whitening, stability
 from cliploc.teaching.lesson import pooled
 
@@ -65,6 +67,18 @@ def looks(run: Path, others: Path) -> None:
         found, wrong = ((some @ seen.mean >= seen.cosines[0]).float().mean() for some in (own[1 - half :: 2], without))
         most = (without @ seen.mean).quantile(0.99)
         print(f"found in {found:.2f} of the other half and {wrong:.3f} of others; 99 % of these below {most:.2f}")
+
+
+def times(run: Path) -> None:
+    """Prints the time of teaching a run's names, and of drawing its pictures again."""
+    torch.set_num_threads(1)
+    school = School(opened(run), Drawing.of(read_manifest(run, KIND)["settings"]))
+    begun = time.process_time()
+    _, known = school.names()
+    fitted = time.process_time()
+    count = sum(1 for _ in school.rows(known, {}))
+    each = 1000 * (time.process_time() - fitted) / max(1, count)
+    print(f"fitted in {fitted - begun:.1f} s, {count:,} pictures drawn in {each:.1f} ms each")
 
 
 def opened(run: Path) -> AnnotatedFolder:
@@ -104,5 +118,9 @@ def shown_in(truth: Path) -> dict[str, set[str]]:
 
 
 if __name__ == "__main__":
-    work = looks if sys.argv[1:2] == ["--looks"] else main
-    work(*map(Path, sys.argv[1 + (work is looks) :]))
+    kinds: dict[str, Callable[..., None]] = {"--looks": looks, "--times": times}
+    kind = kinds.get("".join(sys.argv[1:2]))
+    if kind is None:
+        main(*map(Path, sys.argv[1:]))
+    else:
+        kind(*map(Path, sys.argv[2:]))

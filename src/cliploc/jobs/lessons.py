@@ -19,7 +19,7 @@ from cliploc.teaching.lesson import Lesson
 
 SUFFIX = ".safetensors"
 KEYS = ("names", "heat", "places", "features", "scale", "embedding", "frame")  # of a lesson's tensors
-SEVERAL = 4
+SEVERAL = 4  # pictures of a part, from which it is read as a whole
 LISTED = "pictures"  # the entry with the pictures and the digests of their files
 
 

@@ -400,7 +400,9 @@ class School:
             alike.setdefault((labels, lessons[i].grids), []).append(i)
         rows: dict[int, Row] = {}
         for (labels, _), ids in alike.items():
-            maps = self._maps([lessons[i] for i in ids], labels, known) if labels else itertools.repeat(())
+            maps: Iterable[Iterable[FloatArray]] = itertools.repeat(())
+            if labels:
+                maps = self._maps([lessons[i] for i in ids], labels, known)
             for i, of_picture in zip(ids, maps, strict=False):
                 rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture, strict=True)), known)
         return [rows[i] for i in range(len(pictures))]
