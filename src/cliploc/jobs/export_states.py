@@ -18,15 +18,15 @@ STALE, CURRENT = "stale", "current"
 
 def mark_stale(out: Path, names: Iterable[str] | None = None) -> None:
     """Marks exports, by default all, as not holding the folder's boxes."""
-    states = _states(out)
-    wanted = list(states) if names is None else list(names)
-    _write(out, {**states, **{name: {**states.get(name, {}), "state": STALE} for name in wanted}})
+    before = _states(out)
+    wanted = list(before) if names is None else list(names)
+    _write(out, before, {name: {**before.get(name, {}), "state": STALE} for name in wanted})
 
 
 def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions: str | None, corrected: int) -> None:
     """Marks an export as up to date, with what it was made from; `decisions` is their digest, None without any."""
     state = {"state": CURRENT, "files": list(files), "run": run, "decisions": decisions, "corrected": corrected}
-    _write(out, {**_states(out), name: state})
+    _write(out, _states(out), {name: state})
 
 
 def seal(out: Path, names: Sequence[str], newest: int | None = None) -> str:
@@ -53,6 +53,6 @@ def _states(out: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _write(out: Path, states: dict[str, dict[str, Any]]) -> None:
-    if states != _states(out):
+def _write(out: Path, before: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> None:
+    if (states := {**before, **new}) != before:
         write_json(out / FILE, {"kind": KIND, "schema_version": SCHEMA_VERSION, "exports": states})
