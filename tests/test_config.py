@@ -44,6 +44,7 @@ NUMBERS = {  # a valid value of each option that takes numbers, alone and in a l
         "logit_scale": (1,),
         "background_threshold": (0.5,),
         "area_threshold": (0.5,),
+        "candidates": (5,),
     },
     FaithfulnessOptions: {"steps": (2,), "tolerance": (0.02,)},
 }

@@ -7,11 +7,13 @@ import shutil
 import warnings
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.push_to_hf_hub import save_for_hf
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -27,7 +29,7 @@ from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.tower import Backbone
 from cliploc.training.trainer import MixedPrecision
-from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
+from tests.backbones.small_clip import CONFIG, SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript
 from tests.tolerances import assert_rounded
 
@@ -365,6 +367,19 @@ def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr(open_clip, "get_tokenizer", no_transformers)
     with pytest.raises(ModelError, match="needs another package: pip install transformers"):
         create("RN50", "random")
+
+
+def test_a_folder_that_open_clip_saved(tmp_path):
+    model = small_clip(quick_gelu=True, seed=3)
+    words = mock.Mock()  # a tokenizer of transformers would save itself beside the weights
+    save_for_hf(model, words, {**CONFIG, "quick_gelu": True}, tmp_path)
+    ours = create(f"local-dir:{tmp_path}")
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = F.normalize(model.encode_image(images), dim=-1)
+        texts = F.normalize(model.encode_text(tokenizer()(TEXTS)), dim=-1)
+    torch.testing.assert_close(ours.encode_image(images), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.encode_text(TEXTS), texts, rtol=0, atol=1e-5)
 
 
 def test_a_configuration_open_clip_cannot_build(tmp_path):

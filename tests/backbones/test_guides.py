@@ -58,6 +58,25 @@ def test_features_are_those_of_timm(name: str) -> None:
     torch.testing.assert_close(found, tokens, rtol=1e-4, atol=1e-5)
 
 
+def test_queries_and_keys_are_those_that_the_last_block_computes() -> None:
+    guide, plain = create_guide(f"qk:{TINY}@random"), create_guide(f"{TINY}@random")
+    seen = pixels(64, 80)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = timm.create_model(TINY, pretrained=False, num_classes=0, dynamic_img_size=True).eval()
+    computed: list[torch.Tensor] = []
+    module.blocks[-1].attn.qkv.register_forward_hook(lambda _, __, output: computed.append(output))
+    how = module.pretrained_cfg
+    with torch.no_grad():
+        module((seen - torch.tensor(how["mean"]).view(1, 3, 1, 1)) / torch.tensor(how["std"]).view(1, 3, 1, 1))
+    q, k, _ = computed[0][:, module.num_prefix_tokens :].chunk(3, dim=2)
+    torch.testing.assert_close(guide.features(seen), (q + k).transpose(1, 2).unflatten(2, (4, 5)), rtol=1e-4, atol=1e-5)
+    assert (guide.name, guide.weights_id != plain.weights_id) == (f"qk:{TINY}", True)
+    for name, said in (("resnet10t.c3_in1k", "has no queries and keys to read"), ("mini", "expected a tower of timm")):
+        with pytest.raises(UsageError, match=said):
+            create_guide(f"qk:{name}@random" if name != "mini" else "qk:mini")
+
+
 def test_pictures_of_any_size_are_brought_to_whole_cells() -> None:
     guide, seen = create_guide(f"{TINY}@random"), pixels(70, 41)
     whole = F.interpolate(seen, (64, 48), mode="bilinear", antialias=True)

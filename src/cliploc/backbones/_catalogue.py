@@ -157,6 +157,7 @@ class GuideEntry:
     licence: str  # of the weights
 
 
+QUERIES_KEYS = "qk:"  # before the name of a guide of timm: the queries plus keys of its last block, as CorrCLIP's
 guides: Registry[GuideEntry] = Registry("guide")
 for _entry in (
     GuideEntry("dino-s16", "vit_small_patch16_224.dino", 16, 21.7, "Apache-2.0"),
@@ -175,7 +176,7 @@ for _entry in (
 
 def refuse_unknown_guide(spec: str) -> None:
     """Refuses an unknown guide, as `create_guide` does, without importing torch."""
-    name = spec.partition("@")[0]
+    name = spec.removeprefix(QUERIES_KEYS).partition("@")[0]
     if name not in guides.names() and not in_catalogue(name) and not _may_be_of_timm(name):
         raise unknown_guide(name)
 

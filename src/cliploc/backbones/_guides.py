@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._files import user_path
-from cliploc.backbones._catalogue import create, guides, in_catalogue, refuse_unknown_guide, unknown_guide
+from cliploc.backbones._catalogue import (
+    QUERIES_KEYS,
+    create,
+    guides,
+    in_catalogue,
+    refuse_unknown_guide,
+    unknown_guide,
+)
 from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.tower import Backbone, Guide, Needs, tensors_digest
 
@@ -50,15 +57,35 @@ class TimmGuide:
         """See `cliploc.tower.Guide.features`."""
         images = (_sized(pixels.to(self._device), self._stride) - self._mean) / self._std
         try:
-            maps = self._module.forward_intermediates(
-                images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-            )
+            return self._read(images).float()
         except AssertionError as error:  # timm's answer of towers that take one size only
             height, width = images.shape[-2:]
             raise UsageError(
                 f"the guide {self.name} takes pictures of its own size only, got {height}×{width}: choose another guide"
             ) from error
-        return maps[-1].float()
+
+    def _read(self, images: Tensor) -> Tensor:
+        asked = {"norm": True, "output_fmt": "NCHW", "intermediates_only": True}
+        last: Tensor = self._module.forward_intermediates(images, indices=1, **asked)[-1]
+        return last
+
+
+class QueryKeyGuide(TimmGuide):
+    """The queries plus keys of the last block of a ViT of timm, as CorrCLIP takes them of DINO."""
+
+    def __init__(self, name: str, module: Any, weights_id: str, device: str = "cpu") -> None:
+        digest = hashlib.sha256(f"{weights_id} queries and keys".encode()).hexdigest()
+        super().__init__(QUERIES_KEYS + name, module, digest, device)
+        *others, last = getattr(module, "blocks", None) or (None,)
+        if not others or getattr(getattr(last, "attn", None), "qkv", None) is None:
+            raise UsageError(f"{name} has no queries and keys to read: leave {QUERIES_KEYS} out")
+        self._before, self._last = len(others) - 1, last
+
+    def _read(self, images: Tensor) -> Tensor:
+        asked = {"norm": False, "output_fmt": "NCHW", "intermediates_only": True}
+        tokens = self._module.forward_intermediates(images, indices=[self._before], **asked)[-1]  # [B, d, h, w]
+        q, k, _ = self._last.attn.qkv(self._last.norm1(tokens.movedim(1, 3))).chunk(3, dim=3)
+        return torch.as_tensor(q + k).movedim(3, 1)
 
 
 def _sized(pixels: Tensor, stride: int) -> Tensor:
@@ -72,15 +99,18 @@ def _sized(pixels: Tensor, stride: int) -> Tensor:
 def create_guide(spec: str, device: str = "cpu") -> Guide:
     """Builds a frozen float32 guide: a name of `guides`, a catalogue model, or a tower of timm, "NAME@WEIGHTS"."""
     refuse_unknown_guide(spec)
-    name, _, weights = spec.partition("@")
+    name, _, weights = spec.removeprefix(QUERIES_KEYS).partition("@")
+    made = QueryKeyGuide if spec.startswith(QUERIES_KEYS) else TimmGuide
     if name in guides.names():
-        return _timm_guide(name, guides.get(name).timm, weights, device)
+        return _timm_guide(made, name, guides.get(name).timm, weights, device)
     if in_catalogue(name):
+        if made is QueryKeyGuide:
+            raise UsageError(f"expected a tower of timm after {QUERIES_KEYS}, got {name}: use qk:dino-b8")
         return BackboneGuide(create(name, weights or None, device))
-    return _timm_guide(name, name, weights, device)
+    return _timm_guide(made, name, name, weights, device)
 
 
-def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGuide:
+def _timm_guide(made: type[TimmGuide], name: str, timm_name: str, weights: str, device: str) -> TimmGuide:
     import timm
 
     from cliploc.backbones._checkpoints import read_checkpoint
@@ -100,7 +130,7 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
         raise UsageError(f"{name} of timm has no feature maps: choose another guide, such as dinov2-s") from None
     if weights == "random":
         digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict()))
-        return TimmGuide(name, module, digest.hexdigest(), device)
+        return made(name, module, digest.hexdigest(), device)
     repository = "" if published is None else published.hf_hub_id or ""
     checkpoint = read_checkpoint(user_path(weights) if weights else timm_file(name, repository))
     try:
@@ -112,7 +142,7 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
             f"{checkpoint.path} does not hold the weights of the guide {name}, as it lacks {missing[0]}: give the file "
             f"of https://huggingface.co/{repository or 'timm'} after {name}@"
         )
-    return TimmGuide(name, module, hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest(), device)
+    return made(name, module, hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest(), device)
 
 
 def _built(timm_name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +18,7 @@ from cliploc.backbones._dual_encoder import DualEncoder
 from cliploc.backbones._layers import with_fast_linears
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
+from cliploc.tower import join_heads, split_heads
 from cliploc.values import Interpolation, ResizePolicy
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -83,3 +85,66 @@ class OpenClipText(nn.Module):
         device = self.model.logit_scale.device
         tokens = self.tokenizer(list(texts)).to(device)  # [n, context length]
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    def word_weights(
+        self, text: str, image: Tensor, *, blocks: int = 8, published: bool = False
+    ) -> list[tuple[str, float]]:
+        """Which tokens of a sentence its match with an image used: the word side of Grad-ECLIP (Zhao et al. 2024).
+
+        w_i = ReLU(Σ_l Σ_d g^l_d · v^l_id · n^l_i) over the last blocks l, as shares that add up to 1 (or all 0): g^l is
+        the cosine's gradient with respect to what the heads gather for the end token, n^l_i = cos(q_end, k_i), min–max
+        normalised over all tokens. As for the image side, the authors' code runs these blocks with one head.
+
+        Args:
+            text: a sentence.
+            image: `[D]`, the embedding of an image.
+            blocks: how many of the last blocks are read.
+            published: the authors' one-head form.
+
+        Returns:
+            The tokens between start and end with their shares.
+
+        Raises:
+            UsageError: the text tower is not CLIP's own.
+
+        Example:
+            >>> localizer.backbone.text.word_weights("a dog in a car", embedding)  # doctest: +SKIP
+        """
+        tower = getattr(self.model, "text", self.model)
+        pooled = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+        if pooled != "argmax" or not all(
+            isinstance(one, ResidualAttentionBlock) for one in tower.transformer.resblocks
+        ):
+            raise UsageError("expected CLIP's own text tower, which ends a sentence by a token: use another model")
+        layers = list(tower.transformer.resblocks)
+        read: list[tuple[Tensor, ...]] = []
+        ids = self.tokenizer([text]).to(self.model.logit_scale.device)  # [1, T]
+        end = int(ids[0].argmax())
+        with torch.inference_mode(False), torch.enable_grad():
+            x = (tower.token_embedding(ids) + tower.positional_embedding).detach()  # [1, T, d]
+            for back, block in zip(range(-len(layers), 0), layers, strict=True):
+                chosen, attn = back >= -blocks, block.attn
+                if chosen and not read:
+                    x = x.detach().requires_grad_()  # the graph begins here
+                heads = 1 if chosen and published else attn.num_heads
+                qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+                parts = (split_heads(part, heads) for part in qkv)
+                gathered = join_heads(F.scaled_dot_product_attention(*parts, attn_mask=tower.attn_mask))
+                x = x + block.ls_1(attn.out_proj(gathered))
+                x = x + block.ls_2(block.mlp(block.ln_2(x)))
+                if chosen:
+                    read.append((*(part.detach() for part in qkv), gathered))
+            last = tower.ln_final(x)[0, end]
+            if (project := tower.text_projection) is not None:
+                last = project(last) if isinstance(project, nn.Linear) else last @ project
+            cosine = F.normalize(last, dim=0) @ F.normalize(image.to(last), dim=0)
+            gradients = torch.autograd.grad(cosine, [one[-1] for one in read])
+        total = torch.zeros(ids.shape[1])
+        for (q, k, v, _), gradient in zip(read, gradients, strict=True):
+            alike = F.cosine_similarity(q[0, end], k[0], dim=-1)  # [T]
+            alike = (alike - alike.min()) / (alike.max() - alike.min())
+            total += ((gradient[0, end] * v[0]).sum(dim=-1) * alike).float().cpu()
+        weights = total[1:end].relu()
+        weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        decode = getattr(self.tokenizer, "decode", lambda one: str(one[0]))
+        return [(decode([int(token)]).strip(), float(w)) for token, w in zip(ids[0, 1:end], weights, strict=True)]

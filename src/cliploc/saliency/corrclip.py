@@ -44,7 +44,7 @@ def corrclip(
       the patches of its region only. All places of the region get it. Left out in towers without a class token.
 
     Regions come from `cliploc segment --regions`, whose vote is the paper's last step; without any the whole picture is
-    in no region. The authors' S are of DINO's queries plus keys in its last block, ours of the guide's last tokens.
+    in no region. The authors' guide is `qk:dino-b8`: queries plus keys of DINO's last block.
     Where every pixel of a window is in a region, their code takes its first region for none; here it stays a region.
 
     Args:
@@ -54,7 +54,7 @@ def corrclip(
         semantic: weight of the semantic branch.
     """
     if ctx.guide is None:
-        raise UsageError("expected a guide for corrclip, got none: give one, such as dino-b8")
+        raise UsageError("expected a guide for corrclip, got none: give one, such as qk:dino-b8")
     tower, trace = ctx.transformer, ctx.trace
     with torch.no_grad():
         features = F.normalize(ctx.guide().float(), dim=1)  # [B, C, h', w']
