@@ -31,6 +31,7 @@ from cliploc.errors import CliplocError
 from cliploc.reporter import BANK, Reporter, halved_note
 
 GAP = 2  # columns between those of a table
+LEAST_BESIDE = 40  # columns in which a last column of words is wrapped beside the others, not below them
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
 
 
@@ -73,7 +74,7 @@ class Terminal:
     def listing(
         self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
     ) -> None:
-        """A table with titles; on a narrow screen `narrow`, or below each line the columns that do not fit."""
+        """A table with titles; on a narrow screen `narrow`, or a wrapped last column, or columns below each line."""
         table = grid(rows)
         if Measurement.get(self.out, self.out.options.update(width=WIDE), table).maximum <= self.out.width:
             self.data(table)
@@ -82,6 +83,9 @@ class Terminal:
             self.listing(narrow)
             return
         widths = [max(cell_len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
+        if self.out.width - sum(widths) - GAP * len(widths) >= LEAST_BESIDE:
+            self.data(table)
+            return
         while len(widths) > 1 and sum(widths) + GAP * (len(widths) - 1) > self.out.width:
             widths.pop()
         titles, beside = rows[0], len(widths)
