@@ -123,8 +123,8 @@ def _photographs(localizer: Localizer) -> Finding:
         detail += f"; {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
     if share < RIGHT_SHARE:
         detail += (
-            f": {share:.0%}, expected {RIGHT_SHARE:.0%} or more, guessing reaches {chance:.0%}: these weights are random, "
-            "or not of this model: download trained ones"
+            f": {share:.0%}, expected {RIGHT_SHARE:.0%} or more, guessing reaches {chance:.0%}: these weights are "
+            "random, or not of this model: download trained ones"
         )
     return Finding("pictures", share >= RIGHT_SHARE, detail)
 
