@@ -99,6 +99,7 @@ def test_what_a_notebook_shows_has_a_picture_and_a_line_for_each_name_whatever_t
     assert picture["alt"] == repr(found)
     assert re.fullmatch(r"<Localization of image 0, 64×48: cat.*dog.*>", repr(found))
     assert "".join(tags.texts).count(HOSTILE) >= 1
+    assert "1 boxes" not in "".join(tags.texts)
 
 
 def test_an_overlay_takes_what_it_names(found):

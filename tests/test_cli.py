@@ -341,6 +341,15 @@ def test_columns_that_do_not_fit_stand_below_with_their_titles(capsys):
         assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][: len(shown)] == shown
 
 
+def test_a_last_column_is_wrapped_beside_the_others_where_there_is_room(capsys):
+    terminal = Terminal()
+    terminal.out.width = 50
+    terminal.listing([["topic", "title"], ["boxes", " ".join(["word"] * 12)]])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["topic", "boxes", "word"]
+    assert lines[2].startswith(" " * 7 + "word")
+
+
 def test_commands_to_copy_are_not_broken(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("localize", "benchmark", "calibrate"):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # rich is imported where it prints: a refusal or a command's 
     from cliploc.reporter import Reporter
 
 GAP = 2  # columns between those of a table
+LEAST_BESIDE = 40  # columns in which a last column of words is wrapped beside the others, not below them
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
 
 
@@ -66,7 +67,7 @@ class Terminal:
     def listing(
         self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
     ) -> None:
-        """A table with titles; on a narrow screen `narrow`, or below each line the columns that do not fit."""
+        """A table with titles; on a narrow screen `narrow`, or a wrapped last column, or columns below each line."""
         from rich.cells import cell_len
         from rich.measure import Measurement
         from rich.padding import Padding
@@ -79,6 +80,9 @@ class Terminal:
             self.listing(narrow)
             return
         widths = [max(cell_len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
+        if self.out.width - sum(widths) - GAP * len(widths) >= LEAST_BESIDE:
+            self.data(table)
+            return
         while len(widths) > 1 and sum(widths) + GAP * (len(widths) - 1) > self.out.width:
             widths.pop()
         titles, beside = rows[0], len(widths)

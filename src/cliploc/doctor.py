@@ -75,7 +75,8 @@ def _devices(threads: int | None) -> Finding:
     if threads is not None:
         torch.set_num_threads(threads)
     device = best_device()
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    own = torch.get_num_threads()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{own} thread{'s' * (own != 1)}"
     return Finding("device", True, f"{device} ({name})")
 
 
@@ -117,16 +118,13 @@ def _photographs(localizer: Localizer) -> Finding:
     ]
     share = 1 - len(wrong) / len(photos)
     chance = sum(len(photo.truth) for photo in photos) / (len(photos) * len(names))
-    detail = (
-        f"{len(photos) - len(wrong)} of {len(photos)} ({share:.0%}) called by a name of what they show, out of "
-        f"{len(names)} names, in {seconds:.1f} s"
-    )
+    detail = f"{len(photos) - len(wrong)} of {len(photos)} named right, out of {len(names)} names, in {seconds:.1f} s"
     if wrong:
         detail += f"; {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
     if share < RIGHT_SHARE:
         detail += (
-            f": expected {RIGHT_SHARE:.0%} or more, guessing reaches {chance:.0%}: these weights are random, or not of "
-            "this model: download trained ones"
+            f": {share:.0%}, expected {RIGHT_SHARE:.0%} or more, guessing reaches {chance:.0%}: these weights are "
+            "random, or not of this model: download trained ones"
         )
     return Finding("pictures", share >= RIGHT_SHARE, detail)
 

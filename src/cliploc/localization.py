@@ -290,9 +290,10 @@ class Localization:
         drawn.thumbnail((NOTEBOOK_SIDE, NOTEBOOK_SIDE))
         file = io.BytesIO()
         drawn.save(file, "JPEG", quality=85)
+        counts = np.bincount(self.boxes.label, minlength=len(self.names))
         lines = [
-            f"<li>{html.escape(name)}: {html.escape(reason or f'{(self.boxes.label == p).sum()} boxes')}</li>"
-            for p, (name, reason) in enumerate(zip(self.names, self.reasons, strict=True))
+            f"<li>{html.escape(name)}: {html.escape(reason or ('1 box' if n == 1 else f'{n} boxes'))}</li>"
+            for name, reason, n in zip(self.names, self.reasons, counts, strict=True)
         ]
         picture = base64.b64encode(file.getvalue()).decode("ascii")
         alt = html.escape(repr(self), quote=True)

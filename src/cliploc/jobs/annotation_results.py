@@ -35,6 +35,7 @@ from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.report.document import skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
+from cliploc.report.html import count
 from cliploc.report.review_page import ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import fills, uncompressed
@@ -125,15 +126,16 @@ class AnnotateResult:
         """The lines printed at the end of a run."""
         done, boxes = self.pictures - len(self.failed), sum(self.boxes.values())
         words = [f"{done:,} of {self.pictures:,} pictures done, {self.computed:,} of them now, {seconds:.1f} s"]
-        words.append(f"{boxes:,} boxes; {self.empty:,} pictures without any")
+        words.append(f"{count(boxes, 'box', 'boxes')}; {count(self.empty, 'picture')} without any")
         if self.failed:
             words.append(f"{len(self.failed):,} failed: see summary.json")
         lines = ["; ".join(words)]
         if self.shares:
             lines.append(self._of_shares())
         if unsure := sum(self.unsure.values()):
-            boxes = "box" if unsure == 1 else "boxes"
-            lines.append(f"{unsure:,} unsure {boxes}: see `cliploc review`; --unsure exports them, too")
+            lines.append(
+                f"{count(unsure, 'unsure box', 'unsure boxes')}: see `cliploc review`; --unsure exports them, too"
+            )
         if self.groups:
             lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
         if self.dropped or self.reviewed:
