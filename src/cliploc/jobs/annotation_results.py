@@ -398,15 +398,15 @@ class AnnotatedFolder:
 
     def reviewed(self, drafts: AnnotatedPicture) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""
-        row, name = self.results.row(drafts.name), drafts.name
+        row, name, chosen = self.results.row(drafts.name), drafts.name, self.chosen(drafts.name)
         review = self.reviews.get(name, {"status": "none", "revision": 0})
         if (correction := self.corrected.get(name)) is None:
-            kept = self.kept(name)
+            kept = chosen.decided(self.decided.get(name, {}), self.rule.unsure)
             masks = [row["masks"][i] for i in kept] if "masks" in row else None
             correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], masks, [*kept])
         return ReviewPicture(
             drafts,
-            frozenset(self.chosen(name).unsure),
+            frozenset(chosen.unsure),
             correction.boxes,
             correction.labels,
             correction.drafts or [None] * len(correction.boxes),
