@@ -199,8 +199,8 @@ class Segmenter:
             for length, one in zip((height, width), window, strict=True)
         )
         if regions is not None:  # as a fourth channel
-            sized = cv2.resize(regions.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-            images = torch.cat([images.float(), torch.from_numpy(sized).to(images.device)[None, None]], dim=1)
+            sized = F.interpolate(torch.from_numpy(regions)[None, None].float(), (height, width))
+            images = torch.cat([images.float(), sized.to(images.device)], dim=1)
         crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y in tops for x in lefts])  # [W, …]
         # The remainder of the patch grid is lost, as in a convolution over patches.
         stride = self.backbone.stride
