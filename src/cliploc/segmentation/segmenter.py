@@ -130,13 +130,14 @@ class Segmenter:
         if regions is None and self.regions is not None:
             regions = self.regions(picture, name)
         seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
-        queries, class_of, chosen = self._queries, self.class_of, slice(None)
+        queries, class_of = self._queries, self.class_of
+        chosen: Tensor | None = None
         if self.protocol.candidates:
             chosen = candidates(seen.cosines.amax(dim=0), class_of.to(seen.cosines.device), self.protocol)
             queries, class_of = queries[chosen.to(queries.device)], class_of[chosen.to(class_of.device)]
         made = {}
         for name, task in tasks.items():
-            maps = seen.of[name][:, chosen]
+            maps = seen.of[name] if chosen is None else seen.of[name][:, chosen]
             over = self._over_pixels(maps, task.method.cosines, seen, picture, resized.shape[:2])
             if self.protocol.propagation == "tlp":
                 over = propagated(over, images, queries, hw, VALUES)
