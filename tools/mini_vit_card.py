@@ -41,7 +41,7 @@ from cliploc.tower import Guide, Needs
 ROOT = Path(__file__).resolve().parent.parent
 CARD, STUDY = ROOT / "docs/mini-vit.md", ROOT / "docs/studies/mini-vit.md"
 SLOW_PICTURES = 60
-GUIDE = "mini"  # of ProxyCLIP
+GUIDE = "mini"  # of methods that need one
 BATCH = 8
 CHUNK = 80  # pictures whose maps are kept together while a row is measured
 
@@ -172,7 +172,7 @@ def on_coco(rows: Sequence[Row], data: Path, work: Path) -> dict[str, list[str]]
     for row in rows:
         file = work / f"{_weights()} coco {row.label.replace('`', '')}.json"
         if not file.exists():
-            guide = GUIDE if row.method == "proxyclip" else None
+            guide = GUIDE if methods.get(row.method).needs().guide else None
             localizer = Localizer(
                 "mini-vit", method=row.method, method_options=dict(row.options), guide=guide, min_presence=0
             )

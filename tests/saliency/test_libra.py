@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import GluMlp
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,6 +87,21 @@ def test_grad_cam_with_gradients_by_hand(at: int) -> None:
             maps.append((normed[1:] @ gradient[1:].mean(dim=0)).detach().view(vit.grid))
     expected = torch.stack(maps).view(len(vit.images), len(vit.text), *vit.grid)
     assert_equal(vit.ours("grad_cam", block=at, libra=True), expected)
+
+
+def test_each_factor_of_a_gated_mlp_gets_half_and_its_gate_is_a_constant() -> None:
+    """SwiGLU, as in DINOv3 and EVA: out(silu(a) · b), by hand."""
+    torch.manual_seed(0)
+    mlp = GluMlp(6, hidden_features=10, act_layer=torch.nn.SiLU, gate_last=False)
+    x = torch.randn(3, 6, requires_grad=True)
+    with Backward(LIBRA):
+        (ours,) = torch.autograd.grad(mlp(x).sum(), x)
+    with torch.no_grad():
+        a, b = mlp.fc1(x).chunk(2, dim=1)
+        out = mlp.fc2.weight.sum(dim=0) / 2  # [5]
+        of_a, of_b = out * a.sigmoid() * b, out * a.sigmoid() * a
+        expected = torch.cat([of_a, of_b], dim=1) @ mlp.fc1.weight
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", BALANCED)

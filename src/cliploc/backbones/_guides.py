@@ -76,10 +76,10 @@ class QueryKeyGuide(TimmGuide):
     def __init__(self, name: str, module: Any, weights_id: str, device: str = "cpu") -> None:
         digest = hashlib.sha256(f"{weights_id} queries and keys".encode()).hexdigest()
         super().__init__(QUERIES_KEYS + name, module, digest, device)
-        *others, last = getattr(module, "blocks", None) or (None,)
-        if not others or getattr(getattr(last, "attn", None), "qkv", None) is None:
+        blocks: Any = list(getattr(module, "blocks", None) or ())
+        if len(blocks) < 2 or getattr(getattr(blocks[-1], "attn", None), "qkv", None) is None:
             raise UsageError(f"{name} has no queries and keys to read: leave {QUERIES_KEYS} out")
-        self._before, self._last = len(others) - 1, last
+        self._before, self._last = len(blocks) - 2, blocks[-1]
 
     def _read(self, images: Tensor) -> Tensor:
         asked = {"norm": False, "output_fmt": "NCHW", "intermediates_only": True}

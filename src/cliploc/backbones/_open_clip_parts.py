@@ -128,8 +128,8 @@ class OpenClipText(nn.Module):
                     x = x.detach().requires_grad_()  # the graph begins here
                 heads = 1 if chosen and published else attn.num_heads
                 qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-                parts = (split_heads(part, heads) for part in qkv)
-                gathered = join_heads(F.scaled_dot_product_attention(*parts, attn_mask=tower.attn_mask))
+                q, k, v = (split_heads(part, heads) for part in qkv)
+                gathered = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=tower.attn_mask))
                 x = x + block.ls_1(attn.out_proj(gathered))
                 x = x + block.ls_2(block.mlp(block.ln_2(x)))
                 if chosen:

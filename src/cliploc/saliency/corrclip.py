@@ -80,12 +80,13 @@ def corrclip(
             classes = torch.stack([_class_of_places(ctx, b, of, grid) for b, of in enumerate(tokens)])
             read = read + semantic * tower.last_norm(classes.to(read.dtype))
         joint = F.normalize(tower.read_normed(read).float(), dim=-1)  # [B, N', D]
-        return torch.einsum("bnd,bpd->bpn", joint, ctx.patch_text).unflatten(2, grid)
+        maps = torch.einsum("bnd,bpd->bpn", joint, ctx.patch_text)
+        return maps.reshape(*maps.shape[:2], *grid)
 
 
 def _merged(regions: Tensor, places: Tensor, distance: float) -> Tensor:
     """The regions `[N]` of places `[N, C]`, numbered anew, where those with like means are one; −1 stays."""
-    names, number = regions.unique(return_inverse=True)
+    names, number = torch.unique(regions, return_inverse=True)
     inside = names >= 0
     if inside.sum() < 2:
         return regions
@@ -111,7 +112,7 @@ def _scope(regions: Tensor, alike: Tensor) -> Tensor:
 def _class_of_places(ctx: Context, image: int, regions: Tensor, grid: tuple[int, int]) -> Tensor:
     """`[N', d]`: for each place of the guide's grid the class token of its region, of the patches' regions `[N]`."""
     tower, trace = ctx.transformer, ctx.trace
-    names, number = regions.unique(return_inverse=True)
+    names, number = torch.unique(regions, return_inverse=True)
     unseen = F.pad(F.one_hot(number).T == 0, (tower.prefix_tokens, 0), value=True)  # [R, T]
     unseen[:, 0] = False
     # A sequence for each region: its class token, the other prefix tokens and a patch, which no one reads.

@@ -130,13 +130,14 @@ class Segmenter:
         if regions is None and self.regions is not None:
             regions = self.regions(picture, name)
         seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
-        queries, class_of, chosen = self._queries, self.class_of, slice(None)
+        queries, class_of = self._queries, self.class_of
+        chosen: Tensor | None = None
         if self.protocol.candidates:
             chosen = candidates(seen.cosines.amax(dim=0), class_of.to(seen.cosines.device), self.protocol)
             queries, class_of = queries[chosen.to(queries.device)], class_of[chosen.to(class_of.device)]
         made = {}
         for name, task in tasks.items():
-            maps = seen.of[name][:, chosen]
+            maps = seen.of[name] if chosen is None else seen.of[name][:, chosen]
             over = self._over_pixels(maps, task.method.cosines, seen, picture, resized.shape[:2])
             if self.protocol.propagation == "tlp":
                 over = propagated(over, images, queries, hw, VALUES)
@@ -199,8 +200,8 @@ class Segmenter:
             for length, one in zip((height, width), window, strict=True)
         )
         if regions is not None:  # as a fourth channel
-            sized = cv2.resize(regions.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-            images = torch.cat([images.float(), torch.from_numpy(sized).to(images.device)[None, None]], dim=1)
+            sized = F.interpolate(torch.from_numpy(regions)[None, None].float(), (height, width))
+            images = torch.cat([images.float(), sized.to(images.device)], dim=1)
         crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y in tops for x in lefts])  # [W, …]
         # The remainder of the patch grid is lost, as in a convolution over patches.
         stride = self.backbone.stride
