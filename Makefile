@@ -115,7 +115,7 @@ notebooks: $(VENV)/.docs
 # has a letter or a digit, so bars and lines of tables count for nothing.
 WORDS := tr -s '[:space:]' '\n' | grep -c '[[:alnum:]]'
 prose: $(VENV)/.docs
-	@for page in README.md $$(find docs -name '*.md' | sort); do echo "$$($(WORDS) < $$page) $$page"; done
+	@for page in README.md $$(find docs -name '*.md' | sort); do echo "$$(cat $$page | $(WORDS)) $$page"; done
 	@echo "$$(cat $$(find docs -name '*.md' -not -path 'docs/studies/*') | $(WORDS)) for users"
 	@echo "$$(cat docs/studies/*.md | $(WORDS)) studies"
 	-$(BIN)/proselint --config .proselintrc.json check README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
