@@ -106,7 +106,7 @@ def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
 def test_the_demo_does_not_write_over_its_photos(tmp_path, monkeypatch):
     photos = tmp_path / "cliploc/demo_photos"
     shutil.copytree(CAT.parent, photos)
-    monkeypatch.setattr("cliploc._files.resources.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("cliploc._files.__file__", str(tmp_path / "cliploc/_files.py"))
     before = {one.path: one.path.read_bytes() for one in demo_photos()}
     assert "is read by this run, and would be overwritten" in refused("demo", "--out", photos)
     assert {one.path: one.path.read_bytes() for one in demo_photos()} == before

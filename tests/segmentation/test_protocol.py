@@ -228,7 +228,7 @@ def test_options_replace_what_the_set_has_and_nothing_else():
     [
         ("voc20", {"background_threshold": 0.1}, "voc20 has no background, but --background-threshold needs one"),
         ("imagenet_seg", {"stride": 56}, "imagenet_seg has one window and one name: leave --stride out"),
-        ("voc", {}, "expected the segmentation set to be one of ade20k, cityscapes"),
+        ("voc", {}, "expected the segmentation set to be one of ade20k, ade847, cityscapes"),
     ],
 )
 def test_errors_of_options(name, options, error):

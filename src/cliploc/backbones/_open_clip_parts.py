@@ -106,36 +106,31 @@ class OpenClipText(nn.Module):
 
         Raises:
             UsageError: the text tower is not CLIP's own.
-
-        Example:
-            >>> localizer.backbone.text.word_weights("a dog in a car", embedding)  # doctest: +SKIP
         """
-        tower = getattr(self.model, "text", self.model)
-        pooled = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
-        if pooled != "argmax" or not all(
-            isinstance(one, ResidualAttentionBlock) for one in tower.transformer.resblocks
-        ):
+        part = getattr(self.model, "text", self.model)
+        pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
+        if pooled != "argmax" or not all(isinstance(one, ResidualAttentionBlock) for one in part.transformer.resblocks):
             raise UsageError("expected CLIP's own text tower, which ends a sentence by a token: use another model")
-        layers = list(tower.transformer.resblocks)
+        layers = list(part.transformer.resblocks)
         read: list[tuple[Tensor, ...]] = []
         ids = self.tokenizer([text]).to(self.model.logit_scale.device)  # [1, T]
         end = int(ids[0].argmax())
         with torch.inference_mode(False), torch.enable_grad():
-            x = (tower.token_embedding(ids) + tower.positional_embedding).detach()  # [1, T, d]
+            x = (part.token_embedding(ids) + part.positional_embedding).detach()  # [1, T, d]
             for back, block in zip(range(-len(layers), 0), layers, strict=True):
                 chosen, attn = back >= -blocks, block.attn
                 if chosen and not read:
                     x = x.detach().requires_grad_()  # the graph begins here
                 heads = 1 if chosen and published else attn.num_heads
                 qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-                q, k, v = (split_heads(part, heads) for part in qkv)
-                gathered = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=tower.attn_mask))
+                q, k, v = (split_heads(one, heads) for one in qkv)
+                gathered = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=part.attn_mask))
                 x = x + block.ls_1(attn.out_proj(gathered))
                 x = x + block.ls_2(block.mlp(block.ln_2(x)))
                 if chosen:
-                    read.append((*(part.detach() for part in qkv), gathered))
-            last = tower.ln_final(x)[0, end]
-            if (project := tower.text_projection) is not None:
+                    read.append((*(one.detach() for one in qkv), gathered))
+            last = part.ln_final(x)[0, end]
+            if (project := part.text_projection) is not None:
                 last = project(last) if isinstance(project, nn.Linear) else last @ project
             cosine = F.normalize(last, dim=0) @ F.normalize(image.to(last), dim=0)
             gradients = torch.autograd.grad(cosine, [one[-1] for one in read])
