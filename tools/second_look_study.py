@@ -136,7 +136,7 @@ def fitted(parts: Parts, models: Sequence[str], fold: int | None = None) -> Cali
 
 
 def without(parts: Parts, model: str, left_out: Sequence[str]) -> str:
-    """The average precision of boxes in each set, in pictures and with names that were not in the fit."""
+    """Average precision and calibration error of boxes by set, in pictures and with names that were not in the fit."""
     columns = [i for i, feature in enumerate(OF_BOX) if feature not in left_out]
     held_out: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in SETS}
     for fold in range(FOLDS):
@@ -151,8 +151,8 @@ def without(parts: Parts, model: str, left_out: Sequence[str]) -> str:
             for name, one in kept.items():
                 own = name_fold(one.of_boxes) == number
                 held_out[name].append((chance(one.of_boxes[own][:, columns]), one.right[own]))
-    of_sets = {name: map(np.concatenate, zip(*pairs, strict=True)) for name, pairs in held_out.items()}
-    return ", ".join(f"{name} {average_precision(*pair):.3f}" for name, pair in of_sets.items())
+    of_sets = {name: [np.concatenate(one) for one in zip(*pairs, strict=True)] for name, pairs in held_out.items()}
+    return ", ".join(f"{n} AP {average_precision(*one):.3f} ECE {reliability(*one):.3f}" for n, one in of_sets.items())
 
 
 def name_fold(features: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def serve(asked: ServeFlags, options: Options) -> int:
         allow_hosts=asked.allow_host or (),
         rate=asked.rate,
         debug=asked.debug,
-        on_ready=lambda address: terminal.data(address),
+        on_ready=terminal.data,
     )
     return DONE
 
@@ -167,7 +167,7 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
         with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
-            serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(address))
+            serve_review(folder, suggester, port, on_ready=terminal.data)
     say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")
 
 
@@ -230,7 +230,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
             queue=asked.queue,
             say=lambda line: terminal.say(line, style="dim"),
             drafts=drafts,
-            on_ready=lambda address: terminal.data(address),
+            on_ready=terminal.data,
         )
     return DONE
 
