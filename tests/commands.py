@@ -4,8 +4,6 @@
 which torch is imported already. `process` is what a user does; its imports take seconds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -1,7 +1,5 @@
 """What every test may rely on: no network, one thread for each worker, properties without a clock."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

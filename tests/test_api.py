@@ -1,7 +1,5 @@
 """The public names: lists, errors, and what a notebook shows."""
 
-from __future__ import annotations
-
 import ast
 import html.parser
 import importlib

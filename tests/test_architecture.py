@@ -1,7 +1,5 @@
 """Rules that hold between packages: private means private, and a light import stays light."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import importlib

@@ -3,8 +3,6 @@
 tests/test_images.py has more files, tests/test_cli.py more unknown names.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Presence by the bank of other names, on towers with planted colours: by hand, and when it is not asked."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """What `make bench-quick` does not show: what is measured and what is not; how fast is for people to judge."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The score of a box: its features against loops over pixels, its order, and that it is the same from every side."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

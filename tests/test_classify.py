@@ -1,7 +1,5 @@
 """`cliploc classify`, and names, templates and precision as the command line takes them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

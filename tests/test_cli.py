@@ -1,7 +1,5 @@
 """The command line: streams, exit codes, one JSON document, files written, nothing lost and nothing heavy loaded."""
 
-from __future__ import annotations
-
 import gc
 import io
 import json

@@ -1,7 +1,5 @@
 """`cliploc compare` and `Localizer.compare_figure`: the published methods beside each other, on one or more models."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Values out of texts."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import fields
 

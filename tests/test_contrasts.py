@@ -1,7 +1,5 @@
 """Contrast names: "red~green" finds what is nearer to "red" than to "green"."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The demo: every photo and name in the table, IoU as its rule says, a sheet for each photo and one page."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

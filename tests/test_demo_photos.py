@@ -1,7 +1,5 @@
 """The photographs that `cliploc demo` shows: whole, free to ship, with true boxes that fit them."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """`cliploc doctor`: a sound installation, a broken one, weights that are there, missing, damaged or random."""
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """What is read from disk: regular files of a limited size, and JSON that passes the schema of its kind."""
 
-from __future__ import annotations
-
 import json
 import os
 from typing import Any

@@ -3,8 +3,6 @@
 Before a Python block of a document that cannot run here stands `<!-- not run: why -->`.
 """
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import re

@@ -1,7 +1,5 @@
 """Pictures as prompts: what is typed, what is embedded, and what a run of them is."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

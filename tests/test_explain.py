@@ -1,7 +1,5 @@
 """`cliploc explain`: one photo, its page and its document, as a user runs it."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

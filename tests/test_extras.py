@@ -1,7 +1,5 @@
 """Without the packages of an extra, the command that needs them says in one line what to install."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The one writer of files: whole or not at all, and no trace of a failure."""
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import time

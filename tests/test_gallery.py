@@ -1,7 +1,5 @@
 """The gallery shows every registered method that the given towers can run, and names the others."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Where a pixel lies in the model's input, and back: every policy, any shape of picture."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -4,8 +4,6 @@ Each option of `cliploc.config.OPTIONS`, and each other parameter of a function 
 with which the run must count as another one, or is harmless, with the reason. A parameter that is neither fails.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json

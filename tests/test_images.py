@@ -1,7 +1,5 @@
 """Pictures in: every kind becomes upright RGB of 8 bits, or one line that says why not."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

@@ -1,7 +1,5 @@
 """What a run reads is never written over: not under its own name, nor through a link of an output's name."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`Localizer.trace`: the tensors are those that maps are made of."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

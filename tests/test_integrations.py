@@ -1,7 +1,5 @@
 """cliploc as a model of other libraries, by their own classes where they are installed, else by stand-ins."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys

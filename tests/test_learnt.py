@@ -1,7 +1,5 @@
 """A file of what a folder has taught: other runs draw with it as the folder does, and no other model takes it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pwd

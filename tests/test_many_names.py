@@ -1,7 +1,5 @@
 """Thousands of names: their maps are made some at a time, and no result shows which ones were made together."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Masks against plain loops, on every kind of frame."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a model computed is kept: no forward pass twice, the same results, and no more than may be kept."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from typing import Any

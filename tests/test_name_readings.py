@@ -1,7 +1,5 @@
 """How names are read that a model does not read as they stand reaches whoever asked."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

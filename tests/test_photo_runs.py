@@ -1,7 +1,5 @@
 """Folders of photos, names out of a file, heatmaps that are kept, and what a run leaves out and says so."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Things of other packages: found by entry points or named by `--import`, listed and run like our own."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The process: how many threads compute and how they wait, whether freed memory stays, and what lack of memory is."""
 
-from __future__ import annotations
-
 import builtins
 import errno
 import multiprocessing

@@ -1,7 +1,5 @@
 """ImageNet's names, template sets, and both out of files."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

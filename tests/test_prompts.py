@@ -1,7 +1,5 @@
 """Names → sentences → one embedding for each name."""
 
-from __future__ import annotations
-
 import zlib
 
 import pytest

@@ -1,7 +1,5 @@
 """README.md prints what its commands print, in order, in an empty folder, and is short."""
 
-from __future__ import annotations
-
 import re
 from itertools import zip_longest
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Recipes: what runs where no method is named, and that a named method runs as published."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

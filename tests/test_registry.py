@@ -1,7 +1,5 @@
 """Names to things, and what a wrong name is told."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

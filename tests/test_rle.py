@@ -1,7 +1,5 @@
 """COCO's run lengths against pycocotools, and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """SAM and SAM 2 with random weights: that prompts, shapes and files reach transformers and come back."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from dataclasses import replace

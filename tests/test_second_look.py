@@ -1,7 +1,5 @@
 """A second look: what the tower reads inside a box, the chances made of it, and what is said of a name."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

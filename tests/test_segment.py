@@ -1,7 +1,5 @@
 """`cliploc segment`: label maps, drawings and JSON of single photographs, as a user asks for them."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

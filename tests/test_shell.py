@@ -1,7 +1,5 @@
 """What a shell and a terminal get: completion, and colours only where they are wanted."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

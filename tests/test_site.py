@@ -1,7 +1,5 @@
 """The site's pages, the notebooks, and the files about the project. `make docs` builds the site itself."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Embeddings of names on disk: found again for the same weights and sentences, and for nothing else."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

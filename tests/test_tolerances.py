@@ -1,7 +1,5 @@
 """What the tolerance of float comparisons lets through, and what it does not."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

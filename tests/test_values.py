@@ -1,7 +1,5 @@
 """The values handed from stage to stage refuse what would go wrong later."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

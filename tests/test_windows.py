@@ -1,7 +1,5 @@
 """Windows of a picture, seen one by one and put together: by hand, and what must not depend on them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

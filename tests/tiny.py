@@ -5,8 +5,6 @@ with a square of that colour moves towards, so that a planted object can be foun
 from its characters.
 """
 
-from __future__ import annotations
-
 import functools
 import zlib
 from collections.abc import Sequence

@@ -11,8 +11,6 @@ which is above the tolerance up to n = 16,000 in float32. A weight that is wrong
 Results of the same call on the same shapes on one machine run the same kernels: these are compared for equality.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 The reference is always the host's own forward on the host's own model.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

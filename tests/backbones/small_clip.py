@@ -1,7 +1,5 @@
 """A CLIP of open_clip, small enough for every test: a ResNet of one block a stage, and two layers of text."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

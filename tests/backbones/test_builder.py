@@ -1,7 +1,5 @@
 """open_clip's models by name: which weights, which activation, which precision, and what cannot be built."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import warnings

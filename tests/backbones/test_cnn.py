@@ -1,7 +1,5 @@
 """What convolutional towers share: pools against independent implementations, and a head that finishes any stage."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

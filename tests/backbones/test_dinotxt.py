@@ -5,8 +5,6 @@ b8931f7) makes of models of these sizes: names and shapes of the tensors of each
 every 32nd number of the embeddings that the weights of `checkpoint` give there.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

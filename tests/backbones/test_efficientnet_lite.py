@@ -1,7 +1,5 @@
 """EfficientNet-Lite0 is timm's, tensor by tensor."""
 
-from __future__ import annotations
-
 import itertools
 import subprocess
 import sys

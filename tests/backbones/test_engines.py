@@ -1,7 +1,5 @@
 """Other engines compute what torch computes, and refuse what they cannot compute."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest

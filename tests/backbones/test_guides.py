@@ -1,7 +1,5 @@
 """Guides by name: towers of timm with random weights against timm's own answers, and where weights come from."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

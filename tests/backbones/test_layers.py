@@ -1,7 +1,5 @@
 """Layers in their fastest form: linear layers by oneDNN, attention in every precision, batch norms folded."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """`mini`: its image tower is timm's own with the shipped weights. What words mean to it: test_mini_words."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

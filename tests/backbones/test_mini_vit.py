@@ -1,7 +1,5 @@
 """`mini-vit`: its stem and words are `mini`'s, its blocks are those of timm, and it knows real photographs."""
 
-from __future__ import annotations
-
 import copy
 import json
 from typing import Any

@@ -5,8 +5,6 @@ are its "miss" rows (and must go on to, or become "known"). "helmet" was widened
 were unknown before tools/build_everyday.py learnt them; their last column is the name that they are read as.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CLIP's ResNets: the split tower is open_clip's tower, on any input, from any stage."""
 
-from __future__ import annotations
-
 import copy
 
 import open_clip

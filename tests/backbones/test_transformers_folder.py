@@ -1,7 +1,5 @@
 """Folders of transformers' `save_pretrained`: the same embeddings as transformers', and one line for all else."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

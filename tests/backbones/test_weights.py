@@ -1,7 +1,5 @@
 """Weights: every format round trip, and one line for everything that can be wrong with them."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """The word side of Grad-ECLIP against its equation, one block, head and token at a time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import open_clip

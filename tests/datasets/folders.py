@@ -1,7 +1,5 @@
 """Small folders in the official layouts, with pictures of noise."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Tiny folders in the layouts of the segmentation sets, with pictures of noise and label maps of blocks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which absent names a picture is asked for: POPE's three samplings, and what is neither there nor absent."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """`cliploc datasets`: the list, all about one, and the check of a folder."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Flickr30k Entities: phrases with one box or several, and those without."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Boxes: clipped into the picture, named where something is wrong, turned with the picture."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The readers of segmentation sets: published layouts, labels as mmsegmentation takes them, every kind of problem."""
 
-from __future__ import annotations
-
 import builtins
 import json
 import os

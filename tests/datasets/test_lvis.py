@@ -1,7 +1,5 @@
 """LVIS: where its pictures are, and which names it says are absent."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

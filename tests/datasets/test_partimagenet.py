@@ -1,7 +1,5 @@
 """PartImageNet: parts as classes, and the places that its files may have."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

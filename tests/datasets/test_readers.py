@@ -1,7 +1,5 @@
 """Each reader on a folder in the official format: boxes in our convention, names, and every kind of problem."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

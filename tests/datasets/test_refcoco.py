@@ -1,7 +1,5 @@
 """RefCOCO's three sets: phrases, splits, and a pickle that is not read."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Subsets, classes, limits and samples; roles; the development set read whole."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """YOLO's layout: where pictures are, boxes and polygons, and what is wrong in a text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Small models whose numbers are known: what the metrics' oracles and extremes stand on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """RISE's deletion and insertion: plain loops, RISE's blur, torch-cam's numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

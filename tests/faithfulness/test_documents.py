@@ -1,7 +1,5 @@
 """docs/faithfulness.md names every metric and number; every metric says what it is and where it comes from."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Infidelity and sensitivity-n: plain loops, and captum's infidelity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

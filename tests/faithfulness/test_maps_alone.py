@@ -1,7 +1,5 @@
 """Metrics of maps and further maps: sparseness, max-sensitivity, completeness, smooth MPRT, the grid pointing game."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Positive and negative perturbation, average drop, increase and ADCC, from the papers' formulas in plain loops."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What decides of a map: its order alone, or its values up to their unit."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

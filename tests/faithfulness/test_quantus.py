@@ -4,8 +4,6 @@ Run with quantus 0.6.0, scikit-image 0.26.0 and NumPy 2.4. Its own area is not a
 NumPy 2.4 no longer has.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """ROAD: the neighbours' equations, pytorch-grad-cam's imputation, and the combination of both ends."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

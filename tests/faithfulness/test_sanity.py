@@ -1,7 +1,5 @@
 """Sanity checks and the measurer: other names, random towers, ranks with ties, and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

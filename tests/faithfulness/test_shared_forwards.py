@@ -1,7 +1,5 @@
 """Nothing goes through the tower twice: the pictures of all metrics and maps, and the other maps of all methods."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@
 What it finds, it prints with the bytes; put them into a file of `tests/fuzz/corpus/NAME/`, where the suite reads them.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

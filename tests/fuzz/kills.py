@@ -10,8 +10,6 @@ With `--at-calls` the moments are chosen, not drawn: just before a call that cha
 (`CALLS`), a different one each time, evenly over all of the command's.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools

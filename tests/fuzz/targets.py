@@ -4,8 +4,6 @@ A target returns where the file was read, or refused by an error that a user may
 mistake. Seeds are the files of `corpus/NAME/`, to which found mistakes are added, and those that are made here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

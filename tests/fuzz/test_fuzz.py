@@ -1,7 +1,5 @@
 """A short run of every target; `make fuzz MINUTES=10` is a longer one."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

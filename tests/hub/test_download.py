@@ -4,8 +4,6 @@ Importing takes longer than downloading: a process for each environment imports,
 that runs a single download imports no more than that needs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

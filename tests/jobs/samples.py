@@ -1,7 +1,5 @@
 """A small dataset in the WSOL layout: the demo's photographs, stretched, with true boxes in original pixels."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

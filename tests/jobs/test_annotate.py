@@ -1,7 +1,5 @@
 """Annotating a folder: what is boxed, and that neither a stop nor a fault nor a second call loses or doubles any."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

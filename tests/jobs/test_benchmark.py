@@ -1,7 +1,5 @@
 """The benchmark's runner: what a row holds, and that neither a kill nor a fault loses, doubles or changes any."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import json

@@ -1,7 +1,5 @@
 """`cliploc calibrate`: what is fitted and what is printed of it, from files to the scores of the next run."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Corrected sets of other tools: each format, also written by others, is read to half a pixel, and doubts are named."""
 
-from __future__ import annotations
-
 import json
 import os
 import tracemalloc

@@ -1,7 +1,5 @@
 """Which candidates are drafts, and how common names are, by hand-made rows."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import replace

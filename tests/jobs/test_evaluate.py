@@ -1,7 +1,5 @@
 """`cliploc evaluate`: the numbers of a folder, and everything that may be wrong with one."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

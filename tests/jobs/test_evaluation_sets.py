@@ -1,7 +1,5 @@
 """The docs' sets, built from public sets: of their names, with other pictures."""
 
-from __future__ import annotations
-
 import csv
 import json
 from importlib import resources

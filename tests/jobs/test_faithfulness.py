@@ -1,7 +1,5 @@
 """`benchmark` and `evaluate` with `--task faithfulness`: folder, resuming, failures, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

@@ -1,7 +1,5 @@
 """The folder of a run: nobody else's files are touched, and what is damaged or out of date is noticed and said."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """`benchmark --task labelling`: the numbers by hand, reviews that teach what annotate would learn, and the folder."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

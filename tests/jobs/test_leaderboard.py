@@ -1,7 +1,5 @@
 """A rehearsal of `leaderboard` on small sets: τ is held out, numbers follow from rows, a changed file is seen."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """`benchmark --task presence`: the numbers by hand and by scikit-learn, the folder, resuming, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Engine `ray` on a cluster of two nodes, both on this machine."""
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

@@ -1,7 +1,5 @@
 """A finished run gets other drafts without its model; what people decided, and a kill, change nothing of that."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `benchmark` and `evaluate` refuse, by task: in one line, before anything is written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What each long job tells its reporter: phases, counts, failures and remarks."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import shutil

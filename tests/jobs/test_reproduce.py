@@ -1,7 +1,5 @@
 """`reproduce`: its rows are benchmark commands; a rehearsal on small sets and the package's models; what is missing."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """`cliploc benchmark --task segmentation` and `evaluate --task segmentation`, as a user runs them."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """`cliploc tune`: the arithmetic of the gain, what is chosen, one forward pass for a view, a kill, and the file."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Videos: which frames are taken, what becomes of them, and what is said of those that cannot be read."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """The worker of all benchmarks: what fails of a picture, alone; what is said of it; and what tells runs apart."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Thresholds that cut the map of bytes at the same value share a search.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """MaxBoxAcc and its relatives: by hand, on degenerate maps, and to the digit against the definition restated."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 import cv2

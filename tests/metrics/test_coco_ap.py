@@ -1,7 +1,5 @@
 """Box AP and AR: equal to pycocotools' on random boxes, with equal scores and many boxes too; and their intervals."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 

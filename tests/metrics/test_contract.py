@@ -1,7 +1,5 @@
 """What every registered metric must do; a new metric's file is tested here unedited."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Metrics that read the map itself: numbers worked out by hand, and PxAP against its definition."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

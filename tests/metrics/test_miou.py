@@ -1,7 +1,5 @@
 """mIoU against mmsegmentation's definition in plain loops, and average precision against its definition."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`affinity` against its equation in plain loops, and the grid that it works on."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

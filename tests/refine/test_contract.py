@@ -1,7 +1,5 @@
 """What every refinement must hold behind the `Localizer`; parametrised over the registry."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

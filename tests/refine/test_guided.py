@@ -1,7 +1,5 @@
 """The guided filter against its definition, window by window, and on an edge."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 
 import numpy as np

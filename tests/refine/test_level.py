@@ -1,7 +1,5 @@
 """`level` against its equation in plain loops; that it keeps order, and which threshold it is told."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """LPOSS and LPOSS+ against a dense solve of their equations, and conjugate gradients against SciPy's."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

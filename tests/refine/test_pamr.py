@@ -1,7 +1,5 @@
 """PAMR against its equation in plain loops."""
 
-from __future__ import annotations
-
 import math
 import statistics
 

@@ -1,7 +1,5 @@
 """CAA against CLIP-ES's equation in plain loops on the tiny tower."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy import ndimage

@@ -1,7 +1,5 @@
 """Annotated pictures, as exports and the review page get them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A benchmark's folder without a model: pictures with one bright object, maps that see it more or less well."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The colours of names: far apart, also for the colour-blind, and spread over names that are seen together."""
 
-from __future__ import annotations
-
 import colorsys
 import itertools
 

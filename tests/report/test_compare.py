@@ -1,7 +1,5 @@
 """The sheet of several methods: all cells there, nothing cut off, whatever the number and shape."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Masks of each format, read back by a reader that is not ours, or by the format's definition: IoU of 0.99 or more."""
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Each format, read back by a reader that is not ours: equal to half a pixel, whatever things are called."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """The page to review boxes with, as text; tests/web/test_review.py uses it in a browser."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

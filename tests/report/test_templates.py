@@ -1,7 +1,5 @@
 """The templates as such: what they hold is escaped, complete, and the only HTML of the reports and of the web page."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The public packages' view of a tower: a classifier whose classes are the prompts, as their users wrap CLIP."""
 
-from __future__ import annotations
-
 import functools
 from importlib.resources import files
 from typing import Any

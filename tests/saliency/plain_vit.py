@@ -4,8 +4,6 @@ Three small towers with their weights read straight from the modules: the tiny o
 timm, which has no class token and an attention pool.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """AttnLRP against the paper's equations, passing relevance itself through plain ViTs; and the operations of `lxt`."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace

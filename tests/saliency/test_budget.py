@@ -1,7 +1,5 @@
 """Score-CAM out of a few masks: how near, how many, and whether it knows how near; and masks that are the same."""
 
-from __future__ import annotations
-
 import math
 from importlib.resources import files
 

@@ -1,7 +1,5 @@
 """CAM against its equation, and against torchcam."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """The box in the middle: its size as documented, on any picture, and nothing that follows changes it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

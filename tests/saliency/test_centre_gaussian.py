@@ -1,7 +1,5 @@
 """The Gaussian in the middle: the formula, pixel by pixel, and that every box of it is one box size."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The Score-CAM family on a ViT's tokens, heads, queries, keys and values, against their definitions in plain loops."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Chefer's relevance against the paper's matrices, one prompt and one graph at a time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """ClearCLIP against its equation on three towers."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.saliency.plain_vit import TOWERS, assert_equal, attend, plain_vit

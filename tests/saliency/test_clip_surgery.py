@@ -1,7 +1,5 @@
 """CLIP Surgery against its equations on three towers: the path, several prompts, one prompt."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -3,8 +3,6 @@
 Parametrised over the registry: a new `saliency/<name>.py` is tested here unedited.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace

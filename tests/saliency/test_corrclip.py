@@ -1,7 +1,5 @@
 """CorrCLIP against its equations in plain algebra, with class tokens and patches of a picture in one sequence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The decomposition against its equation, and that its terms and the direct ones are the whole cosine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

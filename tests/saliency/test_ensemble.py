@@ -1,7 +1,5 @@
 """Several methods as one, and beside each other: their mean by hand, and one forward pass for all of them."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

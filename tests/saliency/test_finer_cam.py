@@ -1,7 +1,5 @@
 """Finer-CAM against its equation on all tower kinds, and against torchcam."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

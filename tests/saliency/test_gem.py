@@ -1,7 +1,5 @@
 """GEM against its equation on three towers, and against gem_torch on a ViT of twelve blocks."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

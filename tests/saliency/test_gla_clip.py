@@ -1,7 +1,5 @@
 """GLA-CLIP against its equations, a place at a time; windows of one picture, and pictures by themselves."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Grad-CAM against its equation, and against pytorch_grad_cam and torchcam."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Grad-ECLIP against its equation in plain loops, in our form and in the authors' one-head form."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

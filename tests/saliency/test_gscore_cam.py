@@ -1,7 +1,5 @@
 """gScoreCAM against its equation; no package on PyPI has it."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

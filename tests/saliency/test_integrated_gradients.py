@@ -1,7 +1,5 @@
 """Integrated Gradients: its axiom, a function whose integral is known, and captum."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """LayerCAM against its equations, one stage and fused, and against pytorch_grad_cam and torchcam."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

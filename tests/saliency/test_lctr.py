@@ -1,7 +1,5 @@
 """Zero-shot LCTR against sums over tokens, written from the tower's modules."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """LeGrad against its equation, and against legrad_torch and torchcam on a ViT of twelve blocks."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

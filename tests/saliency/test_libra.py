@@ -1,7 +1,5 @@
 """LibraGrad: its theorem on a whole tower, its gradients by hand, and methods that read them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

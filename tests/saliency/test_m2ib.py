@@ -1,7 +1,5 @@
 """M2IB against its equation, one picture, prompt and step at a time, with Adam written out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """MaskCLIP against its equation on three towers."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.saliency.plain_vit import TOWERS, assert_equal, plain_vit

@@ -1,7 +1,5 @@
 """NACLIP against its equation on three towers."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Occlusion against its definition in plain loops, window by window."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

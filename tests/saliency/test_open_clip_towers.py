@@ -1,7 +1,5 @@
 """CLIP's RN50: the public packages agree on open_clip's own model, and half precision gives the same maps."""
 
-from __future__ import annotations
-
 import copy
 from importlib.resources import files
 from typing import Any

@@ -1,7 +1,5 @@
 """ProxyCLIP against its equation in plain loops, with guides of other grids, and what is said without one."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The random map: the generator's numbers at the cells' centres, another map by another seed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Raw attention against the tower's own weights."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

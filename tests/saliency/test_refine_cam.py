@@ -1,7 +1,5 @@
 """RefineCAM against its equation, and against torchcam."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

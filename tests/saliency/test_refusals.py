@@ -1,7 +1,5 @@
 """Options out of range, and towers that a method is not defined on: one line says what was expected."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

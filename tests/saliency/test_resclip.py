@@ -1,7 +1,5 @@
 """ResCLIP against its equation on three towers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

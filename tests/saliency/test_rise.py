@@ -1,7 +1,5 @@
 """RISE against its equation in plain loops; its masks, budget and error."""
 
-from __future__ import annotations
-
 import math
 from importlib.resources import files
 from typing import Any

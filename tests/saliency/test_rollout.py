@@ -1,7 +1,5 @@
 """Attention rollout against the product of whole matrices."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """SC-CLIP against its equations in plain loops, on three towers."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

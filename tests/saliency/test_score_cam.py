@@ -1,7 +1,5 @@
 """Score-CAM against its equation and its peers, and what masked forwards cost the whole family."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """SmoothGrad: plain gradients one noisy copy after the other, and captum's noise tunnel."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

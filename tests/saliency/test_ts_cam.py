@@ -1,7 +1,5 @@
 """Zero-shot TS-CAM against its two factors, written from the tower's modules."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """VL-Score against its three rules; no public package has it."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """XGrad-CAM against its equation, and against pytorch_grad_cam and torchcam."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -4,8 +4,6 @@ A method runs on every tower here whose kind it is defined on, with one exceptio
 through the tower once for each channel, and meets `mini-vit` with one of the family.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from typing import Any

@@ -1,7 +1,5 @@
 """ViTs for the oracles and the public packages: tiny ones pooled three ways, and open_clip's own with photographs."""
 
-from __future__ import annotations
-
 import functools
 from importlib.resources import files
 from typing import Any

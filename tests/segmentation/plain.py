@@ -4,8 +4,6 @@ The tower is a CLIP of open_clip with the real architecture's parts (patches of 
 and random weights, made narrow and shallow; or ViT-B-16 as it is, with random weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

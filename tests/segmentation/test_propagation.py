@@ -1,7 +1,5 @@
 """TLP against its linear system as a dense matrix, written from the equations; and in a segmenter."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

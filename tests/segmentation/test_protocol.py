@@ -1,7 +1,5 @@
 """The protocol to the digit: label maps equal those of plain loops pixel by pixel, and so does mIoU."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

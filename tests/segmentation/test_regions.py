@@ -1,7 +1,5 @@
 """Votes of regions against plain loops, and the regions of pictures whose parts are known."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

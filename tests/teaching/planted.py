@@ -1,7 +1,5 @@
 """Pictures with a planted thing: where it lies is known, and the map of the text finds a part of it only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a folder teaches: against the equations word for word, and on things whose place is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

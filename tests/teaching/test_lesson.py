@@ -1,7 +1,5 @@
 """What is kept of a picture gives the same maps as the run, up to eight bits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

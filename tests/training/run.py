@@ -1,7 +1,5 @@
 """One training in a process of its own, for tests that kill it or start two: `python -m tests.training.run …`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

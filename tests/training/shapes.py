@@ -4,8 +4,6 @@ A class is a pair of colour and shape. A text's direction is the sum of its colo
 be asked for whose pair nobody has seen together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """TS-CAM's and LCTR's trained layers against loops written from the equations; saving, and refusing another tower."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -4,8 +4,6 @@ The tower's weights are random: all that is learnt is learnt by the head. Scenes
 and it is the one named that must get the box: GT-known at the best τ, largest component, IoU ≥ 0.5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

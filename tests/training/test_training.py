@@ -1,7 +1,5 @@
 """Training: what it learns, what it survives, and what it is told."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import json

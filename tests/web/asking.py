@@ -1,7 +1,5 @@
 """Requests to a server of the find page, as programs and the page send them."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

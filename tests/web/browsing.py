@@ -1,7 +1,5 @@
 """What tests in a real browser need: Debian's chromium, driven by playwright. `make test-web` runs them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from typing import Any

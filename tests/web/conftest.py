@@ -1,7 +1,5 @@
 """The server of the tests that ask one, and the browser of those that drive one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

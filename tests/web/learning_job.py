@@ -1,7 +1,5 @@
 """A folder of pictures with one thing that no model has a name for, annotated; and what a person draws in it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The server of the review editor, in a thread of this process."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A server of the page as a process of its own, as a user starts it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """The page in a real browser. `make test-web` runs these."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -3,8 +3,6 @@
 Bytes, connections and answers are counted. The time limits are set so short that a test need not wait for them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

@@ -1,7 +1,5 @@
 """What is refused: files and addresses in requests, foreign hosts and pages, what cannot be asked, too much at once."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import http.client

@@ -1,7 +1,5 @@
 """What is kept in memory: so much, and for so long; decoded photographs by file and not by path alone."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Label Studio's ML backend over loopback: its answers by the definition of its formats, and what it refuses."""
 
-from __future__ import annotations
-
 import base64
 import http.server
 import io

@@ -1,7 +1,5 @@
 """Label Studio's events teach a folder: their payloads are those of Label Studio 1.23.2."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import time

@@ -1,7 +1,5 @@
 """The editor's server learns from what is saved: other drafts for pictures that nobody touched, and the way back."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """How often one client may ask, and how often it may guess the password."""
 
-from __future__ import annotations
-
 import asyncio
 from base64 import b64encode
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The pages of the demo and of a benchmark in a real browser, with hostile names. `make test-web` runs this."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

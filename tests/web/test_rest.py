@@ -1,7 +1,5 @@
 """`POST /api/localize` and `/api/files`: answers, refusals with their status, and the examples of docs/web.md."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """The review editor in a real browser, as a person uses it. `make test-web` runs this."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The server of the review editor, without a browser: what it takes, what it refuses in one line, what it writes."""
 
-from __future__ import annotations
-
 import base64
 import errno
 import io

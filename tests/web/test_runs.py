@@ -1,7 +1,5 @@
 """Runs: they count, stop at the next step, and end when nobody waits for them any more."""
 
-from __future__ import annotations
-
 import gc
 import threading
 

@@ -1,7 +1,5 @@
 """A look at a photograph: the localizer's own results, thresholds without another run, and refusals."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Settings: typed by anybody, into an address and back, and into lines that run."""
 
-from __future__ import annotations
-
 import shlex
 
 import pytest

@@ -1,7 +1,5 @@
 """`POST /api/show`: what the page shows, as its JavaScript asks for it; what is refused; who leaves; who may not."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import re

@@ -1,7 +1,5 @@
 """Turns: in order, few at once, and only so many wait."""
 
-from __future__ import annotations
-
 import asyncio
 from concurrent.futures import Future
 

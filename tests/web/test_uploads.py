@@ -1,7 +1,5 @@
 """The folder of uploads: old files go, and there is a limit for all together."""
 
-from __future__ import annotations
-
 import os
 import time
 

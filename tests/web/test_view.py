@@ -1,7 +1,5 @@
 """The HTML of the page: complete, and inert whatever a visitor types."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 
