@@ -1,7 +1,5 @@
 """`python -m cliploc` is the command line."""
 
-from __future__ import annotations
-
 import sys
 
 from cliploc.cli import main

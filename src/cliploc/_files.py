@@ -1,7 +1,5 @@
 """Writes files whole or not at all: under a temporary name with the run's token, flushed to the disk, then renamed."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

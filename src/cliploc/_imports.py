@@ -1,7 +1,5 @@
 """What is imported late: public names on first use, and packages that only some features need."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ Each chance is a logistic model of features that do not depend on a tower's own 
 together are a guess until `cliploc calibrate` has fitted them to it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

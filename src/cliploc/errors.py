@@ -4,8 +4,6 @@ Every message says what was expected, what came and what to do. The command line
 `UsageError` or `ModelError` means nothing could be done (2); an `InputError` concerns one picture among others (1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 LISTED = 20  # more names than these hide the nearest ones

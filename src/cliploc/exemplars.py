@@ -1,7 +1,5 @@
 """Pictures as prompts: `@cup.jpg` instead of a name, or beside it."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

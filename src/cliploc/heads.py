@@ -5,8 +5,6 @@ map. *Closed* heads have an output for each class of the training set, as publis
 the tower's joint space, so that the trained head works with any name.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Any file or array → an upright RGB picture, or one line why not; only `open_picture` opens picture files."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """The lists of the command line for programs: names of models, methods, datasets, metrics and formats, with plugins."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from cliploc import backbones, datasets, metrics, saliency

@@ -1,7 +1,5 @@
 """Mathematics of maps that methods, refinements and the pipeline share."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

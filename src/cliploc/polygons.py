@@ -1,7 +1,5 @@
 """Draws COCO's polygons and crowds with exactly COCO's pixels: edges walked in fifths of a pixel; as pycocotools."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How long work tells its caller what it does: one object, `Reporter`, with a function for each kind of news."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ from the one two before it, in groups of 5 bits, the lowest first, each a letter
 `pycocotools.mask` reads and writes (github.com/cocodataset/cocoapi, common/maskApi.c, `rleToString`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, TypedDict
 

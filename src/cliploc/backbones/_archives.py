@@ -1,7 +1,5 @@
 """Reads OpenAI's TorchScript archives with an unpickler of five allowed things; no code in a file is run."""
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

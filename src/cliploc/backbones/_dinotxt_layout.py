@@ -1,7 +1,5 @@
 """The tensors of dino.txt's files, their sizes, and our names of them; docs/dinotxt.md has the sources."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Base class of the models: an image tower of any kind beside a text tower."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Guides: second, frozen image towers whose patch features say which places of a picture are alike."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How a frozen tower computes: its precision, fast linear layers and attention, resized positions, folded norms."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

@@ -1,7 +1,5 @@
 """What the adapters of open_clip's models share: their registry, preprocessing and scale, and the text tower."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Reads what transformers' `save_pretrained` writes, without transformers: CLIP, SigLIP 1 and 2, Chinese-CLIP."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Finds weights by tag, repository or folder, downloads the rest of a part under a fixed name, checks checksums."""
 
-from __future__ import annotations
-
 import errno
 import http.client
 import os

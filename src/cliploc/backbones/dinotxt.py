@@ -1,7 +1,5 @@
 """dino.txt (Jose et al. 2025): frozen DINOv2 and DINOv3 with a text tower; embeds class token and patches' mean."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Lists and builds the models of open_clip: OpenAI's CLIP and its successors, by open_clip's names and tags."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

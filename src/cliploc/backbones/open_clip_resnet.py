@@ -1,7 +1,5 @@
 """Adapter of CLIP's ResNets in open_clip: RN50, RN101, RN50x4, RN50x16, RN50x64 and their quick-GELU variants."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Adapters of open_clip's image towers from timm; not Swin, nor ViTs with relative positions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

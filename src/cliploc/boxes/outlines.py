@@ -1,7 +1,5 @@
 """Outlines of masks as polygons: as rings, or joined to as few single polygons as possible."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

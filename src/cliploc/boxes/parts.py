@@ -1,7 +1,5 @@
 """Divides what is hot: a region at its peaks (`divide`), and the box of a region into those of like parts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """The score of a box: the chance that it fits, estimated from its map and calibrated on pictures with true boxes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Datasets of pictures with boxes, with a reader for each; nothing is downloaded. `open_dataset` reads any of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ for many things) are left out, and so is a category that is only a crowd in a pi
 too. They are listed as problems of the kind "crowd", which is by design.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path

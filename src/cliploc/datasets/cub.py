@@ -4,8 +4,6 @@ A box is x, y, width, height with x and y from 0: edges x, y, x + width, y + hei
 the same edges (limited to width − 1 and height − 1 of the picture).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar

@@ -5,8 +5,6 @@ xmax. A phrase may have several boxes; one of them is enough (the "any" protocol
 what cannot be seen, have no box and are left out, as in the authors' evaluation. Every phrase is a class.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

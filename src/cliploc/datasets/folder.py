@@ -3,8 +3,6 @@
 Boxes are edges, right and bottom exclusive, in pixels of the picture as it is shown, after its EXIF orientation.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -6,8 +6,6 @@ be one pixel wider and higher. If XML and metadata are both found, the metadata 
 with the WSOL evaluation's.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

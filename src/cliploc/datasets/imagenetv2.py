@@ -6,8 +6,6 @@ edges in original pixels, unchanged: in the released ImageNetV2_boxes.txt they r
 the metadata width − 1 and height − 1, so 499 and 374.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

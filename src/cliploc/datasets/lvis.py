@@ -5,8 +5,6 @@ not (`neg_category_ids`), and only these are asked where absent names are asked.
 beyond the true ones of a category in `not_exhaustive_category_ids`; here they count as wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath

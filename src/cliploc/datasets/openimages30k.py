@@ -4,8 +4,6 @@ Masks and the ignore region are separate files; a sample has no boxes. Pixels in
 as mask, as in the WSOL evaluation.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cliploc.datasets._infra.candidates import Candidate, Problems

@@ -4,8 +4,6 @@ A category is a part of a kind of thing, such as "Quadruped Head". Of a part tha
 every instance is a box.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ A bbox is that of COCO: x, y, width, height from 0. Every phrase is a class, so 
 counts is the box of the phrase that the picture was asked for.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

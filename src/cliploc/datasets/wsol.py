@@ -4,8 +4,6 @@ Boxes are the metadata's numbers, unchanged: edges in original pixels. The publi
 height − 1, so a box over the whole of a 500×375 picture is 0, 0, 499, 374 there.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

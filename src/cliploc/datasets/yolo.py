@@ -4,8 +4,6 @@ A line of a picture's text is a class and its box's centre and size, or the corn
 as shares of the picture as it is shown, after its EXIF orientation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

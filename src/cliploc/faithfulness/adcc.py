@@ -1,7 +1,5 @@
 """ADCC: the harmonic mean of coherency, 1 − complexity and 1 − average drop."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured

@@ -1,7 +1,5 @@
 """Average drop: how much of the score is lost when only what the map marks is seen."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured

@@ -1,7 +1,5 @@
 """Completeness: whether a map's values add up to what the score loses without the picture."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured

@@ -1,7 +1,5 @@
 """Deletion: how fast the score falls when the hottest pixels are removed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import ClassVar

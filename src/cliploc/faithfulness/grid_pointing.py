@@ -1,7 +1,5 @@
 """The grid pointing game: in a grid of pictures, the heat of a name must lie on the picture that shows it."""
 
-from __future__ import annotations
-
 import functools
 import random
 from itertools import pairwise

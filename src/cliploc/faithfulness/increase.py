@@ -1,7 +1,5 @@
 """Increase in confidence: how often the score grows when only what the map marks is seen."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured

@@ -1,7 +1,5 @@
 """Infidelity: whether the heat in a hidden square predicts how much the score changes."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Insertion: how fast the score rises when the hottest pixels are shown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 

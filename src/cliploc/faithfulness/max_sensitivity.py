@@ -1,7 +1,5 @@
 """Max-sensitivity: how much a map changes when the picture changes by noise that nobody sees."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Correlation with another name's map: a map that depends on the name changes with the name."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured

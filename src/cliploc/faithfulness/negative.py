@@ -1,7 +1,5 @@
 """Negative perturbation: how long the prediction stays right when the coldest pixels are removed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

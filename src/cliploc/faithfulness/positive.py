@@ -1,7 +1,5 @@
 """Positive perturbation: how soon the prediction becomes wrong when the hottest pixels are removed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Randomisation: a map that shows what the model has learnt changes when the weights are random."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured

@@ -1,7 +1,5 @@
 """ROAD: remove and debias; removed pixels are imputed from their neighbours, so that no edge shows where they were."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Sensitivity-n: whether the heat of n random cells predicts how much the score falls without them."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Smooth MPRT: randomisation, with maps averaged over noisy pictures so that a map's own noise does not count."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

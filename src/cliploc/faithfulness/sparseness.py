@@ -1,7 +1,5 @@
 """Sparseness: whether a map marks few pixels; it says nothing of which."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

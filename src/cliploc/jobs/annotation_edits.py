@@ -1,7 +1,5 @@
 """What people changed: corrections.json, and while the editor runs a line for each save in corrections.jsonl."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

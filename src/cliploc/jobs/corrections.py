@@ -1,7 +1,5 @@
 """Reads corrected sets (COCO, YOLO, VOC, Label Studio, CVAT) and matches them with a run, pictures whole or not."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

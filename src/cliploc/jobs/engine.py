@@ -1,7 +1,5 @@
 """Between a run and its engine: shards in, parts and notes out; a part depends on its shard and settings only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Evaluates score maps in a folder against WSOL metadata."""
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """exports.json: which run and decisions each export is of; stale before boxes change, current once written."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

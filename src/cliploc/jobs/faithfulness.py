@@ -1,7 +1,5 @@
 """`run_faithfulness`: whether maps show what a model uses, resumable; see `cliploc help faithfulness`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

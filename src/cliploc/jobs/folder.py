@@ -1,7 +1,5 @@
 """The folder of a run that can be stopped and resumed: a manifest, and parts, each written as a whole or not at all."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Processes that compare maps with the truth while the model computes; they import no torch, so they start at once."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """The labels of an annotation: names with synonyms and thresholds, and names of the background."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

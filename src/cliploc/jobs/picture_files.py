@@ -1,7 +1,5 @@
 """Finds the pictures of a run (folder, pattern, list, paths), and tells which were replaced: stamps and digests."""
 
-from __future__ import annotations
-
 import functools
 import glob
 import hashlib

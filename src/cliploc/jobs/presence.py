@@ -1,7 +1,5 @@
 """`run_presence`: are names found only where they are, are scores chances; see `cliploc help presence`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

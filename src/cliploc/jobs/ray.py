@@ -1,7 +1,5 @@
 """Engine `ray`: actors that hold the models, on a cluster with the same paths; a dead worker's shard runs again."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Published numbers beside ours: each row is one benchmark run, and has the command that computes it."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Rows of benchmarks as Parquet: maps compared with the truth. No torch, so that judging processes are small."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """Boxes that the model suggests while a person edits: a name's heat in one picture, and the region round a click."""
 
-from __future__ import annotations
-
 import io
 import threading
 from collections.abc import Hashable

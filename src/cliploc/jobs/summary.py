@@ -1,7 +1,5 @@
 """Computes the numbers of each setting from the rows of a run."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any

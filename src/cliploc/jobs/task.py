@@ -1,7 +1,5 @@
 """Runs a benchmark, whatever it measures: a folder, parts, resuming, replaced pictures, and an engine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Chooses a model's recipe, its gain measured on pictures that did not choose; see `cliploc help tune`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """The worker of every benchmark: it turns shards into rows, by what the benchmark's task judges of each picture."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence

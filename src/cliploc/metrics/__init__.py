@@ -1,7 +1,5 @@
 """Metrics. Each localisation metric is one file that registers itself (see `Metric`); `MeanIoU` is for label maps."""
 
-from __future__ import annotations
-
 from cliploc.metrics._infra.contours import contour_boxes, one_thread
 from cliploc.metrics._infra.curve import (
     CONVENTIONS,

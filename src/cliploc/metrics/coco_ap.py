@@ -1,7 +1,5 @@
 """Box AP and AR by COCO's protocol (Lin et al. 2014; the definitions of pycocotools), with intervals over pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias

@@ -1,7 +1,5 @@
 """Energy in boxes (Wang et al. 2020): how much of a map's sum lies inside the true boxes."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

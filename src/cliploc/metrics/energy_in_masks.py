@@ -1,7 +1,5 @@
 """Energy in masks (Kohlbrenner et al. 2020, Arras et al. 2022): how much of a map's sum lies on the object."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

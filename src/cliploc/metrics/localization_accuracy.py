@@ -1,7 +1,5 @@
 """GT-known, Top-1 and Top-5 localisation: MaxBoxAcc's box at one threshold, combined with class predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """MaxBoxAcc (Choe 2020): the share of images whose largest contour's box is right, at the best threshold of the set."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

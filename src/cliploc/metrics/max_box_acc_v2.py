@@ -1,7 +1,5 @@
 """MaxBoxAccV2 (Choe 2020): the best of all contours' boxes, averaged over three IoU thresholds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

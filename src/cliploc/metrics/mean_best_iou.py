@@ -1,7 +1,5 @@
 """Mean best IoU: the IoU of the best of a map's boxes at a given threshold, averaged over images."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from cliploc.metrics._infra.metric import JudgedMap, MeanMetric, Number, metric

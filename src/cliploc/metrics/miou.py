@@ -1,7 +1,5 @@
 """Segmentation metrics: IoU of every class over all pixels of a set, as in mmsegmentation; average precision."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The pointing game (Zhang et al. 2018): is the hottest pixel on the object?"""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

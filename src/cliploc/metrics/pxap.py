@@ -1,7 +1,5 @@
 """PxAP: pixel average precision against true masks."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Relevance rank accuracy (Arras et al. 2022): how many of the hottest pixels lie on the object."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

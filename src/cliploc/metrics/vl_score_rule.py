@@ -1,7 +1,5 @@
 """VL-Score's own rule (Gao & Wang 2022): right if any predicted box fits any true box."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Work done ahead: the tower computes the next batch while the caller takes the results of this one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial

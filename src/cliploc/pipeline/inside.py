@@ -1,7 +1,5 @@
 """The tensors of one forward pass and of a method, for those who study models and methods."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce

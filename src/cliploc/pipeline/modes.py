@@ -1,7 +1,5 @@
 """Makes results independent of the modes that the program has set in torch, and of a fork."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A method with its options, trained heads and box rule, checked against the tower it is to run on."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

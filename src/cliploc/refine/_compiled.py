@@ -7,8 +7,6 @@ comes first; what lies beyond the picture is 0.
 The inner loops go along a row, so that the compiler makes vectors of them.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

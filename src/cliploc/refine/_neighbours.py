@@ -1,7 +1,5 @@
 """Sums over the neighbours of every pixel, in strips of rows that stay in the processor's cache."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch

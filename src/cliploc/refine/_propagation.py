@@ -1,7 +1,5 @@
 """Label propagation (Zhou et al. 2003): F = (I − α Ŵ)⁻¹ Y, by conjugate gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Protocol
 

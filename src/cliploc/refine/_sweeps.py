@@ -15,8 +15,6 @@ In the order, strips of rows with an even number come before those with an odd o
 once, and all odd ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """Class-aware attention-based affinity (CAA): a ViT's attention spreads the heat over the rest of the object."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

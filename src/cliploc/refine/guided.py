@@ -1,7 +1,5 @@
 """Guided filter: edge-aware upsampling, by which the coarse map follows the edges of the photograph."""
 
-from __future__ import annotations
-
 import cv2
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Level: one τ for all maps, by moving each map's own best level to it; works on every tower."""
 
-from __future__ import annotations
-
 import math
 
 import torch

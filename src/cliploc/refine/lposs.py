@@ -1,7 +1,5 @@
 """LPOSS: label propagation over the patches, between patches that are near and have similar features."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """LPOSS+: label propagation over the pixels, between neighbours of similar colour."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 

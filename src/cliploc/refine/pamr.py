@@ -1,7 +1,5 @@
 """Pixel-adaptive mask refinement (PAMR): every pixel takes the heat of neighbours with a similar colour."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Writes a benchmark's report as one HTML page, and its tables as CSV, Markdown and LaTeX; no model is loaded."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

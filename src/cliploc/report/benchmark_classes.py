@@ -1,7 +1,5 @@
 """The benchmark by class: a table of all classes, and details of ten."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

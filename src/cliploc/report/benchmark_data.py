@@ -1,7 +1,5 @@
 """Reads a benchmark's folder – manifest, numbers, rows – for the report."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence

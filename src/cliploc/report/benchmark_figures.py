@@ -1,7 +1,5 @@
 """The benchmark's figures as SVG pictures in the page's colours, one for light mode and one for dark mode."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The galleries of a benchmark: each photograph is embedded once; maps and boxes of each setting are drawn over it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

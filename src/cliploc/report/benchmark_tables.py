@@ -1,7 +1,5 @@
 """The benchmark's tables: comparison with published numbers, and all metrics; as Markdown, LaTeX and CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """The colours of names: the same in overlays, on every page and in exports."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 

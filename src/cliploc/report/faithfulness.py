@@ -1,7 +1,5 @@
 """Writes the pages of faithfulness: a benchmark's report with its tables, and the explanation of one photograph."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

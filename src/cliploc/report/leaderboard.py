@@ -1,7 +1,5 @@
 """Leaderboards as one HTML page; and what a leaderboard's file says, checked by its signature. No model is loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

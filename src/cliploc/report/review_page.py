@@ -1,7 +1,5 @@
 """The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

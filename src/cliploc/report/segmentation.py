@@ -1,7 +1,5 @@
 """Writes a segmentation benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

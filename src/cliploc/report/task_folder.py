@@ -1,7 +1,5 @@
 """What the reports share: how a folder is read and a report is written."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

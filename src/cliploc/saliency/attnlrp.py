@@ -1,7 +1,5 @@
 """AttnLRP: the score's relevance, passed back layer by layer so that it is kept, also through the attention."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CAM: how much each location adds to the image–text similarity."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A box in the middle of the picture, whatever the picture and the name: a baseline without a model."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

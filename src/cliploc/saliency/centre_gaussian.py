@@ -1,7 +1,5 @@
 """A Gaussian in the middle of the picture, whatever the picture and the name: a baseline without a model."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from cliploc.method import Context

@@ -1,7 +1,5 @@
 """Chefer's relevance: attention weighted by its gradient, carried from the embedding back to the patches."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """ClearCLIP: in the last block, patches attend to patches with similar queries; no residual and no MLP."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from cliploc.method import Context

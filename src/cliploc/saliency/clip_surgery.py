@@ -1,7 +1,5 @@
 """CLIP Surgery: a second path of value–value attention through the last blocks, minus what all prompts share."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

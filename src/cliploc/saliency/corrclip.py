@@ -1,7 +1,5 @@
 """CorrCLIP: places attend inside their region, as alike as a guide says; two more branches add to their reading."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -1,7 +1,5 @@
 """Finer-CAM: Grad-CAM of the difference between a name's score and those of the most similar names."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

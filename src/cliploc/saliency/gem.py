@@ -1,7 +1,5 @@
 """GEM: in the last blocks, patches attend to patches with similar queries, keys and values, after clustering these."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from cliploc.errors import UsageError

@@ -1,7 +1,5 @@
 """GLA-CLIP: ProxyCLIP whose places attend to those of all windows of the picture, by a mean of the places like them."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Grad-CAM: channels weighted by the mean gradient of the image–text similarity."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

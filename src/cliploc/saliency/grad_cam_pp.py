@@ -1,7 +1,5 @@
 """Grad-CAM++: each location of a channel is weighted by how strongly it raises the score, so several objects show."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

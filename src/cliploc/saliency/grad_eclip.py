@@ -1,7 +1,5 @@
 """Grad-ECLIP: values of the last block, weighted by the gradient of its output and the similarity of query and key."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """gScoreCAM: Score-CAM over the few channels that the score is most sensitive to."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

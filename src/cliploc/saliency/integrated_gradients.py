@@ -1,7 +1,5 @@
 """Integrated Gradients: gradients at the pixels, averaged on the way from an empty picture to the picture."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np

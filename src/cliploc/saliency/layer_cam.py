@@ -1,7 +1,5 @@
 """LayerCAM: every location of every channel has its own weight, so that earlier, finer stages can be read too."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

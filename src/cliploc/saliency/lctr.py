@@ -1,7 +1,5 @@
 """LCTR: the class token's attention, carried on by the other tokens, shows where; semantic maps show what."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

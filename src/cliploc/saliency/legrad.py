@@ -1,7 +1,5 @@
 """LeGrad: how strongly more attention to each patch would raise the score of each block's tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """M2IB: how much of each patch must pass a noisy bottleneck between two blocks to keep the picture's score."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import torch

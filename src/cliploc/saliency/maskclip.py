@@ -1,7 +1,5 @@
 """MaskCLIP: each patch is read by its own value vector; attention mixes in no other patch."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from cliploc.method import Context

@@ -1,7 +1,5 @@
 """NACLIP: in the last block, patches attend to patches with similar keys, and to their neighbours."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from cliploc.errors import UsageError

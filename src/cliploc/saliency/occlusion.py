@@ -1,7 +1,5 @@
 """Occlusion: a window is hot where it alone scores higher than the picture without it."""
 
-from __future__ import annotations
-
 import math
 
 import torch

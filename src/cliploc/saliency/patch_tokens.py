@@ -1,7 +1,5 @@
 """Patch tokens: the patches as they leave the tower, each compared with the text, as dino.txt is trained."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """PEARL: in the last block, keys are rotated onto the queries before patches attend by them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

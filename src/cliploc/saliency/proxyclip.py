@@ -1,7 +1,5 @@
 """ProxyCLIP: in the last block, places attend to places that are similar for a second tower, the guide."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

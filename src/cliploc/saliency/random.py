@@ -1,7 +1,5 @@
 """Random numbers, whatever the picture and the name: the faithfulness baseline of a map that knows nothing."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

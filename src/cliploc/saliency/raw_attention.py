@@ -1,7 +1,5 @@
 """Raw attention: where the class token of one block looks; the same for every prompt."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """RefineCAM: the product of a method's maps at several stages, which is high where all of them are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 

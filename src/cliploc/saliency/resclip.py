@@ -1,7 +1,5 @@
 """ResCLIP: NACLIP's attention in the last block, mixed with the attention that earlier blocks learnt."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import torch

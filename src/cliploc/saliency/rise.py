@@ -1,7 +1,5 @@
 """RISE: the picture seen through random masks; a place is hot if the masks that show it have higher scores."""
 
-from __future__ import annotations
-
 import math
 
 import torch

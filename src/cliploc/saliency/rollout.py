@@ -1,7 +1,5 @@
 """Attention rollout: attention followed through all blocks; the same for every prompt."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

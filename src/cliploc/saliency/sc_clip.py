@@ -1,7 +1,5 @@
 """SC-CLIP: outlier patches repaired, patches mixed with similar ones of a middle block, and several blocks read."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """SCLIP: in the last block, patches attend to patches with similar queries and to patches with similar keys."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from cliploc.method import Context

@@ -1,7 +1,5 @@
 """Score-CAM: channels weighted by the similarity of the picture seen through them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """SmoothGrad: gradients at the pixels, averaged over noisy copies of the picture."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """TS-CAM: the class token's attention, summed over blocks, shows where things are; semantic maps show what."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

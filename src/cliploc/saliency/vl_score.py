@@ -1,7 +1,5 @@
 """VL-Score: Score-CAM over the channels that make the picture more like the prompt than an empty picture is."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """XGrad-CAM: channels weighted by the gradients where they are active."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

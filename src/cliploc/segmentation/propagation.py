@@ -1,7 +1,5 @@
 """TLP, PEARL's second part: cosines of all queries are spread over a coarse grid of the picture, up to its edges."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

@@ -1,7 +1,5 @@
 """Regions of colours, of files or of Segment Anything (`cliploc.sam.SamRegions`), and their vote on a label map."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any, Protocol

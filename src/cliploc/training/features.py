@@ -1,7 +1,5 @@
 """A frozen tower's features on disk, by a digest of all that they depend on, so that heads share them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Training pictures with image-level labels, from a folder for each class or a CSV file; boxes are never read."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Pictures with all names to ask in them, of a dataset whose samples are one name in one picture each."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Checks candidates from annotations: each becomes a valid sample or a problem with a reason."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections import Counter

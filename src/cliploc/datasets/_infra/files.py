@@ -1,7 +1,5 @@
 """Reads text files with one entry per line; an error names the file and the row."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

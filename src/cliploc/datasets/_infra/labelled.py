@@ -1,7 +1,5 @@
 """Pictures with a label map: a class for every pixel. Readers for segmentation give these."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Phrases as classes, for datasets in which each thing has a sentence of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from cliploc.values import ClassName

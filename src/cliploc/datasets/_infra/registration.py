@@ -1,7 +1,5 @@
 """The registries of dataset readers, and their decorators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Selects classes and samples; named subsets of a dataset's classes."""
 
-from __future__ import annotations
-
 import difflib
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """ADE20K (Zhou 2017): the 150 classes of its scene parsing benchmark, and 847."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cliploc.datasets._infra.candidates import Problems

@@ -1,7 +1,5 @@
 """Cityscapes (Cordts 2016): streets, 19 classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cliploc.datasets._infra.candidates import Problems

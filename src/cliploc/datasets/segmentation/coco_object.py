@@ -5,8 +5,6 @@ annotations: every pixel inside a thing's polygons or a crowd's run lengths has 
 smaller one is on top, of equal ones the later; COCO-Stuff's maps may differ there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """COCO-Stuff 164k (Caesar 2018): COCO's pictures with 80 classes of things and 91 of stuff."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cliploc.datasets._infra.candidates import Problems

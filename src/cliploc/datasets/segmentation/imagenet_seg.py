@@ -1,7 +1,5 @@
 """ImageNet-Segmentation (Guillaumin 2014): one object per picture and its mask, in one HDF5 file of MATLAB."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Sets with a background, as label 0, are also there without it: then the background's pixels do not count.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What replaces removed pixels: zero, black, blur, mean, noise, or inpainting; and ROAD's noisy linear imputation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

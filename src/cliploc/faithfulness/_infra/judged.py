@@ -1,7 +1,5 @@
 """The protocol of a faithfulness metric, and the picture and map that a metric judges."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

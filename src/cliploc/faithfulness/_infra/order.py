@@ -1,7 +1,5 @@
 """The order in which a map's pixels are removed, areas under curves, and correlations of maps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores of perturbed pictures, which go through the tower in batches; only a few numbers of each are kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

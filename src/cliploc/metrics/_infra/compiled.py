@@ -10,8 +10,6 @@
 numba is the extra `fast`; without it `regions.py` and OpenCV find the same regions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from numba import njit

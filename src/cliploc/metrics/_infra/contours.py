@@ -1,7 +1,5 @@
 """Boxes of contours at every threshold of a map of 256 levels, as WSOL metrics need them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Box curves: how well one map's boxes fit at every threshold, for MaxBoxAcc and related metrics."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

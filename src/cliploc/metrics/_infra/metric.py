@@ -4,8 +4,6 @@ The benchmark, `cliploc evaluate`, `summary.json`, the report and the tables rea
 file here and its test.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import zlib

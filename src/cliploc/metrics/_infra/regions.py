@@ -7,8 +7,6 @@ at all thresholds follow from the basins' sides at each level and from the saddl
 labelled at any threshold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

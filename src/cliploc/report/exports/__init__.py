@@ -1,7 +1,5 @@
 """Export formats: boxes in files for other tools. Each format is one file that registers itself; see `Export`."""
 
-from __future__ import annotations
-
 from cliploc.report.exports._export import (
     PICTURES,
     AnnotatedPicture,

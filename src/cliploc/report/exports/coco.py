@@ -1,7 +1,5 @@
 """COCO's JSON format of boxes and masks (Lin et al. 2014), with a score for each box."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CVAT's XML format for images, version 1.1: one file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cliploc import rle

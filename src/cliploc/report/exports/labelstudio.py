@@ -1,7 +1,5 @@
 """Label Studio's tasks with predictions, for correction there, and the matching label config."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal

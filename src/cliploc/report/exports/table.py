@@ -1,7 +1,5 @@
 """A CSV table with a line for each box."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

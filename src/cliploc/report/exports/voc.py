@@ -1,7 +1,5 @@
 """Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ultralytics' YOLO layout: the folders `images/` and `labels/`, and `data.yaml`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from itertools import chain

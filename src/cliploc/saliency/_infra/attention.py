@@ -1,7 +1,5 @@
 """Attention methods: choice of blocks, the embedding's attention, and fused rules of `DenseReading.rule`."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import torch

@@ -1,7 +1,5 @@
 """LibraGrad's and AttnLRP's backward rules: while `Backward` is active, torch's functions keep values only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 

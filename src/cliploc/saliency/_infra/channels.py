@@ -1,7 +1,5 @@
 """Feature maps that Score-CAM's family masks with: a CNN's channels, or a ViT's tokens, heads, q, k, v."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

@@ -1,7 +1,5 @@
 """Ensembles of methods: "gem+legrad" is a `Method` whose map is the mean of both maps, from one forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_

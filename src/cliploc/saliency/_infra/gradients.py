@@ -1,7 +1,5 @@
 """Gradients of all prompts' scores through the end of the tower or in pixels, a few prompts at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Embeddings of pictures masked by channels, once an image for all prompts and methods of Score-CAM's family."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
