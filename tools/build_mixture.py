@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from cliploc.backbones.mini import MIXTURE_FILE, WEIGHTS
 from cliploc.localizer import Localizer
 from cliploc.method import Context
-from cliploc.refine._registration import refinement
+from cliploc.refine import refinement
 from cliploc.tower import Backbone, Needs
 
 ROOT = Path(__file__).parents[1]

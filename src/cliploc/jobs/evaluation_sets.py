@@ -4,15 +4,12 @@ The package has no picture and no box of them, only each picture's name and two 
 measured, and of its labels, size and boxes.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +88,7 @@ def make_set(name: str, source: Path, out: Path, reporter: Reporter = SILENT) ->
 
 def _checksums(name: str) -> dict[str, tuple[str, str]]:
     """Picture → the checksums of its file and of its truth, in the order of the set."""
-    text = (resources.files(__name__) / f"{name}.csv").read_text(encoding="utf-8")
+    text = (resources.files("cliploc.jobs") / "evaluation_pictures" / f"{name}.csv").read_text(encoding="utf-8")
     return {row["picture"]: (row["file"], row["truth"]) for row in csv.DictReader(text.splitlines())}
 
 
@@ -257,7 +254,7 @@ def _refuse_missing(wanted: Sequence[str], there: Iterable[str], source: Path | 
 
 def _coco_categories() -> Iterator[tuple[int, str]]:
     """COCO's 80 categories with their ids, in the order of YOLO's labels."""
-    text = (resources.files(__name__) / "coco_categories.csv").read_text(encoding="utf-8")
+    text = (resources.files("cliploc.jobs") / "evaluation_pictures/coco_categories.csv").read_text(encoding="utf-8")
     for number, name in csv.reader(text.splitlines()):
         yield int(number), name
 
