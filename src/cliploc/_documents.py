@@ -1,5 +1,7 @@
 """The one reader of files that fit the memory: regular, of a limited size; JSON passes its kind's `msgspec.Struct`."""
 
+from __future__ import annotations
+
 import errno
 import json
 import math

@@ -1,5 +1,7 @@
 """Threads and memory of the process, for programs of our own only: a library has no say in its host's process."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Iterator

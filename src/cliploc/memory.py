@@ -1,5 +1,7 @@
 """What towers computed, kept in memory: traces of pictures too, so that new names cost no forward pass."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import threading

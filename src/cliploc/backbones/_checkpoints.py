@@ -1,5 +1,7 @@
 """Reads files of weights without running code in them, checks them, and loads them into a model."""
 
+from __future__ import annotations
+
 import hashlib
 import pickle
 import re

@@ -1,5 +1,7 @@
 """How timm's vision transformers turn pictures into tokens, and the adapter of their blocks."""
 
+from __future__ import annotations
+
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`cliploc annotate`: draft boxes for a folder of pictures."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`cliploc classify`: which names whole pictures fit best."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The commands by name, each imported when it is asked for, and how their help is set: plain text, in sections."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import re

@@ -1,7 +1,5 @@
 """`cliploc doctor`: a line for each check of this installation."""
 
-from __future__ import annotations
-
 from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import WithThreads, command
 from cliploc.cli.output import DONE, SOME_FAILED

@@ -1,7 +1,5 @@
 """`cliploc leaderboard`: all methods on several sets, with τ chosen on other pictures; its check, and its page."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

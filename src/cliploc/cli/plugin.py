@@ -1,7 +1,5 @@
 """`cliploc plugin new NAME`: a small package with a method, a metric and their test, to begin with."""
 
-from __future__ import annotations
-
 import keyword
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`cliploc reproduce`: published numbers beside ours, each by one `cliploc benchmark`."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from dataclasses import dataclass

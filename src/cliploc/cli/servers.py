@@ -1,7 +1,5 @@
 """`cliploc serve`, `review` and `label-studio`: the servers."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`cliploc train`: layers of TS-CAM and LCTR on a frozen model."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -1,5 +1,7 @@
 """A person's reviews played with true boxes, in memory: the folder is taught and its drafts chosen again."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import random

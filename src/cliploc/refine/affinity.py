@@ -1,5 +1,7 @@
 """Feature affinity: spreads a map over places with similar mid-tower features; works on every tower."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 

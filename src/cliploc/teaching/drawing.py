@@ -3,8 +3,6 @@
 Drafts of a folder and results with a file of what was learnt are drawn here, so that both are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

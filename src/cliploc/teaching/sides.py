@@ -1,7 +1,5 @@
 """How far the sides of drafts lie from where people put them: what is the same in all pictures can be mended."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -7,5 +7,3 @@ models, `runs` the searches in progress. `editor` is the editor of an annotation
 Before every application stands a gate of `guard`; with `hosts`, `rates` and `connections` it limits what a visitor can
 send. `server` listens. What is served needs the extra `cliploc[web]`.
 """
-
-from __future__ import annotations

@@ -1,7 +1,5 @@
 """Limits for connections to the server: how many there are, of one client and of all, and how long one may be idle."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

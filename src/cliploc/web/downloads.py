@@ -1,7 +1,5 @@
 """The results as a JSON document and as files to download."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Refuses foreign host names (DNS rebinding) and requests from other websites' pages."""
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit

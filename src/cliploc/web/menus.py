@@ -1,7 +1,5 @@
 """What the page offers for a model, and the values of its controls: when it opens, and after each choice."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any
 

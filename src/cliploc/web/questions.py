@@ -1,7 +1,5 @@
 """What a request of the page or of a program asks for: a form with pictures, or JSON that names them by their ids."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Who may ask, and how often: HTTP basic authentication, and a token bucket for each address."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hmac

@@ -1,7 +1,5 @@
 """A request that is refused in a sentence, and the JSON that a request may hold."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Work that takes long. Each piece runs in a thread of its own, so that the page can show its progress and stop it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The files of visitors: pictures by their id, downloads by folder and name, and room for what is uploaded."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What the page shows of a search: status lines, and results as HTML, whose template is in `templates/`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -4,5 +4,3 @@
 the places that are allowed, and `predictor` makes the predictions. `cliploc label-studio` starts it;
 docs/label_studio.md explains it.
 """
-
-from __future__ import annotations

@@ -1,7 +1,5 @@
 """Label Studio's ML backend over HTTP: the routes of label-studio-ml's SDK behind the limits of a server."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Makes predictions for Label Studio's tasks with one localizer, which embeds each name only once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading
