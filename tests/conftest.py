@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def backbones() -> dict[str, Any]:
     from tests.tiny import KINDS, tower  # torch, which some tests need not load
 
     return {kind: tower(kind, (8, 8)) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def one_model() -> Iterator[None]:
+    """Each model is made once for all tests and fixtures of a module."""
+    from cliploc import backbones
+    from tests.commands import create_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import sys
 import weakref
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -31,7 +30,7 @@ from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
 from cliploc.saliency._infra.method_registry import typed
-from tests.commands import CAT, COFFEE, cliploc_, create_once
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
@@ -180,14 +179,8 @@ def test_version_and_help():
 
 
 def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
-    result = cliploc_("lokalize")
-    assert result.code == 2
-    assert "localize" in result.err
-    assert result.err.count("\n") == 1
-    result = cliploc_("localize", CAT, "--prmpt", "cat")
-    assert result.code == 2
-    assert "--prompt" in result.err
-    assert result.err.count("\n") == 1
+    assert "localize" in refused("lokalize")
+    assert "--prompt" in refused("localize", CAT, "--prmpt", "cat")
 
 
 def test_every_command_line_of_the_documents_has_options_that_exist():
@@ -268,12 +261,6 @@ def test_every_refinement_is_listed():
     lines = cliploc_("refinements").out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == refinements.names()
     assert all(r.paper in line for r, line in zip(refinements, lines[1:], strict=True))
-
-
-def test_a_refinement_that_does_not_fit_is_one_line():
-    result = cliploc_("localize", CAT, "-p", "cat", "--refine", "caa")
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "caa does not work on mini" in result.err
 
 
 def test_every_model_is_listed_with_what_is_known_of_it():
@@ -361,10 +348,9 @@ def test_a_part_of_a_name_lists_those_models():
     assert result.code == 0
     table, _ = result.out.split("\n\n")
     assert [line.split()[0] for line in table.splitlines()[1:]] == [n for n in models.names() if "RN50" in n]
-    result = cliploc_("models", "vitb16")
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "did you mean ViT-B-16" in result.err
-    assert result.err.endswith(f"there are {len(models.names())}, listed by: cliploc models\n")
+    err = refused("models", "vitb16")
+    assert "did you mean ViT-B-16" in err
+    assert err.endswith(f"there are {len(models.names())}, listed by: cliploc models\n")
 
 
 def test_all_about_one_model():
@@ -423,14 +409,12 @@ def test_json_is_one_document_and_nothing_else(tmp_path):
 
 
 def test_options_reach_the_localizer(tmp_path):
-    result = cliploc_(
+    settings = document_of(
         *("localize", CAT, "-p", "cat|kitten", "--method", "layer_cam", "-o", "stages=-1,-2", "--threshold", "0.3"),
         *("--components", "largest", "--max-boxes", "2", "--min-presence", "0.25", "--resize", "pad"),
         *("--image-size", "192x256", "--scales", "1,1.5", "--flip", "--template", "openai-80", "--template", "{}"),
-        *("--background", "bicycle", "--refine", "affinity, guided", "--device", "cpu", "--batch-size", "3", "--json"),
-    )
-    assert result.code == 0, result.err
-    settings = json.loads(result.out)["settings"]
+        *("--background", "bicycle", "--refine", "affinity, guided", "--device", "cpu", "--batch-size", "3"),
+    )["settings"]
     assert len(settings.pop("templates")) == 81
     asked = {
         "names": ["cat|kitten"],
@@ -453,23 +437,13 @@ def test_options_reach_the_localizer(tmp_path):
         "batch_size": 3,
     }
     assert {key: settings[key] for key in asked} == asked
-    looser = json.loads(cliploc_("localize", CAT, "-p", "cat", "--threshold", "0.1", "--json", *FAST).out)
-    tighter = json.loads(cliploc_("localize", CAT, "-p", "cat", "--threshold", "0.8", "--json", *FAST).out)
-    areas = [
-        (x1 - x0) * (y1 - y0)
-        for document in (looser, tighter)
-        for x0, y0, x1, y1 in [document["pictures"][0]["names"][0]["boxes"][0]["xyxy"]]
-    ]
-    assert areas[0] > 2 * areas[1]
 
 
 def test_several_methods_are_one(tmp_path):
-    result = cliploc_(
+    settings = document_of(
         *("localize", CAT, "-p", "cat", "--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2"),
-        *("--ensemble", "rank", "--json"),
-    )
-    assert result.code == 0, result.err
-    settings = json.loads(result.out)["settings"]
+        *("--ensemble", "rank"),
+    )["settings"]
     assert settings["method"] == "cam+layer_cam"
     assert settings["ensemble"] == "rank"
     assert settings["method_options"] == {"layer_cam.stages": [-1, -2]}
@@ -488,9 +462,7 @@ def test_several_methods_for_a_command_that_runs_one_are_refused_with_what_to_do
         (("--method", "cam", "--method", "layer_cam"), "expected --method once, got it 2 times: write --method "),
         (("--method", "cam,layer_cam"), "expected one method, got several, 'cam,layer_cam': write "),
     ):
-        result = cliploc_(*start, *words)
-        assert (result.code, result.err.count("\n")) == (2, 1)
-        assert result.err.startswith(f"cliploc: {said}cam+layer_cam for the mean of their maps")
+        assert refused(*start, *words).startswith(f"cliploc: {said}cam+layer_cam for the mean of their maps")
 
 
 def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
@@ -583,8 +555,7 @@ def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
     assert asked_photos(Terminal(), ["demo:"]).ids[str(CAT)] == "cat.jpg"
     assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
     result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
-    assert result.code == 2
-    assert "unknown demo picture 'cats.jpg': did you mean cat.jpg" in result.err
+    assert (result.code, "unknown demo picture 'cats.jpg': did you mean cat.jpg" in result.err) == (2, True)
 
 
 def test_what_comes_next_is_a_command_to_copy(tmp_path, monkeypatch):
@@ -596,19 +567,6 @@ def test_what_comes_next_is_a_command_to_copy(tmp_path, monkeypatch):
     assert result.err.splitlines()[-1] == "next: cliploc annotate 'my photos' -p 'house cat' --out drafts"
     assert "next:" not in cliploc_(*asked, "--json").err
     assert "next:" not in cliploc_("localize", CAT, "-p", "cat", *FAST).err
-
-
-def test_an_overlay_shows_the_photo_with_its_box(tmp_path):
-    cliploc_("localize", CAT, "-p", "cat", "--out", tmp_path, *FAST)
-    overlay, photo = np.asarray(Image.open(tmp_path / "cat_overlay.jpg")), np.asarray(Image.open(CAT))
-    assert overlay.shape == photo.shape
-    box = json.loads((tmp_path / "results.json").read_text())["pictures"][0]["names"][0]["boxes"][0]["xyxy"]
-    x0, y0, x1, y1 = (round(value) for value in box)
-    change = np.abs(overlay.astype(int) - photo).mean(axis=2)
-    outside = change.copy()
-    outside[max(y0 - 30, 0) : y1 + 30, max(x0 - 30, 0) : x1 + 30] = 0
-    assert change[y0:y1, x0:x1].mean() > 4 * outside.mean()
-    assert overlay[y0 + 8 : y1 - 8, x0 : x0 + 3].max(axis=1).mean() > 200  # the white line
 
 
 # ------------------------------------------------------------------------------------------------ interrupted, crashed
@@ -695,9 +653,7 @@ def test_a_traceback_only_with_debug(monkeypatch):
         raise ZeroDivisionError("one\ntwo")
 
     monkeypatch.setattr(Localizer, "stream", broken)
-    result = cliploc_("localize", CAT, "-p", "cat")
-    assert result.code == 2
-    assert result.err == (
+    assert refused("localize", CAT, "-p", "cat") == (
         "cliploc: an error in cliploc (ZeroDivisionError: one): run it again with --debug, and report it\n"
     )
     result = cliploc_("localize", CAT, "-p", "cat", "--debug")
@@ -753,9 +709,7 @@ def test_too_little_memory_says_what_to_do(monkeypatch, said):
         raise RuntimeError(f"[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: {said}")
 
     monkeypatch.setattr(Localizer, "stream", greedy)
-    result = cliploc_("localize", CAT, "-p", "cat")
-    assert result.code == 2
-    assert result.err.startswith("cliploc: not enough memory: use a smaller --batch-size")
+    assert refused("localize", CAT, "-p", "cat").startswith("cliploc: not enough memory: use a smaller --batch-size")
 
 
 def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):

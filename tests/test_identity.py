@@ -27,19 +27,17 @@ from cliploc.cli.benchmark import benchmark as benchmark_command
 from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, SEGMENTATION_OPTIONS, words_of
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
-from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
-from cliploc.tower import Needs
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.training.features import FeatureCache, Wanted
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
-from tests.tiny import tower
+from tests.tiny import tower, write_head
 
 GRID = (8, 8)
 PHOTO = Path(cliploc.__file__).parent / "demo_photos" / "cat.jpg"
@@ -60,23 +58,9 @@ def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "with_engine", lambda backbone, engine: backbone)  # an extra: perhaps not installed
 
 
-def write_head(path: Path, seed: int) -> Path:
-    """A head of the tiny CNN."""
-    backbone = create()
-    features = backbone.trace(torch.zeros(1, 3, *backbone.input_hw), Needs(features=(-1,))).features[-1]
-    config = HeadConfig(
-        "ts_cam", "open", (("red",),), features.shape[1], backbone.embedding_size, backbone.logit_scale, backbone.name,
-        "cnn", backbone.weights_id, start="random",
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        save_head(path, TsCamHead(config), tower_fingerprint(backbone))
-    return path
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_head(tmp_path_factory.mktemp("head") / "head.safetensors", 0)
+    return write_head(tmp_path_factory.mktemp("head") / "head.safetensors", create())
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +153,7 @@ def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]
     second = OF_LOCALIZER[name]
     base = {"device": "cpu", **second.base}
     if name == "head":  # TS-CAM runs on a CNN with a head only: the same name, another content
-        return base | {"head": head}, base | {"head": write_head(head.with_name("other.safetensors"), 1)}
+        return base | {"head": head}, base | {"head": write_head(head.with_name("other.safetensors"), create(), seed=1)}
     if name == "calibration":
         return base, base | {"calibration": write_calibration(head.with_name("calibration.json"))}
     if name == "learnt":
@@ -234,7 +218,7 @@ def test_a_head_replaced_under_the_same_name_is_another_run(how: str, tmp_path: 
     arguments: dict[str, Any] = {"head": path} if how == "head" else {"method_options": {"head": str(path)}}
     described = []
     for seed in (0, 0, 1):
-        write_head(path, seed)
+        write_head(path, create(), seed=seed)
         described.append(Localizer(method="ts_cam", device="cpu", **arguments).describe())
     assert described[0] == described[1] != described[2]
 

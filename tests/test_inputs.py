@@ -6,20 +6,15 @@ import shutil
 
 import pytest
 
-from cliploc import backbones
 from cliploc._files import Inputs
 from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
-from tests.commands import CAT, cliploc_, create_once, refused
+from tests.commands import CAT, cliploc_, refused
 from tests.jobs.samples import wsol_folder
 
+pytestmark = pytest.mark.usefixtures("one_model")
 LINKS = {"hard": os.link, "symbolic": os.symlink}
-
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create_once)
 
 
 # ------------------------------------------------------------------------------------------------------ what they are
@@ -102,8 +97,7 @@ def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------------------------------------------------- the others
 def test_the_demo_does_not_write_over_its_photos(tmp_path, monkeypatch):
-    photos = tmp_path / "cliploc/demo_photos"
-    shutil.copytree(CAT.parent, photos)
+    photos = shutil.copytree(CAT.parent, tmp_path / "cliploc/demo_photos")
     monkeypatch.setattr("cliploc._files.__file__", str(tmp_path / "cliploc/_files.py"))
     before = {one.path: one.path.read_bytes() for one in demo_photos()}
     assert "is read by this run, and would be overwritten" in refused("demo", "--out", photos)

@@ -17,7 +17,6 @@ from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
 from cliploc.memory import Memory
 from cliploc.pipeline import modes
 from cliploc.pipeline import prepare as module
@@ -297,12 +296,6 @@ def test_no_region_that_is_large_enough_is_not_found(backbones):
     assert found.maps.max() == 1  # the map is shown all the same
 
 
-def test_min_max():
-    maps = torch.tensor([[[1.0, 3.0], [2.0, 1.0]], [[5.0, 5.0], [5.0, 5.0]], [[-4.0, -2.0], [-3.0, -4.0]]])
-    expected = torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.5, 0.0]]])
-    torch.testing.assert_close(min_max(maps), expected)
-
-
 def test_background_is_subtracted_and_may_win(backbones):
     backbone = backbones["gap_cnn"]
     localizer = build(backbone, background=["blue", "green"])
@@ -411,12 +404,8 @@ OPTIONS = [  # those of boxes are in tests/test_boxes.py, numbers of all kinds i
     ({"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),
     ({"image_size": 8192}, "expected image_size of 1 to 4096 pixels, one side or height and width, got 8192"),
     ({"image_size": (32,)}, "expected image_size of 1 to 4096 pixels, one side or height and width, got (32,)"),
-    ({"scales": ()}, "expected scales, a list of 1 to 16 numbers from 0.25 to 8 (1,1.5,2), got ()"),
     ({"scales": 2.0}, "expected scales, a list of 1 to 16 numbers from 0.25 to 8 (1,1.5,2), got 2.0"),
-    ({"windows": (0.5,)}, "expected windows, a list of at most 4 numbers from 1 to 8 (1,2), got (0.5,)"),
     ({"windows": (1,) * 5}, "expected windows, a list of at most 4 numbers from 1 to 8 (1,2), got (1, 1, 1, 1, 1)"),
-    ({"min_presence": 1.1}, "expected min_presence from 0 to 1, got 1.1"),
-    ({"batch_size": 2.5}, "expected batch_size, a whole number from 1 to 4,096, got 2.5"),
 ]
 
 

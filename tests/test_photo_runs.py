@@ -8,20 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import backbones
 from cliploc.geometry import Frame
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.picture_files import IN_NOTE, find_pictures
 from cliploc.localizer import Localizer
 from cliploc.report.document import MOST_SKIPPED, skipped_document
 from cliploc.saliency import methods
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
+from tests.commands import CAT, COFFEE, cliploc_, document_of, refused
 from tests.tiny import tower
 
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "create", create_once)
+pytestmark = pytest.mark.usefixtures("one_model")
 
 
 @pytest.fixture

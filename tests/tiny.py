@@ -9,6 +9,7 @@ import functools
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._layers import resize_positions
 from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
+from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.tower import Backbone, Needs
@@ -32,6 +34,17 @@ def seeded(build: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
+
+
+def write_head(path: Path, backbone: Any, kind: str = "open", seed: int = 0) -> Path:
+    """TS-CAM's layer for a CNN, for a cat and the moon, with weights drawn by the seed."""
+    features = backbone.trace(torch.zeros(1, 3, *backbone.input_hw), Needs(features=(-1,))).features[-1]
+    config = HeadConfig(
+        "ts_cam", kind, (("cat",), ("moon",)), features.shape[1], backbone.embedding_size, backbone.logit_scale,
+        backbone.name, "cnn", backbone.weights_id, start="random",
+    )  # type: ignore[arg-type]  # fmt: skip
+    save_head(path, seeded(lambda: TsCamHead(config), seed), tower_fingerprint(backbone))
+    return path
 
 
 def planted_image(colour: str, grid: tuple[int, int], cell: tuple[int, int]) -> Tensor:

@@ -12,15 +12,12 @@ from sklearn import metrics
 pytest.importorskip("pyarrow")
 
 from cliploc.calibration import reliability
-from cliploc.datasets import open_asked
-from cliploc.errors import UsageError
-from cliploc.jobs.plan import Grid, ModelSetup
-from cliploc.jobs.presence import TASK, PresenceTally, row_schema, run_presence
+from cliploc.jobs.presence import PresenceTally, row_schema
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.summary import summed_up
 from cliploc.metrics import Bootstrap
 from cliploc.report.presence import things_text
-from tests.commands import PHOTOS, cliploc_, localizer_of
+from tests.commands import PHOTOS, cliploc_, localizer_of, refused
 
 pytestmark = pytest.mark.usefixtures("one_model")
 TWICE = ("--threshold", "0.2", "--threshold", "0.4")
@@ -237,27 +234,6 @@ def test_a_named_method_is_measured_as_published(root, tmp_path):
         assert len(one["labels"]) + len(one["unknown"]) == 2 * sum(one["there"] + one["unknown_there"])
 
 
-def test_a_run_is_resumed_with_the_same_result(root, tmp_path):
-    dataset = open_asked("coco", root)
-    setups = [ModelSetup(localizer_of("mini", method="cam").options.but(model="mini", method=None, memory=None))]
-    settings, _ = Grid(setups, ["cam"]).settings(lambda *_: None)
-
-    def run(dataset=dataset):
-        return run_presence(dataset, setups, settings, tmp_path, shard=1)
-
-    first = run()
-    assert first.computed == 3
-    parts = sorted((tmp_path / "parts").glob("*.parquet"))
-    whole = [path.read_bytes() for path in parts]
-    parts[1].unlink()
-    again = run()
-    assert (again.computed, again.resumed, again.summary) == (1, True, first.summary)
-    assert [path.read_bytes() for path in parts] == whole
-    with pytest.raises(UsageError, match="holds a run with other settings"):
-        run(open_asked("coco", root, negatives="random"))
-    assert TASK.kind.name == "presence"
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -269,6 +245,4 @@ def test_a_run_is_resumed_with_the_same_result(root, tmp_path):
     ],
 )
 def test_what_is_refused_is_one_line(root, tmp_path, arguments, said):
-    ran = cliploc_("benchmark", "--dataset", "coco", "--root", root, "--out", tmp_path / "out", *arguments)
-    assert ran.code == 2
-    assert said in ran.err.strip().splitlines()[-1]
+    assert said in refused("benchmark", "--dataset", "coco", "--root", root, "--out", tmp_path / "out", *arguments)

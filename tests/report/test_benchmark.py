@@ -23,7 +23,7 @@ from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
 from cliploc.report.task_folder import SettingResult
 
-from ..commands import cliploc_
+from ..commands import cliploc_, refused
 from .benchmark_folder import CLASSES, WNIDS, make_folder
 from .test_page import CLOSING, IMAGE, Reader
 
@@ -433,10 +433,9 @@ def test_the_same_folder_gives_the_same_bytes(made: tuple[Path, dict[str, Any]])
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
-    outcome = cliploc_("report", tmp_path)
-    assert outcome.code == 2
-    assert "expected" in outcome.err
-    assert "manifest.json" in outcome.err
+    err = refused("report", tmp_path)
+    assert "expected" in err
+    assert "manifest.json" in err
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam"])
     (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UsageError, match=r"00000\.parquet is damaged: run the same"):

@@ -1,5 +1,6 @@
 """The server of the tests that ask one, and the browser of those that drive one."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,25 @@ def address(folder) -> Iterator[str]:
     from tests.web.asking import service, started  # here: skipped where the extra `web` is not installed
 
     yield from started(service(), folder, max_bytes=1_000_000)
+
+
+@pytest.fixture(scope="module")
+def job(one_model, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
+    """A run whose only name no model knows, and where the thing is in each of its pictures."""
+    from tests.web.learning_job import NAME, make  # here, as above
+
+    return make(tmp_path_factory.mktemp("job"), [NAME])
+
+
+@pytest.fixture
+def truth(job) -> dict[str, list[int]]:
+    return job[1]
+
+
+@pytest.fixture
+def out(job, tmp_path) -> Path:
+    """A copy of the job's folder."""
+    return shutil.copytree(job[0], tmp_path / "out")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Label Studio's events teach a folder: their payloads are those of Label Studio 1.23.2."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc import backbones
 from cliploc.config import Options
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
@@ -21,39 +19,16 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import PictureSource
-from tests.commands import cliploc_, create_once
+from tests.commands import cliploc_
 from tests.web.asking import running, sent
 from tests.web.learning_job import COUNT, NAME, OPTIONS, make
 from tests.web.review_server import corrections
 
+pytestmark = pytest.mark.usefixtures("one_model")
 CONFIG = f"""<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="{NAME}"/></RectangleLabels></View>"""
 WIDTH, HEIGHT = 450, 350  # of the job's pictures
 MODEL: dict[str, Any] = {key: OPTIONS[key] for key in ("device", "recipe", "image_size")}
-
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create_once)
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
-    """A run whose only name the model does not know."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
-        return make(tmp_path_factory.mktemp("job"), [NAME])
-
-
-@pytest.fixture
-def truth(job) -> dict[str, list[int]]:
-    return job[1]
-
-
-@pytest.fixture
-def out(job, tmp_path) -> Path:
-    shutil.copytree(job[0], tmp_path / "out")
-    return tmp_path / "out"
 
 
 @contextlib.contextmanager
@@ -186,8 +161,7 @@ def test_another_model_than_that_of_the_folder_is_refused(out):
         with pytest.raises(UsageError, match=r"learnt with image_size \[352, 352\], and image_size is \[224, 224\]"):
             Predictor(options, PictureSource(), 10**7, drafts)
     done = cliploc_("label-studio", "--learn", out.parent)
-    assert done.code == 2
-    assert "expected" in done.err
+    assert (done.code, "expected the folder of an annotation" in done.err) == (2, True)
 
 
 def test_a_run_that_kept_nothing_is_refused(tmp_path):

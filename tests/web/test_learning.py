@@ -1,53 +1,27 @@
 """The editor's server learns from what is saved: other drafts for pictures that nobody touched, and the way back."""
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc import backbones
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import learning
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.teach import teach
 from cliploc.teaching.learnt import load_learnt
-from tests.commands import create_once
 from tests.web.asking import sent
 from tests.web.learning_job import COUNT, NAME, OPTIONS, make
 from tests.web.review_server import served
 
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create_once)
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
-    """A run none of whose names the model knows."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
-        return make(tmp_path_factory.mktemp("job"), [NAME])
-
-
-@pytest.fixture
-def truth(done) -> dict[str, list[int]]:
-    return done[1]
-
-
-@pytest.fixture
-def out(done, tmp_path) -> Path:
-    shutil.copytree(done[0], tmp_path / "out")
-    return tmp_path / "out"
+pytestmark = pytest.mark.usefixtures("one_model")
 
 
 @pytest.fixture
@@ -114,7 +88,7 @@ def test_three_boxes_of_a_name_that_no_model_knows_give_drafts_to_the_other_pict
     assert [one["score"] == 1 for one in annotations] == [True] * 3 + [False] * 5
 
 
-def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(done, out, truth):
+def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(job, out, truth):
     with served(out) as address:
         review(address, truth, 0, 1, 2)
         learnt(address)
@@ -131,7 +105,7 @@ def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(done, out, truth)
         assert not any(one["drafts"] for one in pictures(address)[4:])
         assert not (out / "learnt.safetensors").exists()
     before = (out / "taught.jsonl").read_bytes()
-    annotate(done[0].parent / "photos", [NAME], out, **OPTIONS)
+    annotate(job[0].parent / "photos", [NAME], out, **OPTIONS)
     assert (out / "taught.jsonl").read_bytes() == before, "a later call does not do it again"
     with served(out) as address:
         assert "Undone" in learnt(address)["said"]

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from cliploc import backbones
 from cliploc._files import part_path, write_part
 from cliploc.jobs.annotate import annotate
-from tests.commands import PHOTOS, create_once
+from tests.commands import PHOTOS
 from tests.web.asking import sent
 from tests.web.browsing import SHOTS, in_a_browser, shoot
-from tests.web.learning_job import COUNT, NAME, make
+from tests.web.learning_job import COUNT
 from tests.web.review_server import corrections, served
 
-pytestmark = in_a_browser
+pytestmark = [*in_a_browser, pytest.mark.usefixtures("one_model")]
 
 LABELS = ['Kätzchen, "mein" & <b>|cat', "dog", "rocket", "bridge"]
 ODD = "sub/<i>cat 猫.jpg"
@@ -38,19 +37,12 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(photos, tmp_path_factory):
+def done(one_model, photos, tmp_path_factory):
     """The drafts of these, without masks (False) and with them (True)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
-        return {
-            masks: annotate(photos, LABELS, tmp_path_factory.mktemp("done"), masks=masks, **OPTIONS).out
-            for masks in (False, True)
-        }
-
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create_once)
+    return {
+        masks: annotate(photos, LABELS, tmp_path_factory.mktemp("done"), masks=masks, **OPTIONS).out
+        for masks in (False, True)
+    }
 
 
 @pytest.fixture
@@ -606,14 +598,6 @@ def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, pho
     assert page.locator("#dropped li").count() == 1
     assert editor.said == []
     assert {url.split(":")[0] for url in editor.asked} <= {"file", "data", "blob", "about"}
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    """A run none of whose names the model knows, and the true boxes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
-        return make(tmp_path_factory.mktemp("job"), [NAME])
 
 
 LEARNT = (

@@ -356,8 +356,7 @@ def test_a_suggestion_is_a_box_of_this_picture(out, address):
 
 @pytest.mark.parametrize("size", [(9, 9), (60, 40)])
 def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_path, size):
-    root = tmp_path / "moved"
-    shutil.copytree(done[0], root)
+    root = shutil.copytree(done[0], tmp_path / "moved")
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps({**manifest, "root": str(root)}))
     Image.new("RGB", size).save(root / "b.png")

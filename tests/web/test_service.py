@@ -12,25 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cliploc import backbones, rle
 from cliploc.config import MIN_SCORE
 from cliploc.errors import ModelError, UsageError
-from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
-from cliploc.tower import Needs
 from cliploc.web import downloads, view
 from cliploc.web.runs import StoppedError
 from cliploc.web.service import Offer, Service, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
+from tests.tiny import write_head
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
 CAT = str(DEMO / "cat.jpg")
@@ -360,16 +358,7 @@ def test_the_menu_holds_what_runs(service):
 @pytest.mark.parametrize("kind", ["open", "closed"])
 def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     mini = service.backbone("mini")
-    channels = (
-        mini.trace(mini.normalize(torch.zeros(1, 3, *mini.input_hw)), Needs(features=(-1,))).features[-1].shape[1]
-    )
-    config = HeadConfig(
-        "ts_cam", kind, (("cat",), ("moon",)), channels, mini.embedding_size, mini.logit_scale, "mini", "cnn",
-        mini.weights_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    file = tmp_path / "head.safetensors"
-    save_head(file, TsCamHead(config), tower_fingerprint(mini))
+    file = write_head(tmp_path / "head.safetensors", mini, kind)
     [offer] = with_heads([Offer("mini")], [str(file)])
     trained = Service([offer], device="cpu")
     assert trained.menu("mini").own == "ts_cam"
