@@ -21,14 +21,14 @@ from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
 from cliploc.jobs.draft_scores import Work
 from cliploc.jobs.engine import Engine, Notes, run_here
-from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
+from cliploc.jobs.folder import RunKind, plain, room_for_parts
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path, content_digest
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.reviewer import Order, Reviewer, Walk, WorkOf
-from cliploc.jobs.rows import Row, arrow, check_part, rows_in, sample_facts, schema_of, to_table, write_part
-from cliploc.jobs.summary import Summary, Tally, summed_up
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, dataset_entry
+from cliploc.jobs.rows import Row, arrow, check_part, sample_facts, schema_of, to_table, write_part
+from cliploc.jobs.summary import Summary, Tally
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, conclude, dataset_entry
 from cliploc.jobs.teach import VERSION
 from cliploc.metrics import Bootstrap
 from cliploc.report.labelling import DRAFTS, NUMBERS, OF_NAME, minutes_text, number_text
@@ -175,7 +175,7 @@ def run_labelling(
                 write_part(part_path(out, index), to_table(rows, row_schema()), stamps)
                 done += 1
             reporter.phase("summary")
-            summary = _conclude(out)
+            summary = conclude(out, TASK, _failed_once)
     failed = {one["sample"]: one["reason"] for numbers in summary.values() for one in numbers["failed"]}
     return BenchmarkResult(
         TASK, manifest, out, summary, notes.lines, failed, len(dataset.samples), done, bool(there), {}
@@ -257,15 +257,6 @@ class _Job:
             reporter=reporter, options=self.options, **self.drafts,
         )  # fmt: skip
         return result.notes
-
-
-def _conclude(out: Path) -> dict[str, Summary]:
-    """Computes the numbers of all walks and writes them into summary.json."""
-    manifest = folder.read_manifest(out, KIND)
-    tallies = {one["id"]: TASK.tally(one, manifest) for one in manifest["settings"]}
-    summary = summed_up(_failed_once(rows_in(out, NUMBER_COLUMNS, manifest["shards"])), tallies)
-    write_json(out / "summary.json", {"schema_version": KIND.version, "settings": summary})
-    return summary
 
 
 def _failed_once(rows: Iterator[Row]) -> Iterator[Row]:

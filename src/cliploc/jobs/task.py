@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
@@ -18,7 +18,7 @@ from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, Spending, pic
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.picture_files import content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
-from cliploc.jobs.rows import arrow, check_part, place_of, read_columns, rows_in, write_part
+from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.summary import COUNTED, Counted, Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.reporter import SILENT, Reporter
@@ -177,11 +177,13 @@ def run_task(
         )  # fmt: skip
 
 
-def conclude(out: Path, task: BenchmarkTask) -> dict[str, Summary]:
-    """Computes the numbers of all existing parts and writes them into summary.json."""
+def conclude(
+    out: Path, task: BenchmarkTask, counted: Callable[[Iterator[Row]], Iterator[Row]] = lambda rows: rows
+) -> dict[str, Summary]:
+    """Computes the numbers of all existing parts, of the rows that are `counted`, and writes them into summary.json."""
     manifest = folder.read_manifest(out, task.kind)
     tallies = {one["id"]: task.tally(one, manifest) for one in manifest["settings"]}
-    summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), tallies)
+    summary = summed_up(counted(rows_in(out, task.columns(), manifest["shards"])), tallies)
     write_json(out / "summary.json", _document(task.kind, summary))
     return summary
 
