@@ -1,5 +1,7 @@
 """A folder that teaches itself, and corrections that teach it: which drafts change, and which never do."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

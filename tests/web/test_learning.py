@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_model")
 
 
 @pytest.fixture
-def address(out) -> Iterator[str]:
+def address(out: Path) -> Iterator[str]:
     with served(out) as address:
         yield address
 
