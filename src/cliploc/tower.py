@@ -333,6 +333,10 @@ class TransformerBackbone(Backbone, Protocol):
         """
         ...
 
+    def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
+        """A block's projection of what its heads gathered, `[B, H, T, d/H]` → `[B, T, d]`, before any layer scale."""
+        ...
+
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens after a block `[B, 1+N, d]` → the embedding `[B, D]`, not normalised, and the pool's attention.
 
@@ -341,8 +345,8 @@ class TransformerBackbone(Backbone, Protocol):
         ...
 
     @property
-    def last_norm(self) -> nn.LayerNorm:
-        """The layer norm of the head."""
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
+        """The layer norm of the head; the identity where it has none."""
         ...
 
     def read_normed(self, normed: Tensor) -> Tensor:

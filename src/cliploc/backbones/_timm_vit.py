@@ -87,11 +87,14 @@ class TimmBlock(BlockAdapter):
         return torch.cat([first, apply_rot_embed_cat(patches, rotation, half=half).to(x.dtype)], dim=2)
 
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
+        branch = self.attention_output(x, gathered)
+        return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
+
+    def attention_output(self, x: Tensor, gathered: Tensor) -> Tensor:
         joined = self.attn.norm(join_heads(gathered))  # [B, T, d]
         if getattr(self.attn, "gate", None) is not None:
             joined = joined * self.attn.gate(self.attention_input(x)).sigmoid()
-        branch = self.attn.proj(joined)
-        return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
+        return self.attn.proj(joined)
 
     def mlp_hidden(self, x: Tensor) -> Tensor:
         block, mlp = self.block, self.block.mlp
