@@ -21,6 +21,7 @@ from cliploc.backbones.radio import Radio
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.saliency import fitting
 from tests.backbones import small_clip
+from tests.backbones.plain_blocks import PlainBlock
 from tests.backbones.seam import SENTENCES, TransformerContract, perturb, pictures
 from tests.commands import cliploc_
 from tests.saliency.vits import ours
@@ -36,40 +37,6 @@ SETTINGS = {"model": "vit_base_patch16_224", "teachers": TEACHERS, "mlp_version"
 
 
 # ----------------------------------------------------------------------------------------- the plain implementation
-class Attention(nn.Module):
-    """softmax(qkᵀ/√d_h)·v, one head after the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = (part.split(WIDTH // HEADS, dim=-1) for part in self.qkv(x).split(WIDTH, dim=-1))
-        maps = [(a @ b.transpose(-2, -1) / (WIDTH // HEADS) ** 0.5).softmax(dim=-1) for a, b in zip(q, k, strict=True)]
-        return torch.stack(maps, dim=1), torch.cat([a @ c for a, c in zip(maps, v, strict=True)], dim=-1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.parts(x)[1])
-
-
-class PlainBlock(nn.Module):
-    """x + γ₁·attention(norm₁ x), then + γ₂·mlp(norm₂ x); γ only in a tower made like DINOv2's."""
-
-    def __init__(self, scaled: bool) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-6), nn.LayerNorm(WIDTH, eps=1e-6)
-        self.attn = Attention()
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(WIDTH, 4 * WIDTH), "fc2": nn.Linear(4 * WIDTH, WIDTH)})
-        self.ls1, self.ls2 = (nn.ParameterDict({"grandma": torch.ones(WIDTH)} if scaled else {}) for _ in range(2))
-
-    def branch(self, x: Tensor) -> Tensor:
-        return self.ls1.get("grandma", torch.ones(())) * self.attn(self.norm1(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.branch(x)
-        return x + self.ls2.get("grandma", torch.ones(())) * self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
-
-
 def step(size: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(40), nn.GELU(), nn.Linear(40, size))
 
@@ -81,7 +48,9 @@ class Plain(nn.Module):
         super().__init__()
         self.slot, self.visual = (
             slot,
-            nn.ModuleDict({"blocks": nn.ModuleList(PlainBlock(scaled) for _ in range(DEPTH))}),
+            nn.ModuleDict(
+                {"blocks": nn.ModuleList(PlainBlock(WIDTH, HEADS, "grandma" if scaled else "") for _ in range(DEPTH))}
+            ),
         )
         self.visual["embedder"] = nn.Linear(3 * PATCH**2, WIDTH, bias=False)
         self.visual["norm"] = nn.LayerNorm(WIDTH, eps=1e-6) if normed else nn.Identity()

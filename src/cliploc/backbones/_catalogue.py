@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
     from cliploc.values import Interpolation, ResizePolicy
 
 OWN = (  # models that are not open_clip's
-    *("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt", "c-radio-siglip2", "c-radio-clip"),
+    *("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt", "c-radio-siglip2", "c-radio-clip", "tipsv2"),
 )
 
 

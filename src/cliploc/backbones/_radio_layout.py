@@ -1,9 +1,8 @@
-"""The tensors of C-RADIO's files under our names; docs/radio.md has the sources."""
+"""The tensors of C-RADIO's files under our names; docs/towers.md has the sources."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.backbones._checkpoints import Checkpoint
+from cliploc.backbones._timm_vit import count_parts
 from cliploc.errors import ModelError
 
 TOWER, UNUSED = "base_model.", ("reg_token", "fc_norm.")  # tensors that the authors' towers have and do not use
@@ -35,7 +35,7 @@ def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, T
         tensors = _weights(tensors)
     except (KeyError, ValueError, RuntimeError):
         raise ModelError(f"{path} lacks what some of its weights are computed from: download it again") from None
-    axes = {"prefix": 2, "positions": 3, "patches.weight": 2, "blocks.0.mlp.fc1.weight": 2}
+    axes = {"prefix": 2, "positions": 3, "patches.weight": 2, "blocks.0.mlp.fc2.weight": 2}
     for name, number in (axes | {"head.fc1.weight": 2, "head.final.2.weight": 2}).items():
         if name not in tensors or tensors[name].ndim != number or not tensors[name].numel():
             raise ModelError(f"{path} has no {name} of C-RADIO, of {number} axes: check the file")
@@ -50,11 +50,6 @@ def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, T
     tensors["positions"] = positions  # [G², d]
     tensors["patches.weight"] = patches.reshape(-1, 3, patch, patch)
     return tensors
-
-
-def count_parts(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered parts have tensors under this prefix."""
-    return len({match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))})
 
 
 def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

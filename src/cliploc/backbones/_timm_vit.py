@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import functools
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from timm.layers import HybridEmbed, Mlp, SwiGLU, apply_rot_embed_cat  # type: ignore[attr-defined]  # timm re-exports them
 from timm.models.eva import EvaBlockPostNorm
-from timm.models.vision_transformer import ResPostBlock
-from torch import Tensor
+from timm.models.vision_transformer import Block, ResPostBlock
+from torch import Tensor, nn
 
 from cliploc.backbones._layers import linear, resize_positions
 from cliploc.backbones._transformer import BlockAdapter
@@ -51,6 +54,31 @@ def rotation(trunk: Any, grid: tuple[int, int]) -> Tensor | None:
         rope = copy.deepcopy(rope)  # timm's module holds the table of one grid: leave the tower's as it is
         rope.update_feat_shape(grid)
     return rope.get_embed(shape=grid)
+
+
+def count_parts(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered parts have tensors under this prefix."""
+    return len({match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))})
+
+
+def blocks_like(tensors: Mapping[str, Tensor], heads: int) -> nn.ModuleList:
+    """timm's blocks for the tensors named `blocks.…`: as many, as wide, gated and with layer scale where they are."""
+    width, inner = tensors["blocks.0.mlp.fc2.weight"].shape
+    gated = "blocks.0.mlp.fc1_g.weight" in tensors
+    norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
+    return nn.ModuleList(
+        Block(
+            width,
+            heads,
+            mlp_ratio=(inner + 0.5) / width,  # timm rounds the product down
+            qkv_bias=True,
+            init_values=1.0 if "blocks.0.ls1.gamma" in tensors else None,
+            norm_layer=norm,
+            act_layer=nn.SiLU if gated else nn.GELU,
+            mlp_layer=SwiGLU if gated else Mlp,
+        )
+        for _ in range(count_parts(tensors, "blocks."))
+    )
 
 
 class TimmBlock(BlockAdapter):

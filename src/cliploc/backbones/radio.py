@@ -7,13 +7,11 @@ import math
 import re
 import string
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,8 +20,8 @@ from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, create, describe_preprocessing, models
 from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
-from cliploc.backbones._radio_layout import count_parts, renamed
-from cliploc.backbones._timm_vit import TimmBlock
+from cliploc.backbones._radio_layout import renamed
+from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
 from cliploc.backbones._transformer import VisionTransformerBackbone
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.tower import Backbone
@@ -79,19 +77,8 @@ class RadioModel(nn.Module):
         self.prefix = nn.Parameter(torch.empty(prefix, width))
         self.positions = nn.Parameter(torch.empty_like(tensors["positions"]))  # [G², d]
         self.patches = nn.Conv2d(3, width, patch, patch, bias="patches.bias" in tensors)
-        mlp, norm = tensors["blocks.0.mlp.fc1.weight"].shape[0], cast(Any, partial(nn.LayerNorm, eps=1e-6))
-        self.blocks = nn.ModuleList(
-            Block(
-                width,
-                heads,
-                mlp_ratio=(mlp + 0.5) / width,  # timm rounds the product down
-                qkv_bias=True,
-                init_values=1.0 if "blocks.0.ls1.gamma" in tensors else None,
-                norm_layer=norm,
-            )
-            for _ in range(count_parts(tensors, "blocks."))
-        )
-        self.norm = norm(width) if normed else nn.Identity()
+        self.blocks = blocks_like(tensors, heads)
+        self.norm = nn.LayerNorm(width, eps=1e-6) if normed else nn.Identity()
         inner, size = tensors["head.fc1.weight"].shape[0], tensors["head.final.2.weight"].shape[0]
         self.head, self.size = _Head(width, inner, size, count_parts(tensors, "head.blocks.")), size
 
