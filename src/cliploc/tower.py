@@ -174,6 +174,27 @@ class Trace:
     # None where the head has no attention pool.
     pool_attention: Tensor | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence[Trace]) -> Trace:
+        """The trace of a batch that was run in parts, which have no `ends`: those are graphs."""
+        import torch  # here: protocols are read without it
+
+        def together(of: str) -> Any:
+            values = [getattr(part, of) for part in parts]
+            if isinstance(values[0], torch.Tensor):
+                return torch.cat(values)
+            return {key: torch.cat([one[key] for one in values]) for key in values[0]}
+
+        names = ("embedding", "features", "tokens", "attention", "normed", "entering")
+        pooled = None if parts[0].pool_attention is None else together("pool_attention")
+        projections = {
+            block: (torch.cat(q), torch.cat(k), torch.cat(v))
+            for block in parts[0].projections
+            for q, k, v in [zip(*(part.projections[block] for part in parts), strict=True)]
+        }
+        kept = {name: together(name) for name in names}
+        return cls(grid=parts[0].grid, projections=projections, pool_attention=pooled, **kept)
+
 
 @runtime_checkable
 class Backbone(Protocol):
@@ -333,6 +354,10 @@ class TransformerBackbone(Backbone, Protocol):
         """
         ...
 
+    def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
+        """A block's projection of what its heads gathered, `[B, H, T, d/H]` → `[B, T, d]`, before any layer scale."""
+        ...
+
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens after a block `[B, 1+N, d]` → the embedding `[B, D]`, not normalised, and the pool's attention.
 
@@ -341,8 +366,8 @@ class TransformerBackbone(Backbone, Protocol):
         ...
 
     @property
-    def last_norm(self) -> nn.LayerNorm:
-        """The layer norm of the head."""
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
+        """The layer norm of the head; the identity where it has none."""
         ...
 
     def read_normed(self, normed: Tensor) -> Tensor:

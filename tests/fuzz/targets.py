@@ -11,6 +11,7 @@ import math
 import struct
 import tempfile
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,16 @@ from PIL import ExifTags, Image
 from safetensors.torch import save as save_tensors
 
 from cliploc import rle
-from cliploc._documents import AnnotatedRow, BenchmarkManifest, Decisions, DocumentError, Leaderboard, parse_json
+from cliploc._documents import (
+    AnnotatedRow,
+    BenchmarkManifest,
+    Decisions,
+    DocumentError,
+    Leaderboard,
+    RadioSettings,
+    checked,
+    parse_json,
+)
 from cliploc.backbones._checkpoints import read_checkpoint
 from cliploc.backbones._transformers_folder import folder_tokenizer, read_layout
 from cliploc.calibration import load_calibration, own_calibration
@@ -299,11 +309,17 @@ def checkpoint(content: bytes) -> None:
     """Weights in torch's two formats and as safetensors, trained heads, and what a folder has taught."""
     with file(content, "w.pt") as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for read in (read_checkpoint, read_config, load_learnt):
+        for read in (read_checkpoint, with_settings, read_config, load_learnt):
             try:
                 read(path)
             except CliplocError as error:
                 assert "\n" not in str(error)  # noqa: PT017
+
+
+def with_settings(path: Path) -> None:
+    """As C-RADIO's reader takes a file, with the settings of its training."""
+    with contextlib.suppress(DocumentError):
+        checked(dict(read_checkpoint(path, with_settings=True).settings), RadioSettings)
 
 
 def transformers_folder(content: bytes) -> None:
@@ -328,6 +344,10 @@ def made_checkpoints() -> list[bytes]:
         buffer = io.BytesIO()
         torch.save(small, buffer, _use_new_zipfile_serialization=new)
         made.append(buffer.getvalue())
+    teachers = [{"name": "clip", "type": "open_clip", "token_slot": 1}]
+    buffer = io.BytesIO()
+    torch.save({"state_dict": small, "args": Namespace(model="vit_base_patch16_224", teachers=teachers)}, buffer)
+    made.append(buffer.getvalue())
     header = b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}'
     return [*made, struct.pack("<Q", len(header)) + header + bytes(8)]
 

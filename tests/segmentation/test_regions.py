@@ -135,6 +135,29 @@ def test_gla_clip_sees_all_windows_at_once():
     assert (raw(segmenter, images[..., :192, :192]) - maps[0][:1]).abs().max() > 1e-3
 
 
+def test_where_memory_lacks_windows_are_seen_in_halves_and_joined(monkeypatch):
+    """Tower and guide see a window at a time, their attention still all of them."""
+    segmenter = segmenter_of("gla_clip", batch_size=8)
+    images = segmenter._input(load(COFFEE).image)[1]
+    expected = raw(segmenter, images)
+    seen = []
+
+    def one_at_a_time(own):
+        def run(batch, **how):
+            seen.append(len(batch))
+            if len(batch) > 1:
+                raise RuntimeError("out of memory")
+            return own(batch, **how)
+
+        return run
+
+    for of, name in ((segmenter.backbone, "trace"), (segmenter.localizer.guide, "features")):
+        monkeypatch.setattr(of, name, one_at_a_time(getattr(of, name)))
+    torch.testing.assert_close(raw(segmenter, images), expected, rtol=0, atol=1e-5)
+    assert max(seen) > 1
+    assert seen.count(1) == 2 * len(expected)
+
+
 def test_what_cannot_be_is_one_line(monkeypatch, halves):
     said = cliploc_("segment", COFFEE, *ASKED, "--regions", "edges").err.splitlines()[-1]
     assert said == "cliploc: expected --regions as none, colour, sam:FOLDER or files:FOLDER, got 'edges'"

@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
     from cliploc.tower import Backbone, Pooling, TowerKind
     from cliploc.values import Interpolation, ResizePolicy
 
-OWN = ("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt")  # models that are not open_clip's
+OWN = (  # models that are not open_clip's
+    *("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt", "c-radio-siglip2", "c-radio-clip", "tipsv2"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ModelEntry:
     # tags that `--pretrained` takes, besides a file; empty where the model has only its own weights
     weights: tuple[str, ...] = ()
     usable: bool = True  # whether an adapter supports its image tower
-    # counts the parameters in millions, by building the model without memory for them; None if `parameters` is known
+    # counts the parameters in millions, by building the model without memory; None if they are known or of each file
     count: Callable[[], float] | None = None
     licences: Mapping[str, str] = field(default_factory=dict)  # tag of weights → licence
     # tag of weights → how pictures are preprocessed, in words; the key "" stands for all

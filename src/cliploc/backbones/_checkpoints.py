@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from cliploc.backbones._archives import ArchiveError, read_torchscript, refuse_e
 from cliploc.errors import MissingWeightsError, ModelError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+WRAPPERS = ("state_dict", "model")  # keys under which files have the state dict, the preferred one first
 MAX_WRAPPERS = 8  # "state_dict" in "model" in …
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -34,11 +37,15 @@ class Checkpoint:
     sha256: str  # checksum of the file, compared with the published one if there is one
     tensors: dict[str, Tensor]  # by open_clip's names, in their stored precision
     from_openai: bool = False  # whether it is OpenAI's file, which needs quick-GELU
+    settings: Mapping[str, Any] = field(default_factory=dict)  # those of its training, where they were asked for
 
 
 # --------------------------------------------------------------------------------------------------------------- read
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads `.safetensors`, OpenAI's archive, or torch's state dict (also under "state_dict" or "model")."""
+def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_settings: bool = False) -> Checkpoint:
+    """Reads `.safetensors`, OpenAI's archive, or torch's state dict, also under one of `wrappers`.
+
+    With settings, the file may hold argparse's namespaces too, plain objects that run nothing: "args" is one.
+    """
     if path.is_dir():
         raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it")
     if not path.is_file():
@@ -46,7 +53,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         if path.stat().st_size == 0:
             raise ModelError(f"{path} is empty: download it again")
-        tensors = _read(path)
+        tensors, settings = _read(path, wrappers, with_settings)
         sha256 = verify(path, blob_sha256(path))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -54,7 +61,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path} does not fit into memory: close other programs or take a smaller model") from None
     from_openai = any(tensors.pop(name, None) is not None for name in OPENAI_EXTRAS) | _is_torchscript(path)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_EXTRAS}
-    return Checkpoint(path, sha256, tensors, from_openai)
+    return Checkpoint(path, sha256, tensors, from_openai, settings)
 
 
 def read_shards(paths: list[Path]) -> Checkpoint:
@@ -67,7 +74,7 @@ def read_shards(paths: list[Path]) -> Checkpoint:
     return Checkpoint(paths[0], sha256, tensors, any(part.from_openai for part in parts))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
@@ -76,12 +83,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is a web page, not weights: download the file itself")
     try:
         if path.suffix == ".safetensors" or start[8:9] == b"{":
-            return _state_dict(load_file(path), path)
+            return _state_dict(load_file(path), path, wrappers), {}
         if _is_torchscript(path):
-            return _state_dict(read_torchscript(path), path)
+            return _state_dict(read_torchscript(path), path, wrappers), {}
         _refuse_compressed(path)
         refuse_endless(path)
-        return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+        with torch.serialization.safe_globals([Namespace]) if with_settings else contextlib.nullcontext():
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        settings = loaded.get("args") if isinstance(loaded, dict) else None
+        return _state_dict(loaded, path, wrappers), vars(settings) if isinstance(settings, Namespace) else {}
     except (ModelError, OSError, MemoryError):
         raise
     except ArchiveError as error:
@@ -122,12 +132,12 @@ def _refuse_compressed(path: Path) -> None:
         raise ModelError(f"{path} is refused: it is compressed, which torch.save never does: save it again")
 
 
-def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(loaded: Any, path: Path, wrappers: Sequence[str]) -> dict[str, Tensor]:
     """The tensors by name in what was loaded, without the dicts around them."""
     for _ in range(MAX_WRAPPERS):  # limited, as a dict may hold itself
         inner = None
         if isinstance(loaded, dict):
-            inner = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), None)
+            inner = next((loaded[key] for key in wrappers if isinstance(loaded.get(key), dict)), None)
         if inner is None:
             break
         loaded = inner

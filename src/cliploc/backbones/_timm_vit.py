@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import functools
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from timm.layers import HybridEmbed, Mlp, SwiGLU, apply_rot_embed_cat  # type: ignore[attr-defined]  # timm re-exports them
 from timm.models.eva import EvaBlockPostNorm
-from timm.models.vision_transformer import ResPostBlock
-from torch import Tensor
+from timm.models.vision_transformer import Block, ResPostBlock
+from torch import Tensor, nn
 
 from cliploc.backbones._layers import linear, resize_positions
 from cliploc.backbones._transformer import BlockAdapter
@@ -53,6 +56,31 @@ def rotation(trunk: Any, grid: tuple[int, int]) -> Tensor | None:
     return rope.get_embed(shape=grid)
 
 
+def count_parts(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered parts have tensors under this prefix."""
+    return len({match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))})
+
+
+def blocks_like(tensors: Mapping[str, Tensor], heads: int) -> nn.ModuleList:
+    """timm's blocks for the tensors named `blocks.…`: as many, as wide, gated and with layer scale where they are."""
+    width, inner = tensors["blocks.0.mlp.fc2.weight"].shape
+    gated = "blocks.0.mlp.fc1_g.weight" in tensors
+    norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
+    return nn.ModuleList(
+        Block(
+            width,
+            heads,
+            mlp_ratio=(inner + 0.5) / width,  # timm rounds the product down
+            qkv_bias=True,
+            init_values=1.0 if "blocks.0.ls1.gamma" in tensors else None,
+            norm_layer=norm,
+            act_layer=nn.SiLU if gated else nn.GELU,
+            mlp_layer=SwiGLU if gated else Mlp,
+        )
+        for _ in range(count_parts(tensors, "blocks."))
+    )
+
+
 class TimmBlock(BlockAdapter):
     """Adapter of a block of timm's ViTs or EVAs, with norms before or after its branches."""
 
@@ -87,11 +115,14 @@ class TimmBlock(BlockAdapter):
         return torch.cat([first, apply_rot_embed_cat(patches, rotation, half=half).to(x.dtype)], dim=2)
 
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
+        branch = self.attention_output(x, gathered)
+        return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
+
+    def attention_output(self, x: Tensor, gathered: Tensor) -> Tensor:
         joined = self.attn.norm(join_heads(gathered))  # [B, T, d]
         if getattr(self.attn, "gate", None) is not None:
             joined = joined * self.attn.gate(self.attention_input(x)).sigmoid()
-        branch = self.attn.proj(joined)
-        return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
+        return self.attn.proj(joined)
 
     def mlp_hidden(self, x: Tensor) -> Tensor:
         block, mlp = self.block, self.block.mlp

@@ -53,6 +53,10 @@ class BlockAdapter(ABC):
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
         """What the block adds to its tokens `x`, from the heads' outputs `gathered` `[B, H, T, d/H]`: `[B, T, d]`."""
 
+    def attention_output(self, x: Tensor, gathered: Tensor) -> Tensor:
+        """`attention_branch` before its layer scale or norm, where the block has one."""
+        return self.attention_branch(x, gathered)
+
     @abstractmethod
     def mlp_hidden(self, x: Tensor) -> Tensor:
         """`mlp_branch` up to its last linear step `[B, T, m]`; all of it, where the block cannot be split there."""
@@ -140,8 +144,8 @@ class VisionTransformerBackbone(DualEncoder):
 
     @property
     @abstractmethod
-    def last_norm(self) -> nn.LayerNorm:
-        """The head's layer norm."""
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
+        """The head's layer norm; the identity where it has none."""
 
     @abstractmethod
     def read_normed(self, normed: Tensor) -> Tensor:
@@ -261,6 +265,10 @@ class VisionTransformerBackbone(DualEncoder):
             q, k, v = adapter.project(adapter.attention_input(tokens), self.rotation(grid))
             gathered = adapter.gather(q, k, v) if rule is None else rule(q, k, v, adapter.scale).to(v.dtype)
         return adapter.finish_from_gathered(tokens, gathered, v)
+
+    def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
+        adapter = self.adapters[self._block_index(block)]
+        return adapter.attention_output(trace.entering[block], gathered.to(self.dtype))
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
         patches = features.to(self.dtype).flatten(2).transpose(1, 2)  # [B, N, d]

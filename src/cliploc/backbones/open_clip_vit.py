@@ -35,8 +35,11 @@ class _OpenClipBlock(BlockAdapter):
         q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
         return q, k, v
 
-    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
-        return self.block.ls_1(self.attn.out_proj(join_heads(gathered)))
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
+        return self.block.ls_1(self.attention_output(x, gathered))
+
+    def attention_output(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
+        return self.attn.out_proj(join_heads(gathered))
 
     def mlp_hidden(self, x: Tensor) -> Tensor:
         return self.block.mlp[:-1](self.block.ln_2(x))
@@ -56,11 +59,13 @@ class _CustomBlock(_OpenClipBlock):
         q, k, v = super().project(normed, rotation)
         return self.attn.ln_q(q), self.attn.ln_k(k), v
 
-    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
+        return self.block.ls_1(self.block.ln_attn(self.attention_output(x, gathered)))
+
+    def attention_output(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
         if self.attn.head_scale is not None:
             gathered = gathered * self.attn.head_scale
-        joined = self.attn.out_proj(self.attn.ln_inner(join_heads(gathered)))  # [B, T, d]
-        return self.block.ls_1(self.block.ln_attn(joined))
+        return self.attn.out_proj(self.attn.ln_inner(join_heads(gathered)))
 
 
 class _CocaPool:

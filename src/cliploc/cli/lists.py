@@ -114,13 +114,12 @@ def _download(name: str, pretrained: str | None) -> int:
 def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str | Text]]:
     from cliploc.recipes import recipe_of
 
-    if model.parameters is None and model.count is not None:
-        try:
-            size = f"{model.count():.1f} M"
-        except ModelError as error:
-            size = f"not known: {error}"
-    else:
-        size = f"{model.parameters:.1f} M"
+    size = "those of its file"
+    try:
+        if (parameters := model.count() if model.count is not None else model.parameters) is not None:
+            size = f"{parameters:.1f} M"
+    except ModelError as error:
+        size = f"not known: {error}"
     weights = " · ".join(model.weights)
     prepared = Counter(model.preprocessing.values())
     facts = {
@@ -129,7 +128,7 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
         "pooling": model.pooling,
         "input": _by(model.input_hw),
         "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
-        "weights": f"--pretrained {weights}" if weights else "its own" if model.count is None else "none published",
+        "weights": f"--pretrained {weights}" if weights else "its own" if model.parameters else "none published",
         "preprocessing": _differing([one for one, _ in prepared.most_common()], model.preprocessing),
         "licence": _differing(model.licence.split(", "), model.licences),
         "methods": " · ".join(methods) or "none",

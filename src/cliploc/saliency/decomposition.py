@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
@@ -48,6 +48,8 @@ def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:  # [B, P, h, w]
         towards = _directions(ctx).transpose(0, 1)  # [P, B, d]
         chosen = range(-min(blocks, depth), 0)
         maps = torch.stack([_brought(ctx, block, towards) for block in chosen]).sum(dim=0)
+        if isinstance(ctx.transformer.last_norm, nn.Identity):
+            return maps
         mean = token[:, 0].float().mean(dim=-1) / ((2 * depth + 1) * token.shape[1])  # [B] of a patch in a block
         return maps - len(chosen) * (towards.sum(dim=-1) * mean).T[..., None, None]
 
@@ -61,10 +63,11 @@ def _directions(ctx: Context) -> Tensor:
     scores = torch.einsum("bnd,bpd->bp", read, text)  # not divided by the embedding's length yet
     products = jacobian_products(scores, (normed,), each_prompt(scores))
     gradients = torch.cat([gradient[:, :, 0] for (gradient,) in products], dim=1)  # [B, P, d]
+    directions: Tensor = gradients / read.detach().norm(dim=-1, keepdim=True)
+    if isinstance(norm, nn.Identity):
+        return directions
     deviation = (token.float().var(dim=-1, unbiased=False, keepdim=True) + norm.eps).sqrt()  # [B, 1, 1]
-    length = read.detach().norm(dim=-1, keepdim=True)  # [B, 1, 1]
-    directions: Tensor = gradients * norm.weight.detach().float() / (deviation * length)
-    return directions
+    return directions * norm.weight.detach().float() / deviation
 
 
 def _brought(ctx: Context, block: int, towards: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ def gla_clip(
     γ_i = 1 + gamma / n_i. A_i = softmax over the j with L_ij ≥ 0, or over the greatest where none is.
 
     This is ProxyCLIP's form of the method, with the constants of the authors' script; their form of ClearCLIP is not
-    here. Windows are those of `cliploc segment` and of segmentation benchmarks; elsewhere a picture is one window.
+    here: as released (ba74915) it fails with the flags of that script. Windows are those of `cliploc segment` and of
+    segmentation benchmarks; elsewhere a picture is one window.
 
     Args:
         alike: the least cosine with a proxy of the places that it is the mean of.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from operator import or_
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -33,9 +33,10 @@ from cliploc.saliency import find, fitting, raw_maps
 from cliploc.segmentation.propagation import Blocks, PixelMaps, propagated
 from cliploc.segmentation.protocol import Protocol
 from cliploc.segmentation.regions import Regions, region_source, voted
-from cliploc.tower import Backbone, as_transformer
+from cliploc.tower import Backbone, Trace, as_transformer
 from cliploc.values import ClassName, FloatArray
 
+R = TypeVar("R")
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
 BLOCK = 2**18  # of maps over a block of the picture's rows: 1 MB, which stays in the processor's cache
 Labels = npt.NDArray[np.int16]
@@ -240,7 +241,9 @@ class Segmenter:
         batch = batch[:, :3].to(self.backbone.dtype)
         steps = [step.needs(self.backbone) for step in self._on_grid]
         needs = reduce(or_, [task.needs for task in tasks.values()] + steps)
-        trace = self.backbone.trace(batch, needs)
+        traced = partial(self.backbone.trace, needs=needs)
+        apart = windows and not needs.ends  # which are graphs, and cannot be joined
+        trace = Trace.joined(self._in_parts(batch, traced, reporter)) if apart else traced(batch)
         context = Context(
             lambda: batch,
             queries.to(batch.device, torch.float32)[None].expand(len(batch), -1, -1),  # [n, Q, D]
@@ -251,7 +254,7 @@ class Segmenter:
             encode_masked=self._encode_masked,
             empty_name=self._empty_name,
             words=[words] * len(batch),
-            guide=self._guide_of(batch),
+            guide=self._guide_of(batch, reporter),
             regions=regions,
             windows=windows,
         )
@@ -268,13 +271,22 @@ class Segmenter:
             made[name] = maps
         return made, trace.embedding @ queries.to(trace.embedding).T
 
-    def _guide_of(self, batch: Tensor) -> Callable[[], Tensor] | None:
+    def _in_parts(self, batch: Tensor, work: Callable[[Tensor], R], reporter: Reporter) -> list[R]:
+        """What is made of all windows of a picture, batch by batch; of halves where memory lacks."""
+        batches = torch.split(batch, self._batch_size)
+        return [part for one in batches for _, part in in_halves(one, work, reporter.halved)]
+
+    def _guide_of(self, batch: Tensor, reporter: Reporter) -> Callable[[], Tensor] | None:
         """The guide's features of windows `[n, 3, h, w]`, computed once and only when asked for; None without guide."""
         guide = self.localizer.guide
         if guide is None:
             return None
         pixels = ((batch.float().cpu() * self._std + self._mean) / 255).clamp(0, 1)
-        return cache(lambda: guide.features(pixels.to(batch.device)).to(batch.device))
+
+        def features(some: Tensor) -> Tensor:
+            return guide.features(some.to(batch.device)).to(batch.device)
+
+        return cache(lambda: torch.cat(self._in_parts(pixels, features, reporter)))
 
     def _over_pixels(
         self, maps: Tensor, cosines: bool, seen: _Seen, picture: Image.Image, resized_hw: tuple[int, int]

@@ -1,0 +1,212 @@
+"""C-RADIO (Ranzinger 2024, Heinrich 2025): a ViT taught by several models at once, read through the head of one."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc._documents import DocumentError, RadioSettings, checked
+from cliploc._files import user_path
+from cliploc.backbones._catalogue import ModelEntry, create, describe_preprocessing, models
+from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
+from cliploc.backbones._layers import resolve_precision, with_fast_linears
+from cliploc.backbones._radio_layout import renamed
+from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
+from cliploc.backbones._transformer import VisionTransformerBackbone
+from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.tower import Backbone
+from cliploc.values import ResizePolicy
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
+SIDE = 512  # pixels that the authors prefer
+HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "so400m": 16, "huge": 16, "giant": 24}  # by timm's names
+TYPES = {"siglip2": "siglip2", "clip": "open_clip"}  # our name of a head → the type of its teacher
+SIGLIP2 = {"siglip2-g-384": "siglip2-giant-opt-patch16-384", "siglip2-so400m": "siglip2-so400m-patch16-naflex"}
+
+
+# ------------------------------------------------------------------------------------------------------------- modules
+class CanonicalText(nn.Module):
+    """SigLIP 2's text tower as RADIO asks it: in lower case, without punctuation."""
+
+    def __init__(self, text: nn.Module) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        without = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+        return self.text([" ".join(text.translate(without).lower().split()) for text in texts])
+
+
+class _Head(nn.Module):
+    """The second version of RADIO's heads, under its names: d numbers of a token → D."""
+
+    def __init__(self, width: int, inner: int, size: int, depth: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, inner)
+        self.blocks = nn.ModuleList(self._step(inner, inner) for _ in range(depth))
+        self.final = self._step(inner, size)
+
+    @staticmethod
+    def _step(inner: int, size: int) -> nn.Sequential:
+        return nn.Sequential(nn.LayerNorm(inner), nn.GELU(), nn.Linear(inner, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.final(x)
+
+
+class RadioModel(nn.Module):
+    """The tower and one head, of the sizes of these tensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], heads: int, *, normed: bool) -> None:
+        super().__init__()
+        (prefix, width), patch = tensors["prefix"].shape, tensors["patches.weight"].shape[-1]
+        self.prefix = nn.Parameter(torch.empty(prefix, width))
+        self.positions = nn.Parameter(torch.empty_like(tensors["positions"]))  # [G², d]
+        self.patches = nn.Conv2d(3, width, patch, patch, bias="patches.bias" in tensors)
+        self.blocks = blocks_like(tensors, heads)
+        self.norm = nn.LayerNorm(width, eps=1e-6) if normed else nn.Identity()
+        inner, size = tensors["head.fc1.weight"].shape[0], tensors["head.final.2.weight"].shape[0]
+        self.head, self.size = _Head(width, inner, size, count_parts(tensors, "head.blocks.")), size
+
+
+class Radio(VisionTransformerBackbone):
+    """The prefix tokens begin with the head's own class token; the others and the registers follow."""
+
+    resize_policy: ResizePolicy = "crop"
+    input_hw = (SIDE, SIDE)
+
+    def __init__(
+        self, model: RadioModel, text: nn.Module, name: str, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__([TimmBlock(block) for block in with_fast_linears(model).blocks], len(model.prefix), mean, std)
+        self.model, self.text, self.name = model, text, name
+        self.stride, self.embedding_size = model.patches.kernel_size[0], model.size
+        self.eval().requires_grad_(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The tokens `[B, prefix+N, d]` that enter the first block, from normalised images `[B, 3, H, W]`."""
+        h, w = self.grid(images.shape[-2], images.shape[-1])
+        x = self.model.patches(images).flatten(2).transpose(1, 2)  # [B, N, d]
+        learnt, most = math.isqrt(len(self.model.positions)), max(h, w)
+        positions = self.model.positions.T.reshape(1, -1, learnt, learnt).float()  # [1, d, G, G]
+        if (h, w) != (learnt, learnt):  # a square of the longer side; its left or upper part
+            positions = F.interpolate(positions, size=(most, most), mode="bilinear", align_corners=False)
+        x = x + positions[0, :, :h, :w].flatten(1).T.to(x.dtype)
+        return torch.cat([self.model.prefix.expand(len(x), -1, -1), x], dim=1)
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The head's class token through the head, not normalised: `[B, prefix+N, d]` → `[B, D]`."""
+        return self.read_normed(self.last_norm(tokens[:, 0])), None
+
+    @property
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
+        return self.model.norm
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """Each token by the head of the class token, as RADSeg reads patches: `[B, n, d]` → `[B, n, D]`."""
+        return self.model.head(normed)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def _build(head: str, pretrained: str | None, device: str, precision: str) -> Radio:
+    dtype, name = resolve_precision(precision, device), f"c-radio-{head}"
+    if pretrained is None:
+        raise UsageError(
+            f"expected weights for {name}, got none: add --pretrained with the file c-radio_v3-b_half.pth.tar from "
+            "huggingface.co/nvidia/C-RADIOv3-B, one like it, or a folder with it"
+        )
+    path = user_path(pretrained)
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.suffix in (*SUFFIXES, ".tar")]
+        if len(files) != 1:
+            raise MissingWeightsError(f"expected one file of C-RADIO in {path}, found {len(files)}: name the file")
+        path = files[0]
+    backbone = _read(read_checkpoint(path, ("state_dict_ema", "state_dict"), with_settings=True), head, precision)
+    for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
+        part.to(dtype)
+    return backbone.to(device)
+
+
+def _read(weights: Checkpoint, head: str, precision: str) -> Radio:
+    path = weights.path
+    try:
+        settings: Mapping[str, Any] = checked(dict(weights.settings), RadioSettings)
+    except DocumentError as error:
+        raise ModelError(
+            f"{path} does not say how C-RADIO was trained ({error}): expected one of the authors' .pth.tar files"
+        ) from None
+    teachers = settings["teachers"]
+    chosen = next((i for i, teacher in enumerate(teachers) if teacher["type"] == TYPES[head]), None)
+    family = re.match(r"vit_([a-z0-9]+)_", settings["model"])
+    if chosen is None or family is None or family[1] not in HEADS:
+        raise ModelError(
+            f"{path} is a {settings['model']} with heads of {', '.join(teacher['name'] for teacher in teachers)}: "
+            f"expected a ViT of C-RADIOv3 with a head of the type {TYPES[head]}"
+        )
+    slot = teachers[chosen].get("token_slot", chosen) if settings.get("cls_token_per_teacher", True) else 0
+    tensors = renamed(weights, (f"_heads.{chosen}.", f"_heads.{teachers[chosen]['name']}."), slot)
+    if tensors["prefix"].shape[1] % HEADS[family[1]]:
+        raise ModelError(
+            f"{path} has a width that is no multiple of the {HEADS[family[1]]} heads of {settings['model']}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        model = RadioModel(tensors, HEADS[family[1]], normed=bool(settings.get("model_norm")))
+    load_exactly(model, tensors, path, "the weights of C-RADIO")
+    tower = text_tower(path.parent, teachers[chosen], precision)
+    if tower.embedding_size != model.size:
+        raise ModelError(
+            f"{tower.name} gives embeddings of {tower.embedding_size} numbers, the head in {path} {model.size}: "
+            "expected the text tower that it was taught by"
+        )
+    text: Any = tower.text  # type: ignore[attr-defined]
+    mean, std = (
+        weights.tensors.get(f"input_conditioner.norm_{what}", torch.tensor(default)).flatten().tolist()
+        for what, default in (("mean", MEAN), ("std", STD))
+    )
+    backbone = Radio(
+        model, CanonicalText(text) if head == "siglip2" else text, f"c-radio-{head}:{path.name}", mean, std
+    )
+    backbone.logit_scale = tower.logit_scale
+    backbone.loaded_from(path, f"c-radio {head} {weights.sha256} {tower.weights_id} timm {timm.__version__}")
+    return backbone
+
+
+def text_tower(folder: Path, teacher: Mapping[str, Any], precision: str) -> Backbone:
+    """The model whose texts a head understands: in a folder of its name beside the file, else where it is published."""
+    name = SIGLIP2.get(teacher["model"], teacher["model"])
+    if (folder / name).is_dir():
+        return create(f"local-dir:{folder / name}", precision=precision)
+    if name == teacher["model"]:
+        return create(name, teacher.get("pretrained"), precision=precision)
+    return create(f"hf-hub:google/{name}", precision=precision)
+
+
+for _head, _about in (("siglip2", "SigLIP 2"), ("clip", "DFN's CLIP")):
+    models.register(
+        f"c-radio-{_head}",
+        ModelEntry(
+            name=f"c-radio-{_head}",
+            build=functools.partial(_build, _head),
+            kind="vit",
+            pooling=Radio.pooling,
+            input_hw=Radio.input_hw,
+            parameters=None,
+            licence="NVIDIA Open Model License",
+            about=f"C-RADIOv3's ViT with its head for {_about}, whose text tower it uses; --pretrained takes its file",
+            preprocessing={"": describe_preprocessing(Radio.resize_policy, Radio.interpolation, MEAN, STD)},
+        ),
+    )

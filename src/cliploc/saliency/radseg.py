@@ -1,0 +1,68 @@
+"""RADSeg: places attend to those that the last block made alike, and once more to those alike after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.attention import attend, patches_of
+from cliploc.saliency._infra.method_registry import saliency
+from cliploc.tower import DenseReading, Needs, split_heads
+
+
+@saliency(
+    "radseg",
+    title="RADSeg",
+    paper="Alama et al. 2025, RADSeg: Unleashing Parameter and Compute Efficient Zero-Shot Open-Vocabulary "
+    "Segmentation Using Agglomerative Models, arXiv 2511.19704",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(dense=1),
+    threshold=0.35,
+    cosines=True,
+)
+def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [B, P, h, w]
+    """map_t = cos(head(y), g_t), by the last block's attention computed twice, and a mean over places that are alike.
+
+    Self-correlating recursive attention: o = out_proj(softmax(qkᵀ/√d_h)·v), cut into heads of d_h numbers;
+    S = scra · cos(o_i, o_j) in each head; the block gathers softmax(S)·v instead, entries below 0 left out, and goes on
+    with its residual and MLP. Self-correlating global aggregation: x are its patches; C = cos(x_i, x_j);
+    y = softmax(scga · (C − mean C))·x, entries below 0 left out. Both as in the authors' code.
+
+    Made for C-RADIO, whose head for the class token reads the patches. The second step sees one view: the authors join
+    the features of their windows (336 pixels, every 224 or 112) before it, here the maps of views are joined after it.
+    Their softmax over names, the names that it drops, and their masks of SAM are not part of this method.
+
+    Args:
+        scra: factor of the first cosines.
+        scga: factor of the second.
+    """
+    if not (scra > 0 and scga > 0):
+        raise UsageError(f"expected scra and scga of radseg to be above 0, got {scra} and {scga}: the authors use 10")
+    tower = ctx.transformer
+
+    def recursive(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
+        own = tower.attention_output(ctx.trace, attend(q.float(), k.float(), v.float(), scale))  # [B, T, d]
+        return _alike(_cosines(split_heads(own.float(), q.shape[1])) * scra, v)
+
+    with torch.no_grad():
+        tokens = tower.path(ctx.trace, DenseReading(recursive, residual=True, mlp=True))
+        patches = tokens[:, tower.prefix_tokens :].float()  # [B, N, d]
+        cosines = _cosines(patches)
+        patches = _alike((cosines - cosines.mean(dim=(1, 2), keepdim=True)) * scga, patches)
+        read = F.normalize(tower.read_tokens(patches.to(tokens.dtype)), dim=-1)  # [B, N, D]
+        return patches_of(ctx, torch.einsum("bnd,bpd->bpn", read, ctx.patch_text))
+
+
+def _cosines(x: Tensor) -> Tensor:
+    """`[…, T, d]` → `[…, T, T]`."""
+    x = F.normalize(x, dim=-1)
+    return x @ x.transpose(-2, -1)
+
+
+def _alike(logits: Tensor, values: Tensor) -> Tensor:
+    """softmax(logits)·values, negative logits left out; a place's own is never negative."""
+    return logits.masked_fill(logits < 0, -torch.inf).softmax(dim=-1) @ values.float()

@@ -1,0 +1,52 @@
+"""A ViT's block as its equations are written, for the references of towers that are read from their authors' files."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """softmax(qkᵀ/√d_h)·v, one head after the other."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.size = width // heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = (part.split(self.size, dim=-1) for part in self.qkv(x).chunk(3, dim=-1))
+        maps = [(a @ b.transpose(-2, -1) / self.size**0.5).softmax(dim=-1) for a, b in zip(q, k, strict=True)]
+        return torch.stack(maps, dim=1), torch.cat([a @ c for a, c in zip(maps, v, strict=True)], dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.parts(x)[1])
+
+
+class PlainBlock(nn.Module):
+    """x + γ₁·attention(norm₁ x), then + γ₂·mlp(norm₂ x), γ under this name or 1; gated: w₃(silu(a)·b), a, b = w₁₂x."""
+
+    def __init__(self, width: int, heads: int, scale: str = "", *, gated: bool = False) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn, self.scale = Attention(width, heads), scale
+        sizes = (
+            {"w12": (width, 4 * width), "w3": (2 * width, width)} if gated else {"fc1": (width, 90), "fc2": (90, width)}
+        )
+        self.mlp = nn.ModuleDict({name: nn.Linear(*size) for name, size in sizes.items()})
+        self.ls1, self.ls2 = (nn.ParameterDict({scale: torch.ones(width)} if scale else {}) for _ in range(2))
+
+    def branch(self, x: Tensor) -> Tensor:
+        branch = self.attn(self.norm1(x))
+        return self.ls1[self.scale] * branch if self.scale else branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.branch(x)
+        y, mlp = self.norm2(x), self.mlp
+        if "w12" in mlp:
+            a, b = mlp["w12"](y).chunk(2, dim=-1)
+            y = mlp["w3"](F.silu(a) * b)
+        else:
+            y = mlp["fc2"](F.gelu(mlp["fc1"](y)))
+        return x + (self.ls2[self.scale] * y if self.scale else y)
