@@ -7,6 +7,7 @@ ILSVRC for its own and nine others of a seeded ten. Things that are in a picture
 
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev --model mini-vit --method gem
+    python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_tune --windows 1.5 2.5 3
     python tools/recipe_report.py drafts --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py drafts --dataset wsol --root ../shared/data/ilsvrc_val_dev
 
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
     parser.add_argument("--method", nargs="+", help="these published methods instead of the recipes")
+    parser.add_argument("--windows", nargs="+", type=float, default=(), help="also the default recipe with these")
     parser.add_argument("--guide", help="a second tower, for methods that need one")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE, help="of drafts")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
@@ -136,6 +138,7 @@ def main() -> None:
     }[given.what]
     print(f"| | {' | '.join(titles)} | ms a picture |\n{'|---' * (2 + len(titles))}|")
     runs = {method: {"method": method} for method in given.method or ()} or {title: RUNS[title] for title in given.runs}
+    runs |= {f"default, windows {size:g}": {"recipe": "default", "windows": (size,)} for size in given.windows}
     for title, run in runs.items():
         shown = {"min_presence": 0} if given.what == "best" else {"min_score": given.min_score}
         localizer = Localizer(given.model, guide=given.guide, **shown, **run)
