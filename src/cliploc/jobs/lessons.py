@@ -77,7 +77,8 @@ class Lessons:
         """The lesson of a picture that is there."""
         place = self._places[picture]
         with safe_open(place.path, "pt") as file:
-            return _unpacked(file.get_tensor, place.number)
+            # Copied: a tensor of the file keeps the whole part mapped.
+            return _unpacked(lambda key: file.get_tensor(key).clone(), place.number)
 
     def each(self, pictures: Sequence[str]) -> Iterator[Lesson]:
         """The lessons of some pictures. A part that has several of them is read as a whole: each of its takes less."""
