@@ -109,7 +109,7 @@ class Drawer:
 
     def draw(self, pictures: Sequence[str]) -> list[Row]:
         """The rows of some pictures; those with the same names and grids are drawn together, which is faster."""
-        lessons = [*self.lessons.each(pictures)]
+        lessons = self.lessons.each(pictures)
         presence = [self._presence(*one) for one in zip(pictures, lessons, strict=True)]
         alike: dict[Any, list[int]] = {}
         for i, chances in enumerate(presence):

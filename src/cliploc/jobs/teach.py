@@ -308,7 +308,7 @@ class School:
         if not self.asked:
             return {}, None
         chosen = self._sample()
-        lessons = [self.lessons.of(one) for one in chosen]
+        lessons = self.lessons.each(chosen)
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
         found = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
