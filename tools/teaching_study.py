@@ -32,7 +32,8 @@ from cliploc.jobs.drafts import choose
 from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.teach import Drawing, School, Seen
+from cliploc.jobs.redraw import Drawing
+from cliploc.jobs.teach import School, Seen
 from cliploc.teaching.directions import GROUP, Pictures, Whitening, stability
 from cliploc.teaching.lesson import pooled
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
 from cliploc.jobs.annotation_results import AnnotateResult
@@ -200,6 +204,38 @@ def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Jo
     after = ReviewFolder(job.out)._folder.results
     assert after.row(names[9]) == before
     assert after.row(names[12]) != ReviewFolder(job.out)._folder.results.row(names[12], taught=False)
+
+
+def test_processes_draw_the_same_and_what_they_do_not_deliver_is_drawn_here(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.run()
+    expected = (job.out / "taught.jsonl").read_bytes()
+    begin, draw, begun = redraw._begin, redraw.Drawer.draw, []
+
+    def made(start: Callable[[], subprocess.Popen[bytes]], here: bool) -> bytes:
+        def counted() -> subprocess.Popen[bytes]:
+            begun.append(start())
+            return begun[-1]
+
+        monkeypatch.setattr(redraw, "_begin", counted)
+        monkeypatch.setattr(redraw.Drawer, "draw", draw if here else None)
+        (job.out / "taught.jsonl").unlink()
+        job.run()
+        assert all(one.returncode is not None for one in begun), "none outlives the rows"
+        return (job.out / "taught.jsonl").read_bytes()
+
+    def refused() -> subprocess.Popen[bytes]:
+        raise OSError("no more processes")
+
+    dead = functools.partial(subprocess.Popen, [sys.executable, "-c", ""], stdin=-1, stdout=-1)
+    for name, value in (("TOGETHER", 4), ("FEWEST_EACH", FEWEST // 2)):
+        monkeypatch.setattr(redraw, name, value)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert made(begin, here=False) == expected
+    assert len(begun) == 2
+    assert made(dead, here=True) == expected
+    assert made(refused, here=True) == expected
 
 
 def test_a_picture_that_is_replaced_is_not_drawn_from_its_old_lesson(job: Job) -> None:

@@ -54,7 +54,8 @@ def test_the_equations() -> None:
         return (x - x.min()) / (x.max() - x.min())
 
     def spread(i: int, x: np.ndarray) -> np.ndarray:
-        places = pictures.places[i].double().numpy()
+        places = pooled(every[i].lesson.places.double() / 127, (CELLS, CELLS)).flatten(1).T.numpy()
+        places /= np.linalg.norm(places, axis=1, keepdims=True)
         alike = places @ places.T
         np.fill_diagonal(alike, 1)
         alike = (alike - 0.1).clip(0)

@@ -68,6 +68,8 @@ def test_lessons_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
         assert again.scale == pytest.approx(one.scale, rel=1e-6)
         for key in ("heat", "places", "features", "embedding"):
             assert torch.equal(getattr(again, key), getattr(one, key)), key
+    mapped = Path("/proc/self/maps")  # on Linux
+    assert not mapped.exists() or str(tmp_path) not in mapped.read_text(), "600 lessons would keep all parts in memory"
     assert packed(lessons) == packed(lessons)
 
 

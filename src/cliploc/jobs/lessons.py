@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,16 +76,22 @@ class Lessons:
         """The lesson of a picture that is there."""
         place = self._places[picture]
         with safe_open(place.path, "pt") as file:
-            return _unpacked(file.get_tensor, place.number)
+            # Copied: a tensor of the file keeps the whole part mapped.
+            return _unpacked(lambda key: file.get_tensor(key).clone(), place.number)
 
-    def each(self, pictures: Sequence[str]) -> Iterator[Lesson]:
+    def each(self, pictures: Sequence[str]) -> list[Lesson]:
         """The lessons of some pictures. A part that has several of them is read as a whole: each of its takes less."""
-        places = [self._places[one] for one in pictures]
-        counts = Counter(one.path for one in places)
-        parts = {path: load(path.read_bytes()) for path, count in counts.items() if count >= SEVERAL}
-        for picture, place in zip(pictures, places, strict=True):
-            tensors = parts.get(place.path)
-            yield self.of(picture) if tensors is None else _unpacked(tensors.__getitem__, place.number)
+        of_part: dict[Path, list[str]] = {}
+        for picture in pictures:
+            of_part.setdefault(self._places[picture].path, []).append(picture)
+        found: dict[str, Lesson] = {}
+        for path, several in of_part.items():
+            if len(several) < SEVERAL:
+                found |= {picture: self.of(picture) for picture in several}
+                continue
+            tensors = load(path.read_bytes())
+            found |= {picture: _unpacked(tensors.__getitem__, self._places[picture].number) for picture in several}
+        return [found[picture] for picture in pictures]
 
 
 def _unpacked(tensor: Callable[[str], Tensor], number: int) -> Lesson:

@@ -20,7 +20,8 @@ from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import Work, work_on
 from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.teach import Drawing, School
+from cliploc.jobs.redraw import Drawing
+from cliploc.jobs.teach import School
 from cliploc.values import FloatArray
 
 Order = Literal["random", "suggested"]  # as drawn; or the least certain first, as `review` shows them

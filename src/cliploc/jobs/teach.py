@@ -7,15 +7,13 @@ that nobody has reviewed are made again from their lessons, and boxes from these
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,27 +22,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._files import write_whole
-from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE, Floats, logit
 from cliploc.config import FOUND, MIN_SCORE
 from cliploc.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught, taught_lines
-from cliploc.jobs.annotator import Candidate, Row, grouped
+from cliploc.jobs.annotator import Row
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.lessons import Lessons
-from cliploc.localization import boxes_of
-from cliploc.masks import box_masks
-from cliploc.rle import encode
-from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, projected, share_of_text, stability
+from cliploc.jobs.redraw import Drawer, Drawing, each
+from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
 from cliploc.teaching.drawing import drawn
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.teaching.lesson import Lesson, pooled
 from cliploc.teaching.sides import common, moved, offsets
-from cliploc.values import Boxes, FloatArray
+from cliploc.values import FloatArray
 
-A = TypeVar("A")
-B = TypeVar("B")
 VERSION = 3  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
@@ -61,8 +54,6 @@ MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alik
 UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
-TOGETHER = 32  # pictures that are drawn together: those of a part
-LEAST = 0.02  # boxes whose maps score less are not kept
 
 
 @dataclass(frozen=True)
@@ -108,24 +99,6 @@ class Teaching:
             elif one.reviewed:
                 said.append(f"{name}: {one.why}")
         return said
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How boxes are made of taught maps, as a run's settings have it."""
-
-    rule: BoxRule
-    level: float | None  # τ of the step `level`; None without it
-    groups: str
-    masks: bool
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Drawing:
-        """That of a run."""
-        kept = {one.name: settings[one.name] for one in fields(BoxRule)}
-        rule = BoxRule(**{**kept, "max_boxes": None, "min_score": 0.0})
-        level = settings["teaching"]["level"]
-        return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
 
 @dataclass(frozen=True)
@@ -335,7 +308,7 @@ class School:
         if not self.asked:
             return {}, None
         chosen = self._sample()
-        lessons = [self.lessons.of(one) for one in chosen]
+        lessons = self.lessons.each(chosen)
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
         found = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
@@ -376,91 +349,9 @@ class School:
         if known is None:
             return
 
-        def made(start: int) -> list[Row]:
-            pictures = self._unseen[start : start + TOGETHER]
-            of_each = zip(pictures, self._rows(pictures, known), strict=True)
-            return [{"picture": picture, "blake2b": contents[picture], **row} for picture, row in of_each]
-
-        for several in self.each(made, range(0, len(self._unseen), TOGETHER)):
-            yield from several
-
-    @staticmethod
-    def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-        """The results of some work on pictures, in order, made by several threads."""
-        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-            yield from pool.map(work, items)
-
-    def _rows(self, pictures: Sequence[str], known: Directions) -> list[Row]:
-        """The rows of some pictures; those with the same names and grids are drawn together, which is faster."""
-        lessons = [*self.lessons.each(pictures)]
-        presence = [self._presence(*one, known) for one in zip(pictures, lessons, strict=True)]
-        alike: dict[Any, list[int]] = {}
-        for i, chances in enumerate(presence):
-            labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
-            alike.setdefault((labels, lessons[i].grids), []).append(i)
-        rows: dict[int, Row] = {}
-        for (labels, _), ids in alike.items():
-            maps: Iterable[Iterable[FloatArray]] = itertools.repeat(())
-            if labels:
-                maps = self._maps([lessons[i] for i in ids], labels, known)
-            for i, of_picture in zip(ids, maps, strict=False):
-                rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture, strict=True)), known)
-        return [rows[i] for i in range(len(pictures))]
-
-    def _presence(self, picture: str, lesson: Lesson, known: Directions) -> dict[int, float]:
-        """The chance of each taught name."""
-        presence: dict[int, float] = {}
-        for p in known.directions:
-            chance, corrected = self.chance(picture, p), known.presence.get(p)
-            presence[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
-        return presence
-
-    def _maps(self, lessons: Sequence[Lesson], labels: Sequence[int], known: Directions) -> Iterator[FloatArray]:
-        """For each picture the taught maps `[p, H, W]` of some names over its input."""
-        directions, share = zip(*(known.directions[p] for p in labels), strict=True)
-        weights, bias = known.whitening.unwhitened(directions)
-        like = torch.stack([projected(weights, bias, one.maps_of_features()) for one in lessons])
-        for maps in drawn(lessons, labels, like, share, self.drawing.level):
-            yield maps.numpy()
-
-    def _row(
-        self, lesson: Lesson, presence: Mapping[int, float], maps: Mapping[int, FloatArray], known: Directions
-    ) -> Row:
-        boxes: list[Candidate] = []
-        masks: list[str] = []
-        for p, heat in maps.items():
-            of_name = self._candidates(lesson, heat, p, known.sides[p])
-            boxes += of_name
-            if self.drawing.masks:
-                masks += self._masks(lesson, heat, of_name)
-        row: Row = {
-            "presence": {str(p): chance for p, chance in presence.items()},
-            "boxes": [[round(float(one), 2) for one in box.xyxy] for box in boxes],
-            "fits": [round(box.fit, 4) for box in boxes],
-            "labels": [box.label for box in boxes],
-            "groups": [int(box.group) for box in boxes],
-        }
-        return {**row, "masks": masks} if self.drawing.masks else row
-
-    def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
-        found = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.drawing.rule)
-        kept = found.score >= LEAST
-        kept[:1] = True
-        return found.xyxy[kept], found.score[kept]
-
-    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int, sides: Floats) -> list[Candidate]:
-        found = grouped(lesson.frame, heat, self.boxes(lesson, heat), p, self.drawing.rule, self.drawing.groups)
-        height, width = lesson.frame.original_hw
-        return [replace(one, xyxy=moved(one.xyxy[None], sides, (width, height))[0]) for one in found]
-
-    def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[Candidate]) -> list[str]:
-        xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
-        on_map = Boxes(xyxy, np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64), ("",))
-        counts = {
-            i: encode(mask)["counts"] for i, mask in box_masks(lesson.frame, heat[None], on_map, self.drawing.rule)
-        }
-        return [counts[i] for i in range(len(boxes))]
+        unseen = {one: {p: self.chance(one, p) for p in known.directions} for one in self._unseen}
+        for picture, row in zip(unseen, Drawer(self.lessons, self.drawing, known, unseen).rows(), strict=True):
+            yield {"picture": picture, "blake2b": contents[picture], **row}
 
 
 class _Name:
@@ -485,7 +376,7 @@ class _Name:
             true = [len(self._true(i)) > 0 for i in self._reviewed]
             own = embeddings[self._reviewed]
             self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
-        left_out = [*school.each(self._left_out, range(len(self._reviewed))[:MOST_LEFT_OUT])]
+        left_out = [*each(self._left_out, range(len(self._reviewed))[:MOST_LEFT_OUT])]
         self._offsets = [offsets(drafts, self._true(self._reviewed[k])) for k, drafts in enumerate(left_out)]
         self.sides = common(self._offsets)
         self.outcome = self._outcome(left_out)
@@ -508,7 +399,7 @@ class _Name:
         """The taught boxes `[n, 4]` of a picture that would be drafts, best first."""
         lesson, like = self._lessons[i], direction(self._pictures.whitened[i]).view(1, 1, *self._pictures.grid)
         [maps] = drawn([lesson], [self._p], like, [self.share], self._school.drawing.level)
-        xyxy, score = self._school.boxes(lesson, maps[0].numpy())
+        xyxy, score = self._school.drawing.boxes(lesson, maps[0].numpy())
         return xyxy[score >= MIN_SCORE]
 
     def _untaught(self, i: int) -> FloatArray:

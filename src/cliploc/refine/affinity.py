@@ -29,12 +29,19 @@ def spread_along(places: Tensor, maps: Tensor, cut: float) -> Tensor:
     rows = max(1, PAIRS // (places.shape[0] * places.shape[1]))
     parts = []
     for start in range(0, places.shape[1], rows):
-        alike = places[:, start : start + rows] @ places.transpose(1, 2)  # [B, rows, N]
-        # A place's cosine with itself is 1, also where all features are equal and directions are zero.
-        alike.diagonal(offset=start, dim1=1, dim2=2).fill_(1)
-        alike = alike.sub_(cut).relu_()
-        parts.append(alike @ heat / alike.sum(dim=2, keepdim=True))  # [B, rows, P]
+        alike, total = exchanged(places, cut, start, rows)
+        parts.append(alike @ heat / total)  # [B, rows, P]
     return torch.cat(parts, dim=1).transpose(1, 2).reshape(maps.shape)
+
+
+def exchanged(places: Tensor, cut: float, start: int = 0, rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """How much heat some places take from each, `[B, rows, N]`, and from all `[B, rows, 1]`; places `[B, N, C]`."""
+    end = None if rows is None else start + rows
+    alike = places[:, start:end] @ places.transpose(1, 2)  # [B, rows, N]
+    # A place's cosine with itself is 1, also where all features are equal and directions are zero.
+    alike.diagonal(offset=start, dim1=1, dim2=2).fill_(1)
+    alike = alike.sub_(cut).relu_()
+    return alike, alike.sum(dim=2, keepdim=True)
 
 
 def _threshold(backbone: Backbone, tau: float) -> float:
@@ -67,9 +74,13 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
 
 def along(places: Tensor, maps: Tensor, from_windows: bool, windows_cut: float = WINDOWS_CUT) -> Tensor:
     """`affinity` of maps `[B, P, h, w]`, with the directions `[B, h·w, C]` of the places."""
-    if not from_windows:
-        return spread_along(places, maps, CUT)
-    return (1 - KEPT) * min_max(spread_along(places, maps, windows_cut)) + KEPT * maps
+    cut = windows_cut if from_windows else CUT
+    return with_details(spread_along(places, maps, cut), maps, from_windows)
+
+
+def with_details(spread_maps: Tensor, maps: Tensor, from_windows: bool) -> Tensor:
+    """Maps after spreading, with a share of those before it if they are of windows."""
+    return (1 - KEPT) * min_max(spread_maps) + KEPT * maps if from_windows else spread_maps
 
 
 def directions(features: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.maps import min_max
-from cliploc.refine.affinity import along
+from cliploc.refine.affinity import CUT, WINDOWS_CUT, exchanged, with_details
 from cliploc.teaching.lesson import Lesson, pooled
 
 # Chosen on one labelling job, the raccoon pictures; tools/teaching_study.py.
@@ -71,7 +71,8 @@ class Pictures:
     """The lessons of n pictures on the grid of the features that are taught, `[N = h′·w′]` places each."""
 
     whitened: Tensor  # [n, N, k]
-    places: Tensor  # [n, N, C] directions, of which affinity spreads maps
+    alike: Tensor  # [n, N, N] `exchanged` by affinity; kept, as maps are spread a hundred times
+    total: Tensor  # [n, N, 1]
     windowed: bool
     grid: tuple[int, int]  # (h′, w′)
 
@@ -80,18 +81,21 @@ class Pictures:
         """The lessons of pictures with the same grids, at least one."""
         grid = (lessons[0].features.shape[-2], lessons[0].features.shape[-1])
         places = torch.stack([pooled(one.places.float() / 127, grid) for one in lessons]).flatten(2).transpose(1, 2)
-        places = F.normalize(places, dim=2)
+        windowed = lessons[0].windowed
+        alike, total = exchanged(F.normalize(places, dim=2), WINDOWS_CUT if windowed else CUT)
         whitened = torch.stack([whitening(one.readings()) for one in lessons])
-        return cls(whitened, places, lessons[0].windowed, grid)
+        return cls(whitened, alike, total, windowed, grid)
 
     def some(self, ids: Sequence[int]) -> Pictures:
         """Some of the pictures."""
-        return replace(self, whitened=self.whitened[list(ids)], places=self.places[list(ids)])
+        kept = list(ids)
+        return replace(self, whitened=self.whitened[kept], alike=self.alike[kept], total=self.total[kept])
 
     def spread(self, maps: Tensor) -> Tensor:
         """Maps `[n, N]` spread by affinity, in 0–1."""
         on_grid = maps.view(len(maps), 1, *self.grid)
-        return min_max(along(self.places, on_grid, self.windowed)).flatten(1)
+        spread = (self.alike @ maps[:, :, None] / self.total).view_as(on_grid)
+        return min_max(with_details(spread, on_grid, self.windowed)).flatten(1)
 
 
 @dataclass(frozen=True)

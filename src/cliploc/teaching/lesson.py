@@ -1,6 +1,6 @@
 """What is kept of each picture of a run, so that a folder can be searched again without the model: a `Lesson`.
 
-It has the maps of its names before the steps on the grid, and the tower's features in eight bits: 130 to 170 KB.
+It has the maps of its names before the steps on the grid, and the tower's features in eight bits: 90 to 170 KB.
 """
 
 from __future__ import annotations

@@ -882,7 +882,7 @@ async function learnBy(path) {
   } catch (error) { tell(error.message); await askLearning(); }
   $("learn-undo").disabled = false;
 }
-/** The picture that is not reviewed and helps most: where the drafts are least certain. */
+/** The picture that is not reviewed and whose drafts are least certain. */
 const openOnes = (indices) => indices.filter((i) => entries[i].status === "none" && i !== current?.index);
 function openLeast(left = openOnes([...entries.keys()])) {
   takeOverNow();

@@ -1,0 +1,199 @@
+"""Pictures drawn again from their lessons with what was learnt: in threads, or many pictures by processes of their own.
+
+Most of the work holds Python's lock, so threads share one core. The rows do not depend on who draws them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from cliploc._process import give_way
+from cliploc.boxes import BoxRule
+from cliploc.calibration import UNSURE
+from cliploc.jobs.annotator import Candidate, Row, grouped
+from cliploc.jobs.lessons import Lessons
+from cliploc.localization import boxes_of
+from cliploc.masks import box_masks
+from cliploc.metrics import one_thread
+from cliploc.rle import encode
+from cliploc.teaching.directions import projected
+from cliploc.teaching.drawing import drawn
+from cliploc.teaching.lesson import Lesson
+from cliploc.teaching.sides import moved
+from cliploc.values import Boxes, FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.jobs.teach import Directions
+
+A = TypeVar("A")
+B = TypeVar("B")
+TOGETHER = 32  # pictures that are drawn together: those of a part
+LEAST = 0.02  # boxes whose maps score less are not kept
+FEWEST_EACH = 1000  # pictures for a process, which starts for about three seconds
+MOST_PROCESSES = 4  # each takes 300 MB
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How boxes are made of taught maps, as a run's settings have it."""
+
+    rule: BoxRule
+    level: float | None  # τ of the step `level`; None without it
+    groups: str
+    masks: bool
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Drawing:
+        """That of a run."""
+        kept = {one.name: settings[one.name] for one in fields(BoxRule)}
+        rule = BoxRule(**{**kept, "max_boxes": None, "min_score": 0.0})
+        level = settings["teaching"]["level"]
+        return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
+
+    def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
+        found = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
+        kept = found.score >= LEAST
+        kept[:1] = True
+        return found.xyxy[kept], found.score[kept]
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws the pictures of a run with the directions of its names; can be sent to another process."""
+
+    lessons: Lessons
+    drawing: Drawing
+    known: Directions
+    chances: Mapping[str, Mapping[int, float]]  # picture → label → the chance of a taught name before it was taught
+
+    def rows(self) -> Iterator[Row]:
+        """A row of the taught names for each picture, in order."""
+        pictures = [*self.chances]
+        several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
+        count = min(torch.get_num_threads(), MOST_PROCESSES, len(pictures) // FEWEST_EACH)
+        made = each(self.draw, several) if count < 2 else self._by_processes(several, count)
+        return itertools.chain.from_iterable(made)
+
+    def _by_processes(self, several: Sequence[Sequence[str]], count: int) -> Iterator[list[Row]]:
+        """Each process draws every so many-th of these lots; what one does not deliver is drawn here."""
+        begun: list[subprocess.Popen[bytes]] = []
+        try:
+            with contextlib.suppress(OSError):  # those that there are do it
+                for _ in range(count):
+                    begun.append(_begin())
+            for k, process in enumerate(begun):
+                assert process.stdin is not None
+                with contextlib.suppress(OSError), process.stdin as job:
+                    pickle.dump((self, several[k :: len(begun)]), job)
+            for number, pictures in enumerate(several):
+                source = begun[number % len(begun)].stdout if begun else None
+                line = b"" if source is None else source.readline()
+                yield json.loads(line) if line.endswith(b"\n") else self.draw(pictures)
+        finally:
+            for process in begun:
+                with process:
+                    process.kill()
+
+    def draw(self, pictures: Sequence[str]) -> list[Row]:
+        """The rows of some pictures; those with the same names and grids are drawn together, which is faster."""
+        lessons = self.lessons.each(pictures)
+        presence = [self._presence(*one) for one in zip(pictures, lessons, strict=True)]
+        alike: dict[Any, list[int]] = {}
+        for i, chances in enumerate(presence):
+            labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
+            alike.setdefault((labels, lessons[i].grids), []).append(i)
+        rows: dict[int, Row] = {}
+        for (labels, _), ids in alike.items():
+            maps: Iterable[Iterable[FloatArray]] = itertools.repeat(())
+            if labels:
+                maps = self._maps([lessons[i] for i in ids], labels)
+            for i, of_picture in zip(ids, maps, strict=False):
+                rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture, strict=True)))
+        return [rows[i] for i in range(len(pictures))]
+
+    def _presence(self, picture: str, lesson: Lesson) -> dict[int, float]:
+        """The chance of each taught name."""
+        presence: dict[int, float] = {}
+        for p, chance in self.chances[picture].items():
+            corrected = self.known.presence.get(p)
+            presence[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
+        return presence
+
+    def _maps(self, lessons: Sequence[Lesson], labels: Sequence[int]) -> Iterator[FloatArray]:
+        """For each picture the taught maps `[p, H, W]` of some names over its input."""
+        directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
+        weights, bias = self.known.whitening.unwhitened(directions)
+        like = torch.stack([projected(weights, bias, one.maps_of_features()) for one in lessons])
+        for maps in drawn(lessons, labels, like, share, self.drawing.level):
+            yield maps.numpy()
+
+    def _row(self, lesson: Lesson, presence: Mapping[int, float], maps: Mapping[int, FloatArray]) -> Row:
+        boxes: list[Candidate] = []
+        masks: list[str] = []
+        for p, heat in maps.items():
+            of_name = self._candidates(lesson, heat, p)
+            boxes += of_name
+            if self.drawing.masks:
+                masks += self._masks(lesson, heat, of_name)
+        row: Row = {
+            "presence": {str(p): chance for p, chance in presence.items()},
+            "boxes": [[round(float(one), 2) for one in box.xyxy] for box in boxes],
+            "fits": [round(box.fit, 4) for box in boxes],
+            "labels": [box.label for box in boxes],
+            "groups": [int(box.group) for box in boxes],
+        }
+        return {**row, "masks": masks} if self.drawing.masks else row
+
+    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int) -> list[Candidate]:
+        found = grouped(lesson.frame, heat, self.drawing.boxes(lesson, heat), p, self.drawing.rule, self.drawing.groups)
+        sides, (height, width) = self.known.sides[p], lesson.frame.original_hw
+        return [replace(one, xyxy=moved(one.xyxy[None], sides, (width, height))[0]) for one in found]
+
+    def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[Candidate]) -> list[str]:
+        xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
+        on_map = Boxes(xyxy, np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64), ("",))
+        counts = {
+            i: encode(mask)["counts"] for i, mask in box_masks(lesson.frame, heat[None], on_map, self.drawing.rule)
+        }
+        return [counts[i] for i in range(len(boxes))]
+
+
+def _begin() -> subprocess.Popen[bytes]:
+    """A process that waits for its job: not a fork, which can hang; nor multiprocessing's, which runs scripts again."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        f"sys.path[:] = {sys.path!r}; from cliploc.jobs.redraw import work; work()"
+    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-I", "-c", code], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+
+
+def work() -> None:
+    """Draws in a process of its own: a `Drawer` and lots of pictures from its input, a line of rows a lot."""
+    out, sys.stdout = sys.stdout.buffer, sys.stderr
+    give_way()
+    torch.set_num_threads(1)
+    one_thread()
+    drawer, several = pickle.load(sys.stdin.buffer)
+    for pictures in several:
+        out.write(json.dumps(drawer.draw(pictures)).encode("ascii") + b"\n")
+        out.flush()
+
+
+def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """The results of some work on pictures, in order, made by several threads."""
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        yield from pool.map(work, items)
