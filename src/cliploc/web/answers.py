@@ -21,11 +21,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from cliploc._files import new_token
 from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, UsageError
+from cliploc.localizer import Localizer
 from cliploc.memory import Kept
 from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
-from cliploc.tower import Backbone
 from cliploc.web import downloads, view
 from cliploc.web.menus import menu_of
 from cliploc.web.questions import Question, question_in
@@ -151,7 +151,7 @@ class Answers:
             finally:
                 run.stop()
 
-    def _model(self, settings: Settings) -> Future[Backbone] | None:
+    def _model(self, settings: Settings) -> Future[Localizer] | None:
         """The model that is asked for, which the turn waits for; None where the menu does not have it."""
         try:
             return self._service.load(settings.model)
