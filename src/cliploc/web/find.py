@@ -41,7 +41,7 @@ def application(
     folder: Path,
     *,
     auth: tuple[str, str] | None = None,
-    queue: int = 32,
+    queue: int = 256,
     max_bytes: int = 20_000_000,
     hosts: Hosts | None = None,
     rate: float = RATE,
