@@ -32,7 +32,7 @@ LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heat
 MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 RATE = 600  # requests a minute of one client
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
-END_SECONDS = 2.5  # from the signal to the end of the process, whatever still runs
+END_SECONDS = 1.5  # from the signal to the end of the process, whatever still runs
 NOT_HERE = "There is no such address here."
 
 
