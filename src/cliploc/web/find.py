@@ -127,7 +127,8 @@ def serve(
     """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
     with (
         listen(host, port) as listening,
-        tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder,
+        # `_end_soon` may remove it at the same time.
+        tempfile.TemporaryDirectory(prefix="cliploc-serve-", ignore_cleanup_errors=True) as folder,
         suppress(KeyboardInterrupt),
     ):
         app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
