@@ -1,18 +1,18 @@
 """`cliploc serve` under load: how many requests, how soon, none lost; memory over 5,000 requests.
 
     python -m bench.web [--clients 1 4 16] [--requests 100] [--many 5000] [--out bench/results]
-    python -m bench.web --clients 50 --seconds 60 --slow 5
+    python -m bench.web --clients 50 --seconds 300 --slow 5
 
 Starts a server of `mini` as a user does, and asks it for one name in a photograph: the whole way of a request, from the
 file to the document with boxes. At first every photograph is a new one, the demo's in turn with a patch of its own.
-Then the demo's own photographs are asked for with other names, which the server answers without the image tower: as the
-page does it where Find is pressed (`POST /api/show`, with all that the page shows in the answer), and by `POST
-/api/localize`, with the photograph and with its id. Clients are threads of this process, on the same machine, so that
-they take processor time from the server. An answer is checked: it is of the photograph sent.
+Then the demo's own photographs are asked for with names that nobody asked for before, which the server answers without
+the image tower: as the page does it where Find is pressed (`POST /api/show`, with all that the page shows in the
+answer), and by `POST /api/localize`, with the photograph and with its id. Clients are threads of this process, on the
+same machine, so that they take processor time from the server. An answer is checked: it is of the photograph sent.
 
-With `--seconds`, clients ask without a pause for so long, more than the server takes: each request must end in an
-answer or a refusal that says so. `--slow` further ones send their photograph a few bytes a second. At the end the
-server is told to stop while all still ask.
+With `--seconds`, clients press Find on the page without a pause for so long, with its own recipe and each time with a
+new photograph, more than the server takes: each request must end in an answer or a refusal that says so. `--slow`
+further ones send their photograph a few bytes a second. At the end the server is told to stop while all still ask.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ from PIL import Image
 from bench.cnn_methods import machine
 from bench.keep import headed, keep
 from bench.resident import resident_mib
+from cliploc.prompts import imagenet_classes
 from cliploc.web.guard import LOCALIZE, SHOW
 
-NAMES = ("dog", "cat", "bird", "boat", "bridge", "flower", "car", "bee")
+NAME = "dog"  # of photographs that were not there before
 PATCH = 24  # pixels
 Question = tuple[Path, str]
 
@@ -154,9 +155,13 @@ class Client:
             body, kind = json.dumps({**fields, "picture": self._ids[photo]}).encode(), "application/json"
         else:
             body, kind = form(photo, fields), FORM
-        self._connection.request("POST", place, body, {"Content-Type": kind})
-        answer = self._connection.getresponse()
-        content = answer.read()
+        try:
+            self._connection.request("POST", place, body, {"Content-Type": kind})
+            answer = self._connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
         if answer.status != 200:
             raise RuntimeError(f"{answer.status}: {content[:200]!r}")
         return content
@@ -167,7 +172,7 @@ class Browser(Client):
 
     Args:
         address: of the server.
-        ids: of photographs that were sent; clients share it.
+        ids: of photographs that were sent; clients may share it.
         defaults: the values of the page's controls.
         method: that is chosen; "" for the page's own recipe.
     """
@@ -214,15 +219,16 @@ class Photos:
     def __init__(self, folder: Path) -> None:
         self.own = sorted(Path(str(resources.files("cliploc"))).joinpath("demo_photos").glob("*.jpg"))
         self._folder, self._made = folder, itertools.count()
+        names = [one.name for one in imagenet_classes() if one.name.replace(" ", "").isalpha()]
+        self._rounds = ((photo, name) for name in names for photo in self.own)
 
     def new(self, number: int) -> list[Question]:
         """Photographs that were not there before, with one name."""
-        return [(self._make(next(self._made)), NAMES[0]) for _ in range(number)]
+        return [(self._make(next(self._made)), NAME) for _ in range(number)]
 
     def again(self, number: int) -> list[Question]:
-        """The demo's own, with another name in each round of them."""
-        rounds = ((photo, name) for name in itertools.cycle(NAMES) for photo in self.own)
-        return list(itertools.islice(rounds, number))
+        """The demo's own, with names that they were not asked for with."""
+        return list(itertools.islice(self._rounds, number))
 
     def _make(self, number: int) -> Path:
         photo = self.own[number % len(self.own)]
@@ -239,9 +245,9 @@ def load(pid: int, ready: Sequence[Client], questions: Sequence[Question], first
     """These clients at once, each with its share of the questions one after the other; the first is not counted."""
     clients = len(ready)
     shares = [questions[i::clients] for i in range(clients)]
+    asked(ready[0], *first)
     for one in ready:
         one.close()  # the server does not keep a connection for long
-        asked(one, *first)
     start, mine, theirs = time.perf_counter(), time.process_time(), processor_seconds(pid)
     with ThreadPoolExecutor(clients) as pool:
         answers = list(pool.map(lambda one, share: [asked(one, *each) for each in share], ready, shares))
@@ -266,7 +272,6 @@ def load(pid: int, ready: Sequence[Client], questions: Sequence[Question], first
 
 # ------------------------------------------------------------------------------------------- more than the server takes
 REFUSALS = re.compile(r"\b(429|503)\b|too many|queue is full|try again", re.IGNORECASE)
-OWN_PHOTOS = 8  # of each client
 
 
 @dataclass
@@ -279,6 +284,8 @@ class Crowd:
         waits: seconds of those answered.
         memory: seconds, and resident MiB then.
         slow: how the slow clients' connections ended.
+        server_ms: processor time of the server for an answer.
+        client_ms: processor time of the clients for an answer.
         seconds_to_stop: from SIGTERM to the end of the process; 0 where it did not end.
     """
 
@@ -287,24 +294,26 @@ class Crowd:
     waits: list[float]
     memory: list[tuple[int, float]]
     slow: Counter[str]
+    server_ms: float = 0
+    client_ms: float = 0
     seconds_to_stop: float = 0
 
 
 def crowd(clients: int, seconds: float, slow: int) -> Crowd:
-    """Clients ask for so many seconds; then the server is stopped under load."""
+    """Clients press Find for so many seconds; then the server is stopped under load."""
     found = Crowd(Counter(), Counter(), [], [], Counter())
     stopping, lock = threading.Event(), threading.Lock()
 
-    def visit(client: Client, questions: Sequence[Question]) -> None:
-        for photo, name in itertools.cycle(questions):
-            if stopping.is_set():
-                return
+    def visit(client: Client, photos: Photos) -> None:
+        while not stopping.is_set():
+            [(photo, name)] = photos.new(1)
             start, text, end = time.perf_counter(), "", "answered"
             try:
                 client.ask(photo, name)
             except Exception as error:
                 text = f"{type(error).__name__}: {error}".splitlines()[0][:160]
                 end = "cut off" if stopping.is_set() else "refused" if REFUSALS.search(text) else "lost"
+            photo.unlink()
             with lock:
                 found.ends[end] += 1
                 if end == "answered":
@@ -315,22 +324,23 @@ def crowd(clients: int, seconds: float, slow: int) -> Crowd:
                 time.sleep(0.5)
 
     with server() as (address, process), tempfile.TemporaryDirectory() as folder:
-        photos, ready = Photos(Path(folder)), [Client(address) for _ in range(clients)]
-        shares = [photos.new(OWN_PHOTOS) for _ in ready]
-        for share in shares:
-            share += photos.again(OWN_PHOTOS)
+        photos, defaults = Photos(Path(folder)), page_defaults(address)
+        ready = [Browser(address, {}, defaults, "") for _ in range(clients)]
         asked(ready[0], *photos.again(1)[0])
-        threads = [threading.Thread(target=visit, args=one, daemon=True) for one in zip(ready, shares, strict=True)]
+        threads = [threading.Thread(target=visit, args=(one, photos), daemon=True) for one in ready]
         threads += [
             threading.Thread(target=trickle, args=(address, found.slow, stopping), daemon=True) for _ in range(slow)
         ]
+        start, mine, theirs = time.monotonic(), time.process_time(), processor_seconds(process.pid)
         for one in threads:
             one.start()
-        start = time.monotonic()
         while (passed := time.monotonic() - start) < seconds:
             found.memory.append((round(passed), resident_mib(process.pid)))
             time.sleep(min(10.0, seconds - passed))
         found.memory.append((round(seconds), resident_mib(process.pid)))
+        each = 1000 / max(1, len(found.waits))
+        found.server_ms = (processor_seconds(process.pid) - theirs) * each
+        found.client_ms = (time.process_time() - mine) * each
         stopping.set()
         start = time.monotonic()
         process.terminate()
@@ -375,18 +385,22 @@ def trickle(address: str, ends: Counter[str], stopping: threading.Event) -> None
 def said(found: Crowd) -> list[str]:
     """A table and lines."""
     waits: Any = np.array(found.waits or [np.nan])
+    later = [mib for passed, mib in found.memory if 2 * passed >= found.memory[-1][0]]
     rows = [(end, found.ends[end]) for end in ("answered", "refused", "lost", "cut off")]
     return [
         "| end of a request | requests |",
         "|---|---:|",
         *(f"| {end} | {count} |" for end, count in rows),
         "",
-        f"Answers took {np.median(waits):.1f} s at the median, {waits.max():.1f} s at most.",
+        f"{len(found.waits) / found.memory[-1][0]:.1f} answers a second, which took {np.median(waits):.1f} s at the "
+        f"median, {waits.max():.1f} s at most; processor time of an answer: server {found.server_ms:.0f} ms, clients "
+        f"{found.client_ms:.0f} ms.",
         "Refusals and losses: "
         + ("; ".join(f"{count} × {text}" for text, count in found.texts.items()) or "none")
         + ".",
         "Slow clients: " + ("; ".join(f"{count} × {text}" for text, count in found.slow.items()) or "none") + ".",
-        "Memory: " + ", ".join(f"{mib:.0f} MiB after {passed} s" for passed, mib in found.memory) + ".",
+        "Memory: " + ", ".join(f"{mib:.0f} MiB after {passed} s" for passed, mib in found.memory) + "; "
+        f"in the second half between {min(later):.0f} and {max(later):.0f}.",
         f"SIGTERM to the end: {found.seconds_to_stop:.1f} s (0.0: it did not end).",
     ]
 
@@ -448,8 +462,8 @@ def main() -> int:
                     clients: [Browser(address, ids, defaults, method) for _ in range(clients)]
                     for clients in given.clients
                 }
-                for each in list(browsers.values())[:1]:  # photographs are seen, and names embedded
-                    load(process.pid, each, photos.again(len(photos.own) * len(NAMES)), photos.again(1)[0])
+                for each in list(browsers.values())[:1]:  # photographs are seen
+                    load(process.pid, each, photos.again(len(photos.own)), photos.again(1)[0])
                 measured(title, process, browsers, photos.again)
             measured("The same with CAM, by POST /api/localize", process, ready, photos.again)
             by_id = {clients: [Client(address, ids) for _ in range(clients)] for clients in given.clients}

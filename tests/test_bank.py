@@ -9,6 +9,7 @@ import torch
 
 from cliploc import Localizer, prompts
 from cliploc.cli.photos import lines_of
+from cliploc.exemplars import Exemplar
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.labels import labels_of
 from cliploc.memory import Memory
@@ -166,6 +167,25 @@ def test_the_bank_is_embedded_once(gap):
     localizer(WIDE, ["a dog"])
     build(gap, min_presence=0.2, memory=memory)(WIDE, ["a dog"])
     assert len(asked) == first
+
+
+def test_localizers_with_one_memory_share_the_bank(gap, monkeypatch):
+    read, memory = [], Memory()
+    monkeypatch.setattr(module, "bank_names", lambda: read.append(1) or NAMES)
+    how = {"min_presence": 0.5, "second_look": True, "text_cache": False}
+    first = build(gap, memory=memory, **how)
+    first(TALL, ["a dog"])
+    for names in (["red"], ["a cat", "green"]):
+        again, before = build(gap, memory=memory, **how)(WIDE, names), len(read)
+        assert before == 1
+        alone = build(gap, **how)(WIDE, names)
+        np.testing.assert_array_equal(again.presence, alone.presence)
+        np.testing.assert_array_equal(again.boxes.score, alone.boxes.score)
+        read.pop()
+    shown = build(gap, memory=memory, exemplars=[Exemplar("a dog", WIDE)], **how)
+    shown(WIDE, ["a dog"])
+    assert len(read) == 2  # pictures that stand for a name are no other localizer's
+    assert first(WIDE, ["a dog"]).presence[0] < 1
 
 
 def test_it_is_told_while_the_bank_is_embedded_and_never_again(gap, tmp_path, monkeypatch):

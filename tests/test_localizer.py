@@ -18,7 +18,7 @@ from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline import modes
+from cliploc.pipeline import modes, texts
 from cliploc.pipeline import prepare as module
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.prepare import DECODERS, Prepared
@@ -349,6 +349,21 @@ def test_unknown_names_are_told_and_the_others_found(gap):
 
 
 # -------------------------------------------------------------------------------------------------------------- trouble
+def test_names_are_read_once_but_not_kept_for_ever(gap, monkeypatch):
+    """A server's bank is asked for other names for ever."""
+    monkeypatch.setattr(texts, "KEPT_NAMES", 8)
+    asked, encode = [], gap.encode_text
+    monkeypatch.setattr(gap, "encode_text", lambda sentences: asked.extend(sentences) or encode(sentences))
+    localizer, names = build(gap, text_cache=False), [f"thing {number}" for number in range(20)]
+    together = localizer.embed_names(names)
+    assert torch.equal(localizer.embed_names(names), together)
+    assert len(asked) == 20  # as many as were asked for together stay
+    for number in range(20, 80):
+        localizer.embed_names([f"thing {number}"])
+    torch.testing.assert_close(localizer.embed_names(names[:1]), together[:1])
+    assert len(asked) == 81
+
+
 def test_nan_weights_are_named_with_model_precision_and_picture(gap):
     gap.stages[1][0].weight[5, 0, 0, 0] = float("nan")
     with pytest.raises(ModelError) as error:

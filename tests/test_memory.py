@@ -140,7 +140,7 @@ def test_what_nobody_asks_for_goes_in_time() -> None:
 def test_a_model_that_is_gone_leaves_nothing() -> None:
     memory = Memory()
     backbone: Any = tower("vit", (8, 8))
-    localizer_of(backbone, memory, "legrad")(WIDE, ["red"])
+    localizer_of(backbone, memory, "legrad", second_look=True)(WIDE, ["red"])
     assert memory.bytes > 0
     gone = weakref.ref(backbone)
     del backbone

@@ -148,7 +148,9 @@ class Localizer:
             of_tower = {"model": self.backbone.name, "weights": self._weights}
             _refuse_file(given.learnt, learnt.misfit(of_tower, tuple(of_tower)))
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops, learnt)
-        self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
+        bank = partial(Bank, self._texts, partial(_text_cache_of, self.backbone))
+        shared = None if crops or learnt else given.memory  # pictures stand for names in this localizer only
+        self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
         own = given.filled({} if self.recipe is None else self.recipe.options)
         file, name = own.calibration, self.backbone.name
         self.calibration = own_calibration(name) if file is None else load_calibration(file)

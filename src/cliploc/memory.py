@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ from torch import Tensor
 from cliploc.tower import Backbone, Needs, Trace
 
 V = TypeVar("V")
+B = TypeVar("B", bound="OfModel")
+
+
+class OfModel(Protocol):
+    """Anything that holds a model."""
+
+    backbone: Backbone
 
 
 @dataclass
@@ -131,6 +138,8 @@ class Memory:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
         self.besides = Needs()
         self._kept = Kept[_OfModel](max_bytes, max_seconds, clock, lambda one: one.model() is not None)
+        # By the model's address, which is its own as long as what is shared, and with it the model, lives.
+        self._shared: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
     @property
     def bytes(self) -> int:
@@ -156,6 +165,13 @@ class Memory:
     def keep_text(self, backbone: Backbone, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
         """Keeps the embedding `[D]` of a name."""
         self._put((id(backbone), tuple(words), tuple(templates)), backbone, embedding.clone())
+
+    def shared(self, backbone: Backbone, make: Callable[[], B]) -> B:
+        """What all localizers of a model have in common; made where none of those that live has it."""
+        found: B | None = self._shared.get(id(backbone))
+        if found is None:
+            found = self._shared[id(backbone)] = make()
+        return found
 
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
         found = self._kept.get(key)

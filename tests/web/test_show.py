@@ -4,7 +4,7 @@ import http.client
 import json
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc.localizer import Localizer
+from cliploc.web.answers import AT_ONCE, EVERY
 from cliploc.web.runs import StoppedError
 from tests.commands import create_once
 from tests.web.asking import ANNA, BERT, CAT, DEMO, FORM, SLOW, form, get, post_json, service, show, started, uploaded
@@ -144,6 +145,23 @@ def test_more_than_may_wait_are_refused(tmp_path):
                 time.sleep(0.01)
     assert "Too many requests are waiting" in refused["status"]["text"]
     assert "not kept" in answer["status"]["text"]
+
+
+def test_who_waits_for_a_turn_is_told_so(tmp_path):
+    looked_at, visitors = service(), [f"{number:032}" for number in range(4)]
+    for address in started(looked_at, tmp_path):
+        photo = uploaded(address)
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(show, address, wish(photo, SLOW, visitor)) for visitor in visitors]
+            while len(list(looked_at.runs._runs)) < AT_ONCE:
+                time.sleep(0.01)
+            time.sleep(3 * EVERY)
+            while not all(one.done() for one in asked):
+                for visitor in visitors:
+                    looked_at.runs.stop(visitor)
+                time.sleep(0.01)
+    first = [lines[0]["status"]["text"] for _, lines in map(Future.result, asked)]
+    assert any(text.startswith("Waiting for a turn") for text in first)
 
 
 def test_the_menu_is_of_the_model_and_its_values_of_the_address(address):

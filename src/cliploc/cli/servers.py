@@ -42,6 +42,8 @@ class ServerFlags(WithThreads):
 class ServeFlags(ModelFlags, ServerFlags):
     """What `serve` has besides options of `Localizer`."""
 
+    queue: int = flag("Number of searches that may wait; more are refused.", 256, within=(1, 10_000), group="serving")
+
     model: list[str] | None = flag(
         "Models to choose from; repeatable, the first is selected.", None, none="mini, mini-vit", group="model"
     )

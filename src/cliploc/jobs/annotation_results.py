@@ -392,9 +392,16 @@ class AnnotatedFolder:
 
     def count_finished(self) -> int:
         """About the number of the pictures of `finished`, at once."""
-        other = {"status": "reviewed"}
-        names = {*self.reviews, *self.corrected}
-        return sum(self.reviews.get(one, other)["status"] == "reviewed" for one in names)
+        return sum(map(self.is_finished, {*self.reviews, *self.corrected}))
+
+    def revision(self, picture: str) -> int:
+        """The number of times that a picture was saved."""
+        return int(self.reviews.get(picture, {}).get("revision", 0))
+
+    def is_finished(self, picture: str) -> bool:
+        """Whether it counts in `count_finished`."""
+        review = self.reviews.get(picture)
+        return picture in self.corrected if review is None else review["status"] == "reviewed"
 
     def reviewed(self, drafts: AnnotatedPicture) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""

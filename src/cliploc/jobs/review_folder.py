@@ -73,6 +73,9 @@ class ReviewFolder:
                 f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
                 "annotate them first"
             )
+        self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
+        self._finished = self._folder.count_finished()
+        self._touched = sum(self._folder.touched(one.id) for one in self.pictures)
         self.learning = Learning(self, self._run)
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
         self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
@@ -103,21 +106,27 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        return facts(self._all(), self.names, self._run, self.masks)
+        labels = ([label for label, _, _ in one["found"]] for one in self._entries())
+        return facts(labels, self.names, self._run, self.masks)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
         changed = self.learning.changed
-        return [{**one.entry(), "changed": one.drafts.name in changed} for one in self._all()]
+        return [{**one, "changed": one["name"] in changed} for one in self._entries()]
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
         return self._shown(self.snapshot(), number).state()
 
-    def _all(self) -> Iterator[ReviewPicture]:
-        """All pictures as they are now. That takes seconds for thousands: others save meanwhile."""
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
         now = self.snapshot()
-        return (self._shown(now, i) for i in range(len(self.pictures)))
+        for number, picture in enumerate(self.pictures):
+            found = self._listed.get(number)
+            of_now = now.revision(picture.id), now.results.drawn(picture.id)
+            if found is None or (found["revision"], found["drawn"]) != of_now:
+                found = self._listed[number] = self._shown(now, number).entry()
+            yield found
 
     def _shown(self, now: AnnotatedFolder, number: int) -> ReviewPicture:
         return now.reviewed(now.picture(self.pictures[number], number + 1, all_boxes=True))
@@ -151,14 +160,12 @@ class ReviewFolder:
     @property
     def finished(self) -> int:
         """The number of the pictures that a person has finished."""
-        with self._lock:
-            return self._folder.count_finished()
+        return self._finished
 
     @property
     def left(self) -> int:
         """The number of the pictures that nobody has touched."""
-        with self._lock:
-            return sum(not self._folder.touched(one.id) for one in self.pictures)
+        return len(self.pictures) - self._touched
 
     def redraw(self, facts: Mapping[str, Any], rows: Mapping[str, Row]) -> None:
         """Writes other drafts, not of touched pictures; who saves meanwhile waits for a rename only."""
@@ -218,20 +225,21 @@ class ReviewFolder:
 
     def _write(self, name: str, status: str, found: Correction | None) -> int:
         """Writes what holds of a picture now; whoever calls it has the lock. Returns the new revision."""
-        review = {"status": status, "revision": self._revision(name) + 1}
+        review = {"status": status, "revision": self._folder.revision(name) + 1}
         self._saves = write_save(self.out, self._saves, self._run, name, review, found)
         # Only now: what is shown is on the disk.
-        revision = enter(name, found, status, self._folder.corrected, self._folder.reviews)
+        own = self._folder
+        finished, touched = own.is_finished(name), own.touched(name)
+        revision = enter(name, found, status, own.corrected, own.reviews)
+        self._finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
+        self._touched += own.touched(name) - touched
         whole = self.out / CORRECTIONS
         if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
             self._merge_saves_now()
         return revision
 
-    def _revision(self, name: str) -> int:
-        return int(self._folder.reviews.get(name, {}).get("revision", 0))
-
     def _refuse_stale(self, name: str, revision: int) -> None:
-        if revision != (now := self._revision(name)):
+        if revision != (now := self._folder.revision(name)):
             raise StaleReviewError(f"expected revision {now} of this picture, got {revision}: load it again")
 
     def _merge_saves(self) -> None:

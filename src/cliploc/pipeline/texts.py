@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cliploc.teaching.learnt import Learnt
     from cliploc.text_cache import TextCache
 
+KEPT_NAMES = 4096  # or twice as many as were ever asked for together; a server is asked for new ones for ever
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256
 REMARKS = 5  # on names, in a note each; more are only counted
@@ -52,6 +53,7 @@ class Texts:
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
         self._remarks: dict[str, str | None] = {}
+        self._most = KEPT_NAMES
         texts = prompts.parse(background, templates, contrasts=False) if background else None
         for words in () if texts is None else texts.synonyms:
             if reason := self.unknown_reason(words):
@@ -137,9 +139,10 @@ class Texts:
 
     def _remark(self, word: str) -> str | None:
         """How the model reads a name; None if it does as it stands, or if pictures stand for it. Asked once."""
-        if word not in self._remarks:
-            self._remarks[word] = self.backbone.remark(word) if self._reads_text((word,)) else None
-        return self._remarks[word]
+        remarks = self._remarks  # another thread may forget
+        if word not in remarks:
+            remarks[word] = self.backbone.remark(word) if self._reads_text((word,)) else None
+        return remarks[word]
 
     @property
     def exemplar_facts(self) -> dict[str, list[str]]:
@@ -151,18 +154,24 @@ class Texts:
 
     def _embed_words(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
         """`[P, D]` unit norm of names by their words."""
-        known = [self._known_words(words)[0] for words in synonyms]
-        new = [words for words in dict.fromkeys(known) if words not in self._embeddings and not self._recall(words)]
+        self._most = max(self._most, 2 * len(synonyms))
+        if max(len(self._known), len(self._remarks)) > self._most:
+            self._embeddings, self._known, self._remarks = {}, {}, {}
+        known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
+        for words in dict.fromkeys(known):
+            if words not in embeddings and (kept := self._recalled(words)) is not None:
+                embeddings[words] = kept
+        new = [words for words in dict.fromkeys(known) if words not in embeddings]
         for start in range(0, len(new), NAMES_AT_ONCE):
             part = new[start : start + NAMES_AT_ONCE]
             fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self.templates), self._encode)
-            self._embeddings.update(zip(part, fresh, strict=True))
+            embeddings.update(zip(part, fresh, strict=True))
             for words, embedding in zip(part, fresh, strict=True):
                 if self._cache is not None:
                     self._cache.put(words, self.templates, embedding)
                 if self._memory is not None:
                     self._memory.keep_text(self.backbone, words, self.templates, embedding)
-        return torch.stack([self._embeddings[words] for words in known])
+        return torch.stack([embeddings[words] for words in known])
 
     @undisturbed
     def embed_together(
@@ -243,20 +252,19 @@ class Texts:
 
     def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
         """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
-        if words not in self._known:
+        asked = self._known  # another thread may forget
+        if words not in asked:
             reasons = [self.backbone.unknown_reason(word) for word in words]
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
-            self._known[words] = (known or words, None if known else reasons[0])
-        return self._known[words]
+            asked[words] = (known or words, None if known else reasons[0])
+        return asked[words]
 
-    def _recall(self, words: tuple[str, ...]) -> bool:
-        """Takes a name's embedding from memory or disk; whether it was there."""
+    def _recalled(self, words: tuple[str, ...]) -> Tensor | None:
+        """A name's embedding in memory or on disk, if it is there."""
         kept = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
         if kept is None and self._cache is not None:
             kept = self._cache.get(words, self.templates, self.backbone.embedding_size)
-        if kept is not None:
-            self._embeddings[words] = kept.to(self.backbone.device)
-        return kept is not None
+        return None if kept is None else kept.to(self.backbone.device)
 
     def _encode(self, sentences: Sequence[str]) -> Tensor:
         starts = range(0, len(sentences), SENTENCES_AT_ONCE)

@@ -86,9 +86,9 @@ class ReviewPicture:
         }
 
 
-def facts(pictures: Iterable[ReviewPicture], names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
-    """What the editor knows of a run."""
-    colours = distinct_colours(len(names), (one.labels for one in pictures))
+def facts(labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
+    """What the editor knows of a run, with these labels of boxes in each picture."""
+    colours = distinct_colours(len(names), labels)
     return {
         "kind": REVIEW_KIND,
         "run": run,
@@ -114,7 +114,7 @@ def write_review(
                 server=False,
                 shown=len(pictures),
                 total=total,
-                facts=facts(pictures, names, run, masks),
+                facts=facts((one.labels for one in pictures), names, run, masks),
                 pictures=records,
             )
 

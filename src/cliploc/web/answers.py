@@ -7,9 +7,10 @@ import json
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,16 +22,18 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from cliploc._files import new_token
 from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, UsageError
+from cliploc.localizer import Localizer
 from cliploc.memory import Kept
 from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
-from cliploc.tower import Backbone
 from cliploc.web import downloads, view
+from cliploc.web.guard import client_in
 from cliploc.web.menus import menu_of
 from cliploc.web.questions import Question, question_in
+from cliploc.web.rates import client_of, is_loopback
 from cliploc.web.refusals import RefusedError
-from cliploc.web.runs import Run, StoppedError
+from cliploc.web.runs import MAX_SECONDS, Run, StoppedError
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_query, python_lines, to_query
 from cliploc.web.store import Store
@@ -102,8 +105,7 @@ class Answers:
                     entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
             return {**found, "ids": question.ids}
 
-        turn = self._searches.turn(self._model(question.settings))
-        return JSONResponse(await self._computed(request, turn, document))
+        return JSONResponse(await self._computed(request, self._search_turn(request, question), document))
 
     async def files(self, request: Request) -> Response:
         """Writes the files to download: of a photograph, as `localize` takes it, or of what the page shows."""
@@ -127,7 +129,7 @@ class Answers:
                 for one in map(Path, paths)
             ]
 
-        turn = self._searches.turn(self._model(question.settings)) if question.picture else self._redraws.turn()
+        turn = self._search_turn(request, question) if question.picture else self._redraws.turn()
         return JSONResponse({"files": await self._computed(request, turn, written), "ids": question.ids})
 
     async def _computed(self, request: Request, turn: Turn, work: Work[T]) -> T:
@@ -151,7 +153,10 @@ class Answers:
             finally:
                 run.stop()
 
-    def _model(self, settings: Settings) -> Future[Backbone] | None:
+    def _search_turn(self, request: Request, question: Question) -> Turn:
+        return self._searches.turn(self._model(question.settings), client_in(request.scope))
+
+    def _model(self, settings: Settings) -> Future[Localizer] | None:
         """The model that is asked for, which the turn waits for; None where the menu does not have it."""
         try:
             return self._service.load(settings.model)
@@ -173,14 +178,24 @@ class Answers:
         question = await question_in(request, self._store)
         if not question.visitor:
             raise RefusedError(422, NO_VISITOR)
-        return StreamingResponse(self._lines(question), media_type="application/x-ndjson", headers=STREAMED)
+        lines = self._lines(question, request)
+        return StreamingResponse(lines, media_type="application/x-ndjson", headers=STREAMED)
 
-    async def _lines(self, question: Question) -> AsyncIterator[str]:
+    async def _lines(self, question: Question, request: Request) -> AsyncIterator[str]:
         """The lines of the answer. A visitor who leaves, or presses Stop, ends them, and with them the search."""
         search = "search" in question.switches
         try:
-            turn = self._searches.turn(self._model(question.settings)) if search else self._redraws.turn()
-            async with turn:
+            turns = self._searches if search else self._redraws
+            turn = self._search_turn(request, question) if search else turns.turn()
+            async with AsyncExitStack() as held:
+                entering = asyncio.ensure_future(held.enter_async_context(turn))
+                try:  # a proxy may close what says nothing for a minute
+                    while not (await asyncio.wait((entering,), timeout=EVERY))[0]:
+                        yield _line({"status": view.waiting(turns.waiting - 1)})
+                finally:
+                    entering.cancel()
+                    await asyncio.wait((entering,))
+                entering.result()
                 work = self._found if search else self._redrawn
                 run = self._service.runs.begin(
                     question.visitor, lambda reporter: work(question, reporter), alone=search
@@ -244,20 +259,26 @@ def _without_defaults(settings: Settings, service: Service) -> Settings:
 
 
 QUEUE_FULL = "Too many requests are waiting: try again in a minute."
+SHARE = 4  # one client on another machine may have this part of the turns
 AT_ONCE = 2  # all models run in one thread: while one request has it, another's picture is read or drawn
 
 
 class Turns:
-    """Gives requests their turns."""
+    """Gives requests their turns, in order; who would wait longer than these seconds is refused."""
 
-    def __init__(self, queue: int) -> None:
+    def __init__(self, queue: int, seconds: float = MAX_SECONDS) -> None:
+        self.waiting = 0
+        self._seconds = seconds
         self._room = queue + AT_ONCE
+        self._most_of_one = max(AT_ONCE, self._room // SHARE)
+        self._mine = Counter[str]()  # client on another machine → its requests
         self._room_before = queue
         self._free = asyncio.Semaphore(AT_ONCE)
 
     @asynccontextmanager
-    async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
+    async def turn(self, model: Future[Any] | None = None, client: str = "") -> AsyncIterator[None]:
         """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
+        one = "" if is_loopback(client) else client_of(client)  # a proxy's visitors all seem to be on this machine
         if model is not None and not model.done():
             if not self._room_before:
                 raise RefusedError(503, QUEUE_FULL)
@@ -266,11 +287,26 @@ class Turns:
                 await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
             finally:
                 self._room_before += 1
-        if not self._room:
+        if not self._room or (one and self._mine[one] >= self._most_of_one):
             raise RefusedError(503, QUEUE_FULL)
         self._room -= 1
+        self._mine[one] += 1
         try:
-            async with self._free:
+            await self._admitted()
+            try:
                 yield
+            finally:
+                self._free.release()
         finally:
             self._room += 1
+            self._mine -= Counter([one])  # without those that have none
+
+    async def _admitted(self) -> None:
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            raise RefusedError(503, QUEUE_FULL) from None
+        finally:
+            self.waiting -= 1

@@ -32,7 +32,7 @@ LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heat
 MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 RATE = 600  # requests a minute of one client
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
-END_SECONDS = 2.5  # from the signal to the end of the process, whatever still runs
+END_SECONDS = 1.5  # from the signal to the end of the process, whatever still runs
 NOT_HERE = "There is no such address here."
 
 
@@ -41,7 +41,7 @@ def application(
     folder: Path,
     *,
     auth: tuple[str, str] | None = None,
-    queue: int = 32,
+    queue: int = 256,
     max_bytes: int = 20_000_000,
     hosts: Hosts | None = None,
     rate: float = RATE,
@@ -127,7 +127,8 @@ def serve(
     """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
     with (
         listen(host, port) as listening,
-        tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder,
+        # `_end_soon` may remove it at the same time.
+        tempfile.TemporaryDirectory(prefix="cliploc-serve-", ignore_cleanup_errors=True) as folder,
         suppress(KeyboardInterrupt),
     ):
         app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)

@@ -33,7 +33,7 @@ UPLOAD_SECONDS = 300.0  # the same for an upload
 SLOWEST = 4_000.0  # bytes a second of any body
 LAG_SECONDS = 10.0  # a client may be so far behind SLOWEST, or send nothing for so long
 FIRST_BYTES = 65_536  # or all of a shorter upload: only what has sent them counts as one of so many
-UPLOADS_AT_ONCE = 32
+UPLOADS_AT_ONCE = 64
 UPLOADS_OF_ONE = 8  # of one client on another machine
 # Where as many arrive as may, a new upload takes the place of the slowest that is older and slower than this.
 CROWDED_SECONDS = 1.0

@@ -228,7 +228,8 @@ class Service:
             self.mask_sources["sam"] = SamMasks(sam, device=device or "cpu")
         self._recipe = RECIPE + recipe
         self._how: dict[str, Any] = {"device": device, "precision": precision}
-        self._loaded: OrderedDict[str, Future[Backbone]] = OrderedDict()  # also those that are being loaded
+        # Also those that are being loaded; all localizers of a model share what this one embeds of the bank.
+        self._loaded: OrderedDict[str, Future[Localizer]] = OrderedDict()
         self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
@@ -247,7 +248,7 @@ class Service:
             raise UsageError(f"expected a model of the menu ({', '.join(self.offers)}), got {label[:60]!r}")
         return self.offers[label]
 
-    def load(self, label: str) -> Future[Backbone]:
+    def load(self, label: str) -> Future[Localizer]:
         """The model, now or once it is loaded, which happens once for all visitors and makes no other model wait."""
         offer = self.offer(label)
         with self._lock:
@@ -256,9 +257,9 @@ class Service:
             self._loaded.move_to_end(offer.label)
             return self._loaded[offer.label]
 
-    def _load(self, offer: Offer) -> Backbone:
+    def _load(self, offer: Offer) -> Localizer:
         try:
-            loaded = Localizer(offer.model, offer.pretrained, text_cache=False, **self._how).backbone
+            loaded = Localizer(offer.model, offer.pretrained, text_cache=False, memory=self.memory, **self._how)
         except BaseException:
             with self._lock:
                 del self._loaded[offer.label]  # the next visitor tries again
@@ -271,7 +272,7 @@ class Service:
 
     def backbone(self, label: str) -> Backbone:
         """The model; waits until it is loaded."""
-        return self.load(label).result()
+        return self.load(label).result().backbone
 
     def menu(self, label: str) -> Menu:
         """What can be chosen for a model; raises what `backbone` raises. It is kept though the model is dropped."""

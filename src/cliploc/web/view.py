@@ -27,6 +27,13 @@ def status(text: str, kind: str = "done") -> Status:
     return {"kind": kind, "text": text}
 
 
+def waiting(others: int) -> Status:
+    """The status line of a search that waits for its turn."""
+    return status(
+        f"Waiting for a turn with {count(others, 'other')} …" if others > 0 else "Waiting for a turn …", "busy"
+    )
+
+
 def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 0)) -> Status:
     """The status line of a search: masked photographs that are done and left, or names of the bank, once per model."""
     if bank[1]:
