@@ -1,20 +1,30 @@
-"""Every bench once: Markdown on the standard output.
+"""Every bench once, on one machine: Markdown on the standard output, and in the page of figures.
 
-    python -m bench [--quick | --thorough] [--busy 2]
+    python -m bench [--busy 2] [--only first_result windows] [--minutes 15] [--write docs/studies/performance.md]
+    python -m bench --quick
 
-Takes minutes; `--thorough` takes the settings that figures are reported with, and writes them to bench/results.
-`--quick`, in well under 3 minutes, is for tests and CI: on small towers, that everything runs and that our results are
-those of the packages beside it. `--busy 2` runs two endless loops beside every bench, as a user's machine is seldom
-idle. Nothing here asserts a speed. Each bench in full, with its own settings: `python -m bench.towers --help`, and so
-on.
+`--write` replaces the tables in the page: run it on a machine that does nothing else, and then with `--busy 2`, which
+runs two endless loops beside every bench, as a user's machine is seldom idle. The most important benches come first;
+after so many minutes none begins, and those left out are named. `--quick`, in well under 3 minutes, is for tests and
+CI: on small towers, that everything runs and that our results are those of the packages beside it. Nothing here asserts
+a speed. Each bench with its own settings: `python -m bench.towers --help`, and so on.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
+from tools.marked import put
+
+from bench.keep import made_on
+from bench.vit_methods import machine
 from bench.waiting import company
 
 QUICK: dict[str, list[str]] = {
@@ -27,72 +37,84 @@ QUICK: dict[str, list[str]] = {
     "refinements": ["--quick"],
     "faithfulness": ["--quick"],
 }
-MINUTES: dict[str, list[str]] = {
-    "cnn_methods": ["--channels", "8", "--rounds", "1"],
-    "roofline": ["--batch", "8", "--rounds", "3"],
-    "growth": ["--rounds", "1", "--only", "grad_cam"],
-    "towers": ["RN50", "ViT-B-32", "--batch", "1", "--rounds", "5"],
-    "overhead": ["--photos", "16", "--repeats", "3", "--many", "100"],
-    "vit_methods": ["--quick"],
-    "memory": ["--model", "ViT-B-32", "--method", "legrad"],
-    "training": ["--model", "ViT-B-32", "--classes", "100", "--rounds", "1"],
-    "evaluator": ["--maps", "6", "--literal-maps", "3", "--taus", "100"],
-    "benchmark": ["--images", "96", "--rounds", "2"],
-    "annotate": ["--images", "160", "--limit", "60"],
-    "web": ["--requests", "16", "--many", "0"],
-    "waiting": ["--rounds", "1"],
-    "first_result": ["--rounds", "1"],
-    "refinements": ["--rounds", "1"],
-    "whole_growth": ["--quick", "--only", "boxes"],
-    "windows": ["--photos", "4", "--names", "1", "--rounds", "1"],
-    "second_look": ["--photos", "4", "--rounds", "1"],
-    "faithfulness": ["--rounds", "1", "--steps", "8"],
-    "segmentation": ["--rounds", "1", "--model", "mini", "--dataset", "coco_object", "--steps", "affinity"],
-}
-THOROUGH: dict[str, list[str]] = {
-    "cnn_methods": ["--out", "bench/results"],
-    "roofline": ["--out", "bench/results"],
-    "growth": ["--out", "bench/results"],
-    "towers": ["RN50", "RN50x4", "ViT-B-32", "ViT-B-16"],
-    "overhead": [],
-    "vit_methods": ["--out", "bench/results"],
-    "memory": [],
-    "training": [],
-    "evaluator": ["--literal-maps", "20", "--taus", "100", "--out", "bench/results"],
-    "benchmark": ["--images", "256", "--memory", "3"],
-    "annotate": ["--threads", "1", "--out", "bench/results"],
-    "web": ["--out", "bench/results"],
-    "waiting": ["--out", "bench/results"],
-    "first_result": ["--out", "bench/results"],
-    "refinements": ["--out", "bench/results"],
-    "whole_growth": ["--out", "bench/results"],
-    "windows": ["--photos", "14", "--recipe", "default", "--out", "bench/results"],
-    "second_look": ["--out", "bench/results"],
-    "faithfulness": ["--out", "bench/results"],
-    "segmentation": ["--steps", "affinity", "lposs", "guided", "pamr", "--out", "bench/results"],
-}
+PEAK = ["--method", "recipe", "--model", "mini", "--threads", "1"]
+PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the most important ones first
+    ("First result", "first_result", ["--rounds", "3"]),
+    ("Windows and scales", "windows", ["--recipe", "default", "--photos", "14", "--rounds", "2"]),
+    ("Second look", "second_look", ["--photos", "4", "--rounds", "2"]),
+    ("Whole benchmark", "benchmark", ["--images", "96", "--rounds", "2"]),
+    ("Annotating", "annotate", ["--only", "speed", "--images", "320", "--threads", "1"]),
+    ("Score-CAM and Grad-CAM beside other packages", "cnn_methods", ["--channels", "8", "--rounds", "2"]),
+    ("LeGrad and GEM beside other packages", "vit_methods", ["--rounds", "2"]),
+    ("Refinements", "refinements", ["--rounds", "3"]),
+    ("Evaluating maps", "evaluator", ["--maps", "12", "--literal-maps", "3", "--taus", "100"]),
+    ("Segmentation", "segmentation", ["--model", "mini", "--dataset", "coco_object", "--rounds", "1",
+                                      "--steps", "affinity", "lposs", "guided", "pamr", "lposs_plus"]),
+    ("Threads that wait", "waiting", ["--pictures", "3", "--rounds", "2"]),
+    ("Where the time goes", "roofline", ["--rounds", "3"]),
+    ("Engines", "engines", ["--rounds", "7"]),
+    ("Peak memory, 10 names", "memory", [*PEAK, "--names", "10", "--keep", "boxes"]),
+    ("Peak memory, 1,000 names", "memory", [*PEAK, "--names", "1000", "--keep", "boxes"]),
+    ("Peak memory, 1,000 names, all maps", "memory", [*PEAK, "--names", "1000", "--keep", "all"]),
+    ("Faithfulness", "faithfulness", ["--rounds", "1", "--steps", "8"]),
+    ("The page under load", "web", ["--requests", "16", "--many", "0"]),
+    ("Towers", "towers", ["RN50", "ViT-B-32", "--batch", "1", "--rounds", "5"]),
+    ("What localizing adds", "overhead", ["--photos", "16", "--repeats", "3", "--many", "100"]),
+    ("Growth of whole calls", "whole_growth", ["--quick"]),
+    ("Growth of methods", "growth", ["--rounds", "1", "--only", "grad_cam"]),
+    ("Training a head", "training", ["--model", "ViT-B-32", "--classes", "100", "--rounds", "1"]),
+]  # fmt: skip
+
+
+def section(title: str, name: str, settings: Sequence[str]) -> tuple[str, bool]:
+    """What a bench prints, under a title, with its command and its seconds; and whether it ended well."""
+    start = time.perf_counter()
+    # Each in a process of its own: one that runs out of memory does not take the others along.
+    words = ["-m", f"bench.{name}", *settings]
+    done = subprocess.run([sys.executable, *words], check=False, capture_output=True, text=True)
+    taken, lines = time.perf_counter() - start, done.stdout.strip("\n").splitlines()
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+    said = "\n".join(line for line in lines if not line.startswith("# "))  # a title, which it has here
+    shown = said if any(line.startswith("|") for line in lines) else f"```text\n{said}\n```"
+    command = shlex.join(["python", *words])
+    return f"### {title}\n\n`{command}`, {taken:.0f} s\n\n{shown}\n", done.returncode == 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--quick", action="store_true", help="small towers: that all runs and agrees")
-    which.add_argument("--thorough", action="store_true", help="the figures that are reported; an hour or more")
+    parser.add_argument("--quick", action="store_true", help="small towers: that all runs and agrees")
     parser.add_argument("--busy", type=int, default=0, help="busy processes beside the benches")
+    parser.add_argument("--only", nargs="+", metavar="BENCH", help="these benches alone")
+    parser.add_argument("--minutes", type=float, default=15, help="after which no bench begins")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables into this page")
     given = parser.parse_args()
-    failed = []
-    for name, arguments in (QUICK if given.quick else THOROUGH if given.thorough else MINUTES).items():
-        print(f"\n## {name}\n\n`{' '.join(['python -m bench.' + name, *arguments])}`\n", flush=True)
+    if given.write and (given.only or given.quick):
+        parser.error("--write replaces all tables: leave --only and --quick out")
+    rows = [(name, name, settings) for name, settings in QUICK.items()] if given.quick else PAGE
+    rows = [row for row in rows if given.only is None or row[1] in given.only]
+    start, parts, failed, left_out = time.perf_counter(), [made_on(machine(1)) + "\n"], [], []
+    print(parts[0], flush=True)
+    for title, name, settings in rows:
+        if time.perf_counter() - start > 60 * given.minutes:
+            left_out.append(title)
+            continue
+        if name == "engines" and importlib.util.find_spec("openvino") is None:
+            left_out.append(f"{title}, which needs openvino")
+            continue
         with company(given.busy):
-            # Each in a process of its own: one that runs out of memory does not take the others along.
-            finished = subprocess.run(
-                [sys.executable, "-m", f"bench.{name}", *arguments], check=False, stdout=subprocess.PIPE, text=True
-            )
-        print(finished.stdout if "\n|" in finished.stdout else f"```text\n{finished.stdout}```", flush=True)
-        if finished.returncode:
+            part, well = section(title, name, settings)
+        print(part, flush=True)
+        parts.append(part)
+        if not well:
             failed.append(name)
-    if failed:
-        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    ended = [f"All of it took {(time.perf_counter() - start) / 60:.0f} minutes."]
+    ended += [f"Left out: {'; '.join(left_out)}."] if left_out else []
+    ended += [f"Failed: {', '.join(failed)}."] if failed else []
+    parts.append(" ".join(ended))
+    print(parts[-1])
+    if given.write is not None:
+        put(given.write, "bench-busy" if given.busy else "bench", "\n".join(parts))
     return 1 if failed else 0
 
 

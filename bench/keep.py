@@ -18,10 +18,14 @@ def keep(out: Path | None, name: str, document: dict[str, Any], markdown: str) -
 
 def headed(title: str, about: str, machine: dict[str, Any], table: Sequence[str]) -> str:
     """A page: what it is, on which machine, and its table."""
+    return "\n".join([f"# {title}", "", about, "", made_on(machine), "", *table, ""])
+
+
+def made_on(machine: dict[str, Any]) -> str:
+    """A line on the machine, its load, and the versions."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     load = machine["load"] and machine["load"][0]
-    made_on = (
+    return (
         f"{machine['processor']}, {machine['cpus']} CPUs, {machine['threads']} threads, load at the start {load}; "
         f"Python {machine['python']}, {versions}."
     )
-    return "\n".join([f"# {title}", "", about, "", made_on, "", *table, ""])

@@ -1,6 +1,7 @@
 """What `make bench-quick` does not show: what is measured and what is not; how fast is for people to judge."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,21 @@ def test_maps_that_differ_are_not_timed() -> None:
     row = ("grad_cam", "fp32", scene.ours("layer_cam"), "torchcam", lambda: scene.torchcam("GradCAM"), 1.0)
     with pytest.raises(RuntimeError, match=r"grad_cam: maps correlate by .* only, and their times cannot be compared"):
         cnn_methods.measure(row, scene.images[:1], 2, 1, 1.0)
+
+
+def test_the_page_gets_the_tables_and_the_names_of_benches_that_time_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("prose\n<!-- bench: it -->\nold\n<!-- end -->\n<!-- bench-busy: it -->\nother\n<!-- end -->\n")
+    monkeypatch.setattr(sys, "argv", ["bench", "--minutes", "0", "--write", str(page)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("bench", run_name="__main__")
+    assert ended.value.code == 0
+    start, after = "prose\n<!-- bench: it -->\n", "<!-- end -->\n<!-- bench-busy: it -->\nother\n<!-- end -->\n"
+    written = page.read_text()
+    assert written.startswith(start)
+    assert written.endswith(after)
+    tables = written.removeprefix(start).removesuffix(after)
+    assert all(word in tables for word in ("torch", "Left out: First result; "))
+    assert "old" not in tables

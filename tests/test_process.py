@@ -108,6 +108,21 @@ def test_a_helping_process_gives_way_to_its_parent():
         assert helper.submit(os.nice, 0).result(timeout=60) == min(os.nice(0) + 5, 19)
 
 
+COLLECTED = """
+import gc, sys, cliploc._process as p
+
+usual = gc.get_threshold()
+p.collect_late()
+made = [[] for _ in range(int(sys.argv[1]))]
+print(gc.get_freeze_count() > 0, gc.get_threshold() == usual, len(gc.callbacks))
+"""
+
+
+def test_the_collector_begins_after_what_imports_make_and_leaves_that_alone():
+    assert printed(COLLECTED, "100000") == "False False 1\n"
+    assert printed(COLLECTED, "300000") == "True True 0\n"
+
+
 # -------------------------------------------------------------------------------------------------------------- memory
 PAGE_FAULTS = """
 import resource, sys

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ TURN = 0.0005  # seconds after which a thread gives Python up to another one tha
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 TOP_PAD = 64 * 2**20
 NEVER = 2**31 - 1
+IMPORTED = 200_000  # objects after which Python's collector begins: a first result makes 190,000, mostly torch's
 
 # As torch says it on a GPU, as its CPU allocator says it on Windows and elsewhere, as OpenCV and the system say it.
 SAYINGS = (
@@ -71,6 +74,20 @@ def give_way() -> None:
 def keep_freed_memory() -> bool:
     """Has glibc keep freed blocks, whose clearing takes 20–40 % of a forward pass; before there are threads."""
     return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, TOP_PAD), (M_ARENA_MAX, 1))
+
+
+def collect_late() -> None:
+    """Has Python's collector leave alone what imports make: it walks through all of it again and again, and at exit."""
+    usual = gc.get_threshold()
+
+    def begin(*_: object) -> None:
+        gc.callbacks.remove(begin)
+        gc.freeze()
+        gc.set_threshold(*usual)
+
+    gc.callbacks.append(begin)
+    gc.set_threshold(IMPORTED)
+    atexit.register(gc.freeze)
 
 
 def share_heaps() -> bool:

@@ -238,5 +238,6 @@ def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     sentences = [t.replace("{}", word) for words in texts.synonyms for word in words for t in texts.templates]
     each = F.normalize(encode(sentences).float(), dim=-1)  # [Σ synonyms · templates, D]
     counts = [len(words) * len(texts.templates) for words in texts.synonyms]
-    means = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]
-    return F.normalize(means, dim=-1)
+    if len(each) > len(counts):
+        each = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]
+    return F.normalize(each, dim=-1)

@@ -44,7 +44,6 @@ LIKE_A_PHRASE = 0.85  # the same of several words
 NEAR = 0.6  # least cosine of a name's word vector to be offered for one that is unknown
 NEAREST = 3  # names that are offered for one that is unknown
 EXACT = 1.9  # a sense with such a score for a node is that node
-READ_AT_ONCE = 8  # texts; the rows of a text with words that the lexicon lacks take 10 MB
 ARTICLES = frozenset(("a", "an", "the"))
 # Who needs a name that these models lack: OpenAI's smallest at patches of 16 (its file has 599 MB in float32).
 READS_ALL = "--model ViT-B-16 reads any text (600 MB, once)"
@@ -301,9 +300,9 @@ class MiniTextTower(nn.Module):
         """Names whose word vectors are nearest to a text's, with at least this cosine."""
         likeness = self._likeness(reading.others)  # [N]
         order = likeness.argsort(descending=True, stable=True)[: 10 * NEAREST].tolist()
-        names = self._node_names(order)
-        called = [names[node] for node in order if likeness[node] >= least and node in names]
-        return tuple(dict.fromkeys(called))[:NEAREST]
+        near = [node for node in order if likeness[node] >= least]
+        names = self._node_names(near) if near else {}
+        return tuple(dict.fromkeys(names[node] for node in near if node in names))[:NEAREST]
 
     def _node_names(self, nodes: Sequence[int]) -> dict[int, str]:
         """The shortest word for each of some nodes that has one."""
@@ -324,15 +323,12 @@ class MiniTextTower(nn.Module):
         """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
         words = dict.fromkeys(word for reading in readings for word, _ in reading.known)
         of_words = dict(zip(words, self._mixtures_of([*words]), strict=True)) if words else {}
-        found: list[Tensor] = []
-        for start in range(0, len(readings), READ_AT_ONCE):
-            some = torch.stack([self._mixture(one, of_words) for one in readings[start : start + READ_AT_ONCE]])
-            # Few nodes are in each. Summed one by one: the last bits do not depend on the other texts.
-            text, node = some.nonzero().unbind(dim=1)
-            counts = text.bincount(minlength=len(some)).tolist()
-            shares, rows = torch.split(some[text, node], counts), torch.split(self.rows.index_select(0, node), counts)
-            found += [share @ row for share, row in zip(shares, rows, strict=True)]
-        return F.normalize(torch.stack(found), dim=1)
+        mixtures = torch.stack([self._mixture(reading, of_words) for reading in readings])  # [n, N]
+        text, node = mixtures.nonzero().unbind(dim=1)  # few nodes are in each
+        firsts = torch.searchsorted(text, torch.arange(len(readings), device=text.device))  # [n]
+        # Summed one after another: the last bits do not depend on the other texts.
+        summed = F.embedding_bag(node, self.rows, firsts, mode="sum", per_sample_weights=mixtures[text, node])
+        return F.normalize(summed, dim=1)
 
     def _mixture(self, reading: Reading, of_words: Mapping[int, Tensor]) -> Tensor:
         """A reading's mixture of nodes `[N]`, of those of its words that are known."""

@@ -64,7 +64,8 @@ def backward(weights, diagonal, residual, turn, direction, back, rest, odd, shar
                 for p in range(pitch):
                     direction[n, y, p] = residual[n, y, p] + turn[n] * direction[n, y, p]
                     back[n, y, p] = direction[n, y, p]
-                _add_other_rows(weights, back[n], back[n, y], y, True)
+            _add_other_rows_of_all(weights, back, y, True)
+            for n in range(names):
                 _add_right(weights[y], back[n, y])
                 for p in range(pitch):
                     rest[n, y, p] = direction[n, y, p] + diagonal[y, p] * back[n, y, p]
@@ -76,8 +77,8 @@ def forward(weights, direction, back, rest, total, odd, share, shares):
     names, height, pitch = direction.shape
     for start in range((odd + 2 * share) * STRIP, height, 2 * shares * STRIP):
         for y in range(start, min(start + STRIP, height)):
+            _add_other_rows_of_all(weights, rest, y, False)
             for n in range(names):
-                _add_other_rows(weights, rest[n], rest[n, y], y, False)
                 _add_left(weights[y], rest[n, y])
                 product = np.float32(0)
                 for p in range(pitch):
@@ -98,6 +99,31 @@ def move(step, back, rest, found, residual, total, share, shares):
                     residual[n, y, p] -= step[n] * (back[n, y, p] + rest[n, y, p])
                     length += residual[n, y, p] * residual[n, y, p]
                 total[y // STRIP, n] += length
+
+
+@njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+def _add_other_rows_of_all(weights, maps, y, later):
+    """`_add_other_rows` of each map to its own row; two maps at once, so that weights are read half as often."""
+    names, height, pitch = maps.shape
+    width = pitch - 2 * RADIUS
+    if names % 2:
+        _add_other_rows(weights, maps[-1], maps[-1, y], y, later)
+    for n in range(0, names - 1, 2):
+        first, second = maps[n, y, RADIUS:], maps[n + 1, y, RADIUS:]
+        for v in range(max(0, y - RADIUS), min(height, y + RADIUS + 1)):
+            if v == y or _comes_later(y, v) != later:
+                continue
+            for k in range(0, SIDE - 1, 4):
+                a, b = _line(weights, y, v, k), _line(weights, y, v, k + 1)
+                c, d = _line(weights, y, v, k + 2), _line(weights, y, v, k + 3)
+                one, two = maps[n, v, k:], maps[n + 1, v, k:]
+                for p in range(width):
+                    first[p] += a[p] * one[p] + b[p] * one[p + 1] + c[p] * one[p + 2] + d[p] * one[p + 3]
+                    second[p] += a[p] * two[p] + b[p] * two[p + 1] + c[p] * two[p + 2] + d[p] * two[p + 3]
+            a, one, two = _line(weights, y, v, SIDE - 1), maps[n, v, SIDE - 1 :], maps[n + 1, v, SIDE - 1 :]
+            for p in range(width):
+                first[p] += a[p] * one[p]
+                second[p] += a[p] * two[p]
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
