@@ -64,7 +64,7 @@ def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, 
             assert len(wanted.boxes.xyxy) > len(look.cut(replace(settings, split_peaks=1))[method].boxes.xyxy)
         assert method == by.get("method", "recipe:default")
         np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
-        np.testing.assert_array_equal(found.boxes.score, wanted.boxes.score)
+        np.testing.assert_allclose(found.boxes.score, wanted.boxes.score, rtol=1e-5)  # the bank: other batches
         assert found.found.tolist() == wanted.found.tolist() == [True, False]
         assert found.reasons == wanted.reasons
         np.testing.assert_allclose(found.maps, wanted.maps, atol=1e-6)
