@@ -6,11 +6,14 @@ import os
 import pickle
 import re
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cliploc
@@ -31,7 +34,7 @@ from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
-from tests.commands import PHOTOS, cliploc_, create_once, refused
+from tests.commands import PHOTOS, begun, cliploc_, create_once, refused
 
 pytestmark = pytest.mark.usefixtures("one_model")
 LABELS = ["cat|kitten", "dog", "bee @0.01", "teapot"]
@@ -343,6 +346,34 @@ def test_new_pictures_and_mended_ones_join(folder, plain, tmp_path):
     (root / "dogs.png").unlink()
     annotate(root, LABELS, out, **OPTIONS)
     assert "dogs.png" not in coco_boxes(out)
+
+
+def annotate_slowly(folder: Path, out: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    slowly = Reporter(images=lambda _: time.sleep(1))
+    annotate(folder, LABELS, out, formats=["coco", "csv"], reporter=slowly, **OPTIONS)
+
+
+def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(folder, plain, tmp_path):
+    out = tmp_path / "out"
+    process = begun(annotate_slowly, folder, out, torch.get_num_threads())
+    try:
+        deadline = time.monotonic() + 120
+        while process.is_alive() and not list(out.glob("parts/*.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(parts(out)) < 3
+    ours = f".cliploc-{json.loads((out / 'manifest.json').read_text())['token']}-"
+    (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
+    for left in (out / f"{ours}{1:016x}.tmp", out / f"parts/{ours}{2:016x}.tmp"):
+        left.write_text("half of it")
+    assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
+    assert parts(out) == parts(plain.out)
+    assert {path.name for path in out.iterdir()} == {path.name for path in plain.out.iterdir()}
+    same_files(out, plain.out)
 
 
 def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, plain, tmp_path, monkeypatch):
