@@ -84,6 +84,8 @@ class Editor:
     def ready(self) -> None:
         self.page.wait_for_selector(".a9s-annotationlayer")
         self.page.wait_for_function("() => document.getElementById('name').textContent !== ''")
+        # The layer listens to the mouse when it is shown, which a busy machine does later.
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def open(self, name: str) -> None:
         if not self.page.locator("#list").is_visible():
