@@ -38,14 +38,12 @@ QUICK: dict[str, list[str]] = {
     "faithfulness": ["--quick"],
 }
 PEAK = ["--method", "recipe", "--model", "mini", "--threads", "1"]
-PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the most important ones first
+PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the most important first, the longest last
     ("First result", "first_result", ["--rounds", "3"]),
     ("Windows and scales", "windows", ["--recipe", "default", "--photos", "14", "--rounds", "2"]),
     ("Second look", "second_look", ["--photos", "4", "--rounds", "2"]),
     ("Whole benchmark", "benchmark", ["--images", "96", "--rounds", "2"]),
     ("Annotating", "annotate", ["--only", "speed", "--images", "320", "--threads", "1"]),
-    ("Score-CAM and Grad-CAM beside other packages", "cnn_methods", ["--channels", "8", "--rounds", "2"]),
-    ("LeGrad and GEM beside other packages", "vit_methods", ["--rounds", "2"]),
     ("Refinements", "refinements", ["--rounds", "3"]),
     ("Evaluating maps", "evaluator", ["--maps", "12", "--literal-maps", "3", "--taus", "100"]),
     ("Segmentation", "segmentation", ["--model", "mini", "--dataset", "coco_object", "--rounds", "1",
@@ -63,6 +61,8 @@ PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the mo
     ("Growth of whole calls", "whole_growth", ["--quick"]),
     ("Growth of methods", "growth", ["--rounds", "1", "--only", "grad_cam"]),
     ("Training a head", "training", ["--model", "ViT-B-32", "--classes", "100", "--rounds", "1"]),
+    ("Score-CAM and Grad-CAM beside other packages", "cnn_methods", ["--channels", "8", "--rounds", "2"]),
+    ("LeGrad and GEM beside other packages", "vit_methods", ["--rounds", "2"]),
 ]  # fmt: skip
 
 
@@ -75,7 +75,8 @@ def section(title: str, name: str, settings: Sequence[str]) -> tuple[str, bool]:
     taken, lines = time.perf_counter() - start, done.stdout.strip("\n").splitlines()
     if done.returncode:
         print(done.stderr, file=sys.stderr)
-    said = "\n".join(line for line in lines if not line.startswith("# "))  # a title, which it has here
+    # Without its title, which it has here, and with no headings above it.
+    said = "\n".join(line.removeprefix("## ") for line in lines if not line.startswith("# "))
     shown = said if any(line.startswith("|") for line in lines) else f"```text\n{said}\n```"
     command = shlex.join(["python", *words])
     return f"### {title}\n\n`{command}`, {taken:.0f} s\n\n{shown}\n", done.returncode == 0
