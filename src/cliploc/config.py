@@ -38,6 +38,7 @@ UNREFINED: Mapping[str, Any] = {
     "second_look": False,
 }
 MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
+WAITING = 256  # searches that may wait for the page
 FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools/second_look_study.py
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tests.backbones.seam import TransformerContract
 
 
 class Attention(nn.Module):
@@ -50,3 +54,27 @@ class PlainBlock(nn.Module):
         else:
             y = mlp["fc2"](F.gelu(mlp["fc1"](y)))
         return x + (self.ls2[self.scale] * y if self.scale else y)
+
+
+class PlainTowerContract(TransformerContract):
+    """The references of a tower of `PlainBlock`s, which takes pictures of any size."""
+
+    def resized(self, model: Any, height: int, width: int) -> Any:
+        return model
+
+    def blocks(self, model: Any) -> Any:
+        return model.visual["blocks"]
+
+    def their_block(self, model: Any, entering: Tensor) -> Tensor:
+        return self.blocks(model)[-1](entering)
+
+    @torch.no_grad()
+    def their_attention(
+        self,
+        model: Any,
+        index: int,
+        entering: Tensor,
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        block = self.blocks(model)[index]
+        return block.attn.parts(block.norm1(entering))[0], block.branch(entering)

@@ -29,7 +29,8 @@ from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
 from cliploc.tower import Needs
-from tests.backbones.seam import SENTENCES, TransformerContract, pictures
+from tests.backbones.plain_blocks import PlainTowerContract
+from tests.backbones.seam import SENTENCES, pictures
 from tests.commands import CAT, cliploc_
 from tests.saliency.vits import ours
 from tests.tolerances import assert_rounded
@@ -219,7 +220,7 @@ def tiny(family: str) -> DinoTxt:
 
 
 # --------------------------------------------------------------------------------------------------------------- tests
-class TestHead(TransformerContract):
+class TestHead(PlainTowerContract):
     """What every ViT holds, with the blocks of the head as the tower's."""
 
     @pytest.fixture(scope="class")
@@ -234,21 +235,8 @@ class TestHead(TransformerContract):
         backbone.input_hw = (SIDE, SIDE)
         return backbone
 
-    def resized(self, model: Plain, height: int, width: int) -> Plain:
-        return model  # rotary positions are of any grid
-
     def blocks(self, model: Plain) -> nn.ModuleList:
         return model.visual.head
-
-    def their_block(self, model: Plain, entering: Tensor) -> Tensor:
-        return model.visual.head[-1](entering)
-
-    @torch.no_grad()
-    def their_attention(
-        self, model: Plain, index: int, entering: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        one = model.visual.head[index]
-        return one.attn.parts(one.norm1(entering))[0], one.branch(entering)
 
 
 @pytest.fixture(scope="module")

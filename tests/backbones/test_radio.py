@@ -21,8 +21,8 @@ from cliploc.backbones.radio import Radio
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.saliency import fitting
 from tests.backbones import small_clip
-from tests.backbones.plain_blocks import PlainBlock
-from tests.backbones.seam import SENTENCES, TransformerContract, perturb, pictures
+from tests.backbones.plain_blocks import PlainBlock, PlainTowerContract
+from tests.backbones.seam import SENTENCES, perturb, pictures
 from tests.commands import cliploc_
 from tests.saliency.vits import ours
 from tests.tolerances import assert_rounded
@@ -119,7 +119,7 @@ def saved(folder: Path, tower: Plain, heads: str, name: str = "c-radio_v3-b_half
 
 
 # --------------------------------------------------------------------------------------------------------------- tests
-class TestTower(TransformerContract):
+class TestTower(PlainTowerContract):
     """What every ViT holds; the clip head's class token is the first."""
 
     @pytest.fixture(scope="class")
@@ -134,22 +134,6 @@ class TestTower(TransformerContract):
         backbone.loaded_from(None, "")  # of its values, which the tests change
         backbone.input_hw = (GRID * PATCH, GRID * PATCH)
         return backbone
-
-    def resized(self, model: Plain, height: int, width: int) -> Plain:
-        return model  # it takes any size
-
-    def blocks(self, model: Plain) -> Any:
-        return model.visual["blocks"]
-
-    def their_block(self, model: Plain, entering: Tensor) -> Tensor:
-        return model.visual["blocks"][-1](entering)
-
-    @torch.no_grad()
-    def their_attention(
-        self, model: Plain, index: int, entering: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        block = model.visual["blocks"][index]
-        return block.attn.parts(block.norm1(entering))[0], block.branch(entering)
 
 
 @pytest.mark.parametrize("head", ["clip", "siglip2"])

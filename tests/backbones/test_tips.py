@@ -22,8 +22,8 @@ from cliploc.backbones import create
 from cliploc.backbones.tips import Tips
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.saliency import fitting
-from tests.backbones.plain_blocks import PlainBlock
-from tests.backbones.seam import SENTENCES, TransformerContract, perturb, pictures
+from tests.backbones.plain_blocks import PlainBlock, PlainTowerContract
+from tests.backbones.seam import SENTENCES, perturb, pictures
 from tests.commands import cliploc_
 from tests.saliency.vits import ours
 from tests.tolerances import assert_rounded
@@ -104,7 +104,7 @@ def saved(folder: Path, model: Plain, **changes: Tensor | None) -> str:
     return str(folder)
 
 
-class TestTower(TransformerContract):
+class TestTower(PlainTowerContract):
     """What every ViT holds."""
 
     @pytest.fixture(scope="class")
@@ -119,22 +119,6 @@ class TestTower(TransformerContract):
         backbone.loaded_from(None, "")  # of its values, which the tests change
         backbone.input_hw = (GRID * PATCH, GRID * PATCH)
         return backbone
-
-    def resized(self, model: Plain, height: int, width: int) -> Plain:
-        return model  # it takes any size
-
-    def blocks(self, model: Plain) -> Any:
-        return model.visual["blocks"]
-
-    def their_block(self, model: Plain, entering: Tensor) -> Tensor:
-        return model.visual["blocks"][-1](entering)
-
-    @torch.no_grad()
-    def their_attention(
-        self, model: Plain, index: int, entering: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        block = model.visual["blocks"][index]
-        return block.attn.parts(block.norm1(entering))[0], block.branch(entering)
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -20,7 +20,7 @@ from cliploc.cli.options import (
     use_threads,
 )
 from cliploc.cli.output import DONE, say_next
-from cliploc.config import MIN_SCORE, RECIPES, Options, choice
+from cliploc.config import MIN_SCORE, RECIPES, WAITING, Options, choice
 from cliploc.errors import UsageError
 
 
@@ -42,7 +42,9 @@ class ServerFlags(WithThreads):
 class ServeFlags(ModelFlags, ServerFlags):
     """What `serve` has besides options of `Localizer`."""
 
-    queue: int = flag("Number of searches that may wait; more are refused.", 256, within=(1, 10_000), group="serving")
+    queue: int = flag(
+        "Number of searches that may wait; more are refused.", WAITING, within=(1, 10_000), group="serving"
+    )
 
     model: list[str] | None = flag(
         "Models to choose from; repeatable, the first is selected.", None, none="mini, mini-vit", group="model"

@@ -41,8 +41,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: those of a part
 LEAST = 0.02  # boxes whose maps score less are not kept
-FEWEST_EACH = 1000  # pictures for a process, which starts for about three seconds
-MOST_PROCESSES = 4  # each takes 300 MB
+FEWEST_EACH = 1000  # pictures for a process, which takes seconds to start
+MOST_PROCESSES = 4  # each has a torch of its own
 
 
 @dataclass(frozen=True)

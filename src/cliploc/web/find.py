@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._imports import install, not_installed
-from cliploc.config import POLICIES
+from cliploc.config import POLICIES, WAITING
 from cliploc.demo import demo_photos
 from cliploc.memory import Kept
 from cliploc.prompts import TEMPLATE_SETS
@@ -41,7 +41,7 @@ def application(
     folder: Path,
     *,
     auth: tuple[str, str] | None = None,
-    queue: int = 256,
+    queue: int = WAITING,
     max_bytes: int = 20_000_000,
     hosts: Hosts | None = None,
     rate: float = RATE,
