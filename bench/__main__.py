@@ -49,7 +49,7 @@ PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the mo
     ("Segmentation", "segmentation", ["--model", "mini", "--dataset", "coco_object", "--rounds", "1",
                                       "--steps", "affinity", "lposs", "guided", "pamr", "lposs_plus"]),
     ("Threads that wait", "waiting", ["--pictures", "3", "--rounds", "2"]),
-    ("Where the time goes", "roofline", ["--rounds", "3"]),
+    ("Where the time goes", "roofline", ["--towers", "mini", "--rounds", "3"]),
     ("Engines", "engines", ["--rounds", "7"]),
     ("Peak memory, 10 names", "memory", [*PEAK, "--names", "10", "--keep", "boxes"]),
     ("Peak memory, 1,000 names", "memory", [*PEAK, "--names", "1000", "--keep", "boxes"]),

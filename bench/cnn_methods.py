@@ -4,9 +4,11 @@
     python -m bench.cnn_methods --only grad_cam --out bench/results     these rows anew, the others as they were
 
 One CLIP RN50 with random weights at 224, shared by all; CPU; the peers in float32, ours in float32 and with masked
-pictures in bfloat16. Both sides start from normalised pictures and embedded prompts and end with maps on the grid.
-Before anything is timed, the maps must agree: correlation 0.9999 in float32, 0.995 in bfloat16. Seconds are those of
-the processor, which other programs on the machine disturb less; the clock's ratio stands beside theirs.
+pictures in bfloat16. Score-CAM also on ViT-B/16 (random weights) and `mini-vit`, our tower on both sides; channels are
+the patch tokens that enter the last block. Both sides start from normalised pictures and embedded prompts and end with
+maps on the grid. Before anything is timed, the maps must agree: correlation 0.9999 in float32, 0.995 in bfloat16.
+Seconds are those of the processor, which other programs on the machine disturb less; the clock's ratio stands beside
+theirs.
 
 Score-CAM costs one forward a channel on either side. So that a round takes seconds and not minutes, both sides are
 shown the first --channels of RN50's 2,048 channels; a row beside has twice as many. The `budget` row is ours with all
@@ -46,12 +48,16 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import in_turns
 from bench.vit_methods import PHOTOS, THINGS, machine, shown
+from cliploc import backbones
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
+from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.method import Context
 from cliploc.saliency import methods
+from cliploc.tower import Backbone, Needs
 
 INSTALL = "make setup, or: pip install torchcam grad-cam; pip install --no-deps captum"
 SMALL = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64, "patch_size": None}
+SMALL_VIT = {"layers": 3, "width": 64, "head_width": 32, "image_size": 64, "patch_size": 16}
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 AGREE = {"fp32": 0.9999, "bf16": 0.995}
 BUDGET = 128
@@ -84,6 +90,19 @@ class Classifier(nn.Module):
         return self.scale * F.normalize(v.attnpool(x), dim=-1) @ self.text.T
 
 
+class Tower(nn.Module):
+    """The same by one of our towers, whose features, or the first few of them, peers may watch without gradients."""
+
+    def __init__(self, backbone: Backbone, channels: int) -> None:
+        super().__init__()
+        self.backbone, self.channels, self.tap, self.text = backbone, channels, nn.Identity(), torch.empty(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        trace = self.backbone.trace(images, Needs(features=(-1,)))
+        self.tap(trace.features[-1][:, : self.channels])
+        return self.backbone.logit_scale * trace.embedding @ self.text.T
+
+
 class Scene:
     """One random tower, seen by us and by the peers, with photographs and prompts."""
 
@@ -101,11 +120,14 @@ class Scene:
         tokenizer = open_clip.get_tokenizer("RN50")
         self.fp32 = OpenClipResNet(self.model, tokenizer, "RN50")
         self.bf16 = self.fp32.in_precision(torch.bfloat16)
-        self.side = vision["image_size"]
+        self.show(vision["image_size"])
+
+    def show(self, side: int) -> None:
+        """Makes the pictures and the prompts."""
         pictures = []
         for name in PHOTOS:
             with Image.open(str(files("cliploc") / "demo_photos" / f"{name}.jpg")) as photo:
-                pixels = np.array(photo.convert("RGB").resize((self.side, self.side)))
+                pixels = np.array(photo.convert("RGB").resize((side, side)))
             pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
         self.images = self.fp32.normalize(torch.stack(pictures))  # [8, 3, H, W]
         # Prompts beside what the photographs are to this tower: far from it, a map may be flat, and shows nothing.
@@ -114,7 +136,7 @@ class Scene:
             seen = self.fp32.encode_image(self.images).mean(dim=0)  # [D]
         self.text = F.normalize(seen + 0.5 * F.normalize(noise, dim=-1), dim=-1)  # [10, D]
 
-    def classifier(self, channels: int | None = None) -> Classifier:
+    def classifier(self, channels: int | None = None) -> Any:
         made = Classifier(copy.deepcopy(self.model.visual), channels)
         made.scale = self.fp32.logit_scale
         return made.eval()
@@ -185,6 +207,28 @@ class Scene:
         return call
 
 
+class VitScene(Scene):
+    """The same with a ViT of ours."""
+
+    def __init__(self, backbone: Backbone, side: int) -> None:
+        self.fp32, self.bf16 = backbone, backbone
+        self.show(side)
+
+    def classifier(self, channels: int | None = None) -> Any:
+        assert channels is not None
+        return Tower(self.fp32, channels).eval()
+
+
+def vits(quick: bool) -> list[VitScene]:
+    """ViT-B/16 with random weights, or a small one, and `mini-vit`."""
+    torch.manual_seed(0)
+    config = open_clip.get_model_config("ViT-B-16")
+    vision, text = (SMALL_VIT, SMALL_TEXT) if quick else (config["vision_cfg"], config["text_cfg"])
+    model = open_clip.CLIP(config["embed_dim"], vision, text).eval().requires_grad_(False)
+    made = VitScene(OpenClipVit(model, open_clip.get_tokenizer("ViT-B-16"), "ViT-B-16"), vision["image_size"])
+    return [made] if quick else [made, VitScene(backbones.create("mini-vit"), 224)]
+
+
 def agreement(ours: Tensor, theirs: Tensor) -> float:
     """The least correlation of two maps, ours resized to theirs; NaN where all are flat, which shows nothing."""
     if ours.shape != theirs.shape:
@@ -200,10 +244,22 @@ def agreement(ours: Tensor, theirs: Tensor) -> float:
 Row = tuple[
     str, str, Call, str, Callable[[], Call], float
 ]  # method, precision, ours, package, the peer, channels' share
+Rows = list[tuple[Row, Tensor, tuple[tuple[int, int], ...]]]  # with the pictures, and numbers of (images, prompts)
 
 
-def rows(scene: Scene, channels: int, quick: bool) -> list[tuple[Row, tuple[tuple[int, int], ...]]]:
-    """What is measured, and for which numbers of (images, prompts)."""
+def vit_rows(channels: int, quick: bool) -> Rows:
+    """Score-CAM on ViTs."""
+    found: Rows = []
+    for scene in vits(quick):
+        ours = scene.ours("score_cam", "fp32", channels, temperature=1 / scene.fp32.logit_scale)
+        theirs = functools.partial(scene.torchcam, "ScoreCAM", channels, batch_size=BATCH)
+        row = (f"score_cam on {scene.fp32.name}", "fp32", ours, "torchcam", theirs, 1.0)
+        found.append((row, scene.images, ((1, 1), (1, 10))))
+    return found
+
+
+def rows(scene: Scene, channels: int, quick: bool) -> Rows:
+    """What is measured of a CNN."""
     cam = {"temperature": 1 / scene.fp32.logit_scale}  # the peers' scores are the model's logits
     every = len(scene.fp32.stages[-1][-1].conv3.weight)  # channels
     once, grid = ((1, 1),), ((1, 1), (1, 10), (8, 1), (8, 10))
@@ -231,7 +287,7 @@ def rows(scene: Scene, channels: int, quick: bool) -> list[tuple[Row, tuple[tupl
         found.append((("grad_cam, a call a prompt", "fp32", gradient, "torchcam", alone, 1.0), grid[1::2]))
     found.append((("grad_cam", "fp32", gradient, "grad-cam", lambda: scene.grad_cam("GradCAM"), 1.0), grid))
     found.append((("grad_cam", "fp32", gradient, "captum", scene.captum, 1.0), grid))
-    return found
+    return [(row, scene.images, sizes) for row, sizes in found]
 
 
 def measure(
@@ -339,13 +395,13 @@ def main(
     exact = functools.cache(lambda count, prompts: whole(scene.images[:count], prompts))
     cells = kept(out, about, channels) if only else {}
     print(HEADER)
-    for row, sizes in rows(scene, channels, quick):
+    for row, pictures, sizes in [*rows(scene, channels, quick), *vit_rows(channels, quick)]:
         if not row[0].startswith(only):
             continue
         for images, prompts in sizes[:2] if quick else sizes:
             try:
                 truth = (lambda seen, count: exact(len(seen), count)) if "budget" in row[0] else None
-                measured = measure(row, scene.images[:images], prompts, 1 if quick else rounds, 60.0, truth)
+                measured = measure(row, pictures[:images], prompts, 1 if quick else rounds, 60.0, truth)
             except ModuleNotFoundError as error:
                 print(f"{row[0]}: {row[3]} is left out, {error.name} is not installed: {INSTALL}", file=sys.stderr)
                 break

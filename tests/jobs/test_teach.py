@@ -139,6 +139,17 @@ def test_the_gate_is_shut_for_rare_names_and_where_pictures_do_not_agree(
     assert not (shut.out / "learnt.safetensors").exists()
 
 
+def test_the_gate_does_not_depend_on_which_pictures_are_reviewed(job: Job) -> None:
+    agreements = []
+    for names in ([], list(job.things)[-4:], list(job.things)[:9]):
+        if names:
+            job.correct(names)
+        job.run()
+        [facts] = json.loads((job.out / "taught.jsonl").read_text().splitlines()[0])["names"].values()
+        agreements.append(facts["agreement"])
+    assert agreements == [pytest.approx(agreements[0], rel=1e-5)] * 3
+
+
 def test_corrections_teach_and_no_reviewed_picture_changes(tmp_path: Path) -> None:
     job = Job(tmp_path, 12)  # too few to teach themselves
     job.run()

@@ -38,11 +38,11 @@ from cliploc.teaching.lesson import Lesson, pooled
 from cliploc.teaching.sides import common, moved, offsets
 from cliploc.values import FloatArray
 
-VERSION = 3  # of what is taught and drawn
+VERSION = 4  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
 COMMON = 0.5  # share of the pictures that show it, at least
-AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
+AGREE = 0.82  # how far two halves of its pictures must teach the same; see `stability`
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
 FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
 FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
@@ -335,9 +335,13 @@ class School:
         return len(self.reviewed) >= FEWEST_REVIEWED and boxes >= FEWEST_REVIEWED
 
     def _sample(self) -> list[str]:
-        """The pictures that teach: reviewed ones first, then others in an order that has nothing to do with them."""
+        """The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them.
+
+        What is drawn from them at random then stays the same, too, and the gate does not open by chance.
+        """
         ordered = sorted(self.pictures, key=lambda one: hashlib.blake2b(one.encode(), digest_size=8).digest())
-        return sorted(ordered, key=lambda one: one not in self.reviewed)[:MOST_TAUGHT]
+        kept = {*sorted(ordered, key=lambda one: one not in self.reviewed)[:MOST_TAUGHT]}
+        return [one for one in ordered if one in kept]
 
     # --------------------------------------------------------------------------------------------------------- drawn
     def rows(self, known: Directions | None, before: Mapping[str, Row]) -> Iterator[Row]:
