@@ -124,14 +124,14 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
     return [*done, shorten(" ".join(words), font, width)] if words else done
 
 
-def line_width(size_wh: tuple[int, int]) -> int:
-    """The width of a box's bright line on a picture of this size."""
-    return max(2, round(0.006 * math.sqrt(size_wh[0] * size_wh[1])))
+def line_width(size_wh: tuple[int, int], dense: float = 1.0) -> int:
+    """The width of a box's bright line on a picture of this size, of which so many pixels are one of the page."""
+    return max(round(2 * dense), round(0.006 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
-def text_size(size_wh: tuple[int, int]) -> int:
-    """The font size of labels on a picture of this size."""
-    return max(13, round(0.036 * math.sqrt(size_wh[0] * size_wh[1])))
+def text_size(size_wh: tuple[int, int], dense: float = 1.0) -> int:
+    """The font size of labels, in the same way."""
+    return max(round(13 * dense), round(0.036 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:

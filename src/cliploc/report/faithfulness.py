@@ -204,7 +204,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     return made
 
 
-SIDE_OF_ONE = 300  # longer side in pixels of a picture with its map
+SIDE_OF_ONE = 600  # longer side in pixels of a picture with its map: two for one of the page, where screens are dense
 
 
 # A map `[H, W]` in 0–1 over the whole picture, and the level of heat above which its region is marked.
