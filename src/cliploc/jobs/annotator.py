@@ -101,7 +101,8 @@ class AnnotateWorker:
         ending = ": correct three pictures, and the others get boxes" if self._teach else ""
         self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
         # Who read the labels has warned of commas.
-        said = self.localizer.readings([entry for entry in labels.entries if "," not in entry])
+        whole = [entry for entry in labels.entries if "," not in entry]
+        said = self.localizer.readings(whole) if whole else ()
         self.notes = (*(f"gets no boxes{ending}: {reason}" for reason in unknown.values()), *said)
 
     def describe(self) -> dict[str, Any]:
