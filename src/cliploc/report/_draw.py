@@ -97,6 +97,11 @@ def font_for(text: str, size: int) -> Font:
     return _wide_font(size)
 
 
+def caption_font(text: str, size: int) -> Font:
+    """The same for captions: one font for all, as most sheets have some with × or τ, which Pillow's own font lacks."""
+    return font_for(f"{text}τ", size)
+
+
 def shorten(text: str, font: Font, width: float, keep: str = "") -> str:
     """`text + keep` if it fits the width, else its first letters, "…" and `keep`; "" if not one letter fits."""
     if font.getlength(text + keep) <= width:

@@ -60,7 +60,8 @@ def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) 
     width, height = result.image.size
     file = file_name(result)
     found, asked = int(result.found.sum()), len(result.names)
-    left_out = [] if len(chosen) == asked else [f"{len(chosen)} of {found} names found are shown, of {asked} asked for"]
+    some = f"{len(chosen)} of {found} names found are shown, of {asked} asked for"
+    left_out = [] if len(chosen) == asked else [some if found else f"none of {asked} names found"]
     cells = [Panel(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
@@ -383,7 +384,7 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
     sheet = Image.new("RGB", (GAP + columns * (cell_w + GAP), GAP + rows * (cell_h + GAP) + below), PAPER)
     draw = ImageDraw.Draw(sheet)
     if run:
-        font = _draw.font_for(_draw.clean(run), LINE_SIZE)
+        font = _draw.caption_font(_draw.clean(run), LINE_SIZE)
         words = _draw.shorten(_draw.clean(run), font, sheet.width - 2 * GAP)
         draw.text((GAP, sheet.height - GAP - LINE_HEIGHT), words, fill=INK, font=font)
     for number, cell in enumerate(cells):
@@ -395,7 +396,7 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
             draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=INK)
             left += TITLE_SIZE + 4
         title, line = _draw.clean(cell.title), _draw.clean(cell.line)
-        title_font, line_font = _draw.font_for(title, TITLE_SIZE), _draw.font_for(line, LINE_SIZE)
+        title_font, line_font = _draw.caption_font(title, TITLE_SIZE), _draw.caption_font(line, LINE_SIZE)
         draw.text((left, top), _draw.shorten(title, title_font, cell_w + x - left), fill=INK, font=title_font)
         for row, words in enumerate(_draw.wrap(line, line_font, cell_w, 2)):
             draw.text((x, top + TITLE_SIZE + 8 + row * LINE_HEIGHT), words, fill=(80, 80, 80), font=line_font)
