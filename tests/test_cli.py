@@ -178,6 +178,17 @@ def test_version_and_help():
     assert "--min-presence" in cliploc_("localize", "--help").out
 
 
+def test_usage_is_as_manuals_write_it():
+    lines = {name: cliploc_(name, "--help").out.splitlines()[0] for name in ("localize", "annotate", "datasets")}
+    assert lines == {
+        "localize": "Usage: cliploc localize [OPTIONS] PICTURE...",
+        "annotate": "Usage: cliploc annotate [OPTIONS] FOLDER",
+        "datasets": "Usage: cliploc datasets [OPTIONS] [NAME] [SET]",
+    }
+    of_all = "".join(cliploc_(name, "--help").out for name in NAMES)
+    assert not re.findall(r"<(?:str|int|float)>|\d{6,}", of_all), "no type of Python, and no limit that nobody meets"
+
+
 def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
     assert "localize" in refused("lokalize")
     assert "--prompt" in refused("localize", CAT, "--prmpt", "cat")

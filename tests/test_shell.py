@@ -73,6 +73,8 @@ def test_help_lists_every_page_and_shows_each() -> None:
     listed = cliploc_("help").out
     pages = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "index")
     assert sorted(re.findall(r"^  ([\w-]+) {2,}\S", listed, re.MULTILINE)) == pages
+    assert max(map(len, listed.splitlines())) <= 80
+    assert "\nLook it up\n  cli " in listed, "not where the first link to one of its sections stands"
     for page in pages:
         beginning, whole = cliploc_("help", page).out, cliploc_("help", page, "--all").out
         title = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8").partition("\n")[0]

@@ -38,7 +38,8 @@ def test_all_about_one_holds_its_layout(name):
 def test_a_good_folder_is_0_and_json_says_what_lines_say(name, tmp_path):
     root = folders.make(name, tmp_path)
     result, document = cliploc_("datasets", name, "--root", root), cliploc_("datasets", name, "--root", root, "--json")
-    assert (result.code, document.code, result.err) == (0, 0, "")
+    following = f"next: cliploc benchmark --dataset {name} --root {root} --out results\n"
+    assert (result.code, document.code, result.err, document.err) == (0, 0, following, "")
     facts = json.loads(document.out)
     dataset = open_dataset(name, root)
     assert facts["samples"] == len(dataset)

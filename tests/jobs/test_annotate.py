@@ -127,10 +127,23 @@ def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
         CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: write one name per line"
     ):
         assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
+    (tmp_path / "labels.txt").write_text("a dog, a wolf\n")  # no other name whose reading could be asked for
     arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0, "--recipe", "fast")
     result = cliploc_("annotate", folder / "cat.png", *arguments)
     assert result.code == 0, result.err
     assert result.err.count("is taken as one name") == 1
+
+
+def test_labels_that_differ_in_capitals_are_said_to_be_two():
+    with pytest.warns(CliplocWarning, match=r"^'dog' and 'Dog' differ in capitals only, and are two labels"):
+        assert labels_of(["dog", "cat", "Dog"]).names == ("dog", "cat", "Dog")
+
+
+def test_where_no_picture_can_be_read_nothing_is_said_of_boxes(folder, tmp_path):
+    said = cliploc_("annotate", folder / "broken.jpg", "-p", "cat", "--out", tmp_path / "out", "--recipe", "fast")
+    assert said.code == 2
+    assert "1 failed" in said.err
+    assert "no boxes" not in said.err
 
 
 def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):

@@ -176,12 +176,13 @@ def test_each_result_has_a_row_headed_by_what_ran(build: Build, tmp_path: Path) 
 def test_true_and_found_boxes_are_in_the_first_picture(page: str) -> None:
     source = Reader(page).all("img")[0]["src"] or ""
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB")).astype(int)
-    assert picture.shape == (200, 320, 3)  # the photograph is 640×400
+    assert picture.shape == (400, 640, 3)  # twice what the page shows, for dense screens: the photograph has as many
     light = picture.mean(-1) > 110  # the name's colour, on a dark photograph; a JPEG blurs thin lines
-    found, true = light[53:147, 81], light[48:157, 76]
+    found, true = light[106:294, 162], light[96:314, 152]
     assert found.mean() > 0.9, "solid"
     assert 0.3 < true.mean() < 0.8, "dotted"
-    assert not light[100, 102:218].any()
+    assert not light[200, 204:436].any()
+    assert light[60:98, 164].sum() > 30, "the label's plate, whose text is twice as large, too"
 
 
 def test_ten_photos_of_three_names_stay_below_four_megabytes(build: Build, tmp_path: Path) -> None:

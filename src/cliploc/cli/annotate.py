@@ -82,14 +82,14 @@ class AnnotateFlags(EngineFlags, WithJson):
         "Prefix of picture paths in Label Studio's file.",
         None,
         metavar="TEXT",
-        none="as before; /data/local-files/?d=FOLDER/",
+        none="/data/local-files/?d=FOLDER/, or that of the run",
         group="output",
     )
     every: str | None = rare(
         "Also use frames of videos: each 30th, one in two seconds, or the first of each scene.",
         None,
         metavar="30|2s|scene",
-        none="as before; none",
+        none="none, or those of the run",
     )
     teach: str | None = flag(
         "Learn from the folder itself, and from corrections: `cliploc help teaching`.",

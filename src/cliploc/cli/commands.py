@@ -16,7 +16,7 @@ LISTED = {
     "Find": {
         "localize": "Find named things in pictures.",
         "segment": "Give each pixel of a picture one of your names.",
-        "compare": "Compare methods on pictures, with one sheet per picture.",
+        "compare": "Compare methods, with one sheet per picture.",
         "explain": "Measure whether the maps of one picture are faithful.",
         "classify": "Rank names by how well they fit a whole picture.",
         "demo": "Try cliploc on the pictures that it includes.",
@@ -76,6 +76,15 @@ SECTIONS = list(dict.fromkeys(section(group, usual=usual) for usual in (True, Fa
 
 class SectionedCommand(TyperCommand):
     """A command whose help lists its parameters in sections, those of most users first."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """As manuals write arguments: `PICTURE...`, where typer has `{PICTURE}`."""
+        pieces = ["[OPTIONS]"]
+        for one in self.get_params(ctx):
+            if one.param_type_name == "argument":
+                name = one.make_metavar(ctx)
+                pieces.append((name if one.required else f"[{name}]") + ("..." if one.nargs == -1 else ""))
+        return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
         shown = sorted(self.get_params(ctx), key=_place)

@@ -51,7 +51,7 @@ class CompareFlags(ImagePhotoFlags, MethodFlags, ModelFlags):
 
 @command(leave_out=OWN)
 def compare(asked: CompareFlags, options: Options) -> int:
-    """Compare methods on pictures, with one sheet per picture.
+    """Compare methods, with one sheet per picture.
 
     A sheet has one row per method and one column per name. Each method runs as published,
     without refinement unless you give --refine.

@@ -64,6 +64,7 @@ def datasets(asked: DatasetsFlags) -> int:
         return DONE
     if not name:
         raise UsageError(f"expected the name of the dataset in {root}, got none: cliploc datasets NAME --root {root}")
+    split = () if asked.split is None else ("--split", asked.split)
     if of_labels:
         if asked.subset is not None or asked.classes is not None:
             raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
@@ -73,6 +74,7 @@ def datasets(asked: DatasetsFlags) -> int:
             print_document(_labelled_document(pictures))
         else:
             terminal.data(grid(_about_labelled(pictures)))
+        _say_benchmark(terminal, name, root, *split, "--task", "segmentation", quiet=asked.as_json)
         return SOME_FAILED if pictures.problems else DONE
     with terminal.progress(f"reading {name}"):
         dataset = open_dataset(name, root, asked.split, **asked.chosen())
@@ -80,6 +82,7 @@ def datasets(asked: DatasetsFlags) -> int:
         print_document(_dataset_document(dataset))
     else:
         terminal.data(grid(_about_dataset(dataset, subsets.get(asked.subset).reasons if asked.subset else {})))
+    _say_benchmark(terminal, name, root, *split, quiet=asked.as_json)
     for problem in dataset.problems:
         if problem.kind not in BY_DESIGN:
             return SOME_FAILED
@@ -109,8 +112,13 @@ def _make(terminal: Terminal, asked: DatasetsFlags) -> int:
     differ = any(others.values())
     terminal.data(f"{built.pictures:,} pictures in {asked.out}" + ("" if differ else ", all as measured"))
     if dataset := SETS[asked.made].dataset:
-        say_next(terminal, ("cliploc", "benchmark", "--dataset", dataset, "--root", asked.out, "--out", "results"))
+        _say_benchmark(terminal, dataset, asked.out)
     return SOME_FAILED if built.other_truth else DONE
+
+
+def _say_benchmark(terminal: Terminal, name: str, root: Path, *more: str, quiet: bool = False) -> None:
+    words = ("cliploc", "benchmark", "--dataset", name, "--root", root, *more, "--out", "results")
+    say_next(terminal, words, quiet=quiet)
 
 
 def _about_reader(terminal: Terminal, one: Reader | LabelledReader) -> None:

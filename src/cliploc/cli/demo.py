@@ -49,10 +49,9 @@ def demo(asked: DemoFlags, options: Options) -> int:
     ious, absent = result.ious, result.absent
     alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in result.rows)
     lines = [
-        f"{_found(ious)}, invented {alarms} of {len(absent)}; mean IoU {sum(ious) / len(ious):.2f}; "
-        f"{unsure} of {len(result.rows)} names are unsure",
+        f"{_found(ious)}, invented {alarms} of {len(absent)}; mean IoU {sum(ious) / len(ious):.2f}; {unsure} unsure",
         *(
-            [f"for comparison on the page: {beside.backbone.name}, {beside.method.title}: {_found(result.beside)}"]
+            [f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_found(result.beside)}"]
             if beside
             else []
         ),

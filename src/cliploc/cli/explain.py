@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._files import Inputs, alone_in
-from cliploc._terminal import Terminal, grid
+from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     MethodFlags,
     WithJson,
@@ -126,7 +126,9 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
             for one in documents
             for spec, numbers in one["methods"].items()
         ]
-        terminal.data(grid([title_row("name", "method", *SHOWN.values()), *rows]))
+        short = [title.replace(" region", "").replace("region ", "") for title in SHOWN.values()]
+        wide, narrow = ([title_row("name", "method", *titles), *rows] for titles in (SHOWN.values(), short))
+        terminal.listing(wide, narrow)
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
     say_next(terminal, f"open {folder / PAGE}", quiet=asked.as_json)
     return DONE

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 EVALUATED = ("localization", "segmentation", "faithfulness")  # what `evaluate` measures
 TASKS = (*EVALUATED, "presence", "labelling")  # what `benchmark` measures
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
+MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
 MOST_SEED = 2**32 - 1  # as numpy takes it
 Command = Callable[..., int]
 
@@ -126,7 +127,7 @@ def _text_flag(of: Field[Any], default: Any, without: str | None, *, hidden: boo
     if not on_off:
         default = None if one.repeat or default in (None, ()) else one.text(default)
     none = without or one.none
-    words = f"{one.help} [default: {none}]" if none and default is None else one.help
+    words = f"{one.help}  [default: {none}]" if none and default is None else one.help
     info = typer.Option(
         *flags_of(of.name),
         metavar=one.metavar or None,
@@ -142,11 +143,13 @@ def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
     one = option_of(of)
     info: dict[str, Any] = {
         "metavar": one.metavar or None,
-        "help": f"{one.help} [default: {one.none}]" if one.none else one.help,
+        "help": f"{one.help}  [default: {one.none}]" if one.none else one.help,
         "rich_help_panel": section(one.group, usual=one.usual),
     }
     if one.within is not None:
-        info |= {"metavar": f"{one.within[0]}-{one.within[1]}", "callback": _in_range(*one.within)}
+        least, most = one.within
+        told = f"{least}-{most}" if most <= MOST_TOLD else "N"
+        info |= {"metavar": told, "callback": _in_range(least, most)}
     made = typer.Argument(**info) if one.positional else typer.Option(*_names(of), **info)
     default = inspect.Parameter.empty if of.default is MISSING else of.default
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
@@ -281,7 +284,9 @@ class FilePhotoFlags(PhotoFlags):
 class ModelFlags(Flags):
     """Of commands that take several models."""
 
-    model: list[str] | None = flag("A name of `cliploc models`; repeatable.", None, none="mini", group="model")
+    model: list[str] | None = flag(
+        "A name of `cliploc models`; repeatable.", None, metavar="NAME", none="mini", group="model"
+    )
     pretrained: list[str] | None = flag(
         "Weights: once for all models, or once per model; own: the model's own.",
         None,

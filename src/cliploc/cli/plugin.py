@@ -26,7 +26,7 @@ FILES = {  # below the package's folder → template
 class PluginFlags(WithDebug):
     """What `plugin` has."""
 
-    action: str = flag("new.", metavar="new", positional=True)
+    action: str = flag("The word new.", metavar="new", positional=True)
     name: str = flag("Name of the package, such as my-cam.", metavar="NAME", positional=True)
     out: Path | None = flag("Folder to write.", None, metavar="DIR", none="NAME, here", group="output")
 

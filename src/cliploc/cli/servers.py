@@ -47,7 +47,11 @@ class ServeFlags(ModelFlags, ServerFlags):
     )
 
     model: list[str] | None = flag(
-        "Models to choose from; repeatable, the first is selected.", None, none="mini, mini-vit", group="model"
+        "Models to choose from; repeatable, the first is selected.",
+        None,
+        metavar="NAME",
+        none="mini, mini-vit",
+        group="model",
     )
     head: list[str] | None = flag(
         "Trained layers from `cliploc train` for one of the models; repeatable.", None, metavar="FILE", group="model"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MORE = "More"  # pages that the index does not name
-LINK = re.compile(r"\]\(([\w-]+)\.md[)#]")
+LINK = re.compile(r"\]\(([\w-]+)\.md\)")  # to a page as a whole: one to a section does not tell its kind
 HIDDEN = re.compile(r"^(<!--.*?-->|!\[[^\]]*\]\([^)]*\))\n+", re.MULTILINE | re.DOTALL)  # comments and pictures
 
 

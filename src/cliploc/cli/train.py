@@ -33,8 +33,8 @@ class SettingFlags(Flags):
     )
     epochs: int | None = flag("Maximum number of epochs.", None, within=EPOCHS, none=OWN, group="training")
     optimizer: str | None = flag("Optimizer.", None, metavar="adamw|sgd", none=OWN, group="training")
-    lr: float | None = flag("Learning rate.", None, none=OWN, group="training")
-    weight_decay: float | None = rare("Weight decay.", None, none=OWN, group="training")
+    lr: float | None = flag("Learning rate.", None, metavar="N", none=OWN, group="training")
+    weight_decay: float | None = rare("Weight decay.", None, metavar="N", none=OWN, group="training")
     schedule: str = rare(
         "Learning rate schedule: to zero, or to a tenth every --step-epochs.",
         "cosine",

@@ -142,7 +142,7 @@ class AnnotateResult:
             lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
         if self.corrected:
             lines += self._of_scores()
-        if not boxes:
+        if not boxes and len(self.failed) < self.pictures:
             lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
         return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
 

@@ -98,11 +98,12 @@ class AnnotateWorker:
         if len(unknown) == len(self.names) and not self._teach:
             raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
         self._known = np.array([name not in unknown for name in self.names])  # [P]
-        ending = ": correct three pictures, and the others get boxes" if self._teach else ""
+        ending = " until it is drawn in three pictures" if self._teach else ""
         self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
         # Who read the labels has warned of commas.
-        said = self.localizer.readings([entry for entry in labels.entries if "," not in entry])
-        self.notes = (*(f"gets no boxes{ending}: {reason}" for reason in unknown.values()), *said)
+        whole = [entry for entry in labels.entries if "," not in entry]
+        said = self.localizer.readings(whole) if whole else ()
+        self.notes = (*(f"{reason}; {name!r} gets no boxes{ending}" for name, reason in unknown.items()), *said)
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""

@@ -2,13 +2,14 @@
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cliploc import prompts
 from cliploc.config import parse_share
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocWarning, UsageError
 from cliploc.jobs.picture_files import NO_XML
 
 BACKGROUND = "background:"
@@ -56,9 +57,19 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     if not entries:
         raise UsageError(f"{where}expected names to find, got none: write one per line")
     try:
-        prompts.parse(entries)
+        _warn_of_capitals(prompts.parse(entries).names, where)
         if background:
             prompts.parse(background, contrasts=False)
     except UsageError as error:
         raise UsageError(f"{where}{error}") from None
     return Labels(tuple(entries), tuple(thresholds), tuple(background))
+
+
+def _warn_of_capitals(names: Sequence[str], where: str) -> None:
+    """Models read no capitals, so the boxes of such labels lie on each other."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(name.casefold(), name)) != name:
+            said = f"{where}{other!r} and {name!r} differ in capitals only, and are two labels: leave one out"
+            warnings.warn(said, CliplocWarning, stacklevel=3)
+            return

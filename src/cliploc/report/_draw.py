@@ -97,6 +97,11 @@ def font_for(text: str, size: int) -> Font:
     return _wide_font(size)
 
 
+def caption_font(text: str, size: int) -> Font:
+    """The same for captions: one font for all, as most sheets have some with × or τ, which Pillow's own font lacks."""
+    return font_for(f"{text}τ", size)
+
+
 def shorten(text: str, font: Font, width: float, keep: str = "") -> str:
     """`text + keep` if it fits the width, else its first letters, "…" and `keep`; "" if not one letter fits."""
     if font.getlength(text + keep) <= width:
@@ -124,14 +129,14 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
     return [*done, shorten(" ".join(words), font, width)] if words else done
 
 
-def line_width(size_wh: tuple[int, int]) -> int:
-    """The width of a box's bright line on a picture of this size."""
-    return max(2, round(0.006 * math.sqrt(size_wh[0] * size_wh[1])))
+def line_width(size_wh: tuple[int, int], dense: float = 1.0) -> int:
+    """The width of a box's bright line on a picture of this size, of which so many pixels are one of the page."""
+    return max(round(2 * dense), round(0.006 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
-def text_size(size_wh: tuple[int, int]) -> int:
-    """The font size of labels on a picture of this size."""
-    return max(13, round(0.036 * math.sqrt(size_wh[0] * size_wh[1])))
+def text_size(size_wh: tuple[int, int], dense: float = 1.0) -> int:
+    """The font size of labels, in the same way."""
+    return max(round(13 * dense), round(0.036 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:

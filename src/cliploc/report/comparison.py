@@ -271,7 +271,7 @@ class _Text:
 
     def __init__(self, text: str, size: int, width: int, colour: Colour = INK) -> None:
         text = _draw.clean(text)
-        self._font, self._colour, self._line_height = _draw.font_for(text, size), colour, round(1.3 * size)
+        self._font, self._colour, self._line_height = _draw.caption_font(text, size), colour, round(1.3 * size)
         self._lines = _broken(text, self._font, width)
         self.height = len(self._lines) * self._line_height + size // 3
 

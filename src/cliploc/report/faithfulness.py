@@ -204,7 +204,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     return made
 
 
-SIDE_OF_ONE = 300  # longer side in pixels of a picture with its map
+SIDE_OF_ONE, DENSE = 600, 2  # longer side in pixels of a picture with its map, and how many are one of the page
 
 
 # A map `[H, W]` in 0–1 over the whole picture, and the level of heat above which its region is marked.
@@ -232,7 +232,7 @@ def explanation_page(
             heat = np.nan_to_num(heat).clip(0, 1)
             drawn = small.copy()
             paint_map(drawn, (heat * 255).round().astype(np.uint8))
-            outline(drawn, heat, level, LINE_COLOUR)
+            outline(drawn, heat, level, LINE_COLOUR, DENSE)
             figures.append((titles[method], embedded(drawn, f"{name} by {titles[method]}", quality=85)))
         of_all = [curve for _, found in methods for curve in found["curves"].values()]
         scores = [value for curve in of_all for value in curve if value is not None]

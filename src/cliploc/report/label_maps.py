@@ -120,7 +120,7 @@ def _with_legend(
     for value in order:
         keep = f" {100 * counts[value] / total:.1f} %"
         name = _draw.clean(names[value])
-        font = _draw.font_for(name + keep, SIZE)
+        font = _draw.caption_font(name + keep, SIZE)
         words = _draw.shorten(name, font, width - 2 * GAP - LINE, keep)
         wide = LINE + round(font.getlength(words)) + 2 * GAP
         if x > GAP and x + wide - GAP > width:
@@ -132,7 +132,7 @@ def _with_legend(
     remarks += [run] if run else []
     lines: list[str] = []
     for text in map(_draw.clean, remarks):
-        lines += _draw.wrap(text, _draw.font_for(text, SIZE - 2), width - 2 * GAP, 3)
+        lines += _draw.wrap(text, _draw.caption_font(text, SIZE - 2), width - 2 * GAP, 3)
     top = drawing.height + GAP
     sheet = Image.new("RGB", (width, top + (row + 1 + len(lines)) * LINE + GAP // 2), PAPER)
     sheet.paste(drawing, ((width - drawing.width) // 2, 0))
@@ -141,8 +141,8 @@ def _with_legend(
         middle = top + at * LINE + LINE // 2
         chip = (x, middle - SIZE // 2, x + SIZE, middle + SIZE // 2)
         draw.rectangle(chip, fill=colours[value], outline=INK)
-        draw.text((x + LINE, middle), words, fill=INK, font=_draw.font_for(words, SIZE), anchor="lm")
+        draw.text((x + LINE, middle), words, fill=INK, font=_draw.caption_font(words, SIZE), anchor="lm")
     for number, words in enumerate(lines, start=row + 1):
         middle = top + number * LINE + LINE // 2
-        draw.text((GAP, middle), words, fill=GREY, font=_draw.font_for(words, SIZE - 2), anchor="lm")
+        draw.text((GAP, middle), words, fill=GREY, font=_draw.caption_font(words, SIZE - 2), anchor="lm")
     return sheet

@@ -60,7 +60,8 @@ def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) 
     width, height = result.image.size
     file = file_name(result)
     found, asked = int(result.found.sum()), len(result.names)
-    left_out = [] if len(chosen) == asked else [f"{len(chosen)} of {found} names found are shown, of {asked} asked for"]
+    some = f"{len(chosen)} of {found} names found are shown, of {asked} asked for"
+    left_out = [] if len(chosen) == asked else [some if found else f"none of {asked} names found"]
     cells = [Panel(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
@@ -167,37 +168,40 @@ def draw_names(
     boxes: bool = True,
     caption: bool = False,
     masks: bool = False,
+    dense: float = 1.0,
 ) -> Image.Image:
-    """Draws heat, masks and boxes like `draw_overlay`, for the names with these indices."""
+    """Like `draw_overlay`, for the names with these indices; `dense` pixels of the picture are one of the page."""
     image = result.image.convert("RGB")  # a copy
     single = len(indices) == 1
     heatmap = not masks if heatmap is None else heatmap
     if heatmap and single:
-        _paint_heat(image, result, indices[0], opacity)
+        _paint_heat(image, result, indices[0], opacity, dense)
     elif heatmap:
         image = _paint_heats(image, result, [i for i in indices if result.found[i]], opacity)
     colours = {i: BOX_COLOUR if single and not masks else name_colour(i) for i in indices}
     if masks:
         _paint_masks(image, result, colours, opacity)
-    plates = paint_boxes(image, result, colours) if boxes else _plates(image)
+    plates = paint_boxes(image, result, colours, dense) if boxes else _plates(image)
     if caption and (run := run_line(result)):
         name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
         plates.resized(0.8).note(" · ".join([*name, run]), _heat_within(result, indices))
     return image
 
 
-def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = ()) -> _draw.Plates:
-    return _draw.Plates(image, _draw.text_size(image.size), rectangles)
+def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = (), dense: float = 1.0) -> _draw.Plates:
+    return _draw.Plates(image, _draw.text_size(image.size, dense), rectangles)
 
 
-def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> _draw.Plates:
+def paint_boxes(
+    image: Image.Image, result: Localization, colours: Mapping[int, Colour], dense: float = 1.0
+) -> _draw.Plates:
     """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
-    line = _draw.line_width(image.size)
+    line = _draw.line_width(image.size, dense)
     boxes = result.shown
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
     rectangles = {i: _draw.to_rectangle(boxes.xyxy[i], image.size) for i in order}
-    plates = _plates(image, list(rectangles.values()))
+    plates = _plates(image, list(rectangles.values()), dense)
     for i in reversed(order):
         dash = 0 if i < len(result.boxes) else 4 * line
         _draw.draw_box(image, rectangles[i], colours[int(boxes.label[i])], line, dash=dash)
@@ -268,12 +272,12 @@ def _away(heat: FloatArray, level: float) -> FloatArray:
     return away
 
 
-def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> None:
+def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour, dense: float = 1.0) -> None:
     """Draws the line at a level onto a picture: bright, between two dark ones, so that it can be seen on anything."""
     if level is None:
         return
     scale = max(heat.shape) / max(image.size)
-    width = max(1.0, max(1.6, 0.6 * _draw.line_width(image.size)) * scale)
+    width = max(1.0, max(1.6, 0.6 * _draw.line_width(image.size, dense)) * scale)
     away = _away(heat, level)
     for ink, wide, strength in ((INK, 2 * width + 0.5, 0.7), (colour, width, 1.0)):
         line = wide / 2 + 0.5 - away  # its opacity, with smooth edges
@@ -285,10 +289,10 @@ def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: C
                 image.paste(Image.new("RGB", here, ink), rows, mask.crop(rows))  # faster than a plain colour
 
 
-def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> None:
+def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float, dense: float) -> None:
     heat = _heat(result, index)  # [H', W']
     paint_map(image, (heat * 255).round().astype(np.uint8), opacity if result.found[index] else opacity / 2)
-    outline(image, heat, _level(result, index), LINE_COLOUR)
+    outline(image, heat, _level(result, index), LINE_COLOUR, dense)
 
 
 def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int], opacity: float) -> Image.Image:
@@ -380,7 +384,7 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
     sheet = Image.new("RGB", (GAP + columns * (cell_w + GAP), GAP + rows * (cell_h + GAP) + below), PAPER)
     draw = ImageDraw.Draw(sheet)
     if run:
-        font = _draw.font_for(_draw.clean(run), LINE_SIZE)
+        font = _draw.caption_font(_draw.clean(run), LINE_SIZE)
         words = _draw.shorten(_draw.clean(run), font, sheet.width - 2 * GAP)
         draw.text((GAP, sheet.height - GAP - LINE_HEIGHT), words, fill=INK, font=font)
     for number, cell in enumerate(cells):
@@ -392,7 +396,7 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
             draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=INK)
             left += TITLE_SIZE + 4
         title, line = _draw.clean(cell.title), _draw.clean(cell.line)
-        title_font, line_font = _draw.font_for(title, TITLE_SIZE), _draw.font_for(line, LINE_SIZE)
+        title_font, line_font = _draw.caption_font(title, TITLE_SIZE), _draw.caption_font(line, LINE_SIZE)
         draw.text((left, top), _draw.shorten(title, title_font, cell_w + x - left), fill=INK, font=title_font)
         for row, words in enumerate(_draw.wrap(line, line_font, cell_w, 2)):
             draw.text((x, top + TITLE_SIZE + 8 + row * LINE_HEIGHT), words, fill=(80, 80, 80), font=line_font)

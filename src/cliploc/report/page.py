@@ -31,8 +31,9 @@ from cliploc.values import GOOD_IOU, FloatArray, told_apart
 if TYPE_CHECKING:
     from cliploc.localization import Localization, Verdict
 
-PHOTO_WIDTH = 320  # of embedded pictures: little more than on a screen, so that labels are legible
-JPEG_QUALITY = 82
+PHOTO_WIDTH = 320  # of a picture on the page, for which labels and lines are drawn
+DENSE = 2  # pixels of a screen in one of the page: embedded pictures have as many, where the photograph has them
+JPEG_QUALITY = 70
 COLUMNS = (4, 6)  # fewest and most pictures in a row on a wide screen; with fewer, photographs would differ in size
 
 
@@ -139,13 +140,14 @@ def _photo(item: PageItem) -> dict[str, Any]:
 def _pictures(item: PageItem, result: Localization, title: str, ious: Mapping[str, float | None]) -> dict[str, Any]:
     """A row of pictures: all boxes, and the heat of every name with its judgement."""
     width, height = result.image.size
-    shown = scaled(result, fit_within(result.image.size, round(PHOTO_WIDTH * max(1.0, height / width))))
+    shown = scaled(result, fit_within(result.image.size, round(DENSE * PHOTO_WIDTH * max(1.0, height / width))))
+    dense = max(1.0, shown.image.width / PHOTO_WIDTH)
     return {
         "title": title,
-        "boxes": _picture(_truth_picture(item, shown), _truth_alt(item, result)),
+        "boxes": _picture(_truth_picture(item, shown, dense), _truth_alt(item, result)),
         "heats": [
             {
-                "picture": _picture(draw_names(shown, [index]), heatmap_alt(result, index)),
+                "picture": _picture(draw_names(shown, [index], dense=dense), heatmap_alt(result, index)),
                 "name": name,
                 "verdict": verdict(result, index),
                 "judgement": judgement(item, name, result.verdict(index), ious.get(name)),
@@ -189,15 +191,15 @@ def _picture(image: Image.Image, alt: str) -> dict[str, Any]:
     return embedded(image, alt, quality=JPEG_QUALITY, optimize=True, progressive=True)
 
 
-def _truth_picture(item: PageItem, shown: Localization) -> Image.Image:
+def _truth_picture(item: PageItem, shown: Localization, dense: float) -> Image.Image:
     image = shown.image.convert("RGB").copy()
     ratio = np.array(shown.image.size * 2) / np.array(item.result.image.size * 2)
-    line = _draw.line_width(image.size)
+    line = _draw.line_width(image.size, dense)
     for index, name in enumerate(shown.names):
         for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
             rectangle = _draw.to_rectangle(xyxy, image.size)
             _draw.draw_box(image, rectangle, name_colour(index), line, dash=round(1.5 * line))
-    paint_boxes(image, shown, {i: name_colour(i) for i in range(len(shown.names))})
+    paint_boxes(image, shown, {i: name_colour(i) for i in range(len(shown.names))}, dense)
     return image
 
 
