@@ -64,6 +64,11 @@ def test_a_rehearsal_on_a_bundled_model_gives_numbers_that_are_not_called_the_pa
     assert not left.exists()
 
 
+def test_where_no_row_could_be_computed_nothing_is_done(tmp_path):
+    ran = cliploc_("reproduce", "naclip-voc21", "--root", f"voc21={tmp_path / 'none'}", "--out", tmp_path / "out")
+    assert (ran.code, "not run: see the line above" in ran.out) == (2, True), ran.err
+
+
 def test_a_file_of_ones_own_rows_is_compared(tmp_path):
     root = wsol_folder(tmp_path / "wsol", 4)
     rows = rows_file(tmp_path, {"wsol": "gt_known"})

@@ -107,7 +107,7 @@ class OpenClipText(nn.Module):
         """
         part = getattr(self.model, "text", self.model)
         pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
-        end_id = getattr(part, "text_eos_id", getattr(part, "eos_id", None))
+        end_id: Any = getattr(part, "text_eos_id", getattr(part, "eos_id", None))
         layers = getattr(getattr(part, "transformer", None), "resblocks", ())
         if pooled not in ("argmax", "eos") or not all(isinstance(one, ResidualAttentionBlock) for one in layers):
             return None
@@ -116,7 +116,7 @@ class OpenClipText(nn.Module):
             return []
         # Tokenizers split at spaces and signs first, so the tokens of a beginning are the first ones of the sentence.
         beginnings = self.tokenizer([text[: word.end()] for word in words]).to(self.model.logit_scale.device)  # [W, T]
-        ended_by = (beginnings if pooled == "argmax" else (beginnings == end_id).int()).argmax(dim=1)  # [W]
+        ended_by = (beginnings if pooled == "argmax" else beginnings.eq(end_id).int()).argmax(dim=1)  # [W]
         ids, end = beginnings[-1:], int(ended_by[-1])
         read: list[tuple[Tensor, ...]] = []
         with torch.inference_mode(False), torch.enable_grad():

@@ -90,7 +90,8 @@ def reproduce(asked: ReproduceFlags) -> int:
         print_document(document)
     else:
         terminal.data(titled(table_of(found)))
-    return DONE if all(one.ours is not None for one in found) else SOME_FAILED
+    computed = [one.ours is not None for one in found]
+    return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE
 
 
 def _benchmark(words: list[str]) -> int:
