@@ -54,7 +54,7 @@ def test_a_rehearsal_on_a_bundled_model_gives_numbers_that_are_not_called_the_pa
     (numbers,) = summary.values()
     assert naclip["ours"] == numbers["miou"] is not None
     assert naclip["theirs"] == 64.07
-    assert naclip["note"] == "on mini-vit, not comparable; 2 pictures, not comparable"
+    assert naclip["note"] == "not comparable: on mini-vit, 2 pictures"
     assert sclip["ours"] is None
     assert "add --root voc20=DIR" in sclip["note"]
     left = tmp_path / f"out/.cliploc-reproduced-{0:016x}.tmp"  # by a kill

@@ -69,8 +69,9 @@ def reproduce(asked: ReproduceFlags) -> int:
     found: list[Reproduced] = []
     with alone_in(out):
         for row in rows:
-            own, note = on_model(row, asked.model, asked.pretrained)
-            note = "; ".join(filter(None, [note, f"{asked.sample} pictures, not comparable" if asked.sample else ""]))
+            own, other = on_model(row, asked.model, asked.pretrained)
+            why = ", ".join(filter(None, [other, f"{asked.sample} pictures" if asked.sample else ""]))
+            note = f"not comparable: {why}" if why else ""
             if row.dataset not in roots:
                 found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
                 continue
