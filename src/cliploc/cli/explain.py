@@ -133,8 +133,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         terminal.data(grid([title_row("name", "method", *SHOWN.values()), *rows]))
         for one in documents:
             if one["words"] is not None:
-                said = "  ".join(f"{word['word']} {word['share']:.2f}" for word in one["words"])
-                terminal.data(printable(f"words used for {one['name']}: {said}"))
+                said = "  ".join(f"{word['word']} {word['share']:.2f}" for word in one["words"] if word["share"])
+                terminal.data(printable(f"words used for {one['name']}: {said or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
     say_next(terminal, f"open {folder / PAGE}", quiet=asked.as_json)
     return DONE
