@@ -128,7 +128,7 @@ def notebooks() -> list[Path]:
 
 
 def test_notebooks_are_kept_without_outputs() -> None:
-    assert len(notebooks()) == 4
+    assert len(notebooks()) == 5
     for path in notebooks():
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             assert not cell.get("outputs"), f"clear the outputs of {path.name}"

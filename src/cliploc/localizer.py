@@ -34,7 +34,7 @@ from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.tower import Backbone, Needs
-from cliploc.values import ResizePolicy
+from cliploc.values import ResizePolicy, TextSet
 
 if TYPE_CHECKING:
     from cliploc.localization import MaskSource
@@ -534,6 +534,40 @@ class Localizer:
 
         return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
+    @undisturbed
+    def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
+        """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
+
+        The sentence is that of the name's templates and synonyms which fits the picture best.
+
+        Args:
+            image: a path, PIL image or array. It is seen whole, at the first scale, not mirrored.
+            name: "cat|kitten": synonyms.
+
+        Returns:
+            The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
+            cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
+
+        Raises:
+            InputError: the picture cannot be read.
+            UsageError: a name that cannot be used.
+
+        Example:
+            >>> import numpy as np
+            >>> Localizer("mini").word_shares(np.zeros((64, 48, 3), np.uint8), "red car") is None  # no transformer
+            True
+        """
+        texts = prompts.parse([name], self.templates, contrasts=False)
+        if self._texts.by_exemplars(texts.synonyms[0]):
+            return None
+        request = Request(0, image, [name])
+        item = self._own.preparation.prepare(request, texts, source_of(request))
+        [embedding] = self._embedded([item])
+        sentences = tuple(one.replace("{}", word) for word in texts.synonyms[0] for one in self.templates)
+        each = TextSet(sentences, tuple((one,) for one in sentences), ("{}",))
+        best = int((self._texts.beside(each.templates).embed(each) @ embedding).argmax())
+        return self.backbone.word_shares(sentences[best], embedding)
+
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own.
 
@@ -642,11 +676,7 @@ class Localizer:
 
     @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
-        pixels = stacked([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
-        embedding = self.backbone.encode_image(
-            self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
-        )
-        refuse_nan(embedding[:, None], batch, "an embedding", self.backbone)
+        embedding = self._embedded(batch)
         texts = batch[0].texts  # the same for all
         cosines = embedding @ self._texts.embed(texts).T.to(embedding)  # [B, P]
         probabilities = (self.backbone.logit_scale * cosines).softmax(dim=-1)  # [B, P]
@@ -655,6 +685,15 @@ class Localizer:
             [Classified(texts.names[p], float(probabilities[b, p]), float(cosines[b, p])) for p in row.tolist()]
             for b, row in enumerate(best)
         ]
+
+    def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
+        """`[B, D]` of whole pictures at the first scale."""
+        pixels = stacked([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
+        embedding = self.backbone.encode_image(
+            self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
+        )
+        refuse_nan(embedding[:, None], batch, "an embedding", self.backbone)
+        return embedding
 
 
 def _requests(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:

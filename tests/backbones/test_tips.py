@@ -7,9 +7,11 @@ The files have the layout of google/tipsv2-b14: the state dicts of the authors' 
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -141,6 +143,40 @@ def test_a_folder_gives_embeddings_and_patches_of_the_equations(tmp_path: Path, 
     assert backbone.encode_text([""]).isfinite().all()
     assert (backbone.input_hw, backbone.resize_policy, backbone.interpolation) == ((448, 448), "squash", "bilinear")
     assert {"radseg", "maskclip", "decomposition"} <= set(fitting(backbone))
+
+
+def test_the_authors_two_archives_are_the_same_model(tmp_path: Path) -> None:
+    model = plain(gated=True)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    saved(one, model, temperature=torch.tensor(0.02))
+    shutil.copytree(one, two)
+    (two / "model.safetensors").unlink()
+    parts: dict[str, dict[str, Any]] = {"vision": {}, "text": {"temperature_contrastive": np.float32(0.02)}}
+    for name, tensor in model.state().items():
+        part, _, rest = name.partition("_encoder.")
+        parts[part][rest] = tensor.detach().numpy()
+    for part, arrays in parts.items():
+        np.savez(two / f"tips_v2_oss_b14_{part}.npz", **arrays)
+    ours, theirs = (create("tipsv2", str(folder)) for folder in (two, one))
+    assert torch.equal(ours.encode_image(pictures(70, 70)), theirs.encode_image(pictures(70, 70)))
+    assert torch.equal(ours.encode_text(SENTENCES), theirs.encode_text(SENTENCES))
+    assert ours.logit_scale == theirs.logit_scale == pytest.approx(50)
+    assert ours.weights_id != theirs.weights_id, "by the files"
+
+    file = two / "tips_v2_oss_b14_text.npz"
+    with pytest.raises(UsageError, match=r"expected the folder of TIPSv2's files, got the file .*: give "):
+        create("tipsv2", str(file))
+    (two / "tips_v2_oss_l14_text.npz").write_bytes(file.read_bytes())
+    with pytest.raises(ModelError, match=r"expected a \*_vision.npz and a \*_text.npz in .*, got tips_v2_oss_b14_"):
+        create("tipsv2", str(two))
+    (two / "tips_v2_oss_l14_text.npz").unlink()
+    np.savez(file, token_embedding=np.array([object()], dtype=object))
+    with pytest.raises(ModelError, match="not a file of weights"):
+        create("tipsv2", str(two))
+    np.savez_compressed(file, token_embedding=np.zeros((1000, 1000), np.float32))
+    with pytest.raises(ModelError, match="compressed more than weights can be"):
+        create("tipsv2", str(two))
 
 
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:

@@ -134,6 +134,17 @@ def pictures():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_clips_tell_which_words_a_match_used(saved, kind):
+    backbone = create(f"local-dir:{saved[kind][2]}")
+    found = backbone.word_shares("a photo of a cat.", torch.ones(backbone.embedding_size))
+    if kind != "clip":
+        assert found is None
+        return
+    assert [word for word, _ in found] == ["a", "photo", "of", "a", "cat", "."]
+    assert sum(share for _, share in found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_embeddings_are_those_of_transformers(saved, kind):
     model, tokenizer, folder = saved[kind]
     images, texts = embedded(model, tokenizer, pictures(), kind)

@@ -37,6 +37,7 @@ def board(roots, tmp_path_factory):
     ran = run(out, roots)
     assert ran.code == 0, ran.err
     assert "τ chosen on wsol tune" in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
     return out
 
 
@@ -108,6 +109,17 @@ def test_numbers_that_were_signed_anew_but_do_not_follow_from_the_rows_are_refus
     assert "do not follow from its rows (0 rows 0 numbers gt_known)" in refused(
         "leaderboard", "check", copy, "--sample", "0"
     )
+
+
+def test_a_folder_of_another_version_is_refused_by_its_name(board, tmp_path):
+    copy = shutil.copytree(board, tmp_path / "copy")
+    changed = {**document(copy), "schema_version": 2, "cliploc_version": "9.9"}
+    (copy / "leaderboard.json").write_text(json.dumps(changed))
+    said = refused("leaderboard", "page", copy, "--out", tmp_path / "a.html")
+    assert "is of cliploc 9.9, in format 2, expected 1: use that version" in said
+    changed = {**document(board), "cliploc_version": "9.9"}
+    (copy / "leaderboard.json").write_text(json.dumps({**changed, "signature": signature_of(changed)}))
+    assert "was made by cliploc 9.9" in refused("leaderboard", "check", copy)
 
 
 def test_a_resumed_run_gives_the_same_folder(board, roots, tmp_path):

@@ -54,7 +54,7 @@ def test_a_rehearsal_on_a_bundled_model_gives_numbers_that_are_not_called_the_pa
     (numbers,) = summary.values()
     assert naclip["ours"] == numbers["miou"] is not None
     assert naclip["theirs"] == 64.07
-    assert naclip["note"] == "on mini-vit, not comparable; 2 pictures, not comparable"
+    assert naclip["note"] == "not comparable: on mini-vit, 2 pictures"
     assert sclip["ours"] is None
     assert "add --root voc20=DIR" in sclip["note"]
     left = tmp_path / f"out/.cliploc-reproduced-{0:016x}.tmp"  # by a kill
@@ -62,6 +62,11 @@ def test_a_rehearsal_on_a_bundled_model_gives_numbers_that_are_not_called_the_pa
     again = cliploc_(*asked, *QUICK, "--out", tmp_path / "out", "--json")  # resumes
     assert json.loads(again.out)["rows"] == [naclip, sclip]
     assert not left.exists()
+
+
+def test_where_no_row_could_be_computed_nothing_is_done(tmp_path):
+    ran = cliploc_("reproduce", "naclip-voc21", "--root", f"voc21={tmp_path / 'none'}", "--out", tmp_path / "out")
+    assert (ran.code, "not run: see the line above" in ran.out) == (2, True), ran.err
 
 
 def test_a_file_of_ones_own_rows_is_compared(tmp_path):

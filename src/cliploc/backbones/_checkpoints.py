@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
@@ -26,6 +27,7 @@ from cliploc.errors import MissingWeightsError, ModelError
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model")  # keys under which files have the state dict, the preferred one first
 MAX_WRAPPERS = 8  # "state_dict" in "model" in …
+MOST_COMPRESSED = 8  # times that NumPy's archive may be larger in memory
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -42,7 +44,7 @@ class Checkpoint:
 
 # --------------------------------------------------------------------------------------------------------------- read
 def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_settings: bool = False) -> Checkpoint:
-    """Reads `.safetensors`, OpenAI's archive, or torch's state dict, also under one of `wrappers`.
+    """Reads `.safetensors`, NumPy's `.npz`, OpenAI's archive, or torch's state dict, also under one of `wrappers`.
 
     With settings, the file may hold argparse's namespaces too, plain objects that run nothing: "args" is one.
     """
@@ -86,6 +88,10 @@ def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dic
             return _state_dict(load_file(path), path, wrappers), {}
         if _is_torchscript(path):
             return _state_dict(read_torchscript(path), path, wrappers), {}
+        if path.suffix == ".npz":
+            _refuse_compressed(path, MOST_COMPRESSED)
+            with np.load(path, allow_pickle=False) as arrays:
+                return _state_dict({name: torch.from_numpy(arrays[name]) for name in arrays}, path, wrappers), {}
         _refuse_compressed(path)
         refuse_endless(path)
         with torch.serialization.safe_globals([Namespace]) if with_settings else contextlib.nullcontext():
@@ -126,10 +132,11 @@ def _is_torchscript(path: Path) -> bool:
     return any(entry.filename.partition("/")[2] == "constants.pkl" for entry in _entries(path))
 
 
-def _refuse_compressed(path: Path) -> None:
-    """Refuses a compressed archive, which could be huge in memory; torch never compresses what it saves."""
-    if sum(entry.file_size for entry in _entries(path)) > path.stat().st_size:
-        raise ModelError(f"{path} is refused: it is compressed, which torch.save never does: save it again")
+def _refuse_compressed(path: Path, most: int = 1) -> None:
+    """Refuses an archive compressed to less than a part, which could be huge in memory; torch never compresses."""
+    if sum(entry.file_size for entry in _entries(path)) > most * path.stat().st_size:
+        how = "compressed, which torch.save never does" if most == 1 else "compressed more than weights can be"
+        raise ModelError(f"{path} is refused: it is {how}: save it again")
 
 
 def _state_dict(loaded: Any, path: Path, wrappers: Sequence[str]) -> dict[str, Tensor]:

@@ -118,6 +118,11 @@ class DualEncoder(nn.Module, ABC):
         """How this model reads a name that it does not read as it stands; None here, as CLIP reads any text."""
         return None
 
+    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
+        """Which words of a sentence its match with an image used; None here. See `cliploc.tower.Backbone`."""
+        read = getattr(getattr(self, "text", None), "word_shares", None)
+        return None if read is None else read(text, image)
+
     def presence(self, cosine: Tensor) -> Tensor | None:
         if self.calibration is None:
             return None

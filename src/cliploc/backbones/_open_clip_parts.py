@@ -1,6 +1,7 @@
 """What the adapters of open_clip's models share: their registry, preprocessing and scale, and the text tower."""
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from cliploc.values import Interpolation, ResizePolicy
 
 Tokenizer = Callable[[list[str]], Tensor]
 C = TypeVar("C", bound=type)
+WORD = re.compile(r"[\w'’]+|[^\w\s'’]+")  # or a group of signs
 RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 
 # The classes that read the image towers of open_clip. Each registers itself: a new one is a module and its test.
@@ -84,14 +86,15 @@ class OpenClipText(nn.Module):
         tokens = self.tokenizer(list(texts)).to(device)  # [n, context length]
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
-    def word_weights(
+    def word_shares(
         self, text: str, image: Tensor, *, blocks: int = 8, published: bool = False
-    ) -> list[tuple[str, float]]:
-        """Which tokens of a sentence its match with an image used: the word side of Grad-ECLIP (Zhao et al. 2024).
+    ) -> list[tuple[str, float]] | None:
+        """Which words of a sentence its match with an image used: the word side of Grad-ECLIP (Zhao et al. 2024).
 
         w_i = ReLU(Σ_l Σ_d g^l_d · v^l_id · n^l_i) over the last blocks l, as shares that add up to 1 (or all 0): g^l is
         the cosine's gradient with respect to what the heads gather for the end token, n^l_i = cos(q_end, k_i), min–max
-        normalised over all tokens. As for the image side, the authors' code runs these blocks with one head.
+        normalised over all tokens. As for the image side, the authors' code runs these blocks with one head. The share
+        of a word is the sum of its tokens' shares.
 
         Args:
             text: a sentence.
@@ -100,19 +103,22 @@ class OpenClipText(nn.Module):
             published: the authors' one-head form.
 
         Returns:
-            The tokens between start and end with their shares.
-
-        Raises:
-            UsageError: the text tower is not CLIP's own.
+            The words and signs of the sentence with their shares; None where the text tower is not CLIP's own.
         """
         part = getattr(self.model, "text", self.model)
         pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
-        if pooled != "argmax" or not all(isinstance(one, ResidualAttentionBlock) for one in part.transformer.resblocks):
-            raise UsageError("expected CLIP's own text tower, which ends a sentence by a token: use another model")
-        layers = list(part.transformer.resblocks)
+        end_id: Any = getattr(part, "text_eos_id", getattr(part, "eos_id", None))
+        layers = getattr(getattr(part, "transformer", None), "resblocks", ())
+        if pooled not in ("argmax", "eos") or not all(isinstance(one, ResidualAttentionBlock) for one in layers):
+            return None
+        words = list(WORD.finditer(text))
+        if not words:
+            return []
+        # Tokenizers split at spaces and signs first, so the tokens of a beginning are the first ones of the sentence.
+        beginnings = self.tokenizer([text[: word.end()] for word in words]).to(self.model.logit_scale.device)  # [W, T]
+        ended_by = (beginnings if pooled == "argmax" else beginnings.eq(end_id).int()).argmax(dim=1)  # [W]
+        ids, end = beginnings[-1:], int(ended_by[-1])
         read: list[tuple[Tensor, ...]] = []
-        ids = self.tokenizer([text]).to(self.model.logit_scale.device)  # [1, T]
-        end = int(ids[0].argmax())
         with torch.inference_mode(False), torch.enable_grad():
             x = (part.token_embedding(ids) + part.positional_embedding).detach()  # [1, T, d]
             for back, block in zip(range(-len(layers), 0), layers, strict=True):
@@ -139,5 +145,6 @@ class OpenClipText(nn.Module):
             total += ((gradient[0, end] * v[0]).sum(dim=-1) * alike).float().cpu()
         weights = total[1:end].relu()
         weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-        decode = getattr(self.tokenizer, "decode", lambda one: str(one[0]))
-        return [(decode([int(token)]).strip(), float(w)) for token, w in zip(ids[0, 1:end], weights, strict=True)]
+        counts = (ended_by - 1).tolist()  # of the tokens up to the end of each word
+        shares = [float(weights[first:last].sum()) for first, last in zip([0, *counts], counts, strict=False)]
+        return [(word.group(), share) for word, share in zip(words, shares, strict=True)]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
-from cliploc.backbones._checkpoints import load_exactly, read_checkpoint
+from cliploc.backbones._checkpoints import Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
 from cliploc.backbones._transformer import VisionTransformerBackbone
@@ -125,10 +125,10 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     if pretrained is None:
         raise UsageError(
             "expected weights for tipsv2, got none: add --pretrained with a folder that has the files of "
-            f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14), and {TOKENIZER}"
+            f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14), or the authors' two .npz, and {TOKENIZER}"
         )
     folder = user_path(pretrained)
-    weights = read_checkpoint(folder / WEIGHTS)
+    weights = _read(folder)
     image_tensors, text_tensors = renamed(weights.tensors, weights.path)
     tokenizer = _tokenizer(folder, len(text_tensors["token_embedding.weight"]))
     with torch.random.fork_rng(devices=[]):
@@ -141,6 +141,23 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
     return backbone.to(device)
+
+
+def _read(folder: Path) -> Checkpoint:
+    """The weights in a folder, under the names of Hugging Face's file: that one, or the authors' two of NumPy."""
+    if folder.is_file():
+        raise UsageError(f"expected the folder of TIPSv2's files, got the file {folder}: give {folder.parent}")
+    found = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
+    if (folder / WEIGHTS).exists() or not any(found):
+        return read_checkpoint(folder / WEIGHTS)
+    if [len(one) for one in found] != [1, 1]:
+        there = ", ".join(path.name for one in found for path in one)
+        raise ModelError(f"expected a *_vision.npz and a *_text.npz in {folder}, got {there}: keep those of one model")
+    image, text = (read_checkpoint(path) for (path,) in found)
+    tensors = {IMAGE + name: tensor for name, tensor in image.tensors.items()}
+    for name, tensor in text.tensors.items():  # which has "temperature", or "temperature_contrastive"
+        tensors["temperature" if name.startswith("temperature") else TEXT + name] = tensor
+    return Checkpoint(image.path, f"{image.sha256} {text.sha256}", tensors)
 
 
 def renamed(theirs: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._files import Inputs, alone_in
-from cliploc._terminal import Terminal
+from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import (
     MethodFlags,
     WithJson,
@@ -51,6 +51,10 @@ class ExplainFlags(MethodFlags, WithThreads, WithJson):
     """What `explain` has besides options of `Localizer` and of protocols."""
 
     photo: str = flag("One picture file.", metavar="PICTURE", positional=True)
+    method: list[str] | None = flag(
+        "Methods; `cliploc methods` lists them; repeatable.", None, metavar="NAME,NAME", group="method",
+        none="that of the model's recipe",
+    )  # fmt: skip
     prompt: list[str] | None = flag(
         'What to explain; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
     )
@@ -67,7 +71,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
     The page shows the maps, curves of deletion and insertion, and the score of the hot region alone, beside
     those of two baselines. Scores are probabilities over all names of --prompt and --among; for a single name,
-    its cosine. --steps 224 is what papers report; it takes eight times as long as 28.
+    its cosine. --steps 224 is what papers report; it takes eight times as long as 28. CLIP models of open_clip also
+    tell which words of a name the match used.
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
@@ -75,16 +80,15 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     from cliploc import prompts
     from cliploc.images import load
     from cliploc.jobs.faithfulness import BASELINES
+    from cliploc.recipes import recipe_of
     from cliploc.saliency import find
 
     photo, prompt, among = asked.photo, asked.prompt, asked.among
     if not prompt:
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
-    if not asked.method:
-        raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
     if faithfulness.target is not None:
         raise UsageError("--target is not an option of explain: name what is explained with --prompt")
-    given = method_names(asked.method)
+    given = method_names(asked.method) if asked.method else [recipe_of(options.model).method]
     of_methods = options_of_methods(given, asked.option or [])
     of_methods |= {name: {} for name in BASELINES if name not in given and not asked.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in of_methods}
@@ -129,6 +133,10 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         short = [title.replace(" region", "").replace("region ", "") for title in SHOWN.values()]
         wide, narrow = ([title_row("name", "method", *titles), *rows] for titles in (SHOWN.values(), short))
         terminal.listing(wide, narrow)
+        for one in documents:
+            if one["words"] is not None:
+                said = "  ".join(f"{word['word']} {word['share']:.2f}" for word in one["words"] if word["share"])
+                terminal.data(printable(f"words used for {one['name']}: {said or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
     say_next(terminal, f"open {folder / PAGE}", quiet=asked.as_json)
     return DONE
@@ -181,7 +189,9 @@ def _explained(
         methods[spec] = {**_numbers(measured, region, score), "threshold": threshold, "curves": curves}
         reporter.images(1)
     probability = seen.probability if score == "probability" else None
-    return {"name": name, "probability": probability, "cosine": seen.cosine, "methods": methods}
+    words = measurer.localizer.word_shares(picture, name)
+    shares = None if words is None else [{"word": word, "share": share} for word, share in words]
+    return {"name": name, "probability": probability, "cosine": seen.cosine, "words": shares, "methods": methods}
 
 
 def _page(

@@ -28,6 +28,7 @@ from cliploc.reporter import SILENT
 ACTIONS = ("run", "check", "page")
 CHECKED = 20  # samples of each run that check computes again
 SHOWN = ("gt_known", "v2", "top_box", "pointing", "pxap", "ap_given", "ap", "f1_confusable")  # on the terminal
+UNLESS_AP = ("top_box", "pointing")  # of these, so that a line has at most 80 characters
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -160,7 +161,8 @@ def _table(of_set: Mapping[str, Any]) -> Sequence[Sequence[str]]:
     from cliploc.report.leaderboard import NUMBERS
 
     rows = sorted(of_set["rows"], key=lambda row: -row["numbers"].get("gt_known", 0.0))
-    keys = [key for key in SHOWN if any(key in row["numbers"] for row in rows)]
+    there = {key for row in rows for key in row["numbers"]}
+    keys = [key for key in SHOWN if key in there and not (key in UNLESS_AP and "ap" in there)]
     titles = ("method", *(NUMBERS[key][0] for key in keys), "τ")
 
     def cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -69,8 +69,9 @@ def reproduce(asked: ReproduceFlags) -> int:
     found: list[Reproduced] = []
     with alone_in(out):
         for row in rows:
-            own, note = on_model(row, asked.model, asked.pretrained)
-            note = "; ".join(filter(None, [note, f"{asked.sample} pictures, not comparable" if asked.sample else ""]))
+            own, other = on_model(row, asked.model, asked.pretrained)
+            why = ", ".join(filter(None, [other, f"{asked.sample} pictures" if asked.sample else ""]))
+            note = f"not comparable: {why}" if why else ""
             if row.dataset not in roots:
                 found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
                 continue
@@ -90,7 +91,8 @@ def reproduce(asked: ReproduceFlags) -> int:
         print_document(document)
     else:
         terminal.data(titled(table_of(found)))
-    return DONE if all(one.ours is not None for one in found) else SOME_FAILED
+    computed = [one.ours is not None for one in found]
+    return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE
 
 
 def _benchmark(words: list[str]) -> int:

@@ -30,7 +30,7 @@ from cliploc.jobs.plan import Grid, ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, rows_in
 from cliploc.jobs.task import BenchmarkResult
 from cliploc.metrics import LARGEST_HITS, Bootstrap, CocoAP, MaxBoxAcc, MaxBoxAccV2, hit_at
-from cliploc.report.leaderboard import FILE, read_leaderboard, signature_of
+from cliploc.report.leaderboard import FILE, VERSION, read_leaderboard, signature_of
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import baselines
 from cliploc.values import GOOD_IOU, Dataset
@@ -228,7 +228,7 @@ def _document(wish: Wish, out: Path) -> dict[str, Any]:
     about = folder.read_manifest(out / "sets" / wish.sets[0][0] / "report", benchmark.KIND)["settings"][0]
     document = {
         "kind": "leaderboard",
-        "schema_version": 1,
+        "schema_version": VERSION,
         "cliploc_version": __version__,
         "asked": wish.document(),
         "model": about["model"],

@@ -97,10 +97,10 @@ def chosen_rows(text: str) -> list[Published]:
 
 
 def on_model(row: Published, model: str | None, pretrained: str | None) -> tuple[Published, str]:
-    """The row on another model, and why its number is then not the paper's; on its own model with these weights."""
+    """The row on another model, with which its number is not the paper's; on its own model with these weights."""
     if model is None or model == row.model:
         return row if pretrained is None else replace(row, pretrained=pretrained), ""
-    return replace(row, model=model, pretrained=pretrained), f"on {model}, not comparable"
+    return replace(row, model=model, pretrained=pretrained), f"on {model}"
 
 
 def number_in(out: Path, row: Published) -> tuple[float | None, tuple[float, float] | None]:

@@ -242,6 +242,7 @@ def explanation_page(
             lines = [Line(method, found["curves"][which]) for method, found in methods]
             curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
         rows = [[Cell(method), *(number_cell(found[key]) for key in headings)] for method, found in methods]
+        words = [[Cell(word["word"]), number_cell(word["share"])] for word in one["words"] or ()]
         shown.append(
             {
                 "name": name,
@@ -250,6 +251,7 @@ def explanation_page(
                 "curves": curves,
                 "legend": legend(enumerate(method for method, _ in methods)),
                 "table": Table(f"Numbers of {name}", dict.fromkeys(columns, ""), {"": rows}, frozenset(columns[1:])),
+                "words": Table(f"Words of {name}", {"word": "", "share": ""}, {"": words}, frozenset({"share"})),
             }
         )
     return REPORT_TEMPLATES.render(

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import DocumentError, Leaderboard, read_json
+from cliploc._documents import DocumentError, Leaderboard, checked, read_json
 from cliploc._files import write_whole
 from cliploc.errors import UsageError
 from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.html import REPORT_TEMPLATES
 
-FILE = "leaderboard.json"
+FILE, VERSION = "leaderboard.json", 1
 NUMBERS = {  # key → title and meaning; in percent
     "gt_known": ("GT-known", "the largest contour's box has IoU ≥ 0.5 with a true box, at the fixed τ"),
     "v2": ("V2", "mean of such accuracies at IoU 0.3, 0.5 and 0.7 with the best contour's box, each at its fixed τ"),
@@ -47,7 +47,13 @@ def read_leaderboard(folder: Path) -> dict[str, Any]:
     """Reads a leaderboard's file; one that was changed is an error."""
     path = folder / FILE
     try:
-        document: dict[str, Any] = read_json(path, Leaderboard)
+        read = read_json(path, dict[str, Any])
+        if read.get("kind") == "leaderboard" and read.get("schema_version") != VERSION:
+            raise UsageError(
+                f"{path} is of cliploc {read.get('cliploc_version')}, in format {read.get('schema_version')}, expected "
+                f"{VERSION}: use that version"
+            )
+        document: dict[str, Any] = checked(read, Leaderboard)
     except FileNotFoundError:
         raise UsageError(
             f"expected the folder of a leaderboard, found no {FILE} in {folder}: give the --out of a run that has ended"

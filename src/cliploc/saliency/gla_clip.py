@@ -36,9 +36,9 @@ def gla_clip(
     last round. S_ij = p_i·k_j, m_i = max(0, mean_j S_ij), L_ij = γ_i (S_ij − β m_i), β = 1 + beta · ln(1 + W),
     γ_i = 1 + gamma / n_i. A_i = softmax over the j with L_ij ≥ 0, or over the greatest where none is.
 
-    This is ProxyCLIP's form of the method, with the constants of the authors' script; their form of ClearCLIP is not
-    here: as released (ba74915) it fails with the flags of that script. Windows are those of `cliploc segment` and of
-    segmentation benchmarks; elsewhere a picture is one window.
+    This is ProxyCLIP's form of the method, with the constants of the authors' script. Their form of ClearCLIP is not
+    here: as released (ba74915) it stops with a TypeError, as it asks for a β of two counts of places that the code does
+    not define. Windows are those of `cliploc segment` and of segmentation benchmarks; else a picture is one window.
 
     Args:
         alike: the least cosine with a proxy of the places that it is the mean of.
