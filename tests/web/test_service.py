@@ -310,7 +310,8 @@ def test_what_a_second_look_reads_counts_too(by_recipe):
 def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch):
     mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
-    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe)
+    told = Reporter(masked=lambda *_: pytest.fail("asked before a layer whether it goes on, which slows each"))
+    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe, told)
     wanted = localizer_of("mini")(CAT, ["remote control", "cat"])
     np.testing.assert_array_equal(again.cut(Settings())["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
