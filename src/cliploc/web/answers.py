@@ -231,9 +231,11 @@ class Answers:
         file = next(iter(found.values())).source
         exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
+        pictures = downloads.document(found, replace(settings, masks=False), look.ran(settings))["pictures"]
         return {
             "status": view.status(view.summary(found)),
             "figures": view.results_html(found, settings.opacity, look.ran(settings), settings.masks),
+            "json": json.dumps(pictures, ensure_ascii=False, indent=1, allow_nan=False),
             "python": python_lines(settings, file, look.offer.arguments, rules, exemplar),
             "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
             "address": f"?{to_query(_without_defaults(settings, self._service))}",
