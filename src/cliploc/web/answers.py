@@ -212,7 +212,8 @@ class Answers:
         yield _line({"done": True, **last, "ids": question.ids})
 
     def _found(self, question: Question, reporter: Reporter) -> dict[str, Any]:
-        look = self._look(question, reporter, self._looks.get(question.visitor)).slim(view.SHOWN_SIDE)
+        look = self._look(question, reporter, self._looks.get(question.visitor))
+        look = look.slim(self._service.read(look.path, view.SHOWN_SIDE).image)
         self._looks.keep(question.visitor, look, look.size)
         return self._shown(look, question.settings)
 

@@ -198,9 +198,9 @@ class SearchResult:
         kept = {name: one for name, one in options.items() if name not in UNREFINED or one != UNREFINED[name]}
         return replace(self.recipe, options=kept)
 
-    def slim(self, side: int) -> SearchResult:
+    def slim(self, image: Image.Image) -> SearchResult:
         """The same with a smaller copy of the photograph, which saves memory while a visitor's results are kept."""
-        return replace(self, results={method: slim(one, side) for method, one in self.results.items()})
+        return replace(self, results={method: replace(one, image=image) for method, one in self.results.items()})
 
 
 class Service:
@@ -367,15 +367,22 @@ class Service:
             path, settings, results, own, closed, offer, recipe, exemplar or "", mask_sources=self.mask_sources
         )
 
-    def read(self, path: str) -> Picture:
-        """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders."""
+    def read(self, path: str, side: int | None = None) -> Picture:
+        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while.
+
+        Its `source` is the file name only, as visitors must not learn the server's folders.
+        """
         name = Path(path).name
         try:
             status = os.stat(path)
-            key = (path, status.st_mtime_ns, status.st_size)  # another file may have the path later
+            key = (path, status.st_mtime_ns, status.st_size, side)  # another file may have the path later
             picture = self.pictures.get(key)
             if picture is None:
-                picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                if side is None:
+                    picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                else:
+                    whole = self.read(path)
+                    picture = replace(whole, image=smaller(whole.image, side))
                 image = picture.image
                 self.pictures.keep(key, picture, image.width * image.height * len(image.getbands()))
         except InputError as error:
@@ -435,10 +442,9 @@ def _unless(value: float | None, own: float | None) -> float | None:
     return None if value is not None and own is not None and abs(value - own) < 1e-3 else value
 
 
-def slim(result: Localization, side: int) -> Localization:
-    """The result with a copy of its picture of at most this side; boxes and frame stay in the original's pixels."""
-    size = fit_within(result.image.size, side)
-    if size == result.image.size:
-        return result
-    image = result.image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return replace(result, image=image)
+def smaller(image: Image.Image, side: int) -> Image.Image:
+    """A copy of a picture of at most this side; the picture itself where it is no larger."""
+    size = fit_within(image.size, side)
+    if size == image.size:
+        return image
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
