@@ -24,7 +24,7 @@ from cliploc.calibration import (
 )
 from cliploc.errors import InputError
 from cliploc.geometry import Frame
-from cliploc.pipeline.presence import KIN_SHARE, Rivals, over_bank
+from cliploc.pipeline.presence import KIN_SHARE, Crowd, Rivals, over_bank
 from cliploc.pipeline.second_look import SecondLook, _mean_in, best_of_names
 from cliploc.values import Boxes
 from tests.commands import CAT, localizer_of
@@ -81,7 +81,8 @@ def test_how_far_a_name_lies_above_its_rivals(rivals):
 
 def test_how_a_name_stands_over_the_bank_is_what_it_would_be_in_pictures_of_its_other_texts(rivals):
     others = torch.rand(3, 20, generator=torch.Generator().manual_seed(4)) > 0.1
-    found = over_bank(rivals.bank @ rivals.names.T, rivals.bank @ rivals.bank.T, others, rivals.are_rivals)
+    crowd = Crowd.of(rivals.bank @ rivals.bank.T)
+    found = over_bank(rivals.bank @ rivals.names.T, crowd, others, rivals.are_rivals)
     above = rivals.above(rivals.bank).double().numpy()  # of each text as a view
     for p in range(3):
         counted = np.sort(above[others[p].numpy(), p])
@@ -196,6 +197,12 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     assert len(strict.boxes) == 0
     back = strict.by(localizer.box_rule, localizer.usual_min_presence)
     assert back.reasons == found.reasons
+    [uncut] = localizer.stream([CAT], ["cat", "dog", "sofa"], boxes=False)
+    assert len(uncut.boxes) == 0
+    cut = uncut.by(localizer.box_rule, localizer.usual_min_presence)
+    np.testing.assert_array_equal(cut.boxes.xyxy, found.boxes.xyxy)
+    np.testing.assert_array_equal(cut.boxes.score, found.boxes.score)
+    assert (cut.reasons, cut.found.tolist()) == (found.reasons, found.found.tolist())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -256,6 +256,7 @@ class Localizer:
         absent_maps: bool = True,
         keep_maps: bool = True,
         presence: bool | None = None,
+        boxes: bool = True,
     ) -> Iterator[Localization]:
         """Locates names in any number of pictures, in order, with only a few in memory.
 
@@ -267,7 +268,8 @@ class Localizer:
         tasks = {self.method.name: self._task}
         self._refuse_misfit()
         requests, bank = _requests(images, names), self._bank_where(presence)
-        results = self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, keep_maps=keep_maps)
+        how = {"keep_maps": keep_maps, "boxes": boxes}
+        results = self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, **how)
         with closing(results):
             for result in results:
                 if result.error is None:
@@ -284,6 +286,7 @@ class Localizer:
         absent_maps: bool = True,
         keep_maps: bool = True,
         presence: bool | None = None,
+        boxes: bool = True,
     ) -> Generator[dict[str, Localization], None, None]:
         """Like `stream`, with several methods from one forward pass of the tower.
 
@@ -305,6 +308,7 @@ class Localizer:
                 thousand names do not need gigabytes.
             presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
                 calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
+            boxes: whether results have boxes; False leaves them to `Localization.by`.
 
         Yields:
             For each picture the `Localization` by every method; the keys are the entries of `methods`.
@@ -321,7 +325,8 @@ class Localizer:
         tasks, bank = self._named.tasks_of(methods), self._bank_where(presence)
         self._refuse_misfit(methods)
         requests = _requests(images, names)
-        results = self._named.run(requests, tasks, absent_maps, bank, reporter, on_error, keep_maps=keep_maps)
+        how = {"keep_maps": keep_maps, "boxes": boxes}
+        results = self._named.run(requests, tasks, absent_maps, bank, reporter, on_error, **how)
         return _found_in(results)
 
     def compare_figure(

@@ -22,6 +22,8 @@ class Reporter:
         start: a count of pictures begins, or goes on: how many are to be done, and how many there are in all.
         images: so many more pictures are done.
         masked: so many more masked pictures are done, and about so many are left for this batch (the Score-CAM family).
+        tower: pixels of pictures are needed, as a tower is to see them; told in the thread that computes, and not where
+            a `Memory` has all that is needed.
         bank: so many more names of the bank are embedded, and so many are left: once for a model that is not
             calibrated, in the middle of whatever else goes on. Nothing is told where they are known from before.
         failed: a picture, or another input, cannot be used: its name, and the error, whose text names it too.
@@ -39,6 +41,7 @@ class Reporter:
     start: Callable[[int, int], None] = _nothing
     images: Callable[[int], None] = _nothing
     masked: Callable[[int, int], None] = _nothing
+    tower: Callable[[], None] = _nothing
     bank: Callable[[int, int], None] = _nothing
     failed: Callable[[str, CliplocError], None] = _nothing
     halved: Callable[[int], None] = _nothing

@@ -9,7 +9,7 @@ from cliploc.localization import Localization
 from cliploc.report import _draw, draw_overlay
 from cliploc.report.colours import name_colour
 from cliploc.report.label_maps import label_picture
-from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _paneled, panels, run_line, scaled
+from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _away, _heat, _paneled, panels, run_line, scaled
 
 from .conftest import Build
 
@@ -76,6 +76,15 @@ def test_heat_lies_where_it_was_found_whatever_the_frame(build: Build, policy: s
     ys, xs = np.nonzero(warm(draw_overlay(result, opacity=1.0)))
     cell = max(size_wh) / 64 + 2  # a cell of the map, interpolated
     assert [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] == pytest.approx(box, abs=cell)
+
+
+@pytest.mark.parametrize("size_wh", [(400, 160), (50, 90)])
+def test_heat_is_the_map_over_the_picture_and_its_line_as_far_as_the_slope_says(build, size_wh):
+    result = replace(build(size_wh=size_wh), maps=np.random.default_rng(1).random((1, 64, 64), np.float32))
+    heat = _heat(result, 0)
+    np.testing.assert_allclose(heat, result.heatmaps[0], atol=1e-5)
+    slope = np.maximum(np.hypot(*np.gradient(heat)), 1e-4)
+    np.testing.assert_allclose(_away(heat, 0.4), np.abs(heat - 0.4) / slope, rtol=1e-3, atol=1e-5)
 
 
 def test_heat_is_not_drawn_where_the_model_never_looked(build: Build) -> None:

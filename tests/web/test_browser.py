@@ -101,6 +101,12 @@ def test_two_names_a_threshold_and_a_file(page, address):
         found = json.loads(archive.read("results.json"))["pictures"][0]
         assert {"cat_overlay.png", "cat_heatmaps.npy", "coco.json", "labelstudio.json"} <= set(archive.namelist())
     assert found["file"] == "cat.jpg"
+    assert json.loads(page.locator("#json").input_value()) == [found]
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    unfold(page, "JSON, Python, command line and link")
+    page.get_by_role("button", name="Copy JSON").click()
+    playwright.expect(page.locator("[data-copies=json]")).to_have_text("Copied")
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == [found]
     best = found["names"][0]["boxes"][0]["xyxy"]
     assert boxes(page)[0].startswith(" ".join(f"{value:.0f}" for value in best))  # the table's are whole pixels
     assert [url for url in page.asked if not url.startswith((address, "data:", "blob:"))] == []
@@ -171,23 +177,26 @@ def test_the_empty_page_has_a_place_to_drop_examples_and_a_line(page, address):
     playwright.expect(page.locator("#picture .chosen")).to_be_hidden()
 
 
-DROPPED = """async ([kind, url]) => {
+DROPPED = """async ([kind, target, url]) => {
   const transfer = new DataTransfer(), blob = await (await fetch(url)).blob();
   transfer.items.add(new File([blob], `${kind}.jpg`, {type: "image/jpeg"}));
   const event = kind === "paste" ? new ClipboardEvent(kind, {clipboardData: transfer, bubbles: true})
     : new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true});
-  document.querySelector(kind === "paste" ? "body" : "#picture").dispatchEvent(event);
+  document.querySelector(target).dispatchEvent(event);
 }"""
 
 
-@pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_a_photograph_is_dropped_or_pasted(page, address, kind):
+@pytest.mark.parametrize(("kind", "target"), [("drop", "#picture label"), ("drop", "h1"), ("paste", "body")])
+def test_a_photograph_is_dropped_or_pasted(page, address, kind, target):
     open_page(page, address)
-    page.evaluate(DROPPED, [kind, f"{address}/examples/cat.jpg"])
+    page.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")
+    page.get_by_text("expected a file, got something else").wait_for()
+    page.evaluate(DROPPED, [kind, target, f"{address}/examples/cat.jpg"])
     playwright.expect(page.locator("#picture .chosen span")).to_have_text(f"{kind}.jpg")
     page.locator("#names").fill("cat")
     page.locator("#find").click()
     page.locator(f"#results img[alt^='{kind}.jpg']").wait_for()
+    assert page.locator("#exemplar .chosen span").inner_text() == ""
 
 
 def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address):
@@ -248,9 +257,9 @@ def test_a_picture_stands_for_a_name(browser, address, width):
     page.locator("#results figure").nth(2).wait_for()
     assert page.locator("#results figcaption b").all_inner_texts() == ["boat", "pet", "All names"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unfold(page, "Python, command line and link")
+    unfold(page, "JSON, Python, command line and link")
     assert "pet=@cat.jpg[40,30,200,220]" in page.locator("#command").input_value()
-    unfold(page, "Python, command line and link")
+    unfold(page, "JSON, Python, command line and link")
     shoot(page, f"prompt-{width}", height=1064)
     context.close()
 
@@ -393,7 +402,7 @@ def test_text_is_legible_and_controls_have_names(browser, address, scheme):
     open_page(page, address)
     look(page, DEMO / "cat.jpg", "cat, dog")
     page.locator("#results figure").nth(2).wait_for()
-    for name in ("Model, method and options", "Downloads", "Python, command line and link"):
+    for name in ("Model, method and options", "Downloads", "JSON, Python, command line and link"):
         unfold(page, name)
     page.locator("#make").wait_for()
     assert page.evaluate(FAINT) == []

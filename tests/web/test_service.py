@@ -25,7 +25,7 @@ from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.web import downloads, view
 from cliploc.web.runs import StoppedError
-from cliploc.web.service import Offer, Service, with_heads
+from cliploc.web.service import Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
 from tests.tiny import write_head
@@ -283,7 +283,8 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
         photo.resize((1804, 1200)).save(large)
     settings = Settings(names="cat, dog", method="cam", min_presence=0.0)
     look = service.look(str(large), settings)
-    kept = look.slim(200)
+    kept = look.slim(service.read(str(large), 200).image)
+    assert kept.results["cam"].image is service.read(str(large), 200).image, "it is made once"
     assert kept.results["cam"].image.size == (200, 133)
     assert kept.size == kept.results["cam"].maps.nbytes + 3 * 200 * 133
     whole, small = look.cut(settings)["cam"], kept.cut(settings)["cam"]
@@ -310,7 +311,8 @@ def test_what_a_second_look_reads_counts_too(by_recipe):
 def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch):
     mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
-    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe)
+    told = Reporter(masked=lambda *_: pytest.fail("asked before a layer whether it goes on, which slows each"))
+    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe, told)
     wanted = localizer_of("mini")(CAT, ["remote control", "cat"])
     np.testing.assert_array_equal(again.cut(Settings())["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
@@ -433,7 +435,7 @@ def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
     [cut] = look.cut(settings)["cam"].masks.of_boxes
     assert (dict(GrabCutMasks().box_masks(heat))[0] == cut).all()
     assert (heat.masks.of_boxes[0] != cut).any()
-    slim = look.slim(150).cut(settings)
+    slim = look.slim(smaller(look.results["cam"].image, 150)).cut(settings)
     assert (slim["cam"].masks.of_boxes[0] ^ cut).mean() < 0.05
     assert "with the masks for" in view.results_html(slim, 0.5, masks=True)
     with pytest.raises(UsageError, match="expected masks_by to be one of heat, grabcut on this server, got sam"):

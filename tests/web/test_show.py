@@ -1,6 +1,7 @@
 """`POST /api/show`: what the page shows, as its JavaScript asks for it; what is refused; who leaves; who may not."""
 
 import http.client
+import io
 import json
 import re
 import time
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
@@ -60,6 +62,18 @@ def test_it_shows_the_localizers_boxes_and_how_to_get_them_again(address, photo)
     assert found["address"] == "?names=cat%2C+dog&method=cam"
     again = shown(address, wish(photo, {**CAM, "names": "dog"}))
     assert "0 of 1 name found" in again["status"]["text"]
+
+
+def test_the_json_is_the_documents_though_a_smaller_copy_is_shown(address):
+    large = io.BytesIO()
+    with Image.open(DEMO / "cat.jpg") as opened:
+        opened.resize((900, 600)).save(large, "JPEG")
+    asked = form(("picture", "large.jpg", large.getvalue()), visitor=ANNA, search="true", **CAM)
+    found = shown(address, asked, content_type=FORM)
+    assert 'width="720" height="480"' in found["figures"]
+    _, wanted = post_json(address, {"picture": found["ids"]["picture"], **CAM})
+    assert json.loads(found["json"]) == wanted["pictures"]
+    assert (wanted["pictures"][0]["width"], wanted["pictures"][0]["height"]) == (900, 600)
 
 
 def test_a_slider_changes_the_visitors_own_results_and_runs_no_model(tmp_path, monkeypatch):

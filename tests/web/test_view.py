@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cliploc.pipeline.second_look import Judgement
 from cliploc.recipes import recipe_of
+from cliploc.values import Boxes
 from cliploc.web import view
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import Settings
@@ -78,6 +80,17 @@ def test_boxes_are_those_of_the_photograph_and_pictures_those_of_the_page(build)
     assert (image["width"], image["height"]) == (str(view.SHOWN_SIDE), str(view.SHOWN_SIDE // 2))
     assert image["alt"] == "photo.jpg with the heatmap for “cat”: box from 100, 200 to 1900, 900"
     assert "100 200 1900 900" in re.sub(r"\s+", " ", page.text)
+
+
+def test_unsure_boxes_too_are_drawn_where_they_are_in_a_large_photograph(build, monkeypatch):  # noqa: F811
+    drawn = []
+    monkeypatch.setattr(view, "draw_names", lambda shown, *_, **__: drawn.append(shown) or shown.image)
+    large = build(size_wh=(2000, 1000), found=[False])
+    box = Boxes(np.float32([[100, 200, 1900, 900]]), np.float32([0.3]), np.zeros(1, np.int64), ("cat",))
+    judged = Judgement(large.boxes, box, np.float32([0.3]), ("unsure",), box, np.float32([0.3]), np.zeros(1, bool))
+    view.results_html({"cam": replace(large, judged=judged)}, 0.5)
+    assert drawn[0].image.width == view.SHOWN_SIDE
+    np.testing.assert_allclose(drawn[0].shown.xyxy, [[36, 72, 684, 324]], rtol=1e-5)
 
 
 def test_a_number_that_is_none_is_a_dash(build):  # noqa: F811

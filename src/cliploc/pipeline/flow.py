@@ -57,7 +57,7 @@ from cliploc.pipeline.views import (
     window_embeddings,
 )
 from cliploc.refine import resolve_refinements
-from cliploc.reporter import Reporter
+from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import raw_maps
 from cliploc.tower import Backbone, Guide, Needs
 from cliploc.values import Boxes, FloatArray, TextSet
@@ -170,11 +170,13 @@ class Flow:
         on_error: OnError,
         *,
         keep_maps: bool = True,
+        boxes: bool = True,
         lessons: bool = False,
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while the caller uses this one."""
         bank = self.second_look[0] if self.second_look else bank
-        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, absent_maps=absent_maps, lessons=lessons)
+        how: dict[str, Any] = {"absent_maps": absent_maps, "lessons": lessons, "began": reporter.tower}
+        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, **how)
         # Few pictures are read ahead, as a whole batch of them is with the tower already.
         with self.batches(requests, on_error, DECODERS) as gathered, Ahead(gathered, compute) as ahead:
             for batch, job in ahead:
@@ -185,7 +187,8 @@ class Flow:
                     if isinstance(item, Prepared):
                         b, computed = next(found)
                         results = zip(tasks.items(), computed.by_task, strict=True)
-                        made = {s: self._result(b, task, maps, computed, keep_maps) for (s, task), maps in results}
+                        result = partial(self._result, b, computed=computed, keep_maps=keep_maps, boxes=boxes)
+                        made = {spec: result(task, maps) for (spec, task), maps in results}
                         yield Result(item.id, made, lesson=computed.lessons[b] if computed.lessons else None)
                     else:
                         reporter.failed(item.source, item.error)
@@ -229,6 +232,7 @@ class Flow:
         bank: Bank | None = None,
         absent_maps: bool = True,
         lessons: bool = False,
+        began: Callable[[], None] = SILENT.tower,
     ) -> Computed | None:
         """The maps of every task, and which names are there, of a batch; bank: what uncalibrated presence asks."""
         batch = [item for item in items if isinstance(item, Prepared)]
@@ -247,7 +251,7 @@ class Flow:
             stitched: list[StitchedFeatures] = []  # the features of their windows
             for number, look in enumerate(looks):
                 counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
-                context, maps = self._see(look, batch, directions, tasks, counting, notes, taught)
+                context, maps = self._see(look, batch, directions, tasks, counting, notes, taught, began=began)
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
                     stitched.append(self.steps.stitched(context, batch, taught))
@@ -260,7 +264,8 @@ class Flow:
             places = self.backbone.dense(whole[0].trace) if self.second_look else None
             embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
             least, calibration = self.min_presence, self.second_look[1] if self.second_look else None
-            evidence = weigh(batch, embedding, names, windows, self.texts, least, bank, calibration)
+            seen = (batch, embedding, names, windows)
+            evidence = weigh(*seen, self.texts, least, bank, calibration, kept=together.shared)
             wanted = _wanted(batch, tasks, None if absent_maps else evidence)
 
             for flipped, (context, features) in enumerate(zip(whole, stitched, strict=True)):
@@ -322,10 +327,16 @@ class Flow:
         masked: Tell | None,
         notes: list[list[list[str]]],
         taught: bool,
+        *,
+        began: Callable[[], None],
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
-        # The pixels are made once, and only if the tower, a method or the guide asks for them.
-        shown = cache(lambda: self._shown(look, batch))  # [n, 3, H, W] in 0–1
+
+        @cache  # once, and only if the tower, a method or the guide asks for them
+        def shown() -> Tensor:  # [n, 3, H, W] in 0–1
+            began()
+            return self._shown(look, batch)
+
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
         needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught))
@@ -365,18 +376,21 @@ class Flow:
         return (together.flip(-1) if look.flipped else together).to(self.backbone.device).float().div_(255)
 
     # ------------------------------------------------------------------------------------------------------ a picture
-    def _result(self, b: int, task: Task, made: TaskMaps, computed: Computed, keep_maps: bool) -> Localization:
+    def _result(
+        self, b: int, task: Task, made: TaskMaps, computed: Computed, keep_maps: bool, boxes: bool
+    ) -> Localization:
         """The boxes of a task for picture number `b` of what was computed, and all else that is known of it."""
         with own_modes(torch.device(self.backbone.device)):
             item, evidence = computed.batch[b], computed.evidence
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], made.not_flat[b].tolist())
             frame, lots = self.steps.finished(b, made.joined, task, computed.wanted[b])
             second = self._second_look(b, computed, made)
-            # A second look chooses among all boxes.
-            rule = task.box_rule if second is None else replace(task.box_rule, max_boxes=None, min_score=0.0)
+            rule = task.box_rule if boxes else None
+            if rule is not None and second is not None:  # it chooses among all boxes
+                rule = replace(rule, max_boxes=None, min_score=0.0)
             redrawn = made.joined.redrawn
             sides = redrawn[b].sides(len(item.texts)) if redrawn else None
-            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps, sides)
+            maps, cut, reasons = _with_boxes(frame, lots, reasons, item.texts.names, rule, keep_maps, sides)
             said = self.texts.remarks(item.texts) + tuple(dict.fromkeys(made.notes[b]))
             result = Localization(
                 source=item.picture.source,
@@ -388,7 +402,7 @@ class Flow:
                 reasons=reasons,
                 maps=maps,
                 frame=frame,
-                boxes=boxes,
+                boxes=cut,
                 notes=item.picture.notes + item.notes + said,
                 embedding=computed.embedding[b].clone().cpu().numpy(),
                 method=task.method.title,
@@ -402,9 +416,9 @@ class Flow:
                 sides=sides,
                 mask_source=self._mask_source,
             )
-            if second is None:
+            if second is None or not boxes:
                 return result
-            return result.judged_by(second.judge(boxes, reasons, task.box_rule, self.min_presence))
+            return result.judged_by(second.judge(cut, reasons, task.box_rule, self.min_presence))
 
     def _second_look(self, b: int, computed: Computed, made: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
@@ -458,22 +472,23 @@ def _with_boxes(
     lots: Lots,
     reasons: Reasons,
     names: tuple[str, ...],
-    rule: BoxRule,
+    rule: BoxRule | None,
     keep_maps: bool,
     sides: FloatArray | None,
 ) -> tuple[FloatArray, Boxes, Reasons]:
-    """Maps of all names, zero where none was made or kept; boxes; why names are not found (None: found)."""
+    """Maps of all names, zero where none was made or kept; boxes by a rule; why names are not found (None: found)."""
     shape = (len(names), *frame.input_hw)
     maps: FloatArray | None = None
     parts: list[Boxes] = []
     said = list(reasons)
     for some, values in lots:
-        there = [said[p] for p in some]
-        of_lot = None if sides is None else sides[list(some)]
-        boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule, of_lot)
-        parts.append(replace(boxes, label=np.asarray(some, np.int64)[boxes.label], names=names))
-        for p, reason in zip(some, there_said, strict=True):
-            said[p] = reason
+        if rule is not None:
+            there = [said[p] for p in some]
+            of_lot = None if sides is None else sides[list(some)]
+            boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule, of_lot)
+            parts.append(replace(boxes, label=np.asarray(some, np.int64)[boxes.label], names=names))
+            for p, reason in zip(some, there_said, strict=True):
+                said[p] = reason
         if keep_maps:
             if len(some) == len(names):
                 maps = values

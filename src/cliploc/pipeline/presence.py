@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,9 +69,15 @@ class Rivals(NamedTuple):
     of_bank: Floats  # [P, 2] see `over_bank`
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
 
-    def above(self, views: Tensor) -> Tensor:
-        """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""
-        return _above(views @ self.names.T, views @ self.bank.T, self.are_rivals)
+    def above(self, views: Tensor, kept: dict[Any, Any] | None = None) -> Tensor:
+        """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations.
+
+        What depends on the views alone stays in `kept`.
+        """
+        kept, key = {} if kept is None else kept, ("crowd", len(self.bank))
+        if key not in kept:
+            kept[key] = Crowd.of(views @ self.bank.T)
+        return _above(views @ self.names.T, kept[key], self.are_rivals)
 
     def within(self, views: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """As `above`, of one name `[n]` in each view `[n, D]`; and its rank among its rivals. Both `[n]`."""
@@ -83,26 +89,39 @@ class Rivals(NamedTuple):
         return (own - mean) / spread.clamp(min=1e-12).sqrt(), rank
 
 
-def _above(own: Tensor, cosines: Tensor, are_rivals: Tensor) -> Tensor:
-    """`[V, P]`: how far cosines of names `[V, P]` lie above those of their rivals in a bank `[V, K]`."""
+class Crowd(NamedTuple):
+    """Cosines of a bank in V views, of which any part may be rivals."""
+
+    centre: Tensor  # [V, 1] their mean, so that the squares are small
+    away: Tensor  # [V, K] how far each lies above it
+    squares: Tensor  # [V, K] of `away`
+
+    @classmethod
+    def of(cls, cosines: Tensor) -> Crowd:
+        """From cosines `[V, K]`."""
+        centre = cosines.mean(dim=1, keepdim=True)
+        away = cosines - centre
+        return cls(centre, away, away.square())
+
+
+def _above(own: Tensor, crowd: Crowd, are_rivals: Tensor) -> Tensor:
+    """`[V, P]`: how far cosines of names `[V, P]` lie above those of their rivals `[P, K]` in a bank."""
     mask = are_rivals.to(own).T  # [K, P]
-    centre = cosines.mean(dim=1, keepdim=True)  # so that the squares are small
-    away = cosines - centre
-    mean = away @ mask / mask.sum(dim=0)
-    spread = (away.square() @ mask / mask.sum(dim=0) - mean.square()).clamp(min=1e-12).sqrt()
-    return (own - centre - mean) / spread
+    mean = crowd.away @ mask / mask.sum(dim=0)
+    spread = (crowd.squares @ mask / mask.sum(dim=0) - mean.square()).clamp(min=1e-12).sqrt()
+    return (own - crowd.centre - mean) / spread
 
 
-def over_bank(own: Tensor, cosines: Tensor, others: Tensor, are_rivals: Tensor) -> Floats:
+def over_bank(own: Tensor, crowd: Crowd, others: Tensor, are_rivals: Tensor) -> Floats:
     """`[P, 2]` of names: their `bank_mean` and `bank_kin`; see `calibration.OF_BOX`.
 
     Args:
         own: `[K, P]` cosines of the bank's texts with the names.
-        cosines: `[K, K]` those with each other.
+        crowd: of their cosines with each other, `[K, K]`.
         others: `[P, K]` bool, the texts that are not the name itself.
         are_rivals: `[P, K]` bool.
     """
-    above, counted = _above(own, cosines, are_rivals), others.T  # [K, P]
+    above, counted = _above(own, crowd, are_rivals), others.T  # [K, P]
     mean = above.masked_fill(~counted, 0).sum(dim=0) / counted.sum(dim=0)
     kin = above.masked_fill(~counted, -math.inf).topk(max(1, int(KIN_SHARE * len(above))), dim=0).values.mean(dim=0)
     return torch.stack([mean, kin], dim=1).double().cpu().numpy()
@@ -136,7 +155,7 @@ class Bank:
         self._names = texts.beside(prompts.DEFAULT_TEMPLATES)
         self._plain = texts.beside(("{}",))
         self._embeddings: Tensor | None = None  # [K, D]
-        self._cosines: Tensor | None = None  # [K, K] of the bank's texts with each other
+        self._crowd: Crowd | None = None  # of the bank's texts with each other, as every name needs it
         self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
         self._last: tuple[object, Rivals] | None = None  # mostly all pictures have the same names
 
@@ -187,8 +206,8 @@ class Bank:
             own, not_it = names @ bank.T, are_rivals.clone()  # [P, K]
             near = own.masked_fill(~not_it, -math.inf)
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
-            self._cosines = bank @ bank.T if self._cosines is None else self._cosines
-            of_bank, contrasted = over_bank(own.T, self._cosines, not_it, are_rivals), self._names.contrasts(texts)
+            self._crowd = Crowd.of(bank @ bank.T) if self._crowd is None else self._crowd
+            of_bank, contrasted = over_bank(own.T, self._crowd, not_it, are_rivals), self._names.contrasts(texts)
             self._last = last = (synonyms, contrasts), Rivals(names, bank, are_rivals, of_bank, contrasted)
         return last[1]
 
@@ -277,6 +296,7 @@ def weigh(
     min_presence: float,
     bank: Bank | None = None,
     calibration: Calibration | None = None,
+    kept: dict[Any, Any] | None = None,
 ) -> Evidence:
     """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`.
 
@@ -285,6 +305,7 @@ def weigh(
     Args:
         calibration: of a second look, which a bank must come with: presence is then a chance, and a name is absent
             that stays near its rivals in every view (`calibration.FIRST_LOOK`).
+        kept: of these pictures, for other names.
     """
     scores, backbone = torch.einsum("bd,bpd->bp", embedding, names), texts.backbone  # [B, P]
     presence, ranks, probabilities = None, None, None
@@ -292,7 +313,7 @@ def weigh(
     views: list[Tensor] = []  # of each picture [1 + W, D], for the bank
     if bank is not None:
         views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]
-    looks = None if calibration is None or bank is None else _looks(batch, views, bank)
+    looks = None if calibration is None or bank is None else _looks(batch, views, bank, {} if kept is None else kept)
     passes: Tensor | None = None  # [B, P] bool, the names that a second look looks at
     if calibration is None:
         presence = backbone.presence(scores)
@@ -357,14 +378,16 @@ def weigh(
     return Evidence(scores, presence, [tuple(absent) for absent in absences], rule, ranks, probabilities, looks)
 
 
-def _looks(batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank) -> list[tuple[Floats, Rivals]] | None:
+def _looks(
+    batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank, kept: dict[Any, Any]
+) -> list[tuple[Floats, Rivals]] | None:
     """See `Evidence.looks`."""
     found = []
-    for item, seen in zip(batch, views, strict=True):
+    for b, (item, seen) in enumerate(zip(batch, views, strict=True)):
         rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts)
         if rivals is None:  # so for all pictures
             return None
-        above = rivals.above(seen)  # [V, P]
+        above = rivals.above(seen, kept.setdefault(("views", b), {}))  # [V, P]
         found.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
     return found
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from cliploc.report.colours import INK, Colour, text_colour
+from cliploc.values import FloatArray
 
 Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1, exclusive right and bottom edge
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -42,21 +43,25 @@ def heat_table() -> npt.NDArray[np.uint8]:
     return np.stack([np.interp(at, places, channel) for channel in anchors.T], axis=1).round().astype(np.uint8)
 
 
-def heat_cover(
-    colours: npt.NDArray[np.generic], heat: npt.NDArray[np.uint8], opacity: float
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Heat `[...]` in colours `[..., 3]` as a cover: its colours `[..., 3]` and their opacity `[...]`, both uint8.
+def heat_cover(opacity: float) -> tuple[FloatArray, FloatArray, npt.NDArray[np.uint8]]:
+    """The cover of each level of heat, each `[256]`: shares of `VEIL` and of the heat's colour in its colour, opacity.
 
     All drawings of heat lay this on the picture: a dark veil where it is cold, which fades as the heat rises, and over
     it the heat's colour, whose opacity rises with it to `opacity`.
     """
     start, stop = HEAT_RAMP
-    rise = ((heat[..., None].astype(np.float32) / 255 - start) / (stop - start)).clip(0, 1)
+    rise = ((np.arange(256, dtype=np.float32) / 255 - start) / (stop - start)).clip(0, 1)
     rise = rise * rise * (3 - 2 * rise)
     veil, shade = VEIL_OPACITY * (1 - rise), opacity * rise
     covered = 1 - (1 - veil) * (1 - shade)
-    mixed = (np.array(VEIL, np.float32) * (veil * (1 - shade)) + colours * shade) / np.maximum(covered, 1e-6)
-    return mixed.round().astype(np.uint8), (covered[..., 0] * 255).round().astype(np.uint8)
+    whole = np.maximum(covered, np.float32(1e-6))
+    return veil * (1 - shade) / whole, shade / whole, (covered * 255).round().astype(np.uint8)
+
+
+def heat_palette(opacity: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """The cover of a single name: the colour of each level of heat, `[256, 3]`, and its opacity, `[256]`."""
+    veil, own, covers = heat_cover(opacity)
+    return (np.outer(veil, VEIL) + own[:, None] * heat_table()).round().astype(np.uint8), covers
 
 
 def clean(text: str) -> str:

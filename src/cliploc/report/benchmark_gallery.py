@@ -135,7 +135,7 @@ def _heat(thumb: bytes) -> str:
     shades = (heat_of(thumb).astype(int) * (SHADES - 1) + 127) // 255
     image = Image.fromarray(shades.astype(np.uint8), "P")
     levels = np.linspace(0, 255, SHADES).round().astype(int)
-    colours, alpha = _draw.heat_cover(_draw.heat_table()[levels], levels.astype(np.uint8), OPACITY)
+    colours, alpha = (one[levels] for one in _draw.heat_palette(OPACITY))
     image.putpalette(colours.tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())

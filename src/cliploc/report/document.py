@@ -118,7 +118,8 @@ def _picture(result: Localization, masks: bool) -> dict[str, Any]:
             name["mask"] = encode(result.name_mask(index)) if result.found[index] else None
             for i, box in zip(np.flatnonzero(result.boxes.label == index).tolist(), name["boxes"], strict=True):
                 box["mask"] = of_boxes[i]
-    return described(result.source, result.image.size, result.notes) | {"names": names}
+    height, width = result.frame.original_hw  # the picture may be a smaller copy
+    return described(result.source, (width, height), result.notes) | {"names": names}
 
 
 def _name(result: Localization, index: int) -> dict[str, Any]:

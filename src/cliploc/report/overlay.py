@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -213,13 +214,17 @@ def paint_boxes(
 
 def _heat(result: Localization, index: int, side: int = HEAT_SIDE) -> FloatArray:
     """The heat of a name over the picture, 0–1, `[H', W']`, at most this number of pixels per side."""
-    import torch
-
     width, height = fit_within(result.image.size, side)
     frame = replace(result.frame, original_hw=(height, width))
-    maps = torch.from_numpy(np.nan_to_num(result.maps[[index]]))  # [1, h, w]
-    heat: FloatArray = frame.map_to_original(maps).numpy()[0]
-    return heat.clip(0, 1)
+    maps = np.nan_to_num(result.maps[[index]])  # [1, h, w]
+    heat: FloatArray
+    if frame.offset_xy == (0, 0) and frame.resized_wh == frame.input_hw[::-1]:  # as below, in a fifth of the time
+        heat = np.asarray(cv2.resize(maps[0], (width, height)), np.float32)
+    else:
+        import torch
+
+        heat = frame.map_to_original(torch.from_numpy(maps)).numpy()[0]
+    return heat.clip(0, 1, out=heat)
 
 
 def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_draw.Rectangle], float]:
@@ -241,7 +246,7 @@ def paint_map(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = 
         return
     levels = Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR)
     # Tables of Pillow are many times faster than to look up each pixel in an array.
-    colours, covers = _draw.heat_cover(_draw.heat_table(), np.arange(256, dtype=np.uint8), opacity)
+    colours, covers = _draw.heat_palette(opacity)
     mask = levels.point(covers.tolist())
     levels.putpalette(colours.tobytes())
     for rows in _strips((0, 0, *image.size)):
@@ -267,8 +272,15 @@ def _away(heat: FloatArray, level: float) -> FloatArray:
     """How many pixels away, along the slope, the heat is at this level: `[H, W]`."""
     if min(heat.shape) < 2:
         return np.full_like(heat, np.inf)
-    down, right = np.gradient(heat)
-    away: FloatArray = np.abs(heat - level) / np.maximum(np.sqrt(down * down + right * right), 1e-4)
+    # As `np.gradient`, in a quarter of its time, with the slope halved at the edges.
+    right, down = (
+        cv2.Sobel(heat, cv2.CV_32F, *axis, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
+        for axis in ((1, 0), (0, 1))
+    )
+    right[:, [0, -1]] *= 2
+    down[[0, -1]] *= 2
+    away: FloatArray = np.abs(heat - level)
+    away /= np.maximum(cv2.magnitude(right, down), np.float32(1e-4))
     return away
 
 
@@ -280,9 +292,9 @@ def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: C
     width = max(1.0, max(1.6, 0.6 * _draw.line_width(image.size, dense)) * scale)
     away = _away(heat, level)
     for ink, wide, strength in ((INK, 2 * width + 0.5, 0.7), (colour, width, 1.0)):
-        line = wide / 2 + 0.5 - away  # its opacity, with smooth edges
-        line = np.rint(line.clip(0, 1, out=line) * (strength * 255), out=line)
-        mask = Image.fromarray(line.astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
+        end, full = wide / 2 + 0.5, strength * 255  # the line's opacity falls to 0 within the last pixel
+        line = cv2.convertScaleAbs(away.clip(end - 1, end), alpha=-full, beta=end * full)
+        mask = Image.fromarray(line).resize(image.size, Image.Resampling.BILINEAR)
         if (extent := mask.getbbox()) is not None:
             for rows in _strips(extent):
                 here = rows[2] - rows[0], rows[3] - rows[1]
@@ -291,7 +303,8 @@ def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: C
 
 def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float, dense: float) -> None:
     heat = _heat(result, index)  # [H', W']
-    paint_map(image, (heat * 255).round().astype(np.uint8), opacity if result.found[index] else opacity / 2)
+    levels = np.asarray(cv2.convertScaleAbs(heat, alpha=255), np.uint8)
+    paint_map(image, levels, opacity if result.found[index] else opacity / 2)
     outline(image, heat, _level(result, index), LINE_COLOUR, dense)
 
 
@@ -299,17 +312,25 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
     if not indices:
         return image
     # The hottest name sets the colour; a high power blends colours only where two names are about equally hot.
-    total: FloatArray | float = 0.0
-    mixed: FloatArray | float = 0.0
-    hottest: FloatArray | float = 0.0
+    hottest = _heat(result, indices[0])  # [H', W']
+    total, planes = np.zeros_like(hottest), [np.zeros_like(hottest) for _ in range(3)]
     for index in indices:
-        heat = _heat(result, index)  # [H', W']
-        share = heat**8 + np.float32(1e-12)
-        total, hottest = total + share, np.maximum(hottest, heat)
-        mixed = mixed + share[..., None] * np.array(name_colour(index), dtype=np.float32)  # [H', W', 3]
-    levels = (np.asarray(hottest) * 255).round().astype(np.uint8)
+        heat = _heat(result, index)
+        np.maximum(hottest, heat, out=hottest)
+        for _ in range(3):
+            heat *= heat  # to the power of 8
+        heat += np.float32(1e-12)
+        total += heat
+        for plane, ink in zip(planes, name_colour(index), strict=True):
+            plane += heat * np.float32(ink)
+    levels = cv2.convertScaleAbs(hottest, alpha=255)
     if levels.any():
-        cover = _draw.heat_cover(np.asarray(mixed / np.asarray(total)[..., None]), levels, opacity)
+        veil, own, covers = _draw.heat_cover(opacity)
+        share = np.divide(cv2.LUT(levels, own), total, out=total)
+        for plane, ink in zip(planes, _draw.VEIL, strict=True):
+            plane *= share
+            plane += cv2.LUT(levels, veil * np.float32(ink))
+        cover = cv2.convertScaleAbs(cv2.merge(planes)), cv2.LUT(levels, covers)
         colour, alpha = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in cover)
         image = Image.composite(colour, image, alpha)
     for index in indices:

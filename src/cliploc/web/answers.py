@@ -212,7 +212,8 @@ class Answers:
         yield _line({"done": True, **last, "ids": question.ids})
 
     def _found(self, question: Question, reporter: Reporter) -> dict[str, Any]:
-        look = self._look(question, reporter, self._looks.get(question.visitor)).slim(view.SHOWN_SIDE)
+        look = self._look(question, reporter, self._looks.get(question.visitor))
+        look = look.slim(self._service.read(look.path, view.SHOWN_SIDE).image)
         self._looks.keep(question.visitor, look, look.size)
         return self._shown(look, question.settings)
 
@@ -231,9 +232,11 @@ class Answers:
         file = next(iter(found.values())).source
         exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
+        pictures = downloads.document(found, replace(settings, masks=False), look.ran(settings))["pictures"]
         return {
             "status": view.status(view.summary(found)),
             "figures": view.results_html(found, settings.opacity, look.ran(settings), settings.masks),
+            "json": json.dumps(pictures, ensure_ascii=False, indent=1, allow_nan=False),
             "python": python_lines(settings, file, look.offer.arguments, rules, exemplar),
             "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
             "address": f"?{to_query(_without_defaults(settings, self._service))}",

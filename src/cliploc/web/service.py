@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -130,8 +131,7 @@ class SearchResult:
 
     path: str  # the photograph's file
     settings: Settings  # the settings that the maps depend on, with names and method filled in
-    # method → its result at threshold 0 and with every name found, so that `cut` can decide again. A recipe has its own
-    # name there, such as "recipe:default"
+    # method → its result without boxes, which `cut` makes. A recipe has its own name there, such as "recipe:default"
     results: dict[str, Localization]
     own: dict[str, Own]  # method → its values for options that the visitor does not set
     # methods whose trained head decides by itself which names are found; for them presence does not count
@@ -198,9 +198,9 @@ class SearchResult:
         kept = {name: one for name, one in options.items() if name not in UNREFINED or one != UNREFINED[name]}
         return replace(self.recipe, options=kept)
 
-    def slim(self, side: int) -> SearchResult:
+    def slim(self, image: Image.Image) -> SearchResult:
         """The same with a smaller copy of the photograph, which saves memory while a visitor's results are kept."""
-        return replace(self, results={method: slim(one, side) for method, one in self.results.items()})
+        return replace(self, results={method: replace(one, image=image) for method, one in self.results.items()})
 
 
 class Service:
@@ -289,15 +289,12 @@ class Service:
         self,
         settings: Settings,
         method: str,
-        threshold: float | None = None,
         exemplars: Sequence[Exemplar] = (),
     ) -> Localizer:
         """A localizer for these settings; cheap, as the model is loaded already."""
         menu, heads = self.menu(settings.model), self.offer(settings.model).heads
         options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `Look.cut` applies the minimum
         options["exemplars"] = tuple(exemplars)
-        if threshold is not None:
-            options["threshold"] = threshold
         recipe = menu.recipes.get(method)
         if recipe is not None:
             method, options = recipe.method, {**recipe.options, **options}
@@ -348,21 +345,19 @@ class Service:
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in named}
-        # At threshold 0 no name is rejected for small regions: another threshold may find it later. These boxes are not
-        # shown, `cut` makes others: to divide their regions would take longer than all the rest.
-        undivided = replace(settings, split_peaks=1.0)
-        by_recipe = None if recipe is None else self.localizer(undivided, settings.method, 0.0, exemplars)
-        by_name = self.localizer(undivided, named[0], 0.0, exemplars) if named else None
+        by_recipe = None if recipe is None else self.localizer(settings, settings.method, exemplars)
+        by_name = self.localizer(settings, named[0], exemplars) if named else None
 
         def compute() -> dict[str, Localization]:
             found: dict[str, Localization] = {}
-            with _Interruptible(reporter) as told:
-                counted = replace(reporter, masked=told.masked)
+            with ExitStack() as modes:
+                told = _Interruptible(reporter, modes)
+                counted = replace(reporter, masked=told.masked, tower=told.begin)
+                how: dict[str, Any] = {"reporter": counted, "presence": True, "boxes": False}
                 if by_recipe is not None:
-                    results = by_recipe.stream([picture], settings.asked, reporter=counted, presence=True)
-                    found[settings.method] = next(results)
+                    found[settings.method] = next(by_recipe.stream([picture], settings.asked, **how))
                 if by_name is not None:
-                    found |= next(by_name.compare([picture], settings.asked, asked, reporter=counted, presence=True))
+                    found |= next(by_name.compare([picture], settings.asked, asked, **how))
             return found
 
         results = self._models.submit(compute).result()
@@ -372,15 +367,22 @@ class Service:
             path, settings, results, own, closed, offer, recipe, exemplar or "", mask_sources=self.mask_sources
         )
 
-    def read(self, path: str) -> Picture:
-        """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders."""
+    def read(self, path: str, side: int | None = None) -> Picture:
+        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while.
+
+        Its `source` is the file name only, as visitors must not learn the server's folders.
+        """
         name = Path(path).name
         try:
             status = os.stat(path)
-            key = (path, status.st_mtime_ns, status.st_size)  # another file may have the path later
+            key = (path, status.st_mtime_ns, status.st_size, side)  # another file may have the path later
             picture = self.pictures.get(key)
             if picture is None:
-                picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                if side is None:
+                    picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                else:
+                    whole = self.read(path)
+                    picture = replace(whole, image=smaller(whole.image, side))
                 image = picture.image
                 self.pictures.keep(key, picture, image.width * image.height * len(image.getbands()))
         except InputError as error:
@@ -391,12 +393,22 @@ class Service:
 
 
 class _Interruptible(TorchFunctionMode):
-    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures."""
+    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures.
 
-    def __init__(self, reporter: Reporter) -> None:
+    It is entered when a tower begins: it slows every function of torch, and a search in a picture that was seen before
+    is nothing but many short ones.
+    """
+
+    def __init__(self, reporter: Reporter, modes: ExitStack) -> None:
         super().__init__()
-        self._reporter = reporter
-        self._left = 0
+        self._reporter, self._modes = reporter, modes
+        self._begun, self._left = False, 0
+
+    def begin(self) -> None:
+        """As `Reporter.tower`."""
+        if not self._begun:
+            self._begun = True
+            self._modes.enter_context(self)
 
     def masked(self, done: int, left: int) -> None:
         """As `Reporter.masked`."""
@@ -430,10 +442,9 @@ def _unless(value: float | None, own: float | None) -> float | None:
     return None if value is not None and own is not None and abs(value - own) < 1e-3 else value
 
 
-def slim(result: Localization, side: int) -> Localization:
-    """The result with a copy of its picture of at most this side; boxes and frame stay in the original's pixels."""
-    size = fit_within(result.image.size, side)
-    if size == result.image.size:
-        return result
-    image = result.image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return replace(result, image=image)
+def smaller(image: Image.Image, side: int) -> Image.Image:
+    """A copy of a picture of at most this side; the picture itself where it is no larger."""
+    size = fit_within(image.size, side)
+    if size == image.size:
+        return image
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -13,7 +13,7 @@ from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, heatmap_alt, resized_masks, verdict
 from cliploc.reporter import BANK
-from cliploc.web.service import slim, title_of
+from cliploc.web.service import smaller, title_of
 
 SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 JPEG_QUALITY = 85
@@ -92,11 +92,13 @@ def results_html(
 def _shown(result: Localization) -> Localization:
     """The result scaled to the size that the page shows. Its picture may be a smaller copy already."""
     height, width = result.frame.original_hw
-    small = slim(result, SHOWN_SIDE)
-    ratio = np.array([small.image.width / width, small.image.height / height] * 2, dtype=np.float32)
-    frame = replace(small.frame, original_hw=(small.image.height, small.image.width))
-    boxes = replace(small.boxes, xyxy=small.boxes.xyxy * ratio)
-    return replace(small, frame=frame, boxes=boxes, mask_source=resized_masks(result))
+    image = smaller(result.image, SHOWN_SIDE)
+    ratio = np.array([image.width / width, image.height / height] * 2, dtype=np.float32)
+    frame = replace(result.frame, original_hw=(image.height, image.width))
+    boxes = replace(result.boxes, xyxy=result.boxes.xyxy * ratio)
+    judged = None if result.judged is None else result.judged.scaled(ratio)
+    masks = resized_masks(result)
+    return replace(result, image=image, frame=frame, boxes=boxes, judged=judged, mask_source=masks)
 
 
 def _figure_of_name(

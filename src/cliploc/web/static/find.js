@@ -44,7 +44,7 @@ async function asked(fields, signal) {
   return lastLine(await post("/api/show", { ...settings(), visitor, ...fields }, signal), line => say(line.status));
 }
 
-function show({ status: said, figures, python, command, address }) {
+function show({ status: said, figures, json, python, command, address }) {
   say(said);
   if (figures === undefined) return;
   results.innerHTML = figures;  // of a template that escapes what was typed; the page's policy allows no script in it
@@ -52,7 +52,7 @@ function show({ status: said, figures, python, command, address }) {
   files.replaceChildren();
   // The address bar shows the settings of the page, so that a copied address opens the same.
   history.replaceState(null, "", address);
-  const lines = { python, command, address: location.href };
+  const lines = { json, python, command, address: location.href };
   for (const [name, text] of Object.entries(lines)) at(`#${name}`).value = text;
 }
 
@@ -154,7 +154,17 @@ async function makeFiles(signal) {
 async function copy(button) {
   const field = at(`#${button.dataset.copies}`);
   field.select();  // where the browser allows no copying, as on plain HTTP, Ctrl+C does it
-  await navigator.clipboard?.writeText(field.value);
+  const copied = await navigator.clipboard?.writeText(field.value).then(() => true, () => false);
+  button.textContent = copied ? "Copied" : "Press Ctrl+C";
+  setTimeout(() => (button.textContent = "Copy"), 2000);
+}
+
+// A picture that is dropped beside the fields is the one to search.
+function drop(event) {
+  event.preventDefault();
+  const field = pictures[event.target.closest?.(".drop")?.id] ?? pictures.picture, [file] = event.dataTransfer.files;
+  if (file) field.choose(file);
+  else say({ kind: "problem", text: "expected a file, got something else: copy the picture and paste it, or save it" });
 }
 
 // ------------------------------------------------------------------------------------------------------------ events
@@ -173,6 +183,7 @@ at("#examples").addEventListener("click", event => {
 });
 for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
 document.addEventListener("paste", event => pictures.picture.paste(event));
-for (const kind of ["dragover", "drop"]) document.addEventListener(kind, event => event.preventDefault());  // not opened
+document.addEventListener("dragover", event => event.preventDefault());
+document.addEventListener("drop", drop);
 watch(adjust, choose);
 open().catch(sayProblem);

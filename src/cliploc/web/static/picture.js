@@ -18,10 +18,6 @@ export class PictureField {
       element.addEventListener(kind, event => { event.preventDefault(); element.classList.add("over"); });
     }
     for (const kind of ["dragleave", "drop"]) element.addEventListener(kind, () => element.classList.remove("over"));
-    element.addEventListener("drop", event => {
-      event.preventDefault();
-      if (event.dataTransfer.files.length) this.choose(event.dataTransfer.files[0]);
-    });
     element.addEventListener("paste", event => this.paste(event));
   }
 
