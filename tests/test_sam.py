@@ -147,6 +147,12 @@ def test_what_cannot_be_is_said_in_one_line(folder: Path, tmp_path: Path, monkey
         SamMasks(folder)
 
 
+def test_a_folder_may_begin_with_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(folder.parent))
+    assert SamMasks(f"~/{folder.name}").id == SamMasks(folder).id
+
+
 def test_the_command_line_draws_masks_by_sam(folder: Path, tmp_path: Path) -> None:
     asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--out", tmp_path)
     document = document_of(*asked, "--masks-by", f"sam:{folder}")

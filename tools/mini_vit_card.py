@@ -176,7 +176,7 @@ def on_coco(rows: Sequence[Row], data: Path, work: Path) -> dict[str, list[str]]
             localizer = Localizer(
                 "mini-vit", method=row.method, method_options=dict(row.options), guide=guide, min_presence=0
             )
-            cells = best_boxes(localizer, pictures_of("coco", data / "coco_dev", localizer, None))
+            cells = best_boxes(localizer, pictures_of("coco", data / "coco_dev", localizer, None), [])
             file.write_text(json.dumps(cells))
             print(f"{row.label} on COCO: {cells[0]}", flush=True)
         found[row.label] = json.loads(file.read_text())

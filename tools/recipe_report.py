@@ -1,13 +1,14 @@
 """What the recipes give on pictures that nothing was chosen on. For docs/mini.md and docs/mini-vit.md.
 
 `best`: of each name that is in a picture, the best-scored box, whatever its presence: the share with IoU ≥ 0.5 with any
-true box. `drafts`: boxes as `cliploc annotate` draws them, with the presence test; a draft is right when it overlaps a
-true box of its name, that no better draft took. A COCO picture is asked for all names that the model knows, one of
-ILSVRC for its own and nine others of a seeded ten. Things that are in a picture but not annotated count as absent.
+true box; "to the first row" is its difference in pairs, ± the standard error over pictures. `drafts`: boxes as
+`cliploc annotate` draws them, with the presence test; a draft is right when it overlaps a true box of its name, that no
+better draft took. A COCO picture is asked for all names that the model knows, one of ILSVRC for its own and nine others
+of a seeded ten. Things that are in a picture but not annotated count as absent.
 
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev --model mini-vit --method gem
-    python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_tune --windows 1.5 2.5 3
+    python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_tune --windows 1.5 2.5 2,3
     python tools/recipe_report.py drafts --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py drafts --dataset wsol --root ../shared/data/ilsvrc_val_dev
 
@@ -86,20 +87,31 @@ def matched(boxes: np.ndarray, truth: np.ndarray, level: float) -> int:
     return len(truth) - len(free)
 
 
-def best_boxes(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
-    """The shares of names in a picture whose best-scored box is right."""
-    right, names, areas = 0, 0, []
+def best_boxes(localizer: Localizer, pictures: Sequence[Pictured], first: list[list[bool]]) -> list[str]:
+    """The shares of names in a picture whose best-scored box is right; `first`: by picture, of the first run."""
+    hits: list[list[bool]] = []
+    areas = []
     for one in pictures:
         asked = [word for word in one.asked if word.partition("|")[0] in one.truth]
         found = localizer(load(one.path).image, asked)
+        hits.append([])
         for name, truth in one.truth.items():
             boxes = found.boxes.of(name)[:1]
-            hit = len(boxes) > 0 and iou_matrix(boxes, truth).max() >= LEVELS[0]
-            right, names = right + int(hit), names + 1
+            hit = len(boxes) > 0 and bool(iou_matrix(boxes, truth).max() >= LEVELS[0])
+            hits[-1].append(hit)
             sides = (truth[:, 2:] - truth[:, :2]).prod(1).max() / (found.image.width * found.image.height)
             areas.append((sides, hit))
     small = [hit for area, hit in areas if area < 0.1]
-    return [f"{right / names:.3f} of {names}", f"{np.mean(small):.3f} of {len(small)}" if small else "–"]
+    first.extend(hits[len(first) :])
+    more = np.array([sum(own) - sum(others) for own, others in zip(hits, first, strict=True)])  # [pictures]
+    names = np.array([len(own) for own in hits])
+    gain = more.sum() / names.sum()
+    error = np.sqrt(np.square(more - gain * names).sum()) / names.sum()  # names of a picture are not independent
+    return [
+        f"{sum(map(sum, hits)) / names.sum():.3f} of {names.sum()}",
+        f"{np.mean(small):.3f} of {len(small)}" if small else "–",
+        f"{gain:+.3f} ± {error:.3f}",
+    ]
 
 
 def drafts(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
@@ -126,25 +138,29 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
     parser.add_argument("--method", nargs="+", help="these published methods instead of the recipes")
-    parser.add_argument("--windows", nargs="+", type=float, default=(), help="also the default recipe with these")
+    parser.add_argument("--windows", nargs="+", default=(), help="also the default recipe with these, as 2 or 2,3")
     parser.add_argument("--guide", help="a second tower, for methods that need one")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE, help="of drafts")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     given = parser.parse_args()
     torch.set_num_threads(1)
     titles = {
-        "best": ["best box right", "of names whose things are below a tenth of the picture"],
+        "best": ["best box right", "of names whose things are below a tenth of the picture", "to the first row"],
         "drafts": ["boxes a picture", *(f"{what} at {level}" for level in LEVELS for what in ("precision", "recall"))],
     }[given.what]
     print(f"| | {' | '.join(titles)} | ms a picture |\n{'|---' * (2 + len(titles))}|")
     runs = {method: {"method": method} for method in given.method or ()} or {title: RUNS[title] for title in given.runs}
-    runs |= {f"default, windows {size:g}": {"recipe": "default", "windows": (size,)} for size in given.windows}
+    runs |= {
+        f"default, windows {text}": {"recipe": "default", "windows": tuple(map(float, text.split(",")))}
+        for text in given.windows
+    }
+    first: list[list[bool]] = []
     for title, run in runs.items():
         shown = {"min_presence": 0} if given.what == "best" else {"min_score": given.min_score}
         localizer = Localizer(given.model, guide=given.guide, **shown, **run)
         pictures = pictures_of(given.dataset, given.root, localizer, given.limit)
         start = time.process_time()
-        cells = best_boxes(localizer, pictures) if given.what == "best" else drafts(localizer, pictures)
+        cells = best_boxes(localizer, pictures, first) if given.what == "best" else drafts(localizer, pictures)
         spent = 1000 * (time.process_time() - start) / len(pictures)
         print(f"| {title} | {' | '.join(cells)} | {spent:.0f} |", flush=True)
 

@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from cliploc._files import user_path
 from cliploc._imports import install, not_installed
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.tower import tensors_digest
@@ -136,15 +136,16 @@ def _loaded(model: str | os.PathLike[str], device: str) -> tuple[Any, Any]:
         from transformers import AutoModelForMaskGeneration, AutoProcessor
     except ImportError as error:
         raise not_installed(error, install("sam", "SAM")) from error
-    source = os.fspath(model)
-    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    folder = user_path(model)  # after "sam:" a shell leaves ~ as it is
+    source = os.fspath(folder if folder.is_dir() else model)
+    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UsageError(f"expected SAM's folder or a repository as ORG/NAME, got {source!r}: check the path")
     try:
         loaded = AutoModelForMaskGeneration.from_pretrained(source, use_safetensors=True)
         processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
     except (OSError, ValueError) as error:  # transformers raises these for folders, files and the network
         said = (str(error).strip().splitlines() or ["no reason given"])[0]
-        kind = ModelError if Path(source).is_dir() else MissingWeightsError
+        kind = ModelError if folder.is_dir() else MissingWeightsError
         raise kind(
             f"SAM cannot be loaded from {source} ({said[:200]}): give a folder with config.json, "
             "processor_config.json and model.safetensors"
