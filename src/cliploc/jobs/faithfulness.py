@@ -22,6 +22,7 @@ from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, cla
 from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.metrics import Bootstrap, checked_map
+from cliploc.report.tables import number_text
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
@@ -221,11 +222,6 @@ def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[floa
 def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the numbers of these metrics are, for manifests and tables: key → title, about, best, shown."""
     return {key: asdict(number) for one in chosen_metrics(metrics) for key, number in one.numbers.items()}
-
-
-def number_text(value: float | None) -> str:
-    """A number in a table."""
-    return "–" if value is None else f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.1e}"
 
 
 # --------------------------------------------------------------------------------------------- maps made by other tools

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
 from cliploc.geometry import iou_matrix
-from cliploc.jobs.faithfulness import number_text
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
@@ -24,6 +23,7 @@ from cliploc.localization import Localization
 from cliploc.metrics import Bootstrap, average_precision
 from cliploc.report.presence import FILES as REPORT_FILES
 from cliploc.report.presence import LOSSES, NUMBERS, things_text
+from cliploc.report.tables import number_text
 from cliploc.reporter import Reporter
 from cliploc.values import GOOD_IOU
 

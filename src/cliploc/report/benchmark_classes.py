@@ -7,7 +7,7 @@ import numpy as np
 
 from cliploc.report.benchmark_data import BenchmarkRun, details, wilson
 from cliploc.report.benchmark_gallery import Photographs, gallery_picture
-from cliploc.report.benchmark_tables import Cell, Table, percent
+from cliploc.report.tables import Cell, Table, percent
 from cliploc.report.task_folder import SettingResult
 
 SHOWN = 12  # best and worst classes
@@ -44,8 +44,7 @@ def class_table(run: BenchmarkRun, settings: Sequence[SettingResult]) -> Table:
             share = numbers.get("gt_known")
             cells.append(Cell("–") if share is None else Cell(f"{share:.1f}", share))
         rows.append(cells)
-    numeric = frozenset(columns) - {"class", "id"}
-    return Table("Every class and every setting", columns, {"": rows}, numeric)
+    return Table("Every class and every setting", columns, {"": rows}, {"class", "id"})
 
 
 # -------------------------------------------------------------------------------------------------------- ten classes
@@ -117,7 +116,7 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
                 percent(100 * float(mine["pointing_hit"].mean()) if "pointing_hit" in mine else None),
             ]
         )
-    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, frozenset(columns) - {"setting"})
+    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, {"setting"})
 
 
 def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:

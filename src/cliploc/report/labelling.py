@@ -8,10 +8,10 @@ import numpy as np
 
 from cliploc._documents import LabellingManifest
 from cliploc.errors import UsageError
-from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
-from cliploc.report.benchmark_tables import Cell, Table, to_markdown
+from cliploc.report.figures import Figure, Palette, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES
-from cliploc.report.task_folder import SettingResult, TaskRun, csv_text, read_run, write_files
+from cliploc.report.tables import Cell, Table, csv_text, to_markdown
+from cliploc.report.task_folder import SettingResult, TaskRun, read_run, write_files
 
 FILES = ("tables.csv", "tables.md", "names.csv", "report.html")
 DRAFTS = "drafts"  # the folder of the drafts, beside these
@@ -132,9 +132,7 @@ def _numbers(run: TaskRun) -> Table:
         for one in run.settings
         if "nothing" in one.numbers
     ]
-    return Table(
-        "Corrections of 100 pictures", columns, {"": rows}, frozenset({*columns} - {"setting", "order"}), notes
-    )
+    return Table("Corrections of 100 pictures", columns, {"": rows}, {"setting", "order"}, notes)
 
 
 def _csv(run: TaskRun) -> str:
@@ -185,7 +183,7 @@ def _names(run: TaskRun) -> Table | None:
             saved, error = numbers[f"saved_{step}"], numbers[f"saved_error_{step}"]
             row.append(Cell(number_text(saved, error), saved))
         rows.append(row)
-    return Table("Each name", columns, {"": rows}, frozenset({*columns} - {"setting", "name"}))
+    return Table("Each name", columns, {"": rows}, {"setting", "name"})
 
 
 def _names_csv(run: TaskRun) -> str:
@@ -207,10 +205,9 @@ def _curve(setting: SettingResult, steps: list[int]) -> Figure:
 
     def draw(axes: Any, palette: Palette) -> None:
         for i, order, what in there:
-            colour, dashes, marker = look(i, palette)
             values = np.array(curves[order][what], np.float64)  # None is NaN
             errors = [one or 0 for one in curves[order]["saved_error"]]
-            axes.plot(steps, values, color=colour, linewidth=1.8, dashes=dashes or (None, None), marker=marker)
+            colour = plot(axes, palette, i, steps, values, marked=True)
             if what == "taught":
                 axes.errorbar(steps, values, errors, color=colour, linewidth=0, elinewidth=1, capsize=3)
         axes.set_ylim(bottom=0)

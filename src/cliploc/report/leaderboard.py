@@ -9,8 +9,8 @@ from typing import Any
 from cliploc._documents import DocumentError, Leaderboard, read_json
 from cliploc._files import write_whole
 from cliploc.errors import UsageError
-from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.report.tables import Cell, Table, percent
 
 FILE = "leaderboard.json"
 NUMBERS = {  # key → title and meaning; in percent
@@ -93,7 +93,7 @@ def _table(title: str, of: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
         ]
         for document, one, row in rows
     ]
-    return Table(title, columns, {"": cells}, frozenset(NUMBERS[key][0] for key in keys) | {"τ", "samples"}, [ABOUT])
+    return Table(title, columns, {"": cells}, {"model", "method", "τ chosen on"}, [ABOUT])
 
 
 def _ends(row: Mapping[str, Any], key: str) -> tuple[float, float] | None:
