@@ -13,7 +13,7 @@ from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs.engine import Spending, failure_reason
-from cliploc.jobs.evaluate import read_map
+from cliploc.jobs.evaluate import folder_of, read_map
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
@@ -262,9 +262,7 @@ def evaluate_maps(
     reporter: Reporter = SILENT,
 ) -> MapsResult:
     """Measures any tool's `<sample id>.npy`, in 0–1 over the whole picture, of the name that `protocol` says."""
-    maps, protocol = Path(maps), protocol or FaithfulnessOptions()
-    if not maps.is_dir():
-        raise UsageError(f"expected a folder of maps, found none at {maps}: check the path")
+    maps, protocol = folder_of("maps", maps), protocol or FaithfulnessOptions()
     chosen, entries = chosen_metrics(metrics, with_method=False), class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
     localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).given())

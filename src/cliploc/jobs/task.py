@@ -239,7 +239,7 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
             "samples_sha256": digest.hexdigest(),
             "classes": [asdict(one) for one in dataset.classes],
             **reasons,
-            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+            "problems": [asdict(one) for one in dataset.problems],
         }
     )
 
