@@ -236,7 +236,7 @@ def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
         if content_digest(file) != run.results.row(file.id)["blake2b"]:
             problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
             continue
-        held = run.reviewed(run.picture(file, number, all_boxes=True))
+        held = run.reviewed(file, number)
         truth: dict[int, list[Sequence[float]]] = {}
         for box, label in zip(held.boxes, held.labels, strict=True):
             truth.setdefault(label, []).append(box)
