@@ -30,9 +30,10 @@ from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, percent_text, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, run_task
 from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
+from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import Protocol, Segmenter
@@ -76,7 +77,7 @@ def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]
     shown = {**NUMBERS, "mean_average_precision": "mAP"}
     keys = [key for key in shown if any(one.get(key) is not None for one in summary.values())]
     rows = [("setting", *(shown[key] for key in keys))]
-    return rows + [(name, *(percent_text(one, key) for key in keys)) for name, one in summary.items()]
+    return rows + [(name, *(percent(one.get(key)).text for key in keys)) for name, one in summary.items()]
 
 
 def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:

@@ -96,11 +96,6 @@ class BenchmarkResult:
         )
 
 
-def percent_text(numbers: Mapping[str, Any], key: str) -> str:
-    """A number of a summary in a table."""
-    return "–" if numbers.get(key) is None else f"{numbers[key]:.2f}"
-
-
 def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,

@@ -30,7 +30,7 @@ from cliploc.report.html import REPORT_TEMPLATES, count
 from cliploc.report.labelling import write_labelling_report
 from cliploc.report.presence import write_presence_report
 from cliploc.report.segmentation import write_segmentation_report
-from cliploc.report.tables import Cell, Table, percent, to_latex, to_markdown
+from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
 from cliploc.report.task_folder import SettingResult, kind_of, published, worth, write_files
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
@@ -236,9 +236,9 @@ def _tau(settings: Sequence[SettingResult]) -> dict[str, Any]:
         rows.append(
             [
                 Cell(one.label),
-                Cell(f"{TAUS[best]:.3f}", float(TAUS[best])),
+                decimal(float(TAUS[best]), 3),
                 percent(float(one.curve[best])),
-                Cell("–" if one.threshold is None else f"{one.threshold:.3f}", one.threshold),
+                decimal(one.threshold, 3),
                 percent(None if own is None else float(own)),
                 Cell(f"{TAUS[start]:.3f} – {TAUS[stop]:.3f}", float(TAUS[stop] - TAUS[start])),
             ]
@@ -301,7 +301,7 @@ def _count_table(settings: Sequence[SettingResult], size: Counts, number: Counts
         for what in ("right", "wrong"):
             counts = [found[one.id][i] for _, found, i in groups]
             amounts = [hits if what == "right" else n - hits for hits, n in counts]
-            rows.append([Cell(one.label), Cell(what), *[Cell(f"{amount:,}", amount) for amount in amounts]])
+            rows.append([Cell(one.label), Cell(what), *map(counted, amounts)])
     title = "Hits and misses by size and number of objects"
     return Table(title, columns, {"": rows}, {"setting", "box"})
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark_data import BenchmarkRun, in_words, is_imagenet
-from cliploc.report.tables import CHART, Cell, Marks, Table, csv_text, percent
+from cliploc.report.tables import CHART, Cell, Marks, Table, counted, csv_text, decimal, percent
 from cliploc.report.task_folder import SettingResult, published, with_ends
 
 NOT_COMPARABLE = (
@@ -78,7 +78,7 @@ def _ours(run: BenchmarkRun, one: SettingResult) -> list[Cell]:
         percent(fixed, None if one.oracle else ends),
         Cell("–" if one.oracle else _tau(one)),
         percent(best, one.interval("max_box_acc")),
-        Cell("–") if tau is None else Cell(f"{tau:.3f}", tau),
+        decimal(tau, 3),
         percent(one.number("top1_loc"), one.interval("top1_loc")),
         percent(one.number("top5_loc"), one.interval("top5_loc")),
         percent(one.number("vl_score_rule"), one.interval("vl_score_rule")),
@@ -158,10 +158,10 @@ def every_number(run: BenchmarkRun) -> Table:
             [
                 Cell(one.label),
                 *[percent(one.number(key), one.interval(key)) for key in keys],
-                Cell("–") if best is None else Cell(f"{best:.3f}", best),
+                decimal(best, 3),
                 Cell(_tau(one), one.threshold),
-                _counted(one.numbers.get("evaluated", 0)),
-                _counted(failures(one)),
+                counted(one.numbers.get("evaluated", 0)),
+                counted(failures(one)),
             ]
         )
     notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
@@ -172,10 +172,6 @@ def failures(one: SettingResult) -> int:
     """The number of pictures that failed in a setting."""
     failed = one.numbers.get("failed", 0)
     return int(failed) if isinstance(failed, int | float) else len(failed)
-
-
-def _counted(value: Any) -> Cell:
-    return Cell(f"{int(value):,}", int(value))
 
 
 def to_csv(run: BenchmarkRun) -> str:

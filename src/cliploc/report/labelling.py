@@ -10,7 +10,7 @@ from cliploc._documents import LabellingManifest
 from cliploc.errors import UsageError
 from cliploc.report.figures import Figure, Palette, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES
-from cliploc.report.tables import Cell, Table, csv_text, to_markdown
+from cliploc.report.tables import Cell, Table, counted, csv_text, to_markdown
 from cliploc.report.task_folder import SettingResult, TaskRun, read_run, write_files
 
 FILES = ("tables.csv", "tables.md", "names.csv", "report.html")
@@ -116,8 +116,8 @@ def _numbers(run: TaskRun) -> Table:
         [
             Cell(one.id),
             Cell(order),
-            Cell(f"{step:,}", step),
-            Cell(f"{numbers['left']:,.0f}", numbers["left"]),
+            counted(step),
+            counted(numbers["left"]),
             *(Cell(number_text(numbers[key]), numbers[key]) for key in ("untaught", "taught")),
             Cell(number_text(numbers["saved"], numbers["saved_error"]), numbers["saved"]),
             Cell(minutes_text(numbers, ""), numbers["minutes_low"]),
@@ -177,7 +177,7 @@ def _names(run: TaskRun) -> Table | None:
     }
     rows = []
     for one, name, numbers in every:
-        row = [Cell(one.id), Cell(name), *(Cell(f"{numbers[key]:,.0f}", numbers[key]) for key in ("pictures", "boxes"))]
+        row = [Cell(one.id), Cell(name), *(counted(numbers[key]) for key in ("pictures", "boxes"))]
         for step in dict.fromkeys((0, last)):
             row += [Cell(number_text(value := numbers[f"{key}_{step}"]), value) for key in ("untaught", "taught")]
             saved, error = numbers[f"saved_{step}"], numbers[f"saved_error_{step}"]

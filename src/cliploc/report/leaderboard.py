@@ -10,7 +10,7 @@ from cliploc._documents import DocumentError, Leaderboard, read_json
 from cliploc._files import write_whole
 from cliploc.errors import UsageError
 from cliploc.report.html import REPORT_TEMPLATES
-from cliploc.report.tables import Cell, Table, percent
+from cliploc.report.tables import Cell, Table, decimal, percent
 
 FILE = "leaderboard.json"
 NUMBERS = {  # key → title and meaning; in percent
@@ -87,7 +87,7 @@ def _table(title: str, of: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
             Cell(document["model"]),
             Cell(row["method"]),
             *(percent(row["numbers"].get(key), _ends(row, key)) for key in keys),
-            Cell("own") if row.get("threshold") is None else Cell(f"{row['threshold']:.3f}", row["threshold"]),
+            Cell("own") if row.get("threshold") is None else decimal(row["threshold"], 3),
             Cell(f"{one['tuned_on']} ({one['tuned_samples']:,})"),
             Cell(f"{row['evaluated']:,}" + (f", {row['failed']:,} failed" if row["failed"] else ""), row["evaluated"]),
         ]

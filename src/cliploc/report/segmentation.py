@@ -12,7 +12,7 @@ from cliploc.images import small_png
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.tables import Cell, Table, csv_text, percent, to_markdown
+from cliploc.report.tables import Cell, Table, counted, csv_text, percent, to_markdown
 from cliploc.report.task_folder import TaskRun, published, read_run, with_ends, write_files
 from cliploc.values import ignored_label
 
@@ -80,7 +80,7 @@ def _numbers(run: TaskRun) -> Table:
             Cell(", ".join(one.about.get("refine") or []) or "–"),
             percent(one.number("miou"), one.interval("miou")),
             *(percent(one.number(key)) for key in NUMBERS[1:]),
-            Cell(f"{one.numbers['evaluated']:,}", one.numbers["evaluated"]),
+            counted(one.numbers["evaluated"]),
             Cell("this run"),
         ]
         for one in run.settings
@@ -112,7 +112,7 @@ def _per_class(run: TaskRun) -> Table:
         of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
         pixels = max((one.get("pixels", 0) for one in of_class), default=0)
         if pixels:
-            rows.append([Cell(class_name), Cell(f"{pixels:,}", pixels), *(percent(one.get("iou")) for one in of_class)])
+            rows.append([Cell(class_name), counted(pixels), *(percent(one.get("iou")) for one in of_class)])
     return Table("IoU of each class", columns, {"": rows}, {"class"})
 
 
@@ -125,7 +125,7 @@ def _confused(run: TaskRun) -> Table | None:
                 [
                     Cell(classes[one["true"]]),
                     Cell(classes[one["predicted"]]),
-                    Cell(f"{one['pixels']:,}", one["pixels"]),
+                    counted(one["pixels"]),
                     percent(one["share"]),
                 ]
                 for one in found

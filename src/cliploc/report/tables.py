@@ -64,7 +64,17 @@ class Table:
 
 def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
     """A percentage with two decimals, as the field prints it; a dash for none."""
-    return Cell("–") if value is None else Cell(f"{value:.2f}", value, ends)
+    return decimal(value, 2, ends)
+
+
+def decimal(value: float | None, decimals: int, ends: tuple[float, float] | None = None) -> Cell:
+    """A number with so many decimals; a dash for none."""
+    return Cell("–") if value is None else Cell(f"{value:.{decimals}f}", value, ends)
+
+
+def counted(value: float | None) -> Cell:
+    """How many; a dash for none."""
+    return Cell("–") if value is None else Cell(f"{value:,.0f}", value)
 
 
 def number_text(value: float | None) -> str:
@@ -98,7 +108,7 @@ def numbers_table(
         [
             Cell(one.id),
             *(number_cell(one.number(key), one.interval(key)) for key in numbers),
-            *(Cell(f"{value:,.0f}" if (value := one.number(key)) is not None else "–", value) for key in counts),
+            *(counted(one.number(key)) for key in counts),
         ]
         for one in run.settings
     ]
