@@ -23,7 +23,7 @@ from cliploc.backbones import guides, models
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, Commands
 from cliploc.cli.localize import _take
-from cliploc.cli.photos import FileNames, PhotoRun, asked_photos
+from cliploc.cli.photos import PhotoRun, ResultNames, asked_photos
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
@@ -747,7 +747,7 @@ def test_names_of_many_pictures_of_one_stem_are_each_looked_up_once(tmp_path):
             return path.name == "cat_overlay-3.png"  # an input
 
     inputs = Asked()
-    names = FileNames(inputs, tmp_path)
+    names = ResultNames(inputs, tmp_path)
     assert [names.of("a/cat.jpg", "_overlay") for _ in range(3)] == [
         f"cat_overlay{end}.png" for end in ("", "-2", "-4")
     ]

@@ -677,7 +677,7 @@ class LabellingManifest(TaskManifest, kw_only=True):  # manifest.json, as a repo
     seconds: LabellingCosts
 
 
-class FaithfulNumber(Struct):  # the meaning of a number of faithfulness
+class FaithfulnessNumber(Struct):  # the meaning of a number of faithfulness
     title: str
     about: str
     best: Literal["low", "high", ""]
@@ -691,5 +691,5 @@ class CurveAxis(Struct):  # the horizontal axis of a curve
 class FaithfulnessManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of faithfulness needs it
     dataset: NamedDataset
     protocol: dict[str, Any]
-    numbers: Annotated[dict[str, FaithfulNumber], Meta(min_length=1)]
+    numbers: Annotated[dict[str, FaithfulnessNumber], Meta(min_length=1)]
     curves: dict[str, CurveAxis]

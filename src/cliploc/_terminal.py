@@ -133,7 +133,7 @@ def _progress(console: Console, rate: str) -> Progress:
         TimeRemainingColumn,
     )
 
-    class Rate(ProgressColumn):
+    class Speed(ProgressColumn):
         """How many a second."""
 
         def render(self, task: Task) -> Text:
@@ -144,7 +144,7 @@ def _progress(console: Console, rate: str) -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(24),
         MofNCompleteColumn(),
-        *([Rate()] if rate else []),
+        *([Speed()] if rate else []),
         TimeRemainingColumn(compact=True),
     ]
     return Progress(*columns, console=console, transient=True)

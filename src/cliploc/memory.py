@@ -46,7 +46,7 @@ class Remembered:
 
 
 @dataclass
-class _Entry(Generic[V]):
+class _Stored(Generic[V]):
     value: V
     size: int
     used: float
@@ -63,7 +63,7 @@ class Kept(Generic[V]):
         useful: Callable[[V], bool] = lambda _: True,
     ) -> None:
         self._most, self._seconds, self._clock, self._useful = most, seconds, clock, useful
-        self._entries: dict[Hashable, _Entry[V]] = {}  # what was not used for longest comes first
+        self._entries: dict[Hashable, _Stored[V]] = {}  # what was not used for longest comes first
         self._lock = threading.Lock()
 
     @property
@@ -88,7 +88,7 @@ class Kept(Generic[V]):
         with self._lock:
             self._entries.pop(key, None)
             if size <= self._most:
-                self._entries[key] = _Entry(value, size, self._clock())
+                self._entries[key] = _Stored(value, size, self._clock())
         self.forget_old()
 
     def forget_old(self) -> None:

@@ -24,7 +24,7 @@ from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, BoxFilter, Candidate, grouped
+from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, BoxCandidate, BoxFilter, grouped
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.labels import labels_of, read_labels
@@ -292,7 +292,7 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     assert result.groups == (1 if mode == "keep" else 0)
 
 
-def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
+def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[BoxCandidate]:
     return grouped(frame, heat, (box, np.ones(1, np.float32)), 0, BoxRule(threshold), "split")
 
 

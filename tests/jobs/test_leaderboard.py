@@ -165,5 +165,5 @@ def test_phrases_have_no_ap(board):
     rows = leaderboard._by_setting(board / "sets/wsol/report", leaderboard.ROWS)
     (setting, own) = next(iter(rows.items()))
     taus = leaderboard._chosen(board / "sets/wsol/tune")[setting]
-    assert "ap_given" in leaderboard._numbers(own, taus, {}, phrases=False)[0]
-    assert "ap_given" not in leaderboard._numbers(own, taus, {}, phrases=True)[0]
+    assert "ap_given" in leaderboard._numbers(own, taus, {}, phrases=False)
+    assert "ap_given" not in leaderboard._numbers(own, taus, {}, phrases=True)

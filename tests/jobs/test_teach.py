@@ -29,7 +29,7 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, School, Seen, Taught, _Presence, teach
+from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, Taught, _Presence, teach
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import load_learnt
@@ -385,7 +385,7 @@ def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_ot
 
 
 def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_model_is_known(tmp_path: Path) -> None:
-    seen = Seen(torch.zeros(3), torch.tensor([0.2, 0.5]), tested=False)
+    seen = Appearance(torch.zeros(3), torch.tensor([0.2, 0.5]), tested=False)
     for model, found in (("mini", True), ("another", False)):
         assert seen.alike({"model": model}).isfinite().all() == found
     assert not replace(seen, cosines=torch.tensor([0.1, 0.5])).alike({"model": "mini"}).isfinite().any()

@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports whose figures nobody looks at: matplotlib takes longer than all the rest."""
-    monkeypatch.setattr("cliploc.report.benchmark_figures._svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("cliploc.report.figures._svg", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")

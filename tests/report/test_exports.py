@@ -17,7 +17,8 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.images import load
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, FileNames, _export, exports
+from cliploc.report import exports as formats
+from cliploc.report.exports import AnnotatedPicture, ExportSettings, FileNames, exports
 from tests.report.annotated import annotated
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
@@ -303,8 +304,8 @@ def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
 
 
 def test_many_pictures_of_one_stem_are_not_numbered_from_1_each(monkeypatch, tmp_path):
-    placed, tried = _export._placed, []
-    monkeypatch.setattr(_export, "_placed", lambda stem, ending: tried.append(stem) or placed(stem, ending))
+    placed, tried = formats._placed, []
+    monkeypatch.setattr(formats, "_placed", lambda stem, ending: tried.append(stem) or placed(stem, ending))
     names = FileNames(tmp_path)
     files = [names.of(annotated(f"a.{n}", tmp_path / "a", (8, 8)), "*.txt")[0].name for n in range(1, 101)]
     assert (files[0], files[-1], len(tried)) == ("a.txt", "a-100.txt", 100)

@@ -36,12 +36,12 @@ from cliploc.cli.options import (
 from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
-    SHOWN_PROBLEMS,
     SOME_FAILED,
     complain,
     print_document,
     say_failures,
     say_next,
+    say_problems,
     titled,
     writable,
 )
@@ -355,7 +355,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     with terminal.progress(f"reading {asked.dataset}", rate="pictures/s") as reporter:
         found = plan.open(asked.dataset, asked.root, asked.split, **chosen)
         to_see_all = f"cliploc datasets {asked.dataset} --root {asked.root}" if of_boxes else "report.html lists them"
-        _say_problems(terminal, found.problems, to_see_all)
+        say_problems(terminal, found.problems, to_see_all)
         inputs = {path for one in found.samples for path in (one.path, *files_of(one))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
         written = [folder / name for name in ("manifest.json", *plan.files)]
@@ -376,14 +376,6 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     code = _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json=asked.as_json)
     say_next(terminal, ("open", page), quiet=asked.as_json)
     return code
-
-
-def _say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str) -> None:
-    """Prints a dataset's first problems, and where all of them are listed."""
-    for problem in problems[:SHOWN_PROBLEMS]:
-        terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
-    if len(problems) > SHOWN_PROBLEMS:
-        terminal.say(f"{len(problems)} problems in all: {all_of_them}", style="yellow")
 
 
 def _concluded(

@@ -15,10 +15,10 @@ from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, fla
 from cliploc.cli.output import (
     DONE,
     LOCALIZE,
-    SHOWN_PROBLEMS,
     SOME_FAILED,
     print_document,
     say_next,
+    say_problems,
     titled,
     writable,
 )
@@ -78,9 +78,7 @@ def _learning(
 
         dataset = read_truth(asked.truth, asked.folder, asked)
         Inputs(one.path for one in dataset.samples).refuse([out])
-        problems = [one for one in dataset.problems if one.kind not in BY_DESIGN]
-        for one in problems[:SHOWN_PROBLEMS]:
-            terminal.say(f"{one.kind}: {one.source}: {one.reason}", style="yellow")
+        say_problems(terminal, [one for one in dataset.problems if one.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
         from cliploc.jobs.folder import kept_beside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,8 @@ def datasets(asked: DatasetsFlags) -> int:
         with terminal.progress(f"reading {name}"):
             pictures = open_labelled(name, root, asked.split, **asked.counted())
         if asked.as_json:
-            print_document(_labelled_document(pictures))
+            counts = {"pictures": len(pictures), "classes": len(pictures.classes)}
+            print_document(_document(pictures, counts))
         else:
             terminal.data(grid(_about_labelled(pictures)))
         _say_benchmark(terminal, name, root, *split, "--task", "segmentation", quiet=asked.as_json)
@@ -199,10 +200,6 @@ def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequenc
     return [(styled(key, "bold"), value) for key, value in rows]
 
 
-def _labelled_document(dataset: LabelledDataset) -> dict[str, Any]:
-    return _document(dataset, {"pictures": len(dataset), "classes": len(dataset.classes)})
-
-
 def _dataset_document(dataset: Dataset) -> dict[str, Any]:
     counts = {
         "pictures": len({one.path for one in dataset.samples}),
@@ -222,5 +219,5 @@ def _document(dataset: Dataset | LabelledDataset, counts: Mapping[str, int]) -> 
         "role": dataset.role,
         **counts,
         "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
-        "named": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+        "named": [asdict(one) for one in dataset.problems],
     }

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from cliploc.values import Problem
+
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
 SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # listed one by one; more are only counted
 
@@ -52,6 +54,14 @@ def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
     """Prints the first failures, each with its reason."""
     for name, reason in list(failed.items())[:SHOWN_FAILURES]:
         terminal.say(f"failed: {name}: {reason}", style="red")
+
+
+def say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str = "") -> None:
+    """Prints a dataset's first problems, and where all of them are listed."""
+    for problem in problems[:SHOWN_PROBLEMS]:
+        terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
+    if all_of_them and len(problems) > SHOWN_PROBLEMS:
+        terminal.say(f"{len(problems)} problems in all: {all_of_them}", style="yellow")
 
 
 def title_row(*titles: str) -> list[Text]:

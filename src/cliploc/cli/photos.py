@@ -91,7 +91,7 @@ class PhotoRun:
         self.terminal, self.quiet = Terminal(), quiet
         self.photos = asked_photos(self.terminal, photos, self.folder)
         inputs = Inputs([*self.photos.paths, *(str(one) for one in others if one is not None)])
-        self.names = FileNames(inputs, self.folder or Path())
+        self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:
             inputs.refuse([self.folder / one for one in files])
         self.records: list[dict[str, Any]] = []
@@ -188,7 +188,7 @@ class PhotoRun:
 
 
 # --------------------------------------------------------------------------------------------------------- file names
-class FileNames:
+class ResultNames:
     """Gives each file of a folder its name: unique, and never that of an input."""
 
     def __init__(self, inputs: Inputs, folder: Path) -> None:

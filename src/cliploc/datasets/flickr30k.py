@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cliploc._documents import MOST_TEXT, finite, lines_of, read_xml, whole
-from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.candidates import Box, Problems
 from cliploc.datasets._infra.files import needed_folder, words
-from cliploc.datasets._infra.phrases import phrase_classes, plain_phrase
+from cliploc.datasets._infra.phrases import PhraseRow, found_phrases, plain_phrase
 from cliploc.datasets._infra.registration import Found, Split, reader
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
@@ -43,7 +43,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     numbers = [row[0] for row in words(root / f"{split}.txt", 1)]
     sentences, boxes_in = (needed_folder(root, (name,), "text files") for name in ("Sentences", "Annotations"))
     pictures = needed_folder(root, ("flickr30k-images", "flickr30k_images", "images"), "pictures")
-    rows: list[tuple[str, str, Path, list[Box], tuple[int, int]]] = []
+    rows: list[PhraseRow] = []
     for number in numbers:
         try:
             size, boxes = _boxes(boxes_in / f"{number}.xml")
@@ -52,8 +52,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
                     rows.append((f"{number}/{place}", phrase, pictures / f"{number}.jpg", boxes[entity], size))
         except (OSError, ValueError) as error:
             problems.add("broken annotation", number, f"its sentences or boxes cannot be read ({error}): left out")
-    classes, labels = phrase_classes(row[1] for row in rows)
-    return Found(classes, [Candidate(name, path, labels[one], boxes, size) for name, one, path, boxes, size in rows])
+    return found_phrases(rows)
 
 
 def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:

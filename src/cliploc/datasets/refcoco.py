@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cliploc._documents import DocumentError, read_json
-from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.files import coco_format, json_object, needed_folder, reading
-from cliploc.datasets._infra.phrases import phrase_classes, plain_phrase
+from cliploc.datasets._infra.phrases import PhraseRow, found_phrases, plain_phrase
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
 
@@ -61,7 +61,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         images = {int(one["id"]): one for one in document["images"]}
         things = {int(one["id"]): one for one in document["annotations"]}
     with coco_format(path, "convert"):
-        rows: list[tuple[str, str, Path, list[Box], tuple[int, int]]] = []
+        rows: list[PhraseRow] = []
         for ref in sorted((one for one in refs if one["split"] == split), key=lambda one: int(one["image_id"])):
             source = f"ref {ref['ref_id']}"
             image, thing = images.get(int(ref["image_id"])), things.get(int(ref["ann_id"]))
@@ -81,9 +81,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     if not rows:
         there = ", ".join(sorted({str(one["split"]) for one in refs})) or "none"
         raise UsageError(f"expected refs of the split {split} in {path}, found none: it has {there}")
-    classes, labels = phrase_classes(row[1] for row in rows)
-    candidates = [Candidate(name, path, labels[phrase], boxes, size) for name, phrase, path, boxes, size in rows]
-    return Found(classes, candidates)
+    return found_phrases(rows)
 
 
 def _list(path: Path) -> list[dict[str, Any]]:

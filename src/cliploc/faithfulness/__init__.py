@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from cliploc._imports import on_first_use
+from cliploc.errors import UsageError
+from cliploc.registry import Registry, module_names
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these import torch, which takes longer than refusing a name
     from cliploc.faithfulness._infra.fill import in_8_bits
     from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
     from cliploc.faithfulness._infra.measure import AskedPicture, Faithfulness, Region, Spent, with_random_weights
-    from cliploc.faithfulness._infra.metric_registry import chosen_metrics, faithfulness_metric, faithfulness_metrics
     from cliploc.faithfulness._infra.order import area, spearman
     from cliploc.faithfulness._infra.scores import Scorer, Scores
 
@@ -25,11 +27,33 @@ __getattr__ = on_first_use(
             "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps",
         ],
         "cliploc.faithfulness._infra.order": ["area", "spearman"],
-        "cliploc.faithfulness._infra.metric_registry": [
-            "chosen_metrics",
-            "faithfulness_metric",
-            "faithfulness_metrics",
-        ],
         "cliploc.faithfulness._infra.scores": ["Scorer", "Scores"],
     },
 )  # fmt: skip
+
+faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
+    "faithfulness metric",
+    "cliploc.faithfulness",
+    "cliploc.faithfulness",
+    home=lambda cls: cls.__module__,
+    listed=lambda: module_names("cliploc.faithfulness"),  # each file has its metric's name
+)
+M = TypeVar("M", bound="type[FaithfulnessMetric]")
+
+
+def faithfulness_metric(cls: M) -> M:
+    """Registers a class as a faithfulness metric."""
+    faithfulness_metrics.register(cls.name, cls)
+    return cls
+
+
+def chosen_metrics(names: Sequence[str], with_method: bool = True) -> tuple[FaithfulnessMetric, ...]:
+    """The metrics of these names, in the order of their positions."""
+    metrics = [faithfulness_metrics.get(name) for name in dict.fromkeys(names)]
+    if not metrics:
+        known = ", ".join(faithfulness_metrics.names())
+        raise UsageError(f"expected at least one metric, got none: name some of {known}")
+    for metric in metrics:
+        if metric.needs_method and not with_method:
+            raise UsageError(f"{metric.name} needs the method that made the maps: leave it out for maps of other tools")
+    return tuple(metric() for metric in sorted(metrics, key=lambda metric: (metric.position, metric.name)))

@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 
 
 @faithfulness_metric

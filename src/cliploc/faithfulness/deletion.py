@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import area
 from cliploc.faithfulness._infra.scores import Make, Scores
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.demo import demo_photos
+from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.images import load
 
 CELLS = 2  # along each side

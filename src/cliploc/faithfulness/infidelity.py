@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 
 SQUARES = 48
 SIDES = (0.15, 0.5)  # shares of the input's shorter side

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.fill import imputed
 from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import pearson
 
 CELLS = 14  # along each side

@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.metric_registry import faithfulness_metric
 from cliploc.faithfulness._infra.order import spearman
 from cliploc.faithfulness.randomisation import SHARES
 

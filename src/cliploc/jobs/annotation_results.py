@@ -252,19 +252,18 @@ class AnnotatedFolder:
         self.decided = decisions_in(self.out, self.run)
         self.corrected, self.reviews = corrections_in(self.out, self.run)
 
-    def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
-        """Yields the pictures that did not fail, by path; as reviewed and corrected, or all drafts."""
+    def pictures(self) -> Iterator[AnnotatedPicture]:
+        """Yields the pictures that did not fail, by path, as reviewed and corrected."""
         for number, file in enumerate(self.annotated(), start=1):
-            yield self.picture(file, number, all_boxes)
+            yield self.picture(file, number, self.chosen(file.id))
 
     def annotated(self) -> list[PictureFile]:
         """The pictures that did not fail."""
         return [file for file in self.found if self.results.places[file.id].ok]
 
-    def picture(self, file: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
+    def picture(self, file: PictureFile, number: int, chosen: Chosen, all_boxes: bool = False) -> AnnotatedPicture:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
         row, correction = self.results.row(file.id), None if all_boxes else self.corrected.get(file.id)
-        chosen = self.chosen(file.id)
         if correction is None:
             decided = self.decided.get(file.id, {})
             ids = self._seen(file.id, chosen) if all_boxes else chosen.decided(decided, self.rule.unsure)
@@ -403,16 +402,16 @@ class AnnotatedFolder:
         review = self.reviews.get(picture)
         return picture in self.corrected if review is None else review["status"] == "reviewed"
 
-    def reviewed(self, drafts: AnnotatedPicture) -> ReviewPicture:
+    def reviewed(self, file: PictureFile, number: int) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""
-        row, name, chosen = self.results.row(drafts.name), drafts.name, self.chosen(drafts.name)
+        row, name, chosen = self.results.row(file.id), file.id, self.chosen(file.id)
         review = self.reviews.get(name, {"status": "none", "revision": 0})
         if (correction := self.corrected.get(name)) is None:
             kept = chosen.decided(self.decided.get(name, {}), self.rule.unsure)
             masks = [row["masks"][i] for i in kept] if "masks" in row else None
             correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], masks, [*kept])
         return ReviewPicture(
-            drafts,
+            self.picture(file, number, chosen, all_boxes=True),
             frozenset(chosen.unsure),
             correction.boxes,
             correction.labels,
@@ -423,11 +422,11 @@ class AnnotatedFolder:
             self.results.drawn(name),
         )
 
-    def least_certain(self, count: int) -> list[AnnotatedPicture]:
-        """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
+    def least_certain(self, count: int) -> list[ReviewPicture]:
+        """The least certain pictures, for a review; pictures reviewed before come last."""
         good = [(file, number) for number, file in enumerate(self.annotated(), start=1)]
         good.sort(key=lambda pair: (self.seen(pair[0].id), self.chosen(pair[0].id).margin))
-        return [self.picture(file, number, all_boxes=True) for file, number in good[:count]]
+        return [self.reviewed(file, number) for file, number in good[:count]]
 
 
 def summary_of(out: Path) -> dict[str, Any]:
@@ -472,7 +471,7 @@ def conclude(
         export_states.mark_current(run.out, name, outputs, run.run, decisions, corrected)
 
     def write_page() -> None:
-        shown = [run.reviewed(one) for one in run.least_certain(review)]
+        shown = run.least_certain(review)
         write_review(run.out / "review.html", shown, settings.names, run.run, len(run.found), settings.masks)
 
     for form in formats:
@@ -505,17 +504,19 @@ def _counted(
 ) -> AnnotateResult:
     boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
     empty = groups = dropped = 0
-    for picture in run.pictures():
+    for number, file in enumerate(run.annotated(), start=1):
+        chosen = run.chosen(file.id)
+        picture = run.picture(file, number, chosen)
         labels = Counter(run.names[label] for label in picture.label.tolist())
         boxes.update(labels)
         with_label.update(labels.keys())
         empty += not labels
         groups += sum(picture.groups)
-        if picture.name in run.corrected:
+        if file.id in run.corrected:
             continue
-        chosen, of_label = run.chosen(picture.name), run.results.row(picture.name)["labels"]
+        of_label = run.results.row(file.id)["labels"]
         dropped += len({*chosen.drafts} - {*picture.box_ids})
-        left = {*chosen.unsure} - {*picture.box_ids} - {*map(int, run.decided.get(picture.name, ()))}
+        left = {*chosen.unsure} - {*picture.box_ids} - {*map(int, run.decided.get(file.id, ()))}
         unsure.update(run.names[of_label[i]] for i in left)
     failed = [file.id for file in run.found if not run.results.places[file.id].ok]
     return AnnotateResult(

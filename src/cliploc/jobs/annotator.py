@@ -217,7 +217,7 @@ class AnnotateWorker:
         judged, every = result.judged, result.boxes
         if judged is not None:
             every = replace(judged.candidates, score=judged.fit)
-        boxes: list[Candidate] = []
+        boxes: list[BoxCandidate] = []
         for p in np.unique(every.label).tolist():
             of_name = grouped(
                 result.frame,
@@ -240,7 +240,7 @@ class AnnotateWorker:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BoxCandidate:
     """A box that may become a draft."""
 
     xyxy: npt.NDArray[np.floating[Any]]
@@ -256,21 +256,21 @@ def grouped(
     label: int,
     rule: BoxRule,
     mode: str,
-) -> list[Candidate]:
+) -> list[BoxCandidate]:
     """One name's boxes `[n, 4]` of map `[H, W]`, best first; those of several things kept, split or dropped."""
     x0, y0, x1, y1 = frame.visible_xyxy
     shown, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
     tau = share_of_peak(shown, rule.threshold)
-    found: list[Candidate] = []
+    found: list[BoxCandidate] = []
     for box, fit, around in zip(*boxes, around_others(boxes[0]), strict=True):
         parts = split_region(shown, frame.to_input(box[None])[0] - corner, tau)
         if mode == "keep" or not (around or parts):
-            found.append(Candidate(box, float(fit), label, bool(around or parts)))
+            found.append(BoxCandidate(box, float(fit), label, bool(around or parts)))
         elif mode == "split" and not around:  # the things in a box around others have their own boxes already
             parts_on_map = np.stack([part for part, _ in parts])
             of_parts = score_of(features_of(shown, parts_on_map, rule))
             found += [
-                Candidate(part, float(part_fit), label, False)
+                BoxCandidate(part, float(part_fit), label, False)
                 for part, part_fit in zip(frame.to_original(parts_on_map + corner), of_parts, strict=True)
                 if (part[2:] > part[:2]).all()
             ]

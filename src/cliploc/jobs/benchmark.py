@@ -26,12 +26,13 @@ from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
 from cliploc.jobs.summary import BoxTally, Summary, summary_columns
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, percent_text, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.localization import Localization
 from cliploc.metrics import SIDE, all_numbers
 from cliploc.pipeline.prepare import Request
 from cliploc.report.benchmark import FILES as REPORT_FILES
+from cliploc.report.tables import percent
 from cliploc.reporter import Reporter, halved_note
 from cliploc.saliency import find, fitting, unfit_reason
 from cliploc.values import Dataset, FloatArray, Sample
@@ -56,7 +57,7 @@ def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]
     for name, one in summary.items():
         cells = [name]
         for key, number in shown.items():
-            cells.append(percent_text(one, key))
+            cells.append(percent(one.get(key)).text)
             if number.threshold:
                 cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
         rows.append(tuple(cells))
@@ -74,7 +75,7 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
         ]
     classified: dict[tuple[str, str], str] = {}
     for name, one in summary.items():
-        classified.setdefault((percent_text(one, "top1_cls"), percent_text(one, "top5_cls")), name)
+        classified.setdefault((percent(one.get("top1_cls")).text, percent(one.get("top5_cls")).text), name)
     lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
     return lines
 

@@ -25,7 +25,7 @@ from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
 from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
 from cliploc.jobs.videos import path_of
-from cliploc.jobs.worker import AskingJudge, Bools, Seen, right_boxes
+from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
@@ -152,7 +152,7 @@ class ExamplesJudge(AskingJudge):
 
     task, keep_maps = "calibrations", True  # the second look goes with the maps
 
-    def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         if heat is None:
             return {one.name: [] for one in fields(Examples)}
         found = examples_in(heat, heat.names, seen.truth(heat.image.size))
@@ -236,7 +236,7 @@ def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
         if content_digest(file) != run.results.row(file.id)["blake2b"]:
             problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
             continue
-        held = run.reviewed(run.picture(file, number, all_boxes=True))
+        held = run.reviewed(file, number)
         truth: dict[int, list[Sequence[float]]] = {}
         for box, label in zip(held.boxes, held.labels, strict=True):
             truth.setdefault(label, []).append(box)

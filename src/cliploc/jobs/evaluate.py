@@ -1,4 +1,4 @@
-"""Evaluates score maps in a folder against WSOL metadata."""
+"""Evaluates a folder that any tool filled; of score maps, against WSOL metadata."""
 
 import math
 import multiprocessing
@@ -7,10 +7,10 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,63 @@ from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Problem
 
 Columns = dict[str, Any]
+S = TypeVar("S")
+J = TypeVar("J")
+
+
+# --------------------------------------------------------------------------------------------------------- any folder
+class LeftOut:
+    """What an evaluation leaves out; each problem is told when it is met."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.problems: list[Problem] = []
+
+    def __call__(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        self._reporter.failed(problem.source, InputError(f"{problem.source}: {problem.reason}"))
+
+
+def folder_of(what: str, folder: str | Path) -> Path:
+    """The folder of what is evaluated."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"expected a folder of {what}, found none at {folder}: check the path")
+    return Path(folder)
+
+
+def judged(
+    samples: Sequence[S],
+    judge: Callable[[S], J | Problem],
+    leave_out: Callable[[Problem], None],
+    reporter: Reporter,
+    workers: int = 1,  # processes; with several, `judge` is sent to them
+) -> Iterator[tuple[S, J]]:
+    """Each sample with what is judged of it, but for those with a problem."""
+    reporter.phase("maps")
+    reporter.start(len(samples), len(samples))
+    for sample, found in zip(samples, _judge_all(judge, samples, workers), strict=True):
+        reporter.images(1)
+        if isinstance(found, Problem):
+            leave_out(found)
+        else:
+            yield sample, found
+
+
+def _judge_all(judge: Callable[[S], J | Problem], samples: Sequence[S], workers: int) -> Iterator[J | Problem]:
+    if workers == 1 or len(samples) < 2:
+        yield from map(judge, samples)
+        return
+    # Spawned, not forked: a fork of a process with threads can hang.
+    with ProcessPoolExecutor(
+        min(workers, len(samples)), multiprocessing.get_context("spawn"), _start, (named_modules(),)
+    ) as pool:
+        yield from pool.map(judge, samples, chunksize=8)
+
+
+def _start(modules: tuple[str, ...]) -> None:
+    """Starts a judging process: one thread, and the modules that the command was told to import."""
+    one_thread()
+    import_modules(modules)
 
 
 @dataclass(frozen=True)
@@ -56,10 +113,11 @@ class EvaluatedFolder:
         """The problems, as `--json` prints them."""
         return {
             "problems": self.counts(),
-            "failed": [{"kind": p.kind, "source": p.source, "reason": p.reason} for p in self.problems],
+            "failed": [asdict(one) for one in self.problems],
         }
 
 
+# --------------------------------------------------------------------------------------------------------- score maps
 @dataclass(frozen=True)
 class FolderResult(EvaluatedFolder):
     """The result for a folder of score maps."""
@@ -105,15 +163,7 @@ def evaluate_folder(
     reporter: Reporter = SILENT,
 ) -> FolderResult:
     """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata; no threshold: the best on these images."""
-    problems: list[Problem] = []
-
-    def leave_out(problem: Problem) -> None:
-        problems.append(problem)
-        reporter.failed(problem.source, InputError(f"{problem.source}: {problem.reason}"))
-
-    maps = Path(maps)
-    if not maps.is_dir():
-        raise UsageError(f"expected a folder of maps, found none at {maps}: check the path")
+    leave_out, maps = LeftOut(reporter), folder_of("maps", maps)
     if threshold is not None and not is_number(threshold, 0, 1):
         raise UsageError(f"expected a threshold from 0 to 1, got {short(threshold)}")
     if not is_whole(workers, 1):
@@ -136,14 +186,8 @@ def evaluate_folder(
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
     metrics = _metrics(threshold)
     evaluated = 0
-    reporter.phase("maps")
-    reporter.start(len(truths), len(truths))
     judge = partial(_judge_map, maps, convention, threshold)
-    for truth, columns in zip(truths, _judge_all(judge, truths, workers), strict=True):
-        reporter.images(1)
-        if isinstance(columns, Problem):
-            leave_out(columns)
-            continue
+    for truth, columns in judged(truths, judge, leave_out, reporter, workers):
         evaluated += 1
         if predictions is not None and truth.image_id not in ranked:
             leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))
@@ -152,7 +196,7 @@ def evaluate_folder(
     if not evaluated:
         raise UsageError(f"none of {len(asked)} pictures could be evaluated: check {maps} and {metadata}")
     summaries = tuple(one.summarise(False, bootstrap) for one in metrics)
-    return FolderResult(len(asked), evaluated, tuple(problems), summaries)
+    return FolderResult(len(asked), evaluated, tuple(leave_out.problems), summaries)
 
 
 def _metrics(threshold: float | None) -> list[Metric]:
@@ -162,26 +206,6 @@ def _metrics(threshold: float | None) -> list[Metric]:
         for one in all_metrics("boxes")
         if threshold is not None or not one.needs_threshold or one.chooses_threshold
     ]
-
-
-# ------------------------------------------------------------------------------------------------------------- maps
-def _judge_all(
-    judge: Callable[[Truth], Columns | Problem], truths: Sequence[Truth], workers: int
-) -> Iterator[Columns | Problem]:
-    if workers == 1 or len(truths) < 2:
-        yield from map(judge, truths)
-        return
-    # Spawned, not forked: a fork of a process with threads can hang.
-    with ProcessPoolExecutor(
-        min(workers, len(truths)), multiprocessing.get_context("spawn"), _start, (named_modules(),)
-    ) as pool:
-        yield from pool.map(judge, truths, chunksize=8)
-
-
-def _start(modules: tuple[str, ...]) -> None:
-    """Starts a judging process: one thread, and the modules that the command was told to import."""
-    one_thread()
-    import_modules(modules)
 
 
 def _judge_map(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:

@@ -13,7 +13,7 @@ from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
 from cliploc.jobs.engine import Spending, failure_reason
-from cliploc.jobs.evaluate import read_map
+from cliploc.jobs.evaluate import folder_of, read_map
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
@@ -22,6 +22,7 @@ from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, cla
 from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.metrics import Bootstrap, checked_map
+from cliploc.report.tables import number_text
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
@@ -223,11 +224,6 @@ def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {key: asdict(number) for one in chosen_metrics(metrics) for key, number in one.numbers.items()}
 
 
-def number_text(value: float | None) -> str:
-    """A number in a table."""
-    return "–" if value is None else f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.1e}"
-
-
 # --------------------------------------------------------------------------------------------- maps made by other tools
 @dataclass(frozen=True)
 class MapsResult:
@@ -266,9 +262,7 @@ def evaluate_maps(
     reporter: Reporter = SILENT,
 ) -> MapsResult:
     """Measures any tool's `<sample id>.npy`, in 0–1 over the whole picture, of the name that `protocol` says."""
-    maps, protocol = Path(maps), protocol or FaithfulnessOptions()
-    if not maps.is_dir():
-        raise UsageError(f"expected a folder of maps, found none at {maps}: check the path")
+    maps, protocol = folder_of("maps", maps), protocol or FaithfulnessOptions()
     chosen, entries = chosen_metrics(metrics, with_method=False), class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
     localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).given())

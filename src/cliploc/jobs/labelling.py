@@ -271,7 +271,7 @@ def _failed_once(rows: Iterator[Row]) -> Iterator[Row]:
 
 # --------------------------------------------------------------------------------------------------------- the numbers
 @dataclass(frozen=True)
-class _Seen:
+class _InWalk:
     """One picture in one walk."""
 
     place: int | None
@@ -286,14 +286,14 @@ class LabellingTally(Tally):
 
     def __init__(self, steps: Sequence[int]) -> None:
         self._steps = steps
-        self._walks: dict[tuple[str, int], dict[str, _Seen]] = {}
+        self._walks: dict[tuple[str, int], dict[str, _InWalk]] = {}
 
     def add(self, row: Row) -> None:
         walk = self._walks.setdefault((row["order"], row["seed"]), {})
         if row["sample"] in walk:
             raise UsageError(f"{row['sample']} occurs twice: review each picture once")
         count = len(row["labels"])
-        walk[row["sample"]] = _Seen(
+        walk[row["sample"]] = _InWalk(
             row["place"],
             tuple(row["labels"]),
             tuple(row["boxes"]),
@@ -345,11 +345,11 @@ class LabellingTally(Tally):
         return found
 
 
-def _of_label(seen: _Seen, label: int) -> _Seen:
+def _of_label(seen: _InWalk, label: int) -> _InWalk:
     """A picture with one of its names alone."""
     at = [i for i, one in enumerate(seen.labels) if one == label]
     boxes = tuple(seen.boxes[i] for i in at)
-    return _Seen(seen.place, (label,) * len(at), boxes, seen.untaught[at], seen.taught[at])
+    return _InWalk(seen.place, (label,) * len(at), boxes, seen.untaught[at], seen.taught[at])
 
 
 @dataclass(frozen=True)
@@ -361,7 +361,7 @@ class _Walk:
     taught: Floats  # [n, S, 3]; of a reviewed picture what there was to do when it was reviewed
 
     @classmethod
-    def of(cls, pictures: Mapping[str, _Seen], steps: Sequence[int]) -> _Walk:
+    def of(cls, pictures: Mapping[str, _InWalk], steps: Sequence[int]) -> _Walk:
         """That of some rows; their order does not matter."""
         every = [pictures[one] for one in sorted(pictures)]
         places = np.array([np.inf if one.place is None else one.place for one in every])  # [n]

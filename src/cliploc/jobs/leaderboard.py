@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from cliploc.jobs.folder import write_json
 from cliploc.jobs.plan import Grid, ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, rows_in
 from cliploc.jobs.task import BenchmarkResult
-from cliploc.metrics import LARGEST_HITS, Bootstrap, CocoAP, MaxBoxAcc, MaxBoxAccV2, hit_at
+from cliploc.metrics import LARGEST_HITS, Bootstrap, CocoAP, Interval, MaxBoxAcc, MaxBoxAccV2, hit_at
 from cliploc.report.leaderboard import FILE, VERSION, read_leaderboard, signature_of
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import baselines
@@ -301,17 +301,18 @@ def _set(place: Path, name: str) -> dict[str, Any]:
     tuned = folder.read_manifest(place / "tune", benchmark.KIND)["dataset"]
     taus, reported = _chosen(place / "tune"), _by_setting(place / "report", ROWS)
     summary = read_json(place / "report" / "summary.json", dict[str, Any])["settings"]
-    named = _by_setting(place / "names", _presence_columns()) if (place / "names").is_dir() else {}
+    of_names = list(dict.fromkeys([*presence.NUMBER_COLUMNS, *OF_BOXES]))
+    named = _by_setting(place / "names", of_names) if (place / "names").is_dir() else {}
     negatives = read_json(place / "negatives.json", dict[str, dict[str, list[int]]]) if named else {}
     rows = []
     for about in manifest["settings"]:
         setting = about["id"]
         own = taus.get(setting, {})
         whole, done = reported[setting], [row for row in reported[setting] if row["status"] == "ok"]
-        numbers, ends = _numbers(done, own, summary[setting], phrases=readers.get(name).phrases)
+        numbers = _numbers(done, own, summary[setting], phrases=readers.get(name).phrases)
         if setting in named:
-            more, their_ends = _numbers_of_names(named[setting], _truth(whole), negatives)
-            numbers, ends = numbers | more, ends | their_ends
+            truth = {(row["path"], row["label"]): row["true_boxes"] for row in whole}  # of failed samples too
+            numbers |= _numbers_of_names(named[setting], truth, negatives)
         rows.append(
             {
                 "setting": setting,
@@ -319,8 +320,8 @@ def _set(place: Path, name: str) -> dict[str, Any]:
                 **own,
                 "evaluated": len(done),
                 "failed": len(whole) - len(done),
-                "numbers": {key: 100 * value for key, value in numbers.items()},
-                "confidence_95": {key: [100 * end for end in of] for key, of in ends.items()},
+                "numbers": {key: 100 * value for key, (value, _) in numbers.items()},
+                "confidence_95": {key: [100 * end for end in ends] for key, (_, ends) in numbers.items() if ends},
             }
         )
     return {
@@ -333,13 +334,12 @@ def _set(place: Path, name: str) -> dict[str, Any]:
     }
 
 
-Numbers: TypeAlias = tuple[dict[str, float], dict[str, tuple[float, float]]]  # from 0 to 1, and their intervals
+Numbers: TypeAlias = dict[str, tuple[float, Interval]]  # from 0 to 1
 
 
 def _numbers(rows: Sequence[Row], own: Mapping[str, Any], summary: Mapping[str, Any], *, phrases: bool) -> Numbers:
     """The numbers of the run that asks for what is there."""
-    numbers: dict[str, float] = {}
-    ends: dict[str, tuple[float, float]] = {}
+    numbers: Numbers = {}
     if own and rows:
         shares = {
             "gt_known": [hit_at(row[LARGEST_HITS], row["highest"], own["threshold"]) for row in rows],
@@ -356,37 +356,21 @@ def _numbers(rows: Sequence[Row], own: Mapping[str, Any], summary: Mapping[str, 
         }
         for key, values in shares.items():
             column = np.array(values, np.float64)[:, None]
-            numbers[key] = float(column.mean())
-            if (interval := DEFAULT.interval(column, lambda means: means[:, 0])) is not None:
-                ends[key] = interval
+            numbers[key] = float(column.mean()), DEFAULT.interval(column, lambda means: means[:, 0])
         if not phrases:
             given = CocoAP()
             for row in rows:
                 given.add(row["sample"], row["label"], row["boxes"], row["box_scores"], row["true_boxes"])
-            _add(given, {"ap": "ap_given", "ar": "ar_given"}, numbers, ends)
-    for theirs, key in (("max_box_acc_v2", "v2_oracle"), ("pxap", "pxap")):  # of the benchmark itself
-        if (value := summary.get(theirs)) is not None:
-            numbers[key] = value / 100
-            if of := (summary.get("confidence_95") or {}).get(theirs):
-                ends[key] = of[0] / 100, of[1] / 100
-    return numbers, ends
-
-
-def _truth(rows: Sequence[Row]) -> dict[tuple[str, int], Any]:
-    """Picture and label → the true boxes, of failed samples too."""
-    return {(row["path"], row["label"]): row["true_boxes"] for row in rows}
-
-
-def _presence_columns() -> list[str]:
-    return list(dict.fromkeys([*presence.NUMBER_COLUMNS, *OF_BOXES]))
+            numbers |= _picked(_summary_of(given), {"ap": "ap_given", "ar": "ar_given"})
+    return numbers | _picked(summary, {"max_box_acc_v2": "v2_oracle", "pxap": "pxap"}, of=100)
 
 
 def _numbers_of_names(
-    rows: Sequence[Row], truth: Mapping[tuple[str, int], Any], negatives: Mapping[str, Mapping[str, Sequence[int]]]
+    rows: Sequence[Row],
+    truth: Mapping[tuple[str, int], Any],  # picture and label → true boxes
+    negatives: Mapping[str, Mapping[str, Sequence[int]]],
 ) -> Numbers:
     """The numbers of the run that asks every picture for all names."""
-    numbers: dict[str, float] = {}
-    ends: dict[str, tuple[float, float]] = {}
     done = [row for row in rows if row["status"] == "ok"]
     metric, paths = CocoAP(), {row["path"] for row in done}
     found: dict[tuple[str, int], list[tuple[list[float], float]]] = {key: [] for key in truth if key[0] in paths}
@@ -396,18 +380,14 @@ def _numbers_of_names(
     for (path, label), boxes in found.items():
         here = truth.get((path, label), [])
         metric.add(path, label, [box for box, _ in boxes], [score for _, score in boxes], here)
-    _add(metric, {"ap": "ap", "ap50": "ap50", "ar": "ar"}, numbers, ends)
+    numbers = _picked(_summary_of(metric), {"ap": "ap", "ap50": "ap50", "ar": "ar"})
     for kind, chosen in {**negatives, "": None}.items():
         tally = presence.PresenceTally()
         for row in done:
             tally.add(row if chosen is None else _only(row, chosen[row["sample"]]))
-        summary = tally.summary({}, DEFAULT)
-        theirs, key = ("f1", f"f1_{kind}") if kind else ("false_finds", "false_finds")
-        if (value := summary.get(theirs)) is not None:
-            numbers[key] = value
-            if of := summary["confidence_95"].get(theirs):
-                ends[key] = of[0], of[1]
-    return numbers, ends
+        wanted = {"f1": f"f1_{kind}"} if kind else {"false_finds": "false_finds"}
+        numbers |= _picked(tally.summary({}, DEFAULT), wanted)
+    return numbers
 
 
 def _only(row: Row, absent: Sequence[int]) -> Row:
@@ -417,20 +397,25 @@ def _only(row: Row, absent: Sequence[int]) -> Row:
     return {**row, **lists, "box_scores": [], "box_right": []}
 
 
-def _add(
-    metric: CocoAP, keys: Mapping[str, str], numbers: dict[str, float], ends: dict[str, tuple[float, float]]
-) -> None:
+def _summary_of(metric: CocoAP) -> dict[str, Any]:
+    """Its numbers as a summary has them."""
     values, intervals = metric.compute(DEFAULT)
-    for theirs, key in keys.items():
-        if theirs in values:
-            numbers[key] = values[theirs]
-            if (of := intervals.get(theirs)) is not None:
-                ends[key] = of
+    return {**values, "confidence_95": intervals}
+
+
+def _picked(summary: Mapping[str, Any], keys: Mapping[str, str], of: float = 1) -> Numbers:
+    """Those of some numbers that a summary has, its key → ours; `of` is its 100 %."""
+    ends = summary.get("confidence_95") or {}
+    there = {key: theirs for theirs, key in keys.items() if summary.get(theirs) is not None}
+    return {
+        key: (summary[theirs] / of, (ends[theirs][0] / of, ends[theirs][1] / of) if ends.get(theirs) else None)
+        for key, theirs in there.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ the check
 @dataclass(frozen=True)
-class Check:
+class Checked:
     """What was found of a leaderboard's folder."""
 
     files: int  # whose digests hold
@@ -442,7 +427,7 @@ class Check:
 
 def check_leaderboard(
     out: Path, roots: Roots, *, samples: int = 20, engine: Engine = run_here, reporter: Reporter = SILENT
-) -> Check:
+) -> Checked:
     """Checks a leaderboard's signature, files and numbers, and computes some of its samples again.
 
     Args:
@@ -457,8 +442,7 @@ def check_leaderboard(
     ours = [_set(out / "sets" / name, name) for name, _ in wish.sets]
     if difference := _difference(folder.plain({"sets": ours})["sets"], document["sets"]):
         raise UsageError(f"{out / FILE}: its numbers do not follow from its rows ({difference}): do not trust it")
-    count = {"same": 0, "close": 0}
-    other: list[str] = []
+    found: dict[str, list[str]] = {"same": [], "close": [], "other": []}
     if samples:
         if document["cliploc_version"] != __version__:
             raise UsageError(
@@ -470,8 +454,10 @@ def check_leaderboard(
             place = out / "sets" / name
             there = {**_roots_of(place), **roots}
             for stage, data, run in _stages(wish, _opened(wish, name, split, there), place, 0, reporter, engine):
-                _again(place, stage, data, run, draw, samples, count, other)
-    return Check(len(document["files"]), sum(len(one["rows"]) for one in ours), **count, other=tuple(other))
+                for verdict, row in _again(place, stage, data, run, draw, samples):
+                    found[verdict].append(row)
+    same, close, other = found.values()
+    return Checked(len(document["files"]), sum(len(one["rows"]) for one in ours), len(same), len(close), tuple(other))
 
 
 def _roots_of(place: Path) -> dict[str, Path]:
@@ -481,16 +467,9 @@ def _roots_of(place: Path) -> dict[str, Path]:
 
 
 def _again(
-    place: Path,
-    stage: str,
-    data: Any,
-    run: Stage,
-    draw: random.Random,
-    samples: int,
-    count: dict[str, int],
-    other: list[str],
-) -> None:
-    """Computes some parts of a run again, and compares their rows."""
+    place: Path, stage: str, data: Any, run: Stage, draw: random.Random, samples: int
+) -> Iterator[tuple[Literal["same", "close", "other"], str]]:
+    """Computes some parts of a run again; what each row is beside that of the run, and which row it is."""
     kind = presence.KIND if stage == "names" else benchmark.KIND
     manifest = folder.read_manifest(place / stage, kind)
     shards = list(shards_of(data.samples, manifest["shard_size"]))
@@ -504,12 +483,8 @@ def _again(
     before = {key: row for row in rows_in(place / stage) if (key := (row["sample"], row["setting"])) in again}
     for key, row in again.items():
         old = before.get(key)
-        if old == row:
-            count["same"] += 1
-        elif old is not None and _close(old, row):
-            count["close"] += 1
-        else:
-            other.append(f"{place.name}, {stage}, {key[0]}, {key[1]}")
+        close = old is not None and _close(old, row)
+        yield "same" if old == row else "close" if close else "other", f"{place.name}, {stage}, {key[0]}, {key[1]}"
 
 
 def _close(a: Row, b: Row) -> bool:

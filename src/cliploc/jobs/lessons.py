@@ -48,7 +48,7 @@ def packed(lessons: Mapping[tuple[str, str], Lesson]) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _LessonPlace:
     path: Path
     number: int
     digest: str
@@ -58,13 +58,13 @@ class Lessons:
     """The lessons of a run by picture. Files that cannot be read are as if they were not there."""
 
     def __init__(self, out: Path) -> None:
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _LessonPlace] = {}
         for path in sorted((out / "parts").glob(f"*{SUFFIX}")):
             try:
                 with safe_open(path, "pt") as file:
                     listed = json.loads(bytes(file.get_tensor(LISTED).tolist()))
                 for number, (picture, digest) in enumerate(listed):
-                    self._places[picture] = _Place(path, number, digest)
+                    self._places[picture] = _LessonPlace(path, number, digest)
             except (OSError, SafetensorError, ValueError):
                 continue
 

@@ -13,17 +13,17 @@ import numpy.typing as npt
 from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
 from cliploc.geometry import iou_matrix
-from cliploc.jobs.faithfulness import number_text
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
 from cliploc.jobs.summary import Summary, Tally
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, run_task
-from cliploc.jobs.worker import AskingJudge, Seen, right_boxes
+from cliploc.jobs.worker import Asked, AskingJudge, right_boxes
 from cliploc.localization import Localization
 from cliploc.metrics import Bootstrap, average_precision
 from cliploc.report.presence import FILES as REPORT_FILES
 from cliploc.report.presence import LOSSES, NUMBERS, things_text
+from cliploc.report.tables import number_text
 from cliploc.reporter import Reporter
 from cliploc.values import GOOD_IOU
 
@@ -95,7 +95,7 @@ def run_presence(
 class PresenceJudge(AskingJudge):
     """Compares what a localizer says of names with what is there."""
 
-    def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [one in sample.truth for one in unknown]}

@@ -22,7 +22,7 @@ import torch
 from cliploc._process import give_way
 from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE
-from cliploc.jobs.annotator import Candidate, Row, grouped
+from cliploc.jobs.annotator import BoxCandidate, Row, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
@@ -141,7 +141,7 @@ class Drawer:
             yield maps.numpy()
 
     def _row(self, lesson: Lesson, presence: Mapping[int, float], maps: Mapping[int, FloatArray]) -> Row:
-        boxes: list[Candidate] = []
+        boxes: list[BoxCandidate] = []
         masks: list[str] = []
         for p, heat in maps.items():
             of_name = self._candidates(lesson, heat, p)
@@ -157,12 +157,12 @@ class Drawer:
         }
         return {**row, "masks": masks} if self.drawing.masks else row
 
-    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int) -> list[Candidate]:
+    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int) -> list[BoxCandidate]:
         found = grouped(lesson.frame, heat, self.drawing.boxes(lesson, heat), p, self.drawing.rule, self.drawing.groups)
         sides, (height, width) = self.known.sides[p], lesson.frame.original_hw
         return [replace(one, xyxy=moved(one.xyxy[None], sides, (width, height))[0]) for one in found]
 
-    def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[Candidate]) -> list[str]:
+    def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[BoxCandidate]) -> list[str]:
         xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
         on_map = Boxes(xyxy, np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64), ("",))
         counts = {

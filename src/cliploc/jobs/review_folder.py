@@ -129,7 +129,7 @@ class ReviewFolder:
             yield found
 
     def _shown(self, now: AnnotatedFolder, number: int) -> ReviewPicture:
-        return now.reviewed(now.picture(self.pictures[number], number + 1, all_boxes=True))
+        return now.reviewed(self.pictures[number], number + 1)
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""

@@ -25,14 +25,15 @@ from cliploc.datasets import (
     read_labels,
 )
 from cliploc.errors import InputError, UsageError
-from cliploc.jobs.evaluate import EvaluatedFolder
+from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.summary import DEFAULT, Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, percent_text, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, run_task
 from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
+from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import Protocol, Segmenter
@@ -76,7 +77,7 @@ def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]
     shown = {**NUMBERS, "mean_average_precision": "mAP"}
     keys = [key for key in shown if any(one.get(key) is not None for one in summary.values())]
     rows = [("setting", *(shown[key] for key in keys))]
-    return rows + [(name, *(percent_text(one, key) for key in keys)) for name, one in summary.items()]
+    return rows + [(name, *(percent(one.get(key)).text for key in keys)) for name, one in summary.items()]
 
 
 def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
@@ -298,10 +299,8 @@ class LabelsResult(EvaluatedFolder):
 
 def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ...], list[LabelledPicture]]:
     """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none."""
-    if not truth.is_dir():
-        raise UsageError(f"expected a folder of true label maps, found none at {truth}: check the path")
+    paths = sorted(folder_of("true label maps", truth).rglob(f"*{SUFFIX}"))
     classes = classes_of([line for _, line in prompts.read_lines(class_list, "classes")])
-    paths = sorted(truth.rglob(f"*{SUFFIX}"))
     if not paths:
         raise UsageError(f"expected label maps (*{SUFFIX}) in {truth}, found none: check the path")
     ids = [path.relative_to(truth).with_suffix("").as_posix() for path in paths]
@@ -320,21 +319,13 @@ def evaluate_labels(
     reporter: Reporter = SILENT,
 ) -> LabelsResult:
     """Evaluates any tool's `<id>.png`, a label a pixel, against a set or a folder of true label maps."""
-    predictions = Path(predictions)
-    if not predictions.is_dir():
-        raise UsageError(f"expected a folder of label maps, found none at {predictions}: check the path")
+    leave_out, predictions = LeftOut(reporter), folder_of("label maps", predictions)
     for place in (predictions, *([Path(truth)] if truth is not None else [])):
         if place.name == OBJECTS:
             raise UsageError(
                 f"expected label maps of classes, got {place}, whose values are numbers of objects: "
                 f"use {place.with_name('SegmentationClass')}"
             )
-    problems: list[Problem] = []
-
-    def leave_out(problem: Problem) -> None:
-        problems.append(problem)
-        reporter.failed(problem.source, InputError(f"{problem.source}: {problem.reason}"))
-
     samples: Sequence[LabelledPicture]
     if dataset is not None and root is not None and truth is None:
         found = open_labelled(dataset, root, split)
@@ -355,20 +346,20 @@ def evaluate_labels(
     there = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
     for name in sorted(there - known):
         leave_out(Problem("prediction", name, "a label map of no picture of the set: remove it, or check its name"))
-    metric = MeanIoU(len(classes))
-    reporter.phase("maps")
-    reporter.start(len(samples), len(samples))
-    for one in samples:
-        reporter.images(1)
+
+    def pairs_of(one: LabelledPicture) -> PixelPairs | Problem:
         path = predictions / f"{one.id}{SUFFIX}"
         if not path.is_file():
-            leave_out(Problem("prediction", one.id, f"expected a label map at {path}, found none: not in the numbers"))
-            continue
+            return Problem("prediction", one.id, f"expected a label map at {path}, found none: not in the numbers")
         try:
-            metric.update(one.id, read_labels(path), one.truth.read())
+            return pixel_pairs(one.id, read_labels(path), one.truth.read(), len(classes))
         except InputError as error:
-            leave_out(Problem("prediction", one.id, str(error)))
+            return Problem("prediction", one.id, str(error))
+
+    metric = MeanIoU(len(classes))
+    for one, pairs in judged(samples, pairs_of, leave_out, reporter):
+        metric.restore(one.id, pairs)
     if not len(metric):
         raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")
     numbers = numbers_of(metric.compute(bootstrap), [one.name for one in classes])
-    return LabelsResult(len(samples), len(metric), tuple(problems), numbers)
+    return LabelsResult(len(samples), len(metric), tuple(leave_out.problems), numbers)

@@ -96,11 +96,6 @@ class BenchmarkResult:
         )
 
 
-def percent_text(numbers: Mapping[str, Any], key: str) -> str:
-    """A number of a summary in a table."""
-    return "–" if numbers.get(key) is None else f"{numbers[key]:.2f}"
-
-
 def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,
@@ -239,7 +234,7 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
             "samples_sha256": digest.hexdigest(),
             "classes": [asdict(one) for one in dataset.classes],
             **reasons,
-            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+            "problems": [asdict(one) for one in dataset.problems],
         }
     )
 

@@ -221,7 +221,7 @@ def _chance(squashed: float) -> float:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Appearance:
     """How the pictures look that show a name."""
 
     mean: Tensor  # [D] their mean embedding, unit norm
@@ -229,7 +229,7 @@ class Seen:
     tested: bool  # whether enough pictures are without it
 
     @classmethod
-    def of(cls, own: Tensor, without: Tensor) -> Seen:
+    def of(cls, own: Tensor, without: Tensor) -> Appearance:
         """By the embeddings `[n, D]`, unit norm, of pictures that show it, and of pictures that do not."""
         total = own.sum(dim=0)
         mean = F.normalize(total, dim=0)
@@ -255,7 +255,7 @@ class Directions:
     presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
     sides: Mapping[int, Floats]  # label → how far the sides of its boxes are moved; see `teaching.sides`
     names: tuple[str, ...]
-    seen: Mapping[int, Seen]
+    seen: Mapping[int, Appearance]
 
     def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
         """As a file has it."""
@@ -385,14 +385,14 @@ class _Name:
         self.sides = common(self._offsets)
         self.outcome = self._outcome(left_out)
 
-    def seen(self) -> Seen:
+    def seen(self) -> Appearance:
         """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
         shows = self._uses & self._known
         shows[self._reviewed] = torch.tensor([len(self._true(i)) > 0 for i in self._reviewed], dtype=torch.bool)
         others = torch.from_numpy(self._chances < UNSURE)  # none of a name that the model does not know
         others[self._reviewed] = ~shows[self._reviewed]
         each = F.normalize(torch.stack([one.embedding.float() for one in self._lessons]), dim=1)  # [n, D]
-        return Seen.of(each[shows], each[others])
+        return Appearance.of(each[shows], each[others])
 
     def _true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""

@@ -23,7 +23,7 @@ from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
 from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, dataset_entry, run_task
-from cliploc.jobs.worker import AskingJudge, Seen
+from cliploc.jobs.worker import Asked, AskingJudge
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
@@ -123,11 +123,11 @@ class TuningJudge(AskingJudge):
         rules = [(one.threshold, one.split_peaks) for one in self.rules]
         return {**super().describe(setting), "rules": [list(one) for one in rules]}
 
-    def look(self, sample: AskedPicture, read: None) -> Seen:  # noqa: ARG002
+    def look(self, sample: AskedPicture, read: None) -> Asked:  # noqa: ARG002
         """See `PictureJudge.look`; only names that are there are asked."""
-        return Seen(sample, [label for label in sample.truth if label not in self.unknown])
+        return Asked(sample, [label for label in sample.truth if label not in self.unknown])
 
-    def judge(self, seen: Seen, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         if heat is None:
             return {"quality": []}
         truth = seen.truth(heat.image.size)

@@ -271,7 +271,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Seen:
+class Asked:
     """A picture, and what it is asked for."""
 
     sample: AskedPicture
@@ -309,10 +309,10 @@ class AskingJudge(PictureJudge):
         said = self.localizer.describe(setting.method, setting.options)
         return self.described(setting, said, threshold_given=setting.threshold is not None)
 
-    def look(self, sample: AskedPicture, read: None) -> Seen:  # noqa: ARG002
-        return Seen(sample, [label for label in sample.labels if label not in self.unknown])
+    def look(self, sample: AskedPicture, read: None) -> Asked:  # noqa: ARG002
+        return Asked(sample, [label for label in sample.labels if label not in self.unknown])
 
-    def maps(self, seen: Seen, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
+    def maps(self, seen: Asked, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
         """See `PictureJudge.maps`; the result of each method, None where no name is known."""
         if not seen.labels:
             return dict.fromkeys(methods)

@@ -64,7 +64,7 @@ class CocoAP:
         """The numbers of `NUMBERS` from 0 to 1, and their intervals; empty where nothing is true."""
         pictures = sorted(self._pictures)
         place = {name: i for i, name in enumerate(pictures)}
-        names = [_Name(of, place) for _, of in sorted(self._of.items()) if any(one.true for one in of.values())]
+        names = [_RankedBoxes(of, place) for _, of in sorted(self._of.items()) if any(one.true for one in of.values())]
         if not names:
             return {}, {}
         point = _numbers(names, np.ones(len(pictures)))
@@ -100,7 +100,7 @@ def matches(overlap: Floats) -> Bools:
     return right
 
 
-class _Name:
+class _RankedBoxes:
     """All boxes of a name, the best first."""
 
     def __init__(self, of: Mapping[str, _Judged], place: Mapping[str, int]) -> None:
@@ -130,7 +130,7 @@ class _Name:
         return found, highest
 
 
-def _numbers(names: Sequence[_Name], weights: Floats) -> Floats:
+def _numbers(names: Sequence[_RankedBoxes], weights: Floats) -> Floats:
     """`[3]`: the numbers of `NUMBERS`; NaN where nothing is true."""
     of_names = [found for one in names if (found := one.numbers(weights)) is not None]
     if not of_names:

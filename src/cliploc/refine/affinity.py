@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.refine._registration import refinement
+from cliploc.refine import refinement
 from cliploc.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.method import Context
-from cliploc.refine._registration import refinement
+from cliploc.refine import refinement
 from cliploc.tower import Backbone, Needs, as_transformer
 
 BLOCKS = 8  # the paper's

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.refine._registration import refinement
+from cliploc.refine import refinement
 from cliploc.tower import Backbone
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge

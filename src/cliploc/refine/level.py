@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.refine._registration import refinement
+from cliploc.refine import refinement
 from cliploc.tower import Needs
 
 # All chosen on the tuning pictures; tools/level_study.py, docs/studies/refinement.md.

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.method import Context
+from cliploc.refine import refinement
 from cliploc.refine._propagation import normalized, propagate
-from cliploc.refine._registration import refinement
 from cliploc.refine.affinity import directions
 from cliploc.tower import Needs
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._imports import compiled
+from cliploc.refine import refinement
 from cliploc.refine._neighbours import HALF, RADIUS, Bags, in_bags, moved, pixel_by_pixel, strips
 from cliploc.refine._propagation import propagate
-from cliploc.refine._registration import refinement
 
 TAU = 0.01  # of colours scaled by SCALE
 SCALE = (100.0, 128.0, 128.0)  # of L, a, b

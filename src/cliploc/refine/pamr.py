@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.refine import refinement
 from cliploc.refine._neighbours import Bags, in_bags, moved, pixel_by_pixel, strips
-from cliploc.refine._registration import refinement
 
 STEPS = 10  # the authors'
 DILATIONS = (8, 16)  # pixels to the neighbours; those of the segmentation protocols that end with PAMR

@@ -21,16 +21,16 @@ from cliploc.report.benchmark_figures import (
     breakdown,
     iou_histogram,
     iou_shares,
-    legend,
     tau_curves,
 )
 from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, disputed, examples, gallery_picture
-from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.faithfulness import write_faithfulness_report
+from cliploc.report.figures import legend
 from cliploc.report.html import REPORT_TEMPLATES, count
 from cliploc.report.labelling import write_labelling_report
 from cliploc.report.presence import write_presence_report
 from cliploc.report.segmentation import write_segmentation_report
+from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
 from cliploc.report.task_folder import SettingResult, kind_of, published, worth, write_files
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
@@ -66,8 +66,8 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     both = [tables.comparison(run), tables.every_number(run)]
     texts = (
         tables.to_csv(run),
-        tables.to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),
-        tables.to_latex(both),
+        to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),
+        to_latex(both),
         page(run, both, pictures),
     )
     return write_files(run.folder, texts, FILES)
@@ -155,7 +155,7 @@ def _list(titles: Sequence[str], rows: Sequence[Sequence[object]], total: int) -
     """A table whose last column may have long text."""
     notes = [f"The first {len(rows)} of {total:,}."] if total > len(rows) else []
     cells = [[*map(Cell, map(str, row[:-1])), Cell(str(row[-1]), wrap=True)] for row in rows]
-    return Table("Problems", dict.fromkeys(titles, ""), {"": cells}, notes=notes)
+    return Table("Problems", dict.fromkeys(titles, ""), {"": cells}, titles, notes)
 
 
 def _manifest(run: BenchmarkRun) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _manifest(run: BenchmarkRun) -> dict[str, Any]:
         "sessions": [_pairs(one) for one in run.manifest.get("sessions") or []],
         "run": _pairs(shown),
         "dataset": _pairs(data),
-        "settings": Table("Settings", dict.fromkeys(keys, ""), {"": rows}),
+        "settings": Table("Settings", dict.fromkeys(keys, ""), {"": rows}, keys),
         "raw": json.dumps({**run.manifest, "dataset": data}, ensure_ascii=False, indent=1),
     }
 
@@ -236,14 +236,14 @@ def _tau(settings: Sequence[SettingResult]) -> dict[str, Any]:
         rows.append(
             [
                 Cell(one.label),
-                Cell(f"{TAUS[best]:.3f}", float(TAUS[best])),
+                decimal(float(TAUS[best]), 3),
                 percent(float(one.curve[best])),
-                Cell("–" if one.threshold is None else f"{one.threshold:.3f}", one.threshold),
+                decimal(one.threshold, 3),
                 percent(None if own is None else float(own)),
                 Cell(f"{TAUS[start]:.3f} – {TAUS[stop]:.3f}", float(TAUS[stop] - TAUS[start])),
             ]
         )
-    table = Table("Thresholds", columns, {"": rows}, frozenset(columns) - {"setting"})
+    table = Table("Thresholds", columns, {"": rows}, {"setting"})
     return {"figure": tau_curves(curves), "legend": legend((one.index, one.label) for one in curves), "table": table}
 
 
@@ -301,9 +301,9 @@ def _count_table(settings: Sequence[SettingResult], size: Counts, number: Counts
         for what in ("right", "wrong"):
             counts = [found[one.id][i] for _, found, i in groups]
             amounts = [hits if what == "right" else n - hits for hits, n in counts]
-            rows.append([Cell(one.label), Cell(what), *[Cell(f"{amount:,}", amount) for amount in amounts]])
+            rows.append([Cell(one.label), Cell(what), *map(counted, amounts)])
     title = "Hits and misses by size and number of objects"
-    return Table(title, columns, {"": rows}, frozenset(columns) - {"setting", "box"})
+    return Table(title, columns, {"": rows}, {"setting", "box"})
 
 
 KINDS_OF_BOXES = {"hit": ("right", "IoU of at least 0.5"), **MISSES}

@@ -7,7 +7,7 @@ import numpy as np
 
 from cliploc.report.benchmark_data import BenchmarkRun, details, wilson
 from cliploc.report.benchmark_gallery import Photographs, gallery_picture
-from cliploc.report.benchmark_tables import Cell, Table, percent
+from cliploc.report.tables import Cell, Table, decimal, percent
 from cliploc.report.task_folder import SettingResult
 
 SHOWN = 12  # best and worst classes
@@ -41,11 +41,9 @@ def class_table(run: BenchmarkRun, settings: Sequence[SettingResult]) -> Table:
         cells.append(Cell(str(pictures[label]), int(pictures[label])))
         for one in settings:
             numbers = (one.numbers.get("per_class") or {}).get(str(label)) or {}
-            share = numbers.get("gt_known")
-            cells.append(Cell("–") if share is None else Cell(f"{share:.1f}", share))
+            cells.append(decimal(numbers.get("gt_known"), 1))
         rows.append(cells)
-    numeric = frozenset(columns) - {"class", "id"}
-    return Table("Every class and every setting", columns, {"": rows}, numeric)
+    return Table("Every class and every setting", columns, {"": rows}, {"class", "id"})
 
 
 # -------------------------------------------------------------------------------------------------------- ten classes
@@ -111,13 +109,13 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
                 Cell(one.label),
                 percent(stored.get("gt_known", 100 * float(hit.mean()))),
                 percent(stored.get("max_box_acc")),
-                Cell(f"{iou:.2f}", iou),
+                decimal(iou, 2),
                 percent(None if first is None else 100 * float(first.mean())),
                 percent(None if first is None else 100 * float((first & hit).mean())),
                 percent(100 * float(mine["pointing_hit"].mean()) if "pointing_hit" in mine else None),
             ]
         )
-    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, frozenset(columns) - {"setting"})
+    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, {"setting"})
 
 
 def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:

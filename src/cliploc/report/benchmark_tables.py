@@ -1,12 +1,12 @@
-"""The benchmark's tables: comparison with published numbers, and all metrics; as Markdown, LaTeX and CSV."""
+"""The benchmark's tables: comparison with published numbers, and all metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark_data import BenchmarkRun, in_words, is_imagenet
-from cliploc.report.task_folder import SettingResult, csv_text, published, with_ends
+from cliploc.report.tables import CHART, Cell, Marks, Table, counted, csv_text, decimal, percent
+from cliploc.report.task_folder import SettingResult, published, with_ends
 
 NOT_COMPARABLE = (
     "Numbers of different models, splits or pictures are not comparable with each other: the published rows are only "
@@ -19,59 +19,6 @@ WITHOUT_A_MODEL = (
 )
 RULE_MARK = " †"
 PUBLISHED = "published.json"
-CHART = "0 – 50 – 100 %"
-
-
-@dataclass(frozen=True)
-class Marks:
-    """Numbers drawn on a scale from 0 to 100 %; None for those that are missing."""
-
-    fixed: float | None = None
-    ends: tuple[float, float] | None = None
-    best: float | None = None
-    lenient: float | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table."""
-
-    text: str  # the text that is shown
-    value: float | None = None  # the value to sort by; None for text
-    ends: tuple[float, float] | None = None  # the 95 % interval
-    wrap: bool = False  # whether long text may break into lines
-    marks: Marks | None = None  # a drawing instead of the text, on the page only
-    note: str = ""  # a small text after it
-
-    def plain(self) -> str:
-        """Text, interval and note in one line."""
-        ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
-        return f"{self.text}{ends}" + (f" ({self.note})" if self.note else "")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of groups of rows."""
-
-    title: str  # its heading
-    columns: Mapping[str, str]  # title → explanation ("" for none)
-    groups: Mapping[str, Sequence[Sequence[Cell]]]  # heading ("" for none) → rows
-    numeric: frozenset[str] = frozenset()  # the columns of numbers
-    notes: Sequence[str] = field(default_factory=tuple)  # remarks below it
-
-    def highest(self, rows: Sequence[Sequence[Cell]]) -> Mapping[str, float]:
-        """Column → its highest number in these rows; empty for a single row."""
-        if len(rows) < 2:
-            return {}
-        best_of = {number.title for number in all_numbers().values()}
-        columns = zip(self.columns, zip(*rows, strict=True), strict=True)
-        found = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
-        return {title: max(values) for title, values in found.items() if values and title in best_of}
-
-
-def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
-    """A percentage with two decimals, as the field prints it; a dash for none."""
-    return Cell("–") if value is None else Cell(f"{value:.2f}", value, ends)
 
 
 # ------------------------------------------------------------------------------------------------------ the published
@@ -117,8 +64,7 @@ def comparison(run: BenchmarkRun, most: int = 12) -> Table:
     if len(run.settings) > len(chosen) + len(baselines):
         notes.append(f"The {most} best of this run's {len(run.settings)} settings; all are in the next table.")
     title = "Beside the published numbers" if is_imagenet(run) else "The settings side by side"
-    numeric = frozenset(columns) - {"method", CHART, "τ", "pictures"}
-    return Table(title, columns, groups, numeric, notes)
+    return Table(title, columns, groups, {"method", CHART, "τ", "pictures"}, notes)
 
 
 def _ours(run: BenchmarkRun, one: SettingResult) -> list[Cell]:
@@ -132,7 +78,7 @@ def _ours(run: BenchmarkRun, one: SettingResult) -> list[Cell]:
         percent(fixed, None if one.oracle else ends),
         Cell("–" if one.oracle else _tau(one)),
         percent(best, one.interval("max_box_acc")),
-        Cell("–") if tau is None else Cell(f"{tau:.3f}", tau),
+        decimal(tau, 3),
         percent(one.number("top1_loc"), one.interval("top1_loc")),
         percent(one.number("top5_loc"), one.interval("top5_loc")),
         percent(one.number("vl_score_rule"), one.interval("vl_score_rule")),
@@ -212,90 +158,20 @@ def every_number(run: BenchmarkRun) -> Table:
             [
                 Cell(one.label),
                 *[percent(one.number(key), one.interval(key)) for key in keys],
-                Cell("–") if best is None else Cell(f"{best:.3f}", best),
+                decimal(best, 3),
                 Cell(_tau(one), one.threshold),
-                _counted(one.numbers.get("evaluated", 0)),
-                _counted(failures(one)),
+                counted(one.numbers.get("evaluated", 0)),
+                counted(failures(one)),
             ]
         )
-    numeric = frozenset(columns) - {"setting", "τ"}
     notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
-    return Table("All settings, all metrics", columns, {"": rows}, numeric, notes)
+    return Table("All settings, all metrics", columns, {"": rows}, {"setting", "τ"}, notes)
 
 
 def failures(one: SettingResult) -> int:
     """The number of pictures that failed in a setting."""
     failed = one.numbers.get("failed", 0)
     return int(failed) if isinstance(failed, int | float) else len(failed)
-
-
-def _counted(value: Any) -> Cell:
-    return Cell(f"{int(value):,}", int(value))
-
-
-# ----------------------------------------------------------------------------------------------------------- as files
-def to_markdown(title: str, tables: Sequence[Table]) -> str:
-    """The tables as one Markdown document."""
-    lines = [f"# {_md(title)}", ""]
-    for table in tables:
-        shown = [i for i, title in enumerate(table.columns) if title != CHART]
-        titles = [list(table.columns)[i] for i in shown]
-        lines += [
-            f"## {table.title}",
-            "",
-            _pipe(titles),
-            _pipe(["---:" if t in table.numeric else "---" for t in titles]),
-        ]
-        for heading, rows in table.groups.items():
-            lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(titles) - 1)])] if heading else []
-            lines += [_pipe([_md(row[i].plain()) for i in shown]) for row in rows]
-        lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
-    return "\n".join(lines)
-
-
-def _pipe(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _md(text: str) -> str:
-    text = " ".join(text.split())
-    for mark in "\\|*_`[]<>":
-        text = text.replace(mark, f"\\{mark}")
-    return text
-
-
-TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "τ": r"$\tau$", "≥": r"$\geq$", "†": r"$\dagger$",
-    "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "…": r"\dots{}",
-}  # fmt: skip
-
-
-def to_latex(tables: Sequence[Table]) -> str:
-    r"""The tables for a paper: `\usepackage{booktabs}`, and `\input{tables}` within a `table*`."""
-    lines = ["% Needs \\usepackage{booktabs}. Percent; in brackets the 95 % interval."]
-    for table in tables:
-        shown = [i for i, title in enumerate(table.columns) if title not in (CHART, "failed")]
-        titles = [list(table.columns)[i] for i in shown]
-        align = "".join("r" if title in table.numeric else "l" for title in titles)
-        lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines += [" & ".join(map(_tex, titles)) + r" \\"]
-        for heading, rows in table.groups.items():
-            lines.append(r"\midrule")
-            lines += [rf"\multicolumn{{{len(titles)}}}{{l}}{{\textit{{{_tex(heading)}}}}} \\"] if heading else []
-            lines += [" & ".join(_tex_cell(row[i]) for i in shown) + r" \\" for row in rows]
-        lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
-    return "\n".join(lines)
-
-
-def _tex(text: str) -> str:
-    return "".join(TEX.get(letter, letter) for letter in " ".join(text.split()))
-
-
-def _tex_cell(cell: Cell) -> str:
-    if cell.ends is None:
-        return _tex(cell.text)
-    return rf"{_tex(cell.text)} {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
 
 
 def to_csv(run: BenchmarkRun) -> str:

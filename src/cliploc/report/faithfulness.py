@@ -1,7 +1,7 @@
 """Writes the pages of faithfulness: a benchmark's report with its tables, and the explanation of one photograph."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import FaithfulnessManifest
-from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
-from cliploc.report.benchmark_tables import Cell, Table, to_markdown
+from cliploc.report.figures import Figure, Palette, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import LINE_COLOUR, fit_within, outline, paint_map
-from cliploc.report.task_folder import TaskRun, csv_text, heat_of, read_run, write_files
+from cliploc.report.tables import Cell, Table, number_cell, numbers_csv, numbers_table, to_markdown
+from cliploc.report.task_folder import TaskRun, heat_of, read_run, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -41,7 +41,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], _best)
     title = run.title("Faithfulness")
     numbers = {key: (one["title"], one["about"]) for key, one in run.manifest["numbers"].items()}
-    table = all_numbers(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])
+    table = numbers_table(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])
     page = REPORT_TEMPLATES.render(
         "faithfulness.html",
         title=title,
@@ -75,56 +75,6 @@ def _facts(run: TaskRun) -> dict[str, str]:
     return run.facts({}, of_protocol)
 
 
-def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
-    """A number with its interval, three decimals; tiny ones in powers of ten."""
-    if value is None:
-        return Cell("–")
-    small = 0 < abs(value) < 0.0005
-    text = f"{value:.1e}" if small else f"{value:.3f}"
-    if ends is not None:
-        text += f" ({ends[0]:.1e}–{ends[1]:.1e})" if small else f" ({ends[0]:.3f}–{ends[1]:.3f})"
-    return Cell(text, value)
-
-
-def all_numbers(
-    run: TaskRun,
-    numbers: Mapping[str, tuple[str, str]],
-    counts: Mapping[str, tuple[str, str]],
-    notes: Sequence[str] = (),
-) -> Table:
-    """A row for each setting: its numbers with their intervals, and counts; key → title and meaning."""
-    rows = [
-        [
-            Cell(one.id),
-            *(number_cell(one.number(key), one.interval(key)) for key in numbers),
-            *(Cell(f"{value:,.0f}" if (value := one.number(key)) is not None else "–", value) for key in counts),
-        ]
-        for one in run.settings
-    ]
-    columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
-    return Table("All numbers, with 95 % intervals", columns, {"": rows}, frozenset(columns) - {"setting"}, notes)
-
-
-def numbers_csv(
-    run: TaskRun,
-    numbers: Iterable[str],
-    counts: Iterable[str],
-    more: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},  # a setting's numbers → further columns
-) -> str:
-    """A row for each setting, with unrounded numbers, the ends of their intervals, and counts."""
-    return csv_text(
-        [
-            {
-                **one.named,
-                **one.columns(numbers),
-                **{key: one.numbers.get(key) for key in (*counts, "evaluated")},
-                **more(one.numbers),
-            }
-            for one in run.settings
-        ]
-    )
-
-
 # -------------------------------------------------------------------------------------------------------------- figures
 def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
     for name, axis in run.manifest["curves"].items():
@@ -149,10 +99,9 @@ def draw_curves(
 
     def draw(axes: Any, palette: Palette) -> None:
         for index, line in enumerate(lines):
-            colour, dashes, _ = look(index, palette)
             y = np.array(line.mean, np.float64)
             x = np.array(places) if len(places) else np.linspace(0, 1, len(y))
-            axes.plot(x, y, color=colour, linewidth=1.8, dashes=dashes or (None, None))
+            colour = plot(axes, palette, index, x, y)
             if len(line.low):
                 low, high = np.array(line.low, np.float64), np.array(line.high, np.float64)
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
@@ -250,8 +199,8 @@ def explanation_page(
                 "figures": figures,
                 "curves": curves,
                 "legend": legend(enumerate(method for method, _ in methods)),
-                "table": Table(f"Numbers of {name}", dict.fromkeys(columns, ""), {"": rows}, frozenset(columns[1:])),
-                "words": Table(f"Words of {name}", {"word": "", "share": ""}, {"": words}, frozenset({"share"})),
+                "table": Table(f"Numbers of {name}", dict.fromkeys(columns, ""), {"": rows}, {"method"}),
+                "words": Table(f"Words of {name}", {"word": "", "share": ""}, {"": words}, {"word"}),
             }
         )
     return REPORT_TEMPLATES.render(

@@ -14,7 +14,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# The colours of every page and its figures: CSS variables in base.html, a matplotlib style in benchmark_figures.py.
+# The colours of every page and its figures: CSS variables in base.html, a matplotlib style in figures.py.
 LIGHT = {
     "paper": "#fff", "ink": "#16181d", "soft": "#555c68", "line": "#d9dde4", "card": "#f5f6f8", "link": "#0b57d0",
     "right": "#0a6b3d", "wrong": "#a8320a",

@@ -8,10 +8,10 @@ import numpy as np
 
 from cliploc._documents import LabellingManifest
 from cliploc.errors import UsageError
-from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
-from cliploc.report.benchmark_tables import Cell, Table, to_markdown
+from cliploc.report.figures import Figure, Palette, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES
-from cliploc.report.task_folder import SettingResult, TaskRun, csv_text, read_run, write_files
+from cliploc.report.tables import Cell, Table, counted, csv_text, to_markdown
+from cliploc.report.task_folder import SettingResult, TaskRun, read_run, write_files
 
 FILES = ("tables.csv", "tables.md", "names.csv", "report.html")
 DRAFTS = "drafts"  # the folder of the drafts, beside these
@@ -116,8 +116,8 @@ def _numbers(run: TaskRun) -> Table:
         [
             Cell(one.id),
             Cell(order),
-            Cell(f"{step:,}", step),
-            Cell(f"{numbers['left']:,.0f}", numbers["left"]),
+            counted(step),
+            counted(numbers["left"]),
             *(Cell(number_text(numbers[key]), numbers[key]) for key in ("untaught", "taught")),
             Cell(number_text(numbers["saved"], numbers["saved_error"]), numbers["saved"]),
             Cell(minutes_text(numbers, ""), numbers["minutes_low"]),
@@ -132,9 +132,7 @@ def _numbers(run: TaskRun) -> Table:
         for one in run.settings
         if "nothing" in one.numbers
     ]
-    return Table(
-        "Corrections of 100 pictures", columns, {"": rows}, frozenset({*columns} - {"setting", "order"}), notes
-    )
+    return Table("Corrections of 100 pictures", columns, {"": rows}, {"setting", "order"}, notes)
 
 
 def _csv(run: TaskRun) -> str:
@@ -179,13 +177,13 @@ def _names(run: TaskRun) -> Table | None:
     }
     rows = []
     for one, name, numbers in every:
-        row = [Cell(one.id), Cell(name), *(Cell(f"{numbers[key]:,.0f}", numbers[key]) for key in ("pictures", "boxes"))]
+        row = [Cell(one.id), Cell(name), *(counted(numbers[key]) for key in ("pictures", "boxes"))]
         for step in dict.fromkeys((0, last)):
             row += [Cell(number_text(value := numbers[f"{key}_{step}"]), value) for key in ("untaught", "taught")]
             saved, error = numbers[f"saved_{step}"], numbers[f"saved_error_{step}"]
             row.append(Cell(number_text(saved, error), saved))
         rows.append(row)
-    return Table("Each name", columns, {"": rows}, frozenset({*columns} - {"setting", "name"}))
+    return Table("Each name", columns, {"": rows}, {"setting", "name"})
 
 
 def _names_csv(run: TaskRun) -> str:
@@ -207,10 +205,9 @@ def _curve(setting: SettingResult, steps: list[int]) -> Figure:
 
     def draw(axes: Any, palette: Palette) -> None:
         for i, order, what in there:
-            colour, dashes, marker = look(i, palette)
             values = np.array(curves[order][what], np.float64)  # None is NaN
             errors = [one or 0 for one in curves[order]["saved_error"]]
-            axes.plot(steps, values, color=colour, linewidth=1.8, dashes=dashes or (None, None), marker=marker)
+            colour = plot(axes, palette, i, steps, values, marked=True)
             if what == "taught":
                 axes.errorbar(steps, values, errors, color=colour, linewidth=0, elinewidth=1, capsize=3)
         axes.set_ylim(bottom=0)

@@ -9,8 +9,8 @@ from typing import Any
 from cliploc._documents import DocumentError, Leaderboard, checked, read_json
 from cliploc._files import write_whole
 from cliploc.errors import UsageError
-from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.report.tables import Cell, Table, decimal, percent
 
 FILE, VERSION = "leaderboard.json", 1
 NUMBERS = {  # key → title and meaning; in percent
@@ -93,13 +93,13 @@ def _table(title: str, of: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
             Cell(document["model"]),
             Cell(row["method"]),
             *(percent(row["numbers"].get(key), _ends(row, key)) for key in keys),
-            Cell("own") if row.get("threshold") is None else Cell(f"{row['threshold']:.3f}", row["threshold"]),
+            Cell("own") if row.get("threshold") is None else decimal(row["threshold"], 3),
             Cell(f"{one['tuned_on']} ({one['tuned_samples']:,})"),
             Cell(f"{row['evaluated']:,}" + (f", {row['failed']:,} failed" if row["failed"] else ""), row["evaluated"]),
         ]
         for document, one, row in rows
     ]
-    return Table(title, columns, {"": cells}, frozenset(NUMBERS[key][0] for key in keys) | {"τ", "samples"}, [ABOUT])
+    return Table(title, columns, {"": cells}, {"model", "method", "τ chosen on"}, [ABOUT])
 
 
 def _ends(row: Mapping[str, Any], key: str) -> tuple[float, float] | None:

@@ -114,10 +114,6 @@ def _summary(items: Sequence[PageItem]) -> str:
     return "; ".join(words) + "."
 
 
-def _pairs(result: Localization) -> list[tuple[str, bool]]:
-    return [(name, bool(found)) for name, found in zip(result.names, result.found, strict=True)]
-
-
 def _photo(item: PageItem) -> dict[str, Any]:
     """A photograph as page.html shows it: a row of pictures for each result, and a row of the table for each name."""
     result = item.result
@@ -204,7 +200,7 @@ def _truth_picture(item: PageItem, shown: Localization, dense: float) -> Image.I
 
 
 def _truth_alt(item: PageItem, result: Localization) -> str:
-    found = [name for name, found in _pairs(result) if found]
+    found = [name for name, is_found in zip(result.names, result.found, strict=True) if is_found]
     there = [name for name in result.names if name in item.truth]
     drawn, true = ", ".join(found) or "none", ", ".join(there) or "none given"
     return f"{file_name(result)}, {run_line(result) or 'all names'}; boxes found: {drawn}; true boxes: {true}"

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from cliploc._documents import PresenceManifest
-from cliploc.report.benchmark_figures import Figure, Palette, figure, legend, look
-from cliploc.report.benchmark_tables import Cell, Table, to_markdown
-from cliploc.report.faithfulness import all_numbers, numbers_csv
+from cliploc.report.figures import Figure, Palette, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES
-from cliploc.report.task_folder import TaskRun, csv_text, read_run, write_files
+from cliploc.report.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
+from cliploc.report.task_folder import TaskRun, read_run, write_files
 
 FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
 NUMBERS = {  # key → title and meaning
@@ -49,7 +48,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = read_run(folder, PresenceManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("mcc"))
     title, things = run.title("Presence"), _things(run)
-    table = all_numbers(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
+    table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     page = REPORT_TEMPLATES.render(
         "presence.html",
         title=title,
@@ -78,7 +77,7 @@ def things_text(numbers: Mapping[str, Any], key: str) -> str:
 def _things(run: TaskRun) -> Table:
     columns = {"setting": "", **dict(LOSSES.values())}
     rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
-    return Table("Where true boxes are lost", columns, {"": rows}, frozenset(columns) - {"setting"})
+    return Table("Where true boxes are lost", columns, {"": rows}, {"setting"})
 
 
 def _things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,10 +99,9 @@ def _reliability(run: TaskRun) -> Iterator[Figure]:
     def draw(axes: Any, palette: Palette) -> None:
         axes.plot([0, 1], [0, 1], color=palette["soft"], linewidth=1, dashes=(4, 3))
         for one in there:
-            colour, dashes, marker = look(one.index, palette)
             bins = one.numbers["reliability"]
             x, y = ([own[key] for own in bins] for key in ("score", "right"))
-            axes.plot(x, y, color=colour, linewidth=1.8, dashes=dashes or (None, None), marker=marker, markersize=6)
+            plot(axes, palette, one.index, x, y, marked=True)
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("mean score of the boxes")

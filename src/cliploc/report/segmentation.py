@@ -9,11 +9,11 @@ from PIL import Image
 
 from cliploc._documents import SegmentationManifest
 from cliploc.images import small_png
-from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.task_folder import TaskRun, csv_text, published, read_run, with_ends, write_files
+from cliploc.report.tables import Cell, Table, counted, csv_text, percent, to_markdown
+from cliploc.report.task_folder import TaskRun, published, read_run, with_ends, write_files
 from cliploc.values import ignored_label
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
@@ -80,7 +80,7 @@ def _numbers(run: TaskRun) -> Table:
             Cell(", ".join(one.about.get("refine") or []) or "–"),
             percent(one.number("miou"), one.interval("miou")),
             *(percent(one.number(key)) for key in NUMBERS[1:]),
-            Cell(f"{one.numbers['evaluated']:,}", one.numbers["evaluated"]),
+            counted(one.numbers["evaluated"]),
             Cell("this run"),
         ]
         for one in run.settings
@@ -94,8 +94,8 @@ def _numbers(run: TaskRun) -> Table:
             + [Cell(one["cite"])]
             for one in there
         ]
-    numeric = frozenset(columns) - {"setting", "steps", "source"}
-    return Table("All numbers, in percent", columns, groups, numeric, [NOT_COMPARABLE] if there else [])
+    words = {"setting", "steps", "source"}
+    return Table("All numbers, in percent", columns, groups, words, [NOT_COMPARABLE] if there else [])
 
 
 def _range(value: float | Sequence[float]) -> Cell:
@@ -112,8 +112,8 @@ def _per_class(run: TaskRun) -> Table:
         of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
         pixels = max((one.get("pixels", 0) for one in of_class), default=0)
         if pixels:
-            rows.append([Cell(class_name), Cell(f"{pixels:,}", pixels), *(percent(one.get("iou")) for one in of_class)])
-    return Table("IoU of each class", columns, {"": rows}, frozenset(columns) - {"class"})
+            rows.append([Cell(class_name), counted(pixels), *(percent(one.get("iou")) for one in of_class)])
+    return Table("IoU of each class", columns, {"": rows}, {"class"})
 
 
 def _confused(run: TaskRun) -> Table | None:
@@ -125,13 +125,13 @@ def _confused(run: TaskRun) -> Table | None:
                 [
                     Cell(classes[one["true"]]),
                     Cell(classes[one["predicted"]]),
-                    Cell(f"{one['pixels']:,}", one["pixels"]),
+                    counted(one["pixels"]),
                     percent(one["share"]),
                 ]
                 for one in found
             ]
             columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-            return Table(f"What {setting.id} confuses most", columns, {"": rows}, frozenset({"pixels", "%"}))
+            return Table(f"What {setting.id} confuses most", columns, {"": rows}, {"is", "called"})
     return None
 
 

@@ -229,14 +229,6 @@ def with_ends(key: str, value: object, ends: tuple[float, float] | None) -> dict
     return {key: value, f"{key}_low": low, f"{key}_high": high}
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, with the columns that the first one has; numbers are not rounded."""
-    pandas, _ = bench_packages()
-    columns = list(rows[0]) if rows else None
-    text: str = pandas.DataFrame(list(rows), columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
-    return text
-
-
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
     """Writes the files of a report into a folder; the last is the page."""
     for name, text in zip(names, texts, strict=True):

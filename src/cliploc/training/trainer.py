@@ -33,7 +33,7 @@ from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.training.training_set import LabelledPictures, Parts, hold_out, only_usable_classes
+from cliploc.training.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.values import TextSet
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
@@ -137,7 +137,7 @@ class Trained:
     head: SemanticHead  # the head of the best epoch, on the CPU
     history: tuple[Epoch, ...]  # the numbers of all epochs
     best: int  # the epoch of the head: the best on the held-out part, or the last
-    parts: Parts  # the split of the pictures
+    parts: PictureSplit  # the split of the pictures
     problems: tuple[str, ...]  # a line for each picture that this process left out
 
 
@@ -294,7 +294,7 @@ class _Training:
         settings: TrainSettings,
         cache: FeatureCache,
         labels: tuple[int, ...],
-        parts: Parts,
+        parts: PictureSplit,
         text: Tensor | None,
         head: SemanticHead,
         accelerator: Any,

@@ -128,7 +128,7 @@ def view(
 
 
 @dataclass(frozen=True)
-class Parts:
+class PictureSplit:
     """The split into training and held-out pictures; indices into `LabelledPictures.paths`."""
 
     train: tuple[int, ...]  # pictures to train on
@@ -137,7 +137,7 @@ class Parts:
     held_out_classes: tuple[int, ...]  # the classes to choose from in validation
 
 
-def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> Parts:
+def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> PictureSplit:
     """Holds out this share, of each class's "pictures" (one stays) or of "classes", for early stopping."""
     random = np.random.default_rng([seed, 0])
     of_class: dict[int, list[int]] = {}
@@ -153,7 +153,7 @@ def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by:
         out = set(random.permutation(classes)[:count].tolist())
         held = [index for label in sorted(out) for index in of_class[label]]
         train = [index for label in classes if label not in out for index in of_class[label]]
-        return Parts(tuple(train), tuple(held), tuple(c for c in classes if c not in out), tuple(sorted(out)))
+        return PictureSplit(tuple(train), tuple(held), tuple(c for c in classes if c not in out), tuple(sorted(out)))
     train, held = [], []
     for label in classes:
         order = random.permutation(of_class[label]).tolist()
@@ -166,4 +166,4 @@ def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by:
             f"a share of {share:g} holds out no picture of classes with at most {most}: use a larger --held-out, "
             f"0 for none, or --hold-out classes with an open head"
         )
-    return Parts(tuple(sorted(train)), tuple(sorted(held)), tuple(classes), tuple(classes))
+    return PictureSplit(tuple(sorted(train)), tuple(sorted(held)), tuple(classes), tuple(classes))

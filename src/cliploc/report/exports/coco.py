@@ -10,7 +10,7 @@ import numpy as np
 from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.boxes.outlines import outlines
-from cliploc.report.exports._export import Export, ExportSettings, Pictures, export, json_list, number
+from cliploc.report.exports import Export, ExportSettings, Pictures, export, json_list, number
 
 
 @export

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cliploc import rle
 from cliploc._files import write_whole
-from cliploc.report.exports._export import Export, ExportSettings, Pictures, attributes, element, export, rows
+from cliploc.report.exports import Export, ExportSettings, Pictures, attributes, element, export, rows
 
 
 @export

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.report.colours import as_hex, name_colour
-from cliploc.report.exports._export import (
+from cliploc.report.exports import (
     AnnotatedPicture,
     Export,
     ExportSettings,

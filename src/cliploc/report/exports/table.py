@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from cliploc._files import write_whole
-from cliploc.report.exports._export import Export, ExportSettings, Pictures, export, number, rows
+from cliploc.report.exports import Export, ExportSettings, Pictures, export, number, rows
 
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty")
 

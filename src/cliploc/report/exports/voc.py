@@ -11,7 +11,7 @@ from PIL import Image
 from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.report.exports._export import (
+from cliploc.report.exports import (
     AnnotatedPicture,
     Export,
     ExportSettings,

@@ -10,7 +10,7 @@ import numpy as np
 from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.boxes.outlines import joined
-from cliploc.report.exports._export import (
+from cliploc.report.exports import (
     Export,
     ExportSettings,
     FileNames,

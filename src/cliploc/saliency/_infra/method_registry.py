@@ -129,7 +129,7 @@ def refuse_unknown(spec: str) -> None:
         methods.refuse_unknown(name)
 
 
-class Tower(Protocol):
+class TowerFacts(Protocol):
     """The facts about a model that decide which methods run on it: a loaded one (`Backbone`) or a listed one."""
 
     @property
@@ -144,7 +144,7 @@ class Tower(Protocol):
 
 def unfit_reason(
     method: Method,
-    tower: Tower,
+    tower: TowerFacts,
     options: Mapping[str, Any] | None = None,
     trained: Collection[str] = (),
     guided: bool = False,
@@ -163,7 +163,7 @@ def unfit_reason(
     return None
 
 
-def fitting(tower: Tower, trained: Collection[str] = (), guided: bool = False) -> tuple[str, ...]:
+def fitting(tower: TowerFacts, trained: Collection[str] = (), guided: bool = False) -> tuple[str, ...]:
     """The names of all methods that run on a tower; `trained` and `guided` as for `unfit_reason`."""
     reasons = {method.name: unfit_reason(method, tower, trained=trained, guided=guided) for method in methods}
     return tuple(name for name, reason in reasons.items() if reason is None)

@@ -1,0 +1,209 @@
+"""The tables of all reports: on the page, as Markdown, LaTeX and CSV."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cliploc.metrics import all_numbers
+from cliploc.report.task_folder import TaskRun, bench_packages
+
+CHART = "0 – 50 – 100 %"  # the column of `Marks`, which only the page has
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Numbers drawn on a scale from 0 to 100 %; None for those that are missing."""
+
+    fixed: float | None = None
+    ends: tuple[float, float] | None = None
+    best: float | None = None
+    lenient: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str  # the text that is shown
+    value: float | None = None  # the value to sort by; None for text
+    ends: tuple[float, float] | None = None  # the 95 % interval
+    wrap: bool = False  # whether long text may break into lines
+    marks: Marks | None = None  # a drawing instead of the text, on the page only
+    note: str = ""  # a small text after it
+
+    def plain(self) -> str:
+        """Text, interval and note in one line."""
+        ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
+        return f"{self.text}{ends}" + (f" ({self.note})" if self.note else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of groups of rows."""
+
+    title: str  # its heading
+    columns: Mapping[str, str]  # title → explanation ("" for none)
+    groups: Mapping[str, Sequence[Sequence[Cell]]]  # heading ("" for none) → rows
+    words: Collection[str]  # the columns of words; the others have numbers
+    notes: Sequence[str] = field(default_factory=tuple)  # remarks below it
+
+    @property
+    def numeric(self) -> frozenset[str]:
+        """The columns of numbers."""
+        return frozenset(self.columns).difference(self.words)
+
+    def highest(self, rows: Sequence[Sequence[Cell]]) -> Mapping[str, float]:
+        """Column → its highest number in these rows; empty for a single row."""
+        if len(rows) < 2:
+            return {}
+        best_of = {number.title for number in all_numbers().values()}
+        columns = zip(self.columns, zip(*rows, strict=True), strict=True)
+        found = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
+        return {title: max(values) for title, values in found.items() if values and title in best_of}
+
+
+def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
+    """A percentage with two decimals, as the field prints it; a dash for none."""
+    return decimal(value, 2, ends)
+
+
+def decimal(value: float | None, decimals: int, ends: tuple[float, float] | None = None) -> Cell:
+    """A number with so many decimals; a dash for none."""
+    return Cell("–") if value is None else Cell(f"{value:.{decimals}f}", value, ends)
+
+
+def counted(value: float | None) -> Cell:
+    """How many; a dash for none."""
+    return Cell("–") if value is None else Cell(f"{value:,.0f}", value)
+
+
+def number_text(value: float | None) -> str:
+    """A number in a table, three decimals; tiny ones in powers of ten."""
+    return "–" if value is None else f"{value:.3f}" if _is_plain(value) else f"{value:.1e}"
+
+
+def _is_plain(value: float) -> bool:
+    return value == 0 or abs(value) >= 0.0005
+
+
+def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
+    """A number with its interval, three decimals; tiny ones in powers of ten."""
+    if value is None:
+        return Cell("–")
+    text = number_text(value)
+    if ends is not None:
+        form = ".3f" if _is_plain(value) else ".1e"
+        text += f" ({ends[0]:{form}}–{ends[1]:{form}})"
+    return Cell(text, value)
+
+
+def numbers_table(
+    run: TaskRun,
+    numbers: Mapping[str, tuple[str, str]],
+    counts: Mapping[str, tuple[str, str]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """A row for each setting: its numbers with their intervals, and counts; key → title and meaning."""
+    rows = [
+        [
+            Cell(one.id),
+            *(number_cell(one.number(key), one.interval(key)) for key in numbers),
+            *(counted(one.number(key)) for key in counts),
+        ]
+        for one in run.settings
+    ]
+    columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
+    return Table("All numbers, with 95 % intervals", columns, {"": rows}, {"setting"}, notes)
+
+
+def numbers_csv(
+    run: TaskRun,
+    numbers: Iterable[str],
+    counts: Iterable[str],
+    more: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},  # a setting's numbers → further columns
+) -> str:
+    """A row for each setting, with unrounded numbers, the ends of their intervals, and counts."""
+    return csv_text(
+        [
+            {
+                **one.named,
+                **one.columns(numbers),
+                **{key: one.numbers.get(key) for key in (*counts, "evaluated")},
+                **more(one.numbers),
+            }
+            for one in run.settings
+        ]
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- as files
+def to_markdown(title: str, tables: Sequence[Table]) -> str:
+    """The tables as one Markdown document."""
+    lines = [f"# {_md(title)}", ""]
+    for table in tables:
+        shown = [i for i, title in enumerate(table.columns) if title != CHART]
+        titles = [list(table.columns)[i] for i in shown]
+        lines += [
+            f"## {table.title}",
+            "",
+            _pipe(titles),
+            _pipe(["---:" if t in table.numeric else "---" for t in titles]),
+        ]
+        for heading, rows in table.groups.items():
+            lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(titles) - 1)])] if heading else []
+            lines += [_pipe([_md(row[i].plain()) for i in shown]) for row in rows]
+        lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
+    return "\n".join(lines)
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _md(text: str) -> str:
+    text = " ".join(text.split())
+    for mark in "\\|*_`[]<>":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "τ": r"$\tau$", "≥": r"$\geq$", "†": r"$\dagger$",
+    "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "…": r"\dots{}",
+}  # fmt: skip
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    r"""The tables for a paper: `\usepackage{booktabs}`, and `\input{tables}` within a `table*`."""
+    lines = ["% Needs \\usepackage{booktabs}. Percent; in brackets the 95 % interval."]
+    for table in tables:
+        shown = [i for i, title in enumerate(table.columns) if title not in (CHART, "failed")]
+        titles = [list(table.columns)[i] for i in shown]
+        align = "".join("r" if title in table.numeric else "l" for title in titles)
+        lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
+        lines += [" & ".join(map(_tex, titles)) + r" \\"]
+        for heading, rows in table.groups.items():
+            lines.append(r"\midrule")
+            lines += [rf"\multicolumn{{{len(titles)}}}{{l}}{{\textit{{{_tex(heading)}}}}} \\"] if heading else []
+            lines += [" & ".join(_tex_cell(row[i]) for i in shown) + r" \\" for row in rows]
+        lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
+    return "\n".join(lines)
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def _tex_cell(cell: Cell) -> str:
+    if cell.ends is None:
+        return _tex(cell.text)
+    return rf"{_tex(cell.text)} {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with the columns that the first one has; numbers are not rounded."""
+    pandas, _ = bench_packages()
+    columns = list(rows[0]) if rows else None
+    text: str = pandas.DataFrame(list(rows), columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
+    return text
