@@ -206,7 +206,7 @@ def test_the_home_of_a_user_that_is_not_there_is_a_path_that_is_not_there(case, 
         (["evaluate", "--maps", ".", "--metadata", ".", "--workers", -1], "--workers from 1 to 1024"),
         (["annotate", ".", "--labels", "a", "--out", "b", "--threads", 10**20], "--threads from 1 to 1024"),
         (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--threads", 0], "--threads from 1 to 1024"),
-        (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--workers", 10**11], "--workers from 1 to"),
+        (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--workers", 0], "--workers from 1 to 1024"),
         (["classify", CAT, "--top-k", 10**20], "--top-k from 1 to 1000000"),
         (["annotate", ".", "--labels", "a", "--out", "b", "--review", 10**20], "--review from 0 to 100000"),
         (["annotate", ".", "--labels", "a", "--out", "b", "--limit", 0], "--limit from 1 to 10000000"),
@@ -220,13 +220,14 @@ def test_the_home_of_a_user_that_is_not_there_is_a_path_that_is_not_there(case, 
 )
 def test_numbers_have_a_stated_range(command, text):
     assert refused(*command).startswith(f"cliploc: expected {text}")
-    assert text.split()[0] + " " + text.split()[2] + "-" in " ".join(cliploc_(command[0], "--help").out.split())
+    flag, _, least, *_, most = text.split()
+    shown = f"{flag} {least}-" if float(most) <= 2**16 else f"{flag} N "
+    assert shown in " ".join(cliploc_(command[0], "--help").out.split())
 
 
 def test_an_argument_or_option_that_a_command_needs_is_named_with_an_example():
     example = 'cliploc localize street.jpg -p bicycle -p "traffic light" --out found'
     assert refused("localize", "-p", "cat") == f"cliploc: expected PICTURE, got none: {example}\n"
-    assert "{PICTURE}" in cliploc_("localize", "--help").out.splitlines()[0]
     assert refused("annotate", "photos").startswith("cliploc: expected --out, got none: cliploc annotate ")
 
 

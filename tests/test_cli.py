@@ -190,7 +190,8 @@ def test_usage_is_as_manuals_write_it():
 
 
 def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
-    assert "localize" in refused("lokalize")
+    assert refused("lokalize").endswith("Did you mean 'localize'? see cliploc --help\n")
+    assert refused("localize", CAT, "-p").endswith(": see cliploc localize --help\n")
     assert "--prompt" in refused("localize", CAT, "--prmpt", "cat")
 
 

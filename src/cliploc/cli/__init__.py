@@ -21,7 +21,7 @@ from cliploc import __version__
 from cliploc._imports import NO_ROOM_TO_LOAD
 from cliploc._process import collect_late, keep_freed_memory, out_of_memory, take_short_turns, wait_passively
 from cliploc._terminal import OutputError, write_out
-from cliploc.cli.commands import CommandGroup
+from cliploc.cli.commands import NAMES, CommandGroup
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
 from cliploc.errors import CliplocError, CliplocWarning
 from cliploc.registry import import_modules
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        complain(_in_one_line(error))
+        complain(_in_one_line(error, words))
         if isinstance(error, OutputError):
             _drop_output()
         return NOTHING_DONE
@@ -137,15 +137,17 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: Exception, words: Sequence[str]) -> str:
     if isinstance(error, CliplocError):
         return str(error)
     if hasattr(error, "format_message"):  # a usage error of the option parser
         context = getattr(error, "ctx", None)
-        path = context.command_path if context else "cliploc"
+        named = [word for word in words if word in NAMES]
+        path = context.command_path if context else " ".join(["cliploc", *named[:1]])
         missing = getattr(error, "param", None) if type(error).__name__ == "MissingParameter" else None
         if missing is None:
-            return f"{error.format_message().rstrip('.')}: see {path} --help"
+            said = error.format_message().rstrip(".")
+            return f"{said}{'' if said.endswith('?') else ':'} see {path} --help"
         what = missing.metavar if missing.param_type_name == "argument" else missing.opts[0]
         example = EXAMPLE.search((context and context.command.help) or "")
         return f"expected {what}, got none: {example[1] if example else f'see {path} --help'}"
