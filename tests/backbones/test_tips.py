@@ -203,6 +203,9 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
         MissingWeightsError, match=r"expected tokenizer.json in .*: save it there, once, with transformers"
     ):
         create("tipsv2", str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(MissingWeightsError, match=r"expected model.safetensors, or a .*, found neither: check"):
+        create("tipsv2", str(tmp_path))
     with pytest.raises(UsageError, match="expected weights for tipsv2, got none: add --pretrained with a folder"):
         create("tipsv2")
     assert "those of its file" in cliploc_("models", "tipsv2").out

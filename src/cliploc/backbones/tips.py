@@ -148,8 +148,12 @@ def _read(folder: Path) -> Checkpoint:
     if folder.is_file():
         raise UsageError(f"expected the folder of TIPSv2's files, got the file {folder}: give {folder.parent}")
     found = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
-    if (folder / WEIGHTS).exists() or not any(found):
+    if (folder / WEIGHTS).exists():
         return read_checkpoint(folder / WEIGHTS)
+    if not any(found):
+        raise MissingWeightsError(
+            f"expected {WEIGHTS}, or a *_vision.npz and a *_text.npz, in {folder}, found neither: check the folder"
+        )
     if [len(one) for one in found] != [1, 1]:
         there = ", ".join(path.name for one in found for path in one)
         raise ModelError(f"expected a *_vision.npz and a *_text.npz in {folder}, got {there}: keep those of one model")

@@ -71,8 +71,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
     The page shows the maps, curves of deletion and insertion, and the score of the hot region alone, beside
     those of two baselines. Scores are probabilities over all names of --prompt and --among; for a single name,
-    its cosine. --steps 224 is what papers report; it takes eight times as long as 28. CLIP models of open_clip also
-    tell which words of a name the match used.
+    its cosine. --steps 224 is what papers report; it takes eight times as long as 28. CLIP models also tell which words
+    of a name the match used.
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
