@@ -390,7 +390,7 @@ class Options:
         None, group="method", usual=True, check=Check(_checked_recipe, {"metavar": "default|fast|best|FILE"}),
         none="default",
         help="What runs if you name no method: a method with settings that improve its boxes; or a file of tune.",
-        about='"default" balances quality and time, "fast" takes one forward pass, "best" takes as many as help. '
+        about='"default" balances quality and time, "fast" takes one forward pass, "best" takes more than default. '
         "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`. A file of "
         "`cliploc tune` holds for the model that it was tuned for; see `cliploc help tune`.",
         harmless="it stands for values of other options, which are part of the identity",
