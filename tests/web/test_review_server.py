@@ -190,7 +190,7 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
         with monkeypatch.context() as patch:
             whole = AnnotatedFolder.reviewed
             patch.setattr(AnnotatedFolder, "count_finished", lambda _: pytest.fail("all pictures were counted"))
-            patch.setattr(AnnotatedFolder, "reviewed", lambda self, *of: shown.append(of[0].name) or whole(self, *of))
+            patch.setattr(AnnotatedFolder, "reviewed", lambda self, *of: shown.append(of[0].id) or whole(self, *of))
             revisions = [0, 0, 0]
             for number, status in ((1, "reviewed"), (0, "none"), (1, "skipped"), (2, "reviewed"), (1, "reviewed")):
                 boxes = [box(1, 2, 5, 4)] if number else []
