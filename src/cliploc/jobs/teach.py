@@ -42,7 +42,7 @@ VERSION = 4  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
 COMMON = 0.5  # share of the pictures that show it, at least
-AGREE = 0.82  # how far two halves of its pictures must teach the same; see `stability`
+AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
 FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
 FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
