@@ -40,7 +40,7 @@ AUTHORS = {
         "context59": (336, 224, 40, 0, 0), "coco_object": (336, 224, 40, 0.1, 0), "coco_stuff": (336, 224, 40, 0, 0),
         "cityscapes": (560, 224, 40, 0, 0), "ade20k": (336, 224, 40, 0, 0),
     },
-    "ProxyCLIP": {
+    "ProxyCLIP, CorrCLIP": {
         "voc21": (336, 336, 40, 0.2, 0), "voc20": (336, 336, 40, 0, 0), "context60": (336, 336, 40, 0.15, 0),
         "context59": (336, 336, 40, 0, 0), "coco_object": (336, 336, 40, 0.25, 0), "coco_stuff": (336, 336, 40, 0, 0),
         "cityscapes": (448, 224, 40, 0, 0), "ade20k": (448, 336, 40, 0, 0),
@@ -51,7 +51,7 @@ AUTHORS = {
 def test_the_documents_options_give_the_authors_settings():
     """Every set's row of docs/segmentation.md, one column for each repository."""
     page = (Path(__file__).parents[2] / "docs" / "segmentation.md").read_text(encoding="utf-8")
-    table = page.split("| set | SCLIP | NACLIP | ProxyCLIP |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    table = page.split("| set | SCLIP | NACLIP | ProxyCLIP, CorrCLIP |\n|---|---|---|---|\n")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
     for column, (_, of_set) in enumerate(AUTHORS.items(), start=1):
         assert [row[0].strip("`") for row in rows] == list(of_set)
