@@ -173,10 +173,10 @@ def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, mon
 def test_a_list_that_takes_long_delays_no_save(out, truth, address, monkeypatch):
     begun, go_on, reviewed = threading.Event(), threading.Event(), AnnotatedFolder.reviewed
 
-    def slow(self, drafts):
+    def slow(self, *which):
         begun.set()
         assert go_on.wait(60)
-        return reviewed(self, drafts)
+        return reviewed(self, *which)
 
     monkeypatch.setattr(AnnotatedFolder, "reviewed", slow)
     with ThreadPoolExecutor(1) as pool:
