@@ -24,13 +24,14 @@ from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.method import Method
-from cliploc.report.overlay import Panel, draw_overlay, file_name, scaled, sheet_of
+from cliploc.report.overlay import Panel, draw_names, file_name, scaled, sheet_of
 from cliploc.saliency import methods, unfit_reason
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}
-QUALITY = 80
-COLUMNS, WIDTH = 3, 360  # pictures beside each other, and their pixels: methods can be told apart
+QUALITY = 70
+COLUMNS, WIDTH = 3, 480  # pictures beside each other, and their pixels: methods can be told apart
+DENSE = 1.5  # pixels of a sheet in one of a page
 
 
 def fitting(localizer: Localizer) -> list[Method]:
@@ -65,9 +66,9 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
             method.title: f"{method.name} · IoU {iou(results[method.name], photo, name):.2f}{remark}"
             for method in shown
         }
-        sheet = f"{photo.path.stem}-{model}.jpg"
+        sheet = f"{photo.path.stem}-{model}.webp"
         comparison({method.title: results[method.name] for method in shown}, name, lines).save(
-            out / sheet, quality=QUALITY, optimize=True, progressive=True
+            out / sheet, quality=QUALITY, method=6
         )
         sheets += [f"![{name}, by every method]({sheet})", ""]
         terminal.say(f"wrote {out / sheet}")
@@ -109,7 +110,7 @@ def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[st
     file = file_name(first)
     cells = [Panel(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
     for title, result in results.items():
-        picture = draw_overlay(scaled(result, shown_wh), [name], caption=False)
+        picture = draw_names(scaled(result, shown_wh), [0], dense=DENSE)
         cells.append(Panel(picture, title, lines.get(title, "")))
     models = dict.fromkeys(result.model for result in results.values())
     return sheet_of(cells, COLUMNS, next(iter(models)) if len(models) == 1 else "")
