@@ -4,11 +4,10 @@
     python -m bench.cnn_methods --only grad_cam --out bench/results     these rows anew, the others as they were
 
 One CLIP RN50 with random weights at 224, shared by all; CPU; the peers in float32, ours in float32 and with masked
-pictures in bfloat16. Score-CAM also on ViT-B/16 (random weights) and `mini-vit`, our tower on both sides; channels are
-the patch tokens that enter the last block. Both sides start from normalised pictures and embedded prompts and end with
-maps on the grid. Before anything is timed, the maps must agree: correlation 0.9999 in float32, 0.995 in bfloat16.
-Seconds are those of the processor, which other programs on the machine disturb less; the clock's ratio stands beside
-theirs.
+pictures in bfloat16. Score-CAM also on ViT-B/16 (random weights), our tower on both sides; channels are the patch
+tokens that enter the last block. Both sides start from normalised pictures and embedded prompts and end with maps on
+the grid. Before anything is timed, the maps must agree: correlation 0.9999 in float32, 0.995 in bfloat16. Seconds are
+those of the processor, which other programs on the machine disturb less; the clock's ratio stands beside theirs.
 
 Score-CAM costs one forward a channel on either side. So that a round takes seconds and not minutes, both sides are
 shown the first --channels of RN50's 2,048 channels; a row beside has twice as many. The `budget` row is ours with all
@@ -48,7 +47,6 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import in_turns
 from bench.vit_methods import PHOTOS, THINGS, machine, shown
-from cliploc import backbones
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.method import Context
@@ -219,14 +217,13 @@ class VitScene(Scene):
         return Tower(self.fp32, channels).eval()
 
 
-def vits(quick: bool) -> list[VitScene]:
-    """ViT-B/16 with random weights, or a small one, and `mini-vit`."""
+def vit(quick: bool) -> VitScene:
+    """ViT-B/16 with random weights, or a small one."""
     torch.manual_seed(0)
     config = open_clip.get_model_config("ViT-B-16")
     vision, text = (SMALL_VIT, SMALL_TEXT) if quick else (config["vision_cfg"], config["text_cfg"])
     model = open_clip.CLIP(config["embed_dim"], vision, text).eval().requires_grad_(False)
-    made = VitScene(OpenClipVit(model, open_clip.get_tokenizer("ViT-B-16"), "ViT-B-16"), vision["image_size"])
-    return [made] if quick else [made, VitScene(backbones.create("mini-vit"), 224)]
+    return VitScene(OpenClipVit(model, open_clip.get_tokenizer("ViT-B-16"), "ViT-B-16"), vision["image_size"])
 
 
 def agreement(ours: Tensor, theirs: Tensor) -> float:
@@ -248,14 +245,12 @@ Rows = list[tuple[Row, Tensor, tuple[tuple[int, int], ...]]]  # with the picture
 
 
 def vit_rows(channels: int, quick: bool) -> Rows:
-    """Score-CAM on ViTs."""
-    found: Rows = []
-    for scene in vits(quick):
-        ours = scene.ours("score_cam", "fp32", channels, temperature=1 / scene.fp32.logit_scale)
-        theirs = functools.partial(scene.torchcam, "ScoreCAM", channels, batch_size=BATCH)
-        row = (f"score_cam on {scene.fp32.name}", "fp32", ours, "torchcam", theirs, 1.0)
-        found.append((row, scene.images, ((1, 1), (1, 10))))
-    return found
+    """Score-CAM on a ViT."""
+    scene = vit(quick)
+    ours = scene.ours("score_cam", "fp32", channels, temperature=1 / scene.fp32.logit_scale)
+    theirs = functools.partial(scene.torchcam, "ScoreCAM", channels, batch_size=BATCH)
+    row = (f"score_cam on {scene.fp32.name}", "fp32", ours, "torchcam", theirs, 1.0)
+    return [(row, scene.images, ((1, 1), (1, 10)))]
 
 
 def rows(scene: Scene, channels: int, quick: bool) -> Rows:
