@@ -133,7 +133,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _refuse_compressed(path: Path, most: int = 1) -> None:
-    """Refuses an archive compressed to less than a part, which could be huge in memory; torch never compresses."""
+    """Refuses an archive that is more than `most` times as large in memory; torch never compresses."""
     if sum(entry.file_size for entry in _entries(path)) > most * path.stat().st_size:
         how = "compressed, which torch.save never does" if most == 1 else "compressed more than weights can be"
         raise ModelError(f"{path} is refused: it is {how}: save it again")
