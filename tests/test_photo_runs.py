@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.progress import Progress, TaskID
 
 from cliploc.geometry import Frame
 from cliploc.jobs.evaluate import evaluate_folder
@@ -30,6 +32,17 @@ def folder(tmp_path: Path) -> Path:
     for name in ("notes.txt", "sub/clip.mov", ".hidden"):
         (root / name).write_text("no picture")
     return root
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+@pytest.mark.parametrize("command", ["localize", "classify", "compare --method cam", "segment"])
+def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: Counter[TaskID] = Counter()
+    monkeypatch.setattr(Progress, "advance", lambda self, task, count: counted.update({task: count}))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    into = () if command == "classify" else ("--out", tmp_path / "out")
+    assert cliploc_(*command.split(), CAT, tmp_path / "none.jpg", "-p", "cat", "-p", "dog", *into).code == 1
+    assert 2 in counted.values()  # of the pictures; the bank of names has a bar of its own
 
 
 # ------------------------------------------------------------------------------------------------------------- skipped

@@ -93,7 +93,6 @@ def compare(asked: CompareFlags, options: Options) -> int:
             told = replace(reporter, failed=lambda *_: None)  # `_take` reports failures, once for all models
             for photo, found, errors in _compared(models, requests, told):
                 _take(run, photo, found, errors, titles)
-                reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
             run.keep(_settings(names, methods, models))
     found_or_not = [name["found"] for record in run.records for result in record["results"] for name in result["names"]]

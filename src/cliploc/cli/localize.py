@@ -76,7 +76,6 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
             )
             for result in results:
                 _take(run, result, masks=masks, save_maps=asked.save_maps)
-                reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
             if run.folder is not None and masks:
                 from cliploc.report.label_maps import label_legend

@@ -103,8 +103,8 @@ class PhotoRun:
     def started(self, label: str) -> Iterator[Reporter]:
         """Shows progress; no other run may write into the folder meanwhile."""
         self._start = time.perf_counter()
-        with alone_in(self.folder), self.terminal.progress(label) as reporter:
-            yield reporter
+        with alone_in(self.folder), self.terminal.progress(label) as self._reporter:
+            yield self._reporter
 
     def count(self, reporter: Reporter, phase: str) -> None:
         """The models are loaded: from here on pictures are counted."""
@@ -115,6 +115,7 @@ class PhotoRun:
     def fail(self, source: str, error: CliplocError) -> None:
         """Records a picture that cannot be used; the run goes on with the others."""
         self._failures.append((source, str(error)))
+        self._reporter.images(1)
         self.terminal.say(f"failed: {error}", style="red")
         if not self.quiet and not self.terminal.one_screen:
             self.terminal.data(printable(f"{source}  failed"))
@@ -151,6 +152,7 @@ class PhotoRun:
     def done(self, source: str, record: dict[str, Any], rows: Callable[[], Sequence[Sequence[str | Text]]]) -> None:
         """A picture is done: records it, and prints its name, size and rows."""
         self.records.append(record)
+        self._reporter.images(1)
         if not self.quiet:
             size = f"  {record['width']}×{record['height']}" + "".join(f"  ({note})" for note in record["notes"])
             self.terminal.data(styled().append(printable(source), "bold").append(printable(size)))

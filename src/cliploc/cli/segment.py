@@ -126,7 +126,6 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
             run.fail(path, error if str(error).startswith(path) else InputError(f"{path}: {error}"))
         else:
             _take(run, picture, made[localizer.method.name], names, line, rle=rle)
-        reporter.images(1)
 
 
 def _take(run: PhotoRun, picture: Picture, labels: Labels, names: Sequence[str], line: str, *, rle: bool) -> None:
