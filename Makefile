@@ -121,13 +121,12 @@ prose: $(VENV)/.docs
 	-$(BIN)/proselint --config .proselintrc.json check README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
 $(VENV)/.docs: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs,release]'
 	@touch $@
 
 # The wheel and the source distribution as others get them, in dist/. QUICK=1 downloads nothing and takes a minute.
 # EXTRAS=1 also installs each extra alone and uses it: some gigabytes, half an hour.
-release-check: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+release-check: $(VENV)/.docs
 	@tools/check_wheel.sh $(BIN)/python
 	@test -z "$(EXTRAS)" || tools/check_extras.sh $(BIN)/python
 

@@ -106,20 +106,12 @@ def test_an_unreadable_file_or_folder_among_good_ones(open_folder):
 
 
 # -------------------------------------------------------------------------------------------------------------- names
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        ((), "at least one name to look for, got none"),
-        (("cat|",), "a name, got an empty one ('cat|'): leave it out or fill it in"),
-        (("x" * 10_000,), "a name of at most 300 characters, got 10000"),
-        (("|".join(f"cat {i}" for i in range(101)),), "at most 100 synonyms of a"),
-        (("cat", "dog", "cat"), "each name once, got 'cat' 2 times"),
-    ],
-    ids=lambda given: str(given)[:20],
-)
-def test_names_that_are_refused(names, said):
-    asked = (word for name in names for word in ("-p", name))
-    assert refused("localize", CAT, *asked).startswith(f"cliploc: expected {said}")
+def test_names_that_are_refused():
+    """As tests/test_prompts.py has them all."""
+    assert refused("localize", CAT).startswith("cliploc: expected at least one name to look for, got none")
+    assert refused("localize", CAT, "-p", "cat|").startswith(
+        "cliploc: expected a name, got an empty one ('cat|'): leave"
+    )
 
 
 def test_a_known_name_is_found_beside_unknown_ones():
@@ -133,23 +125,19 @@ def test_a_known_name_is_found_beside_unknown_ones():
 
 # ------------------------------------------------------------------------------------------------------------ options
 OPTIONS = {
-    "unknown method": (["--method", "gradcam"], "unknown method 'gradcam': did you mean grad_cam"),
     "unknown weights": (["--pretrained", "laion"], "mini has only its bundled weights"),
     "τ above 1": (["--threshold", "1.5"], "expected --threshold from 0 to 1, or auto, got 1.5"),
-    "τ not a number": (["--threshold", "nan"], "expected --threshold from 0 to 1, or auto, got nan"),
     "τ a word": (["--threshold", "high"], "expected --threshold from 0 to 1, or auto, got 'high'"),
     "minimum score": (["--min-score", "high"], "expected --min-score from 0 to 1, or auto, got 'high'"),
     "components": (["--components", "some"], "expected --components to be one of all, largest, got 'some'"),
     "image size": (["--image-size", "big"], "expected --image-size of 1 to 4096 pixels, one side or height and width"),
     "image size, stride": (["--image-size", "225"], "expected an image_size of multiples of 32"),
     "scales": (["--scales", "1,two"], "expected --scales, a list of 1 to 16 numbers from 0.25 to 8 (1,1.5,2), got '1,"),
-    "scales, number": (["--scales", ",".join(["1"] * 2000)], "expected --scales, a list of 1 to 16 numbers from 0.25"),
     "device that is not here": (["--device", "cuda:99"], "expected a device of this machine (cpu"),
     "batch size, digits": (
         ["--batch-size", "1" * 400],
         "expected --batch-size, a whole number from 1 to 4,096, got 1111111111",
     ),
-    "batch size, 1e20": (["--batch-size", "1e20"], "expected --batch-size, a whole number from 1 to 4,096, got '1e20'"),
     "method option, form": (["--option", "speed"], "expected --option as key=value, got 'speed'"),
     "method option, type": (
         ["--method", "gscore_cam", "-o", "top_k=few"],
@@ -203,7 +191,6 @@ def test_the_home_of_a_user_that_is_not_there_is_a_path_that_is_not_there(case, 
     ("command", "text"),
     [
         (["evaluate", "--maps", ".", "--metadata", ".", "--workers", 10**11], "--workers from 1 to 1024"),
-        (["evaluate", "--maps", ".", "--metadata", ".", "--workers", -1], "--workers from 1 to 1024"),
         (["annotate", ".", "--labels", "a", "--out", "b", "--threads", 10**20], "--threads from 1 to 1024"),
         (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--threads", 0], "--threads from 1 to 1024"),
         (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--workers", 0], "--workers from 1 to 1024"),

@@ -13,13 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from safetensors.torch import save
 
 from tests.backbones.small_clip import save_folder, small_clip
 from tests.backbones.test_transformers_folder import byte_pairs, model_of
+from tests.commands import CAT
 from tests.hub.server import STATUS, Hub
 
 FAULTS = (*STATUS, "cut", "short", "damaged", "slow", "stalled")
@@ -35,12 +35,15 @@ def full(*arguments, **settings):
 wait = time.sleep
 mock.patch("time.sleep", lambda seconds: wait(min(seconds, 0.02))).start()  # between attempts at a hub that is busy
 mock.patch("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 2**20).start()  # as if the file had many pieces of 10 MB
+CONDITIONS = {  # what a command may begin with
+    "FULL": mock.patch("huggingface_hub.file_download.http_get", full),
+    "OFFLINE": mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),  # as its variable sets it at the import
+}
 def carried_out(words):
     out, err = io.StringIO(), io.StringIO()
-    no_space = mock.patch("huggingface_hub.file_download.http_get", full)
-    disk = no_space if words[0] == "FULL" else contextlib.nullcontext()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), disk:
-        code = main([word for word in words if word != "FULL"])
+    condition = CONDITIONS.get(words[0], contextlib.nullcontext())
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), condition:
+        code = main([word for word in words if word not in CONDITIONS])
     return code, out.getvalue(), err.getvalue()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that have ended are gone
 for line in sys.stdin:
@@ -222,11 +225,12 @@ def test_a_damaged_file_does_not_stay_in_the_cache(told, home):
     assert all(path.stat().st_size < 10_000 for path in (folder / "blobs").iterdir())
 
 
-def test_offline_afterwards(told, hub, home):
-    again = ["classify", str(Path(__file__).parents[2] / "src/cliploc/demo_photos/cat.jpg"), "-p", "cat"]
-    words = [[*again, "--model", f"hf-hub:{name}"] for name in ("org/good", "org/clip")]
-    with Machine(home, HF_HUB_OFFLINE="1", HF_ENDPOINT=hub.url) as offline:
-        *used, none = offline.start(*words, download("org/none")).ended()
+def test_offline_afterwards(told, machine, hub):
+    again = ["OFFLINE", "classify", str(CAT), "-p", "cat"]
+    asked = {name: hub.downloads(name) for name in ("org/good", "org/clip")}
+    words = [[*again, "--model", f"hf-hub:{name}"] for name in asked]
+    *used, none = machine.start(*words, ["OFFLINE", *download("org/none")]).ended()
+    assert {name: hub.downloads(name) for name in asked} == asked
     assert [code for code, *_ in used] == [0, 0], used
     assert none[0] == 2
     assert "hf-hub:org/none are not on this machine and HF_HUB_OFFLINE forbids the network" in none[2]

@@ -605,10 +605,8 @@ def test_the_command(folder, tmp_path):
     ("options", "said"),
     [
         (("--groups", "join"), "expected groups to be one of keep, split, drop, got 'join'"),
-        (("--min-score", "2"), "expected --min-score from 0 to 1, or auto, got 2.0"),
         (("--nms-across", "0"), "expected nms_across above 0"),
         (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
-        (("--review", "-1"), "expected --review from 0 to 100000"),
         (("--edit", "--json"), "expected --json or --edit, got both"),
     ],
 )

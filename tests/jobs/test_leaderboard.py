@@ -1,13 +1,17 @@
 """A rehearsal of `leaderboard` on small sets: τ is held out, numbers follow from rows, a changed file is seen."""
 
 import json
+import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("pyarrow")
 
 from cliploc.jobs import leaderboard
+from cliploc.jobs.engine import run_here
+from cliploc.jobs.leaderboard import Wish, run_leaderboard
 from cliploc.report.leaderboard import signature_of
 from tests.commands import cliploc_, document_of, refused
 from tests.jobs.samples import coco_folder, judged_here, wsol_folder
@@ -120,6 +124,20 @@ def test_a_folder_of_another_version_is_refused_by_its_name(board, tmp_path):
     changed = {**document(board), "cliploc_version": "9.9"}
     (copy / "leaderboard.json").write_text(json.dumps({**changed, "signature": signature_of(changed)}))
     assert "was made by cliploc 9.9" in refused("leaderboard", "check", copy)
+
+
+def test_the_engine_asked_for_carries_out_every_run_and_can_be_sent_its_workers(board, roots, tmp_path):
+    carried = []
+
+    def sending(shards, make_worker, on_part, reporter):
+        carried.append(len(shards))
+        run_here(shards, pickle.loads(pickle.dumps(make_worker)), on_part, reporter, threads=1)
+
+    asked = document(board)
+    places = {name: Path(place) for name, _, place in (root.partition("=") for root in roots[1::2])}
+    found, _ = run_leaderboard(Wish.of(asked["asked"]), places, tmp_path, engine=sending, judges=0)
+    assert len(carried) == 5  # of each set what τ is chosen on and what is reported, of one the absent names
+    assert found == asked
 
 
 def test_a_resumed_run_gives_the_same_folder(board, roots, tmp_path):

@@ -7,18 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cliploc.config import BENCHMARK, Options
-from cliploc.datasets import open_labelled
+from cliploc.config import BENCHMARK
 from cliploc.errors import ModelError, UsageError
-from cliploc.jobs.engine import Engine, Part, Shard, run_here
+from cliploc.jobs.engine import Part, Shard, run_here
 from cliploc.reporter import SILENT, Reporter
-from cliploc.segmentation import protocol_of
 from cliploc.values import Sample
 from tests.datasets import labelled
 
@@ -31,9 +28,7 @@ import torch  # noqa: E402 - after the skips
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup  # noqa: E402
-from cliploc.jobs.leaderboard import Wish, parse_set, run_leaderboard  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
-from cliploc.jobs.segmentation import run_segmentation  # noqa: E402
 from tests.commands import cliploc_  # noqa: E402
 from tests.jobs.samples import dataset, rows_file, wsol_folder  # noqa: E402
 
@@ -234,30 +229,8 @@ def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
     )
 
 
-def test_segmentation_gives_the_bytes_of_a_local_run(cluster, tmp_path):
-    data = open_labelled("coco_object", labelled.coco_object(tmp_path / "coco"))
-    setups = (ModelSetup(Options(templates="name-only", min_presence=0, batch_size=2, device="cpu"), "name-only"),)
-    settings, _ = Grid(setups, ["cam"]).settings(lambda *_: None)
-    protocol = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
-
-    def run(out: Path, using: Engine):
-        return run_segmentation(data, setups, settings, out, protocol=protocol, engine=using, shard=1)
-
-    same_folders(run, cluster, tmp_path)
-
-
-def test_a_leaderboard_has_the_signature_of_a_local_one(cluster, tmp_path):
-    roots = {"wsol": wsol_folder(tmp_path / "report", 5), "wsol:tune": wsol_folder(tmp_path / "tune", 4)}
-    wish = Wish(BENCHMARK.but(image_size=96, device="cpu"), ["cam"], [parse_set("wsol")])
-    there = functools.partial(engine.run, address=cluster.address, threads=1)
-    here, spread = (
-        run_leaderboard(wish, roots, tmp_path / name, engine=using, judges=0)[0]
-        for name, using in (("local", functools.partial(run_here, threads=1)), ("ray", there))
-    )
-    assert here == spread
-
-
-def test_published_rows_are_compared_as_locally(cluster, tmp_path):
+def test_published_rows_of_segmentation_are_compared_as_locally(cluster, tmp_path):
+    """By the command line; a row of another task differs in its worker alone."""
     options = ["--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32"]
     rows = rows_file(tmp_path, {"voc21": "miou"}, task="segmentation", options=options)
     labelled.voc(tmp_path / "voc")
@@ -269,9 +242,7 @@ def test_published_rows_are_compared_as_locally(cluster, tmp_path):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
 
-def same_folders(
-    run, cluster, tmp_path: Path, names: Sequence[str] = ("parts/00000.parquet", "parts/00001.parquet", "summary.json")
-) -> None:
+def same_folders(run, cluster, tmp_path: Path, names: Sequence[str]) -> None:
     """On the cluster these files, and no other part, are byte for byte those of this process."""
     threads = torch.get_num_threads()
     try:

@@ -65,14 +65,9 @@ def expected(vit: PlainVit, guide: Tensor, given: Tensor | None, **options: floa
         of = torch.full(GRID, -1) if given is None else F.interpolate(given[b][None, None].float(), GRID)[0, 0].long()
         of = merged(of.flatten(), places, merge)
         alike = places @ places.T
-        n = len(of)
-        weights = torch.full((n, n), -torch.inf)
-        for i in range(n):
-            for j in range(n):
-                free = of[i] < 0 or of[j] < 0
-                if i == j or (alike[i, j] > alike.mean() if free else of[i] == of[j]):
-                    weights[i, j] = tau * alike[i, j]
-        weights = weights.softmax(dim=1)
+        row, column = of[:, None], of[None]
+        seen = torch.where((row < 0) | (column < 0), alike > alike.mean(), row == column) | torch.eye(len(of)).bool()
+        weights = (tau * alike).masked_fill(~seen, -torch.inf).softmax(dim=1)
 
         def gathered(tokens: Tensor, weights: Tensor = weights) -> Tensor:
             def gather(_: Tensor, __: Tensor, v: Tensor) -> Tensor:

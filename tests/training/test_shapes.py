@@ -30,7 +30,7 @@ def two_things(pairs: Sequence[str], each: int, seed: int) -> list[tuple[str, Im
     return rows
 
 
-SCENES = {"seen": two_things(SEEN, 6, seed=5), "unseen": two_things(UNSEEN, 18, seed=6)}
+SCENES = {"seen": two_things(SEEN, 3, seed=5), "unseen": two_things(UNSEEN, 9, seed=6)}
 
 
 def gt_known(localizer: Localizer, which: str) -> float:
