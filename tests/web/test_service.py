@@ -269,6 +269,19 @@ def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by
     assert "--min-score 0.5" in str(by_recipe.ran(replace(every, min_score=0.5)))
 
 
+def test_a_search_that_waits_for_anothers_end_can_be_stopped(service):
+    ended = threading.Event()
+    service._models.submit(ended.wait)
+    try:
+        run = service.runs.begin("a" * 32, lambda told: service.look(CAT, Settings(names="bee"), reporter=told))
+        run.stop()
+        assert run.wait(30)
+        with pytest.raises(StoppedError):
+            run.result()
+    finally:
+        ended.set()
+
+
 @pytest.mark.parametrize("least", [0.0, 0.01, 0.5, 1.0])
 def test_the_least_presence_is_asked_for_without_another_run(look, least):
     found = look.cut(Settings(names="cat, dog", min_presence=least))["cam"]

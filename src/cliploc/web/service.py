@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -42,6 +42,7 @@ LAYERS = {
     "conv2d", "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "layer_norm", "softmax", "interpolate",
     "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
 }  # fmt: skip
+STOP_SECONDS = 0.2  # between two looks whether a search that waits for its turn was stopped
 KEPT_OWN = 64  # choices of model, method and options whose own values are known
 KEPT_PIXEL_BYTES = 64 * 2**20  # of decoded photographs
 SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
@@ -358,7 +359,13 @@ class Service:
                     found |= next(by_name.compare([picture], settings.asked, asked, **how))
             return found
 
-        results = self._models.submit(compute).result()
+        job = self._models.submit(compute)
+        try:
+            while not wait((job,), STOP_SECONDS).done:
+                reporter.phase("")  # raises where the search was stopped, though it still waits for others
+        finally:
+            job.cancel()
+        results = job.result()
         own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
         return SearchResult(
