@@ -1,11 +1,13 @@
 """Every bench once, on one machine: Markdown on the standard output, and in the page of figures.
 
-    python -m bench [--busy 2] [--only first_result windows] [--minutes 15] [--write docs/studies/performance.md]
+    python -m bench [--busy 2] [--only first_result windows] [--minutes 15] [--each 10]
+                    [--write docs/studies/performance.md]
     python -m bench --quick
 
 `--write` replaces the tables in the page: run it on a machine that does nothing else, and then with `--busy 2`, which
 runs two endless loops beside every bench, as a user's machine is seldom idle. The most important benches come first;
-after so many minutes none begins, and those left out are named. `--quick`, in well under 3 minutes, is for tests and
+after so many minutes none begins, and those left out are named; one that takes longer than `--each` is stopped, with
+its table as far as it came. `--quick`, in well under 3 minutes, is for tests and
 CI: on small towers, that everything runs and that our results are those of the packages beside it. Nothing here asserts
 a speed. Each bench with its own settings: `python -m bench.towers --help`, and so on.
 """
@@ -14,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -66,20 +70,28 @@ PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the mo
 ]  # fmt: skip
 
 
-def section(title: str, name: str, settings: Sequence[str]) -> tuple[str, bool]:
-    """What a bench prints, under a title, with its command and its seconds; and whether it ended well."""
+def section(title: str, name: str, settings: Sequence[str], minutes: float) -> tuple[str, bool]:
+    """What a bench prints, under a title, with its command and its seconds; and whether it ended well, and in time."""
     start = time.perf_counter()
     # Each in a process of its own: one that runs out of memory does not take the others along.
-    words = ["-m", f"bench.{name}", *settings]
-    done = subprocess.run([sys.executable, *words], check=False, capture_output=True, text=True)
-    taken, lines = time.perf_counter() - start, done.stdout.strip("\n").splitlines()
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
+    words, pipe = ["-m", f"bench.{name}", *settings], subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-u", *words], stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=60 * minutes)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its servers and workers too
+            out, errors = process.communicate()
+            out += f"\n\nStopped after {minutes:g} minutes.\n"
+    taken, lines = time.perf_counter() - start, out.strip("\n").splitlines()
+    if process.returncode:
+        print(errors, file=sys.stderr)
     # Without its title, which it has here, and with no headings above it.
     said = "\n".join(line.removeprefix("## ") for line in lines if not line.startswith("# "))
     shown = said if any(line.startswith("|") for line in lines) else f"```text\n{said}\n```"
     command = shlex.join(["python", *words])
-    return f"### {title}\n\n`{command}`, {taken:.0f} s\n\n{shown}\n", done.returncode == 0
+    return f"### {title}\n\n`{command}`, {taken:.0f} s\n\n{shown}\n", process.returncode == 0
 
 
 def main() -> int:
@@ -88,6 +100,7 @@ def main() -> int:
     parser.add_argument("--busy", type=int, default=0, help="busy processes beside the benches")
     parser.add_argument("--only", nargs="+", metavar="BENCH", help="these benches alone")
     parser.add_argument("--minutes", type=float, default=15, help="after which no bench begins")
+    parser.add_argument("--each", type=float, default=10, help="minutes after which a bench is stopped")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables into this page")
     given = parser.parse_args()
     if given.write and (given.only or given.quick):
@@ -104,7 +117,7 @@ def main() -> int:
             left_out.append(f"{title}, which needs openvino")
             continue
         with company(given.busy):
-            part, well = section(title, name, settings)
+            part, well = section(title, name, settings, given.each)
         print(part, flush=True)
         parts.append(part)
         if not well:

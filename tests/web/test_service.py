@@ -17,15 +17,16 @@ from PIL import Image
 from cliploc import backbones, rle
 from cliploc.config import MIN_SCORE
 from cliploc.errors import ModelError, UsageError
+from cliploc.images import load
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
-from cliploc.memory import Memory
+from cliploc.memory import Kept, Memory
 from cliploc.recipes import recipe_of
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.web import downloads, view
 from cliploc.web.runs import StoppedError
-from cliploc.web.service import Offer, Service, smaller, with_heads
+from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
 from tests.tiny import write_head
@@ -268,6 +269,19 @@ def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by
     assert "--min-score 0.5" in str(by_recipe.ran(replace(every, min_score=0.5)))
 
 
+def test_a_search_that_waits_for_anothers_end_can_be_stopped(service):
+    ended = threading.Event()
+    service._models.submit(ended.wait)
+    try:
+        run = service.runs.begin("a" * 32, lambda told: service.look(CAT, Settings(names="bee"), reporter=told))
+        run.stop()
+        assert run.wait(30)
+        with pytest.raises(StoppedError):
+            run.result()
+    finally:
+        ended.set()
+
+
 @pytest.mark.parametrize("least", [0.0, 0.01, 0.5, 1.0])
 def test_the_least_presence_is_asked_for_without_another_run(look, least):
     found = look.cut(Settings(names="cat, dog", min_presence=least))["cam"]
@@ -282,17 +296,36 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     with Image.open(CAT) as photo:
         photo.resize((1804, 1200)).save(large)
     settings = Settings(names="cat, dog", method="cam", min_presence=0.0)
-    look = service.look(str(large), settings)
-    kept = look.slim(service.read(str(large), 200).image)
-    assert kept.results["cam"].image is service.read(str(large), 200).image, "it is made once"
-    assert kept.results["cam"].image.size == (200, 133)
-    assert kept.size == kept.results["cam"].maps.nbytes + 3 * 200 * 133
-    whole, small = look.cut(settings)["cam"], kept.cut(settings)["cam"]
+    kept = service.look(str(large), settings)
+    assert kept.results["cam"].image is service.read(str(large), SHOWN_SIDE).image, "it is made once"
+    assert kept.results["cam"].image.size == (720, 479)
+    assert kept.size == kept.results["cam"].maps.nbytes + 3 * 720 * 479
+    whole = localizer_of("mini", method="cam", min_presence=0.0)(str(large), settings.asked)
+    small = kept.cut(settings)["cam"]
     np.testing.assert_array_equal(small.boxes.xyxy, whole.boxes.xyxy)
     assert small.boxes.xyxy.max() > 1000  # the photograph's own pixels
     html = view.results_html({"cam": small}, 0.5)
-    assert 'width="200" height="133"' in html
+    assert 'width="720" height="479"' in html
     assert "{:.0f} {:.0f}".format(*whole.boxes.xyxy[0]) in html
+
+
+def test_other_names_in_large_photographs_decode_nothing(tmp_path, monkeypatch):
+    service, decoded = Service([Offer("mini")], device="cpu"), []
+    monkeypatch.setattr("cliploc.web.service.load", lambda path, **how: decoded.append(path) or load(path, **how))
+    service.pictures = Kept(4 * 2**20)  # either photograph has 6 MB
+    photographs = [str(tmp_path / f"{number}.png") for number in range(2)]
+    with Image.open(CAT) as photo:
+        for number, path in enumerate(photographs):
+            photo.rotate(180 * number).resize((1804, 1200)).save(path)
+            service.look(path, Settings(names="cat"))
+    assert set(decoded) == {*photographs}
+    decoded.clear()
+    for path in photographs:
+        found = service.look(path, Settings(names="dog")).cut(Settings())["recipe:default"]
+        wanted = localizer_of("mini")(path, ["dog"])
+        np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
+        np.testing.assert_array_equal(found.presence, wanted.presence)
+    assert not decoded
 
 
 def test_the_same_again_is_not_computed_again(service, look):
@@ -435,7 +468,8 @@ def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
     [cut] = look.cut(settings)["cam"].masks.of_boxes
     assert (dict(GrabCutMasks().box_masks(heat))[0] == cut).all()
     assert (heat.masks.of_boxes[0] != cut).any()
-    slim = look.slim(smaller(look.results["cam"].image, 150)).cut(settings)
+    small = replace(look.results["cam"], image=smaller(look.results["cam"].image, 150))
+    slim = replace(look, results={"cam": small}).cut(settings)
     assert (slim["cam"].masks.of_boxes[0] ^ cut).mean() < 0.05
     assert "with the masks for" in view.results_html(slim, 0.5, masks=True)
     with pytest.raises(UsageError, match="expected masks_by to be one of heat, grabcut on this server, got sam"):

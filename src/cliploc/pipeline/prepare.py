@@ -70,13 +70,13 @@ class Prepared:
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
         """For each scale, uint8 `[3, H, W]`, with the channels last in memory."""
-        return tuple(_pixels(frame.apply(self.picture.image, self.interpolation)) for frame in self.frames)
+        return tuple(_pixels(frame.apply(self.picture.pixels, self.interpolation)) for frame in self.frames)
 
     @cached_property
     def windowed(self) -> tuple[Tensor, ...]:
         """For each set of windows, the resized picture that they are cut from, uint8 `[3, H, W]`."""
         how, sizes = RESAMPLING[self.interpolation], [of_set[0].resized_wh for of_set in self.windows if of_set]
-        return tuple(_pixels(self.picture.image.resize(size, how)) for size in sizes)
+        return tuple(_pixels(self.picture.pixels.resize(size, how)) for size in sizes)
 
     def window(self, number: int, frame: Frame) -> Tensor:
         """The pixels of a window of a set, uint8 `[3, H, W]`, which are a view of `windowed`."""
@@ -120,7 +120,8 @@ class Preparation:
     def prepare(self, request: Request, texts: TextSet, source: str) -> Prepared:
         """Reads one picture."""
         picture = load(request.image, source)
-        original_hw = (picture.image.height, picture.image.width)
+        width, height = picture.size
+        original_hw = (height, width)
         try:
             frames = tuple(Frame.fit(self.resize, original_hw, input_hw) for input_hw in self.inputs_hw)
         except InputError as error:

@@ -205,7 +205,7 @@ class Steps:
     def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
         """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""
         item = joined.batch[b]
-        pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
+        pixels = torch.from_numpy(np.array(frame.apply(item.picture.pixels)))  # [H, W, 3] uint8
         stride, scales = self._backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
         width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
         x0, y0, x1, y1 = item.frames[0].visible_xyxy
@@ -234,6 +234,8 @@ def with_features(context: Context, features: Mapping[int, Tensor], made: dict[A
 
 def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:
     """Raises a `ModelError` if values `[B, P or 1, n]` are NaN or infinite, instead of making zeros of them."""
+    if values.sum().isfinite():  # mostly so, and told in one pass; a sum of finite values may be infinite
+        return
     bad = ~values.isfinite().all(dim=-1)  # [B, P]
     if bad.any():
         b, p = (int(i) for i in bad.nonzero()[0])

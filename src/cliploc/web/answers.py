@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from cliploc._files import new_token
 from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, UsageError
+from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Kept
 from cliploc.report import draw_overlay
@@ -98,6 +99,8 @@ class Answers:
         def document(reporter: Reporter) -> dict[str, Any]:
             look = self._look(question, reporter)
             results = look.cut(question.settings)
+            if question.settings.masks or "overlay" in question.switches:
+                results = self._with_photograph(look, results)
             found = downloads.document(results, question.settings, look.ran(question.settings))
             if "overlay" in question.switches:
                 for entry, one in zip(found["pictures"], results.values(), strict=True):
@@ -121,8 +124,7 @@ class Answers:
                 look, settings = last, last.unset(last.settings.with_live(settings))
             else:
                 look = self._look(question, reporter)
-            photograph, folder = self._service.read(look.path).image, self._store.new_folder()
-            results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
+            results, folder = self._with_photograph(look, look.cut(settings)), self._store.new_folder()
             paths = downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
             return [
                 {"name": one.name, "address": f"/files/{folder.name}/{quote(one.name)}", "bytes": one.stat().st_size}
@@ -165,6 +167,11 @@ class Answers:
 
     def _look(self, question: Question, reporter: Reporter, last: SearchResult | None = None) -> SearchResult:
         return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
+
+    def _with_photograph(self, look: SearchResult, results: Mapping[str, Localization]) -> dict[str, Localization]:
+        """Results with the photograph at its own size, for what is drawn in it."""
+        photograph = self._service.read(look.path).image
+        return {method: replace(one, image=photograph) for method, one in results.items()}
 
     # -------------------------------------------------------------------------------------------------- for the page
     async def menu(self, request: Request) -> Response:
@@ -213,7 +220,6 @@ class Answers:
 
     def _found(self, question: Question, reporter: Reporter) -> dict[str, Any]:
         look = self._look(question, reporter, self._looks.get(question.visitor))
-        look = look.slim(self._service.read(look.path, view.SHOWN_SIDE).image)
         self._looks.keep(question.visitor, look, look.size)
         return self._shown(look, question.settings)
 

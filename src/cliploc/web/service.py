@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,7 +21,7 @@ from cliploc.config import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar
 from cliploc.heads import read_config
-from cliploc.images import Picture, load
+from cliploc.images import Picture, Whole, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
@@ -42,8 +42,10 @@ LAYERS = {
     "conv2d", "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "layer_norm", "softmax", "interpolate",
     "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
 }  # fmt: skip
+STOP_SECONDS = 0.2  # between two looks whether a search that waits for its turn was stopped
 KEPT_OWN = 64  # choices of model, method and options whose own values are known
 KEPT_PIXEL_BYTES = 64 * 2**20  # of decoded photographs
+SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 KEPT_MODELS = 2  # in memory at once; when another is loaded, the least recently used one is dropped
 
 
@@ -131,7 +133,8 @@ class SearchResult:
 
     path: str  # the photograph's file
     settings: Settings  # the settings that the maps depend on, with names and method filled in
-    # method → its result without boxes, which `cut` makes. A recipe has its own name there, such as "recipe:default"
+    # method → its result without boxes, which `cut` makes, with the photograph as large as the page shows it. A recipe
+    # has its own name there, such as "recipe:default"
     results: dict[str, Localization]
     own: dict[str, Own]  # method → its values for options that the visitor does not set
     # methods whose trained head decides by itself which names are found; for them presence does not count
@@ -197,10 +200,6 @@ class SearchResult:
         options = {**self.recipe.options, **settings.arguments, **threshold}
         kept = {name: one for name, one in options.items() if name not in UNREFINED or one != UNREFINED[name]}
         return replace(self.recipe, options=kept)
-
-    def slim(self, image: Image.Image) -> SearchResult:
-        """The same with a smaller copy of the photograph, which saves memory while a visitor's results are kept."""
-        return replace(self, results={method: replace(one, image=image) for method, one in self.results.items()})
 
 
 class Service:
@@ -320,7 +319,7 @@ class Service:
         reporter: Reporter = SILENT,
         exemplar: str | None = None,
     ) -> SearchResult:
-        """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again."""
+        """The maps of a photograph, unless `last` has them; new names run no image tower, and decode nothing."""
         if not path:
             raise UsageError("expected a picture, got none: drop one on the page or pick an example")
         menu = self.menu(settings.model)
@@ -340,7 +339,7 @@ class Service:
                 f"expected at most {MOST_CELLS} heatmaps (names × methods), got {len(settings.asked)} × "
                 f"{len(settings.methods)} = {cells}: ask for fewer names or methods at once"
             )
-        picture = self.read(path)
+        picture = self.read(path, SHOWN_SIDE)
         exemplars = [settings.exemplar(self.read(exemplar).image)] if exemplar else []
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]
@@ -360,7 +359,13 @@ class Service:
                     found |= next(by_name.compare([picture], settings.asked, asked, **how))
             return found
 
-        results = self._models.submit(compute).result()
+        job = self._models.submit(compute)
+        try:
+            while not wait((job,), STOP_SECONDS).done:
+                reporter.phase("")  # raises where the search was stopped, though it still waits for others
+        finally:
+            job.cancel()
+        results = job.result()
         own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
         return SearchResult(
@@ -381,8 +386,7 @@ class Service:
                 if side is None:
                     picture = replace(load(path, max_pixels=self.max_pixels), source=name)
                 else:
-                    whole = self.read(path)
-                    picture = replace(whole, image=smaller(whole.image, side))
+                    picture = self._copy(path, side)
                 image = picture.image
                 self.pictures.keep(key, picture, image.width * image.height * len(image.getbands()))
         except InputError as error:
@@ -390,6 +394,15 @@ class Service:
         except OSError:
             raise InputError(f"{name}: it is not kept any longer: upload it again") from None
         return picture
+
+    def _copy(self, path: str, side: int) -> Picture:
+        """A smaller copy of a photograph, whose pixels are read again when the copy is not enough."""
+        picture = self.read(path)
+        image = smaller(picture.image, side)
+        if image is picture.image:
+            return picture
+        whole = Whole(picture.size, picture.checksum, lambda: self.read(path).image)
+        return replace(picture, image=image, whole=whole)
 
 
 class _Interruptible(TorchFunctionMode):

@@ -13,9 +13,8 @@ from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, heatmap_alt, resized_masks, verdict
 from cliploc.reporter import BANK
-from cliploc.web.service import smaller, title_of
+from cliploc.web.service import SHOWN_SIDE, smaller, title_of
 
-SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 JPEG_QUALITY = 85
 Status = dict[str, Any]  # of a status line: "kind" and "text", and of a search that is counted "progress" and "counted"
 HERE = Path(__file__).parent
