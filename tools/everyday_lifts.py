@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from build_everyday import FOLDS, REGIONS, read_regions
-from second_look_study import DATA, OUT, asked_of
+from second_look_study import DATA, OUT, asked_of, unlifted
 
 from cliploc import backbones, prompts
 from cliploc.backbones._mini_text import MiniTextTower
@@ -78,13 +78,12 @@ def asked(name: str, folds: Path, cache: Path, anchors: Sequence[str]) -> Asked:
     """What the second look reads of names in the pictures of a set; kept in the cache."""
     file = cache / f"{MODEL}-{name}.pkl"  # our own file
     if not file.exists():
-        unlifted = cache / "unlifted.json"
-        replace(own_calibration(MODEL), lifts={}).save(unlifted)
+        calibration = unlifted(MODEL, cache)
         localizers = []
         for fold in range(FOLDS):
             tower = backbones.create(MODEL)
             tower.text = MiniTextTower.load(folds / str(fold))  # type: ignore[attr-defined]
-            localizers.append(Localizer(tower, min_presence=0, calibration=unlifted))  # so all names get boxes
+            localizers.append(Localizer(tower, min_presence=0, calibration=calibration))  # so all names get boxes
         parts = []
         for number, path, names, there in pictures_of(name, anchors):
             localizer = localizers[number % FOLDS]
@@ -96,8 +95,8 @@ def asked(name: str, folds: Path, cache: Path, anchors: Sequence[str]) -> Asked:
             of_boxes = np.full((len(names), len(OF_BOX)), np.nan)
             of_boxes[np.unique(found.judged.candidates.label)] = seen.of_names
             here = np.array([one in there for one in names])
-            fold = np.full(len(names), number % FOLDS)
-            parts.append(Asked(fold, np.array(names, dtype="U40"), here, seen.of_all, of_boxes))
+            of_fold = np.full(len(names), number % FOLDS)
+            parts.append(Asked(of_fold, np.array(names, dtype="U40"), here, seen.of_all, of_boxes))
         file.write_bytes(pickle.dumps(Asked.together(parts)))
     return pickle.loads(file.read_bytes())
 
