@@ -104,7 +104,7 @@ def test_a_named_method_keeps_all_its_boxes():
 def test_a_method_and_a_recipe_are_refused():
     with pytest.raises(UsageError, match="expected a method or a recipe, got cam and fast"):
         localizer_of("mini", method="cam", recipe="fast")
-    with pytest.raises(UsageError, match="expected recipe to be one of default, fast, best"):
+    with pytest.raises(UsageError, match="expected recipe to be one of default, fast"):
         localizer_of("mini", recipe="quick")
 
 
@@ -124,7 +124,7 @@ def test_every_model_has_a_recipe_that_runs_on_it(name):
 def test_a_folder_has_the_recipe_of_its_towers_structure(tmp_path, model):
     """Whatever it is called, and before its weights are read: here there are none."""
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": open_clip.get_model_config(model)}))
-    assert recipe_of(f"local-dir:{tmp_path}", "best") == recipe_of(model, "best")
+    assert recipe_of(f"local-dir:{tmp_path}", "fast") == recipe_of(model, "fast")
     assert recipe_of(f"local-dir:{tmp_path}").basis.endswith("; unmeasured")
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from cliploc import prompts
 from cliploc.boxes import BoxRule
 from cliploc.calibration import (
     OF_BOX,
@@ -24,8 +25,9 @@ from cliploc.calibration import (
 )
 from cliploc.errors import InputError
 from cliploc.geometry import Frame
-from cliploc.pipeline.presence import KIN_SHARE, Crowd, Rivals, over_bank
+from cliploc.pipeline.presence import KIN_SHARE, Bank, Crowd, Rivals, over_bank
 from cliploc.pipeline.second_look import SecondLook, _mean_in, best_of_names
+from cliploc.pipeline.texts import Texts
 from cliploc.values import Boxes
 from tests.commands import CAT, localizer_of
 from tests.test_localizer import build
@@ -102,6 +104,47 @@ def test_what_is_read_of_a_box(rivals):
     assert_rounded(features["behind"], features["inside"] - best, 8 * 20, scale=10)
     assert features["bank_kin"].tolist() == rivals.of_bank[SCORED.label, 1].tolist()
     assert_rounded(features["area"], np.log(np.full(4, 29 * 38 / (60 * 80))), 8 * 20, scale=10)
+
+
+def test_a_lift_is_added_to_all_that_says_how_far_a_name_lies_above_its_rivals(rivals):
+    lifted = rivals._replace(lift=torch.tensor([0.0, 1.5, -0.5]))
+    views, label = F.normalize(torch.ones(2, 8), dim=1), torch.tensor([1, 2])
+    torch.testing.assert_close(lifted.above(views), rivals.above(views) + lifted.lift)
+    (above, rank), (plain, plain_rank) = (one.within(views, label) for one in (lifted, rivals))
+    torch.testing.assert_close(above, plain + lifted.lift[label])
+    assert rank.equal(plain_rank)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return Bank(Texts(localizer_of("mini").backbone, prompts.DEFAULT_TEMPLATES))
+
+
+def test_a_lift_is_that_of_every_name_that_is_read_alike(bank):
+    asked = (("person",), ("astronaut",), ("cat",), ("sky", "cat"))
+    plain = bank.rivals(asked)
+    lifted = bank.lifted(plain, {"person": 2.0, "sky": -1.0})
+    assert lifted.lift.tolist() == [2, 2, 0, 0]  # the last one is read as both
+    assert bank.lifted(plain, {}).lift is None
+
+
+def test_lifts_of_the_package_touch_none_of_imagenets_names(bank):
+    lifts = own_calibration("mini").lifts
+    assert lifts["person"] > 0
+    names = tuple((one.name,) for one in prompts.imagenet_classes())
+    assert not bank.lifted(bank.rivals(names), lifts).lift.any()
+
+
+def test_lifts_change_what_is_found(tmp_path):
+    """As if the name lay higher above its rivals, in views and in boxes: by its lift in each chance."""
+    own, found = own_calibration("mini"), []
+    for lift in (0.0, 3.0):
+        dataclasses.replace(own, lifts={"sofa": lift}).save(tmp_path / "lifted.json")
+        found.append(localizer_of("mini", calibration=tmp_path / "lifted.json", min_presence=0)(CAT, ["cat", "sofa"]))
+    one, other = (np.log(each.presence / (1 - each.presence)) for each in found)
+    weights = own.there.weights
+    by = 3 * sum(weights[OF_BOX.index(feature)] for feature in ("best_view", "whole", "inside"))
+    np.testing.assert_allclose(other - one, [0, by], atol=1e-3)
 
 
 def test_the_best_of_a_name_is_taken_feature_by_feature_and_of_ranks_the_least():

@@ -1,6 +1,7 @@
 """Adds everyday names to the text tower of `mini` and `mini-vit`: person, sky, hand … and sharper ones of chair, wall …
 
     python tools/build_everyday.py            # about 4 minutes, one thread; the same bytes each time
+    python tools/build_everyday.py --folds /tmp/folds   # also weights learnt without each fifth of the pictures
 
 ImageNet's classes lack people, what the world is made of (sky, grass, wall) and parts (hand, wing). Each such name gets
 an *anchor*: a direction in the joint space that tells places which show the thing from other places (linear
@@ -25,6 +26,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -412,6 +414,12 @@ def words_of(
 # ------------------------------------------------------------------------------------------------------------ the whole
 
 
+def save_rows(rows: Tensor, folder: Path) -> None:
+    """Writes the anchors' rows `[E, 1280]` beside the other weights in a folder."""
+    stored = stored_rows(rows)
+    save_file({"rows": stored["inner_rows"], "scale": stored["inner_scale"]}, folder / "everyday.safetensors")
+
+
 def moved_names(plain: MiniTextTower, tower: MiniTextTower, names: Sequence[str]) -> list[str]:
     """Names of ImageNet's classes that the anchors would move, normalised."""
     known = [name for name in names if plain.unknown_reason(name) is None]
@@ -424,6 +432,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--folds", type=Path, help="weights learnt without each fold, for tools/everyday_lifts.py")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = Mini.bundled()
@@ -457,6 +466,7 @@ def main() -> None:
     learnt = learner.rows(tried)
     person = (learnt[tried.index("person")], folds[:, tried.index("person")])
     chosen: list[tuple[str, Tensor]] = []
+    in_folds: list[Tensor] = []  # of each chosen name [5, 1280]
     table = []
     for number, name in enumerate(tried):
         known = tower.unknown_reason(name) is None
@@ -476,11 +486,11 @@ def main() -> None:
         taken = holds(new, old)
         table.append((name, count, old, new, taken))
         if taken:
+            in_folds.append(cross)
             chosen.append((name, mixed(learnt[number], None if base is None else base[0], count)))
 
     names = [name for name, _ in chosen]
-    rows = stored_rows(torch.stack([row for _, row in chosen]))
-    save_file({"rows": rows["inner_rows"], "scale": rows["inner_scale"]}, options.out / "everyday.safetensors")
+    save_rows(torch.stack([row for _, row in chosen]), options.out)
     words = words_of(names, tower, wordnet, own)
     lines = "".join(f"{'|'.join(same)}||{'|'.join(kinds)}\n" for same, kinds in words)
     (options.out / "everyday.txt").write_text(lines + "\n", encoding="utf-8")
@@ -490,6 +500,8 @@ def main() -> None:
         path = options.out / name
         path.chmod(0o644)
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size / 1e6:6.2f} MB  {path.name}")
+    for fold, of_fold in enumerate(torch.stack(in_folds, dim=1)) if options.folds else ():
+        save_rows(of_fold, shutil.copytree(options.out, options.folds / str(fold), dirs_exist_ok=True))
     text = tables(table, len(chosen), sum(len(same) + len(kinds) for same, kinds in words))
     put(STUDY, "everyday names", text)
     print(text)

@@ -122,7 +122,7 @@ def localized() -> dict[str, Any]:
             run("localize", *photos, *names, "--model", model, "--recipe", recipe, "--json", "--masks")
         )
         for model in ("mini", "mini-vit")
-        for recipe in ("fast", "default", "best")
+        for recipe in ("fast", "default")
     }
 
 

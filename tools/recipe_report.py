@@ -40,7 +40,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "recipe fast": {"recipe": "fast"},
     "recipe default": {"recipe": "default"},
     "default without level": {"recipe": "default", "refine": ("affinity",)},
-    "recipe best": {"recipe": "best"},
+    "more passes": {"recipe": "default", "windows": (1.5, 2.0), "flip": True},
 }
 LEVELS = (0.5, 0.3)  # IoU
 SEED, TEN = 0, 10
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--windows", nargs="+", default=(), help="also the default recipe with these, as 2 or 2,3")
     parser.add_argument("--guide", help="a second tower, for methods that need one")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE, help="of drafts")
+    parser.add_argument("--min-presence", type=float, help="of drafts; the usual one if not given")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -156,7 +157,8 @@ def main() -> None:
     }
     first: list[list[bool]] = []
     for title, run in runs.items():
-        shown = {"min_presence": 0} if given.what == "best" else {"min_score": given.min_score}
+        of_drafts = {"min_score": given.min_score, "min_presence": given.min_presence}
+        shown = {"min_presence": 0} if given.what == "best" else of_drafts
         localizer = Localizer(given.model, guide=given.guide, **shown, **run)
         pictures = pictures_of(given.dataset, given.root, localizer, given.limit)
         start = time.process_time()

@@ -118,11 +118,19 @@ def examples(model: str, name: str, cache: Path) -> list[Examples]:
     file = cache / f"{model}-{name}.pkl"  # our own file
     if not file.exists():
         torch.set_num_threads(1)
-        tower = backbones.create(model)
+        tower, calibration = backbones.create(model), None
         if name == "coco_tune":  # the anchors of everyday names were learnt from these pictures
             tower.text = MiniTextTower.load(WEIGHTS, everyday=False)  # type: ignore[attr-defined]
-        file.write_bytes(pickle.dumps(list(examples_of(Localizer(tower), asked_of(name)))))
+            calibration = unlifted(model, cache)
+        file.write_bytes(pickle.dumps(list(examples_of(Localizer(tower, calibration=calibration), asked_of(name)))))
     return pickle.loads(file.read_bytes())
+
+
+def unlifted(model: str, cache: Path) -> Path:
+    """A file with the package's calibration, without the lifts of everyday names."""
+    file = cache / f"{model}-unlifted.json"
+    replace(own_calibration(model), lifts={}).save(file)
+    return file
 
 
 def fitted(parts: Parts, models: Sequence[str], fold: int | None = None) -> Calibration:
@@ -198,7 +206,9 @@ def main() -> None:
     others = replace(fitted(parts, MODELS), models=())
     if given.write:
         document = json.loads(OUT.read_text(encoding="utf-8"))
-        document |= {name: {**chosen, "others": others}[name].document() for name in given.write}
+        for name in given.write:
+            lifts = document[name].get("lifts", {})  # tools/everyday_lifts.py learns them again
+            document[name] = {**{**chosen, "others": others}[name].document(), "lifts": lifts}
         OUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ together are a guess until `cliploc calibrate` has fitted them to it.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -68,6 +68,7 @@ class Calibration:
         base: the share of the names asked that were there; what the chances of names count on.
         models: the names of the models that it was fitted on.
         about: on what it was fitted, in a line.
+        lifts: name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it.
     """
 
     right: Logistic
@@ -76,6 +77,7 @@ class Calibration:
     base: float
     models: tuple[str, ...]
     about: str
+    lifts: Mapping[str, float] = field(default_factory=dict)
 
     def passes(self, of_names: Floats, min_presence: float) -> npt.NDArray[np.bool_]:
         """`[P]`, which names are looked at again, from what the first look says of them."""
@@ -105,6 +107,7 @@ class _CalibrationFile(Struct):
     base: Annotated[float, Meta(gt=0, lt=1)]
     models: list[str]
     about: str
+    lifts: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -140,7 +143,9 @@ def own_calibration(model: str) -> Calibration:
 def _of(read: Mapping[str, Any]) -> Calibration:
     """The calibration in a document that was checked."""
     models = {name: Logistic(read[name]["bias"], tuple(read[name]["weights"])) for name in ("right", "there", "first")}
-    return Calibration(**models, base=read["base"], models=tuple(read["models"]), about=read["about"])
+    return Calibration(
+        **models, base=read["base"], models=tuple(read["models"]), about=read["about"], lifts=read.get("lifts", {})
+    )
 
 
 def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) -> Logistic:

@@ -27,7 +27,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch'
 PRECISIONS = (*DTYPES, "auto")
 EngineBackend = Literal["torch", "openvino"]
 SAM, FILES = "sam:", "files:"  # before the folder of a SAM, or of a file for each picture
-RECIPES = ("default", "fast", "best")
+RECIPES = ("default", "fast")
 UNREFINED: Mapping[str, Any] = {
     "refine": (),
     "scales": (1.0,),
@@ -386,11 +386,11 @@ class Options:
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
-    recipe: Literal["default", "fast", "best"] | str | os.PathLike[str] | None = option(
-        None, group="method", usual=True, check=Check(_checked_recipe, {"metavar": "default|fast|best|FILE"}),
+    recipe: Literal["default", "fast"] | str | os.PathLike[str] | None = option(
+        None, group="method", usual=True, check=Check(_checked_recipe, {"metavar": "default|fast|FILE"}),
         none="default",
         help="What runs if you name no method: a method with settings that improve its boxes; or a file of tune.",
-        about='"default" balances quality and time, "fast" takes one forward pass, "best" takes more than default. '
+        about='"default" balances quality and time, "fast" takes one forward pass. '
         "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`. A file of "
         "`cliploc tune` holds for the model that it was tuned for; see `cliploc help tune`.",
         harmless="it stands for values of other options, which are part of the identity",

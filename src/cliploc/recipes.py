@@ -46,7 +46,7 @@ class Tower:
 class Recipe:
     """A method, with options that make its boxes better."""
 
-    name: str  # "default", "fast" or "best", or the path of a file
+    name: str  # "default" or "fast", or the path of a file
     method: str  # a name of `cliploc methods`
     # values of `cliploc.Options`; values that a user gives take their place
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -77,8 +77,6 @@ def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, 
 
 
 _BOXES: Mapping[str, Any] = {"min_score": "auto", "second_look": True}  # of every recipe
-_WINDOWS: Mapping[str, Any] = {"windows": (1.5, 2.0)}
-_BEST: Mapping[str, Any] = {**_WINDOWS, "flip": True}
 _SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}
 _MINI: Mapping[str, Any] = {**_SPREAD, "refine": ("affinity", "level"), "scales": (1.43,)}
 _MINI_VIT: Mapping[str, Any] = {"scales": (1.43,)}
@@ -87,25 +85,21 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         MEASURED,
         default=("cam", {**_MINI, "windows": (2.0,)}),
         fast=("cam", {"refine": ("affinity", "level"), "scales": (1.43,)}),
-        best=("cam", {**_MINI, **_BEST}),
     ),
     "mini-vit": _recipes(
         MEASURED,
         default=("naclip", {**_MINI_VIT, "windows": (2.0,)}),
         fast=("naclip", {}),
-        best=("naclip", {**_MINI_VIT, **_BEST}),
     ),
     "cnn": _recipes(
         BY_ANALOGY,
-        default=("cam", {**_SPREAD, **_WINDOWS}),
+        default=("cam", {**_SPREAD, "windows": (1.5, 2.0)}),
         fast=("cam", {"refine": ("affinity",)}),
-        best=("cam", {**_SPREAD, **_BEST}),
     ),
     "vit": _recipes(
         BY_ANALOGY,
         default=("naclip", {"windows": (2.0,)}),
         fast=("naclip", {}),
-        best=("naclip", _BEST),
     ),
     # An attention pool is trained on the tokens that leave the last block. NACLIP gives it tokens without that block's
     # residual and MLP. LeGrad's authors give a form for this pool: they take the gradient at the pool's own attention.
@@ -113,21 +107,18 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         POOLED,
         default=("legrad", {"windows": (2.0,)}),
         fast=("legrad", {}),
-        best=("legrad", _BEST),
     ),
     # dino.txt trains the mean of the patches against texts, so the patches are read as they leave its head.
     "vit with class token and mean": _recipes(
         READ_BY_PATCHES,
         default=("patch_tokens", {"windows": (2.0,)}),
         fast=("patch_tokens", {}),
-        best=("patch_tokens", _BEST),
     ),
     # For a plugin's model whose kind of tower is not known before it is loaded: a method that runs on both kinds.
     "any": _recipes(
         BY_ANALOGY,
         default=("grad_cam", {"windows": (2.0,)}),
         fast=("grad_cam", {}),
-        best=("grad_cam", _BEST),
     ),
 }
 

@@ -60,6 +60,7 @@ def test_each_picture_is_measured_by_a_fit_to_other_folds():
     assert (result.pictures, result.boxes, result.right) == (40, 40 * BOXES, right.sum())
     assert result.calibration.models == ("a-model",)
     assert result.calibration.about == "a set"
+    assert result.calibration.lifts == own_calibration("mini").lifts != {}  # with which the features were read
 
 
 def test_what_cannot_be_fitted_is_one_line():

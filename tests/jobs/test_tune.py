@@ -218,7 +218,7 @@ def test_what_is_chosen_runs_by_its_file(folder, tmp_path, monkeypatch):
         (["--out", "{tmp}/r.toml"], "expected --out as FILE.json"),
         (["--out", "{tmp}/r.json", "--limit", "3"], f"expected at least {PICTURES} pictures, got 3"),
         (["--out", "{tmp}/r.json", "--recipe", "{tmp}/no.json"], "no.json: No such file or directory"),
-        (["--out", "{tmp}/r.json", "--recipe", "quick"], "expected --recipe to be one of default, fast, best, or FILE"),
+        (["--out", "{tmp}/r.json", "--recipe", "quick"], "expected --recipe to be one of default, fast, or FILE"),
     ],
 )
 def test_what_is_refused_is_one_line_and_nothing_is_written(folder, tmp_path, arguments, said):

@@ -383,7 +383,7 @@ def test_the_menu_holds_what_runs(service):
     menu = service.menu("mini")
     assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
     assert menu.own == "recipe:default"
-    assert list(menu.recipes) == ["recipe:default", "recipe:fast", "recipe:best"]
+    assert list(menu.recipes) == ["recipe:default", "recipe:fast"]
     with pytest.raises(UsageError, match="does not run on mini: use one of"):
         service.look(CAT, Settings(names="cat", method="legrad"))
     with pytest.raises(UsageError, match="'gem' does not run on mini: use one of"):

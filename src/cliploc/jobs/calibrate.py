@@ -214,7 +214,7 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
                 )
         folds.append(fit([others], [1.0], models, about))
     return Calibrated(
-        fit([Examples.together(pictures)], [1.0], models, about),
+        replace(fit([Examples.together(pictures)], [1.0], models, about), lifts=before.lifts),  # as in the examples
         Held.of(pictures, [before] * len(pictures)),
         Held.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
         len(pictures),

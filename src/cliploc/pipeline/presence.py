@@ -25,7 +25,7 @@ docs/presence.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +38,7 @@ from cliploc.calibration import UNSURE, Calibration, Floats
 from cliploc.localization import PresenceRule, absence
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
-from cliploc.pipeline.texts import Texts
+from cliploc.pipeline.texts import ALIKE, Texts
 from cliploc.values import TextSet
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Rivals(NamedTuple):
     are_rivals: Tensor  # [P, K] bool, whether an entry of the bank is a rival of a name
     of_bank: Floats  # [P, 2] see `over_bank`
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
+    lift: Tensor | None = None  # [P] what is added to how far names lie above their rivals; None: nothing
 
     def above(self, views: Tensor, kept: dict[Any, Any] | None = None) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations.
@@ -77,7 +78,8 @@ class Rivals(NamedTuple):
         kept, key = {} if kept is None else kept, ("crowd", len(self.bank))
         if key not in kept:
             kept[key] = Crowd.of(views @ self.bank.T)
-        return _above(views @ self.names.T, kept[key], self.are_rivals)
+        above = _above(views @ self.names.T, kept[key], self.are_rivals)
+        return above if self.lift is None else above + self.lift
 
     def within(self, views: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """As `above`, of one name `[n]` in each view `[n, D]`; and its rank among its rivals. Both `[n]`."""
@@ -86,7 +88,8 @@ class Rivals(NamedTuple):
         mean = cosines.masked_fill(~mask, 0).sum(dim=1) / some
         spread = (cosines - mean[:, None]).masked_fill(~mask, 0).square().sum(dim=1) / some
         rank = 1 + ((cosines > own[:, None]) & mask).sum(dim=1)
-        return (own - mean) / spread.clamp(min=1e-12).sqrt(), rank
+        above = (own - mean) / spread.clamp(min=1e-12).sqrt()
+        return (above if self.lift is None else above + self.lift[label]), rank
 
 
 class Crowd(NamedTuple):
@@ -211,6 +214,14 @@ class Bank:
             self._last = last = (synonyms, contrasts), Rivals(names, bank, are_rivals, of_bank, contrasted)
         return last[1]
 
+    def lifted(self, rivals: Rivals, lifts: Mapping[str, float]) -> Rivals:
+        """With the lifts of some names: also of all others that the model reads as one of these."""
+        if not lifts:
+            return rivals
+        rows = self._names.embed(_text_set([(name,) for name in lifts]))  # [n, D]
+        alike = rivals.names @ rows.T > ALIKE  # [P, n]
+        return rivals._replace(lift=(alike * rows.new_tensor([*lifts.values()])).sum(dim=1))
+
     def _embedded(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
         """`[K, D]` of the names and sentences that the model can know."""
         if self._embeddings is None:
@@ -313,7 +324,9 @@ def weigh(
     views: list[Tensor] = []  # of each picture [1 + W, D], for the bank
     if bank is not None:
         views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]
-    looks = None if calibration is None or bank is None else _looks(batch, views, bank, {} if kept is None else kept)
+    looks = None
+    if calibration is not None and bank is not None:
+        looks = _looks(batch, views, bank, calibration.lifts, {} if kept is None else kept)
     passes: Tensor | None = None  # [B, P] bool, the names that a second look looks at
     if calibration is None:
         presence = backbone.presence(scores)
@@ -379,7 +392,7 @@ def weigh(
 
 
 def _looks(
-    batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank, kept: dict[Any, Any]
+    batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank, lifts: Mapping[str, float], kept: dict[Any, Any]
 ) -> list[tuple[Floats, Rivals]] | None:
     """See `Evidence.looks`."""
     found = []
@@ -387,6 +400,7 @@ def _looks(
         rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts)
         if rivals is None:  # so for all pictures
             return None
+        rivals = bank.lifted(rivals, lifts)
         above = rivals.above(seen, kept.setdefault(("views", b), {}))  # [V, P]
         found.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
     return found
