@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 from cliploc import backbones
 from cliploc.config import FOUND
@@ -273,6 +274,13 @@ def test_what_is_no_such_file_is_refused(content: bytes | None, tmp_path: Path) 
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"learnt\.safetensors: expected learnt\.safetensors of `cliploc annotate`"):
         Localizer(learnt=path)
+
+
+def test_a_file_of_another_version_says_so(tmp_path: Path) -> None:
+    facts = {"kind": "cliploc learnt", "version": 1, "names": ["cup"], "about": {}}
+    (tmp_path / "learnt.safetensors").write_bytes(save({"sides": torch.zeros(1, 4)}, {"cliploc": json.dumps(facts)}))
+    with pytest.raises(InputError, match="another version of cliploc; annotate its folder again"):
+        load_learnt(tmp_path / "learnt.safetensors")
 
 
 def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:

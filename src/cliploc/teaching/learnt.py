@@ -26,7 +26,7 @@ from cliploc.prompts import CONTRAST
 from cliploc.teaching.directions import Direction, Whitening, projected
 from cliploc.teaching.sides import LENGTH
 
-KIND = "cliploc learnt"
+KIND, VERSION = "cliploc learnt", 2
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
@@ -116,7 +116,7 @@ class Learnt:
             "sides": self.sides.contiguous(),
             **({} if self.alike is None else {"alike": self.alike.contiguous()}),
         }
-        facts = {"kind": KIND, "version": 2, "names": list(self.names), "about": dict(self.about)}
+        facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
@@ -137,7 +137,7 @@ def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence
 
 class _Facts(Struct):
     kind: Literal["cliploc learnt"]
-    version: Literal[2]
+    version: int
     names: Annotated[list[str], Meta(min_length=1)]
     about: dict[str, Any]
 
@@ -152,6 +152,8 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
         refuse_other(path)
         with safe_open(os.fspath(path), "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
+            if facts["version"] != VERSION:
+                raise ValueError("it was learnt by another version of cliploc; annotate its folder again")
             tensors = [file.get_tensor(key).float() for key in ("weights", "bias", "share", "embedding", "sides")]
             alike = file.get_tensor("alike").float() if "alike" in file.keys() else None  # noqa: SIM118 - no mapping
         names, about = tuple(facts["names"]), facts["about"]
