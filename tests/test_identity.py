@@ -33,6 +33,7 @@ from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
+from cliploc.teaching.sides import LENGTH
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.training.features import FeatureCache, Wanted
 from cliploc.web.service import Offer, Service
@@ -174,7 +175,13 @@ def write_learnt(path: Path, **options: Any) -> Path:
     about = json.loads(json.dumps({**localizer.describe(), "teaching": localizer.teaching()}))
     weights, embedding = torch.ones(1, 12), torch.ones(1, localizer.backbone.embedding_size)
     Learnt(
-        ("red",), weights, torch.zeros(1), (0.5,), embedding, torch.zeros(1, 4), {key: about[key] for key in HOLDS_FOR}
+        ("red",),
+        weights,
+        torch.zeros(1),
+        (0.5,),
+        embedding,
+        torch.zeros(1, LENGTH),
+        {key: about[key] for key in HOLDS_FOR},
     ).save(path)
     return path
 

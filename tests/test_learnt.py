@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 from cliploc import backbones
 from cliploc.config import FOUND
@@ -22,6 +23,7 @@ from cliploc.jobs.redraw import LEAST
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.teaching.learnt import Learnt, load_learnt
+from cliploc.teaching.sides import LENGTH, READINGS
 from tests.commands import document_of, refused
 from tests.tiny import tower
 
@@ -31,7 +33,7 @@ HOW: dict[str, Any] = {"device": "cpu", "batch_size": 3}
 # Features are kept in eight bits. In another batch the last bit of a float may differ, and with it a step of some of
 # them; an edge of a box then moves by a pixel of the input, of which a picture has 44 across.
 STEP = 0.025
-SIDES = np.array([0.1, 0.2, -0.05, 0.15])
+SIDES = np.concatenate([[0.1, 0.2, -0.05, 0.15], np.linspace(0.05, -0.05, READINGS)])
 
 
 def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32") -> Any:
@@ -89,7 +91,7 @@ def taught(photos: Path, out: Path, model: str, options: dict[str, Any], patch: 
     outcome = teaching._Name._outcome
     # Whether teaching is worth it is not asked here. Sides are moved far enough to be seen.
     patch.setattr(teaching._Name, "_outcome", lambda self, drafts: replace(outcome(self, drafts), used=True))
-    patch.setattr(teaching, "common", lambda found: SIDES)
+    patch.setattr(teaching, "learnt", lambda pairs: SIDES)
 
     def again() -> Any:
         how = {"formats": ["csv"], "review": 0, "min_presence": 0}  # each name has a map in each picture
@@ -274,10 +276,17 @@ def test_what_is_no_such_file_is_refused(content: bytes | None, tmp_path: Path) 
         Localizer(learnt=path)
 
 
+def test_a_file_of_another_version_says_so(tmp_path: Path) -> None:
+    facts = {"kind": "cliploc learnt", "version": 1, "names": ["cup"], "about": {}}
+    (tmp_path / "learnt.safetensors").write_bytes(save({"sides": torch.zeros(1, 4)}, {"cliploc": json.dumps(facts)}))
+    with pytest.raises(InputError, match="another version of cliploc; annotate its folder again"):
+        load_learnt(tmp_path / "learnt.safetensors")
+
+
 def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
     values = torch.arange(6.0).view(2, 3)
     learnt = Learnt(
-        ("Cup~bowl", "cup"), values, values[:, 0], (0.5, 0.0), values[:, :2], torch.ones(2, 4), {"model": "mini"}
+        ("Cup~bowl", "cup"), values, values[:, 0], (0.5, 0.0), values[:, :2], torch.ones(2, LENGTH), {"model": "mini"}
     )
     learnt.save(tmp_path / "a.safetensors")
     again = load_learnt(tmp_path / "a.safetensors")
@@ -285,7 +294,7 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
     assert again.alike is None, "as files of earlier versions"
     replace(learnt, alike=values[:, :2]).save(tmp_path / "b.safetensors")
     assert load_learnt(tmp_path / "b.safetensors").alike.tolist() == values[:, :2].tolist()
-    changes = ({"embedding": values[:, 1:]}, {"alike": values[:, :2]}, {"sides": torch.zeros(2, 4)})
+    changes = ({"embedding": values[:, 1:]}, {"alike": values[:, :2]}, {"sides": torch.zeros(2, LENGTH)})
     for change in (*changes, {"share": (0.5, 0.1)}):
         assert again.digest() != replace(learnt, **change).digest()
     assert (again.names, again.share, again.about) == (learnt.names, learnt.share, learnt.about)

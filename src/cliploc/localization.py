@@ -70,8 +70,8 @@ class Localization:
         probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
         judged: what a second look says, also of boxes that are left out; None without one.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
-        sides: `[P, 4]` how far inwards the sides of boxes are moved, as shares of their size: corrections have taught
-            it; None where no name was learnt.
+        sides: `[P, 15]` how the sides of boxes are moved, as corrections have taught it (`cliploc.teaching.sides`);
+            None where no name was learnt.
         mask_source: what draws the masks (`cliploc.masks.GrabCutMasks`, `cliploc.sam.SamMasks`); None: the heat.
     """
 
@@ -319,10 +319,11 @@ def boxes_of(
     label = asked[on_map.index]
     xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
     if sides is not None:
-        from cliploc.teaching.sides import moved
+        from cliploc.teaching.sides import moved, readings
 
-        height, width = frame.original_hw
-        xyxy = moved(xyxy, sides[label], (width, height))
+        for p in np.unique(label):
+            own = xyxy[label == p]
+            xyxy[label == p] = moved(own, sides[p], readings(own, maps[p], frame), frame)
     return Boxes(
         xyxy=xyxy,
         score=on_map.score,

@@ -57,6 +57,7 @@ from cliploc.polygons import draw, outlines_of
 from cliploc.recipes import Recipe, Tower, load_recipe, save_recipe
 from cliploc.report.leaderboard import read_leaderboard, tables_of
 from cliploc.teaching.learnt import load_learnt
+from cliploc.teaching.sides import LENGTH
 from tests.datasets import labelled, test_flickr30k, test_lvis, test_refcoco
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -337,9 +338,10 @@ def transformers_folder(content: bytes) -> None:
 def made_checkpoints() -> list[bytes]:
     small = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2, dtype=torch.int64)}
     made = [save_tensors(small), save_tensors(small, {"cliploc_head": '{"format": 2, "classes": [], "templates": []}'})]
-    learnt = {key: torch.ones(1) for key in ("bias", "share")} | {key: torch.ones(1, 4) for key in ("weights", "sides")}
-    facts = '{"kind": "cliploc learnt", "version": 1, "names": ["cat"], "about": {}}'
-    made.append(save_tensors({**learnt, "embedding": torch.ones(1, 2)}, {"cliploc": facts}))
+    learnt = {key: torch.ones(1) for key in ("bias", "share")}
+    learnt |= {"weights": torch.ones(1, 4), "sides": torch.ones(1, LENGTH), "embedding": torch.ones(1, 2)}
+    facts = '{"kind": "cliploc learnt", "version": 2, "names": ["cat"], "about": {}}'
+    made.append(save_tensors(learnt, {"cliploc": facts}))
     for new in (True, False):
         buffer = io.BytesIO()
         torch.save(small, buffer, _use_new_zipfile_serialization=new)

@@ -12,7 +12,6 @@ from cliploc.pipeline.prepare import Request
 from cliploc.refine.affinity import WINDOWS_CUT
 from cliploc.teaching.drawing import drawn
 from cliploc.teaching.lesson import MOST_CELLS, MOST_CHANNELS, MOST_OF_PLACES, keep, narrowed, pooled, taught_features
-from cliploc.teaching.sides import common, moved, offsets
 from tests.commands import PHOTOS
 from tests.teaching.planted import planted
 
@@ -93,16 +92,3 @@ def test_pooling_keeps_the_mean() -> None:
     maps = torch.arange(64.0).view(1, 8, 8)
     assert float(pooled(maps, (4, 4)).mean()) == pytest.approx(31.5)
     assert pooled(maps, (8, 8)) is maps
-
-
-def test_sides_that_are_always_off_are_moved_and_others_are_not() -> None:
-    rng = np.random.default_rng(0)
-    drafts = np.tile(np.array([[10, 10, 30, 30]], np.float32), (30, 1))
-    # The upper side is 10 % too high in every picture; the left side is off at random.
-    found = [offsets(one[None], (one + np.array([rng.normal(0, 1), 2, 0, 0], np.float32))[None]) for one in drafts]
-    by = common(found)
-    assert by[1] == pytest.approx(0.1, abs=0.01)
-    assert abs(by[0]) < 0.02
-    assert moved(drafts[:1], [0, 0.1, 0, -1], (40, 40)).tolist() == [[10, 12, 30, 40]]
-    assert offsets(drafts[:1], np.array([[80, 80, 90, 90]])).shape == (0, 4)
-    assert common([]).tolist() == [0, 0, 0, 0]

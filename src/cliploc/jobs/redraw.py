@@ -31,7 +31,7 @@ from cliploc.rle import encode
 from cliploc.teaching.directions import projected
 from cliploc.teaching.drawing import drawn
 from cliploc.teaching.lesson import Lesson
-from cliploc.teaching.sides import moved
+from cliploc.teaching.sides import moved, readings
 from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:
@@ -159,8 +159,9 @@ class Drawer:
 
     def _candidates(self, lesson: Lesson, heat: FloatArray, p: int) -> list[BoxCandidate]:
         found = grouped(lesson.frame, heat, self.drawing.boxes(lesson, heat), p, self.drawing.rule, self.drawing.groups)
-        sides, (height, width) = self.known.sides[p], lesson.frame.original_hw
-        return [replace(one, xyxy=moved(one.xyxy[None], sides, (width, height))[0]) for one in found]
+        xyxy = np.array([one.xyxy for one in found]).reshape(-1, 4)
+        xyxy = moved(xyxy, self.known.sides[p], readings(xyxy, heat, lesson.frame), lesson.frame)
+        return [replace(one, xyxy=box) for one, box in zip(found, xyxy, strict=True)]
 
     def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[BoxCandidate]) -> list[str]:
         xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,10 @@ from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, sha
 from cliploc.teaching.drawing import drawn
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.teaching.lesson import Lesson, pooled
-from cliploc.teaching.sides import common, moved, offsets
+from cliploc.teaching.sides import ALIKE, READINGS, learnt, moved, offsets, readings
 from cliploc.values import FloatArray
 
-VERSION = 4  # of what is taught and drawn
+VERSION = 5  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
 COMMON = 0.5  # share of the pictures that show it, at least
@@ -253,7 +253,7 @@ class Directions:
     whitening: Whitening
     directions: Mapping[int, tuple[Direction, float]]  # label → direction, and share of the text's map
     presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
-    sides: Mapping[int, Floats]  # label → how far the sides of its boxes are moved; see `teaching.sides`
+    sides: Mapping[int, Floats]  # label → how the sides of its boxes are moved; see `teaching.sides`
     names: tuple[str, ...]
     seen: Mapping[int, Appearance]
 
@@ -358,6 +358,10 @@ class School:
             yield {"picture": picture, "blake2b": contents[picture], **row}
 
 
+# Boxes `[n, 4]`, best first, and what is read at their sides; see `teaching.sides`.
+Drafts: TypeAlias = tuple[FloatArray, Floats]
+
+
 class _Name:
     """One name, taught; and whether that is of use."""
 
@@ -381,8 +385,8 @@ class _Name:
             own = embeddings[self._reviewed]
             self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
         left_out = [*each(self._left_out, range(len(self._reviewed))[:MOST_LEFT_OUT])]
-        self._offsets = [offsets(drafts, self._true(self._reviewed[k])) for k, drafts in enumerate(left_out)]
-        self.sides = common(self._offsets)
+        self._pairs = [self._compared(k, *one) for k, one in enumerate(left_out)]
+        self.sides = learnt(self._pairs)
         self.outcome = self._outcome(left_out)
 
     def seen(self) -> Appearance:
@@ -399,12 +403,14 @@ class _Name:
         boxes, labels = self._school.reviewed[self._chosen[i]]
         return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self._p]).reshape(-1, 4)
 
-    def _drawn(self, i: int, direction: Direction) -> FloatArray:
-        """The taught boxes `[n, 4]` of a picture that would be drafts, best first."""
+    def _drawn(self, i: int, direction: Direction) -> Drafts:
+        """The taught boxes of a picture that would be drafts, before their sides are moved."""
         lesson, like = self._lessons[i], direction(self._pictures.whitened[i]).view(1, 1, *self._pictures.grid)
         [maps] = drawn([lesson], [self._p], like, [self.share], self._school.drawing.level)
-        xyxy, score = self._school.drawing.boxes(lesson, maps[0].numpy())
-        return xyxy[score >= MIN_SCORE]
+        heat = maps[0].numpy()
+        xyxy, score = self._school.drawing.boxes(lesson, heat)
+        kept = xyxy[score >= MIN_SCORE]
+        return kept, readings(kept, heat, lesson.frame)
 
     def _untaught(self, i: int) -> FloatArray:
         """The drafts `[n, 4]` that the picture would have, best first."""
@@ -413,7 +419,7 @@ class _Name:
         ids = [box for box in chosen.drafts if row["labels"][box] == self._p]
         return np.array([row["boxes"][box] for box in ids]).reshape(-1, 4)
 
-    def _outcome(self, left_out: Sequence[FloatArray]) -> Taught:
+    def _outcome(self, left_out: Sequence[Drafts]) -> Taught:
         is_common = self._p in self._school.common
         agreement = stability(self._pictures, self._heat, self._uses) if is_common else None
         open_gate = agreement is not None and agreement >= AGREE
@@ -423,7 +429,7 @@ class _Name:
             return Taught(0, taught, open_gate, why, agreement=agreement)
         compared = range(len(left_out))
         before = sum(self._work(self._untaught(self._reviewed[k]), k) for k in compared)
-        after = sum(self._work(self._moved(drafts, k), k) for k, drafts in enumerate(left_out))
+        after = sum(self._work(self._moved(k, *drafts), k) for k, drafts in enumerate(left_out))
         # A name's drafts change only for a difference that is larger than chance.
         least = math.sqrt(len(compared)) if self._known else 0.0
         used = after <= before + least + FEW if open_gate else after < before - least
@@ -431,18 +437,23 @@ class _Name:
         why = f"{'learnt drafts' if used else 'drafts as before'}: {seen}"
         return Taught(count, taught, used, why, before, after, len(compared), agreement)
 
-    def _left_out(self, k: int) -> FloatArray:
+    def _left_out(self, k: int) -> Drafts:
         """The taught drafts of a reviewed picture as if it were not reviewed."""
         i, presence = self._reviewed[k], self.presence
         assert presence is not None
         if presence.without(k, self._school.chance(self._chosen[i], self._p)) < FOUND:
-            return np.zeros((0, 4), np.float32)
+            return np.zeros((0, 4), np.float32), np.zeros((0, 4, READINGS))
         return self._drawn(i, self.fitted.without(i, self._pictures, bool(self._uses[i])))
 
-    def _moved(self, drafts: FloatArray, k: int) -> FloatArray:
+    def _compared(self, k: int, xyxy: FloatArray, read: Floats) -> tuple[Floats, Floats]:
+        """How far the drafts of a reviewed picture are away from its boxes, and their readings."""
+        away, iou = offsets(xyxy, self._true(self._reviewed[k]))
+        return away[iou >= ALIKE], read[iou >= ALIKE]
+
+    def _moved(self, k: int, xyxy: FloatArray, read: Floats) -> FloatArray:
         """Drafts of a reviewed picture with their sides moved as the other pictures have it."""
-        height, width = self._lessons[self._reviewed[k]].frame.original_hw
-        return moved(drafts, common(one for j, one in enumerate(self._offsets) if j != k), (width, height))
+        others = learnt(one for j, one in enumerate(self._pairs) if j != k)
+        return moved(xyxy, others, read, self._lessons[self._reviewed[k]].frame)
 
     def _work(self, drafts: FloatArray, k: int) -> int:
         return work_on(drafts, self._true(self._reviewed[k])).total

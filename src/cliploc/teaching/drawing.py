@@ -17,6 +17,7 @@ from cliploc.refine.affinity import along
 from cliploc.refine.level import leveled
 from cliploc.teaching.learnt import Learnt
 from cliploc.teaching.lesson import Lesson
+from cliploc.teaching.sides import LENGTH
 from cliploc.values import FloatArray
 
 # Places must be more alike to exchange heat than in `affinity` alone; chosen on the raccoon pictures, see
@@ -71,8 +72,8 @@ class Redrawn:
     level: float | None  # τ of the step `level`; None without it
 
     def sides(self, count: int) -> FloatArray:
-        """`[P, 4]` how far the sides of the boxes of all `count` names are moved; see `cliploc.teaching.sides`."""
-        found = np.zeros((count, 4), np.float32)
+        """`[P, LENGTH]` how the sides of the boxes of all `count` names are moved; see `cliploc.teaching.sides`."""
+        found = np.zeros((count, LENGTH), np.float32)
         for p, (row, _) in self.rows.items():
             found[p] = self.learnt.sides[row].numpy()
         return found

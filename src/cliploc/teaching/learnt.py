@@ -24,8 +24,9 @@ from cliploc.config import FOUND
 from cliploc.errors import InputError
 from cliploc.prompts import CONTRAST
 from cliploc.teaching.directions import Direction, Whitening, projected
+from cliploc.teaching.sides import LENGTH
 
-KIND = "cliploc learnt"
+KIND, VERSION = "cliploc learnt", 2
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
@@ -41,7 +42,7 @@ class Learnt:
     bias: Tensor  # [P] float32
     share: tuple[float, ...]  # [P] the share of the map from the text in the new one; 0: the model knows no such name
     embedding: Tensor  # [P, D] float32, unit norm: the mean of the pictures that show a name
-    sides: Tensor  # [P, 4] float32, how far the sides of boxes are moved; see `cliploc.teaching.sides`
+    sides: Tensor  # [P, LENGTH] float32, how the sides of boxes are moved; see `cliploc.teaching.sides`
     # What it holds for: model, weights, and how lessons are made; and of each name, of how many pictures it was learnt.
     about: Mapping[str, Any]
     # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
@@ -78,7 +79,7 @@ class Learnt:
 
         Example:
             >>> some = torch.zeros(2, 3)
-            >>> learnt = Learnt(("cup~bowl", "Cat"), some, some[:, 0], (0.5, 0.0), some, torch.zeros(2, 4), {})
+            >>> learnt = Learnt(("cup~bowl", "Cat"), some, some[:, 0], (0.5, 0.0), some, torch.zeros(2, 15), {})
             >>> learnt.row("cat"), learnt.row("cup"), learnt.row("dog")
             (1, 0, None)
         """
@@ -115,7 +116,7 @@ class Learnt:
             "sides": self.sides.contiguous(),
             **({} if self.alike is None else {"alike": self.alike.contiguous()}),
         }
-        facts = {"kind": KIND, "version": 1, "names": list(self.names), "about": dict(self.about)}
+        facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
@@ -136,7 +137,7 @@ def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence
 
 class _Facts(Struct):
     kind: Literal["cliploc learnt"]
-    version: Literal[1]
+    version: int
     names: Annotated[list[str], Meta(min_length=1)]
     about: dict[str, Any]
 
@@ -151,13 +152,15 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
         refuse_other(path)
         with safe_open(os.fspath(path), "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
+            if facts["version"] != VERSION:
+                raise ValueError("it was learnt by another version of cliploc; annotate its folder again")
             tensors = [file.get_tensor(key).float() for key in ("weights", "bias", "share", "embedding", "sides")]
             alike = file.get_tensor("alike").float() if "alike" in file.keys() else None  # noqa: SIM118 - no mapping
         names, about = tuple(facts["names"]), facts["about"]
         weights, bias, share, embedding, sides = tensors
         if [one.ndim for one in tensors] != [2, 1, 1, 2, 2] or {len(one) for one in tensors} != {len(names)}:
             raise ValueError("tensors of other sizes")
-        if sides.shape[1] != 4 or not all(bool(one.isfinite().all()) for one in tensors):
+        if sides.shape[1] != LENGTH or not all(bool(one.isfinite().all()) for one in tensors):
             raise ValueError("values that cannot be used")
         if alike is not None and alike.shape != (len(names), 2):
             raise ValueError("tensors of other sizes")
