@@ -278,12 +278,7 @@ def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[st
             raise UsageError(f"class {words[0]!r} cannot be learnt by an open head: {reasons[0]}: rename or remove it")
         synonyms.append(tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None))
     texts = TextSet(tuple(words[0] for words in pictures.classes), tuple(synonyms), tuple(templates))
-
-    def encode(sentences: Sequence[str]) -> Tensor:
-        starts = range(0, len(sentences), 256)
-        return torch.cat([backbone.encode_text(sentences[start : start + 256]) for start in starts])
-
-    return prompts.embed(texts, encode)
+    return prompts.embed(texts, backbone.encode_text)
 
 
 class _Training:
