@@ -21,7 +21,7 @@ class _StoppedError(Exception):
     """The job was given up."""
 
 
-class _Job(Generic[T]):
+class _Work(Generic[T]):
     """Work in a pool's thread, with as many threads of torch as this thread has; it tells its steps by two numbers."""
 
     def __init__(self, pool: ThreadPoolExecutor, work: Callable[[Tell], T]) -> None:
@@ -63,7 +63,7 @@ class _Job(Generic[T]):
 @dataclass
 class _Batch(Generic[S, T]):
     items: Sequence[S]
-    job: _Job[T] | None = None  # None: not begun, or given up
+    job: _Work[T] | None = None  # None: not begun, or given up
 
 
 class Ahead(Generic[S, T]):
@@ -115,7 +115,7 @@ class Ahead(Generic[S, T]):
     def _begin_next(self) -> None:
         """Takes the next batch and begins its job, if that has not happened yet."""
         if self._next is None and (taken := self._taken()) is not None:
-            taken.job = _Job(self._pool, partial(self._work, taken.items))
+            taken.job = _Work(self._pool, partial(self._work, taken.items))
             self._next = taken
 
     def _taken(self) -> _Batch[S, T] | None:

@@ -233,7 +233,9 @@ class Flow:
             stitched: list[StitchedFeatures] = []  # the features of their windows
             for number, look in enumerate(looks):
                 counting = _MaskedCount(told, further_looks=len(looks) - 1 - number)
-                context, maps = self._see(look, batch, directions, tasks, counting, notes, taught, reporter.tower)
+                context, maps = self._see(
+                    look, batch, directions, tasks, masked=counting, notes=notes, taught=taught, began=reporter.tower
+                )
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
                     stitched.append(self.steps.stitched(context, batch, taught))
@@ -306,6 +308,7 @@ class Flow:
         batch: Sequence[Prepared],
         directions: Tensor,
         tasks: Sequence[Task],
+        *,
         masked: Tell,
         notes: list[list[list[str]]],
         taught: bool,
