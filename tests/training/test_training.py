@@ -478,6 +478,10 @@ def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
             ("lctr", "--root", tmp_path, "--dataset", "coco"),
             "expected --dataset to be one of imagefolder, csv, got 'coco'",
         ),
+        (
+            ("lctr", "--root", tmp_path, "--augmentations", 10**20),
+            "expected --augmentations, a whole number from 0 to 1,000, got 1000",
+        ),
         (("lctr", "--root", tmp_path, "--head", "half"), "expected kind to be one of closed, open"),
     ):
         assert said in refused("train", *arguments, "--out", tmp_path / "head.safetensors")

@@ -14,7 +14,7 @@ from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, say_next, writable
 from cliploc.config import Options, choice, words_of
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
-from cliploc.training.settings import TrainOptions
+from cliploc.training.train_settings import TrainOptions
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
 

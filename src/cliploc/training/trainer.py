@@ -32,7 +32,7 @@ from cliploc.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fing
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.training.settings import TrainSettings
+from cliploc.training.train_settings import TrainSettings
 from cliploc.training.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.values import TextSet
 
