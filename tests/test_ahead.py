@@ -15,11 +15,9 @@ def silent(*_):
     return None
 
 
-def taken(ahead, told=silent):
-    for item, job in ahead:
-        result = job.result(told)
-        ahead.go_on()
-        yield item, result
+def ahead_of(items, work, told=silent, halved=silent):
+    """`Ahead`, of batches of one item."""
+    return Ahead(([item] for item in items), lambda batch, tell: work(batch[0], tell), told, halved)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -30,8 +28,8 @@ def test_items_keep_their_order_and_the_next_ones_job_runs_in_a_thread_of_its_ow
         where.append(threading.current_thread().name.startswith("cliploc-tower"))
         return item**2
 
-    with Ahead(iter(range(count)), work) as ahead:
-        assert list(taken(ahead)) == [(n, n * n) for n in range(count)]
+    with ahead_of(range(count), work) as ahead:
+        assert list(ahead) == [([n], n * n) for n in range(count)]
     assert where == [n > 0 for n in range(count)]  # so a single item starts none
     assert threads() == []
 
@@ -44,11 +42,11 @@ def test_the_next_job_runs_while_a_result_is_used():
             begun.set()
         return item
 
-    with Ahead(iter([0, 1]), work) as ahead:
-        results = taken(ahead)
+    with ahead_of([0, 1], work) as ahead:
+        results = iter(ahead)
         next(results)
         assert begun.wait(10)
-        assert next(results) == (1, 1)
+        assert next(results) == ([1], 1)
 
 
 def test_news_is_told_in_the_thread_of_who_waits():
@@ -58,8 +56,8 @@ def test_news_is_told_in_the_thread_of_who_waits():
         tell(item, 7)
         return item
 
-    with Ahead(iter([0, 1, 2]), work) as ahead:
-        list(taken(ahead, lambda done, left: heard.append((done, left, threading.current_thread()))))
+    with ahead_of([0, 1, 2], work, lambda done, left: heard.append((done, left, threading.current_thread()))) as ahead:
+        list(ahead)
     assert heard == [(n, 7, threading.current_thread()) for n in range(3)]
 
 
@@ -77,27 +75,24 @@ def test_an_error_comes_after_the_results_before_it(of):
         return item
 
     got = []
-    with pytest.raises(OSError, match="broken"), Ahead(items(), work) as ahead:
-        got += (result for _, result in taken(ahead))
+    with pytest.raises(OSError, match="broken"), ahead_of(items(), work) as ahead:
+        got += (result for _, result in ahead)
     assert got == [0, 1]
 
 
-def test_a_job_that_was_given_up_is_done_anew_by_who_asks():
-    where = []
+def test_parts_of_a_batch_too_large_for_the_memory_and_a_job_given_up_for_it_are_done_by_who_asks():
+    asks, halved = threading.current_thread(), []
 
-    def work(item, _):
-        where.append((item, threading.current_thread().name))
-        return item
+    def work(batch, tell):
+        if batch == [0, 1, 2]:
+            raise MemoryError
+        while batch == [3, 4] and threading.current_thread() is not asks:
+            tell(0, 0)  # until it is given up
+        return sum(batch)
 
-    with Ahead(iter([0, 1, 2]), work) as ahead:
-        got = []
-        for item, job in ahead:
-            got.append(job.result(silent))
-            ahead.go_on()
-            if item == 0:
-                ahead.stop()
-    assert got == [0, 1, 2]
-    assert (1, threading.current_thread().name) in where
+    with Ahead(iter([[9], [0, 1, 2], [3, 4]]), work, silent, halved.append) as ahead:
+        assert list(ahead) == [([9], 9), ([0, 1], 1), ([2], 2), ([3, 4], 7)]
+    assert halved == [3]
 
 
 def test_leaving_early_ends_a_job_when_it_next_tells_something():
@@ -113,8 +108,8 @@ def test_leaving_early_ends_a_job_when_it_next_tells_something():
                 ended.set()
         return item
 
-    with Ahead(iter([0, 1]), work) as ahead:
-        next(taken(ahead))
+    with ahead_of([0, 1], work) as ahead:
+        next(iter(ahead))
         assert begun.wait(10)
     assert ended.is_set()
     assert threads() == []

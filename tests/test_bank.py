@@ -19,7 +19,7 @@ from cliploc.pipeline.presence import Bank, bank_names, with_windows
 from cliploc.pipeline.texts import Texts
 from cliploc.report import to_document
 from cliploc.report.overlay import run_line, verdict
-from cliploc.reporter import Reporter
+from cliploc.reporter import SILENT, Reporter
 from tests.test_localizer import TALL, WIDE, build
 
 NAMES = [("red", "scarlet"), ("green",), ("blue", "azure"), ("cat", "kitten")] + [(f"thing {i}",) for i in range(36)]
@@ -119,8 +119,12 @@ def test_windows_count_as_they_do_for_calibrated_models(gap):
     localizer = build(gap, min_presence=0.5, windows=(2,))
     computed = localizer._own.compute(
         [localizer._own.preparation.prepare(*next(localizer._own.preparation._jobs(requests_of(WIDE))))],
-        None,
+        SILENT.masked,
         [localizer._task],
+        None,
+        SILENT,
+        absent_maps=True,
+        lessons=False,
     )
     found = localizer(WIDE, ["red", "green"])
     views = torch.cat([computed.embedding, computed.windows[0]])

@@ -428,7 +428,7 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "out": ((), "the folder of the run itself"),
     "formats": (("--format", "coco"), "files made of the boxes that are there"),
     "review": (("--review", "0"), "a page made of the boxes that are there"),
-    "apply": ((), "kept beside the boxes, for the run that they were made of"),
+    "decisions": ((), "kept beside the boxes, for the run that they were made of"),
     "limit": (("--limit", "1"), "which pictures, not what is found in them"),
     "retry": (("--retry",), "which pictures, not what is found in them"),
     "image_url": (("--image-url", "x"), "in an export only"),
@@ -532,7 +532,7 @@ def test_every_option_of_the_commands_is_listed() -> None:
         assert_each_is_listed(names, seconds, {key: reason for key, (_, reason) in harmless.items()})
     # What the functions take besides: values that hold the options, the run's folder and listeners, and sizes of parts.
     of_annotate = OF_ANNOTATE_COMMAND.keys() | HARMLESS_IN_ANNOTATE_COMMAND.keys()
-    assert parameters(annotate) - of_annotate == {"options", "decisions", "shard", "reporter"}
+    assert parameters(annotate) - of_annotate == {"options", "shard", "reporter"}
     of_benchmark = {"setups", "settings", "save_maps", "shard", "asked"}
     how = How.__required_keys__ | How.__optional_keys__  # what every task takes
     assert (parameters(run_benchmark) | how) - of_benchmark == {"dataset", "out", "engine", "judges", "reporter"}
@@ -618,7 +618,7 @@ def test_a_training_with_other_labels_does_not_go_on_with_the_checkpoint(photos:
     pytest.importorskip("accelerate")
     for name in ("a", "b", "c", "d"):
         (tmp_path / f"{name}.png").write_bytes((photos / "one.png").read_bytes())
-    settings = TrainSettings.published("ts_cam", "open", epochs=1, held_out=0.0)
+    settings = TrainSettings(method="ts_cam", kind="open", epochs=1, held_out=0.0)
 
     def trained(labels: str) -> Any:
         lines = [f"{name}.png,{label}" for name, label in zip("abcd", labels.split(), strict=True)]

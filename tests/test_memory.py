@@ -12,7 +12,7 @@ from cliploc.geometry import Frame, MeanOnGrid
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline.prepare import Request
-from cliploc.reporter import Reporter
+from cliploc.reporter import SILENT, Reporter
 from tests.saliency.test_ensemble import PHOTOS, WIDE, Counting, same
 from tests.tiny import tower
 
@@ -42,7 +42,7 @@ def test_a_picture_seen_before_is_not_resized_again() -> None:
     for names in (["red"], ["blue"]):
         with flow.batches([Request(0, WIDE, names)], "raise") as batches:
             [[item]] = batches
-        flow.compute([item], None, list(flow.tasks_of(["cam"]).values()))
+        flow.compute([item], SILENT.masked, list(flow.tasks_of(["cam"]).values()), None, SILENT, True, False)
         made.append({"inputs", "windowed"} & vars(item).keys())  # properties that are computed once
     assert made == [{"inputs", "windowed"}, set()]
 

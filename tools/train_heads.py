@@ -75,7 +75,7 @@ def read_split(folder: Path) -> list[tuple[Path, int, np.ndarray]]:
 def settings_of(method: str, kind: str, changed: Mapping[str, Any]) -> TrainSettings:
     """One picture a class: a closed head has none to hold out, an open one holds out whole classes."""
     held = {"held_out": 0.0} if kind == "closed" else {"held_out": 0.1, "hold_out": "classes"}
-    return TrainSettings.published(method, kind, **{"augmentations": 1, **held, **changed})  # type: ignore[arg-type]
+    return TrainSettings(method=method, kind=kind, **{"augmentations": 1, **held, **changed})  # type: ignore[arg-type]
 
 
 class Evaluation:

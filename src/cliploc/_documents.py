@@ -417,22 +417,12 @@ class ExportState(Struct):  # whether an export is up to date, and what it was m
     state: Literal["current", "stale"]
     files: list[str] = []
     run: str | None = None
-    decisions: str | None = None
     corrected: Count = 0
 
 
 class ExportStates(Struct):  # exports.json
     kind: Literal["cliploc exports"]
     exports: dict[str, ExportState]
-
-
-BoxNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})\Z")]
-
-
-class Decisions(Struct):  # decisions.json, and what pages of earlier versions saved
-    kind: Literal["cliploc review"]
-    run: str
-    decisions: dict[str, dict[BoxNumber, bool]]
 
 
 class CorrectedPicture(Struct):  # the boxes of one corrected picture
@@ -519,10 +509,10 @@ class ClassEntry(Struct):  # a class of a dataset
     wnid: str | None = None
 
 
-class DatasetEntry(Struct):  # what a report reads of a dataset's entry in a manifest
-    name: str | None = None
-    split: str | None = None
-    samples: Count | None = None
+class DatasetEntry(Struct):  # what the reports read of a dataset's entry in a manifest
+    name: str
+    split: str
+    samples: Count
     classes: list[ClassEntry] | None = None
     problems: list[ProblemEntry] | None = None
     reasons: dict[str, str] | None = None
@@ -532,13 +522,11 @@ class BenchmarkSetting(Struct):  # what a report reads of a setting
     id: str
 
 
-class BenchmarkManifest(Struct):
-    """What a report reads of manifest.json; most may be missing, as reports are written of older folders, too."""
-
+class TaskManifest(Struct):  # what the reports of all tasks read of manifest.json
+    settings: list[BenchmarkSetting]
+    dataset: DatasetEntry
+    shards: Count
     schema_version: int | None = None
-    settings: list[BenchmarkSetting] | None = None
-    dataset: DatasetEntry | None = None
-    shards: Count | None = None
     protocol: dict[str, Any] | None = None
     sessions: list[dict[str, Any]] | None = None
 
@@ -562,42 +550,36 @@ class ReliabilityBin(Struct):  # boxes with about the same score
 
 
 class SettingNumbers(Struct):  # what a report reads of a setting's numbers besides the metrics' own
+    evaluated: Count
+    failed: list[FailedSample]
     threshold: float | None = None
     best_threshold: float | None = None
     miou: float | None = None
-    evaluated: Count | None = None
     per_class: dict[str, dict[str, float | str | None]] | None = None
     confused: list[Confused] | None = None
     confidence_95: dict[str, tuple[float, float] | None] | None = None
     curves: dict[str, dict[str, list[float | None]]] | None = None
     reliability: list[ReliabilityBin] | None = None
-    failed: list[FailedSample] | Count | None = None
 
 
 class BenchmarkSummary(Struct):  # summary.json of a benchmark
     settings: dict[str, SettingNumbers]
 
 
-class TaskManifest(BenchmarkManifest, kw_only=True):  # what the reports of all tasks but localization need
-    settings: list[BenchmarkSetting]
-    shards: Count
-
-
-class NamedDataset(DatasetEntry, kw_only=True):  # a dataset's entry, as these reports need it
-    name: str
-    split: str
-    samples: Count
-
-
-class SegmentationDataset(NamedDataset, kw_only=True):  # a dataset's entry, as a report of segmentation needs it
+class DatasetWithClasses(DatasetEntry, kw_only=True):  # as reports of boxes and of segmentation need it
     classes: list[ClassEntry]
 
 
+class BoxesManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of boxes needs it
+    dataset: DatasetWithClasses
+    schema_version: Literal[2]
+
+
 class SegmentationManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of segmentation needs it
-    dataset: SegmentationDataset
+    dataset: DatasetWithClasses
 
 
-class PresenceDataset(NamedDataset, kw_only=True):  # a dataset's entry, as a report of presence needs it
+class PresenceDataset(DatasetEntry, kw_only=True):  # a dataset's entry, as a report of presence needs it
     negatives: str
 
 
@@ -671,7 +653,6 @@ class LabellingCosts(Struct):  # seconds
 
 
 class LabellingManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of labelling needs it
-    dataset: NamedDataset
     reviewed: list[Count]
     seeds: Count
     seconds: LabellingCosts
@@ -689,7 +670,6 @@ class CurveAxis(Struct):  # the horizontal axis of a curve
 
 
 class FaithfulnessManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of faithfulness needs it
-    dataset: NamedDataset
     protocol: dict[str, Any]
     numbers: Annotated[dict[str, FaithfulnessNumber], Meta(min_length=1)]
     curves: dict[str, CurveAxis]

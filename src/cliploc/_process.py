@@ -116,22 +116,24 @@ def out_of_memory(error: BaseException) -> bool:
     return any(saying in said for saying in SAYINGS)
 
 
-def in_halves(
-    items: B, work: Callable[[B], R], told: Callable[[int], None], begun: Callable[[], R] | None = None
-) -> Iterator[tuple[B, R]]:
-    """A batch with its result, or its halves (`told` their size) where memory lacks; `begun`: the whole's, if begun."""
+def in_halves(items: B, work: Callable[[B], R], told: Callable[[int], None]) -> Iterator[tuple[B, R]]:
+    """A batch with its result, or its halves (`told` their size) where memory lacks."""
     try:
-        made = work(items) if begun is None else begun()
+        made = work(items)
     except (RuntimeError, MemoryError) as error:
         if len(items) < 2 or not out_of_memory(error):
             raise
     else:
         yield items, made
         return
-    # The error is forgotten, and with it whatever its frames kept in memory.
     told(len(items))
+    for half in halves(items):
+        yield from in_halves(half, work, told)
+
+
+def halves(items: B) -> tuple[B, B]:
+    """The halves of a batch that memory lacked for; its error is forgotten, with whatever its frames kept in memory."""
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = (len(items) + 1) // 2
-    yield from in_halves(items[:half], work, told)
-    yield from in_halves(items[half:], work, told)
+    return items[:half], items[half:]

@@ -38,6 +38,7 @@ UNREFINED: Mapping[str, Any] = {
     "second_look": False,
 }
 MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
+IMAGE_URL = "/data/local-files/?d="  # of Label Studio
 WAITING = 256  # searches that may wait for the page
 FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools/second_look_study.py
 MOST_SCALES = 16
@@ -122,6 +123,17 @@ def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
         return value
 
     return check
+
+
+def _on_off(name: str) -> Check:
+    """True or False, on the command line in words; or None."""
+
+    def check(value: Any) -> bool | None:
+        if value is not None and not isinstance(value, bool):
+            raise UsageError(f"expected {name} as on or off, got {short(value)}")
+        return value
+
+    return Check(check, {"metavar": "on|off", "parse": lambda text: {"on": True, "off": False}.get(text, text)})
 
 
 def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
@@ -285,6 +297,12 @@ def parse_share(text: str, expected: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise UsageError(f"{expected}, got {text}")
+
+
+def _parse_percent(text: str) -> float | str:
+    """A share, as 5% or 0.05."""
+    value = parse_float(text.removesuffix("%"))
+    return value / 100 if isinstance(value, float) and text.endswith("%") else value
 
 
 def _one_method(given: Sequence[str]) -> str:
@@ -734,6 +752,81 @@ class FaithfulnessOptions(ProtocolOptions):
     # fmt: on
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnnotateOptions(ProtocolOptions):
+    """The options of `cliploc.annotate` besides those of a `Localizer`."""
+
+    # Of each option: its facts in a line or two, then its texts.
+    # fmt: off
+    formats: Sequence[str] = option(
+        ("coco",), group="output", usual=True, metavar="NAME,NAME", flags=("--format",), parse=parse_list,
+        help="Output formats; `cliploc exports` lists them.",
+        about="Formats written before are updated too.",
+    )
+    nms_across: float | None = option(
+        None, group="boxes", metavar="0-1", check=number("nms_across", 0, 1, above=True, none="boxes of all names"),
+        none="keep both",
+        help="NMS between names: keep the better box above this IoU.",
+    )
+    groups: Literal["keep", "split", "drop"] = option(
+        "keep", group="boxes", check=choice("groups", ("keep", "split", "drop")),
+        help="What to do with a large box around several things.",
+    )
+    max_false: float | None = option(
+        None, group="boxes", metavar="5%", parse=_parse_percent,
+        check=number("max_false", 0, 1, above=True, none="no promise"),
+        help="Raise --min-score so that no larger share of drafts is wrong, by the pictures that are corrected.",
+    )
+    masks: bool = option(
+        False, group="output", usual=True, check=_flag("masks"),
+        help="Also write the mask of each box, in formats that support it.",
+        about="See `cliploc help masks`. With `masks_by` among the options each box always has it.",
+    )
+    polygons: bool = option(
+        False, group="output", check=_flag("polygons"),
+        help="With --masks: write polygons in coco.json, except for masks with holes.",
+    )
+    unsure: bool = option(
+        False, group="output", usual=True, check=_flag("unsure"),
+        help="Also export the boxes that are unsure.",
+    )
+    copy: bool = option(
+        False, group="output", check=_flag("copy"),
+        help="Copy the pictures into formats that include them, instead of linking.",
+    )
+    review: int = option(
+        100, group="output", metavar="N", check=whole("review", 0, 100_000),
+        help="Number of pictures on review.html, least certain first; 0: no page.",
+    )
+    decisions: str | os.PathLike[str] | None = option(
+        None, group="input", usual=True, metavar="FILE|DIR", flags=("--apply",),
+        help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+        about="Its boxes take the place of the drafts, also in later calls.",
+    )
+    limit: int | None = option(
+        None, group="input", usual=True, metavar="N", check=whole("limit", 1, 10_000_000, none="all"),
+        help="Use only the first N pictures.",
+    )
+    retry: bool = option(
+        False, group="run", check=_flag("retry"),
+        help="Retry pictures that failed before.",
+    )
+    image_url: str | None = option(
+        None, group="output", metavar="TEXT", none=f"{IMAGE_URL}FOLDER/, or that of the run",
+        help="Prefix of picture paths in Label Studio's file.",
+    )
+    every: str | None = option(
+        None, group="input", metavar="30|2s|scene", none="none, or those of the run",
+        help="Also use frames of videos: each 30th, one in two seconds, or the first of each scene.",
+        about="Several with commas.",
+    )
+    teach: bool | None = option(
+        None, group="boxes", usual=True, check=_on_off("teach"), none="on, where the method allows it",
+        help="Learn from the folder itself, and from corrections: `cliploc help teaching`.",
+    )
+    # fmt: on
+
+
 OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(Options)}
 SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(SegmentationOptions)}
 FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(FaithfulnessOptions)}
@@ -753,10 +846,8 @@ def flags_of(name: str) -> tuple[str, ...]:
         (('--min-area',), ('--option', '-o'), ('--text-cache/--no-text-cache',))
     """
     dashed = name.replace("_", "-")
-    if name in SEGMENTATION_OPTIONS or name in FAITHFULNESS_OPTIONS:
-        return (f"--{dashed}",)
-    both = f"--{dashed}/--no-{dashed}" if getattr(DEFAULTS, name) is True else f"--{dashed}"
-    return OPTIONS[name].flags or (both,)
+    both = f"--{dashed}/--no-{dashed}" if getattr(DEFAULTS, name, None) is True else f"--{dashed}"
+    return OPTIONS[name].flags if name in OPTIONS and OPTIONS[name].flags else (both,)
 
 
 def words_of(values: Mapping[str, Any]) -> list[str]:

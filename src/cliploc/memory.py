@@ -31,18 +31,11 @@ class OfModel(Protocol):
 class Remembered:
     """A batch of pictures as one model saw it."""
 
-    # By what they hold. Each is made as if it were the only one, so that no result depends on what was asked before.
+    # By what they hold, with `besides`. Each is made as if it were alone: no result depends on what was asked before.
     traces: dict[Needs, Trace] = field(default_factory=dict)
     # What methods made of it that depends on no text; see `Context.cache`.
     shared: dict[Any, Any] = field(default_factory=dict)
     besides: Needs = field(default_factory=Needs)  # what every trace holds besides; see `Memory.besides`
-
-    def trace(self, needs: Needs, make: Callable[[Needs], Trace]) -> Trace:
-        """The trace that holds this, made if it is not there."""
-        needs |= self.besides
-        if needs not in self.traces:
-            self.traces[needs] = make(needs)
-        return self.traces[needs]
 
 
 @dataclass

@@ -30,6 +30,7 @@ MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
 MAX_NAMES = 100_000  # WordNet has 82,000 nouns
 MAX_SYNONYMS = 100  # of a name; each costs the text tower as much as a name
 MAX_TEXT = 5_000_000  # characters of all names together
+AT_ONCE = 256  # sentences that the text tower takes at once
 CONTRAST = "~"  # between a name and what it is told from
 
 
@@ -236,7 +237,8 @@ def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     from torch.nn import functional as F
 
     sentences = [t.replace("{}", word) for words in texts.synonyms for word in words for t in texts.templates]
-    each = F.normalize(encode(sentences).float(), dim=-1)  # [Σ synonyms · templates, D]
+    parts = [sentences[start : start + AT_ONCE] for start in range(0, len(sentences), AT_ONCE)]
+    each = F.normalize(torch.cat([*map(encode, parts)]).float(), dim=-1)  # [Σ synonyms · templates, D]
     counts = [len(words) * len(texts.templates) for words in texts.synonyms]
     if len(each) > len(counts):
         each = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]

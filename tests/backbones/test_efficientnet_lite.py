@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cliploc.backbones._efficientnet_lite import EfficientNetLite0, _ReLU6
-from cliploc.backbones.mini import WEIGHTS
+from cliploc.backbones.mini import WEIGHTS, EfficientNetLite0, _ReLU6
 from tests.commands import CAT
 from tests.tolerances import assert_rounded
 

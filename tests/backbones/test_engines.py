@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import Localizer, backbones
-from cliploc.backbones._efficientnet_lite import _StridedConv
 from cliploc.backbones._engines import OpenVino
+from cliploc.backbones.mini import _StridedConv
 from cliploc.errors import UsageError
 from cliploc.tower import Needs
 from tests.backbones.seam import pictures

@@ -26,8 +26,7 @@ from safetensors.torch import save as save_tensors
 from cliploc import rle
 from cliploc._documents import (
     AnnotatedRow,
-    BenchmarkManifest,
-    Decisions,
+    BoxesManifest,
     DocumentError,
     Leaderboard,
     RadioSettings,
@@ -206,19 +205,13 @@ def saves(content: bytes) -> None:
         assert corrections_in(path.parent, "0" * 16) == before
 
 
-def decisions(content: bytes) -> None:
-    with contextlib.suppress(DocumentError):
-        found = parse_json(content, Decisions)["decisions"]
-        assert all(int(box) >= 0 for boxes in found.values() for box in boxes)
-
-
 def manifest(content: bytes) -> None:
     with file(content, "manifest.json") as path:
         for kind in (KIND, benchmark.KIND):
             with contextlib.suppress(CliplocError):
                 assert folder.read_manifest(path.parent, kind)["token"] == folder.token_for(path.parent)
         with contextlib.suppress(DocumentError):
-            parse_json(content, BenchmarkManifest)
+            parse_json(content, BoxesManifest)
 
 
 def coco(content: bytes) -> None:
@@ -451,7 +444,6 @@ TARGETS = {
         Target("recipe", recipe, made_recipes),
         Target("metadata", metadata),
         Target("part", part),
-        Target("decisions", decisions),
         Target("saves", saves),
         Target("manifest", manifest),
         Target("coco", coco),

@@ -431,35 +431,28 @@ def test_what_ray_sends_survives_being_sent(plain):
 
 
 # ------------------------------------------------------------------------------------------------------------- review
-def decide(out: Path, decisions: dict, path: Path, **more: object) -> Path:
+def reviewed(out: Path, pictures: dict[str, list[dict]], path: Path, **more: object) -> Path:
+    """What review.html saves of pictures with these boxes."""
     page = (out / "review.html").read_text()
     run = re.search(r'"run": "(\w+)"', page).group(1)
-    path.write_text(json.dumps({"kind": "cliploc review", "run": run, "decisions": decisions, **more}))
+    saved = {name: {"revision": 0, "status": "reviewed", "boxes": boxes} for name, boxes in pictures.items()}
+    path.write_text(json.dumps({"kind": "cliploc review", "run": run, "pictures": saved, **more}))
     return path
 
 
-def test_decisions_of_a_review_are_merged_and_last(folder, plain, tmp_path):
+def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
     out = shutil.copytree(plain.out, tmp_path / "out")
     before = coco_boxes(out)
-    file = decide(out, {"dogs.png": {"0": False}, "cat.png": {"0": True}}, tmp_path / "decisions.json")
+    file = reviewed(out, {"dogs.png": []}, tmp_path / "review.json")
     result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
-    assert (result.dropped, result.reviewed, result.computed) == (1, 2, 0)
-    after = coco_boxes(out)
-    assert after["dogs.png"] == before["dogs.png"][1:]
-    assert {k: v for k, v in after.items() if k != "dogs.png"} == {k: v for k, v in before.items() if k != "dogs.png"}
-    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the decision stays
+    assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
+    assert coco_boxes(out) == {**before, "dogs.png": []}
+    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the review stays
     assert again.document() == result.document()
-    file = decide(out, {"dogs.png": {"0": True}}, file)
-    assert annotate(folder, LABELS, out, decisions=file, **OPTIONS).dropped == 0
-    assert coco_boxes(out) == before
     for wrong, said in [
-        (
-            decide(out, {"dogs.png": {"99": False}}, tmp_path / "a.json"),
-            "box 99 of dogs.png, which this run does not have",
-        ),
-        (decide(out, {"no.png": {"0": False}}, tmp_path / "b.json"), "of no.png, which this run"),
-        (decide(out, {}, tmp_path / "c.json", run="x"), "of another run"),
-        (decide(out, {}, tmp_path / "d.json", kind="x"), "other content"),
+        (reviewed(out, {"no.png": []}, tmp_path / "b.json"), "reviews no.png, which this run does not have"),
+        (reviewed(out, {}, tmp_path / "c.json", run="x"), "of another run"),
+        (reviewed(out, {}, tmp_path / "d.json", kind="x"), "other content"),
         (tmp_path / "none.json", "no such file"),
     ]:
         with pytest.raises(UsageError, match=said):
@@ -512,10 +505,6 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
     again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the corrections stay
     assert (again.document(), again.not_applied) == (result.document(), {})
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
-    first = decide(out, {"dogs.png": {"0": False}, "cat.png": {"0": False}}, tmp_path / "decisions.json")
-    decided = annotate(folder, LABELS, out, decisions=first, **OPTIONS)  # a draft's; it is no longer there
-    assert coco_boxes(out)["dogs.png"] == after["dogs.png"]
-    assert decided.dropped == 1
     text = (out / "coco.json").read_bytes()
     for inside in ("coco.json", "yolo", "voc/Annotations"):  # it is written again, and what was not taken would be lost
         with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
@@ -553,16 +542,18 @@ def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
         assert "all labels: " in result.err
 
 
-def test_every_export_there_follows_a_decision_whichever_is_asked_for(folder, plain, tmp_path):
+def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plain, tmp_path):
     out = shutil.copytree(plain.out, tmp_path / "out")
     annotate(folder, LABELS, out, formats=["labelstudio"], image_url="https://host/", **OPTIONS)
     tasks = json.loads((out / "labelstudio.json").read_text())
-    file = decide(out, {"dogs.png": {"0": False}}, tmp_path / "decisions.json")
+    boxes, dropped = coco_boxes(plain.out), len(coco_boxes(plain.out)["dogs.png"])
+    file = reviewed(out, {"dogs.png": []}, tmp_path / "review.json")
     annotate(folder, LABELS, out, formats=["csv"], decisions=file, **OPTIONS)
-    assert sum(map(len, coco_boxes(out).values())) == sum(map(len, coco_boxes(plain.out).values())) - 1
+    assert dropped
+    assert sum(map(len, coco_boxes(out).values())) == sum(map(len, boxes.values())) - dropped
     after = json.loads((out / "labelstudio.json").read_text())
     count = lambda some: sum(len(one["predictions"][0]["result"]) for one in some)  # noqa: E731
-    assert count(after) == count(tasks) - 1
+    assert count(after) == count(tasks) - dropped
     assert [one["data"] for one in after] == [one["data"] for one in tasks]  # at the address asked for before
 
 
@@ -604,9 +595,10 @@ def test_the_command(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--groups", "join"), "expected groups to be one of keep, split, drop, got 'join'"),
-        (("--nms-across", "0"), "expected nms_across above 0"),
+        (("--groups", "join"), "expected --groups to be one of keep, split, drop, got 'join'"),
+        (("--nms-across", "0"), "expected --nms-across above 0"),
         (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
+        (("--max-false", "0%"), "expected --max-false above 0 and at most 1, got 0"),
         (("--edit", "--json"), "expected --json or --edit, got both"),
     ],
 )

@@ -20,7 +20,7 @@ from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
-from cliploc.jobs.annotation_edits import correction_of, is_decisions
+from cliploc.jobs.annotation_edits import correction_of, is_review
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
 from cliploc.jobs.draft_scores import least_score, score_drafts
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
@@ -296,7 +296,7 @@ def test_label_studios_exports_in_other_formats(tmp_path):
         "<name>dog</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>"
     )
     for path in (yolo, yolo / "classes.txt", voc):
-        assert not is_decisions(path)  # so that `--apply` reads it
+        assert not is_review(path)  # so that `--apply` reads it
         read = read_corrections(path, sizes, [["cat"], ["dog"]])
         assert (read.problems, list(read.pictures)) == ({}, ["b c.png"])
         assert read.pictures["b c.png"].boxes == [[2, 2, 8, 6]]
@@ -585,7 +585,7 @@ def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
     size = f'width="{number}" height="40"'
     (tmp_path / "c.xml").write_text(f'<annotations><image name="a.jpg" {size}></image></annotations>')
     if place in ("key", "width"):
-        with pytest.raises(UsageError, match=r"^expected decisions[^\n]*cannot be read[^\n]{,260}$"):
+        with pytest.raises(UsageError, match=r"^expected what review[^\n]*cannot be read[^\n]{,260}$"):
             read_corrections(tmp_path / ("c.xml" if place == "width" else "data.yaml"), SIZES, LABELS)
         return
     found = read_corrections(tmp_path, SIZES, LABELS)

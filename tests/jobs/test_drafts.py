@@ -82,13 +82,10 @@ def test_what_a_person_should_look_at_first():
     assert choose(row((0, 0.5), presence=(0.4, None, None)), RULE, NO_FOLDER).margin == pytest.approx(0.05)
 
 
-def test_decisions_hold_under_any_rule():
-    chosen, decisions = choose(CANDIDATES, RULE, NO_FOLDER), {"0": False, "1": True, "5": True}
-    assert chosen.decided({}, False) == [0, 2]
-    assert chosen.decided({}, True) == [0, 1, 2]
-    assert chosen.decided(decisions, False) == [5, 1, 2]
-    strict = choose(CANDIDATES, replace(RULE, min_score=0.99), NO_FOLDER)
-    assert strict.decided(decisions, False) == [5, 1]
+def test_unsure_boxes_are_shown_among_the_drafts_if_asked_for():
+    chosen = choose(CANDIDATES, RULE, NO_FOLDER)
+    assert chosen.shown(False) == [0, 2]
+    assert chosen.shown(True) == [0, 1, 2]
 
 
 def test_options_that_are_refused():

@@ -29,6 +29,7 @@ from tests.commands import PHOTOS, refused
 pytestmark = pytest.mark.usefixtures("one_model")
 LABELS = ["cat", "dog", "bee"]
 OPTIONS = {"batch_size": 1, "device": "cpu", "shard": 1, "review": 0, "recipe": "fast"}
+EMPTIED = {"revision": 0, "status": "reviewed", "boxes": []}  # a picture whose boxes a person dropped
 
 
 @pytest.fixture(scope="module")
@@ -242,13 +243,12 @@ def test_a_manifest_that_is_damaged_or_of_another_version_is_one_line(copy, chan
     assert content(out) == before
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"kind": "cliploc review"}', "[" * 10**5])
-def test_damaged_decisions_are_one_line_before_anything_is_computed(copy, text):
+def test_a_folder_with_decisions_of_an_old_page_is_one_line_before_anything_is_computed(copy):
     pictures, out = copy
-    (out / "decisions.json").write_text(text)
+    (out / "decisions.json").write_text("{}")
     shutil.copy(pictures / "cat.png", pictures / "new.png")
     started = []
-    with pytest.raises(UsageError, match=r"decisions\.json"):
+    with pytest.raises(UsageError, match=r"decisions\.json is of a review page before cliploc 0\.2\.0"):
         annotate(pictures, LABELS, out, reporter=Reporter(images=started.append), **OPTIONS)
     assert not started
 
@@ -274,7 +274,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_decisions_applied_by_several_threads_are_all_there(copy):
+def test_reviews_applied_by_several_threads_are_all_there(copy):
     """Whoever meets another run is told so, and repeats it."""
     pictures, out = copy
     run = json.loads((out / "summary.json").read_text())["run"]
@@ -282,8 +282,7 @@ def test_decisions_applied_by_several_threads_are_all_there(copy):
 
     def apply(name: str) -> None:
         path = out.parent / f"{name}.json"
-        decisions = {name: {"0": False}}
-        path.write_text(json.dumps({"kind": "cliploc review", "run": run, "decisions": decisions}))
+        path.write_text(json.dumps({"kind": "cliploc review", "run": run, "pictures": {name: EMPTIED}}))
         while True:
             try:
                 annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
@@ -294,8 +293,8 @@ def test_decisions_applied_by_several_threads_are_all_there(copy):
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(apply, names[:2]))
-    assert set(json.loads((out / "decisions.json").read_text())["decisions"]) == set(names[:2])
-    assert json.loads((out / "summary.json").read_text())["boxes_dropped_in_review"] == 2
+    assert set(json.loads((out / "corrections.json").read_text())["pictures"]) == set(names[:2])
+    assert json.loads((out / "summary.json").read_text())["pictures_reviewed"] == 2
 
 
 # ---------------------------------------------------------------------------------------------------- replaced pictures
@@ -305,11 +304,12 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
     annotate(pictures, LABELS, out, **OPTIONS)
     old = (pictures / "cat.png").stat()
     run = json.loads((out / "summary.json").read_text())
-    decisions = {"cat.png": {"0": False}, "dogs.png": {"0": False}}
+    emptied = {name: {"boxes": [], "labels": []} for name in ("cat.png", "dogs.png")}
     identity = hashlib.sha256(
         json.dumps([(read := json.loads((out / "manifest.json").read_text()))["labels"], read["settings"]]).encode()
     ).hexdigest()[:16]
-    (out / "decisions.json").write_text(json.dumps({"kind": "cliploc review", "run": identity, "decisions": decisions}))
+    saved = {"kind": "cliploc corrections", "schema_version": 4, "run": identity, "pictures": emptied}
+    (out / "corrections.json").write_text(json.dumps(saved))
     shutil.copy(pictures / "bee.png", pictures / "cat.png")
     if times_restored:
         os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
@@ -317,7 +317,7 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
     result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
     assert said == ["replaced since they were annotated, and annotated again: 1 picture (cat.png)"]
     assert (result.computed, result.boxes["cat"], result.boxes["bee"]) == (1, 0, 2 * run["labels"]["bee"]["boxes"])
-    assert json.loads((out / "decisions.json").read_text())["decisions"] == {"dogs.png": {"0": False}}
+    assert list(json.loads((out / "corrections.json").read_text())["pictures"]) == ["dogs.png"]
     assert sum(len(part.read_bytes().splitlines()) for part in parts_in(out, ".jsonl")) == 3
     before = content(out)
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0
@@ -412,19 +412,17 @@ def test_whichever_call_of_apply_fails_the_next_run_ends_as_if_none_had(
 
 
 # -------------------------------------------------------------------------------------------------------------- exports
-def test_a_folder_says_which_run_and_decisions_its_files_belong_to(copy):
+def test_a_folder_says_which_run_and_how_many_corrections_its_files_are_of(copy):
     pictures, out = copy
     first = json.loads((out / "summary.json").read_text())
     assert re.fullmatch("[0-9a-f]{16}", first["run"])
-    assert first["decisions"] is None
-    path = out.parent / "decisions.json"
-    path.write_text(json.dumps({"kind": "cliploc review", "run": first["run"], "decisions": {"cat.png": {"0": False}}}))
+    path = out.parent / "review.json"
+    path.write_text(json.dumps({"kind": "cliploc review", "run": first["run"], "pictures": {"cat.png": EMPTIED}}))
     annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
     second = json.loads((out / "summary.json").read_text())
-    assert second["run"] == first["run"] == json.loads((out / "decisions.json").read_text())["run"]
-    assert re.fullmatch("[0-9a-f]{16}", second["decisions"])
+    assert second["run"] == first["run"] == json.loads((out / "corrections.json").read_text())["run"]
     states = json.loads((out / "exports.json").read_text())["exports"]
-    of_all = {"state": "current", "run": second["run"], "decisions": second["decisions"], "corrected": 0}
+    of_all = {"state": "current", "run": second["run"], "corrected": 1}
     assert states == {name: {**of_all, "files": files} for name, files in second["files"].items()}
 
 

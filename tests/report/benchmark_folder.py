@@ -32,7 +32,6 @@ def make_folder(
     oracle: bool = False,
     threshold: float = 0.4,
     reasons: bool = True,
-    sizes: bool = True,
 ) -> dict[str, Any]:
     """Writes manifest, parts, summary and the pictures; returns the summary's settings."""
     (out / "parts").mkdir(parents=True)
@@ -53,9 +52,8 @@ def make_folder(
                 heat = _map(random, one.boxes_xyxy[0], blur=14 + 16 * place, shift=6 + 10 * place)
                 row |= _judged(one, heat, threshold, len(names))
             rows.append(row)
-    drop = () if sizes else ("width", "height", "true_boxes")
     for part in range(0, len(rows), 2 * len(ids) * 5):
-        table = to_table(rows[part : part + 2 * len(ids) * 5], row_schema()).drop_columns(list(drop))
+        table = to_table(rows[part : part + 2 * len(ids) * 5], row_schema())
         write_part(part_path(out, part), table)
     summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
@@ -65,6 +63,7 @@ def make_folder(
         "schema_version": 2,
         "cliploc_version": "0.1",
         "kind": "benchmark",
+        "shards": len(rows),
         "sessions": [
             {
                 "started": "2026-01-02T03:04:05+00:00",

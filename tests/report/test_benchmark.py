@@ -411,14 +411,6 @@ def test_without_pictures(made: tuple[Path, dict[str, Any]], tmp_path: Path, pag
     assert alone.count('class="heat"') == page.count('class="heat"')
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_rows_without_true_boxes_still_make_a_report(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", samples=10, sizes=False)
-    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert 'class="true"' not in section(page, "pictures").split("<details")[1]
-    assert "How boxes are wrong" not in page
-
-
 def test_when_everything_failed(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, failed=range(4))
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
@@ -442,18 +434,20 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 1}))
-    with pytest.raises(UsageError, match="expected a manifest of version 2, got 1"):
+    with pytest.raises(UsageError, match=r"manifest\.json cannot be read .*schema_version"):
         write_report(tmp_path / "out")
 
 
 def test_labels_say_what_differs(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam", "cam2"])
+    summary = make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam", "cam2"])
     path = tmp_path / "out" / "manifest.json"
     manifest = json.loads(path.read_text())
 
     def labels(*changes: dict[str, Any]) -> list[str]:
         entries = [{**manifest["settings"][0], "id": f"s{i}", **change} for i, change in enumerate(changes)]
         path.write_text(json.dumps({**manifest, "settings": entries}))
+        numbers = {one["id"]: summary["mini_cam"] for one in entries}
+        path.with_name("summary.json").write_text(json.dumps({"settings": numbers}))
         return [one.label for one in read_run(tmp_path / "out").settings]
 
     assert labels({}, {"method": "gem", "options": {"k": 3}}) == ["cam", "gem"]

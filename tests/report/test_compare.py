@@ -178,6 +178,6 @@ def test_a_caption_says_what_was_found_or_why_not(build: Build) -> None:
 def test_words_go_to_the_next_line_whole() -> None:
     font = _draw.font_for("a", 14)
     width = int(font.getlength("one two three")) + 1
-    assert compare._broken("one two three four", font, width) == ["one two three", "four"]
-    assert compare._broken("", font, width) == []
-    assert "".join(compare._broken("x" * 60, font, width)) == "x" * 60
+    assert _draw.wrap("one two three four", font, width, 8) == ["one two three", "four"]
+    assert _draw.wrap("", font, width, 8) == []
+    assert "".join(_draw.wrap("x" * 60, font, width, 9)) == "x" * 60

@@ -29,8 +29,8 @@ class Fuse:
 
 
 def settings(method: str) -> TrainSettings:
-    return TrainSettings.published(
-        method, "open", epochs=4, batch_size=8, lr=0.01, held_out=0.25, augmentations=1, patience=4
+    return TrainSettings(
+        method=method, kind="open", epochs=4, batch_size=8, lr=0.01, held_out=0.25, augmentations=1, patience=4
     )
 
 

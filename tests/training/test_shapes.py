@@ -68,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShapeVit, Path, dic
 )
 def test_training_raises_gt_known(world: Any, method: str, kind: str, settings: dict[str, Any]) -> None:
     backbone, folder, untrained = world
-    chosen = TrainSettings.published(method, kind, epochs=10, batch_size=32, held_out=0.05, patience=10, **settings)  # type: ignore[arg-type]
+    chosen = TrainSettings(method=method, kind=kind, epochs=10, batch_size=32, held_out=0.05, patience=10, **settings)  # type: ignore[arg-type]
     out = folder / f"{method}-{kind}.safetensors"
     trained = train(backbone, read_folder(folder / "root"), out, chosen, features=folder / "features")
     localizer = Localizer(backbone, method=method, head=out)

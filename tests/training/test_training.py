@@ -56,7 +56,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quick(method: str = "ts_cam", kind: str = "open", **changed: Any) -> TrainSettings:
     given = {"epochs": 2, "batch_size": 8, "held_out": 0.25, **changed}
-    return TrainSettings.published(method, kind, **given)  # type: ignore[arg-type]
+    return TrainSettings(method=method, kind=kind, **given)  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------- kills and more processes
@@ -387,16 +387,16 @@ def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) ->
 def test_settings_that_do_not_fit_are_one_line() -> None:
     for changed, said in (
         ({"optimizer": "adam"}, "optimizer to be one of adamw, sgd"),
-        ({"epochs": 0}, "epochs of at least 1, got 0"),
+        ({"epochs": 0}, "epochs, a whole number from 1 to 100,000, got 0"),
         ({"lr": -1.0}, "lr above 0"),
         ({"lr": True}, "lr above 0.*got True"),
-        ({"epochs": True}, "epochs of at least 1, got True"),
+        ({"epochs": True}, "epochs, a whole number from 1 to 100,000, got True"),
         ({"kind": "closed", "hold_out": "classes"}, "--hold-out pictures for a closed head"),
     ):
         with pytest.raises(UsageError, match=said):
             quick(**changed)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="expected method to be one of ts_cam, lctr, got 'cam'"):
-        TrainSettings.published("cam", "open")
+        TrainSettings(method="cam", kind="open")
 
 
 # ------------------------------------------------------------------------------------------------------------ localizer
@@ -477,6 +477,10 @@ def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
         (
             ("lctr", "--root", tmp_path, "--dataset", "coco"),
             "expected --dataset to be one of imagefolder, csv, got 'coco'",
+        ),
+        (
+            ("lctr", "--root", tmp_path, "--augmentations", 10**20),
+            "expected --augmentations, a whole number from 0 to 1,000, got 1000",
         ),
         (("lctr", "--root", tmp_path, "--head", "half"), "expected kind to be one of closed, open"),
     ):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from cliploc.backbones import mini
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
-from cliploc.backbones._efficientnet_lite import EfficientNetLite0
 from cliploc.backbones._layers import resize_positions, resolve_precision, with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._transformer import PreNormBlock, VisionTransformerBackbone
+from cliploc.backbones.mini import EfficientNetLite0
 
 WEIGHTS = Path(__file__).parent / "mini_vit_weights"
 STEM_CHANNELS = 320

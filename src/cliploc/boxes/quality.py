@@ -48,8 +48,11 @@ class Features:
 
 def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     """The boxes of maps `[P, H, W]` with scores, by which `nms_iou`, `max_boxes` and `min_score` choose."""
-    each = [scored_regions(heat, rule)[0] for heat in maps]
-    return joined([replace(one, index=one.index + p) for p, one in enumerate(each)])
+    each = []
+    for p, heat in enumerate(maps):
+        found, _ = scored_regions(heat, rule)
+        each.append(replace(found, index=found.index + p))
+    return joined(each)
 
 
 def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -76,6 +75,14 @@ NOT_OF_SEGMENTATION = (
 NOT_OF_FAITHFULNESS = (
     "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
 )  # fmt: skip
+REFUSED: dict[str, tuple[Sequence[str], Sequence[str]]] = {  # task → flags and options that it does not use
+    "localization": ((), ()),
+    "segmentation": (("--threshold", "--save-maps", "--subset", "--classes"), NOT_OF_SEGMENTATION),
+    "faithfulness": (("--threshold", "--save-maps"), NOT_OF_FAITHFULNESS),
+    "presence": (("--save-maps", "--no-baselines"), ()),
+    "labelling": (("--save-maps", "--no-baselines"), ("learnt",)),
+}
+OF_TASK = {"--metric": "faithfulness", "--negatives": "presence", "--truth": "labelling", "--seeds": "labelling"}
 WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be absent
 # Problems of a dataset that are failures of a run on it.
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
@@ -178,44 +185,33 @@ def benchmark(
     refuse_without("bench", "benchmark")
     refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
     task = asked.task
-    for other, left in (("segmentation", segmentation.given()), ("faithfulness", faithfulness.given())):
-        if task != other and left:
-            name = flags_of(next(iter(left)))[0]
+    own = {name: OF_TASK[name] for name in asked.given() if name in OF_TASK}
+    own |= {flags_of(name)[0]: "segmentation" for name in segmentation.given()}
+    own |= {flags_of(name)[0]: "faithfulness" for name in faithfulness.given()}
+    for name, other in own.items():
+        if task != other:
             raise UsageError(f"{name} is an option of --task {other}: add it, or leave {name} out")
-    if task != "faithfulness" and asked.metric:
-        raise UsageError("--metric is an option of --task faithfulness: add it, or leave --metric out")
-    if task != "presence" and asked.negatives:
-        raise UsageError("--negatives is an option of --task presence: add it, or leave --negatives out")
-    for name in ("--truth", "--seeds"):
-        if task != "labelling" and name in asked.given():
-            raise UsageError(f"{name} is an option of --task labelling: add it, or leave {name} out")
     if task not in WITH_NAMES:
         options = options.but(**{key: one for key, one in OF_LOCALIZATION.items() if getattr(options, key) is None})
     if task != "labelling":
         refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
         if asked.root is None:
             raise UsageError(f"expected --root, the folder of {asked.dataset}: add it")
-    if task == "localization":
-        plan = _localization(asked, _setups(asked, options), options.recipe)
-    elif task == "segmentation":
-        _refuse_options(asked, ("--threshold", "--save-maps", "--subset", "--classes"), options, NOT_OF_SEGMENTATION)
-        plan = _segmentation(asked, _setups(asked, options), segmentation)
-    elif task == "presence":
-        _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ())
-        plan = _presence(asked, _setups(asked, options), options.recipe)
-    elif task == "labelling":
-        _refuse_options(asked, ("--save-maps", "--no-baselines"), options, ("learnt",))
-        plan = _labelling(asked, _setups(asked, options), options.recipe)
+    _refuse_options(asked, options)
+    setups = _setups(asked, options)
+    if task == "segmentation":
+        plan = _segmentation(asked, setups, segmentation)
+    elif task == "faithfulness":
+        plan = _faithfulness(asked, setups, faithfulness)
     else:
-        metrics = metric_names(asked.metric)
-        _refuse_options(asked, ("--threshold", "--save-maps"), options, NOT_OF_FAITHFULNESS)
-        plan = _faithfulness(asked, _setups(asked, options), metrics, faithfulness)
+        of_boxes = {"localization": _localization, "presence": _presence, "labelling": _labelling}
+        plan = of_boxes[task](asked, setups)
     return _carried_out(plan, asked)
 
 
-def _refuse_options(asked: BenchmarkFlags, flags: Sequence[str], options: Options, not_of: Sequence[str]) -> None:
+def _refuse_options(asked: BenchmarkFlags, options: Options) -> None:
     """Refuses options that the task does not use, so that nobody misreads its numbers."""
-    given = asked.given()
+    given, (flags, not_of) = asked.given(), REFUSED[asked.task]
     usual = {name: OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)) for name in not_of}
     changed = [flags_of(name)[0] for name, value in usual.items() if getattr(options, name) != value]
     there = [*(name for name in flags if name in given), *changed]
@@ -235,7 +231,7 @@ class _Plan:
     open: Callable[..., Any]  # reads the dataset
 
 
-def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None) -> _Plan:
+def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
     """`benchmark --task localization`."""
     from cliploc import saliency
     from cliploc.datasets import open_dataset
@@ -243,18 +239,18 @@ def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: s
 
     beside = () if asked.no_baselines else saliency.baselines()
     run = partial(run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
-    return _Plan(*_settings_of_boxes(asked, setups, recipe, beside), FILES, run, open_dataset)
+    return _Plan(*_settings_of_boxes(asked, setups, beside), FILES, run, open_dataset)
 
 
-def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None) -> _Plan:
+def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
     """`benchmark --task presence`."""
     from cliploc.datasets import open_asked
     from cliploc.jobs.presence import FILES, run_presence
 
-    return _Plan(*_settings_of_boxes(asked, setups, recipe), FILES, run_presence, open_asked)
+    return _Plan(*_settings_of_boxes(asked, setups), FILES, run_presence, open_asked)
 
 
-def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None) -> _Plan:
+def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
     """`benchmark --task labelling`."""
     if (asked.truth is None) == (asked.root is None):
         raise UsageError(
@@ -267,8 +263,8 @@ def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str 
     refuse_truth(truth, asked)
     from cliploc.jobs.labelling import FILES, SEEDS, run_labelling
 
-    _, recipes = _methods_of(asked.method, setups, recipe)
-    _, settings, left_out = _settings_of_boxes(asked, setups, recipe)
+    _, recipes = _methods_of(asked.method, setups)
+    _, settings, left_out = _settings_of_boxes(asked, setups)
     # annotate takes a recipe by its name, not as options of the model: some of these choose drafts
     names = (None if of is None else of.name for of in recipes)
     named = [replace(one, options=one.options.but(recipe=of)) for one, of in zip(setups, names, strict=True)]
@@ -277,16 +273,13 @@ def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup], recipe: str 
 
 
 def _settings_of_boxes(
-    asked: BenchmarkFlags,
-    setups: Sequence[ModelSetup],
-    recipe: str | os.PathLike[str] | None,
-    baselines: Sequence[str] = (),
+    asked: BenchmarkFlags, setups: Sequence[ModelSetup], baselines: Sequence[str] = ()
 ) -> tuple[Sequence[ModelSetup], tuple[Setting, ...], tuple[str, ...]]:
     """The setups with their recipes, the settings of a task with boxes, and what is left out of them."""
     from cliploc.jobs.benchmark import unfit_for_setup
     from cliploc.jobs.plan import Grid
 
-    methods, recipes = _methods_of(asked.method, setups, recipe)
+    methods, recipes = _methods_of(asked.method, setups)
     setups = [_with_recipe(one, of_setup) for one, of_setup in zip(setups, recipes, strict=True)]
     used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
     of_methods = options_of_methods(list(used), asked.option or [])
@@ -308,16 +301,14 @@ def _segmentation(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: 
     return _Plan(setups, *_settings_without_boxes(asked, setups), FILES, run, open_labelled)
 
 
-def _faithfulness(
-    asked: BenchmarkFlags, setups: Sequence[ModelSetup], metrics: Sequence[str], options: FaithfulnessOptions
-) -> _Plan:
+def _faithfulness(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: FaithfulnessOptions) -> _Plan:
     """`benchmark --task faithfulness`."""
     from cliploc.datasets import open_dataset
     from cliploc.faithfulness import chosen_metrics
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
 
     of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else BASELINES)
-    each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
+    each_once = [one.name for one in chosen_metrics(metric_names(asked.metric))]  # in a fixed order
     run = partial(run_faithfulness, metrics=each_once, options=options)
     return _Plan(setups, *of_setups, FILES, run, open_dataset)
 
@@ -418,14 +409,13 @@ def _setups(asked: BenchmarkFlags, options: Options) -> list[ModelSetup]:
     ]
 
 
-def _methods_of(
-    method: Sequence[str] | None, setups: Sequence[ModelSetup], recipe: str | os.PathLike[str] | None
-) -> tuple[list[str], list[Recipe | None]]:
+def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:
     """The methods asked for; without any, each setup's recipe, or the method of its trained head."""
     from cliploc.heads import read_config
     from cliploc.recipes import recipe_of
     from cliploc.saliency import find
 
+    recipe = setups[0].options.recipe  # that of all
     if method:
         names = method_names(method)
         if recipe is not None:

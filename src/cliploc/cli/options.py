@@ -92,7 +92,8 @@ def command(
             yield from (_typed_flag(one, hints[one.name]) for one in taken(kind))
             return
         for one in taken(kind):
-            default = (defaults or {}).get(one.name, getattr(DEFAULTS, one.name, None))
+            own = getattr(DEFAULTS, one.name) if kind is Options else one.default
+            default = (defaults or {}).get(one.name, own)
             yield _text_flag(one, default, (without or {}).get(one.name), hidden=one.name in hidden)
 
     def decorate(function: Command) -> Command:
@@ -129,7 +130,7 @@ def _text_flag(of: Field[Any], default: Any, without: str | None, *, hidden: boo
     none = without or one.none
     words = f"{one.help}  [default: {none}]" if none and default is None else one.help
     info = typer.Option(
-        *flags_of(of.name),
+        *(one.flags or flags_of(of.name)),
         metavar=one.metavar or None,
         help=words,
         hidden=hidden,
@@ -181,7 +182,7 @@ def _values_of(given: Mapping[str, Any], options: Mapping[str, Option], *, parse
         try:
             values[name] = one.check(_parsed(one, value) if parse and not isinstance(value, bool) else value)
         except UsageError as error:
-            shown = flags_of(name)[0].partition("/")[0] if parse else f"--{name}"
+            shown = (one.flags or flags_of(name))[0].partition("/")[0] if parse else f"--{name}"
             raise UsageError(str(error).replace(f"expected {name}", f"expected {shown}", 1)) from None
     return values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -25,20 +25,18 @@ from cliploc._files import (
     write_whole,
 )
 from cliploc._imports import refuse_without
-from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, is_whole, number, short
+from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     SAVES,
     corrections_in,
-    decisions_in,
-    is_decisions,
+    is_review,
     merge_corrections,
     merge_review,
     merge_saves,
     write_corrections,
-    write_decisions,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import (
@@ -53,7 +51,7 @@ from cliploc.jobs.annotation_rows import (
     rows_of,
     run_id,
 )
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here
 from cliploc.jobs.folder import plain, room_for_parts
@@ -75,13 +73,10 @@ OWN_FILES = (
     LEARNT_BEFORE,
     export_states.FILE,
     "summary.json",
-    "decisions.json",
     CORRECTIONS,
     SAVES,
     "draft_scores.json",
 )  # files that every run may write
-REVIEWED = 100  # default number of pictures of a review page
-IMAGE_URL = "/data/local-files/?d="
 
 
 def annotate(
@@ -89,25 +84,10 @@ def annotate(
     labels: str | os.PathLike[str] | Sequence[str] | Labels,
     out: str | os.PathLike[str],
     *,
-    formats: Sequence[str] = ("coco",),
     min_presence: float | None = None,
     min_score: float | Literal["auto"] = MIN_SCORE,
     max_boxes: int | None = DEFAULTS.max_boxes,
     min_area: float = DEFAULTS.min_area,
-    nms_across: float | None = None,
-    max_false: float | None = None,
-    groups: Groups = "keep",
-    masks: bool = False,
-    polygons: bool = False,
-    copy: bool = False,
-    unsure: bool = False,
-    review: int = REVIEWED,
-    decisions: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    retry: bool = False,
-    image_url: str | None = None,
-    every: str | None = None,
-    teach: bool | None = None,
     engine: Engine = run_here,
     shard: int = SHARD,
     reporter: Reporter = SILENT,
@@ -123,32 +103,11 @@ def annotate(
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
             pictures. Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may
             differ: only the drafts are chosen again.
-        formats: names of `cliploc.list_exports()`; formats written before are updated too.
         min_presence: minimum presence of a name; a label's own threshold overrides it; 0: every name is boxed.
         min_score: minimum score of a box, as in `cliploc.Options`. "auto": the default, but a name that is in the
             picture keeps its best box.
         max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
         min_area: minimum area of a box's region, as a share of the picture.
-        max_false: share of drafts that may be wrong: the minimum score becomes the least one that kept this promise on
-            the corrected pictures of the run; None for no promise.
-        nms_across: of two drafts of different names whose IoU is above this, the better one stays; None to keep all.
-        groups: what to do with a large box that contains several things: "keep", "split" or "drop".
-        masks: whether each box has its mask, in all formats that hold masks; see `cliploc help masks`. With `masks_by`
-            among the options it always has.
-        polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
-        copy: whether formats that come with the pictures (yolo, voc) have copies of them, instead of links.
-        unsure: whether formats have the unsure boxes, too.
-        review: number of pictures in review.html, the least certain first; 0 for no page.
-        decisions: the file saved from a review page, or a corrected set in COCO's, YOLO's, Pascal VOC's, Label Studio's
-            or CVAT's format: their boxes take the place of the drafts, also in later calls.
-        limit: only this number of pictures, from the first on.
-        retry: whether to try pictures again that failed before.
-        image_url: prefix of a picture's path in Label Studio's file; None for the prefix used before, at first that of
-            Label Studio's local files, below the folder that contains `pictures`.
-        every: which frames of videos are taken: "30" for each 30th, "2s" for one in two seconds, "scene" for those that
-            begin a scene, or several with commas; None: as before, at first none.
-        teach: whether the folder teaches itself and corrections teach it (`cliploc help teaching`); None: where the
-            method allows it.
         engine: the engine that runs it.
         shard: number of pictures that are computed and written together; rounded to whole batches.
         reporter: gets the phases ("annotate", then "writing NAME" for each format that is not up to date), the numbers
@@ -156,7 +115,8 @@ def annotate(
             run, which can be resumed.
         options: options of the `Localizer`: model, method, scales, flip, batch_size …; None for the defaults. Names,
             background and filters are not among them, but arguments of this function.
-        **more: single options, such as `flip=True`, which override those of `options`.
+        **more: options of `cliploc.config.AnnotateOptions`, such as `formats=["yolo"]`, and single options of the
+            `Localizer`, such as `flip=True`, which override those of `options`.
 
     Returns:
         What was found and written.
@@ -165,32 +125,31 @@ def annotate(
         UsageError: pictures, labels, a model or an option that cannot be used, or a folder with other settings.
         DiskFullError: no room on the disk.
     """
-    chosen = chosen_exports(formats)
+    own = {one.name for one in fields(AnnotateOptions)} & more.keys()
+    asked = AnnotateOptions(**{name: more.pop(name) for name in own})
+    chosen = chosen_exports(asked.formats)
     names = labels if isinstance(labels, Labels) else _labels(labels)
-    if not is_whole(review, 0) or not (limit is None or is_whole(limit, 1)):
-        raise UsageError(
-            f"expected review of at least 0 and limit of at least 1, got {short(review)} and {short(limit)}"
-        )
     options = _model_options(options, more)
-    masks = masks or options.masks_by != "heat"
-    if polygons and not masks:
+    masks = asked.masks or options.masks_by != "heat"
+    if asked.polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     OPTIONS["min_presence"].check(min_presence)
     given_thresholds = [min_presence if one is None else one for one in names.thresholds]  # None: the usual
-    number("max_false", 0, 1, above=True, none="no promise")(max_false)
-    DraftRule((), min_score, max_boxes, nms_across, unsure)  # refuses what cannot be used
+    DraftRule((), min_score, max_boxes, asked.nms_across, asked.unsure)  # refuses what cannot be used
     for one in chosen:
-        one.check(ExportSettings(names.names, "", "", masks, polygons))
+        one.check(ExportSettings(names.names, "", "", masks, asked.polygons))
 
     target = user_path(out)
-    every = _every_of(target) if every is None else every
+    every = _every_of(target) if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
-    found = there.pictures[:limit]
+    found = there.pictures[: asked.limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
     least = [one for one in (*given_thresholds, _least_of(target)) if one is not None]
-    settings = AnnotatorSettings(names, BoxFilter(min_area, groups, min(least, default=None)), options, masks, teach)
-    given = None if decisions is None else user_path(decisions)
+    settings = AnnotatorSettings(
+        names, BoxFilter(min_area, asked.groups, min(least, default=None)), options, masks, asked.teach
+    )
+    given = None if asked.decisions is None else user_path(asked.decisions)
     if given is not None:
         _spare_corrections(target, given)
 
@@ -202,11 +161,11 @@ def annotate(
     described = worker.describe()
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if one is None else one for one in given_thresholds)
-    rule = DraftRule(thresholds, min_score, max_boxes, nms_across, unsure)
-    prefix = default_image_url(there.root) if image_url is None else image_url
+    rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
+    prefix = default_image_url(there.root) if asked.image_url is None else asked.image_url
     manifest = _manifest(target, there.root, names, described, prefix, every, rule)
     files = [name for one in chosen for name in one.outputs]
-    mine = [*OWN_FILES, *(["review.html"] if review else []), *([FRAMES] if there.videos else []), *files]
+    mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
         refuse_without("video", "a video")
     with alone_in(target):
@@ -214,19 +173,19 @@ def annotate(
         notes.add(begun.notes)
         with temporaries_of(begun.token):
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
-                changed = {"image_url": image_url, "every": every, "drafts": rule.document()}
+                changed = {"image_url": asked.image_url, "every": every, "drafts": rule.document()}
                 if folder.read_manifest(target, KIND)["drafts"] != rule.document():
                     export_states.mark_stale(target)
                 folder.update_manifest(target, KIND, **{key: one for key, one in changed.items() if one is not None})
                 unreadable: dict[str, str] = {}
                 if frames is not None and there.videos:
-                    found, unreadable = _with_frames(found, there.videos, frames, limit, target, reporter)
+                    found, unreadable = _with_frames(found, there.videos, frames, asked.limit, target, reporter)
                 run = run_id(manifest)
                 merge_saves(target, run)
                 _remove_stale(target, begun.damaged, found, run, notes)
                 of_run = AnnotatedFolder.of_run(target, manifest, found, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
-            done = {name for name, place in of_run.results.places.items() if place.ok or not retry}
+            done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
             todo = [one for one in found if one.id not in done]
             size = shard_size(worker.localizer.options.batch_size, shard)
             shards = {one.index: one for one in _shards(todo, size, whole)}
@@ -236,7 +195,7 @@ def annotate(
             reporter.start(len(todo), len(found))
             not_applied: Mapping[str, str] = {}
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
-                of_review = given is not None and is_decisions(given)
+                of_review = given is not None and is_review(given)
                 if given is not None and of_review:  # it only refers to pictures that are annotated already
                     merge_review(target, given, run, of_run.results, len(names.names), of_run.kept)
                 if shards:
@@ -256,12 +215,17 @@ def annotate(
                 taught = _taught(of_run, described, reporter)
                 if taught is not None:
                     notes.add(taught.lines())
-                if max_false is not None:
-                    notes.add([of_run.keep_promise(max_false)])
+                if asked.max_false is not None:
+                    notes.add([of_run.keep_promise(asked.max_false)])
                     folder.update_manifest(target, KIND, drafts=of_run.rule.document())
                 state, before = folder.read_manifest(target, KIND), summary_of(target)
                 export = ExportSettings(
-                    worker.names, made_by(described), state.get("image_url", IMAGE_URL), masks, polygons, copy
+                    worker.names,
+                    made_by(described),
+                    state["image_url"],
+                    masks,
+                    asked.polygons,
+                    asked.copy,
                 )
                 kept = [one for one in exports if _is_there(target, one, state["files"], before)]
                 result = conclude(
@@ -269,7 +233,7 @@ def annotate(
                     list(dict.fromkeys([*kept, *chosen])),
                     export,
                     before=before,
-                    review=review,
+                    review=asked.review,
                     computed=len(todo),
                     notes=notes.lines,
                     reporter=reporter,
@@ -449,7 +413,7 @@ class _Keep:
 
 
 def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[str]:
-    """Removes the rows, decisions and corrections of pictures whose files were replaced since; returns their ids."""
+    """Removes the rows and corrections of pictures whose files were replaced since; returns their ids."""
     by_id = {one.id: one for one in found}
     stale: dict[Path, dict[int, str]] = {}  # part → line → picture
     for path in parts_in(out, KIND.suffix):
@@ -463,10 +427,8 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
     if replaced:
         export_states.mark_stale(out)
-    decided, (corrected, reviews) = decisions_in(out, run), corrections_in(out, run)
-    if decided.keys() & set(replaced):  # before the rows, so that an interrupted run can repeat both
-        write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
-    if (corrected.keys() | reviews.keys()) & set(replaced):
+    corrected, reviews = corrections_in(out, run)
+    if (corrected.keys() | reviews.keys()) & set(replaced):  # before the rows: an interrupted run can repeat both
         left = {name: one for name, one in corrected.items() if name not in replaced}
         write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})
     for path, lines in stale.items():

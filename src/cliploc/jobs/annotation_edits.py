@@ -10,12 +10,9 @@ import numpy as np
 
 from cliploc import prompts, rle
 from cliploc._documents import (
-    Decisions,
-    DocumentError,
     SavedCorrections,
     SavedPicture,
     SavedReview,
-    checked,
     parse_json,
     read_bytes,
     read_json,
@@ -31,22 +28,14 @@ from cliploc.jobs.corrections import Correction, Corrections, clipped, read_corr
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.polygons import draw_all, outlines_of
-from cliploc.report.review_page import REVIEW_KIND
 
 CORRECTIONS, SAVES, CORRECTIONS_KIND = "corrections.json", "corrections.jsonl", "cliploc corrections"
 SAME = 0.01  # pixels; coordinates are kept in hundredths
 MOST_SAVES = 2**24  # bytes of corrections.jsonl before it is merged into a corrections.json that is smaller than this
 
 
-# ---------------------------------------------------------------------------------------------------------- decisions
-def decisions_in(out: Path, run: str) -> dict[str, dict[str, bool]]:
-    """The decisions of all reviews so far: picture → box → whether it is kept."""
-    path = out / "decisions.json"
-    return _read_decisions(path, run) if path.exists() else {}
-
-
-def is_decisions(path: Path) -> bool:
-    """Whether a file is read as decisions: it is not in a format of another tool."""
+def is_review(path: Path) -> bool:
+    """Whether a file is read as what review.html saved: it is not in a format of another tool."""
     if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml") or path.name.lower() in CLASS_LISTS:
         return False
     try:
@@ -56,48 +45,23 @@ def is_decisions(path: Path) -> bool:
     return not isinstance(read, list) and not (isinstance(read, dict) and "images" in read)
 
 
-def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
-    try:
-        read = read_json(path)
-    except FileNotFoundError:
-        raise UsageError(f"expected decisions in {path}, found no such file: check the path") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"expected decisions as review.html saves them, {path} cannot be read ({error}): move it away, or save it "
-            "again from the page"
-        ) from None
-    if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND:
-        raise UsageError(f"expected decisions as review.html saves them, {path} has other content: check the path")
-    if read.get("run") != run:
-        raise UsageError(f"{path} decides on boxes of another run: apply it to that run's --out")
-    try:
-        return dict(checked(read, Decisions)["decisions"])
-    except DocumentError as error:
-        raise UsageError(
-            f"expected decisions as picture → box → true or false, {path} has other content ({error}): save it again "
-            "from the page"
-        ) from None
-
-
 def merge_review(
     out: Path, path: Path, run: str, results: Results, labels: int, kept: Callable[[str], Sequence[int]]
 ) -> None:
-    """Adds what review.html saved: edited pictures, or decisions on the boxes that hold now (`kept`)."""
+    """Adds the pictures that a person edited in review.html; `kept`: picture → its boxes that hold now."""
     try:
-        read = read_json(path)
-    except (OSError, ValueError):
-        read = None
-    if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND or "pictures" not in read:
-        _merge_decisions(out, path, run, results)
-        return
-    try:
-        pictures = checked(read, SavedReview)["pictures"]
-    except DocumentError as error:
-        raise UsageError(f"expected a review as review.html saves it, {path} has other content ({error})") from None
+        read = read_json(path, SavedReview)
+    except FileNotFoundError:
+        raise UsageError(f"expected a review in {path}, found no such file: check the path") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"expected a review as review.html saves it, {path} has other content or cannot be read ({error}): save it "
+            "again from the page"
+        ) from None
     if read["run"] != run:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
     corrected, reviews = corrections_in(out, run)
-    for name, one in pictures.items():
+    for name, one in read["pictures"].items():
         place = results.places.get(name)
         if place is None or not place.ok:
             raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
@@ -125,28 +89,6 @@ def enter(
     else:
         corrected[picture] = found
     return revision
-
-
-def _merge_decisions(out: Path, path: Path, run: str, results: Results) -> None:
-    """Adds a review's decisions to the earlier ones; for a box decided twice the later decision counts."""
-    new, old = _read_decisions(path, run), decisions_in(out, run)
-    for picture, boxes in new.items():
-        place = results.places.get(picture)
-        count = len(results.row(picture)["boxes"]) if place is not None and place.ok else -1
-        for box in boxes:
-            if int(box) >= count:
-                raise UsageError(
-                    f"{path} decides on box {box} of {picture}, which this run does not have: check the file"
-                )
-        old[picture] = {**old.get(picture, {}), **boxes}
-    export_states.mark_stale(out)
-    write_decisions(out, old, run)
-
-
-def write_decisions(out: Path, decisions: Mapping[str, Mapping[str, bool]], run: str) -> None:
-    """Writes decisions.json."""
-    document = {"kind": REVIEW_KIND, "schema_version": SCHEMA_VERSION, "run": run, "decisions": decisions}
-    folder.write_json(out / "decisions.json", document)
 
 
 def corrections_in(out: Path, run: str) -> tuple[dict[str, Correction], dict[str, dict[str, Any]]]:

@@ -23,7 +23,6 @@ from cliploc.jobs import export_states
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     corrections_in,
-    decisions_in,
     plain_corrections,
 )
 from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, run_id
@@ -58,14 +57,12 @@ class AnnotateResult:
         empty: number of pictures without boxes.
         failed: picture → why it failed.
         groups: number of boxes that seem to contain several things.
-        dropped: number of boxes that a review dropped.
         reviewed: number of pictures that were reviewed.
         files: format → its files, written by this call or up to date before it.
         computed: number of pictures that this call computed; the others were done before.
         notes: remarks on the run.
         skipped: files that were left out, and why.
-        run: id of the names and settings that the boxes were made with, as in review.html and decisions.json.
-        decided: digest of the decisions that the files were written with; None if there are none.
+        run: id of the names and settings that the boxes were made with, as in review.html.
         corrected: number of pictures whose boxes are those of a corrected set.
         not_applied: picture, as the corrected set of this call names it → why it was left as it is.
         draft_scores: label → how its drafts did against the corrected boxes; "" for all labels. Empty if no picture
@@ -83,14 +80,12 @@ class AnnotateResult:
     empty: int
     failed: Mapping[str, str]
     groups: int
-    dropped: int
     reviewed: int
     files: Mapping[str, tuple[str, ...]]
     computed: int
     notes: tuple[str, ...]
     skipped: Sequence[Skipped] = ()
     run: str = ""
-    decided: str | None = None
     corrected: int = 0
     not_applied: Mapping[str, str] = field(default_factory=dict)
     draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
@@ -101,7 +96,6 @@ class AnnotateResult:
         return {
             "schema_version": SCHEMA_VERSION,
             "run": self.run,
-            "decisions": self.decided,
             "pictures": self.pictures,
             "labels": {
                 name: {
@@ -116,7 +110,6 @@ class AnnotateResult:
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
             "skipped": skipped_document(self.skipped),
             "boxes_round_several": self.groups,
-            "boxes_dropped_in_review": self.dropped,
             "pictures_reviewed": self.reviewed,
             "pictures_corrected": self.corrected,
             "files": {name: list(files) for name, files in self.files.items()},
@@ -138,8 +131,8 @@ class AnnotateResult:
             )
         if self.groups:
             lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
-        if self.dropped or self.reviewed:
-            lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
+        if self.reviewed:
+            lines.append(f"{self.reviewed:,} pictures reviewed")
         if self.corrected:
             lines += self._of_scores()
         if not boxes and len(self.failed) < self.pictures:
@@ -193,7 +186,6 @@ class AnnotatedFolder:
     unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
     results: Results = field(init=False)
     prior: Prior | None = field(init=False)
-    decided: dict[str, dict[str, bool]] = field(init=False)
     corrected: dict[str, Correction] = field(init=False)
     reviews: dict[str, dict[str, Any]] = field(init=False)
 
@@ -238,7 +230,7 @@ class AnnotatedFolder:
 
     def kept(self, picture: str) -> list[int]:
         """The numbers of the boxes that hold where no corrected ones do, best first."""
-        return self.chosen(picture).decided(self.decided.get(picture, {}), self.rule.unsure)
+        return self.chosen(picture).shown(self.rule.unsure)
 
     def shown_row(self, picture: str, unsure: bool = True) -> Row:
         """A picture's row with its drafts alone, and its unsure boxes, best first."""
@@ -249,7 +241,11 @@ class AnnotatedFolder:
 
     def read_edits(self) -> None:
         """Reads what people changed."""
-        self.decided = decisions_in(self.out, self.run)
+        if (old := self.out / "decisions.json").exists():
+            raise UsageError(
+                f"{old} is of a review page before cliploc 0.2.0, which is not read any more: remove it, and --apply "
+                "the boxes that an earlier version exports"
+            )
         self.corrected, self.reviews = corrections_in(self.out, self.run)
 
     def pictures(self) -> Iterator[AnnotatedPicture]:
@@ -265,8 +261,7 @@ class AnnotatedFolder:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
         row, correction = self.results.row(file.id), None if all_boxes else self.corrected.get(file.id)
         if correction is None:
-            decided = self.decided.get(file.id, {})
-            ids = self._seen(file.id, chosen) if all_boxes else chosen.decided(decided, self.rule.unsure)
+            ids = self._seen(file.id, chosen) if all_boxes else chosen.shown(self.rule.unsure)
             boxes, labels, groups = ([row[key][i] for i in ids] for key in ("boxes", "labels", "groups"))
             scores, certainty = chosen.scores[ids].tolist(), chosen.presence[labels].tolist()
             masks = [row["masks"][i] for i in ids] if row.get("masks") else []
@@ -293,8 +288,7 @@ class AnnotatedFolder:
     def _seen(self, picture: str, chosen: Chosen) -> list[int]:
         """The candidates that a review shows: drafts, unsure ones, and those that somebody kept under another rule."""
         correction = self.corrected.get(picture)
-        kept = [int(box) for box, keep in self.decided.get(picture, {}).items() if keep]
-        kept += [] if correction is None else [i for i in correction.drafts or () if i is not None]
+        kept = [] if correction is None else [i for i in correction.drafts or () if i is not None]
         there = [i for i in kept if i < len(chosen.scores)]
         return chosen.ordered([*{*chosen.drafts, *chosen.unsure, *there}])
 
@@ -324,7 +318,6 @@ class AnnotatedFolder:
         """A digest that changes with everything that is written."""
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
         digest.update(json.dumps(self.rule.document()).encode())
-        digest.update(json.dumps(self.decided, sort_keys=True).encode())
         if self.corrected:
             digest.update(json.dumps(plain_corrections(self.corrected), sort_keys=True).encode())
         for one in self.found:
@@ -358,36 +351,36 @@ class AnnotatedFolder:
 
     def corrected_whole(self) -> list[str]:
         """The corrected pictures that are finished; a person may still be working on the others in the editor."""
-        there = [one.id for one in self.found if one.id in self.corrected]
-        return [name for name in there if self.reviews.get(name, {"status": "reviewed"})["status"] == "reviewed"]
+        return [one.id for one in self.found if one.id in self.corrected and self.is_finished(one.id)]
 
     def finished(self) -> dict[str, tuple[list[list[float]], list[int]]]:
         """The boxes and labels of the pictures that a person has finished: corrected ones, or drafts that hold."""
         found = {}
-        for name in (one.id for one in self.annotated()):
-            if self.reviews.get(name, {"status": "reviewed"})["status"] != "reviewed":
-                continue
+        for name in (one.id for one in self.annotated() if self.is_finished(one.id)):
             if name in self.corrected:
                 found[name] = self.corrected[name].boxes, self.corrected[name].labels
-            elif name in self.reviews:
+            else:
                 row, kept = self.results.row(name), self.kept(name)
                 found[name] = [row["boxes"][i] for i in kept], [row["labels"][i] for i in kept]
         return found
 
+    def status(self, picture: str) -> str:
+        """What a person said of a picture; a corrected one of which nobody said anything is finished."""
+        if picture in self.reviews:
+            return str(self.reviews[picture]["status"])
+        return "reviewed" if picture in self.corrected else "none"
+
     def seen(self, picture: str) -> bool:
         """Whether somebody has reviewed or corrected a picture."""
-        if picture in self.reviews:
-            return bool(self.reviews[picture]["status"] != "none")
-        return picture in self.decided or picture in self.corrected
+        return self.status(picture) != "none"
 
     def touched(self, picture: str) -> bool:
         """Whether what a person did with a picture refers to its drafts: they stay as they are."""
-        status = self.reviews.get(picture, {"status": "none"})["status"]
-        return status != "none" or picture in self.corrected or picture in self.decided
+        return self.seen(picture) or picture in self.corrected
 
     def all_touched(self) -> set[str]:
         """These pictures."""
-        return {one for one in {*self.reviews, *self.corrected, *self.decided} if self.touched(one)}
+        return {one for one in {*self.reviews, *self.corrected} if self.touched(one)}
 
     def count_finished(self) -> int:
         """About the number of the pictures of `finished`, at once."""
@@ -399,15 +392,13 @@ class AnnotatedFolder:
 
     def is_finished(self, picture: str) -> bool:
         """Whether it counts in `count_finished`."""
-        review = self.reviews.get(picture)
-        return picture in self.corrected if review is None else review["status"] == "reviewed"
+        return self.status(picture) == "reviewed"
 
     def reviewed(self, file: PictureFile, number: int) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""
         row, name, chosen = self.results.row(file.id), file.id, self.chosen(file.id)
-        review = self.reviews.get(name, {"status": "none", "revision": 0})
         if (correction := self.corrected.get(name)) is None:
-            kept = chosen.decided(self.decided.get(name, {}), self.rule.unsure)
+            kept = chosen.shown(self.rule.unsure)
             masks = [row["masks"][i] for i in kept] if "masks" in row else None
             correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], masks, [*kept])
         return ReviewPicture(
@@ -417,8 +408,8 @@ class AnnotatedFolder:
             correction.labels,
             correction.drafts or [None] * len(correction.boxes),
             correction.masks,
-            review["status"] if name in self.reviews or not self.seen(name) else "reviewed",
-            review["revision"],
+            self.status(name),
+            self.revision(name),
             self.results.drawn(name),
         )
 
@@ -452,8 +443,6 @@ def conclude(
     """Writes the exports, the review page and the summary where they are not up to date, or are damaged."""
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
-    decided = json.dumps(run.decided, sort_keys=True).encode()
-    decisions = hashlib.sha256(decided).hexdigest()[:16] if run.decided else None
     corrected = sum(one.id in run.corrected for one in run.found)
 
     def sealed(name: str, stamp: str, newest: int | None = None) -> str:
@@ -468,7 +457,7 @@ def conclude(
             write()
             files[name] = list(outputs)
             stamps[name] = sealed(name, stamp)
-        export_states.mark_current(run.out, name, outputs, run.run, decisions, corrected)
+        export_states.mark_current(run.out, name, outputs, run.run, corrected)
 
     def write_page() -> None:
         shown = run.least_certain(review)
@@ -483,7 +472,7 @@ def conclude(
     if review:
         stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
         update("review", stamp, ["review.html"], "review.html", write_page)
-    result = _counted(run, files, computed, notes, decisions, corrected)
+    result = _counted(run, files, computed, notes, corrected)
     _write_scores(run.out, result)
     written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}
     document = {**result.document(), "stamps": stamps, "written": written}
@@ -499,11 +488,10 @@ def _counted(
     files: Mapping[str, Sequence[str]],
     computed: int,
     notes: tuple[str, ...],
-    decisions: str | None,
     corrected: int,
 ) -> AnnotateResult:
     boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
-    empty = groups = dropped = 0
+    empty = groups = 0
     for number, file in enumerate(run.annotated(), start=1):
         chosen = run.chosen(file.id)
         picture = run.picture(file, number, chosen)
@@ -515,8 +503,7 @@ def _counted(
         if file.id in run.corrected:
             continue
         of_label = run.results.row(file.id)["labels"]
-        dropped += len({*chosen.drafts} - {*picture.box_ids})
-        left = {*chosen.unsure} - {*picture.box_ids} - {*map(int, run.decided.get(file.id, ()))}
+        left = {*chosen.unsure} - {*picture.box_ids}
         unsure.update(run.names[of_label[i]] for i in left)
     failed = [file.id for file in run.found if not run.results.places[file.id].ok]
     return AnnotateResult(
@@ -529,14 +516,12 @@ def _counted(
         empty,
         {**run.unreadable, **{name: run.results.row(name)["reason"] for name in failed}},
         groups,
-        dropped,
         sum(run.seen(one.id) for one in run.found),
         {name: tuple(names) for name, names in files.items()},
         computed,
         notes,
         run.skipped or (),
         run.run,
-        decisions,
         corrected,
         draft_scores=run.draft_scores(),
         scored=len(run.corrected_whole()),

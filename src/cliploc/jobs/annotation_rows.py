@@ -21,7 +21,7 @@ from cliploc.jobs.folder import RunKind
 from cliploc.jobs.picture_files import RUN_KIND
 from cliploc.rle import fills, uncompressed
 
-SCHEMA_VERSION = 4  # of manifest.json, summary.json, decisions.json, corrections.json and the parts
+SCHEMA_VERSION = 4  # of manifest.json, summary.json, corrections.json and the parts
 KIND = RunKind(
     RUN_KIND,
     "an annotation",

@@ -228,10 +228,9 @@ def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     manifest = folder.read_manifest(out, KIND)
     run, texts = AnnotatedFolder.of_run(out, manifest), prompts.parse(list(manifest["labels"]))
     run.show([PictureFile(name, path_of(name, run.root, out)) for name in run.results.places])
-    whole = {*run.corrected_whole(), *(name for name, one in run.reviews.items() if one["status"] == "reviewed")}
     pictures, problems = [], []
     for number, file in enumerate(run.annotated(), start=1):
-        if file.id not in whole:
+        if not run.is_finished(file.id):
             continue
         if content_digest(file) != run.results.row(file.id)["blake2b"]:
             problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))

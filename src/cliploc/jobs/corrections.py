@@ -25,9 +25,7 @@ from cliploc.jobs.correction_masks import Canvas, UnusableError
 from cliploc.report.exports import PICTURES, flat_stem
 from cliploc.rle import Counts
 
-FORMATS = (
-    "decisions of review.html, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
-)
+FORMATS = "what review.html saves, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, OSError)
 MOST_SHAPES = 20_000  # of a picture; each is checked, and written into every format
 MOST_SAID = 200  # characters of a library's error

@@ -83,12 +83,9 @@ class Chosen:
     presence: Floats  # [P] the same of names; NaN of names that the model does not know
     margin: float  # how far the nearest name is from its threshold; 0 if the picture should be looked at first
 
-    def decided(self, decisions: Mapping[str, bool], unsure: bool) -> list[int]:
-        """The boxes that hold after a person's decisions, best first; `unsure`: unsure ones do, unless dropped."""
-        shown = [*self.drafts, *self.unsure] if unsure else self.drafts
-        # A box that is not there any more was in a file that is damaged.
-        kept = {int(box) for box, keep in decisions.items() if keep and int(box) < len(self.scores)}
-        return self.ordered([i for i in {*shown, *kept} if decisions.get(str(i), True)])
+    def shown(self, unsure: bool) -> list[int]:
+        """The drafts, and `unsure` boxes, best first."""
+        return self.ordered([*self.drafts, *self.unsure] if unsure else self.drafts)
 
     def ordered(self, boxes: Sequence[int]) -> list[int]:
         """Boxes, best first."""

@@ -1,4 +1,4 @@
-"""exports.json: which run and decisions each export is of; stale before boxes change, current once written."""
+"""exports.json: which run each export is of; stale before boxes change, current once written."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ def mark_stale(out: Path, names: Iterable[str] | None = None) -> None:
     _write(out, before, {name: {**before.get(name, {}), "state": STALE} for name in wanted})
 
 
-def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions: str | None, corrected: int) -> None:
-    """Marks an export as up to date, with what it was made from; `decisions` is their digest, None without any."""
-    state = {"state": CURRENT, "files": list(files), "run": run, "decisions": decisions, "corrected": corrected}
+def mark_current(out: Path, name: str, files: Sequence[str], run: str, corrected: int) -> None:
+    """Marks an export as up to date, with what it was made from."""
+    state = {"state": CURRENT, "files": list(files), "run": run, "corrected": corrected}
     _write(out, _states(out), {name: state})
 
 

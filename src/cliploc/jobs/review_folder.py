@@ -19,7 +19,7 @@ from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs import export_states, folder
-from cliploc.jobs.annotate import IMAGE_URL, made_by
+from cliploc.jobs.annotate import made_by
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
     MOST_SAVES,
@@ -154,7 +154,7 @@ class ReviewFolder:
         """The folder of now, as a thread of its own can read it while others save."""
         with self._lock:
             taken = copy.copy(self._folder)
-            taken.decided, taken.corrected, taken.reviews = {**taken.decided}, {**taken.corrected}, {**taken.reviews}
+            taken.corrected, taken.reviews = {**taken.corrected}, {**taken.reviews}
         return taken
 
     @property
@@ -262,7 +262,7 @@ class ReviewFolder:
             settings = ExportSettings(
                 self.names,
                 made_by(self.settings),
-                self._manifest.get("image_url", IMAGE_URL),
+                self._manifest["image_url"],
                 self.masks,
                 written["polygons"],
                 written["copy"],

@@ -109,7 +109,6 @@ class Reviewer:
     def _taught(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
         """The taught rows of the pictures that are not reviewed."""
         self._show({})
-        self._folder.decided = {}
         self._folder.corrected = {one: self._correction(one) for one in reviewed}
         self._folder.reviews = {one: {"status": "reviewed", "revision": 1} for one in reviewed}
         school = School(self._folder, Drawing.of(self._settings))

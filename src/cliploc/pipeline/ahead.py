@@ -1,13 +1,16 @@
 """Work done ahead: the tower computes the next batch while the caller takes the results of this one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar
 
 import torch
+
+from cliploc._process import halves, out_of_memory
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -18,51 +21,38 @@ class _StoppedError(Exception):
     """The job was given up."""
 
 
-class Job(Generic[T]):
-    """A piece of work, by a thread if begun, else by who asks; it gets a function of two numbers to tell its steps."""
+class _Work(Generic[T]):
+    """Work in a pool's thread, with as many threads of torch as this thread has; it tells its steps by two numbers."""
 
-    def __init__(self, work: Callable[[Tell], T]) -> None:
-        self._work = work
+    def __init__(self, pool: ThreadPoolExecutor, work: Callable[[Tell], T]) -> None:
         self._news: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        self._future: Future[T] | None = None
         self._stopped = False
-
-    @property
-    def begun(self) -> bool:
-        """Whether another thread does it."""
-        return self._future is not None
-
-    def begin(self, pool: ThreadPoolExecutor) -> None:
-        """Begins it in a pool's thread, with as many threads of torch as this thread has."""
         threads = torch.get_num_threads()
 
         def run() -> T:
             if torch.get_num_threads() != threads:  # each thread has its own number
                 torch.set_num_threads(threads)
-            return self._work(self._tell)
+            return work(self._tell)
 
-        self._future = pool.submit(run)
+        self._future: Future[T] | None = pool.submit(run)
         self._future.add_done_callback(lambda _: self._news.put(None))
 
     def result(self, told: Tell) -> T:
         """Its result, or the error that it raised; asked for once."""
-        if self._future is None:
-            return self._work(told)
         while (news := self._news.get()) is not None:
             told(*news)
         future, self._future = self._future, None
+        assert future is not None
         try:
             return future.result()
         finally:
             del future  # an error must not live on in it, with whatever its frames keep in memory
 
     def stop(self) -> None:
-        """Gives up the work in the other thread, which ends at its next call of its function. It can be done anew."""
-        if self._future is not None:
+        """Gives up the work, which ends at its next call of its function."""
+        if self._future is not None and not self._future.cancel():
             self._stopped = True
-            if not self._future.cancel():
-                self._future.exception()  # waits
-            self._future, self._news, self._stopped = None, SimpleQueue(), False
+            self._future.exception()  # waits
 
     def _tell(self, done: int, left: int) -> None:
         if self._stopped:
@@ -70,54 +60,79 @@ class Job(Generic[T]):
         self._news.put((done, left))
 
 
+@dataclass
+class _Batch(Generic[S, T]):
+    items: Sequence[S]
+    job: _Work[T] | None = None  # None: not begun, or given up
+
+
 class Ahead(Generic[S, T]):
-    """Items with their jobs, the next one's in a thread; an error of `items` comes after the results before it."""
+    """Batches with what `work` makes of them, of the next one in a thread; `told` of steps, `halved` of a batch's size.
 
-    def __init__(self, items: Iterator[S], work: Callable[[S, Tell], T]) -> None:
-        self._items, self._work = items, work
+    An error of `batches` comes after the results before it.
+    """
+
+    def __init__(
+        self,
+        batches: Iterator[Sequence[S]],
+        work: Callable[[Sequence[S], Tell], T],
+        told: Tell,
+        halved: Callable[[int], None],
+    ) -> None:
+        self._batches, self._work, self._told, self._halved = batches, work, told, halved
         self._pool = ThreadPoolExecutor(1, "cliploc-tower")
-        self._jobs: list[Job[T]] = []  # this one and the next
-        self._following: tuple[S, Job[T]] | Exception | None = None
-        self._ended = False
+        self._now: _Batch[S, T] | None = None
+        self._next: _Batch[S, T] | None = None
+        self._error: Exception | None = None  # of the batch that could not be taken
 
-    def __iter__(self) -> Iterator[tuple[S, Job[T]]]:
-        """Each item with its job. The caller asks for the result, and then calls `go_on` before it uses the result."""
-        self._take()
-        while self._following is not None:
-            if isinstance(self._following, Exception):
-                raise self._following
-            (item, job), self._following = self._following, None
-            self._jobs = [job]
-            if job.begun:  # the thread is busy: time to wait for the next item
-                self.go_on()
-            yield item, job
-            del item, job
-            self.go_on()
+    def __iter__(self) -> Iterator[tuple[Sequence[S], T]]:
+        """Each batch with its result, or its parts where the memory lacks for all of it."""
+        self._now = self._taken()
+        while (batch := self._now) is not None:
+            if batch.job is not None:  # the thread is busy: time to wait for the next batch
+                self._begin_next()
+            parts = [batch.items]
+            while parts:
+                part = parts.pop(0)
+                try:
+                    made = self._work(part, self._told) if batch.job is None else batch.job.result(self._told)
+                except (RuntimeError, MemoryError) as error:
+                    if len(part) < 2 or not out_of_memory(error):
+                        raise
+                else:
+                    if part is batch.items:
+                        self._begin_next()
+                    yield part, made
+                    continue
+                self._stop()
+                self._halved(len(part))
+                parts = [*halves(part), *parts]
+            self._begin_next()
+            self._now, self._next = self._next, None
+        if self._error is not None:
+            raise self._error
 
-    def go_on(self) -> None:
-        """Takes the next item and begins its job, if that has not happened yet."""
-        if self._following is None:
-            self._take()
-            if isinstance(self._following, tuple):
-                self._jobs.append(self._following[1])
-                self._following[1].begin(self._pool)
+    def _begin_next(self) -> None:
+        """Takes the next batch and begins its job, if that has not happened yet."""
+        if self._next is None and (taken := self._taken()) is not None:
+            taken.job = _Work(self._pool, partial(self._work, taken.items))
+            self._next = taken
 
-    def stop(self) -> None:
-        """Gives up the jobs that were begun; one is done anew when its result is asked for."""
-        for job in self._jobs:
-            job.stop()
-
-    def _take(self) -> None:
-        if self._ended:
-            return
+    def _taken(self) -> _Batch[S, T] | None:
         try:
-            item = next(self._items)
+            return _Batch(next(self._batches))
         except StopIteration:
-            self._ended = True
+            return None
         except Exception as error:
-            self._ended, self._following = True, error
-        else:
-            self._following = item, Job(partial(self._work, item))
+            self._error = error
+            return None
+
+    def _stop(self) -> None:
+        """Gives up the jobs that were begun; they are done anew, by who asks for the results."""
+        for batch in (self._now, self._next):
+            if batch is not None and batch.job is not None:
+                batch.job.stop()
+                batch.job = None
 
     def __enter__(self) -> Self:
         return self
@@ -125,5 +140,5 @@ class Ahead(Generic[S, T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        self._stop()
         self._pool.shutdown()

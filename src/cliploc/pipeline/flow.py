@@ -9,10 +9,11 @@ space's size, h × w a feature grid, H × W the first scale's input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
+from itertools import count
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc._process import in_halves
 from cliploc.boxes import BoxRule
 from cliploc.calibration import Calibration
 from cliploc.config import FOUND, Options
@@ -29,7 +29,7 @@ from cliploc.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context, TrainedHead
-from cliploc.pipeline.ahead import Ahead, Job, Tell
+from cliploc.pipeline.ahead import Ahead, Tell
 from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import (
     DECODERS,
@@ -57,7 +57,7 @@ from cliploc.pipeline.views import (
     window_embeddings,
 )
 from cliploc.refine import resolve_refinements
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
 from cliploc.tower import Backbone, Guide, Needs
 from cliploc.values import Boxes, FloatArray, TextSet
@@ -175,24 +175,25 @@ class Flow:
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while the caller uses this one."""
         bank = self.second_look[0] if self.second_look else bank
-        how: dict[str, Any] = {"absent_maps": absent_maps, "lessons": lessons, "began": reporter.tower}
-        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, **how)
+        how: dict[str, Any] = {"absent_maps": absent_maps, "lessons": lessons}
+        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, reporter=reporter, **how)
         # Few pictures are read ahead, as a whole batch of them is with the tower already.
-        with self.batches(requests, on_error, DECODERS) as gathered, Ahead(gathered, compute) as ahead:
-            for batch, job in ahead:
-                if bank is not None:
-                    bank.embed(reporter.bank)
-                found = self._found(batch, job, ahead, partial(compute, told=reporter.masked), reporter)
+        with (
+            self.batches(requests, on_error, DECODERS) as gathered,
+            Ahead(gathered, compute, reporter.masked, reporter.halved) as ahead,
+        ):
+            for batch, computed in ahead:
+                places = count()  # of the pictures that could be read, in what was computed
                 for item in batch:
-                    if isinstance(item, Prepared):
-                        b, computed = next(found)
-                        results = zip(tasks.items(), computed.by_task, strict=True)
-                        result = partial(self._result, b, computed=computed, keep_maps=keep_maps, boxes=boxes)
-                        made = {spec: result(task, maps) for (spec, task), maps in results}
-                        yield Result(item.id, made, lesson=computed.lessons[b] if computed.lessons else None)
-                    else:
+                    if isinstance(item, Unreadable):
                         reporter.failed(item.source, item.error)
                         yield Result(item.id, error=item.error)
+                        continue
+                    assert computed is not None
+                    b, found = next(places), {}
+                    for (spec, task), maps in zip(tasks.items(), computed.by_task, strict=True):
+                        found[spec] = self._result(b, task, maps, computed, keep_maps, boxes)
+                    yield Result(item.id, found, lesson=computed.lessons[b] if computed.lessons else None)
 
     def batches(
         self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
@@ -202,42 +203,23 @@ class Flow:
         ahead = size + DECODERS if ahead is None else ahead
         return closing(batches(self.preparation.stream(requests, ahead, on_error), size))
 
-    @staticmethod
-    def _found(
-        batch: Sequence[Prepared | Unreadable],
-        job: Job[Computed | None],
-        ahead: Ahead[Any, Computed | None],
-        compute: Callable[[Sequence[Prepared | Unreadable]], Computed | None],
-        reporter: Reporter,
-    ) -> Iterator[tuple[int, Computed]]:
-        """Each picture's place in what is computed of its batch, or of a part that the memory has room for."""
-
-        def halved(count: int) -> None:
-            ahead.stop()
-            reporter.halved(count)
-
-        pictures = [item for item in batch if isinstance(item, Prepared)]
-        for part, computed in in_halves(pictures, compute, halved, partial(job.result, reporter.masked)):
-            if len(part) == len(pictures):
-                ahead.go_on()
-            if computed is not None:
-                yield from ((b, computed) for b in range(len(part)))
-
     # ------------------------------------------------------------------------------------------------------- a batch
     def compute(
         self,
         items: Sequence[Prepared | Unreadable],
-        told: Tell | None,
+        told: Tell,
         tasks: Sequence[Task],
-        bank: Bank | None = None,
-        absent_maps: bool = True,
-        lessons: bool = False,
-        began: Callable[[], None] = SILENT.tower,
+        bank: Bank | None,
+        reporter: Reporter,
+        absent_maps: bool,
+        lessons: bool,
     ) -> Computed | None:
         """The maps of every task, and which names are there, of a batch; bank: what uncalibrated presence asks."""
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
             return None
+        if bank is not None:
+            bank.embed(reporter.bank)
         learnt = [self._learnt_rows(item.texts) for item in batch]
         taught = lessons or any(learnt)
         with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch, taught) as together:
@@ -250,8 +232,10 @@ class Flow:
             whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
             stitched: list[StitchedFeatures] = []  # the features of their windows
             for number, look in enumerate(looks):
-                counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
-                context, maps = self._see(look, batch, directions, tasks, counting, notes, taught, began=began)
+                counting = _MaskedCount(told, further_looks=len(looks) - 1 - number)
+                context, maps = self._see(
+                    look, batch, directions, tasks, masked=counting, notes=notes, taught=taught, began=reporter.tower
+                )
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
                     stitched.append(self.steps.stitched(context, batch, taught))
@@ -324,10 +308,10 @@ class Flow:
         batch: Sequence[Prepared],
         directions: Tensor,
         tasks: Sequence[Task],
-        masked: Tell | None,
+        *,
+        masked: Tell,
         notes: list[list[list[str]]],
         taught: bool,
-        *,
         began: Callable[[], None],
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
@@ -343,7 +327,10 @@ class Flow:
         if self.second_look and look.scale == 0 and not look.flipped:  # a CNN's last features are always there
             needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
         with self._remembered(look, batch) as remembered:
-            trace = remembered.trace(needs, lambda wanted: self.backbone.trace(images(), wanted))
+            needs |= remembered.besides
+            if needs not in remembered.traces:
+                remembered.traces[needs] = self.backbone.trace(images(), needs)
+            trace = remembered.traces[needs]
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
             context = Context(
                 images,

@@ -163,11 +163,6 @@ class Bank:
         self._last: tuple[object, Rivals] | None = None  # mostly all pictures have the same names
 
     @undisturbed
-    def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Embeds the bank, if it is not embedded yet; with a large text tower it takes a minute on a CPU."""
-        self._embedded(told)
-
-    @undisturbed
     def standing(
         self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
     ) -> Standing | None:
@@ -198,7 +193,7 @@ class Bank:
         """The embeddings of names and of the bank, and what competes; None if the model knows no name of the bank."""
         last = self._last  # of another thread's names, perhaps
         if last is None or last[0] != (synonyms, contrasts):
-            bank = self._embedded()
+            bank = self.embed()
             if not len(bank):
                 return None
             texts = _text_set(synonyms, contrasts)
@@ -222,8 +217,8 @@ class Bank:
         alike = rivals.names @ rows.T > ALIKE  # [P, n]
         return rivals._replace(lift=(alike * rows.new_tensor([*lifts.values()])).sum(dim=1))
 
-    def _embedded(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
-        """`[K, D]` of the names and sentences that the model can know."""
+    def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
+        """`[K, D]` of the names and sentences that the model can know, kept: a large text tower needs a minute."""
         if self._embeddings is None:
             named = [entry for entry in bank_names() if self._names.unknown_reason(entry[:1]) is None]
             said = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]

@@ -19,7 +19,6 @@ from cliploc.exemplars import Exemplar, exemplar_of
 from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.memory import Memory
-from cliploc.pipeline.modes import undisturbed
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 KEPT_NAMES = 4096  # or twice as many as were ever asked for together; a server is asked for new ones for ever
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
-SENTENCES_AT_ONCE = 256
 REMARKS = 5  # on names, in a note each; more are only counted
 ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
 
@@ -61,7 +59,6 @@ class Texts:
         self.background_synonyms = () if texts is None else texts.synonyms
         self.background = None if texts is None else self.embed(texts)  # [K, D]
 
-    @undisturbed
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
         spoken = [words for words in texts.synonyms if self._reads_text(words)]
@@ -164,7 +161,8 @@ class Texts:
         new = [words for words in dict.fromkeys(known) if words not in embeddings]
         for start in range(0, len(new), NAMES_AT_ONCE):
             part = new[start : start + NAMES_AT_ONCE]
-            fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self.templates), self._encode)
+            texts = TextSet(tuple(words[0] for words in part), tuple(part), self.templates)
+            fresh = prompts.embed(texts, self.backbone.encode_text)
             embeddings.update(zip(part, fresh, strict=True))
             for words, embedding in zip(part, fresh, strict=True):
                 if self._cache is not None:
@@ -173,7 +171,6 @@ class Texts:
                     self._memory.keep_text(self.backbone, words, self.templates, embedding)
         return torch.stack([embeddings[words] for words in known])
 
-    @undisturbed
     def embed_together(
         self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
     ) -> Tensor:
@@ -188,7 +185,8 @@ class Texts:
             made = []
             for start in range(0, len(key), NAMES_AT_ONCE):
                 part = texts.synonyms[start : start + NAMES_AT_ONCE]
-                made.append(prompts.embed(TextSet(tuple(w[0] for w in part), part, self.templates), self._encode))
+                some = TextSet(tuple(words[0] for words in part), part, self.templates)
+                made.append(prompts.embed(some, self.backbone.encode_text))
                 told(len(part))
             kept = torch.cat(made).flatten()
             if cache is not None:
@@ -254,7 +252,7 @@ class Texts:
         """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
         asked = self._known  # another thread may forget
         if words not in asked:
-            reasons = [self.backbone.unknown_reason(word) for word in words]
+            reasons = [*map(self.backbone.unknown_reason, words)]
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
             asked[words] = (known or words, None if known else reasons[0])
         return asked[words]
@@ -265,10 +263,6 @@ class Texts:
         if kept is None and self._cache is not None:
             kept = self._cache.get(words, self.templates, self.backbone.embedding_size)
         return None if kept is None else kept.to(self.backbone.device)
-
-    def _encode(self, sentences: Sequence[str]) -> Tensor:
-        starts = range(0, len(sentences), SENTENCES_AT_ONCE)
-        return torch.cat([self.backbone.encode_text(sentences[i : i + SENTENCES_AT_ONCE]) for i in starts])
 
 
 # -------------------------------------------------------------------------------------------------------- exemplars

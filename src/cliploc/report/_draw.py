@@ -121,17 +121,29 @@ def shorten(text: str, font: Font, width: float, keep: str = "") -> str:
     return text[:low].rstrip() + "…" + keep if low else ""
 
 
-def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
-    """Breaks a text at spaces into at most this number of lines; a longer text is cut off in the last."""
-    words = text.split()
-    done: list[str] = []
-    while words and len(done) < lines - 1:
-        count = 1
-        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
-            count += 1
-        done.append(shorten(" ".join(words[:count]), font, width))
-        words = words[count:]
-    return [*done, shorten(" ".join(words), font, width)] if words else done
+def wrap(text: str, font: Font, width: float, most: int) -> list[str]:
+    """Breaks a text into at most so many lines of whole words, or of letters of a wide word; cuts the last off."""
+    lines: list[str] = []
+    rest = text
+    while rest and len(lines) < most - 1:
+        line = _line_of(rest, font, width)
+        lines.append(line.rstrip())
+        rest = rest[len(line) :].lstrip()
+    return [*lines, shorten(rest, font, width)] if rest else lines
+
+
+def _line_of(text: str, font: Font, width: float) -> str:
+    """The start of a text that fits on one line: whole words, else as many letters of the first as fit."""
+    if font.getlength(text) <= width:
+        return text
+    low, high = 1, min(len(text), 1 + int(width))
+    while low < high:  # the most letters that fit
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
+    if text[low : low + 1] == " ":
+        return text[:low]
+    end = text.rfind(" ", 0, low)
+    return text[:end] if end > 0 else text[:low]
 
 
 def line_width(size_wh: tuple[int, int], dense: float = 1.0) -> int:

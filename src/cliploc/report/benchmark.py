@@ -99,12 +99,11 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
 # ----------------------------------------------------------------------------------------------------------- the head
 def _facts(run: BenchmarkRun) -> dict[str, str]:
     data = run.dataset
-    subset = data.get("subset")
     samples = run.rows["sample"].nunique()
     facts = {
-        "dataset": " ".join(str(data[key]) for key in ("name", "split") if data.get(key)),
+        "dataset": f"{data['name']} {data['split']}",
         "role": {"tune": "may choose τ", "report": "may only be reported on"}.get(str(data.get("role")), ""),
-        "subset": in_words(subset.get("name") if isinstance(subset, Mapping) else subset) if subset else "",
+        "subset": data.get("subset") or "",
         "samples": f"{samples:,}",
         "settings": f"{len(run.settings):,}",
         "models": in_words(sorted({str(one.about.get("model")) for one in run.settings})),
@@ -161,7 +160,7 @@ def _list(titles: Sequence[str], rows: Sequence[Sequence[object]], total: int) -
 def _manifest(run: BenchmarkRun) -> dict[str, Any]:
     shown = {key: value for key, value in run.manifest.items() if key not in ("settings", "dataset", "sessions")}
     data = {key: value for key, value in run.dataset.items() if key not in ("classes", "reasons", "problems")}
-    data["classes"] = len(run.dataset.get("classes") or [])
+    data["classes"] = len(run.dataset["classes"])
     keys = list(dict.fromkeys(key for one in run.settings for key in one.about))
     rows = [[Cell(_short(one.about.get(key))) for key in keys] for one in run.settings]
     return {

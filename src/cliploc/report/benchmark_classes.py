@@ -50,7 +50,7 @@ def class_table(run: BenchmarkRun, settings: Sequence[SettingResult]) -> Table:
 def studied(run: BenchmarkRun) -> Mapping[int, str]:
     """Label → reason why its details are shown, for the classes with a reason in the manifest and with pictures."""
     reasons: Mapping[str, str] = run.dataset.get("reasons") or {}
-    labels = {str(one.get("wnid")): i for i, one in enumerate(run.dataset.get("classes") or [])}
+    labels = {str(one.get("wnid")): i for i, one in enumerate(run.dataset["classes"])}
     present = set(run.rows["label"].unique().tolist())
     return {labels[wnid]: reason for wnid, reason in reasons.items() if labels.get(wnid) in present}
 
@@ -100,7 +100,7 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
         if not len(mine):
             rows.append([Cell(one.label), *[Cell("–")] * (len(columns) - 1)])
             continue
-        first = (mine["predicted"] == label).to_numpy() if "predicted" in mine else None
+        first = (mine["predicted"] == label).to_numpy()
         hit = mine["hit"].to_numpy(dtype=bool)
         stored = (one.numbers.get("per_class") or {}).get(str(label)) or {}
         iou = float(mine["iou"].mean())
@@ -110,9 +110,9 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
                 percent(stored.get("gt_known", 100 * float(hit.mean()))),
                 percent(stored.get("max_box_acc")),
                 decimal(iou, 2),
-                percent(None if first is None else 100 * float(first.mean())),
-                percent(None if first is None else 100 * float((first & hit).mean())),
-                percent(100 * float(mine["pointing_hit"].mean()) if "pointing_hit" in mine else None),
+                percent(100 * float(first.mean())),
+                percent(100 * float((first & hit).mean())),
+                percent(100 * float(mine["pointing_hit"].mean())),
             ]
         )
     return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, {"setting"})
@@ -123,7 +123,7 @@ def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequ
     groups: dict[bytes, list[SettingResult]] = {}
     for one in settings:
         rows = run.of(one).sort_values("sample")
-        if "predicted" in rows and len(rows) and (rows["predicted"] >= 0).any():
+        if len(rows) and (rows["predicted"] >= 0).any():
             groups.setdefault(rows["predicted"].to_numpy(dtype=np.int64).tobytes(), []).append(one)
     return [
         {

@@ -2,27 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cliploc._documents import BenchmarkManifest, BenchmarkSummary, DocumentError, checked, read_json
-from cliploc._files import parts_in
-from cliploc.errors import UsageError
+from cliploc._documents import BoxesManifest
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
+from cliploc.report import task_folder
 from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, content_of, worth
 
 Box = tuple[float, float, float, float]
 NO_INTERVALS = Bootstrap(replicates=0)
-SCHEMA = 2  # version of the manifest that can be read
 LIGHT = (
     "sample", "setting", "path", "label", "n_boxes", "area_share", "status", "reason", "score", "predictions",
     "iou", "boxes", "true_boxes", "pointing_hit", "highest", LARGEST_HITS,
 )  # fmt: skip
-NEEDED = ("sample", "setting", "path", "label", "status", LARGEST_HITS)  # of these, what every part has
 # Keys that distinguish settings, in their order in a label.
 TELLING = (
     "model", "pretrained", "method", "options", "head", "prompts", "templates", "refine", "scales", "flip",
@@ -59,12 +56,12 @@ class BenchmarkRun(TaskRun):
 
     def class_name(self, label: int) -> str:
         """The name of a label's class."""
-        classes = self.dataset.get("classes") or []
+        classes = self.dataset["classes"]
         return str(classes[label]["name"]) if 0 <= label < len(classes) else f"class {label}"
 
     def wnid(self, label: int) -> str:
         """The WordNet id of a label's class, or ""."""
-        classes = self.dataset.get("classes") or []
+        classes = self.dataset["classes"]
         return str(classes[label].get("wnid") or "") if 0 <= label < len(classes) else ""
 
     def of(self, setting: SettingResult, done: bool = True) -> Any:
@@ -73,55 +70,15 @@ class BenchmarkRun(TaskRun):
         return rows[rows["status"] == "ok"] if done else rows
 
 
-def read_run(folder: str | Path) -> BenchmarkRun:
+def read_run(folder: Path) -> BenchmarkRun:
     """Reads what `cliploc benchmark` wrote."""
-    folder = Path(folder)
-    manifest, summary = _json(folder / "manifest.json"), _json(folder / "summary.json")
-    _check_shape(folder, manifest, summary)
-    if manifest.get("schema_version", SCHEMA) != SCHEMA:
-        raise UsageError(
-            f"{folder}: expected a manifest of version {SCHEMA}, got {manifest['schema_version']}: "
-            "use the cliploc that wrote it"
-        )
-    entries: Sequence[Mapping[str, Any]] = manifest.get("settings") or []
-    numbers = summary.get("settings", summary)
-    labels = _labels(entries)
+    run = task_folder.read_run(folder, BoxesManifest, lambda _: (), lambda *_: None)
+    rows, curves = _rows(run)
+    labels = _labels([one.about for one in run.settings])
     settings = [
-        SettingResult(one["id"], label, one, numbers.get(one["id"]) or {}, None, i)
-        for i, (one, label) in enumerate(zip(entries, labels, strict=True))
+        replace(one, label=label, curve=curves.get(one.id)) for one, label in zip(run.settings, labels, strict=True)
     ]
-    rows, curves = _rows(folder, manifest, {one.id: one.threshold for one in settings})
-    with_curves = [replace(one, curve=curves.get(one.id)) for one in settings]
-    return BenchmarkRun(folder, manifest, tuple(with_curves), rows)
-
-
-def _check_shape(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    try:
-        checked(manifest, BenchmarkManifest)
-    except DocumentError as error:
-        raise UsageError(
-            f"{folder / 'manifest.json'} is damaged ({error}): run cliploc benchmark with another --out"
-        ) from None
-    try:
-        checked({"settings": summary.get("settings", summary)}, BenchmarkSummary)
-    except DocumentError as error:
-        raise UsageError(
-            f"{folder / 'summary.json'} is damaged ({error}): run the same cliploc benchmark again"
-        ) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except FileNotFoundError:
-        raise UsageError(
-            f"expected {path}, found no such file: give the --out folder of a finished cliploc benchmark"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): run cliploc benchmark again") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path}: expected a JSON object: run cliploc benchmark again")
-    return found
+    return BenchmarkRun(folder, run.manifest, tuple(settings), rows)
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
@@ -178,32 +135,14 @@ def in_words(value: Any) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
-def _parts(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    parts = parts_in(folder, count=manifest.get("shards"))
-    if not parts:
-        raise UsageError(f"expected Parquet files in {folder / 'parts'}, found none: run cliploc benchmark first")
-    return parts
-
-
-def _read(part: Path, columns: Iterable[str]) -> Any:
-    """Reads a part as a pandas frame: those of the columns that it has."""
-    _, parquet = bench_packages()
-    content = content_of(part)
-    there = parquet.read_schema(content).names
-    return parquet.read_table(content, columns=[name for name in columns if name in there]).to_pandas()
-
-
-def _rows(
-    folder: Path, manifest: Mapping[str, Any], thresholds: Mapping[str, float | None]
-) -> tuple[Any, dict[str, Floats]]:
+def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
     """Reads all rows without maps, part by part, and computes each setting's MaxBoxAcc at each τ in percent."""
-    pandas, _ = bench_packages()
+    pandas, parquet = bench_packages()
+    thresholds = {one.id: one.threshold for one in run.settings}
     frames = []
     accuracy: dict[str, MaxBoxAcc] = {}
-    for place, part in enumerate(_parts(folder, manifest)):
-        frame = _read(part, LIGHT)
-        if lacking := [one for one in NEEDED if one not in frame.columns]:
-            raise UsageError(f"{part} has no column {lacking[0]}: run cliploc benchmark again with another --out")
+    for place, part in enumerate(run.parts):
+        frame = parquet.read_table(content_of(part), columns=list(LIGHT)).to_pandas()
         frame["part"], frame["hit"], frame["miss"] = place, False, ""
         done = np.flatnonzero(((frame["status"] == "ok") & frame[LARGEST_HITS].notna()).to_numpy())
         if len(done):
@@ -216,14 +155,11 @@ def _rows(
                 # A setting with a τ for each map (Otsu's) is judged by the stored IoU.
                 hit[i] = row["iou"] >= 0.5 if tau is None else hit_at(row[LARGEST_HITS], row["highest"], tau)
             frame.loc[done, "hit"] = hit
-            if "true_boxes" in frame.columns:
-                missed = done[~hit]
-                pairs = zip(frame["boxes"].iloc[missed], frame["true_boxes"].iloc[missed], strict=True)
-                frame.loc[missed, "miss"] = [miss_kind(*pair) for pair in pairs]
-        if "predictions" in frame.columns:
-            frame["predicted"] = [int(one[0]) if one is not None and len(one) else -1 for one in frame["predictions"]]
-        heavy = (LARGEST_HITS, "boxes", "true_boxes", "predictions")
-        frames.append(frame.drop(columns=[name for name in heavy if name in frame.columns]))
+            missed = done[~hit]
+            pairs = zip(frame["boxes"].iloc[missed], frame["true_boxes"].iloc[missed], strict=True)
+            frame.loc[missed, "miss"] = [miss_kind(*pair) for pair in pairs]
+        frame["predicted"] = [int(one[0]) if one is not None and len(one) else -1 for one in frame["predictions"]]
+        frames.append(frame.drop(columns=[LARGEST_HITS, "boxes", "true_boxes", "predictions"]))
     curves = {setting: 100 * one.compute(NO_INTERVALS).curve for setting, one in accuracy.items()}
     return pandas.concat(frames, ignore_index=True), curves
 
@@ -235,9 +171,8 @@ def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, 
     found: dict[tuple[str, str], dict[str, Any]] = {}
     if not wanted:
         return found
-    parts = _parts(run.folder, run.manifest)
     for place in run.rows.loc[run.rows["sample"].isin(samples), "part"].unique():
-        table = parquet.read_table(content_of(parts[place]), filters=[("sample", "in", samples)])
+        table = parquet.read_table(content_of(run.parts[place]), filters=[("sample", "in", samples)])
         for row in table.to_pylist():
             if (row["setting"], row["sample"]) in wanted:
                 found[row["setting"], row["sample"]] = row
@@ -278,5 +213,5 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 def is_imagenet(run: BenchmarkRun) -> bool:
     """Whether the classes are ImageNet's: only then are published ILSVRC numbers comparable."""
-    classes = run.dataset.get("classes") or []
+    classes = run.dataset["classes"]
     return bool(classes) and all(re.fullmatch(r"n\d{8}", str(one.get("wnid") or "")) for one in classes)

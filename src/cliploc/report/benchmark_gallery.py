@@ -76,7 +76,7 @@ def gallery_picture(
 ) -> GalleryPicture:
     """Prepares the picture of one row."""
     known = photographs.find(row["path"])
-    width, height = _size(row, known[1] if known else None)
+    width, height = int(row["width"]), int(row["height"])
     heat = None
     if row.get("thumb") is not None:
         x, y, w, h = _view(setting.about, known[1] if known else (width, height))
@@ -104,16 +104,6 @@ def _prediction(run: BenchmarkRun, row: Mapping[str, Any]) -> list[str]:
 
 def _nth(place: int) -> str:
     return {2: "2nd", 3: "3rd"}.get(place, f"{place}th")
-
-
-def _size(row: Mapping[str, Any], file_wh: tuple[int, int] | None) -> tuple[int, int]:
-    """Width and height of the original; boxes are in its pixels."""
-    if row.get("width") and row.get("height"):
-        return int(row["width"]), int(row["height"])
-    if file_wh:
-        return file_wh
-    ends = np.concatenate([as_boxes(row.get(key))[:, 2:] for key in ("boxes", "true_boxes")]).max(axis=0, initial=1)
-    return int(np.ceil(ends[0])), int(np.ceil(ends[1]))
 
 
 def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:

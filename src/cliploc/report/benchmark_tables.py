@@ -133,10 +133,8 @@ def _marked(cell: Cell, mark: str) -> Cell:
 
 def dataset_line(run: BenchmarkRun) -> str:
     """The dataset in a few words: "wsol val"."""
-    data = run.dataset
-    subset = data.get("subset")
-    name = subset.get("name") if isinstance(subset, Mapping) else subset
-    return " ".join(str(part) for part in (data.get("name"), data.get("split"), name and f"({name})") if part)
+    subset = run.dataset.get("subset")
+    return f"{run.dataset['name']} {run.dataset['split']}{f' ({subset})' if subset else ''}"
 
 
 # ------------------------------------------------------------------------------------------------------- all numbers
@@ -160,18 +158,12 @@ def every_number(run: BenchmarkRun) -> Table:
                 *[percent(one.number(key), one.interval(key)) for key in keys],
                 decimal(best, 3),
                 Cell(_tau(one), one.threshold),
-                counted(one.numbers.get("evaluated", 0)),
-                counted(failures(one)),
+                counted(one.numbers["evaluated"]),
+                counted(len(one.numbers["failed"])),
             ]
         )
     notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
     return Table("All settings, all metrics", columns, {"": rows}, {"setting", "τ"}, notes)
-
-
-def failures(one: SettingResult) -> int:
-    """The number of pictures that failed in a setting."""
-    failed = one.numbers.get("failed", 0)
-    return int(failed) if isinstance(failed, int | float) else len(failed)
 
 
 def to_csv(run: BenchmarkRun) -> str:
@@ -185,12 +177,12 @@ def to_csv(run: BenchmarkRun) -> str:
             "pretrained": one.about.get("pretrained"),
             "method": one.about.get("method"),
             "trained_on_imagenet_labels": bool(learnt_labels(one)),
-            "dataset": run.dataset.get("name"),
-            "split": run.dataset.get("split"),
+            "dataset": run.dataset["name"],
+            "split": run.dataset["split"],
         }
         facts = ("best_threshold", "threshold", "threshold_chosen_on_these_images", "images", "evaluated")
         row |= one.columns(all_numbers()) | {key: one.numbers.get(key) for key in facts}
-        rows.append({**row, "failed": failures(one), "source": "this run"})
+        rows.append({**row, "failed": len(one.numbers["failed"]), "source": "this run"})
     for other in published(PUBLISHED)["rows"] if is_imagenet(run) else ():
         lenient = other["rule"] == "vl_score"
         rows.append(

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from cliploc.errors import UsageError
 from cliploc.report import _draw
-from cliploc.report._draw import Font
 from cliploc.report.colours import INK, PAPER, Colour
 from cliploc.report.html import count
 from cliploc.report.overlay import file_name, run_line, scaled
@@ -267,12 +266,12 @@ def _names(word: str, names: Sequence[str]) -> str:
 
 
 class _Text:
-    """A text in as many lines as it needs; words that are wider than a line are broken."""
+    """A text in as many lines as it needs, at most `MOST_LINES`."""
 
     def __init__(self, text: str, size: int, width: int, colour: Colour = INK) -> None:
         text = _draw.clean(text)
         self._font, self._colour, self._line_height = _draw.caption_font(text, size), colour, round(1.3 * size)
-        self._lines = _broken(text, self._font, width)
+        self._lines = _draw.wrap(text, self._font, width, MOST_LINES)
         self.height = len(self._lines) * self._line_height + size // 3
 
     def draw(self, picture: Image.Image, x: int, y: int) -> int:
@@ -281,28 +280,3 @@ class _Text:
         for number, line in enumerate(self._lines):
             draw.text((x, y + number * self._line_height), line, fill=self._colour, font=self._font)
         return y + self.height
-
-
-def _broken(text: str, font: Font, width: int) -> list[str]:
-    """The text in lines of at most this width; after `MOST_LINES` it is cut off with "…"."""
-    lines: list[str] = []
-    rest = text
-    while rest and len(lines) < MOST_LINES - 1:
-        line = _line_of(rest, font, width)
-        lines.append(line.rstrip())
-        rest = rest[len(line) :].lstrip()
-    return [*lines, _draw.shorten(rest, font, width)] if rest else lines
-
-
-def _line_of(text: str, font: Font, width: int) -> str:
-    """The start of a text that fits on one line: whole words, else as many letters of the first as fit."""
-    if font.getlength(text) <= width:
-        return text
-    low, high = 1, min(len(text), 1 + width)
-    while low < high:  # the most letters that fit
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
-    if text[low : low + 1] == " ":
-        return text[:low]
-    end = text.rfind(" ", 0, low)
-    return text[:end] if end > 0 else text[:low]

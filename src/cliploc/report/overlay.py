@@ -48,7 +48,7 @@ def draw_overlay(
     if unknown:
         raise UsageError(f"{unknown[0]!r} was not asked for, only {', '.join(result.names)}: choose one of these")
     indices = [i for i, name in enumerate(result.names) if names is None or name in names]
-    return draw_names(result, indices, opacity, heatmap, boxes, caption, masks)
+    return draw_names(result, indices, opacity, heatmap=heatmap, boxes=boxes, caption=caption, masks=masks)
 
 
 def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) -> Image.Image:
@@ -165,6 +165,7 @@ def draw_names(
     result: Localization,
     indices: Sequence[int],
     opacity: float = OPACITY,
+    *,
     heatmap: bool | None = None,
     boxes: bool = True,
     caption: bool = False,

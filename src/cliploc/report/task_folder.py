@@ -122,7 +122,7 @@ class TaskRun:
 
     folder: Path
     manifest: Mapping[str, Any]
-    settings: tuple[SettingResult, ...]  # of segmentation and faithfulness, the best first
+    settings: tuple[SettingResult, ...]  # of boxes as in the manifest, else the best first
 
     @property
     def dataset(self) -> Mapping[str, Any]:
@@ -145,12 +145,17 @@ class TaskRun:
             "cliploc": str(self.manifest.get("cliploc_version") or ""),
         }
 
+    @property
+    def parts(self) -> list[Path]:
+        """The files of its rows."""
+        return parts_in(self.folder, count=self.manifest["shards"])
+
     def read_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """These columns of all parts, a part at a time."""
         _, parquet = bench_packages()
         import pyarrow as pa
 
-        for path in parts_in(self.folder, count=self.manifest["shards"]):
+        for path in self.parts:
             try:
                 yield from parquet.read_table(content_of(path), columns=list(columns)).to_pylist()
             except (pa.ArrowException, OSError) as error:
@@ -203,6 +208,10 @@ def read_run(
     for name, kind in (("manifest.json", manifest), ("summary.json", BenchmarkSummary)):
         try:
             read.append(read_json(folder / name, kind))
+        except FileNotFoundError:
+            raise UsageError(
+                f"expected {folder / name}, found no such file: give the --out folder of a finished cliploc benchmark"
+            ) from None
         except (OSError, ValueError) as error:
             raise UsageError(f"{folder / name} cannot be read ({error}): run the benchmark again") from error
     about, summary = read
@@ -212,7 +221,6 @@ def read_run(
         raise UsageError(f"{folder} is damaged ({error}): run the benchmark again") from error
     for name, found in settings.items():
         wrong = [key for key in numbers_of(about) if not isinstance(found.get(key), int | float | None)]
-        wrong += [key for key, kind in (("evaluated", int), ("failed", list)) if not isinstance(found.get(key), kind)]
         if wrong:
             raise UsageError(f"{folder} is damaged ({wrong[0]} of {name}): run the benchmark again")
     ranked = sorted(about["settings"], key=lambda one: -worth(best(about, settings[one["id"]])))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,91 +27,16 @@ from cliploc._documents import DocumentError, parse_json, refuse_other
 from cliploc._files import user_path, write_output
 from cliploc._imports import install, not_installed
 from cliploc.backbones import resolve_precision
-from cliploc.config import is_number, is_whole, short
 from cliploc.errors import CliplocError, ModelError, UsageError
-from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save_head, tower_fingerprint
+from cliploc.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Wanted
+from cliploc.training.train_settings import TrainSettings
 from cliploc.training.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.values import TextSet
 
-MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
 REDRAW = 30.0  # seconds between two drawings of the curves
-Optimizer = Literal["adamw", "sgd"]
-Schedule = Literal["cosine", "step"]
-MixedPrecision = Literal["no", "bf16", "fp16"]
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The settings of a training. `TrainSettings.published(method, kind)` has the defaults."""
-
-    method: str  # "ts_cam" or "lctr"
-    kind: HeadKind  # "closed" or "open"
-    lr: float  # initial learning rate
-    optimizer: Optimizer  # "adamw" or "sgd" (momentum 0.9)
-    weight_decay: float  # decoupled in AdamW
-    epochs: int  # maximum number of epochs
-    start: Start = "zero-shot"  # for open heads, see `HeadConfig`
-    unit_places: bool = False  # for open heads, see `HeadConfig`
-    experts: int = 4  # K of LCTR
-    batch_size: int = 64  # pictures of one step on all processes together, before accumulation
-    accumulate: int = 1  # number of steps whose gradients are summed before the weights are updated
-    schedule: Schedule = "cosine"  # "cosine" to zero, or "step": × 0.1 after every `step_epochs`
-    step_epochs: int = 5  # epochs between two steps of the step schedule
-    held_out: float = 0.1  # share of the pictures or classes held out for early stopping; 0 for none
-    hold_out: str = "pictures"  # "pictures" or "classes", see `hold_out`
-    patience: int = 5  # number of epochs without a better held-out accuracy after which training stops
-    mixed_precision: MixedPrecision = "no"  # "no", "bf16" or "fp16" (GPU only)
-    augmentations: int = 0  # views of each picture besides the plain one; epoch n uses view n modulo their number
-    seed: int = 0  # seed of initial weights, order and held-out part
-
-    def __post_init__(self) -> None:
-        choices: dict[str, tuple[Any, ...]] = {
-            "method": tuple(HEADS),
-            "kind": ("closed", "open"),
-            "optimizer": ("adamw", "sgd"),
-            "start": ("zero-shot", "random"),
-            "schedule": ("cosine", "step"),
-            "hold_out": ("pictures", "classes"),
-            "mixed_precision": get_args(MixedPrecision),
-        }
-        for name, there in choices.items():
-            if getattr(self, name) not in there:
-                raise UsageError(f"expected {name} to be one of {', '.join(there)}, got {getattr(self, name)!r}")
-        counted = ("epochs", "batch_size", "accumulate", "experts", "step_epochs", "patience")
-        for name, low in {**dict.fromkeys(counted, 1), "augmentations": 0}.items():
-            if not is_whole(getattr(self, name), low):
-                raise UsageError(f"expected {name} of at least {low}, got {short(getattr(self, name))}")
-            if getattr(self, name) > MOST:
-                raise UsageError(f"expected {name} of at most {MOST:,}, got {short(getattr(self, name))}")
-        lr, decay = is_number(self.lr, 0, above=True), is_number(self.weight_decay, 0)
-        if not (lr and decay and is_number(self.held_out, 0, math.nextafter(1, 0))):
-            raise UsageError(
-                "expected lr above 0, weight_decay from 0 and held_out from 0 to below 1, got "
-                f"{', '.join(map(short, (self.lr, self.weight_decay, self.held_out)))}"
-            )
-        if self.hold_out == "classes" and self.kind == "closed":
-            raise UsageError(
-                "expected --hold-out pictures for a closed head, got classes: it only knows its training classes"
-            )
-
-    @classmethod
-    def published(cls, method: str, kind: HeadKind, **changed: Any) -> TrainSettings:
-        """Published settings (TS-CAM: SGD, decay 5e-4; LCTR: AdamW, 14 epochs), but TS-CAM's rate is ours."""
-        if method not in HEADS:
-            raise UsageError(f"expected method to be one of {', '.join(HEADS)}, got {method!r}")
-        own = OWN_SETTINGS.get((method, kind), OWN_SETTINGS[method, "open"])  # another kind is refused below
-        return cls(method=method, kind=kind, **{**own, **{k: v for k, v in changed.items() if v is not None}})
-
-
-OWN_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("ts_cam", "closed"): {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "epochs": 20},
-    ("ts_cam", "open"): {"optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4, "epochs": 20},
-    ("lctr", "closed"): {"optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05, "epochs": 14},
-    ("lctr", "open"): {"optimizer": "adamw", "lr": 5e-5, "weight_decay": 0.05, "epochs": 14},
-}
 
 
 @dataclass(frozen=True)
@@ -278,12 +203,7 @@ def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[st
             raise UsageError(f"class {words[0]!r} cannot be learnt by an open head: {reasons[0]}: rename or remove it")
         synonyms.append(tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None))
     texts = TextSet(tuple(words[0] for words in pictures.classes), tuple(synonyms), tuple(templates))
-
-    def encode(sentences: Sequence[str]) -> Tensor:
-        starts = range(0, len(sentences), 256)
-        return torch.cat([backbone.encode_text(sentences[start : start + 256]) for start in starts])
-
-    return prompts.embed(texts, encode)
+    return prompts.embed(texts, backbone.encode_text)
 
 
 class _Training:

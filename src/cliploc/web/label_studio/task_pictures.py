@@ -7,15 +7,12 @@ import binascii
 import http.client
 import json
 import re
-import socket
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
@@ -40,17 +37,12 @@ class Allowance:
         self._left = seconds
 
     @contextmanager
-    def watch(self) -> Iterator[_Watch]:
-        """Watches the fetch of one picture."""
+    def picture(self) -> Iterator[float]:
+        """Fetches one picture, until the time that this gives, by `time.monotonic`."""
         began = time.monotonic()
-        watch = _Watch(max(0.0, min(SECONDS, self._left)))
-        timer = threading.Timer(watch.seconds, watch.end)
-        timer.daemon = True
-        timer.start()
         try:
-            yield watch
+            yield began + min(SECONDS, self._left)
         finally:
-            timer.cancel()
             self._left -= time.monotonic() - began
 
 
@@ -65,7 +57,7 @@ class PictureSource:
         self._folder = None if folder is None else folder.resolve()
         self._studio = None if url is None else _studio(url)
         self._token, self._max_bytes = token, max_bytes
-        self._opener = urllib.request.build_opener(_NoRedirects, _Http, _Https)
+        self._opener = urllib.request.build_opener(_NoRedirects)
 
     @contextmanager
     def picture(self, address: str, allowance: Allowance | None = None) -> Iterator[Path]:
@@ -142,40 +134,44 @@ class PictureSource:
         ):
             raise InputError(f"{said}: not fetched: Label Studio's pictures are below {' or '.join(STORED)}")
         target = self._studio._replace(path=quote(base + path, AS_IS), query=quote(place.query, AS_IS), fragment="")
-        with allowance.watch() as watch:
-            try:
-                content = self._get(target.geturl(), said, watch)
-            except InputError:
-                if not watch.over:
-                    raise
-        if watch.over:  # what was cut off may look complete
-            raise InputError(
-                f"{said}: not fetched in time: a picture has {SECONDS:g} seconds, and all of a request {ALL_SECONDS:g}"
-            )
-        return content
+        with allowance.picture() as end:
+            return self._get(target.geturl(), said, end)
 
-    def _get(self, target: str, said: str, watch: _Watch) -> bytes:
-        headers = self._authorization(said, watch)
+    def _get(self, target: str, said: str, end: float) -> bytes:
         try:
-            with self._opener.open(_Asked(target, None, headers, watch), timeout=watch.seconds + 1) as answer:
-                content = bytearray()
-                while chunk := answer.read(CHUNK):
-                    content += chunk
-                    if len(content) > self._max_bytes:
-                        raise InputError(self._too_large(said))
-                return bytes(content)
+            headers = self._authorization(said, end)
+            return self._answer(urllib.request.Request(target, None, headers), said, end)
         except urllib.error.HTTPError as error:
             advice = ": check the token" if error.code in (401, 403) else ""
             reason = short(str(error.reason))
             raise InputError(f"{said}: Label Studio answered with {error.code} {reason}{advice}") from None
         except (OSError, ValueError) as error:
             cause = getattr(error, "reason", None) or error
+            if isinstance(cause, TimeoutError):
+                raise InputError(
+                    f"{said}: not fetched in time: a picture has {SECONDS:g} seconds, and all of a request "
+                    f"{ALL_SECONDS:g}"
+                ) from None
             raise InputError(f"{said}: not fetched from {self._studio_text}: {short(str(cause))}") from None
         except http.client.HTTPException as error:
             reason = short(str(error) or type(error).__name__)
             raise InputError(f"{said}: expected an answer over HTTP from {self._studio_text}, got {reason}") from None
 
-    def _authorization(self, said: str, watch: _Watch) -> Mapping[str, str]:
+    def _answer(self, request: urllib.request.Request, said: str, end: float) -> bytes:
+        """What Label Studio sends; a socket's own limit begins again with every byte."""
+        content = bytearray()
+        if (left := end - time.monotonic()) <= 0:
+            raise TimeoutError
+        with self._opener.open(request, timeout=left) as answer:
+            while chunk := answer.read1(CHUNK):
+                content += chunk
+                if len(content) > self._max_bytes:
+                    raise InputError(self._too_large(said))
+                if time.monotonic() > end:
+                    raise TimeoutError
+        return bytes(content)
+
+    def _authorization(self, said: str, end: float) -> dict[str, str]:
         if not self._token:
             return {}
         if not JWT.fullmatch(self._token):
@@ -183,11 +179,12 @@ class PictureSource:
         assert self._studio is not None
         target = self._studio._replace(path=f"{self._studio.path.rstrip('/')}/api/token/refresh").geturl()
         body = json.dumps({"refresh": self._token}).encode()
-        asked = _Asked(target, body, {"Content-Type": "application/json"}, watch)
+        asked = urllib.request.Request(target, body, {"Content-Type": "application/json"})
         try:
-            with self._opener.open(asked, timeout=watch.seconds + 1) as answer:
-                return {"Authorization": f"Bearer {json.loads(answer.read(CHUNK))['access']}"}
+            return {"Authorization": f"Bearer {json.loads(self._answer(asked, said, end))['access']}"}
         except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException) as error:
+            if isinstance(getattr(error, "reason", error), TimeoutError):
+                raise
             raise InputError(
                 f"{said}: Label Studio rejected the personal access token ({short(str(error))}): create a new one"
             ) from None
@@ -205,60 +202,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         """Returns None, which makes the redirect an `HTTPError`."""
-
-
-class _Watch:
-    """Ends the connections of one fetch when its time is over: a socket's own limit begins again with every byte."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds  # a socket's own limit is a little longer, for a connection that is not there yet
-        self.over = False
-        self._sockets: list[socket.socket] = []
-
-    def take(self, connected: socket.socket) -> None:
-        """Watches one more connection."""
-        self._sockets.append(connected)
-        if self.over:
-            self.end()
-
-    def end(self) -> None:
-        """The time is over."""
-        self.over = True
-        for one in self._sockets:
-            with suppress(OSError):  # closed already
-                socket.socket.shutdown(one, socket.SHUT_RDWR)  # a TLS socket's own would pull it away from its reader
-
-
-class _Asked(urllib.request.Request):
-    """A request whose connection is watched."""
-
-    def __init__(self, url: str, data: bytes | None, headers: Mapping[str, str], watch: _Watch) -> None:
-        super().__init__(url, data, dict(headers))
-        self.watch = watch
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, *args: Any, watch: _Watch, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._watch = watch
-
-    def connect(self) -> None:
-        super().connect()
-        self._watch.take(self.sock)
-
-
-class _SecureConnection(_Connection, http.client.HTTPSConnection):
-    """The same by TLS: what `_Connection` adds comes first, then what HTTPS does."""
-
-
-class _Http(urllib.request.HTTPHandler):
-    def http_open(self, asked: Any) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Connection, watch=asked.watch), asked)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def https_open(self, asked: Any) -> http.client.HTTPResponse:
-        return self.do_open(partial(_SecureConnection, watch=asked.watch), asked)
 
 
 def _studio(url: str) -> SplitResult:
