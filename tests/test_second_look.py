@@ -122,17 +122,16 @@ def bank():
 
 def test_a_lift_is_that_of_every_name_that_is_read_alike(bank):
     asked = (("person",), ("astronaut",), ("cat",), ("sky", "cat"))
-    plain = bank.rivals(asked)
-    lifted = bank.lifted(plain, {"person": 2.0, "sky": -1.0})
+    lifted = bank.rivals(asked, lifts={"person": 2.0, "sky": -1.0})
     assert lifted.lift.tolist() == [2, 2, 0, 0]  # the last one is read as both
-    assert bank.lifted(plain, {}).lift is None
+    assert bank.rivals(asked).lift is None
 
 
 def test_lifts_of_the_package_touch_none_of_imagenets_names(bank):
     lifts = own_calibration("mini").lifts
     assert lifts["person"] > 0
     names = tuple((one.name,) for one in prompts.imagenet_classes())
-    assert not bank.lifted(bank.rivals(names), lifts).lift.any()
+    assert not bank.rivals(names, lifts=lifts).lift.any()
 
 
 def test_lifts_change_what_is_found(tmp_path):

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -49,6 +50,7 @@ VERSION = 1  # part of a run's identity: raise it when the bank or the rule chan
 PASS_SHARE = 0.03
 KIN_SHARE = 0.1
 NAMES_AT_ONCE = 128  # bounds memory: views × names × rivals
+NO_LIFTS: Mapping[str, float] = MappingProxyType({})
 Reasons = tuple[str | None, ...]
 
 
@@ -189,10 +191,18 @@ class Bank:
         return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
 
     @undisturbed
-    def rivals(self, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()) -> Rivals | None:
-        """The embeddings of names and of the bank, and what competes; None if the model knows no name of the bank."""
+    def rivals(
+        self,
+        synonyms: Sequence[tuple[str, ...]],
+        contrasts: Sequence[tuple[str, ...]] = (),
+        lifts: Mapping[str, float] = NO_LIFTS,
+    ) -> Rivals | None:
+        """The embeddings of names and of the bank, and what competes; None if the model knows no name of the bank.
+
+        A lift is that of a name, and of all others that the model reads as it.
+        """
         last = self._last  # of another thread's names, perhaps
-        if last is None or last[0] != (synonyms, contrasts):
+        if last is None or last[0] != (synonyms, contrasts, lifts):
             bank = self.embed()
             if not len(bank):
                 return None
@@ -206,16 +216,13 @@ class Bank:
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
             self._crowd = Crowd.of(bank @ bank.T) if self._crowd is None else self._crowd
             of_bank, contrasted = over_bank(own.T, self._crowd, not_it, are_rivals), self._names.contrasts(texts)
-            self._last = last = (synonyms, contrasts), Rivals(names, bank, are_rivals, of_bank, contrasted)
+            rivals = Rivals(names, bank, are_rivals, of_bank, contrasted)
+            if lifts:
+                rows = self._names.embed(_text_set([(name,) for name in lifts]))  # [n, D]
+                alike = names @ rows.T > ALIKE  # [P, n]
+                rivals = rivals._replace(lift=(alike * rows.new_tensor([*lifts.values()])).sum(dim=1))
+            self._last = last = (synonyms, contrasts, lifts), rivals
         return last[1]
-
-    def lifted(self, rivals: Rivals, lifts: Mapping[str, float]) -> Rivals:
-        """With the lifts of some names: also of all others that the model reads as one of these."""
-        if not lifts:
-            return rivals
-        rows = self._names.embed(_text_set([(name,) for name in lifts]))  # [n, D]
-        alike = rivals.names @ rows.T > ALIKE  # [P, n]
-        return rivals._replace(lift=(alike * rows.new_tensor([*lifts.values()])).sum(dim=1))
 
     def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
         """`[K, D]` of the names and sentences that the model can know, kept: a large text tower needs a minute."""
@@ -392,10 +399,9 @@ def _looks(
     """See `Evidence.looks`."""
     found = []
     for b, (item, seen) in enumerate(zip(batch, views, strict=True)):
-        rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts)
+        rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts, lifts)
         if rivals is None:  # so for all pictures
             return None
-        rivals = bank.lifted(rivals, lifts)
         above = rivals.above(seen, kept.setdefault(("views", b), {}))  # [V, P]
         found.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
     return found
