@@ -25,9 +25,9 @@ def expected(vit: PlainVit, guide: Tensor, windows: bool, **options: float) -> T
     groups = [list(range(len(vit.images)))] if windows else [[b] for b in range(len(vit.images))]
     maps = {}
     for group in groups:
-        keys = [F.normalize(place, dim=0) for b in group for place in guide[b].flatten(1).T]
+        keys = torch.cat([F.normalize(guide[b].flatten(1).T, dim=1) for b in group])  # [places of all windows, C]
 
-        def gather_of(b: int, group: list[int] = group, keys: list[Tensor] = keys) -> Any:
+        def gather_of(b: int, group: list[int] = group, keys: Tensor = keys) -> Any:
             values: list[list[Tensor]] = []  # of each head, of all windows
             for one in group:
                 heads = vit.blocks[-1].project(vit.entering(vit.images[one])[-2])
@@ -48,19 +48,17 @@ def expected(vit: PlainVit, guide: Tensor, windows: bool, **options: float) -> T
     return torch.stack([maps[b] for b in range(len(vit.images))])
 
 
-def row_of(
-    place: Tensor, keys: list[Tensor], alike: float, rounds: int, beta: float, gamma: float, windows: int
-) -> Tensor:
-    proxy = place
+def row_of(place: Tensor, keys: Tensor, alike: float, rounds: int, beta: float, gamma: float, windows: int) -> Tensor:
+    proxy = like = place
     for _ in range(rounds):
-        like = [key for key in keys if float(proxy @ key) > alike] or [place]
-        proxy = F.normalize(torch.stack(like).mean(dim=0), dim=0)
-    cosines = [float(proxy @ key) for key in keys]
-    mean = max(0.0, sum(cosines) / len(cosines))
-    logits = [(one - (1 + beta * math.log(1 + windows)) * mean) * (1 + gamma / len(like)) for one in cosines]
-    least = min(0.0, max(logits))
-    powers = torch.tensor([math.exp(one) if one >= least else 0.0 for one in logits], dtype=torch.float64)
-    return (powers / powers.sum()).float()
+        like = keys[keys @ proxy > alike]
+        like = like if len(like) else place[None]
+        proxy = F.normalize(like.mean(dim=0), dim=0)
+    cosines = (keys @ proxy).double()
+    mean = max(0.0, float(cosines.mean()))
+    logits = (cosines - (1 + beta * math.log(1 + windows)) * mean) * (1 + gamma / len(like))
+    least = min(0.0, float(logits.max()))
+    return logits.where(logits >= least, -torch.inf).softmax(dim=0).float()
 
 
 def ours(vit: PlainVit, guide: Tensor, windows: bool, **options: Any) -> Tensor:
