@@ -234,14 +234,14 @@ class Answers:
     def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
         settings = look.unset(settings)
-        found = look.cut(settings)
+        found, ran = look.cut(settings), look.ran(settings)
         file = next(iter(found.values())).source
         exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
-        pictures = downloads.document(found, replace(settings, masks=False), look.ran(settings))["pictures"]
+        pictures = downloads.document(found, replace(settings, masks=False), ran)["pictures"]
         return {
             "status": view.status(view.summary(found)),
-            "figures": view.results_html(found, settings.opacity, look.ran(settings), settings.masks),
+            "figures": view.results_html(found, settings.opacity, ran, settings.masks),
             "json": json.dumps(pictures, ensure_ascii=False, indent=1, allow_nan=False),
             "python": python_lines(settings, file, look.offer.arguments, rules, exemplar),
             "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
