@@ -176,10 +176,7 @@ def run_labelling(
                 done += 1
             reporter.phase("summary")
             summary = conclude(out, TASK, _failed_once)
-    failed = {one["sample"]: one["reason"] for numbers in summary.values() for one in numbers["failed"]}
-    return BenchmarkResult(
-        TASK, manifest, out, summary, notes.lines, failed, len(dataset.samples), done, bool(there), {}
-    )  # fmt: skip
+    return BenchmarkResult(TASK, manifest, out, summary, notes.lines, len(dataset.samples), done, bool(there), {})
 
 
 def _root_of(dataset: AskedDataset) -> Path:

@@ -60,11 +60,19 @@ class BenchmarkResult:
     out: Path  # the run's folder
     summary: dict[str, Summary]  # setting → numbers
     notes: tuple[str, ...]  # remarks on the run: halved batches, unknown names, settings that failed
-    failed: Mapping[str, str]  # sample → why it is not in the numbers, and for how many settings
     samples: int  # number of samples that were asked for
     computed: int  # number of parts that this call computed; the others were done before
     resumed: bool  # whether parts were done before
     spent: Spending  # what the parts cost that this call computed
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Sample → why it is not in the numbers, of all settings."""
+        failed: dict[str, str] = {}
+        for numbers in self.summary.values():
+            for one in numbers["failed"]:
+                failed.setdefault(one["sample"], one["reason"])
+        return failed
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
@@ -167,9 +175,8 @@ def run_task(
             reporter.phase("summary")
             summary = conclude(out, task)
         return BenchmarkResult(
-            task, manifest, out, summary, notes.lines, _failures(summary), len(dataset.samples), done, bool(there),
-            spent,
-        )  # fmt: skip
+            task, manifest, out, summary, notes.lines, len(dataset.samples), done, bool(there), spent
+        )
 
 
 def conclude(
@@ -185,15 +192,6 @@ def conclude(
 
 def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
     return {"schema_version": kind.version, "settings": summary}
-
-
-def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:
-    """Sample → why it is not in the numbers, of all settings."""
-    failed: dict[str, str] = {}
-    for numbers in summary.values():
-        for one in numbers["failed"]:
-            failed.setdefault(one["sample"], one["reason"])
-    return failed
 
 
 def _failed_in(part: Part) -> list[tuple[str, str]]:
