@@ -25,7 +25,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -324,14 +323,14 @@ class MiniTextTower(nn.Module):
         """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
         words = dict.fromkeys(word for reading in readings for word, _ in reading.known)
         of_words = dict(zip(words, self._mixtures_of([*words]), strict=True)) if words else {}
-        mixtures = torch.stack([*map(partial(self._mixture, of_words), readings)])  # [n, N]
+        mixtures = torch.stack([self._mixture(reading, of_words) for reading in readings])  # [n, N]
         text, node = mixtures.nonzero().unbind(dim=1)  # few nodes are in each
         firsts = torch.searchsorted(text, torch.arange(len(readings), device=text.device))  # [n]
         # Summed one after another: the last bits do not depend on the other texts.
         summed = F.embedding_bag(node, self.rows, firsts, mode="sum", per_sample_weights=mixtures[text, node])
         return F.normalize(summed, dim=1)
 
-    def _mixture(self, of_words: Mapping[int, Tensor], reading: Reading) -> Tensor:
+    def _mixture(self, reading: Reading, of_words: Mapping[int, Tensor]) -> Tensor:
         """A reading's mixture of nodes `[N]`, of those of its words that are known."""
         if not reading.known:
             likeness = self._likeness(reading.others).masked_fill(~self.present, -torch.inf)  # [N]

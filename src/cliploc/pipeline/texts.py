@@ -252,7 +252,7 @@ class Texts:
         """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
         asked = self._known  # another thread may forget
         if words not in asked:
-            reasons = [*map(self.backbone.unknown_reason, words)]
+            reasons = [self.backbone.unknown_reason(word) for word in words]
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
             asked[words] = (known or words, None if known else reasons[0])
         return asked[words]
