@@ -182,6 +182,14 @@ def test_a_name_that_the_model_does_not_know_is_found_by_its_map(second_look: bo
     np.testing.assert_array_equal(again.boxes.xyxy[again.boxes.label == 0], found.boxes.xyxy[found.boxes.label == 0])
 
 
+def test_a_name_that_was_learnt_without_its_text_is_not_said_to_be_missing(runs: Any, tmp_path: Path) -> None:
+    """As "part 4711", which the model reads as "part" and finds nowhere; "red" is such a name here."""
+    run, pixels = runs("cnn"), drawn_picture(5)[0]
+    replace(load_learnt(run.file), share=(0.0, 0.0)).save(tmp_path / LEARNT)
+    found = run.localizer(learnt=tmp_path / LEARNT, min_presence=1)(pixels, ["red"])
+    assert (found.verdict(0), bool(np.isnan(found.presence[0]))) == ("found", True)
+
+
 def test_the_score_of_a_learnt_box_is_that_of_its_map_times_the_presence(runs: Any, photos: Path) -> None:
     found = runs("cnn").localizer(min_presence=0, min_score=0)(photos / "4.png", ["red", "blicket"])
     judged = found.judged

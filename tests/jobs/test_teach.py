@@ -177,8 +177,11 @@ def test_learnt_drafts_that_are_worse_on_reviewed_pictures_are_not_used(tmp_path
         np.testing.assert_allclose(boxes[0], corner[name][0], atol=0.01)
 
 
-def test_a_name_that_the_model_does_not_know_gets_drafts_from_three_pictures(tmp_path: Path) -> None:
-    job = Job(tmp_path, 10, presence=None, seen=False)
+@pytest.mark.parametrize("presence", [None, 0.01], ids=["no such name", "found nowhere"])
+def test_a_name_that_the_model_does_not_know_gets_drafts_from_three_pictures(
+    presence: float | None, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, 10, presence=presence, seen=False)
     job.run()
     assert sum(map(len, job.drafts().values())) == 0
     job.correct(list(job.things)[:FEWEST_REVIEWED])

@@ -300,8 +300,11 @@ class School:
         return digest.hexdigest()
 
     def chance(self, picture: str, p: int) -> float:
-        """That a name is in a picture, before it is taught; NaN of names that the model does not know."""
-        return float(self._plain[picture][p])
+        """That a name is in a picture, before it is taught; NaN of names that the model does not know.
+
+        One that it finds in no picture ("part 4711", read as "part") is as if it did not know it.
+        """
+        return float(self._plain[picture][p]) if p in self._found else math.nan
 
     def names(self) -> tuple[dict[str, Taught], Directions | None]:
         """What becomes of each name, and the directions of those whose drafts are used."""
@@ -321,6 +324,12 @@ class School:
             return outcomes, None
         seen = {p: one.seen() for p, one in used.items()}
         return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen)
+
+    @cached_property
+    def _found(self) -> frozenset[int]:
+        """The names that the model finds in a picture at least."""
+        least = self.folder.rule.thresholds
+        return frozenset(p for p, low in enumerate(least) if any(one[p] >= low for one in self._plain.values()))
 
     @cached_property
     def common(self) -> frozenset[int]:

@@ -95,7 +95,10 @@ class Texts:
         """Whether pictures stand for a name, so that no presence score is calibrated for it."""
         if words[0] in self._exemplars:
             return True
-        return self.learnt_row(words) is not None and self._known_words(words)[1] is not None
+        row = self.learnt_row(words)
+        if self.learnt is None or row is None:
+            return False
+        return self.learnt.share[row] == 0 or self._known_words(words)[1] is not None
 
     def presence_unknown(self, words: tuple[str, ...]) -> bool:
         """Whether the model cannot say if a name is in a picture: it was learnt, and the model does not know it."""
