@@ -198,11 +198,12 @@ def benchmark(
         if asked.root is None:
             raise UsageError(f"expected --root, the folder of {asked.dataset}: add it")
     _refuse_options(asked, options)
-    setups = _setups(asked, options)
+    metrics = metric_names(asked.metric) if task == "faithfulness" else []
+    setups = _setups(asked, options)  # which imports torch
     if task == "segmentation":
         plan = _segmentation(asked, setups, segmentation)
     elif task == "faithfulness":
-        plan = _faithfulness(asked, setups, faithfulness)
+        plan = _faithfulness(asked, setups, metrics, faithfulness)
     else:
         of_boxes = {"localization": _localization, "presence": _presence, "labelling": _labelling}
         plan = of_boxes[task](asked, setups)
@@ -301,14 +302,16 @@ def _segmentation(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: 
     return _Plan(setups, *_settings_without_boxes(asked, setups), FILES, run, open_labelled)
 
 
-def _faithfulness(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: FaithfulnessOptions) -> _Plan:
+def _faithfulness(
+    asked: BenchmarkFlags, setups: Sequence[ModelSetup], metrics: Sequence[str], options: FaithfulnessOptions
+) -> _Plan:
     """`benchmark --task faithfulness`."""
     from cliploc.datasets import open_dataset
     from cliploc.faithfulness import chosen_metrics
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
 
     of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else BASELINES)
-    each_once = [one.name for one in chosen_metrics(metric_names(asked.metric))]  # in a fixed order
+    each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
     run = partial(run_faithfulness, metrics=each_once, options=options)
     return _Plan(setups, *of_setups, FILES, run, open_dataset)
 

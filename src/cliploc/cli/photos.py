@@ -26,6 +26,7 @@ from cliploc.cli.output import (
     write,
 )
 from cliploc.errors import CliplocError, UsageError
+from cliploc.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from cliploc.jobs.picture_files import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
-    from cliploc.reporter import Reporter
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
@@ -89,6 +89,7 @@ class PhotoRun:
     ) -> None:
         self.folder = None if out is None else writable(out)
         self.terminal, self.quiet = Terminal(), quiet
+        self._reporter = SILENT  # until the run has started
         self.photos = asked_photos(self.terminal, photos, self.folder)
         inputs = Inputs([*self.photos.paths, *(str(one) for one in others if one is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
