@@ -80,9 +80,11 @@ def section(title: str, name: str, settings: Sequence[str], minutes: float) -> t
     ) as process:
         try:
             out, errors = process.communicate(timeout=60 * minutes)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as why:
             os.killpg(process.pid, signal.SIGKILL)  # its servers and workers too
             out, errors = process.communicate()
+            if isinstance(why, KeyboardInterrupt):
+                raise
             out += f"\n\nStopped after {minutes:g} minutes.\n"
     taken, lines = time.perf_counter() - start, out.strip("\n").splitlines()
     if process.returncode:

@@ -432,6 +432,15 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UsageError, match=r"00000\.parquet is damaged: run the same"):
         write_report(tmp_path / "out")
+    import pyarrow as pa
+
+    table = pa.table({"sample": ["a"]})
+    write_part(tmp_path / "out" / "parts" / "00000.parquet", table)
+    with pytest.raises(UsageError, match=r"00000\.parquet is damaged \(.*setting"):
+        write_report(tmp_path / "out")
+    (tmp_path / "out" / "parts" / "00000.parquet").unlink()
+    with pytest.raises(UsageError, match="expected Parquet files in"):
+        write_report(tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 1}))
     with pytest.raises(UsageError, match=r"manifest\.json cannot be read .*schema_version"):

@@ -17,7 +17,7 @@ from PIL import Image
 from cliploc import backbones, rle
 from cliploc.config import MIN_SCORE
 from cliploc.errors import ModelError, UsageError
-from cliploc.images import load
+from cliploc.images import Picture, Whole, load
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
 from cliploc.memory import Kept, Memory
@@ -307,6 +307,18 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     html = view.results_html({"cam": small}, 0.5)
     assert 'width="720" height="479"' in html
     assert "{:.0f} {:.0f}".format(*whole.boxes.xyxy[0]) in html
+
+
+def test_the_pixels_of_a_copy_are_read_once_for_all_scales():
+    photograph, decoded = Image.open(CAT).convert("RGB"), []
+    whole = Whole(photograph.size, b"cat", lambda: decoded.append(1) or photograph)
+    picture = Picture("cat.jpg", photograph.resize((60, 40)), (), whole)
+    options = {"method": "cam", "scales": (1.0, 1.25), "memory": Memory(2**26)}
+    localizer = Localizer(backbones.create("mini"), **options)
+    [found] = localizer.stream([picture], ["cat"])
+    assert len(decoded) == 1
+    wanted = localizer(photograph, ["cat"])
+    np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
 
 
 def test_other_names_in_large_photographs_decode_nothing(tmp_path, monkeypatch):

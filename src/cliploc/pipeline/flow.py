@@ -218,11 +218,11 @@ class Flow:
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
             return None
-        if bank is not None:
-            bank.embed(reporter.bank)
         learnt = [self._learnt_rows(item.texts) for item in batch]
         taught = lessons or any(learnt)
         with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch, taught) as together:
+            if bank is not None:
+                bank.embed(reporter.bank)
             names = _of_names(batch, self.texts.embed)  # [B, P, D]
             directions = _of_names(batch, self.texts.directions)
             looks = looks_at(batch, bool(self.options.flip), self.options.batch_size)

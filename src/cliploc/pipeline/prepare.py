@@ -70,13 +70,17 @@ class Prepared:
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
         """For each scale, uint8 `[3, H, W]`, with the channels last in memory."""
-        return tuple(_pixels(frame.apply(self.picture.pixels, self.interpolation)) for frame in self.frames)
+        image = self.picture.pixels  # once, as it may be decoded for this
+        return tuple(_pixels(frame.apply(image, self.interpolation)) for frame in self.frames)
 
     @cached_property
     def windowed(self) -> tuple[Tensor, ...]:
         """For each set of windows, the resized picture that they are cut from, uint8 `[3, H, W]`."""
         how, sizes = RESAMPLING[self.interpolation], [of_set[0].resized_wh for of_set in self.windows if of_set]
-        return tuple(_pixels(self.picture.pixels.resize(size, how)) for size in sizes)
+        if not sizes:
+            return ()
+        image = self.picture.pixels
+        return tuple(_pixels(image.resize(size, how)) for size in sizes)
 
     def window(self, number: int, frame: Frame) -> Tensor:
         """The pixels of a window of a set, uint8 `[3, H, W]`, which are a view of `windowed`."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from cliploc._documents import BoxesManifest
+from cliploc.errors import UsageError
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
 from cliploc.report import task_folder
-from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, content_of, worth
+from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, content_of, table_of, worth
 
 Box = tuple[float, float, float, float]
 NO_INTERVALS = Bootstrap(replicates=0)
@@ -137,12 +138,14 @@ def in_words(value: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- rows
 def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
     """Reads all rows without maps, part by part, and computes each setting's MaxBoxAcc at each τ in percent."""
-    pandas, parquet = bench_packages()
+    pandas, _ = bench_packages()
     thresholds = {one.id: one.threshold for one in run.settings}
     frames = []
     accuracy: dict[str, MaxBoxAcc] = {}
+    if not run.parts:
+        raise UsageError(f"expected Parquet files in {run.folder / 'parts'}, found none: run the benchmark again")
     for place, part in enumerate(run.parts):
-        frame = parquet.read_table(content_of(part), columns=list(LIGHT)).to_pandas()
+        frame = table_of(part, LIGHT).to_pandas()
         frame["part"], frame["hit"], frame["miss"] = place, False, ""
         done = np.flatnonzero(((frame["status"] == "ok") & frame[LARGEST_HITS].notna()).to_numpy())
         if len(done):

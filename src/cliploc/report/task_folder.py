@@ -152,14 +152,8 @@ class TaskRun:
 
     def read_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """These columns of all parts, a part at a time."""
-        _, parquet = bench_packages()
-        import pyarrow as pa
-
         for path in self.parts:
-            try:
-                yield from parquet.read_table(content_of(path), columns=list(columns)).to_pylist()
-            except (pa.ArrowException, OSError) as error:
-                raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
+            yield from table_of(path, columns).to_pylist()
 
     def rows_of_samples(
         self, columns: Sequence[str], samples: Collection[str]
@@ -189,6 +183,17 @@ class TaskRun:
             ],
             "manifest": json.dumps(self.manifest, ensure_ascii=False, indent=1),
         }
+
+
+def table_of(path: Path, columns: Sequence[str]) -> Any:
+    """These columns of a part, as an Arrow table."""
+    _, parquet = bench_packages()
+    import pyarrow as pa
+
+    try:
+        return parquet.read_table(content_of(path), columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
 
 
 def worth(value: float | None) -> float:
