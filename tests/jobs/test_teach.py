@@ -139,6 +139,26 @@ def test_the_gate_is_shut_for_rare_names_and_where_pictures_do_not_agree(
     assert not (shut.out / "learnt.safetensors").exists()
 
 
+def test_a_common_name_is_taught_though_no_picture_reaches_the_presence_that_drafts_need(job: Job) -> None:
+    job.run(min_presence=1)
+    assert sum(map(len, job.drafts().values())) == 0
+    taught = (job.out / "taught.jsonl").read_bytes()
+    job.run()
+    assert job.fit() > 0.6
+    assert (job.out / "taught.jsonl").read_bytes() == taught
+
+
+def test_learnt_drafts_are_compared_with_those_of_the_rule_that_holds(tmp_path: Path) -> None:
+    job, before = Job(tmp_path, 12), []
+    job.run()
+    job.correct([*job.things][:3])
+    for min_presence in (0.32, 0.95):  # with the corner that the text finds, and without any
+        job.run(min_presence=min_presence)
+        [facts] = json.loads((job.out / "taught.jsonl").read_text().splitlines()[0])["names"].values()
+        before.append(facts["before"])
+    assert before == [6, 3]  # a draft to drop and a box to draw in each picture; a box to draw
+
+
 def test_the_gate_does_not_depend_on_which_pictures_are_reviewed(job: Job) -> None:
     agreements = []
     for names in ([], list(job.things)[-4:], list(job.things)[:9]):

@@ -294,7 +294,8 @@ class School:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
         folder = self.folder
         digest = hashlib.sha256(json.dumps([VERSION, folder.run, settings["teaching"], self._unseen]).encode())
-        digest.update(json.dumps([*self.reviewed.items()], sort_keys=True).encode())
+        rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
+        digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
         for one in self.pictures:
             digest.update(folder.results.places[one].digest)
         return digest.hexdigest()
@@ -327,9 +328,9 @@ class School:
 
     @cached_property
     def _found(self) -> frozenset[int]:
-        """The names that the model finds in a picture at least."""
-        least = self.folder.rule.thresholds
-        return frozenset(p for p, low in enumerate(least) if any(one[p] >= low for one in self._plain.values()))
+        """The names that the model finds in a picture at least, whatever presence a draft needs."""
+        names = range(len(self.folder.names))
+        return frozenset(p for p in names if any(one[p] >= FOUND for one in self._plain.values()))
 
     @cached_property
     def common(self) -> frozenset[int]:
