@@ -730,6 +730,19 @@ MODES = {
 }
 
 
+def test_modes_of_when_names_are_first_embedded_change_nothing():
+    names, picture = ["cat~dog", "remote control"], np.asarray(Image.open(CAT).resize((80, 60)))
+    options = {"background": ["sofa"], "text_cache": False}
+    expected = Localizer(create_once("mini"), **options)(picture, names)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = Localizer(create_once("mini"), **options)(picture, names)  # the bank, too
+    np.testing.assert_array_equal(found.presence, expected.presence)
+    with torch.inference_mode():  # in which no tensor may be made that a method with gradients uses later
+        localizer = Localizer(create_once("mini"), **options)
+        localizer.unknown_names(names)
+    assert not localizer.embed_names(["sofa", "cat", "dog"]).is_inference()
+
+
 @pytest.mark.parametrize("model", ["mini", "mini-vit"])
 def test_modes_that_the_program_set_change_nothing(model):
     names, picture = ["cat", "remote control"], np.asarray(Image.open(CAT).resize((80, 60)))

@@ -477,7 +477,6 @@ class Localizer:
                         reporter.failed(item.source, item.error)
 
     # ---------------------------------------------------------------------------------------------- ask about it
-    @undisturbed
     def embed_names(self, names: Sequence[str]) -> Tensor:
         """The text embeddings of the names.
 

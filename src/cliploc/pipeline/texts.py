@@ -19,6 +19,7 @@ from cliploc.exemplars import Exemplar, exemplar_of
 from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.memory import Memory
+from cliploc.pipeline.modes import undisturbed
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 
@@ -59,6 +60,7 @@ class Texts:
         self.background_synonyms = () if texts is None else texts.synonyms
         self.background = None if texts is None else self.embed(texts)  # [K, D]
 
+    @undisturbed  # what is made here is kept, so also when a localizer is made, or says which names it knows
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
         spoken = [words for words in texts.synonyms if self._reads_text(words)]
@@ -174,6 +176,7 @@ class Texts:
                     self._memory.keep_text(self.backbone, words, self.templates, embedding)
         return torch.stack([embeddings[words] for words in known])
 
+    @undisturbed
     def embed_together(
         self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
     ) -> Tensor:
