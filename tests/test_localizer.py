@@ -730,17 +730,20 @@ MODES = {
 }
 
 
-def test_modes_of_when_names_are_first_embedded_change_nothing():
-    names, picture = ["cat~dog", "remote control"], np.asarray(Image.open(CAT).resize((80, 60)))
-    options = {"background": ["sofa"], "text_cache": False}
-    expected = Localizer(create_once("mini"), **options)(picture, names)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = Localizer(create_once("mini"), **options)(picture, names)  # the bank, too
-    np.testing.assert_array_equal(found.presence, expected.presence)
-    with torch.inference_mode():  # in which no tensor may be made that a method with gradients uses later
-        localizer = Localizer(create_once("mini"), **options)
-        localizer.unknown_names(names)
-    assert not localizer.embed_names(["sofa", "cat", "dog"]).is_inference()
+def test_names_are_first_embedded_outside_the_programs_modes(monkeypatch):
+    backbone, modes = create_once("mini"), set()
+    encode = backbone.encode_text
+
+    def watched(sentences):
+        modes.add((torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return encode(sentences)
+
+    monkeypatch.setattr(backbone, "encode_text", watched)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        localizer = Localizer(backbone, background=["sofa"], text_cache=False)
+        localizer.unknown_names(["cat~dog"])
+        localizer(np.zeros((8, 8, 3), np.uint8), ["cup"])  # the bank, too
+    assert modes == {(False, False, False)}
 
 
 @pytest.mark.parametrize("model", ["mini", "mini-vit"])
