@@ -328,9 +328,9 @@ class School:
 
     @cached_property
     def _found(self) -> frozenset[int]:
-        """The names that the model finds in a picture at least, whatever presence a draft needs."""
-        names = range(len(self.folder.names))
-        return frozenset(p for p in names if any(one[p] >= FOUND for one in self._plain.values()))
+        """The names that the model finds in a picture at least, also if drafts need a higher presence than usual."""
+        least = [min(low, FOUND) for low in self.folder.rule.thresholds]
+        return frozenset(p for p, low in enumerate(least) if any(one[p] >= low for one in self._plain.values()))
 
     @cached_property
     def common(self) -> frozenset[int]:

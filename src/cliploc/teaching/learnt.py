@@ -153,7 +153,10 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
         with safe_open(os.fspath(path), "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
             if facts["version"] != VERSION:
-                raise ValueError("it was learnt by another version of cliploc; annotate its folder again")
+                raise InputError(
+                    f"{os.fspath(path)}: expected what this version of cliploc has learnt, got a file of another "
+                    "version of cliploc: annotate its folder again"
+                )
             tensors = [file.get_tensor(key).float() for key in ("weights", "bias", "share", "embedding", "sides")]
             alike = file.get_tensor("alike").float() if "alike" in file.keys() else None  # noqa: SIM118 - no mapping
         names, about = tuple(facts["names"]), facts["about"]
