@@ -85,7 +85,10 @@ class Calibration:
 
     def document(self) -> dict[str, Any]:
         """As it is written, and part of a run's identity."""
-        return {"kind": KIND, "version": VERSION, **asdict(self)}
+        facts = {"kind": KIND, "version": VERSION, **asdict(self)}
+        if not self.lifts:
+            del facts["lifts"]  # so that runs begun before there were any are still the same
+        return facts
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as a small JSON file, which `--calibration` takes."""
