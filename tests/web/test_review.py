@@ -84,7 +84,10 @@ class Editor:
     def ready(self) -> None:
         self.page.wait_for_selector(".a9s-annotationlayer")
         self.page.wait_for_function("() => document.getElementById('name').textContent !== ''")
-        # The layer listens to the mouse when it is shown, which a busy machine does later.
+        self.drawn()  # the layer listens to the mouse when it is shown, which a busy machine does later
+
+    def drawn(self) -> None:
+        """Waits until what was asked for is on the screen."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def open(self, name: str) -> None:
@@ -100,6 +103,7 @@ class Editor:
     def key(self, *keys: str) -> None:
         for one in keys:
             self.page.keyboard.press(one)
+        self.drawn()
 
     def point(self, xy) -> tuple[float, float]:
         """A point of the picture on the screen."""
