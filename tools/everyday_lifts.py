@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +37,7 @@ MODEL = "mini"
 SETS = ("coco_tune", "imagenet_one_per_class")
 EVERY = 6  # picture of the second set
 LIFTS = np.arange(-30, 51) / 10  # that are tried
-SHRINK = 6.0  # log-likelihood lost by a lift of √2: few pictures move little; chosen by the folds
+SHRINK = 6.0  # the log-likelihood loses half of it times the lift's square: few pictures move little; by the folds
 LEAST = 5  # pictures with the thing, below which a name has no lift
 LIFTED = [OF_BOX.index(name) for name in ("best_view", "whole", "inside")]
 
@@ -76,7 +75,7 @@ def pictures_of(name: str, anchors: Sequence[str]) -> Iterator[tuple[int, Path, 
 
 def asked(name: str, folds: Path, cache: Path, anchors: Sequence[str]) -> Asked:
     """What the second look reads of names in the pictures of a set; kept in the cache."""
-    file = cache / f"{MODEL}-{name}.pkl"  # our own file
+    file = cache / f"{MODEL}-{name}.npz"
     if not file.exists():
         calibration = unlifted(MODEL, cache)
         localizers = []
@@ -97,8 +96,9 @@ def asked(name: str, folds: Path, cache: Path, anchors: Sequence[str]) -> Asked:
             here = np.array([one in there for one in names])
             of_fold = np.full(len(names), number % FOLDS)
             parts.append(Asked(of_fold, np.array(names, dtype="U40"), here, seen.of_all, of_boxes))
-        file.write_bytes(pickle.dumps(Asked.together(parts)))
-    return pickle.loads(file.read_bytes())
+        np.savez(file, **vars(Asked.together(parts)))
+    with np.load(file) as kept:
+        return Asked(**kept)
 
 
 def presence(one: Asked, calibration: Calibration, lift: np.ndarray | float) -> np.ndarray:

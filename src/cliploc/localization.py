@@ -70,8 +70,8 @@ class Localization:
         probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
         judged: what a second look says, also of boxes that are left out; None without one.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
-        sides: `[P, 15]` how the sides of boxes are moved, as corrections have taught it (`cliploc.teaching.sides`);
-            None where no name was learnt.
+        sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
+            `cliploc.teaching.sides`); None where no name was learnt.
         mask_source: what draws the masks (`cliploc.masks.GrabCutMasks`, `cliploc.sam.SamMasks`); None: the heat.
     """
 
