@@ -45,6 +45,6 @@ def planted(number: int, seed: int = 0, seen: bool = True, alike: bool = True) -
     frame = Frame.fit("squash", (SIDE, SIDE), (SIDE, SIDE))
     # What is shown by the picture as a whole has nothing to do with the thing.
     embedding = torch.from_numpy(rng.normal(size=8))
-    lesson = keep([0], heat[None], features, features, embedding, frame, windowed=False)
+    lesson = keep([0], heat[None], features, features, embedding, frame)
     box = np.array([x, y, x + w, y + h], np.float32) * SIDE / CELLS
     return Planted(lesson, box, mask)

@@ -58,8 +58,8 @@ def test_the_equations() -> None:
         places /= np.linalg.norm(places, axis=1, keepdims=True)
         alike = places @ places.T
         np.fill_diagonal(alike, 1)
-        alike = (alike - 0.1).clip(0)
-        return scaled(alike @ x / alike.sum(axis=1))
+        alike = (alike - 0.2).clip(0)
+        return scaled(0.8 * scaled(alike @ x / alike.sum(axis=1)) + 0.2 * x)
 
     z, text = pictures.whitened.double().numpy(), [scaled(one.double().numpy()) for one in heat]
     maps = [spread(i, one) for i, one in enumerate(text)]

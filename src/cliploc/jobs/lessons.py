@@ -34,7 +34,7 @@ def packed(lessons: Mapping[tuple[str, str], Lesson]) -> bytes:
     }
     for number, one in enumerate(lessons.values()):
         f = one.frame
-        facts = [*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy, int(one.windowed)]
+        facts = [*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy]
         tensors |= {
             f"{number}.names": torch.tensor(one.names, dtype=torch.int32),
             f"{number}.heat": one.heat.contiguous(),
@@ -99,6 +99,4 @@ def _unpacked(tensor: Callable[[str], Tensor], number: int) -> Lesson:
     names, heat, places, features, scale, embedding, facts = (tensor(f"{number}.{key}") for key in KEYS)
     sizes = facts.tolist()
     frame = Frame(*((sizes[i], sizes[i + 1]) for i in range(0, 8, 2)))
-    return Lesson(
-        tuple(names.tolist()), heat, places, features, float(scale), embedding, frame, windowed=bool(sizes[8])
-    )
+    return Lesson(tuple(names.tolist()), heat, places, features, float(scale), embedding, frame)

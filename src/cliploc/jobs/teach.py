@@ -38,7 +38,7 @@ from cliploc.teaching.lesson import Lesson, pooled
 from cliploc.teaching.sides import ALIKE, READINGS, learnt, moved, offsets, readings
 from cliploc.values import FloatArray
 
-VERSION = 5  # of what is taught and drawn
+VERSION = 6  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
 COMMON = 0.5  # share of the pictures that show it, at least

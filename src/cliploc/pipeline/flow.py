@@ -43,7 +43,7 @@ from cliploc.pipeline.prepare import (
     stacked,
 )
 from cliploc.pipeline.presence import Bank, Evidence, Reasons, weigh
-from cliploc.pipeline.second_look import SecondLook
+from cliploc.pipeline.second_look import SecondLook, regions_of
 from cliploc.pipeline.steps import Lots, Steps, refuse_nan, with_features
 from cliploc.pipeline.tasks import Task, TaskMaker
 from cliploc.pipeline.texts import Texts
@@ -54,6 +54,7 @@ from cliploc.pipeline.views import (
     StitchedFeatures,
     looks_at,
     not_flat,
+    whole_look,
     window_embeddings,
 )
 from cliploc.refine import resolve_refinements
@@ -65,6 +66,9 @@ from cliploc.values import Boxes, FloatArray, TextSet
 if TYPE_CHECKING:
     from cliploc.teaching.drawing import Redrawn
     from cliploc.teaching.lesson import Lesson
+
+
+READ_APART = 2.0  # from this scale on a second look has a pass of its own; docs/studies/presence.md
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,11 @@ class Computed:
 
     batch: Sequence[Prepared]  # the pictures
     by_task: list[TaskMaps]  # the maps of each task, in their order
-    embedding: Tensor  # [B, D] of the whole pictures, not mirrored, at the first scale
-    windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W is 0 without windows
+    embedding: Tensor  # [B, D] of the whole pictures, not mirrored, at the scale that a second look reads
+    windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored, or of regions; W may be 0
     evidence: Evidence  # which names are there
     wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
-    places: Tensor | None  # [B, D, h, w] what the tower reads in the places of the pictures; None without a second look
+    places: Tensor | None  # [B, D, h, w] what a second look reads in the places of the pictures; None without one
     lessons: list[Lesson] | None  # of the pictures, for the first task; None unless they are asked for
 
 
@@ -117,7 +121,10 @@ class Flow:
         self._learnt = texts.learnt
         self.masked, self._guide, self._mask_source = masked, guide, mask_source
         self._memory: Memory | None = options.memory
-        self._windows = tuple(options.windows or ())
+        self._windows, self._scales = tuple(options.windows or ()), tuple(options.scales or ())
+        # The index of the scale that a second look reads: one besides those of the maps, where things look too large.
+        apart = second_look is not None and self._scales[0] >= READ_APART
+        self._read = len(self._scales) if apart else 0
         steps = resolve_refinements(options.refine or (), backbone)
         self.refine = tuple(step.name for step in steps)
         rule = BoxRule(
@@ -135,7 +142,7 @@ class Flow:
             texts.templates,
             options.resize,
             options.image_size,
-            tuple(options.scales or ()),
+            (*self._scales, 1.0) if apart else self._scales,
             self._windows,
             resize_ahead=options.memory is None,  # which may know a picture, so that its pixels are not needed
         )
@@ -225,17 +232,16 @@ class Flow:
                 bank.embed(reporter.bank)
             names = _of_names(batch, self.texts.embed)  # [B, P, D]
             directions = _of_names(batch, self.texts.directions)
-            looks = looks_at(batch, bool(self.options.flip), self.options.batch_size)
+            looks = looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
             raw: list[list[LookMaps]] = [[] for _ in tasks]
             notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
             embeddings: list[LookMaps] = []
+            see = partial(self._see, batch=batch, directions=directions, taught=taught, began=reporter.tower)
             whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
             stitched: list[StitchedFeatures] = []  # the features of their windows
             for number, look in enumerate(looks):
                 counting = _MaskedCount(told, further_looks=len(looks) - 1 - number)
-                context, maps = self._see(
-                    look, batch, directions, tasks, masked=counting, notes=notes, taught=taught, began=reporter.tower
-                )
+                context, maps = see(look, tasks=tasks, masked=counting, notes=notes)
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
                     stitched.append(self.steps.stitched(context, batch, taught))
@@ -245,8 +251,13 @@ class Flow:
                 for kept, values in zip(raw, maps, strict=True):
                     kept.append((look, values))
 
-            places = self.backbone.dense(whole[0].trace) if self.second_look else None
             embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
+            places = self.backbone.dense(whole[0].trace) if self.second_look else None
+            if places is not None and not self._windows and self.backbone.kind == "cnn":
+                windows = regions_of([item.frames[0] for item in batch], places)
+            if self._read:
+                read = see(whole_look(batch, self._read), tasks=[], masked=told, notes=[])[0].trace
+                embedding, places = read.embedding, self.backbone.dense(read)
             least, calibration = self.min_presence, self.second_look[1] if self.second_look else None
             seen = (batch, embedding, names, windows)
             evidence = weigh(*seen, self.texts, least, bank, calibration, kept=together.shared)
@@ -305,14 +316,14 @@ class Flow:
     def _see(
         self,
         look: Look,
+        *,
         batch: Sequence[Prepared],
         directions: Tensor,
-        tasks: Sequence[Task],
-        *,
-        masked: Tell,
-        notes: list[list[list[str]]],
         taught: bool,
         began: Callable[[], None],
+        tasks: Sequence[Task],
+        masked: Tell,
+        notes: list[list[list[str]]],
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
 
@@ -323,8 +334,9 @@ class Flow:
 
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
-        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught))
-        if self.second_look and look.scale == 0 and not look.flipped:  # a CNN's last features are always there
+        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught), Needs())
+        if self.second_look and look.scale in (0, self._read) and not look.flipped:
+            # A CNN's last features are always there.
             needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
         with self._remembered(look, batch) as remembered:
             needs |= remembered.besides
@@ -416,7 +428,7 @@ class Flow:
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
         calibration, places = self.second_look[1], computed.places[b]
         learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
-        frame, contrasts = item.frames[0], item.texts.contrasts
+        frame, contrasts = item.frames[self._read], item.texts.contrasts
         alike = self.texts.learnt_presence(item.texts, computed.embedding[b]).double().cpu().numpy()
         return SecondLook(calibration, frame, places, rivals, of_names, competes, contrasts, learnt, alike)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from cliploc.localization import absence
 from cliploc.pipeline.presence import Rivals
 from cliploc.values import Boxes, FloatArray
 
+REGIONS = 3  # squares along the picture's shorter side, besides those between them; docs/studies/presence.md
+ROUNDING = 1e-6  # so that rounding makes no further square
 MOST_BOXES = 4096  # of which the readings are taken at once; bounds the memory
 
 
@@ -147,7 +150,7 @@ class SecondLook:
 
     def _shown(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
         """`[n, D]` unit norm, what the tower reads inside boxes, and their names `[n]`."""
-        shown = F.normalize(_mean_in(self.places, self.frame, boxes.xyxy), dim=-1)
+        shown = F.normalize(mean_in(self.places, self.frame, boxes.xyxy), dim=-1)
         return shown, torch.from_numpy(boxes.label).to(shown.device)
 
 
@@ -165,7 +168,26 @@ def best_of_names(features: Floats, label: npt.NDArray[np.int64]) -> tuple[npt.N
     return labels, best
 
 
-def _mean_in(places: Tensor, frame: Frame, xyxy: FloatArray) -> Tensor:
+def regions_of(frames: Sequence[Frame], places: Tensor) -> list[Tensor]:
+    """For each picture, what the tower reads in overlapping squares of it, `[R, D]` unit norm, from `[B, D, h, w]`.
+
+    A small thing fits such a square better than the whole picture, as it fits a window, but no further pass is needed.
+    """
+    found = []
+    for frame, of_picture in zip(frames, places, strict=True):
+        x0, y0, x1, y1 = frame.to_original(np.array(frame.visible_xyxy))[0].tolist()
+        side = min(x1 - x0, y1 - y0) / REGIONS
+        lefts, tops = (
+            np.linspace(start, end - side, 1 + math.ceil(2 * (end - start - side) / side - ROUNDING))
+            for start, end in ((x0, x1), (y0, y1))
+        )
+        corners = np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
+        boxes = np.concatenate([corners, corners + side], axis=1).astype(np.float32)
+        found.append(F.normalize(mean_in(of_picture, frame, boxes), dim=-1))
+    return found
+
+
+def mean_in(places: Tensor, frame: Frame, xyxy: FloatArray) -> Tensor:
     """The mean `[n, D]` of places `[D, h, w]` over a frame's input in boxes of original pixels; cells count in part."""
     height, width = places.shape[-2:]
     input_h, input_w = frame.input_hw

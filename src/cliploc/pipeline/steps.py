@@ -81,7 +81,7 @@ class Steps:
 
     def needs(self, look: Look, taught: bool = False) -> list[Needs]:
         """What the steps on the grid, and what teaches, read from the trace of a look."""
-        if look.scale != 0 and look.windows != self._smallest:
+        if look.scale != 0 and (look.windows is None or look.windows != self._smallest):
             return []
         return self._all_needs(taught)
 
@@ -170,7 +170,6 @@ class Steps:
                 features[b],
                 embedding[b],
                 item.frames[0],
-                whole.from_windows,
             )
             for b, item in enumerate(batch)
         ]

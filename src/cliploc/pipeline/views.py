@@ -33,20 +33,23 @@ class Look:
     windows: int | None = None  # index of the set of windows; None for whole pictures
 
 
-def looks_at(batch: Sequence[Prepared], flip: bool, at_once: int) -> list[Look]:
-    """The looks at a batch; the first one has the whole pictures, not mirrored. So many windows go into one."""
+def looks_at(batch: Sequence[Prepared], scales: int, flip: bool, at_once: int) -> list[Look]:
+    """The looks at a batch that give maps, the first one of the whole pictures. So many windows go into one."""
     flips = (False, True)[: 1 + flip]
-    everyone = tuple(range(len(batch)))
     looks = []
-    for scale in range(len(batch[0].frames)):
-        frames = tuple(item.frames[scale] for item in batch)
-        looks += [Look(frames, everyone, flipped, scale=scale) for flipped in flips]
+    for scale in range(scales):
+        looks += [whole_look(batch, scale, flipped) for flipped in flips]
     for number in range(len(batch[0].windows)):
         windows = [(b, frame) for b, item in enumerate(batch) for frame in item.windows[number]]
         for start in range(0, len(windows), at_once):
             owners, frames = zip(*windows[start : start + at_once], strict=True)
             looks += [Look(frames, owners, flipped, windows=number) for flipped in flips]
     return looks
+
+
+def whole_look(batch: Sequence[Prepared], scale: int, flipped: bool = False) -> Look:
+    """The look at the whole pictures of a batch at one scale."""
+    return Look(tuple(item.frames[scale] for item in batch), tuple(range(len(batch))), flipped, scale=scale)
 
 
 LookMaps = tuple[Look, Tensor]  # a look and its maps `[n, P, h, w]` by one task, on the tower's grid

@@ -69,18 +69,14 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
     pictures: docs/studies/refinement.md.
     """
-    return along(directions(ctx.places), maps, ctx.from_windows)
+    if ctx.from_windows:
+        return with_details(spread(ctx.places, maps, WINDOWS_CUT), maps)
+    return spread(ctx.places, maps, CUT)
 
 
-def along(places: Tensor, maps: Tensor, from_windows: bool, windows_cut: float = WINDOWS_CUT) -> Tensor:
-    """`affinity` of maps `[B, P, h, w]`, with the directions `[B, h·w, C]` of the places."""
-    cut = windows_cut if from_windows else CUT
-    return with_details(spread_along(places, maps, cut), maps, from_windows)
-
-
-def with_details(spread_maps: Tensor, maps: Tensor, from_windows: bool) -> Tensor:
-    """Maps after spreading, with a share of those before it if they are of windows."""
-    return (1 - KEPT) * min_max(spread_maps) + KEPT * maps if from_windows else spread_maps
+def with_details(spread_maps: Tensor, maps: Tensor) -> Tensor:
+    """Maps after spreading, with a share of those before it."""
+    return (1 - KEPT) * min_max(spread_maps) + KEPT * maps
 
 
 def directions(features: Tensor) -> Tensor:

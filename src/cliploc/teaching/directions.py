@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.maps import min_max
-from cliploc.refine.affinity import CUT, WINDOWS_CUT, exchanged, with_details
+from cliploc.refine.affinity import WINDOWS_CUT, exchanged, with_details
 from cliploc.teaching.lesson import Lesson, pooled
 
 # Chosen on one labelling job, the raccoon pictures; tools/teaching_study.py.
@@ -73,7 +73,6 @@ class Pictures:
     whitened: Tensor  # [n, N, k]
     alike: Tensor  # [n, N, N] `exchanged` by affinity; kept, as maps are spread a hundred times
     total: Tensor  # [n, N, 1]
-    windowed: bool
     grid: tuple[int, int]  # (h′, w′)
 
     @classmethod
@@ -81,10 +80,9 @@ class Pictures:
         """The lessons of pictures with the same grids, at least one."""
         grid = (lessons[0].features.shape[-2], lessons[0].features.shape[-1])
         places = torch.stack([pooled(one.places.float() / 127, grid) for one in lessons]).flatten(2).transpose(1, 2)
-        windowed = lessons[0].windowed
-        alike, total = exchanged(F.normalize(places, dim=2), WINDOWS_CUT if windowed else CUT)
+        alike, total = exchanged(F.normalize(places, dim=2), WINDOWS_CUT)
         whitened = torch.stack([whitening(one.readings()) for one in lessons])
-        return cls(whitened, alike, total, windowed, grid)
+        return cls(whitened, alike, total, grid)
 
     def some(self, ids: Sequence[int]) -> Pictures:
         """Some of the pictures."""
@@ -95,7 +93,7 @@ class Pictures:
         """Maps `[n, N]` spread by affinity, in 0–1."""
         on_grid = maps.view(len(maps), 1, *self.grid)
         spread = (self.alike @ maps[:, :, None] / self.total).view_as(on_grid)
-        return min_max(with_details(spread, on_grid, self.windowed)).flatten(1)
+        return min_max(with_details(spread, on_grid)).flatten(1)
 
 
 @dataclass(frozen=True)

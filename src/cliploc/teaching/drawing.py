@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.geometry import padding_least, whole_on_input
 from cliploc.maps import min_max
-from cliploc.refine.affinity import along
+from cliploc.refine.affinity import spread_along, with_details
 from cliploc.refine.level import leveled
 from cliploc.teaching.learnt import Learnt
 from cliploc.teaching.lesson import Lesson
@@ -22,7 +22,7 @@ from cliploc.values import FloatArray
 
 # Places must be more alike to exchange heat than in `affinity` alone; chosen on the raccoon pictures, see
 # docs/studies/teaching.md.
-WINDOWS_CUT = 0.4
+CUT = 0.4
 
 
 def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
@@ -38,7 +38,7 @@ def drawn(
     projected: Tensor,
     share: Sequence[float],
     level: float | None,
-    windows_cut: float = WINDOWS_CUT,
+    cut: float = CUT,
 ) -> Iterator[Tensor]:
     """For each picture maps `[p, H, W]` in 0–1 over the first scale's input; they don't depend on the other pictures.
 
@@ -48,12 +48,13 @@ def drawn(
         projected: `[B, p, h′, w′]` how like each name each place is, in 0–1.
         share: `[p]` of the map of the text in the result.
         level: τ of the step `level`; None without it.
-        windows_cut: of `affinity` with the features of windows.
+        cut: of `affinity`.
     """
     heat = torch.stack([torch.stack([one.map_of(p) for p in names]) for one in lessons])
     maps, frames = mixed(heat, projected, share), [one.frame for one in lessons]
     spread = [  # one by one: a picture's pairs of places fit into the fast memory, those of several do not
-        along(one.directions()[None], maps[i : i + 1], one.windowed, windows_cut) for i, one in enumerate(lessons)
+        with_details(spread_along(one.directions()[None], maps[i : i + 1], cut), maps[i : i + 1])
+        for i, one in enumerate(lessons)
     ]
     maps = min_max(padding_least(torch.cat(spread), frames, False))
     if level is not None:

@@ -17,7 +17,7 @@ from cliploc.refine.affinity import directions
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
 
-VERSION = 1  # of what is kept
+VERSION = 2  # of what is kept
 # Wider features are projected at random (Johnson & Lindenstrauss 1984).
 MOST_CHANNELS = 320
 MOST_OF_PLACES = 128  # channels of the features that places are compared by
@@ -44,7 +44,6 @@ class Lesson:
     scale: float
     embedding: Tensor  # [D] float16
     frame: Frame
-    windowed: bool  # whether the features are those of windows, stitched
 
     @property
     def grids(self) -> tuple[tuple[int, ...], ...]:
@@ -83,7 +82,6 @@ def keep(
     features: Tensor,
     embedding: FloatArray | Tensor,
     frame: Frame,
-    windowed: bool,
 ) -> Lesson:
     """The lesson of a picture: maps `[p, h, w]`, features of the middle stage `[C, h, w]` and of the taught stage."""
     along = directions(places[None])[0].T.reshape(places.shape)
@@ -97,7 +95,6 @@ def keep(
         scale,
         torch.as_tensor(embedding).half().cpu(),
         frame,
-        windowed,
     )
 
 
