@@ -25,11 +25,12 @@ from cliploc.calibration import (
 )
 from cliploc.errors import InputError
 from cliploc.geometry import Frame
+from cliploc.localizer import Localizer
 from cliploc.pipeline.presence import KIN_SHARE, Bank, Crowd, Rivals, over_bank
-from cliploc.pipeline.second_look import SecondLook, _mean_in, best_of_names
+from cliploc.pipeline.second_look import SecondLook, best_of_names, mean_in, regions_of
 from cliploc.pipeline.texts import Texts
 from cliploc.values import Boxes
-from tests.commands import CAT, localizer_of
+from tests.commands import CAT, create_once, localizer_of
 from tests.test_localizer import build
 from tests.tiny import KINDS
 from tests.tolerances import assert_rounded
@@ -56,7 +57,38 @@ def test_the_mean_in_a_box_weighs_each_place_by_how_much_of_it_is_inside(grid, e
             )
             total, weight = total + inside * places[:, row, column].numpy(), weight + inside
     if weight > 1e-3:
-        np.testing.assert_allclose(_mean_in(places, frame, box)[0].numpy(), total / weight, atol=1e-3)
+        np.testing.assert_allclose(mean_in(places, frame, box)[0].numpy(), total / weight, atol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
+def test_regions_are_squares_of_a_third_that_overlap_by_half_over_what_the_model_sees(policy):
+    """A picture twice as wide as high; a crop shows its middle square."""
+    frame = Frame.fit(policy, (60, 120), (36, 36))
+    height = 18 if policy == "pad" else 36
+    seen = torch.zeros(3, 36, 36)
+    seen[0, (36 - height) // 2 : (36 + height) // 2] = torch.linspace(-1, 1, 36)
+    seen[1, (36 - height) // 2 : (36 + height) // 2] = torch.linspace(-1, 1, height)[:, None]
+    seen[2] = 1
+    [found] = regions_of([frame], seen[None])
+    across, down = (3 if policy == "crop" else 6), 3
+    rows, columns = ((np.arange(2 * n - 1) + 1) / n - 1 for n in (down, across))  # the middles of regions, in −1 to 1
+    expected = np.array([[x, y, 1] for y in rows for x in columns])
+    expected[:, :2] *= [36 / 35, height / (height - 1)]  # the outermost middles of cells are −1 and 1
+    np.testing.assert_allclose(found.numpy(), expected / np.linalg.norm(expected, axis=1)[:, None], atol=1e-4)
+
+
+def test_a_large_input_is_read_at_the_models_own_size_and_looked_at_in_regions():
+    usual, large = (Localizer(create_once("mini"), method="cam", scales=(n,), second_look=True) for n in (1, 2))
+    one, two = (localizer(CAT, ["cat", "dog"]) for localizer in (usual, large))
+    assert large.describe()["scales"] == (2,)
+    assert one.second_look is not None
+    assert two.second_look is not None
+    assert_rounded(two.second_look.places, one.second_look.places, 1280, one.second_look.places.abs().max())
+    assert_rounded(two.embedding, one.embedding, 1280, 1)
+    assert (one.second_look.of_names[:, 0] >= one.second_look.of_names[:, 1]).all()
+    assert (one.second_look.of_names[:, 0] > one.second_look.of_names[:, 1]).any()  # a region is better than the whole
+    np.testing.assert_allclose(one.second_look.of_names[:, 1], two.second_look.of_names[:, 1], atol=1e-3)
+    assert not np.allclose(one.second_look.of_names[:, 0], two.second_look.of_names[:, 0], atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +128,7 @@ def test_what_is_read_of_a_box(rivals):
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
     seen = look(rivals)
     features = dict(zip(OF_BOX, seen.features(SCORED).T.astype(np.float32), strict=True))
-    view = F.normalize(_mean_in(places, seen.frame, SCORED.xyxy), dim=-1)
+    view = F.normalize(mean_in(places, seen.frame, SCORED.xyxy), dim=-1)
     above, rank = rivals.within(view, torch.from_numpy(SCORED.label))
     assert_rounded(features["inside"], above, 8 * 20, scale=10)
     assert_rounded(features["inside_rank"], rank.log(), 8 * 20, scale=10)
@@ -286,7 +318,7 @@ def test_a_calibration_is_a_file(tmp_path):
     ("change", "said"),
     [
         (lambda one: one | {"kind": "another"}, "expected a file of `cliploc calibrate`"),
-        (lambda one: one | {"version": 1}, "version 1, expected 2: run `cliploc calibrate` again"),
+        (lambda one: one | {"version": 1}, "version 1, expected 3: run `cliploc calibrate` again"),
         (lambda one: one | {"right": {"bias": 0, "weights": [1.0]}}, f"right has 1 weights, expected {len(OF_BOX)}"),
         (lambda one: one | {"first": {"bias": 0, "weights": []}}, f"first has 0 weights, expected {len(OF_NAME)}"),
         (lambda one: {key: one[key] for key in one if key != "there"}, "there"),

@@ -26,8 +26,8 @@ from cliploc.values import FloatArray
 KIND = "cliploc calibration"
 VERSION = 3  # of its features
 Floats = npt.NDArray[np.float64]
-# A name that lies lower (`OF_NAME`) in every view is not looked for. In coco_tune 79 % of the names that are there lie
-# higher, and 18 % of the others (tools/second_look_study.py).
+# A name that lies lower (`OF_NAME`) in every view is not looked for. In coco_tune 78 % of the names that are there lie
+# higher, and 19 % of the others (tools/second_look_study.py).
 FIRST_LOOK = 2.5
 UNSURE = 0.05  # a name with a lower chance is not even unsure
 # Of a name in a picture: how far its cosine lies above those of its rivals in the bank (in their standard deviations),
