@@ -8,7 +8,7 @@ of a seeded ten. Things that are in a picture but not annotated count as absent.
 
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev --model mini-vit --method gem
-    python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_tune --windows 1.5 2.5 2,3
+    python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_tune --views 2.29 1.43+2 1.43+2,3
     python tools/recipe_report.py drafts --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py drafts --dataset wsol --root ../shared/data/ilsvrc_val_dev
 
@@ -138,7 +138,9 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
     parser.add_argument("--method", nargs="+", help="these published methods instead of the recipes")
-    parser.add_argument("--windows", nargs="+", default=(), help="also the default recipe with these, as 2 or 2,3")
+    parser.add_argument(
+        "--views", nargs="+", default=(), help="also the default recipe with these scales, or scales+windows: 1.43+2,3"
+    )
     parser.add_argument("--guide", help="a second tower, for methods that need one")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE, help="of drafts")
     parser.add_argument("--min-presence", type=float, help="of drafts; the usual one if not given")
@@ -151,10 +153,9 @@ def main() -> None:
     }[given.what]
     print(f"| | {' | '.join(titles)} | ms a picture |\n{'|---' * (2 + len(titles))}|")
     runs = {method: {"method": method} for method in given.method or ()} or {title: RUNS[title] for title in given.runs}
-    runs |= {
-        f"default, windows {text}": {"recipe": "default", "windows": tuple(map(float, text.split(",")))}
-        for text in given.windows
-    }
+    for text in given.views:
+        scales, windows = ([float(n) for n in part.split(",") if n] for part in f"{text}+".split("+")[:2])
+        runs[f"default, {text}"] = {"recipe": "default", "scales": scales, "windows": windows}
     first: list[list[bool]] = []
     for title, run in runs.items():
         of_drafts = {"min_score": given.min_score, "min_presence": given.min_presence}

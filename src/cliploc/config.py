@@ -464,7 +464,8 @@ class Options:
     scales: Sequence[float] | None = option(
         None, group="view", check=_numbers("scales", range(1, MOST_SCALES + 1), 0.25, 8, "1,1.5,2"), none=_recipes("1"),
         help="Average the maps at these multiples of the input size.",
-        about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass.",
+        about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass. Scores and presence are read at "
+        "the first one; if it is 2 or more, in a further pass of the input size.",
     )
     windows: Sequence[float] | None = option(
         None, group="view", check=_numbers("windows", range(MOST_WINDOW_SETS + 1), 1, 8, "1,2"), none=_recipes("none"),

@@ -415,7 +415,8 @@ class Localizer:
     ) -> list[Classified] | list[list[Classified]]:
         """Zero-shot classification (Radford 2021, section 3.1): which of the names fits each picture best.
 
-        The whole picture is compared, once, at the first scale; `method`, `flip` and `background` play no part.
+        The whole picture is compared, once, at the first scale, or, where that is 2 or more, at the model's own size.
+        `method`, `flip` and `background` play no part.
 
         Args:
             images: a path, PIL image or array, or a list of them.
@@ -634,6 +635,7 @@ class Localizer:
             "guide": None if self.guide is None else {"name": self.guide.name, "weights": self.guide.weights_id},
             "masks_by": self.options.masks_by if self.mask_source is None else self.mask_source.id,
             "min_presence": pipeline.min_presence,
+            **({"reads_apart": True} if pipeline.reads_apart else {}),
             **(second_look if pipeline.second_look else {"presence_bank": BANK_VERSION} if by_bank else {}),
         }
         learnt = self._texts.learnt
@@ -692,8 +694,8 @@ class Localizer:
         ]
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
-        """`[B, D]` of whole pictures at the first scale."""
-        pixels = stacked([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
+        """`[B, D]` of whole pictures at the scale that is read."""
+        pixels = stacked([item.inputs[self._own.read] for item in batch])  # [B, 3, H, W] uint8
         embedding = self.backbone.encode_image(
             self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
         )

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from cliploc.teaching.lesson import Lesson
 
 
-READ_APART = 2.0  # from this scale on a second look has a pass of its own; docs/studies/presence.md
+READ_APART = 2.0  # from this scale on, scores and a second look have a pass of their own; docs/studies/presence.md
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Computed:
 
     batch: Sequence[Prepared]  # the pictures
     by_task: list[TaskMaps]  # the maps of each task, in their order
-    embedding: Tensor  # [B, D] of the whole pictures, not mirrored, at the scale that a second look reads
+    embedding: Tensor  # [B, D] of the whole pictures, not mirrored, at the scale that is read
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored, or of regions; W may be 0
     evidence: Evidence  # which names are there
     wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
@@ -122,9 +122,10 @@ class Flow:
         self.masked, self._guide, self._mask_source = masked, guide, mask_source
         self._memory: Memory | None = options.memory
         self._windows, self._scales = tuple(options.windows or ()), tuple(options.scales or ())
-        # The index of the scale that a second look reads: one besides those of the maps, where things look too large.
-        apart = second_look is not None and self._scales[0] >= READ_APART
-        self._read = len(self._scales) if apart else 0
+        # The index of the scale that scores and a second look read: where things look too large in that of the maps,
+        # the model's own besides them.
+        self.reads_apart = bool(self._scales) and self._scales[0] >= READ_APART
+        self.read = len(self._scales) if self.reads_apart else 0
         steps = resolve_refinements(options.refine or (), backbone)
         self.refine = tuple(step.name for step in steps)
         rule = BoxRule(
@@ -142,7 +143,7 @@ class Flow:
             texts.templates,
             options.resize,
             options.image_size,
-            (*self._scales, 1.0) if apart else self._scales,
+            (*self._scales, 1.0) if self.reads_apart else self._scales,
             self._windows,
             resize_ahead=options.memory is None,  # which may know a picture, so that its pixels are not needed
         )
@@ -255,9 +256,9 @@ class Flow:
             places = self.backbone.dense(whole[0].trace) if self.second_look else None
             if places is not None and not self._windows and self.backbone.kind == "cnn":
                 windows = regions_of([item.frames[0] for item in batch], places)
-            if self._read:
-                read = see(whole_look(batch, self._read), tasks=[], masked=told, notes=[])[0].trace
-                embedding, places = read.embedding, self.backbone.dense(read)
+            if self.reads_apart:
+                read = see(whole_look(batch, self.read), tasks=[], masked=told, notes=[])[0].trace
+                embedding, places = read.embedding, self.backbone.dense(read) if self.second_look else None
             least, calibration = self.min_presence, self.second_look[1] if self.second_look else None
             seen = (batch, embedding, names, windows)
             evidence = weigh(*seen, self.texts, least, bank, calibration, kept=together.shared)
@@ -335,7 +336,7 @@ class Flow:
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
         needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught), Needs())
-        if self.second_look and look.scale in (0, self._read) and not look.flipped:
+        if self.second_look and look.scale in (0, self.read) and not look.flipped:
             # A CNN's last features are always there.
             needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
         with self._remembered(look, batch) as remembered:
@@ -428,7 +429,7 @@ class Flow:
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
         calibration, places = self.second_look[1], computed.places[b]
         learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
-        frame, contrasts = item.frames[self._read], item.texts.contrasts
+        frame, contrasts = item.frames[self.read], item.texts.contrasts
         alike = self.texts.learnt_presence(item.texts, computed.embedding[b]).double().cpu().numpy()
         return SecondLook(calibration, frame, places, rivals, of_names, competes, contrasts, learnt, alike)
 
