@@ -22,7 +22,7 @@ from cliploc.values import FloatArray
 
 # Places must be more alike to exchange heat than in `affinity` alone; chosen on the raccoon pictures, see
 # docs/studies/teaching.md.
-CUT = 0.4
+CUT = 0.3
 
 
 def mixed(heat: Tensor, projected: Tensor, share: Sequence[float]) -> Tensor:
