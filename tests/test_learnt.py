@@ -250,7 +250,7 @@ def test_a_picture_shows_a_name_if_it_looks_like_those_that_do(
     [
         ({"model": "mini-vit"}, r"learnt with model \"gap_cnn\", and model is \"vit\" here"),
         ({"pretrained": "other"}, "learnt with other weights of gap_cnn"),
-        ({"windows": ()}, r"learnt with windows \[2.0\], and windows is \[\] here"),
+        ({"scales": (1.43,)}, r"learnt with scales \[2.0\], and scales is \[1.43\] here"),
         ({"method": "layer_cam"}, r"learnt with method \"cam\", and method is \"layer_cam\" here"),
         ({"refine": ("affinity",)}, r"refine \[\"affinity\", \"level\"\], and refine is \[\"affinity\"\] here"),
     ],
@@ -266,7 +266,7 @@ def test_a_file_of_another_model_or_of_other_settings_is_refused(
 
 def test_a_method_is_compared_if_the_file_holds_for_it(runs: Any, photos: Path) -> None:
     run = runs("level, flipped, padded")
-    options = {"scales": (1.43,), "windows": (2.0,), **run.options}
+    options = {"scales": (2,), **run.options}
     localizer = Localizer(run.model, **HOW, method="layer_cam", learnt=run.file, **options)
     [found] = localizer.compare(photos / "4.png", ["red"], ["cam", "centre_box"])
     own = run.localizer()(photos / "4.png", ["red"])
@@ -318,4 +318,4 @@ def test_the_command_takes_the_file(runs: Any, photos: Path, monkeypatch: pytest
     [name] = document["pictures"][0]["names"]
     assert (name["found"], name["presence"]) == (True, None)
     assert document["settings"]["learnt"] == str(run.file)
-    assert "learnt with windows [2.0], and windows is [] here" in refused(*words, "--windows", "")
+    assert "learnt with windows [], and windows is [2.0] here" in refused(*words, "--windows", "2")

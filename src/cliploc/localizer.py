@@ -567,7 +567,7 @@ class Localizer:
         if self._texts.by_exemplars(texts.synonyms[0]):
             return None
         request = Request(0, image, [name])
-        item = self._own.preparation.prepare(request, texts, source_of(request))
+        item = self._named.preparation.prepare(request, texts, source_of(request))
         [embedding] = self._embedded([item])
         sentences = tuple(one.replace("{}", word) for word in texts.synonyms[0] for one in self.templates)
         each = TextSet(sentences, tuple((one,) for one in sentences), ("{}",))
@@ -695,7 +695,7 @@ class Localizer:
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """`[B, D]` of whole pictures at the scale that is read."""
-        pixels = stacked([item.inputs[self._own.read] for item in batch])  # [B, 3, H, W] uint8
+        pixels = stacked([item.inputs[self._named.read] for item in batch])  # [B, 3, H, W] uint8
         embedding = self.backbone.encode_image(
             self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
         )

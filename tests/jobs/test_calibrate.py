@@ -106,7 +106,9 @@ def folder(tmp_path_factory):
         with Image.open(PHOTOS / ("dogs.jpg" if number % 2 else "cat.jpg")) as photo:
             photo.resize((200 + 5 * number, 160)).save(root / f"{number}.png")
         boxes = localizer(root / f"{number}.png", names).judged.candidates
-        own = boxes.xyxy[boxes.label == number % 2][:2]
+        own = boxes.xyxy[boxes.label == number % 2][:1]
+        if number % 5 < 2:
+            own[:, 2:] = own.reshape(-1, 2, 2).mean(1)  # a quarter of it
         lines += [",".join(map(str, (f"{number}.png", names[number % 2], *box))) for box in own.tolist()]
     (root / "boxes.csv").write_text("\n".join(lines) + "\n")
     return root
@@ -114,7 +116,7 @@ def folder(tmp_path_factory):
 
 def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_path):
     monkeypatch.setattr(job, "FEWEST_PICTURES", 10)
-    monkeypatch.setattr(job, "FEWEST_RIGHT", 10)
+    monkeypatch.setattr(job, "FEWEST_RIGHT", 5)
     out = tmp_path / "calibration.json"
     ran = cliploc_("calibrate", folder, "--truth", "folder", "--out", out, "--json")
     assert ran.code == 0, ran.err

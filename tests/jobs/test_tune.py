@@ -137,14 +137,14 @@ def test_a_view_takes_one_forward_pass_for_all_variants(folder, tmp_path, monkey
 
     monkeypatch.setattr(localizer.backbone, "trace", counted)
     values, candidates, failed = job._measured(localizer, open_asked("folder", folder), tmp_path, job.SILENT)
-    views = 4  # scales 1 and 1.43, windows 1.5 and 2: the second and the last also of the present recipe
-    assert len(seen) == views * PICTURES
+    passes = 5  # scales 1, 1.43 and 2, the last of which is read apart, and windows 1.5 and 2
+    assert len(seen) == passes * PICTURES
     variants = variants_of(localizer)
-    assert len(variants) == 1 + 3 + 3  # views; none, affinity, level
+    assert len(variants) == 1 + 3 + 3  # present; views; none, affinity, level
     assert values.shape == (PICTURES, len(candidates))
     assert failed == 0
     own = recipe_of("mini").options
-    assert {name: candidates[0][name] for name in job.VARIED} == {name: own[name] for name in job.VARIED}
+    assert {name: candidates[0][name] for name in job.VARIED} == {name: own.get(name, ()) for name in job.VARIED}
     assert (candidates[0]["threshold"], candidates[0]["split_peaks"]) == (localizer.box_rule.threshold, 0.4)
 
 
