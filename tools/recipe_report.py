@@ -9,6 +9,7 @@ of a seeded ten. Things that are in a picture but not annotated count as absent.
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev --model mini-vit --method gem
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_tune --views 2.29 1.43+2 1.43+2,3
+    python tools/recipe_report.py best --dataset tuning
     python tools/recipe_report.py drafts --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py drafts --dataset wsol --root ../shared/data/ilsvrc_val_dev
 
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from second_look_study import asked_of
 
 from cliploc.config import MIN_SCORE
 from cliploc.datasets import open_dataset
@@ -56,7 +58,9 @@ class Pictured:
 
 
 def pictures_of(name: str, root: Path, localizer: Localizer, limit: int | None) -> list[Pictured]:
-    """The pictures of a dataset; names that the model does not know are left out."""
+    """The pictures of a dataset; names that the model does not know are left out. `tuning`: the 118 tuning pictures."""
+    if name == "tuning":
+        return [Pictured(one.path, [*one.truth], dict(one.truth)) for one in asked_of(name)][:limit]
     dataset = open_dataset(name, root)
     words = ["|".join(one.synonyms) for one in dataset.classes]
     unknown = localizer.unknown_names(words)
@@ -133,8 +137,8 @@ def drafts(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["best", "drafts"])
-    parser.add_argument("--dataset", required=True, choices=["coco", "wsol"])
-    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--dataset", required=True, choices=["coco", "wsol", "tuning"])
+    parser.add_argument("--root", type=Path, help="of coco and wsol")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
     parser.add_argument("--method", nargs="+", help="these published methods instead of the recipes")
