@@ -23,6 +23,7 @@ from cliploc.pipeline.presence import Rivals
 from cliploc.values import Boxes, FloatArray
 
 REGIONS = 3  # squares along the picture's shorter side, besides those between them; docs/studies/presence.md
+MOST_REGIONS = 32  # along a side: those of a narrow strip have gaps
 ROUNDING = 1e-6  # so that rounding makes no further square
 MOST_BOXES = 4096  # of which the readings are taken at once; bounds the memory
 
@@ -178,7 +179,7 @@ def regions_of(frames: Sequence[Frame], places: Tensor) -> list[Tensor]:
         x0, y0, x1, y1 = frame.to_original(np.array(frame.visible_xyxy))[0].tolist()
         side = min(x1 - x0, y1 - y0) / REGIONS
         lefts, tops = (
-            np.linspace(start, end - side, 1 + math.ceil(2 * (end - start - side) / side - ROUNDING))
+            np.linspace(start, end - side, min(1 + math.ceil(2 * (end - start - side) / side - ROUNDING), MOST_REGIONS))
             for start, end in ((x0, x1), (y0, y1))
         )
         corners = np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
