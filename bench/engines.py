@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.keep import precisions
 from bench.turns import seconds
 from cliploc import backbones
 
@@ -58,7 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=precisions())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--engines", nargs="+", choices=("openvino", "compile"), default=["openvino"])
     given = parser.parse_args()

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from cliploc.backbones._layers import native_bf16
+
 
 def keep(out: Path | None, name: str, document: dict[str, Any], markdown: str) -> None:
     """Writes `name`.json and `name`.md into a folder; None to write nothing."""
@@ -19,6 +23,11 @@ def keep(out: Path | None, name: str, document: dict[str, Any], markdown: str) -
 def headed(title: str, about: str, machine: dict[str, Any], table: Sequence[str]) -> str:
     """A page: what it is, on which machine, and its table."""
     return "\n".join([f"# {title}", "", about, "", made_on(machine), "", *table, ""])
+
+
+def precisions() -> tuple[str, ...]:
+    """What is measured on this processor: where it lacks bfloat16, that is emulated, very slowly."""
+    return ("fp32", "bf16") if native_bf16(torch.device("cpu")) else ("fp32",)
 
 
 def made_on(machine: dict[str, Any]) -> str:

@@ -3,10 +3,11 @@
     python -m bench.roofline [--threads 1] [--batch 1 16] [--rounds 5] [--engines torch openvino] [--out bench/results]
     python -m bench.roofline --layers --towers mini
 
-CLIP RN50 and ViT-B/32 with random weights and `mini`, at 224, float32 and bfloat16, by processor seconds; the matrix
-product is 2,048 × 2,048 × 2,048 of the same precision, in turn: as the towers multiply (`cliploc.backbones._layers`),
-of which the share is taken, and torch's own. FLOPs are those of the convolutions, matrix products and attention that
-are run (a multiplication and an addition are two). A masked forward is one with the mask made and multiplied.
+CLIP RN50 and ViT-B/32 with random weights and `mini`, at 224, float32, and bfloat16 where the processor has it, by
+processor seconds; the matrix product is 2,048 × 2,048 × 2,048 of the same precision, in turn: as the towers multiply
+(`cliploc.backbones._layers`), of which the share is taken, and torch's own. FLOPs are those of the convolutions, matrix
+products and attention that are run (a multiplication and an addition are two). A masked forward is one with the mask
+made and multiplied.
 
 The limit is the roofline (Williams 2009), layer by layer: each of them takes at least the time of its
 FLOPs at the matrix product's rate, and at least the time of reading its input and weights and writing its output at the
@@ -36,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.keep import headed, keep
+from bench.keep import headed, keep, precisions
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.backbones._layers import linear
@@ -263,7 +264,7 @@ def main() -> int:
     about, cells = machine(given.threads), []
     print(f"{about['processor']}, {given.threads} threads, torch {torch.__version__}\n")
     print(LAYERS_HEADER if given.layers else HEADER)
-    for name, precision, batch in itertools.product(given.towers, ("fp32", "bf16"), given.batch):
+    for name, precision, batch in itertools.product(given.towers, precisions(), given.batch):
         if given.layers:
             print(*layer_lines(name, precision, batch, given.rounds), sep="\n", flush=True)
         else:
