@@ -22,7 +22,8 @@ LABELS = ['Kätzchen, "mein" & <b>|cat', "dog", "rocket", "bridge"]
 ODD = "sub/<i>cat 猫.jpg"
 WIDTHS = {"desk": (1440, 900), "phone": (390, 844)}
 # Drafts that do not change with the recipe, nor with how chances are calibrated.
-OPTIONS = {"device": "cpu", "formats": ["coco"], "refine": ("affinity",), "second_look": False}
+VIEWS = {"scales": (1.43,), "windows": (2,), "refine": ("affinity",)}
+OPTIONS = {"device": "cpu", "formats": ["coco"], "second_look": False, **VIEWS}
 
 
 @pytest.fixture(scope="module")
