@@ -146,12 +146,8 @@ def test_every_option_is_listed() -> None:
         assert second.value != getattr(DEFAULTS, name), name
 
 
-OF_SOME = {
-    "second_look",
-    "presence_bank",
-    "learnt",
-    "reads_apart",
-}  # keys that only such runs have, so that older ones can be resumed
+# Keys that only such runs have, so that older ones can be resumed.
+OF_SOME = {"second_look", "presence_bank", "learnt", "reads_apart"}
 
 
 def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]:

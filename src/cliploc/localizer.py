@@ -695,7 +695,7 @@ class Localizer:
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """`[B, D]` of whole pictures at the scale that is read."""
-        pixels = stacked([item.inputs[self._named.read] for item in batch])  # [B, 3, H, W] uint8
+        pixels = stacked([item.inputs[self._named.read_scale] for item in batch])  # [B, 3, H, W] uint8
         embedding = self.backbone.encode_image(
             self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
         )

@@ -78,13 +78,13 @@ def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, 
 
 _BOXES: Mapping[str, Any] = {"min_score": "auto", "second_look": True}  # of every recipe
 _SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}
-_MINI: Mapping[str, Any] = {"refine": ("affinity", "level")}
+_LEVEL: Mapping[str, Any] = {"refine": ("affinity", "level")}
 _MINI_VIT: Mapping[str, Any] = {"scales": (1.43,)}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(
         MEASURED,
-        default=("cam", {**_MINI, "scales": (2.0,), "split_peaks": 0.4}),
-        fast=("cam", {**_MINI, "scales": (1.43,)}),
+        default=("cam", {**_SPREAD, **_LEVEL, "scales": (2.0,)}),
+        fast=("cam", {**_LEVEL, "scales": (1.43,)}),
     ),
     "mini-vit": _recipes(
         MEASURED,

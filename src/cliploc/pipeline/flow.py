@@ -122,10 +122,10 @@ class Flow:
         self.masked, self._guide, self._mask_source = masked, guide, mask_source
         self._memory: Memory | None = options.memory
         self._windows, self._scales = tuple(options.windows or ()), tuple(options.scales or ())
-        # The index of the scale that scores and a second look read: where things look too large in that of the maps,
-        # the model's own besides them.
+        # Scores and a second look read the first scale of the maps. Where it is so large that things look larger than
+        # those that the model learnt, they read one more scale, the model's own, which comes last.
         self.reads_apart = bool(self._scales) and self._scales[0] >= READ_APART
-        self.read = len(self._scales) if self.reads_apart else 0
+        self.read_scale = len(self._scales) if self.reads_apart else 0
         steps = resolve_refinements(options.refine or (), backbone)
         self.refine = tuple(step.name for step in steps)
         rule = BoxRule(
@@ -252,16 +252,17 @@ class Flow:
                 for kept, values in zip(raw, maps, strict=True):
                     kept.append((look, values))
 
-            embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
-            places = self.backbone.dense(whole[0].trace) if self.second_look else None
-            if places is not None and not self._windows and self.backbone.kind == "cnn":
-                windows = regions_of([item.frames[0] for item in batch], places)
+            read = seen = whole[0].trace
             if self.reads_apart:
-                read = see(whole_look(batch, self.read), tasks=[], masked=told, notes=[])[0].trace
-                embedding, places = read.embedding, self.backbone.dense(read) if self.second_look else None
+                read = see(whole_look(batch, self.read_scale), tasks=[], masked=told, notes=[])[0].trace
+            embedding, windows = read.embedding, window_embeddings(embeddings, len(batch))
+            places = self.backbone.dense(read) if self.second_look else None
+            if places is not None and not self._windows and self.backbone.kind == "cnn":
+                of_seen = self.backbone.dense(seen) if self.reads_apart else places
+                windows = regions_of([item.frames[0] for item in batch], of_seen)
             least, calibration = self.min_presence, self.second_look[1] if self.second_look else None
-            seen = (batch, embedding, names, windows)
-            evidence = weigh(*seen, self.texts, least, bank, calibration, kept=together.shared)
+            given = (batch, embedding, names, windows)
+            evidence = weigh(*given, self.texts, least, bank, calibration, kept=together.shared)
             wanted = _wanted(batch, tasks, None if absent_maps else evidence)
 
             for flipped, (context, features) in enumerate(zip(whole, stitched, strict=True)):
@@ -336,7 +337,7 @@ class Flow:
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
         needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look, taught), Needs())
-        if self.second_look and look.scale in (0, self.read) and not look.flipped:
+        if self.second_look and look.scale in (0, self.read_scale) and not look.flipped:
             # A CNN's last features are always there.
             needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
         with self._remembered(look, batch) as remembered:
@@ -429,7 +430,7 @@ class Flow:
         competes = np.array([not self.texts.by_exemplars(words) for words in item.texts.synonyms])
         calibration, places = self.second_look[1], computed.places[b]
         learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
-        frame, contrasts = item.frames[self.read], item.texts.contrasts
+        frame, contrasts = item.frames[self.read_scale], item.texts.contrasts
         alike = self.texts.learnt_presence(item.texts, computed.embedding[b]).double().cpu().numpy()
         return SecondLook(calibration, frame, places, rivals, of_names, competes, contrasts, learnt, alike)
 
