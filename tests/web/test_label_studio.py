@@ -325,13 +325,13 @@ class Studio(http.server.BaseHTTPRequestHandler):
         if self.path == "/data/strange":
             self.wfile.write(b"this is no HTTP\r\n\r\n")
             return None
-        if self.path == "/data/slow":
-            return self.drip()
+        if self.path.startswith("/data/slow"):
+            return self.drip(self.path.endswith("headers"))
         return self.answer(200, bytes(2_000_000) if self.path == "/data/large" else PAINTED)
 
-    def drip(self) -> None:
+    def drip(self, headers: bool) -> None:
         """A byte now and then: for each alone the client would wait."""
-        self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 2000\r\n\r\n")
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"X: " if headers else b"Content-Length: 2000\r\n\r\n"))
         for count in range(2_000):
             try:
                 self.wfile.write(b"x")
@@ -387,12 +387,16 @@ def test_one_picture_that_cannot_be_fetched_fails_its_task_only(backbone):
     assert [path for path, _ in Studio.asked[-3:]] == sent
 
 
-def test_a_slow_picture_has_a_total_time_and_so_have_all_of_a_request():
+@pytest.mark.parametrize("part", ["headers", "picture"])
+def test_a_slow_picture_has_a_total_time_and_so_have_all_of_a_request(part):
     with studio() as url:
         source = PictureSource(None, url, "abc")
         allowance = Allowance(0.3)
         Studio.sent.clear()
-        with pytest.raises(InputError, match="not fetched in time"), source.picture("/data/slow", allowance):
+        with (
+            pytest.raises(InputError, match="not fetched in time"),
+            source.picture(f"/data/slow/{part}", allowance),
+        ):
             pass
         with pytest.raises(InputError, match="not fetched in time"), source.picture("/data/upload/a.png", allowance):
             pass  # nothing is left for it
