@@ -314,6 +314,12 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         assert editor.boxes[-1] == [242, 170, 161, 117]
         editor.key("Control+z", "Control+z", "Control+z")  # resized, moved, made: neighbouring steps are one
         assert len(editor.boxes) == 3
+        page.locator("#add").click()  # a drag draws this box, and no second one
+        editor.drag((30, 30), (130, 110))
+        assert len(editor.boxes) == 4
+        assert editor.boxes[-1] == pytest.approx([30, 30, 100, 80], abs=3)
+        editor.key("Control+z", "Control+z")
+        assert len(editor.boxes) == 3
         editor.key("+", "+")
         width = page.locator("#canvas").bounding_box()["width"]
         editor.key("-")

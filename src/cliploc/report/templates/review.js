@@ -348,11 +348,12 @@ function takeOver() {
   clearTimeout(due);
   due = 0;
   if (!annotator) return;
-  const before = snapshot();
+  const before = snapshot(), waiting = current.boxes.find((one) => one.id === undrawn && near(one.xyxy, middle()));
+  let made;
   for (const annotation of annotator.getAnnotations()) {
     const box = boxOf(annotation.id), shape = shapeOf(annotation);
     if (!box) {
-      const made = withId({xyxy: shape.xyxy, label: active, draft: null, ...(shape.polygons ? {polygons: shape.polygons} : {})});
+      made = withId({xyxy: shape.xyxy, label: active, draft: null, ...(shape.polygons ? {polygons: shape.polygons} : {})});
       current.boxes.push(made);
       selected = new Set([made.id]);
     } else if (shape.polygons) {
@@ -360,6 +361,7 @@ function takeOver() {
       if (JSON.stringify(shape.polygons) !== was) Object.assign(box, shape, {mask: undefined});
     } else if (!near(shape.xyxy, box.xyxy)) Object.assign(box, shape, {mask: undefined});
   }
+  if (made && waiting) current.boxes = current.boxes.filter((one) => one !== waiting);  // this is what was drawn
   commit(before);
 }
 
@@ -474,6 +476,7 @@ $("stage").addEventListener("wheel", (event) => {
 
 // ----------------------------------------------------------------------------------------------- pointers on the stage
 let pressed = null, swallow = false, dragged = false;
+let undrawn = null;  // the id of a new box that the next drag draws
 addEventListener("pointerdown", takeOverNow, true);
 $("canvas").addEventListener("pointerdown", (event) => {
   if (event.target.closest?.(".doubt")) { event.stopPropagation(); return; }  // the click that follows keeps the box
@@ -499,6 +502,7 @@ addEventListener("pointerup", (event) => {
   if (!pressed) return;
   const still = Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < 6;
   dragged = !still;
+  if (still && $("polygon").ariaPressed !== "true") undrawn = null;  // a click: the box stays as it is
   pressed = null;
   if (swallow) event.stopPropagation();
   else if (heat && still) suggestAt(event);
@@ -549,12 +553,17 @@ function keepLast() {
 }
 /** Keeps the best of the unsure boxes. */
 function keepUnsure() { keep(unsureDrafts().slice(0, 1)); }
-function addBox() {
+function middle() {
   const [width, height] = current.size;
+  return inside([width * 0.375, height * 0.375, width * 0.625, height * 0.625]);
+}
+/** A box for the keys to move; a drag that follows draws it. */
+function addBox() {
   change(() => {
-    const made = withId({xyxy: inside([width * 0.375, height * 0.375, width * 0.625, height * 0.625]), label: active, draft: null});
+    const made = withId({xyxy: middle(), label: active, draft: null});
     current.boxes.push(made);
     selected = new Set([made.id]);
+    undrawn = made.id;
   });
 }
 function split() {
