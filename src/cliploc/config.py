@@ -774,9 +774,12 @@ class AnnotateOptions(ProtocolOptions):
         help="What to do with a large box around several things.",
     )
     max_false: float | None = option(
-        None, group="boxes", metavar="5%", parse=_parse_percent,
-        check=number("max_false", 0, 1, above=True, none="no promise"),
-        help="Raise --min-score so that no larger share of drafts is wrong, by the pictures that are corrected.",
+        None, group="boxes", metavar="5%",
+        check=_in_range(
+            lambda value: is_number(value, 0, 1, above=True),
+            "max_false as 5% or 0.05, above 0 and at most 1", "no promise", _parse_percent,
+        ),
+        help="Raise --min-score so that no larger share of drafts is wrong, by the pictures that are corrected: 5% or 0.05.",
     )
     masks: bool = option(
         False, group="output", usual=True, check=_flag("masks"),
