@@ -247,10 +247,11 @@ def test_a_folder_with_decisions_of_an_old_page_is_one_line_before_anything_is_c
     pictures, out = copy
     (out / "decisions.json").write_text("{}")
     shutil.copy(pictures / "cat.png", pictures / "new.png")
-    started = []
+    started, before = [], (out / "manifest.json").read_bytes()
     with pytest.raises(UsageError, match=r"decisions\.json is of a review page before cliploc 0\.2\.0"):
-        annotate(pictures, LABELS, out, reporter=Reporter(images=started.append), **OPTIONS)
+        annotate(pictures, LABELS, out, reporter=Reporter(images=started.append), **{**OPTIONS, "max_boxes": 1})
     assert not started
+    assert (out / "manifest.json").read_bytes() == before
 
 
 # -------------------------------------------------------------------------------------------------------- several runs

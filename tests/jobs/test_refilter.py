@@ -196,6 +196,16 @@ def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_pa
     assert result.unsure["red"] > 0
 
 
+def test_nothing_is_said_of_how_common_a_name_is_that_is_known_by_boxes_alone(tmp_path, monkeypatch):
+    root, out = photos(tmp_path / "photos", *(f"common {number:02}" for number in range(FEWEST))), tmp_path / "out"
+    run = annotate(root, LABELS, out, **OPTIONS).run
+    # The model finds it nowhere, and people do.
+    write_corrections(out, {"common 00.png": Correction([[1.0, 1.0, 9.0, 9.0]], [1])}, run, {})
+    assert annotate(root, LABELS, out, **OPTIONS).shares == {"red": 0.98}
+    monkeypatch.setitem(COMMON, "presence", [0.25, 1.0])  # as of a name that was learnt without text
+    assert annotate(root, LABELS, tmp_path / "learnt", **OPTIONS).shares == {"red": 0.98}
+
+
 def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: Path) -> None:
     root, out = photos(tmp_path / "photos", *(f"p{number:02}" for number in range(24))), tmp_path / "out"
     how = {**OPTIONS, "second_look": False}  # so that scores are not adjusted to the folder

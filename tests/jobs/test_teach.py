@@ -218,6 +218,9 @@ def test_a_run_that_is_killed_or_called_again_ends_with_the_same_files(job: Job,
     once = {name: (job.out / name).read_bytes() for name in kept}
     job.run()
     assert {name: (job.out / name).read_bytes() for name in kept} == once
+    (job.out / "learnt.safetensors").unlink()  # by whoever tidies up
+    job.run()
+    assert {name: (job.out / name).read_bytes() for name in kept} == once
     # Killed before it had learnt from the corrections.
     (job.out / "learnt.safetensors").unlink()
     (job.out / "taught.jsonl").write_bytes(first)

@@ -38,7 +38,7 @@ from cliploc.jobs.annotation_edits import (
     merge_saves,
     write_corrections,
 )
-from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
+from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, refuse_decisions, summary_of
 from cliploc.jobs.annotation_rows import (
     KIND,
     LEARNT,
@@ -140,6 +140,7 @@ def annotate(
         one.check(ExportSettings(names.names, "", "", masks, asked.polygons))
 
     target = user_path(out)
+    refuse_decisions(target)
     every = _every_of(target) if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)

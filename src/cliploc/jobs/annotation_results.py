@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc import prompts
 from cliploc._documents import AnnotationSummary, read_json
@@ -29,7 +30,7 @@ from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, run_id
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
-from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose
+from cliploc.jobs.drafts import SHARES, Chosen, DraftRule, Prior, choose
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.report.document import skipped_document
@@ -186,6 +187,7 @@ class AnnotatedFolder:
     unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
     results: Results = field(init=False)
     prior: Prior | None = field(init=False)
+    certain: npt.NDArray[np.bool_] = field(init=False)  # [P] names of which nothing says that a picture lacks them
     corrected: dict[str, Correction] = field(init=False)
     reviews: dict[str, dict[str, Any]] = field(init=False)
 
@@ -219,6 +221,7 @@ class AnnotatedFolder:
         there = [self.results.places[one.id].presence for one in self.found if one.id in self.results.places]
         known = [one for one in there if one is not None]
         self.prior = None if self.base is None else Prior.of(known, self.base)
+        self.certain = (np.stack(known) == 1).all(axis=0) if known else np.zeros(len(self.names), bool)
 
     def chosen(self, picture: str) -> Chosen:
         """Which of a picture's candidates are drafts, and which are unsure."""
@@ -241,11 +244,7 @@ class AnnotatedFolder:
 
     def read_edits(self) -> None:
         """Reads what people changed."""
-        if (old := self.out / "decisions.json").exists():
-            raise UsageError(
-                f"{old} is of a review page before cliploc 0.2.0, which is not read any more: remove it, and --apply "
-                "the boxes that an earlier version exports"
-            )
+        refuse_decisions(self.out)
         self.corrected, self.reviews = corrections_in(self.out, self.run)
 
     def pictures(self) -> Iterator[AnnotatedPicture]:
@@ -325,11 +324,19 @@ class AnnotatedFolder:
         return digest.hexdigest()
 
     def shares(self) -> dict[str, float]:
-        """The estimated share of pictures with each label that the model knows."""
+        """The estimated share of pictures with each label that the model knows by its text.
+
+        Not of those that it finds nowhere though people drew them, nor of those that were learnt from boxes alone.
+        """
         if self.prior is None or self.prior.shares is None:
             return {}
-        pairs = zip(self.names, self.prior.shares.tolist(), strict=True)
-        return {name: share for name, share in pairs if not math.isnan(share)}
+        drawn = {label for one in self.corrected.values() for label in one.labels}
+        found = {}
+        for p, (name, share) in enumerate(zip(self.names, self.prior.shares.tolist(), strict=True)):
+            by_boxes = self.certain[p] or (share <= SHARES[0] and p in drawn)
+            if not (math.isnan(share) or by_boxes):
+                found[name] = share
+        return found
 
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""
@@ -418,6 +425,15 @@ class AnnotatedFolder:
         good = [(file, number) for number, file in enumerate(self.annotated(), start=1)]
         good.sort(key=lambda pair: (self.seen(pair[0].id), self.chosen(pair[0].id).margin))
         return [self.reviewed(file, number) for file, number in good[:count]]
+
+
+def refuse_decisions(out: Path) -> None:
+    """Refuses a folder with edits that are not read any more."""
+    if (old := out / "decisions.json").exists():
+        raise UsageError(
+            f"{old} is of a review page before cliploc 0.2.0, which is not read any more: remove it, and --apply "
+            "the boxes that an earlier version exports"
+        )
 
 
 def summary_of(out: Path) -> dict[str, Any]:

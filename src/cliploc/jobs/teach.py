@@ -152,7 +152,7 @@ def teach(
     school = School(folder, Drawing.of(settings))
     stamp = school.stamp(settings)
     before = read_taught(folder.out, folder.run)
-    if before is not None and _stays(before.facts, stamp, len(school.reviewed), again):
+    if before is not None and _stays(folder.out, before.facts, stamp, len(school.reviewed), again):
         return Teaching({name: Taught(**one) for name, one in before.facts["names"].items()}, *school.counts)
     if school.asked:
         begun()
@@ -173,11 +173,12 @@ def teach(
     return result
 
 
-def _stays(facts: Mapping[str, Any], stamp: str, reviewed: int, again: bool) -> bool:
+def _stays(out: Path, facts: Mapping[str, Any], stamp: str, reviewed: int, again: bool) -> bool:
     """Whether the drafts that are there are to stay."""
     if facts.get("undone", False):
         return not again and reviewed <= facts["reviewed"]
-    return bool(facts["of"] == stamp)
+    used = any(one["used"] for one in facts["names"].values())
+    return bool(facts["of"] == stamp) and (out / LEARNT).exists() == used
 
 
 class _Presence:
