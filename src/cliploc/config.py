@@ -779,7 +779,7 @@ class AnnotateOptions(ProtocolOptions):
             lambda value: is_number(value, 0, 1, above=True),
             "max_false as 5% or 0.05, above 0 and at most 1", "no promise", _parse_percent,
         ),
-        help="Raise --min-score so that no larger share of drafts is wrong, by the pictures that are corrected: 5% or 0.05.",
+        help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
     )
     masks: bool = option(
         False, group="output", usual=True, check=_flag("masks"),
