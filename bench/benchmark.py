@@ -38,6 +38,7 @@ from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.plan import Grid, ModelSetup
 from cliploc.jobs.rows import write_part
+from cliploc.jobs.worker import EvaluationWorker
 from cliploc.reporter import SILENT, Reporter
 
 BATCH = 16
@@ -106,8 +107,9 @@ class Bench:
         images = sum(len(shard.samples) for shard in shards)
         with closing(make_worker()) as worker, tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "parts").mkdir()
-            backbone = worker.judges[0].localizer.backbone
-            pixels = torch.rand(BATCH, 3, *worker.judges[0].localizer.input_hw)
+            assert isinstance(worker, EvaluationWorker)
+            localizer = worker.judges[0].localizer
+            backbone, pixels = localizer.backbone, torch.rand(BATCH, 3, *localizer.input_hw)
             for part in worker.stream(shards[:2]):  # starts the judges, warms everything
                 on_part(part)
 

@@ -107,7 +107,8 @@ class Scene:
     def __init__(self, quick: bool) -> None:
         torch.manual_seed(0)
         config = open_clip.get_model_config("RN50")
-        vision, text = (SMALL, SMALL_TEXT) if quick else (config["vision_cfg"], config["text_cfg"])
+        vision: dict[str, Any] = SMALL if quick else config["vision_cfg"]
+        text: dict[str, Any] = SMALL_TEXT if quick else config["text_cfg"]
         self.model = open_clip.CLIP(config["embed_dim"], vision, text).eval().requires_grad_(False)
         for module in self.model.modules():
             if isinstance(
@@ -116,8 +117,8 @@ class Scene:
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.2)
         tokenizer = open_clip.get_tokenizer("RN50")
-        self.fp32 = OpenClipResNet(self.model, tokenizer, "RN50")
-        self.bf16 = self.fp32.in_precision(torch.bfloat16)
+        self.fp32: Backbone = OpenClipResNet(self.model, tokenizer, "RN50")
+        self.bf16: Backbone = self.fp32.in_precision(torch.bfloat16)
         self.show(vision["image_size"])
 
     def show(self, side: int) -> None:
@@ -255,8 +256,8 @@ def vit_rows(channels: int, quick: bool) -> Rows:
 
 def rows(scene: Scene, channels: int, quick: bool) -> Rows:
     """What is measured of a CNN."""
-    cam = {"temperature": 1 / scene.fp32.logit_scale}  # the peers' scores are the model's logits
-    every = len(scene.fp32.stages[-1][-1].conv3.weight)  # channels
+    cam: dict[str, Any] = {"temperature": 1 / scene.fp32.logit_scale}  # the peers' scores are the model's logits
+    every = len(scene.model.visual.layer4[-1].conv3.weight)  # channels
     once, grid = ((1, 1),), ((1, 1), (1, 10), (8, 1), (8, 10))
     found: list[tuple[Row, tuple[tuple[int, int], ...]]] = []
     for precision in ("fp32", "bf16"):
@@ -349,11 +350,8 @@ def kept(out: Path | None, about: dict[str, Any], channels: int) -> dict[tuple[A
     if out is None or not (out / "cnn_methods.json").exists():
         return {}
     there = json.loads((out / "cnn_methods.json").read_text(encoding="utf-8"))
-    like = [
-        {**one["machine"], "load": None, "channels": one["channels"]}
-        for one in (there, {"machine": about, "channels": channels})
-    ]
-    if like[0] != like[1]:
+    before = {**there["machine"], "load": None, "channels": there["channels"]}
+    if before != {**about, "load": None, "channels": channels}:
         sys.exit(
             f"expected {out} to be of this machine, these versions, {channels} channels, got others: leave out --only"
         )

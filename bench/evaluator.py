@@ -17,6 +17,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def true_box(seed: int) -> tuple[int, int, int, int]:
     return x, y, x + w, y + h
 
 
-def seconds(work: Callable[[], object]) -> tuple[float, object]:
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
@@ -76,10 +77,14 @@ def compare(kind: str, count: int, literal_maps: int, taus: np.ndarray) -> dict[
     levels = [(heat * 255).astype(np.uint8) for heat in maps]
     row: dict[str, Any] = {"kind": kind, "identical": True}
     fast = seconds(lambda: [contour_boxes(one, heat=heat) for one, heat in zip(levels, maps, strict=True)])[0]
+
+    def at_all(heat: Any, every: bool) -> list[Any]:
+        return [literal.boxes_at(heat, tau, every) for tau in taus]
+
     for name, every in (("V1", False), ("V2", True)):  # the same boxes serve both
         slow = 0.0
         for heat, boxes, curve in zip(compared, truths, curves, strict=False):
-            spent, found = seconds(lambda m=heat, every=every: [literal.boxes_at(m, tau, every) for tau in taus])
+            spent, found = seconds(partial(at_all, heat, every))
             slow += spent
             expected = [max(literal.iou(a, b) for a in one for b in boxes) for one in found]
             values = curve.best if every else curve.largest

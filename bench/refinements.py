@@ -84,7 +84,8 @@ def main(
         names: how many at once.
     """
     torch.set_num_threads(threads)
-    about, scene, cells = machine(threads), Scene(quick), []
+    about, scene = machine(threads), Scene(quick)
+    cells: list[dict[str, Any]] = []
     print("\n".join(HEADER))
     with torch.inference_mode():
         for step in refinements:

@@ -118,11 +118,11 @@ def correct(person: Person, truth: Any, label: int, size_wh: Any) -> None:
             person.click("#boxes .away", place)
     left = [matched[place] for place in sorted(matched)]
     for place, number in enumerate(left):
-        box, true = np.array(person.boxes()[place][1], float), truth[number]
-        if iou_matrix(box[None], true[None])[0, 0] < GOOD:
+        drawn, true = np.array(person.boxes()[place][1], float), truth[number]
+        if iou_matrix(drawn[None], true[None])[0, 0] < GOOD:
             person.click("#boxes .pick", place)
-            person.drag(box[:2], true[:2], size_wh)
-            person.drag(box[2:], true[2:], size_wh)
+            person.drag(drawn[:2], true[:2], size_wh)
+            person.drag(drawn[2:], true[2:], size_wh)
             person.page.keyboard.press("Escape")
     for number in sorted(free):
         if int(person.page.locator("#active").input_value()) != label:

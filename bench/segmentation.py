@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def windows_of(localizer: Localizer, dataset: str, rounds: int) -> dict[str, Any
             count = int(np.prod([max(side - window + stride - 1, 0) // stride + 1 for side in (height, width)]))
             shape = (window, window)
         images = torch.zeros(min(count, 16), 3, *shape)
-        bare = seconds(lambda images=images: localizer.backbone.trace(images, Needs()), rounds)
-        whole = seconds(lambda segmenter=segmenter: segmenter.label_maps(picture), rounds)
+        bare = seconds(partial(localizer.backbone.trace, images, Needs()), rounds)
+        whole = seconds(partial(segmenter.label_maps, picture), rounds)
         cells.append({"windows": count, "whole": whole, "forward": bare * count / len(images)})
     return {"dataset": dataset, "size": size, "queries": len(segmenter.class_of), "cells": cells}
 

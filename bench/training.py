@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def main() -> int:
     for dense, name in ((False, "features"), (True, "features and dense reading")):
         seen = features(dense)
         size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(seen).values()) / len(images)
-        took = median_ms(lambda dense=dense: features(dense), options.rounds, len(images))
+        took = median_ms(partial(features, dense), options.rounds, len(images))
         print(f"| {options.model}, {name} | {took:.1f} | {size / 1000:.0f} |", flush=True)
     times = options.batch // len(images)
     tokens, attention = seen.tokens.repeat(times, 1, 1, 1), seen.attention.repeat(times, 1, 1)
@@ -65,11 +66,11 @@ def main() -> int:
         for kind in ("closed", "open"):
             config = HeadConfig(
                 method, kind, words, tokens.shape[1], backbone.embedding_size, 100.0, backbone.name, backbone.kind, ""
-            )  # type: ignore[arg-type]
+            )
             head = HEADS[method](config)
-            dense = seen.dense.repeat(times, 1, 1, 1) if kind == "open" and seen.dense is not None else None
+            read = seen.dense.repeat(times, 1, 1, 1) if kind == "open" and seen.dense is not None else None
 
-            def step(head: Any = head, dense: Any = dense, kind: str = kind) -> None:
+            def step(head: Any = head, dense: Any = read, kind: str = kind) -> None:
                 logits = head(tokens, attention, dense, text if kind == "open" else None)
                 torch.autograd.grad(F.cross_entropy(logits, target), list(head.parameters()))
 

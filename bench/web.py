@@ -45,9 +45,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.cnn_methods import machine
 from bench.keep import headed, keep
 from bench.resident import resident_mib
+from bench.vit_methods import machine
 from cliploc.prompts import imagenet_classes
 from cliploc.web.guard import LOCALIZE, SHOW
 

@@ -108,7 +108,7 @@ def boxes(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
     return measured(lambda: [box_curve(str(number), heat, truth) for number in range(10)])
 
 
-def annotations(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
+def annotated(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
     from cliploc.datasets import open_dataset
 
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ CASES: dict[str, Callable[[int, str], dict[str, float]]] = {
     "pictures": pictures,
     "classes": classes,
     "boxes": boxes,
-    "annotations": annotations,
+    "annotations": annotated,
 }
 
 
