@@ -18,10 +18,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import pickle
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -115,15 +114,19 @@ def _tuning() -> Iterator[tuple[Path, int, np.ndarray]]:
 
 def examples(model: str, name: str, cache: Path) -> list[Examples]:
     """Of each picture; kept in the cache."""
-    file = cache / f"{model}-{name}.pkl"  # our own file
+    file, columns = cache / f"{model}-{name}.npz", [one.name for one in fields(Examples)]
     if not file.exists():
         torch.set_num_threads(1)
         tower, calibration = backbones.create(model), None
         if name == "coco_tune":  # the anchors of everyday names were learnt from these pictures
             tower.text = MiniTextTower.load(WEIGHTS, everyday=False)  # type: ignore[attr-defined]
             calibration = unlifted(model, cache)
-        file.write_bytes(pickle.dumps(list(examples_of(Localizer(tower, calibration=calibration), asked_of(name)))))
-    return pickle.loads(file.read_bytes())
+        made = list(examples_of(Localizer(tower, calibration=calibration), asked_of(name)))
+        rows = {f"{column}_rows": [len(getattr(one, column)) for one in made] for column in columns}
+        np.savez(file, **vars(Examples.together(made)), **rows)
+    with np.load(file) as read:
+        parts = [np.split(read[column], read[f"{column}_rows"].cumsum()[:-1]) for column in columns]
+    return [Examples(*one) for one in zip(*parts, strict=True)]
 
 
 def unlifted(model: str, cache: Path) -> Path:
