@@ -33,7 +33,7 @@ from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.picture_files import PictureFile
 from cliploc.jobs.redraw import Drawing
-from cliploc.jobs.teach import Appearance, School
+from cliploc.jobs.teach import LEFT_BEHIND, Appearance, School
 from cliploc.teaching.directions import GROUP, Pictures, Whitening, stability
 from cliploc.teaching.lesson import pooled
 
@@ -65,7 +65,8 @@ def looks(run: Path, others: Path) -> None:
     )
     for half in (0, 1):
         seen = Appearance.of(own[half::2], own[:0])
-        found, wrong = ((some @ seen.mean >= seen.cosines[0]).float().mean() for some in (own[1 - half :: 2], without))
+        low = seen.own.quantile(LEFT_BEHIND)
+        found, wrong = ((some @ seen.mean >= low).float().mean() for some in (own[1 - half :: 2], without))
         most = (without @ seen.mean).quantile(0.99)
         print(f"found in {found:.2f} of the other half and {wrong:.3f} of others; 99 % of these below {most:.2f}")
 

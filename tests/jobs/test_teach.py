@@ -408,8 +408,22 @@ def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_ot
 
 
 def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_model_is_known(tmp_path: Path) -> None:
-    seen = Appearance(torch.zeros(3), torch.tensor([0.2, 0.5]), tested=False)
+    own = torch.linspace(0.2, 0.5, 10)
+    seen = Appearance(torch.zeros(3), own, torch.zeros(0))
     for model, found in (("mini", True), ("another", False)):
         assert seen.alike({"model": model}).isfinite().all() == found
-    assert not replace(seen, cosines=torch.tensor([0.1, 0.5])).alike({"model": "mini"}).isfinite().any()
-    assert replace(seen, tested=True).alike({"model": "another"}).isfinite().all()
+    assert not replace(seen, own=own - 0.1).alike({"model": "mini"}).isfinite().any()
+    assert replace(seen, others=torch.zeros(10)).alike({"model": "another"}).isfinite().all()
+
+
+def test_one_odd_picture_does_not_take_what_the_others_say_of_new_ones() -> None:
+    """As a label on a picture of something else."""
+    own = torch.linspace(0.3, 0.6, 12)
+    for others in (torch.zeros(0), torch.full((20,), 0.2)):
+        seen = Appearance(torch.zeros(3), own, others)
+        odd = replace(seen, own=torch.cat([own[1:], torch.tensor([-0.2])]))
+        low, high = odd.alike({"model": "mini"}).tolist()
+        assert low == pytest.approx(float(own[1]))
+        assert low < high
+        two = replace(seen, own=torch.cat([own[2:], torch.tensor([-0.2, -0.2])]))
+        assert not two.alike({"model": "mini"}).isfinite().any()

@@ -226,25 +226,27 @@ class Appearance:
     """How the pictures look that show a name."""
 
     mean: Tensor  # [D] their mean embedding, unit norm
-    cosines: Tensor  # [2] see `Learnt.alike`; NaN where others look alike too, or too few show it
-    tested: bool  # whether enough pictures are without it
+    own: Tensor  # [n] cosine of each with the mean of the others
+    others: Tensor  # [m] cosines of pictures without it with their mean
 
     @classmethod
     def of(cls, own: Tensor, without: Tensor) -> Appearance:
         """By the embeddings `[n, D]`, unit norm, of pictures that show it, and of pictures that do not."""
         total = own.sum(dim=0)
         mean = F.normalize(total, dim=0)
-        with_others = F.cosine_similarity(own, total - own, dim=1)
-        cosines = with_others.quantile(torch.tensor([LEFT_BEHIND, DOUBTED]))
-        apart = not len(without) or float((without @ mean >= cosines[0]).float().mean()) <= MOST_ALIKE
-        if len(own) < FEWEST_ALIKE or not apart or cosines[0] >= cosines[1]:
-            cosines = torch.full((2,), torch.nan)
-        return cls(mean, cosines, len(without) >= FEWEST_ALIKE)
+        return cls(mean, F.cosine_similarity(own, total - own, dim=1), without @ mean)
 
     def alike(self, settings: Mapping[str, Any]) -> Tensor:
-        """The cosines, NaN where nothing says how unrelated pictures look."""
-        known = self.tested or bool(self.cosines[0] >= UNRELATED.get(settings["model"], math.inf))
-        return self.cosines if known else torch.full_like(self.cosines, torch.nan)
+        """`[2]`, see `Learnt.alike`; NaN where others look alike too, or too few pictures say that they do not."""
+        unrelated = UNRELATED.get(settings["model"], math.inf)
+        levels = torch.tensor([LEFT_BEHIND, DOUBTED])
+        for way in ("linear", "higher") if len(self.own) >= FEWEST_ALIKE else ():  # the second leaves an odd one out
+            low, high = cosines = self.own.quantile(levels, interpolation=way)
+            tested = len(self.others) >= FEWEST_ALIKE
+            apart = not len(self.others) or float((self.others >= low).float().mean()) <= MOST_ALIKE
+            if apart and low < high and (tested or low >= unrelated):
+                return cosines
+        return torch.full((2,), torch.nan)
 
 
 @dataclass(frozen=True)
