@@ -22,7 +22,7 @@ from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.method import Method, TrainedHead
 from cliploc.pipeline.flow import Flow, MaskedEncoder
-from cliploc.pipeline.modes import own_modes, undisturbed
+from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import OnError, Prepared, Request, Result, source_of, stacked
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.pipeline.presence import Bank
@@ -496,7 +496,6 @@ class Localizer:
         """
         return self._texts.embed(prompts.parse(names, self.templates))
 
-    @undisturbed
     def trace(
         self,
         image: ImageLike,
@@ -529,18 +528,18 @@ class Localizer:
             >>> tuple(inside.raw.shape) == (1, *inside.grid)
             True
         """
-        pipeline = self._own if method is None else self._named
-        task = self._task if method is None else pipeline.tasks.make(method, method_options or {})
-        if method is None and method_options:
-            raise UsageError("expected a method with method_options, got none: name the method that they belong to")
-        texts = prompts.parse(names, self.templates)
-        request = Request(0, image, names)
-        item = pipeline.preparation.prepare(request, texts, source_of(request))
-        from cliploc.pipeline.inside import look_inside
+        with own_modes(self.backbone.device):
+            pipeline = self._own if method is None else self._named
+            task = self._task if method is None else pipeline.tasks.make(method, method_options or {})
+            if method is None and method_options:
+                raise UsageError("expected a method with method_options, got none: name the method that they belong to")
+            texts = prompts.parse(names, self.templates)
+            request = Request(0, image, names)
+            item = pipeline.preparation.prepare(request, texts, source_of(request))
+            from cliploc.pipeline.inside import look_inside
 
-        return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
+            return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
-    @undisturbed
     def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
         """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
 
@@ -563,16 +562,17 @@ class Localizer:
             >>> Localizer("mini").word_shares(np.zeros((64, 48, 3), np.uint8), "red car") is None  # no transformer
             True
         """
-        texts = prompts.parse([name], self.templates, contrasts=False)
-        if self._texts.by_exemplars(texts.synonyms[0]):
-            return None
-        request = Request(0, image, [name])
-        item = self._named.preparation.prepare(request, texts, source_of(request))
-        [embedding] = self._embedded([item])
-        sentences = tuple(one.replace("{}", word) for word in texts.synonyms[0] for one in self.templates)
-        each = TextSet(sentences, tuple((one,) for one in sentences), ("{}",))
-        best = int((self._texts.beside(each.templates).embed(each) @ embedding).argmax())
-        return self.backbone.word_shares(sentences[best], embedding)
+        with own_modes(self.backbone.device):
+            texts = prompts.parse([name], self.templates, contrasts=False)
+            if self._texts.by_exemplars(texts.synonyms[0]):
+                return None
+            request = Request(0, image, [name])
+            item = self._named.preparation.prepare(request, texts, source_of(request))
+            [embedding] = self._embedded([item])
+            sentences = tuple(one.replace("{}", word) for word in texts.synonyms[0] for one in self.templates)
+            each = TextSet(sentences, tuple((one,) for one in sentences), ("{}",))
+            best = int((self._texts.beside(each.templates).embed(each) @ embedding).argmax())
+            return self.backbone.word_shares(sentences[best], embedding)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own.
@@ -681,17 +681,17 @@ class Localizer:
         """
         return self._texts.readings(prompts.parse(names))
 
-    @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
-        embedding = self._embedded(batch)
-        texts = batch[0].texts  # the same for all
-        cosines = embedding @ self._texts.embed(texts).T.to(embedding)  # [B, P]
-        probabilities = (self.backbone.logit_scale * cosines).softmax(dim=-1)  # [B, P]
-        best = cosines.topk(min(top_k, len(texts))).indices  # [B, k]
-        return [
-            [Classified(texts.names[p], float(probabilities[b, p]), float(cosines[b, p])) for p in row.tolist()]
-            for b, row in enumerate(best)
-        ]
+        with own_modes(self.backbone.device):
+            embedding = self._embedded(batch)
+            texts = batch[0].texts  # the same for all
+            cosines = embedding @ self._texts.embed(texts).T.to(embedding)  # [B, P]
+            probabilities = (self.backbone.logit_scale * cosines).softmax(dim=-1)  # [B, P]
+            best = cosines.topk(min(top_k, len(texts))).indices  # [B, k]
+            return [
+                [Classified(texts.names[p], float(probabilities[b, p]), float(cosines[b, p])) for p in row.tolist()]
+                for b, row in enumerate(best)
+            ]
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """`[B, D]` of whole pictures at the scale that is read."""
@@ -775,7 +775,7 @@ def _checked_device(device: str | None) -> str:
 def _created(model: str, pretrained: str | None, device: str | None, precision: str) -> Backbone:
     """The model by its name, on the device asked for or the best."""
     checked = _checked_device(device)
-    with own_modes(torch.device(checked)):
+    with own_modes(checked):
         return backbones.create(model, pretrained, checked, precision=precision)
 
 

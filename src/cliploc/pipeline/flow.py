@@ -42,7 +42,7 @@ from cliploc.pipeline.prepare import (
     batches,
     stacked,
 )
-from cliploc.pipeline.presence import Bank, Evidence, Reasons, weigh
+from cliploc.pipeline.presence import Bank, Evidence, Reasons, looks_over, weigh
 from cliploc.pipeline.second_look import SecondLook, regions_of
 from cliploc.pipeline.steps import Lots, Steps, refuse_nan, with_features
 from cliploc.pipeline.tasks import Task, TaskMaker
@@ -228,7 +228,7 @@ class Flow:
             return None
         learnt = [self._learnt_rows(item.texts) for item in batch]
         taught = lessons or any(learnt)
-        with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch, taught) as together:
+        with own_modes(self.backbone.device), self._remembered_together(batch, taught) as together:
             if bank is not None:
                 bank.embed(reporter.bank)
             names = _of_names(batch, self.texts.embed)  # [B, P, D]
@@ -260,9 +260,21 @@ class Flow:
             if places is not None and not self._windows and self.backbone.kind == "cnn":
                 of_seen = self.backbone.dense(seen) if self.reads_apart else places
                 windows = regions_of([item.frames[0] for item in batch], of_seen)
-            least, calibration = self.min_presence, self.second_look[1] if self.second_look else None
-            given = (batch, embedding, names, windows)
-            evidence = weigh(*given, self.texts, least, bank, calibration, kept=together.shared)
+            compared = calibration = None
+            if self.second_look:
+                bank, calibration = self.second_look
+                compared = looks_over(batch, embedding, windows, bank, calibration.lifts, together.shared)
+            evidence = weigh(
+                batch,
+                embedding,
+                names,
+                windows,
+                self.texts,
+                min_presence=self.min_presence,
+                bank=bank,
+                calibration=calibration,
+                looks=compared,
+            )
             wanted = _wanted(batch, tasks, None if absent_maps else evidence)
 
             for flipped, (context, features) in enumerate(zip(whole, stitched, strict=True)):
@@ -381,7 +393,7 @@ class Flow:
         self, b: int, task: Task, made: TaskMaps, computed: Computed, keep_maps: bool, boxes: bool
     ) -> Localization:
         """The boxes of a task for picture number `b` of what was computed, and all else that is known of it."""
-        with own_modes(torch.device(self.backbone.device)):
+        with own_modes(self.backbone.device):
             item, evidence = computed.batch[b], computed.evidence
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], made.not_flat[b].tolist())
             frame, lots = self.steps.finished(b, made.joined, task, computed.wanted[b])

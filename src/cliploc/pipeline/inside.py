@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.method import Context
-from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
@@ -80,40 +80,40 @@ class Inside:
             raise UsageError(f"expected a class token, got {self.backbone.name}, which has none: use attention(block)")
         return self._on_grid(self.attention(block)[:, 0])
 
-    @undisturbed
     def cosines(self) -> Tensor:
         """Cosine of each place's joint-space reading with each name, `[P, h, w]`; a ViT's by MaskCLIP's value path."""
-        dense = F.normalize(self.backbone.dense(self.trace)[0], dim=0)  # [D, h, w]
-        text = self.tower.patch_texts(self.text) if self.backbone.kind == "vit" else self.text
-        return torch.einsum("pd,dhw->phw", text, dense)
+        with own_modes(self.backbone.device):
+            dense = F.normalize(self.backbone.dense(self.trace)[0], dim=0)  # [D, h, w]
+            text = self.tower.patch_texts(self.text) if self.backbone.kind == "vit" else self.text
+            return torch.einsum("pd,dhw->phw", text, dense)
 
-    @undisturbed
     def block_maps(self) -> Tensor:
         """Cosine of each patch leaving each block with each name, `[L, P, h, w]`, the first block first.
 
         Each block's tokens are read by the model's own head, as if the tower ended there ("logit lens").
         """
-        maps = []
-        for block in range(-self.tower.depth, 0):
-            patches = self.tokens(block)[None, self.tower.prefix_tokens :]  # [1, N, d]
-            read = F.normalize(self.tower.read_tokens(patches)[0], dim=-1)  # [N, D]
-            maps.append(self._on_grid(self.tower.patch_texts(self.text) @ read.T))
-        return torch.stack(maps)
+        with own_modes(self.backbone.device):
+            maps = []
+            for block in range(-self.tower.depth, 0):
+                patches = self.tokens(block)[None, self.tower.prefix_tokens :]  # [1, N, d]
+                read = F.normalize(self.tower.read_tokens(patches)[0], dim=-1)  # [N, D]
+                maps.append(self._on_grid(self.tower.patch_texts(self.text) @ read.T))
+            return torch.stack(maps)
 
-    @undisturbed
     def head_maps(self, block: int = -1) -> Tensor:
         """LeGrad's map of a block by head, `[P, H, h, w]`: mean over queries of ReLU(∂s/∂A).
 
         s is the cosine of a name with the embedding of the tokens leaving this block, A the block's attention. The mean
         over heads is this block's map in `cliploc.saliency.legrad`. With an attention pool, A is the pool's.
         """
-        with torch.enable_grad():
-            end = self.tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
-            products, values = block_gradients(self._context, end, at_once=False)
-            by_prompt = [gradient[0, 0] for gradient in products]  # each [H, T, d/H] or [H, 1, T]
-        if values is not None:
-            by_prompt = [gradient @ values[0] for gradient in by_prompt]  # each [H, T, T]
-        return self._on_grid(torch.stack([gradient.relu().mean(dim=-2) for gradient in by_prompt]))
+        with own_modes(self.backbone.device):
+            with torch.enable_grad():
+                end = self.tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
+                products, values = block_gradients(self._context, end, at_once=False)
+                by_prompt = [gradient[0, 0] for gradient in products]  # each [H, T, d/H] or [H, 1, T]
+            if values is not None:
+                by_prompt = [gradient @ values[0] for gradient in by_prompt]  # each [H, T, T]
+            return self._on_grid(torch.stack([gradient.relu().mean(dim=-2) for gradient in by_prompt]))
 
     @property
     def _context(self) -> Context:

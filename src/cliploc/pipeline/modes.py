@@ -1,32 +1,14 @@
 """Makes results independent of the modes that the program has set in torch, and of a fork."""
 
-import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
 from cliploc.errors import UsageError
-from cliploc.tower import Backbone
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _process = os.getpid()  # in which torch may have started threads
-
-
-class HasBackbone(Protocol):
-    """Any object with a backbone."""
-
-    @property
-    def backbone(self) -> Backbone:
-        """The model."""
-        ...
-
-
-S = TypeVar("S", bound=HasBackbone)
 
 
 def _after_fork(device: torch.device) -> None:
@@ -44,8 +26,9 @@ def _after_fork(device: torch.device) -> None:
 
 
 @contextmanager
-def own_modes(device: torch.device) -> Iterator[None]:
+def own_modes(of: str | torch.device) -> Iterator[None]:
     """No gradients, no autocast, the CPU as default device; the default dtype is all threads', so not changed."""
+    device = torch.device(of)
     _after_fork(device)
     with ExitStack() as modes:
         if torch.is_inference_mode_enabled():  # in which no method could have gradients
@@ -57,14 +40,3 @@ def own_modes(device: torch.device) -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             modes.enter_context(torch.device("cpu"))
         yield
-
-
-def undisturbed(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Decorator: runs a method of an object with a backbone in `own_modes`."""
-
-    @functools.wraps(method)
-    def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with own_modes(torch.device(self.backbone.device)):
-            return method(self, *args, **kwargs)
-
-    return wrapped

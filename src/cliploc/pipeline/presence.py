@@ -37,7 +37,7 @@ from torch import Tensor
 from cliploc import prompts
 from cliploc.calibration import UNSURE, Calibration, Floats
 from cliploc.localization import PresenceRule, absence
-from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.texts import ALIKE, Texts
 from cliploc.values import TextSet
@@ -164,7 +164,6 @@ class Bank:
         self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
         self._last: tuple[object, Rivals] | None = None  # mostly all pictures have the same names
 
-    @undisturbed
     def standing(
         self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
     ) -> Standing | None:
@@ -177,20 +176,20 @@ class Bank:
         Returns:
             The `Standing`, each tensor `[V, P]`; None if the model knows no name of the bank.
         """
-        rivals = self.rivals(synonyms, contrasts)
-        if rivals is None:
-            return None
-        of_bank = views @ rivals.bank.T  # [V, K]
-        count = rivals.are_rivals.sum(dim=1)  # [P]
-        passing = (self._pass_share * count).ceil().long().clamp(min=1)  # [P] the rank that counts
-        parts = []
-        for start in range(0, len(synonyms), NAMES_AT_ONCE):
-            some = slice(start, start + NAMES_AT_ONCE)
-            own = views @ rivals.names[some].T
-            parts.append(_standing(own, of_bank, rivals.are_rivals[some], passing[some], self.backbone.logit_scale))
-        return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
+        with own_modes(self.backbone.device):
+            rivals = self.rivals(synonyms, contrasts)
+            if rivals is None:
+                return None
+            of_bank = views @ rivals.bank.T  # [V, K]
+            count = rivals.are_rivals.sum(dim=1)  # [P]
+            passing = (self._pass_share * count).ceil().long().clamp(min=1)  # [P] the rank that counts
+            parts = []
+            for start in range(0, len(synonyms), NAMES_AT_ONCE):
+                some = slice(start, start + NAMES_AT_ONCE)
+                own = views @ rivals.names[some].T
+                parts.append(_standing(own, of_bank, rivals.are_rivals[some], passing[some], self.backbone.logit_scale))
+            return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
 
-    @undisturbed
     def rivals(
         self,
         synonyms: Sequence[tuple[str, ...]],
@@ -201,8 +200,10 @@ class Bank:
 
         A lift is that of a name, and of all others that the model reads as it.
         """
-        last = self._last  # of another thread's names, perhaps
-        if last is None or last[0] != (synonyms, contrasts, lifts):
+        key, last = (synonyms, contrasts, lifts), self._last  # of another thread's names, perhaps
+        if last is not None and last[0] == key:
+            return last[1]
+        with own_modes(self.backbone.device):
             bank = self.embed()
             if not len(bank):
                 return None
@@ -221,8 +222,8 @@ class Bank:
                 rows = self._names.embed(_text_set([(name,) for name in lifts]))  # [n, D]
                 alike = names @ rows.T > ALIKE  # [P, n]
                 rivals = rivals._replace(lift=(alike * rows.new_tensor([*lifts.values()])).sum(dim=1))
-            self._last = last = (synonyms, contrasts, lifts), rivals
-        return last[1]
+        self._last = key, rivals
+        return rivals
 
     def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
         """`[K, D]` of the names and sentences that the model can know, kept: a large text tower needs a minute."""
@@ -306,29 +307,24 @@ def weigh(
     names: Tensor,
     windows: Sequence[Tensor],
     texts: Texts,
+    *,
     min_presence: float,
-    bank: Bank | None = None,
-    calibration: Calibration | None = None,
-    kept: dict[Any, Any] | None = None,
+    bank: Bank | None,
+    calibration: Calibration | None,
+    looks: list[tuple[Floats, Rivals]] | None,
 ) -> Evidence:
     """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`.
 
     If the model is not calibrated, the bank gives the presence scores; without a bank there are none.
 
     Args:
-        calibration: of a second look, which a bank must come with: presence is then a chance, and a name is absent
-            that stays near its rivals in every view (`calibration.FIRST_LOOK`).
-        kept: of these pictures, for other names.
+        calibration: of a second look: presence is then a chance, and a name is absent that stays near its rivals in
+            every view (`calibration.FIRST_LOOK`).
+        looks: what it reads; see `looks_over`.
     """
     scores, backbone = torch.einsum("bd,bpd->bp", embedding, names), texts.backbone  # [B, P]
     presence, ranks, probabilities = None, None, None
     rule: PresenceRule | None = None
-    views: list[Tensor] = []  # of each picture [1 + W, D], for the bank
-    if bank is not None:
-        views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]
-    looks = None
-    if calibration is not None and bank is not None:
-        looks = _looks(batch, views, bank, calibration.lifts, {} if kept is None else kept)
     passes: Tensor | None = None  # [B, P] bool, the names that a second look looks at
     if calibration is None:
         presence = backbone.presence(scores)
@@ -348,8 +344,8 @@ def weigh(
         )
     elif bank is not None:
         standings = [
-            bank.standing(seen, item.texts.synonyms, item.texts.contrasts)
-            for seen, item in zip(views, batch, strict=True)
+            bank.standing(torch.cat([whole[None], seen]), item.texts.synonyms, item.texts.contrasts)
+            for whole, seen, item in zip(embedding, windows, batch, strict=True)
         ]
         of_bank = [one for one in standings if one is not None]  # None for all or for none
         if of_bank:
@@ -393,16 +389,22 @@ def weigh(
     return Evidence(scores, presence, [tuple(absent) for absent in absences], rule, ranks, probabilities, looks)
 
 
-def _looks(
-    batch: Sequence[Prepared], views: Sequence[Tensor], bank: Bank, lifts: Mapping[str, float], kept: dict[Any, Any]
+def looks_over(
+    batch: Sequence[Prepared],
+    embedding: Tensor,
+    windows: Sequence[Tensor],
+    bank: Bank,
+    lifts: Mapping[str, float],
+    kept: dict[Any, Any],
 ) -> list[tuple[Floats, Rivals]] | None:
-    """See `Evidence.looks`."""
+    """See `Evidence.looks`; `kept`: of these pictures, for other names."""
     found = []
-    for b, (item, seen) in enumerate(zip(batch, views, strict=True)):
+    for b, (item, whole, seen) in enumerate(zip(batch, embedding, windows, strict=True)):
         rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts, lifts)
         if rivals is None:  # so for all pictures
             return None
-        above = rivals.above(seen, kept.setdefault(("views", b), {}))  # [V, P]
+        views = torch.cat([whole[None], seen])  # [1 + W, D]
+        above = rivals.above(views, kept.setdefault(("views", b), {}))  # [1 + W, P]
         found.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
     return found
 

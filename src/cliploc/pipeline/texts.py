@@ -19,7 +19,7 @@ from cliploc.exemplars import Exemplar, exemplar_of
 from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.memory import Memory
-from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.modes import own_modes
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 
@@ -60,19 +60,19 @@ class Texts:
         self.background_synonyms = () if texts is None else texts.synonyms
         self.background = None if texts is None else self.embed(texts)  # [K, D]
 
-    @undisturbed  # what is made here is kept, so also when a localizer is made, or says which names it knows
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
-        spoken = [words for words in texts.synonyms if self._reads_text(words)]
-        written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
-        rows = []
-        for words in texts.synonyms:
-            shown = self._of_pictures(words)
-            if shown is None:
-                rows.append(written[words])
-            else:
-                rows.append(F.normalize(shown + written[words] if words in written else shown, dim=-1))
-        return torch.stack(rows)
+        with own_modes(self.backbone.device):  # what is made is kept: also when only names are asked for
+            spoken = [words for words in texts.synonyms if self._reads_text(words)]
+            written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
+            rows = []
+            for words in texts.synonyms:
+                shown = self._of_pictures(words)
+                if shown is None:
+                    rows.append(written[words])
+                else:
+                    rows.append(F.normalize(shown + written[words] if words in written else shown, dim=-1))
+            return torch.stack(rows)
 
     def _reads_text(self, words: tuple[str, ...]) -> bool:
         crops = self._exemplars.get(words[0])
@@ -159,7 +159,8 @@ class Texts:
         self._most = max(self._most, 2 * len(synonyms))
         if max(len(self._known), len(self._remarks)) > self._most:
             self._embeddings, self._known, self._remarks = {}, {}, {}
-        known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
+        known, _ = zip(*map(self._known_words, synonyms), strict=True)
+        embeddings = self._embeddings
         for words in dict.fromkeys(known):
             if words not in embeddings and (kept := self._recalled(words)) is not None:
                 embeddings[words] = kept
@@ -176,30 +177,30 @@ class Texts:
                     self._memory.keep_text(self.backbone, words, self.templates, embedding)
         return torch.stack([embeddings[words] for words in known])
 
-    @undisturbed
     def embed_together(
         self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
     ) -> Tensor:
         """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
-        key = tuple("|".join(words) for words in texts.synonyms)
-        kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
-        size = self.backbone.embedding_size
-        if kept is None and cache is not None:
-            kept = cache.get(key, self.templates, len(key) * size)
-        if kept is None:
-            told(0)
-            made = []
-            for start in range(0, len(key), NAMES_AT_ONCE):
-                part = texts.synonyms[start : start + NAMES_AT_ONCE]
-                some = TextSet(tuple(words[0] for words in part), part, self.templates)
-                made.append(prompts.embed(some, self.backbone.encode_text))
-                told(len(part))
-            kept = torch.cat(made).flatten()
-            if cache is not None:
-                cache.put(key, self.templates, kept)
-        if self._memory is not None:
-            self._memory.keep_text(self.backbone, key, self.templates, kept)
-        return kept.to(self.backbone.device).view(len(key), size)
+        with own_modes(self.backbone.device):
+            key = tuple("|".join(words) for words in texts.synonyms)
+            kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
+            size = self.backbone.embedding_size
+            if kept is None and cache is not None:
+                kept = cache.get(key, self.templates, len(key) * size)
+            if kept is None:
+                told(0)
+                made = []
+                for start in range(0, len(key), NAMES_AT_ONCE):
+                    part = texts.synonyms[start : start + NAMES_AT_ONCE]
+                    some = TextSet(tuple(words[0] for words in part), part, self.templates)
+                    made.append(prompts.embed(some, self.backbone.encode_text))
+                    told(len(part))
+                kept = torch.cat(made).flatten()
+                if cache is not None:
+                    cache.put(key, self.templates, kept)
+            if self._memory is not None:
+                self._memory.keep_text(self.backbone, key, self.templates, kept)
+            return kept.to(self.backbone.device).view(len(key), size)
 
     def beside(self, templates: tuple[str, ...]) -> Texts:
         """A `Texts` with other templates and without a background, with the same cache and memory."""
@@ -258,7 +259,7 @@ class Texts:
         """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
         asked = self._known  # another thread may forget
         if words not in asked:
-            reasons = [self.backbone.unknown_reason(word) for word in words]
+            reasons = list(map(self.backbone.unknown_reason, words))
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
             asked[words] = (known or words, None if known else reasons[0])
         return asked[words]

@@ -24,7 +24,7 @@ from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.tasks import Task
 from cliploc.recipes import recipe_of
 from cliploc.refine import LONGEST, Refinement
@@ -115,7 +115,6 @@ class Segmenter:
         return mean, std
 
     # ------------------------------------------------------------------------------------------------------ label maps
-    @undisturbed
     def label_maps(
         self,
         picture: Image.Image,
@@ -125,49 +124,48 @@ class Segmenter:
         name: str = "",
     ) -> dict[str, Labels]:
         """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's, by `name`."""
-        resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
-        tasks = self._chosen(methods)
-        hw = (picture.height, picture.width)
-        if regions is None and self.regions is not None:
-            regions = self.regions(picture, name)
-        seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
-        queries, class_of = self._queries, self.class_of
-        chosen: Tensor | None = None
-        if self.protocol.candidates:
-            chosen = candidates(seen.cosines.amax(dim=0), class_of.to(seen.cosines.device), self.protocol)
-            queries, class_of = queries[chosen.to(queries.device)], class_of[chosen.to(class_of.device)]
-        made = {}
-        for name, task in tasks.items():
-            maps = seen.of[name] if chosen is None else seen.of[name][:, chosen]
-            over = self._over_pixels(maps, task.method.cosines, seen, picture, resized.shape[:2])
-            if self.protocol.propagation == "tlp":
-                over = propagated(over, images, queries, hw, VALUES)
-            labels = label_map(over, class_of, hw, self.protocol)
-            made[name] = labels if regions is None else voted(labels, regions)
-        return made
+        with own_modes(self.backbone.device):
+            resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
+            tasks = self._chosen(methods)
+            hw = (picture.height, picture.width)
+            if regions is None and self.regions is not None:
+                regions = self.regions(picture, name)
+            seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
+            queries, class_of = self._queries, self.class_of
+            chosen: Tensor | None = None
+            if self.protocol.candidates:
+                chosen = candidates(seen.cosines.amax(dim=0), class_of.to(seen.cosines.device), self.protocol)
+                queries, class_of = queries[chosen.to(queries.device)], class_of[chosen.to(class_of.device)]
+            made = {}
+            for name, task in tasks.items():
+                maps = seen.of[name] if chosen is None else seen.of[name][:, chosen]
+                over = self._over_pixels(maps, task.method.cosines, seen, picture, resized.shape[:2])
+                if self.protocol.propagation == "tlp":
+                    over = propagated(over, images, queries, hw, VALUES)
+                labels = label_map(over, class_of, hw, self.protocol)
+                made[name] = labels if regions is None else voted(labels, regions)
+            return made
 
-    @undisturbed
     def heat_maps(
         self, picture: Image.Image, name: str, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
         """ImageNet-Segmentation: the map `[S, S]` in 0–1 of one name, over the picture squashed to S pixels a side."""
-        side = self.protocol.short_side
-        squashed = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
-        images = self._normalised(squashed)
-        words = prompts.parse([name]).synonyms
-        tasks = self._chosen(methods)
-        seen = self._windows(images, self.localizer.embed_names([name]), words, tasks, reporter)
-        heats = {}
-        for method, task in tasks.items():
-            raw = seen.of[method].relu() if task.method.relu else seen.of[method]  # [1, 1, h, w]
-            heat = min_max(F.interpolate(raw, size=(side, side), mode="bilinear", align_corners=False))
-            for step in self._over_picture:
-                cell = (self.backbone.stride, self.backbone.stride)
-                heat = min_max(
-                    step.function(torch.from_numpy(squashed.copy()).to(heat).permute(2, 0, 1)[None] / 255, heat, cell)
-                )
-            heats[method] = heat[0, 0].cpu().numpy()
-        return heats
+        with own_modes(self.backbone.device):
+            side = self.protocol.short_side
+            squashed = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+            images = self._normalised(squashed)
+            words = prompts.parse([name]).synonyms
+            tasks = self._chosen(methods)
+            seen = self._windows(images, self.localizer.embed_names([name]), words, tasks, reporter)
+            heats = {}
+            for method, task in tasks.items():
+                raw = seen.of[method].relu() if task.method.relu else seen.of[method]  # [1, 1, h, w]
+                heat = min_max(F.interpolate(raw, size=(side, side), mode="bilinear", align_corners=False))
+                for step in self._over_picture:
+                    pixels = torch.from_numpy(squashed.copy()).to(heat).permute(2, 0, 1)[None] / 255
+                    heat = min_max(step.function(pixels, heat, (self.backbone.stride, self.backbone.stride)))
+                heats[method] = heat[0, 0].cpu().numpy()
+            return heats
 
     # ----------------------------------------------------------------------------------------------------------- stages
     def _chosen(self, methods: Sequence[str] | None) -> dict[str, Task]:

@@ -27,7 +27,7 @@ from cliploc.faithfulness._infra.judged import PUBLISHED, FaithfulnessMetric, Ju
 from cliploc.faithfulness._infra.scores import Scorer
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
-from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import Request
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
@@ -130,32 +130,32 @@ class Faithfulness:
         return Scorer(encode, self._embeddings, scale, batch_size, reporter.masked, reporter.halved)
 
     # -------------------------------------------------------------------------------------------------------- a picture
-    @undisturbed
     def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> AskedPicture:
         """Reads a picture, with its true name if it is known, and chooses the name that is asked about if none is."""
-        preparation = self.localizer.flow.preparation
-        prepared = preparation.prepare(
-            Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
-        )
-        pixels = prepared.inputs[0][None].contiguous()  # [1, 3, H, W]
-        images = self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
-        cosines = (self.backbone.encode_image(images).float() @ self._embeddings.T)[0]  # [K]
-        label = None if name is None else self._place.get(name, -1)
-        target = int(cosines.argmax()) if asked is None else self._place.get(asked, -1)
-        if asked is None and self.options.target == "label":
-            target = -1 if label is None else label
-        if target < 0:
-            wanted = asked or name
-            raise InputError(
-                f"{sample}: {self.backbone.name} does not know the name asked about ({wanted}): leave it out"
+        with own_modes(self.backbone.device):
+            preparation = self.localizer.flow.preparation
+            prepared = preparation.prepare(
+                Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
             )
-        others = cosines.clone()
-        others[target] = -torch.inf
-        second = int(others.argmax()) if len(others) > 1 else target
-        probability = float((self.backbone.logit_scale * cosines).softmax(dim=0)[target])
-        return AskedPicture(
-            sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target])
-        )
+            pixels = prepared.inputs[0][None].contiguous()  # [1, 3, H, W]
+            images = self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
+            cosines = (self.backbone.encode_image(images).float() @ self._embeddings.T)[0]  # [K]
+            label = None if name is None else self._place.get(name, -1)
+            target = int(cosines.argmax()) if asked is None else self._place.get(asked, -1)
+            if asked is None and self.options.target == "label":
+                target = -1 if label is None else label
+            if target < 0:
+                wanted = asked or name
+                raise InputError(
+                    f"{sample}: {self.backbone.name} does not know the name asked about ({wanted}): leave it out"
+                )
+            others = cosines.clone()
+            others[target] = -torch.inf
+            second = int(others.argmax()) if len(others) > 1 else target
+            probability = float((self.backbone.logit_scale * cosines).softmax(dim=0)[target])
+            return AskedPicture(
+                sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target])
+            )
 
     def maps(
         self, seen: AskedPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
@@ -190,7 +190,6 @@ class Faithfulness:
             for name, heat in maps.items()
         }
 
-    @undisturbed
     def measure_map(
         self,
         seen: AskedPicture,
@@ -199,45 +198,46 @@ class Faithfulness:
         reporter: Reporter = SILENT,
     ) -> Measured:
         """Numbers and curves of any tool's map `[h, w]`; `others`: further maps by its method."""
-        size = (seen.images.shape[-2], seen.images.shape[-1])
-        warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
-        if warmth.shape != size:
-            warmth = F.interpolate(warmth[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-        scorer = self._scorer(reporter)
-        judged = Judged(
-            seen.images,
-            warmth,
-            seen.target,
-            seen.label,
-            scorer,
-            self.backbone.normalize,
-            self.options,
-            seen.shared,
-            None if others is None else others(),
-            zlib.crc32(seen.id.encode()),
-        )
-        values: dict[str, float | None] = {}
-        curves: dict[str, Sequence[float | None]] = {}
-        for metric in self.metrics:
-            passes, began = scorer.passes, time.process_time()
-            measured = metric.measure(judged)
-            self.spent[metric.name] += Spent(1, scorer.passes - passes, time.process_time() - began)
-            values |= measured.values
-            curves |= measured.curves
-        return Measured(values, curves)
+        with own_modes(self.backbone.device):
+            size = (seen.images.shape[-2], seen.images.shape[-1])
+            warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
+            if warmth.shape != size:
+                warmth = F.interpolate(warmth[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+            scorer = self._scorer(reporter)
+            judged = Judged(
+                seen.images,
+                warmth,
+                seen.target,
+                seen.label,
+                scorer,
+                self.backbone.normalize,
+                self.options,
+                seen.shared,
+                None if others is None else others(),
+                zlib.crc32(seen.id.encode()),
+            )
+            values: dict[str, float | None] = {}
+            curves: dict[str, Sequence[float | None]] = {}
+            for metric in self.metrics:
+                passes, began = scorer.passes, time.process_time()
+                measured = metric.measure(judged)
+                self.spent[metric.name] += Spent(1, scorer.passes - passes, time.process_time() - began)
+                values |= measured.values
+                curves |= measured.curves
+            return Measured(values, curves)
 
-    @undisturbed
     def region(self, seen: AskedPicture, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
         """Scores of the places hotter than this share of the maximum alone, and of the picture without."""
-        level = float(hot_levels(heat[None], threshold)[0])
-        marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
-        removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
-        kind = self.options.baseline or "zero"
-        filled = fill_of(kind, seen.images, self.backbone.normalize, zlib.crc32(seen.id.encode()))(removed)
-        pictures = torch.where(removed, filled, seen.images)
-        scores = self._scorer(SILENT)(2, lambda first, last: pictures[first:last], seen.target)
-        only, without = zip(scores.probability.tolist(), scores.cosine.tolist(), strict=True)
-        return Region(level, float(marked.float().mean()), only, without)
+        with own_modes(self.backbone.device):
+            level = float(hot_levels(heat[None], threshold)[0])
+            marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
+            removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
+            kind = self.options.baseline or "zero"
+            filled = fill_of(kind, seen.images, self.backbone.normalize, zlib.crc32(seen.id.encode()))(removed)
+            pictures = torch.where(removed, filled, seen.images)
+            scores = self._scorer(SILENT)(2, lambda first, last: pictures[first:last], seen.target)
+            only, without = zip(scores.probability.tolist(), scores.cosine.tolist(), strict=True)
+            return Region(level, float(marked.float().mean()), only, without)
 
     # ------------------------------------------------------------------------------------------------------- other maps
     def others(
