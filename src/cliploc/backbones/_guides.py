@@ -16,6 +16,8 @@ from cliploc.backbones._catalogue import (
     refuse_unknown_guide,
     unknown_guide,
 )
+from cliploc.backbones._checkpoints import read_checkpoint
+from cliploc.backbones._weights import timm_file
 from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.tower import Backbone, Guide, Needs, tensors_digest
 
@@ -110,9 +112,6 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
 
 def _timm_guide(made: type[TimmGuide], name: str, timm_name: str, weights: str, device: str) -> TimmGuide:
     import timm
-
-    from cliploc.backbones._checkpoints import read_checkpoint
-    from cliploc.backbones._weights import timm_file
 
     if not timm.is_model(timm_name):
         raise unknown_guide(name)

@@ -19,6 +19,7 @@ from cliploc import prompts
 from cliploc.backbones import models
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
+from cliploc.heads import read_config
 from cliploc.jobs import folder
 from cliploc.jobs.engine import Shard, failure_reason
 from cliploc.jobs.folder import RunKind
@@ -124,8 +125,6 @@ def run_benchmark(
 
 def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
-    from cliploc.heads import read_config
-
     found = find(method)
     trained = set() if setup.head is None else {read_config(setup.head).method}
     if trained and found.name not in trained:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc import __version__
+from cliploc.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -111,8 +112,6 @@ def described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> di
 def _picture(result: Localization, masks: bool) -> dict[str, Any]:
     names = [_name(result, index) for index in range(len(result.names))]
     if masks:
-        from cliploc.rle import encode
-
         of_boxes = {index: encode(mask) for index, mask in result.box_masks()}
         for index, name in enumerate(names):
             name["mask"] = encode(result.name_mask(index)) if result.found[index] else None
