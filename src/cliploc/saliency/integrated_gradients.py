@@ -23,7 +23,7 @@ Empty: TypeAlias = Literal["mean", "black"]
     towers=("cnn", "vit"),
     needs=Needs(),
     relu=True,
-    threshold=0.3,  # a guess: not chosen on pictures
+    threshold=0.05,
 )
 def integrated_gradients(ctx: Context, steps: int = 50, empty: Empty = "mean") -> Tensor:  # [B, P, h, w]
     """map_t = mean over the cell's pixels of Σ_c (x − x′) ⊙ ∫₀¹ ∂s_t/∂x (x′ + α(x − x′)) dα, x′ an empty picture.

@@ -19,7 +19,7 @@ SEED = 0
     family="gradient",
     towers=("cnn", "vit"),
     needs=Needs(),
-    threshold=0.4,  # a guess: not chosen on pictures
+    threshold=0.3,
 )
 def smooth_grad(ctx: Context, samples: int = 50, noise: float = 0.15) -> Tensor:  # [B, P, h, w]
     """map_t = mean over the cell's pixels of Σ_c |mean_n ∂s_t/∂x (x + ε_n)|, ε_n ~ N(0, σ²), σ = noise·(max x − min x).
