@@ -11,13 +11,14 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from cliploc.errors import CliplocError
-from cliploc.reporter import BANK, Reporter, halved_note
 
 if TYPE_CHECKING:  # rich is imported where it prints: a refusal or a command's help does not need it
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.measure import Measurement
     from rich.progress import Progress, TaskID
     from rich.text import Text
+
+    from cliploc.reporter import Reporter
 
 GAP = 2  # columns between those of a table
 LEAST_BESIDE = 40  # columns in which a last column of words is wrapped beside the others, not below them
@@ -105,6 +106,8 @@ class Terminal:
     @contextmanager
     def progress(self, label: str, rate: str = "") -> Iterator[Reporter]:
         """Shows on stderr what long work reports: lines, and on a terminal a bar; `rate` is a unit, as "pictures/s"."""
+        from cliploc.reporter import Reporter, halved_note  # here: help needs neither
+
         lines = Reporter(
             failed=lambda _, error: self.say(f"failed: {error}", style="red"),
             halved=lambda count: self.say(halved_note(count), style="yellow"),
@@ -176,6 +179,8 @@ class _Bar:
     def bank(self, done: int, left: int) -> None:
         """A bar of its own, below the other, for as long as it goes on."""
         if self._bank is None:
+            from cliploc.reporter import BANK
+
             self._bank = self._progress.add_task(BANK, total=done + left)
         self._progress.advance(self._bank, done)
         if not left:
