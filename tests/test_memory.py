@@ -35,6 +35,20 @@ def test_new_names_cost_no_forward_pass_and_find_the_same(kind: str, method: str
             same(one, expected)
 
 
+def test_other_names_read_no_regions_of_a_picture_again() -> None:
+    backbone, read = tower("gap_cnn", (8, 8)), []
+    dense = backbone.dense
+
+    def counted(*given: Any) -> Any:
+        read.append(given)
+        return dense(*given)
+
+    backbone.dense = counted
+    localizer = localizer_of(backbone, Memory(), "cam", second_look=True, scales=(2,), refine=["affinity"])
+    counts = [len(read) for names in (["red"], ["blue"]) if localizer(WIDE, names)]
+    assert counts == [3, 5]  # by CAM, for what is inside of boxes, and at first for regions
+
+
 def test_a_picture_seen_before_is_not_resized_again() -> None:
     localizer = localizer_of(tower("gap_cnn", (8, 8)), Memory(), "cam", scales=(1, 1.5), windows=(2,))
     flow = localizer.flow

@@ -269,8 +269,8 @@ def test_what_is_said_of_a_name_does_not_depend_on_the_other_names():
 
 
 def test_other_settings_judge_the_same_boxes_without_the_model():
-    localizer = localizer_of("mini")
-    found = localizer(CAT, ["cat", "dog", "sofa"])
+    localizer, names = localizer_of("mini"), ["cat", "dog", "sofa", "dog~cat"]  # the last is ruled out at first sight
+    found = localizer(CAT, names)
     again = found.by(localizer.box_rule, localizer.usual_min_presence)
     np.testing.assert_array_equal(again.boxes.xyxy, found.boxes.xyxy)
     np.testing.assert_array_equal(again.boxes.score, found.boxes.score)
@@ -280,7 +280,7 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     assert len(strict.boxes) == 0
     back = strict.by(localizer.box_rule, localizer.usual_min_presence)
     assert back.reasons == found.reasons
-    [uncut] = localizer.stream([CAT], ["cat", "dog", "sofa"], boxes=False)
+    [uncut] = localizer.stream([CAT], names, boxes=False)
     assert len(uncut.boxes) == 0
     cut = uncut.by(localizer.box_rule, localizer.usual_min_presence)
     np.testing.assert_array_equal(cut.boxes.xyxy, found.boxes.xyxy)

@@ -254,6 +254,7 @@ class Localization:
         every, second = rule, self.second_look
         if second is not None:
             every = replace(rule, max_boxes=None, min_score=0.0)
+            reasons = second.absences(reasons, min_presence)
         elif self.presence is not None:
             for p, score in enumerate(self.presence.tolist()):
                 if reasons[p] is None and score < min_presence:

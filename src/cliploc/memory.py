@@ -7,6 +7,7 @@ import math
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,55 +47,59 @@ class _Stored(Generic[V]):
 
 
 class Kept(Generic[V]):
-    """Values by key for several threads, at most `most` in size; those longest unused, or not `useful`, go first."""
+    """Values by key for several threads, at most `most` in size; those that were not used for longest go first."""
 
-    def __init__(
-        self,
-        most: int,
-        seconds: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        useful: Callable[[V], bool] = lambda _: True,
-    ) -> None:
-        self._most, self._seconds, self._clock, self._useful = most, seconds, clock, useful
-        self._entries: dict[Hashable, _Stored[V]] = {}  # what was not used for longest comes first
+    def __init__(self, most: int, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._entries: OrderedDict[Hashable, _Stored[V]] = OrderedDict()  # what was not used for longest comes first
+        self._size = 0
         self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
         """Of all values together."""
         with self._lock:
-            return self._size()
+            return self._size
 
     def get(self, key: Hashable) -> V | None:
         """The value of a key; None if there is none, or no longer."""
         self.forget_old()
         with self._lock:
-            entry = self._entries.pop(key, None)
+            entry = self._entries.get(key)
             if entry is None:
                 return None
             entry.used = self._clock()
-            self._entries[key] = entry  # as the last
+            self._entries.move_to_end(key)
             return entry.value
 
     def keep(self, key: Hashable, value: V, size: int = 1) -> None:
         """Keeps a value in the place of the key's last one."""
         with self._lock:
-            self._entries.pop(key, None)
+            if key in self._entries:
+                self._drop(key)
             if size <= self._most:
                 self._entries[key] = _Stored(value, size, self._clock())
+                self._size += size
         self.forget_old()
 
     def forget_old(self) -> None:
-        """Drops what was not used for long enough or is of no use, and what is too much."""
+        """Drops what was not used for long enough, and what is too much."""
         with self._lock:
             oldest = -math.inf if self._seconds is None else self._clock() - self._seconds
-            for key in [key for key, one in self._entries.items() if one.used < oldest or not self._useful(one.value)]:
-                del self._entries[key]
-            while self._size() > self._most:
-                del self._entries[next(iter(self._entries))]
+            while self._entries:
+                key = next(iter(self._entries))
+                if self._size <= self._most and self._entries[key].used >= oldest:
+                    return
+                self._drop(key)
 
-    def _size(self) -> int:
-        return sum(entry.size for entry in self._entries.values())
+    def forget(self, useless: Callable[[V], bool]) -> None:
+        """Drops values of no use."""
+        with self._lock:
+            for key in [key for key, one in self._entries.items() if useless(one.value)]:
+                self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        self._size -= self._entries.pop(key).size
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,8 @@ class Memory:
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
         self.besides = Needs()
-        self._kept = Kept[_OfModel](max_bytes, max_seconds, clock, lambda one: one.model() is not None)
+        self._kept = Kept[_OfModel](max_bytes, max_seconds, clock)
+        self._gone: list[weakref.ref[Backbone]] = []  # models that ended since this was last looked at
         # By the model's address, which is its own as long as what is shared, and with it the model, lives.
         self._shared: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
@@ -167,12 +173,15 @@ class Memory:
         return found
 
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
+        if self._gone:
+            self._gone.clear()
+            self._kept.forget(lambda one: one.model() is None)
         found = self._kept.get(key)
         # Another model may have the same address now.
         return None if found is None or found.model() is not backbone else found.value
 
     def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
-        self._kept.keep(key, _OfModel(value, weakref.ref(backbone)), _bytes(value, set()))
+        self._kept.keep(key, _OfModel(value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
 
 
 def _bytes(value: Any, seen: set[int]) -> int:

@@ -258,8 +258,10 @@ class Flow:
             embedding, windows = read.embedding, window_embeddings(embeddings, len(batch))
             places = self.backbone.dense(read) if self.second_look else None
             if places is not None and not self._windows and self.backbone.kind == "cnn":
-                of_seen = self.backbone.dense(seen) if self.reads_apart else places
-                windows = regions_of([item.frames[0] for item in batch], of_seen)
+                if "regions" not in together.shared:
+                    of_seen = self.backbone.dense(seen) if self.reads_apart else places
+                    together.shared["regions"] = regions_of([item.frames[0] for item in batch], of_seen)
+                windows = together.shared["regions"]
             compared = calibration = None
             if self.second_look:
                 bank, calibration = self.second_look

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -150,16 +150,19 @@ class Preparation:
         """Reads pictures in order, `ahead` of them before the caller takes them."""
         jobs = self._jobs(requests)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
-        waiting: deque[tuple[Request, str, Future[Prepared]]] = deque()
+        waiting: deque[tuple[Request, str, Callable[[], Prepared]]] = deque()
         try:
             while True:
-                for request, texts, source in itertools.islice(jobs, ahead - len(waiting)):
-                    waiting.append((request, source, pool.submit(self.prepare, request, texts, source)))
+                taken = list(itertools.islice(jobs, ahead - len(waiting)))
+                alone = not waiting and len(taken) == 1 < ahead  # nothing is done beside it, so it needs no thread
+                for request, texts, source in taken:
+                    prepare = partial(self.prepare, request, texts, source)
+                    waiting.append((request, source, prepare if alone else pool.submit(prepare).result))
                 if not waiting:
                     return
-                request, source, future = waiting.popleft()
+                request, source, prepared = waiting.popleft()
                 try:
-                    yield future.result()
+                    yield prepared()
                 except InputError as error:
                     if on_error == "raise":
                         raise

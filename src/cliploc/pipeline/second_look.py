@@ -67,9 +67,7 @@ class SecondLook:
     def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule, min_presence: float) -> Judgement:
         """Boxes of maps with the chances that they are right; a name is found from `min_presence` on, else unsure."""
         chance, presence = self.chances(boxes)
-        passes = self.calibration.passes(self.of_names, min_presence) | ~self.competes
-        if self.alike is not None:
-            passes |= self.alike >= UNSURE
+        passes = self._passes(min_presence)
         presence = np.where(passes, presence, self.calibration.first(self.of_names))
         doubted, labels = passes & (presence >= UNSURE), np.unique(boxes.label)
         order = np.lexsort((-chance, boxes.label))  # a stable sort
@@ -103,6 +101,19 @@ class SecondLook:
             boxes.score[order][stays],
             contrasted,
         )
+
+    def absences(self, reasons: Sequence[str | None], min_presence: float) -> list[str | None]:
+        """These reasons why names are not there, and those of names that `judge` rules out whatever boxes they have."""
+        passes, first = self._passes(min_presence), self.calibration.first(self.of_names)
+        return [
+            absence(float(chance), min_presence) if reason is None and not there else reason
+            for reason, there, chance in zip(reasons, passes, first, strict=True)
+        ]
+
+    def _passes(self, min_presence: float) -> npt.NDArray[np.bool_]:
+        """`[P]`, the names whose boxes count."""
+        passes = self.calibration.passes(self.of_names, min_presence) | ~self.competes
+        return passes if self.alike is None else passes | (self.alike >= UNSURE)
 
     def chances(self, boxes: Boxes) -> tuple[Floats, Floats]:
         """Of boxes with the scores of their maps: that each is right, `[n]`, and that each name is there, `[P]`."""

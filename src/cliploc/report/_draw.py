@@ -58,6 +58,7 @@ def heat_cover(opacity: float) -> tuple[FloatArray, FloatArray, npt.NDArray[np.u
     return veil * (1 - shade) / whole, shade / whole, (covered * 255).round().astype(np.uint8)
 
 
+@lru_cache(maxsize=16)
 def heat_palette(opacity: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """The cover of a single name: the colour of each level of heat, `[256, 3]`, and its opacity, `[256]`."""
     veil, own, covers = heat_cover(opacity)

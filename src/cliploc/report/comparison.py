@@ -65,7 +65,7 @@ def refuse_too_many(methods: int, names: int, models: int = 1) -> None:
 def peak_of(result: Localization, index: int) -> tuple[float, float, float] | None:
     """A map's hottest place: heat (0–1), x, y in original pixels, the first of equals; None for a flat map."""
     x0, y0, x1, y1 = result.frame.visible_xyxy
-    heat = np.nan_to_num(result.maps[index, y0:y1, x0:x1])  # [h, w]
+    heat = result.maps[index, y0:y1, x0:x1]  # [h, w]
     if not heat.size or heat.min() == heat.max():
         return None
     y, x = np.unravel_index(int(heat.argmax()), heat.shape)

@@ -217,14 +217,13 @@ def _heat(result: Localization, index: int, side: int = HEAT_SIDE) -> FloatArray
     """The heat of a name over the picture, 0–1, `[H', W']`, at most this number of pixels per side."""
     width, height = fit_within(result.image.size, side)
     frame = replace(result.frame, original_hw=(height, width))
-    maps = np.nan_to_num(result.maps[[index]])  # [1, h, w]
     heat: FloatArray
     if frame.offset_xy == (0, 0) and frame.resized_wh == frame.input_hw[::-1]:  # as below, in a fifth of the time
-        heat = np.asarray(cv2.resize(maps[0], (width, height)), np.float32)
+        heat = np.asarray(cv2.resize(result.maps[index], (width, height)), np.float32)
     else:
         import torch
 
-        heat = frame.map_to_original(torch.from_numpy(maps)).numpy()[0]
+        heat = frame.map_to_original(torch.from_numpy(result.maps[[index]])).numpy()[0]
     return heat.clip(0, 1, out=heat)
 
 
@@ -263,7 +262,7 @@ def _strips(box: tuple[int, int, int, int]) -> Iterator[tuple[int, int, int, int
 def _level(result: Localization, index: int) -> float | None:
     """The heat at the threshold of a name's boxes; None if the threshold is not known or nothing is hot."""
     x0, y0, x1, y1 = result.frame.visible_xyxy
-    maps = np.nan_to_num(result.maps[[index], y0:y1, x0:x1])
+    maps = result.maps[[index], y0:y1, x0:x1]
     if result.threshold is None or not result.found[index] or not maps.any():
         return None
     return float(hot_levels(maps, result.threshold)[0])

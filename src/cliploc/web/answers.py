@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -188,7 +189,7 @@ class Answers:
         lines = self._lines(question, request)
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=STREAMED)
 
-    async def _lines(self, question: Question, request: Request) -> AsyncIterator[str]:
+    async def _lines(self, question: Question, request: Request) -> AsyncIterator[bytes]:
         """The lines of the answer. A visitor who leaves, or presses Stop, ends them, and with them the search."""
         search = "search" in question.switches
         try:
@@ -249,8 +250,8 @@ class Answers:
         }
 
 
-def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value) + "\n"
+def _line(value: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
 
 
 def _needs_search(now: Settings, shown: Settings) -> bool:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -137,7 +138,7 @@ class Settings:
         """These settings, with the other's values for those that change only boxes and colours."""
         return replace(self, **{key: getattr(other, key) for key in LIVE})
 
-    @property
+    @cached_property
     def arguments(self) -> dict[str, Any]:
         """Arguments of `Localizer`, without model, method, threshold and defaults."""
         changed = {key: getattr(self, key) for key in OF_LOCALIZER if getattr(self, key) != getattr(Settings, key)}
