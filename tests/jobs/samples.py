@@ -55,11 +55,11 @@ THINGS = {
 }
 
 
-def coco_folder(root: Path) -> Path:
-    """Two photographs to report on and one to choose thresholds on, in COCO's layout, with four names."""
+def coco_folder(root: Path, sets: Mapping[str, list[tuple[str, str, list[int]]]] = THINGS) -> Path:
+    """Two photographs to report on and one to choose thresholds on, or others, in COCO's layout, with four names."""
     names = ["cat", "cup", "dog", "sun"]
     (root / "annotations").mkdir(parents=True)
-    for split, things in THINGS.items():
+    for split, things in sets.items():
         (root / split).mkdir()
         files = sorted({name for name, _, _ in things})
         images = []

@@ -449,10 +449,13 @@ def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
     assert coco_boxes(out) == {**before, "dogs.png": []}
     again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the review stays
     assert again.document() == result.document()
+    unknown = {"xyxy": [1, 1, 2, 2], "label": 7, "draft": None}
     for wrong, said in [
         (reviewed(out, {"no.png": []}, tmp_path / "b.json"), "reviews no.png, which this run does not have"),
         (reviewed(out, {}, tmp_path / "c.json", run="x"), "of another run"),
         (reviewed(out, {}, tmp_path / "d.json", kind="x"), "other content"),
+        (reviewed(out, {"dogs.png": [unknown]}, tmp_path / "e.json"), "applied to dogs.png: expected labels below 4"),
+        (reviewed(out, {"dogs.png": 1}, tmp_path / "f.json"), "expected a review as review.html saves it"),
         (tmp_path / "none.json", "no such file"),
     ]:
         with pytest.raises(UsageError, match=said):

@@ -2,11 +2,9 @@
 
 import csv
 import json
-import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn import metrics
 
 pytest.importorskip("pyarrow")
@@ -17,7 +15,8 @@ from cliploc.jobs.rows import rows_in
 from cliploc.jobs.summary import summed_up
 from cliploc.metrics import Bootstrap
 from cliploc.report.presence import things_text
-from tests.commands import PHOTOS, cliploc_, localizer_of, refused
+from tests.commands import cliploc_, localizer_of, refused
+from tests.jobs.samples import coco_folder
 
 pytestmark = pytest.mark.usefixtures("one_model")
 TWICE = ("--threshold", "0.2", "--threshold", "0.4")
@@ -115,32 +114,9 @@ def test_what_does_not_exist_is_null():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Three photographs in COCO's layout; one of the names is known to no model of the package."""
-    root = tmp_path_factory.mktemp("coco")
-    (root / "val2017").mkdir()
-    (root / "annotations").mkdir()
-    names = {1: "cat", 2: "dog", 3: "sun", 4: "cup"}
-    things = [
-        (1, "cat.jpg", 1, [0, 0, 400, 290]),
-        (2, "dogs.jpg", 2, [10, 10, 300, 200]),
-        (3, "coffee.jpg", 4, [5, 5, 99, 99]),
-        (3, "coffee.jpg", 3, [0, 0, 50, 50]),
-    ]
-    images = []
-    for number, name in {one[0]: one[1] for one in things}.items():
-        shutil.copy(PHOTOS / name, root / "val2017" / name)
-        with Image.open(PHOTOS / name) as photo:
-            images.append({"id": number, "file_name": name, "width": photo.width, "height": photo.height})
-    annotations = [
-        {"id": i, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0}
-        for i, (image, _, category, box) in enumerate(things)
-    ]
-    document = {
-        "images": images,
-        "categories": [{"id": number, "name": name} for number, name in names.items()],
-        "annotations": annotations,
-    }
-    (root / "annotations/instances_val2017.json").write_text(json.dumps(document))
-    return root
+    things = [("cat.jpg", "cat", [0, 0, 400, 290]), ("coffee.jpg", "cup", [5, 5, 99, 99])]
+    things += [("coffee.jpg", "sun", [0, 0, 50, 50]), ("dogs.jpg", "dog", [10, 10, 300, 200])]
+    return coco_folder(tmp_path_factory.mktemp("coco"), {"val2017": things})
 
 
 def outcome(found, place, true):
@@ -179,18 +155,18 @@ def test_rows_are_what_the_localizer_says(root, done):
     assert "3 of 3 samples × 1 settings done" in ran.err
     assert "mini does not know 1 of 4 names, such as 'sun'" in ran.err
     rows = {one["sample"]: one for one in rows_in(out)}
-    assert list(rows) == ["val2017/cat.jpg", "val2017/dogs.jpg", "val2017/coffee.jpg"]
+    assert list(rows) == ["val2017/cat.jpg", "val2017/coffee.jpg", "val2017/dogs.jpg"]
     for name, one in rows.items():
         assert list(one) == row_schema().names
-        found = localizer_of("mini")(root / name, ["cat", "dog", "cup"])
-        assert one["labels"] == [0, 1, 3]
-        assert one["unknown"] == [2]
+        found = localizer_of("mini")(root / name, ["cat", "cup", "dog"])
+        assert one["labels"] == [0, 1, 2]
+        assert one["unknown"] == [3]
         assert one["verdicts"] == [found.verdict(p) for p in range(3)]
         np.testing.assert_allclose(one["presence"], found.presence, atol=1e-3)
         assert len(one["box_scores"]) == len(found.judged.candidates)
         in_order = {"cat": [[0, 0, 400, 290]], "dog": [[10, 10, 310, 210]], "sun": [], "cup": [[5, 5, 104, 104]]}
         expected = ["unknown"] * len(one["unknown_there"]) * any(one["unknown_there"])
-        for p, entry in enumerate(("cat", "dog", "cup")):
+        for p, entry in enumerate(("cat", "cup", "dog")):
             expected += [outcome(found, p, np.array(box)) for box in in_order[entry] if one["there"][p]]
         assert one["things"] == expected
     assert rows["val2017/cat.jpg"]["there"] == [True, False, False]
@@ -229,7 +205,7 @@ def test_a_named_method_is_measured_as_published(root, tmp_path):
     rows = [one for one in rows_in(tmp_path) if one["setting"] == "mini_cam"]
     for one in rows:
         assert "unsure" not in one["verdicts"]
-        found = localizer_of("mini", method="cam")(root / one["sample"], ["cat", "dog", "sun", "cup"])
+        found = localizer_of("mini", method="cam")(root / one["sample"], ["cat", "cup", "dog", "sun"])
         assert one["verdicts"] == [found.verdict(label) for label in one["labels"]]
         assert len(one["labels"]) + len(one["unknown"]) == 2 * sum(one["there"] + one["unknown_there"])
 

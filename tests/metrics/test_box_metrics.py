@@ -72,7 +72,7 @@ def at_all(values):
 
 
 # ------------------------------------------------------------------------------------------------------------ contours
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)))
 def test_contours_are_those_that_opencv_traces_one_by_one(levels):
     between = np.random.default_rng(int(levels.sum())).random(levels.shape) * 0.99
@@ -114,6 +114,7 @@ def flat_rings():
 def test_compiled_code_finds_the_same_boxes(smooth):
     pytest.importorskip("numba")
     levels = flat_rings() if smooth is None else (noisy(7, smooth) * 255).astype(np.uint8)
+    levels = levels if smooth != 0 else levels[:112, :112]  # OpenCV takes seconds where contours are many
     assert contours.compiled() is not None
     quick = contour_boxes(levels)
     with without_numba():
@@ -127,7 +128,7 @@ def test_every_threshold_has_the_ious_of_the_literal_definition(smooth):
     heat = noisy(smooth, smooth)
     truths = [(20, 30, 150, 180), (100, 5, 223, 90)]
     curve = box_curve("a", heat, truths)
-    taus = TAUS if smooth >= 3 else TAUS[::20]  # the literal evaluation takes seconds where contours are many
+    taus = TAUS if smooth >= 3 else TAUS[::50]  # the literal evaluation takes seconds where contours are many
     for every, values in ((False, curve.largest), (True, curve.best)):
         assert (at_all(values)[:: 1000 // len(taus)] == literal.ious(heat, truths, every, taus)).all()
 

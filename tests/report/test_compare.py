@@ -21,7 +21,7 @@ from cliploc.report.comparison import (
 )
 from tests.report.conftest import Build
 
-RED = (200, 30, 40)
+RED, NAMES = (200, 30, 40), ("cat", "dog", "bird")
 
 
 def titles(number: int) -> dict[str, str]:
@@ -47,9 +47,8 @@ def pasted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return sizes
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize(("number", "names"), [(1, NAMES[:1]), (1, NAMES), (3, NAMES), (7, NAMES[:1]), (20, NAMES)])
 @pytest.mark.parametrize("size_wh", [(640, 400), (300, 900), (40, 30), (2000, 100)], ids=str)
-@pytest.mark.parametrize("names", [("cat",), ("cat", "dog", "bird")], ids=len)
 def test_each_method_and_name_has_a_cell_of_the_pictures_shape(
     build: Build, pasted: list[tuple[int, int]], number: int, size_wh: tuple[int, int], names: tuple[str, ...]
 ) -> None:

@@ -287,7 +287,7 @@ def test_no_name_leads_out_of_the_folder(export_format, tmp_path):
     assert len(written) == len(names)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(st.sampled_from("/\\.:aA\u00e9e\u0301-2_ \x01") | st.characters(), max_size=40), min_size=1))
 def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
     with tempfile.TemporaryDirectory() as folder:

@@ -398,27 +398,6 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
     assert (result.code, "expected the folder of an annotation, found no manifest.json" in result.err) == (2, True)
 
 
-def test_a_review_saved_from_a_file_is_applied(done, out):
-    run = json.loads((out / "summary.json").read_text())["run"]
-    file = out.parent / "review.json"
-    document = {"kind": "cliploc review", "run": run, "pictures": {"b.png": saved(box(1, 2, 5, 4), status="reviewed")}}
-    file.write_text(json.dumps(document))
-    result = annotate(done[0], LABELS, out, masks=True, decisions=file, **OPTIONS)
-    assert (result.corrected, result.reviewed) == (1, 1)
-    for wrong, said in [
-        ({**document, "run": "x"}, "reviews boxes of another run"),
-        ({**document, "pictures": {"no.png": saved()}}, "reviews no.png, which this run does not have"),
-        (
-            {**document, "pictures": {"b.png": saved(box(1, 1, 2, 2, label=7))}},
-            "cannot be applied to b.png: expected labels",
-        ),
-        ({**document, "pictures": {"b.png": 1}}, "expected a review as review.html saves it"),
-    ]:
-        file.write_text(json.dumps(wrong))
-        with pytest.raises(UsageError, match=said):
-            annotate(done[0], LABELS, out, masks=True, decisions=file, **OPTIONS)
-
-
 def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):
     monkeypatch.setattr("cliploc.web.editor.serve_review", lambda *_, **__: None)
     result = cliploc_("review", out)
