@@ -122,18 +122,18 @@ def pixels_by_loops(picture: Tensor) -> np.ndarray:
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
-    ("height", "width"), [(9, 17), (16, 3), (50, 7)]
-)  # the last: more than three strips of 16 rows
-def test_the_equation_on_pixels(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ("height", "width", "names"), [(9, 17, 2), (16, 3, 5), (50, 7, 9)]
+)  # the last: more than three strips of 16 rows; with 4 names or more, vectors of 8
+def test_the_equation_on_pixels(height: int, width: int, names: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_neighbours, "VALUES", 4 * width * 2)  # four rows at once
     generator = torch.Generator().manual_seed(0)
     picture = 0.5 + 0.03 * torch.rand(2, 3, height, width, generator=generator)
     picture[..., : width // 2] = 0.3
-    maps = torch.rand(2, 2, height, width, generator=generator) ** 3
+    maps = torch.rand(2, names, height, width, generator=generator) ** 3
     refined = PIXELS.function(picture, maps, (16, 16))
     for b in range(2):
         weights = pixels_by_loops(picture[b])
-        for p in range(2):
+        for p in range(names):
             expected = solved(weights, maps[b, p].flatten().double().numpy())
             np.testing.assert_allclose(refined[b, p].flatten(), expected, rtol=0.02, atol=5e-4)
 

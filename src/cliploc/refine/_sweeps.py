@@ -22,18 +22,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cliploc.refine import _compiled
 from cliploc.refine._neighbours import HALF, RADIUS
 from cliploc.refine._propagation import ALPHA, solved
 
 FloatArray = npt.NDArray[np.float32]
+VECTORS_FROM = 4  # names; fewer would leave most of a vector empty: bench.refinements
 
 
 def room(size: tuple[int, int]) -> Tensor:
     """Zeros for the weights of a picture, `[H, 84, pitch]`; the picture is at `inside` of each line."""
     height, width = size
-    return torch.zeros(height, len(HALF), width + 2 * RADIUS)
+    tiles = -(-width // _compiled.TILE)
+    return torch.zeros(height, len(HALF), tiles * _compiled.TILE + 2 * RADIUS)
 
 
 def inside(width: int) -> slice:
@@ -47,7 +50,7 @@ def swept(weights: Tensor, degree: Tensor, parts: Iterable[Tensor], tolerance: f
     Ŵ `[H, 84, pitch]` lies in `room`, and is overwritten; `degree` `[H, W]` are the row sums that it was divided by.
     """
     picture = inside(degree.shape[1])
-    vector = torch.zeros(weights.shape[0], weights.shape[2])
+    vector = torch.ones(weights.shape[0], weights.shape[2])
     vector[:, picture] = degree.sqrt()
     scale = torch.from_numpy(_compiled.factored(weights.numpy(), ALPHA, vector.numpy()))
     threads = torch.get_num_threads()
@@ -69,18 +72,22 @@ class _Swept:
 
     def __init__(self, weights: Tensor, scale: Tensor, labels: Tensor, each: Callable[..., None]) -> None:
         names, height, width = labels.shape
-        self._each, self._inside, self._weights = each, inside(width), weights.numpy()
+        self._each, self._inside, self._weights, self._names = each, inside(width), weights.numpy(), names
+        self._lanes = _compiled.LANES if names >= VECTORS_FROM else 1
         self._scale = scale[:, self._inside]
-        self._diagonal = (scale.square() - 2).numpy()
-        shape = names, height, weights.shape[2]
+        self._diagonal = (scale.square() - 2).repeat_interleave(self._lanes, dim=1).numpy()
+        self._shape = -(-names // self._lanes), height, weights.shape[2], self._lanes
+        # Of torch, which aligns memory to whole lines of the cache.
         self._residual, self._direction, self._back, self._found, self._rest = (
-            np.zeros(shape, np.float32) for _ in range(5)
+            torch.zeros(self._shape).flatten(2).numpy() for _ in range(5)
         )
-        torch.mul(labels, self._scale, out=torch.from_numpy(self._rest)[..., self._inside])
+        padded = F.pad(labels * self._scale, (0, 0, 0, 0, 0, self._shape[0] * self._lanes - names))
+        rest = torch.from_numpy(self._rest).view(self._shape)[:, :, self._inside]  # [groups, H, W, lanes]
+        rest.copy_(padded.view(-1, self._lanes, height, width).permute(0, 2, 3, 1))
         self._forward()
         self._residual, self._rest = self._rest, self._residual
-        self._turn = np.zeros(names, np.float32)
-        self.length = torch.from_numpy(self._residual).square().sum(dim=(1, 2))
+        self._turn = self._along(torch.zeros(names))
+        self.length = self._by_name(self._residual).square().sum(dim=(1, 2))
 
     def bend(self) -> Tensor:
         for odd in (1, 0):
@@ -91,24 +98,38 @@ class _Swept:
     def move(self, step: Tensor) -> Tensor:
         total = self._totals()
         maps = self._back, self._rest, self._found, self._residual
-        self._each(_compiled.move, step.numpy(), *maps, total)
-        return torch.from_numpy(total).sum(dim=0)
+        self._each(_compiled.move, self._along(step), *maps, total)
+        return self._summed(total)
 
     def turn(self, by: Tensor) -> None:
-        self._turn = by.numpy()  # until the next sweep
+        self._turn = self._along(by)  # until the next sweep
 
     @property
     def found(self) -> Tensor:
-        return torch.from_numpy(self._found)[..., self._inside] * self._scale
+        return self._by_name(self._found)[:, :, self._inside] * self._scale
 
     def _forward(self) -> Tensor:
         total = self._totals()
         for odd in (0, 1):
             maps = self._direction, self._back, self._rest
             self._each(_compiled.forward, self._weights, *maps, total, odd)
-        return torch.from_numpy(total).sum(dim=0)
+        return self._summed(total)
+
+    def _by_name(self, maps: FloatArray) -> Tensor:
+        """Maps of each name: `[groups, H, pitch · lanes]` → `[P, H, pitch]`."""
+        return torch.from_numpy(maps).view(self._shape).permute(0, 3, 1, 2).flatten(0, 1)[: self._names]
+
+    def _along(self, values: Tensor) -> FloatArray:
+        """A value for each name, at each pixel of a row: `[P]` → `[groups, pitch · lanes]`."""
+        groups, _, pitch, lanes = self._shape
+        padded = F.pad(values, (0, groups * lanes - len(values))).view(groups, 1, lanes)
+        return padded.expand(groups, pitch, lanes).flatten(1).numpy()
 
     def _totals(self) -> FloatArray:
-        """Zeros, for each strip a row, for each name a column."""
-        names, height, _ = self._found.shape
-        return np.zeros((-(-height // _compiled.STRIP), names), np.float32)
+        """Zeros, a row for each strip and group."""
+        groups, height, pitch, lanes = self._shape
+        return np.zeros((-(-height // _compiled.STRIP), groups, pitch * lanes), np.float32)
+
+    def _summed(self, total: FloatArray) -> Tensor:
+        """The sum for each name, `[P]`."""
+        return torch.from_numpy(total).sum(dim=0).view(-1, *self._shape[2:]).sum(dim=1).flatten()[: self._names]
