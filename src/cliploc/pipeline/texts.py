@@ -159,8 +159,7 @@ class Texts:
         self._most = max(self._most, 2 * len(synonyms))
         if max(len(self._known), len(self._remarks)) > self._most:
             self._embeddings, self._known, self._remarks = {}, {}, {}
-        known, _ = zip(*map(self._known_words, synonyms), strict=True)
-        embeddings = self._embeddings
+        known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
         for words in dict.fromkeys(known):
             if words not in embeddings and (kept := self._recalled(words)) is not None:
                 embeddings[words] = kept
@@ -259,7 +258,7 @@ class Texts:
         """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
         asked = self._known  # another thread may forget
         if words not in asked:
-            reasons = list(map(self.backbone.unknown_reason, words))
+            reasons = [self.backbone.unknown_reason(word) for word in words]
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
             asked[words] = (known or words, None if known else reasons[0])
         return asked[words]
