@@ -44,7 +44,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.keep import headed, keep
+from bench.keep import headed, keep, precisions
 from bench.turns import in_turns
 from bench.vit_methods import PHOTOS, THINGS, machine, shown
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
@@ -260,7 +260,7 @@ def rows(scene: Scene, channels: int, quick: bool) -> Rows:
     every = len(scene.model.visual.layer4[-1].conv3.weight)  # channels
     once, grid = ((1, 1),), ((1, 1), (1, 10), (8, 1), (8, 10))
     found: list[tuple[Row, tuple[tuple[int, int], ...]]] = []
-    for precision in ("fp32", "bf16"):
+    for precision in precisions():
         ours = scene.ours("score_cam", precision, channels, **cam)
         theirs = lambda n=channels: scene.torchcam("ScoreCAM", n, batch_size=BATCH)  # noqa: E731
         found.append((("score_cam", precision, ours, "torchcam", theirs, 1.0), ((1, 1), (1, 10))))
@@ -271,7 +271,7 @@ def rows(scene: Scene, channels: int, quick: bool) -> Rows:
         peers = lambda: scene.grad_cam("ScoreCAM", channels)  # noqa: E731
         ours = scene.ours("score_cam", "fp32", channels, **cam)
         found.append((("score_cam, corners aligned otherwise", "fp32", ours, "grad-cam", peers, 1.0), once))
-        for precision in ("fp32", "bf16"):
+        for precision in precisions():
             ours = scene.ours("score_cam", precision, budget=BUDGET, **cam)
             few = lambda: scene.torchcam("ScoreCAM", channels, batch_size=BATCH)  # noqa: E731
             row = (f"score_cam, budget={BUDGET} of {every}", precision, ours, "torchcam", few, every / channels)
@@ -384,7 +384,7 @@ def main(
         except PackageNotFoundError:
             print(f"{package} is not installed: {INSTALL}", file=sys.stderr)
     scene = Scene(quick)
-    whole = scene.ours("score_cam", "bf16", temperature=1 / scene.fp32.logit_scale)
+    whole = scene.ours("score_cam", precisions()[-1], temperature=1 / scene.fp32.logit_scale)
     exact = functools.cache(lambda count, prompts: whole(scene.images[:count], prompts))
     cells = kept(out, about, channels) if only else {}
     print(HEADER)
