@@ -259,6 +259,13 @@ def test_the_table_as_any_csv_reader_reads_it(pictures, tmp_path):
         same([(line["label"], [float(line[key]) for key in ("x0", "y0", "x1", "y1")]) for line in boxes], one)
 
 
+@pytest.mark.parametrize(("certainty", "written"), [(None, ["", ""]), (np.array([0.25, np.nan]), ["0.25", ""])])
+def test_a_certainty_that_is_not_known_is_empty_in_the_table(certainty, written, tmp_path):
+    one = annotated("a.jpg", tmp_path / "a.jpg", (8, 8), [[0, 0, 4, 4], [1, 1, 5, 5]], certainty=certainty)
+    (path,) = export("csv", [one], tmp_path / "out")
+    assert [line["certainty"] for line in csv.DictReader(path.open(newline=""))] == written
+
+
 # --------------------------------------------------------------------------------------------------------- file names
 LEADING_OUT = (
     *("/data/a.jpg", "//data/a.jpg", "///data/a.jpg", "../../data/a.jpg", "x/../../data/a.jpg"),

@@ -1,6 +1,7 @@
 """A CSV table with a line for each box."""
 
 import csv
+import math
 from pathlib import Path
 
 from cliploc._files import write_whole
@@ -25,7 +26,8 @@ class BoxTable(Export):
                 writer = csv.writer(file)
                 writer.writerow(HEAD)
                 for one in pictures():
-                    known = [""] * len(one.xyxy) if one.certainty is None else map(number, one.certainty)
+                    certainty = [math.nan] * len(one.xyxy) if one.certainty is None else one.certainty
+                    known = ["" if math.isnan(value) else number(value) for value in certainty]
                     for (box, score, label), certain in zip(rows(one), known, strict=True):
                         edges = [f"{value:.2f}" for value in box]
                         name = settings.names[label]
