@@ -263,7 +263,7 @@ def test_the_table_as_any_csv_reader_reads_it(pictures, tmp_path):
 def test_a_certainty_that_is_not_known_is_empty_in_the_table(certainty, written, tmp_path):
     one = annotated("a.jpg", tmp_path / "a.jpg", (8, 8), [[0, 0, 4, 4], [1, 1, 5, 5]], certainty=certainty)
     (path,) = export("csv", [one], tmp_path / "out")
-    assert [line["certainty"] for line in csv.DictReader(path.open(newline=""))] == written
+    assert [line["certainty"] for line in csv.DictReader(path.read_text().splitlines())] == written
 
 
 # --------------------------------------------------------------------------------------------------------- file names

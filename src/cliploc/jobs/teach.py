@@ -47,7 +47,7 @@ FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
 FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
 FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
 LEFT_BEHIND = 0.05  # share of these that may look less alike than a picture in which it is found
-ODD = 0.1  # the same where one odd picture or two would else take away what the others say
+ODD = 0.1  # the same, tried next: so one or two odd pictures do not hide what the others say
 DOUBTED = 0.25  # and than one in which it is sure
 MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alike
 # The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons;
@@ -240,13 +240,15 @@ class Appearance:
     def alike(self, settings: Mapping[str, Any]) -> Tensor:
         """`[2]`, see `Learnt.alike`; NaN where others look alike too, or too few pictures say that they do not."""
         unrelated = UNRELATED.get(settings["model"], math.inf)
-        tested = len(self.others) >= FEWEST_ALIKE
-        for left, way in ((LEFT_BEHIND, "linear"), (ODD, "higher")) if len(self.own) >= FEWEST_ALIKE else ():
+        unknown, tested = torch.full((2,), torch.nan), len(self.others) >= FEWEST_ALIKE
+        if len(self.own) < FEWEST_ALIKE:
+            return unknown
+        for left, way in ((LEFT_BEHIND, "linear"), (ODD, "higher")):
             low, high = cosines = self.own.quantile(torch.tensor([left, DOUBTED]), interpolation=way)
             apart = not len(self.others) or float((self.others >= low).float().mean()) <= MOST_ALIKE
             if apart and low < high and (tested or low >= unrelated):
                 return cosines
-        return torch.full((2,), torch.nan)
+        return unknown
 
 
 @dataclass(frozen=True)

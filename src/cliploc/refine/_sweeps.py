@@ -29,7 +29,7 @@ from cliploc.refine._neighbours import HALF, RADIUS
 from cliploc.refine._propagation import ALPHA, solved
 
 FloatArray = npt.NDArray[np.float32]
-VECTORS_FROM = 4  # names; fewer would leave most of a vector empty: bench.refinements
+VECTORS_FROM = 4  # names; fewer would leave most of a vector empty: bench.refinements --names 1 2 4 8
 
 
 def room(size: tuple[int, int]) -> Tensor:
