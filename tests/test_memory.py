@@ -1,7 +1,9 @@
 """What a model computed is kept: no forward pass twice, the same results, and no more than may be kept."""
 
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,36 @@ def test_a_method_that_was_stopped_goes_on_where_it_was() -> None:
     assert 0 < backbone.images < whole.images
     localizer(WIDE, ["red"])
     assert backbone.images == whole.images
+
+
+def test_threads_that_ask_for_one_picture_share_a_forward_pass_and_others_do_not_wait() -> None:
+    backbone, memory, began, goes_on = (
+        Counting(tower("gap_cnn", (8, 8))),
+        Memory(),
+        threading.Event(),
+        threading.Event(),
+    )
+    trace = backbone.trace
+
+    def waits(images: Any, needs: Any) -> Any:
+        if threading.current_thread().name == "first_0":
+            began.set()
+            assert goes_on.wait(30)
+        return trace(images, needs)
+
+    backbone.trace = waits
+    first, others = ThreadPoolExecutor(1, "first"), ThreadPoolExecutor(2, "others")
+    with first, others:
+        slow = first.submit(localizer_of(backbone, memory, "cam"), WIDE, ["red"])
+        assert began.wait(30)
+        same_picture = others.submit(localizer_of(backbone, memory, "cam"), WIDE, ["blue"])
+        another = others.submit(localizer_of(backbone, memory, "cam"), PHOTOS[2], ["blue"])
+        assert another.result(30).names == ("blue",)
+        assert not same_picture.done()
+        goes_on.set()
+        for result, name in ((slow, "red"), (same_picture, "blue")):
+            same(result.result(30), localizer_of(tower("gap_cnn", (8, 8)), None, "cam")(WIDE, [name]))
+    assert backbone.traces == 2
 
 
 def test_names_are_embedded_once() -> None:

@@ -109,7 +109,7 @@ class _OfModel:
 
 
 class Memory:
-    """A cache of what the towers computed of pictures and names, for localizers that run one after the other.
+    """A cache of what the towers computed of pictures and names, for any localizers, in several threads too.
 
     Args:
         max_bytes: of all that is kept; what was not used for longest goes first.
@@ -136,6 +136,8 @@ class Memory:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
         self.besides = Needs()
         self._kept = Kept[_OfModel](max_bytes, max_seconds, clock)
+        self._used: set[Hashable] = set()  # what some thread adds to
+        self._freed = threading.Condition()  # tells that there is less of it
         self._gone: list[weakref.ref[Backbone]] = []  # models that ended since this was last looked at
         # By the model's address, which is its own as long as what is shared, and with it the model, lives.
         self._shared: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -147,14 +149,25 @@ class Memory:
 
     @contextmanager
     def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
-        """What is kept of a batch, told by `what`: checksums, and how pictures are seen; it is weighed at the end."""
+        """What is kept of a batch, told by `what`: checksums, and how pictures are seen; it is weighed at the end.
+
+        One thread has it at a time: another one that asks for the same waits, and finds what the first made.
+        """
         key = (id(backbone), torch.is_inference_mode_enabled(), *what)
-        found: Remembered | None = self._get(key, backbone)
-        remembered = Remembered(besides=self.besides) if found is None else found
+        with self._freed:
+            self._freed.wait_for(lambda: key not in self._used)
+            self._used.add(key)
         try:
-            yield remembered
-        finally:  # what was done before a method was stopped is kept, too
-            self._put(key, backbone, remembered)
+            found: Remembered | None = self._get(key, backbone)
+            remembered = Remembered(besides=self.besides) if found is None else found
+            try:
+                yield remembered
+            finally:  # what was done before a method was stopped is kept, too
+                self._put(key, backbone, remembered)
+        finally:
+            with self._freed:
+                self._used.remove(key)
+                self._freed.notify_all()
 
     def text(self, backbone: Backbone, words: Sequence[str], templates: Sequence[str]) -> Tensor | None:
         """The embedding `[D]` of a name, or None."""

@@ -25,6 +25,7 @@ docs/presence.md.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -159,6 +160,7 @@ class Bank:
         self._cache, self._pass_share, self._kin_share = cache, pass_share, kin_share
         self._names = texts.beside(prompts.DEFAULT_TEMPLATES)
         self._plain = texts.beside(("{}",))
+        self._embedding = threading.Lock()  # one thread embeds, others wait
         self._embeddings: Tensor | None = None  # [K, D]
         self._crowd: Crowd | None = None  # of the bank's texts with each other, as every name needs it
         self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
@@ -227,29 +229,34 @@ class Bank:
 
     def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
         """`[K, D]` of the names and sentences that the model can know, kept: a large text tower needs a minute."""
-        if self._embeddings is None:
-            named = [entry for entry in bank_names() if self._names.unknown_reason(entry[:1]) is None]
-            said = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]
-            for number, entry in enumerate((*named, *said)):
-                for word in dict.fromkeys(map(str.casefold, entry)):
-                    self._entries.setdefault(word, []).append(number)
-            cache, parts, making = self._cache(), [], False
-            left = len(named) + len(said)
+        with self._embedding:
+            if self._embeddings is None:
+                self._embeddings = self._embedded(told)
+            return self._embeddings
 
-            def count(more: int) -> None:
-                nonlocal left, making
-                left, making = left - more, True
-                told(more, left)
+    def _embedded(self, told: Callable[[int, int], None]) -> Tensor:
+        named = [entry for entry in bank_names() if self._names.unknown_reason(entry[:1]) is None]
+        said = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]
+        self._entries.clear()  # it may have been stopped before
+        for number, entry in enumerate((*named, *said)):
+            for word in dict.fromkeys(map(str.casefold, entry)):
+                self._entries.setdefault(word, []).append(number)
+        cache, parts, making = self._cache(), [], False
+        left = len(named) + len(said)
 
-            for entries, texts in ((named, self._names), (said, self._plain)):
-                after = left - len(entries)
-                if entries:
-                    parts.append(texts.embed_together(_text_set([entry[:1] for entry in entries]), cache, count))
-                if making and left > after == 0:  # these came from the cache, the others did not
-                    told(left, 0)
-                left = after
-            self._embeddings = torch.cat(parts) if parts else torch.zeros(0, self.backbone.embedding_size)
-        return self._embeddings
+        def count(more: int) -> None:
+            nonlocal left, making
+            left, making = left - more, True
+            told(more, left)
+
+        for entries, texts in ((named, self._names), (said, self._plain)):
+            after = left - len(entries)
+            if entries:
+                parts.append(texts.embed_together(_text_set([entry[:1] for entry in entries]), cache, count))
+            if making and left > after == 0:  # these came from the cache, the others did not
+                told(left, 0)
+            left = after
+        return torch.cat(parts) if parts else torch.zeros(0, self.backbone.embedding_size)
 
 
 def bank_names() -> list[tuple[str, ...]]:

@@ -46,6 +46,7 @@ STOP_SECONDS = 0.2  # between two looks whether a search that waits for its turn
 KEPT_OWN = 64  # choices of model, method and options whose own values are known
 KEPT_PIXEL_BYTES = 64 * 2**20  # of decoded photographs
 SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
+SEARCHES = 2  # at once: one's tower has all cores while the other's boxes, in Python, have one; docs/studies/cost.md
 KEPT_MODELS = 2  # in memory at once; when another is loaded, the least recently used one is dropped
 
 
@@ -203,7 +204,7 @@ class SearchResult:
 
 
 class Service:
-    """Loads models when they are first needed, and searches photographs, one at a time."""
+    """Loads models when they are first needed, and searches photographs, a few at once."""
 
     def __init__(
         self,
@@ -236,9 +237,9 @@ class Service:
         self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
         self._loaders = ThreadPoolExecutor(KEPT_MODELS, thread_name_prefix="cliploc-load")
-        # One search at a time, as a model uses the whole machine, and all searches in one thread: the allocator has a
-        # heap for each thread, and cached features would keep the heaps of many threads from shrinking.
-        self._models = ThreadPoolExecutor(1, thread_name_prefix="cliploc-models")
+        # In these threads alone: the allocator has a heap for each thread, and cached features would keep the heaps of
+        # many threads from shrinking.
+        self._models = ThreadPoolExecutor(SEARCHES, thread_name_prefix="cliploc-models")
 
     def offer(self, label: str) -> Offer:
         """The model with this text in the menu; "" for the first."""
