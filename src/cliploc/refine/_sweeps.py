@@ -131,5 +131,6 @@ class _Swept:
         return np.zeros((-(-height // _compiled.STRIP), groups, pitch * lanes), np.float32)
 
     def _summed(self, total: FloatArray) -> Tensor:
-        """The sum for each name, `[P]`."""
-        return torch.from_numpy(total).sum(dim=0).view(-1, *self._shape[2:]).sum(dim=1).flatten()[: self._names]
+        """The sum for each name, `[P]`; by NumPy, as torch's threads would still spin beside the next sweep's."""
+        by_lane = total.sum(axis=0).reshape(-1, *self._shape[2:]).sum(axis=1)  # [groups, lanes]
+        return torch.from_numpy(by_lane.ravel()[: self._names])
