@@ -735,11 +735,11 @@ class FaithfulnessOptions(ProtocolOptions):
         None, group="faithfulness", metavar="N", check=whole("steps", 2, 50176, none="224"),
         help="Steps of deletion and insertion; fewer are faster.",
     )
-    # With 0.02 a quarter of the scores gave areas that were 0.0007 off: docs/faithfulness.md.
+    # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
     tolerance: float | None = option(
         None, group="faithfulness", metavar="0-1", check=number("tolerance", 0, 1, none="every step"),
         none="every step is scored",
-        help="Deletion and insertion skip steps where the score is this near a straight line.",
+        help="Deletion and insertion skip steps where the score is this near a straight line; 0.02 takes a third.",
     )
     baseline: Literal["zero", "black", "blur", "mean", "noise", "inpaint"] | None = option(
         None, group="faithfulness", check=choice("baseline", BASELINES, none=True),
