@@ -197,8 +197,14 @@ class Sampling:
 
     def over_input(self, maps: Tensor) -> Tensor:
         """`[P, H, W]`; the smallest value of each map where none lies."""
-        made = _sampled_by(self.rows, maps, self.columns)
-        return _filled(made, (self.rows.sum(dim=1, keepdim=True) * self.columns.sum(dim=1)) > 0)
+        down, across = _covered(self.rows), _covered(self.columns)
+        made = _sampled_by(self.rows[down], maps, self.columns[across])
+        size = len(maps), len(self.rows), len(self.columns)
+        if made.shape == size:
+            return made
+        filled = made.amin(dim=(1, 2), keepdim=True).expand(size).clone()
+        filled[:, down, across] = made
+        return filled
 
 
 def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
@@ -282,6 +288,12 @@ def _own_turns(side: Tensor, linear: bool) -> Tensor:
 def _in_cells(weights: Tensor, cells: int) -> Tensor:
     """Weights `[n, points]` along a side, averaged in cells `[cells, points]` as `interpolate` does in "area" mode."""
     return F.adaptive_avg_pool1d(weights.T[None], cells)[0].T
+
+
+def _covered(weights: Tensor) -> slice:
+    """The places of a side where something lies, by weights `[n, points]`."""
+    there = (weights != 0).any(dim=1).nonzero().flatten().tolist()
+    return slice(there[0], there[-1] + 1) if there else slice(0, 0)
 
 
 def _sampled_by(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
@@ -447,18 +459,6 @@ def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tenso
         if inside.any():
             one[:, ~inside] = one[:, inside].amin(dim=1, keepdim=True)
     return filled
-
-
-def whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:
-    """Maps `[p, h, w]` of a whole picture → `[p, H, W]` on the first scale's input; the padding gets their minimum."""
-    if all(one.resized_wh == one.input_hw[::-1] for one in (base, frame)):
-        return F.interpolate(raw[None], size=base.input_hw, mode="bilinear", align_corners=False)[0]
-    x0, y0, x1, y1 = base.visible_xyxy
-    on_base = frame.map_to_frame(raw, base)  # [p, H, W]
-    visible = on_base[:, y0:y1, x0:x1]
-    padded = visible.amin(dim=(-2, -1), keepdim=True).expand_as(on_base).clone()
-    padded[:, y0:y1, x0:x1] = visible
-    return padded
 
 
 def iou_matrix(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike) -> FloatArray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled, whole_on_input
+from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled
 from cliploc.maps import min_max
 from cliploc.pipeline.prepare import Prepared
 from cliploc.tower import Trace
@@ -123,12 +123,12 @@ def _of_picture(view: View, b: int, names: Sequence[int]) -> tuple[list[Frame], 
 
 def on_input(view: View, item: Prepared, b: int, names: Sequence[int], fading: bool) -> Tensor:
     """A view's maps of some names of picture number `b` → `[p, H, W]` in 0–1 on the first scale's input."""
-    frames, chosen = _of_picture(view, b, names)
+    (frames, chosen), base = _of_picture(view, b, names), item.frames[0]
     if not frames:  # a picture too narrow for windows
-        return chosen.new_zeros(len(names), *item.frames[0].input_hw)
+        return chosen.new_zeros(len(names), *base.input_hw)
     if view[0][0].windows is None:
-        return min_max(whole_on_input(chosen[0], item.frames[0], frames[0]))
-    return min_max(item.frames[0].stitch(frames, chosen, fading=fading))
+        return min_max(base.sampling_of_whole(frames[0], chosen).over_input(chosen[0]))
+    return min_max(base.stitch(frames, chosen, fading=fading))
 
 
 def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import padding_least, whole_on_input
+from cliploc.geometry import padding_least
 from cliploc.maps import min_max
 from cliploc.refine.affinity import spread_along, with_details
 from cliploc.refine.level import leveled
@@ -60,7 +60,7 @@ def drawn(
     if level is not None:
         maps = min_max(padding_least(leveled(maps, level), frames, False))
     for raw, frame in zip(maps, frames, strict=True):
-        yield min_max(whole_on_input(raw, frame, frame))
+        yield min_max(frame.sampling_of_whole(frame, raw).over_input(raw))
 
 
 @dataclass(frozen=True)
