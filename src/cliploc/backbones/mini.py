@@ -200,13 +200,6 @@ class Mini(ConvolutionalBackbone):
         mixture = StageMixture({int(stage): weight for stage, weight in load_file(folder / MIXTURE_FILE).items()})
         return cls(tower, tensors["mean_feature"], text, facts, mixture).eval().requires_grad_(False)
 
-    def pool(self, features: Tensor) -> Tensor:
-        return self.pool_layer(features)
-
-    def read_locations(self, features: Tensor) -> Tensor:
-        """The reading of each location: the features `[B, 1280, h, w]` minus μ, which is exact."""
-        return self.pool_layer.read_locations(features)
-
     def unknown_reason(self, word: str) -> str | None:
         return self.text.unknown_reason(word)
 

@@ -157,6 +157,7 @@ class TimmCnn(ConvolutionalBackbone):
     """ConvNeXt-CLIP and MobileCLIP's FastViTs (attention not accessible); stage −1 is the last before the mean."""
 
     pooling: Pooling = "global average"
+    pool_layer: Any  # timm's head, which `pool` and `read_locations` here read in their own way
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
         parts = OpenClipParts(model, tokenizer, name, TimmCnn, copied=copied)
