@@ -309,11 +309,7 @@ def boxes_of(
     rule: BoxRule,
     sides: FloatArray | None = None,
 ) -> Boxes:
-    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels.
-
-    Args:
-        sides: see `Localization`.
-    """
+    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
     asked = np.flatnonzero(found)
     x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
     on_map = scored_boxes(maps[asked, y0:y1, x0:x1], rule)

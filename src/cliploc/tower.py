@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
@@ -71,18 +71,11 @@ class Needs:
         """The union: one forward pass that serves both."""
 
         def union(a: Any, b: Any) -> Any:
+            if isinstance(a, int):  # a count, or whether something is needed
+                return max(a, b)
             return "all" if "all" in (a, b) else tuple(sorted({*a, *b}))
 
-        return Needs(
-            union(self.features, other.features),
-            union(self.tokens, other.tokens),
-            union(self.attention, other.attention),
-            union(self.projections, other.projections),
-            union(self.ends, other.ends),
-            max(self.dense, other.dense),
-            self.guide or other.guide,
-            self.windows or other.windows,
-        )
+        return Needs(*(union(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)))
 
     @property
     def only_vit(self) -> bool:
@@ -416,11 +409,7 @@ class Guide(Protocol):
 
 
 def as_transformer(backbone: Backbone) -> TransformerBackbone:
-    """The same backbone, known to be a ViT.
-
-    Raises:
-        UsageError: it is a CNN.
-    """
+    """The same backbone, known to be a ViT; a `UsageError` for a CNN."""
     if backbone.kind != "vit":
         raise UsageError(f"expected a ViT tower, got {backbone.name}, a CNN: choose another model, such as mini-vit")
     return cast("TransformerBackbone", backbone)
