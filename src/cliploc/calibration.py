@@ -134,7 +134,7 @@ def _of(read: Mapping[str, Any]) -> Calibration:
 
 
 def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) -> Logistic:
-    """The most likely logistic model of features `[n, F]` for what is true `[n]`, rows weighted, slightly regularised."""
+    """The most likely logistic model of features `[n, F]` for what is true `[n]`, weighted, slightly regularised."""
     from sklearn.linear_model import LogisticRegression  # here: only who fits needs it
 
     mean, deviation = features.mean(axis=0), features.std(axis=0).clip(min=1e-9)
