@@ -47,7 +47,6 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether this class supports an open_clip image tower."""
         return isinstance(visual, ModifiedResNet)
 
 

@@ -90,7 +90,6 @@ class TimmVit(VisionTransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether this class supports an open_clip image tower."""
         if not isinstance(trunk := getattr(visual, "trunk", None), VisionTransformer | Eva):
             return False
         (height, width), (h, w) = trunk.patch_embed.img_size, trunk.patch_embed.grid_size
@@ -178,7 +177,6 @@ class TimmCnn(ConvolutionalBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether this class supports an open_clip image tower."""
         if not isinstance(visual, TimmModel) or not isinstance(trunk := visual.trunk, ConvNeXt | FastVit):
             return False
         head = trunk.head
