@@ -125,8 +125,7 @@ class Localization:
     @property
     def heatmaps(self) -> FloatArray:
         """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, to save memory."""
-        heatmaps: FloatArray = self.frame.map_to_original(as_tensor(self.maps)).numpy()
-        return heatmaps
+        return self.frame.map_to_original(as_tensor(self.maps)).numpy()
 
     def maps_over_picture(self, hw: tuple[int, int]) -> FloatArray:
         """`[P, h, w]` float32 in 0–1 over the whole picture, at any height and width; zero where it was cropped.
@@ -134,8 +133,7 @@ class Localization:
         At (224, 224) these are the score maps of the WSOL evaluation (`cliploc evaluate`).
         """
         over_picture = self.frame.map_to_picture(as_tensor(self.maps), hw)
-        maps: FloatArray = over_picture.clamp(0, 1).numpy()
-        return maps
+        return over_picture.clamp(0, 1).numpy()
 
     @property
     def masks(self) -> Masks:
