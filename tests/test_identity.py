@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cliploc.calibration import own_calibration
 from cliploc.cli import main
 from cliploc.cli.annotate import annotate as annotate_command
 from cliploc.cli.benchmark import benchmark as benchmark_command
-from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, SEGMENTATION_OPTIONS, words_of
+from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, SegmentationOptions, words_of
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
@@ -476,7 +476,7 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "seeds": (*LABELLING, "--seeds", "2"),
 }
 # What tells runs apart, by other tests: the kind of run, and the protocol of a segmentation set.
-TOLD_ELSEWHERE = {"task", *SEGMENTATION_OPTIONS}
+TOLD_ELSEWHERE = {"task", *(one.name for one in fields(SegmentationOptions))}
 HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),
     "root": ((), "a dataset may be moved; a checksum of its samples counts"),

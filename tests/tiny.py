@@ -126,12 +126,6 @@ class TinyCnn(ConvolutionalBackbone):
         self.pooling = "attention" if isinstance(pool, AttentionPool) else "global average"
         self.texts = ColourText(size)
 
-    def pool(self, features: Tensor) -> Tensor:
-        return self.pool_layer(features)
-
-    def read_locations(self, features: Tensor) -> Tensor:
-        return self.pool_layer.read_locations(features)
-
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.texts(texts)
 

@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 MAX_THREADS = 1024  # beyond what machines have; a hundred times more and the system refuses to start them
 # GNU's OpenMP (torch on Linux) reads the first, LLVM's and Intel's (macOS, MKL) the second.
@@ -32,19 +32,7 @@ SAYINGS = (
 )
 
 
-class Batch(Protocol):
-    """What can be halved: a list or a tensor."""
-
-    def __len__(self) -> int:
-        """The number of items."""
-        ...
-
-    def __getitem__(self, part: slice, /) -> Any:
-        """Some of the items."""
-        ...
-
-
-B = TypeVar("B", bound=Batch)
+B = TypeVar("B", bound=Any)  # what can be halved: a list or a tensor
 R = TypeVar("R")
 
 

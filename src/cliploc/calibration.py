@@ -59,24 +59,15 @@ class Logistic:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The models of a second look; see `OF_NAME` and `OF_BOX` for their features.
+    """The models of a second look; see `OF_NAME` and `OF_BOX` for their features."""
 
-    Attributes:
-        right: of a box: the chance that it has IoU ≥ 0.5 with a thing of its name.
-        there: of a name with boxes: the chance that it is in the picture.
-        first: of a name without boxes: the same, from the picture and its windows alone.
-        base: the share of the names asked that were there; what the chances of names count on.
-        models: the names of the models that it was fitted on.
-        about: on what it was fitted, in a line.
-        lifts: name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it.
-    """
-
-    right: Logistic
-    there: Logistic
-    first: Logistic
-    base: float
-    models: tuple[str, ...]
-    about: str
+    right: Logistic  # of a box: the chance that it has IoU ≥ 0.5 with a thing of its name
+    there: Logistic  # of a name with boxes: the chance that it is in the picture
+    first: Logistic  # of a name without boxes: the same, from the picture and its windows alone
+    base: float  # the share of the names asked that were there; what the chances of names count on
+    models: tuple[str, ...]  # the names of the models that it was fitted on
+    about: str  # on what it was fitted, in a line
+    # name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it
     lifts: Mapping[str, float] = field(default_factory=dict)
 
     def passes(self, of_names: Floats, min_presence: float) -> npt.NDArray[np.bool_]:
@@ -96,17 +87,12 @@ class Calibration:
         write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-class _LogisticFile(Struct):
-    bias: float
-    weights: tuple[float, ...]
-
-
 class _CalibrationFile(Struct):
     kind: Literal["cliploc calibration"]
     version: int
-    right: _LogisticFile
-    there: _LogisticFile
-    first: _LogisticFile
+    right: Logistic
+    there: Logistic
+    first: Logistic
     base: Annotated[float, Meta(gt=0, lt=1)]
     models: list[str]
     about: str
@@ -121,11 +107,7 @@ class _CalibrationFile(Struct):
 
 
 def load_calibration(path: str | os.PathLike[str]) -> Calibration:
-    """Reads the file of `Calibration.save`, or a recipe's file that has one.
-
-    Raises:
-        InputError: no such file, or not one of these.
-    """
+    """Reads the file of `Calibration.save`, or a recipe's file that has one; else an `InputError`."""
     try:
         read = parse_json(read_bytes(path, 2**20))
         within = read.get("calibration") if isinstance(read, dict) else None
@@ -152,12 +134,7 @@ def _of(read: Mapping[str, Any]) -> Calibration:
 
 
 def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) -> Logistic:
-    """The logistic model of features `[n, F]` with the greatest likelihood, slightly regularised.
-
-    Args:
-        true: `[n]`, what is to be told from the features.
-        weight: `[n]`, how much each row counts.
-    """
+    """The most likely logistic model of features `[n, F]` for what is true `[n]`, weighted, slightly regularised."""
     from sklearn.linear_model import LogisticRegression  # here: only who fits needs it
 
     mean, deviation = features.mean(axis=0), features.std(axis=0).clip(min=1e-9)

@@ -96,55 +96,53 @@ def whole(name: str, low: int, high: int, *, none: str = "") -> Callable[[Any], 
 
 def _in_range(holds: Callable[[Any], bool], expected: str, none: str, parse: Callable[[str], Any]) -> Check:
     hint = f": leave it out for {none}" if none else ""
+    return _where(holds, expected, {"parse": parse, "none": none}, none=bool(none), hint=hint)
+
+
+def _where(
+    holds: Callable[[Any], object],
+    expected: str,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    none: bool = False,
+    hint: str = "",
+) -> Check:
+    """A value that something holds for, or None where that is allowed; `hint` ends the error."""
 
     def check(value: Any) -> Any:
-        if not holds(value) and not (value is None and none):
-            raise UsageError(f"expected {expected}, got {short(value)}{hint}")
-        return value
+        if (none and value is None) or holds(value):
+            return value
+        raise UsageError(f"expected {expected}, got {short(value)}{hint}")
 
-    return Check(check, {"parse": parse, "none": none})
+    return Check(check, facts or {})
 
 
 def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable[[Any], Any]:
     """One of several texts, or None."""
-
-    def check(value: Any) -> Any:
-        if (value is None and none) or value in choices:
-            return value
-        raise UsageError(f"expected {name} to be one of {', '.join(choices)}, got {short(value)}")
-
-    return Check(check, {"metavar": "|".join(choices)})
+    expected = f"{name} to be one of {', '.join(choices)}"
+    return _where(lambda value: value in choices, expected, {"metavar": "|".join(choices)}, none=none)
 
 
-def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
-    def check(value: Any) -> bool | None:
-        if not isinstance(value, bool) and not (none and value is None):
-            raise UsageError(f"expected {name} as True or False, got {short(value)}")
-        return value
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
-    return check
+
+def _flag(name: str, *, none: bool = False) -> Check:
+    return _where(_is_flag, f"{name} as True or False", none=none)
 
 
 def _on_off(name: str) -> Check:
     """True or False, on the command line in words; or None."""
-
-    def check(value: Any) -> bool | None:
-        if value is not None and not isinstance(value, bool):
-            raise UsageError(f"expected {name} as on or off, got {short(value)}")
-        return value
-
-    return Check(check, {"metavar": "on|off", "parse": lambda text: {"on": True, "off": False}.get(text, text)})
+    facts = {"metavar": "on|off", "parse": lambda text: {"on": True, "off": False}.get(text, text)}
+    return _where(_is_flag, f"{name} as on or off", facts, none=True)
 
 
 def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
     """A number from 0 to 1 or the text "auto", or None."""
-
-    def check(value: Any) -> Any:
-        if is_number(value, 0, 1) or value == "auto" or (none and value is None):
-            return value
-        raise UsageError(f"expected {name} from 0 to 1, or auto, got {short(value)}")
-
-    return Check(check, {"metavar": "0-1|auto", "parse": parse_float})
+    facts = {"metavar": "0-1|auto", "parse": parse_float}
+    return _where(
+        lambda value: is_number(value, 0, 1) or value == "auto", f"{name} from 0 to 1, or auto", facts, none=none
+    )
 
 
 def _numbers(name: str, count: range, low: float, high: float, example: str) -> Check:
@@ -155,9 +153,8 @@ def _numbers(name: str, count: range, low: float, high: float, example: str) -> 
     def check(value: Any) -> tuple[float, ...] | None:
         if value is None:
             return None
-        if not isinstance(value, list | tuple) or len(value) not in count:
-            raise UsageError(f"expected {expected}, got {short(value)}")
-        if not all(is_number(item, low, high) for item in value):
+        fits = isinstance(value, list | tuple) and len(value) in count
+        if not fits or not all(is_number(item, low, high) for item in value):
             raise UsageError(f"expected {expected}, got {short(value)}")
         return tuple(float(item) for item in value)
 
@@ -211,32 +208,29 @@ def is_file_name(recipe: str | os.PathLike[str]) -> bool:
     return os.fspath(recipe).endswith(".json")
 
 
-def _checked_device(value: Any) -> Any:
-    """A well-spelt device; the localizer, which imports torch, checks whether this machine has it."""
-    if value is None or (isinstance(value, str) and re.fullmatch(r"cpu|mps|cuda(:\d+)?", value, re.ASCII)):
-        return value
-    raise UsageError(
-        f"expected device as cpu, cuda, cuda:N or mps, got {short(value)}: leave it out for the best available"
-    )
-
-
 def _or_folder(name: str, choices: Sequence[str], kinds: Sequence[str] = (SAM,), *, none: bool = False) -> Check:
     """One of several texts, or a kind such as "sam:" and a folder; whoever loads it checks the folder."""
     *others, last = (*choices, *(f"{kind}FOLDER" for kind in kinds))
 
-    def check(value: Any) -> Any:
+    def holds(value: Any) -> bool:
         of_folder = isinstance(value, str) and any(value.startswith(kind) and value != kind for kind in kinds)
-        if of_folder or value in choices or (none and value is None):
-            return value
-        raise UsageError(f"expected {name} as {', '.join(others)} or {last}, got {short(value)}")
+        return of_folder or value in choices
 
-    return Check(check, {"metavar": "|".join((*others, last))})
+    metavar = "|".join((*others, last))
+    return _where(holds, f"{name} as {', '.join(others)} or {last}", {"metavar": metavar}, none=none)
 
 
-def _checked_guide(value: Any) -> Any:
-    if isinstance(value, str) and not value.partition("@")[0].strip():
-        raise UsageError(f"expected guide, the name of a second image tower such as dinov2-s, got {short(value)}")
-    return value
+# A well-spelt device; the localizer, which imports torch, checks whether this machine has it.
+_DEVICE = _where(
+    lambda value: isinstance(value, str) and re.fullmatch(r"cpu|mps|cuda(:\d+)?", value, re.ASCII),
+    "device as cpu, cuda, cuda:N or mps",
+    none=True,
+    hint=": leave it out for the best available",
+)
+_GUIDE = _where(
+    lambda value: not isinstance(value, str) or value.partition("@")[0].strip(),
+    "guide, the name of a second image tower such as dinov2-s",
+)
 
 
 def _checked_method_options(value: Any) -> dict[str, Any]:
@@ -551,7 +545,7 @@ class Options:
         "box to a Segment Anything, and needs `cliploc[sam]`. See `cliploc help masks`.",
     )
     device: str | None = option(
-        None, group="model", metavar="cpu|cuda|mps", check=_checked_device, none="the best available",
+        None, group="model", metavar="cpu|cuda|mps", check=_DEVICE, none="the best available",
         help="Device to compute on.",
         about="Only for a model given by name; a `Backbone` stays on its device.",
         harmless="devices differ by rounding only; the manifest's sessions name the machine",
@@ -574,7 +568,7 @@ class Options:
         "Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help performance`.",
     )
     guide: str | Guide | None = option(
-        None, group="model", metavar="NAME[@FILE]", check=_checked_guide, none="the model itself",
+        None, group="model", metavar="NAME[@FILE]", check=_GUIDE, none="the model itself",
         help="Second image tower, which measures similarities between places, for `proxyclip`, `affinity`, `lposs`.",
         about='A guide of `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
         '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
@@ -832,8 +826,6 @@ class AnnotateOptions(ProtocolOptions):
 
 
 OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(Options)}
-SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(SegmentationOptions)}
-FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(FaithfulnessOptions)}
 RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harmless)
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.

@@ -125,8 +125,7 @@ class Frame:
     def stitch(self, windows: Sequence[Frame], maps: Tensor, *, fading: bool = False) -> Tensor:
         """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input: their mean where they overlap.
 
-        Args:
-            fading: whether a window's weight falls from its middle to its edge, so that no seam is seen there.
+        If they are `fading`, a window's weight falls from its middle to its edge, so that no seam is seen there.
         """
         return self.sampling(windows, maps[0], fading=fading).over_input(tiled(windows, maps))
 

@@ -125,8 +125,7 @@ class Localization:
     @property
     def heatmaps(self) -> FloatArray:
         """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, to save memory."""
-        heatmaps: FloatArray = self.frame.map_to_original(as_tensor(self.maps)).numpy()
-        return heatmaps
+        return self.frame.map_to_original(as_tensor(self.maps)).numpy()
 
     def maps_over_picture(self, hw: tuple[int, int]) -> FloatArray:
         """`[P, h, w]` float32 in 0–1 over the whole picture, at any height and width; zero where it was cropped.
@@ -134,8 +133,7 @@ class Localization:
         At (224, 224) these are the score maps of the WSOL evaluation (`cliploc evaluate`).
         """
         over_picture = self.frame.map_to_picture(as_tensor(self.maps), hw)
-        maps: FloatArray = over_picture.clamp(0, 1).numpy()
-        return maps
+        return over_picture.clamp(0, 1).numpy()
 
     @property
     def masks(self) -> Masks:
@@ -309,11 +307,7 @@ def boxes_of(
     rule: BoxRule,
     sides: FloatArray | None = None,
 ) -> Boxes:
-    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels.
-
-    Args:
-        sides: see `Localization`.
-    """
+    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
     asked = np.flatnonzero(found)
     x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
     on_map = scored_boxes(maps[asked, y0:y1, x0:x1], rule)

@@ -119,8 +119,7 @@ class ResizedMasks:
 
 def _shrunk(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
     """A mask at a smaller width and height: the pixels that it covers in part."""
-    smaller: BoolArray = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
-    return smaller
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
 
 
 def _part_of(thing: BoolArray, mask: BoolArray, hot: BoolArray) -> BoolArray:
@@ -131,8 +130,7 @@ def _part_of(thing: BoolArray, mask: BoolArray, hot: BoolArray) -> BoolArray:
     )
     _, pieces = cv2.connectedComponents((thing & (here <= others)).astype(np.uint8), connectivity=8)
     touched = np.unique(pieces[mask])
-    part: BoolArray = np.isin(pieces, touched[touched > 0])
-    return part
+    return np.isin(pieces, touched[touched > 0])
 
 
 class _NameMap:

@@ -127,19 +127,15 @@ class TrainedHead(Protocol):
 
     def digest(self) -> str:
         """A checksum of everything that its maps depend on, which tells heads apart."""
-        ...
 
     def needs(self) -> Needs:
         """What it reads from the trace."""
-        ...
 
     def semantics(self, ctx: Context) -> Tensor:
         """S, `[B, P, h, w]` float32: how much each place speaks for each prompt."""
-        ...
 
     def unknown_reason(self, words: tuple[str, ...]) -> str | None:
         """Why the head cannot know a name by any of its synonyms, in one line; None when it can."""
-        ...
 
 
 @dataclass(frozen=True)

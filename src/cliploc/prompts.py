@@ -195,13 +195,14 @@ def class_entry(line: str, where: str = "") -> str:
         return line
     if match.group(2):
         return "|".join(word.strip() for word in match.group(2).split(","))
-    if line not in _imagenet_entries():
+    if line not in imagenet_entries():
         raise UsageError(f"{where}{line} is not one of ImageNet's 1,000 classes: write its name after the id")
-    return _imagenet_entries()[line]
+    return imagenet_entries()[line]
 
 
 @functools.cache
-def _imagenet_entries() -> dict[str, str]:
+def imagenet_entries() -> dict[str, str]:
+    """WordNet id of each of ImageNet's classes → its name and synonyms as `parse` takes them."""
     return {known.wnid: known.entry for known in imagenet_classes()}
 
 

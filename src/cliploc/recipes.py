@@ -127,15 +127,10 @@ KIND = "cliploc recipe"
 TUNED = (*UNREFINED, "threshold", "resize", "image_size")  # the options that a file may set
 
 
-class _TowerFile(Struct):
-    model: str
-    weights: str
-
-
 class _RecipeFile(Struct):
     kind: Literal["cliploc recipe"]
     version: Literal[1]
-    tower: _TowerFile
+    tower: Tower
     method: str
     options: dict[str, Any]
     about: str

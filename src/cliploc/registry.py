@@ -24,15 +24,6 @@ OWN = __name__.partition(".")[0]
 class Registry(Generic[T]):
     """A named collection that fills itself from the public modules of one package, and from other people's packages.
 
-    Args:
-        kind: what is kept, singular; used in error texts ("method").
-        package: the package whose modules register their things when imported; modules whose name begins with an
-            underscore are skipped. None: nothing to discover.
-        group: the group of entry points by which other packages add things; None for none.
-        home: item → the module that defines it. Needed with `group`: it tells the package's own things from others.
-        listed: gives the names of the package's own things without importing them, for `refuse_unknown`; None: they
-            must be imported to be known. Tests compare it with what is there.
-
     Example:
         >>> colours = Registry[int]("colour")
         >>> colours.register("red", 1)
@@ -43,15 +34,14 @@ class Registry(Generic[T]):
 
     def __init__(
         self,
-        kind: str,
-        package: str | None = None,
-        group: str | None = None,
-        home: Callable[[T], str] | None = None,
+        kind: str,  # what is kept, singular; used in error texts ("method")
+        package: str | None = None,  # whose public modules register their things when imported; None: no modules
+        group: str | None = None,  # of the entry points by which other packages add things
+        home: Callable[[T], str] | None = None,  # item → its module, which tells own things from those of the group
+        # The names of the package's own things without importing them; None: they must be imported to be known.
         listed: Callable[[], Iterable[str]] | None = None,
     ) -> None:
-        self.kind = kind
-        self._package = package
-        self._group = group
+        self.kind, self._package, self._group = kind, package, group
         self._home, self._listed = home, listed
         self._items: dict[str, T] = {}
         self._imported = package is None

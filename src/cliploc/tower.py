@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
@@ -71,18 +71,11 @@ class Needs:
         """The union: one forward pass that serves both."""
 
         def union(a: Any, b: Any) -> Any:
+            if isinstance(a, int):  # a count, or whether something is needed
+                return max(a, b)
             return "all" if "all" in (a, b) else tuple(sorted({*a, *b}))
 
-        return Needs(
-            union(self.features, other.features),
-            union(self.tokens, other.tokens),
-            union(self.attention, other.attention),
-            union(self.projections, other.projections),
-            union(self.ends, other.ends),
-            max(self.dense, other.dense),
-            self.guide or other.guide,
-            self.windows or other.windows,
-        )
+        return Needs(*(union(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)))
 
     @property
     def only_vit(self) -> bool:
@@ -229,17 +222,14 @@ class Backbone(Protocol):
         It tells models apart in the identity of runs, in trained heads and in caches on disk. It may take as long as
         reading the weights: ask once.
         """
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where the weights are; images are moved there."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' precision; images are cast to it."""
-        ...
 
     def in_precision(self, dtype: torch.dtype) -> Backbone:
         """A copy whose image tower computes in another precision; the text tower may be shared.
@@ -247,26 +237,21 @@ class Backbone(Protocol):
         Raises:
             UsageError: the tower has one precision only.
         """
-        ...
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """`(h, w)` of the feature grid for an input of height × width pixels."""
-        ...
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""
-        ...
 
     def trace(self, images: Tensor, needs: Needs) -> Trace:
         """One forward pass of normalised `[B, 3, H, W]` without gradients, keeping what `needs` asks for."""
-        ...
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
         """Finishes the tower from a stage's features `[B, C, h, w]` → embeddings `[B, D]`, unit norm, float32.
 
         Differentiable. `trace` supplies what the features leave out (a ViT's class token).
         """
-        ...
 
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
@@ -282,30 +267,24 @@ class Backbone(Protocol):
             trace: a forward pass.
             reading: which path.
         """
-        ...
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm; differentiable where the images need a gradient."""
-        ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
-        ...
 
     def unknown_reason(self, word: str) -> str | None:
         """Why this model cannot know a name, in one line; None when it can."""
-        ...
 
     def remark(self, word: str) -> str | None:
         """How this model reads a name that it does not read as it stands, in one line; else None."""
-        ...
 
     def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
         """The words of a sentence, each with its share in the match with an image's embedding `[D]`.
 
         None where the text tower cannot say it. Shares add up to 1, or all are 0.
         """
-        ...
 
     def presence(self, cosine: Tensor) -> Tensor | None:
         """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
@@ -313,7 +292,6 @@ class Backbone(Protocol):
         0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, not a
         probability: how many of the names above it are in the picture depends on how many are asked for.
         """
-        ...
 
 
 @runtime_checkable
@@ -328,7 +306,6 @@ class TransformerBackbone(Backbone, Protocol):
 
     def with_positions(self, rule: PositionRule) -> TransformerBackbone:
         """The same tower, its weights shared, which resizes position embeddings by another rule."""
-        ...
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
         """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
@@ -344,14 +321,12 @@ class TransformerBackbone(Backbone, Protocol):
             last: the block after which the head reads the tokens; earlier than −1 for the embedding that the tower
                 would give if it ended there (LeGrad).
         """
-        ...
 
     def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
         """Runs one block on the tokens `[B, 1+N, d]` entering it; `Needs.ends` keeps the same in a trace.
 
         A rule replaces the block's own attention, as in a `DenseReading`.
         """
-        ...
 
     def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """`dense` without its last step: the tokens `[B, 1+N, d]` at the path's end, which `read_tokens` reads.
@@ -359,41 +334,34 @@ class TransformerBackbone(Backbone, Protocol):
         A method may change the tokens that the path starts with: `dataclasses.replace(trace, entering=…,
         projections={}, normed={})`.
         """
-        ...
 
     def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
         """A block's projection of what its heads gathered, `[B, H, T, d/H]` → `[B, T, d]`, before any layer scale."""
-        ...
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens after a block `[B, 1+N, d]` → the embedding `[B, D]`, not normalised, and the pool's attention.
 
         That is `[B, H, 1, T]`, or None for a head without an attention pool.
         """
-        ...
 
     @property
     def last_norm(self) -> nn.LayerNorm | nn.Identity:
         """The layer norm of the head; the identity where it has none."""
-        ...
 
     def read_normed(self, normed: Tensor) -> Tensor:
         """What follows `last_norm` in `read_tokens`: `[B, n, d]` → `[B, n, D]`."""
-        ...
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
 
         The head's normalisation and projection, with an attention pool its value path; not normalised.
         """
-        ...
 
     def patch_texts(self, texts: Tensor) -> Tensor:
         """What the reading of one patch is compared with, from texts `[…, D]`: `[…, D]`, of the same lengths.
 
         The texts themselves, except where patches are trained against a part of the joint space only (dino.txt).
         """
-        ...
 
 
 @runtime_checkable
@@ -405,22 +373,16 @@ class Guide(Protocol):
     @property
     def weights_id(self) -> str:
         """SHA-256 of all that its answers depend on; tells guides apart in the identity of runs."""
-        ...
 
     def features(self, pixels: Tensor) -> Tensor:
         """RGB `[B, 3, H, W]` in 0–1, the model's input before it is normalised → `[B, C, h, w]` float32.
 
         The grid is the guide's own for a picture of this size; the picture is resized to whole cells of it.
         """
-        ...
 
 
 def as_transformer(backbone: Backbone) -> TransformerBackbone:
-    """The same backbone, known to be a ViT.
-
-    Raises:
-        UsageError: it is a CNN.
-    """
+    """The same backbone, known to be a ViT; a `UsageError` for a CNN."""
     if backbone.kind != "vit":
         raise UsageError(f"expected a ViT tower, got {backbone.name}, a CNN: choose another model, such as mini-vit")
     return cast("TransformerBackbone", backbone)

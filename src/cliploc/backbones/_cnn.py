@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeAlias
 
@@ -47,12 +46,13 @@ def run_in_parts(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) 
 
 
 class ConvolutionalBackbone(DualEncoder):
-    """A `Backbone` of CNN stages: a subclass has `pool` (last features → embedding) and `read_locations`."""
+    """A `Backbone` of CNN stages: a subclass has a `pool_layer`, or its own `pool` and `read_locations`."""
 
     kind: TowerKind = "cnn"
     channels_last = True  # halves the time of mini's forward pass on a CPU
     runner: StageRunner  # runs the stages where no gradient is needed
     mixture: StageMixture | None  # what `MIXTURE` asks for
+    pool_layer: GlobalAveragePool | AttentionPool
 
     def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
@@ -60,13 +60,13 @@ class ConvolutionalBackbone(DualEncoder):
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.runner, self.mixture = run_in_parts, None
 
-    @abstractmethod
     def pool(self, features: Tensor) -> Tensor:
         """The last stage's features `[B, C, h, w]` → `[B, D]`, not normalised; differentiable."""
+        return self.pool_layer(features)
 
-    @abstractmethod
     def read_locations(self, features: Tensor) -> Tensor:
         """The last stage's features `[B, C, h, w]` → the joint-space reading of each location `[B, D, h, w]`."""
+        return self.pool_layer.read_locations(features)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // self.stride), -(-width // self.stride)

@@ -19,10 +19,6 @@ class DualEncoder(nn.Module, ABC):
     """An image tower beside a text tower: holds device, precision and the normalisation of pixels.
 
     A subclass defines the image tower (`run`), and sets `text` or overrides `encode_text`.
-
-    Attributes:
-        text: sentences → `[n, D]` float32, unit norm.
-        calibration: scale and bias of `presence`; None: the model is not calibrated.
     """
 
     name: str
@@ -37,8 +33,8 @@ class DualEncoder(nn.Module, ABC):
     interpolation: Interpolation = "bicubic"
     weights_file: Path | None = None
     channels_last: bool = False  # whether its first layers compute with the channels last in memory
-    calibration: tuple[float, float] | None = None
-    text: nn.Module
+    calibration: tuple[float, float] | None = None  # scale and bias of `presence`; None: the model is not calibrated
+    text: nn.Module  # sentences → `[n, D]` float32, unit norm
     mean: Tensor
     std: Tensor
 
@@ -64,6 +60,12 @@ class DualEncoder(nn.Module, ABC):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+    def convert(self, dtype: torch.dtype) -> Self:
+        """Converts all parts to a precision, but not its own buffers: pixels are normalised in float32."""
+        for part in self.children():
+            part.to(dtype)
+        return self
 
     def loaded_from(self, file: Path, source: str) -> None:
         """Records that all weights are a file's, unchanged; `source`: all that determines the model."""

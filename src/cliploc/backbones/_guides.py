@@ -66,8 +66,7 @@ class TimmGuide:
 
     def _read(self, images: Tensor) -> Tensor:
         asked = {"norm": True, "output_fmt": "NCHW", "intermediates_only": True}
-        last: Tensor = self._module.forward_intermediates(images, indices=1, **asked)[-1]
-        return last
+        return self._module.forward_intermediates(images, indices=1, **asked)[-1]
 
 
 class QueryKeyGuide(TimmGuide):

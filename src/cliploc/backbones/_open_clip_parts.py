@@ -94,16 +94,8 @@ class OpenClipText(nn.Module):
         w_i = ReLU(Σ_l Σ_d g^l_d · v^l_id · n^l_i) over the last blocks l, as shares that add up to 1 (or all 0): g^l is
         the cosine's gradient with respect to what the heads gather for the end token, n^l_i = cos(q_end, k_i), min–max
         normalised over all tokens. As for the image side, the authors' code runs these blocks with one head. The share
-        of a word is the sum of its tokens' shares.
-
-        Args:
-            text: a sentence.
-            image: `[D]`, the embedding of an image.
-            blocks: how many of the last blocks are read.
-            published: the authors' one-head form.
-
-        Returns:
-            The words and signs of the sentence with their shares; None where the text tower is not CLIP's own.
+        of a word is the sum of its tokens' shares. None where the text tower is not CLIP's own. `published` is the
+        authors' one-head form.
         """
         part = getattr(self.model, "text", self.model)
         pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))

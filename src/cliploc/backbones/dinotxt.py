@@ -207,9 +207,7 @@ def _build(family: Family, pretrained: str | None, device: str, precision: str) 
             backbone = DinoTxt(DinoTxtModel(PUBLISHED[family]), f"{name}:random")
         else:
             backbone = _read(family, user_path(pretrained))
-    for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
-        part.to(dtype)
-    return backbone.to(device)
+    return backbone.convert(dtype).to(device)
 
 
 def _read(family: Family, path: Path) -> DinoTxt:

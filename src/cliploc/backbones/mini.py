@@ -192,20 +192,13 @@ class Mini(ConvolutionalBackbone):
         self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini.py
 
     @classmethod
-    def bundled(cls, folder: Path = WEIGHTS) -> Mini:
+    def bundled(cls) -> Mini:
         """Loads the model in the package, frozen, in eval mode, on the CPU."""
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
-        facts = json.loads((folder / "mini.json").read_text())
-        tower, text = EfficientNetLite0.of(tensors), MiniTextTower.load(folder)
-        mixture = StageMixture({int(stage): weight for stage, weight in load_file(folder / MIXTURE_FILE).items()})
+        tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
+        facts = json.loads((WEIGHTS / "mini.json").read_text())
+        tower, text = EfficientNetLite0.of(tensors), MiniTextTower.load(WEIGHTS)
+        mixture = StageMixture({int(stage): weight for stage, weight in load_file(WEIGHTS / MIXTURE_FILE).items()})
         return cls(tower, tensors["mean_feature"], text, facts, mixture).eval().requires_grad_(False)
-
-    def pool(self, features: Tensor) -> Tensor:
-        return self.pool_layer(features)
-
-    def read_locations(self, features: Tensor) -> Tensor:
-        """The reading of each location: the features `[B, 1280, h, w]` minus μ, which is exact."""
-        return self.pool_layer.read_locations(features)
 
     def unknown_reason(self, word: str) -> str | None:
         return self.text.unknown_reason(word)

@@ -22,9 +22,9 @@ WEIGHTS = Path(__file__).parent / "mini_vit_weights"
 STEM_CHANNELS = 320
 
 
-def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
+def load_stem() -> nn.Sequential:
     """`mini`'s convolutions, `[B, 3, H, W]` → `[B, 320, h, w]` at stride 16: dilated (Yu & Koltun 2016)."""
-    tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
+    tensors = {name: tensor.float() for name, tensor in load_file(mini.WEIGHTS / "image.safetensors").items()}
     first, *stages, _ = EfficientNetLite0.of(tensors, output_stride=16).stages()
     stem = nn.Sequential(*first, *stages)
     return stem.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
@@ -79,14 +79,14 @@ class MiniVit(VisionTransformerBackbone):
         self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini_vit.py
 
     @classmethod
-    def bundled(cls, folder: Path = WEIGHTS, shared: Path = mini.WEIGHTS) -> MiniVit:
-        """Loads the model in the package, frozen, in eval mode, on the CPU; `shared` has `mini`'s weights."""
-        facts = json.loads((folder / "mini_vit.json").read_text())
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
+    def bundled(cls) -> MiniVit:
+        """Loads the model in the package, frozen, in eval mode, on the CPU."""
+        facts = json.loads((WEIGHTS / "mini_vit.json").read_text())
+        tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
         with torch.device("meta"):
             net = HybridBlocks(**facts["shape"])
         net.load_state_dict(tensors, assign=True)
-        model = cls(load_stem(shared), with_fast_linears(net), MiniTextTower.load(shared), facts)
+        model = cls(load_stem(), with_fast_linears(net), MiniTextTower.load(mini.WEIGHTS), facts)
         return model.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:

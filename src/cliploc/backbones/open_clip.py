@@ -139,10 +139,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
     for part in model.children():
         if part is not model.visual:
             _convert(part, dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
-    backbone = _adapter(model, label)(model, tokenizer, label, copied=False)
-    for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
-        part.to(dtype)
-    return backbone
+    return _adapter(model, label)(model, tokenizer, label, copied=False).convert(dtype)
 
 
 def _convert(part: nn.Module, dtype: torch.dtype) -> None:

@@ -47,15 +47,7 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether this class supports an open_clip image tower."""
         return isinstance(visual, ModifiedResNet)
-
-    def pool(self, features: Tensor) -> Tensor:
-        return self.pool_layer(features)
-
-    def read_locations(self, features: Tensor) -> Tensor:
-        """The value path of the attention pool: `[B, C, h, w]` → `[B, D, h, w]`."""
-        return self.pool_layer.read_locations(features)
 
 
 def _attention_pool(theirs: Any) -> AttentionPool:

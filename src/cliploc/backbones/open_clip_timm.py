@@ -90,7 +90,6 @@ class TimmVit(VisionTransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether this class supports an open_clip image tower."""
         if not isinstance(trunk := getattr(visual, "trunk", None), VisionTransformer | Eva):
             return False
         (height, width), (h, w) = trunk.patch_embed.img_size, trunk.patch_embed.grid_size
@@ -157,6 +156,7 @@ class TimmCnn(ConvolutionalBackbone):
     """ConvNeXt-CLIP and MobileCLIP's FastViTs (attention not accessible); stage −1 is the last before the mean."""
 
     pooling: Pooling = "global average"
+    pool_layer: Any  # timm's head, which `pool` and `read_locations` here read in their own way
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:
         parts = OpenClipParts(model, tokenizer, name, TimmCnn, copied=copied)
@@ -177,7 +177,6 @@ class TimmCnn(ConvolutionalBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether this class supports an open_clip image tower."""
         if not isinstance(visual, TimmModel) or not isinstance(trunk := visual.trunk, ConvNeXt | FastVit):
             return False
         head = trunk.head

@@ -122,7 +122,6 @@ class OpenClipVit(VisionTransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether this class supports an open_clip image tower."""
         if not isinstance(visual, VisionTransformer) or visual.patch_size[0] != visual.patch_size[1]:
             return False
         # Scaled cosine attention and CoCa's two-pool variants exist in open_clip's code, but in none of its models.

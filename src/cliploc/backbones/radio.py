@@ -1,4 +1,7 @@
-"""C-RADIO (Ranzinger 2024, Heinrich 2025): a ViT taught by several models at once, read through the head of one."""
+"""C-RADIO (Ranzinger 2024, Heinrich 2025): a ViT taught by several models at once, read through the head of one.
+
+docs/towers.md has the sources.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, create, describe_preprocessing, models
 from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
-from cliploc.backbones._radio_layout import renamed
 from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
 from cliploc.backbones._transformer import VisionTransformerBackbone
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
@@ -32,6 +34,8 @@ SIDE = 512  # pixels that the authors prefer
 HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "so400m": 16, "huge": 16, "giant": 24}  # by timm's names
 TYPES = {"siglip2": "siglip2", "clip": "open_clip"}  # our name of a head → the type of its teacher
 SIGLIP2 = {"siglip2-g-384": "siglip2-giant-opt-patch16-384", "siglip2-so400m": "siglip2-so400m-patch16-naflex"}
+TOWER, UNUSED = "base_model.", ("reg_token", "fc_norm.")  # tensors that the authors' towers have and do not use
+SPECTRAL = ".parametrizations.weight."  # in names of what a weight is computed from
 
 
 # ------------------------------------------------------------------------------------------------------------- modules
@@ -98,7 +102,6 @@ class Radio(VisionTransformerBackbone):
         self.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The tokens `[B, prefix+N, d]` that enter the first block, from normalised images `[B, 3, H, W]`."""
         h, w = self.grid(images.shape[-2], images.shape[-1])
         x = self.model.patches(images).flatten(2).transpose(1, 2)  # [B, N, d]
         learnt, most = math.isqrt(len(self.model.positions)), max(h, w)
@@ -136,9 +139,7 @@ def _build(head: str, pretrained: str | None, device: str, precision: str) -> Ra
             raise MissingWeightsError(f"expected one file of C-RADIO in {path}, found {len(files)}: name the file")
         path = files[0]
     backbone = _read(read_checkpoint(path, ("state_dict_ema", "state_dict"), with_settings=True), head, precision)
-    for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
-        part.to(dtype)
-    return backbone.to(device)
+    return backbone.convert(dtype).to(device)
 
 
 def _read(weights: Checkpoint, head: str, precision: str) -> Radio:
@@ -193,6 +194,68 @@ def text_tower(folder: Path, teacher: Mapping[str, Any], precision: str) -> Back
     if name == teacher["model"]:
         return create(name, teacher.get("pretrained"), precision=precision)
     return create(f"hf-hub:google/{name}", precision=precision)
+
+
+# ------------------------------------------------------------------------------------------------------------- rename
+def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, Tensor]:
+    """The tensors of the tower and of the head with one of these prefixes, under the names of `RadioModel`."""
+    path, generator = weights.path, f"{TOWER}patch_generator."
+    names = {f"{generator}cls_token.token": "prefix", f"{generator}pos_embed": "positions"}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in weights.tensors.items():
+        if name.startswith("_feature_normalizer."):
+            raise ModelError(f"{path} normalises its features, which is not supported: take C-RADIOv3's own file")
+        if name.startswith(TOWER) and not name.removeprefix(TOWER).startswith(UNUSED):
+            ours = names.get(name, name.replace(f"{generator}embedder", f"{TOWER}patches").removeprefix(TOWER))
+            tensors[ours.replace(".grandma", ".gamma")] = tensor  # so spelt, to pass Hugging Face's loader
+        for head in heads:
+            if name.startswith(head):
+                tensors[f"head.{name.removeprefix(head)}"] = tensor
+    try:
+        tensors = _weights(tensors)
+    except (KeyError, ValueError, RuntimeError):
+        raise ModelError(f"{path} lacks what some of its weights are computed from: download it again") from None
+    axes = {"prefix": 2, "positions": 3, "patches.weight": 2, "blocks.0.mlp.fc2.weight": 2}
+    for name, number in (axes | {"head.fc1.weight": 2, "head.final.2.weight": 2}).items():
+        if name not in tensors or tensors[name].ndim != number or not tensors[name].numel():
+            raise ModelError(f"{path} has no {name} of C-RADIO, of {number} axes: check the file")
+    prefix, positions, patches = tensors["prefix"], tensors["positions"][0], tensors["patches.weight"]
+    patch = math.isqrt(patches.shape[1] // 3)
+    if not (
+        slot < len(prefix) and 3 * patch**2 == patches.shape[1] and math.isqrt(len(positions)) ** 2 == len(positions)
+    ):
+        raise ModelError(f"{path} has not the class token, or the squares, that its settings speak of: check the file")
+    # Blocks treat all tokens alike, so that their order is free: the first is the one that the head reads.
+    tensors["prefix"] = torch.cat([prefix[slot : slot + 1], prefix[:slot], prefix[slot + 1 :]])
+    tensors["positions"] = positions  # [G², d]
+    tensors["patches.weight"] = patches.reshape(-1, 3, patch, patch)
+    return tensors
+
+
+def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that are trained as a direction and a norm (σReparam, Zhai 2023) as the authors' loader computes them."""
+    computed = {name: tensor for name, tensor in tensors.items() if SPECTRAL not in name}
+    for name, direction in tensors.items():
+        layer, found, rest = name.partition(SPECTRAL)
+        if found and rest == "original":
+            at = layer + SPECTRAL + "0."
+            parts = count_parts(tensors, f"{at}parts.")  # queries, keys and values have a norm each
+            names = [f"{at}parts.{i}." for i in range(parts)] or [at]
+            pieces = zip(direction.float().chunk(len(names)), names, strict=True)
+            computed[f"{layer}.weight"] = torch.cat([_scaled(piece, tensors, one) for piece, one in pieces])
+    return computed
+
+
+def _scaled(direction: Tensor, tensors: Mapping[str, Tensor], at: str) -> Tensor:
+    """scale · W / σ, σ the largest singular value after one more step of the power method from the stored vector."""
+    if f"{at}scale" not in tensors:
+        return direction
+    u = F.normalize(direction @ tensors[f"{at}_v"].float(), dim=0)
+    v = F.normalize(direction.T @ u, dim=0)
+    scale = tensors[f"{at}scale"].float()
+    if int(tensors.get(f"{at}_sn_version", 1)) == 2:
+        scale = F.softplus(scale) + 0.05
+    return direction * scale / (u @ direction @ v + 1e-6)
 
 
 for _head, _about in (("siglip2", "SigLIP 2"), ("clip", "DFN's CLIP")):

@@ -98,7 +98,6 @@ class Tips(VisionTransformerBackbone):
         self.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The tokens `[B, prefix+N, d]` that enter the first block, from normalised images `[B, 3, H, W]`."""
         grid, learnt = self.grid(images.shape[-2], images.shape[-1]), math.isqrt(len(self.image.positions))
         positions = self.image.positions.T.reshape(1, -1, learnt, learnt).float()  # [1, d, G, G]
         if grid != (learnt, learnt):
@@ -138,9 +137,7 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     backbone = Tips(image, text, f"tipsv2:{folder.name}")
     backbone.logit_scale = 1 / float(weights.tensors.get("temperature", torch.tensor(TEMPERATURE)))
     backbone.loaded_from(weights.path, f"tipsv2 {weights.sha256} {tokenizer.to_str()} timm {timm.__version__}")
-    for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
-        part.to(dtype)
-    return backbone.to(device)
+    return backbone.convert(dtype).to(device)
 
 
 def _read(folder: Path) -> Checkpoint:

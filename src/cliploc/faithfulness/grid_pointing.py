@@ -40,7 +40,7 @@ class GridPointing(FaithfulnessMetric):
     def measure(self, judged: Judged) -> Measured:
         assert judged.others is not None
         own = random.Random(judged.seed).randrange(CELLS**2)
-        grid: Tensor = judged.once(("grid", judged.target), lambda: grid_with(judged, own))  # [1, 3, H, W]
+        grid = judged.once(("grid", judged.target), lambda: grid_with(judged, own))  # [1, 3, H, W]
         heat = judged.others.of_pictures("grid map", grid, 0)[0].double()
         total = float(heat.sum())
         return Measured({"grid_pointing": float(heat[cells(*heat.shape)[own]].sum()) / total if total else None})

@@ -32,7 +32,7 @@ class Infidelity(FaithfulnessMetric):
     }
 
     def measure(self, judged: Judged) -> Measured:
-        hidden: Tensor = judged.once("squares", lambda: squares(judged.seed, *judged.heat.shape))  # [n, H, W]
+        hidden = judged.once("squares", lambda: squares(judged.seed, *judged.heat.shape))  # [n, H, W]
 
         def score() -> Tensor:
             def make(first: int, last: int) -> Tensor:
@@ -40,7 +40,7 @@ class Infidelity(FaithfulnessMetric):
 
             return judged.whole.probability - judged.scores(len(hidden), make).probability
 
-        change: Tensor = judged.once(("squares", judged.target), score).double()
+        change = judged.once(("squares", judged.target), score).double()
         heat = (hidden * judged.heat.cpu()).flatten(1).sum(dim=1).double()
         return Measured({"infidelity": infidelity(heat, change)})
 

@@ -30,7 +30,7 @@ class MaxSensitivity(FaithfulnessMetric):
 
     def measure(self, judged: Judged) -> Measured:
         assert judged.others is not None
-        noisy: Tensor = judged.once("noisy", lambda: judged.images + noise(judged).to(judged.images))
+        noisy = judged.once("noisy", lambda: judged.images + noise(judged).to(judged.images))
         maps = judged.others.of_pictures("noisy maps", noisy, 0)  # [10, H, W]
         size = float(judged.heat.norm())
         changes = (maps - judged.heat).flatten(1).norm(dim=1)  # [10]

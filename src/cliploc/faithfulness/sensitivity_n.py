@@ -37,7 +37,7 @@ class SensitivityN(FaithfulnessMetric):
 
     def measure(self, judged: Judged) -> Measured:
         size = tuple(judged.heat.shape)
-        cells: Tensor = judged.once("cells", lambda: subsets(judged.seed))  # [5·16, 14, 14]
+        cells = judged.once("cells", lambda: subsets(judged.seed))  # [5·16, 14, 14]
 
         def score() -> Tensor:
             def make(first: int, last: int) -> Tensor:
@@ -46,7 +46,7 @@ class SensitivityN(FaithfulnessMetric):
 
             return judged.whole.probability - judged.scores(len(cells), make).probability
 
-        change: Tensor = judged.once(("cells", judged.target), score)
+        change = judged.once(("cells", judged.target), score)
         heat = F.adaptive_avg_pool2d(judged.heat.cpu()[None, None], CELLS)[0, 0]  # [14, 14]
         removed = (cells * heat).flatten(1).sum(dim=1)
         found = [

@@ -35,7 +35,7 @@ class SmoothMprt(FaithfulnessMetric):
     def measure(self, judged: Judged) -> Measured:
         others = judged.others
         assert others is not None
-        pictures: Tensor = judged.once("smooth", lambda: noisy(judged.images, judged.seed))  # [8, 3, H, W]
+        pictures = judged.once("smooth", lambda: noisy(judged.images, judged.seed))  # [8, 3, H, W]
         own, *random = (others.of_pictures("smooth maps", pictures, share).mean(dim=0) for share in (0, *SHARES))
         found = [spearman(own, one) for one in random]
         return Measured({"smooth_mprt": found[-1]}, {"smooth_mprt": found})

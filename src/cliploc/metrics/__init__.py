@@ -28,8 +28,7 @@ from cliploc.metrics._infra.metric import (
     metrics,
 )
 from cliploc.metrics.coco_ap import CocoAP
-from cliploc.metrics.energy_in_boxes import EnergyInBoxes
-from cliploc.metrics.energy_in_masks import EnergyInMasks
+from cliploc.metrics.energy import EnergyInBoxes, EnergyInMasks
 from cliploc.metrics.localization_accuracy import LocalizationAccuracy
 from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits, packed_hits
 from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2

@@ -80,12 +80,9 @@ class CocoAP:
 
 
 def matches(overlap: Floats) -> Bools:
-    """`[10, n]`: whether each box, the best first, takes a true one at each IoU of `IOUS`.
+    """`[10, n]`: whether each box, the best first, takes a true one at each IoU of `IOUS`, from their IoUs `[n, m]`.
 
     A box takes the true box that it fits best among those that are left; of equal ones the last, as in pycocotools.
-
-    Args:
-        overlap: `[n, m]`, the IoU of each box with each true one.
     """
     right = np.zeros((len(IOUS), len(overlap)), np.bool_)
     for t, least in enumerate(IOUS):

@@ -33,10 +33,7 @@ class LocalizationAccuracy(Metric):
     """GT-known, Top-1 and Top-5 localisation, and classification.
 
     The map is the true class's. If the predicted class is right, that is the predicted class's map as well, so Top-1
-    Loc needs no other map.
-
-    Args:
-        threshold: τ; None: the best on these images, which makes the numbers an oracle's.
+    Loc needs no other map. Without a threshold τ it is the best on these images, which makes the numbers an oracle's.
 
     Example:
         >>> from cliploc.metrics import BoxCurve

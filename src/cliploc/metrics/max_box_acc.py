@@ -49,10 +49,8 @@ class MaxBoxAccResult:
 class MaxBoxAcc(Metric):
     """MaxBoxAcc: the box of the largest contour has an IoU of at least 0.5 with any true box.
 
-    Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR.
-
-    Args:
-        contours: "largest", or "every" for the best of all contours' boxes.
+    Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR. With "every", the best of
+    all contours' boxes counts.
 
     Example:
         >>> metric = MaxBoxAcc()

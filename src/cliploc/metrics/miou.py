@@ -32,14 +32,14 @@ class PixelPairs:
     pixels: npt.NDArray[np.int64]  # [n] int64
 
 
-def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, ignore: int | None = None) -> PixelPairs:
-    """Counts pairs of labels of one picture `[H, W]`, predicted from 0 to `classes` − 1; None: `ignored_label`."""
+def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int) -> PixelPairs:
+    """Counts pairs of labels of one picture `[H, W]`, predicted from 0 to `classes` − 1, except `ignored_label`."""
     if predicted.shape != truth.shape:
         raise InputError(
             f"{image_id}: expected a label map of {_by(truth)} pixels, like the true one, got {_by(predicted)}: "
             "write it at the picture's size"
         )
-    counted = truth != (ignored_label(classes) if ignore is None else ignore)
+    counted = truth != ignored_label(classes)
     guess = predicted[counted].astype(np.int64)  # [N]
     actual = truth[counted].astype(np.int64)  # [N]
     if len(guess) and not 0 <= guess.min() <= guess.max() < classes:
@@ -87,8 +87,8 @@ class MeanIoU:
         [0.5, 0.5]
     """
 
-    def __init__(self, classes: int, ignore: int | None = None) -> None:
-        self.classes, self.ignore = classes, ignore
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
         self._ids: set[str] = set()
         self._confusion = np.zeros((classes + 1, classes), np.int64)
         # Of each replicate: intersection, predicted and true pixels of each class.
@@ -99,7 +99,7 @@ class MeanIoU:
 
     def update(self, image_id: str, predicted: Labels, truth: Labels) -> None:
         """Counts one image; arguments and errors are those of `pixel_pairs`, and a second time is a `UsageError`."""
-        self.restore(image_id, pixel_pairs(image_id, predicted, truth, self.classes, self.ignore))
+        self.restore(image_id, pixel_pairs(image_id, predicted, truth, self.classes))
 
     def restore(self, image_id: str, pairs: PixelPairs) -> None:
         """Counts one image by its pairs; a second time is a `UsageError`."""

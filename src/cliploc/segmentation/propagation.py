@@ -32,11 +32,8 @@ def propagated(over_pixels: PixelMaps, picture: Tensor, queries: Tensor, hw: tup
     This is the authors' code. In their paper G is the whole matrix; their product takes its diagonal alone. They use no
     logit scale in p, so that with cosines it is nearly flat.
 
-    Args:
-        picture: `[1, 3, h, w]`, normalised RGB of any size.
-        queries: `[Q, D]`, the texts' embeddings.
-        hw: of the pixels.
-        values: of maps that may be in memory at once.
+    `picture` is normalised RGB `[1, 3, h, w]` of any size, `queries` are the texts' embeddings `[Q, D]`, `hw` is of the
+    pixels. So many `values` of maps may be in memory at once.
     """
     cell = max(1, round(hw[0] / GRID)), max(1, round(hw[1] / GRID))
     at_once = max(1, values // (hw[0] * hw[1]))

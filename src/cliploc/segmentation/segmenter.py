@@ -220,8 +220,7 @@ class Segmenter:
         if any(task.needs.windows for task in tasks.values()):
             maps, cosines = forward(crops, windows=True)
             return _Seen(maps, cosines, (tops, lefts), window, (height, width))
-        batches = torch.split(crops, self._batch_size)
-        parts = [part for batch in batches for _, part in in_halves(batch, forward, reporter.halved)]
+        parts = self._in_parts(crops, forward, reporter)
         joined = {name: torch.cat([maps[name] for maps, _ in parts]) for name in tasks}
         return _Seen(joined, torch.cat([part for _, part in parts]), (tops, lefts), window, (height, width))
 

@@ -68,13 +68,13 @@ def read_csv(file: str | Path) -> LabelledPictures:
 
 
 def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
-    entries = {label: _entry(label) for _, label in rows}
+    wordnet = prompts.imagenet_entries()
+    entries = {label: wordnet.get(label, _entry(label)) for _, label in rows}
     if len(entries) < 2:
         raise UsageError(
             f"expected pictures of at least two classes ({where}), found {len(entries)}: add another class"
         )
-    wordnet = {known.wnid: known.entry for known in prompts.imagenet_classes()} if any(map(_is_wnid, entries)) else {}
-    texts = prompts.parse([wordnet.get(label, entry) for label, entry in entries.items()], contrasts=False)
+    texts = prompts.parse(list(entries.values()), contrasts=False)
     index = {label: number for number, label in enumerate(entries)}
     return LabelledPictures(tuple(path for path, _ in rows), tuple(index[label] for _, label in rows), texts.synonyms)
 
@@ -92,10 +92,6 @@ def only_usable_classes(pictures: LabelledPictures, usable: tuple[int, ...]) -> 
     place = {label: index for index, label in enumerate(kept)}
     labels = tuple(place.get(label, -1) for label in pictures.labels)
     return LabelledPictures(pictures.paths, labels, tuple(pictures.classes[label] for label in kept))
-
-
-def _is_wnid(label: str) -> bool:
-    return re.fullmatch(r"n\d{8}", label) is not None
 
 
 def _entry(label: str) -> str:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from cliploc.faithfulness._infra.scores import Make, Scorer, Scores
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
 PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
 Best = Literal["low", "high", ""]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,17 @@ class Judged:
         """Scores `count` pictures, which `make` makes, by the name; see `Scorer`."""
         return self.scorer(count, make, self.target)
 
-    def once(self, key: object, make: Callable[[], Any]) -> Any:
+    def once(self, key: object, make: Callable[[], R]) -> R:
         """The result of `make`, which must not depend on the map, computed once for all maps of the picture."""
         if key not in self.shared:
             self.shared[key] = make()
-        return self.shared[key]
+        made: R = self.shared[key]
+        return made
 
     @property
     def whole(self) -> Scores:
         """The scores of the whole picture, `[1]`."""
-        found: Scores = self.once(("whole", self.target), lambda: self.scores(1, lambda *_: self.images))
-        return found
+        return self.once(("whole", self.target), lambda: self.scores(1, lambda *_: self.images))
 
     @cached_property
     def masked(self) -> Scores:
@@ -123,8 +124,7 @@ class Judged:
 
     def fill(self, kind: str) -> Fill:
         """What replaces removed pixels; see `fill_of`."""
-        found: Fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
-        return found
+        return self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
 
     def removing(self, gone: Sequence[int], kind: str) -> Make:
         """Makes pictures without their hottest pixels, so many of each; `kind` as in `fill_of`."""
@@ -146,8 +146,7 @@ class Judged:
     def empty(self, kind: str) -> Scores:
         """The scores of the picture with all pixels removed, `[1]`."""
         make = self.removing([self.pixels], kind)
-        found: Scores = self.once(("empty", kind, self.target), lambda: self.scores(1, make))
-        return found
+        return self.once(("empty", kind, self.target), lambda: self.scores(1, make))
 
 
 class FaithfulnessMetric(ABC):

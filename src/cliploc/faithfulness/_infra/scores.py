@@ -1,6 +1,6 @@
 """Scores of perturbed pictures, which go through the tower in batches; only a few numbers of each are kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,15 +25,6 @@ class Scores:
     first: Tensor  # [n] index of the name that fits best
 
 
-def joined(parts: Sequence[Scores]) -> Scores:
-    """The scores of several series, one after the other."""
-    return Scores(
-        torch.cat([part.probability for part in parts]),
-        torch.cat([part.cosine for part in parts]),
-        torch.cat([part.first for part in parts]),
-    )
-
-
 class Scorer:
     """Scores pictures by a name among several; `told` gets pictures done and left, `halved` a batch too large."""
 
@@ -52,14 +43,14 @@ class Scorer:
 
     def __call__(self, count: int, make: Make, target: int) -> Scores:
         """Scores `count` pictures, made a batch at a time."""
-        parts: list[Scores] = []
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
         with torch.no_grad():
             for start in range(0, count, self._batch_size):
                 end = min(start + self._batch_size, count)
                 parts.append(self._scores(self._embedded(make(start, end)), target))
                 self.passes += end - start
                 self._told(end - start, count - end)
-        return joined(parts)
+        return Scores(*(torch.cat(series) for series in zip(*parts, strict=True)))
 
     def logits(self, images: Tensor) -> Tensor:
         """The logits `[n, K]` of pictures `[n, 3, H, W]` normalised, for metrics of other packages."""
@@ -72,10 +63,11 @@ class Scorer:
             raise ModelError("the tower gave a perturbed picture an embedding that is not a number: use fp32")
         return cosines
 
-    def _scores(self, embeddings: Tensor, target: int) -> Scores:
+    def _scores(self, embeddings: Tensor, target: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The three series of `Scores`."""
         cosines = self._cosines(embeddings)  # [n, K]
         probabilities = (self._logit_scale * cosines).softmax(dim=-1)
-        return Scores(probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu())
+        return probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu()
 
     def _embedded(self, pictures: Tensor) -> Tensor:
         """Pictures `[n, 3, H, W]` → `[n, D]`; by halves where memory is short."""

@@ -46,16 +46,12 @@ def level(tau: float, highest: int) -> int:
 def box_curve(
     image_id: str, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike, convention: Convention = "wsoleval"
 ) -> BoxCurve:
-    """Compares the boxes of a score map, at all thresholds, with the true boxes.
+    """Compares the boxes of a score map `[H, W]` in 0–1, at all thresholds, with the true ones `[m, 4]` in map pixels.
 
-    Args:
-        image_id: which image, for metrics that must not count one twice.
-        score_map: `[H, W]` of floats in 0–1; see `checked_map`.
-        true_xyxy: `[m, 4]` in map pixels: see `boxes_on_map`.
-        convention: "wsoleval" gives exactly the numbers of Choe et al. 2020, "Evaluating Weakly Supervised Object
-            Localization Methods Right": maps of 224×224, right and bottom edges at most 223, corners counted as pixels
-            (+1) in the IoU. "exact" takes maps of any size and exclusive edges. Both round maps to 256 levels (⌊255 ·
-            s⌋), and pixels strictly above ⌊τ · highest level⌋ are hot.
+    "wsoleval" gives exactly the numbers of Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods
+    Right": maps of 224×224, right and bottom edges at most 223, corners counted as pixels (+1) in the IoU. "exact"
+    takes maps of any size and exclusive edges. Both round maps to 256 levels (⌊255 · s⌋), and pixels strictly above
+    ⌊τ · highest level⌋ are hot.
 
     Example:
         >>> heat = np.zeros((224, 224))

@@ -98,72 +98,44 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Number:
-    """One number that a metric reports.
+    """One number that a metric reports."""
 
-    Attributes:
-        title: heading of its column in tables.
-        about: one line that explains it.
-        column: heading in the benchmark's table on the terminal, which is narrow; "" leaves it out there.
-        threshold: name of the fact with its threshold, shown beside it on the terminal; "" for none.
-    """
-
-    title: str
-    about: str
-    column: str = ""
-    threshold: str = ""
+    title: str  # heading of its column in tables
+    about: str  # one line that explains it
+    column: str = ""  # heading in the benchmark's table on the terminal, which is narrow; "" leaves it out there
+    threshold: str = ""  # name of the fact with its threshold, shown beside it on the terminal; "" for none
 
 
 @dataclass(frozen=True)
 class Score:
-    """The value of a `Number`.
+    """The value of a `Number`."""
 
-    Attributes:
-        value: from 0 to 1; None if it cannot be computed.
-        interval: its confidence interval.
-        note: the threshold, or the number of images it is a share of.
-    """
-
-    value: float | None
-    interval: Interval = None
-    note: str = ""
+    value: float | None  # from 0 to 1; None if it cannot be computed
+    interval: Interval = None  # its confidence interval
+    note: str = ""  # the threshold, or the number of images it is a share of
 
 
 @dataclass(frozen=True)
 class MetricSummary:
-    """What a metric reports for all samples together.
+    """What a metric reports for all samples together."""
 
-    Attributes:
-        scores: name of a number → its value.
-        facts: further entries of `summary.json`, such as the best threshold.
-        per_class: label → name of a number → its value from 0 to 1.
-    """
-
-    scores: Mapping[str, Score]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Score]  # name of a number → its value
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further entries of `summary.json`: the best threshold …
+    # label → name of a number → its value from 0 to 1
     per_class: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class JudgedMap:
-    """One sample's score map and its ground truth.
+    """One sample's score map and its ground truth."""
 
-    Attributes:
-        sample_id: which sample.
-        heat: `[H, W]` floats in 0–1 over the whole picture.
-        true_xyxy: `[m, 4]` true boxes in original pixels; may be empty.
-        size_wh: width and height of the original.
-        mask: `[H, W]` bool, where the object is; None where masks are not known.
-        ignore: `[H, W]` bool, pixels that do not count; None for none.
-        convention: how `curve` compares boxes; see `box_curve`.
-    """
-
-    sample_id: str
-    heat: FloatArray
-    true_xyxy: npt.NDArray[np.floating[Any]]
-    size_wh: tuple[int, int]
-    mask: npt.NDArray[np.bool_] | None = None
-    ignore: npt.NDArray[np.bool_] | None = None
-    convention: Convention = "wsoleval"
+    sample_id: str  # which sample
+    heat: FloatArray  # [H, W] floats in 0–1 over the whole picture
+    true_xyxy: npt.NDArray[np.floating[Any]]  # [m, 4] true boxes in original pixels; may be empty
+    size_wh: tuple[int, int]  # width and height of the original
+    mask: npt.NDArray[np.bool_] | None = None  # [H, W], where the object is; None where masks are not known
+    ignore: npt.NDArray[np.bool_] | None = None  # [H, W], pixels that do not count; None for none
+    convention: Convention = "wsoleval"  # how `curve` compares boxes; see `box_curve`
 
     @cached_property
     def boxes(self) -> Floats:
@@ -187,25 +159,15 @@ class JudgedMap:
 
 
 class Metric(ABC):
-    """A metric: judges one sample's map, stores the result as columns of a row, and computes numbers from many rows.
+    """A metric: judges one sample's map, stores the result as columns of a row, and computes numbers from many rows."""
 
-    Attributes:
-        name: as the registry has it.
-        position: its place among the metrics wherever they are listed.
-        truth: what it compares with, true "boxes" or true "masks"; samples without them are left out.
-        columns: what it stores for a sample: name of the column → its type. Metrics may share columns.
-        numbers: what it reports: key in `summary.json` → its description.
-        needs_threshold: whether its columns depend on the threshold τ.
-        chooses_threshold: whether it can choose τ itself, on the images.
-    """
-
-    name: ClassVar[str]
-    position: ClassVar[int] = 100
-    truth: ClassVar[Literal["boxes", "masks"]] = "boxes"
-    columns: ClassVar[Mapping[str, ColumnType]]
-    numbers: ClassVar[Mapping[str, Number]]
-    needs_threshold: ClassVar[bool] = False
-    chooses_threshold: ClassVar[bool] = False
+    name: ClassVar[str]  # as the registry has it
+    position: ClassVar[int] = 100  # its place among the metrics wherever they are listed
+    truth: ClassVar[Literal["boxes", "masks"]] = "boxes"  # what it compares with; samples without it are left out
+    columns: ClassVar[Mapping[str, ColumnType]]  # what it stores for a sample; metrics may share columns
+    numbers: ClassVar[Mapping[str, Number]]  # what it reports: key in `summary.json` → its description
+    needs_threshold: ClassVar[bool] = False  # whether its columns depend on the threshold τ
+    chooses_threshold: ClassVar[bool] = False  # whether it can choose τ itself, on the images
 
     def __init__(self, threshold: float | None = None) -> None:
         if threshold is not None:
@@ -223,11 +185,7 @@ class Metric(ABC):
 
     @abstractmethod
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        """The columns of one sample.
-
-        Raises:
-            InputError: a map that cannot be used.
-        """
+        """The columns of one sample; an `InputError` for a map that cannot be used."""
 
     @abstractmethod
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
@@ -239,15 +197,10 @@ class Metric(ABC):
 
 
 class MeanMetric(Metric):
-    """A metric that is the mean of one number for each image; a subclass computes the number.
+    """A metric that is the mean of one number for each image; a subclass computes the number."""
 
-    Attributes:
-        column: name of the column that stores an image's number.
-        column_type: its type; "bool" if the mean is a share of images.
-    """
-
-    column: ClassVar[str]
-    column_type: ClassVar[ColumnType] = "float"
+    column: ClassVar[str]  # that stores an image's number
+    column_type: ClassVar[ColumnType] = "float"  # "bool" if the mean is a share of images
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

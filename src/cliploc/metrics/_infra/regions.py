@@ -114,8 +114,7 @@ def _squares(levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], count:
     key = np.where(d == highest, corner[3], owner).astype(np.int64) * LEVELS
     sums = np.bincount((key + third).ravel(), minlength=count * LEVELS)
     sums += np.bincount((key + lowest).ravel(), minlength=count * LEVELS)
-    table: IntArray = sums.reshape(count, LEVELS)[:, ::-1].cumsum(axis=1)[:, ::-1]  # of at least t
-    return table
+    return sums.reshape(count, LEVELS)[:, ::-1].cumsum(axis=1)[:, ::-1]  # of at least t
 
 
 class _Merging:
