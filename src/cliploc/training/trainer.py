@@ -76,6 +76,7 @@ def train(
     input_hw: tuple[int, int] | None = None,
     templates: Sequence[str] | str | None = None,
     pretrained: str | None = None,
+    feature_batch_size: int = 16,
     restart: bool = False,
     tensorboard: bool = False,
     reporter: Reporter = SILENT,
@@ -110,6 +111,7 @@ def train(
         dense=settings.kind == "open" and settings.start == "zero-shot",
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
+        batch_size=feature_batch_size,
     )
     cache = FeatureCache(user_path(features or out.parent / "features"), backbone, pictures, wanted)
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
