@@ -26,7 +26,7 @@ FIRST = Fraction(0)  # the first block
     towers=("vit",),
     needs=Needs(tokens=(FIRST,)),
     relu=True,
-    threshold=0.3,  # a guess: not chosen on pictures
+    threshold=0.25,
     libra=False,
 )
 def attnlrp(ctx: Context, gamma: float = 0.0, softmax: bool = True) -> Tensor:  # [B, P, h, w]
