@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from cliploc.config import Options
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.localizer import Localizer
-from cliploc.web.hosts import Hosts
+from cliploc.web.clients import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor

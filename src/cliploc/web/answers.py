@@ -30,11 +30,10 @@ from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
+from cliploc.web.clients import RefusedError, client_of, is_loopback
 from cliploc.web.guard import client_in
 from cliploc.web.menus import menu_of
 from cliploc.web.questions import Question, question_in
-from cliploc.web.rates import client_of, is_loopback
-from cliploc.web.refusals import RefusedError
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_query, python_lines, to_query

@@ -16,9 +16,8 @@ from cliploc.jobs.review_folder import ReviewFolder, StaleReviewError
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
+from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
-from cliploc.web.hosts import Hosts
-from cliploc.web.refusals import RefusedError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -40,7 +39,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         from starlette.routing import Route
     except ImportError as error:
         raise not_installed(error, install("web", "review", "starlette", "uvicorn")) from None
-    from cliploc.web.assets import asset_routes
+    from cliploc.web.server import asset_routes
 
     version = new_token()  # in the addresses of pictures
     decoding = threading.Semaphore(DECODED_AT_ONCE)

@@ -17,8 +17,8 @@ from cliploc.config import POLICIES, WAITING
 from cliploc.demo import demo_photos
 from cliploc.memory import Kept
 from cliploc.prompts import TEMPLATE_SETS
+from cliploc.web.clients import Hosts
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
-from cliploc.web.hosts import Hosts
 from cliploc.web.server import listen, run
 from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
@@ -56,8 +56,8 @@ def application(
     except ImportError as error:
         raise not_installed(error, install("web", "serve")) from None
     from cliploc.web.answers import Answers
-    from cliploc.web.assets import asset_routes
     from cliploc.web.menus import menu_of
+    from cliploc.web.server import asset_routes
     from cliploc.web.store import Store
     from cliploc.web.view import TEMPLATES
 

@@ -9,9 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from cliploc.web.hosts import Hosts
-from cliploc.web.rates import Passwords, Rate, again, client_of, is_loopback
-from cliploc.web.refusals import MAX_BODY, RefusedError
+from cliploc.web.clients import Hosts, Passwords, Rate, RefusedError, again, client_of, is_loopback
 from cliploc.web.store import Uploads
 
 # Tells the browser to load nothing from other servers, and to run no script and use no style that stands in a page.
@@ -24,6 +22,7 @@ API = "/api/"  # what asks the server to compute
 LOCALIZE = "/api/localize"
 SHOW = "/api/show"
 FILES = "/api/files"
+MAX_BODY = 256_000  # bytes of a JSON request; photographs are sent in forms
 FORM_BYTES = 16_000  # of an upload besides the file itself
 MAX_REVIEW = 4_000_000  # bytes of one picture's boxes and masks
 MAX_TARGET = 2_000  # characters of an address; Python reads no number of more than 4,300 digits

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
-from cliploc.web.refusals import RefusedError
+from cliploc.web.clients import RefusedError
 
 UNKNOWN_ID = "There is no picture with this id, or no longer: upload it."
 UNKNOWN_FILE = "There is no such file, or no longer: create the files again."

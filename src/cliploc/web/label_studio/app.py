@@ -10,13 +10,11 @@ from cliploc._documents import DocumentError, parse_json
 from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.web.clients import Hosts, Passwords, RefusedError
 from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
-from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import short
-from cliploc.web.rates import Passwords
-from cliploc.web.refusals import RefusedError
 from cliploc.web.server import listen, run
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
