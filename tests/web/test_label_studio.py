@@ -19,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
+
 from cliploc.config import Options
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.localizer import Localizer

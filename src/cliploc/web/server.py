@@ -1,24 +1,22 @@
 """How every server of this package listens and ends, the limits of its connections, and what all its pages load."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from cliploc.errors import UsageError
 from cliploc.report.colours import NAME_COLOURS, as_hex
 from cliploc.report.html import REPORT_TEMPLATES, Templates
+from cliploc.web.connections import BACKLOG, KEEP_ALIVE_SECONDS, limited, most_connections
 from cliploc.web.guard import Gate
-
-if TYPE_CHECKING:
-    import uvicorn
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
 
 TYPES = {"css": "text/css", "js": "text/javascript"}
 BASE = "base.css"  # every page's
@@ -26,9 +24,6 @@ BASE = "base.css"  # every page's
 
 def listener(app: Gate, on_shutdown: Callable[[], None] | None = None, **config: Any) -> uvicorn.Server:
     """A uvicorn server that ends the application's runs first when it shuts down."""
-    import uvicorn
-
-    from cliploc.web.connections import BACKLOG, KEEP_ALIVE_SECONDS, limited, most_connections
 
     class Listener(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,8 +77,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
     """Routes to the style sheets and scripts of a page and to `BASE`, as /static/NAME; read once."""
-    from starlette.responses import Response
-    from starlette.routing import Route
 
     def giving(name: str, text: str) -> Route:
         def give(_: Request) -> Response:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from cliploc._documents import DocumentError, parse_json
-from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.web.clients import Hosts, Passwords, RefusedError
@@ -69,14 +72,6 @@ class LabelStudioGate(Gate):
 
 
 def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
-    try:
-        from starlette.applications import Starlette
-        from starlette.requests import Request
-        from starlette.responses import JSONResponse
-        from starlette.routing import Route
-    except ImportError as error:
-        raise not_installed(error, install("web", "label-studio", "starlette", "uvicorn")) from None
-
     waiting = 0
     turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
 
