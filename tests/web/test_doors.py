@@ -227,7 +227,7 @@ def test_a_body_must_come_on_at_a_pace(monkeypatch):
         incoming = Incoming(receive, {"content-length": str(total)})
         incoming.admit(total)
         with contextlib.suppress(RefusedError):
-            await incoming.read(60)
+            await incoming.begin(60)
         return got
 
     assert asyncio.run(read(1)) < 60  # a byte at a time is no progress

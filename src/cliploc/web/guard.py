@@ -98,7 +98,7 @@ class Gate:
             raise RefusedError(405, "expected GET or POST")
         if scope["method"] == "POST":
             incoming.admit(self._max_body)
-            incoming.put_back(await incoming.read(BODY_SECONDS))
+            await incoming.begin(BODY_SECONDS)
         await self._hand_on(scope, incoming, send)
 
     async def _hand_on(self, scope: Scope, incoming: Incoming, send: Send) -> None:
@@ -172,8 +172,7 @@ class Guard(Gate):
     async def _upload(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         length = incoming.admit(self._max_bytes + FORM_BYTES)
         client = client_in(scope)
-        incoming.limit(UPLOAD_SECONDS)
-        await incoming.begin(FIRST_BYTES)
+        await incoming.begin(UPLOAD_SECONDS, FIRST_BYTES)
         self._make_place(client)
         self._arriving[incoming] = client_of(client)
         try:
@@ -208,9 +207,8 @@ class Incoming:
         self._patience: asyncio.Timeout | None = None
         self._waiting: list[Message] = []
         self.whole = False  # whether the complete body has arrived
-        self.refusal: RefusedError | None = (
-            None  # why the rest is not read: who sends it left, is slow, or sent too much
-        )
+        # Why the rest is not read: who sends it left, is slow, or sent too much.
+        self.refusal: RefusedError | None = None
 
     @property
     def left(self) -> bool:
@@ -242,32 +240,21 @@ class Incoming:
         self._began = self._now()
         self._until = self._began + seconds
 
-    def put_back(self, body: bytes) -> None:
-        """Makes this the next message, whose body is all that was read."""
-        self._waiting.append({"type": "http.request", "body": body, "more_body": not self.whole})
-
     def drop(self, refusal: RefusedError) -> None:
         """Ends it, also where its next message is waited for."""
         self.refusal = refusal
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(self._now())
 
-    async def read(self, seconds: float) -> bytes:
-        """Reads the complete body."""
+    async def begin(self, seconds: float, size: float = math.inf) -> None:
+        """Waits until so many bytes have arrived, or all; what is read is the next message."""
         self.limit(seconds)
-        return await self._read(math.inf)
-
-    async def begin(self, size: int) -> None:
-        """Waits until so many bytes have arrived, or all; raises what `read` raises."""
-        self.put_back(await self._read(size))
-
-    async def _read(self, size: float) -> bytes:
         parts = []
         while not self.whole and self._arrived < size:
             parts.append((await self()).get("body", b""))
             if self.refusal is not None:
                 raise self.refusal
-        return b"".join(parts)
+        self._waiting.append({"type": "http.request", "body": b"".join(parts), "more_body": not self.whole})
 
     async def drain(self) -> None:
         """Reads the rest and keeps nothing of it, within limits."""

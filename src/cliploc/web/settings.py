@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -294,9 +293,3 @@ def _prompt(settings: Settings, name: str, exemplar: str) -> str:
     part = "" if box is None else f"[{','.join(f'{edge:g}' for edge in box)}]"
     alone = "".join((settings.exemplar_name, *name.partition("~")[1:]))
     return f"{name}|@{exemplar}{part}" if settings.exemplar_text else f"{alone}=@{exemplar}{part}"
-
-
-def to_json(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values for JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    return plain

@@ -54,7 +54,7 @@ class LabelStudioGate(Gate):
         auth: tuple[str, str] | None = None,
         max_bytes: int = 64_000_000,
         queue: int = 32,
-        say: Say = print,
+        say: Say = print,  # is called with each line that a user may want to read
         drafts: ReviewFolder | None = None,
     ) -> None:
         super().__init__(_routes(predictor, queue, say, drafts), hosts, max_bytes)
@@ -155,16 +155,12 @@ def serve(
     host: str,
     port: int,
     *,
-    auth: tuple[str, str] | None,
     allow_hosts: Sequence[str],
-    max_bytes: int,
-    queue: int,
-    say: Say,
-    drafts: ReviewFolder | None,
     on_ready: Callable[[str], None],
+    **options: Any,
 ) -> None:
-    """Serves until it is interrupted; `say` is called with each line that a user may want to read."""
-    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say, drafts)
+    """Serves until it is interrupted; the options are the gate's."""
+    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), **options)
     with listen(host, port) as listening:
         run(app, host, listening, on_ready)
 
