@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
@@ -80,11 +80,6 @@ def json_list(file: IO[str], items: Iterable[Any]) -> None:
     for number, item in enumerate(items):
         file.write(f"{',' if number else ''}\n{json.dumps(item, allow_nan=False)}")
     file.write("\n]")
-
-
-def element(tag: str, text: object) -> str:
-    """An element of XML."""
-    return f"<{tag}>{escape(str(text))}</{tag}>"
 
 
 def attributes(**values: object) -> str:
