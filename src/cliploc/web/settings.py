@@ -256,8 +256,6 @@ def python_lines(
         lines += [
             f"{name} = cliploc.Localizer({of_model}, {given})",
             f"{found} = {name}({file!r}, {settings.asked!r})",
-        ]
-        lines += [
             f"print({found}.boxes.xyxy, {found}.heatmaps.shape)",
             f"{found}.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
             f".save({method.get('method', 'recipe') + '.png'!r})",
