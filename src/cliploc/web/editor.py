@@ -22,7 +22,7 @@ from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
-from cliploc.web.server import asset_routes, listen, run
+from cliploc.web.server import asset_routes, listen, run, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
@@ -110,9 +110,6 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     async def refused(_: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, RefusedError) else 500
         return JSONResponse({"error": str(error)}, status)
-
-    async def unknown(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": "There is no such address here."}, 404)
 
     routes = [
         Route("/", page),

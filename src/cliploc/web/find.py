@@ -23,7 +23,7 @@ from cliploc.web.answers import Answers
 from cliploc.web.clients import Hosts
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
 from cliploc.web.menus import menu_of
-from cliploc.web.server import asset_routes, listen, run
+from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
 from cliploc.web.store import Store, Uploads
@@ -34,7 +34,6 @@ MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 RATE = 600  # requests a minute of one client
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
 END_SECONDS = 1.5  # from the signal to the end of the process, whatever still runs
-NOT_HERE = "There is no such address here."
 
 
 def application(
@@ -76,9 +75,6 @@ def application(
     async def download(request: Request) -> Response:
         path = store.download(request.path_params["folder"], request.path_params["name"])
         return FileResponse(path, filename=path.name, headers={"Cache-Control": "private, no-store"})
-
-    async def unknown(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": NOT_HERE}, 404)
 
     async def other_method(_: Request, __: Exception) -> Response:
         return JSONResponse({"error": "expected another method, such as POST"}, 405)

@@ -342,7 +342,7 @@ def with_headers(send: Send, headers: Iterable[tuple[bytes, bytes]]) -> Send:
 
 async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
     """Answers with one sentence: as JSON to programs and scripts, else as plain text."""
-    if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
+    if scope["method"] == "POST" and "expect" not in incoming.headers:  # else the client waits before it sends
         await incoming.drain()
     in_json = scope["path"].startswith(API) or scope["method"] == "POST"
     body = (json.dumps({"error": str(refusal)}) if in_json else str(refusal)).encode()

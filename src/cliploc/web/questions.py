@@ -20,6 +20,7 @@ SWITCHES = ("overlay", "search")
 VISITOR = re.compile("[0-9a-f]{32}")  # the page's name for itself, which nobody can guess
 MOST_FIELDS = 40
 MOST_FIELD_BYTES = 40_000  # of a field that is no file
+NO_VISITOR = "expected visitor as 32 hexadecimal digits: reload the page"
 MAX_DEPTH = 8  # of nested objects and lists
 
 Given = str | UploadFile  # the id of a picture, or a picture
@@ -67,7 +68,7 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
             raise RefusedError(422, f"expected a file only as {' or '.join(PICTURES)}, got one as {key[:40]!r}")
     visitor = settings.pop("visitor", "")
     if visitor != "" and not (isinstance(visitor, str) and VISITOR.fullmatch(visitor)):
-        raise RefusedError(422, "expected visitor as 32 hexadecimal digits: reload the page")
+        raise RefusedError(422, NO_VISITOR)
     switches = frozenset(name for name in SWITCHES if _is_on(name, settings.pop(name, None)))
     ids = {field: one if isinstance(one, str) else store.keep(one.file, one.filename or "")
            for field, one in pictures.items()}  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cliploc.errors import UsageError
@@ -88,3 +88,8 @@ def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
     chips = "".join(f".name-{place} {{ background: {as_hex(one)}; }}\n" for place, one in enumerate(NAME_COLOURS))
     base = REPORT_TEMPLATES.render("colours.css") + REPORT_TEMPLATES.asset(BASE) + chips
     return [giving(BASE, base), *(giving(name, templates.asset(name)) for name in names)]
+
+
+async def unknown(_: Request, __: Exception) -> Response:
+    """The answer for an address that a server does not have."""
+    return JSONResponse({"error": "There is no such address here."}, 404)

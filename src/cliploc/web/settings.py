@@ -150,8 +150,6 @@ class Settings:
 
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """Makes settings from plain values, such as the JSON of a request."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f'expected the settings as an object such as {{"threshold": 0.4}}, got {str(values)[:40]!r}')
     base = base or Settings()
     known = {"recipe", *(one.name for one in fields(Settings))}
     for key in values:
