@@ -24,11 +24,10 @@ from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from cliploc.web import editor as review_editor
 from cliploc.web import guard
+from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.find import application
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Gate, Guard, Incoming
-from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
-from cliploc.web.refusals import RefusedError
 from cliploc.web.store import Uploads
 from tests.tiny import tower
 from tests.web.asking import DEMO, running, service
@@ -228,7 +227,7 @@ def test_a_body_must_come_on_at_a_pace(monkeypatch):
         incoming = Incoming(receive, {"content-length": str(total)})
         incoming.admit(total)
         with contextlib.suppress(RefusedError):
-            await incoming.read(60)
+            await incoming.begin(60)
         return got
 
     assert asyncio.run(read(1)) < 60  # a byte at a time is no progress

@@ -19,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
+
 from cliploc.config import Options
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.localizer import Localizer
-from cliploc.web.hosts import Hosts
+from cliploc.web.clients import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor

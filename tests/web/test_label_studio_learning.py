@@ -15,7 +15,7 @@ from cliploc.config import Options
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.web.hosts import Hosts
+from cliploc.web.clients import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import PictureSource

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliploc.web import rates
+from cliploc.web import clients
+from cliploc.web.clients import Hosts, Rate, again, client_of, is_loopback
 from cliploc.web.guard import LOCALIZE, SHOW, Guard
-from cliploc.web.hosts import Hosts
-from cliploc.web.rates import Rate, again, client_of, is_loopback
 from cliploc.web.store import Uploads
 
 
@@ -33,7 +32,7 @@ def test_nobody_gets_more_than_the_rate(pauses, a_minute, at_once):
 
 
 def test_clients_are_told_apart_and_few_are_remembered(monkeypatch):
-    monkeypatch.setattr(rates, "KNOWN", 3)
+    monkeypatch.setattr(clients, "KNOWN", 3)
     rate = Rate(1, 1, clock=lambda: 0.0)
     assert [rate.take(f"10.0.0.{i}") for i in range(5)] == [0] * 5
     assert rate.take("10.0.0.4") > 0

@@ -182,8 +182,7 @@ def test_a_server_ends_at_once_and_silently_though_many_look(tmp_path, capfd):
                 time.sleep(0.01)
     assert {one.result()[0] for one in asked} == {503}
     for run in list(looked_at.runs._runs):
-        run._thread.join(20)
-        assert not run._thread.is_alive()
+        assert run.wait(20)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -223,8 +222,7 @@ def test_a_program_that_leaves_is_not_computed_for(tmp_path):
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             while not (runs := list(looked_at.runs._runs)):
                 time.sleep(0.01)
-        runs[0]._thread.join(20)
-        assert not runs[0]._thread.is_alive()
+        assert runs[0].wait(20)
         # Its upload is closed when it leaves: a run that has not read it yet ends by that.
         with pytest.raises((StoppedError, ValueError), match=r"Stopped|closed file"):
             runs[0].result()

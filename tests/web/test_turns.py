@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from cliploc.web.answers import AT_ONCE, Turns
-from cliploc.web.refusals import RefusedError
+from cliploc.web.clients import RefusedError
 
 
 def test_few_have_a_turn_in_order_and_more_than_may_wait_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
@@ -112,14 +113,9 @@ def shorten(text: str, font: Font, width: float, keep: str = "") -> str:
     """`text + keep` if it fits the width, else its first letters, "…" and `keep`; "" if not one letter fits."""
     if font.getlength(text + keep) <= width:
         return text + keep
-    low, high = 0, min(len(text), 1 + int(width))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if font.getlength(text[:middle].rstrip() + "…" + keep) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + "…" + keep if low else ""
+    counts = range(1, 1 + min(len(text), 1 + int(width)))
+    most = bisect_right(counts, width, key=lambda count: font.getlength(text[:count].rstrip() + "…" + keep))
+    return text[:most].rstrip() + "…" + keep if most else ""
 
 
 def wrap(text: str, font: Font, width: float, most: int) -> list[str]:
@@ -137,14 +133,10 @@ def _line_of(text: str, font: Font, width: float) -> str:
     """The start of a text that fits on one line: whole words, else as many letters of the first as fit."""
     if font.getlength(text) <= width:
         return text
-    low, high = 1, min(len(text), 1 + int(width))
-    while low < high:  # the most letters that fit
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
-    if text[low : low + 1] == " ":
-        return text[:low]
-    end = text.rfind(" ", 0, low)
-    return text[:end] if end > 0 else text[:low]
+    counts = range(1, 1 + min(len(text), 1 + int(width)))
+    most = max(1, bisect_right(counts, width, key=lambda count: font.getlength(text[:count])))
+    end = text.rfind(" ", 0, most + 1)
+    return text[:end] if end > 0 else text[:most]
 
 
 def line_width(size_wh: tuple[int, int], dense: float = 1.0) -> int:
@@ -195,6 +187,7 @@ class Plates:
     def __init__(self, image: Image.Image, size: int, boxes: Sequence[Rectangle] = ()) -> None:
         self._image = image
         self._size = size
+        self._padding = max(2, round(size * 0.3))
         self._boxes = boxes
         self.taken: list[Rectangle] = []
 
@@ -213,21 +206,18 @@ class Plates:
         if best is None:
             return  # the picture is too small for a label
         words, plate = best
-        self.taken.append(plate)
         self._write(plate, words, colour)
 
     def centred(self, middle: tuple[int, int], room: int, text: str, colour: Colour) -> None:
         """Writes a text around a place; not where fewer than four letters of it fit, or it would hide another label."""
         text = clean(text)
-        padding = max(2, round(self._size * 0.3))
-        short = shorten(text, font_for(text, self._size), room - 2 * padding)
+        short = shorten(text, font_for(text, self._size), room - 2 * self._padding)
         fitted = self._fitted(short, "") if short == text or len(short) > 4 else None
         if fitted is None:
             return
         words, width, height = fitted
         plate = self._at(middle[0] - width // 2, middle[1] - height // 2, width, height)
         if self._hidden(plate) == 0:
-            self.taken.append(plate)
             self._write(plate, words, colour)
 
     def note(self, text: str, hot: Callable[[Rectangle], float]) -> None:
@@ -240,7 +230,6 @@ class Plates:
         places = [self._at(x, y, width, height) for x, y in [(0, bottom), (right, bottom), (0, 0), (right, 0)]]
         plate = min(places, key=lambda one: (self._hidden(one) > 0, round(hot(one), 1)))
         if self._hidden(plate) == 0:
-            self.taken.append(plate)
             self._write(plate, words, NOTE_PLATE)
 
     def _place(self, box: Rectangle, text: str, keep: str, line: int) -> tuple[str, Rectangle] | None:
@@ -266,10 +255,10 @@ class Plates:
     def _fitted(self, text: str, keep: str) -> tuple[str, int, int] | None:
         """The words that fit the picture, and the width and height of their plate."""
         width, height = self._image.size
-        padding = max(2, round(self._size * 0.3))
-        words = shorten(text, font_for(text + keep, self._size), width - 2 * padding, keep)
-        plate_w = round(font_for(text + keep, self._size).getlength(words)) + 2 * padding
-        plate_h = round(self._size * 1.25) + padding // 2
+        font = font_for(text + keep, self._size)
+        words = shorten(text, font, width - 2 * self._padding, keep)
+        plate_w = round(font.getlength(words)) + 2 * self._padding
+        plate_h = round(self._size * 1.25) + self._padding // 2
         return None if not words or plate_h > height / 2 or plate_w > width else (words, plate_w, plate_h)
 
     def _cost(self, plate: Rectangle, own: Rectangle) -> float:
@@ -285,12 +274,11 @@ class Plates:
         return sum(_shared(plate, other) for other in self.taken)
 
     def _write(self, plate: Rectangle, words: str, colour: Colour) -> None:
-        padding = max(2, round(self._size * 0.3))
+        self.taken.append(plate)
         draw = ImageDraw.Draw(self._image)
-        ink = text_colour(colour)
         draw.rectangle((plate[0], plate[1], plate[2] - 1, plate[3] - 1), fill=colour, outline=INK)
-        middle = (plate[1] + plate[3]) / 2
-        draw.text((plate[0] + padding, middle), words, fill=ink, font=font_for(words, self._size), anchor="lm")
+        at = plate[0] + self._padding, (plate[1] + plate[3]) / 2
+        draw.text(at, words, fill=text_colour(colour), font=font_for(words, self._size), anchor="lm")
 
     def _at(self, x: int, y: int, width: int, height: int) -> Rectangle:
         x = min(max(x, 0), self._image.width - width)

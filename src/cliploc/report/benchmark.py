@@ -282,12 +282,13 @@ def _objects(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, 
     }
 
 
-def _by(run: BenchmarkRun, settings: Sequence[SettingResult], group: Callable[[Any], Any], groups: int = 4) -> Counts:
+def _by(run: BenchmarkRun, settings: Sequence[SettingResult], group: Callable[[Any], Any]) -> Counts:
+    """Of each setting the hits and pictures of each of four groups; `group`: rows → the number of each one's group."""
     found = {}
     for one in settings:
         rows = run.of(one)
         places, hits = group(rows), rows["hit"].to_numpy(dtype=bool)
-        found[one.id] = [(int(hits[places == i].sum()), int((places == i).sum())) for i in range(groups)]
+        found[one.id] = [(int(hits[places == i].sum()), int((places == i).sum())) for i in range(4)]
     return found
 
 

@@ -65,10 +65,9 @@ class BenchmarkRun(TaskRun):
         classes = self.dataset["classes"]
         return str(classes[label].get("wnid") or "") if 0 <= label < len(classes) else ""
 
-    def of(self, setting: SettingResult, done: bool = True) -> Any:
-        """The rows of one setting: only evaluated ones, or all."""
-        rows = self.rows[self.rows["setting"] == setting.id]
-        return rows[rows["status"] == "ok"] if done else rows
+    def of(self, setting: SettingResult) -> Any:
+        """The evaluated rows of one setting."""
+        return self.rows[(self.rows["setting"] == setting.id) & (self.rows["status"] == "ok")]
 
 
 def read_run(folder: Path) -> BenchmarkRun:

@@ -7,7 +7,8 @@ import numpy as np
 
 from cliploc.metrics import TAUS
 from cliploc.report.benchmark_data import BenchmarkRun, wilson
-from cliploc.report.figures import Figure, Palette, figure, look, plot
+from cliploc.report.figures import Figure, figure, look, plot
+from cliploc.report.html import LIGHT
 from cliploc.report.task_folder import Floats, SettingResult
 
 QUARTILES = ("smallest quarter", "second", "third", "largest quarter")
@@ -17,10 +18,10 @@ INSTANCES = ("1", "2", "3", "4 and more")
 def tau_curves(settings: Sequence[SettingResult]) -> Figure:
     """Draws MaxBoxAcc over τ; a dot marks the best τ of each line, a ring the setting's own τ."""
 
-    def draw(axes: Any, palette: Palette) -> None:
+    def draw(axes: Any) -> None:
         for one in settings:
             curve = one.curve if one.curve is not None else np.zeros(len(TAUS))
-            colour = plot(axes, palette, one.index, TAUS, curve)
+            colour = plot(axes, one.index, TAUS, curve)
             best = int(curve.argmax())
             axes.plot(TAUS[best], curve[best], "o", color=colour, markersize=6)
             if one.threshold is not None and not one.oracle:
@@ -43,15 +44,15 @@ def iou_histogram(run: BenchmarkRun, setting: SettingResult, top: float) -> Figu
     """IoU of the largest contour's box at τ, right filled, wrong hatched; `top`: the shared axis' end."""
     shares = iou_shares(run, setting)
 
-    def draw(axes: Any, palette: Palette) -> None:
-        colour, _, _ = look(setting.index, palette)
+    def draw(axes: Any) -> None:
+        colour, _, _ = look(setting.index)
         for i, share in enumerate(shares):
             right = i >= 10
             axes.bar(
                 (i + 0.5) / 20, share, 0.042, color=colour if right else "none", edgecolor=colour,
                 hatch=None if right else "////", linewidth=0.8,
             )  # fmt: skip
-        axes.axvline(0.5, color=palette["soft"], linewidth=1, dashes=(4, 3))
+        axes.axvline(0.5, color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, top)
         axes.set_xlabel("IoU")
@@ -74,14 +75,14 @@ def breakdown(
 ) -> Figure:
     """Draws the share of hits in groups of pictures, with 95 % intervals."""
 
-    def draw(axes: Any, palette: Palette) -> None:
+    def draw(axes: Any) -> None:
         for place, one in enumerate(settings):
             points = [(i, h, n) for i, (h, n) in enumerate(found[one.id]) if n]
             # Side by side, so that the intervals do not overlap.
             x = [i + 0.04 * (place - (len(settings) - 1) / 2) for i, _, _ in points]
             y = np.array([100 * h / n for _, h, n in points])
             ends = np.array([wilson(h, n) for _, h, n in points]).reshape(-1, 2)
-            colour = plot(axes, palette, one.index, x, y, marked=True)
+            colour = plot(axes, one.index, x, y, marked=True)
             axes.vlines(x, ends[:, 0], ends[:, 1], color=colour, linewidth=1, alpha=0.7)
         axes.set_xticks(range(len(names)), [name.replace(" quarter", "\nquarter") for name in names])
         axes.set_xlim(-0.4, len(names) - 0.6)

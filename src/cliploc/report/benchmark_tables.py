@@ -17,7 +17,6 @@ WITHOUT_A_MODEL = (
     "Boxes without a model are fixed beforehand and the same for every picture and name: a method whose boxes are not "
     "better has only found the middle of the picture. Their Top-1 and Top-5 Loc use the model's classification."
 )
-RULE_MARK = " †"
 PUBLISHED = "published.json"
 
 
@@ -100,8 +99,8 @@ def _tau(one: SettingResult) -> str:
 
 def _theirs(row: Mapping[str, Any]) -> list[Cell]:
     lenient = row["rule"] == "vl_score"
-    mark = RULE_MARK if lenient else ""
-    known = _range(row["gt_known"])
+    mark = " †" if lenient else ""
+    known, top1, top5 = (_range(row[key], mark) for key in ("gt_known", "top1_loc", "top5_loc"))
     tau = "not given" if row["threshold"] is None else f"{row['threshold']:.2f}"
     how = {True: " (oracle)", False: " (fixed)", None: ""}[row["oracle"]]
     data = published(PUBLISHED)["data"] + (f", {row['note']}" if row.get("note") else "")
@@ -113,22 +112,18 @@ def _theirs(row: Mapping[str, Any]) -> list[Cell]:
         Cell(tau + how),
         Cell("–"),
         Cell("–"),
-        _marked(_range(row["top1_loc"]), mark),
-        _marked(_range(row["top5_loc"]), mark),
-        _marked(known, mark) if lenient else Cell("–"),
+        top1,
+        top5,
+        known if lenient else Cell("–"),
         Cell(data),
     ]
 
 
-def _range(value: float | Sequence[float] | None) -> Cell:
+def _range(value: float | Sequence[float] | None, mark: str) -> Cell:
     if value is None:
         return Cell("–")
     low, high = (value, value) if isinstance(value, int | float) else (min(value), max(value))
-    return Cell(f"{low:.2f}" if low == high else f"{low:.2f}–{high:.2f}", high)
-
-
-def _marked(cell: Cell, mark: str) -> Cell:
-    return cell if cell.text == "–" else Cell(cell.text + mark, cell.value)
+    return Cell((f"{low:.2f}" if low == high else f"{low:.2f}–{high:.2f}") + mark, high)
 
 
 def dataset_line(run: BenchmarkRun) -> str:

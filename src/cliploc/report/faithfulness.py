@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import FaithfulnessManifest
-from cliploc.report.figures import Figure, Palette, figure, legend, plot
+from cliploc.report.figures import Figure, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import LINE_COLOUR, fit_within, outline, paint_map
 from cliploc.report.tables import Cell, Table, number_cell, numbers_csv, numbers_table, to_markdown
@@ -97,11 +97,11 @@ def draw_curves(
 ) -> Figure:
     """Draws curves, each with its interval as a band."""
 
-    def draw(axes: Any, palette: Palette) -> None:
+    def draw(axes: Any) -> None:
         for index, line in enumerate(lines):
             y = np.array(line.mean, np.float64)
             x = np.array(places) if len(places) else np.linspace(0, 1, len(y))
-            colour = plot(axes, palette, index, x, y)
+            colour = plot(axes, index, x, y)
             if len(line.low):
                 low, high = np.array(line.low, np.float64), np.array(line.high, np.float64)
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)

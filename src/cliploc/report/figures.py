@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ from cliploc._imports import install, not_installed
 from cliploc.report import colours
 from cliploc.report.html import DARK, LIGHT, data_uri
 
-Palette = Mapping[str, str]
 # Used after the page's ink colour. Dashes distinguish lines of the same colour.
 LINE_COLOURS = tuple(map(colours.as_hex, colours.LINE_COLOURS))
 DASHES = ((), (6, 2), (2, 2), (7, 2, 2, 2))
@@ -28,59 +27,55 @@ class Figure:
     height: int  # the height at that width
 
 
-def look(index: int, palette: Palette) -> tuple[str, tuple[int, ...], str]:
-    """Colour, dashes and marker of the setting with this index, the same in every figure."""
+def look(index: int, ink: str = LIGHT["ink"]) -> tuple[str, tuple[int, ...], str]:
+    """Colour, dashes and marker of the setting with this index, the same in every figure; `ink`: the page's."""
     turn, place = divmod(index, 1 + len(LINE_COLOURS))
-    return (palette["ink"], *LINE_COLOURS)[place], DASHES[turn % len(DASHES)], MARKS[place]
+    return (ink, *LINE_COLOURS)[place], DASHES[turn % len(DASHES)], MARKS[place]
 
 
-def plot(axes: Any, palette: Palette, index: int, x: Any, y: Any, *, marked: bool = False) -> str:
+def plot(axes: Any, index: int, x: Any, y: Any, *, marked: bool = False) -> str:
     """Draws a line in the look of the setting with this index; `marked`: with its marker at each place. Its colour."""
-    colour, dashes, marker = look(index, palette)
+    colour, dashes, marker = look(index)
     axes.plot(x, y, color=colour, linewidth=1.8, dashes=dashes or (None, None), marker=marker if marked else None)
     return colour
 
 
 def legend(labels: Iterable[tuple[int, str]]) -> list[tuple[str, str, str]]:
     """The legend of lines by index and label: each one's colour and dashes, as in CSS, and its label."""
-    looks = [(look(index, {"ink": "var(--ink)"}), label) for index, label in labels]
+    looks = [(look(index, "var(--ink)"), label) for index, label in labels]
     return [(colour, " ".join(map(str, dashes)), label) for (colour, dashes, _), label in looks]
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing
 PIXELS = 90  # of the page per inch of a figure
+# The style of all figures as matplotlib settings. Text stays text; the same numbers give the same bytes.
+STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": LIGHT["soft"],
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.labelcolor": LIGHT["ink"],
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "font.size": 12.5,
+    "grid.color": LIGHT["line"],
+    "grid.linewidth": 0.8,
+    "hatch.linewidth": 0.7,
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cliploc",
+    "xtick.color": LIGHT["soft"],
+    "xtick.labelcolor": LIGHT["ink"],
+    "ytick.color": LIGHT["soft"],
+    "ytick.labelcolor": LIGHT["ink"],
+}
 
 
-def _style(palette: Palette) -> dict[Any, Any]:
-    """The style of all figures as matplotlib settings. Text stays text; the same numbers give the same bytes."""
-    ink, soft = palette["ink"], palette["soft"]
-    return {
-        "axes.axisbelow": True,
-        "axes.edgecolor": soft,
-        "axes.facecolor": "none",
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.labelcolor": ink,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "figure.constrained_layout.use": True,
-        "font.size": 12.5,
-        "grid.color": palette["line"],
-        "grid.linewidth": 0.8,
-        "hatch.linewidth": 0.7,
-        "savefig.facecolor": "none",
-        "svg.fonttype": "none",
-        "svg.hashsalt": "cliploc",
-        "xtick.color": soft,
-        "xtick.labelcolor": ink,
-        "ytick.color": soft,
-        "ytick.labelcolor": ink,
-    }
-
-
-def figure(draw: Callable[[Any, Palette], None], says: str, inches: tuple[float, float]) -> Figure:
-    """Draws one figure in light and in dark colours."""
-    drawn = _svg(draw, LIGHT, inches)
+def figure(draw: Callable[[Any], None], says: str, inches: tuple[float, float]) -> Figure:
+    """Draws one figure in light and in dark colours; `draw` uses the light ones."""
+    drawn = _svg(draw, inches)
     light, dark = (data_uri(svg.encode(), "image/svg+xml") for svg in (drawn, in_dark(drawn)))
     return Figure(light, dark, says, *(round(PIXELS * side) for side in inches))
 
@@ -91,7 +86,7 @@ def in_dark(svg: str) -> str:
     return re.sub("|".join(swapped), lambda found: swapped[found.group()], svg)
 
 
-def _svg(draw: Callable[[Any, Palette], None], palette: Palette, inches: tuple[float, float]) -> str:
+def _svg(draw: Callable[[Any], None], inches: tuple[float, float]) -> str:
     try:
         import matplotlib
         from matplotlib.figure import Figure as Canvas
@@ -99,10 +94,9 @@ def _svg(draw: Callable[[Any, Palette], None], palette: Palette, inches: tuple[f
         raise not_installed(error, install("bench", "report", "matplotlib")) from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # ignore the user's own matplotlibrc
-        matplotlib.rcParams.update(_style(palette))
+        matplotlib.rcParams.update(STYLE)
         drawn = Canvas(figsize=inches)
-        axes = drawn.add_subplot()
-        draw(axes, palette)
+        draw(drawn.add_subplot())
         file = io.BytesIO()
         drawn.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return file.getvalue().decode()

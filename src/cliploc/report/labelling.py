@@ -8,7 +8,7 @@ import numpy as np
 
 from cliploc._documents import LabellingManifest
 from cliploc.errors import UsageError
-from cliploc.report.figures import Figure, Palette, figure, legend, plot
+from cliploc.report.figures import Figure, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES
 from cliploc.report.tables import Cell, Table, counted, csv_text, to_markdown
 from cliploc.report.task_folder import SettingResult, TaskRun, read_run, write_files
@@ -203,11 +203,11 @@ def _curve(setting: SettingResult, steps: list[int]) -> Figure:
     curves = setting.numbers["curves"]
     there = [(i, order, what) for i, (order, what) in enumerate(LINES) if order in curves]
 
-    def draw(axes: Any, palette: Palette) -> None:
+    def draw(axes: Any) -> None:
         for i, order, what in there:
             values = np.array(curves[order][what], np.float64)  # None is NaN
             errors = [one or 0 for one in curves[order]["saved_error"]]
-            colour = plot(axes, palette, i, steps, values, marked=True)
+            colour = plot(axes, i, steps, values, marked=True)
             if what == "taught":
                 axes.errorbar(steps, values, errors, color=colour, linewidth=0, elinewidth=1, capsize=3)
         axes.set_ylim(bottom=0)

@@ -134,24 +134,20 @@ def legend(result: Localization) -> list[tuple[str, Colour]]:
 def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
     """The result scaled to another size: picture, frame and boxes; the maps are shared."""
     width, height = size_wh
-    if (width, height) == result.image.size:
+    old_h, old_w = result.frame.original_hw  # the picture may be a smaller copy already
+    if size_wh == result.image.size == (old_w, old_h):
         return result
     enlarged = min(width, height) >= 4 * min(result.image.size)  # keep pixels sharp when a tiny picture is enlarged
     resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-    ratio = np.array([width / result.image.width, height / result.image.height] * 2, dtype=np.float32)
+    ratio = np.array([width / old_w, height / old_h] * 2, dtype=np.float32)
     return replace(
         result,
         image=result.image.convert("RGB").resize(size_wh, resampling, reducing_gap=3.0),
         frame=replace(result.frame, original_hw=(height, width)),
         boxes=replace(result.boxes, xyxy=result.boxes.xyxy * ratio),
         judged=None if result.judged is None else result.judged.scaled(ratio),
-        mask_source=resized_masks(result),
+        mask_source=None if result.mask_source is None else ResizedMasks(result),
     )
-
-
-def resized_masks(result: Localization) -> ResizedMasks | None:
-    """What draws the masks of a copy of a result that has another size; None where the heat does."""
-    return None if result.mask_source is None else ResizedMasks(result)
 
 
 def fit_within(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:

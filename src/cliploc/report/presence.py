@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cliploc._documents import PresenceManifest
-from cliploc.report.figures import Figure, Palette, figure, legend, plot
-from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.report.figures import Figure, figure, legend, plot
+from cliploc.report.html import LIGHT, REPORT_TEMPLATES
 from cliploc.report.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
 from cliploc.report.task_folder import TaskRun, read_run, write_files
 
@@ -96,12 +96,12 @@ def _reliability(run: TaskRun) -> Iterator[Figure]:
     if not there:
         return
 
-    def draw(axes: Any, palette: Palette) -> None:
-        axes.plot([0, 1], [0, 1], color=palette["soft"], linewidth=1, dashes=(4, 3))
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
         for one in there:
             bins = one.numbers["reliability"]
             x, y = ([own[key] for own in bins] for key in ("score", "right"))
-            plot(axes, palette, one.index, x, y, marked=True)
+            plot(axes, one.index, x, y, marked=True)
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("mean score of the boxes")

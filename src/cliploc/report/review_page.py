@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from cliploc import rle
 from cliploc._files import write_whole
@@ -142,7 +141,8 @@ def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]
     part, left, top = rle.part_of({"size": [height, width], "counts": counts})
     for ring in outlines(part):
         points = ring.points + np.array([left, top], np.float32)
-        corners = _simpler(points)
+        finest = max(1.0, FINEST * float(np.ptp(points, axis=0).max()))
+        corners = cv2.approxPolyDP(points[:, None], finest, closed=True)[:, 0].astype(np.float64)
         if len(corners) < 3 and (pieces or ring.hole):
             continue
         flat = (corners if len(corners) >= 3 else points).round(1).ravel().tolist()
@@ -151,11 +151,6 @@ def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]
         elif pieces:
             pieces[-1].append(flat)
     return pieces
-
-
-def _simpler(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    finest = max(1.0, FINEST * float(np.ptp(points, axis=0).max()))
-    return cv2.approxPolyDP(points.reshape(-1, 1, 2).astype(np.float32), finest, True)[:, 0].astype(np.float64)
 
 
 def _box(

@@ -4,6 +4,6 @@
 are in `store`, `view` and `downloads` make what is shown and saved, `menus` what can be chosen. `service` holds the
 models, `runs` the searches in progress. `editor` is the editor of an annotation's drafts (`cliploc review`).
 
-Before every application stands a gate of `guard`; with `hosts`, `rates` and `connections` it limits what a visitor can
+Before every application stands a gate of `guard`; with `clients` and `connections` it limits what a visitor can
 send. `server` listens. What is served needs the extra `cliploc[web]`.
 """

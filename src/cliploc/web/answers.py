@@ -30,11 +30,10 @@ from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
+from cliploc.web.clients import RefusedError, client_of, is_loopback
 from cliploc.web.guard import client_in
 from cliploc.web.menus import menu_of
-from cliploc.web.questions import Question, question_in
-from cliploc.web.rates import client_of, is_loopback
-from cliploc.web.refusals import RefusedError
+from cliploc.web.questions import NO_VISITOR, Question, question_in
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_query, python_lines, to_query
@@ -45,7 +44,6 @@ EVERY = 0.5  # seconds between two status lines
 SEARCH_FIRST = "Press Find to search with these settings."
 NOT_KEPT = "These results are not kept any longer: press Find."
 NOTHING_YET = "There are no results to download, or no longer: press Find first."
-NO_VISITOR = "expected visitor as 32 hexadecimal digits: reload the page"
 NO_PICTURE = "expected a picture, got none: send a file, or the id of one, as picture"
 STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold lines back
 

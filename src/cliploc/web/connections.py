@@ -5,7 +5,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cliploc.web.rates import client_of, is_loopback
+from cliploc.web.clients import client_of, is_loopback
 
 HEADER_SECONDS = 15.0  # time for a request line and its headers to arrive
 KEEP_ALIVE_SECONDS = 5  # time that a connection may wait for its next request

@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cliploc.report.label_maps import label_legend, label_picture
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import Rle, encode
 from cliploc.web.service import title_of
-from cliploc.web.settings import Settings, recipe_in, to_json
+from cliploc.web.settings import Settings, recipe_in
 
 MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file name
 MAX_VALUES = 250_000_000  # of heatmaps written at once: 1 GB
@@ -28,7 +29,7 @@ MAX_VALUES = 250_000_000  # of heatmaps written at once: 1 GB
 
 def document(results: Mapping[str, Localization], settings: Settings, recipe: Recipe | None = None) -> dict[str, Any]:
     """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe" too."""
-    whole = to_document(list(results.values()), [], to_json(settings), settings.masks)
+    whole = to_document(list(results.values()), [], asdict(settings), settings.masks)
     for entry, method in zip(whole["pictures"], results, strict=True):
         ran = None if recipe_in(method) is None else recipe
         entry["method"] = method if ran is None else ran.method

@@ -1,14 +1,18 @@
 """`cliploc review`: pictures by number, bodies by schema, saves on the disk before the answer, one gate before all."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc._files import new_token
-from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM
@@ -16,32 +20,17 @@ from cliploc.jobs.review_folder import ReviewFolder, StaleReviewError
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
+from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
-from cliploc.web.hosts import Hosts
-from cliploc.web.refusals import RefusedError
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
+from cliploc.web.server import asset_routes, listen, run, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
-T = TypeVar("T")
 ADVICE = "open it as http://127.0.0.1 or http://localhost, at its port"
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     """The editor as an ASGI application."""
-    try:
-        from starlette.applications import Starlette
-        from starlette.concurrency import run_in_threadpool
-        from starlette.responses import HTMLResponse, JSONResponse
-        from starlette.responses import Response as Answer
-        from starlette.routing import Route
-    except ImportError as error:
-        raise not_installed(error, install("web", "review", "starlette", "uvicorn")) from None
-    from cliploc.web.assets import asset_routes
-
     version = new_token()  # in the addresses of pictures
     decoding = threading.Semaphore(DECODED_AT_ONCE)
 
@@ -63,14 +52,17 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         return JSONResponse(folder.state(number_in(request)), headers={"Cache-Control": "no-store"})
 
     def showing(jpeg: Callable[[int], bytes]) -> Callable[[Request], Response]:
+        @_refusing(410)
         def show(request: Request) -> Response:
+            number = number_in(request)
             with decoding:
-                content = _refused(410, jpeg, number_in(request))
+                content = jpeg(number)
             headers = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
-            return Answer(content, media_type="image/jpeg", headers=headers)
+            return Response(content, media_type="image/jpeg", headers=headers)
 
         return show
 
+    @_refusing(422)
     def suggested(number: int, body: bytes) -> dict[str, Any]:
         """The heat of a name in one picture, or the box around a click."""
         wish = _parsed(body, SuggestionWish)
@@ -85,51 +77,46 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
             return {"xyxy": box}
         return {"xyxy": box, "mask": mask, "polygons": polygons_of(mask, image.size)}
 
+    @_refusing(422, folder)
     def saved(number: int, body: bytes) -> dict[str, Any]:
         return {"revision": folder.save(number, _parsed(body, ReviewedPicture))}
 
-    def written() -> dict[str, Any]:
+    def answering(work: Callable[[int, bytes], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            number, body = number_in(request), await request.body()
+            return JSONResponse(await run_in_threadpool(work, number, body))
+
+        return answer
+
+    @_refusing(409, folder)
+    def write(_: Request) -> Response:
         result = folder.write_exports()
         files = [one for names in result.files.values() for one in names]
-        return {"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)}
+        return JSONResponse({"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)})
 
     def learning(_: Request) -> Response:
         return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
 
-    def taught(work: Callable[[], None]) -> dict[str, Any]:
-        work()
-        return folder.learning.state()
+    @_refusing(409, folder)
+    def learn(_: Request) -> Response:
+        folder.learning.now()
+        return JSONResponse(folder.learning.state())
 
-    async def learn(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(_written, folder, 409, taught, folder.learning.now))
-
-    async def undo(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(_written, folder, 409, taught, folder.learning.undo))
-
-    async def save(request: Request) -> Response:
-        number, body = number_in(request), await request.body()
-        return JSONResponse(await run_in_threadpool(_written, folder, 422, saved, number, body))
-
-    async def suggest(request: Request) -> Response:
-        number, body = number_in(request), await request.body()
-        return JSONResponse(await run_in_threadpool(_refused, 422, suggested, number, body))
-
-    async def write(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(_written, folder, 409, written))
+    @_refusing(409, folder)
+    def undo(_: Request) -> Response:
+        folder.learning.undo()
+        return JSONResponse(folder.learning.state())
 
     async def refused(_: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, RefusedError) else 500
         return JSONResponse({"error": str(error)}, status)
 
-    async def unknown(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": "There is no such address here."}, 404)
-
     routes = [
         Route("/", page),
         Route("/pictures", entries),
         Route("/pictures/{number:int}", state, methods=["GET"]),
-        Route("/pictures/{number:int}", save, methods=["POST"]),
-        Route("/pictures/{number:int}/suggestion", suggest, methods=["POST"]),
+        Route("/pictures/{number:int}", answering(saved), methods=["POST"]),
+        Route("/pictures/{number:int}/suggestion", answering(suggested), methods=["POST"]),
         *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
         Route("/learning", learning, methods=["GET"]),
@@ -151,23 +138,20 @@ def _parsed(body: bytes, kind: type) -> dict[str, Any]:
     return found
 
 
-def _refused(status: int, work: Callable[..., T], *arguments: Any) -> T:
-    """What the work returns; its errors are refusals, with this status where what was asked cannot be done."""
+@contextmanager
+def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None]:
+    """Errors inside are refusals, with this status where what was asked cannot be done; `written`: what is saved to."""
     try:
-        return work(*arguments)
+        yield
     except StaleReviewError as error:
         raise RefusedError(409, str(error)) from None
     except (CliplocError, UnusableError) as error:
         raise RefusedError(status, str(error)) from None
-
-
-def _written(folder: ReviewFolder, status: int, work: Callable[..., T], *arguments: Any) -> T:
-    """As `_refused`, of work that writes."""
-    try:
-        return _refused(status, work, *arguments)
     except OSError as error:
+        if written is None:
+            raise
         cure = "make room on the disk" if error.errno in NO_ROOM else "make the folder writable"
-        said = f"{folder.out} cannot be written: {error.strerror or error}: {cure}"
+        said = f"{written.out} cannot be written: {error.strerror or error}: {cure}"
         raise RefusedError(507, said) from None
 
 
@@ -176,7 +160,5 @@ def serve_review(
 ) -> None:
     """Serves the editor on this machine until it is interrupted."""
     app = application(folder, suggester)
-    from cliploc.web.server import listen, run
-
     with listen(HOST, port) as listening:
         run(app, HOST, listening, on_ready)

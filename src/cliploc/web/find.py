@@ -1,7 +1,5 @@
 """The find page: its addresses behind the guard, and the process that serves it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -10,30 +8,32 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cliploc._imports import install, not_installed
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
 from cliploc.config import POLICIES, WAITING
 from cliploc.demo import demo_photos
 from cliploc.memory import Kept
 from cliploc.prompts import TEMPLATE_SETS
+from cliploc.web.answers import Answers
+from cliploc.web.clients import Hosts
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
-from cliploc.web.hosts import Hosts
-from cliploc.web.server import listen, run
+from cliploc.web.menus import menu_of
+from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.store import Uploads
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
+from cliploc.web.store import Store, Uploads
+from cliploc.web.view import TEMPLATES
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
 MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 RATE = 600  # requests a minute of one client
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
 END_SECONDS = 1.5  # from the signal to the end of the process, whatever still runs
-NOT_HERE = "There is no such address here."
 
 
 def application(
@@ -48,19 +48,6 @@ def application(
     debug: bool = False,
 ) -> Guard:
     """Page and API as an ASGI application; `auth` None: everybody; `rate` a minute of a remote client, 0: no limit."""
-    try:
-        import python_multipart  # noqa: F401  # starlette reads forms by it
-        from starlette.applications import Starlette
-        from starlette.responses import FileResponse, HTMLResponse, JSONResponse
-        from starlette.routing import Route
-    except ImportError as error:
-        raise not_installed(error, install("web", "serve")) from None
-    from cliploc.web.answers import Answers
-    from cliploc.web.assets import asset_routes
-    from cliploc.web.menus import menu_of
-    from cliploc.web.store import Store
-    from cliploc.web.view import TEMPLATES
-
     examples = {one.path.name: one for one in demo_photos()}
     looks = Kept[SearchResult](LOOK_BYTES, KEPT_SECONDS)
     store = Store(folder, {name: one.path for name, one in examples.items()})
@@ -88,9 +75,6 @@ def application(
     async def download(request: Request) -> Response:
         path = store.download(request.path_params["folder"], request.path_params["name"])
         return FileResponse(path, filename=path.name, headers={"Cache-Control": "private, no-store"})
-
-    async def unknown(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": NOT_HERE}, 404)
 
     async def other_method(_: Request, __: Exception) -> Response:
         return JSONResponse({"error": "expected another method, such as POST"}, 405)

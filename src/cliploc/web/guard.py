@@ -9,9 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from cliploc.web.hosts import Hosts
-from cliploc.web.rates import Passwords, Rate, again, client_of, is_loopback
-from cliploc.web.refusals import MAX_BODY, RefusedError
+from cliploc.web.clients import Hosts, Passwords, Rate, RefusedError, again, client_of, is_loopback
 from cliploc.web.store import Uploads
 
 # Tells the browser to load nothing from other servers, and to run no script and use no style that stands in a page.
@@ -24,6 +22,7 @@ API = "/api/"  # what asks the server to compute
 LOCALIZE = "/api/localize"
 SHOW = "/api/show"
 FILES = "/api/files"
+MAX_BODY = 256_000  # bytes of a JSON request; photographs are sent in forms
 FORM_BYTES = 16_000  # of an upload besides the file itself
 MAX_REVIEW = 4_000_000  # bytes of one picture's boxes and masks
 MAX_TARGET = 2_000  # characters of an address; Python reads no number of more than 4,300 digits
@@ -99,7 +98,7 @@ class Gate:
             raise RefusedError(405, "expected GET or POST")
         if scope["method"] == "POST":
             incoming.admit(self._max_body)
-            incoming.put_back(await incoming.read(BODY_SECONDS))
+            await incoming.begin(BODY_SECONDS)
         await self._hand_on(scope, incoming, send)
 
     async def _hand_on(self, scope: Scope, incoming: Incoming, send: Send) -> None:
@@ -173,8 +172,7 @@ class Guard(Gate):
     async def _upload(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         length = incoming.admit(self._max_bytes + FORM_BYTES)
         client = client_in(scope)
-        incoming.limit(UPLOAD_SECONDS)
-        await incoming.begin(FIRST_BYTES)
+        await incoming.begin(UPLOAD_SECONDS, FIRST_BYTES)
         self._make_place(client)
         self._arriving[incoming] = client_of(client)
         try:
@@ -209,9 +207,8 @@ class Incoming:
         self._patience: asyncio.Timeout | None = None
         self._waiting: list[Message] = []
         self.whole = False  # whether the complete body has arrived
-        self.refusal: RefusedError | None = (
-            None  # why the rest is not read: who sends it left, is slow, or sent too much
-        )
+        # Why the rest is not read: who sends it left, is slow, or sent too much.
+        self.refusal: RefusedError | None = None
 
     @property
     def left(self) -> bool:
@@ -243,32 +240,21 @@ class Incoming:
         self._began = self._now()
         self._until = self._began + seconds
 
-    def put_back(self, body: bytes) -> None:
-        """Makes this the next message, whose body is all that was read."""
-        self._waiting.append({"type": "http.request", "body": body, "more_body": not self.whole})
-
     def drop(self, refusal: RefusedError) -> None:
         """Ends it, also where its next message is waited for."""
         self.refusal = refusal
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(self._now())
 
-    async def read(self, seconds: float) -> bytes:
-        """Reads the complete body."""
+    async def begin(self, seconds: float, size: float = math.inf) -> None:
+        """Waits until so many bytes have arrived, or all; what is read is the next message."""
         self.limit(seconds)
-        return await self._read(math.inf)
-
-    async def begin(self, size: int) -> None:
-        """Waits until so many bytes have arrived, or all; raises what `read` raises."""
-        self.put_back(await self._read(size))
-
-    async def _read(self, size: float) -> bytes:
         parts = []
         while not self.whole and self._arrived < size:
             parts.append((await self()).get("body", b""))
             if self.refusal is not None:
                 raise self.refusal
-        return b"".join(parts)
+        self._waiting.append({"type": "http.request", "body": b"".join(parts), "more_body": not self.whole})
 
     async def drain(self) -> None:
         """Reads the rest and keeps nothing of it, within limits."""
@@ -356,7 +342,7 @@ def with_headers(send: Send, headers: Iterable[tuple[bytes, bytes]]) -> Send:
 
 async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
     """Answers with one sentence: as JSON to programs and scripts, else as plain text."""
-    if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
+    if scope["method"] == "POST" and "expect" not in incoming.headers:  # else the client waits before it sends
         await incoming.drain()
     in_json = scope["path"].startswith(API) or scope["method"] == "POST"
     body = (json.dumps({"error": str(refusal)}) if in_json else str(refusal)).encode()

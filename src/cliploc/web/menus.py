@@ -6,10 +6,8 @@ from typing import Any
 from cliploc.errors import CliplocError
 from cliploc.recipes import Recipe
 from cliploc.saliency import find
-from cliploc.web.service import Menu, Service
+from cliploc.web.service import Service
 from cliploc.web.settings import NONE, Settings
-
-Choices = list[tuple[str, str]]  # value and text of each
 
 
 def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
@@ -47,16 +45,13 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     }
     values |= {name: value for name, value in owned.items() if values[name] is None}
     methods = [(name, find(name).title) for name in menu.methods]
-    choices = {"method": _recipes(menu) + methods, "compare": methods}
+    recipes = [(name, f"{name.replace(':', ': ')} – {_parts(one)}") for name, one in menu.recipes.items()]
+    choices = {"method": recipes + methods, "compare": methods}
     titles = {"heat": "heat", "grabcut": "GrabCut", "sam": "Segment Anything"}
     choices["masks_by"] = [(name, titles[name]) for name in ("heat", *service.mask_sources)]
     choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
     choices["method"].sort(key=lambda choice: choice[0] != menu.own)  # what runs by default comes first
     return {"problem": problem, "choices": choices, "values": values}
-
-
-def _recipes(menu: Menu) -> Choices:
-    return [(name, f"{name.replace(':', ': ')} – {_parts(one)}") for name, one in menu.recipes.items()]
 
 
 def _parts(recipe: Recipe) -> str:

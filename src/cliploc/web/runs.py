@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,12 +31,9 @@ class Run(Generic[T]):
         self.bank = 0, 0  # the same of the names of the bank
         self._seconds = seconds
         self._until = time.monotonic() + seconds
-        self._work = work
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._carry_out, name="cliploc-look", daemon=True)
-        self._outcome: list[T] = []
-        self._error: BaseException | None = None
-        self._thread.start()
+        self._outcome: Future[T] = Future()
+        threading.Thread(target=self._carry_out, args=(work,), name="cliploc-look", daemon=True).start()
 
     def stop(self) -> None:
         """Ends the work at its next step."""
@@ -42,33 +41,27 @@ class Run(Generic[T]):
 
     def wait(self, seconds: float) -> bool:
         """Waits for the end of the work, at most so long; returns whether `result` gives its outcome at once."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive() or self._abandoned
+        wait_for((self._outcome,), seconds)
+        return self._outcome.done() or time.monotonic() > self._until + GRACE_SECONDS
 
     def result(self) -> T:
         """Waits for the work, and returns what it returned or raises what it raised."""
-        self._thread.join(max(0.0, self._until + GRACE_SECONDS - time.monotonic()))
-        if self._abandoned:
+        wait_for((self._outcome,), max(0.0, self._until + GRACE_SECONDS - time.monotonic()))
+        if not self._outcome.done():
             self.stop()
             raise StoppedError(self._too_long)
-        if self._error is not None:
-            raise self._error
-        return self._outcome[0]
-
-    @property
-    def _abandoned(self) -> bool:
-        return self._thread.is_alive() and time.monotonic() > self._until + GRACE_SECONDS
+        return self._outcome.result()
 
     @property
     def _too_long(self) -> str:
         return f"It took longer than {self._seconds:g} seconds: ask for fewer names, or use a faster method."
 
-    def _carry_out(self) -> None:
+    def _carry_out(self, work: Work[T]) -> None:
         reporter = Reporter(phase=self._go_on, images=self._go_on, masked=self._count, bank=self._count_bank)
         try:
-            self._outcome.append(self._work(reporter))
+            self._outcome.set_result(work(reporter))
         except BaseException as error:
-            self._error = error
+            self._outcome.set_exception(error)
 
     def _count(self, done: int, left: int) -> None:
         self._go_on()

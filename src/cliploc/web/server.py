@@ -1,36 +1,29 @@
-"""How every server of this package listens, which limits its connections have, and how it ends."""
-
-from __future__ import annotations
+"""How every server of this package listens and ends, the limits of its connections, and what all its pages load."""
 
 import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from cliploc.errors import UsageError
-from cliploc.web.guard import Receive, Scope, Send
+from cliploc.report.colours import NAME_COLOURS, as_hex
+from cliploc.report.html import REPORT_TEMPLATES, Templates
+from cliploc.web.connections import BACKLOG, KEEP_ALIVE_SECONDS, limited, most_connections
+from cliploc.web.guard import Gate
 
-if TYPE_CHECKING:
-    import uvicorn
-
-
-class Ending(Protocol):
-    """An application that can be told to end what it does."""
-
-    def end(self) -> None:
-        """Ends what still runs."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+TYPES = {"css": "text/css", "js": "text/javascript"}
+BASE = "base.css"  # every page's
 
 
-def listener(app: Ending, on_shutdown: Callable[[], None] | None = None, **config: Any) -> uvicorn.Server:
+def listener(app: Gate, on_shutdown: Callable[[], None] | None = None, **config: Any) -> uvicorn.Server:
     """A uvicorn server that ends the application's runs first when it shuts down."""
-    import uvicorn
-
-    from cliploc.web.connections import BACKLOG, KEEP_ALIVE_SECONDS, limited, most_connections
 
     class Listener(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -53,7 +46,7 @@ def listener(app: Ending, on_shutdown: Callable[[], None] | None = None, **confi
 
 
 def run(
-    app: Ending,
+    app: Gate,
     host: str,
     listening: socket.socket,
     on_ready: Callable[[str], None],
@@ -80,3 +73,23 @@ def listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"cannot listen on {host}, port {port}: {reason}: choose another --host or --port") from None
     return listening
+
+
+def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
+    """Routes to the style sheets and scripts of a page and to `BASE`, as /static/NAME; read once."""
+
+    def giving(name: str, text: str) -> Route:
+        def give(_: Request) -> Response:
+            return Response(text, media_type=TYPES[name.rpartition(".")[2]], headers={"Cache-Control": "no-cache"})
+
+        return Route(f"/static/{name}", give)
+
+    # The colours of pages, of names in legends, and what all pages share.
+    chips = "".join(f".name-{place} {{ background: {as_hex(one)}; }}\n" for place, one in enumerate(NAME_COLOURS))
+    base = REPORT_TEMPLATES.render("colours.css") + REPORT_TEMPLATES.asset(BASE) + chips
+    return [giving(BASE, base), *(giving(name, templates.asset(name)) for name in names)]
+
+
+async def unknown(_: Request, __: Exception) -> Response:
+    """The answer for an address that a server does not have."""
+    return JSONResponse({"error": "There is no such address here."}, 404)

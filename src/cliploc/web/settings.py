@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -151,8 +150,6 @@ class Settings:
 
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """Makes settings from plain values, such as the JSON of a request."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f'expected the settings as an object such as {{"threshold": 0.4}}, got {str(values)[:40]!r}')
     base = base or Settings()
     known = {"recipe", *(one.name for one in fields(Settings))}
     for key in values:
@@ -257,8 +254,6 @@ def python_lines(
         lines += [
             f"{name} = cliploc.Localizer({of_model}, {given})",
             f"{found} = {name}({file!r}, {settings.asked!r})",
-        ]
-        lines += [
             f"print({found}.boxes.xyxy, {found}.heatmaps.shape)",
             f"{found}.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
             f".save({method.get('method', 'recipe') + '.png'!r})",
@@ -294,9 +289,3 @@ def _prompt(settings: Settings, name: str, exemplar: str) -> str:
     part = "" if box is None else f"[{','.join(f'{edge:g}' for edge in box)}]"
     alone = "".join((settings.exemplar_name, *name.partition("~")[1:]))
     return f"{name}|@{exemplar}{part}" if settings.exemplar_text else f"{alone}=@{exemplar}{part}"
-
-
-def to_json(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values for JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    return plain

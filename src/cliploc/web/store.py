@@ -1,6 +1,5 @@
 """The files of visitors: pictures by their id, downloads by folder and name, and room for what is uploaded."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
-from cliploc.web.refusals import RefusedError
+from cliploc.web.clients import RefusedError
 
 UNKNOWN_ID = "There is no picture with this id, or no longer: upload it."
 UNKNOWN_FILE = "There is no such file, or no longer: create the files again."
@@ -46,7 +45,7 @@ class Store:
         if number in self._examples:
             return self._examples[number]
         if re.fullmatch("[0-9a-f]{40}", number):
-            with contextlib.suppress(OSError, StopIteration):
+            with suppress(OSError, StopIteration):
                 return next((self._folder / number).iterdir())
         raise RefusedError(404, UNKNOWN_ID)
 
@@ -59,7 +58,7 @@ class Store:
     def download(self, folder: str, name: str) -> Path:
         """A file of `new_folder`."""
         if re.fullmatch("[0-9a-f]{32}", folder):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 for path in (self._folder / folder).iterdir():
                     if path.name == name and path.is_file():
                         return path

@@ -1,19 +1,16 @@
 """What the page shows of a search: status lines, and results as HTML, whose template is in `templates/`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cliploc.localization import Localization
 from cliploc.recipes import Recipe
 from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
-from cliploc.report.overlay import draw_names, heatmap_alt, resized_masks, verdict
+from cliploc.report.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
 from cliploc.reporter import BANK
-from cliploc.web.service import SHOWN_SIDE, smaller, title_of
+from cliploc.web.service import SHOWN_SIDE, title_of
 
 JPEG_QUALITY = 85
 Status = dict[str, Any]  # of a status line: "kind" and "text", and of a search that is counted "progress" and "counted"
@@ -63,7 +60,7 @@ def results_html(
     """A figure for every name and method, a figure of all names together, and a table of scores and boxes."""
     several = len(results) > 1
     names = next(iter(results.values())).names
-    shown = {method: _shown(one) for method, one in results.items()}
+    shown = {method: scaled(one, fit_within(one.image.size, SHOWN_SIDE)) for method, one in results.items()}
     titles = {method: title_of(method, one) if several else "" for method, one in results.items()}
     rows = [
         [_figure_of_name(results[method], shown[method], index, opacity, titles[method], masks) for method in results]
@@ -86,18 +83,6 @@ def results_html(
             for index in range(len(one.names))
         ],
     )
-
-
-def _shown(result: Localization) -> Localization:
-    """The result scaled to the size that the page shows. Its picture may be a smaller copy already."""
-    height, width = result.frame.original_hw
-    image = smaller(result.image, SHOWN_SIDE)
-    ratio = np.array([image.width / width, image.height / height] * 2, dtype=np.float32)
-    frame = replace(result.frame, original_hw=(image.height, image.width))
-    boxes = replace(result.boxes, xyxy=result.boxes.xyxy * ratio)
-    judged = None if result.judged is None else result.judged.scaled(ratio)
-    masks = resized_masks(result)
-    return replace(result, image=image, frame=frame, boxes=boxes, judged=judged, mask_source=masks)
 
 
 def _figure_of_name(

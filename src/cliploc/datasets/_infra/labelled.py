@@ -23,6 +23,7 @@ from cliploc.values import IGNORE, ClassName, DatasetSplit
 
 GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
 BACKGROUND_WORDS = ("voc21", "coco_object")  # sets whose class list begins with words for the background
+WITHOUT_BACKGROUND = {"voc20": "voc21", "context59": "context60"}  # set → the set that has its classes and a background
 LabelMap = npt.NDArray[np.int32]
 
 
@@ -134,8 +135,11 @@ def reduced(labels: LabelMap) -> LabelMap:
 
 def class_list(name: str) -> tuple[ClassName, ...]:
     """The classes of a segmentation set with their synonyms, in the order of the labels."""
-    text = (resources.files("cliploc.datasets") / "class_lists" / f"{name}.txt").read_text(encoding="utf-8")
+    file = f"{WITHOUT_BACKGROUND.get(name, name)}.txt"
+    text = (resources.files("cliploc.datasets") / "class_lists" / file).read_text(encoding="utf-8")
     first, *others = classes_of(text.splitlines())
+    if name in WITHOUT_BACKGROUND:
+        return tuple(others)
     if name in BACKGROUND_WORDS:
         first = ClassName("background", first.synonyms)
     return (first, *others)

@@ -15,9 +15,10 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
@@ -80,11 +81,6 @@ def json_list(file: IO[str], items: Iterable[Any]) -> None:
     for number, item in enumerate(items):
         file.write(f"{',' if number else ''}\n{json.dumps(item, allow_nan=False)}")
     file.write("\n]")
-
-
-def element(tag: str, text: object) -> str:
-    """An element of XML."""
-    return f"<{tag}>{escape(str(text))}</{tag}>"
 
 
 def attributes(**values: object) -> str:
@@ -184,37 +180,28 @@ class FileNames:
     def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
         """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made."""
         stem = flat_stem(picture.name)
-        number = self._last.get((stem, *endings), 0)
-        while True:
-            number += 1
+        for number in count(self._last.get((stem, *endings), 0) + 1):
             numbered = stem if number == 1 else f"{stem}-{number}"
             files = [_placed(numbered, ending) for ending in endings]
             if not {_folded(one) for one in files} & self._files:
                 break
         self._last[stem, *endings] = number
         self._files |= {_folded(one) for one in files}
-        return [self._inside(one) for one in files]
-
-    def _inside(self, file: PurePosixPath) -> Path:
-        """The file's path, refused if it is not below the folder for any reason."""
-        path = self._folder / file
-        if self._folder not in path.resolve().parents:
-            raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        paths = [self._folder / one for one in files]
+        for path in paths:
+            if self._folder not in path.resolve().parents:  # for any reason
+                raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return paths
 
 
 def flat_stem(name: str) -> str:
     """The stem of `FileNames` for a single picture; what lists, YAML or file systems misread becomes `_`."""
-    *folders, last = _safe_parts(name)
-    stem = "__".join([*folders, PurePosixPath(last).stem])
-    return _shortened(re.sub(r"""[\s"'#<>:|?*]""", "_", stem))
-
-
-def _safe_parts(name: str) -> list[str]:
-    """Splits a picture's name at its slashes into folders and a file name that are safe on every system."""
-    parts = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")]
-    return parts or ["_"]
+    *folders, last = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")] or ["_"]
+    stem = re.sub(r"""[\s"'#<>:|?*]""", "_", "__".join([*folders, PurePosixPath(last).stem]))
+    while len(stem.encode()) > 200:  # most file systems allow 255 bytes, and an ending and a number are added
+        stem = stem[1:]
+    return f"_{stem}" if stem.startswith(".") or not stem else stem
 
 
 def _safe(part: str) -> str:
@@ -222,13 +209,6 @@ def _safe(part: str) -> str:
     letters = "".join("_" if one == "\\" or unicodedata.category(one) in ("Cc", "Cs") else one for one in part)
     letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
     return letters if letters.strip(" .") else "_" * len(letters)
-
-
-def _shortened(stem: str) -> str:
-    """Keeps the end of a long name, as most file systems allow 255 bytes, and an ending and a number are added."""
-    while len(stem.encode()) > 200:
-        stem = stem[1:]
-    return f"_{stem}" if stem.startswith(".") or not stem else stem
 
 
 def _placed(stem: str, ending: str) -> PurePosixPath:

@@ -1,10 +1,11 @@
 """CVAT's XML format for images, version 1.1: one file."""
 
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from cliploc import rle
 from cliploc._files import write_whole
-from cliploc.report.exports import Export, ExportSettings, Pictures, attributes, element, export, rows
+from cliploc.report.exports import Export, ExportSettings, Pictures, attributes, export, rows
 
 
 @export
@@ -23,7 +24,7 @@ class Cvat(Export):
                 file.write(
                     '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task>\n'
                 )
-                labels = "".join(f"<label>{element('name', name)}</label>\n" for name in settings.names)
+                labels = "".join(f"<label><name>{escape(name)}</name></label>\n" for name in settings.names)
                 file.write(f"<labels>\n{labels}</labels>\n</task></meta>\n")
                 for one in pictures():
                     width, height = one.size_wh

@@ -5,18 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from cliploc._documents import DocumentError, parse_json
-from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.web.clients import Hosts, Passwords, RefusedError
 from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
-from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import short
-from cliploc.web.rates import Passwords
-from cliploc.web.refusals import RefusedError
 from cliploc.web.server import listen, run
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
@@ -53,7 +54,7 @@ class LabelStudioGate(Gate):
         auth: tuple[str, str] | None = None,
         max_bytes: int = 64_000_000,
         queue: int = 32,
-        say: Say = print,
+        say: Say = print,  # is called with each line that a user may want to read
         drafts: ReviewFolder | None = None,
     ) -> None:
         super().__init__(_routes(predictor, queue, say, drafts), hosts, max_bytes)
@@ -71,14 +72,6 @@ class LabelStudioGate(Gate):
 
 
 def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
-    try:
-        from starlette.applications import Starlette
-        from starlette.requests import Request
-        from starlette.responses import JSONResponse
-        from starlette.routing import Route
-    except ImportError as error:
-        raise not_installed(error, install("web", "label-studio", "starlette", "uvicorn")) from None
-
     waiting = 0
     turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
 
@@ -162,16 +155,12 @@ def serve(
     host: str,
     port: int,
     *,
-    auth: tuple[str, str] | None,
     allow_hosts: Sequence[str],
-    max_bytes: int,
-    queue: int,
-    say: Say,
-    drafts: ReviewFolder | None,
     on_ready: Callable[[str], None],
+    **options: Any,
 ) -> None:
-    """Serves until it is interrupted; `say` is called with each line that a user may want to read."""
-    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say, drafts)
+    """Serves until it is interrupted; the options are the gate's."""
+    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), **options)
     with listen(host, port) as listening:
         run(app, host, listening, on_ready)
 

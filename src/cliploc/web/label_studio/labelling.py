@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -160,12 +160,7 @@ def _key(value: str, name: str) -> str:
 
 
 def _words(label: Mapping[str, str]) -> list[str]:
-    """The words that a label is looked for by, its value first."""
-    return list(dict.fromkeys(_split(label)))
-
-
-def _split(label: Mapping[str, str]) -> Iterator[str]:
-    for key, separator in (("value", r"\|"), ("alias", r"[|,]"), ("predicted_values", r"[|,]")):
-        for word in re.split(separator, label.get(key, "")):
-            if word.strip():
-                yield " ".join(word.split())
+    """The words that a label is looked for by, each once, its value first."""
+    separators = (("value", r"\|"), ("alias", r"[|,]"), ("predicted_values", r"[|,]"))
+    words = [word for key, separator in separators for word in re.split(separator, label.get(key, ""))]
+    return list(dict.fromkeys(" ".join(word.split()) for word in words if word.strip()))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,20 +172,15 @@ def _loaded(path: Path, max_pixels: int) -> Image.Image:
 def _shapes(found: Localization, control: Control, key: str, before: int) -> list[dict[str, Any]]:
     """What a control gets of one picture; ids go on from those before."""
     size: tuple[int, int] = found.image.size
-    make: Callable[[int], Iterator[dict[str, Any]]]
-    if control.kind == "rectanglelabels":
+    masks = {} if control.kind == "rectanglelabels" else dict(found.box_masks())
 
-        def make(box: int) -> Iterator[dict[str, Any]]:
+    def make(box: int) -> Iterator[dict[str, Any]]:
+        if control.kind == "rectanglelabels":
             yield rectangle_shape(found.boxes.xyxy[box].astype(float).tolist(), size)
-    else:
-        masks = dict(found.box_masks())
-
-        def make(box: int) -> Iterator[dict[str, Any]]:
-            if control.kind == "brushlabels":
-                if masks[box].any():
-                    yield brush_shape(masks[box])
-            else:
-                yield from (polygon_shape(one, size) for one in _polygons(masks[box]))
+        elif control.kind == "polygonlabels":
+            yield from (polygon_shape(one, size) for one in _polygons(masks[box]))
+        elif masks[box].any():
+            yield brush_shape(masks[box])
 
     shapes: list[dict[str, Any]] = []
     for to, of_picture in control.pictures.items():

@@ -137,9 +137,9 @@ class PictureSource:
             raise InputError(f"{said}: not fetched: Label Studio's pictures are below {' or '.join(STORED)}")
         target = self._studio._replace(path=quote(base + path, AS_IS), query=quote(place.query, AS_IS), fragment="")
         with allowance.picture() as end:
-            return self._get(target.geturl(), said, end)
+            return self._get(target.geturl(), self._studio.geturl(), said, end)
 
-    def _get(self, target: str, said: str, end: float) -> bytes:
+    def _get(self, target: str, studio: str, said: str, end: float) -> bytes:
         try:
             headers = self._authorization(said, end)
             return self._answer(urllib.request.Request(target, None, headers), said, end)
@@ -154,10 +154,10 @@ class PictureSource:
                     f"{said}: not fetched in time: a picture has {SECONDS:g} seconds, and all of a request "
                     f"{ALL_SECONDS:g}"
                 ) from None
-            raise InputError(f"{said}: not fetched from {self._studio_text}: {short(str(cause))}") from None
+            raise InputError(f"{said}: not fetched from {studio}: {short(str(cause))}") from None
         except http.client.HTTPException as error:
             reason = short(str(error) or type(error).__name__)
-            raise InputError(f"{said}: expected an answer over HTTP from {self._studio_text}, got {reason}") from None
+            raise InputError(f"{said}: expected an answer over HTTP from {studio}, got {reason}") from None
 
     def _answer(self, request: urllib.request.Request, said: str, end: float) -> bytes:
         """What Label Studio sends; a socket's own limit begins again with every byte."""
@@ -194,10 +194,6 @@ class PictureSource:
             raise InputError(
                 f"{said}: Label Studio rejected the personal access token ({short(str(error))}): create a new one"
             ) from None
-
-    @property
-    def _studio_text(self) -> str:
-        return "" if self._studio is None else self._studio.geturl()
 
     def _too_large(self, what: str) -> str:
         return f"{what}: more than {self._max_bytes / 1e6:g} million bytes: make it smaller, or raise --max-megabytes"
