@@ -256,7 +256,7 @@ def test_a_visitor_is_served_beside_more_slow_connections_than_there_may_be(door
             assert door.status() == 200
 
 
-@pytest.mark.parametrize("taken", [0, 4])
+@pytest.mark.parametrize("taken", [False, True])
 def test_a_visitor_is_served_beside_uploads_that_stall(door, monkeypatch, taken):
     """Before they count as uploads, and after."""
     if not isinstance(door.app, Guard):
@@ -270,9 +270,10 @@ def test_a_visitor_is_served_beside_uploads_that_stall(door, monkeypatch, taken)
     body = PART + cat + fields.encode() + b"\r\n--x--\r\n"
     with contextlib.ExitStack() as stalled:
         for _ in range(16):
+            before = [*door.app._arriving]
             stalled.enter_context(door.connected()).sendall(SLOW["of an upload"](door))
-        while len(door.app._arriving) < taken:
-            assert door.status() == 200
+            while taken and [*door.app._arriving] == before:  # one that came late would push the visitor's out
+                assert door.status() == 200
         for _ in range(6):
             answer = door.asked(head(LOCALIZE, FORM, f"Content-Length: {len(body)}") + body)
             assert status_of(answer) == 200, answer
