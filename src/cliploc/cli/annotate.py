@@ -1,7 +1,7 @@
 """`cliploc annotate`: draft boxes for a folder of pictures."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cliploc._imports import refuse_without
@@ -24,7 +24,6 @@ from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class AnnotateFlags(EngineFlags, WithJson):
     """What `annotate` has besides the options of `Localizer`."""
 

@@ -88,7 +88,6 @@ WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be a
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFlags, WithJson):
     """What `benchmark` has besides options of `Localizer` and of protocols."""
 
@@ -448,7 +447,6 @@ def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
     return replace(setup, options=setup.options.but(recipe=None).filled(values))
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ReportFlags(WithDebug):
     """What `report` has."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,6 @@ def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
     return reviewed_pictures(user_path(folder), Draw(**asked.counted()))
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class TruthFlags(SampleFlags, WithThreads, WithJson):
     """Of commands that learn from pictures with true boxes."""
 
@@ -89,7 +87,6 @@ def _learning(
             yield localizer, dataset, work, reporter
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class CalibrateFlags(TruthFlags):
     """What `calibrate` has besides options of `Localizer`."""
 
@@ -130,7 +127,6 @@ OF_TUNED = (
 )  # fmt: skip
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class TuneFlags(TruthFlags):
     """What `tune` has besides options of `Localizer`."""
 

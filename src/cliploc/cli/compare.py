@@ -40,7 +40,6 @@ OWN = ("model", "pretrained", "method", "method_options", "recipe", "masks_by") 
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class CompareFlags(ImagePhotoFlags, MethodFlags, ModelFlags):
     """What `compare` has besides options of `Localizer`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ MAKE = "make"
 SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class DatasetsFlags(SampleFlags, WithJson):
     """What `datasets` has."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ OF_TASK = {
 OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "templates", "batch_size")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class EvaluateFlags(MetricFlags, WithJson):
     """What `evaluate` has besides options of models and protocols."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,6 @@ OF_BOXES = (
 )  # fmt: skip
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ExplainFlags(MethodFlags, WithThreads, WithJson):
     """What `explain` has besides options of `Localizer` and of protocols."""
 

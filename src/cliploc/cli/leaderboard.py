@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ SHOWN = ("gt_known", "v2", "top_box", "pointing", "pxap", "ap_given", "ap", "f1_
 UNLESS_AP = ("top_box", "pointing")  # of these, so that a line has at most 80 characters
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class LeaderboardFlags(EngineFlags, WithJson):
     """What `leaderboard` has besides options of `Localizer`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_hints
 
 import typer
 
@@ -42,9 +42,13 @@ Command = Callable[..., int]
 
 
 # ------------------------------------------------------------------------------------------------------- the mechanism
+@dataclass_transform(kw_only_default=True)
 @dataclass(kw_only=True, eq=False, repr=False)
 class Flags:
     """Base of dataclasses whose fields, made by `flag`, are flags of commands; the parser converts to their types."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(kw_only=True, eq=False, repr=False)(cls)
 
     def given(self) -> dict[str, Any]:
         """Those that differ from their defaults, by the names that users type."""
@@ -206,14 +210,12 @@ def _refuse_early(options: Options) -> None:
 
 
 # ------------------------------------------------------------------------------------- flags that several commands have
-@dataclass(kw_only=True, eq=False, repr=False)
 class WithDebug(Flags):
     """What nearly every command has; `main` reads it, where errors end up."""
 
     debug: bool = rare("Show a traceback when something goes wrong.", False, group="run")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class WithThreads(WithDebug):
     """Of commands that run a model."""
 
@@ -222,14 +224,12 @@ class WithThreads(WithDebug):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class WithJson(WithDebug):
     """Of commands that can print a document."""
 
     as_json: bool = flag("Print one JSON document instead of lines.", False, flags=("--json",), group="output")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class PhotoFlags(WithThreads, WithJson):
     """Of commands that look for names in pictures."""
 
@@ -242,7 +242,6 @@ class PhotoFlags(WithThreads, WithJson):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ImagePhotoFlags(PhotoFlags):
     """The same, where a name can be a picture, too."""
 
@@ -254,7 +253,6 @@ class ImagePhotoFlags(PhotoFlags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class FilePhotoFlags(PhotoFlags):
     """The same, where names may also come out of a file of labels."""
 
@@ -281,7 +279,6 @@ class FilePhotoFlags(PhotoFlags):
         return [*names, *labels.entries], list(labels.background)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ModelFlags(Flags):
     """Of commands that take several models."""
 
@@ -296,7 +293,6 @@ class ModelFlags(Flags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class MetricFlags(Flags):
     """Of commands that measure faithfulness."""
 
@@ -309,7 +305,6 @@ class MetricFlags(Flags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class MethodFlags(Flags):
     """Of commands that take several methods."""
 
@@ -325,7 +320,6 @@ class MethodFlags(Flags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class SampleFlags(Flags):
     """Which samples of a dataset."""
 
@@ -348,7 +342,6 @@ class SampleFlags(Flags):
         return {"limit": self.limit, "sample": self.sample, "seed": self.seed}
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class EngineFlags(WithThreads):
     """Of commands whose work can be spread over machines."""
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 from cliploc._files import alone_in, own_temporaries, user_path
@@ -15,7 +14,6 @@ from cliploc.errors import UsageError
 FILE = "reproduced.json"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ReproduceFlags(EngineFlags, WithJson):
     """What `reproduce` has."""
 

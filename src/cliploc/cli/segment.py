@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ OF_SEGMENTER = (
 )  # fmt: skip
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class SegmentFlags(FilePhotoFlags):
     """What `segment` has besides options of `Localizer` and of protocols."""
 
