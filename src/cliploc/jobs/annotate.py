@@ -405,10 +405,10 @@ class _Keep:
         of_part = [self._stamps[one.id] for one in self._shards[part.index].samples]
         if part.lessons:  # before the rows: without them a picture could never be taught
             write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
-        write_part(part_path(self._out, part.index, KIND.suffix), part.table, of_part)
+        write_part(part_path(self._out, part.index, KIND.suffix), part.content, of_part)
         self.written += 1
         self._notes.add(part.notes)
-        for row in map(json.loads, part.table.splitlines()):
+        for row in map(json.loads, part.content.splitlines()):
             if row["status"] != "ok":
                 self._reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import __version__
-from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
+from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, write_part
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.datasets import AskedDataset
 from cliploc.errors import UsageError
@@ -26,7 +26,7 @@ from cliploc.jobs.labels import Labels
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path, content_digest
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.reviewer import Order, Reviewer, Walk, WorkOf
-from cliploc.jobs.rows import Row, arrow, check_part, sample_facts, schema_of, to_table, write_part
+from cliploc.jobs.rows import Row, arrow, as_parquet, check_part, sample_facts, schema_of, to_table
 from cliploc.jobs.summary import Summary, Tally
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, conclude, dataset_entry
 from cliploc.jobs.teach import VERSION
@@ -172,7 +172,7 @@ def run_labelling(
                 for job, reviewer in zip(jobs, reviewers, strict=True):
                     rows += _rows(walk, steps, reviewer, facts, job.id)
                     reporter.images(len(facts))
-                write_part(part_path(out, index), to_table(rows, row_schema()), stamps)
+                write_part(part_path(out, index), as_parquet(to_table(rows, row_schema())), stamps)
                 done += 1
             reporter.phase("summary")
             summary = conclude(out, TASK, _failed_once)

@@ -22,7 +22,7 @@ from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_r
 from cliploc.jobs.folder import plain
 from cliploc.jobs.picture_files import Digests
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, sample_facts, to_table
+from cliploc.jobs.rows import Row, as_parquet, sample_facts, to_table
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request
@@ -249,7 +249,7 @@ class EvaluationWorker:
                 rows.append(row | ({"status": "failed", "reason": columns} if failed else {"status": "ok", **columns}))
         notes = dict.fromkeys(note for one in judged for note in one.notes)
         spent = spent_together(one.spent for one in judged)
-        return Part(index, to_table(rows, self._schema()), tuple(notes), spent=spent)
+        return Part(index, as_parquet(to_table(rows, self._schema())), tuple(notes), spent=spent)
 
     def close(self) -> None:
         """Ends the processes of the judges."""
