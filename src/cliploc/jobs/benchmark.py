@@ -171,11 +171,7 @@ class BoxJudge(Judge):
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
-        if unknown:
-            self.note = (
-                f"{self.localizer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such as "
-                f"{next(iter(unknown))!r}: it never predicts them"
-            )
+        self.say_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
     def _method(self, name: str, settings: Sequence[Setting]) -> _Method:
         options = settings[0].options

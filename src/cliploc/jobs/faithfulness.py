@@ -107,11 +107,8 @@ class FaithfulnessJudge(PictureJudge):
         self.refuse_thresholds("faithfulness")
         self._classes, chosen = classes, chosen_metrics(metrics)
         self._measurer = Faithfulness(self.localizer, classes, chosen, self.methods, options)
-        if unknown := self._measurer.unknown:
-            self.note = (
-                f"{self._measurer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such "
-                f"as {next(iter(unknown))!r}: the softmax is over the other {len(self._measurer.known)}"
-            )
+        others = f"the softmax is over the other {len(self._measurer.known)}"
+        self.say_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         scale = self._measurer.backbone.logit_scale

@@ -20,7 +20,7 @@ from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.picture_files import content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in
-from cliploc.jobs.summary import COUNTED, Counted, Summary, Tally, summed_up
+from cliploc.jobs.summary import COUNTED, Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
@@ -38,7 +38,7 @@ class BenchmarkTask:
     schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
     columns: Callable[[], Sequence[str]] = lambda: COUNTED  # columns that the numbers need
     # makes what counts the rows of a setting, by its entry
-    tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Counted()
+    tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Tally()
     # a header, then a row for each setting; and lines that explain the table
     table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]] = lambda *_: []
     legend: Callable[[Mapping[str, Summary], Manifest], list[str]] = lambda *_: []

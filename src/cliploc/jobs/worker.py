@@ -61,6 +61,12 @@ class Judge(ABC):
         )
         self.localizer = Localizer(**options.given())
 
+    def say_unknown(self, unknown: Sequence[str], of: str, so: str) -> None:
+        """Notes the names that the model does not know, if there are any, and what follows from that."""
+        if unknown:
+            name = self.localizer.backbone.name
+            self.note = f"{name} does not know {len(unknown)} of {of}, such as {unknown[0]!r}: {so}"
+
     @abstractmethod
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
         """Judges any number of shards, in order."""
@@ -298,11 +304,7 @@ class AskingJudge(PictureJudge):
         self._classes = classes
         reasons = self.localizer.unknown_names(classes)
         self.unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}
-        if reasons:
-            self.note = (
-                f"{self.localizer.backbone.name} does not know {len(reasons)} of {len(classes)} names, such as "
-                f"{next(iter(reasons))!r}: they are counted, but not in the numbers"
-            )
+        self.say_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         """See `Judge.describe`; all of the localizer's description."""
