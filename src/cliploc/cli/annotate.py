@@ -12,10 +12,9 @@ from cliploc.cli.output import (
     NOTHING_DONE,
     SOME_FAILED,
     complain,
-    print_document,
+    print_result,
     say_failures,
     say_next,
-    titled,
     writable,
 )
 from cliploc.cli.servers import PORT, refuse_without_web, serve_drafts
@@ -101,10 +100,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         except DiskFullError as full:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
-    if asked.as_json:
-        print_document(result.document())
-    else:
-        terminal.data(titled(result.table()))
+    print_result(terminal, result.document(), result.table(), as_json=asked.as_json)
     say_failures(terminal, result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")

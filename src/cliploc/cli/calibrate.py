@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
 from cliploc.cli.output import (
     DONE,
     LOCALIZE,
     SOME_FAILED,
-    print_document,
+    print_result,
     say_next,
     say_problems,
     titled,
@@ -110,10 +110,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
 
         result = fitted(localizer, dataset, work, reporter)
         result.calibration.save(out)
-    if asked.as_json:
-        print_document(result.document())
-    else:
-        terminal.data(titled(result.table()))
+    print_result(terminal, result.document(), result.table(), as_json=asked.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
     with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")
@@ -153,14 +150,9 @@ def tune(asked: TuneFlags, options: Options) -> int:
 
         result = tuned(localizer, dataset, work, reporter)
         content = result.save(out)
-    if asked.as_json:
-        print_document(content)
-    else:
-        terminal.data(titled(result.table()))
-        for line in result.legend():
-            terminal.data(printable(line))
-        if result.calibrated is not None:
-            terminal.data(titled(result.calibrated.table()))
+    print_result(terminal, content, result.table(), result.legend(), as_json=asked.as_json)
+    if result.calibrated is not None and not asked.as_json:
+        terminal.data(titled(result.calibrated.table()))
     terminal.say(f"written to {out}", style="dim")
     with_it = (*LOCALIZE, *words_of(options.but(recipe=None).given()), f"--recipe={asked.out}")
     say_next(terminal, with_it, quiet=asked.as_json)

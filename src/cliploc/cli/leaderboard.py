@@ -17,6 +17,7 @@ from cliploc.cli.options import (
     command,
     flag,
     method_names,
+    named_folders,
     refuse_unknown,
     refuse_unknown_dataset,
 )
@@ -93,14 +94,10 @@ def leaderboard(asked: LeaderboardFlags, options: Options) -> int:
 
 def _roots(asked: LeaderboardFlags) -> dict[str, Path]:
     """Set, or set:split → its folder."""
-    roots = {}
-    for text in asked.root or []:
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write coco=DIR, or coco:train2017=DIR")
+    roots = named_folders(asked.root or [], "coco=DIR, or coco:train2017=DIR")
+    for name in roots:
         refuse_unknown_dataset(name.partition(":")[0])
-        roots[name] = user_path(path)
-    return roots
+    return {name: user_path(path) for name, path in roots.items()}
 
 
 def _run(asked: LeaderboardFlags, options: Options) -> int:

@@ -7,9 +7,8 @@ from pathlib import Path
 from cliploc._files import alone_in, own_temporaries, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable, styled
-from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_document, titled, writable, write
-from cliploc.errors import UsageError
+from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag, named_folders
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_result, writable, write
 
 FILE = "reproduced.json"
 
@@ -45,12 +44,7 @@ def reproduce(asked: ReproduceFlags) -> int:
     from cliploc.jobs.reproduce import Reproduced, chosen_rows, number_in, on_model, shell_line, table_of
 
     rows, terminal = chosen_rows(asked.rows), Terminal()
-    roots = {}
-    for text in asked.root or []:
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write voc21=DIR")
-        roots[name] = path
+    roots = named_folders(asked.root or [], "voc21=DIR")
     if asked.out is None:
         for one in rows:
             words = one.command(roots.get(one.dataset, "DIR"), one.id)
@@ -85,10 +79,7 @@ def reproduce(asked: ReproduceFlags) -> int:
         document = {"kind": "reproduced", "rows": [one.document() for one in found]}
         with own_temporaries(out, "reproduced"):
             write(out / FILE, json_text(document).encode())
-    if asked.as_json:
-        print_document(document)
-    else:
-        terminal.data(titled(table_of(found)))
+    print_result(terminal, document, table_of(found), as_json=asked.as_json)
     computed = [one.ours is not None for one in found]
     return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE
 
