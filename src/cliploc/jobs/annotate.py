@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from cliploc import __version__, prompts
@@ -26,7 +27,7 @@ from cliploc._files import (
 )
 from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options
-from cliploc.errors import CliplocError, UsageError
+from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
@@ -59,12 +60,10 @@ from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.lessons import lessons_path
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, content_digest, find_pictures, stamp
 from cliploc.jobs.plan import SHARD, shard_size
-from cliploc.jobs.videos import FRAMES, Every, all_frames
+from cliploc.jobs.teach import teach
+from cliploc.jobs.videos import FRAMES, Every, frames_of
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from cliploc.jobs.teach import Teaching
 
 OWN_FILES = (
     TAUGHT,
@@ -128,7 +127,10 @@ def annotate(
     own = {one.name for one in fields(AnnotateOptions)} & more.keys()
     asked = AnnotateOptions(**{name: more.pop(name) for name in own})
     chosen = chosen_exports(asked.formats)
-    names = labels if isinstance(labels, Labels) else _labels(labels)
+    if isinstance(labels, str | os.PathLike):
+        names = read_labels(Path(labels))
+    else:
+        names = labels if isinstance(labels, Labels) else labels_of(labels)
     options = _model_options(options, more)
     masks = asked.masks or options.masks_by != "heat"
     if asked.polygons and not masks:
@@ -141,12 +143,13 @@ def annotate(
 
     target = user_path(out)
     refuse_decisions(target)
-    every = _every_of(target) if asked.every is None else asked.every
+    earlier = _before(target)
+    every = earlier.get("every") if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
     found = there.pictures[: asked.limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
-    least = [one for one in (*given_thresholds, _least_of(target)) if one is not None]
+    least = [one for one in (*given_thresholds, earlier.get("settings", {}).get("min_presence")) if one is not None]
     settings = AnnotatorSettings(
         names, BoxFilter(min_area, asked.groups, min(least, default=None)), options, masks, asked.teach
     )
@@ -213,9 +216,9 @@ def annotate(
                     untouched = len(found) - len(read.pictures)
                     notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
                 of_run.read_edits()
-                taught = _taught(of_run, described, reporter)
-                if taught is not None:
-                    notes.add(taught.lines())
+                if "teaching" in described:
+                    learns = partial(reporter.phase, "learning from the folder")
+                    notes.add(teach(of_run, plain(described), begun=learns).lines())
                 if asked.max_false is not None:
                     notes.add([of_run.keep_promise(asked.max_false)])
                     folder.update_manifest(target, KIND, drafts=of_run.rule.document())
@@ -240,15 +243,6 @@ def annotate(
                     reporter=reporter,
                 )
                 return replace(result, not_applied=not_applied)
-
-
-def _taught(run: AnnotatedFolder, settings: Mapping[str, Any], reporter: Reporter) -> Teaching | None:
-    """Teaches a run, where it keeps lessons."""
-    if "teaching" not in settings:
-        return None
-    from cliploc.jobs.teach import teach  # here: whoever asks for help needs no torch
-
-    return teach(run, plain(dict(settings)), begun=lambda: reporter.phase("learning from the folder"))
 
 
 def default_image_url(root: Path) -> str:
@@ -299,18 +293,6 @@ def _manifest(
     )
 
 
-def _every_of(out: Path) -> str | None:
-    """Which frames an earlier call took; None without one."""
-    every: str | None = _before(out).get("every")
-    return every
-
-
-def _least_of(out: Path) -> float | None:
-    """The least presence that an earlier call asked a name for; None without one."""
-    least: float | None = _before(out).get("settings", {}).get("min_presence")
-    return least
-
-
 def _before(out: Path) -> Mapping[str, Any]:
     """The manifest of an earlier call; empty without one."""
     try:
@@ -344,10 +326,6 @@ def _spare_corrections(out: Path, path: Path) -> None:
                 raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
-def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
-    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels_of(labels)
-
-
 def _shards(todo: Sequence[PictureFile], size: int, taken: set[int]) -> Iterator[Shard]:
     """Splits pictures into shards, in order, numbered like no existing part; a resumed run gets the same shards."""
     number = 0
@@ -369,9 +347,10 @@ def _with_frames(
     """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
     pictures, unreadable = list(found), {}
     reporter.phase("taking frames")
-    for video, taken, error in all_frames(videos, every, out):
-        pictures += taken
-        if error is not None:
+    for video in videos:
+        try:
+            pictures += frames_of(video, every, out / FRAMES)
+        except InputError as error:
             unreadable[video.id] = str(error).removeprefix(f"{video.id}: ")
             reporter.failed(video.id, error)
     pictures = pictures[:limit]

@@ -135,8 +135,8 @@ def teach(
     keep: Callable[[Refit], None] | None = None,
     again: bool = False,
     begun: Callable[[], None] = lambda: None,
-) -> Teaching | None:
-    """Teaches the names of a run where they can be taught, and writes the drafts; None where nothing can be.
+) -> Teaching:
+    """Teaches the names of a run that keeps lessons where they can be taught, and writes the drafts.
 
     The folder shows them afterwards. The result depends on what the model found, on what people corrected, and on
     earlier drafts only of pictures that somebody has reviewed.
@@ -148,8 +148,6 @@ def teach(
         again: whether drafts that a person went back from are made again before more pictures are reviewed.
         begun: called if there is something to do.
     """
-    if "teaching" not in settings:
-        return None
     school = School(folder, Drawing.of(settings))
     stamp = school.stamp(settings)
     before = read_taught(folder.out, folder.run)
