@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, tee
@@ -204,12 +204,12 @@ class BoxJudge(Judge):
         feed = _Feed(self, fed, reporter, self._methods)
         try:
             for shard in own:
-                yield self._judged(shard, feed, reporter)
+                yield self._judged(shard, feed, reporter, own)
         finally:
             feed.close()
 
-    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter) -> JudgedShard:
-        """Computes a shard's results and sends their maps to the judges."""
+    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter, left: Iterator[Shard]) -> JudgedShard:
+        """Computes a shard's results and sends their maps to the judges; `left`: the shards after it."""
         notes: list[str] = []
         told = 0
 
@@ -236,7 +236,8 @@ class BoxJudge(Judge):
         except FAILURES as error:
             reason = failure_reason(error)
             # A method failed, and so did all others in its forward pass: run each alone, so that only one is lost.
-            feed.restart(shard)
+            feed.close()
+            feed.start(copy(left))
             for method in self._methods:
                 if len(self._methods) > 1:
                     alone = _Feed(self, [shard], reporter, (method,))
@@ -310,21 +311,24 @@ class BoxJudge(Judge):
 
 
 class _Feed:
-    """The stream of one setup's results over all shards, with the samples that they belong to."""
+    """The stream of one setup's results over shards, with the samples that they belong to."""
 
     def __init__(
         self, judge: BoxJudge, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method]
     ) -> None:
         self._judge, self._reporter, self._methods = judge, reporter, methods
-        self._shards = iter(shards)
-        self._start()
+        self.start(shards)
 
-    def _start(self) -> None:
-        self._handed: deque[Shard] = deque()  # shards given to the localizer and not done yet
+    def start(self, shards: Iterable[Shard]) -> None:
+        """Begins with these shards."""
         self._notes: list[str] = []
-        model = self._judge.setup.model
+        model, names_of = self._judge.setup.model, self._judge.names_of
         self._results = self._judge.localizer.run(
-            self._requests(),
+            (
+                Request((shard.index, place), sample.path, names_of[sample.label])
+                for shard in shards
+                for place, sample in enumerate(shard.samples)
+            ),
             {method.name: method.options for method in self._methods},
             reporter=Reporter(
                 masked=self._reporter.masked,
@@ -333,27 +337,14 @@ class _Feed:
             ),
         )
 
-    def _requests(self) -> Iterator[Request]:
-        for shard in self._shards:
-            self._handed.append(shard)
-            for place, sample in enumerate(shard.samples):
-                yield Request((shard.index, place), sample.path, self._judge.names_of[sample.label])
-
     def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
         """Yields the results of a shard's samples, which must be the next in the stream."""
         for place, sample in enumerate(shard.samples):
             result = next(self._results)
             assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
             yield sample, result.found if result.error is None else result.error
-        self._handed.popleft()
         notes += self._notes
         self._notes.clear()
-
-    def restart(self, shard: Shard) -> None:
-        """Restarts the stream after this shard, on which it failed."""
-        self.close()
-        self._shards = chain([one for one in self._handed if one.index != shard.index], self._shards)
-        self._start()
 
     def close(self) -> None:
         """Ends the threads that read pictures."""

@@ -115,9 +115,7 @@ class _FramesPlace:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.listed.unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
-            if path.name.startswith(f"{self.name}#") and re.fullmatch(
-                "[0-9]{6}[.]jpg", path.name[len(self.name) + 1 :]
-            ):
+            if (frame := FRAME.fullmatch(path.name)) is not None and frame[1] == self.name:
                 path.unlink()
 
 
