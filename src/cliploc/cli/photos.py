@@ -29,6 +29,8 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL import Image
     from rich.text import Text
 
@@ -149,6 +151,14 @@ class PhotoRun:
             write(self.folder / name, drawn)
             record[key] = name
             self._drawn.append(self.folder / name)
+
+    def write_labels(self, source: str, record: dict[str, Any], labels: npt.NDArray[np.uint16], count: int) -> None:
+        """Writes a picture's label map, of so many names, which the record then names."""
+        from cliploc.report.label_maps import label_picture
+
+        assert self.folder is not None
+        record["label_map"] = name = self.names.of(source, "_labels")
+        write(self.folder / name, encoded(label_picture(labels, count), name))
 
     def done(self, source: str, record: dict[str, Any], rows: Callable[[], Sequence[Sequence[str | Text]]]) -> None:
         """A picture is done: records it, and prints its name, size and rows."""

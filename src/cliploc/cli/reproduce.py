@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shlex
 from pathlib import Path
 
 from cliploc._files import alone_in, own_temporaries, user_path
@@ -41,7 +42,7 @@ def reproduce(asked: ReproduceFlags) -> int:
 
     Example: cliploc reproduce naclip-voc21 --root voc21=data --model mini-vit --sample 20 --out rehearsal
     """
-    from cliploc.jobs.reproduce import Reproduced, chosen_rows, number_in, on_model, shell_line, table_of
+    from cliploc.jobs.reproduce import Reproduced, chosen_rows, number_in, on_model, table_of
 
     rows, terminal = chosen_rows(asked.rows), Terminal()
     roots = named_folders(asked.root or [], "voc21=DIR")
@@ -49,7 +50,7 @@ def reproduce(asked: ReproduceFlags) -> int:
         for one in rows:
             words = one.command(roots.get(one.dataset, "DIR"), one.id)
             terminal.data(styled(f"{one.id}: {one.number} {one.value:.2f}, {one.paper}; {one.table}", "bold"))
-            terminal.data(f"  {printable(shell_line(words))}")
+            terminal.data(f"  {printable(shlex.join(['cliploc', *words]))}")
         return DONE
     refuse_without("bench", "reproduce")
     out = writable(user_path(asked.out))
@@ -68,7 +69,7 @@ def reproduce(asked: ReproduceFlags) -> int:
                 found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
                 continue
             words = [*own.command(roots[row.dataset], str(out / row.id)), *more]
-            terminal.say(shell_line(words), style="dim")
+            terminal.say(shlex.join(["cliploc", *words]), style="dim")
             code = _benchmark(words)
             ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
             if code == SOME_FAILED:

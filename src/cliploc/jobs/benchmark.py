@@ -274,6 +274,7 @@ class BoxJudge(Judge):
             result = found[method.name]
             maps.append(result.maps_over_picture((SIDE, SIDE))[0])
             small = thumb(result.maps[0])
+            original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, result.image.size))
             for rule in method.rules:
                 boxes = result.boxes if rule == method.own else result.boxes_by(rule)
                 outcome.known.append(
@@ -281,14 +282,14 @@ class BoxJudge(Judge):
                         "score": float(result.scores[0]),
                         "presence": None if result.presence is None else float(result.presence[0]),
                         "found": len(boxes) > 0,
-                        "boxes": _in_original(boxes.xyxy, result.image.size, sample.size_wh).tolist(),
+                        "boxes": (boxes.xyxy * original / of_file).astype(np.float32).tolist(),
                         "box_scores": boxes.score.tolist(),
                         "thumb": small,
                     }
                 )
-        saved = self._saved
+        saved = self._saved  # `cliploc evaluate --maps MAPS/SETTING` reads them
         files = [
-            [] if saved is None else [map_path(saved, one.id, sample.id) for one in method.settings]
+            [] if saved is None else [saved / one.id / f"{sample.id}.npy" for one in method.settings]
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
@@ -370,17 +371,6 @@ class _SampleOutcome:
             return dict.fromkeys(ids, judged)
         columns = chain.from_iterable(judged)
         return {one: {**known, **of_tau} for one, known, of_tau in zip(ids, self.known, columns, strict=True)}
-
-
-def map_path(maps: Path, setting: str, sample: str) -> Path:
-    """The path where `--save-maps` saves a map; `cliploc evaluate --maps MAPS/SETTING` reads it."""
-    return maps / setting / f"{sample}.npy"
-
-
-def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[int, int]) -> FloatArray:
-    """Scales boxes from a file, which may be resized, to pixels of the original."""
-    scaled: FloatArray = (xyxy * np.array([*original_wh] * 2) / np.array([*file_wh] * 2)).astype(np.float32)
-    return scaled
 
 
 def _tau(rule: BoxRule) -> float:

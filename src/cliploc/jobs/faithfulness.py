@@ -1,6 +1,6 @@
 """`run_faithfulness`: whether maps show what a model uses, resumable; see `cliploc help faithfulness`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -175,13 +175,6 @@ class ValueTally(Tally):
         }
 
 
-def summarize(
-    settings: Sequence[str], rows: Iterable[Row], numbers: Sequence[str], bootstrap: Bootstrap = DEFAULT
-) -> dict[str, Summary]:
-    """Setting → numbers of rows in any order; `NUMBER_COLUMNS` are enough."""
-    return summed_up(rows, {name: ValueTally(numbers) for name in settings}, bootstrap)
-
-
 def mean_curves(
     curves: Sequence[Mapping[str, Sequence[float | None]]], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, dict[str, list[float | None]]]:
@@ -284,7 +277,7 @@ def evaluate_maps(
         rows.append(row)
         reporter.images(1)
     numbers = numbers_of(metrics)
-    summary = summarize([MAPS], rows, list(numbers))[MAPS]
+    summary = summed_up(rows, {MAPS: ValueTally(list(numbers))})[MAPS]
     if not summary["evaluated"]:
         raise UsageError(f"none of {len(rows)} pictures could be measured: {summary['failed'][0]['reason']}")
     return MapsResult(summary, numbers, localizer.backbone.name, protocol)

@@ -308,7 +308,7 @@ class LabellingTally(Tally):
         for order in dict.fromkeys(order for order, _ in sorted(self._walks)):
             walks = [_Walk.of(self._walks[one], self._steps) for one in sorted(self._walks) if one[0] == order]
             curves[order] = _curve(walks)
-            seeds[order] = [one.mean(one.taught.sum(axis=2)) for one in walks]
+            seeds[order] = [_listed(_of_left(one.taught.sum(axis=2)[None], one.left[None])) for one in walks]
         first = next(iter(self._walks.values()))
         names = {label for one in first.values() for label in one.labels}
         boxes = sum(sum(one.boxes) for one in first.values())
@@ -369,10 +369,6 @@ class _Walk:
                 taught[i] = work[np.minimum(np.arange(len(steps)), len(work) - 1)]
         untaught = np.array([one.untaught.sum(axis=0) for one in every]).reshape(-1, 3)
         return cls(places[:, None] >= np.array(steps), untaught, taught)
-
-    def mean(self, values: Floats) -> list[float | None]:
-        """The mean over the pictures that are left, for 100 of them: `[n, S]` → `[S]`."""
-        return _listed(_of_left(values[None], self.left[None]))
 
 
 def _of_left(values: Floats, left: npt.NDArray[np.bool_]) -> Floats:
