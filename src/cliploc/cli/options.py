@@ -68,20 +68,13 @@ def rare(text: str, default: Any = MISSING, **facts: Any) -> Any:
 
 def command(
     *,
-    only: Collection[str] | None = None,
-    leave_out: Collection[str] = (),
+    only: Collection[str] | None = None,  # which options of `Localizer`; None for all that a command line can name
+    leave_out: Collection[str] = (),  # those that the command does not have, or has in a form of its own
     defaults: Mapping[str, Any] | None = None,
-    without: Mapping[str, str] | None = None,
-    hidden: Collection[str] = (),
+    without: Mapping[str, str] | None = None,  # option → its default in words, where it differs from a localizer's
+    hidden: Collection[str] = (),  # those that help leaves out, as the command refuses them with words of its own
 ) -> Callable[[Command], Command]:
-    """Makes a command's flags of the fields of its parameters, which are dataclasses of options.
-
-    Args:
-        only: which of the options of `Localizer`; None for all that a command line can name.
-        leave_out: those that the command does not have, or has in a form of its own.
-        without: option → its default in words, for the help, where it differs from a localizer's.
-        hidden: those that the help leaves out, because the command refuses them with a message of its own.
-    """
+    """Makes a command's flags of the fields of its parameters, which are dataclasses of options."""
 
     def taken(kind: Any) -> list[Field[Any]]:
         """The fields that become flags."""

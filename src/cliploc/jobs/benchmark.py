@@ -92,24 +92,15 @@ def run_benchmark(
     dataset: Dataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
-    out: Path,
+    out: Path,  # an empty folder, or the folder of a run with the same settings, which is resumed
     *,
-    save_maps: bool = False,
+    save_maps: bool = False,  # 200 kB for each sample and setting
+    # processes that compare maps with boxes; None: one fewer than cores, at least one; 0: a thread of this process
     judges: int | None = None,
-    shard: int = SHARD,
+    shard: int = SHARD,  # samples that are computed and written together; rounded to whole batches
     **how: Unpack[How],
 ) -> BenchmarkResult:
-    """Benchmarks every setting on a dataset.
-
-    Args:
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        save_maps: whether to save score maps, 200 kB for each sample and setting.
-        judges: number of processes that compare maps with boxes; None for one fewer than there are cores, at least one;
-            0 for a thread of this process.
-        shard: number of samples that are computed and written together; rounded to whole batches.
-        **how: engine, asked (`How`), and a reporter, which gets the phases ("benchmark", then "summary"), the numbers
-            of pictures × setups to do and done, each failed sample, and each note.
-    """
+    """Benchmarks every setting on a dataset; the reporter gets two phases, "benchmark" and "summary"."""
     batch_sizes = {setup.options.batch_size for setup in setups}
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}: give all the same")

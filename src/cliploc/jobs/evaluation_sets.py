@@ -32,19 +32,13 @@ Truths = Mapping[str, str]  # picture → its labels, size and boxes in one line
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A folder that can be built.
-
-    Attributes:
-        dataset: the reader that opens it; "" if it has no boxes.
-        folder: its name in the documentation's commands.
-        source: what `--from` must be.
-    """
+    """A folder that can be built."""
 
     name: str
     about: str
-    dataset: str
-    folder: str
-    source: str
+    dataset: str  # the reader that opens it; "" if it has no boxes
+    folder: str  # its name in the documentation's commands
+    source: str  # what `--from` must be
     build: Callable[[Path, Path, Sequence[str], Reporter], Truths] = field(repr=False)
 
 
