@@ -52,7 +52,7 @@ from cliploc.jobs.annotation_rows import (
     rows_of,
     run_id,
 )
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here
 from cliploc.jobs.folder import plain, room_for_parts
@@ -150,9 +150,7 @@ def annotate(
     found = there.pictures[: asked.limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
     least = [one for one in (*given_thresholds, earlier.get("settings", {}).get("min_presence")) if one is not None]
-    settings = AnnotatorSettings(
-        names, BoxFilter(min_area, asked.groups, min(least, default=None)), options, masks, asked.teach
-    )
+    settings = AnnotatorSettings(names, options, min_area, asked.groups, min(least, default=None), masks, asked.teach)
     given = None if asked.decisions is None else user_path(asked.decisions)
     if given is not None:
         _spare_corrections(target, given)

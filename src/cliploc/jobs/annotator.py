@@ -37,30 +37,24 @@ Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class BoxFilter:
-    """Which boxes become candidates; `cliploc.jobs.drafts` chooses among these."""
+class AnnotatorSettings:
+    """The settings of an annotation's worker; picklable. Calling them makes the worker."""
 
+    labels: Labels  # names and background
+    options: Options  # options of `Localizer`, except `RESERVED`, which the others set
+    # Which boxes become candidates; `cliploc.jobs.drafts` chooses among these.
     min_area: float = DEFAULTS.min_area  # minimum area of a box's region, as a share of the picture
     # what to do with a large box that contains several things: "keep" (it is marked, and reviewed first), "split" or
     # "drop"
     groups: Groups = "keep"
     least: float | None = None  # the least presence that a name is asked for; None: the usual
+    masks: bool = False  # whether each box has its mask
+    # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
+    teach: bool | None = None
 
     def __post_init__(self) -> None:
         OPTIONS["min_area"].check(self.min_area)
         choice("groups", get_args(Groups))(self.groups)
-
-
-@dataclass(frozen=True)
-class AnnotatorSettings:
-    """The settings of an annotation's worker; picklable. Calling them makes the worker."""
-
-    labels: Labels  # names and background
-    filter: BoxFilter  # which boxes become candidates
-    options: Options  # options of `Localizer`, except `RESERVED`, which labels and filter set
-    masks: bool = False  # whether each box has its mask
-    # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
-    teach: bool | None = None
 
     def __call__(self) -> AnnotateWorker:
         """The worker."""
@@ -72,7 +66,7 @@ class AnnotateWorker:
 
     def __init__(self, settings: AnnotatorSettings) -> None:
         self._settings, labels = settings, settings.labels
-        options, least = settings.options, settings.filter.least
+        options, least = settings.options, settings.least
         by_recipe = options.method is None and options.head is None
         second_look = by_recipe if options.second_look is None else options.second_look
         if second_look and least != 0:  # its gate is the usual one, whatever is asked for, so that this can be changed
@@ -80,7 +74,7 @@ class AnnotateWorker:
         self.localizer = Localizer(
             **options.but(
                 background=labels.background,
-                min_area=settings.filter.min_area,
+                min_area=settings.min_area,
                 min_presence=least,
                 min_score=0.0,
                 text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
@@ -111,7 +105,7 @@ class AnnotateWorker:
         by_bank = {} if self.localizer.calibrated or "second_look" in own else {"presence_bank": BANK_VERSION}
         with_masks = {"masks": True} if self._settings.masks else {}
         teaching = {"teaching": self.localizer.teaching()} if self._teach else {}
-        return {**own, "groups": self._settings.filter.groups, **by_bank, **with_masks, **teaching}
+        return {**own, "groups": self._settings.groups, **by_bank, **with_masks, **teaching}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         digests, notes = Digests(shards), list[str]()
@@ -205,7 +199,7 @@ class AnnotateWorker:
                 (every.xyxy[every.label == p], every.score[every.label == p]),
                 p,
                 self.localizer.box_rule,
-                self._settings.filter.groups,
+                self._settings.groups,
             )
             boxes += [one for number, one in enumerate(of_name) if number == 0 or one.fit >= LEAST_FIT]
         return (

@@ -18,7 +18,7 @@ from cliploc.datasets import AskedDataset
 from cliploc.errors import UsageError
 from cliploc.jobs import folder
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
 from cliploc.jobs.draft_scores import Work
 from cliploc.jobs.engine import Engine, Notes, run_here
 from cliploc.jobs.folder import RunKind, plain, room_for_parts
@@ -243,8 +243,8 @@ class _Job:
 
     def describe(self) -> dict[str, Any]:
         """Its entry in the manifest; refuses what cannot be used."""
-        boxes = BoxFilter(self.drafts["min_area"], least=self.drafts["min_presence"])
-        worker = AnnotatorSettings(self.labels, boxes, self.options, teach=True)()
+        area, least = self.drafts["min_area"], self.drafts["min_presence"]
+        worker = AnnotatorSettings(self.labels, self.options, area, least=least, teach=True)()
         return plain({"id": self.id, **worker.describe(), **self.drafts, **self.setup.described()})
 
     def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> Sequence[str]:
