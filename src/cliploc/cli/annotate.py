@@ -15,6 +15,7 @@ from cliploc.cli.output import (
     print_result,
     say_failures,
     say_next,
+    titled,
     writable,
 )
 from cliploc.cli.servers import PORT, refuse_without_web, serve_drafts
@@ -100,7 +101,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         except DiskFullError as full:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
-    print_result(terminal, result.document(), result.table(), as_json=asked.as_json)
+    print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
     say_failures(terminal, result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")

@@ -41,6 +41,7 @@ from cliploc.cli.output import (
     say_failures,
     say_next,
     say_problems,
+    titled,
     writable,
 )
 from cliploc.config import (
@@ -364,7 +365,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         page = write_report(folder)
-    print_result(terminal, result.document(), result.table(), result.legend(), as_json=asked.as_json)
+    print_result(terminal, result.document(), titled(result.table()), result.legend(), as_json=asked.as_json)
     for line in result.costs():
         terminal.say(line, style="dim")
     say_failures(terminal, result.failed)

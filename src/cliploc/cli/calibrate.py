@@ -110,7 +110,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
 
         result = fitted(localizer, dataset, work, reporter)
         result.calibration.save(out)
-    print_result(terminal, result.document(), result.table(), as_json=asked.as_json)
+    print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
     with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")
@@ -150,7 +150,7 @@ def tune(asked: TuneFlags, options: Options) -> int:
 
         result = tuned(localizer, dataset, work, reporter)
         content = result.save(out)
-    print_result(terminal, content, result.table(), result.legend(), as_json=asked.as_json)
+    print_result(terminal, content, titled(result.table()), result.legend(), as_json=asked.as_json)
     if result.calibrated is not None and not asked.as_json:
         terminal.data(titled(result.calibrated.table()))
     terminal.say(f"written to {out}", style="dim")

@@ -44,16 +44,16 @@ def json_text(document: Mapping[str, Any]) -> str:
 def print_result(
     terminal: Terminal,
     document: Mapping[str, Any],
-    table: Sequence[Sequence[str]],
+    table: RenderableType,
     legend: Iterable[str] = (),
     *,
     as_json: bool,
 ) -> None:
-    """Prints a result as one JSON document, or as a table with titles and the lines below it."""
+    """Prints a result as one JSON document, or as a table with the lines below it."""
     if as_json:
         print_document(document)
         return
-    terminal.data(titled(table))
+    terminal.data(table)
     for line in legend:
         terminal.data(printable(line))
 

@@ -9,7 +9,7 @@ from cliploc._files import alone_in, own_temporaries, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag, named_folders
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_result, writable, write
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_result, titled, writable, write
 
 FILE = "reproduced.json"
 
@@ -80,7 +80,7 @@ def reproduce(asked: ReproduceFlags) -> int:
         document = {"kind": "reproduced", "rows": [one.document() for one in found]}
         with own_temporaries(out, "reproduced"):
             write(out / FILE, json_text(document).encode())
-    print_result(terminal, document, table_of(found), as_json=asked.as_json)
+    print_result(terminal, document, titled(table_of(found)), as_json=asked.as_json)
     computed = [one.ours is not None for one in found]
     return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE
 
