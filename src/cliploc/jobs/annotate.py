@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -59,7 +60,7 @@ from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.lessons import lessons_path
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, content_digest, find_pictures, stamp
-from cliploc.jobs.plan import SHARD, shard_size
+from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
 from cliploc.jobs.videos import FRAMES, Every, frames_of
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
@@ -165,7 +166,20 @@ def annotate(
     thresholds = tuple(usual if one is None else one for one in given_thresholds)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
     prefix = default_image_url(there.root) if asked.image_url is None else asked.image_url
-    manifest = _manifest(target, there.root, names, described, prefix, every, rule)
+    manifest = plain(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "kind": KIND.name,
+            "cliploc_version": __version__,
+            "root": there.root.resolve(),
+            "labels": {words: {} for words in names.entries},
+            "settings": described,
+            "drafts": rule.document(),
+            "token": folder.token_for(target),
+            "image_url": prefix,
+            "every": every,
+        }
+    )
     files = [name for one in chosen for name in one.outputs]
     mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
@@ -190,7 +204,8 @@ def annotate(
             done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
             todo = [one for one in found if one.id not in done]
             size = shard_size(worker.localizer.options.batch_size, shard)
-            shards = {one.index: one for one in _shards(todo, size, whole)}
+            free = (number for number in count() if number not in whole)
+            shards = {n: replace(one, index=n) for n, one in zip(free, shards_of(todo, size), strict=False)}
             keep = _Keep(target, shards, notes, reporter)
 
             reporter.phase("annotate")
@@ -265,32 +280,6 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     return chosen.but(templates=prompts.resolve_templates(chosen.templates))
 
 
-def _manifest(
-    out: Path,
-    root: Path,
-    names: Labels,
-    settings: Mapping[str, Any],
-    image_url: str,
-    every: str | None,
-    rule: DraftRule,
-) -> dict[str, Any]:
-    """The manifest of a run that begins in `out`."""
-    return plain(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "kind": KIND.name,
-            "cliploc_version": __version__,
-            "root": root.resolve(),
-            "labels": {words: {} for words in names.entries},
-            "settings": settings,
-            "drafts": rule.document(),
-            "token": folder.token_for(out),
-            "image_url": image_url,
-            "every": every,
-        }
-    )
-
-
 def _before(out: Path) -> Mapping[str, Any]:
     """The manifest of an earlier call; empty without one."""
     try:
@@ -322,16 +311,6 @@ def _spare_corrections(out: Path, path: Path) -> None:
         for output in (out / name for name in one.outputs):
             if place == output.resolve() or output.resolve() in place.parents:
                 raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
-
-
-def _shards(todo: Sequence[PictureFile], size: int, taken: set[int]) -> Iterator[Shard]:
-    """Splits pictures into shards, in order, numbered like no existing part; a resumed run gets the same shards."""
-    number = 0
-    for start in range(0, len(todo), size):
-        while number in taken:
-            number += 1
-        yield Shard(number, tuple(todo[start : start + size]))
-        number += 1
 
 
 def _with_frames(
