@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,12 +80,11 @@ def _learning(
         say_problems(terminal, [one for one in dataset.problems if one.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
-        from cliploc.jobs.folder import kept_beside
         from cliploc.localizer import Localizer
 
-        localizer = Localizer(**options.given())
-        with kept_beside(out) as work:
-            yield localizer, dataset, work, reporter
+        work = out.with_name(f"{out.name}.partial")
+        yield Localizer(**options.given()), dataset, work, reporter
+        shutil.rmtree(work, ignore_errors=True)  # not after an error
 
 
 class CalibrateFlags(TruthFlags):
