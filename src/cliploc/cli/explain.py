@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +100,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     terminal = Terminal()
     start = time.perf_counter()
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+        from cliploc.report.faithfulness import explanation_page
+
         use_threads(asked.threads)
         measurer = _measurer(options, names, of_methods, faithfulness)
         reporter.phase("explain")
@@ -109,7 +110,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         documents = []
         for name in prompt:
             documents.append(_explained(measurer, name, photo, picture, maps, reporter))
-        document = {
+        document: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "photo": photo,
             "model": measurer.backbone.name,
@@ -119,7 +120,15 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
             "methods": {spec: measurer.localizer.options_of(spec, of_methods[spec]) for spec in titles},
             "names": documents,
         }
-        page = _page(document, picture, maps, titles, faithfulness)
+        about = {
+            "model": document["model"],
+            "names": f"{document['among']:,}",
+            "score": document["score"],
+            "steps": f"{faithfulness.steps or 224}",
+            "baseline": faithfulness.baseline or "zero; blur for insertion",
+        }
+        title = f"What the model uses: {Path(photo).name}"
+        page = explanation_page(title, picture, document, maps, titles, SHOWN, about)
         write(folder / PAGE, page.encode())
         write(folder / RESULTS, json_text(document).encode())
     if asked.as_json:
@@ -194,24 +203,3 @@ def _explained(
     words = measurer.localizer.word_shares(picture, name)
     shares = None if words is None else [{"word": word, "share": share} for word, share in words]
     return {"name": name, "probability": probability, "cosine": seen.cosine, "words": shares, "methods": methods}
-
-
-def _page(
-    document: Mapping[str, Any],
-    picture: Image.Image,
-    maps: Mapping[tuple[str, str], HotMap],
-    titles: Mapping[str, str],
-    protocol: FaithfulnessOptions,
-) -> str:
-    """The page of a document."""
-    from cliploc.report.faithfulness import explanation_page
-
-    about = {
-        "model": document["model"],
-        "names": f"{document['among']:,}",
-        "score": document["score"],
-        "steps": f"{protocol.steps or 224}",
-        "baseline": protocol.baseline or "zero; blur for insertion",
-    }
-    title = f"What the model uses: {Path(document['photo']).name}"
-    return explanation_page(title, picture, document, maps, titles, SHOWN, about)

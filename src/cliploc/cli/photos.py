@@ -170,7 +170,7 @@ class PhotoRun:
             self.terminal.data(grid(rows(), indent=2))
 
     # ---------------------------------------------------------------------------------------------------- at the end
-    def keep(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def keep(self, settings: Mapping[str, Any]) -> None:
         """Writes the document of the run so far."""
         from cliploc.report.document import skipped_document, to_document
 
@@ -178,7 +178,6 @@ class PhotoRun:
         self._document = document | {"pictures": self.records, "skipped": skipped_document(self.photos.skipped)}
         if self.folder is not None:
             write(self.folder / RESULTS, json_text(self._document).encode())
-        return self._document
 
     def end(self, counted: str = "", written: str = "", following: Sequence[object] = ()) -> int:
         """Prints the document, counts, files, and what to do next (else: open the first drawing) → the exit code."""
