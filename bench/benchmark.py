@@ -30,14 +30,13 @@ from pathlib import Path
 import torch
 
 from cliploc import __version__
-from cliploc._files import part_path
+from cliploc._files import part_path, write_part
 from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.plan import Grid, ModelSetup
-from cliploc.jobs.rows import write_part
 from cliploc.jobs.worker import EvaluationWorker
 from cliploc.reporter import SILENT, Reporter
 
@@ -120,7 +119,7 @@ class Bench:
 
             def run() -> None:
                 for part in worker.stream(shards):
-                    write_part(part_path(Path(folder), part.index), part.table)
+                    write_part(part_path(Path(folder), part.index), part.content)
 
             for _ in range(self._rounds):
                 self.bare.append(cost(bare))

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.resident import peak_mib
-from cliploc._files import part_path
+from cliploc._files import part_path, write_part
 from cliploc.jobs.benchmark import TASK
-from cliploc.jobs.rows import write_part
+from cliploc.jobs.rows import as_parquet
 from cliploc.jobs.task import conclude
 from cliploc.report import write_report
 
@@ -50,7 +50,7 @@ def repeat(run: Path, out: Path, pictures: int, settings: int) -> int:
             )
             for one in manifest["settings"]
         ]
-        write_part(part_path(out, index), pa.concat_tables(each).combine_chunks())
+        write_part(part_path(out, index), as_parquet(pa.concat_tables(each).combine_chunks()))
         total += part_path(out, index).stat().st_size
     return total
 

@@ -20,8 +20,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from cliploc.faithfulness import chosen_metrics
-from cliploc.jobs.faithfulness import NUMBER_COLUMNS, summarize
+from cliploc.jobs.faithfulness import NUMBER_COLUMNS, ValueTally
 from cliploc.jobs.rows import rows_in
+from cliploc.jobs.summary import summed_up
 
 DRAWS = 2000
 OfMethod = dict[str, dict[str, float | None]]  # picture → number → value
@@ -49,7 +50,7 @@ def main() -> int:
     for of_run, manifest in zip(rows, manifests, strict=True):
         method_of = {one["id"]: one["method"] for one in manifest["settings"]}
         there = [row for row in of_run if row["sample"] in common]
-        for name, one in summarize(list(method_of), there, list(manifest["numbers"])).items():
+        for name, one in summed_up(there, {one: ValueTally(list(manifest["numbers"])) for one in method_of}).items():
             earlier = settings.setdefault(method_of[name], {})
             parts = {key: one.get(key, {}) | earlier.get(key, {}) for key in ("confidence_95", "measured", "curves")}
             settings[method_of[name]] = {key: one[key] for key in manifest["numbers"]} | earlier | parts

@@ -12,10 +12,11 @@ import pytest
 
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
-from cliploc.jobs.faithfulness import TASK, FaithfulnessJudge, mean_curves, summarize
+from cliploc.jobs.faithfulness import TASK, FaithfulnessJudge, ValueTally, mean_curves
 from cliploc.jobs.folder import _differences
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import rows_in
+from cliploc.jobs.summary import summed_up
 from cliploc.jobs.worker import EvaluationWorker
 from cliploc.metrics import Bootstrap
 from tests.commands import cliploc_, document_of, refused
@@ -161,7 +162,7 @@ def test_means_leave_out_what_cannot_be_computed():
         {"sample": "b", "setting": "s", "status": "ok", "values": [("v", None)], "curves": [("c", [1.0, None])]},
         {"sample": "c", "setting": "s", "status": "failed", "reason": "no"},
     ]
-    found = summarize(["s"], rows, ["v"], Bootstrap(replicates=0))["s"]
+    found = summed_up(rows, {"s": ValueTally(["v"])}, Bootstrap(replicates=0))["s"]
     assert (found["v"], found["measured"]) == (pytest.approx(0.2), {"v": 1})
     assert found["curves"] == {"c": {"mean": [0.5, None]}}
     assert found["failed"] == [{"sample": "c", "reason": "no"}]

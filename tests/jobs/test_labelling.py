@@ -239,13 +239,13 @@ def test_a_picture_that_fails_is_named_once(twenty: Planted, monkeypatch: pytest
 
     def broken(shards: Any, make: Any, on_part: Callable[..., None], reporter: Any) -> None:
         def failing(part: Any) -> None:
-            rows = [json.loads(line) for line in part.table.splitlines()]
+            rows = [json.loads(line) for line in part.content.splitlines()]
             rows = [
                 {"picture": one["picture"], "blake2b": one["blake2b"], "status": "failed", "reason": "broken"}
                 if one["picture"] == "03.png" else one
                 for one in rows
             ]  # fmt: skip
-            object.__setattr__(part, "table", "".join(f"{json.dumps(one)}\n" for one in rows).encode())
+            object.__setattr__(part, "content", "".join(f"{json.dumps(one)}\n" for one in rows).encode())
             on_part(part)
 
         whole(shards, make, failing, reporter)

@@ -325,7 +325,7 @@ def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
 
     def with_masks(shards: Sequence[Shard], *rest: Any) -> None:
         def on_part(part: Part) -> None:
-            rows = [json.loads(line) for line in part.table.splitlines()]
+            rows = [json.loads(line) for line in part.content.splitlines()]
             full = "".join(json.dumps({**row, "masks": [_whole_mask()] * len(row["boxes"])}) + "\n" for row in rows)
             rest[1](Part(part.index, full.encode(), lessons=part.lessons))
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cliploc.jobs import videos
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.picture_files import PictureFile, find_pictures
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.videos import Every, all_frames, frames_of
+from cliploc.jobs.videos import Every, frames_of
 from tests.commands import cliploc_
 
 av = pytest.importorskip("av")
@@ -124,18 +125,16 @@ def test_what_is_no_video_is_said(tmp_path):
 
 
 def test_a_video_that_cannot_be_read_is_one_failed_item(tmp_path):
-    """None ends the run, and none is waited for: no codec, a pipe, a name too long for those of frames, no picture."""
+    """None is waited for, each has its reason: no codec, a pipe, a name too long for those of frames, no picture."""
     odd = clip(tmp_path / "odd.mkv")
     odd.write_bytes(odd.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_XXXXX/ISO/ASP"))
     os.mkfifo(tmp_path / "pipe.mp4")
     long = clip(tmp_path / f"{'n' * 250}.mp4")
-    paths = [odd, tmp_path / "pipe.mp4", long, tmp_path / "gone.mp4", clip(tmp_path / "whole.mp4")]
-    found = list(all_frames([PictureFile(one.name, one) for one in paths], Every(10), tmp_path / "out"))
-    assert [len(frames) for _, frames, _ in found] == [0, 0, 0, 0, 3]
+    paths = [odd, tmp_path / "pipe.mp4", long, tmp_path / "gone.mp4"]
     said = ("of a kind that is not known", "a device or a pipe", "its name is too long", "No such file")
-    for (video, _, error), words in zip(found, said, strict=False):
-        assert str(error).startswith(f"{video.id}: ")
-        assert words in str(error)
+    for path, words in zip(paths, said, strict=True):
+        with pytest.raises(InputError, match=f"^{re.escape(path.name)}: .*{words}"):
+            frames_of(PictureFile(path.name, path), Every(10), tmp_path / "out")
 
 
 def test_a_full_disk_ends_a_run_with_videos(tmp_path, monkeypatch):
@@ -144,7 +143,7 @@ def test_a_full_disk_ends_a_run_with_videos(tmp_path, monkeypatch):
 
     monkeypatch.setattr(videos, "write_whole", full)
     with pytest.raises(OSError, match="No space left"):
-        list(all_frames([PictureFile("a.mp4", clip(tmp_path / "a.mp4"))], Every(10), tmp_path / "out"))
+        frames_of(PictureFile("a.mp4", clip(tmp_path / "a.mp4")), Every(10), tmp_path / "out")
 
 
 def test_a_folder_with_videos(tmp_path):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.datasets import LabelFile, LabelledPicture
 from cliploc.errors import InputError
 from cliploc.exemplars import Exemplar
-from cliploc.jobs.engine import Notes, Shard
+from cliploc.jobs.engine import Notes, Part, Shard
 from cliploc.jobs.faithfulness import FaithfulnessJudge
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row
+from cliploc.jobs.rows import Row, arrow
 from cliploc.jobs.segmentation import LabelMapJudge, row_schema
 from cliploc.jobs.worker import EvaluationWorker, PictureJudge
 from cliploc.reporter import SILENT, Reporter
@@ -65,6 +66,10 @@ def shard(index: int, *names: str) -> Shard:
     return Shard(index, tuple(pictures))
 
 
+def rows_of(part: Part) -> list[Row]:
+    return arrow().parquet.read_table(BytesIO(part.content)).to_pylist()
+
+
 def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
     worker = EvaluationWorker(NamedMaps, row_schema, Path(), SETUPS, SETTINGS)
     images: list[int] = []
@@ -73,14 +78,14 @@ def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
     )
     assert (first.index, second.index, sum(images)) == (0, 1, 2 * 5)
     memory = "not enough memory for a single picture: use a smaller --image-size or fewer --scales"
-    said = [(row["sample"], row["setting"], row["preview"] or row["reason"]) for row in first.table.to_pylist()]
+    said = [(row["sample"], row["setting"], row["preview"] or row["reason"]) for row in rows_of(first)]
     assert said == [
         *(("good", one, b"good") for one in "abc"),
         *(("cut off", one, "cut off: damaged") for one in "abc"),
         ("hard", "a", b"hard"), ("hard", "b", memory), ("hard", "c", b"hard"),
     ]  # fmt: skip
     assert first.notes == (f"b failed on hard: {memory}",)
-    said = [(row["sample"], row["setting"], row["status"], row["reason"]) for row in second.table.to_pylist()]
+    said = [(row["sample"], row["setting"], row["status"], row["reason"]) for row in rows_of(second)]
     assert said == [
         ("odd", "a", "ok", None), ("odd", "b", "ok", None),
         ("odd", "c", "failed", "odd: expected one number per pixel"),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc._files import part_path
-from cliploc.jobs.rows import Row, judge_sample, row_schema, sample_facts, to_table, write_part
+from cliploc._files import part_path, write_part
+from cliploc.jobs.rows import Row, as_parquet, judge_sample, row_schema, sample_facts, to_table
 from cliploc.jobs.summary import BoxTally, summed_up
 from cliploc.jobs.worker import thumb
 from cliploc.values import Sample
@@ -54,7 +54,7 @@ def make_folder(
             rows.append(row)
     for part in range(0, len(rows), 2 * len(ids) * 5):
         table = to_table(rows[part : part + 2 * len(ids) * 5], row_schema())
-        write_part(part_path(out, part), table)
+        write_part(part_path(out, part), as_parquet(table))
     summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
         numbers["threshold_chosen_on_these_images"] = oracle

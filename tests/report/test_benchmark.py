@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cliploc._files import parts_in
+from cliploc._files import parts_in, write_part
 from cliploc.errors import UsageError
-from cliploc.jobs.rows import write_part
+from cliploc.jobs.rows import as_parquet
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, task_folder, write_report
 from cliploc.report.benchmark_classes import class_bars
@@ -433,7 +433,7 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
     import pyarrow as pa
 
     table = pa.table({"sample": ["a"]})
-    write_part(tmp_path / "out" / "parts" / "00000.parquet", table)
+    write_part(tmp_path / "out" / "parts" / "00000.parquet", as_parquet(table))
     with pytest.raises(UsageError, match=r"00000\.parquet is damaged \(.*setting"):
         write_report(tmp_path / "out")
     (tmp_path / "out" / "parts" / "00000.parquet").unlink()
@@ -476,7 +476,7 @@ def test_a_run_of_masks_alone(tmp_path: Path) -> None:
             {**row, "true_boxes": [], "area_share": None, "iou": None, "highest": None, "hits_largest_50": None}
             for row in table.to_pylist()
         ]
-        write_part(part, table.from_pylist(rows, schema=table.schema))
+        write_part(part, as_parquet(table.from_pylist(rows, schema=table.schema)))
     only = {"mini_cam": {"pxap": 61.25, "confidence_95": {"pxap": [50, 70]}, "images": 6, "evaluated": 6, "failed": []}}
     assert summary.keys() == only.keys()
     (tmp_path / "out" / "summary.json").write_text(json.dumps({"schema_version": 1, "settings": only}))

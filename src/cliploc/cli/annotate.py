@@ -1,7 +1,7 @@
 """`cliploc annotate`: draft boxes for a folder of pictures."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cliploc._imports import refuse_without
@@ -12,7 +12,7 @@ from cliploc.cli.output import (
     NOTHING_DONE,
     SOME_FAILED,
     complain,
-    print_document,
+    print_result,
     say_failures,
     say_next,
     titled,
@@ -24,7 +24,6 @@ from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class AnnotateFlags(EngineFlags, WithJson):
     """What `annotate` has besides the options of `Localizer`."""
 
@@ -102,10 +101,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         except DiskFullError as full:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
-    if asked.as_json:
-        print_document(result.document())
-    else:
-        terminal.data(titled(result.table()))
+    print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
     say_failures(terminal, result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")

@@ -37,7 +37,7 @@ from cliploc.cli.output import (
     NOTHING_DONE,
     SOME_FAILED,
     complain,
-    print_document,
+    print_result,
     say_failures,
     say_next,
     say_problems,
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from cliploc.jobs.plan import ModelSetup, Setting
     from cliploc.jobs.task import BenchmarkResult
     from cliploc.recipes import Recipe
-    from cliploc.values import Problem
 
 MOST_SEEDS = 100  # of --task labelling
 NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.datasets, which takes time to import
@@ -88,7 +87,6 @@ WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be a
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFlags, WithJson):
     """What `benchmark` has besides options of `Localizer` and of protocols."""
 
@@ -367,31 +365,13 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         page = write_report(folder)
-    code = _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json=asked.as_json)
-    say_next(terminal, ("open", page), quiet=asked.as_json)
-    return code
-
-
-def _concluded(
-    terminal: Terminal,
-    result: BenchmarkResult,
-    problems: Sequence[Problem],
-    seconds: float,
-    *,
-    as_json: bool,
-) -> int:
-    """Prints a run's numbers and what failed; returns the exit code."""
-    if as_json:
-        print_document(result.document())
-    else:
-        terminal.data(titled(result.table()))
-        for line in result.legend():
-            terminal.data(printable(line))
+    print_result(terminal, result.document(), titled(result.table()), result.legend(), as_json=asked.as_json)
     for line in result.costs():
         terminal.say(line, style="dim")
     say_failures(terminal, result.failed)
-    terminal.say(result.closing(seconds), style="dim")
-    return SOME_FAILED if result.failed or any(one.kind in LOST for one in problems) else DONE
+    terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
+    say_next(terminal, ("open", page), quiet=asked.as_json)
+    return SOME_FAILED if result.failed or any(one.kind in LOST for one in found.problems) else DONE
 
 
 def _setups(asked: BenchmarkFlags, options: Options) -> list[ModelSetup]:
@@ -448,7 +428,6 @@ def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
     return replace(setup, options=setup.options.but(recipe=None).filled(values))
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ReportFlags(WithDebug):
     """What `report` has."""
 

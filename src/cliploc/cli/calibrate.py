@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
 from cliploc.cli.output import (
     DONE,
     LOCALIZE,
     SOME_FAILED,
-    print_document,
+    print_result,
     say_next,
     say_problems,
     titled,
@@ -56,7 +56,6 @@ def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
     return reviewed_pictures(user_path(folder), Draw(**asked.counted()))
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class TruthFlags(SampleFlags, WithThreads, WithJson):
     """Of commands that learn from pictures with true boxes."""
 
@@ -81,15 +80,13 @@ def _learning(
         say_problems(terminal, [one for one in dataset.problems if one.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
-        from cliploc.jobs.folder import kept_beside
         from cliploc.localizer import Localizer
 
-        localizer = Localizer(**options.given())
-        with kept_beside(out) as work:
-            yield localizer, dataset, work, reporter
+        work = out.with_name(f"{out.name}.partial")
+        yield Localizer(**options.given()), dataset, work, reporter
+        shutil.rmtree(work, ignore_errors=True)  # not after an error
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class CalibrateFlags(TruthFlags):
     """What `calibrate` has besides options of `Localizer`."""
 
@@ -113,10 +110,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
 
         result = fitted(localizer, dataset, work, reporter)
         result.calibration.save(out)
-    if asked.as_json:
-        print_document(result.document())
-    else:
-        terminal.data(titled(result.table()))
+    print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
     with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")
@@ -130,7 +124,6 @@ OF_TUNED = (
 )  # fmt: skip
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class TuneFlags(TruthFlags):
     """What `tune` has besides options of `Localizer`."""
 
@@ -157,14 +150,9 @@ def tune(asked: TuneFlags, options: Options) -> int:
 
         result = tuned(localizer, dataset, work, reporter)
         content = result.save(out)
-    if asked.as_json:
-        print_document(content)
-    else:
-        terminal.data(titled(result.table()))
-        for line in result.legend():
-            terminal.data(printable(line))
-        if result.calibrated is not None:
-            terminal.data(titled(result.calibrated.table()))
+    print_result(terminal, content, titled(result.table()), result.legend(), as_json=asked.as_json)
+    if result.calibrated is not None and not asked.as_json:
+        terminal.data(titled(result.calibrated.table()))
     terminal.say(f"written to {out}", style="dim")
     with_it = (*LOCALIZE, *words_of(options.but(recipe=None).given()), f"--recipe={asked.out}")
     say_next(terminal, with_it, quiet=asked.as_json)

@@ -1,7 +1,7 @@
 """`cliploc classify`: which names whole pictures fit best."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import PhotoFlags, asked_names, command, flag, refuse_exemplars, use_threads
@@ -11,7 +11,6 @@ from cliploc.config import Options
 OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "batch_size", "text_cache")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ClassifyFlags(PhotoFlags):
     """What `classify` has besides options of `Localizer`."""
 

@@ -40,7 +40,6 @@ OWN = ("model", "pretrained", "method", "method_options", "recipe", "masks_by") 
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class CompareFlags(ImagePhotoFlags, MethodFlags, ModelFlags):
     """What `compare` has besides options of `Localizer`."""
 
@@ -147,7 +146,7 @@ class _AskedModel:
     # method → why it does not run here, as far as known: for some models only after they are loaded
     missing: dict[str, str] = field(default_factory=dict)
     tower: Any = None  # what `unfit_reason` asks: the model's entry, later the model
-    _localizer: Localizer | None = None
+    localizer: Localizer = field(init=False)  # once it is loaded
 
     def __post_init__(self) -> None:
         from cliploc.backbones import models
@@ -188,14 +187,8 @@ class _AskedModel:
 
         # A method is named, so that it runs as published. A head names its own.
         named = None if self.options.head is not None else recipe_of(self.options.model).method
-        self._localizer = Localizer(**self.options.but(method=named).given())
-        self._know(self._localizer.backbone)
-
-    @property
-    def localizer(self) -> Localizer:
-        """Once it is loaded."""
-        assert self._localizer is not None
-        return self._localizer
+        self.localizer = Localizer(**self.options.but(method=named).given())
+        self._know(self.localizer.backbone)
 
 
 def _asked_models(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._terminal import Terminal, grid, styled
 from cliploc.cli.options import SampleFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, say_next, title_row
+from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_result, say_next, title_row
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ MAKE = "make"
 SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class DatasetsFlags(SampleFlags, WithJson):
     """What `datasets` has."""
 
@@ -70,24 +69,17 @@ def datasets(asked: DatasetsFlags) -> int:
             raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
         with terminal.progress(f"reading {name}"):
             pictures = open_labelled(name, root, asked.split, **asked.counted())
-        if asked.as_json:
-            counts = {"pictures": len(pictures), "classes": len(pictures.classes)}
-            print_document(_document(pictures, counts))
-        else:
-            terminal.data(grid(_about_labelled(pictures)))
+        counts = {"pictures": len(pictures), "classes": len(pictures.classes)}
+        about = grid(_about_labelled(pictures))
+        print_result(terminal, _document(pictures, counts), about, as_json=asked.as_json)
         _say_benchmark(terminal, name, root, *split, "--task", "segmentation", quiet=asked.as_json)
         return SOME_FAILED if pictures.problems else DONE
     with terminal.progress(f"reading {name}"):
         dataset = open_dataset(name, root, asked.split, **asked.chosen())
-    if asked.as_json:
-        print_document(_dataset_document(dataset))
-    else:
-        terminal.data(grid(_about_dataset(dataset, subsets.get(asked.subset).reasons if asked.subset else {})))
+    about = grid(_about_dataset(dataset, subsets.get(asked.subset).reasons if asked.subset else {}))
+    print_result(terminal, _dataset_document(dataset), about, as_json=asked.as_json)
     _say_benchmark(terminal, name, root, *split, quiet=asked.as_json)
-    for problem in dataset.problems:
-        if problem.kind not in BY_DESIGN:
-            return SOME_FAILED
-    return DONE
+    return SOME_FAILED if any(one.kind not in BY_DESIGN for one in dataset.problems) else DONE
 
 
 def _make(terminal: Terminal, asked: DatasetsFlags) -> int:

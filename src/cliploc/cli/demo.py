@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class DemoFlags(WithThreads):
     """What `demo` has besides options of `Localizer`."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import (
@@ -18,7 +17,7 @@ from cliploc.cli.options import (
     rare,
     refuse_unknown_dataset,
 )
-from cliploc.cli.output import DONE, SOME_FAILED, print_document
+from cliploc.cli.output import DONE, SOME_FAILED, print_result
 from cliploc.config import FaithfulnessOptions, Options, choice, flags_of
 from cliploc.errors import UsageError
 
@@ -35,7 +34,6 @@ OF_TASK = {
 OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "templates", "batch_size")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class EvaluateFlags(MetricFlags, WithJson):
     """What `evaluate` has besides options of models and protocols."""
 
@@ -116,17 +114,6 @@ def _evaluated(result: FolderResult | LabelsResult) -> str:
     return f"{result.evaluated} of {result.asked} pictures evaluated{f'; {counts}' if counts else ''}"
 
 
-def _tell(
-    terminal: Terminal, lines: Sequence[Sequence[str]], document: dict[str, Any], as_json: bool, closing: str
-) -> None:
-    """Prints the numbers as a table, or as one JSON document, and a line below."""
-    if as_json:
-        print_document(document)
-    else:
-        terminal.data(grid(lines))
-    terminal.say(closing, style="dim")
-
-
 def _localization(asked: EvaluateFlags, maps: Path) -> int:
     """`evaluate --task localization`."""
     if asked.metadata is None:
@@ -152,7 +139,8 @@ def _localization(asked: EvaluateFlags, maps: Path) -> int:
             workers=asked.workers,
             reporter=reporter,
         )
-    _tell(terminal, result.lines(), result.document(convention), asked.as_json, _evaluated(result))
+    print_result(terminal, result.document(convention), grid(result.lines()), as_json=asked.as_json)
+    terminal.say(_evaluated(result), style="dim")
     return SOME_FAILED if result.problems else DONE
 
 
@@ -175,7 +163,8 @@ def _labels(asked: EvaluateFlags) -> int:
             class_list=asked.class_list,
             reporter=reporter,
         )
-    _tell(terminal, result.lines(), result.document(), asked.as_json, _evaluated(result))
+    print_result(terminal, result.document(), grid(result.lines()), as_json=asked.as_json)
+    terminal.say(_evaluated(result), style="dim")
     return SOME_FAILED if result.problems else DONE
 
 
@@ -198,6 +187,6 @@ def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: 
         found = open_dataset(dataset, asked.root, asked.split)
         result = evaluate_maps(maps, found, options, metrics=names, protocol=protocol, reporter=reporter)
     summary = result.summary
-    closing = f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}"
-    _tell(terminal, result.lines(), result.document(), asked.as_json, closing)
+    print_result(terminal, result.document(), grid(result.lines()), as_json=asked.as_json)
+    terminal.say(f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}", style="dim")
     return SOME_FAILED if summary["failed"] else DONE

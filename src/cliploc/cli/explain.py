@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +30,13 @@ from cliploc.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cliploc.faithfulness import Faithfulness, Measured, Region
+    from cliploc.faithfulness import Faithfulness
     from cliploc.report.faithfulness import HotMap
     from cliploc.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json
+CURVES = ("deletion", "insertion")
 STEPS = 28  # of one picture: with 14 or more, means of deletion and insertion are within 0.003 of those with all 224
 EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
 # explain has its own form of these, or does not use them
@@ -46,7 +46,6 @@ OF_BOXES = (
 )  # fmt: skip
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ExplainFlags(MethodFlags, WithThreads, WithJson):
     """What `explain` has besides options of `Localizer` and of protocols."""
 
@@ -101,6 +100,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     terminal = Terminal()
     start = time.perf_counter()
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+        from cliploc.report.faithfulness import explanation_page
+
         use_threads(asked.threads)
         measurer = _measurer(options, names, of_methods, faithfulness)
         reporter.phase("explain")
@@ -109,17 +110,25 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         documents = []
         for name in prompt:
             documents.append(_explained(measurer, name, photo, picture, maps, reporter))
-        document = {
+        document: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "photo": photo,
             "model": measurer.backbone.name,
-            "score": _score(measurer),
+            "score": "probability" if len(measurer.known) > 1 else "cosine",
             "among": len(measurer.known),
             "protocol": asdict(faithfulness),
             "methods": {spec: measurer.localizer.options_of(spec, of_methods[spec]) for spec in titles},
             "names": documents,
         }
-        page = _page(document, picture, maps, titles, faithfulness)
+        about = {
+            "model": document["model"],
+            "names": f"{document['among']:,}",
+            "score": document["score"],
+            "steps": f"{faithfulness.steps or 224}",
+            "baseline": faithfulness.baseline or "zero; blur for insertion",
+        }
+        title = f"What the model uses: {Path(photo).name}"
+        page = explanation_page(title, picture, document, maps, titles, SHOWN, about)
         write(folder / PAGE, page.encode())
         write(folder / RESULTS, json_text(document).encode())
     if asked.as_json:
@@ -159,13 +168,8 @@ def _measurer(
 
     first, given = next(iter(methods.items()))
     chosen = options.but(method=first, method_options=given, resize="squash", min_presence=0)
-    metrics = chosen_metrics(["deletion", "insertion"])
+    metrics = chosen_metrics(CURVES)
     return Faithfulness(Localizer(**chosen.given()), names, metrics, methods, protocol)
-
-
-def _score(measurer: Faithfulness) -> str:
-    """What is measured: the probability among all names, or, for a single name, its cosine."""
-    return "probability" if len(measurer.known) > 1 else "cosine"
 
 
 def _explained(
@@ -177,7 +181,8 @@ def _explained(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """What the maps of a name show, for the document; adds the maps themselves to `maps`."""
-    score = _score(measurer)
+    by_cosine = len(measurer.known) < 2
+    end, place = ("_cosine", 1) if by_cosine else ("", 0)  # of numbers and of a region's scores
     seen = measurer.see(photo, picture, asked=name)
     methods: dict[str, Any] = {}
     for spec, heat in measurer.maps(seen, reporter=reporter).items():
@@ -185,48 +190,16 @@ def _explained(
         threshold = measurer.localizer.box_rule_of(spec, measurer.methods[spec]).threshold
         region = measurer.region(seen, heat, threshold)
         maps[name, spec] = heat, region.level
-        curves = _curves(measured, score)
-        methods[spec] = {**_numbers(measured, region, score), "threshold": threshold, "curves": curves}
+        methods[spec] = {
+            **{key: measured.values[f"{key}{end}"] for key in CURVES},
+            "share": region.share,
+            "only_region": region.only[place],
+            "without_region": region.without[place],
+            "threshold": threshold,
+            "curves": {key: list(measured.curves[f"{key}{end}"]) for key in CURVES},
+        }
         reporter.images(1)
-    probability = seen.probability if score == "probability" else None
+    probability = None if by_cosine else seen.probability
     words = measurer.localizer.word_shares(picture, name)
     shares = None if words is None else [{"word": word, "share": share} for word, share in words]
     return {"name": name, "probability": probability, "cosine": seen.cosine, "words": shares, "methods": methods}
-
-
-def _page(
-    document: Mapping[str, Any],
-    picture: Image.Image,
-    maps: Mapping[tuple[str, str], HotMap],
-    titles: Mapping[str, str],
-    protocol: FaithfulnessOptions,
-) -> str:
-    """The page of a document."""
-    from cliploc.report.faithfulness import explanation_page
-
-    about = {
-        "model": document["model"],
-        "names": f"{document['among']:,}",
-        "score": document["score"],
-        "steps": f"{protocol.steps or 224}",
-        "baseline": protocol.baseline or "zero; blur for insertion",
-    }
-    title = f"What the model uses: {Path(document['photo']).name}"
-    return explanation_page(title, picture, document, maps, titles, SHOWN, about)
-
-
-def _numbers(measured: Measured, region: Region, score: str) -> dict[str, Any]:
-    end = "" if score == "probability" else "_cosine"
-    place = 0 if score == "probability" else 1
-    return {
-        "deletion": measured.values[f"deletion{end}"],
-        "insertion": measured.values[f"insertion{end}"],
-        "share": region.share,
-        "only_region": region.only[place],
-        "without_region": region.without[place],
-    }
-
-
-def _curves(measured: Measured, score: str) -> dict[str, Any]:
-    end = "" if score == "probability" else "_cosine"
-    return {key: list(measured.curves[f"{key}{end}"]) for key in ("deletion", "insertion")}

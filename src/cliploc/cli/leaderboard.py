@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cliploc.cli.options import (
     command,
     flag,
     method_names,
+    named_folders,
     refuse_unknown,
     refuse_unknown_dataset,
 )
@@ -31,7 +32,6 @@ SHOWN = ("gt_known", "v2", "top_box", "pointing", "pxap", "ap_given", "ap", "f1_
 UNLESS_AP = ("top_box", "pointing")  # of these, so that a line has at most 80 characters
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class LeaderboardFlags(EngineFlags, WithJson):
     """What `leaderboard` has besides options of `Localizer`."""
 
@@ -94,14 +94,10 @@ def leaderboard(asked: LeaderboardFlags, options: Options) -> int:
 
 def _roots(asked: LeaderboardFlags) -> dict[str, Path]:
     """Set, or set:split → its folder."""
-    roots = {}
-    for text in asked.root or []:
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write coco=DIR, or coco:train2017=DIR")
+    roots = named_folders(asked.root or [], "coco=DIR, or coco:train2017=DIR")
+    for name in roots:
         refuse_unknown_dataset(name.partition(":")[0])
-        roots[name] = user_path(path)
-    return roots
+    return {name: user_path(path) for name, path in roots.items()}
 
 
 def _run(asked: LeaderboardFlags, options: Options) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, get_args
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from cliploc.report.exports import Export
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ModelsFlags(Flags):
     """What `models` has."""
 
@@ -32,7 +30,6 @@ class ModelsFlags(Flags):
     pretrained: str | None = flag("Weights to download, if there are several.", None, metavar="TAG")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ListFlags(Flags):
     """What lists have that are tables of the documentation, too."""
 

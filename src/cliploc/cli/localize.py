@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._files import DEMO
 from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
 from cliploc.cli.output import json_text, make_folder, write
-from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, lines_of, model_settings
+from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, lines_of, model_settings
 from cliploc.config import OPTIONS, Options
 from cliploc.errors import UsageError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 
@@ -61,6 +60,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
     run = PhotoRun(asked.photos, out, quiet=asked.as_json, others=others, files=files)
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
+        from cliploc.report.overlay import MOST_PANELS
 
         use_threads(asked.threads)
         localizer = Localizer(**options.given())
@@ -71,7 +71,8 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
                 names,
                 on_error="skip",
                 reporter=replace(reporter, failed=run.fail),
-                absent_maps=asked.save_maps or (run.folder is not None and _all_are_drawn(names)),
+                # A sheet of many names shows only those found.
+                absent_maps=asked.save_maps or (run.folder is not None and len(names) <= MOST_PANELS),
                 keep_maps=out is not None or masks,
             )
             for result in results:
@@ -96,13 +97,6 @@ def _following(photos: Sequence[str], names: Sequence[str]) -> list[str]:
     return ["cliploc", "annotate", folder, *(word for name in names for word in ("-p", name)), "--out", "drafts"]
 
 
-def _all_are_drawn(names: list[str]) -> bool:
-    """Whether overlays show all names; a larger sheet shows only those found, so that maps of others are not needed."""
-    from cliploc.report.overlay import MOST_PANELS
-
-    return len(names) <= MOST_PANELS
-
-
 def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) -> None:
     """One picture is done."""
     from cliploc import report
@@ -116,18 +110,10 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
         if masks:
             name = run.names.drawing(source, "_masks", wh)
             run.draw(source, record, "masks", name, lambda: draw(result, masks=True), what="its masks")
-            _write_labels(run, run.folder, result, record)
+            run.write_labels(source, record, result.label_map(), len(result.names))
         if save_maps:
             _write_maps(run, run.folder, result, record)
     run.done(result.source, record, lambda: lines_of(result))
-
-
-def _write_labels(run: PhotoRun, folder: Path, result: Localization, record: dict[str, Any]) -> None:
-    """Writes a picture's label map."""
-    from cliploc.report.label_maps import label_picture
-
-    record["label_map"] = name = run.names.of(result.source, "_labels")
-    write(folder / name, encoded(label_picture(result.label_map(), len(result.names)), name))
 
 
 def _write_maps(run: PhotoRun, folder: Path, result: Localization, record: dict[str, Any]) -> None:

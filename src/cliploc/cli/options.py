@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_hints
 
 import typer
 
@@ -42,9 +42,13 @@ Command = Callable[..., int]
 
 
 # ------------------------------------------------------------------------------------------------------- the mechanism
+@dataclass_transform(kw_only_default=True)
 @dataclass(kw_only=True, eq=False, repr=False)
 class Flags:
     """Base of dataclasses whose fields, made by `flag`, are flags of commands; the parser converts to their types."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(kw_only=True, eq=False, repr=False)(cls)
 
     def given(self) -> dict[str, Any]:
         """Those that differ from their defaults, by the names that users type."""
@@ -64,20 +68,13 @@ def rare(text: str, default: Any = MISSING, **facts: Any) -> Any:
 
 def command(
     *,
-    only: Collection[str] | None = None,
-    leave_out: Collection[str] = (),
+    only: Collection[str] | None = None,  # which options of `Localizer`; None for all that a command line can name
+    leave_out: Collection[str] = (),  # those that the command does not have, or has in a form of its own
     defaults: Mapping[str, Any] | None = None,
-    without: Mapping[str, str] | None = None,
-    hidden: Collection[str] = (),
+    without: Mapping[str, str] | None = None,  # option → its default in words, where it differs from a localizer's
+    hidden: Collection[str] = (),  # those that help leaves out, as the command refuses them with words of its own
 ) -> Callable[[Command], Command]:
-    """Makes a command's flags of the fields of its parameters, which are dataclasses of options.
-
-    Args:
-        only: which of the options of `Localizer`; None for all that a command line can name.
-        leave_out: those that the command does not have, or has in a form of its own.
-        without: option → its default in words, for the help, where it differs from a localizer's.
-        hidden: those that the help leaves out, because the command refuses them with a message of its own.
-    """
+    """Makes a command's flags of the fields of its parameters, which are dataclasses of options."""
 
     def taken(kind: Any) -> list[Field[Any]]:
         """The fields that become flags."""
@@ -206,14 +203,12 @@ def _refuse_early(options: Options) -> None:
 
 
 # ------------------------------------------------------------------------------------- flags that several commands have
-@dataclass(kw_only=True, eq=False, repr=False)
 class WithDebug(Flags):
     """What nearly every command has; `main` reads it, where errors end up."""
 
     debug: bool = rare("Show a traceback when something goes wrong.", False, group="run")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class WithThreads(WithDebug):
     """Of commands that run a model."""
 
@@ -222,14 +217,12 @@ class WithThreads(WithDebug):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class WithJson(WithDebug):
     """Of commands that can print a document."""
 
     as_json: bool = flag("Print one JSON document instead of lines.", False, flags=("--json",), group="output")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class PhotoFlags(WithThreads, WithJson):
     """Of commands that look for names in pictures."""
 
@@ -242,7 +235,6 @@ class PhotoFlags(WithThreads, WithJson):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ImagePhotoFlags(PhotoFlags):
     """The same, where a name can be a picture, too."""
 
@@ -254,7 +246,6 @@ class ImagePhotoFlags(PhotoFlags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class FilePhotoFlags(PhotoFlags):
     """The same, where names may also come out of a file of labels."""
 
@@ -281,7 +272,6 @@ class FilePhotoFlags(PhotoFlags):
         return [*names, *labels.entries], list(labels.background)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ModelFlags(Flags):
     """Of commands that take several models."""
 
@@ -296,7 +286,6 @@ class ModelFlags(Flags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class MetricFlags(Flags):
     """Of commands that measure faithfulness."""
 
@@ -309,7 +298,6 @@ class MetricFlags(Flags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class MethodFlags(Flags):
     """Of commands that take several methods."""
 
@@ -325,7 +313,6 @@ class MethodFlags(Flags):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class SampleFlags(Flags):
     """Which samples of a dataset."""
 
@@ -348,7 +335,6 @@ class SampleFlags(Flags):
         return {"limit": self.limit, "sample": self.sample, "seed": self.seed}
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class EngineFlags(WithThreads):
     """Of commands whose work can be spread over machines."""
 
@@ -429,6 +415,17 @@ def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
     from cliploc.datasets import labelled_readers, readers
 
     (labelled_readers if labelled else readers).refuse_unknown(name)
+
+
+def named_folders(texts: Sequence[str], example: str) -> dict[str, str]:
+    """Set → its folder, of one or several `--root NAME=DIR`."""
+    folders = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write {example}")
+        folders[name] = path
+    return folders
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:

@@ -41,6 +41,23 @@ def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
 
 
+def print_result(
+    terminal: Terminal,
+    document: Mapping[str, Any],
+    table: RenderableType,
+    legend: Iterable[str] = (),
+    *,
+    as_json: bool,
+) -> None:
+    """Prints a result as one JSON document, or as a table with the lines below it."""
+    if as_json:
+        print_document(document)
+        return
+    terminal.data(table)
+    for line in legend:
+        terminal.data(printable(line))
+
+
 LOCALIZE = ("cliploc", "localize", "photo.jpg", "-p", "cat")  # an example, to which options are added
 
 

@@ -29,6 +29,8 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL import Image
     from rich.text import Text
 
@@ -150,6 +152,14 @@ class PhotoRun:
             record[key] = name
             self._drawn.append(self.folder / name)
 
+    def write_labels(self, source: str, record: dict[str, Any], labels: npt.NDArray[np.uint16], count: int) -> None:
+        """Writes a picture's label map, of so many names, which the record then names."""
+        from cliploc.report.label_maps import label_picture
+
+        assert self.folder is not None
+        record["label_map"] = name = self.names.of(source, "_labels")
+        write(self.folder / name, encoded(label_picture(labels, count), name))
+
     def done(self, source: str, record: dict[str, Any], rows: Callable[[], Sequence[Sequence[str | Text]]]) -> None:
         """A picture is done: records it, and prints its name, size and rows."""
         self.records.append(record)
@@ -160,7 +170,7 @@ class PhotoRun:
             self.terminal.data(grid(rows(), indent=2))
 
     # ---------------------------------------------------------------------------------------------------- at the end
-    def keep(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def keep(self, settings: Mapping[str, Any]) -> None:
         """Writes the document of the run so far."""
         from cliploc.report.document import skipped_document, to_document
 
@@ -168,7 +178,6 @@ class PhotoRun:
         self._document = document | {"pictures": self.records, "skipped": skipped_document(self.photos.skipped)}
         if self.folder is not None:
             write(self.folder / RESULTS, json_text(self._document).encode())
-        return self._document
 
     def end(self, counted: str = "", written: str = "", following: Sequence[object] = ()) -> int:
         """Prints the document, counts, files, and what to do next (else: open the first drawing) → the exit code."""

@@ -2,7 +2,6 @@
 
 import keyword
 import re
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -22,7 +21,6 @@ FILES = {  # below the package's folder → template
 }
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class PluginFlags(WithDebug):
     """What `plugin` has."""
 

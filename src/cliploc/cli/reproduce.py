@@ -2,20 +2,18 @@
 
 import contextlib
 import io
-from dataclasses import dataclass
+import shlex
 from pathlib import Path
 
 from cliploc._files import alone_in, own_temporaries, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable, styled
-from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_document, titled, writable, write
-from cliploc.errors import UsageError
+from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag, named_folders
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, json_text, print_result, titled, writable, write
 
 FILE = "reproduced.json"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ReproduceFlags(EngineFlags, WithJson):
     """What `reproduce` has."""
 
@@ -44,20 +42,15 @@ def reproduce(asked: ReproduceFlags) -> int:
 
     Example: cliploc reproduce naclip-voc21 --root voc21=data --model mini-vit --sample 20 --out rehearsal
     """
-    from cliploc.jobs.reproduce import Reproduced, chosen_rows, number_in, on_model, shell_line, table_of
+    from cliploc.jobs.reproduce import Reproduced, chosen_rows, number_in, on_model, table_of
 
     rows, terminal = chosen_rows(asked.rows), Terminal()
-    roots = {}
-    for text in asked.root or []:
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write voc21=DIR")
-        roots[name] = path
+    roots = named_folders(asked.root or [], "voc21=DIR")
     if asked.out is None:
         for one in rows:
             words = one.command(roots.get(one.dataset, "DIR"), one.id)
             terminal.data(styled(f"{one.id}: {one.number} {one.value:.2f}, {one.paper}; {one.table}", "bold"))
-            terminal.data(f"  {printable(shell_line(words))}")
+            terminal.data(f"  {printable(shlex.join(['cliploc', *words]))}")
         return DONE
     refuse_without("bench", "reproduce")
     out = writable(user_path(asked.out))
@@ -76,7 +69,7 @@ def reproduce(asked: ReproduceFlags) -> int:
                 found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
                 continue
             words = [*own.command(roots[row.dataset], str(out / row.id)), *more]
-            terminal.say(shell_line(words), style="dim")
+            terminal.say(shlex.join(["cliploc", *words]), style="dim")
             code = _benchmark(words)
             ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
             if code == SOME_FAILED:
@@ -87,10 +80,7 @@ def reproduce(asked: ReproduceFlags) -> int:
         document = {"kind": "reproduced", "rows": [one.document() for one in found]}
         with own_temporaries(out, "reproduced"):
             write(out / FILE, json_text(document).encode())
-    if asked.as_json:
-        print_document(document)
-    else:
-        terminal.data(titled(table_of(found)))
+    print_result(terminal, document, titled(table_of(found)), as_json=asked.as_json)
     computed = [one.ours is not None for one in found]
     return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE
 

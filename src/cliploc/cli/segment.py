@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._files import picture_path
 from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exemplars, use_threads
 from cliploc.cli.output import json_text, write
-from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, encoded, model_settings
+from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings
 from cliploc.config import Options, SegmentationOptions
 from cliploc.errors import InputError, UsageError
 
@@ -27,7 +26,6 @@ OF_SEGMENTER = (
 )  # fmt: skip
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class SegmentFlags(FilePhotoFlags):
     """What `segment` has besides options of `Localizer` and of protocols."""
 
@@ -130,13 +128,12 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
 
 def _take(run: PhotoRun, picture: Picture, labels: Labels, names: Sequence[str], line: str, *, rle: bool) -> None:
     """One picture is done; `line` says below the drawing how its label map `[H, W]` was made."""
-    from cliploc.report.label_maps import draw_segments, label_picture, segmented_record
+    from cliploc.report.label_maps import draw_segments, segmented_record
 
     source = picture.source
     record = segmented_record(picture, labels, names, rle)
     if run.folder is not None:
-        record["label_map"] = name = run.names.of(source, "_labels")
-        write(run.folder / name, encoded(label_picture(labels.astype("uint16"), len(names) - 1), name))
+        run.write_labels(source, record, labels.astype("uint16"), len(names) - 1)
         name = run.names.drawing(source, "_segments", picture.image.size)
         run.draw(
             source,

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from cliploc._files import user_path
@@ -24,7 +23,6 @@ from cliploc.config import MIN_SCORE, RECIPES, WAITING, Options, choice
 from cliploc.errors import UsageError
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ServerFlags(WithThreads):
     """Of servers."""
 
@@ -38,7 +36,6 @@ class ServerFlags(WithThreads):
     )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ServeFlags(ModelFlags, ServerFlags):
     """What `serve` has besides options of `Localizer`."""
 
@@ -123,7 +120,6 @@ def serve(asked: ServeFlags, options: Options) -> int:
 PORT = 7861
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ReviewFlags(WithThreads):
     """What `review` has besides the device."""
 
@@ -180,7 +176,6 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
 TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class LabelStudioFlags(ServerFlags):
     """What `label-studio` has besides the options of `Localizer`."""
 

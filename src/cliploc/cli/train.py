@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cliploc._files import alone_writing, user_path
@@ -22,7 +22,6 @@ METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
 READERS = ("imagefolder", "csv")
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class TrainFlags(WithThreads):
     """What `train` has besides options of `Localizer`."""
 

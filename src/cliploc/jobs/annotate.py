@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from cliploc import __version__, prompts
@@ -26,7 +28,7 @@ from cliploc._files import (
 )
 from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options
-from cliploc.errors import CliplocError, UsageError
+from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_edits import (
     CORRECTIONS,
@@ -51,20 +53,18 @@ from cliploc.jobs.annotation_rows import (
     rows_of,
     run_id,
 )
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.lessons import lessons_path
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, content_digest, find_pictures, stamp
-from cliploc.jobs.plan import SHARD, shard_size
-from cliploc.jobs.videos import FRAMES, Every, all_frames
+from cliploc.jobs.plan import SHARD, shard_size, shards_of
+from cliploc.jobs.teach import teach
+from cliploc.jobs.videos import FRAMES, Every, frames_of
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from cliploc.jobs.teach import Teaching
 
 OWN_FILES = (
     TAUGHT,
@@ -128,7 +128,10 @@ def annotate(
     own = {one.name for one in fields(AnnotateOptions)} & more.keys()
     asked = AnnotateOptions(**{name: more.pop(name) for name in own})
     chosen = chosen_exports(asked.formats)
-    names = labels if isinstance(labels, Labels) else _labels(labels)
+    if isinstance(labels, str | os.PathLike):
+        names = read_labels(Path(labels))
+    else:
+        names = labels if isinstance(labels, Labels) else labels_of(labels)
     options = _model_options(options, more)
     masks = asked.masks or options.masks_by != "heat"
     if asked.polygons and not masks:
@@ -141,15 +144,14 @@ def annotate(
 
     target = user_path(out)
     refuse_decisions(target)
-    every = _every_of(target) if asked.every is None else asked.every
+    earlier = _before(target)
+    every = earlier.get("every") if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
     found = there.pictures[: asked.limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
-    least = [one for one in (*given_thresholds, _least_of(target)) if one is not None]
-    settings = AnnotatorSettings(
-        names, BoxFilter(min_area, asked.groups, min(least, default=None)), options, masks, asked.teach
-    )
+    least = [one for one in (*given_thresholds, earlier.get("settings", {}).get("min_presence")) if one is not None]
+    settings = AnnotatorSettings(names, options, min_area, asked.groups, min(least, default=None), masks, asked.teach)
     given = None if asked.decisions is None else user_path(asked.decisions)
     if given is not None:
         _spare_corrections(target, given)
@@ -164,7 +166,20 @@ def annotate(
     thresholds = tuple(usual if one is None else one for one in given_thresholds)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
     prefix = default_image_url(there.root) if asked.image_url is None else asked.image_url
-    manifest = _manifest(target, there.root, names, described, prefix, every, rule)
+    manifest = plain(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "kind": KIND.name,
+            "cliploc_version": __version__,
+            "root": there.root.resolve(),
+            "labels": {words: {} for words in names.entries},
+            "settings": described,
+            "drafts": rule.document(),
+            "token": folder.token_for(target),
+            "image_url": prefix,
+            "every": every,
+        }
+    )
     files = [name for one in chosen for name in one.outputs]
     mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
@@ -189,7 +204,8 @@ def annotate(
             done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
             todo = [one for one in found if one.id not in done]
             size = shard_size(worker.localizer.options.batch_size, shard)
-            shards = {one.index: one for one in _shards(todo, size, whole)}
+            free = (number for number in count() if number not in whole)
+            shards = {n: replace(one, index=n) for n, one in zip(free, shards_of(todo, size), strict=False)}
             keep = _Keep(target, shards, notes, reporter)
 
             reporter.phase("annotate")
@@ -213,9 +229,9 @@ def annotate(
                     untouched = len(found) - len(read.pictures)
                     notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
                 of_run.read_edits()
-                taught = _taught(of_run, described, reporter)
-                if taught is not None:
-                    notes.add(taught.lines())
+                if "teaching" in described:
+                    learns = partial(reporter.phase, "learning from the folder")
+                    notes.add(teach(of_run, plain(described), begun=learns).lines())
                 if asked.max_false is not None:
                     notes.add([of_run.keep_promise(asked.max_false)])
                     folder.update_manifest(target, KIND, drafts=of_run.rule.document())
@@ -242,15 +258,6 @@ def annotate(
                 return replace(result, not_applied=not_applied)
 
 
-def _taught(run: AnnotatedFolder, settings: Mapping[str, Any], reporter: Reporter) -> Teaching | None:
-    """Teaches a run, where it keeps lessons."""
-    if "teaching" not in settings:
-        return None
-    from cliploc.jobs.teach import teach  # here: whoever asks for help needs no torch
-
-    return teach(run, plain(dict(settings)), begun=lambda: reporter.phase("learning from the folder"))
-
-
 def default_image_url(root: Path) -> str:
     """The prefix for Label Studio's local files: it serves folders below its document root, not the root itself."""
     folder_name = root.resolve().name
@@ -271,44 +278,6 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
         )
     chosen = Options.of(**given)
     return chosen.but(templates=prompts.resolve_templates(chosen.templates))
-
-
-def _manifest(
-    out: Path,
-    root: Path,
-    names: Labels,
-    settings: Mapping[str, Any],
-    image_url: str,
-    every: str | None,
-    rule: DraftRule,
-) -> dict[str, Any]:
-    """The manifest of a run that begins in `out`."""
-    return plain(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "kind": KIND.name,
-            "cliploc_version": __version__,
-            "root": root.resolve(),
-            "labels": {words: {} for words in names.entries},
-            "settings": settings,
-            "drafts": rule.document(),
-            "token": folder.token_for(out),
-            "image_url": image_url,
-            "every": every,
-        }
-    )
-
-
-def _every_of(out: Path) -> str | None:
-    """Which frames an earlier call took; None without one."""
-    every: str | None = _before(out).get("every")
-    return every
-
-
-def _least_of(out: Path) -> float | None:
-    """The least presence that an earlier call asked a name for; None without one."""
-    least: float | None = _before(out).get("settings", {}).get("min_presence")
-    return least
 
 
 def _before(out: Path) -> Mapping[str, Any]:
@@ -344,20 +313,6 @@ def _spare_corrections(out: Path, path: Path) -> None:
                 raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
-def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
-    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels_of(labels)
-
-
-def _shards(todo: Sequence[PictureFile], size: int, taken: set[int]) -> Iterator[Shard]:
-    """Splits pictures into shards, in order, numbered like no existing part; a resumed run gets the same shards."""
-    number = 0
-    for start in range(0, len(todo), size):
-        while number in taken:
-            number += 1
-        yield Shard(number, tuple(todo[start : start + size]))
-        number += 1
-
-
 def _with_frames(
     found: Sequence[PictureFile],
     videos: Sequence[PictureFile],
@@ -369,9 +324,10 @@ def _with_frames(
     """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
     pictures, unreadable = list(found), {}
     reporter.phase("taking frames")
-    for video, taken, error in all_frames(videos, every, out):
-        pictures += taken
-        if error is not None:
+    for video in videos:
+        try:
+            pictures += frames_of(video, every, out / FRAMES)
+        except InputError as error:
             unreadable[video.id] = str(error).removeprefix(f"{video.id}: ")
             reporter.failed(video.id, error)
     pictures = pictures[:limit]
@@ -405,10 +361,10 @@ class _Keep:
         of_part = [self._stamps[one.id] for one in self._shards[part.index].samples]
         if part.lessons:  # before the rows: without them a picture could never be taught
             write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
-        write_part(part_path(self._out, part.index, KIND.suffix), part.table, of_part)
+        write_part(part_path(self._out, part.index, KIND.suffix), part.content, of_part)
         self.written += 1
         self._notes.add(part.notes)
-        for row in map(json.loads, part.table.splitlines()):
+        for row in map(json.loads, part.content.splitlines()):
             if row["status"] != "ok":
                 self._reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
 

@@ -324,10 +324,8 @@ class AnnotatedFolder:
         return digest.hexdigest()
 
     def shares(self) -> dict[str, float]:
-        """The estimated share of pictures with each label that the model knows by its text.
-
-        Not of those that it finds nowhere though people drew them, nor of those that were learnt from boxes alone.
-        """
+        """The estimated share of pictures with each label that the model knows by its text."""
+        # Not of those that it finds nowhere though people drew them, nor of those that were learnt from boxes alone.
         if self.prior is None or self.prior.shares is None:
             return {}
         drawn = {label for one in self.corrected.values() for label in one.labels}

@@ -92,7 +92,7 @@ class Results:
     def __init__(self, out: Path, run: str) -> None:
         self.places: dict[str, _Place] = {}
         taught = read_taught(out, run)
-        self.taught: Mapping[str, Row] = {} if taught is None else taught.rows
+        self.taught: Mapping[str, Row] = {} if taught is None else taught.rows  # picture → its row of taught names
         for path in parts_in(out, KIND.suffix):
             for line, row in enumerate(rows_of(path)):
                 ok = row["status"] == "ok"
@@ -110,10 +110,6 @@ class Results:
         if not taught or found is None or not place.ok or found["blake2b"] != place.content:
             return row
         return _with_taught(row, found)
-
-    def show_taught(self, rows: Mapping[str, Row]) -> None:
-        """Has these rows of taught names, picture → row, instead of those of the folder."""
-        self.taught = rows
 
     def with_taught(self, rows: Mapping[str, Row]) -> Results:
         """The same with other rows of what teaching found; this one stays as it is."""

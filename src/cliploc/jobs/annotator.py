@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Generator, Hashable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import Digests, bad_name
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.pipeline.prepare import Request
+from cliploc.pipeline.prepare import Request, Result
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import encode
@@ -37,30 +37,24 @@ Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class BoxFilter:
-    """Which boxes become candidates; `cliploc.jobs.drafts` chooses among these."""
+class AnnotatorSettings:
+    """The settings of an annotation's worker; picklable. Calling them makes the worker."""
 
+    labels: Labels  # names and background
+    options: Options  # options of `Localizer`, except `RESERVED`, which the others set
+    # Which boxes become candidates; `cliploc.jobs.drafts` chooses among these.
     min_area: float = DEFAULTS.min_area  # minimum area of a box's region, as a share of the picture
     # what to do with a large box that contains several things: "keep" (it is marked, and reviewed first), "split" or
     # "drop"
     groups: Groups = "keep"
     least: float | None = None  # the least presence that a name is asked for; None: the usual
+    masks: bool = False  # whether each box has its mask
+    # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
+    teach: bool | None = None
 
     def __post_init__(self) -> None:
         OPTIONS["min_area"].check(self.min_area)
         choice("groups", get_args(Groups))(self.groups)
-
-
-@dataclass(frozen=True)
-class AnnotatorSettings:
-    """The settings of an annotation's worker; picklable. Calling them makes the worker."""
-
-    labels: Labels  # names and background
-    filter: BoxFilter  # which boxes become candidates
-    options: Options  # options of `Localizer`, except `RESERVED`, which labels and filter set
-    masks: bool = False  # whether each box has its mask
-    # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
-    teach: bool | None = None
 
     def __call__(self) -> AnnotateWorker:
         """The worker."""
@@ -72,7 +66,7 @@ class AnnotateWorker:
 
     def __init__(self, settings: AnnotatorSettings) -> None:
         self._settings, labels = settings, settings.labels
-        options, least = settings.options, settings.filter.least
+        options, least = settings.options, settings.least
         by_recipe = options.method is None and options.head is None
         second_look = by_recipe if options.second_look is None else options.second_look
         if second_look and least != 0:  # its gate is the usual one, whatever is asked for, so that this can be changed
@@ -80,7 +74,7 @@ class AnnotateWorker:
         self.localizer = Localizer(
             **options.but(
                 background=labels.background,
-                min_area=settings.filter.min_area,
+                min_area=settings.min_area,
                 min_presence=least,
                 min_score=0.0,
                 text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
@@ -111,69 +105,49 @@ class AnnotateWorker:
         by_bank = {} if self.localizer.calibrated or "second_look" in own else {"presence_bank": BANK_VERSION}
         with_masks = {"masks": True} if self._settings.masks else {}
         teaching = {"teaching": self.localizer.teaching()} if self._teach else {}
-        return {**own, "groups": self._settings.filter.groups, **by_bank, **with_masks, **teaching}
+        return {**own, "groups": self._settings.groups, **by_bank, **with_masks, **teaching}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        waiting: deque[Shard] = deque()  # shards that are not complete yet
-        done: dict[Hashable, Row] = {}  # (shard, place in it) → row
-        lessons: dict[Hashable, Lesson] = {}  # the same → lesson
-        notes: list[str] = []
-        digests = Digests(shards)
-
-        def requests() -> Iterator[Request]:
-            for shard in digests:
-                waiting.append(shard)
-                for place, picture in enumerate(shard.samples):
-                    if reason := bad_name(picture.id):
-                        keep((shard.index, place), {"status": "failed", "reason": reason})
-                    else:
-                        yield Request((shard.index, place), picture.path, entries)
-
-        def keep(place: Hashable, row: Row) -> None:
-            done[place] = row
-            reporter.images(1)
-
-        def parts() -> Iterator[Part]:
-            while waiting:
-                shard = waiting[0]
-                places = [(shard.index, place) for place in range(len(shard.samples))]
-                if not all(place in done for place in places):
-                    return
-                waiting.popleft()
-                rows = [
-                    {"picture": one.id, "blake2b": digest, **done.pop(place)}
-                    for one, digest, place in zip(shard.samples, digests.pop(shard), places, strict=True)
-                ]
-                text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
-                of_rows = zip(rows, places, strict=True)
-                kept = {(row["picture"], row["blake2b"]): lessons.pop(at) for row, at in of_rows if at in lessons}
-                yield Part(shard.index, text.encode("ascii"), tuple(notes), packed(kept) if self._teach else b"")
-                notes.clear()
-
+        digests, notes = Digests(shards), list[str]()
+        own, fed = tee(digests)
         entries = list(self._settings.labels.entries)
         results = self.localizer.run(
-            requests(),
+            (Request(one.id, one.path, entries) for shard in fed for one in shard.samples if not bad_name(one.id)),
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
             absent_maps=False,
             presence=True,
             lessons=self._teach,
         )
         try:
-            for result in results:
-                if result.error is None:
-                    if result.lesson is not None:
-                        lessons[result.id] = result.lesson
-                    (found,) = result.found.values()
-                    keep(result.id, self._row(found))
-                else:
-                    reason = str(result.error)
-                    keep(result.id, {"status": "failed", "reason": reason.partition(": ")[2] or reason})
-                yield from parts()
-            yield from parts()
+            for shard in own:
+                yield self._part(shard, digests.pop(shard), results, notes, reporter)
+                notes.clear()
         except (RuntimeError, MemoryError) as error:
             raise ModelError(failure_reason(error)) from error
         finally:
             results.close()
+
+    def _part(
+        self, shard: Shard, digests: Sequence[str], results: Iterator[Result], notes: Sequence[str], reporter: Reporter
+    ) -> Part:
+        """The part of a shard, whose results come next, but for pictures that no export can name."""
+        rows: list[Row] = []
+        lessons: dict[tuple[str, str], Lesson] = {}
+        for picture, digest in zip(shard.samples, digests, strict=True):
+            if reason := bad_name(picture.id):
+                row = {"status": "failed", "reason": reason}
+            elif (result := next(results)).error is not None:
+                reason = str(result.error)
+                row = {"status": "failed", "reason": reason.partition(": ")[2] or reason}
+            else:
+                if result.lesson is not None:
+                    lessons[picture.id, digest] = result.lesson
+                (found,) = result.found.values()
+                row = self._row(found)
+            rows.append({"picture": picture.id, "blake2b": digest, **row})
+            reporter.images(1)
+        text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
+        return Part(shard.index, text.encode("ascii"), tuple(notes), packed(lessons) if self._teach else b"")
 
     def close(self) -> None:
         """Nothing to end."""
@@ -225,7 +199,7 @@ class AnnotateWorker:
                 (every.xyxy[every.label == p], every.score[every.label == p]),
                 p,
                 self.localizer.box_rule,
-                self._settings.filter.groups,
+                self._settings.groups,
             )
             boxes += [one for number, one in enumerate(of_name) if number == 0 or one.fit >= LEAST_FIT]
         return (

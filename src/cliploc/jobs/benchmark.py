@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, tee
@@ -92,24 +92,15 @@ def run_benchmark(
     dataset: Dataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
-    out: Path,
+    out: Path,  # an empty folder, or the folder of a run with the same settings, which is resumed
     *,
-    save_maps: bool = False,
+    save_maps: bool = False,  # 200 kB for each sample and setting
+    # processes that compare maps with boxes; None: one fewer than cores, at least one; 0: a thread of this process
     judges: int | None = None,
-    shard: int = SHARD,
+    shard: int = SHARD,  # samples that are computed and written together; rounded to whole batches
     **how: Unpack[How],
 ) -> BenchmarkResult:
-    """Benchmarks every setting on a dataset.
-
-    Args:
-        out: an empty folder, or the folder of a run with the same settings, which is resumed.
-        save_maps: whether to save score maps, 200 kB for each sample and setting.
-        judges: number of processes that compare maps with boxes; None for one fewer than there are cores, at least one;
-            0 for a thread of this process.
-        shard: number of samples that are computed and written together; rounded to whole batches.
-        **how: engine, asked (`How`), and a reporter, which gets the phases ("benchmark", then "summary"), the numbers
-            of pictures × setups to do and done, each failed sample, and each note.
-    """
+    """Benchmarks every setting on a dataset; the reporter gets two phases, "benchmark" and "summary"."""
     batch_sizes = {setup.options.batch_size for setup in setups}
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}: give all the same")
@@ -171,11 +162,7 @@ class BoxJudge(Judge):
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
-        if unknown:
-            self.note = (
-                f"{self.localizer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such as "
-                f"{next(iter(unknown))!r}: it never predicts them"
-            )
+        self.say_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
     def _method(self, name: str, settings: Sequence[Setting]) -> _Method:
         options = settings[0].options
@@ -208,12 +195,12 @@ class BoxJudge(Judge):
         feed = _Feed(self, fed, reporter, self._methods)
         try:
             for shard in own:
-                yield self._judged(shard, feed, reporter)
+                yield self._judged(shard, feed, reporter, own)
         finally:
             feed.close()
 
-    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter) -> JudgedShard:
-        """Computes a shard's results and sends their maps to the judges."""
+    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter, left: Iterator[Shard]) -> JudgedShard:
+        """Computes a shard's results and sends their maps to the judges; `left`: the shards after it."""
         notes: list[str] = []
         told = 0
 
@@ -240,7 +227,8 @@ class BoxJudge(Judge):
         except FAILURES as error:
             reason = failure_reason(error)
             # A method failed, and so did all others in its forward pass: run each alone, so that only one is lost.
-            feed.restart(shard)
+            feed.close()
+            feed.start(copy(left))
             for method in self._methods:
                 if len(self._methods) > 1:
                     alone = _Feed(self, [shard], reporter, (method,))
@@ -277,6 +265,7 @@ class BoxJudge(Judge):
             result = found[method.name]
             maps.append(result.maps_over_picture((SIDE, SIDE))[0])
             small = thumb(result.maps[0])
+            original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, result.image.size))
             for rule in method.rules:
                 boxes = result.boxes if rule == method.own else result.boxes_by(rule)
                 outcome.known.append(
@@ -284,14 +273,14 @@ class BoxJudge(Judge):
                         "score": float(result.scores[0]),
                         "presence": None if result.presence is None else float(result.presence[0]),
                         "found": len(boxes) > 0,
-                        "boxes": _in_original(boxes.xyxy, result.image.size, sample.size_wh).tolist(),
+                        "boxes": (boxes.xyxy * original / of_file).astype(np.float32).tolist(),
                         "box_scores": boxes.score.tolist(),
                         "thumb": small,
                     }
                 )
-        saved = self._saved
+        saved = self._saved  # `cliploc evaluate --maps MAPS/SETTING` reads them
         files = [
-            [] if saved is None else [map_path(saved, one.id, sample.id) for one in method.settings]
+            [] if saved is None else [saved / one.id / f"{sample.id}.npy" for one in method.settings]
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
@@ -314,21 +303,24 @@ class BoxJudge(Judge):
 
 
 class _Feed:
-    """The stream of one setup's results over all shards, with the samples that they belong to."""
+    """The stream of one setup's results over shards, with the samples that they belong to."""
 
     def __init__(
         self, judge: BoxJudge, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method]
     ) -> None:
         self._judge, self._reporter, self._methods = judge, reporter, methods
-        self._shards = iter(shards)
-        self._start()
+        self.start(shards)
 
-    def _start(self) -> None:
-        self._handed: deque[Shard] = deque()  # shards given to the localizer and not done yet
+    def start(self, shards: Iterable[Shard]) -> None:
+        """Begins with these shards."""
         self._notes: list[str] = []
-        model = self._judge.setup.model
+        model, names_of = self._judge.setup.model, self._judge.names_of
         self._results = self._judge.localizer.run(
-            self._requests(),
+            (
+                Request((shard.index, place), sample.path, names_of[sample.label])
+                for shard in shards
+                for place, sample in enumerate(shard.samples)
+            ),
             {method.name: method.options for method in self._methods},
             reporter=Reporter(
                 masked=self._reporter.masked,
@@ -337,27 +329,14 @@ class _Feed:
             ),
         )
 
-    def _requests(self) -> Iterator[Request]:
-        for shard in self._shards:
-            self._handed.append(shard)
-            for place, sample in enumerate(shard.samples):
-                yield Request((shard.index, place), sample.path, self._judge.names_of[sample.label])
-
     def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
         """Yields the results of a shard's samples, which must be the next in the stream."""
         for place, sample in enumerate(shard.samples):
             result = next(self._results)
             assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
             yield sample, result.found if result.error is None else result.error
-        self._handed.popleft()
         notes += self._notes
         self._notes.clear()
-
-    def restart(self, shard: Shard) -> None:
-        """Restarts the stream after this shard, on which it failed."""
-        self.close()
-        self._shards = chain([one for one in self._handed if one.index != shard.index], self._shards)
-        self._start()
 
     def close(self) -> None:
         """Ends the threads that read pictures."""
@@ -383,17 +362,6 @@ class _SampleOutcome:
             return dict.fromkeys(ids, judged)
         columns = chain.from_iterable(judged)
         return {one: {**known, **of_tau} for one, known, of_tau in zip(ids, self.known, columns, strict=True)}
-
-
-def map_path(maps: Path, setting: str, sample: str) -> Path:
-    """The path where `--save-maps` saves a map; `cliploc evaluate --maps MAPS/SETTING` reads it."""
-    return maps / setting / f"{sample}.npy"
-
-
-def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[int, int]) -> FloatArray:
-    """Scales boxes from a file, which may be resized, to pixels of the original."""
-    scaled: FloatArray = (xyxy * np.array([*original_wh] * 2) / np.array([*file_wh] * 2)).astype(np.float32)
-    return scaled
 
 
 def _tau(rule: BoxRule) -> float:

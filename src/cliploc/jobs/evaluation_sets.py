@@ -32,19 +32,13 @@ Truths = Mapping[str, str]  # picture → its labels, size and boxes in one line
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A folder that can be built.
-
-    Attributes:
-        dataset: the reader that opens it; "" if it has no boxes.
-        folder: its name in the documentation's commands.
-        source: what `--from` must be.
-    """
+    """A folder that can be built."""
 
     name: str
     about: str
-    dataset: str
-    folder: str
-    source: str
+    dataset: str  # the reader that opens it; "" if it has no boxes
+    folder: str  # its name in the documentation's commands
+    source: str  # what `--from` must be
     build: Callable[[Path, Path, Sequence[str], Reporter], Truths] = field(repr=False)
 
 
@@ -148,15 +142,12 @@ def _coco(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) ->
     names = set(wanted)
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
-    categories: list[dict[str, Any]] = []
     for split in SPLITS:
         document = _instances(source / "annotations" / f"instances_{split}.json")
-        categories = document["categories"]
         chosen = {one["id"]: one for one in document["images"] if one["file_name"] in names}
         images += chosen.values()
         instances += [one for one in document["annotations"] if one["image_id"] in chosen]
-    files = _pictures(source, wanted)
-    return _written(out, files, images, instances, categories, reporter)
+    return _written(out, _pictures(source, wanted), images, instances, document["categories"], reporter)
 
 
 def _coco128(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) -> Truths:

@@ -1,6 +1,6 @@
 """`run_faithfulness`: whether maps show what a model uses, resumable; see `cliploc help faithfulness`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -107,11 +107,8 @@ class FaithfulnessJudge(PictureJudge):
         self.refuse_thresholds("faithfulness")
         self._classes, chosen = classes, chosen_metrics(metrics)
         self._measurer = Faithfulness(self.localizer, classes, chosen, self.methods, options)
-        if unknown := self._measurer.unknown:
-            self.note = (
-                f"{self._measurer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such "
-                f"as {next(iter(unknown))!r}: the softmax is over the other {len(self._measurer.known)}"
-            )
+        others = f"the softmax is over the other {len(self._measurer.known)}"
+        self.say_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         scale = self._measurer.backbone.logit_scale
@@ -176,13 +173,6 @@ class ValueTally(Tally):
             **({"measured": measured} if measured else {}),
             **counts,
         }
-
-
-def summarize(
-    settings: Sequence[str], rows: Iterable[Row], numbers: Sequence[str], bootstrap: Bootstrap = DEFAULT
-) -> dict[str, Summary]:
-    """Setting → numbers of rows in any order; `NUMBER_COLUMNS` are enough."""
-    return summed_up(rows, {name: ValueTally(numbers) for name in settings}, bootstrap)
 
 
 def mean_curves(
@@ -287,7 +277,7 @@ def evaluate_maps(
         rows.append(row)
         reporter.images(1)
     numbers = numbers_of(metrics)
-    summary = summarize([MAPS], rows, list(numbers))[MAPS]
+    summary = summed_up(rows, {MAPS: ValueTally(list(numbers))})[MAPS]
     if not summary["evaluated"]:
         raise UsageError(f"none of {len(rows)} pictures could be measured: {summary['failed'][0]['reason']}")
     return MapsResult(summary, numbers, localizer.backbone.name, protocol)

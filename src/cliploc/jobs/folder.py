@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,14 +72,6 @@ def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None
             "again",
             kept(),
         ) from error
-
-
-@contextmanager
-def kept_beside(file: Path) -> Iterator[Path]:
-    """A folder in which a run keeps what it has computed until its file is written; an error or a kill leaves it."""
-    work = file.with_name(f"{file.name}.partial")
-    yield work
-    shutil.rmtree(work, ignore_errors=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- manifest

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import __version__
-from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
+from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, write_part
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.datasets import AskedDataset
 from cliploc.errors import UsageError
 from cliploc.jobs import folder
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
 from cliploc.jobs.draft_scores import Work
 from cliploc.jobs.engine import Engine, Notes, run_here
 from cliploc.jobs.folder import RunKind, plain, room_for_parts
@@ -26,7 +26,7 @@ from cliploc.jobs.labels import Labels
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path, content_digest
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.reviewer import Order, Reviewer, Walk, WorkOf
-from cliploc.jobs.rows import Row, arrow, check_part, sample_facts, schema_of, to_table, write_part
+from cliploc.jobs.rows import Row, arrow, as_parquet, check_part, sample_facts, schema_of, to_table
 from cliploc.jobs.summary import Summary, Tally
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, conclude, dataset_entry
 from cliploc.jobs.teach import VERSION
@@ -172,7 +172,7 @@ def run_labelling(
                 for job, reviewer in zip(jobs, reviewers, strict=True):
                     rows += _rows(walk, steps, reviewer, facts, job.id)
                     reporter.images(len(facts))
-                write_part(part_path(out, index), to_table(rows, row_schema()), stamps)
+                write_part(part_path(out, index), as_parquet(to_table(rows, row_schema())), stamps)
                 done += 1
             reporter.phase("summary")
             summary = conclude(out, TASK, _failed_once)
@@ -243,8 +243,8 @@ class _Job:
 
     def describe(self) -> dict[str, Any]:
         """Its entry in the manifest; refuses what cannot be used."""
-        boxes = BoxFilter(self.drafts["min_area"], least=self.drafts["min_presence"])
-        worker = AnnotatorSettings(self.labels, boxes, self.options, teach=True)()
+        area, least = self.drafts["min_area"], self.drafts["min_presence"]
+        worker = AnnotatorSettings(self.labels, self.options, area, least=least, teach=True)()
         return plain({"id": self.id, **worker.describe(), **self.drafts, **self.setup.described()})
 
     def annotate(self, pictures: FoundPictures, out: Path, engine: Engine, reporter: Reporter) -> Sequence[str]:
@@ -308,7 +308,7 @@ class LabellingTally(Tally):
         for order in dict.fromkeys(order for order, _ in sorted(self._walks)):
             walks = [_Walk.of(self._walks[one], self._steps) for one in sorted(self._walks) if one[0] == order]
             curves[order] = _curve(walks)
-            seeds[order] = [one.mean(one.taught.sum(axis=2)) for one in walks]
+            seeds[order] = [_listed(_of_left(one.taught.sum(axis=2)[None], one.left[None])) for one in walks]
         first = next(iter(self._walks.values()))
         names = {label for one in first.values() for label in one.labels}
         boxes = sum(sum(one.boxes) for one in first.values())
@@ -369,10 +369,6 @@ class _Walk:
                 taught[i] = work[np.minimum(np.arange(len(steps)), len(work) - 1)]
         untaught = np.array([one.untaught.sum(axis=0) for one in every]).reshape(-1, 3)
         return cls(places[:, None] >= np.array(steps), untaught, taught)
-
-    def mean(self, values: Floats) -> list[float | None]:
-        """The mean over the pictures that are left, for 100 of them: `[n, S]` → `[S]`."""
-        return _listed(_of_left(values[None], self.left[None]))
 
 
 def _of_left(values: Floats, left: npt.NDArray[np.bool_]) -> Floats:

@@ -189,26 +189,17 @@ def _stages(
 
 def run_leaderboard(
     wish: Wish,
-    roots: Roots,
+    roots: Roots,  # also of the sets that thresholds are chosen on
     out: Path,
     *,
     engine: Engine = run_here,
-    judges: int | None = None,
+    judges: int | None = None,  # see `run_benchmark`
     reporter: Reporter = SILENT,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Runs a leaderboard into a folder, or resumes it there.
-
-    Args:
-        roots: the folders of the sets, also of those that thresholds are chosen on.
-        judges: see `run_benchmark`.
-
-    Returns:
-        The content of leaderboard.json; and sample → why it failed.
-    """
+    """Runs or resumes a leaderboard in a folder; the content of leaderboard.json, and sample → why it failed."""
     failed: dict[str, str] = {}
-    opened = {
-        name: _opened(wish, name, split, roots) for name, split in wish.sets
-    }  # refuses before anything is written
+    # Refuses before anything is written.
+    opened = {name: _opened(wish, name, split, roots) for name, split in wish.sets}
     for name, of in opened.items():
         place = out / "sets" / name
         for stage, data, run in _stages(wish, of, place, judges, reporter, engine):
@@ -426,14 +417,14 @@ class Checked:
 
 
 def check_leaderboard(
-    out: Path, roots: Roots, *, samples: int = 20, engine: Engine = run_here, reporter: Reporter = SILENT
+    out: Path,
+    roots: Roots,  # of sets that are elsewhere now
+    *,
+    samples: int = 20,  # at least so many of each run, in whole parts, which the signature draws; 0 for none
+    engine: Engine = run_here,
+    reporter: Reporter = SILENT,
 ) -> Checked:
-    """Checks a leaderboard's signature, files and numbers, and computes some of its samples again.
-
-    Args:
-        roots: folders of sets that are elsewhere now.
-        samples: at least so many of each run, in whole parts, which the signature draws; 0 for none.
-    """
+    """Checks a leaderboard's signature, files and numbers, and computes some of its samples again."""
     document = read_leaderboard(out)
     wish = Wish.of(document["asked"])
     for path, digest in _digests(out, [name for name, _ in wish.sets]):

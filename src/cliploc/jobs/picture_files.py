@@ -92,8 +92,7 @@ def find_pictures(
     _refuse_addresses([text], "the place of a folder")
     path = picture_folder(text)
     if path.is_dir():
-        skipped: list[Skipped] = []
-        return _below(path, _walk(path, out, skipped, videos), text, videos, skipped)
+        return _below(path, _walk(path, out, videos), text, videos)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
             lines = lines_of(path)
@@ -106,8 +105,7 @@ def find_pictures(
         return _below(path.parent, [path], text, videos)
     if glob.has_magic(text):
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
-        skipped = []
-        return _below(root, _matches(root, path, skipped, videos), text, videos, skipped)
+        return _below(root, _matches(root, path, videos), text, videos)
     raise UsageError(
         f"expected a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them, got {text}: check "
         "the path"
@@ -125,23 +123,21 @@ def _refuse_addresses(listed: Iterable[str], where: str) -> None:
         )
 
 
-def _walk(root: Path, out: Path | None, skipped: list[Skipped], videos: bool) -> Iterator[Path]:
+def _walk(root: Path, out: Path | None, videos: bool) -> Iterator[Path | Skipped]:
+    """The pictures of a folder, and what is left out."""
+
     def of_results(path: Path) -> bool:
         return _of_results(path) or (out is not None and os.path.realpath(path) == os.path.realpath(out))
 
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         results = [one for one in folders if of_results(Path(folder, one))]
-        skipped += [Skipped(f"{_id(root, Path(folder, one))}/", RESULTS) for one in results]
+        yield from (Skipped(f"{_id(root, Path(folder, one))}/", RESULTS) for one in results)
         folders[:] = [one for one in folders if one not in results]
         for name in sorted(names):
-            if name.startswith("."):
-                continue
-            reason = _no_picture(name, videos)
-            if reason is None:
-                yield Path(folder) / name
-            else:
-                skipped.append(Skipped(_id(root, Path(folder, name)), reason))
+            if not name.startswith("."):
+                path, reason = Path(folder, name), _no_picture(name, videos)
+                yield path if reason is None else Skipped(_id(root, path), reason)
 
 
 def _no_picture(name: str, videos: bool) -> str | None:
@@ -152,17 +148,17 @@ def _no_picture(name: str, videos: bool) -> str | None:
     return VIDEO if suffix in VIDEOS else NO_PICTURE
 
 
-def _matches(root: Path, pattern: Path, skipped: list[Skipped], videos: bool) -> Iterator[Path]:
-    """The pictures that match a pattern."""
+def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped]:
+    """The pictures that match a pattern, and what is left out."""
     inside = functools.cache(functools.partial(_in_results, root))
     for text in sorted(glob.glob(str(pattern), recursive=True)):
         path = Path(text)
         if inside(path.parent):
-            skipped.append(Skipped(_id(root, path), RESULTS))
+            yield Skipped(_id(root, path), RESULTS)
         elif (reason := _no_picture(path.name, videos)) is None:
             yield path
         elif not path.is_dir():
-            skipped.append(Skipped(_id(root, path), reason))
+            yield Skipped(_id(root, path), reason)
 
 
 def _of_results(folder: Path) -> bool:
@@ -179,13 +175,14 @@ def _in_results(root: Path, folder: Path) -> bool:
     return folder not in (root, folder.parent) and (_of_results(folder) or _in_results(root, folder.parent))
 
 
-def _below(
-    root: Path, paths: Iterable[Path], where: str, videos: bool, skipped: list[Skipped] | None = None
-) -> FoundPictures:
-    """The result for these paths; iterating over them fills `skipped`."""
+def _below(root: Path, paths: Iterable[Path | Skipped], where: str, videos: bool) -> FoundPictures:
+    """The result for these paths."""
     found: dict[str, PictureFile] = {}
-    left = [] if skipped is None else skipped
+    left: list[Skipped] = []
     for path in paths:
+        if isinstance(path, Skipped):
+            left.append(path)
+            continue
         name = _id(root, path)
         if path.suffix.lower() in VIDEOS and not videos:  # of a list
             left.append(Skipped(name, VIDEO))

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,7 +17,6 @@ from cliploc._imports import install, not_installed
 from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
-from cliploc.jobs.rows import arrow
 from cliploc.registry import import_modules, named_modules
 from cliploc.reporter import SILENT, Reporter
 
@@ -32,7 +31,6 @@ NO_CLUSTER = (
     "set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it asks for a token, or leave --address out"
 )
 NOT_STARTED = "Ray could not start on this machine ({}): run the same command again, or use --engine local"
-RAW = b"cliploc bytes\n"  # prefix of a part that is not a table; Arrow's streams begin with ff ff ff ff
 ATTEMPTS = 4  # at one shard; if a shard kills every worker, for example by lack of memory, the run must end
 
 
@@ -49,18 +47,17 @@ def run(
     ray = _ray()
     sizes = {shard.index: len(shard.samples) for shard in shards}
     with _cluster(ray, address):
-        # On a GPU the processors only feed it.
-        pool, resources = _pool(ray, threads or torch.get_num_threads())
+        pool, cpus, gpus = _pool(ray, threads or torch.get_num_threads())
         attempts = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(_Attempts).remote()
         work = ray.data.from_items(
             [{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(
             _ShardsDone,
-            fn_constructor_args=(make_worker, resources.cpus, attempts, named_modules(), os.getcwd()),
+            fn_constructor_args=(make_worker, cpus, attempts, named_modules(), os.getcwd()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, initial_size=pool),
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
+            num_cpus=cpus,
+            num_gpus=gpus,
         )
         waiting = dict(sizes)
         try:
@@ -68,11 +65,11 @@ def run(
                 for batch in batches:
                     for row in batch.to_pylist():
                         if row["error"]:
-                            raise ERRORS[row["error"]](row["table"].decode())
+                            raise ERRORS[row["error"]](row["content"].decode())
                         if waiting.pop(row["index"], None) is None:
                             continue  # sent twice, as its worker died right after sending it
                         spent = json.loads(row["spent"])
-                        on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"]), row["lessons"], spent))
+                        on_part(Part(row["index"], row["content"], tuple(row["notes"]), row["lessons"], spent))
                         reporter.images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
@@ -98,7 +95,7 @@ class _ShardsDone:
         self.worker: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        out: dict[str, list[Any]] = {"index": [], "table": [], "notes": [], "lessons": [], "spent": [], "error": []}
+        out: dict[str, list[Any]] = {"index": [], "content": [], "notes": [], "lessons": [], "spent": [], "error": []}
         for packed in batch["shard"]:
             shard: Shard = pickle.loads(packed)
             try:
@@ -108,13 +105,13 @@ class _ShardsDone:
                     import_modules(self.modules)
                     self.worker = self.make_worker()
                 (part,) = self.worker.stream([shard])
-                table, notes, lessons, error = _bytes(part.table), list(part.notes), part.lessons, ""
+                content, notes, lessons, error = part.content, list(part.notes), part.lessons, ""
                 spent = json.dumps(part.spent)
             except CliplocError as raised:
                 # As text: an exception with a constructor of its own cannot be sent.
                 error = next(name for name, kind in ERRORS.items() if isinstance(raised, kind))
-                table, notes, lessons, spent = str(raised).encode(), [], b"", "{}"
-            for values, value in zip(out.values(), (shard.index, table, notes, lessons, spent, error), strict=True):
+                content, notes, lessons, spent = str(raised).encode(), [], b"", "{}"
+            for values, value in zip(out.values(), (shard.index, content, notes, lessons, spent, error), strict=True):
                 values.append(value)
         return out
 
@@ -207,39 +204,16 @@ def _reachable(address: str | None) -> None:
             raise UsageError(NO_CLUSTER.format(address, error.strerror or error)) from error
 
 
-class _Resources(NamedTuple):
-    """The resources of a machine that a worker uses."""
-
-    cpus: int
-    gpus: int
-
-
-def _pool(ray: Any, threads: int) -> tuple[int, _Resources]:
-    """The number of workers that fit, and the resources of each."""
+def _pool(ray: Any, threads: int) -> tuple[int, int, int]:
+    """The number of workers that fit, and the processors and GPUs of each."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(one.get("GPU", 0)) for one in machines)
     if gpus:
-        return gpus, _Resources(1, 1)
+        return gpus, 1, 1  # the processor only feeds the GPU
     most = max(int(one.get("CPU", 0)) for one in machines)
     if most < threads:
         raise UsageError(
             f"expected a machine with {threads} processors for a worker, the largest of the cluster offers {most}: "
             f"use --threads {max(most, 1)}"
         )
-    return sum(int(one.get("CPU", 0)) // threads for one in machines), _Resources(threads, 0)
-
-
-def _bytes(table: Any) -> bytes:
-    """Converts a part to bytes, which `_table` converts back."""
-    if isinstance(table, bytes):
-        return RAW + table
-    pa = arrow()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    packed: bytes = sink.getvalue().to_pybytes()
-    return packed
-
-
-def _table(packed: bytes) -> Any:
-    return packed[len(RAW) :] if packed.startswith(RAW) else arrow().ipc.open_stream(packed).read_all()
+    return sum(int(one.get("CPU", 0)) // threads for one in machines), threads, 0

@@ -1,6 +1,5 @@
 """Published numbers beside ours: each row is one benchmark run, and has the command that computes it."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,8 +121,3 @@ def table_of(found: Sequence[Reproduced]) -> list[tuple[str, ...]]:
         ends = "–" if one.ends is None else f"{one.ends[0]:.2f}–{one.ends[1]:.2f}"
         lines.append((one.row.id, one.row.number, f"{one.row.value:.2f}", ours, ends, one.verdict))
     return lines
-
-
-def shell_line(words: Sequence[str]) -> str:
-    """The command as one types it."""
-    return shlex.join(["cliploc", *words])

@@ -74,7 +74,7 @@ class ReviewFolder:
                 "annotate them first"
             )
         self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
-        self._finished = self._folder.count_finished()
+        self.finished = self._folder.count_finished()  # pictures that a person has finished
         self._touched = sum(self._folder.touched(one.id) for one in self.pictures)
         self.learning = Learning(self, self._run)
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
@@ -158,11 +158,6 @@ class ReviewFolder:
         return taken
 
     @property
-    def finished(self) -> int:
-        """The number of the pictures that a person has finished."""
-        return self._finished
-
-    @property
     def left(self) -> int:
         """The number of the pictures that nobody has touched."""
         return len(self.pictures) - self._touched
@@ -231,7 +226,7 @@ class ReviewFolder:
         own = self._folder
         finished, touched = own.is_finished(name), own.touched(name)
         revision = enter(name, found, status, own.corrected, own.reviews)
-        self._finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
+        self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
         self._touched += own.touched(name) - touched
         whole = self.out / CORRECTIONS
         if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):

@@ -62,7 +62,7 @@ class Reviewer:
         self._truth = {name: self._true(one) for name, one in self._asked.items()}
         self.pictures = [*self._asked]  # that the run could read, by path: as they lie in its parts
         self.untaught: dict[str, WorkOf] = {}
-        self._show({})
+        self._folder.results.taught = {}
         for one in self.pictures:
             self.untaught[one] = self._work(one)
 
@@ -87,14 +87,14 @@ class Reviewer:
         ties = {one: place for place, one in enumerate(walk.drawn(self.pictures))}
         reviewed: list[str] = []
         taught: dict[str, list[WorkOf]] = {one: [] for one in self.pictures}
-        self._show(self._alone)
+        self._folder.results.taught = self._alone
         for step in steps:
             left = [one for one in self.pictures if one not in {*reviewed}]
             margins = {one: self._folder.chosen(one).margin for one in left} if walk.order == "suggested" else {}
             left.sort(key=lambda one: (margins.get(one, 0.0), ties[one]))
             reviewed += left[: step - len(reviewed)]
             if reviewed:
-                self._show(self._taught(reviewed))
+                self._folder.results.taught = self._taught(reviewed)
             for one in self.pictures:
                 if one not in {*reviewed}:
                     taught[one].append(self._work(one))
@@ -108,15 +108,12 @@ class Reviewer:
 
     def _taught(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
         """The taught rows of the pictures that are not reviewed."""
-        self._show({})
+        self._folder.results.taught = {}
         self._folder.corrected = {one: self._correction(one) for one in reviewed}
         self._folder.reviews = {one: {"status": "reviewed", "revision": 1} for one in reviewed}
         school = School(self._folder, Drawing.of(self._settings))
         _, known = school.names()
         return {row["picture"]: row for row in school.rows(known, {})}
-
-    def _show(self, taught: Mapping[str, Row]) -> None:
-        self._folder.results.show_taught(taught)
 
     def _correction(self, picture: str) -> Correction:
         pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]

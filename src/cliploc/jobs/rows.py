@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import _files
-from cliploc._files import parts_in, write_whole
+from cliploc._files import parts_in, read_part, write_whole
 from cliploc._imports import install, not_installed
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import InputError, UsageError
@@ -131,11 +130,11 @@ def to_table(rows: Sequence[Row], schema: Any) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
-    """Writes a part atomically; see `cliploc._files.write_part`."""
+def as_parquet(table: Any) -> bytes:
+    """A `pyarrow.Table` as the content of a part."""
     content = io.BytesIO()
     arrow().parquet.write_table(table, content, compression="zstd")
-    _files.write_part(path, content.getvalue(), stamps)
+    return content.getvalue()
 
 
 def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Sequence[str]) -> None:
@@ -165,7 +164,7 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
     """A part as `pyarrow.Table`, all columns or these; a metric that was not installed has none."""
-    content = _files.read_part(path)
+    content = read_part(path)
     if content is None:
         raise UsageError(f"{path} is damaged: run the same command again, to compute it again")
     pa = arrow()

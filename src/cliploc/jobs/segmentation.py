@@ -131,12 +131,9 @@ class LabelMapJudge(PictureJudge):
         self.refuse_thresholds("segmentation")
         self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
-        unknown = self.segmenter.unknown
-        if unknown and self.known is not None:
-            self.note = (
-                f"{self.segmenter.backbone.name} does not know {len(unknown)} of the names, such as "
-                f"{next(iter(unknown))!r}: it can predict {len(self.known)} of {len(protocol.classes)} classes"
-            )
+        if self.known is not None:
+            known = f"it can predict {len(self.known)} of {len(protocol.classes)} classes"
+            self.say_unknown([*self.segmenter.unknown], "the names", known)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         cosines = self.segmenter.tasks[setting.method].method.cosines

@@ -4,6 +4,7 @@ import io
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -34,7 +35,6 @@ class Suggester:
 
     def __init__(self, model: str, **options: Any) -> None:
         self._model, self._options = model, options
-        self._localizer: Localizer | None = None
         self._last: tuple[Hashable, Localization] | None = None
         self._lock = threading.Lock()
 
@@ -56,22 +56,21 @@ class Suggester:
         """The box round the region hotter than τ (None: the model's) that a point is in, and its compressed counts."""
         found = self._found(image, picture, name)
         tau = self._threshold(found) if threshold is None else threshold
-        rule = replace(self._of_model().box_rule, threshold=tau)
+        rule = replace(self._localizer.box_rule, threshold=tau)
         hot = name_mask(found.frame, found.maps[0], rule)
-        _, regions = cv2.connectedComponents(hot.astype(np.uint8), connectivity=rule.connectivity)
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(hot.astype(np.uint8), connectivity=rule.connectivity)
         height, width = hot.shape
         column, row = (int(min(max(value, 0), side - 1)) for value, side in zip(at, (width, height), strict=True))
-        if not regions[row, column]:
+        number = regions[row, column]
+        if not number:
             raise InputError("the map is not hot there: click in the hot region, or lower the threshold")
-        region = regions == regions[row, column]
-        rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-        corners = [float(one) for one in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
-        return corners, encode(region)["counts"]
+        x, y, w, h, _ = stats[number].astype(float).tolist()
+        return [x, y, x + w, y + h], encode(regions == number)["counts"]
 
     def _threshold(self, found: Localization) -> float:
         """τ that the model's boxes have on this map, as a number."""
         x0, y0, x1, y1 = found.frame.visible_xyxy
-        return share_of_peak(found.maps[0, y0:y1, x0:x1], self._of_model().box_rule.threshold)
+        return share_of_peak(found.maps[0, y0:y1, x0:x1], self._localizer.box_rule.threshold)
 
     def _found(self, image: Image.Image, picture: Hashable, name: str) -> Localization:
         if not name.strip() or "@" in name or not name.isprintable():  # the command line reads @FILE as a picture
@@ -79,13 +78,11 @@ class Suggester:
         with self._lock:  # one at a time
             key = (picture, name)
             if self._last is None or self._last[0] != key:
-                localizer = self._of_model()
-                if unknown := localizer.unknown_names([name]):
+                if unknown := self._localizer.unknown_names([name]):
                     raise InputError(next(iter(unknown.values())))
-                self._last = (key, localizer(image, [name]))
+                self._last = (key, self._localizer(image, [name]))
             return self._last[1]
 
-    def _of_model(self) -> Localizer:
-        if self._localizer is None:
-            self._localizer = Localizer(self._model, **self._options)
-        return self._localizer
+    @cached_property
+    def _localizer(self) -> Localizer:
+        return Localizer(self._model, **self._options)

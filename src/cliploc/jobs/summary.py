@@ -1,6 +1,5 @@
 """Computes the numbers of each setting from the rows of a run."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,19 +7,19 @@ from cliploc.jobs.rows import Row
 from cliploc.metrics import Bootstrap, Interval, Metric, MetricSummary, all_metrics
 
 DEFAULT = Bootstrap()
+COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
 Summary = dict[str, Any]
 
 
-class Tally(ABC):
-    """Counts the rows of one setting; a sample that occurs twice is an error."""
+class Tally:
+    """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
 
-    @abstractmethod
     def add(self, row: Row) -> None:
-        """Counts the row of a picture that did not fail."""
+        """Counts the row of a picture that did not fail; a sample that occurs twice is an error."""
 
-    @abstractmethod
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
         """The numbers, with these counts of pictures among them."""
+        return dict(counts)
 
 
 def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT) -> dict[str, Summary]:
@@ -40,19 +39,6 @@ def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Boot
         }
         for name, tally in tallies.items()
     }
-
-
-COUNTED = ("sample", "setting", "status", "reason")  # the columns that `Counted` needs
-
-
-class Counted(Tally):
-    """Only counts pictures, for runs whose rows are read by what follows them."""
-
-    def add(self, row: Row) -> None:
-        """See `Tally.add`."""
-
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
-        return dict(counts)
 
 
 # --------------------------------------------------------------------------------------------------------- localization

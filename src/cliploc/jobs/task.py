@@ -5,12 +5,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypedDict
 
 from cliploc import __version__
-from cliploc._files import alone_in, part_path, read_stamps, temporaries_of
+from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, write_part
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
@@ -18,8 +19,8 @@ from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, Spending, pic
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.picture_files import content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
-from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in, write_part
-from cliploc.jobs.summary import COUNTED, Counted, Summary, Tally, summed_up
+from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in
+from cliploc.jobs.summary import COUNTED, Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
@@ -37,7 +38,7 @@ class BenchmarkTask:
     schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
     columns: Callable[[], Sequence[str]] = lambda: COUNTED  # columns that the numbers need
     # makes what counts the rows of a setting, by its entry
-    tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Counted()
+    tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Tally()
     # a header, then a row for each setting; and lines that explain the table
     table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]] = lambda *_: []
     legend: Callable[[Mapping[str, Summary], Manifest], list[str]] = lambda *_: []
@@ -163,7 +164,7 @@ def run_task(
 
         def keep(part: Part) -> None:
             nonlocal done, spent
-            write_part(part_path(out, part.index), part.table, stamps[part.index])
+            write_part(part_path(out, part.index), part.content, stamps[part.index])
             done, spent = done + 1, spent_together([spent, part.spent])
             notes.add(part.notes)
             for sample, reason in _failed_in(part):
@@ -196,7 +197,8 @@ def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
 
 def _failed_in(part: Part) -> list[tuple[str, str]]:
     """The failed samples of a part, each with its different reasons, for any number of settings."""
-    rows = part.table.select(["sample", "status", "reason"]).to_pylist()
+    columns = ["sample", "status", "reason"]
+    rows = arrow().parquet.read_table(BytesIO(part.content), columns=columns).to_pylist()
     return list(dict.fromkeys((row["sample"], row["reason"]) for row in rows if row["status"] != "ok"))
 
 

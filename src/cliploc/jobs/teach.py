@@ -132,24 +132,11 @@ def write_learnt(out: Path, learnt: Learnt | None) -> None:
 def teach(
     folder: AnnotatedFolder,
     settings: Mapping[str, Any],
-    keep: Callable[[Refit], None] | None = None,
-    again: bool = False,
-    begun: Callable[[], None] = lambda: None,
-) -> Teaching | None:
-    """Teaches the names of a run where they can be taught, and writes the drafts; None where nothing can be.
-
-    The folder shows them afterwards. The result depends on what the model found, on what people corrected, and on
-    earlier drafts only of pictures that somebody has reviewed.
-
-    Args:
-        folder: of the run.
-        settings: of the run.
-        keep: what writes the drafts instead, for whoever shows the folder meanwhile.
-        again: whether drafts that a person went back from are made again before more pictures are reviewed.
-        begun: called if there is something to do.
-    """
-    if "teaching" not in settings:
-        return None
+    keep: Callable[[Refit], None] | None = None,  # writes the drafts instead, for whoever shows the folder meanwhile
+    again: bool = False,  # whether drafts that a person went back from are made again before more is reviewed
+    begun: Callable[[], None] = lambda: None,  # called if there is something to do
+) -> Teaching:
+    """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones count where reviewed only."""
     school = School(folder, Drawing.of(settings))
     stamp = school.stamp(settings)
     before = read_taught(folder.out, folder.run)
@@ -183,10 +170,7 @@ def _stays(out: Path, facts: Mapping[str, Any], stamp: str, reviewed: int, again
 
 
 class _Presence:
-    """The chance that a name is in a picture, corrected by reviewed pictures with similar embeddings.
-
-    A Gaussian process on the pictures' embeddings, for what is wrong with the chance without it.
-    """
+    """The chance of a name, corrected by a Gaussian process on embeddings for what is wrong in reviewed pictures."""
 
     OFFSET, NOISE = 0.2, 0.5  # what all pictures have in common; how far one review may be by chance
 
@@ -306,10 +290,8 @@ class School:
         return digest.hexdigest()
 
     def chance(self, picture: str, p: int) -> float:
-        """That a name is in a picture, before it is taught; NaN of names that the model does not know.
-
-        One that it finds in no picture ("part 4711", read as "part") is as if it did not know it.
-        """
+        """That a name is in a picture, before it is taught; NaN of names that the model does not know."""
+        # One that it finds in no picture ("part 4711", read as "part") is as if it did not know it.
         return float(self._plain[picture][p]) if p in self._found else math.nan
 
     def names(self) -> tuple[dict[str, Taught], Directions | None]:
@@ -350,10 +332,8 @@ class School:
         return len(self.reviewed) >= FEWEST_REVIEWED and boxes >= FEWEST_REVIEWED
 
     def _sample(self) -> list[str]:
-        """The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them.
-
-        What is drawn from them at random then stays the same, too, and the gate does not open by chance.
-        """
+        """The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them."""
+        # What is drawn from them at random then stays the same, too, and the gate does not open by chance.
         ordered = sorted(self.pictures, key=lambda one: hashlib.blake2b(one.encode(), digest_size=8).digest())
         kept = {*sorted(ordered, key=lambda one: one not in self.reviewed)[:MOST_TAUGHT]}
         return [one for one in ordered if one in kept]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -66,9 +66,14 @@ def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFil
     before = stamp(video)
     numbers = _known(place, before, every)
     if numbers is None:
-        place.clear()
-        numbers = list(_taken(video, every, place))
-        write_json(place.listed, {"stamp": before, "every": repr(every), "frames": numbers})
+        try:
+            place.clear()
+            numbers = list(_taken(video, every, place))
+            write_json(place.listed, {"stamp": before, "every": repr(every), "frames": numbers})
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise InputError(f"{video.id}: its name is too long for the names of its frames: shorten it") from None
     return [PictureFile(f"{video.id}#{number:06d}.jpg", place.file(number)) for number in numbers]
 
 
@@ -110,9 +115,7 @@ class _FramesPlace:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.listed.unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
-            if path.name.startswith(f"{self.name}#") and re.fullmatch(
-                "[0-9]{6}[.]jpg", path.name[len(self.name) + 1 :]
-            ):
+            if (frame := FRAME.fullmatch(path.name)) is not None and frame[1] == self.name:
                 path.unlink()
 
 
@@ -214,18 +217,3 @@ def _scenes(stream: Any) -> Any:
     teller = tell()
     next(teller)
     return teller
-
-
-def all_frames(
-    videos: Sequence[PictureFile], every: Every, out: Path
-) -> Iterator[tuple[PictureFile, list[PictureFile], InputError | None]]:
-    """Each video with its frames, or with the reason why it has none."""
-    for video in videos:
-        try:
-            yield video, frames_of(video, every, out / FRAMES), None
-        except InputError as error:
-            yield video, [], error
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            yield video, [], InputError(f"{video.id}: its name is too long for the names of its frames: shorten it")

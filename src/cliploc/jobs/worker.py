@@ -22,7 +22,7 @@ from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_r
 from cliploc.jobs.folder import plain
 from cliploc.jobs.picture_files import Digests
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, sample_facts, to_table
+from cliploc.jobs.rows import Row, as_parquet, sample_facts, to_table
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request
@@ -60,6 +60,12 @@ class Judge(ABC):
             text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
         self.localizer = Localizer(**options.given())
+
+    def say_unknown(self, unknown: Sequence[str], of: str, so: str) -> None:
+        """Notes the names that the model does not know, if there are any, and what follows from that."""
+        if unknown:
+            name = self.localizer.backbone.name
+            self.note = f"{name} does not know {len(unknown)} of {of}, such as {unknown[0]!r}: {so}"
 
     @abstractmethod
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
@@ -249,7 +255,7 @@ class EvaluationWorker:
                 rows.append(row | ({"status": "failed", "reason": columns} if failed else {"status": "ok", **columns}))
         notes = dict.fromkeys(note for one in judged for note in one.notes)
         spent = spent_together(one.spent for one in judged)
-        return Part(index, to_table(rows, self._schema()), tuple(notes), spent=spent)
+        return Part(index, as_parquet(to_table(rows, self._schema())), tuple(notes), spent=spent)
 
     def close(self) -> None:
         """Ends the processes of the judges."""
@@ -298,11 +304,7 @@ class AskingJudge(PictureJudge):
         self._classes = classes
         reasons = self.localizer.unknown_names(classes)
         self.unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}
-        if reasons:
-            self.note = (
-                f"{self.localizer.backbone.name} does not know {len(reasons)} of {len(classes)} names, such as "
-                f"{next(iter(reasons))!r}: they are counted, but not in the numbers"
-            )
+        self.say_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         """See `Judge.describe`; all of the localizer's description."""
