@@ -58,7 +58,7 @@ def imported(*arguments: str) -> set[str]:
         (("-c", "import cliploc"), 4),
         (("-m", "cliploc", "--help"), 12),
         (("-m", "cliploc", "localize", "--help"), 15),
-        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 63),
+        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 53),
     ],
     ids=["import", "help", "help of a command", "localize"],
 )

@@ -60,7 +60,6 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
     run = PhotoRun(asked.photos, out, quiet=asked.as_json, others=others, files=files)
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
-        from cliploc.report.overlay import MOST_PANELS
 
         use_threads(asked.threads)
         localizer = Localizer(**options.given())
@@ -71,8 +70,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
                 names,
                 on_error="skip",
                 reporter=replace(reporter, failed=run.fail),
-                # A sheet of many names shows only those found.
-                absent_maps=asked.save_maps or (run.folder is not None and len(names) <= MOST_PANELS),
+                absent_maps=asked.save_maps or (run.folder is not None and _all_are_drawn(names)),
                 keep_maps=out is not None or masks,
             )
             for result in results:
@@ -95,6 +93,13 @@ def _following(photos: Sequence[str], names: Sequence[str]) -> list[str]:
     if folder is None or not names:
         return []
     return ["cliploc", "annotate", folder, *(word for name in names for word in ("-p", name)), "--out", "drafts"]
+
+
+def _all_are_drawn(names: list[str]) -> bool:
+    """Whether overlays show all names; a larger sheet shows only those found, so that maps of others are not needed."""
+    from cliploc.report.overlay import MOST_PANELS  # where nothing is drawn, nothing that draws is imported
+
+    return len(names) <= MOST_PANELS
 
 
 def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) -> None:
