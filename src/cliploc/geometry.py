@@ -291,8 +291,8 @@ def _in_cells(weights: Tensor, cells: int) -> Tensor:
 
 def _covered(weights: Tensor) -> slice:
     """The places of a side where something lies, by weights `[n, points]`."""
-    there = (weights != 0).any(dim=1).nonzero().flatten().tolist()
-    return slice(there[0], there[-1] + 1) if there else slice(0, 0)
+    there = (weights != 0).any(dim=1).nonzero()
+    return slice(int(there[0]), int(there[-1]) + 1)
 
 
 def _sampled_by(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
