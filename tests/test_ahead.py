@@ -16,8 +16,13 @@ def silent(*_):
 
 
 def ahead_of(items, work, told=silent, halved=silent):
-    """`Ahead`, of batches of one item."""
-    return Ahead(([item] for item in items), lambda batch, tell: work(batch[0], tell), told, halved)
+    """`Ahead`, of batches of one item; all is made in `work`."""
+
+    def worked(batch, tell):
+        made = work(batch[0], tell)
+        return lambda: made
+
+    return Ahead(([item] for item in items), worked, told, halved)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -80,15 +85,23 @@ def test_an_error_comes_after_the_results_before_it(of):
     assert got == [0, 1]
 
 
-def test_parts_of_a_batch_too_large_for_the_memory_and_a_job_given_up_for_it_are_done_by_who_asks():
+@pytest.mark.parametrize("where", ["work", "rest"])
+def test_parts_of_a_batch_too_large_for_the_memory_and_a_job_given_up_for_it_are_done_by_who_asks(where):
     asks, halved = threading.current_thread(), []
 
     def work(batch, tell):
-        if batch == [0, 1, 2]:
+        if where == "work" and batch == [0, 1, 2]:
             raise MemoryError
         while batch == [3, 4] and threading.current_thread() is not asks:
             tell(0, 0)  # until it is given up
-        return sum(batch)
+
+        def rest():
+            assert threading.current_thread() is asks
+            if batch == [0, 1, 2]:
+                raise MemoryError
+            return sum(batch)
+
+        return rest
 
     with Ahead(iter([[9], [0, 1, 2], [3, 4]]), work, silent, halved.append) as ahead:
         assert list(ahead) == [([9], 9), ([0, 1], 1), ([2], 2), ([3, 4], 7)]

@@ -125,7 +125,7 @@ def test_windows_count_as_they_do_for_calibrated_models(gap):
         SILENT,
         absent_maps=True,
         lessons=False,
-    )
+    )()
     found = localizer(WIDE, ["red", "green"])
     views = torch.cat([computed.embedding, computed.windows[0]])
     standing = Bank(Texts(gap, ("{}",))).standing(views, [("red",), ("green",)])

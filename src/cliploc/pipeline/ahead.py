@@ -1,4 +1,4 @@
-"""Work done ahead: the tower computes the next batch while the caller takes the results of this one."""
+"""Work done ahead: the tower sees the next batch while the caller's thread makes the results of this one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,19 +63,20 @@ class _Work(Generic[T]):
 @dataclass
 class _Batch(Generic[S, T]):
     items: Sequence[S]
-    job: _Work[T] | None = None  # None: not begun, or given up
+    job: _Work[Callable[[], T]] | None = None  # None: not begun, or given up
 
 
 class Ahead(Generic[S, T]):
-    """Batches with what `work` makes of them, of the next one in a thread; `told` of steps, `halved` of a batch's size.
+    """Batches with what is made of them; `told` of steps, `halved` of a batch's size.
 
+    `work` runs for the next batch in a thread; the call that it returns makes the rest, in the caller's thread.
     An error of `batches` comes after the results before it.
     """
 
     def __init__(
         self,
         batches: Iterator[Sequence[S]],
-        work: Callable[[Sequence[S], Tell], T],
+        work: Callable[[Sequence[S], Tell], Callable[[], T]],
         told: Tell,
         halved: Callable[[int], None],
     ) -> None:
@@ -95,7 +96,9 @@ class Ahead(Generic[S, T]):
             while parts:
                 part = parts.pop(0)
                 try:
-                    made = self._work(part, self._told) if batch.job is None else batch.job.result(self._told)
+                    rest = self._work(part, self._told) if batch.job is None else batch.job.result(self._told)
+                    made = rest()
+                    del rest  # what it holds is large
                 except (RuntimeError, MemoryError) as error:
                     if len(part) < 2 or not out_of_memory(error):
                         raise

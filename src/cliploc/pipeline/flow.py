@@ -60,7 +60,7 @@ from cliploc.pipeline.views import (
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
-from cliploc.tower import Backbone, Guide, Needs
+from cliploc.tower import Backbone, Guide, Needs, Trace
 from cliploc.values import Boxes, FloatArray, TextSet
 
 if TYPE_CHECKING:
@@ -80,6 +80,19 @@ class MaskedEncoder:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What the tower and the methods make of a batch, before the names are weighed."""
+
+    batch: Sequence[Prepared]  # the pictures
+    raw: list[list[LookMaps]]  # of each task, the maps of every look
+    notes: list[list[list[str]]]  # of each task, for each picture, remarks of the method
+    windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
+    whole: list[Context]  # the whole pictures at the first scale, not mirrored and mirrored
+    stitched: list[dict[int, Tensor]]  # the features of their windows, by stage
+    read: Trace  # of the whole pictures, not mirrored, at the scale that is read
+
+
+@dataclass(frozen=True)
 class TaskMaps:
     """A method's maps of a batch."""
 
@@ -90,7 +103,7 @@ class TaskMaps:
 
 @dataclass(frozen=True)
 class Computed:
-    """What the tower and the methods make of a batch."""
+    """A batch with all that its boxes are made of."""
 
     batch: Sequence[Prepared]  # the pictures
     by_task: list[TaskMaps]  # the maps of each task, in their order
@@ -181,7 +194,7 @@ class Flow:
         boxes: bool = True,
         lessons: bool = False,
     ) -> Generator[Result, None, None]:
-        """Works through requests; see `Localizer.run`. The tower sees the next batch while the caller uses this one."""
+        """Works through requests; see `Localizer.run`. The tower sees the next batch while this one is used."""
         bank = self.second_look[0] if self.second_look else bank
         how: dict[str, Any] = {"absent_maps": absent_maps, "lessons": lessons}
         compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, reporter=reporter, **how)
@@ -221,45 +234,65 @@ class Flow:
         reporter: Reporter,
         absent_maps: bool,
         lessons: bool,
-    ) -> Computed | None:
-        """The maps of every task, and which names are there, of a batch; bank: what uncalibrated presence asks."""
+    ) -> Callable[[], Computed | None]:
+        """The tower's part of a batch, and the methods'; the call that it returns makes the rest, in any thread.
+
+        bank: what uncalibrated presence asks.
+        """
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
-            return None
-        learnt = [self._learnt_rows(item.texts) for item in batch]
-        taught = lessons or any(learnt)
+            return lambda: None
+        taught = lessons or any(self._learnt_rows(item.texts) for item in batch)
         with own_modes(self.backbone.device), self._remembered_together(batch, taught) as together:
             if bank is not None:
                 bank.embed(reporter.bank)
-            names = _of_names(batch, self.texts.embed)  # [B, P, D]
-            directions = _of_names(batch, self.texts.directions)
+            directions = _of_names(batch, self.texts.directions)  # [B, P, D]
             looks = looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
             raw: list[list[LookMaps]] = [[] for _ in tasks]
             notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
             embeddings: list[LookMaps] = []
             see = partial(self._see, batch=batch, directions=directions, taught=taught, began=reporter.tower)
-            whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
-            stitched: list[StitchedFeatures] = []  # the features of their windows
+            whole: list[Context] = []
+            sums: list[StitchedFeatures] = []  # of the features of windows
             for number, look in enumerate(looks):
                 counting = _MaskedCount(told, further_looks=len(looks) - 1 - number)
                 context, maps = see(look, tasks=tasks, masked=counting, notes=notes)
                 if look.scale == 0:  # the other traces are not kept, as they are large
                     whole.append(context)
-                    stitched.append(self.steps.stitched(context, batch, taught))
+                    sums.append(self.steps.stitched(context, batch, taught))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
-                    stitched[int(look.flipped)].add(look, context.trace)
+                    sums[int(look.flipped)].add(look, context.trace)
                 embeddings.append((look, context.trace.embedding))
                 for kept, values in zip(raw, maps, strict=True):
                     kept.append((look, values))
-
-            read = seen = whole[0].trace
+            stitched = []
+            for flipped, (context, features) in enumerate(zip(whole, sums, strict=True)):
+                key = ("stitched", bool(flipped))
+                if key not in together.shared:
+                    together.shared[key] = features.over(context.trace)
+                stitched.append(together.shared[key])
+            read = whole[0].trace
             if self.reads_apart:
                 read = see(whole_look(batch, self.read_scale), tasks=[], masked=told, notes=[])[0].trace
-            embedding, windows = read.embedding, window_embeddings(embeddings, len(batch))
-            places = self.backbone.dense(read) if self.second_look else None
+        looked = Looked(batch, raw, notes, window_embeddings(embeddings, len(batch)), whole, stitched, read)
+        return partial(self._weighed, looked, tasks, bank, absent_maps, lessons, taught)
+
+    def _weighed(
+        self,
+        looked: Looked,
+        tasks: Sequence[Task],
+        bank: Bank | None,
+        absent_maps: bool,
+        lessons: bool,
+        taught: bool,
+    ) -> Computed:
+        """Which names are there, and the maps of every task after the steps on the grid."""
+        batch, whole, embedding, windows = looked.batch, list(looked.whole), looked.read.embedding, looked.windows
+        with own_modes(self.backbone.device), self._remembered_together(batch, taught) as together:
+            places = self.backbone.dense(looked.read) if self.second_look else None
             if places is not None and not self._windows and self.backbone.kind == "cnn":
                 if "regions" not in together.shared:
-                    of_seen = self.backbone.dense(seen) if self.reads_apart else places
+                    of_seen = self.backbone.dense(whole[0].trace) if self.reads_apart else places
                     together.shared["regions"] = regions_of([item.frames[0] for item in batch], of_seen)
                 windows = together.shared["regions"]
             compared = calibration = None
@@ -269,7 +302,7 @@ class Flow:
             evidence = weigh(
                 batch,
                 embedding,
-                names,
+                _of_names(batch, self.texts.embed),  # [B, P, D]
                 windows,
                 self.texts,
                 min_presence=self.min_presence,
@@ -278,19 +311,16 @@ class Flow:
                 looks=compared,
             )
             wanted = _wanted(batch, tasks, None if absent_maps else evidence)
-
-            for flipped, (context, features) in enumerate(zip(whole, stitched, strict=True)):
-                key = ("stitched", bool(flipped))
-                if key not in together.shared:
-                    together.shared[key] = features.over(context.trace)
+            for flipped, (context, features) in enumerate(zip(looked.whole, looked.stitched, strict=True)):
                 made = together.shared.setdefault(("made of stitched", bool(flipped)), {})
-                whole[flipped] = with_features(context, together.shared[key], made)
+                whole[flipped] = with_features(context, features, made)
 
             def lessons_of(number: int, names: list[Sequence[int]]) -> list[Lesson]:
-                return self.steps.lessons(raw[number], batch, names, whole[0], embedding, together)
+                return self.steps.lessons(looked.raw[number], batch, names, whole[0], embedding, together)
 
+            learnt = [self._learnt_rows(item.texts) for item in batch]
             by_task = []
-            for number, (task, kept, said) in enumerate(zip(tasks, raw, notes, strict=True)):
+            for number, (task, kept, said) in enumerate(zip(tasks, looked.raw, looked.notes, strict=True)):
                 redrawn = self._redrawn(task, learnt, wanted, partial(lessons_of, number))
                 others = [
                     [p for p in names if p not in rows] if redrawn else names

@@ -206,7 +206,8 @@ def mean_in(places: Tensor, frame: Frame, xyxy: FloatArray) -> Tensor:
     on_grid = frame.to_input(xyxy) * np.array([width / input_w, height / input_h] * 2)  # in cells
     x0, y0, x1, y1 = torch.from_numpy(on_grid.T).to(places)
     rows, columns = _shares(y0, y1, height), _shares(x0, x1, width)  # [n, h], [n, w]
-    return torch.einsum("nh,dhw,nw->nd", rows, places, columns)
+    shares = rows[:, :, None] * columns[:, None, :]  # [n, h, w]
+    return shares.flatten(1) @ places.flatten(1).T
 
 
 def _shares(start: Tensor, end: Tensor, cells: int) -> Tensor:
