@@ -96,13 +96,10 @@ def split_entries(entries: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UsageError(f"expected a file after @ in {entry!r}, got none: write @cup.jpg")
         if only:
             words = [head.strip()]
-        label = words[0].strip() if words else _stem(files[0])
+        # Without a name it is called as its file, which may be a photograph of the package.
+        stem = Path(BOX.sub("", files[0]).removeprefix("demo:")).stem.replace("~", " ")
+        label = words[0].strip() if words else stem
         names.append("|".join(words) if words else label)
         sign = "|" if words and not only else "="
         exemplars += [f"{label}{sign}@{file}" for file in files]
     return names, exemplars
-
-
-def _stem(file: str) -> str:
-    """What an exemplar without a name is called: as its file, which may be a photograph of the package."""
-    return Path(BOX.sub("", file).removeprefix("demo:")).stem.replace("~", " ")

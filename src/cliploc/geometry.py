@@ -135,10 +135,20 @@ class Frame:
         sides = []
         for axis, starts in ((1, tops), (0, lefts)):
             cells, points = self.input_hw[1 - axis], like.shape[-1 - axis]
-            along = [replace(first, offset_xy=(0, at) if axis else (at, 0)) for at in starts]
-            samplings = [_sampling(self, window, axis, cells, points) for window in along]
-            weights = [_fading(self, window, axis, cells) for window in along] if fading else None
-            sides.append(_side_by_side(samplings, cells, like, weights))
+            weights, there = like.new_zeros(cells, len(starts), points), like.new_zeros(cells, 1)
+            for number, at in enumerate(starts):
+                window = replace(first, offset_xy=(0, at) if axis else (at, 0))
+                begin, own = _sampling(self, window, axis, cells, points)
+                here = slice(begin, begin + len(own))
+                share = like.new_ones(len(own), 1)
+                if fading:  # 1 in the window's middle, nearly 0 at its edges
+                    places = torch.arange(cells) + 0.5 - self.offset_xy[axis]
+                    within = places * (window.scale_xy[axis] / self.scale_xy[axis]) + at  # pixels of the window
+                    fall = (1 - (2 * within / window.input_hw[1 - axis] - 1).abs()).clamp(min=FAINTEST)
+                    share = fall[here, None].to(like)
+                weights[here, number] = own.to(like) * share
+                there[here] += share
+            sides.append(weights.flatten(1) / torch.where(there > 0, there, 1))  # the mean where windows overlap
         rows, columns = sides
         return Sampling(rows, columns, linear=not fading)
 
@@ -328,7 +338,10 @@ class Mosaic:
     def mean(self) -> Tensor:
         """`[P, h, w]`; the smallest value where no window lies. At least one window was added."""
         mean, covered = self._mean()
-        return _filled(mean, covered)
+        if covered.all():
+            return mean
+        lowest = mean[:, covered > 0].amin(dim=1)  # [P]
+        return torch.where(covered > 0, mean, lowest[:, None, None])
 
     def mean_feature(self) -> Tensor:
         """`[P, h, w]`, as `mean`; where no window lies each channel's mean, as its least value would be an outlier."""
@@ -340,14 +353,6 @@ class Mosaic:
         if self._total is None or self._covered is None:
             raise ValueError("expected at least one window to be added")
         return (self._total / self._covered.clamp(min=1)[..., None]).permute(2, 0, 1), self._covered
-
-
-def _filled(mean: Tensor, covered: Tensor) -> Tensor:
-    """Maps `[P, h, w]`, with each one's smallest value where no window lies, as `covered` `[h, w]` is 0."""
-    if covered.all():
-        return mean
-    lowest = mean[:, covered > 0].amin(dim=1)  # [P]
-    return torch.where(covered > 0, mean, lowest[:, None, None])
 
 
 def _sampling(
@@ -377,31 +382,6 @@ def _sampled(own: _Side, of_window: _Side, cells: int, points: int, beyond: bool
     weights[cell_number, lower] = 1 - (places - lower)
     weights[cell_number, upper] += places - lower
     return first, torch.from_numpy(weights.astype(np.float32))
-
-
-def _side_by_side(
-    samplings: Sequence[tuple[int, Tensor]], cells: int, like: Tensor, of_windows: Sequence[Tensor] | None
-) -> Tensor:
-    """Weights `[cells, windows · points]` of windows along one side: their mean where they overlap.
-
-    `of_windows` are the weights `[cells]` of each window in it; None: all have the same.
-    """
-    points = samplings[0][1].shape[1]
-    weights, there = like.new_zeros(cells, len(samplings), points), like.new_zeros(cells, 1)
-    for number, (first, own) in enumerate(samplings):
-        here = slice(first, first + len(own))
-        share = like.new_ones(len(own), 1) if of_windows is None else of_windows[number][here, None].to(like)
-        weights[here, number] = own.to(like) * share
-        there[here] += share
-    return weights.flatten(1) / torch.where(there > 0, there, 1)
-
-
-def _fading(frame: Frame, window: Frame, axis: int, cells: int) -> Tensor:
-    """The weight `[cells]` of a window at places along a side of a frame: 1 in its middle, nearly 0 at its edges."""
-    scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]
-    places = (torch.arange(cells) + 0.5) * (frame.input_hw[1 - axis] / cells)  # pixels of the frame's input
-    within = (places - frame.offset_xy[axis]) * (window_scale / scale) + window.offset_xy[axis]  # of the window
-    return (1 - (2 * within / window.input_hw[1 - axis] - 1).abs()).clamp(min=FAINTEST)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

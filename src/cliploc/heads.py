@@ -346,10 +346,21 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
         head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in tensors.items()})
     except RuntimeError:
         raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
-    if backbone is not None:
-        _refuse_another_tower(path, config, fingerprint, backbone)
-        head.to(backbone.device)
-    return head.eval().requires_grad_(False)
+    head.eval().requires_grad_(False)
+    if backbone is None:
+        return head
+    asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
+    if backbone.name != config.tower or backbone.embedding_size != config.embedding_size:
+        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
+    if fingerprint is None:
+        raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
+    if config.weights != backbone.weights_id:
+        # The same weights can have another id in other libraries, on other devices and in other precisions: compare
+        # the embeddings of one pattern.
+        got = tower_fingerprint(backbone)
+        if not float(F.cosine_similarity(got, fingerprint, dim=0)) > SAME_TOWER:
+            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")
+    return head.to(backbone.device)
 
 
 def read_config(path: str | Path) -> HeadConfig:
@@ -379,17 +390,3 @@ def read_config(path: str | Path) -> HeadConfig:
     except (KeyError, TypeError, ValueError):
         raise ModelError(f"{path} is damaged: its description cannot be read: train it again") from None
     return config
-
-
-def _refuse_another_tower(path: Path, config: HeadConfig, expected: Tensor | None, backbone: Backbone) -> None:
-    asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
-    if backbone.name != config.tower or backbone.embedding_size != config.embedding_size:
-        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
-    if expected is None:
-        raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
-    if config.weights != backbone.weights_id:
-        # The same weights can have another id in other libraries, on other devices and in other precisions: compare
-        # the embeddings of one pattern.
-        got = tower_fingerprint(backbone)
-        if not float(F.cosine_similarity(got, expected, dim=0)) > SAME_TOWER:
-            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")
