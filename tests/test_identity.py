@@ -35,7 +35,7 @@ from cliploc.recipes import recipe_of
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.teaching.sides import LENGTH
 from cliploc.training import TrainSettings, read_csv, train
-from cliploc.training.features import FeatureCache, Wanted
+from cliploc.training.features import FeatureCache
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower, write_head
@@ -608,10 +608,10 @@ def test_the_lines_of_the_page_say_the_servers_precision() -> None:
 
 def test_features_of_pixels_normalised_otherwise_are_not_taken_for_the_same(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path,label\n{photos / 'one.png'},red\nno.png,blue\n")
-    pictures, wanted = read_csv(tmp_path / "list.csv"), Wanted(False, 0, (32, 32))
+    pictures, wanted = read_csv(tmp_path / "list.csv"), {"dense": False, "augmentations": 0, "input_hw": (32, 32)}
     one, other = create(), create()
     other.mean = other.mean + 0.1
-    folders = [FeatureCache(tmp_path, backbone, pictures, wanted).folder for backbone in (one, create(), other)]
+    folders = [FeatureCache(tmp_path, backbone, pictures, **wanted).folder for backbone in (one, create(), other)]
     assert folders[0] == folders[1] != folders[2]
 
 

@@ -265,11 +265,8 @@ class Localizer:
         Yields:
             One `Localization` for each picture.
         """
-        tasks = {self.method.name: self._task}
-        self._refuse_misfit()
-        requests, bank = _requests(images, names), self._bank_where(presence)
-        how = {"keep_maps": keep_maps, "boxes": boxes}
-        results = self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, **how)
+        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "boxes": boxes}
+        results = self._run(_requests(images, names), None, presence, reporter, on_error, **how)
         with closing(results):
             for result in results:
                 if result.error is None:
@@ -322,12 +319,8 @@ class Localizer:
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        tasks, bank = self._named.tasks_of(methods), self._bank_where(presence)
-        self._refuse_misfit(methods)
-        requests = _requests(images, names)
-        how = {"keep_maps": keep_maps, "boxes": boxes}
-        results = self._named.run(requests, tasks, absent_maps, bank, reporter, on_error, **how)
-        return _found_in(results)
+        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "boxes": boxes}
+        return _found_in(self._run(_requests(images, names), methods, presence, reporter, on_error, **how))
 
     def compare_figure(
         self, image: ImageLike, names: Sequence[str], methods: Sequence[str] | Mapping[str, Mapping[str, Any]]
@@ -385,16 +378,24 @@ class Localizer:
             >>> result.id, list(result.found)
             ('a', ['cam'])
         """
+        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "lessons": lessons}
+        return self._run(requests, methods, presence, reporter, "skip", **how)
+
+    def _run(
+        self,
+        requests: Iterable[Request],
+        methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None,
+        presence: bool | None,
+        reporter: Reporter,
+        on_error: OnError,
+        **how: bool,
+    ) -> Generator[Result, None, None]:
         flow = self._own if methods is None else self._named
         tasks = {self.method.name: self._task} if methods is None else flow.tasks_of(methods)
         self._refuse_misfit(methods)
-        bank = self._bank_where(presence)
-        return flow.run(requests, tasks, absent_maps, bank, reporter, "skip", keep_maps=keep_maps, lessons=lessons)
-
-    def _bank_where(self, presence: bool | None) -> Bank | None:
-        """The bank if names are compared with it, else None."""
-        wanted = self._own.min_presence > 0 if presence is None else presence
-        return self._bank if wanted and not self.calibrated else None
+        compared = self._own.min_presence > 0 if presence is None else presence
+        bank = self._bank if compared and not self.calibrated else None
+        return flow.run(requests, tasks, bank, reporter, on_error, **how)
 
     @overload
     def classify(

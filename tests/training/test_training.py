@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.heads import load_head
 from cliploc.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
-from cliploc.training.features import FeatureCache, Wanted
+from cliploc.training.features import FeatureCache
 from cliploc.training.training_set import CROP, hold_out, view
 from tests.commands import CAT, begun, cliploc_, refused
 from tests.jobs.samples import wsol_folder
@@ -122,8 +121,8 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(colours: Path, tmp_path:
 
 # ------------------------------------------------------------------------------------------------------------- features
 def cache_of(folder: Path, backbone: Any, pictures: LabelledPictures, **changed: Any) -> FeatureCache:
-    wanted = replace(Wanted(dense=True, augmentations=0, input_hw=HW, batch_size=5), **changed)
-    return FeatureCache(folder, backbone, pictures, wanted)
+    wanted = {"dense": True, "augmentations": 0, "input_hw": HW, "batch_size": 5}
+    return FeatureCache(folder, backbone, pictures, **{**wanted, **changed})
 
 
 def test_cached_features_are_the_towers(colours: Path, tmp_path: Path) -> None:
