@@ -116,38 +116,25 @@ class Terminal:
         if not self.err.is_terminal:
             yield lines
             return
-        with _progress(self.err, rate) as progress:
+        from rich import progress as rich
+
+        class Speed(rich.ProgressColumn):
+            """How many a second."""
+
+            def render(self, task: rich.Task) -> Text:
+                return styled("" if task.speed is None else f"{task.speed:.1f} {rate}")
+
+        columns: list[rich.ProgressColumn] = [
+            rich.SpinnerColumn(),
+            rich.TextColumn("{task.description}", markup=False),
+            rich.BarColumn(24),
+            rich.MofNCompleteColumn(),
+            *([Speed()] if rate else []),
+            rich.TimeRemainingColumn(compact=True),
+        ]
+        with rich.Progress(*columns, console=self.err, transient=True) as progress:
             bar = _Bar(progress, label)
             yield replace(lines, phase=bar.phase, start=bar.start, images=bar.images, masked=bar.masked, bank=bar.bank)
-
-
-def _progress(console: Console, rate: str) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        SpinnerColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    class Speed(ProgressColumn):
-        """How many a second."""
-
-        def render(self, task: Task) -> Text:
-            return styled("" if task.speed is None else f"{task.speed:.1f} {rate}")
-
-    columns: list[ProgressColumn] = [
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(24),
-        MofNCompleteColumn(),
-        *([Speed()] if rate else []),
-        TimeRemainingColumn(compact=True),
-    ]
-    return Progress(*columns, console=console, transient=True)
 
 
 class _Bar:

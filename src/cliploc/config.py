@@ -123,18 +123,8 @@ def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable
     return _where(lambda value: value in choices, expected, {"metavar": "|".join(choices)}, none=none)
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _flag(name: str, *, none: bool = False) -> Check:
-    return _where(_is_flag, f"{name} as True or False", none=none)
-
-
-def _on_off(name: str) -> Check:
-    """True or False, on the command line in words; or None."""
-    facts = {"metavar": "on|off", "parse": lambda text: {"on": True, "off": False}.get(text, text)}
-    return _where(_is_flag, f"{name} as on or off", facts, none=True)
+def _flag(name: str, *, none: bool = False, words: str = "True or False") -> Check:
+    return _where(lambda value: isinstance(value, bool), f"{name} as {words}", none=none)
 
 
 def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
@@ -158,7 +148,7 @@ def _numbers(name: str, count: range, low: float, high: float, example: str) -> 
             raise UsageError(f"expected {expected}, got {short(value)}")
         return tuple(float(item) for item in value)
 
-    return Check(check, {"metavar": example, "parse": _parse_numbers})
+    return Check(check, {"metavar": example, "parse": _or_text(lambda text: tuple(map(float, parse_list(text))))})
 
 
 def _texts(name: str, *, none: bool = False) -> Callable[[Any], tuple[str, ...] | None]:
@@ -241,20 +231,17 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
 
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
 # A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
-def parse_float(text: str) -> float | str:
-    """A number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _or_text(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            return text
+
+    return parsed
 
 
-def parse_whole(text: str) -> int | str:
-    """A whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
+parse_float, parse_whole = _or_text(float), _or_text(int)
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -262,18 +249,9 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
 
-def _parse_numbers(text: str) -> tuple[float, ...] | str:
-    try:
-        return tuple(float(part) for part in parse_list(text))
-    except ValueError:
-        return text
-
-
-def _parse_size(text: str) -> int | tuple[int, ...] | str:
-    try:
-        sides = tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
-    except ValueError:
-        return text
+@_or_text
+def _parse_size(text: str) -> int | tuple[int, ...]:
+    sides = tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
     return sides[0] if len(sides) == 1 else sides
 
 
@@ -819,7 +797,9 @@ class AnnotateOptions(ProtocolOptions):
         about="Several with commas.",
     )
     teach: bool | None = option(
-        None, group="boxes", usual=True, check=_on_off("teach"), none="on, where the method allows it",
+        None, group="boxes", usual=True, metavar="on|off", none="on, where the method allows it",
+        check=_flag("teach", none=True, words="on or off"),
+        parse=lambda text: {"on": True, "off": False}.get(text, text),
         help="Learn from the folder itself, and from corrections: `cliploc help teaching`.",
     )
     # fmt: on
