@@ -104,13 +104,6 @@ def test_a_broken_module_is_named_every_time(package):
             registry.get("c")
 
 
-def test_the_packages_own_registries_fill_themselves():
-    assert "cam" in methods.names()
-    assert "mini" in models.names()
-    assert [method.name for method in methods] == methods.names()
-    assert [model.name for model in models] == models.names()
-
-
 # ------------------------------------------------------------------------------------------------ refused at a glance
 def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package):
     registry: Registry[int] = Registry("thing", "plugins_of_a_test", listed=lambda: module_names("plugins_of_a_test"))

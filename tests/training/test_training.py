@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,13 @@ def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> Non
     assert [line["loss"] for line in history] == pytest.approx([line.loss for line in trained.history], rel=1e-4)
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(colours: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_or_labels_is_not_taken_up(colours: Path, tmp_path: Path) -> None:
     backbone, pictures, out = tower("vit", GRID), read_folder(colours), tmp_path / "head.safetensors"
     train(backbone, pictures, out, quick())
     with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
         train(backbone, pictures, out, quick(lr=0.5))
+    with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
+        train(backbone, replace(pictures, labels=pictures.labels[::-1]), out, quick())
     train(backbone, pictures, out, quick(lr=0.5), restart=True)
     assert load_head(out, backbone).config.training["lr"] == 0.5  # type: ignore[index]
 
