@@ -66,13 +66,6 @@ def killed(*arguments: object) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
-def run(*arguments: object, launcher: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    command = [*launcher, "tests.training.run", *map(str, arguments)]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-
-
 def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Path) -> None:
     """kill -9 among the features, and again in the middle of the third epoch."""
     out = tmp_path / "killed" / "head.safetensors"
@@ -95,11 +88,14 @@ def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Pat
 
 def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> None:
     out, alone = tmp_path / "two" / "head.safetensors", tmp_path / "one" / "head.safetensors"
-    launcher = (
+    command = (
         *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"),
+        *("tests.training.run", str(colours), str(out), "ts_cam"),
     )
-    result = run(colours, out, "ts_cam", launcher=launcher)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     trained = train(tower("vit", GRID), read_folder(colours), alone, run_settings("ts_cam"))
     two, one = load_file(out), load_file(alone)
@@ -240,7 +236,7 @@ def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, t
         train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), restart=True)
 
 
-def test_a_reporter_is_told_of_features_and_of_every_epoch(colours: Path, tmp_path: Path) -> None:
+def test_a_reporter_is_told_of_features_and_of_every_epoch_and_files_show_them(colours: Path, tmp_path: Path) -> None:
     told: list[tuple[object, ...]] = []
     reporter = Reporter(
         phase=lambda label: told.append((label,)),
@@ -258,6 +254,13 @@ def test_a_reporter_is_told_of_features_and_of_every_epoch(colours: Path, tmp_pa
     assert training[1] == (2 * in_training, 2 * in_training)
     assert sum(int(str(one[1])) for one in training if one[0] == "images") == 2 * in_training
     assert [one for one in training if one[0] == "note"] == [("note", one.line(2)) for one in trained.history]
+    assert trained.history[1].line(2).startswith("epoch 2 of 2  loss ")
+    folder = tmp_path / "head.safetensors.training"
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+        assert len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
 def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,19 +363,6 @@ def test_it_stops_when_patience_ends_and_keeps_the_best(colours: Path, tmp_path:
     assert accuracies[trained.best - 1] == max(a for a in accuracies if a is not None)
     shorter = train(backbone, pictures, tmp_path / "b", quick(kind="closed", epochs=40, lr=1.0, patience=3))
     torch.testing.assert_close(shorter.head.state_dict(), trained.head.state_dict())
-
-
-def test_curves_and_history_are_written(colours: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    out = tmp_path / "head.safetensors"
-    trained = train(tower("vit", GRID), read_folder(colours), out, quick(), reporter=Reporter(note=said.append))
-    folder = tmp_path / "head.safetensors.training"
-    rows = list(csv.DictReader((folder / "history.csv").open()))
-    assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]
-    assert said[1].startswith("epoch 2 of 2  loss ")
-    with Image.open(folder / "curves.png") as curves:
-        assert curves.width > 500
-        assert len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
 def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) -> None:
