@@ -418,9 +418,8 @@ def _resample(
     y = (torch.arange(target_h, device=device, dtype=torch.float32) + 0.5) * scale_xy[1] + offset_xy[1]
     grid_y, grid_x = torch.meshgrid(y * (2 / source_h) - 1, x * (2 / source_w) - 1, indexing="ij")
     grid = torch.stack([grid_x, grid_y], dim=-1)[None]  # [1, H, W, 2] in −1..1
-    return F.grid_sample(maps[None], grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False)[
-        0
-    ]
+    places = grid.to(maps.dtype)
+    return F.grid_sample(maps[None], places, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
 def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tensor:

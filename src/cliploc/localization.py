@@ -267,12 +267,7 @@ class Localization:
         """With what a second look says."""
         found = np.array([reason is None for reason in judged.reasons])
         return replace(
-            self,
-            boxes=judged.boxes,
-            found=found,
-            reasons=judged.reasons,
-            presence=judged.presence,
-            judged=judged,
+            self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=judged.presence, judged=judged
         )
 
     def __repr__(self) -> str:
@@ -319,12 +314,7 @@ def boxes_of(
         for p in np.unique(label):
             own = xyxy[label == p]
             xyxy[label == p] = moved(own, sides[p], readings(own, maps[p], frame), frame)
-    return Boxes(
-        xyxy=xyxy,
-        score=on_map.score,
-        label=label.astype(np.int64),
-        names=names,
-    )
+    return Boxes(xyxy, on_map.score, label.astype(np.int64), names)
 
 
 def joined_boxes(parts: Sequence[Boxes], names: tuple[str, ...]) -> Boxes:
