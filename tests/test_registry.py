@@ -21,13 +21,6 @@ def filled(*names):
     return registry
 
 
-def test_things_are_listed_by_name_whatever_the_order_of_registration():
-    registry = filled("layer_cam", "cam", "grad_cam")
-    assert registry.names() == ["cam", "grad_cam", "layer_cam"]
-    assert list(registry) == ["CAM", "GRAD_CAM", "LAYER_CAM"]
-    assert registry.get("grad_cam") == "GRAD_CAM"
-
-
 def test_a_name_is_taken_once_but_the_same_thing_may_come_again():
     registry: Registry[object] = Registry("method")
     thing = object()

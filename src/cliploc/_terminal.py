@@ -50,7 +50,10 @@ class Terminal:
             if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal's encoding does not
                 stream.reconfigure(errors="backslashreplace")
         self.err = Console(stderr=True, markup=False, highlight=False, emoji=False)
-        self.one_screen = self.err.is_terminal and sys.stdout.isatty() and _same_device(1, 2)
+        self.one_screen = False
+        with suppress(OSError):
+            same = os.fstat(1).st_rdev == os.fstat(2).st_rdev
+            self.one_screen = self.err.is_terminal and sys.stdout.isatty() and same
         width = None if sys.stdout.isatty() else WIDE
         self.out = self.err if self.one_screen else Console(markup=False, highlight=False, emoji=False, width=width)
 
@@ -232,10 +235,3 @@ class _Grid:
         for row in self._rows:
             table.add_row(*row)
         return Padding(table, (0, 0, 0, self._indent), expand=False)
-
-
-def _same_device(a: int, b: int) -> bool:
-    try:
-        return os.fstat(a).st_rdev == os.fstat(b).st_rdev
-    except OSError:
-        return False
