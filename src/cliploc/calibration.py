@@ -140,12 +140,7 @@ def logit(chance: FloatArray | Floats) -> Floats:
 
 
 def reliability(chance: Sequence[float] | Floats, true: npt.ArrayLike, bins: int = 10) -> float:
-    """The expected calibration error (ECE; Naeini 2015): of equal bins, |mean chance − share true| weighted by size.
-
-    Example:
-        >>> round(reliability([0.95, 0.95, 0.05, 0.05], [True, True, False, False]), 4)
-        0.05
-    """
+    """The expected calibration error (ECE; Naeini 2015): of equal bins, |mean chance − share true| weighted by size."""
     chances, truth = np.asarray(chance, np.float64), np.asarray(true, np.float64)
     index = (chances * bins).astype(np.int64).clip(max=bins - 1)
     gaps = [abs(chances[index == i].sum() - truth[index == i].sum()) for i in range(bins)]

@@ -123,14 +123,14 @@ class Frame:
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
     def stitch(self, windows: Sequence[Frame], maps: Tensor, *, fading: bool = False) -> Tensor:
-        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input: their mean where they overlap.
-
-        If they are `fading`, a window's weight falls from its middle to its edge, so that no seam is seen there.
-        """
+        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input, their mean; see `sampling`."""
         return self.sampling(windows, maps[0], fading=fading).over_input(tiled(windows, maps))
 
     def sampling(self, windows: Sequence[Frame], like: Tensor, *, fading: bool = False) -> Sampling:
-        """How the maps of windows beside each other, see `tiled`, are sampled over this input; each `[…, h, w]`."""
+        """How maps `[…, h, w]` of windows beside each other (`tiled`) are sampled over this input, with their mean.
+
+        If windows are `fading`, their weight falls from their middle to their edge, so that no seam is seen there.
+        """
         first, (lefts, tops) = windows[0], _rows_and_columns(windows)
         sides = []
         for axis, starts in ((1, tops), (0, lefts)):
@@ -236,10 +236,7 @@ def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class MeanOnGrid:
-    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling.
-
-    Where weights are not linear, as those of windows that fade, every place is a turn.
-    """
+    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling."""
 
     turns: tuple[int, int]  # how many there are of all maps together, along y and along x
     at_turns: tuple[Sampling, ...]  # for each map, how it is sampled at its own turns
@@ -281,7 +278,7 @@ class MeanOnGrid:
 def _turns(sides: Sequence[Tensor], linear: bool) -> Tensor:
     """`[n]` bool: where along a side, of any of the weights `[n, points]`, other points begin or end to be sampled."""
     sampled = torch.cat(list(sides), dim=1) != 0
-    if not linear:
+    if not linear:  # as the weights of windows that fade: every place is a turn
         return torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
     change = (sampled[1:] != sampled[:-1]).any(dim=1)
     turns = torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)

@@ -104,10 +104,7 @@ def look(ctx: Context, *, attention: bool, dense: bool) -> Seen:
 
 
 class SemanticHead(nn.Module, ABC):
-    """A head that makes semantic maps S by a 3×3 convolution, and logits as their means (a `method.TrainedHead`).
-
-    A subclass defines the kernel of each picture, and the weight of each place in the mean.
-    """
+    """A `method.TrainedHead`: semantic maps S by a 3×3 convolution, its kernel a subclass's; logits are their means."""
 
     method: str
     reads_attention: ClassVar[bool]

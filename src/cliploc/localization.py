@@ -356,13 +356,6 @@ def boxes_and_reasons(
 
 
 def absence(presence: float, least: float, rank: int | None = None) -> str:
-    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one.
-
-    Example:
-        >>> absence(0.2, 0.5, 312)
-        'not in the picture: presence 0.20 (uncalibrated, rank 312) is below 0.5'
-        >>> absence(0.318, 0.32)
-        'not in the picture: presence 0.318 is below 0.32'
-    """
+    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one."""
     of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
     return f"not in the picture: presence {told_apart(presence, least)}{of_bank} is below {least:g}"

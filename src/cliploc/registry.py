@@ -22,15 +22,7 @@ OWN = __name__.partition(".")[0]
 
 
 class Registry(Generic[T]):
-    """A named collection that fills itself from the public modules of one package, and from other people's packages.
-
-    Example:
-        >>> colours = Registry[int]("colour")
-        >>> colours.register("red", 1)
-        1
-        >>> colours.get("red")
-        1
-    """
+    """A named collection that fills itself from the public modules of one package, and from other people's packages."""
 
     def __init__(
         self,
