@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,14 +97,13 @@ class FeatureCache:
     def _make(self, which: int, part: int, pool: ThreadPoolExecutor, reporter: Reporter) -> None:
         rows, size = self._rows(part), self.batch_size
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-        futures = [[pool.submit(self._pixels, number, which) for number in chunk] for chunk in chunks[:1]]
+        waiting = [pool.submit(self._pixels, number, which) for number in chunks[0]]
         made: list[dict[str, Tensor]] = []
         readable: list[bool] = []
-        for index in range(len(chunks)):
-            if index + 1 < len(chunks):  # decoded while the tower works
-                futures.append([pool.submit(self._pixels, number, which) for number in chunks[index + 1]])
+        for chunk, after in pairwise([*chunks, range(0)]):
+            decoding, waiting = waiting, [pool.submit(self._pixels, number, which) for number in after]
             pixels = []
-            for number, future in zip(chunks[index], futures[index], strict=True):
+            for number, future in zip(chunk, decoding, strict=True):
                 try:
                     pixels.append(future.result())
                     readable.append(True)
@@ -113,8 +113,7 @@ class FeatureCache:
                     if which == 0:
                         reporter.failed(str(self.pictures.paths[number]), error)
                 reporter.images(1)
-            futures[index] = []
-            made.append(_tensors(self._look(np.stack(pixels))))
+            made.append(_tensors(self._look(np.stack(pixels))))  # while the next chunk is decoded
         tensors = {name: torch.cat([chunk[name] for chunk in made]) for name in made[0]}
         if self.dense:
             write_output(self._path(which, part, dense=True), save({"dense": tensors.pop("dense")}), "--features")
