@@ -636,22 +636,30 @@ class Leaderboard(Struct):  # leaderboard.json
     signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class PublishedRow(Struct, forbid_unknown_fields=True):  # a number of a paper; see `cliploc.jobs.reproduce`
+class Published(Struct, frozen=True, forbid_unknown_fields=True):
+    """A number of a paper, and how it is computed here."""
+
     id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
     paper: str
-    table: str
-    task: Literal["localization", "segmentation"]
+    table: str  # where the number stands
+    task: Literal["localization", "segmentation"]  # as `benchmark --task` has it
     dataset: str
     model: str
     method: str
-    options: list[str]
-    number: str
-    value: float
+    options: tuple[str, ...]  # further words of the command: the paper's protocol
+    number: str  # its key in summary.json
+    value: float  # in percent
     pretrained: str | None = None
+
+    def command(self, root: str, out: str) -> list[str]:
+        """The words of the command that computes the number, without `cliploc`."""
+        weights = [] if self.pretrained is None else ["--pretrained", self.pretrained]
+        asked = ["benchmark", "--task", self.task, "--dataset", self.dataset, "--root", root, "--model", self.model]
+        return [*asked, *weights, "--method", self.method, *self.options, "--out", out]
 
 
 class PublishedRows(Struct):
-    rows: list[PublishedRow]
+    rows: list[Published]
 
 
 class LabellingCosts(Struct):  # seconds
