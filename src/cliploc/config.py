@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, exemplar_of
@@ -46,6 +46,7 @@ MOST_WINDOW_SETS = 4
 BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what replaces removed pixels
 MOST_SIDE = 4096  # pixels of a model's input
 LARGEST = sys.float_info.max
+T = TypeVar("T")
 
 
 def _recipes(otherwise: str) -> str:
@@ -218,8 +219,8 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
 
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
 # A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
-def _or_text(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parsed(text: str) -> Any:
+def _or_text(parse: Callable[[str], T]) -> Callable[[str], T | str]:
+    def parsed(text: str) -> T | str:
         try:
             return parse(text)
         except ValueError:
