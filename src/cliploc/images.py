@@ -407,7 +407,7 @@ class CostlyError(Exception):
 
 
 def examine(file: BinaryIO, header_only: bool = False) -> tuple[int, int]:
-    """Walks over a file that could repeat itself → scans of a JPEG, frames of a GIF; 1 of others or if `header_only`."""
+    """Walks a file that could repeat itself → scans of a JPEG, frames of a GIF; 1 of others, or if `header_only`."""
     start = file.read(8)
     if start.startswith(b"\xff\xd8\xff"):
         return _scans(file, header_only), 1
