@@ -30,6 +30,7 @@ def test_every_name_of_every_photo_has_a_row(demo, rows):
     assert demo[0].err == f"next: open {demo[1] / 'demo.html'}\n"
     assert [(row[0], row[1]) for row in rows] == [(p.path.name, name) for p in demo_photos() for name in p.ask]
     assert len({row[0] for row in rows}) >= 8
+    assert max(map(len, demo[0].out.split("\nfound ")[0].splitlines())) <= 80, "the table fits a screen of 80 columns"
 
 
 def test_iou_is_that_of_the_best_box_with_the_true_box_it_overlaps_most(rows):
@@ -57,10 +58,6 @@ def test_what_is_wrong_is_marked_by_more_than_colour(rows):
             value, failed = float(overlap.split()[0]), overlap.endswith(" ✗")
             assert failed == (value < 0.5) or value == 0.5  # 0.497 is printed as 0.50
     assert any(overlap.endswith("✗") for *_, overlap in rows)
-
-
-def test_the_table_fits_a_screen_of_80_columns(demo):
-    assert max(map(len, demo[0].out.split("\nfound ")[0].splitlines())) <= 80
 
 
 def test_the_summary_is_that_of_the_rows(demo, rows):

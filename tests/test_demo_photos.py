@@ -29,9 +29,6 @@ def test_the_folder_holds_the_listed_photos_and_no_other():
     listed = [photo["file"] for photo in PHOTOS]
     assert len(set(listed)) == len(listed) >= 8
     assert {path.name for path in FOLDER.glob("*.jpg")} == set(listed)
-
-
-def test_all_photos_together_are_at_most_three_megabytes():
     assert sum((FOLDER / photo["file"]).stat().st_size for photo in PHOTOS) <= 3_000_000
 
 
@@ -51,11 +48,8 @@ def test_a_photo_is_the_listed_one_and_says_whose_it_is_and_where_it_came_from(p
     assert source["version"].split(":")[-1] in source["archive"]
 
 
-def test_the_licence_file_is_the_one_that_the_list_gives(collector):
+def test_the_licence_file_and_the_list_are_as_the_collector_writes_them(collector):
     assert (FOLDER / "LICENSES.md").read_text(encoding="utf-8") == collector.licences_text(PHOTOS)
-
-
-def test_the_list_is_written_as_the_collector_writes_it(collector):
     assert (FOLDER / "photos.json").read_text(encoding="utf-8") == collector.dump(PHOTOS)
 
 

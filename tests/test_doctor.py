@@ -78,17 +78,9 @@ def small(monkeypatch):
     monkeypatch.setitem(models._items, "RN-small", _entry("RN-small"))
 
 
-def as_safetensors(path):
-    save_file(small_clip(seed=5).state_dict(), path)
-
-
-def as_state_dict(path):
-    torch.save(small_clip(seed=5).state_dict(), path)
-
-
 def test_random_weights_load_and_do_not_pass(small, tmp_path):
     path = tmp_path / "w.safetensors"
-    as_safetensors(path)
+    save_file(small_clip(seed=5).state_dict(), path)
     result = cliploc_("doctor", "--model", "RN-small", "--pretrained", path)
     assert result.code == 1, result.err
     weights = line_of(result, "weights")
@@ -102,7 +94,7 @@ def test_random_weights_load_and_do_not_pass(small, tmp_path):
 
 def test_damaged_weights_and_those_of_another_model_fail_and_missing_ones_end_it(small, tmp_path):
     path = tmp_path / "w.safetensors"
-    as_safetensors(path)
+    save_file(small_clip(seed=5).state_dict(), path)
     cut = path.read_bytes()[:5000]
     save_file({"visual.conv1.weight": torch.zeros(3, 3)}, path)
     for content, said in ((cut, "is cut short or damaged"), (path.read_bytes(), "does not hold weights of RN-small")):
@@ -116,7 +108,7 @@ def test_damaged_weights_and_those_of_another_model_fail_and_missing_ones_end_it
 
 
 def test_a_tag_is_found_in_the_cache(small, home, monkeypatch, tmp_path):  # noqa: F811
-    as_state_dict(tmp_path / "w.bin")
+    torch.save(small_clip(seed=5).state_dict(), tmp_path / "w.bin")
     link = in_hub_cache(home, "org/rn-small", "open_clip_model.bin", (tmp_path / "w.bin").read_bytes())
     published = {"hf_hub": "org/rn-small/open_clip_model.bin"}
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: published if tag == "mine" else {})

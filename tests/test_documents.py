@@ -122,14 +122,10 @@ def test_what_is_no_json_is_one_line(text, said):
     assert len(str(caught.value)) < 200
 
 
-def test_bytes_of_names_that_are_not_utf_8_are_kept():
-    assert checked({**ROW, "picture": "\udcff.jpg"}, AnnotatedRow)["picture"] == "\udcff.jpg"
-
-
 def test_a_row_passes_its_schema():
-    assert checked(ROW, AnnotatedRow) is ROW
     failed = {"picture": "a", "blake2b": "f" * 32, "status": "failed", "reason": "damaged"}
-    assert checked(failed, AnnotatedRow) is failed
+    for row in (ROW, failed, {**ROW, "picture": "\udcff.jpg"}):  # the last: bytes of a name that are not UTF-8
+        assert checked(row, AnnotatedRow) is row
 
 
 ROWS = {

@@ -161,6 +161,9 @@ def test_refusals():
                 Frame.fit(policy, original_hw, (32, 32))
         Frame.fit(policy, (10, 500), (32, 32))  # just allowed
     Frame.fit("squash", (10, 5000), (32, 32))
+    narrow = r"1000×10 is too narrow for windows \(expected at most 50:1\).*leave --windows out"
+    with pytest.raises(InputError, match=narrow):
+        Frame.windows((10, 1000), (224, 224), 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- maps
@@ -295,13 +298,6 @@ def test_where_windows_overlap_the_map_is_their_mean():
     windows = Frame.windows((8, 12), (8, 8), 1)  # the second begins at x = 4
     stitched = Frame.fit("squash", (8, 12), (8, 12)).stitch(windows, torch.tensor([1.0, 3.0]).view(2, 1, 1, 1))
     assert stitched[0, 0].tolist() == [1] * 4 + [2] * 4 + [3] * 4
-
-
-def test_a_narrow_picture_is_refused_with_the_way_out():
-    with pytest.raises(
-        InputError, match=r"1000×10 is too narrow for windows \(expected at most 50:1\).*leave --windows out"
-    ):
-        Frame.windows((10, 1000), (224, 224), 1)
 
 
 # --------------------------------------------------------------------------------------------------------------- IoU

@@ -34,8 +34,6 @@ from cliploc.memory import Memory
 from cliploc.recipes import recipe_of
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.teaching.sides import LENGTH
-from cliploc.training import TrainSettings, read_csv, train
-from cliploc.training.features import FeatureCache, Wanted
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower, write_head
@@ -604,28 +602,3 @@ def test_the_lines_of_the_page_say_the_servers_precision() -> None:
         assert offer.arguments["precision"] == said
         lines = python_lines(Settings(names="cat"), "a.jpg", offer.arguments, [({"method": "cam"}, 0.4)])
         assert ("precision='bf16'" in lines) == (said is not None)
-
-
-def test_features_of_pixels_normalised_otherwise_are_not_taken_for_the_same(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text(f"path,label\n{photos / 'one.png'},red\nno.png,blue\n")
-    pictures, wanted = read_csv(tmp_path / "list.csv"), Wanted(False, 0, (32, 32))
-    one, other = create(), create()
-    other.mean = other.mean + 0.1
-    folders = [FeatureCache(tmp_path, backbone, pictures, wanted).folder for backbone in (one, create(), other)]
-    assert folders[0] == folders[1] != folders[2]
-
-
-def test_a_training_with_other_labels_does_not_go_on_with_the_checkpoint(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
-    for name in ("a", "b", "c", "d"):
-        (tmp_path / f"{name}.png").write_bytes((photos / "one.png").read_bytes())
-    settings = TrainSettings(method="ts_cam", kind="open", epochs=1, held_out=0.0)
-
-    def trained(labels: str) -> Any:
-        lines = [f"{name}.png,{label}" for name, label in zip("abcd", labels.split(), strict=True)]
-        (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]) + "\n")
-        return train(create(), read_csv(tmp_path / "list.csv"), tmp_path / "head.safetensors", settings)
-
-    trained("red red blue blue")
-    with pytest.raises(UsageError, match="--restart"):
-        trained("red blue blue red")

@@ -84,21 +84,19 @@ def test_16_bit_greys_are_scaled_not_clipped(tmp_path, suffix, top):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 0.25, 1], [0, 64, 255]), ([0, 100, 255], [0, 100, 255]), ([0, 32768, 65535], [0, 128, 255])],
-    ids=["0 to 1", "8 bits", "16 bits"],
+    [
+        ([0, 0.25, 1], [0, 64, 255]),
+        ([0, 100, 255], [0, 100, 255]),
+        ([0, 32768, 65535], [0, 128, 255]),
+        ([np.nan, 0.5, np.inf], [0, 128, 0]),  # missing values are black and do not spoil the rest
+        ([-np.inf, 0.5, 1], [0, 128, 255]),
+    ],
+    ids=["0 to 1", "8 bits", "16 bits", "missing above", "missing below"],
 )
 def test_float_tiffs_of_any_range(tmp_path, values, expected):
     Image.fromarray(np.repeat(np.float32(values), 40).reshape(3, 40).repeat(3, axis=0)).save(tmp_path / "float.tif")
     found = np.asarray(load(tmp_path / "float.tif").image)
     assert found[::3, 0, 0].tolist() == expected
-
-
-def test_missing_values_of_a_float_tiff_are_black_and_do_not_spoil_the_rest(tmp_path):
-    values = np.full((10, 10), 0.5, np.float32)
-    values[0, :3] = np.nan, np.inf, -np.inf
-    Image.fromarray(values).save(tmp_path / "float.tif")
-    found = np.asarray(load(tmp_path / "float.tif").image)
-    assert found[0, :4, 0].tolist() == [0, 0, 0, 128]
 
 
 def transparent(mode):
@@ -183,13 +181,10 @@ def test_arrays(array):
     assert picture.source == "frame 7"
 
 
-def test_grey_arrays():
+def test_grey_and_transparent_arrays_and_floats_between_two_greys():
     grey = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
     for array in (grey, grey / 255.0):
         np.testing.assert_array_equal(np.asarray(load(array).image), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_floats_are_rounded_to_the_nearest_grey_and_transparent_arrays_are_laid_on_white():
     for array in (np.full((9, 9), 0.999), np.zeros((9, 9, 4), np.uint8)):
         assert load(array).image.getpixel((0, 0)) == WHITE
 

@@ -117,8 +117,6 @@ def test_boxes_carry_their_label_and_score_and_come_best_first(backbones):
     assert len(found.boxes.of("green")) == 0
     one = build(backbones["gap_cnn"], threshold=0.1, max_boxes=1)(picture, ["blue", "green", "red"])
     np.testing.assert_array_equal(one.boxes.xyxy, found.boxes.xyxy[[0, 1]])
-    with pytest.raises(UsageError, match=r"expected one of the names asked for \(blue, green, red\), got 'pink'"):
-        found.boxes.of("pink")
 
 
 def test_heat_of_the_padding_counts_for_nothing(backbones):
@@ -201,10 +199,6 @@ def test_results_of_one_batch_share_no_memory_and_keep_none(backbones):
     for result in results:
         owner = result.maps.base
         assert owner is None or owner.untyped_storage().nbytes() <= result.maps.nbytes
-
-
-def test_no_pictures_are_no_results(backbones):
-    assert build(backbones["gap_cnn"])([], ["red"]) == []
 
 
 # ------------------------------------------------------------------------------------------------- scales and flips
@@ -412,9 +406,7 @@ OPTIONS = [  # those of boxes are in tests/test_boxes.py, numbers of all kinds i
     ({"method": "gradcam"}, "unknown method 'gradcam': did you mean grad_cam"),
     ({"method_options": {"size": 3}}, "cam has no option 'size': it has none"),
     ({"templates": "a photo"}, "expected a template with {} for the name, or one of default, openai-80"),
-    ({"templates": []}, "expected at least one template, got none"),
     ({"background": "sky"}, "expected a list of background names, got the single text 'sky': write ['sky']"),
-    ({"background": [""]}, "expected a name, got an empty one"),
     ({"resize": "stretch"}, "expected resize to be one of squash, crop, pad, got 'stretch'"),
     ({"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),
     ({"image_size": 8192}, "expected image_size of 1 to 4096 pixels, one side or height and width, got 8192"),
@@ -443,11 +435,12 @@ def test_models_devices_and_methods_that_do_not_fit(backbones):
         Localizer(backbones["vit"], method="cam")
 
 
-def test_one_picture_is_a_list_of_one_wherever_several_may_be_given(gap, tmp_path):
+def test_one_picture_is_a_list_of_one_wherever_several_may_be_given_and_none_is_none(gap, tmp_path):
     path = tmp_path / "one.png"
     Image.fromarray(WIDE).save(path)
     localizer = build(gap)
     expected = localizer(WIDE, ["red"])
+    assert localizer([], ["red"]) == []
     for one in (str(path), path, Image.fromarray(WIDE), WIDE):
         [compared] = localizer.compare(one, ["red"], ["cam"])
         [streamed] = localizer.stream(one, [["red"]])

@@ -87,12 +87,9 @@ def test_threads_take_shorter_turns_than_python_gives_them():
 def test_a_command_computes_with_the_threads_asked_for(command):
     if command == "serve":
         pytest.importorskip("starlette")  # without it, nothing is begun
-    cliploc_(command, "--threads", 3, *COMMANDS[command])
+    said = cliploc_(command, "--threads", 3, *COMMANDS[command]).out
     assert torch.get_num_threads() == 3
-
-
-def test_doctor_says_how_many_threads():
-    assert "(3 threads)" in cliploc_("doctor", "--threads", 3).out
+    assert command != "doctor" or "(3 threads)" in said
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "annotate", "benchmark"])

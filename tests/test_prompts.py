@@ -39,21 +39,17 @@ def test_embeddings_are_float32_whatever_the_tower():
     assert half.norm(dim=-1).item() == pytest.approx(1, abs=1e-6)
 
 
-def test_all_sentences_reach_the_encoder_in_one_call():
+@pytest.mark.parametrize(
+    ("names", "templates", "sentences"),
+    [
+        (["cat|kitten", "dog"], ["a {}.", "{}"], ["a cat.", "cat", "a kitten.", "kitten", "a dog.", "dog"]),
+        (["{}", "{0}"], "a {}.", ["a {}.", "a {0}."]),  # names with braces are put in once
+    ],
+)
+def test_all_sentences_reach_the_encoder_in_one_call(names, templates, sentences):
     calls = []
-
-    def counted(sentences):
-        calls.append(list(sentences))
-        return encode(sentences)
-
-    prompts.embed(prompts.parse(["cat|kitten", "dog"], ["a {}.", "{}"]), counted)
-    assert calls == [["a cat.", "cat", "a kitten.", "kitten", "a dog.", "dog"]]
-
-
-def test_names_with_braces_are_put_in_once():
-    calls = []
-    prompts.embed(prompts.parse(["{}", "{0}"], "a {}."), lambda s: calls.append(list(s)) or encode(s))
-    assert calls == [["a {}.", "a {0}."]]
+    prompts.embed(prompts.parse(names, templates), lambda given: calls.append(list(given)) or encode(given))
+    assert calls == [sentences]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +81,12 @@ def test_what_is_typed(typed, synonyms):
         ("cat", "expected a list of names, got the single text 'cat': write ['cat']"),
         (["cat", None], "expected each name to be a text, got None: write all names in one list of texts"),
         (["cat", ["dog"]], "expected each name to be a text, got ['dog']: write all names in one list of texts"),
+        (["cat~"], "expected a name, got an empty one ('cat~'): leave it out or fill it in"),
+        (["~cat"], "expected a name, got an empty one ('~cat'): leave it out or fill it in"),
+        (["cat~dog|"], "expected a name, got an empty one ('cat~dog|'): leave it out or fill it in"),
+        (["a~b~c"], "expected one contrast of a name, got more ('a~b~c'): write them as a~b|c"),
+        (["cat~Cat"], "expected another contrast than the name, got 'Cat' as both: leave one out"),
+        (["cat|dog~wolf|dog"], "expected another contrast than the name, got 'dog' as both: leave one out"),
     ],
 )
 def test_names_that_are_refused(names, text):
@@ -108,23 +110,6 @@ def test_a_contrast_follows_a_name_and_its_synonyms(typed, name, words, contrast
     assert texts.synonyms == (words, ("helmet",))
     assert texts.contrasts == (contrast, ())
     assert texts != prompts.parse([typed.partition("~")[0], "something"])
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("cat~", "expected a name, got an empty one ('cat~'): leave it out or fill it in"),
-        ("~cat", "expected a name, got an empty one ('~cat'): leave it out or fill it in"),
-        ("cat~dog|", "expected a name, got an empty one ('cat~dog|'): leave it out or fill it in"),
-        ("a~b~c", "expected one contrast of a name, got more ('a~b~c'): write them as a~b|c"),
-        ("cat~Cat", "expected another contrast than the name, got 'Cat' as both: leave one out"),
-        ("cat|dog~wolf|dog", "expected another contrast than the name, got 'dog' as both: leave one out"),
-    ],
-)
-def test_contrasts_that_are_refused(name, text):
-    with pytest.raises(UsageError) as error:
-        prompts.parse([name])
-    assert str(error.value) == text
 
 
 def test_a_contrast_is_refused_where_it_means_nothing():

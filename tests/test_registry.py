@@ -21,13 +21,6 @@ def filled(*names):
     return registry
 
 
-def test_things_are_listed_by_name_whatever_the_order_of_registration():
-    registry = filled("layer_cam", "cam", "grad_cam")
-    assert registry.names() == ["cam", "grad_cam", "layer_cam"]
-    assert list(registry) == ["CAM", "GRAD_CAM", "LAYER_CAM"]
-    assert registry.get("grad_cam") == "GRAD_CAM"
-
-
 def test_a_name_is_taken_once_but_the_same_thing_may_come_again():
     registry: Registry[object] = Registry("method")
     thing = object()
@@ -102,13 +95,6 @@ def test_a_broken_module_is_named_every_time(package):
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
             registry.get("c")
-
-
-def test_the_packages_own_registries_fill_themselves():
-    assert "cam" in methods.names()
-    assert "mini" in models.names()
-    assert [method.name for method in methods] == methods.names()
-    assert [model.name for model in models] == models.names()
 
 
 # ------------------------------------------------------------------------------------------------ refused at a glance

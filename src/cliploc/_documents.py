@@ -33,7 +33,8 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes
     name = os.fspath(path)
     refuse_other(name)
     # Opened without waiting for somebody who writes; what was opened is asked, as the name may have a new file by now.
-    with open(name, "rb", opener=_without_waiting) as file:
+    waitless = getattr(os, "O_NONBLOCK", 0)
+    with open(name, "rb", opener=lambda path, flags: os.open(path, flags | waitless)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, NO_FILE, name)
@@ -111,11 +112,15 @@ def _shown(text: str) -> str:
 def read_xml(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> ElementTree.Element:
     """The root of an XML document that defines no entities: a few of them, one in the other, expand to gigabytes."""
     content = read_bytes(path, most)
+
+    def refuse(*_: object) -> None:
+        raise DocumentError("it defines entities")
+
     try:
         # Other encodings than ASCII's kin spell the word with other bytes.
         if b"<!" in content or b"\0" in content[:4] or content.startswith((b"\xfe\xff", b"\xff\xfe")):
             declarations = expat.ParserCreate()
-            declarations.EntityDeclHandler = _no_entity
+            declarations.EntityDeclHandler = refuse
             declarations.Parse(content, True)
         return ElementTree.fromstring(content)
     except (ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as error:  # or of an unknown encoding
@@ -138,14 +143,6 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(content, loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
-
-
-def _no_entity(*_: object) -> None:
-    raise DocumentError("it defines entities")
-
-
-def _without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _no_number(text: str) -> float:
@@ -367,21 +364,31 @@ class TaughtRow(Struct):  # a row of taught.jsonl: a picture's boxes of the name
             raise ValueError("expected labels with a presence")
 
 
-class TaughtName(Struct):  # what became of a name; see `cliploc.jobs.teach.Taught`
-    reviewed: Count
-    pictures: Count
-    used: bool
-    why: str
+class Taught(Struct, frozen=True):
+    """What became of one name that was to be taught."""
+
+    reviewed: Count  # pictures that were reviewed
+    pictures: Count  # pictures that taught
+    used: bool  # whether the taught drafts are used
+    why: str  # in words
+    # Corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
+    # without reviewed pictures.
     before: Count | None
     after: Count | None
-    compared: Count
-    agreement: float | None
+    compared: Count  # number of these pictures
+    agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
+
+    def saved(self, left: int) -> int:
+        """About how many corrections it saves in the pictures that are left."""
+        if not self.used or self.before is None or self.after is None or not self.compared:
+            return 0
+        return max(0, round((self.before - self.after) / self.compared * left))
 
 
 class TaughtFacts(Struct):  # the first line of taught.jsonl
     of: str
     run: str
-    names: dict[str, TaughtName]
+    names: dict[str, Taught]
     reviewed: Count = 0  # number of pictures that were reviewed
     undone: bool = False  # whether a person went back to the drafts before
     # of taught_before.jsonl alone: `of` of the drafts that follow, and the pictures whose drafts are others there
@@ -629,22 +636,30 @@ class Leaderboard(Struct):  # leaderboard.json
     signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class PublishedRow(Struct, forbid_unknown_fields=True):  # a number of a paper; see `cliploc.jobs.reproduce`
+class Published(Struct, frozen=True, forbid_unknown_fields=True):
+    """A number of a paper, and how it is computed here."""
+
     id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
     paper: str
-    table: str
-    task: Literal["localization", "segmentation"]
+    table: str  # where the number stands
+    task: Literal["localization", "segmentation"]  # as `benchmark --task` has it
     dataset: str
     model: str
     method: str
-    options: list[str]
-    number: str
-    value: float
+    options: tuple[str, ...]  # further words of the command: the paper's protocol
+    number: str  # its key in summary.json
+    value: float  # in percent
     pretrained: str | None = None
+
+    def command(self, root: str, out: str) -> list[str]:
+        """The words of the command that computes the number, without `cliploc`."""
+        weights = [] if self.pretrained is None else ["--pretrained", self.pretrained]
+        asked = ["benchmark", "--task", self.task, "--dataset", self.dataset, "--root", root, "--model", self.model]
+        return [*asked, *weights, "--method", self.method, *self.options, "--out", out]
 
 
 class PublishedRows(Struct):
-    rows: list[PublishedRow]
+    rows: list[Published]
 
 
 class LabellingCosts(Struct):  # seconds

@@ -50,7 +50,10 @@ class Terminal:
             if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal's encoding does not
                 stream.reconfigure(errors="backslashreplace")
         self.err = Console(stderr=True, markup=False, highlight=False, emoji=False)
-        self.one_screen = self.err.is_terminal and sys.stdout.isatty() and _same_device(1, 2)
+        self.one_screen = False
+        with suppress(OSError):
+            same = os.fstat(1).st_rdev == os.fstat(2).st_rdev
+            self.one_screen = self.err.is_terminal and sys.stdout.isatty() and same
         width = None if sys.stdout.isatty() else WIDE
         self.out = self.err if self.one_screen else Console(markup=False, highlight=False, emoji=False, width=width)
 
@@ -116,38 +119,25 @@ class Terminal:
         if not self.err.is_terminal:
             yield lines
             return
-        with _progress(self.err, rate) as progress:
+        from rich import progress as rich
+
+        class Speed(rich.ProgressColumn):
+            """How many a second."""
+
+            def render(self, task: rich.Task) -> Text:
+                return styled("" if task.speed is None else f"{task.speed:.1f} {rate}")
+
+        columns: list[rich.ProgressColumn] = [
+            rich.SpinnerColumn(),
+            rich.TextColumn("{task.description}", markup=False),
+            rich.BarColumn(24),
+            rich.MofNCompleteColumn(),
+            *([Speed()] if rate else []),
+            rich.TimeRemainingColumn(compact=True),
+        ]
+        with rich.Progress(*columns, console=self.err, transient=True) as progress:
             bar = _Bar(progress, label)
             yield replace(lines, phase=bar.phase, start=bar.start, images=bar.images, masked=bar.masked, bank=bar.bank)
-
-
-def _progress(console: Console, rate: str) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        SpinnerColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    class Speed(ProgressColumn):
-        """How many a second."""
-
-        def render(self, task: Task) -> Text:
-            return styled("" if task.speed is None else f"{task.speed:.1f} {rate}")
-
-    columns: list[ProgressColumn] = [
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(24),
-        MofNCompleteColumn(),
-        *([Speed()] if rate else []),
-        TimeRemainingColumn(compact=True),
-    ]
-    return Progress(*columns, console=console, transient=True)
 
 
 class _Bar:
@@ -245,10 +235,3 @@ class _Grid:
         for row in self._rows:
             table.add_row(*row)
         return Padding(table, (0, 0, 0, self._indent), expand=False)
-
-
-def _same_device(a: int, b: int) -> bool:
-    try:
-        return os.fstat(a).st_rdev == os.fstat(b).st_rdev
-    except OSError:
-        return False

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
@@ -64,11 +65,17 @@ class Calibration:
     right: Logistic  # of a box: the chance that it has IoU ≥ 0.5 with a thing of its name
     there: Logistic  # of a name with boxes: the chance that it is in the picture
     first: Logistic  # of a name without boxes: the same, from the picture and its windows alone
-    base: float  # the share of the names asked that were there; what the chances of names count on
+    # The share of the names asked that were there; what the chances of names count on.
+    base: Annotated[float, Meta(gt=0, lt=1)]
     models: tuple[str, ...]  # the names of the models that it was fitted on
     about: str  # on what it was fitted, in a line
     # name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it
     lifts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, features in (("right", OF_BOX), ("there", OF_BOX), ("first", OF_NAME)):
+            if len(getattr(self, name).weights) != len(features):
+                raise ValueError(f"{name} has {len(getattr(self, name).weights)} weights, expected {len(features)}")
 
     def passes(self, of_names: Floats, min_presence: float) -> npt.NDArray[np.bool_]:
         """`[P]`, which names are looked at again, from what the first look says of them."""
@@ -87,23 +94,13 @@ class Calibration:
         write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-class _CalibrationFile(Struct):
+class _CalibrationFile(Struct):  # what a file has besides the fields of `Calibration`
     kind: Literal["cliploc calibration"]
     version: int
-    right: Logistic
-    there: Logistic
-    first: Logistic
-    base: Annotated[float, Meta(gt=0, lt=1)]
-    models: list[str]
-    about: str
-    lifts: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise ValueError(f"version {self.version}, expected {VERSION}: run `cliploc calibrate` again")
-        for name, features in (("right", OF_BOX), ("there", OF_BOX), ("first", OF_NAME)):
-            if len(getattr(self, name).weights) != len(features):
-                raise ValueError(f"{name} has {len(getattr(self, name).weights)} weights, expected {len(features)}")
 
 
 def load_calibration(path: str | os.PathLike[str]) -> Calibration:
@@ -111,8 +108,8 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     try:
         read = parse_json(read_bytes(path, 2**20))
         within = read.get("calibration") if isinstance(read, dict) else None
-        return _of(checked(within or read, _CalibrationFile))
-    except (OSError, DocumentError) as error:
+        return msgspec.convert(checked(within or read, _CalibrationFile), Calibration)
+    except (OSError, DocumentError, msgspec.ValidationError) as error:
         lost = f"{error.strerror}: check the path" if isinstance(error, OSError) else None
         reason = lost or f"expected a file of `cliploc calibrate`: {error}"
         raise InputError(f"{os.fspath(path)}: {reason}") from None
@@ -122,15 +119,7 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
 def own_calibration(model: str) -> Calibration:
     """The package's: that of `mini` and of `mini-vit`, and for all other models one that was fitted on both."""
     every = json.loads(resources.files("cliploc").joinpath("calibrations.json").read_bytes())
-    return _of(every.get(model, every["others"]))
-
-
-def _of(read: Mapping[str, Any]) -> Calibration:
-    """The calibration in a document that was checked."""
-    models = {name: Logistic(read[name]["bias"], tuple(read[name]["weights"])) for name in ("right", "there", "first")}
-    return Calibration(
-        **models, base=read["base"], models=tuple(read["models"]), about=read["about"], lifts=read.get("lifts", {})
-    )
+    return msgspec.convert(every.get(model, every["others"]), Calibration)
 
 
 def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) -> Logistic:
@@ -151,12 +140,7 @@ def logit(chance: FloatArray | Floats) -> Floats:
 
 
 def reliability(chance: Sequence[float] | Floats, true: npt.ArrayLike, bins: int = 10) -> float:
-    """The expected calibration error (ECE; Naeini 2015): of equal bins, |mean chance − share true| weighted by size.
-
-    Example:
-        >>> round(reliability([0.95, 0.95, 0.05, 0.05], [True, True, False, False]), 4)
-        0.05
-    """
+    """The expected calibration error (ECE; Naeini 2015): of equal bins, |mean chance − share true| weighted by size."""
     chances, truth = np.asarray(chance, np.float64), np.asarray(true, np.float64)
     index = (chances * bins).astype(np.int64).clip(max=bins - 1)
     gaps = [abs(chances[index == i].sum() - truth[index == i].sum()) for i in range(bins)]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, exemplar_of
@@ -46,6 +46,7 @@ MOST_WINDOW_SETS = 4
 BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what replaces removed pixels
 MOST_SIDE = 4096  # pixels of a model's input
 LARGEST = sys.float_info.max
+T = TypeVar("T")
 
 
 def _recipes(otherwise: str) -> str:
@@ -85,64 +86,43 @@ def is_whole(value: Any, low: float = -LARGEST, high: float = LARGEST) -> bool:
 def number(name: str, low: float, high: float, *, above: bool = False, none: str = "") -> Callable[[Any], Any]:
     """A number in a range, or above `low`; `none` is what None means, if it is allowed."""
     words = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-    return _in_range(lambda value: is_number(value, low, high, above=above), f"{name} {words}", none, parse_float)
+    return _where(lambda value: is_number(value, low, high, above=above), f"{name} {words}", none, parse=parse_float)
 
 
 def whole(name: str, low: int, high: int, *, none: str = "") -> Callable[[Any], Any]:
     """A whole number in a range; arguments as for `number`."""
     expected = f"{name}, a whole number from {low} to {high:,}"
-    return _in_range(lambda value: is_whole(value, low, high), expected, none, parse_whole)
+    return _where(lambda value: is_whole(value, low, high), expected, none, parse=parse_whole)
 
 
-def _in_range(holds: Callable[[Any], bool], expected: str, none: str, parse: Callable[[str], Any]) -> Check:
-    hint = f": leave it out for {none}" if none else ""
-    return _where(holds, expected, {"parse": parse, "none": none}, none=bool(none), hint=hint)
-
-
-def _where(
-    holds: Callable[[Any], object],
-    expected: str,
-    facts: Mapping[str, Any] | None = None,
-    *,
-    none: bool = False,
-    hint: str = "",
-) -> Check:
-    """A value that something holds for, or None where that is allowed; `hint` ends the error."""
+def _where(holds: Callable[[Any], object], expected: str, none: str | bool = False, **facts: Any) -> Check:
+    """A value that something holds for, or None where that is allowed, or where a text says what it means."""
+    hint = f": leave it out for {none}" if isinstance(none, str) and none else ""
+    facts |= {"none": none} if isinstance(none, str) else {}
 
     def check(value: Any) -> Any:
         if (none and value is None) or holds(value):
             return value
         raise UsageError(f"expected {expected}, got {short(value)}{hint}")
 
-    return Check(check, facts or {})
+    return Check(check, facts)
 
 
 def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable[[Any], Any]:
     """One of several texts, or None."""
     expected = f"{name} to be one of {', '.join(choices)}"
-    return _where(lambda value: value in choices, expected, {"metavar": "|".join(choices)}, none=none)
+    return _where(lambda value: value in choices, expected, none, metavar="|".join(choices))
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _flag(name: str, *, none: bool = False) -> Check:
-    return _where(_is_flag, f"{name} as True or False", none=none)
-
-
-def _on_off(name: str) -> Check:
-    """True or False, on the command line in words; or None."""
-    facts = {"metavar": "on|off", "parse": lambda text: {"on": True, "off": False}.get(text, text)}
-    return _where(_is_flag, f"{name} as on or off", facts, none=True)
+def _flag(name: str, *, none: bool = False, words: str = "True or False") -> Check:
+    return _where(lambda value: isinstance(value, bool), f"{name} as {words}", none)
 
 
 def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
     """A number from 0 to 1 or the text "auto", or None."""
+    expected = f"{name} from 0 to 1, or auto"
     facts = {"metavar": "0-1|auto", "parse": parse_float}
-    return _where(
-        lambda value: is_number(value, 0, 1) or value == "auto", f"{name} from 0 to 1, or auto", facts, none=none
-    )
+    return _where(lambda value: is_number(value, 0, 1) or value == "auto", expected, none, **facts)
 
 
 def _numbers(name: str, count: range, low: float, high: float, example: str) -> Check:
@@ -158,7 +138,7 @@ def _numbers(name: str, count: range, low: float, high: float, example: str) -> 
             raise UsageError(f"expected {expected}, got {short(value)}")
         return tuple(float(item) for item in value)
 
-    return Check(check, {"metavar": example, "parse": _parse_numbers})
+    return Check(check, {"metavar": example, "parse": _or_text(lambda text: tuple(map(float, parse_list(text))))})
 
 
 def _texts(name: str, *, none: bool = False) -> Callable[[Any], tuple[str, ...] | None]:
@@ -216,16 +196,14 @@ def _or_folder(name: str, choices: Sequence[str], kinds: Sequence[str] = (SAM,),
         of_folder = isinstance(value, str) and any(value.startswith(kind) and value != kind for kind in kinds)
         return of_folder or value in choices
 
-    metavar = "|".join((*others, last))
-    return _where(holds, f"{name} as {', '.join(others)} or {last}", {"metavar": metavar}, none=none)
+    return _where(holds, f"{name} as {', '.join(others)} or {last}", none, metavar="|".join((*others, last)))
 
 
 # A well-spelt device; the localizer, which imports torch, checks whether this machine has it.
 _DEVICE = _where(
     lambda value: isinstance(value, str) and re.fullmatch(r"cpu|mps|cuda(:\d+)?", value, re.ASCII),
     "device as cpu, cuda, cuda:N or mps",
-    none=True,
-    hint=": leave it out for the best available",
+    "the best available",
 )
 _GUIDE = _where(
     lambda value: not isinstance(value, str) or value.partition("@")[0].strip(),
@@ -241,20 +219,17 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
 
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
 # A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
-def parse_float(text: str) -> float | str:
-    """A number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _or_text(parse: Callable[[str], T]) -> Callable[[str], T | str]:
+    def parsed(text: str) -> T | str:
+        try:
+            return parse(text)
+        except ValueError:
+            return text
+
+    return parsed
 
 
-def parse_whole(text: str) -> int | str:
-    """A whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
+parse_float, parse_whole = _or_text(float), _or_text(int)
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -262,18 +237,9 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
 
-def _parse_numbers(text: str) -> tuple[float, ...] | str:
-    try:
-        return tuple(float(part) for part in parse_list(text))
-    except ValueError:
-        return text
-
-
-def _parse_size(text: str) -> int | tuple[int, ...] | str:
-    try:
-        sides = tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
-    except ValueError:
-        return text
+@_or_text
+def _parse_size(text: str) -> int | tuple[int, ...]:
+    sides = tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
     return sides[0] if len(sides) == 1 else sides
 
 
@@ -769,9 +735,9 @@ class AnnotateOptions(ProtocolOptions):
     )
     max_false: float | None = option(
         None, group="boxes", metavar="5%",
-        check=_in_range(
+        check=_where(
             lambda value: is_number(value, 0, 1, above=True),
-            "max_false as 5% or 0.05, above 0 and at most 1", "no promise", _parse_percent,
+            "max_false as 5% or 0.05, above 0 and at most 1", "no promise", parse=_parse_percent,
         ),
         help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
     )
@@ -819,7 +785,9 @@ class AnnotateOptions(ProtocolOptions):
         about="Several with commas.",
     )
     teach: bool | None = option(
-        None, group="boxes", usual=True, check=_on_off("teach"), none="on, where the method allows it",
+        None, group="boxes", usual=True, metavar="on|off", none="on, where the method allows it",
+        check=_flag("teach", none=True, words="on or off"),
+        parse=lambda text: {"on": True, "off": False}.get(text, text),
         help="Learn from the folder itself, and from corrections: `cliploc help teaching`.",
     )
     # fmt: on

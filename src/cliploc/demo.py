@@ -141,11 +141,8 @@ def run_demo(
 
 def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
     """By `IOU_RULE`, of each name; None for one that is not there."""
-
-    def of(name: str) -> float | None:
+    ious: dict[str, float | None] = dict.fromkeys(result.names)
+    for name in photo.truth.keys() & ious.keys():
         boxes = result.shown.of(name)
-        if name not in photo.truth:
-            return None
-        return float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
-
-    return {name: of(name) for name in result.names}
+        ious[name] = float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
+    return ious

@@ -49,20 +49,16 @@ def checks(
         new_enough,
         f"{platform.python_version()} on {platform.platform()}" + ("" if new_enough else ": use 3.11"),
     )
-    for package in PACKAGES:
-        yield _package(package)
-    for package in OPTIONAL:
-        check = _package(package)
-        yield check if check.good else Finding(package, True, "not installed (optional)")
+    for package in (*PACKAGES, *OPTIONAL):
+        optional = package in OPTIONAL
+        missing = "not installed (optional)" if optional else f"not installed: pip install {package}"
+        try:
+            check = Finding(package, True, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            check = Finding(package, optional, missing)
+        yield check
     yield _devices(threads)
     yield from _model(model, pretrained, device, precision)
-
-
-def _package(package: str) -> Finding:
-    try:
-        return Finding(package, True, metadata.version(package))
-    except metadata.PackageNotFoundError:
-        return Finding(package, False, f"not installed: pip install {package}")
 
 
 def _devices(threads: int | None) -> Finding:

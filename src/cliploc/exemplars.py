@@ -48,12 +48,7 @@ class Exemplar:
 
 
 def exemplar_of(text: str) -> Exemplar:
-    """Reads `NAME=@FILE[x0,y0,x1,y1]`, or `NAME|@FILE…` where the name's text counts too; the box may be left out.
-
-    Example:
-        >>> exemplar_of("cup=@photo.jpg[10,20,90,110]").box
-        (10.0, 20.0, 90.0, 110.0)
-    """
+    """Reads `NAME=@FILE[x0,y0,x1,y1]`, or `NAME|@FILE…` where the name's text counts too; the box may be left out."""
     match = re.fullmatch(r"([^=|@]+)([=|])@(.+)", text)
     if match is None:
         raise UsageError(f"expected an exemplar as NAME=@FILE or NAME|@FILE, got {text!r}")
@@ -75,12 +70,6 @@ def split_entries(entries: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Only a command line, or a file that its user named, may be read so: a name that came over the network must not
     name files.
-
-    Example:
-        >>> split_entries(["cat", "cup|mug|@cup.jpg", "@spoon.png", "lid=@a.jpg|@b.jpg[0,0,9,9]"])[0]
-        ['cat', 'cup|mug', 'spoon', 'lid']
-        >>> split_entries(["cup|mug|@cup.jpg", "lid=@a.jpg"])[1]
-        ['cup|@cup.jpg', 'lid=@a.jpg']
     """
     names: list[str] = []
     exemplars: list[str] = []
@@ -96,13 +85,10 @@ def split_entries(entries: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UsageError(f"expected a file after @ in {entry!r}, got none: write @cup.jpg")
         if only:
             words = [head.strip()]
-        label = words[0].strip() if words else _stem(files[0])
+        # Without a name it is called as its file, which may be a photograph of the package.
+        stem = Path(BOX.sub("", files[0]).removeprefix("demo:")).stem.replace("~", " ")
+        label = words[0].strip() if words else stem
         names.append("|".join(words) if words else label)
         sign = "|" if words and not only else "="
         exemplars += [f"{label}{sign}@{file}" for file in files]
     return names, exemplars
-
-
-def _stem(file: str) -> str:
-    """What an exemplar without a name is called: as its file, which may be a photograph of the package."""
-    return Path(BOX.sub("", file).removeprefix("demo:")).stem.replace("~", " ")

@@ -123,22 +123,32 @@ class Frame:
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
     def stitch(self, windows: Sequence[Frame], maps: Tensor, *, fading: bool = False) -> Tensor:
-        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input: their mean where they overlap.
-
-        If they are `fading`, a window's weight falls from its middle to its edge, so that no seam is seen there.
-        """
+        """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input, their mean; see `sampling`."""
         return self.sampling(windows, maps[0], fading=fading).over_input(tiled(windows, maps))
 
     def sampling(self, windows: Sequence[Frame], like: Tensor, *, fading: bool = False) -> Sampling:
-        """How the maps of windows beside each other, see `tiled`, are sampled over this input; each `[…, h, w]`."""
+        """How maps `[…, h, w]` of windows beside each other (`tiled`) are sampled over this input, with their mean.
+
+        If windows are `fading`, their weight falls from their middle to their edge, so that no seam is seen there.
+        """
         first, (lefts, tops) = windows[0], _rows_and_columns(windows)
         sides = []
         for axis, starts in ((1, tops), (0, lefts)):
             cells, points = self.input_hw[1 - axis], like.shape[-1 - axis]
-            along = [replace(first, offset_xy=(0, at) if axis else (at, 0)) for at in starts]
-            samplings = [_sampling(self, window, axis, cells, points) for window in along]
-            weights = [_fading(self, window, axis, cells) for window in along] if fading else None
-            sides.append(_side_by_side(samplings, cells, like, weights))
+            weights, there = like.new_zeros(cells, len(starts), points), like.new_zeros(cells, 1)
+            for number, at in enumerate(starts):
+                window = replace(first, offset_xy=(0, at) if axis else (at, 0))
+                begin, own = _sampling(self, window, axis, cells, points)
+                here = slice(begin, begin + len(own))
+                share = like.new_ones(len(own), 1)
+                if fading:  # 1 in the window's middle, nearly 0 at its edges
+                    places = torch.arange(cells) + 0.5 - self.offset_xy[axis]
+                    within = places * (window.scale_xy[axis] / self.scale_xy[axis]) + at  # pixels of the window
+                    fall = (1 - (2 * within / window.input_hw[1 - axis] - 1).abs()).clamp(min=FAINTEST)
+                    share = fall[here, None].to(like)
+                weights[here, number] = own.to(like) * share
+                there[here] += share
+            sides.append(weights.flatten(1) / torch.where(there > 0, there, 1))  # the mean where windows overlap
         rows, columns = sides
         return Sampling(rows, columns, linear=not fading)
 
@@ -226,10 +236,7 @@ def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class MeanOnGrid:
-    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling.
-
-    Where weights are not linear, as those of windows that fade, every place is a turn.
-    """
+    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling."""
 
     turns: tuple[int, int]  # how many there are of all maps together, along y and along x
     at_turns: tuple[Sampling, ...]  # for each map, how it is sampled at its own turns
@@ -271,7 +278,7 @@ class MeanOnGrid:
 def _turns(sides: Sequence[Tensor], linear: bool) -> Tensor:
     """`[n]` bool: where along a side, of any of the weights `[n, points]`, other points begin or end to be sampled."""
     sampled = torch.cat(list(sides), dim=1) != 0
-    if not linear:
+    if not linear:  # as the weights of windows that fade: every place is a turn
         return torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
     change = (sampled[1:] != sampled[:-1]).any(dim=1)
     turns = torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
@@ -328,7 +335,10 @@ class Mosaic:
     def mean(self) -> Tensor:
         """`[P, h, w]`; the smallest value where no window lies. At least one window was added."""
         mean, covered = self._mean()
-        return _filled(mean, covered)
+        if covered.all():
+            return mean
+        lowest = mean[:, covered > 0].amin(dim=1)  # [P]
+        return torch.where(covered > 0, mean, lowest[:, None, None])
 
     def mean_feature(self) -> Tensor:
         """`[P, h, w]`, as `mean`; where no window lies each channel's mean, as its least value would be an outlier."""
@@ -340,14 +350,6 @@ class Mosaic:
         if self._total is None or self._covered is None:
             raise ValueError("expected at least one window to be added")
         return (self._total / self._covered.clamp(min=1)[..., None]).permute(2, 0, 1), self._covered
-
-
-def _filled(mean: Tensor, covered: Tensor) -> Tensor:
-    """Maps `[P, h, w]`, with each one's smallest value where no window lies, as `covered` `[h, w]` is 0."""
-    if covered.all():
-        return mean
-    lowest = mean[:, covered > 0].amin(dim=1)  # [P]
-    return torch.where(covered > 0, mean, lowest[:, None, None])
 
 
 def _sampling(
@@ -377,31 +379,6 @@ def _sampled(own: _Side, of_window: _Side, cells: int, points: int, beyond: bool
     weights[cell_number, lower] = 1 - (places - lower)
     weights[cell_number, upper] += places - lower
     return first, torch.from_numpy(weights.astype(np.float32))
-
-
-def _side_by_side(
-    samplings: Sequence[tuple[int, Tensor]], cells: int, like: Tensor, of_windows: Sequence[Tensor] | None
-) -> Tensor:
-    """Weights `[cells, windows · points]` of windows along one side: their mean where they overlap.
-
-    `of_windows` are the weights `[cells]` of each window in it; None: all have the same.
-    """
-    points = samplings[0][1].shape[1]
-    weights, there = like.new_zeros(cells, len(samplings), points), like.new_zeros(cells, 1)
-    for number, (first, own) in enumerate(samplings):
-        here = slice(first, first + len(own))
-        share = like.new_ones(len(own), 1) if of_windows is None else of_windows[number][here, None].to(like)
-        weights[here, number] = own.to(like) * share
-        there[here] += share
-    return weights.flatten(1) / torch.where(there > 0, there, 1)
-
-
-def _fading(frame: Frame, window: Frame, axis: int, cells: int) -> Tensor:
-    """The weight `[cells]` of a window at places along a side of a frame: 1 in its middle, nearly 0 at its edges."""
-    scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]
-    places = (torch.arange(cells) + 0.5) * (frame.input_hw[1 - axis] / cells)  # pixels of the frame's input
-    within = (places - frame.offset_xy[axis]) * (window_scale / scale) + window.offset_xy[axis]  # of the window
-    return (1 - (2 * within / window.input_hw[1 - axis] - 1).abs()).clamp(min=FAINTEST)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -438,9 +415,8 @@ def _resample(
     y = (torch.arange(target_h, device=device, dtype=torch.float32) + 0.5) * scale_xy[1] + offset_xy[1]
     grid_y, grid_x = torch.meshgrid(y * (2 / source_h) - 1, x * (2 / source_w) - 1, indexing="ij")
     grid = torch.stack([grid_x, grid_y], dim=-1)[None]  # [1, H, W, 2] in −1..1
-    return F.grid_sample(maps[None], grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False)[
-        0
-    ]
+    places = grid.to(maps.dtype)
+    return F.grid_sample(maps[None], places, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
 def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tensor:

@@ -104,10 +104,7 @@ def look(ctx: Context, *, attention: bool, dense: bool) -> Seen:
 
 
 class SemanticHead(nn.Module, ABC):
-    """A head that makes semantic maps S by a 3×3 convolution, and logits as their means (a `method.TrainedHead`).
-
-    A subclass defines the kernel of each picture, and the weight of each place in the mean.
-    """
+    """A `method.TrainedHead`: semantic maps S by a 3×3 convolution, its kernel a subclass's; logits are their means."""
 
     method: str
     reads_attention: ClassVar[bool]
@@ -346,10 +343,21 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
         head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in tensors.items()})
     except RuntimeError:
         raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
-    if backbone is not None:
-        _refuse_another_tower(path, config, fingerprint, backbone)
-        head.to(backbone.device)
-    return head.eval().requires_grad_(False)
+    head.eval().requires_grad_(False)
+    if backbone is None:
+        return head
+    asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
+    if backbone.name != config.tower or backbone.embedding_size != config.embedding_size:
+        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
+    if fingerprint is None:
+        raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
+    if config.weights != backbone.weights_id:
+        # The same weights can have another id in other libraries, on other devices and in other precisions: compare
+        # the embeddings of one pattern.
+        got = tower_fingerprint(backbone)
+        if not float(F.cosine_similarity(got, fingerprint, dim=0)) > SAME_TOWER:
+            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")
+    return head.to(backbone.device)
 
 
 def read_config(path: str | Path) -> HeadConfig:
@@ -379,17 +387,3 @@ def read_config(path: str | Path) -> HeadConfig:
     except (KeyError, TypeError, ValueError):
         raise ModelError(f"{path} is damaged: its description cannot be read: train it again") from None
     return config
-
-
-def _refuse_another_tower(path: Path, config: HeadConfig, expected: Tensor | None, backbone: Backbone) -> None:
-    asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
-    if backbone.name != config.tower or backbone.embedding_size != config.embedding_size:
-        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
-    if expected is None:
-        raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
-    if config.weights != backbone.weights_id:
-        # The same weights can have another id in other libraries, on other devices and in other precisions: compare
-        # the embeddings of one pattern.
-        got = tower_fingerprint(backbone)
-        if not float(F.cosine_similarity(got, expected, dim=0)) > SAME_TOWER:
-            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")

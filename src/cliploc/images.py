@@ -9,7 +9,7 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,14 +126,12 @@ def open_picture(
     try:
         # Warnings are not needed: a decompression bomb is refused by its size, and corrupt EXIF data do no harm.
         with _WITHOUT_WARNINGS, checked.open("rb") as file:
-            structure = examine(file, header_only)
+            scans, frames = examine(file, header_only)
             file.seek(0)
             with _opened(file, name) as image:
                 _check_size(image, name, max_pixels)
-                _check_work(image, structure.scans)
-                if not header_only:
-                    _check_bytes(image, name, structure.scans)
-                yield Picture(name, image, _frames_note(image, structure.frames))
+                _check_cost(image, name, scans, header_only)
+                yield Picture(name, image, _frames_note(image, frames))
     except InputError:
         raise
     except PermissionError:
@@ -248,31 +246,8 @@ def _check_size(image: Image.Image, source: str, max_pixels: int) -> None:
         raise InputError(_too_large(source, f"{width}×{height}", max_pixels))
 
 
-def _check_bytes(image: Image.Image, source: str, scans: int) -> None:
-    """Refuses a picture that takes far more memory than others of its size, from decoding to upright RGB."""
-    needed = image.width * image.height * _bytes_of_pixel(image, scans)
-    if needed > MAX_BYTES:
-        size = f"{image.width}×{image.height} pixels of this {image.format}"
-        raise InputError(
-            f"{source}: {size} take {needed / 1e9:.2f} GB of memory, expected at most {MAX_BYTES / 1e9:.2f}: make it "
-            "smaller first, or save it as JPEG or PNG"
-        )
-
-
-def _bytes_of_pixel(image: Image.Image, scans: int) -> float:
-    """What a pixel takes at most while it is decoded, and then while it is turned and made RGB."""
-    decoded = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)  # Pillow has no 3
-    library = WEBP_BYTES if image.format == "WEBP" else 0.0
-    if scans > 1:  # libjpeg keeps all coefficients
-        library = 2 * len(image.getbands())
-    elif image.format == "TIFF":  # all pixels may lie in one strip
-        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)
-        library = sum(bits if isinstance(bits, tuple) else (bits,)) / 8
-    return decoded + max(library, decoded + 4)
-
-
-def _check_work(image: Image.Image, scans: int) -> None:
-    """Refuses a picture whose pixels would be decoded again and again."""
+def _check_cost(image: Image.Image, source: str, scans: int, header_only: bool) -> None:
+    """Refuses a picture whose pixels would be decoded again and again, or that takes far more memory than others."""
     pixels = image.width * image.height
     if scans > 1 and scans * pixels > MAX_SCANNED:
         raise CostlyError(f"{scans} scans of {pixels / 1e6:.0f} million pixels")
@@ -283,24 +258,38 @@ def _check_work(image: Image.Image, scans: int) -> None:
         covered += max(0, x1 - x0) * max(0, y1 - y0)
     if covered > pixels * max(len(image.getbands()), 4):
         raise CostlyError(f"{len(tiles):,} strips that cover it {covered // max(pixels, 1)} times")
+    if header_only:
+        return
+    # What a pixel takes at most while it is decoded, and then while it is turned and made RGB.
+    decoded = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)  # Pillow has no 3
+    library = WEBP_BYTES if image.format == "WEBP" else 0.0
+    if scans > 1:  # libjpeg keeps all coefficients
+        library = 2 * len(image.getbands())
+    elif image.format == "TIFF":  # all pixels may lie in one strip
+        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)
+        library = sum(bits if isinstance(bits, tuple) else (bits,)) / 8
+    needed = pixels * (decoded + max(library, decoded + 4))
+    if needed > MAX_BYTES:
+        size = f"{image.width}×{image.height} pixels of this {image.format}"
+        raise InputError(
+            f"{source}: {size} take {needed / 1e9:.2f} GB of memory, expected at most {MAX_BYTES / 1e9:.2f}: make it "
+            "smaller first, or save it as JPEG or PNG"
+        )
 
 
 def _frames_note(image: Image.Image, frames_of_gif: int) -> tuple[str, ...]:
     """The note on a file with several frames; they are counted without reading the file, which may claim a million."""
     if image.format == "MPO":  # a camera's JPEG with an embedded preview: not worth a note
         return ()
-    if image.format == "GIF":
-        frames = frames_of_gif
-    elif image.format == "TIFF":
+    if image.format == "TIFF":
         return ("holds several pictures: the first is used",) if getattr(image, "is_animated", False) else ()
-    else:
-        frames = getattr(image, "n_frames", 1)  # from the header
+    frames = frames_of_gif if image.format == "GIF" else getattr(image, "n_frames", 1)  # the latter from the header
     if frames <= 1:
         return ()
-    if image.format in ANIMATED:
-        number = f"over {frames - 1}" if image.format == "GIF" and frames > MAX_FRAMES else f"{frames}"
-        return (f"animated, {number} frames: the first is used",)
-    return (f"holds {frames} pictures: the first is used",)
+    if image.format not in ANIMATED:
+        return (f"holds {frames} pictures: the first is used",)
+    number = f"over {frames - 1}" if image.format == "GIF" and frames > MAX_FRAMES else f"{frames}"
+    return (f"animated, {number} frames: the first is used",)
 
 
 def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -> Picture:
@@ -310,7 +299,11 @@ def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -
             f"{source}: {width}×{height} pixels, expected at least {MIN_SIDE}×{MIN_SIDE}: use a larger picture"
         )
     try:
-        return Picture(source, _rgb(_upright(image)), notes)
+        image.load()  # damaged pixels must be seen here, not be taken for damaged EXIF data below
+        upright = image
+        with contextlib.suppress(Exception):  # an unreadable orientation is none: the picture itself is fine
+            upright = image if orientation(image) == 1 else ImageOps.exif_transpose(image)
+        return Picture(source, _rgb(upright), notes)
     except MemoryError:
         raise InputError(f"{source}: not enough memory to decode {width}×{height} pixels: make it smaller") from None
     except Exception as error:  # Pillow's plugins raise whatever they trip over
@@ -318,19 +311,18 @@ def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -
 
 
 def orientation(image: Image.Image) -> int:
-    """A picture's EXIF orientation, 1–8; 1 if its EXIF data have none, or are too costly to read."""
-    if has_costly_exif(image.info):
+    """A picture's EXIF orientation, 1–8; 1 if its EXIF data have none, or claim far more than they hold."""
+    exif = image.info.get("exif")
+    if exif is None and "Raw profile type exif" in image.info:  # ImageMagick's way to put it into a PNG
+        with contextlib.suppress(ValueError):
+            exif = bytes.fromhex("".join(str(image.info["Raw profile type exif"]).split("\n")[3:]))
+    try:
+        if isinstance(exif, bytes):
+            _check_exif(exif)
+    except CostlyError:
         return 1
     value = image.getexif().get(ExifTags.Base.Orientation, 1)
     return value if value in range(1, 9) else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # damaged pixels must be seen here, not be taken for damaged EXIF data below
-    try:
-        return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
-    except Exception:  # an unreadable orientation is none: the picture itself is fine
-        return image
 
 
 def _damaged(source: str, error: Exception) -> InputError:
@@ -347,7 +339,13 @@ def _rgb(image: Image.Image) -> Image.Image:
     width, height = image.size
     rows = max(1, BAND // width)
     bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
-    scale = _scale(image.mode, max(_greys(image.crop(band)).max() for band in bands)) if of_greys else 1.0
+    scale = 1.0  # what greys are multiplied by, so that white is 255
+    if of_greys:
+        most = max(_greys(image.crop(band)).max() for band in bands)
+        if image.mode == "F" and most <= 1:
+            scale = 255.0
+        elif image.mode not in ("I", "F") or most > 255:  # else 8 bits: Pillow does not say which the 32 bits hold
+            scale = 255.0 / 65535.0
     made = Image.new("RGB", image.size)
     for band in bands:
         part = image.crop(band)
@@ -363,14 +361,6 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _greys(image: Image.Image) -> npt.NDArray[np.float64]:
     """Values `[H, W]` of more than 8 bits."""
     return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)  # "no data" of float TIFFs
-
-
-def _scale(mode: str, most: float) -> float:
-    """What the values of a picture are multiplied by, so that white is 255."""
-    if mode == "F" and most <= 1:
-        return 255.0
-    # 32 bits may hold values of 8 or of 16: Pillow does not say which.
-    return 1.0 if mode in ("I", "F") and most <= 255 else 255.0 / 65535.0
 
 
 def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:
@@ -416,46 +406,21 @@ class CostlyError(Exception):
     """The file would cost far more than a picture of its size does; the text says what it holds."""
 
 
-@dataclass(frozen=True)
-class FileStructure:
-    """What the walk over a file found."""
-
-    scans: int = 1  # passes over all pixels that decoding takes
-    frames: int = 1  # of a GIF, counted up to `MAX_FRAMES` + 1; 1 of all others, whose headers say it
-
-
-def examine(file: BinaryIO, header_only: bool = False) -> FileStructure:
-    """Walks over a JPEG, GIF or TIFF, whose structure could repeat; `header_only`: scans and frames do not count."""
+def examine(file: BinaryIO, header_only: bool = False) -> tuple[int, int]:
+    """Walks a file that could repeat itself → scans of a JPEG, frames of a GIF; 1 of others, or if `header_only`."""
     start = file.read(8)
     if start.startswith(b"\xff\xd8\xff"):
-        return _jpeg(file, header_only)
+        return _scans(file, header_only), 1
     if start.startswith((b"GIF87a", b"GIF89a")):
-        return _gif(file, header_only)
+        return 1, _frames(file, header_only)
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         _check_directories(file)
-    return FileStructure()
-
-
-def has_costly_exif(info: Mapping[Any, Any]) -> bool:
-    """Whether EXIF data, as they lie in `Image.info`, claim far more than they hold."""
-    exif = info.get("exif")
-    if exif is None and "Raw profile type exif" in info:  # ImageMagick's way to put it into a PNG
-        try:
-            exif = bytes.fromhex("".join(str(info["Raw profile type exif"]).split("\n")[3:]))
-        except ValueError:
-            return False
-    if not isinstance(exif, bytes):
-        return False
-    try:
-        _check_exif(exif)
-    except CostlyError:
-        return True
-    return False
+    return 1, 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- JPEG
-def _jpeg(file: BinaryIO, header_only: bool) -> FileStructure:
-    """Counts scans as libjpeg meets them: segment by segment, up to the end of the first picture."""
+def _scans(file: BinaryIO, header_only: bool) -> int:
+    """Counts passes over all pixels as libjpeg meets them: by segments, up to the end of the first picture."""
     file.seek(2)
     scans = 0
     exif: list[bytes] = []
@@ -473,7 +438,7 @@ def _jpeg(file: BinaryIO, header_only: bool) -> FileStructure:
             if scans == 1:
                 _check_exif(b"".join(exif))
             if header_only:
-                return FileStructure()
+                return 1
             if scans > MAX_SCANS:
                 raise CostlyError(f"more than {MAX_SCANS} scans")
         if marker == _EXIF and not scans:
@@ -484,7 +449,7 @@ def _jpeg(file: BinaryIO, header_only: bool) -> FileStructure:
             file.seek(length, os.SEEK_CUR)
     else:
         raise CostlyError(f"more than {MAX_SEGMENTS:,} segments")
-    return FileStructure(scans=max(1, scans))
+    return max(1, scans)
 
 
 def _next_marker(file: BinaryIO, most: int | None) -> int | None:
@@ -504,8 +469,8 @@ def _next_marker(file: BinaryIO, most: int | None) -> int | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- GIF
-def _gif(file: BinaryIO, header_only: bool) -> FileStructure:
-    """Counts frames; what lies before the first one is bounded, for Pillow joins comments block by block."""
+def _frames(file: BinaryIO, header_only: bool) -> int:
+    """Counts up to `MAX_FRAMES` + 1; before the first, blocks are bounded: Pillow joins comments one by one."""
     file.seek(10)
     _skip_colours(file, behind=2)
     frames = blocks = 0
@@ -528,7 +493,7 @@ def _gif(file: BinaryIO, header_only: bool) -> FileStructure:
             blocks += 1  # junk
         if not frames and blocks > MAX_COMMENT_BLOCKS:
             raise CostlyError(f"more than {MAX_COMMENT_BLOCKS:,} blocks of comments")
-    return FileStructure(frames=max(1, frames))
+    return max(1, frames)
 
 
 def _skip_colours(file: BinaryIO, behind: int) -> None:

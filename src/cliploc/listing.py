@@ -34,11 +34,7 @@ def list_models(*, kind: TowerKind | None = None, method: str | None = None, usa
     ]
 
 
-def list_methods(
-    *,
-    model: str | None = None,
-    family: Family | None = None,
-) -> list[str]:
+def list_methods(*, model: str | None = None, family: Family | None = None) -> list[str]:
     """The names that `Localizer(method=…)` takes.
 
     Args:

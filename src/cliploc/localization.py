@@ -267,12 +267,7 @@ class Localization:
         """With what a second look says."""
         found = np.array([reason is None for reason in judged.reasons])
         return replace(
-            self,
-            boxes=judged.boxes,
-            found=found,
-            reasons=judged.reasons,
-            presence=judged.presence,
-            judged=judged,
+            self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=judged.presence, judged=judged
         )
 
     def __repr__(self) -> str:
@@ -319,12 +314,7 @@ def boxes_of(
         for p in np.unique(label):
             own = xyxy[label == p]
             xyxy[label == p] = moved(own, sides[p], readings(own, maps[p], frame), frame)
-    return Boxes(
-        xyxy=xyxy,
-        score=on_map.score,
-        label=label.astype(np.int64),
-        names=names,
-    )
+    return Boxes(xyxy, on_map.score, label.astype(np.int64), names)
 
 
 def joined_boxes(parts: Sequence[Boxes], names: tuple[str, ...]) -> Boxes:
@@ -366,13 +356,6 @@ def boxes_and_reasons(
 
 
 def absence(presence: float, least: float, rank: int | None = None) -> str:
-    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one.
-
-    Example:
-        >>> absence(0.2, 0.5, 312)
-        'not in the picture: presence 0.20 (uncalibrated, rank 312) is below 0.5'
-        >>> absence(0.318, 0.32)
-        'not in the picture: presence 0.318 is below 0.32'
-    """
+    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one."""
     of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
     return f"not in the picture: presence {told_apart(presence, least)}{of_bank} is below {least:g}"

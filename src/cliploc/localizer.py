@@ -20,7 +20,7 @@ from cliploc.config import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.errors import UsageError
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
-from cliploc.method import Method, TrainedHead
+from cliploc.method import TrainedHead
 from cliploc.pipeline.flow import Flow, MaskedEncoder
 from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import OnError, Prepared, Request, Result, source_of, stacked
@@ -34,7 +34,7 @@ from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.tower import Backbone, Needs
-from cliploc.values import ResizePolicy, TextSet
+from cliploc.values import TextSet
 
 if TYPE_CHECKING:
     from cliploc.localization import MaskSource
@@ -72,7 +72,16 @@ class Localizer:
             precision, memory …; `print(cliploc.Options.explain())` tells what each one does.
 
     Attributes:
+        options: the options as given, and the recipe's values for those left out.
         recipe: what runs where no method was named; None where one was.
+        method: the method, or the ensemble of several.
+        refine: the names of the steps that follow the method.
+        box_rule: how maps become boxes.
+        usual_min_presence: the minimum of presence if none was given.
+        resize: how a picture is fitted to the model's input.
+        input_hw: height and width of the model's input at scale 1, in pixels.
+        exemplars: name → checksums of its exemplar pictures, and "text" if its text counts too.
+        flow: the flow of a named method, for code that combines its stages in another way, as segmentation does.
         templates: the sentences that names stand in.
         backbone: the model.
         precision: the precision of its image tower, such as "fp32".
@@ -156,10 +165,12 @@ class Localizer:
         self.calibration = own_calibration(name) if file is None else load_calibration(file)
         self._own = self._flow(own, head, encoder)
         # Methods that a caller names run as published, without the recipe's options.
-        self._named = self._own
-        if self.recipe is not None:
-            self._named = self._flow(given.filled({}), head, encoder)
+        self.flow = self._own if self.recipe is None else self._flow(given.filled({}), head, encoder)
         self._task = self._own.tasks.make(chosen_method.name, given.method_options)
+        self.options, self.refine, self.method = self._own.options, self._own.refine, self._task.method
+        self.box_rule, self.usual_min_presence = self._task.box_rule, self._own.usual_min_presence
+        self.resize, self.input_hw = self._own.preparation.resize, self._own.preparation.input_hw
+        self.exemplars = self._texts.exemplar_facts
         if self.recipe is not None:  # else other methods may be asked for, which the file may hold for
             self._refuse_misfit()
 
@@ -169,51 +180,6 @@ class Localizer:
             self.backbone, self._texts, options, head, encoder,
             second_look=second_look, guide=self.guide, mask_source=self.mask_source,
         )  # fmt: skip
-
-    @property
-    def options(self) -> Options:
-        """The options as given, and the recipe's values for those left out."""
-        return self._own.options
-
-    @property
-    def refine(self) -> tuple[str, ...]:
-        """The names of the steps that follow the method."""
-        return self._own.refine
-
-    @property
-    def flow(self) -> Flow:
-        """The flow of a named method, for code that combines its stages in another way, as segmentation does."""
-        return self._named
-
-    @property
-    def method(self) -> Method:
-        """The method, or the ensemble of several."""
-        return self._task.method
-
-    @property
-    def usual_min_presence(self) -> float:
-        """The minimum of presence if none was given."""
-        return self._own.usual_min_presence
-
-    @property
-    def box_rule(self) -> BoxRule:
-        """How maps become boxes."""
-        return self._task.box_rule
-
-    @property
-    def resize(self) -> ResizePolicy:
-        """How a picture is fitted to the model's input."""
-        return self._own.preparation.resize
-
-    @property
-    def input_hw(self) -> tuple[int, int]:
-        """Height and width of the model's input at scale 1, in pixels."""
-        return self._own.preparation.input_hw
-
-    @property
-    def exemplars(self) -> dict[str, list[str]]:
-        """Name → checksums of its exemplar pictures, and "text" if its text counts too."""
-        return self._texts.exemplar_facts
 
     @property
     def calibrated(self) -> bool:
@@ -265,11 +231,8 @@ class Localizer:
         Yields:
             One `Localization` for each picture.
         """
-        tasks = {self.method.name: self._task}
-        self._refuse_misfit()
-        requests, bank = _requests(images, names), self._bank_where(presence)
-        how = {"keep_maps": keep_maps, "boxes": boxes}
-        results = self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, **how)
+        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "boxes": boxes}
+        results = self._run(_requests(images, names), None, presence, reporter, on_error, **how)
         with closing(results):
             for result in results:
                 if result.error is None:
@@ -322,12 +285,8 @@ class Localizer:
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        tasks, bank = self._named.tasks_of(methods), self._bank_where(presence)
-        self._refuse_misfit(methods)
-        requests = _requests(images, names)
-        how = {"keep_maps": keep_maps, "boxes": boxes}
-        results = self._named.run(requests, tasks, absent_maps, bank, reporter, on_error, **how)
-        return _found_in(results)
+        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "boxes": boxes}
+        return _found_in(self._run(_requests(images, names), methods, presence, reporter, on_error, **how))
 
     def compare_figure(
         self, image: ImageLike, names: Sequence[str], methods: Sequence[str] | Mapping[str, Mapping[str, Any]]
@@ -353,7 +312,7 @@ class Localizer:
         """
         from cliploc.report.comparison import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
 
-        titles = {spec: task.method.title for spec, task in self._named.tasks_of(methods).items()}
+        titles = {spec: task.method.title for spec, task in self.flow.tasks_of(methods).items()}
         refuse_too_many(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
@@ -385,16 +344,24 @@ class Localizer:
             >>> result.id, list(result.found)
             ('a', ['cam'])
         """
-        flow = self._own if methods is None else self._named
+        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "lessons": lessons}
+        return self._run(requests, methods, presence, reporter, "skip", **how)
+
+    def _run(
+        self,
+        requests: Iterable[Request],
+        methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None,
+        presence: bool | None,
+        reporter: Reporter,
+        on_error: OnError,
+        **how: bool,
+    ) -> Generator[Result, None, None]:
+        flow = self._own if methods is None else self.flow
         tasks = {self.method.name: self._task} if methods is None else flow.tasks_of(methods)
         self._refuse_misfit(methods)
-        bank = self._bank_where(presence)
-        return flow.run(requests, tasks, absent_maps, bank, reporter, "skip", keep_maps=keep_maps, lessons=lessons)
-
-    def _bank_where(self, presence: bool | None) -> Bank | None:
-        """The bank if names are compared with it, else None."""
-        wanted = self._own.min_presence > 0 if presence is None else presence
-        return self._bank if wanted and not self.calibrated else None
+        compared = self._own.min_presence > 0 if presence is None else presence
+        bank = self._bank if compared and not self.calibrated else None
+        return flow.run(requests, tasks, bank, reporter, on_error, **how)
 
     @overload
     def classify(
@@ -467,7 +434,7 @@ class Localizer:
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
         known = [entry for entry in names if prompts.parse([entry]).names[0] not in unknown]
-        with self._named.batches(_requests(images, known), on_error) as gathered:
+        with self.flow.batches(_requests(images, known), on_error) as gathered:
             for batch in gathered:
                 readable = [item for item in batch if isinstance(item, Prepared)]
                 ranked = iter(self._classified(readable, top_k) if readable else [])
@@ -529,7 +496,7 @@ class Localizer:
             True
         """
         with own_modes(self.backbone.device):
-            pipeline = self._own if method is None else self._named
+            pipeline = self._own if method is None else self.flow
             task = self._task if method is None else pipeline.tasks.make(method, method_options or {})
             if method is None and method_options:
                 raise UsageError("expected a method with method_options, got none: name the method that they belong to")
@@ -567,7 +534,7 @@ class Localizer:
             if self._texts.by_exemplars(texts.synonyms[0]):
                 return None
             request = Request(0, image, [name])
-            item = self._named.preparation.prepare(request, texts, source_of(request))
+            item = self.flow.preparation.prepare(request, texts, source_of(request))
             [embedding] = self._embedded([item])
             sentences = tuple(one.replace("{}", word) for word in texts.synonyms[0] for one in self.templates)
             each = TextSet(sentences, tuple((one,) for one in sentences), ("{}",))
@@ -581,11 +548,11 @@ class Localizer:
             >>> Localizer(threshold=0.25).box_rule_of("layer_cam").threshold
             0.25
         """
-        return self._named.tasks.make(method, options or {}).box_rule
+        return self.flow.tasks.make(method, options or {}).box_rule
 
     def options_of(self, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All options of a method, with defaults for those not given; a trained head is named by its file."""
-        return self._named.tasks.named_options(self._named.tasks.make(method, options or {}), options or {})
+        return self.flow.tasks.named_options(self.flow.tasks.make(method, options or {}), options or {})
 
     def describe(self, method: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the results depend on, with the defaults filled in: the identity of a run.
@@ -607,7 +574,7 @@ class Localizer:
             >>> Localizer(scales=(1, 1.5)).describe()["scales"]
             (1.0, 1.5)
         """
-        pipeline = self._own if method is None else self._named
+        pipeline = self._own if method is None else self.flow
         spec, given = (self.method.name, self.options.method_options) if method is None else (method, options or {})
         task = pipeline.tasks.make(spec, given)
         # "weights", "options" and "heads" below
@@ -695,7 +662,7 @@ class Localizer:
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """`[B, D]` of whole pictures at the scale that is read."""
-        pixels = stacked([item.inputs[self._named.read_scale] for item in batch])  # [B, 3, H, W] uint8
+        pixels = stacked([item.inputs[self.flow.read_scale] for item in batch])  # [B, 3, H, W] uint8
         embedding = self.backbone.encode_image(
             self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
         )

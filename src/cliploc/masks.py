@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -146,10 +146,8 @@ class _NameMap:
         level = hot_levels(self._shown[None], rule.threshold)[0] if self._shown.size else np.float32(np.inf)
         self.level = max(level, np.float32(0))
         self.hot: BoolArray = self.heat > self.level
-        self._keep_thin(self._shown > self.level)
-
-    def _keep_thin(self, hot: BoolArray) -> None:
-        """Adds what resampling lost: the places of hot map pixels `[h, w]` whose centres are not hot in the picture."""
+        # Resampling loses hot map pixels [h, w] whose centres are not hot in the picture: their places are added.
+        hot = self._shown > self.level
         y, x = np.nonzero(hot)
         rows, columns = self._pixels_of(y, x)
         lost = ~self.hot[rows, columns]
@@ -157,22 +155,16 @@ class _NameMap:
             return
         missing = np.zeros_like(hot)
         missing[y[lost], x[lost]] = True
-        height, width = self._frame.original_hw
+        height, width = frame.original_hw
         near_y, near_x = (
             self._neighbours(np.arange(length), axis, hot.shape[1 - axis])[0]
             for axis, length in ((1, height), (0, width))
         )
-        self.hot |= missing[near_y][:, near_x] & self._in_frame()
+        left, top, right, bottom = frame.to_original([x0, y0, x1, y1])[0]  # what the model saw, not what was cropped
+        centres_y, centres_x = np.arange(height) + 0.5, np.arange(width) + 0.5
+        seen = ((centres_y >= top) & (centres_y <= bottom))[:, None] & ((centres_x >= left) & (centres_x <= right))
+        self.hot |= missing[near_y][:, near_x] & seen
         self.hot[rows, columns] = True
-
-    def _in_frame(self) -> BoolArray:
-        """`[H, W]`, the pixels of the picture that the model saw: not those that were cropped."""
-        height, width = self._frame.original_hw
-        x0, y0, x1, y1 = self._frame.visible_xyxy
-        left, top, right, bottom = self._frame.to_original([x0, y0, x1, y1])[0]
-        rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
-        seen: BoolArray = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
-        return seen
 
     def _pixels_of(
         self, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]
@@ -189,38 +181,30 @@ class _NameMap:
         where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
         at = self._labels_at(labels) if len(where) else labels
         free = np.ones(len(where), bool)  # regions with equal boxes are used one after the other
+        height, width = self._frame.original_hw
         for box in xyxy.astype(np.float64):
+            mask = np.zeros((height, width), bool)  # the hot pixels whose centres lie in the box
+            left, top = np.floor(box[:2]).astype(int).clip(0, [width, height])
+            right, bottom = np.ceil(box[2:]).astype(int).clip(0, [width, height])
+            rows, columns = np.arange(top, bottom), np.arange(left, right)
+            inside = ((rows + 0.5 >= box[1]) & (rows + 0.5 <= box[3]))[:, None]
+            inside = inside & (columns + 0.5 >= box[0]) & (columns + 0.5 <= box[2])
+            here = slice(top, bottom), slice(left, right)
+            mask[here] = self.hot[here] & inside
             away = np.abs(where - box).max(axis=1, initial=0)
             like = np.flatnonzero(free & (away <= SAME))
-            mask = self._within(box)
             if len(like):
                 free[like[0]] = False
                 region = int(regions.region[like[0]])
                 mask &= at == region
-                self._add_small(mask, at, np.nonzero(labels == region))
+                # A picture smaller than the map loses some of its pixels, of which its own cover several: added.
+                y, x = self._pixels_of(*np.nonzero(labels == region))
+                if max(self._frame.scale_xy) > 1:
+                    alone = at[y, x] == 0
+                    mask[y[alone], x[alone]] = True
+                if not mask.any():
+                    mask[y, x] = True
             yield mask
-
-    def _within(self, box: npt.NDArray[Any]) -> BoolArray:
-        """The hot pixels `[H, W]` whose centres lie in the box."""
-        height, width = self._frame.original_hw
-        mask = np.zeros((height, width), bool)
-        left, top = np.floor(box[:2]).astype(int).clip(0, [width, height])
-        right, bottom = np.ceil(box[2:]).astype(int).clip(0, [width, height])
-        rows, columns = np.arange(top, bottom), np.arange(left, right)
-        inside = ((rows + 0.5 >= box[1]) & (rows + 0.5 <= box[3]))[:, None]
-        inside = inside & (columns + 0.5 >= box[0]) & (columns + 0.5 <= box[2])
-        here = slice(top, bottom), slice(left, right)
-        mask[here] = self.hot[here] & inside
-        return mask
-
-    def _add_small(self, mask: BoolArray, at: npt.NDArray[np.int32], region: tuple[npt.NDArray[np.intp], ...]) -> None:
-        """Adds a region's map pixels that a picture smaller than the map loses, as its pixels cover several of them."""
-        y, x = self._pixels_of(*region)
-        if max(self._frame.scale_xy) > 1:
-            alone = at[y, x] == 0
-            mask[y[alone], x[alone]] = True
-        if not mask.any():
-            mask[y, x] = True
 
     def _labels_at(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """The region `[H, W]` of each hot pixel: that of the nearest of the map's pixels that is in one."""

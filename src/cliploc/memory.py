@@ -102,12 +102,6 @@ class Kept(Generic[V]):
         self._size -= self._entries.pop(key).size
 
 
-@dataclass(frozen=True)
-class _OfModel:
-    value: Any
-    model: weakref.ref[Backbone]
-
-
 class Memory:
     """A cache of what the towers computed of pictures and names, for any localizers, in several threads too.
 
@@ -135,7 +129,7 @@ class Memory:
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
         self.besides = Needs()
-        self._kept = Kept[_OfModel](max_bytes, max_seconds, clock)
+        self._kept = Kept[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds, clock)
         self._used: set[Hashable] = set()  # what some thread adds to
         self._freed = threading.Condition()  # tells that there is less of it
         self._gone: list[weakref.ref[Backbone]] = []  # models that ended since this was last looked at
@@ -188,13 +182,13 @@ class Memory:
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
         if self._gone:
             self._gone.clear()
-            self._kept.forget(lambda one: one.model() is None)
-        found = self._kept.get(key)
+            self._kept.forget(lambda one: one[1]() is None)
+        value, model = self._kept.get(key) or (None, None)
         # Another model may have the same address now.
-        return None if found is None or found.model() is not backbone else found.value
+        return None if model is None or model() is not backbone else value
 
     def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
-        self._kept.keep(key, _OfModel(value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
+        self._kept.keep(key, (value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
 
 
 def _bytes(value: Any, seen: set[int]) -> int:

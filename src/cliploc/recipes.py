@@ -25,7 +25,6 @@ from cliploc.config import OPTIONS, RECIPES, UNREFINED, choice, is_file_name, wo
 from cliploc.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from cliploc.backbones import ModelEntry, Structure
     from cliploc.tower import Backbone
 
 MEASURED = "chosen on the tuning pictures: `cliploc help recipes`"
@@ -182,14 +181,9 @@ def recipe_of(model: str | Backbone, name: str | os.PathLike[str] = "default") -
         return load_recipe(name)
     choice("recipe", RECIPES)(name)
     assert isinstance(name, str)
-    if isinstance(model, str):
-        return _OF.get(model, _OF[_kind_of(backbones.structure_of(model))])[name]
-    return _OF.get(model.name, _OF[_kind_of(model)])[name]
-
-
-def _kind_of(tower: Backbone | ModelEntry | Structure | None) -> str:
-    """Which recipes a tower has: by its structure, whatever it is called."""
-    if tower is None:
-        return "any"
-    special = {"attention": "vit with an attention pool", "class token and mean": "vit with class token and mean"}
-    return special.get(tower.pooling, "vit") if tower.kind == "vit" else "cnn"
+    known, tower = (model, backbones.structure_of(model)) if isinstance(model, str) else (model.name, model)
+    kind = "any"  # of tower: by its structure, whatever it is called
+    if tower is not None:
+        special = {"attention": "vit with an attention pool", "class token and mean": "vit with class token and mean"}
+        kind = special.get(tower.pooling, "vit") if tower.kind == "vit" else "cnn"
+    return _OF.get(known, _OF[kind])[name]

@@ -22,15 +22,7 @@ OWN = __name__.partition(".")[0]
 
 
 class Registry(Generic[T]):
-    """A named collection that fills itself from the public modules of one package, and from other people's packages.
-
-    Example:
-        >>> colours = Registry[int]("colour")
-        >>> colours.register("red", 1)
-        1
-        >>> colours.get("red")
-        1
-    """
+    """A named collection that fills itself from the public modules of one package, and from other people's packages."""
 
     def __init__(
         self,
@@ -60,7 +52,19 @@ class Registry(Generic[T]):
         """Imports each public module of the package once, and each plugin; it warns of one that fails."""
         self._import_own()
         for point in _plugins(self._group):
-            self._load(point)
+            if point in self._loaded:
+                continue
+            self._loaded.add(point)
+            try:
+                point.load()
+            except (Exception, SystemExit) as error:
+                package = "" if point.dist is None else f" of the package {point.dist.name} {point.dist.version}"
+                warnings.warn(
+                    f"the {self.kind} {point.name!r}{package} cannot be imported and is left out ({_in_brief(error)}): "
+                    "update or remove that package",
+                    CliplocWarning,
+                    stacklevel=2,
+                )
 
     def _import_own(self) -> None:
         if self._imported or self._package is None:
@@ -81,21 +85,6 @@ class Registry(Generic[T]):
         module = f"{self._package}.{stem}"
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module)
-
-    def _load(self, point: EntryPoint) -> None:
-        if point in self._loaded:
-            return
-        self._loaded.add(point)
-        try:
-            point.load()
-        except (Exception, SystemExit) as error:
-            package = "" if point.dist is None else f" of the package {point.dist.name} {point.dist.version}"
-            warnings.warn(
-                f"the {self.kind} {point.name!r}{package} cannot be imported and is left out ({_in_brief(error)}): "
-                "update or remove that package",
-                CliplocWarning,
-                stacklevel=2,
-            )
 
     def get(self, name: str) -> T:
         """The item called `name`; for an unknown one, an `UnknownNameError` with the nearest names and all of them."""
@@ -164,13 +153,12 @@ def import_modules(names: Sequence[str]) -> None:
             raise UsageError(f"expected the name of a module to import, got {name!r}: write it as after `import`")
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): correct it") from error
-            raise UsageError(
-                f"expected a module to import, found none called {name!r}: install it, or run this in its folder"
-            ) from None
         except (Exception, SystemExit) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is not None and f"{name}.".startswith(f"{missing}."):
+                raise UsageError(
+                    f"expected a module to import, found none called {name!r}: install it, or run this in its folder"
+                ) from None
             raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): correct it") from error
         if name not in _named:
             _named.append(name)

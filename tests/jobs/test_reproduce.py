@@ -6,8 +6,9 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
+from cliploc._documents import Published
 from cliploc.datasets import labelled_readers, readers
-from cliploc.jobs.reproduce import Published, Reproduced, published_rows
+from cliploc.jobs.reproduce import Reproduced, published_rows
 from tests.commands import cliploc_, refused
 from tests.datasets import labelled
 from tests.jobs.samples import judged_here, rows_file, wsol_folder
@@ -82,7 +83,7 @@ def test_a_file_of_ones_own_rows_is_compared(tmp_path):
 
 
 def test_the_verdict_is_by_the_interval():
-    row = Published("a", "p", "t", "localization", "wsol", "mini", None, "cam", (), "gt_known", 60.0)
+    row = Published("a", "p", "t", "localization", "wsol", "mini", "cam", (), "gt_known", 60.0)
     assert Reproduced(row, 58.0, (55.0, 61.0)).verdict == "in our interval"
     assert Reproduced(row, 50.0, (45.0, 55.0)).verdict == "-10.00"
     assert Reproduced(row, 60.0, (55.0, 61.0), "on mini, not comparable").verdict == "on mini, not comparable"

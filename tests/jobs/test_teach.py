@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cliploc import backbones
+from cliploc._documents import Taught
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import redraw
@@ -29,7 +30,7 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, Taught, _Presence, teach
+from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, _Presence, teach
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import load_learnt
@@ -360,9 +361,8 @@ def test_corrections_to_make() -> None:
 
 
 def test_saved_corrections_are_those_of_the_pictures_that_are_left() -> None:
-    used = Taught(10, 50, used=True, why="", before=12, after=4, compared=10)
-    assert used.saved(left=100) == 80
-    assert Taught(10, 50, used=False, why="", before=12, after=4, compared=10).saved(100) == 0
+    for used, saved in ((True, 80), (False, 0)):
+        assert Taught(10, 50, used, "", before=12, after=4, compared=10, agreement=None).saved(left=100) == saved
 
 
 def test_presence_follows_reviewed_pictures_with_similar_embeddings() -> None:

@@ -222,12 +222,9 @@ def test_names_and_synonyms_mean_a_class() -> None:
     assert trained.unknown_reason(("x", "zebra")) is None
     assert "its 4 classes only" in trained.unknown_reason(("lamp",))
     assert head("ts_cam", "open").unknown_reason(("lamp",)) is None
-
-
-def test_a_name_wins_over_another_classs_synonym() -> None:
     classes = (("crane", "bird"), ("bird",))
     trained = TsCamHead(dataclasses.replace(config("ts_cam", "closed"), classes=classes))
-    assert trained.class_of(("bird",)) == 1
+    assert trained.class_of(("bird",)) == 1, "a name wins over another class's synonym"
 
 
 def test_a_closed_head_without_words_says_so() -> None:
@@ -294,31 +291,26 @@ def test_the_same_tower_in_another_precision_is_the_same(saved: Any) -> None:
 
 def test_files_that_are_no_heads(saved: Any, tmp_path: Path) -> None:
     _, _, path = saved
-    cases = {}
-    with pytest.raises(ModelError, match="does not exist: make one with cliploc train"):
-        load_head(tmp_path / "no.safetensors")
-    cases["text"] = tmp_path / "text.safetensors"
-    cases["text"].write_text("no head")
-    cases["cut"] = tmp_path / "cut.safetensors"
-    cases["cut"].write_bytes(path.read_bytes()[:-100])
-    for file in cases.values():
-        with pytest.raises(ModelError, match="cannot be read as one"):
-            load_head(file)
-    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match="is not one: make one"):
-        load_head(tmp_path / "other.safetensors")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    tensors = load_file(path)
-    newer = {**json.loads(metadata["cliploc_head"]), "format": 99}
-    save_file(tensors, tmp_path / "new.safetensors", {"cliploc_head": json.dumps(newer)})
-    with pytest.raises(ModelError, match="another version of cliploc"):
-        load_head(tmp_path / "new.safetensors")
-    newer["format"], newer["surprise"] = 1, True
-    save_file(tensors, tmp_path / "odd.safetensors", {"cliploc_head": json.dumps(newer)})
-    with pytest.raises(ModelError, match="its description cannot be read"):
-        load_head(tmp_path / "odd.safetensors")
+    tensors, other = load_file(path), tmp_path / "other.safetensors"
+
+    def described(**changed: Any) -> None:
+        description = {**json.loads(metadata["cliploc_head"]), **changed}
+        save_file(tensors, other, {"cliploc_head": json.dumps(description)})
+
+    for make, said in (
+        (lambda: None, "does not exist: make one with cliploc train"),
+        (lambda: other.write_text("no head"), "cannot be read as one"),
+        (lambda: other.write_bytes(path.read_bytes()[:-100]), "cannot be read as one"),
+        (lambda: save_file({"x": torch.zeros(1)}, other), "is not one: make one"),
+        (lambda: described(format=99), "another version of cliploc"),
+        (lambda: described(format=1, surprise=True), "its description cannot be read"),
+    ):
+        make()
+        with pytest.raises(ModelError, match=said):
+            load_head(other)
     del tensors["head.experts"]
-    save_file(tensors, tmp_path / "less.safetensors", metadata)
+    save_file(tensors, other, metadata)
     with pytest.raises(ModelError, match="its weights do not fit its own description"):
-        load_head(tmp_path / "less.safetensors")
+        load_head(other)

@@ -24,7 +24,7 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.heads import load_head
 from cliploc.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
-from cliploc.training.features import FeatureCache, Wanted
+from cliploc.training.features import FeatureCache
 from cliploc.training.training_set import CROP, hold_out, view
 from tests.commands import CAT, begun, cliploc_, refused
 from tests.jobs.samples import wsol_folder
@@ -66,13 +66,6 @@ def killed(*arguments: object) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
-def run(*arguments: object, launcher: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    command = [*launcher, "tests.training.run", *map(str, arguments)]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-
-
 def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Path) -> None:
     """kill -9 among the features, and again in the middle of the third epoch."""
     out = tmp_path / "killed" / "head.safetensors"
@@ -95,11 +88,14 @@ def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Pat
 
 def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> None:
     out, alone = tmp_path / "two" / "head.safetensors", tmp_path / "one" / "head.safetensors"
-    launcher = (
+    command = (
         *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"),
+        *("tests.training.run", str(colours), str(out), "ts_cam"),
     )
-    result = run(colours, out, "ts_cam", launcher=launcher)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     trained = train(tower("vit", GRID), read_folder(colours), alone, run_settings("ts_cam"))
     two, one = load_file(out), load_file(alone)
@@ -111,19 +107,21 @@ def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> Non
     assert [line["loss"] for line in history] == pytest.approx([line.loss for line in trained.history], rel=1e-4)
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(colours: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_or_labels_is_not_taken_up(colours: Path, tmp_path: Path) -> None:
     backbone, pictures, out = tower("vit", GRID), read_folder(colours), tmp_path / "head.safetensors"
-    train(backbone, pictures, out, quick())
+    train(backbone, pictures, out, quick(held_out=0))  # else parts would differ, too
     with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
-        train(backbone, pictures, out, quick(lr=0.5))
-    train(backbone, pictures, out, quick(lr=0.5), restart=True)
+        train(backbone, pictures, out, quick(lr=0.5, held_out=0))
+    with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
+        train(backbone, replace(pictures, labels=pictures.labels[::-1]), out, quick(held_out=0))
+    train(backbone, pictures, out, quick(lr=0.5, held_out=0), restart=True)
     assert load_head(out, backbone).config.training["lr"] == 0.5  # type: ignore[index]
 
 
 # ------------------------------------------------------------------------------------------------------------- features
 def cache_of(folder: Path, backbone: Any, pictures: LabelledPictures, **changed: Any) -> FeatureCache:
-    wanted = replace(Wanted(dense=True, augmentations=0, input_hw=HW, batch_size=5), **changed)
-    return FeatureCache(folder, backbone, pictures, wanted)
+    wanted = {"dense": True, "augmentations": 0, "input_hw": HW, "batch_size": 5}
+    return FeatureCache(folder, backbone, pictures, **{**wanted, **changed})
 
 
 def test_cached_features_are_the_towers(colours: Path, tmp_path: Path) -> None:
@@ -238,7 +236,7 @@ def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, t
         train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), restart=True)
 
 
-def test_a_reporter_is_told_of_features_and_of_every_epoch(colours: Path, tmp_path: Path) -> None:
+def test_a_reporter_is_told_of_features_and_of_every_epoch_and_files_show_them(colours: Path, tmp_path: Path) -> None:
     told: list[tuple[object, ...]] = []
     reporter = Reporter(
         phase=lambda label: told.append((label,)),
@@ -256,6 +254,13 @@ def test_a_reporter_is_told_of_features_and_of_every_epoch(colours: Path, tmp_pa
     assert training[1] == (2 * in_training, 2 * in_training)
     assert sum(int(str(one[1])) for one in training if one[0] == "images") == 2 * in_training
     assert [one for one in training if one[0] == "note"] == [("note", one.line(2)) for one in trained.history]
+    assert trained.history[1].line(2).startswith("epoch 2 of 2  loss ")
+    folder = tmp_path / "head.safetensors.training"
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+        assert len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
 def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,19 +363,6 @@ def test_it_stops_when_patience_ends_and_keeps_the_best(colours: Path, tmp_path:
     assert accuracies[trained.best - 1] == max(a for a in accuracies if a is not None)
     shorter = train(backbone, pictures, tmp_path / "b", quick(kind="closed", epochs=40, lr=1.0, patience=3))
     torch.testing.assert_close(shorter.head.state_dict(), trained.head.state_dict())
-
-
-def test_curves_and_history_are_written(colours: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    out = tmp_path / "head.safetensors"
-    trained = train(tower("vit", GRID), read_folder(colours), out, quick(), reporter=Reporter(note=said.append))
-    folder = tmp_path / "head.safetensors.training"
-    rows = list(csv.DictReader((folder / "history.csv").open()))
-    assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]
-    assert said[1].startswith("epoch 2 of 2  loss ")
-    with Image.open(folder / "curves.png") as curves:
-        assert curves.width > 500
-        assert len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
 def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) -> None:

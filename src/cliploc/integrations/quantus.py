@@ -1,7 +1,4 @@
-"""cliploc's methods as explain functions of Quantus, and Quantus's metrics in the faithfulness task.
-
-See `cliploc help faithfulness`.
-"""
+"""cliploc's methods as explain functions of Quantus, and its metrics in ours: see `cliploc help faithfulness`."""
 
 from __future__ import annotations
 

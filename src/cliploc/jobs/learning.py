@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cliploc._documents import Taught
 from cliploc._files import write_whole
 from cliploc.errors import UsageError
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import LEARNT, LEARNT_BEFORE, TAUGHT_BEFORE, TaughtRows, read_taught, taught_lines
 from cliploc.jobs.annotator import Row
-from cliploc.jobs.teach import FEWEST_REVIEWED, Refit, Taught, Teaching, teach, write_learnt
+from cliploc.jobs.teach import FEWEST_REVIEWED, Refit, Teaching, teach, write_learnt
 
 if TYPE_CHECKING:
     from cliploc.jobs.review_folder import ReviewFolder

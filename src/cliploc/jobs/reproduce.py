@@ -1,38 +1,17 @@
 """Published numbers beside ours: each row is one benchmark run, and has the command that computes it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import DocumentError, PublishedRows, read_json
+from msgspec.structs import replace
+
+from cliploc._documents import DocumentError, Published, PublishedRows, read_json
 from cliploc.errors import UsageError
 
 REFUSED = {"--import", "--out", "--root", "--dataset", "--task"}  # words that a row cannot have
 OWN = Path(__file__).parents[1] / "report" / "published_rows.json"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A number of a paper, and how it is computed here."""
-
-    id: str
-    paper: str
-    table: str  # where the number stands
-    task: str  # as `benchmark --task` has it
-    dataset: str
-    model: str
-    pretrained: str | None
-    method: str
-    options: tuple[str, ...]  # further words of the command: the paper's protocol
-    number: str  # its key in summary.json
-    value: float  # in percent
-
-    def command(self, root: str, out: str) -> list[str]:
-        """The words of the command that computes the number, without `cliploc`."""
-        weights = [] if self.pretrained is None else ["--pretrained", self.pretrained]
-        asked = ["benchmark", "--task", self.task, "--dataset", self.dataset, "--root", root, "--model", self.model]
-        return [*asked, *weights, "--method", self.method, *self.options, "--out", out]
 
 
 @dataclass(frozen=True)
@@ -69,7 +48,7 @@ def published_rows(path: Path = OWN) -> list[Published]:
         raise UsageError(f"expected a file of published rows at {path}, found none: check the path") from None
     except (DocumentError, OSError) as error:
         raise UsageError(f"{path} cannot be read as published rows ({error}): correct it") from None
-    rows = [Published(**{"pretrained": None, **one, "options": tuple(one["options"])}) for one in read["rows"]]
+    rows = [Published(**{**one, "options": tuple(one["options"])}) for one in read["rows"]]
     for one in rows:  # a file of numbers must not name code, or other folders
         own = {
             word.partition("=")[0] for word in (*one.options, one.dataset, one.model, one.method, one.pretrained or "")

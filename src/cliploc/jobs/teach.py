@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,9 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec.structs import asdict
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc._documents import Taught
 from cliploc._files import write_whole
 from cliploc.calibration import UNSURE, Floats, logit
 from cliploc.config import FOUND, MIN_SCORE
@@ -55,28 +57,6 @@ MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alik
 UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What became of one name."""
-
-    reviewed: int  # pictures that were reviewed
-    pictures: int  # pictures that taught
-    used: bool  # whether the taught drafts are used
-    why: str  # in words
-    # corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
-    # without reviewed pictures
-    before: int | None = None
-    after: int | None = None
-    compared: int = 0  # number of these pictures
-    agreement: float | None = None  # of what two halves of its pictures teach; None of a name that is not common
-
-    def saved(self, left: int) -> int:
-        """About how many corrections it saves in the pictures that are left."""
-        if not self.used or self.before is None or self.after is None or not self.compared:
-            return 0
-        return max(0, round((self.before - self.after) / self.compared * left))
 
 
 @dataclass(frozen=True)
@@ -421,7 +401,7 @@ class _Name:
         count, taught = len(self._reviewed), int(self._uses.sum())
         if not count:
             why = "learnt from the folder" if open_gate else "not learnt: its pictures do not agree where it is"
-            return Taught(0, taught, open_gate, why, agreement=agreement)
+            return Taught(0, taught, open_gate, why, None, None, 0, agreement)
         compared = range(len(left_out))
         before = sum(self._work(self._untaught(self._reviewed[k]), k) for k in compared)
         after = sum(self._work(self._moved(k, *drafts), k) for k, drafts in enumerate(left_out))

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +29,24 @@ PART_BYTES = 16 << 20  # size of a file
 DECODERS = 2  # threads that read the next pictures while the tower computes
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the cache stores for each picture."""
-
-    dense: bool  # whether to store the tower's dense reading too, in separate files (for open heads that start from it)
-    augmentations: int  # number of views besides the plain one
-    input_hw: tuple[int, int]  # height and width of the tower's input
-    batch_size: int = 16  # pictures sent through the tower at once; not part of the digest
-
-
 class FeatureCache:
     """The features of a training set, in its own folder of a folder of features."""
 
-    def __init__(self, folder: Path, backbone: Backbone, pictures: LabelledPictures, wanted: Wanted) -> None:
-        self.backbone, self.pictures, self.wanted = backbone, pictures, wanted
-        features = self._look(np.zeros((1, 3, *wanted.input_hw), np.uint8))
+    def __init__(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        pictures: LabelledPictures,
+        *,
+        # Whether to store the tower's dense reading too, in separate files (for open heads that start from it).
+        dense: bool,
+        augmentations: int,  # number of views besides the plain one
+        input_hw: tuple[int, int],  # height and width of the tower's input
+        batch_size: int = 16,  # pictures sent through the tower at once; not part of the digest
+    ) -> None:
+        self.backbone, self.pictures = backbone, pictures
+        self.dense, self.augmentations, self.input_hw, self.batch_size = dense, augmentations, input_hw, batch_size
+        features = self._look(np.zeros((1, 3, *input_hw), np.uint8))
         sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(features).items()}
         self.bytes_each = sum(sizes.values())
         self.part_size = max(1, min(1024, PART_BYTES // (sizes["tokens"] + sizes["attention"])))
@@ -61,7 +63,7 @@ class FeatureCache:
             except OSError:
                 files.append((str(path), -1, -1))
         says = [FORMAT, self.backbone.weights_id, self.backbone.resize_policy, files]
-        says += [self.backbone.interpolation, self.wanted.input_hw, self.part_size]
+        says += [self.backbone.interpolation, self.input_hw, self.part_size]
         return hashlib.sha256(json.dumps(says).encode("utf-8", "surrogatepass")).hexdigest()
 
     # ----------------------------------------------------------------------------------------------------------- make
@@ -69,11 +71,20 @@ class FeatureCache:
     def parts(self) -> list[tuple[int, int]]:
         """All `(view, part)`."""
         count = math.ceil(len(self.pictures) / self.part_size)
-        return [(which, part) for which in range(self.wanted.augmentations + 1) for part in range(count)]
+        return [(which, part) for which in range(self.augmentations + 1) for part in range(count)]
 
     def fill(self, reporter: Reporter = SILENT, rank: int = 0, processes: int = 1) -> None:
         """Computes missing features; each of several processes does its share."""
-        self._refuse_full_disk(sum(map(self._lacks, self.parts)))
+        needed = sum(map(self._lacks, self.parts)) * self.part_size * self.bytes_each
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise UsageError(
+                f"expected {needed / 1e9:.1f} GB of room for features in {self.folder.parent}, got "
+                f"{free / 1e9:.1f} GB: choose another --features, or fewer --augmentations"
+            )
         mine = [key for key in self.parts[rank::processes] if self._lacks(key)]
         if mine:
             count = sum(len(self._rows(part)) for _, part in mine)
@@ -84,44 +95,42 @@ class FeatureCache:
                 self._make(which, part, pool, reporter)
 
     def _make(self, which: int, part: int, pool: ThreadPoolExecutor, reporter: Reporter) -> None:
-        rows, size = self._rows(part), self.wanted.batch_size
+        rows, size = self._rows(part), self.batch_size
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-        futures = [[pool.submit(self._pixels, number, which) for number in chunk] for chunk in chunks[:1]]
+        waiting = [pool.submit(self._pixels, number, which) for number in chunks[0]]
         made: list[dict[str, Tensor]] = []
         readable: list[bool] = []
-        for index in range(len(chunks)):
-            if index + 1 < len(chunks):  # decoded while the tower works
-                futures.append([pool.submit(self._pixels, number, which) for number in chunks[index + 1]])
+        for chunk, after in pairwise([*chunks, range(0)]):
+            decoding, waiting = waiting, [pool.submit(self._pixels, number, which) for number in after]
             pixels = []
-            for number, future in zip(chunks[index], futures[index], strict=True):
+            for number, future in zip(chunk, decoding, strict=True):
                 try:
                     pixels.append(future.result())
                     readable.append(True)
                 except InputError as error:
-                    pixels.append(np.zeros((3, *self.wanted.input_hw), np.uint8))
+                    pixels.append(np.zeros((3, *self.input_hw), np.uint8))
                     readable.append(False)
                     if which == 0:
                         reporter.failed(str(self.pictures.paths[number]), error)
                 reporter.images(1)
-            futures[index] = []
-            made.append(_tensors(self._look(np.stack(pixels))))
+            made.append(_tensors(self._look(np.stack(pixels))))  # while the next chunk is decoded
         tensors = {name: torch.cat([chunk[name] for chunk in made]) for name in made[0]}
-        if self.wanted.dense:
+        if self.dense:
             write_output(self._path(which, part, dense=True), save({"dense": tensors.pop("dense")}), "--features")
         tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)
         write_output(self._path(which, part), save(tensors), "--features")
 
     def _pixels(self, number: int, which: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-        path, w = self.pictures.paths[number], self.wanted
-        return view(path, number, which, self.backbone.resize_policy, w.input_hw, self.backbone.interpolation)
+        path, tower = self.pictures.paths[number], self.backbone
+        return view(path, number, which, tower.resize_policy, self.input_hw, tower.interpolation)
 
     @torch.no_grad()
     def _look(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Seen:
-        backbone, w = self.backbone, self.wanted
+        backbone = self.backbone
         images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float().div_(255))
-        trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=w.dense))
+        trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=self.dense))
         text = torch.zeros(len(images), 1, backbone.embedding_size, dtype=torch.float32, device=backbone.device)
-        return look(Context(lambda: images, text, trace, backbone), attention=True, dense=w.dense)
+        return look(Context(lambda: images, text, trace, backbone), attention=True, dense=self.dense)
 
     def _rows(self, part: int) -> range:
         return range(part * self.part_size, min(len(self.pictures), (part + 1) * self.part_size))
@@ -131,20 +140,8 @@ class FeatureCache:
 
     def _lacks(self, key: tuple[int, int]) -> bool:
         """Whether a file of a part is missing."""
-        dense = self.wanted.dense and not self._path(*key, dense=True).exists()
+        dense = self.dense and not self._path(*key, dense=True).exists()
         return dense or not self._path(*key).exists()
-
-    def _refuse_full_disk(self, missing: int) -> None:
-        needed = missing * self.part_size * self.bytes_each
-        place = self.folder
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        free = shutil.disk_usage(place).free
-        if needed > free:
-            raise UsageError(
-                f"expected {needed / 1e9:.1f} GB of room for features in {self.folder.parent}, got "
-                f"{free / 1e9:.1f} GB: choose another --features, or fewer --augmentations"
-            )
 
     # ----------------------------------------------------------------------------------------------------------- read
     def usable(self) -> tuple[int, ...]:
@@ -163,7 +160,7 @@ class FeatureCache:
         for number in numbers:
             part, row = divmod(number, self.part_size)
             kept = [self._load(self._path(which, part))]
-            if self.wanted.dense:
+            if self.dense:
                 kept.append(self._load(self._path(which, part, dense=True)))
             for tensors in kept:
                 for name, tensor in tensors.items():

@@ -31,7 +31,7 @@ from cliploc.errors import CliplocError, ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
-from cliploc.training.features import FeatureCache, Wanted
+from cliploc.training.features import FeatureCache
 from cliploc.training.train_settings import TrainSettings
 from cliploc.training.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.values import TextSet
@@ -107,13 +107,15 @@ def train(
         problems.append(str(error))
         reporter.failed(picture, error)
 
-    wanted = Wanted(
+    cache = FeatureCache(
+        user_path(features or out.parent / "features"),
+        backbone,
+        pictures,
         dense=settings.kind == "open" and settings.start == "zero-shot",
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
         batch_size=feature_batch_size,
     )
-    cache = FeatureCache(user_path(features or out.parent / "features"), backbone, pictures, wanted)
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     usable = cache.usable()
@@ -261,7 +263,11 @@ class _Training:
         sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
         for step in range(self.steps_an_epoch):
             micro = batches[step * s.accumulate : (step + 1) * s.accumulate]
-            lr = self._learning_rate(number * self.steps_an_epoch + step)
+            done, every = number * self.steps_an_epoch + step, s.epochs * self.steps_an_epoch  # steps
+            if s.schedule == "cosine":
+                lr = s.lr * 0.5 * (1 + math.cos(math.pi * done / every))
+            else:
+                lr = s.lr * 0.1 ** (done // (s.step_epochs * self.steps_an_epoch))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad()
@@ -276,19 +282,12 @@ class _Training:
         accuracy = self._accuracy() if self.parts.held_out else None
         if not math.isfinite(loss):
             raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
-        done = Epoch(number + 1, lr, loss / count, right / count, accuracy)
-        self.history.append(done)
+        self.history.append(Epoch(number + 1, lr, loss / count, right / count, accuracy))
         best = [epoch.accuracy for epoch in self.history[: self.best_epoch]]
         if accuracy is None or not best or accuracy > max(value for value in best if value is not None):
-            self.best_epoch = done.epoch
+            self.best_epoch = number + 1
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
-        return done
-
-    def _learning_rate(self, step: int) -> float:
-        s = self.settings
-        if s.schedule == "cosine":
-            return s.lr * 0.5 * (1 + math.cos(math.pi * step / (s.epochs * self.steps_an_epoch)))
-        return s.lr * 0.1 ** (step // (s.step_epochs * self.steps_an_epoch))
+        return self.history[-1]
 
     def _backward(self, batch: np.ndarray[Any, Any], which: int, micro: int) -> Tensor:
         """Adds the gradients of this process's share of a batch; returns summed loss, hits and pictures, float64."""
@@ -409,27 +408,23 @@ class _Record:
             self._board.flush()
 
     def draw(self, history: Sequence[Epoch]) -> None:
-        """Draws the curves."""
-        write_output(self._folder / "curves.png", curves(history, self._settings), "--out")
+        """Draws loss and accuracy over epochs."""
+        from matplotlib.figure import Figure
 
-
-def curves(history: Sequence[Epoch], settings: TrainSettings) -> bytes:
-    """Draws loss and accuracy over epochs, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    epochs = [epoch.epoch for epoch in history]
-    loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
-    loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
-    accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
-    if history[0].accuracy is not None:
-        held = [epoch.accuracy if epoch.accuracy is not None else math.nan for epoch in history]
-        accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
-    accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-    accuracy.legend()
-    for axes in (loss, accuracy):
-        axes.grid(alpha=0.3)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    return image.getvalue()
+        settings = self._settings
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        loss, accuracy = figure.subplots(1, 2)
+        epochs = [epoch.epoch for epoch in history]
+        loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
+        loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
+        accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
+        if history[0].accuracy is not None:
+            held = [epoch.accuracy if epoch.accuracy is not None else math.nan for epoch in history]
+            accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
+        accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+        accuracy.legend()
+        for axes in (loss, accuracy):
+            axes.grid(alpha=0.3)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=110)
+        write_output(self._folder / "curves.png", image.getvalue(), "--out")
