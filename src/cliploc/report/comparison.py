@@ -175,9 +175,24 @@ class _Sheet:
 
     def _row(self, method: str) -> Image.Image:
         """A row: a method's title and its cells for all models."""
+        width, height = self._picture_wh
+        cells: list[tuple[int, Image.Image, _Text | None]] = []  # left edge, picture, and the text below it
+        for left, one in self._groups():
+            result = one.results.get(method)
+            if result is None:
+                wide = self._group_w if len(self._names) > 1 else max(width, NARROWEST_COLUMN)
+                empty = Image.new("RGB", (wide, height), EMPTY)
+                reason = _Text(one.missing.get(method, "no result"), TEXT_SIZE, wide - 2 * GAP, GREY)
+                reason.draw(empty, GAP, max(0, (height - reason.height) // 2))
+                cells.append((left, empty, None))
+                continue
+            small = scaled(result, self._picture_wh)
+            for index, name in enumerate(self._names):
+                picture = small.overlay([name], caption=False)
+                _ring(picture, peak_of(small, index))
+                caption = _Text(cell_caption(result, index), TEXT_SIZE, self._column_w, GREY)
+                cells.append((left + index * (self._column_w + GAP), picture, caption))
         title = _Text(self._titles[method], HEADING_SIZE, self._block_w)
-        cells = list(self._cells(method))
-        height = self._picture_wh[1]
         below = max((text.height for _, _, text in cells if text is not None), default=0)
         part = Image.new("RGB", (self._block_w, 8 + title.height + height + 4 + below), PAPER)
         ImageDraw.Draw(part).line((0, 0, self._block_w, 0), fill=RULE)
@@ -187,22 +202,6 @@ class _Sheet:
             if text is not None:
                 text.draw(part, x, y + height + 4)
         return part
-
-    def _cells(self, method: str) -> Iterator[tuple[int, Image.Image, _Text | None]]:
-        """The cells of a row: for each its left edge, its picture, and the text below it."""
-        width, height = self._picture_wh
-        for left, one in self._groups():
-            result = one.results.get(method)
-            if result is None:
-                wide = self._group_w if len(self._names) > 1 else max(width, NARROWEST_COLUMN)
-                yield left, _empty(one.missing.get(method, "no result"), (wide, height)), None
-                continue
-            small = scaled(result, self._picture_wh)
-            for index, name in enumerate(self._names):
-                picture = small.overlay([name], caption=False)
-                _ring(picture, peak_of(small, index))
-                text = _Text(cell_caption(result, index), TEXT_SIZE, self._column_w, GREY)
-                yield left + index * (self._column_w + GAP), picture, text
 
     def _groups(self) -> Iterator[tuple[int, ModelResults]]:
         """The left edge of each model's columns in a block."""
@@ -251,14 +250,6 @@ def _ring(picture: Image.Image, peak: tuple[float, float, float] | None) -> None
     for grow, colour, line in ((1, INK, 4), (0, PAPER, 2)):
         around = radius + grow
         draw.ellipse((x - around, y - around, x + around, y + around), outline=colour, width=line)
-
-
-def _empty(reason: str, size_wh: tuple[int, int]) -> Image.Image:
-    """A cell without a picture."""
-    cell = Image.new("RGB", size_wh, EMPTY)
-    text = _Text(reason, TEXT_SIZE, size_wh[0] - 2 * GAP, GREY)
-    text.draw(cell, GAP, max(0, (size_wh[1] - text.height) // 2))
-    return cell
 
 
 def _names(word: str, names: Sequence[str]) -> str:

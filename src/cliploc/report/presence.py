@@ -47,7 +47,9 @@ NEGATIVES = {
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = read_run(folder, PresenceManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("mcc"))
-    title, things = run.title("Presence"), _things(run)
+    title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
+    rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
+    things = Table("Where true boxes are lost", columns, {"": rows}, {"setting"})
     table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     page = REPORT_TEMPLATES.render(
         "presence.html",
@@ -61,8 +63,17 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         legend=legend((one.index, one.label) for one in run.settings),
         **run.ending(),
     )
-    table_csv = numbers_csv(run, NUMBERS, COUNTS, _things_columns)
-    texts = (table_csv, to_markdown(title, [table, things]), _reliability_csv(run), page)
+
+    def things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
+        return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
+
+    bins = [{"setting": one.id, **own} for one in run.settings for own in one.numbers.get("reliability") or []]
+    texts = (
+        numbers_csv(run, NUMBERS, COUNTS, things_columns),
+        to_markdown(title, [table, things]),
+        csv_text(bins or [dict.fromkeys(("setting", "boxes", "score", "right"))]),
+        page,
+    )
     return write_files(folder, texts, FILES)
 
 
@@ -72,22 +83,6 @@ def things_text(numbers: Mapping[str, Any], key: str) -> str:
     if not things or not sum(things.values()):
         return "–"
     return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
-
-
-def _things(run: TaskRun) -> Table:
-    columns = {"setting": "", **dict(LOSSES.values())}
-    rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
-    return Table("Where true boxes are lost", columns, {"": rows}, {"setting"})
-
-
-def _things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
-
-
-def _reliability_csv(run: TaskRun) -> str:
-    """A row for each setting and bin of scores."""
-    rows = [{"setting": one.id, **own} for one in run.settings for own in one.numbers.get("reliability") or []]
-    return csv_text(rows or [dict.fromkeys(("setting", "boxes", "score", "right"))])
 
 
 def _reliability(run: TaskRun) -> Iterator[Figure]:

@@ -143,12 +143,8 @@ def to_markdown(title: str, tables: Sequence[Table]) -> str:
     for table in tables:
         shown = [i for i, title in enumerate(table.columns) if title != CHART]
         titles = [list(table.columns)[i] for i in shown]
-        lines += [
-            f"## {table.title}",
-            "",
-            _pipe(titles),
-            _pipe(["---:" if t in table.numeric else "---" for t in titles]),
-        ]
+        rule = ["---:" if title in table.numeric else "---" for title in titles]
+        lines += [f"## {table.title}", "", _pipe(titles), _pipe(rule)]
         for heading, rows in table.groups.items():
             lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(titles) - 1)])] if heading else []
             lines += [_pipe([_md(row[i].plain()) for i in shown]) for row in rows]
@@ -186,19 +182,18 @@ def to_latex(tables: Sequence[Table]) -> str:
         for heading, rows in table.groups.items():
             lines.append(r"\midrule")
             lines += [rf"\multicolumn{{{len(titles)}}}{{l}}{{\textit{{{_tex(heading)}}}}} \\"] if heading else []
-            lines += [" & ".join(_tex_cell(row[i]) for i in shown) + r" \\" for row in rows]
+            for row in rows:
+                cells = []
+                for cell in (row[i] for i in shown):
+                    ends = cell.ends and rf" {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
+                    cells.append(_tex(cell.text) + (ends or ""))
+                lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
     return "\n".join(lines)
 
 
 def _tex(text: str) -> str:
     return "".join(TEX.get(letter, letter) for letter in " ".join(text.split()))
-
-
-def _tex_cell(cell: Cell) -> str:
-    if cell.ends is None:
-        return _tex(cell.text)
-    return rf"{_tex(cell.text)} {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
