@@ -47,7 +47,12 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     """Reads the set. Sample ids are the WSOL metadata's, val/ILSVRC2012_val_00000001.JPEG, for any folders."""
     pictures = needed_folder(root, PICTURES, "pictures")
     classes = imagenet_class_names()
-    places = _places(pictures)
+    places: dict[str, str] = {}  # file name → the class folder that it is in; "" for none
+    for entry in sorted(pictures.iterdir()):
+        if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir():
+            places.update({file.name: entry.name for file in entry.iterdir()})
+        elif entry.suffix.lower() in SUFFIXES:
+            places[entry.name] = ""
     metadata = metadata_folder(root, METADATA)
     if metadata is not None:
         claims = claims_of_metadata(metadata, problems)
@@ -55,17 +60,6 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         folder = needed_folder(root, (*ANNOTATIONS, METADATA[0]), "annotations")
         claims = _of_xml(folder, places, {one.wnid: i for i, one in enumerate(classes)}, problems)
     return Found(classes, list(_placed(claims, pictures, places, classes, problems)))
-
-
-def _places(pictures: Path) -> dict[str, str]:
-    """File name → the class folder that it is in; "" for none."""
-    places = {}
-    for entry in sorted(pictures.iterdir()):
-        if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir():
-            places.update({file.name: entry.name for file in entry.iterdir()})
-        elif entry.suffix.lower() in SUFFIXES:
-            places[entry.name] = ""
-    return places
 
 
 def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Claim]:

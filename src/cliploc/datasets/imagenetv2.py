@@ -57,7 +57,10 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     else:
         raise UsageError(f"expected {root / METADATA[0]} or {root / BOXES[0]}, found neither: {HELP}")
     beside = [place / MAPPING for place in (metadata, release and release.parent, root) if place]
-    other = _mapping(next((place for place in beside if place.is_file()), None))
+    mapping = next((place for place in beside if place.is_file()), None)
+    rows = [] if mapping is None else csv_rows(mapping, 2)
+    # Each picture's name → its name in the other release, in both directions.
+    other = {a: b for row in rows for a, b in (row, reversed(row))}
     return Found(classes, list(_placed(claims, pictures, other, classes, problems)))
 
 
@@ -87,12 +90,6 @@ def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
             yield name, int(label), None, tuple(of_name)
         else:
             problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")
-
-
-def _mapping(path: Path | None) -> dict[str, str]:
-    """Each picture's name → its name in the other release, in both directions."""
-    rows = [] if path is None else csv_rows(path, 2)
-    return {a: b for row in rows for a, b in (row, reversed(row))}
 
 
 def _placed(

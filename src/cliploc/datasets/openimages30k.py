@@ -64,14 +64,9 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         ignore = ignores.get(one, [])
         if len(ignore) > 1:
             problems.add("metadata", one, f"{len(ignore)} regions to ignore: the first is used")
+        region_to_ignore = ignore[0] if ignore else None
         candidates.append(
-            Candidate(
-                one,
-                base / one,
-                labels[one],
-                masks=tuple(masks.get(one, ())),
-                ignore=ignore[0] if ignore else None,
-            )
+            Candidate(one, base / one, labels[one], masks=tuple(masks.get(one, ())), ignore=region_to_ignore)
         )
     return Found(_classes(root, mids), candidates)
 

@@ -183,7 +183,7 @@ def draw_names(
         name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
         small = [_heat(result, index, 64) for index in indices[:MOST_PANELS]]
         hottest = np.max(small, axis=0, initial=0, keepdims=False)  # [h, w]
-        ratio = np.array([*hottest.shape[::-1]] * 2) / np.array(image.size * 2)
+        ratio = np.array(hottest.shape[::-1] * 2) / np.array(image.size * 2)
 
         def mean_heat(rectangle: _draw.Rectangle) -> float:
             x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)

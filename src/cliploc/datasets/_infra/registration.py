@@ -1,11 +1,11 @@
-"""The registries of dataset readers, and their decorators."""
+"""The registries of dataset readers and their decorators, and what the readers of phrases share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 
-from cliploc.datasets._infra.candidates import Candidate, Problems
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems, Size
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.values import ClassName, Role
@@ -100,3 +100,21 @@ readers: Readers[Found] = Readers(
     "dataset", "cliploc.datasets", "cliploc.datasets", home=lambda reader: reader.read.__module__
 )
 reader = readers.reader
+
+
+# -------------------------------------------------- phrases as classes, where each thing has a sentence of its own
+SIGNS = str.maketrans(dict.fromkeys("|~@", " "))  # which mean something in a name; see `cliploc.prompts.parse`
+PhraseRow: TypeAlias = tuple[str, str, Path, list[Box], Size]  # sample's id, phrase, picture, boxes, picture's size
+
+
+def plain_phrase(text: str) -> str:
+    """A phrase on one line, without the signs that mean something in a name."""
+    return " ".join(str(text).translate(SIGNS).split())
+
+
+def found_phrases(rows: Sequence[PhraseRow]) -> Found:
+    """The candidates of these rows, with a class for each different phrase, sorted."""
+    phrases = sorted({phrase for _, phrase, *_ in rows})
+    labels = {phrase: label for label, phrase in enumerate(phrases)}
+    candidates = [Candidate(name, path, labels[phrase], boxes, size) for name, phrase, path, boxes, size in rows]
+    return Found(tuple(ClassName(phrase, (phrase,)) for phrase in phrases), candidates)

@@ -1,6 +1,6 @@
 """Label Studio's tasks with predictions, for correction there, and the matching label config."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -62,15 +62,7 @@ class LabelStudio(Export):
 
 
 def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:
-    result = list(_results(picture, settings))
-    prediction: dict[str, Any] = {"model_version": settings.model, "result": result}
-    if result:
-        prediction["score"] = number(min(picture.score))  # tasks can be sorted by the least certain box
-    address = settings.image_url + quote(picture.name)
-    return {"data": {"image": address, "path": picture.name}, "predictions": [prediction]}
-
-
-def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[dict[str, Any]]:
+    result = []
     for i, (box, score, label) in enumerate(rows(picture)):
         kind: Kind = "brushlabels" if settings.masks else "rectanglelabels"
         shape = rectangle_shape(box, picture.size_wh)
@@ -79,7 +71,12 @@ def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[di
             part, left, top = rle.part_of(picture.masks[i])
             shape = {"format": "rle", "rle": brush(rle.placed(part.T, top, left, (width, height)))}
         id_in_task = f"p{picture.number}b{picture.box_ids[i]}"
-        yield region(id_in_task, kind, (FROM, TO), picture.size_wh, shape, settings.names[label], score)
+        result.append(region(id_in_task, kind, (FROM, TO), picture.size_wh, shape, settings.names[label], score))
+    prediction: dict[str, Any] = {"model_version": settings.model, "result": result}
+    if result:
+        prediction["score"] = number(min(picture.score))  # tasks can be sorted by the least certain box
+    address = settings.image_url + quote(picture.name)
+    return {"data": {"image": address, "path": picture.name}, "predictions": [prediction]}
 
 
 def region(
