@@ -12,11 +12,11 @@ from tests.datasets.folders import lines, picture
 SIZE = (60, 44)  # width and height
 
 
-def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, palette: bool = False) -> np.ndarray:
-    """A label map of vertical stripes of these labels."""
+def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, palette: bool = False) -> None:
+    """A label map of vertical stripes of these labels; a .tif has 16 bits, as CAT-Seg's scripts write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size_wh
-    row = np.array(values, np.uint8)[np.arange(width) * len(values) // width]
+    row = np.array(values, np.uint16 if path.suffix == ".tif" else np.uint8)[np.arange(width) * len(values) // width]
     made = np.repeat(row[None], height, axis=0)
     image = Image.fromarray(made)
     if palette:
@@ -24,7 +24,6 @@ def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, p
         image.putpalette([7 * one % 256 for one in range(768)])
         image.putdata(made.ravel().tolist())
     image.save(path)
-    return made
 
 
 def striped(pictures: Path, maps: Path, values: Sequence[Sequence[int]], palette: bool = False) -> None:
@@ -74,28 +73,17 @@ def ade20k(root: Path) -> Path:
     return root
 
 
-def of_16_bits(path: Path, values: Sequence[int]) -> None:
-    """A label map of stripes, as CAT-Seg's scripts write them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    width, height = SIZE
-    row = np.array(values, np.uint16)[np.arange(width) * len(values) // width]
-    Image.fromarray(np.repeat(row[None], height, axis=0)).save(path)
-
-
 def context459(root: Path) -> Path:
     base = root / "VOCdevkit/VOC2010"
-    for number, values in enumerate(([0, 255], [458, 3])):
-        picture(base / f"JPEGImages/2008_{number}.jpg", SIZE)
-        of_16_bits(base / f"annotations_detectron2/pc459_val/2008_{number}.tif", values)
+    striped(base / "JPEGImages/2008_#.jpg", base / "annotations_detectron2/pc459_val/2008_#.tif", ([0, 255], [458, 3]))
     picture(base / "JPEGImages/2009_0.jpg", SIZE)  # of another split
     return root
 
 
 def ade847(root: Path) -> Path:
     base = root / "ADE20K_2021_17_01"
-    for number, values in enumerate(([0, 255, 65535], [846, 3])):
-        picture(base / f"images_detectron2/validation/ADE_val_{number}.jpg", SIZE)
-        of_16_bits(base / f"annotations_detectron2/validation/ADE_val_{number}.tif", values)
+    maps = base / "annotations_detectron2/validation/ADE_val_#.tif"
+    striped(base / "images_detectron2/validation/ADE_val_#.jpg", maps, ([0, 255, 65535], [846, 3]))
     return root
 
 

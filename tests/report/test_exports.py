@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -267,7 +267,7 @@ def test_a_certainty_that_is_not_known_is_empty_in_the_table(certainty, written,
 
 
 # --------------------------------------------------------------------------------------------------------- file names
-LEADING_OUT = (
+LEADING_OUT = (  # `//data/a.jpg` is a path of its own: joined to a folder, it replaces it
     *("/data/a.jpg", "//data/a.jpg", "///data/a.jpg", "../../data/a.jpg", "x/../../data/a.jpg"),
     *("..\\..\\data\\a.jpg", "C:\\data\\a.jpg", "C:/data/a.jpg", "c:a.jpg", "..jpg", "...jpg", "..", "//"),
     *(". ./a.jpg", "a.xml/b.jpg", "a.txt/b.jpg", "a.jpg", "a.jpg/b.jpg", "A.JPG"),
@@ -275,26 +275,8 @@ LEADING_OUT = (
 )
 
 
-@pytest.mark.parametrize("export_format", ["voc", "yolo"])
-def test_no_name_leads_out_of_the_folder(export_format, tmp_path):
-    """`//data/a.jpg` is a path of its own: joined to a folder, it replaces it."""
-    photo = tmp_path / "photo.jpg"
-    Image.new("RGB", (8, 8)).save(photo)
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "a.xml").write_text("mine")
-    (data / "a.txt").write_text("mine")
-    names = (*LEADING_OUT, f"/{data}/a.jpg", f"//{data}/a.jpg")
-    pictures = [annotated(name, photo, (8, 8), number=number) for number, name in enumerate(names, start=1)]
-    export(export_format, pictures, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "photo.jpg"]
-    assert sorted(path.read_text() for path in data.iterdir()) == ["mine", "mine"]
-    suffix = {"voc": ".xml", "yolo": ".txt"}[export_format]
-    written = [path for path in (tmp_path / "out").rglob(f"*{suffix}") if path.is_file()]
-    assert len(written) == len(names)
-
-
 @settings(max_examples=100, deadline=None)
+@example([*LEADING_OUT])
 @given(st.lists(st.text(st.sampled_from("/\\.:aA\u00e9e\u0301-2_ \x01") | st.characters(), max_size=40), min_size=1))
 def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
     with tempfile.TemporaryDirectory() as folder:
