@@ -68,10 +68,6 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         candidates.append(
             Candidate(one, base / one, labels[one], masks=tuple(masks.get(one, ())), ignore=region_to_ignore)
         )
-    return Found(_classes(root, mids), candidates)
-
-
-def _classes(root: Path, mids: dict[int, str]) -> tuple[ClassName, ...]:
     names = {row[0].removeprefix("/m/"): row[1] for row in csv_rows(root / NAMES, 2)}
     classes = []
     for label in range(max(mids, default=-1) + 1):
@@ -81,4 +77,4 @@ def _classes(root: Path, mids: dict[int, str]) -> tuple[ClassName, ...]:
         if mid not in names:
             raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the whole file")
         classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))
-    return tuple(classes)
+    return Found(tuple(classes), candidates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,8 @@ class _Sheet:
         self._rows_of_block, self._picture_wh = _fitting(first.image.size, len(titles), columns)
         self._column_w = max(NARROWEST_COLUMN, self._picture_wh[0])
         self._block_w = columns * self._column_w + (columns - 1) * GAP
+        self._group_w = len(self._names) * (self._column_w + GAP) - GAP  # of a model's columns
+        self._groups = [(number * (self._group_w + GAP), one) for number, one in enumerate(models)]  # left edges
         methods = list(titles)
         blocks = math.ceil(len(methods) / self._rows_of_block)
         self._blocks = [methods[number::blocks] for number in range(blocks)]  # in reading order, line by line
@@ -155,12 +157,12 @@ class _Sheet:
         """The column heads: models and names, where there are several; each model is above its names."""
         texts: list[list[tuple[int, _Text]]] = []
         if len(self._models) > 1:
-            texts.append([(x, _Text(one.model, HEADING_SIZE, self._group_w)) for x, one in self._groups()])
+            texts.append([(x, _Text(one.model, HEADING_SIZE, self._group_w)) for x, one in self._groups])
         if len(self._names) > 1:
             texts.append(
                 [
                     (x + number * (self._column_w + GAP), _Text(name, HEADING_SIZE, self._column_w))
-                    for x, _ in self._groups()
+                    for x, _ in self._groups
                     for number, name in enumerate(self._names)
                 ]
             )
@@ -177,7 +179,7 @@ class _Sheet:
         """A row: a method's title and its cells for all models."""
         width, height = self._picture_wh
         cells: list[tuple[int, Image.Image, _Text | None]] = []  # left edge, picture, and the text below it
-        for left, one in self._groups():
+        for left, one in self._groups:
             result = one.results.get(method)
             if result is None:
                 wide = self._group_w if len(self._names) > 1 else max(width, NARROWEST_COLUMN)
@@ -202,15 +204,6 @@ class _Sheet:
             if text is not None:
                 text.draw(part, x, y + height + 4)
         return part
-
-    def _groups(self) -> Iterator[tuple[int, ModelResults]]:
-        """The left edge of each model's columns in a block."""
-        for number, one in enumerate(self._models):
-            yield number * (self._group_w + GAP), one
-
-    @property
-    def _group_w(self) -> int:
-        return len(self._names) * (self._column_w + GAP) - GAP
 
 
 def _fitting(size_wh: tuple[int, int], rows: int, columns: int) -> tuple[int, tuple[int, int]]:

@@ -79,22 +79,16 @@ def counted(value: float | None) -> Cell:
 
 def number_text(value: float | None) -> str:
     """A number in a table, three decimals; tiny ones in powers of ten."""
-    return "–" if value is None else f"{value:.3f}" if _is_plain(value) else f"{value:.1e}"
-
-
-def _is_plain(value: float) -> bool:
-    return value == 0 or abs(value) >= 0.0005
+    return number_cell(value).text
 
 
 def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
     """A number with its interval, three decimals; tiny ones in powers of ten."""
     if value is None:
         return Cell("–")
-    text = number_text(value)
-    if ends is not None:
-        form = ".3f" if _is_plain(value) else ".1e"
-        text += f" ({ends[0]:{form}}–{ends[1]:{form}})"
-    return Cell(text, value)
+    form = ".3f" if value == 0 or abs(value) >= 0.0005 else ".1e"
+    interval = "" if ends is None else f" ({ends[0]:{form}}–{ends[1]:{form}})"
+    return Cell(f"{value:{form}}{interval}", value)
 
 
 def numbers_table(
