@@ -71,9 +71,9 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     names = {row[0].removeprefix("/m/"): row[1] for row in csv_rows(root / NAMES, 2)}
     classes = []
     for label in range(max(mids, default=-1) + 1):
-        mid = mids.get(label)
-        if mid is None:
+        if label not in mids:
             raise UsageError(f"expected the labels 0, 1, 2 … in class_labels.txt, found no {label}: complete the file")
+        mid = mids[label]
         if mid not in names:
             raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the whole file")
         classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))

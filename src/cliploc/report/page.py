@@ -109,8 +109,23 @@ def _counts(items: Sequence[PageItem]) -> list[dict[str, Any]]:
 def _photo(item: PageItem) -> dict[str, Any]:
     """A photograph as page.html shows it: a row of pictures for each result, and a row of the table for each name."""
     result = item.result
-    rows = [_pictures(item, result, run_line(result), item.ious)]
-    rows += [_pictures(item, one, title, item.beside_ious.get(title, {})) for title, one in item.beside.items()]
+    results = [_pictures(item, result, run_line(result), item.ious)]
+    results += [_pictures(item, one, title, item.beside_ious.get(title, {})) for title, one in item.beside.items()]
+    rows = []
+    for index, name in enumerate(result.names):
+        best, iou = result.shown.xyxy[result.shown.label == index][:1], item.ious.get(name)
+        rows.append(
+            {
+                "name": name,
+                "there": name in item.truth,
+                "found": result.verdict(index),
+                "score": result.scores[index],
+                "presence": result.presence_text(index),
+                "box": [end for box in best for end in box],
+                "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
+                "judgement": judgement(item, name, result.verdict(index), iou),
+            }
+        )
     least, most = COLUMNS
     return {
         "file": file_name(result),
@@ -120,8 +135,8 @@ def _photo(item: PageItem) -> dict[str, Any]:
         "legend": [(name, name_colour(index)) for index, name in enumerate(result.names)],
         "has_truth": bool(item.truth),
         "columns": min(max(1 + len(result.names), least), most),
-        "results": rows,
-        "rows": [_row(item, index, name) for index, name in enumerate(result.names)],
+        "results": results,
+        "rows": rows,
     }
 
 
@@ -168,22 +183,6 @@ def judgement(item: PageItem, name: str, found: Verdict, iou: float | None) -> t
         return None
     right, doubt = iou >= GOOD_IOU, "" if found == "found" else "unsure; "
     return right, f"{doubt}{'' if right else 'wrong box: '}IoU {told_apart(iou, GOOD_IOU)}"
-
-
-def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
-    result = item.result
-    best = result.shown.xyxy[result.shown.label == index][:1]
-    iou = item.ious.get(name)
-    return {
-        "name": name,
-        "there": name in item.truth,
-        "found": result.verdict(index),
-        "score": result.scores[index],
-        "presence": result.presence_text(index),
-        "box": [end for box in best for end in box],
-        "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
-        "judgement": judgement(item, name, result.verdict(index), iou),
-    }
 
 
 def _picture(image: Image.Image, alt: str) -> dict[str, Any]:
