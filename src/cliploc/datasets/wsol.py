@@ -66,10 +66,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     """Reads the folder. Sample ids are the pictures' paths below the root."""
     _, truths = read_metadata(root / "metadata", problems.met.append)
     candidates = [Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths]
-    return Found(_classes(root / "synsets.csv"), candidates)
-
-
-def _classes(path: Path) -> tuple[ClassName, ...]:
+    path = root / "synsets.csv"
     rows = csv_rows(path, 3)
     if not rows or rows[0] != ["label", "wnid", "synset_words"]:
         raise UsageError(f"expected {path} to begin with the line label,wnid,synset_words: write it")
@@ -80,7 +77,7 @@ def _classes(path: Path) -> tuple[ClassName, ...]:
     for _, wnid, words in rows[1:]:
         synonyms = tuple(word.strip() for word in words.split(","))
         classes.append(known.get(wnid) or ClassName(synonyms[0], synonyms, wnid))
-    return tuple(classes)
+    return Found(tuple(classes), candidates)
 
 
 def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:

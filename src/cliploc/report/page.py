@@ -76,7 +76,7 @@ def write_page(
     write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
-def _counts(items: Sequence[PageItem]) -> list[dict[str, Any]]:
+def _counts(items: Sequence[PageItem]) -> list[tuple[str, int, int, str]]:
     """How many names were found, missed and invented, each of how many; nothing where no truth is known."""
     judged = [
         (name in item.truth, right[0])
@@ -90,19 +90,9 @@ def _counts(items: Sequence[PageItem]) -> list[dict[str, Any]]:
     if not judged:
         return []
     return [
-        {
-            "word": "found",
-            "number": found,
-            "of": len(there),
-            "about": f"in the picture, with a box on it (IoU ≥ {GOOD_IOU:g})",
-        },
-        {
-            "word": "missed",
-            "number": len(there) - found,
-            "of": len(there),
-            "about": "in the picture, without a box or with one elsewhere",
-        },
-        {"word": "invented", "number": invented, "of": len(absent), "about": "not in the picture, but found"},
+        ("found", found, len(there), f"in the picture, with a box on it (IoU ≥ {GOOD_IOU:g})"),
+        ("missed", len(there) - found, len(there), "in the picture, without a box or with one elsewhere"),
+        ("invented", invented, len(absent), "not in the picture, but found"),
     ]
 
 

@@ -29,19 +29,36 @@ NOT_COMPARABLE = (
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("miou"))
-    tables = [_numbers(run), *([_per_class(run)] if run.settings else [])]
+    classes = [str(one["name"]) for one in run.dataset["classes"]]  # label → name
+    tables = [_numbers(run)]
+    if run.settings:
+        columns = {"class": "", "true pixels": "", **dict.fromkeys((one.id for one in run.settings), "IoU, %")}
+        rows = []
+        for label, name in enumerate(classes):
+            of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
+            if pixels := max(one.get("pixels", 0) for one in of_class):  # it is in the true maps
+                rows.append([Cell(name), counted(pixels), *(percent(one.get("iou")) for one in of_class)])
+        tables.append(Table("IoU of each class", columns, {"": rows}, {"class"}))
+    confused = None  # the pairs of classes with the most wrong pixels, by the best setting
+    if found := next((one for one in run.settings if one.numbers.get("confused")), None):
+        rows = []
+        for one in found.numbers["confused"]:
+            names = (Cell(classes[one["true"]]), Cell(classes[one["predicted"]]))
+            rows.append([*names, counted(one["pixels"]), percent(one["share"])])
+        columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
+        confused = Table(f"What {found.id} confuses most", columns, {"": rows}, {"is", "called"})
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
     shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
     of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
     page = REPORT_TEMPLATES.render(
         "segmentation.html",
         title=title,
-        about=run.facts({"classes": f"{len(run.dataset['classes']):,}"}, of_protocol),
+        about=run.facts({"classes": f"{len(classes):,}"}, of_protocol),
         numbers=tables[0],
         sources=list(published(PUBLISHED)["sources"].values()) if _published_rows(run) else [],
         per_class=tables[1:],
-        confused=_confused(run),
-        examples=_examples(run, pictures),
+        confused=confused,
+        examples=_examples(run, classes, pictures),
         **run.ending(),
     )
     return write_files(folder, (_csv(run), to_markdown(title, tables), page))
@@ -49,11 +66,6 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
 
 def _published_rows(run: TaskRun) -> list[Mapping[str, Any]]:
     return [one for one in published(PUBLISHED)["rows"] if run.dataset["name"] in one["miou"]]
-
-
-def _classes(run: TaskRun) -> list[str]:
-    """Label → name."""
-    return [str(one["name"]) for one in run.dataset["classes"]]
 
 
 def _numbers(run: TaskRun) -> Table:
@@ -96,32 +108,6 @@ def _ends(value: float | Sequence[float]) -> tuple[float, float]:
     return (value, value) if isinstance(value, int | float) else (min(value), max(value))
 
 
-def _per_class(run: TaskRun) -> Table:
-    """IoU of every class that is in the true maps, by setting."""
-    columns = {"class": "", "true pixels": "", **dict.fromkeys((one.id for one in run.settings), "IoU, %")}
-    rows = []
-    for label, class_name in enumerate(_classes(run)):
-        of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
-        pixels = max((one.get("pixels", 0) for one in of_class), default=0)
-        if pixels:
-            rows.append([Cell(class_name), counted(pixels), *(percent(one.get("iou")) for one in of_class)])
-    return Table("IoU of each class", columns, {"": rows}, {"class"})
-
-
-def _confused(run: TaskRun) -> Table | None:
-    """The pairs of classes with the most wrong pixels, by the best setting."""
-    classes = _classes(run)
-    for setting in run.settings:
-        if found := setting.numbers.get("confused"):
-            rows = []
-            for one in found:
-                names = (Cell(classes[one["true"]]), Cell(classes[one["predicted"]]))
-                rows.append([*names, counted(one["pixels"]), percent(one["share"])])
-            columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-            return Table(f"What {setting.id} confuses most", columns, {"": rows}, {"is", "called"})
-    return None
-
-
 def _csv(run: TaskRun) -> str:
     """A row for each setting and each published row, with unrounded numbers."""
     of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
@@ -138,10 +124,10 @@ def _csv(run: TaskRun) -> str:
     return csv_text(rows)
 
 
-def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
+def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     done = (row["sample"] for row in run.read_rows(["sample", "setting", "status"]) if row["status"] == "ok")
-    samples, classes = list(dict.fromkeys(done)), _classes(run)
+    samples = list(dict.fromkeys(done))
     if not samples:
         return []
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)

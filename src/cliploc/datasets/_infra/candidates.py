@@ -34,27 +34,18 @@ class Problems:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The annotation of one class in one picture, not checked yet.
-
-    Attributes:
-        id, path, label, masks, ignore: as in `Sample`.
-        boxes: x0, y0, x1, y1 with exclusive right and bottom edges, in pixels of the picture as it was annotated.
-        size_wh: the annotated size; None if the annotations have none, so that the file's size counts.
-        resized: whether the file may have another size than the annotated one.
-        upright: whether the annotations are for the picture as it is shown, not as it is stored (EXIF).
-        hint: what to do if the picture is missing.
-    """
+    """The annotation of one class in one picture, not checked yet; id, path, label, masks and ignore as in `Sample`."""
 
     id: str
     path: Path
     label: int
-    boxes: Sequence[Box] = ()
-    size_wh: Size | None = None
+    boxes: Sequence[Box] = ()  # exclusive right and bottom edges, in pixels of the picture as it was annotated
+    size_wh: Size | None = None  # the annotated size; None if the annotations have none, so that the file's size counts
     masks: tuple[Path, ...] = ()
     ignore: Path | None = None
-    resized: bool = False
-    upright: bool = False
-    hint: str = ""
+    resized: bool = False  # whether the file may have another size than the annotated one
+    upright: bool = False  # whether the annotations are for the picture as it is shown, not as it is stored (EXIF)
+    hint: str = ""  # what to do if the picture is missing
 
 
 class Checker:

@@ -16,33 +16,22 @@ Read: TypeAlias = Callable[[Path, str, Problems], F]  # root, split and the list
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a dataset.
+    """A part of a dataset."""
 
-    Attributes:
-        name: such as "val".
-        role: "tune" if thresholds may be chosen on it, else "report".
-        about: a short description.
-    """
-
-    name: str
-    role: Role
-    about: str
+    name: str  # such as "val"
+    role: Role  # "tune" if thresholds may be chosen on it, else "report"
+    about: str  # a short description
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found in the annotations, before any picture is opened.
+    """What a reader found in the annotations, before any picture is opened."""
 
-    Attributes:
-        classes: the names of the class of each label.
-        candidates: candidates for samples in a fixed order, those of the same picture next to each other.
-        unclear: pictures and labels that are there only as what evaluations ignore, such as crowds.
-        absent: picture → labels known not to be there, if this is not known of all others; see `Reader.complete`.
-    """
-
-    classes: tuple[ClassName, ...]
-    candidates: Sequence[Candidate]
+    classes: tuple[ClassName, ...]  # the names of the class of each label
+    candidates: Sequence[Candidate]  # for samples in a fixed order, those of the same picture next to each other
+    # pictures and labels that are there only as what evaluations ignore, such as crowds
     unclear: frozenset[tuple[Path, int]] = frozenset()
+    # picture → labels known not to be there, if this is not known of all others; see `Reader.complete`
     absent: Mapping[Path, frozenset[int]] | None = None
 
 
