@@ -127,7 +127,7 @@ def wrap(text: str, font: Font, width: float, most: int) -> list[str]:
             counts = range(1, 1 + min(len(text), 1 + int(width)))
             letters = max(1, bisect_right(counts, width, key=lambda count: font.getlength(text[:count])))
             space = text.rfind(" ", 0, letters + 1)
-            end = space if space > 0 else letters
+            end = space if space > 0 else letters  # whole words, else as many letters of the first as fit
         lines.append(text[:end].rstrip())
         text = text[end:].lstrip()
     return [*lines, shorten(text, font, width)] if text else lines
@@ -242,12 +242,12 @@ class Plates:
         # Further rows, for boxes that share a corner.
         spots += [(left, top + row * height) for row in (1, 2, 3, 4, 5, -2, -3)]
         placed = [self._at(x, y, width, height) for x, y in spots]
-        costs = []
+        costs = []  # a place costs what its plate hides: other labels (most costly), other boxes' insides and its own
         for order, plate in enumerate(placed):
             others = max((_shared(plate, other) for other in self._boxes if other != box), default=0.0)
             # Inside its own box a label hides the thing; in a small box it hides more of it.
             inside = _shared(plate, box) * min(1.0, 8 * _area(plate) / max(1, _area(box)))
-            away = max(0, plate[0] - x1, x0 - plate[2]) + max(0, plate[1] - y1, y0 - plate[3])
+            away = max(0, plate[0] - x1, x0 - plate[2]) + max(0, plate[1] - y1, y0 - plate[3])  # 0 where they touch
             cost = 100 * self._hidden(plate) + 0.6 * others + 0.5 * inside + away / max(1, plate[3] - plate[1])
             # The first places are the usual ones: another place is taken only if it hides much less.
             costs.append(cost + 0.02 * order)

@@ -211,7 +211,7 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
         near = curve >= curve[best] - FORGIVING
         start = best - int(near[: best + 1][::-1].argmin() or best + 1) + 1
         stop = best + int(near[best:].argmin() or len(near) - best) - 1
-        own = None if one.threshold is None else float(curve[_place(one.threshold)])
+        own = None if one.threshold is None else float(curve[_index_of(one.threshold)])
         within = Cell(f"{TAUS[start]:.3f} – {TAUS[stop]:.3f}", float(TAUS[stop] - TAUS[start]))
         numbers = (decimal(float(TAUS[best]), 3), percent(float(curve[best])), decimal(one.threshold, 3), percent(own))
         rows.append([Cell(one.label), *numbers, within])
@@ -222,7 +222,7 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
             colour, best = plot(axes, one.index, TAUS, curve), int(curve.argmax())
             axes.plot(TAUS[best], curve[best], "o", color=colour, markersize=6)
             if one.threshold is not None and not one.oracle:
-                at = _place(one.threshold)
+                at = _index_of(one.threshold)
                 axes.plot(TAUS[at], curve[at], "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6)
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
@@ -236,7 +236,7 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
     }
 
 
-def _place(tau: float) -> int:
+def _index_of(tau: float) -> int:
     """The index of a τ in `TAUS`."""
     return min(round(tau * 1000), len(TAUS) - 1)
 

@@ -63,6 +63,7 @@ def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # n
         **run.ending(),
     )
     tables = [table] if names is None else [table, names]
+    # A row for each setting and name, with unrounded numbers.
     of_names = [{"setting": one.id, "name": name, **numbers} for one, name, numbers in _of_names(run)]
     names_csv = csv_text(of_names or [dict.fromkeys(("setting", "name", "pictures", "boxes"))])
     return write_files(folder, (_csv(run), to_markdown(title, tables), names_csv, page), FILES)

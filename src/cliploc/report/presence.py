@@ -67,6 +67,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     def things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
         return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
 
+    # A row for each setting and bin of scores.
     bins = [{"setting": one.id, **own} for one in run.settings for own in one.numbers.get("reliability") or []]
     texts = (
         numbers_csv(run, NUMBERS, COUNTS, things_columns),
