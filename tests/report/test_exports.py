@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import tempfile
+import unicodedata
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from urllib.parse import unquote
@@ -281,6 +282,8 @@ def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
                 path.touch(exist_ok=False)  # a file of its own, in a folder that can be made
                 seen.add(path)
         assert len(seen) == 2 * len(set(ids))
+        # Also where a file system takes large letters for small ones, and an accent for a letter with it.
+        assert len({unicodedata.normalize("NFC", str(path)).casefold() for path in seen}) == len(seen)
 
 
 def test_many_pictures_of_one_stem_are_not_numbered_from_1_each(monkeypatch, tmp_path):
