@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from tests.datasets.folders import lines, picture
 SIZE = (60, 44)  # width and height
 
 
-def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, palette: bool = False) -> np.ndarray:
-    """A label map of vertical stripes of these labels."""
+def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, palette: bool = False) -> None:
+    """A label map of vertical stripes of these labels; a .tif has 16 bits, as CAT-Seg's scripts write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size_wh
-    row = np.array(values, np.uint8)[np.arange(width) * len(values) // width]
+    row = np.array(values, np.uint16 if path.suffix == ".tif" else np.uint8)[np.arange(width) * len(values) // width]
     made = np.repeat(row[None], height, axis=0)
     image = Image.fromarray(made)
     if palette:
@@ -24,79 +25,54 @@ def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, p
         image.putpalette([7 * one % 256 for one in range(768)])
         image.putdata(made.ravel().tolist())
     image.save(path)
-    return made
 
 
-def striped(pictures: Path, maps: Path, values: Sequence[Sequence[int]], palette: bool = False) -> None:
-    """Pictures and label maps; the number of each replaces the `#` in the paths."""
+VOC, ADE, ADE_FULL = "VOCdevkit/VOC2012/", "ADEChallengeData2016/", "ADE20K_2021_17_01/"
+LAYOUTS = {  # set → pictures, label maps (`#`: the number of each), and the stripes of each label map
+    "voc21": (f"{VOC}JPEGImages/2007_#.jpg", f"{VOC}SegmentationClass/2007_#.png", ([0, 1, 255], [0, 20, 3])),
+    "context60": ("VOC2010/JPEGImages/2008_#.jpg", "VOC2010/SegmentationClassContext/2008_#.png", ([0, 1], [59, 3])),
+    "context459": (
+        "VOCdevkit/VOC2010/JPEGImages/2008_#.jpg", "VOCdevkit/VOC2010/annotations_detectron2/pc459_val/2008_#.tif",
+        ([0, 255], [458, 3]),
+    ),
+    "coco_stuff": ("images/val2017/00#.jpg", "annotations/val2017/00#_labelTrainIds.png", ([0, 170], [255, 3])),
+    "coco_object": ("images/val2017/00#.jpg", "annotations/val2017/00#_instanceTrainIds.png", ([0, 80], [1, 3])),
+    "cityscapes": (
+        "leftImg8bit/val/ulm/ulm_#_leftImg8bit.png", "gtFine/val/ulm/ulm_#_gtFine_labelTrainIds.png",
+        ([0, 18], [255, 3]),
+    ),
+    "ade20k": (
+        f"{ADE}images/validation/ADE_val_#.jpg", f"{ADE}annotations/validation/ADE_val_#.png", ([0, 150], [1, 3]),
+    ),
+    "ade847": (
+        f"{ADE_FULL}images_detectron2/validation/ADE_val_#.jpg",
+        f"{ADE_FULL}annotations_detectron2/validation/ADE_val_#.tif", ([0, 255, 65535], [846, 3]),
+    ),
+}  # fmt: skip
+
+
+def striped(name: str, root: Path) -> Path:
+    """Pictures and label maps in the layout of a set."""
+    pictures, maps, values = LAYOUTS[name]
     for number, stripes in enumerate(values):
-        picture(Path(str(pictures).replace("#", str(number))), SIZE)
-        labels(Path(str(maps).replace("#", str(number))), stripes, palette=palette)
+        picture(root / pictures.replace("#", str(number)), SIZE)
+        labels(root / maps.replace("#", str(number)), stripes, palette=name == "voc21")
+    return root
 
 
 def voc(root: Path) -> Path:
-    base = root / "VOCdevkit" / "VOC2012"
-    maps = base / "SegmentationClass" / "2007_#.png"
-    striped(base / "JPEGImages" / "2007_#.jpg", maps, ([0, 1, 255], [0, 20, 3]), palette=True)
-    lines(base / "ImageSets" / "Segmentation" / "val.txt", ["2007_0", "2007_1"])
-    return root
+    lines(root / VOC / "ImageSets/Segmentation/val.txt", ["2007_0", "2007_1"])
+    return striped("voc21", root)
 
 
 def context(root: Path) -> Path:
-    base = root / "VOC2010"
-    striped(base / "JPEGImages/2008_#.jpg", base / "SegmentationClassContext/2008_#.png", ([0, 1], [59, 3]))
-    lines(base / "ImageSets" / "SegmentationContext" / "val.txt", ["2008_0", "2008_1"])
-    return root
-
-
-def coco_stuff(root: Path) -> Path:
-    maps = root / "annotations/val2017/00#_labelTrainIds.png"
-    striped(root / "images/val2017/00#.jpg", maps, ([0, 170], [255, 3]))
-    return root
-
-
-def coco_object_maps(root: Path) -> Path:
-    maps = root / "annotations/val2017/00#_instanceTrainIds.png"
-    striped(root / "images/val2017/00#.jpg", maps, ([0, 80], [1, 3]))
-    return root
-
-
-def cityscapes(root: Path) -> Path:
-    maps = root / "gtFine/val/ulm/ulm_#_gtFine_labelTrainIds.png"
-    striped(root / "leftImg8bit/val/ulm/ulm_#_leftImg8bit.png", maps, ([0, 18], [255, 3]))
-    return root
-
-
-def ade20k(root: Path) -> Path:
-    base = root / "ADEChallengeData2016"
-    maps = base / "annotations/validation/ADE_val_#.png"
-    striped(base / "images/validation/ADE_val_#.jpg", maps, ([0, 150], [1, 3]))
-    return root
-
-
-def of_16_bits(path: Path, values: Sequence[int]) -> None:
-    """A label map of stripes, as CAT-Seg's scripts write them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    width, height = SIZE
-    row = np.array(values, np.uint16)[np.arange(width) * len(values) // width]
-    Image.fromarray(np.repeat(row[None], height, axis=0)).save(path)
+    lines(root / "VOC2010/ImageSets/SegmentationContext/val.txt", ["2008_0", "2008_1"])
+    return striped("context60", root)
 
 
 def context459(root: Path) -> Path:
-    base = root / "VOCdevkit/VOC2010"
-    for number, values in enumerate(([0, 255], [458, 3])):
-        picture(base / f"JPEGImages/2008_{number}.jpg", SIZE)
-        of_16_bits(base / f"annotations_detectron2/pc459_val/2008_{number}.tif", values)
-    picture(base / "JPEGImages/2009_0.jpg", SIZE)  # of another split
-    return root
-
-
-def ade847(root: Path) -> Path:
-    base = root / "ADE20K_2021_17_01"
-    for number, values in enumerate(([0, 255, 65535], [846, 3])):
-        picture(base / f"images_detectron2/validation/ADE_val_{number}.jpg", SIZE)
-        of_16_bits(base / f"annotations_detectron2/validation/ADE_val_{number}.tif", values)
-    return root
+    picture(root / "VOCdevkit/VOC2010/JPEGImages/2009_0.jpg", SIZE)  # of another split
+    return striped("context459", root)
 
 
 CATEGORIES = [one for one in range(1, 91) if one not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # COCO's 80 ids
@@ -165,11 +141,8 @@ BUILD = {
     "voc20": voc,
     "context60": context,
     "context59": context,
-    "coco_stuff": coco_stuff,
-    "coco_object": coco_object,
-    "cityscapes": cityscapes,
-    "ade20k": ade20k,
+    "coco_object": coco_object,  # polygons
     "context459": context459,
-    "ade847": ade847,
     "imagenet_seg": imagenet_seg,
+    **{name: partial(striped, name) for name in ("coco_stuff", "cityscapes", "ade20k", "ade847")},
 }

@@ -96,7 +96,7 @@ def test_coco_object_without_either_file_is_not_called_damaged(tmp_path):
 
 
 def test_coco_object_takes_label_maps_where_there_are_any(tmp_path):
-    dataset = open_labelled("coco_object", labelled.coco_object_maps(tmp_path))
+    dataset = open_labelled("coco_object", labelled.striped("coco_object", tmp_path))
     assert set(np.unique(dataset.samples[0].truth.read()).tolist()) == {0, 80}
 
 
@@ -124,7 +124,7 @@ def test_polygons_drawn_together_have_the_pixels_of_each(polygons):
 
 
 def test_problems_are_named_and_the_other_pictures_stay(tmp_path):
-    base = labelled.ade20k(tmp_path) / "ADEChallengeData2016"
+    base = labelled.striped("ade20k", tmp_path) / "ADEChallengeData2016"
     for number in range(2, 7):
         picture(base / "images" / "validation" / f"ADE_val_{number}.jpg", labelled.SIZE, 6 if number == 5 else 1)
         labelled.labels(base / "annotations" / "validation" / f"ADE_val_{number}.png", [1, 2])
@@ -147,7 +147,7 @@ def test_problems_are_named_and_the_other_pictures_stay(tmp_path):
 
 
 def test_a_colour_picture_is_no_label_map(tmp_path):
-    dataset = open_labelled("ade20k", labelled.ade20k(tmp_path))
+    dataset = open_labelled("ade20k", labelled.striped("ade20k", tmp_path))
     path = dataset.samples[0].truth.files[0]
     Image.new("RGB", labelled.SIZE).save(path)
     with pytest.raises(Exception, match="expected a label map, one number per pixel, got an image of mode RGB"):

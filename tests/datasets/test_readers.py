@@ -156,9 +156,14 @@ def test_wsol_names_what_is_wrong(file, old, new, problem, said, left, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------- ilsvrc
-@pytest.mark.parametrize("by_class", [False, True])
-def test_ilsvrc_reads_the_official_xml(by_class, tmp_path):
-    dataset = open_dataset("ilsvrc", folders.ilsvrc(tmp_path, by_class))
+@pytest.mark.parametrize("layout", ["flat", "by class", "Kaggle's"])
+def test_ilsvrc_reads_the_official_xml(layout, tmp_path):
+    folders.ilsvrc(tmp_path, by_class=layout == "by class")
+    if layout == "Kaggle's":
+        (tmp_path / "ILSVRC/Data/CLS-LOC").mkdir(parents=True)
+        (tmp_path / "val").rename(tmp_path / "ILSVRC/Data/CLS-LOC/val")
+        (tmp_path / "Annotations").rename(tmp_path / "ILSVRC/Annotations")
+    dataset = open_dataset("ilsvrc", tmp_path)
     assert boxes(dataset) == {
         "val/ILSVRC2012_val_00000001.JPEG": [[111, 108, 441, 193]],
         "val/ILSVRC2012_val_00000293.JPEG": [[0, 0, 50, 40]],
@@ -175,15 +180,6 @@ def test_ilsvrc_metadata_win_and_give_the_same_ids(tmp_path):
     assert [one.id for one in both.samples] == [one.id for one in of_xml.samples]
     assert [one.label for one in both.samples] == [one.label for one in of_xml.samples]
     assert boxes(both)["val/ILSVRC2012_val_00000293.JPEG"] == [[0, 0, 49, 39]]
-
-
-def test_ilsvrc_finds_kaggles_folders(tmp_path):
-    folders.ilsvrc(tmp_path)
-    base = tmp_path / "ILSVRC"
-    (base / "Data/CLS-LOC").mkdir(parents=True)
-    (tmp_path / "val").rename(base / "Data/CLS-LOC/val")
-    (tmp_path / "Annotations").rename(base / "Annotations")
-    assert len(open_dataset("ilsvrc", tmp_path)) == 2
 
 
 def test_ilsvrc_names_what_is_wrong(tmp_path):
@@ -259,18 +255,15 @@ def test_cub_width_and_height_become_edges(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------ openimages30k
-def test_openimages_masks_and_ignore_regions(tmp_path):
-    dataset = open_dataset("openimages30k", folders.openimages30k(tmp_path))
+def test_openimages_masks_and_ignore_regions_and_what_is_wrong(tmp_path):
+    root = folders.openimages30k(tmp_path)
+    dataset = open_dataset("openimages30k", root)
     books, cups = dataset.samples
     assert [mask.name for mask in books.masks] == ["0a51958f_m0bt_c3_41344f12.png", "0a51958f_m0bt_c3_48f37c0f.png"]
     assert (books.ignore.name, cups.ignore.name) == ("0a51958f_ignore.png", "32fdab44_ignore.png")
     assert books.boxes_xyxy.shape == (0, 4)
     assert [(one.name, one.wnid) for one in dataset.classes] == [("Book", "/m/0bt_c3"), ("Mug", "/m/02jvh9")]
     assert [split.role for split in readers.get("openimages30k").splits] == ["report", "tune"]
-
-
-def test_openimages_names_what_is_wrong(tmp_path):
-    root = folders.openimages30k(tmp_path)
     mask = root / "OpenImages/test/02jvh9/32fdab44_m02jvh9_7dab3053.png"
     mask.unlink()
     assert named("openimages30k", root) == [("missing mask", "test/02jvh9/32fdab44.jpg")]
@@ -395,23 +388,19 @@ def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- folder
-def test_folder_labels_are_names_with_synonyms(tmp_path):
-    dataset = open_dataset("folder", folders.folder(tmp_path))
+def test_folder_labels_are_names_with_synonyms_and_what_is_wrong_is_named(tmp_path):
+    root = folders.folder(tmp_path)
+    dataset = open_dataset("folder", root)
     assert boxes(dataset) == {
         "a.jpg/cat|kitten": [[1, 2, 30, 40]],
         "a.jpg/dog": [[0, 0, 5, 5]],
         "sub/b.png": [[10, 10, 50, 40]],
     }
     assert dataset.classes[0].synonyms == ("cat", "kitten")
-
-
-def test_folder_names_what_is_wrong(tmp_path):
-    root = folders.folder(tmp_path)
     picture(root / "c.jpg")
     picture(root / "d.jpg")
-    folders.lines(
-        root / "boxes.csv", [*(root / "boxes.csv").read_text().split(), "d.jpg,dog,,,,", "../e.jpg,dog,1,1,2,2"]
-    )
+    rows = (root / "boxes.csv").read_text().split()
+    folders.lines(root / "boxes.csv", [*rows, "d.jpg,dog,,,,", "../e.jpg,dog,1,1,2,2"])
     assert named("folder", root) == [
         ("unannotated picture", "c.jpg"),
         ("unsafe id", "../e.jpg"),

@@ -52,11 +52,8 @@ def test_a_limit_takes_the_first_and_a_sample_is_drawn_alike_each_time(root):
     assert len(set(drawn)) == 7
     assert drawn != ids(root, sample=7, seed=4)
     assert ids(root, sample=100) == ids(root)
-
-
-def test_a_sample_is_drawn_from_all(root):
     seen = {one for seed in range(20) for one in ids(root, sample=5, seed=seed)}
-    assert seen == set(ids(root))
+    assert seen == set(ids(root)), "drawn from all"
 
 
 def test_what_cannot_be_used_does_not_count_and_what_is_not_asked_for_is_not_looked_at(root):

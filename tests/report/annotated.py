@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.report.exports import AnnotatedPicture
+from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 
 
 def annotated(
@@ -32,3 +32,13 @@ def annotated(
         label=np.zeros(count, np.int64) if label is None else np.array(label, np.int64),
         **facts,
     )
+
+
+def written(name: str, pictures: Sequence[AnnotatedPicture], settings: ExportSettings, out: Path) -> list[Path]:
+    """Writes these pictures in a format into a folder, which is made; the paths of its outputs."""
+    out.mkdir(exist_ok=True)
+    chosen = exports.get(name)
+    chosen.check(settings)
+    chosen.write(lambda: iter(pictures), settings, out)
+    assert sorted(one.name for one in out.iterdir()) == sorted(chosen.outputs)
+    return [out / one for one in chosen.outputs]

@@ -72,9 +72,10 @@ def test_a_sheet_of_the_most_cells_is_drawn_and_one_more_is_refused(build: Build
         draw_comparison([ModelResults("mini", {})], titles(1))
 
 
-def words_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fills with every text that a sheet draws, one entry a line."""
-    drawn: list[str] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that a sheet draws, one entry a line."""
+    lines: list[str] = []
     text = compare.ImageDraw.ImageDraw.text
 
     def note(self, xy, line, *more, **options) -> None:
@@ -82,15 +83,14 @@ def words_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         right = x + options["font"].getlength(line)
         assert right <= self.im.size[0] + 1, f"{line!r} runs over the edge"
         assert y >= 0
-        drawn.append(line)
+        lines.append(line)
         text(self, xy, line, *more, **options)
 
     monkeypatch.setattr(compare.ImageDraw.ImageDraw, "text", note)
-    return drawn
+    return lines
 
 
-def test_titles_and_names_are_whole_however_long(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = words_of(monkeypatch)
+def test_titles_and_names_are_whole_however_long(build: Build, drawn: list[str]) -> None:
     long = "Donaudampfschifffahrtsgesellschaftskapitän of the old river fleet"
     method = "Grad-CAM++ + LayerCAM + Score-CAM + XGrad-CAM + VL-Score + CAM"
     model = "vit_base_patch16_clip_quickgelu_224 · some_very_long_file_of_weights.safetensors"
@@ -104,17 +104,15 @@ def test_titles_and_names_are_whole_however_long(build: Build, monkeypatch: pyte
     assert not any(line.endswith("…") for line in drawn)
 
 
-def test_a_text_without_end_is_cut_after_eight_lines(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = words_of(monkeypatch)
+def test_a_text_without_end_is_cut_after_eight_lines(build: Build, drawn: list[str]) -> None:
     sheet = draw_comparison([one_model(build(names=("x" * 3000, "cat")), 1)], titles(1))
     assert any(line.endswith("…") for line in drawn)
     assert sheet.height < 2 * SHEET_SIDE
 
 
 def test_what_does_not_fit_leaves_an_empty_cell_with_the_reason(
-    build: Build, pasted: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    build: Build, pasted: list[tuple[int, int]], drawn: list[str]
 ) -> None:
-    drawn = words_of(monkeypatch)
     result = build(names=("cat", "dog"))
     models = [one_model(result, 3), one_model(result, 3, "mini-vit", missing=("m1",))]
     sheet = draw_comparison(models, titles(3))
@@ -125,8 +123,7 @@ def test_what_does_not_fit_leaves_an_empty_cell_with_the_reason(
     assert {"mini", "mini-vit", "cat", "dog", "Method 0", "Method 1", "Method 2"} <= set(drawn)
 
 
-def test_one_name_and_one_model_stand_in_the_head_only(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = words_of(monkeypatch)
+def test_one_name_and_one_model_stand_in_the_head_only(build: Build, drawn: list[str]) -> None:
     draw_comparison([one_model(build(source="a/b/cat.jpg", notes=("animated",)), 2)], titles(2))
     assert drawn[:2] == ["cat.jpg", "name: cat · model: mini"]
     assert "320×200 · 2 methods · animated" in drawn

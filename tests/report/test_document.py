@@ -43,11 +43,8 @@ def keys(value: Any) -> Any:
     return None
 
 
-def test_it_is_strict_json_and_survives_the_round_trip(document: dict[str, Any]) -> None:
+def test_it_is_strict_json_with_rounded_values_where_not_a_number_is_null(document: dict[str, Any]) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-
-
-def test_values_are_rounded_and_not_a_number_is_null(document: dict[str, Any]) -> None:
     cat, dog = document["pictures"][0]["names"]
     assert cat["boxes"][0]["xyxy"] == pytest.approx([1.23, 2.0, 100.0, 120.0], abs=0.011)
     assert [round(value, 2) for value in cat["boxes"][0]["xyxy"]] == cat["boxes"][0]["xyxy"]
@@ -56,23 +53,17 @@ def test_values_are_rounded_and_not_a_number_is_null(document: dict[str, Any]) -
     assert (cat["score"], cat["presence"], cat["found"], cat["reason"]) == (0.2713, 0.9123, True, None)
     assert (dog["score"], dog["presence"], dog["found"], dog["boxes"]) == (None, None, False, [])
     assert dog["reason"] == "not in the picture"
-
-
-def test_settings_become_plain(document: dict[str, Any]) -> None:
+    picture = document["pictures"][0]
+    assert (picture["file"], picture["width"], picture["height"]) == ("folder/photo.jpg", 320, 200)
+    assert picture["notes"] == ["animated"]
+    assert document["failures"] == [{"file": "bad.jpg", "error": "bad.jpg: no such file"}]
     assert document["settings"] == {
         "model": "mini", "method": "cam", "threshold": 0.5, "out": "a/b", "scales": [1, 1.5],
     }  # fmt: skip
     assert document["cliploc_version"] == cliploc.__version__
 
 
-def test_pictures_and_failures_are_named(document: dict[str, Any]) -> None:
-    picture = document["pictures"][0]
-    assert (picture["file"], picture["width"], picture["height"]) == ("folder/photo.jpg", 320, 200)
-    assert picture["notes"] == ["animated"]
-    assert document["failures"] == [{"file": "bad.jpg", "error": "bad.jpg: no such file"}]
-
-
-def test_the_documented_example_has_these_keys(document: dict[str, Any]) -> None:
+def test_the_documented_example_has_these_keys_and_every_one_is_explained(document: dict[str, Any]) -> None:
     block = re.search(r"```json\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert block
     example = json.loads(block[1])
@@ -82,9 +73,6 @@ def test_the_documented_example_has_these_keys(document: dict[str, Any]) -> None
     assert keys(example) == keys(shown)
     assert list(example) == [key for key in document if key != "settings"], "in this order too"
     assert example["schema_version"] == document["schema_version"]
-
-
-def test_every_key_is_explained(document: dict[str, Any]) -> None:
     text = DOCS.read_text(encoding="utf-8").split("```")[2]
 
     def walk(shape: Any) -> set[str]:

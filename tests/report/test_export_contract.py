@@ -17,6 +17,8 @@ HOSTILE = (
     "sub folder/猫é.jpg",
     "../beside/plain.jpg",
     "/etc/passwd.jpg",
+    "//data/a.jpg",
+    "..\\..\\data\\a.jpg",
     "C:\\data\\a.jpg",
     "images/labels/coco.json.jpg",
     "x" * 250 + ".jpg",

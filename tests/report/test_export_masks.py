@@ -17,7 +17,7 @@ from cliploc.errors import CliplocWarning, UsageError
 from cliploc.jobs.corrections import read_corrections
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.voc import palette
-from tests.report.annotated import annotated
+from tests.report.annotated import annotated, written
 
 NAMES = ("traffic light", "a: b", "猫")
 SIZE = (160, 120)  # width and height
@@ -51,14 +51,8 @@ def picture(tmp_path) -> AnnotatedPicture:
     return annotated("a.png", path, SIZE, boxes, label, np.linspace(0.9, 0.3, len(masks)), masks=codes)
 
 
-def written(name: str, picture: AnnotatedPicture, out: Path, settings: ExportSettings = SETTINGS) -> list[Path]:
-    out.mkdir(exist_ok=True)
-    empty = annotated("empty.png", picture.path, SIZE, number=2)
-    chosen = exports.get(name)
-    chosen.check(settings)
-    chosen.write(lambda: [picture, empty], settings, out)
-    assert sorted(one.name for one in out.iterdir()) == sorted(chosen.outputs)
-    return [out / one for one in chosen.outputs]
+def export(name: str, picture: AnnotatedPicture, out: Path, settings: ExportSettings = SETTINGS) -> list[Path]:
+    return written(name, [picture, annotated("empty.png", picture.path, SIZE, number=2)], settings, out)
 
 
 def alike(found: list[tuple[str, np.ndarray]], picture: AnnotatedPicture, least: float = 0.99) -> None:
@@ -72,7 +66,7 @@ def alike(found: list[tuple[str, np.ndarray]], picture: AnnotatedPicture, least:
 def test_coco_as_pycocotools_reads_it(polygons, picture, tmp_path):
     from pycocotools.coco import COCO
 
-    (path,) = written("coco", picture, tmp_path / "out", replace(SETTINGS, polygons=polygons))
+    (path,) = export("coco", picture, tmp_path / "out", replace(SETTINGS, polygons=polygons))
     read = COCO(str(path))
     anns = read.loadAnns(read.getAnnIds(imgIds=[1]))
     alike([(read.cats[one["category_id"]]["name"], read.annToMask(one)) for one in anns], picture)
@@ -84,7 +78,7 @@ def test_coco_as_pycocotools_reads_it(polygons, picture, tmp_path):
 
 
 def test_yolo_as_supervision_reads_it(picture, tmp_path):
-    (root,) = written("yolo", picture, tmp_path / "out")
+    (root,) = export("yolo", picture, tmp_path / "out")
     read = supervision.DetectionDataset.from_yolo(
         str(root / "images"), str(root / "labels"), str(root / "data.yaml"), force_masks=True
     )
@@ -101,7 +95,7 @@ def as_one(masks: list[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
 
 def test_yolo_by_its_definition(picture, tmp_path):
     """Ultralytics: more than six values are a polygon, whose corners are rounded down and which is filled."""
-    (root,) = written("yolo", picture, tmp_path / "out")
+    (root,) = export("yolo", picture, tmp_path / "out")
     names = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))["names"]
     found = []
     for line in (root / "labels/a.txt").read_text().splitlines():
@@ -118,7 +112,7 @@ def test_yolo_by_its_definition(picture, tmp_path):
 
 def test_cvat_by_its_definition(picture, tmp_path):
     """Run lengths row by row in the mask's rectangle, beginning with 0."""
-    (path,) = written("cvat", picture, tmp_path / "out")
+    (path,) = export("cvat", picture, tmp_path / "out")
     found = []
     for one in ET.parse(path).getroot().find("image").findall("mask"):
         left, top, width, height = (int(one.get(key)) for key in ("left", "top", "width", "height"))
@@ -153,7 +147,7 @@ def unpacked(packed: list[int]) -> np.ndarray:
 
 
 def test_labelstudio_by_its_definition(picture, tmp_path):
-    tasks, config = written("labelstudio", picture, tmp_path / "out")
+    tasks, config = export("labelstudio", picture, tmp_path / "out")
     result = json.loads(tasks.read_text())[0]["predictions"][0]["result"]
     tag = ET.parse(config).getroot().find("BrushLabels")
     assert [one.get("value") for one in tag] == list(NAMES)
@@ -169,7 +163,7 @@ def test_labelstudio_by_its_definition(picture, tmp_path):
 
 def test_a_brush_has_runs_longer_than_16_bits(tmp_path, picture):
     large = rle.encode(np.ones((300, 400), bool))
-    tasks, _ = written(
+    tasks, _ = export(
         "labelstudio", annotated("a.png", picture.path, SIZE, [[0, 0, 9, 9]], masks=(large,)), tmp_path / "out"
     )
     packed = json.loads(tasks.read_text())[0]["predictions"][0]["result"][0]["value"]["rle"]
@@ -179,11 +173,11 @@ def test_a_brush_has_runs_longer_than_16_bits(tmp_path, picture):
 @pytest.mark.parametrize("name", exports.names())
 def test_no_export_decodes_the_whole_picture_for_a_mask(name, picture, tmp_path, monkeypatch):
     monkeypatch.setattr(rle, "decode", None)
-    assert written(name, picture, tmp_path / "out")
+    assert export(name, picture, tmp_path / "out")
 
 
 def test_voc_as_pillow_reads_it(picture, tmp_path):
-    (root,) = written("voc", picture, tmp_path / "out")
+    (root,) = export("voc", picture, tmp_path / "out")
     objects = Image.open(root / "SegmentationObject/a.png")
     classes = Image.open(root / "SegmentationClass/a.png")
     assert (objects.mode, classes.mode) == ("P", "P")
@@ -219,7 +213,7 @@ def test_voc_objects_that_have_no_number_are_void_and_told(tmp_path):
     label = np.arange(count) % len(NAMES)
     crowded = annotated("a.png", path, size, boxes, label, np.linspace(0.9, 0.3, count), masks=codes)
     with pytest.warns(CliplocWarning, match="voc: a.png: SegmentationObject/ numbers only the best 254 objects"):
-        (root,) = written("voc", crowded, tmp_path / "out")
+        (root,) = export("voc", crowded, tmp_path / "out")
     with (
         Image.open(root / "SegmentationObject/a.png") as objects,
         Image.open(root / "SegmentationClass/a.png") as kinds,
@@ -240,8 +234,8 @@ def test_voc_refuses_more_names_than_a_byte_holds():
 
 
 @pytest.mark.parametrize("name", exports.names())
-def test_without_masks_nothing_of_them_is_written(name, picture, tmp_path):
-    written(name, replace(picture, masks=()), tmp_path / "out", replace(SETTINGS, masks=False))
+def test_without_masks_nothing_of_them_is_export(name, picture, tmp_path):
+    export(name, replace(picture, masks=()), tmp_path / "out", replace(SETTINGS, masks=False))
     text = b"".join(one.read_bytes() for one in (tmp_path / "out").rglob("*") if one.is_file() and one.suffix != ".png")
     assert b"rle" not in text
     assert b"segmented>1" not in text

@@ -27,31 +27,24 @@ def warm(drawn: Image.Image) -> np.ndarray:
 
 def test_a_box_is_drawn_along_its_edge_and_leaves_the_rest(build: Build) -> None:
     result = build(size_wh=(320, 200), boxes=[(0, (79.6, 50.2, 240.4, 149.8), 0.93)])
-    picture = np.asarray(draw_overlay(result, heatmap=False))
+    drawn = draw_overlay(result, heatmap=False)
     for y, x in [(100, 80), (100, 239), (50, 200), (149, 160)]:  # the outermost pixels inside the box
-        assert tuple(picture[y, x]) == (255, 255, 255)
-    after = changed(draw_overlay(result, heatmap=False), result.image)
+        assert tuple(np.asarray(drawn)[y, x]) == (255, 255, 255)
+    after = changed(drawn, result.image)
     assert not after[60:140, 90:230].any(), "the middle keeps the photograph"
     assert not after[160:].any()
     assert not after[:, :70].any()
     assert not after[:, 250:].any()
-
-
-def test_box_pixels_follow_the_exclusive_edge_up_to_the_border(build: Build) -> None:
-    result = build(size_wh=(100, 60), boxes=[(0, (0, 0, 100, 60), 0.5)])
-    picture = np.asarray(draw_overlay(result, heatmap=False))
-    assert (picture[59, :] == 255).all()
+    whole = build(size_wh=(100, 60), boxes=[(0, (0, 0, 100, 60), 0.5)])
+    picture = np.asarray(draw_overlay(whole, heatmap=False))
+    assert (picture[59, :] == 255).all(), "the exclusive edge, up to the border"
     assert (picture[:, 99] == 255).all()
 
 
-def test_a_cold_map_leaves_every_pixel(build: Build) -> None:
-    result = build(hot=[None])
-    assert not changed(draw_overlay(result), result.image).any()
-
-
 def test_the_cold_is_dimmed_and_the_hottest_are_yellow(build: Build) -> None:
-    result = build(colour=(90, 90, 90))
-    picture = draw_overlay(result)
+    cold = build(hot=[None])
+    assert not changed(draw_overlay(cold), cold.image).any(), "a map without heat leaves every pixel"
+    picture = draw_overlay(build(colour=(90, 90, 90)))
     assert np.asarray(picture)[0, 0].tolist() == pytest.approx([65] * 3, abs=1), "halfway to the veil's 40"
     after = warm(picture)
     assert after[60:140, 95:225].all()
@@ -170,6 +163,7 @@ def test_method_model_and_threshold_are_written_on_the_picture(build: Build) -> 
     assert max(ys) - min(ys) < 40, "a small band"
     assert min(ys) == 0 or max(ys) == 299
     assert changed(draw_overlay(replace(said, model="other model")), draw_overlay(said)).any()
+    assert panels(said).height > panels(result).height, "sheets say it below"
 
 
 def test_the_caption_is_where_the_heat_is_not(build: Build) -> None:
@@ -177,12 +171,6 @@ def test_the_caption_is_where_the_heat_is_not(build: Build) -> None:
         result = build(size_wh=(400, 300), hot=[corner], colour=(90, 90, 90))
         ys, xs = np.nonzero(changed(draw_overlay(replace(result, method="CAM")), draw_overlay(result)))
         assert not (corner[0] <= xs.mean() < corner[2] and corner[1] <= ys.mean() < corner[3])
-
-
-def test_sheets_say_what_ran(build: Build) -> None:
-    result = build(size_wh=(400, 300))
-    said = replace(result, method="CAM", model="mini")
-    assert panels(said).height > panels(result).height
 
 
 def test_a_choice_of_names_draws_only_them(build: Build) -> None:
@@ -370,11 +358,8 @@ def test_masks_stand_in_the_place_of_heat_unless_both_are_asked_for(build):
     assert alone != draw_overlay(result, masks=True, heatmap=True)
     assert draw_overlay(result) == draw_overlay(result, heatmap=True)
     assert panels(result, masks=True) != panels(result)
-
-
-def test_a_result_without_boxes_is_drawn_without_masks(build):
-    result = masked(build, hot=(None, None))
-    assert draw_overlay(result, masks=True) == draw_overlay(result, heatmap=False)
+    without = masked(build, hot=(None, None))
+    assert draw_overlay(without, masks=True) == draw_overlay(without, heatmap=False)
 
 
 def test_label_pictures_of_many_names_have_16_bits():

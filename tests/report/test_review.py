@@ -39,12 +39,9 @@ def make_page(folder: Path, evil: str, gone: int = 0) -> Scripts:
             Image.new("RGB", (40, 30), (90, 80, 70)).save(path)
         else:
             path.unlink(missing_ok=True)
-        name = f"{evil}{number}.png"
-        boxes, facts = (
-            [[1, 2, 30, 20.004], [3, 3, 9, 9]],
-            {"groups": (True, False), "box_ids": (2, 4)},
-        )  # 0, 1 and 3 are not shown
-        drafts = annotated(name, path, (40, 30), boxes, number=number + 1, **facts)
+        facts = {"groups": (True, False), "box_ids": (2, 4)}  # 0, 1 and 3 are not shown
+        boxes = [[1, 2, 30, 20.004], [3, 3, 9, 9]]
+        drafts = annotated(f"{evil}{number}.png", path, (40, 30), boxes, number=number + 1, **facts)
         pictures.append(ReviewPicture(drafts, frozenset({4}), [[1, 2, 25, 20]], [1], [2], None, "unsure", 3))
     write_review(folder / "review.html", pictures, [evil, "dog"], evil, total=5000)
     return Scripts((folder / "review.html").read_text(encoding="utf-8"))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc._files import user_path
-from cliploc.datasets._infra.asked import NEGATIVES, AskedDataset, AskedPicture, asked_pictures
 from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems
 from cliploc.datasets._infra.labelled import (
     LabelFile,
@@ -20,7 +19,17 @@ from cliploc.datasets._infra.labelled import (
     read_labels,
 )
 from cliploc.datasets._infra.registration import Found, Reader, Split, reader, readers
-from cliploc.datasets._infra.selection import Draw, Subset, labels_of, nothing_usable, subsets
+from cliploc.datasets._infra.selection import (
+    NEGATIVES,
+    AskedDataset,
+    AskedPicture,
+    Draw,
+    Subset,
+    asked_pictures,
+    labels_of,
+    nothing_usable,
+    subsets,
+)
 from cliploc.errors import UsageError
 from cliploc.values import IGNORE, Dataset
 

@@ -61,29 +61,10 @@ def found_in(
         if images.setdefault(int(one["id"]), one) is not one:
             reason = f"image {one['id']} is there twice: the first is used"
             problems.add("duplicate id", place(one), reason)
+    boxes: dict[tuple[int, int], list[Box]] = {}  # of each image and category
     crowds: set[tuple[int, int]] = set()
-    boxes = _boxes(document["annotations"], images, labels, problems, crowds)
-    ids = picture_ids(place(one) for one in images.values())
-    candidates = []
-    for (image, category), of_both in sorted(boxes.items()):
-        name = place(images[image])
-        size = (int(images[image]["width"]), int(images[image]["height"]))
-        candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
-    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in crowds - boxes.keys()}
-    return Found(classes, candidates, frozenset(unclear))
-
-
-def _boxes(
-    annotations: list[Mapping[str, Any]],
-    images: Mapping[int, Mapping[str, Any]],
-    labels: Mapping[int, int],
-    problems: Problems,
-    crowds: set[tuple[int, int]],
-) -> dict[tuple[int, int], list[Box]]:
-    """The boxes of each (image, category); crowds are left out and added to the problems and to `crowds`."""
-    boxes: dict[tuple[int, int], list[Box]] = {}
     seen = set()
-    for one in annotations:
+    for one in document["annotations"]:
         image, category = int(one["image_id"]), int(one["category_id"])
         source = f"annotation {one.get('id', '')} of image {image}"
         if "id" in one and one["id"] in seen:
@@ -102,4 +83,11 @@ def _boxes(
         else:
             x, y, width, height = map(float, one["bbox"])
             boxes.setdefault((image, category), []).append((x, y, x + width, y + height))
-    return boxes
+    ids = picture_ids(place(one) for one in images.values())
+    candidates = []
+    for (image, category), of_both in sorted(boxes.items()):
+        name = place(images[image])
+        size = (int(images[image]["width"]), int(images[image]["height"]))
+        candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
+    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in crowds - boxes.keys()}
+    return Found(classes, candidates, frozenset(unclear))

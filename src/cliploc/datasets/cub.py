@@ -38,11 +38,15 @@ CUB_200_2011/images/PATH              the pictures
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are paths below images/, as in the WSOL metadata."""
     base = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
-    classes, labels = _classes(base / "classes.txt")
+    classes, labels = [], {}  # with their folders as ids; class id → label
+    for label, (class_id, folder) in enumerate(words(base / "classes.txt", 2)):
+        name = folder.split(".", 1)[-1].replace("_", " ")
+        classes.append(ClassName(name, (name,), folder))
+        labels[class_id] = label
     paths = _table(base / "images.txt", 2, lambda cells: cells[0], problems)
     boxes = _table(base / "bounding_boxes.txt", 5, _box, problems)
     of_class = _table(base / "image_class_labels.txt", 2, lambda cells: cells[0], problems)
-    is_train = _table(base / "train_test_split.txt", 2, lambda cells: _flag(cells[0]), problems)
+    is_train = _table(base / "train_test_split.txt", 2, lambda cells: ("0", "1").index(cells[0]) == 1, problems)
     candidates = []
     for one, path in paths.items():
         if one not in is_train or one not in of_class:
@@ -51,26 +55,16 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             continue
         if is_train[one] != (split == "train"):
             continue
-        label = labels.get(of_class[one])
-        if label is None or classes[label].wnid != path.split("/")[0]:
-            expected = "none of classes.txt" if label is None else classes[label].wnid
+        of_image = labels.get(of_class[one])
+        if of_image is None or classes[of_image].wnid != path.split("/")[0]:
+            expected = "none of classes.txt" if of_image is None else classes[of_image].wnid
             problems.add("label mismatch", path, f"labelled {of_class[one]} ({expected}), not as its folder: left out")
             continue
         found = [boxes[one]] if one in boxes else []
-        candidates.append(Candidate(path, base / "images" / path, label, found))
+        candidates.append(Candidate(path, base / "images" / path, of_image, found))
     for one in boxes.keys() - paths.keys():
         problems.add("metadata", one, "in bounding_boxes.txt, but not in images.txt: add it or remove it")
-    return Found(classes, candidates)
-
-
-def _classes(path: Path) -> tuple[tuple[ClassName, ...], dict[str, int]]:
-    """The classes, with their folders as ids, and the label of each class id."""
-    rows = words(path, 2)
-    classes = []
-    for _, folder in rows:
-        name = folder.split(".", 1)[-1].replace("_", " ")
-        classes.append(ClassName(name, (name,), folder))
-    return tuple(classes), {row[0]: label for label, row in enumerate(rows)}
+    return Found(tuple(classes), candidates)
 
 
 def _table(path: Path, count: int, parse: Callable[[Sequence[str]], T], problems: Problems) -> dict[str, T]:
@@ -90,9 +84,3 @@ def _table(path: Path, count: int, parse: Callable[[Sequence[str]], T], problems
 def _box(cells: Sequence[str]) -> Box:
     x, y, width, height = map(float, cells)
     return x, y, x + width, y + height
-
-
-def _flag(cell: str) -> bool:
-    if cell not in ("0", "1"):
-        raise ValueError(cell)
-    return cell == "1"

@@ -12,8 +12,7 @@ from pathlib import Path
 from cliploc._documents import MOST_TEXT, finite, lines_of, read_xml, whole
 from cliploc.datasets._infra.candidates import Box, Problems
 from cliploc.datasets._infra.files import needed_folder, words
-from cliploc.datasets._infra.phrases import PhraseRow, found_phrases, plain_phrase
-from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.datasets._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 

@@ -17,7 +17,6 @@ from cliploc.datasets.voc import read_annotation
 from cliploc.datasets.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
 from cliploc.errors import InputError
 from cliploc.images import SUFFIXES
-from cliploc.values import ClassName
 
 PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
 ANNOTATIONS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "ILSVRC2012_bbox_val_v3/val")
@@ -47,25 +46,28 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     """Reads the set. Sample ids are the WSOL metadata's, val/ILSVRC2012_val_00000001.JPEG, for any folders."""
     pictures = needed_folder(root, PICTURES, "pictures")
     classes = imagenet_class_names()
-    places = _places(pictures)
+    places: dict[str, str] = {}  # file name → the class folder that it is in; "" for none
+    for entry in sorted(pictures.iterdir()):
+        if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir():
+            places.update({file.name: entry.name for file in entry.iterdir()})
+        elif entry.suffix.lower() in SUFFIXES:
+            places[entry.name] = ""
     metadata = metadata_folder(root, METADATA)
     if metadata is not None:
         claims = claims_of_metadata(metadata, problems)
     else:
         folder = needed_folder(root, (*ANNOTATIONS, METADATA[0]), "annotations")
         claims = _of_xml(folder, places, {one.wnid: i for i, one in enumerate(classes)}, problems)
-    return Found(classes, list(_placed(claims, pictures, places, classes, problems)))
-
-
-def _places(pictures: Path) -> dict[str, str]:
-    """File name → the class folder that it is in; "" for none."""
-    places = {}
-    for entry in sorted(pictures.iterdir()):
-        if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir():
-            places.update({file.name: entry.name for file in entry.iterdir()})
-        elif entry.suffix.lower() in SUFFIXES:
-            places[entry.name] = ""
-    return places
+    candidates = []
+    for image_id, label, size_wh, boxes in claims:
+        name = image_id.rsplit("/", 1)[-1]
+        place = places.get(name, "")
+        wnid = classes[label].wnid if 0 <= label < len(classes) else ""
+        if place and wnid and place != wnid:
+            problems.add("label mismatch", f"val/{name}", f"annotated as {wnid}, but in the folder {place}: left out")
+        else:
+            candidates.append(Candidate(f"val/{name}", pictures / place / name, label, boxes, size_wh))
+    return Found(classes, candidates)
 
 
 def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Claim]:
@@ -89,20 +91,3 @@ def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], 
             )
         else:
             yield name, labels[wnids[0]], found.size_wh, tuple(thing.box for thing in found.things)
-
-
-def _placed(
-    claims: Iterator[Claim],
-    pictures: Path,
-    places: Mapping[str, str],
-    classes: tuple[ClassName, ...],
-    problems: Problems,
-) -> Iterator[Candidate]:
-    for image_id, label, size_wh, boxes in claims:
-        name = image_id.rsplit("/", 1)[-1]
-        folder = places.get(name, "")
-        wnid = classes[label].wnid if 0 <= label < len(classes) else ""
-        if folder and wnid and folder != wnid:
-            problems.add("label mismatch", f"val/{name}", f"annotated as {wnid}, but in the folder {folder}: left out")
-        else:
-            yield Candidate(f"val/{name}", pictures / folder / name, label, boxes, size_wh)

@@ -7,7 +7,7 @@ the metadata width − 1 and height − 1, so 499 and 374.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -57,8 +57,25 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     else:
         raise UsageError(f"expected {root / METADATA[0]} or {root / BOXES[0]}, found neither: {HELP}")
     beside = [place / MAPPING for place in (metadata, release and release.parent, root) if place]
-    other = _mapping(next((place for place in beside if place.is_file()), None))
-    return Found(classes, list(_placed(claims, pictures, other, classes, problems)))
+    mapping = next((place for place in beside if place.is_file()), None)
+    rows = [] if mapping is None else csv_rows(mapping, 2)
+    # Each picture's name → its name in the other release, in both directions.
+    other = {a: b for row in rows for a, b in (row, reversed(row))}
+    candidates = []
+    for image_id, label, size_wh, boxes in claims:
+        name = image_id.removeprefix("val2/")
+        folder, file = name.split("/")[0], name.split("/")[-1]
+        wnid = classes[label].wnid if 0 <= label < len(classes) else ""
+        if wnid and folder not in (str(label), wnid):
+            reason = f"annotated as {label}, but in the folder {folder}: left out"
+            problems.add("label mismatch", f"val2/{name}", reason)
+            continue
+        files = [one.split("/")[-1] for one in (name, other.get(f"{label}/{file}")) if one]
+        places = [pictures / place / one for one in files for place in (str(label), wnid) if place]
+        path = next((place for place in places if place.is_file()), places[0])
+        hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
+        candidates.append(Candidate(f"val2/{name}", path, label, boxes, size_wh, hint=hint))
+    return Found(classes, candidates)
 
 
 def _pictures(root: Path, classes: tuple[ClassName, ...]) -> Path:
@@ -87,32 +104,3 @@ def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
             yield name, int(label), None, tuple(of_name)
         else:
             problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")
-
-
-def _mapping(path: Path | None) -> dict[str, str]:
-    """Each picture's name → its name in the other release, in both directions."""
-    rows = [] if path is None else csv_rows(path, 2)
-    return {a: b for row in rows for a, b in (row, reversed(row))}
-
-
-def _placed(
-    claims: Iterator[Claim],
-    pictures: Path,
-    other: Mapping[str, str],
-    classes: tuple[ClassName, ...],
-    problems: Problems,
-) -> Iterator[Candidate]:
-    for image_id, label, size_wh, boxes in claims:
-        name = image_id.removeprefix("val2/")
-        folder = name.split("/")[0]
-        wnid = classes[label].wnid if 0 <= label < len(classes) else ""
-        if wnid and folder not in (str(label), wnid):
-            problems.add(
-                "label mismatch", f"val2/{name}", f"annotated as {label}, but in the folder {folder}: left out"
-            )
-            continue
-        names = [one.split("/")[-1] for one in (name, other.get(f"{label}/{name.split('/')[-1]}")) if one]
-        places = [pictures / f / one for one in names for f in (str(label), wnid) if f]
-        path = next((place for place in places if place.is_file()), places[0])
-        hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
-        yield Candidate(f"val2/{name}", path, label, boxes, size_wh, hint=hint)

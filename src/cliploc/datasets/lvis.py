@@ -43,7 +43,11 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     if not (root / "train2017").is_dir() and not (root / "val2017").is_dir():
         raise UsageError(f"expected COCO's pictures in {root}/train2017 and {root}/val2017; found none: {HELP}")
     with coco_format(path, "download"):
-        names = {int(one["id"]): _names(one) for one in document["categories"]}
+        names = {}
+        for one in document["categories"]:  # its name and synonyms, such as alarm_clock, with spaces for underscores
+            written = [one["name"], *one.get("synonyms", ())]
+            words = tuple(dict.fromkeys(str(word).replace("_", " ").replace("/", " or ") for word in written))
+            names[int(one["id"])] = ClassName(words[0], words)
         labels = {category: label for label, category in enumerate(sorted(names))}
         absent = {root / _place(one): frozenset(labels[kind] for kind in one["neg_category_ids"] if kind in labels)
                   for one in document["images"]}  # fmt: skip
@@ -56,10 +60,3 @@ def _place(image: Mapping[str, Any]) -> str:
     if len(parts) < 2 or ".." in parts:
         raise ValueError(f"coco_url {image['coco_url']!r}")
     return "/".join(parts)
-
-
-def _names(category: Mapping[str, Any]) -> ClassName:
-    """A category's name and synonyms, such as alarm_clock, with spaces instead of underscores."""
-    written = [category["name"], *category.get("synonyms", ())]
-    words = tuple(dict.fromkeys(str(one).replace("_", " ").replace("/", " or ") for one in written))
-    return ClassName(words[0], words)

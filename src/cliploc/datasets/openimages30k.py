@@ -64,26 +64,17 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         ignore = ignores.get(one, [])
         if len(ignore) > 1:
             problems.add("metadata", one, f"{len(ignore)} regions to ignore: the first is used")
+        region_to_ignore = ignore[0] if ignore else None
         candidates.append(
-            Candidate(
-                one,
-                base / one,
-                labels[one],
-                masks=tuple(masks.get(one, ())),
-                ignore=ignore[0] if ignore else None,
-            )
+            Candidate(one, base / one, labels[one], masks=tuple(masks.get(one, ())), ignore=region_to_ignore)
         )
-    return Found(_classes(root, mids), candidates)
-
-
-def _classes(root: Path, mids: dict[int, str]) -> tuple[ClassName, ...]:
     names = {row[0].removeprefix("/m/"): row[1] for row in csv_rows(root / NAMES, 2)}
     classes = []
     for label in range(max(mids, default=-1) + 1):
-        mid = mids.get(label)
-        if mid is None:
+        if label not in mids:
             raise UsageError(f"expected the labels 0, 1, 2 … in class_labels.txt, found no {label}: complete the file")
+        mid = mids[label]
         if mid not in names:
             raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the whole file")
         classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))
-    return tuple(classes)
+    return Found(tuple(classes), candidates)

@@ -4,9 +4,7 @@ A category is a part of a kind of thing, such as "Quadruped Head". Of a part tha
 every instance is a box.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.files import coco_format, json_object, needed_folder
@@ -39,11 +37,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     document = json_object(path)
     pictures = needed_folder(root, (f"images/{split}", split), "pictures")
     with coco_format(path, "download"):
-        names = {int(one["id"]): _name(one) for one in document["categories"]}
+        names = {}
+        for one in document["categories"]:  # "quadruped head" of Quadruped Head
+            words = " ".join(str(one["name"]).replace("_", " ").lower().split())
+            names[int(one["id"])] = ClassName(words, (words,))
         return found_in(document, names, pictures, lambda one: str(one["file_name"]), problems)
-
-
-def _name(category: Mapping[str, Any]) -> ClassName:
-    """A part's name as words: "quadruped head" of Quadruped Head."""
-    words = " ".join(str(category["name"]).replace("_", " ").lower().split())
-    return ClassName(words, (words,))

@@ -13,8 +13,7 @@ from typing import Any
 from cliploc._documents import DocumentError, read_json
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.files import coco_format, json_object, needed_folder, reading
-from cliploc.datasets._infra.phrases import PhraseRow, found_phrases, plain_phrase
-from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.datasets._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
 from cliploc.errors import UsageError
 
 BY = ("unc", "umd", "google")  # who split them: refs(unc).p of RefCOCO and RefCOCO+, refs(umd).p of RefCOCOg
@@ -54,7 +53,11 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         if pickled is not None:
             raise UsageError(f"expected {pickled.with_suffix('.json')}, found no such file beside {pickled}: {CONVERT}")
         raise UsageError(f"expected {root / 'refs(unc).json'}, found no such file: {CONVERT}")
-    refs = _list(path)
+    try:
+        with reading(path):
+            refs: list[dict[str, Any]] = read_json(path, list[dict[str, Any]])
+    except DocumentError as error:
+        raise UsageError(f"{path} is not a JSON list ({error}): convert it again") from None
     document = json_object(root / "instances.json")
     pictures = needed_folder(root, PICTURES, "pictures").resolve()
     with coco_format(root / "instances.json", "download"):
@@ -82,12 +85,3 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         there = ", ".join(sorted({str(one["split"]) for one in refs})) or "none"
         raise UsageError(f"expected refs of the split {split} in {path}, found none: it has {there}")
     return found_phrases(rows)
-
-
-def _list(path: Path) -> list[dict[str, Any]]:
-    try:
-        with reading(path):
-            read: list[dict[str, Any]] = read_json(path, list[dict[str, Any]])
-    except DocumentError as error:
-        raise UsageError(f"{path} is not a JSON list ({error}): convert it again") from None
-    return read

@@ -88,17 +88,14 @@ def _plain(root: Path, problems: Problems) -> Found:
     read = {path.stem: _read_or_problem(path, path.stem, problems) for path in sorted(folder.glob("*.xml"))}
     there = {stem: found for stem, found in read.items() if found is not None}
     own = _own_names(base) or sorted({thing.name for found in there.values() for thing in found.things})
-    pictures = ((stem, _picture_of(base, folder, stem), found) for stem, found in there.items())
-    return _found({name: (name,) for name in own}, pictures, problems)
-
-
-def _picture_of(base: Path, folder: Path, stem: str) -> Path:
-    """The picture of an XML file in a folder without lists."""
     folders = [*(base / one for one in PLAIN_PICTURES), folder]
+    first = next(one for one in folders if one.is_dir())
     endings = [end for suffix in sorted(SUFFIXES) for end in (suffix, suffix.upper())]
-    there = (one / f"{stem}{end}" for one in folders for end in endings)
-    missing = next(one for one in folders if one.is_dir()) / f"{stem}.jpg"
-    return next((one for one in there if one.is_file()), missing)
+    pictures = []
+    for stem, found in there.items():
+        paths = (one / f"{stem}{end}" for one in folders for end in endings)
+        pictures.append((stem, next((one for one in paths if one.is_file()), first / f"{stem}.jpg"), found))
+    return _found({name: (name,) for name in own}, pictures, problems)
 
 
 def _own_names(base: Path) -> list[str]:

@@ -6,7 +6,7 @@ height − 1, so a box over the whole of a 500×375 picture is 0, 0, 499, 374 th
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -66,10 +66,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     """Reads the folder. Sample ids are the pictures' paths below the root."""
     _, truths = read_metadata(root / "metadata", problems.met.append)
     candidates = [Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths]
-    return Found(_classes(root / "synsets.csv"), candidates)
-
-
-def _classes(path: Path) -> tuple[ClassName, ...]:
+    path = root / "synsets.csv"
     rows = csv_rows(path, 3)
     if not rows or rows[0] != ["label", "wnid", "synset_words"]:
         raise UsageError(f"expected {path} to begin with the line label,wnid,synset_words: write it")
@@ -80,7 +77,7 @@ def _classes(path: Path) -> tuple[ClassName, ...]:
     for _, wnid, words in rows[1:]:
         synonyms = tuple(word.strip() for word in words.split(","))
         classes.append(known.get(wnid) or ClassName(synonyms[0], synonyms, wnid))
-    return tuple(classes)
+    return Found(tuple(classes), candidates)
 
 
 def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:
@@ -95,10 +92,12 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     listed = [row[0] for row in csv_rows(folder / "image_ids.txt", 1)]
     if not listed:
         raise UsageError(f"expected image ids in {folder / 'image_ids.txt'}, found none: check the file")
-    labels, sizes = (
-        _one_each(path, csv_numbers(path, count), refuse)
-        for path, count in ((folder / "class_labels.txt", 1), (folder / "image_sizes.txt", 2))
-    )
+    labels: dict[str, tuple[float, ...]] = {}
+    sizes: dict[str, tuple[float, ...]] = {}
+    for found, path, count in ((labels, folder / "class_labels.txt", 1), (sizes, folder / "image_sizes.txt", 2)):
+        for one, values in csv_numbers(path, count):
+            if found.setdefault(one, values) != values:
+                refuse(one, f"two different lines in {path.name}, the first is used: correct the file")
     boxes: dict[str, list[Box]] = {}
     for one, box in csv_numbers(folder / "localization.txt", 4, whole=False):
         boxes.setdefault(one, []).append(cast(Box, box))
@@ -145,17 +144,6 @@ def claims_of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
 def imagenet_class_names() -> tuple[ClassName, ...]:
     """ILSVRC's classes in the order of their labels, with the names and synonyms that prompts use."""
     return tuple(ClassName(one.name, (one.name, *one.synonyms), one.wnid) for one in imagenet_classes())
-
-
-def _one_each(
-    path: Path, rows: Sequence[tuple[str, tuple[float, ...]]], refuse: Callable[[str, str], None]
-) -> dict[str, tuple[float, ...]]:
-    """Image id → its line. The first of different lines counts; the others are reported as problems."""
-    first: dict[str, tuple[float, ...]] = {}
-    for one, values in rows:
-        if first.setdefault(one, values) != values:
-            refuse(one, f"two different lines in {path.name}, the first is used: correct the file")
-    return first
 
 
 def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:

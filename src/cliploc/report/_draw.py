@@ -121,22 +121,16 @@ def shorten(text: str, font: Font, width: float, keep: str = "") -> str:
 def wrap(text: str, font: Font, width: float, most: int) -> list[str]:
     """Breaks a text into at most so many lines of whole words, or of letters of a wide word; cuts the last off."""
     lines: list[str] = []
-    rest = text
-    while rest and len(lines) < most - 1:
-        line = _line_of(rest, font, width)
-        lines.append(line.rstrip())
-        rest = rest[len(line) :].lstrip()
-    return [*lines, shorten(rest, font, width)] if rest else lines
-
-
-def _line_of(text: str, font: Font, width: float) -> str:
-    """The start of a text that fits on one line: whole words, else as many letters of the first as fit."""
-    if font.getlength(text) <= width:
-        return text
-    counts = range(1, 1 + min(len(text), 1 + int(width)))
-    most = max(1, bisect_right(counts, width, key=lambda count: font.getlength(text[:count])))
-    end = text.rfind(" ", 0, most + 1)
-    return text[:end] if end > 0 else text[:most]
+    while text and len(lines) < most - 1:
+        end = len(text)
+        if font.getlength(text) > width:
+            counts = range(1, 1 + min(len(text), 1 + int(width)))
+            letters = max(1, bisect_right(counts, width, key=lambda count: font.getlength(text[:count])))
+            space = text.rfind(" ", 0, letters + 1)
+            end = space if space > 0 else letters  # whole words, else as many letters of the first as fit
+        lines.append(text[:end].rstrip())
+        text = text[end:].lstrip()
+    return [*lines, shorten(text, font, width)] if text else lines
 
 
 def line_width(size_wh: tuple[int, int], dense: float = 1.0) -> int:
@@ -248,8 +242,15 @@ class Plates:
         # Further rows, for boxes that share a corner.
         spots += [(left, top + row * height) for row in (1, 2, 3, 4, 5, -2, -3)]
         placed = [self._at(x, y, width, height) for x, y in spots]
-        # The first places are the usual ones: another place is taken only if it hides much less.
-        costs = [self._cost(one, box) + 0.02 * order for order, one in enumerate(placed)]
+        costs = []  # a place costs what its plate hides: other labels (most costly), other boxes' insides and its own
+        for order, plate in enumerate(placed):
+            others = max((_shared(plate, other) for other in self._boxes if other != box), default=0.0)
+            # Inside its own box a label hides the thing; in a small box it hides more of it.
+            inside = _shared(plate, box) * min(1.0, 8 * _area(plate) / max(1, _area(box)))
+            away = max(0, plate[0] - x1, x0 - plate[2]) + max(0, plate[1] - y1, y0 - plate[3])  # 0 where they touch
+            cost = 100 * self._hidden(plate) + 0.6 * others + 0.5 * inside + away / max(1, plate[3] - plate[1])
+            # The first places are the usual ones: another place is taken only if it hides much less.
+            costs.append(cost + 0.02 * order)
         return words, placed[int(np.argmin(costs))]
 
     def _fitted(self, text: str, keep: str) -> tuple[str, int, int] | None:
@@ -260,14 +261,6 @@ class Plates:
         plate_w = round(font.getlength(words)) + 2 * self._padding
         plate_h = round(self._size * 1.25) + self._padding // 2
         return None if not words or plate_h > height / 2 or plate_w > width else (words, plate_w, plate_h)
-
-    def _cost(self, plate: Rectangle, own: Rectangle) -> float:
-        """The cost of a plate's place: its shares that hide other labels (most costly) and other boxes' insides."""
-        others = max((_shared(plate, box) for box in self._boxes if box != own), default=0.0)
-        away = _gap(plate, own) / max(1, plate[3] - plate[1])
-        # Inside its own box a label hides the thing; in a small box it hides more of it.
-        inside = _shared(plate, own) * min(1.0, 8 * _area(plate) / max(1, _area(own)))
-        return 100 * self._hidden(plate) + 0.6 * others + 0.5 * inside + away
 
     def _hidden(self, plate: Rectangle) -> float:
         """The share of the plate that lies on other labels."""
@@ -295,8 +288,3 @@ def _shared(plate: Rectangle, other: Rectangle) -> float:
     width = min(plate[2], other[2]) - max(plate[0], other[0])
     height = min(plate[3], other[3]) - max(plate[1], other[1])
     return width * height / _area(plate) if width > 0 and height > 0 else 0.0
-
-
-def _gap(a: Rectangle, b: Rectangle) -> int:
-    """The pixels between two rectangles, 0 where they touch."""
-    return max(0, a[0] - b[2], b[0] - a[2]) + max(0, a[1] - b[3], b[1] - a[3])

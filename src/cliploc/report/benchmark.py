@@ -4,8 +4,9 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,24 @@ import numpy as np
 
 from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
-from cliploc.report.benchmark_classes import class_bars, class_table, confusion, studied, studies
-from cliploc.report.benchmark_data import MISSES, BenchmarkRun, details, in_words, is_imagenet, read_run
-from cliploc.report.benchmark_figures import (
-    INSTANCES,
-    QUARTILES,
-    breakdown,
-    iou_histogram,
-    iou_shares,
-    tau_curves,
-)
-from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, disputed, examples, gallery_picture
+from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, is_imagenet, read_run, wilson
+from cliploc.report.benchmark_gallery import Photographs, confusion, galleries, studies
 from cliploc.report.faithfulness import write_faithfulness_report
-from cliploc.report.figures import legend
-from cliploc.report.html import REPORT_TEMPLATES, count
+from cliploc.report.figures import Figure, figure, legend, look, plot
+from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
 from cliploc.report.labelling import write_labelling_report
 from cliploc.report.presence import write_presence_report
 from cliploc.report.segmentation import write_segmentation_report
 from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
-from cliploc.report.task_folder import SettingResult, kind_of, published, worth, write_files
+from cliploc.report.task_folder import Floats, SettingResult, kind_of, published, worth, write_files
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures
-EACH = 10  # pictures of each kind
 MOST_DRAWN = 8  # settings in one figure, and histograms
-MOST_GALLERIES = 4
 FORGIVING = 2.0  # percentage points of MaxBoxAcc; a τ this close to the best is about as good
+SHOWN_CLASSES = 12  # best and worst ones
+QUARTILES = ("smallest quarter", "second", "third", "largest quarter")
+INSTANCES = ("1", "2", "3", "4 and more")
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,29 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
 
 def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
     """The whole page as HTML."""
-    photographs = Photographs(Path(str(run.dataset.get("root", "."))), pictures)
+    data, photographs = run.dataset, Photographs(Path(str(run.dataset.get("root", "."))), pictures)
+    facts = {
+        "dataset": f"{data['name']} {data['split']}",
+        "role": {"tune": "may choose τ", "report": "may only be reported on"}.get(str(data.get("role")), ""),
+        "subset": data.get("subset") or "",
+        "samples": f"{run.rows['sample'].nunique():,}",
+        "settings": f"{len(run.settings):,}",
+        "models": in_words(sorted({str(one.about.get("model")) for one in run.settings})),
+        "started": " ".join(str((run.manifest.get("sessions") or [{}])[0].get("started", ""))[:16].split("T")),
+        "cliploc": str(run.manifest.get("cliploc_version") or ""),
+    }
     evaluated = [one for one in run.ranked if len(run.of(one))]
+    headline: dict[str, Any] | None = None
+    if evaluated:
+        best, *others = evaluated
+        fixed = [one for one in evaluated if not one.oracle and one.number("gt_known") is not None]
+        ends = best.interval("max_box_acc")
+        alike = [one for one in others if ends and (other := one.interval("max_box_acc")) and other[1] > ends[0]]
+        headline = {
+            "best": best if best.number("max_box_acc") is not None else None,
+            "fixed": max(fixed, key=lambda one: (worth(one.number("gt_known")), -one.index)) if fixed else None,
+            "alike": len(alike),  # settings whose interval overlaps with the best one's
+        }
     compared, numbers = both
     sources = list(published(tables.PUBLISHED)["sources"].values()) if is_imagenet(run) else []
     parts = [
@@ -89,43 +103,11 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
     return REPORT_TEMPLATES.render(
         "benchmark.html",
         title=f"Benchmark: {tables.dataset_line(run)}",
-        about=_facts(run),
-        headline=_headline(evaluated),
+        about={key: value for key, value in facts.items() if value},
+        headline=headline,
         parts=parts,
         photographs=photographs,
     )
-
-
-# ----------------------------------------------------------------------------------------------------------- the head
-def _facts(run: BenchmarkRun) -> dict[str, str]:
-    data = run.dataset
-    samples = run.rows["sample"].nunique()
-    facts = {
-        "dataset": f"{data['name']} {data['split']}",
-        "role": {"tune": "may choose τ", "report": "may only be reported on"}.get(str(data.get("role")), ""),
-        "subset": data.get("subset") or "",
-        "samples": f"{samples:,}",
-        "settings": f"{len(run.settings):,}",
-        "models": in_words(sorted({str(one.about.get("model")) for one in run.settings})),
-        "started": " ".join(str((run.manifest.get("sessions") or [{}])[0].get("started", ""))[:16].split("T")),
-        "cliploc": str(run.manifest.get("cliploc_version") or ""),
-    }
-    return {key: value for key, value in facts.items() if value}
-
-
-def _headline(settings: Sequence[SettingResult]) -> dict[str, Any] | None:
-    """`best` by MaxBoxAcc, `fixed` by GT-known Loc at a fixed τ, how many intervals are `alike`; None: nothing."""
-    if not settings:
-        return None
-    best, *others = settings
-    fixed = [one for one in settings if not one.oracle and one.number("gt_known") is not None]
-    ends = best.interval("max_box_acc")
-    overlapping = [one for one in others if ends and (other := one.interval("max_box_acc")) and other[1] > ends[0]]
-    return {
-        "best": best if best.number("max_box_acc") is not None else None,
-        "fixed": max(fixed, key=lambda one: (worth(one.number("gt_known")), -one.index)) if fixed else None,
-        "alike": len(overlapping),
-    }
 
 
 # -------------------------------------------------------------------------------------------------------------- notes
@@ -162,7 +144,8 @@ def _manifest(run: BenchmarkRun) -> dict[str, Any]:
     data = {key: value for key, value in run.dataset.items() if key not in ("classes", "reasons", "problems")}
     data["classes"] = len(run.dataset["classes"])
     keys = list(dict.fromkeys(key for one in run.settings for key in one.about))
-    rows = [[Cell(_short(one.about.get(key))) for key in keys] for one in run.settings]
+    texts = [[in_words(one.about.get(key)) for key in keys] for one in run.settings]
+    rows = [[Cell(text if len(text) <= 60 else text[:59] + "…") for text in row] for row in texts]
     return {
         "sessions": [_pairs(one) for one in run.manifest.get("sessions") or []],
         "run": _pairs(shown),
@@ -172,20 +155,13 @@ def _manifest(run: BenchmarkRun) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
-    text = in_words(value)
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """Entries of the manifest: name, value in words, and whether the value is a command."""
-    return [(key.replace("_", " "), *_value(value)) for key, value in values.items()]
-
-
-def _value(value: Any) -> tuple[str, bool]:
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return shlex.join(value), True
-    return in_words(value), False
+    pairs = []
+    for key, value in values.items():
+        command = isinstance(value, list) and len(value) > 0 and all(isinstance(one, str) for one in value)
+        pairs.append((key.replace("_", " "), shlex.join(value) if command else in_words(value), command))
+    return pairs
 
 
 # --------------------------------------------------------------------------------------------------- sections from rows
@@ -197,25 +173,30 @@ def sections(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: 
     left = {"shown": len(shown), "total": len(settings)}
     objects = "Hits and misses by size and number of objects"
     found = [
-        Section("tau", "Thresholds", "Accuracy at every threshold", left | _tau(shown)),
+        Section("tau", "Thresholds", "Accuracy at every threshold", left | _thresholds(shown)),
         Section("iou", "IoU", "How well boxes fit", left | _iou(run, shown)),
-        Section("objects", "Size, number", objects, left | _objects(run, shown)),
+        Section("objects", "Size, number", objects, left | _objects(run, shown, objects)),
     ]
-    if reasons := studied(run):
+    # The classes with a reason in the manifest and with pictures: label → reason why its details are shown.
+    reasons: Mapping[str, str] = run.dataset.get("reasons") or {}
+    labels = {str(one.get("wnid")): label for label, one in enumerate(run.dataset["classes"])}
+    present = set(run.rows["label"].unique().tolist())
+    studied = {labels[wnid]: reason for wnid, reason in reasons.items() if labels.get(wnid) in present}
+    if studied:
         ten = {
             "leader": settings[0].label,
-            "studies": studies(run, shown, reasons, photographs),
-            "confusions": confusion(run, settings, list(reasons)),
+            "studies": studies(run, shown, studied, photographs),
+            "confusions": confusion(run, settings, list(studied)),
         }
         found.append(Section("ten", "Ten classes", "Ten classes in detail", ten))
     found.append(Section("classes", "Classes", "Class by class", left | _classes(run, shown)))
-    found.append(Section("pictures", "Pictures", "Pictures", _pictures(run, settings, photographs)))
+    found.append(Section("pictures", "Pictures", "Pictures", galleries(run, settings, shown, photographs)))
     return found
 
 
-# --------------------------------------------------------------------------------------------------------- thresholds
-def _tau(settings: Sequence[SettingResult]) -> dict[str, Any]:
-    curves = [one for one in settings if one.curve is not None]
+def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
+    """MaxBoxAcc over τ: a dot marks the best τ of each line, a ring the setting's own τ; and a table."""
+    curves = [(one, one.curve) for one in settings if one.curve is not None]
     columns = {
         "setting": "",
         "best τ": "",
@@ -224,151 +205,176 @@ def _tau(settings: Sequence[SettingResult]) -> dict[str, Any]:
         "at own τ": "%",
         f"within {FORGIVING:g} points": "the range of τ around the best in which MaxBoxAcc is this close to the best",
     }
-    rows = []
-    for one in curves:
-        assert one.curve is not None
-        best = int(one.curve.argmax())
-        near = one.curve >= one.curve[best] - FORGIVING
+    rows, said = [], []
+    for one, curve in curves:
+        best = int(curve.argmax())
+        near = curve >= curve[best] - FORGIVING
         start = best - int(near[: best + 1][::-1].argmin() or best + 1) + 1
         stop = best + int(near[best:].argmin() or len(near) - best) - 1
-        own = None if one.threshold is None else one.curve[min(round(one.threshold * 1000), len(TAUS) - 1)]
-        rows.append(
-            [
-                Cell(one.label),
-                decimal(float(TAUS[best]), 3),
-                percent(float(one.curve[best])),
-                decimal(one.threshold, 3),
-                percent(None if own is None else float(own)),
-                Cell(f"{TAUS[start]:.3f} – {TAUS[stop]:.3f}", float(TAUS[stop] - TAUS[start])),
-            ]
-        )
-    table = Table("Thresholds", columns, {"": rows}, {"setting"})
-    return {"figure": tau_curves(curves), "legend": legend((one.index, one.label) for one in curves), "table": table}
+        own = None if one.threshold is None else float(curve[_index_of(one.threshold)])
+        within = Cell(f"{TAUS[start]:.3f} – {TAUS[stop]:.3f}", float(TAUS[stop] - TAUS[start]))
+        numbers = (decimal(float(TAUS[best]), 3), percent(float(curve[best])), decimal(one.threshold, 3), percent(own))
+        rows.append([Cell(one.label), *numbers, within])
+        said.append(f"{one.label}: {curve[best]:.1f} % at {TAUS[best]:.3f}")
 
+    def draw(axes: Any) -> None:
+        for one, curve in curves:
+            colour, best = plot(axes, one.index, TAUS, curve), int(curve.argmax())
+            axes.plot(TAUS[best], curve[best], "o", color=colour, markersize=6)
+            if one.threshold is not None and not one.oracle:
+                at = _index_of(one.threshold)
+                axes.plot(TAUS[at], curve[at], "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("threshold τ, share of the map's maximum")
+        axes.set_ylabel("MaxBoxAcc, %")
 
-# ---------------------------------------------------------------------------------------------------------------- IoU
-def _iou(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
-    top = 5 * np.ceil(max(iou_shares(run, one).max() for one in settings) / 5 + 0.2)
     return {
-        "histograms": [
+        "figure": figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(said)}", (5.8, 4.0)),
+        "legend": legend((one.index, one.label) for one, _ in curves),
+        "table": Table("Thresholds", columns, {"": rows}, {"setting"}),
+    }
+
+
+def _index_of(tau: float) -> int:
+    """The index of a τ in `TAUS`."""
+    return min(round(tau * 1000), len(TAUS) - 1)
+
+
+def _iou(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
+    """IoU of the largest contour's box at each setting's τ: histograms, right ones filled, wrong ones hatched."""
+    shares: dict[str, Floats] = {}  # setting → percentage of pictures in each of 20 equal ranges of IoU, [20]
+    for one in settings:
+        ious = run.of(one)["iou"].to_numpy(dtype=float)
+        counts = np.histogram(ious[np.isfinite(ious)], bins=np.linspace(0, 1, 21))[0]
+        shares[one.id] = 100 * counts / max(counts.sum(), 1)
+    top = float(5 * np.ceil(max(own.max() for own in shares.values()) / 5 + 0.2))  # of the axis that all share
+
+    def draw(one: SettingResult, axes: Any) -> None:
+        colour, _, _ = look(one.index)
+        for i, share in enumerate(shares[one.id]):
+            right = i >= 10
+            axes.bar(
+                (i + 0.5) / 20, share, 0.042, color=colour if right else "none", edgecolor=colour,
+                hatch=None if right else "////", linewidth=0.8,
+            )  # fmt: skip
+        axes.axvline(0.5, color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, top)
+        axes.set_xlabel("IoU")
+        axes.set_ylabel("pictures, %")
+
+    histograms = []
+    for one in settings:
+        said = f"{one.label}: {shares[one.id][10:].sum():.1f} % of pictures have IoU ≥ 0.5"
+        histograms.append(
             {
-                "figure": iou_histogram(run, one, float(top)),
+                "figure": figure(partial(draw, one), said, (4.4, 2.7)),
                 "label": one.label,
                 "median": run.of(one)["iou"].median(),
                 "right": 100 * float(run.of(one)["hit"].mean()),
             }
-            for one in settings
-        ]
-    }
+        )
+    return {"histograms": histograms}
 
 
-# ------------------------------------------------------------------------------------------------- size and number
-Counts = Mapping[str, Sequence[tuple[int, int]]]  # setting → (hits, pictures) of each group
-
-
-def _objects(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
+def _objects(run: BenchmarkRun, settings: Sequence[SettingResult], title: str) -> dict[str, Any]:
+    """Right boxes by size and number of objects, as figures and counts, and how the others are wrong."""
     shares = run.rows.drop_duplicates("sample")["area_share"].dropna().to_numpy(dtype=float)
     ends = np.quantile(shares, [0.25, 0.5, 0.75])
-    size = _by(run, settings, lambda rows: np.searchsorted(ends, rows["area_share"].to_numpy(dtype=float)))
-    number = _by(run, settings, lambda rows: rows["n_boxes"].to_numpy(dtype=int).clip(1, 4) - 1)
-    return {
-        "legend": legend((one.index, one.label) for one in settings),
-        "size": breakdown(settings, size, QUARTILES, "size of the object"),
-        "cuts": ", ".join(f"{100 * end:.0f}" for end in ends),
-        "number": breakdown(settings, number, INSTANCES, "number of true boxes"),
-        "table": _count_table(settings, size, number),
-        "kinds": KINDS_OF_BOXES,
-        "misses": _misses(run, settings) if (run.rows["miss"] != "").any() else [],
-    }
-
-
-def _by(run: BenchmarkRun, settings: Sequence[SettingResult], group: Callable[[Any], Any]) -> Counts:
-    """Of each setting the hits and pictures of each of four groups; `group`: rows → the number of each one's group."""
-    found = {}
+    size: dict[str, list[tuple[int, int]]] = {}  # setting → (hits, pictures) of each of four groups
+    number: dict[str, list[tuple[int, int]]] = {}
+    misses = []  # of each setting, its label and the percentages of right boxes and of each kind of error
     for one in settings:
         rows = run.of(one)
-        places, hits = group(rows), rows["hit"].to_numpy(dtype=bool)
-        found[one.id] = [(int(hits[places == i].sum()), int((places == i).sum())) for i in range(4)]
-    return found
-
-
-def _count_table(settings: Sequence[SettingResult], size: Counts, number: Counts) -> Table:
+        hits = rows["hit"].to_numpy(dtype=bool)
+        by_size = np.searchsorted(ends, rows["area_share"].to_numpy(dtype=float))
+        by_number = rows["n_boxes"].to_numpy(dtype=int).clip(1, 4) - 1
+        for found, places in ((size, by_size), (number, by_number)):
+            found[one.id] = [(int(hits[places == i].sum()), int((places == i).sum())) for i in range(4)]
+        kinds = {kind: 100 * float((rows["miss"] == kind).mean()) for kind in MISSES}
+        kinds = {"hit": 100 * float(rows["hit"].mean()), **kinds}
+        misses.append((one.label, {kind: share for kind, share in kinds.items() if share > 0}))
     groups = [(name, size, i) for i, name in enumerate(QUARTILES)]
     groups += [(f"{name} {'box' if name == '1' else 'boxes'}", number, i) for i, name in enumerate(INSTANCES)]
     columns = {"setting": "", "box": "", **dict.fromkeys((name for name, _, _ in groups), "pictures")}
-    rows = []
+    cells = []
     for one in settings:
-        for what in ("right", "wrong"):
-            counts = [found[one.id][i] for _, found, i in groups]
-            amounts = [hits if what == "right" else n - hits for hits, n in counts]
-            rows.append([Cell(one.label), Cell(what), *map(counted, amounts)])
-    title = "Hits and misses by size and number of objects"
-    return Table(title, columns, {"": rows}, {"setting", "box"})
+        counts = [found[one.id][i] for _, found, i in groups]
+        cells.append([Cell(one.label), Cell("right"), *(counted(hits) for hits, _ in counts)])
+        cells.append([Cell(one.label), Cell("wrong"), *(counted(n - hits) for hits, n in counts)])
+    return {
+        "legend": legend((one.index, one.label) for one in settings),
+        "size": _breakdown(settings, size, QUARTILES, "size of the object"),
+        "cuts": ", ".join(f"{100 * end:.0f}" for end in ends),
+        "number": _breakdown(settings, number, INSTANCES, "number of true boxes"),
+        "table": Table(title, columns, {"": cells}, {"setting", "box"}),
+        "kinds": {"hit": ("right", "IoU of at least 0.5"), **MISSES},
+        "misses": misses if (run.rows["miss"] != "").any() else [],
+    }
 
 
-KINDS_OF_BOXES = {"hit": ("right", "IoU of at least 0.5"), **MISSES}
+def _breakdown(
+    settings: Sequence[SettingResult], found: Mapping[str, Sequence[tuple[int, int]]], names: Sequence[str], what: str
+) -> Figure:
+    """Draws the share of hits in groups of pictures, with 95 % intervals."""
+
+    def draw(axes: Any) -> None:
+        for place, one in enumerate(settings):
+            points = [(i, h, n) for i, (h, n) in enumerate(found[one.id]) if n]
+            # Side by side, so that the intervals do not overlap.
+            x = [i + 0.04 * (place - (len(settings) - 1) / 2) for i, _, _ in points]
+            y = np.array([100 * h / n for _, h, n in points])
+            ends = np.array([wilson(h, n) for _, h, n in points]).reshape(-1, 2)
+            colour = plot(axes, one.index, x, y, marked=True)
+            axes.vlines(x, ends[:, 0], ends[:, 1], color=colour, linewidth=1, alpha=0.7)
+        axes.set_xticks(range(len(names)), [name.replace(" quarter", "\nquarter") for name in names])
+        axes.set_xlim(-0.4, len(names) - 0.6)
+        axes.set_ylim(-3, 103)
+        axes.set_xlabel(what)
+        axes.set_ylabel("right boxes, %")
+
+    shares = "; ".join(
+        f"{one.label}: " + ", ".join(f"{name} {h} of {n}" for name, (h, n) in zip(names, found[one.id], strict=True))
+        for one in settings
+    )
+    return figure(draw, f"Right boxes by {what}. {shares}", (5.2, 3.7))
 
 
-def _misses(run: BenchmarkRun, settings: Sequence[SettingResult]) -> list[tuple[str, dict[str, float]]]:
-    """For each setting its label and the percentages of pictures with right boxes and with each kind of error."""
-    found = []
-    for one in settings:
-        rows = run.of(one)
-        shares = {"hit": 100 * float(rows["hit"].mean())}
-        shares |= {kind: 100 * float((rows["miss"] == kind).mean()) for kind in MISSES}
-        found.append((one.label, {kind: share for kind, share in shares.items() if share > 0}))
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------------ classes
 def _classes(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
-    present = run.rows.drop_duplicates("sample").groupby("label")["sample"].count()
-    few = int((present <= 2).sum())
-    words = [f"{len(present):,} classes, {count(int(present.sum()), 'sample')}."]
-    if few > len(present) / 2:
+    """The best and worst classes, and GT-known Loc for every class and setting, at the setting's τ."""
+    pictures = run.rows.drop_duplicates("sample").groupby("label")["sample"].count()
+    words = [f"{len(pictures):,} classes, {count(int(pictures.sum()), 'sample')}."]
+    few = int((pictures <= 2).sum())
+    if few > len(pictures) / 2:
         words.append(f"{few:,} of them have one or two: too few for reliable numbers.")
+    columns = {"class": "", "id": "", "pictures": "", **{one.label: "GT-known Loc, %" for one in settings}}
+    rows = []
+    for label in sorted(int(one) for one in pictures.index):
+        cells = [Cell(run.class_name(label)), Cell(run.wnid(label) or str(label))]
+        cells.append(Cell(str(pictures[label]), int(pictures[label])))
+        for one in settings:
+            numbers = (one.numbers.get("per_class") or {}).get(str(label)) or {}
+            cells.append(decimal(numbers.get("gt_known"), 1))
+        rows.append(cells)
     return {
         "words": " ".join(words),
         "leader": settings[0].label,
         "bars": class_bars(run, settings[0]),
-        "table": class_table(run, settings),
+        "table": Table("Every class and every setting", columns, {"": rows}, {"class", "id"}),
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
-KINDS = {
-    "best": "The highest IoU.",
-    "borderline": "IoU nearest to 0.5, on either side.",
-    "worst": "The lowest IoU; of equal ones, the largest objects.",
-}
-
-
-def _pictures(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: Photographs) -> dict[str, Any]:
-    shown, compared = settings[:MOST_GALLERIES], settings[:MOST_DRAWN]
-    picks = {one.id: examples(run, one, EACH) for one in shown}
-    argued = disputed(run, compared, EACH) if len(compared) > 1 else []
-    wanted = {key for kinds in picks.values() for keys in kinds.values() for key in keys}
-    full = details(run, wanted | {(one.id, sample) for one in compared for sample in argued})
-
-    def name(key: tuple[str, str]) -> str:
-        return run.class_name(int(full[key]["label"]))
-
-    def show(one: SettingResult, sample: str, title: str) -> GalleryPicture:
-        return gallery_picture(run, full[one.id, sample], one, photographs, title)
-
-    return {
-        "folder": run.folder,
-        "galleries": [
-            (
-                one.label,
-                [
-                    (kind.capitalize(), KINDS[kind], [show(one, key[1], name(key)) for key in keys])
-                    for kind, keys in picks[one.id].items()
-                ],
-            )
-            for one in shown
-        ],
-        "disputed": [
-            (name((compared[0].id, sample)), [show(one, sample, one.label) for one in compared]) for sample in argued
-        ],
-    }
+def class_bars(run: BenchmarkRun, setting: SettingResult) -> dict[str, list[dict[str, Any]]]:
+    """Heading → bars: the best and worst classes of a setting, ranked by the cautious end of their intervals."""
+    bars: list[dict[str, Any]] = []
+    for label, row in run.of(setting).groupby("label")["hit"].agg(["sum", "count"]).sort_index().iterrows():
+        hits, n = map(int, row)
+        low, high = wilson(hits, n)
+        bars.append({"name": run.class_name(int(label)), "hits": hits, "n": n, "low": low, "high": high})
+    if len(bars) <= SHOWN_CLASSES:
+        return {"Best": sorted(bars, key=lambda bar: -bar["low"])}
+    # However few classes there are, one without a hit is not among the best, nor one without a miss among the worst.
+    best = sorted((bar for bar in bars if bar["hits"]), key=lambda bar: -bar["low"])[:SHOWN_CLASSES]
+    worst = sorted((bar for bar in bars if bar["hits"] < bar["n"]), key=lambda bar: bar["high"])[:SHOWN_CLASSES]
+    return {heading: found for heading, found in (("Best", best), ("Worst", worst)) if found}

@@ -92,7 +92,15 @@ def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     labels = []
     for one in entries:
         parts = [str(one.get("method", one["id"]))]
-        parts += [text for key in shown if (text := _label_part(key, one.get(key)))]
+        for key in shown:
+            value = one.get(key)
+            if value is True:
+                parts.append(key)
+            elif key in ("templates", "background") and isinstance(value, list | tuple) and len(value) > 1:
+                parts.append(f"{len(value)} {key}")
+            elif value is not None and value is not False and value not in ("", [], {}):  # these need no mention
+                unit = f"{key.replace('_', ' ')} " if key in ("scales", "image_size") else ""
+                parts.append(unit + in_words(value))
         labels.append(" · ".join(parts))
     with_tau = [
         f"{label} · τ {in_words(one.get('threshold'))}"
@@ -108,17 +116,6 @@ def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _differ(entries: Sequence[Mapping[str, Any]], key: str) -> bool:
     return len({json.dumps(one.get(key), sort_keys=True) for one in entries}) > 1
-
-
-def _label_part(key: str, value: Any) -> str:
-    """A setting's value in a label; "" for a value that needs no mention."""
-    if value is None or value is False or value in ("", [], {}):
-        return ""
-    if value is True:
-        return key
-    if key in ("templates", "background") and isinstance(value, list | tuple) and len(value) > 1:
-        return f"{len(value)} {key}"
-    return in_words(value) if key not in ("scales", "image_size") else f"{key.replace('_', ' ')} {in_words(value)}"
 
 
 def in_words(value: Any) -> str:

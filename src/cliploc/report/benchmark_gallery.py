@@ -1,4 +1,7 @@
-"""The galleries of a benchmark: each photograph is embedded once; maps and boxes of each setting are drawn over it."""
+"""The pictures of a benchmark's page: galleries, and ten classes in detail.
+
+Each photograph is embedded once; maps and boxes of each setting are drawn over it.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,15 +15,23 @@ from PIL import Image
 from cliploc.errors import CliplocError
 from cliploc.images import load
 from cliploc.report import _draw
-from cliploc.report.benchmark_data import BenchmarkRun, as_boxes
+from cliploc.report.benchmark_data import BenchmarkRun, as_boxes, details
 from cliploc.report.html import data_uri, jpeg_uri
 from cliploc.report.overlay import OPACITY
+from cliploc.report.tables import Cell, Table, decimal, percent
 from cliploc.report.task_folder import Floats, SettingResult, heat_of
 from cliploc.values import ResizePolicy
 
 SIDE = 240  # longest side of a photograph in the page
 QUALITY = 80
 SHADES = 32  # levels of a map, so that its 784 pixels take about 700 bytes
+EACH = 10  # pictures of each kind
+MOST_GALLERIES = 4
+KINDS = {
+    "best": "The highest IoU.",
+    "borderline": "IoU nearest to 0.5, on either side.",
+    "worst": "The lowest IoU; of equal ones, the largest objects.",
+}
 Place = tuple[float, float, float, float]  # x, y, width, height
 
 
@@ -39,45 +50,26 @@ class Photographs:
         if not self.shown:
             return None
         if path not in self._known:
-            self._known[path] = self._load(path)
+            try:
+                image = load(self.root / path).image
+            except CliplocError as error:
+                self.missing[path] = str(error)
+                self._known[path] = None
+            else:
+                name = f"photo-{len(self._known)}"
+                self._known[path] = name, image.size
+                image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+                self.addresses[name] = jpeg_uri(image, quality=QUALITY, optimize=True, progressive=True)
         return self._known[path]
-
-    def _load(self, path: str) -> tuple[str, tuple[int, int]] | None:
-        try:
-            image = load(self.root / path).image
-        except CliplocError as error:
-            self.missing[path] = str(error)
-            return None
-        size = image.size
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        name = f"photo-{len(self._known)}"
-        self.addresses[name] = jpeg_uri(image, quality=QUALITY, optimize=True, progressive=True)
-        return name, size
-
-
-@dataclass(frozen=True)
-class GalleryPicture:
-    """One photograph with a setting's map, its boxes (solid) and the true boxes (dashed)."""
-
-    width: int  # width of the original; places are in its pixels
-    height: int  # height of the original
-    photo: str | None  # the photograph's id in the page; None where it is not embedded
-    # the data URI of the map, and its place: x, y, width, height; None where the run stored no map
-    heat: tuple[str, Place] | None
-    boxes: Sequence[tuple[str, Place]]  # kind ("found", "found other" or "true") and place of each box
-    title: str  # the start of the caption
-    iou: float  # IoU of the largest box
-    words: Sequence[str]  # the end of the caption
-    says: str  # the alternative text
 
 
 def gallery_picture(
     run: BenchmarkRun, row: Mapping[str, Any], setting: SettingResult, photographs: Photographs, title: str = ""
-) -> GalleryPicture:
-    """Prepares the picture of one row."""
+) -> dict[str, Any]:
+    """One row's photograph with the setting's map, its boxes (solid) and the true boxes (dashed); for `photo`."""
     known = photographs.find(row["path"])
     width, height = int(row["width"]), int(row["height"])
-    heat = None
+    heat = None  # the data URI of the map, and its place; None where the run stored no map
     if row.get("thumb") is not None:
         x, y, w, h = _view(setting.about, known[1] if known else (width, height))
         heat = _heat(row["thumb"]), (x * width, y * height, w * width, h * height)
@@ -85,25 +77,28 @@ def gallery_picture(
     largest = int((found[:, 2:] - found[:, :2]).prod(axis=1).argmax()) if len(found) else -1
     boxes = [("found" if i == largest else "found other", _place(box)) for i, box in enumerate(found)]
     boxes += [("true", _place(box)) for box in as_boxes(row.get("true_boxes"))]
-    iou, words = float(row["iou"]), _prediction(run, row)
-    name, file = run.class_name(int(row["label"])), str(row["path"]).rsplit("/", 1)[-1]
-    says = f"{name} in {file}, {setting.label}: {', '.join([f'IoU {iou:.2f}', *words])}"
-    return GalleryPicture(width, height, known[0] if known else None, heat, boxes, title, iou, words, says)
-
-
-def _prediction(run: BenchmarkRun, row: Mapping[str, Any]) -> list[str]:
-    """Words about the predicted class; none where nothing was predicted."""
+    words = []  # about the predicted class; none where nothing was predicted
     ranked, label = [int(one) for one in (row.get("predictions") or [])], int(row["label"])
-    if not ranked:
-        return []
-    if ranked[0] == label:
-        return ["class right"]
-    place = f", true class {_nth(ranked.index(label) + 1)}" if label in ranked else ""
-    return [f"taken for {run.class_name(ranked[0])}{place}"]
-
-
-def _nth(place: int) -> str:
-    return {2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+    if ranked and ranked[0] == label:
+        words = ["class right"]
+    elif ranked:
+        words = [f"taken for {run.class_name(ranked[0])}"]
+        if label in ranked:
+            place = ranked.index(label) + 1
+            nth = {2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+            words[0] += f", true class {nth}"
+    iou, name, file = float(row["iou"]), run.class_name(label), str(row["path"]).rsplit("/", 1)[-1]
+    return {
+        "width": width,  # of the original; places are in its pixels
+        "height": height,
+        "photo": known[0] if known else None,  # the photograph's id in the page
+        "heat": heat,
+        "boxes": boxes,
+        "title": title,  # the start of the caption
+        "iou": iou,  # of the largest box
+        "words": words,  # the end of the caption
+        "says": f"{name} in {file}, {setting.label}: {', '.join([f'IoU {iou:.2f}', *words])}",
+    }
 
 
 def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
@@ -137,30 +132,137 @@ def _place(box: Floats) -> Place:
     return x0, y0, max(x1 - x0, 0), max(y1 - y0, 0)
 
 
-# ------------------------------------------------------------------------------------------------------------- choices
-def examples(run: BenchmarkRun, setting: SettingResult, count: int) -> dict[str, list[tuple[str, str]]]:
-    """Keys (setting, sample) of a setting's best, borderline and worst pictures, if possible of different classes."""
-    rows = run.of(setting)
-    rows = rows[rows["iou"].notna()]
-    border = rows.assign(far=(rows["iou"] - 0.5).abs())
-    # Of equally bad boxes the one around the largest object was the easiest to get right.
-    return {
-        "best": _first(rows.sort_values(["iou", "sample"], ascending=[False, True]), count),
-        "borderline": _first(border.sort_values(["far", "sample"]), count),
-        "worst": _first(rows.sort_values(["iou", "area_share", "sample"], ascending=[True, False, True]), count),
-    }
+# ----------------------------------------------------------------------------------------------------------- galleries
+def galleries(
+    run: BenchmarkRun, settings: Sequence[SettingResult], compared: Sequence[SettingResult], photographs: Photographs
+) -> dict[str, Any]:
+    """The best settings' best, borderline and worst pictures, and those on which the compared settings differ most."""
+    shown = settings[:MOST_GALLERIES]
+    picks: dict[str, dict[str, list[tuple[str, str]]]] = {}  # setting → kind → keys (setting, sample)
+    for one in shown:
+        rows = run.of(one)
+        rows = rows[rows["iou"].notna()]
+        border = rows.assign(far=(rows["iou"] - 0.5).abs())
+        # Of equally bad boxes the one around the largest object was the easiest to get right.
+        picks[one.id] = {
+            "best": _first(rows.sort_values(["iou", "sample"], ascending=[False, True])),
+            "borderline": _first(border.sort_values(["far", "sample"])),
+            "worst": _first(rows.sort_values(["iou", "area_share", "sample"], ascending=[True, False, True])),
+        }
+    disputed: list[str] = []  # the samples with the largest standard deviation of IoU between settings
+    if len(compared) > 1:
+        rows = run.rows[(run.rows["status"] == "ok") & run.rows["setting"].isin([one.id for one in compared])]
+        spread = rows.groupby("sample", sort=True)["iou"].agg(["std", "count"])
+        spread = spread[spread["count"] == len(compared)].sort_values("std", ascending=False, kind="stable")
+        disputed = [str(one) for one in spread.index[:EACH]]
+    wanted = {key for kinds in picks.values() for keys in kinds.values() for key in keys}
+    full = details(run, wanted | {(one.id, sample) for one in compared for sample in disputed})
+
+    def name(key: tuple[str, str]) -> str:
+        return run.class_name(int(full[key]["label"]))
+
+    def show(one: SettingResult, sample: str, title: str) -> dict[str, Any]:
+        return gallery_picture(run, full[one.id, sample], one, photographs, title)
+
+    of_settings = []
+    for one in shown:
+        kinds = [
+            (kind.capitalize(), KINDS[kind], [show(one, key[1], name(key)) for key in keys])
+            for kind, keys in picks[one.id].items()
+        ]
+        of_settings.append((one.label, kinds))
+    of_samples = [(name((compared[0].id, one)), [show(each, one, each.label) for each in compared]) for one in disputed]
+    return {"folder": run.folder, "galleries": of_settings, "disputed": of_samples}
 
 
-def _first(rows: Any, count: int) -> list[tuple[str, str]]:
+def _first(rows: Any) -> list[tuple[str, str]]:
     """The keys of the first rows: one of each class at first, then the others."""
     order = rows.duplicated("label").to_numpy().argsort(kind="stable")
-    taken = rows.iloc[order[:count]]
+    taken = rows.iloc[order[:EACH]]
     return list(zip(taken["setting"], taken["sample"], strict=True))
 
 
-def disputed(run: BenchmarkRun, settings: Sequence[SettingResult], count: int) -> list[str]:
-    """The samples with the largest standard deviation of IoU between settings."""
-    rows = run.rows[(run.rows["status"] == "ok") & run.rows["setting"].isin([one.id for one in settings])]
-    spread = rows.groupby("sample", sort=True)["iou"].agg(["std", "count"])
-    spread = spread[spread["count"] == len(settings)].sort_values("std", ascending=False, kind="stable")
-    return [str(one) for one in spread.index[:count]]
+# --------------------------------------------------------------------------------------------------------- ten classes
+def studies(
+    run: BenchmarkRun, settings: Sequence[SettingResult], reasons: Mapping[int, str], photographs: Photographs
+) -> list[dict[str, Any]]:
+    """The details of each class that has a reason: the reason, numbers per setting, three pictures."""
+    leader = settings[0]
+    rows = run.of(leader)
+    chosen: dict[int, list[str]] = {}  # label → its best, middle and worst picture
+    for label in reasons:
+        mine = rows[(rows["label"] == label) & rows["iou"].notna()]
+        ordered = mine.sort_values(["iou", "sample"], ascending=[False, True])["sample"].tolist()
+        places = sorted({0, (len(ordered) - 1) // 2, len(ordered) - 1}) if ordered else []
+        chosen[label] = [ordered[place] for place in places]
+    full = details(run, {(leader.id, sample) for samples in chosen.values() for sample in samples})
+    return [
+        {
+            "name": run.class_name(label),
+            "wnid": run.wnid(label),
+            "pictures": run.rows[run.rows["label"] == label]["sample"].nunique(),
+            "reason": reason,
+            "table": _numbers(run, settings, label),
+            "shown": [gallery_picture(run, full[leader.id, sample], leader, photographs) for sample in chosen[label]],
+        }
+        for label, reason in reasons.items()
+    ]
+
+
+def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -> Table:
+    columns = {
+        "setting": "",
+        "GT-known Loc": "at the setting's τ",
+        "MaxBoxAcc": "at the τ best for all pictures of the run",
+        "mean IoU": "of the largest contour's box",
+        "Top-1 class": "",
+        "Top-1 Loc": "",
+        "pointing": "",
+    }
+    rows = []
+    for one in settings:
+        mine = run.of(one)
+        mine = mine[mine["label"] == label]
+        if not len(mine):
+            rows.append([Cell(one.label), *[Cell("–")] * (len(columns) - 1)])
+            continue
+        first = (mine["predicted"] == label).to_numpy()
+        hit = mine["hit"].to_numpy(dtype=bool)
+        stored = (one.numbers.get("per_class") or {}).get(str(label)) or {}
+        iou = float(mine["iou"].mean())
+        rows.append(
+            [
+                Cell(one.label),
+                percent(stored.get("gt_known", 100 * float(hit.mean()))),
+                percent(stored.get("max_box_acc")),
+                decimal(iou, 2),
+                percent(100 * float(first.mean())),
+                percent(100 * float((first & hit).mean())),
+                percent(100 * float(mine["pointing_hit"].mean())),
+            ]
+        )
+    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, {"setting"})
+
+
+def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:
+    """Each classifier's confusion matrix of these labels, titled by its settings; `rows`: counts, shares, others."""
+    groups: dict[bytes, list[SettingResult]] = {}
+    for one in settings:
+        rows = run.of(one).sort_values("sample")
+        if len(rows) and (rows["predicted"] >= 0).any():
+            groups.setdefault(rows["predicted"].to_numpy(dtype=np.int64).tobytes(), []).append(one)
+    matrices = []
+    for same in groups.values():
+        rows, taken_for = run.of(same[0]), []
+        for label in labels:
+            predicted = rows[rows["label"] == label]["predicted"]
+            total = max(len(predicted), 1)
+            inside = [int((predicted == other).sum()) for other in labels]
+            others = predicted[~predicted.isin(list(labels))].value_counts()
+            others = others.sort_index().sort_values(ascending=False, kind="stable")
+            most = ", ".join(f"{run.class_name(int(one))} {n}" for one, n in others.head(3).items())
+            outside = int(others.sum())
+            taken_for.append(([(n, n / total) for n in inside], (outside, outside / total), most))
+        title = ", ".join(one.label for one in same) if len(groups) > 1 else "All settings predict alike"
+        matrices.append({"title": title, "names": [run.class_name(label) for label in labels], "rows": taken_for})
+    return matrices

@@ -70,25 +70,20 @@ def _ours(run: BenchmarkRun, one: SettingResult) -> list[Cell]:
     known, best = one.number("gt_known"), one.number("max_box_acc")
     ends, evaluated = one.interval("gt_known"), one.numbers.get("evaluated")
     fixed = None if one.oracle else known
-    tau = one.numbers.get("best_threshold")
+    # Where all settings share the model, labels do not name it.
+    shared = len({in_words(other.about.get("model")) for other in run.settings}) == 1 and one.about.get("model")
     return [
-        Cell(f"{one.label}{_model(run, one)}"),
+        Cell(f"{one.label}, {in_words(one.about['model'])}" if shared else one.label),
         Cell("", fixed, marks=Marks(fixed, ends, best, one.number("vl_score_rule"))),
         percent(fixed, None if one.oracle else ends),
         Cell("–" if one.oracle else _tau(one)),
         percent(best, one.interval("max_box_acc")),
-        decimal(tau, 3),
+        decimal(one.numbers.get("best_threshold"), 3),
         percent(one.number("top1_loc"), one.interval("top1_loc")),
         percent(one.number("top5_loc"), one.interval("top5_loc")),
         percent(one.number("vl_score_rule"), one.interval("vl_score_rule")),
         Cell("none" if not evaluated else f"{evaluated:,} of {dataset_line(run)}"),
     ]
-
-
-def _model(run: BenchmarkRun, one: SettingResult) -> str:
-    """The model as a suffix where all settings share it, as labels do not name it then."""
-    models = {in_words(other.about.get("model")) for other in run.settings}
-    return f", {in_words(one.about['model'])}" if len(models) == 1 and one.about.get("model") else ""
 
 
 def _tau(one: SettingResult) -> str:
@@ -146,17 +141,10 @@ def every_number(run: BenchmarkRun) -> Table:
     }
     rows = []
     for one in run.ranked:
-        best = one.numbers.get("best_threshold")
-        rows.append(
-            [
-                Cell(one.label),
-                *[percent(one.number(key), one.interval(key)) for key in keys],
-                decimal(best, 3),
-                Cell(_tau(one), one.threshold),
-                counted(one.numbers["evaluated"]),
-                counted(len(one.numbers["failed"])),
-            ]
-        )
+        numbers = [percent(one.number(key), one.interval(key)) for key in keys]
+        taus = (decimal(one.numbers.get("best_threshold"), 3), Cell(_tau(one), one.threshold))
+        counts = (counted(one.numbers["evaluated"]), counted(len(one.numbers["failed"])))
+        rows.append([Cell(one.label), *numbers, *taus, *counts])
     notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
     return Table("All settings, all metrics", columns, {"": rows}, {"setting", "τ"}, notes)
 

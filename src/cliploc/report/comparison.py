@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,8 @@ class _Sheet:
         self._rows_of_block, self._picture_wh = _fitting(first.image.size, len(titles), columns)
         self._column_w = max(NARROWEST_COLUMN, self._picture_wh[0])
         self._block_w = columns * self._column_w + (columns - 1) * GAP
+        self._group_w = len(self._names) * (self._column_w + GAP) - GAP  # of a model's columns
+        self._groups = [(number * (self._group_w + GAP), one) for number, one in enumerate(models)]  # left edges
         methods = list(titles)
         blocks = math.ceil(len(methods) / self._rows_of_block)
         self._blocks = [methods[number::blocks] for number in range(blocks)]  # in reading order, line by line
@@ -155,12 +157,12 @@ class _Sheet:
         """The column heads: models and names, where there are several; each model is above its names."""
         texts: list[list[tuple[int, _Text]]] = []
         if len(self._models) > 1:
-            texts.append([(x, _Text(one.model, HEADING_SIZE, self._group_w)) for x, one in self._groups()])
+            texts.append([(x, _Text(one.model, HEADING_SIZE, self._group_w)) for x, one in self._groups])
         if len(self._names) > 1:
             texts.append(
                 [
                     (x + number * (self._column_w + GAP), _Text(name, HEADING_SIZE, self._column_w))
-                    for x, _ in self._groups()
+                    for x, _ in self._groups
                     for number, name in enumerate(self._names)
                 ]
             )
@@ -175,9 +177,24 @@ class _Sheet:
 
     def _row(self, method: str) -> Image.Image:
         """A row: a method's title and its cells for all models."""
+        width, height = self._picture_wh
+        cells: list[tuple[int, Image.Image, _Text | None]] = []  # left edge, picture, and the text below it
+        for left, one in self._groups:
+            result = one.results.get(method)
+            if result is None:
+                wide = self._group_w if len(self._names) > 1 else max(width, NARROWEST_COLUMN)
+                empty = Image.new("RGB", (wide, height), EMPTY)
+                reason = _Text(one.missing.get(method, "no result"), TEXT_SIZE, wide - 2 * GAP, GREY)
+                reason.draw(empty, GAP, max(0, (height - reason.height) // 2))
+                cells.append((left, empty, None))
+                continue
+            small = scaled(result, self._picture_wh)
+            for index, name in enumerate(self._names):
+                picture = small.overlay([name], caption=False)
+                _ring(picture, peak_of(small, index))
+                caption = _Text(cell_caption(result, index), TEXT_SIZE, self._column_w, GREY)
+                cells.append((left + index * (self._column_w + GAP), picture, caption))
         title = _Text(self._titles[method], HEADING_SIZE, self._block_w)
-        cells = list(self._cells(method))
-        height = self._picture_wh[1]
         below = max((text.height for _, _, text in cells if text is not None), default=0)
         part = Image.new("RGB", (self._block_w, 8 + title.height + height + 4 + below), PAPER)
         ImageDraw.Draw(part).line((0, 0, self._block_w, 0), fill=RULE)
@@ -187,31 +204,6 @@ class _Sheet:
             if text is not None:
                 text.draw(part, x, y + height + 4)
         return part
-
-    def _cells(self, method: str) -> Iterator[tuple[int, Image.Image, _Text | None]]:
-        """The cells of a row: for each its left edge, its picture, and the text below it."""
-        width, height = self._picture_wh
-        for left, one in self._groups():
-            result = one.results.get(method)
-            if result is None:
-                wide = self._group_w if len(self._names) > 1 else max(width, NARROWEST_COLUMN)
-                yield left, _empty(one.missing.get(method, "no result"), (wide, height)), None
-                continue
-            small = scaled(result, self._picture_wh)
-            for index, name in enumerate(self._names):
-                picture = small.overlay([name], caption=False)
-                _ring(picture, peak_of(small, index))
-                text = _Text(cell_caption(result, index), TEXT_SIZE, self._column_w, GREY)
-                yield left + index * (self._column_w + GAP), picture, text
-
-    def _groups(self) -> Iterator[tuple[int, ModelResults]]:
-        """The left edge of each model's columns in a block."""
-        for number, one in enumerate(self._models):
-            yield number * (self._group_w + GAP), one
-
-    @property
-    def _group_w(self) -> int:
-        return len(self._names) * (self._column_w + GAP) - GAP
 
 
 def _fitting(size_wh: tuple[int, int], rows: int, columns: int) -> tuple[int, tuple[int, int]]:
@@ -251,14 +243,6 @@ def _ring(picture: Image.Image, peak: tuple[float, float, float] | None) -> None
     for grow, colour, line in ((1, INK, 4), (0, PAPER, 2)):
         around = radius + grow
         draw.ellipse((x - around, y - around, x + around, y + around), outline=colour, width=line)
-
-
-def _empty(reason: str, size_wh: tuple[int, int]) -> Image.Image:
-    """A cell without a picture."""
-    cell = Image.new("RGB", size_wh, EMPTY)
-    text = _Text(reason, TEXT_SIZE, size_wh[0] - 2 * GAP, GREY)
-    text.draw(cell, GAP, max(0, (size_wh[1] - text.height) // 2))
-    return cell
 
 
 def _names(word: str, names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,34 +70,25 @@ def classified_record(
 
 def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> dict[str, Any]:
     """One entry of "pictures" in the document of a comparison: "results" has each method on each model."""
-    order = tuple(methods)
-    results = [result for one in models for result in one.results.values()]
-    shared = [note for note in results[0].notes if all(note in result.notes for result in results)]
-    return described(results[0].source, results[0].image.size, shared) | {
-        "results": [_compared(one, method, shared) for one in models for method in order],
-    }
-
-
-def _compared(one: ModelResults, method: str, shared: Sequence[str]) -> dict[str, Any]:
-    result = one.results.get(method)
-    entry = {"model": _text(one.model), "method": _text(method)}
-    if result is None:
-        return entry | {"missing": _text(one.missing[method]), "notes": [], "names": []}
-    return entry | {
-        "missing": None,
-        "notes": [_text(note) for note in result.notes if note not in shared],
-        "names": [_name(result, index) | {"peak": _peak(result, index)} for index in range(len(result.names))],
-    }
-
-
-def _peak(result: Localization, index: int) -> dict[str, Any] | None:
     from cliploc.report.comparison import peak_of
 
-    peak = peak_of(result, index)
-    if peak is None:
-        return None
-    heat, x, y = peak
-    return {"heat": _number(heat, 4), "xy": [_number(x, 2), _number(y, 2)]}
+    results = [result for one in models for result in one.results.values()]
+    shared = [note for note in results[0].notes if all(note in result.notes for result in results)]
+    entries = []
+    for one, method in product(models, methods):
+        entry: dict[str, Any] = {"model": _text(one.model), "method": _text(method)}
+        result = one.results.get(method)
+        if result is None:
+            entries.append(entry | {"missing": _text(one.missing[method]), "notes": [], "names": []})
+            continue
+        names = []
+        for index in range(len(result.names)):
+            peak = peak_of(result, index)  # heat, x, y
+            said = peak and {"heat": _number(peak[0], 4), "xy": [_number(value, 2) for value in peak[1:]]}
+            names.append(_name(result, index) | {"peak": said})
+        notes = [_text(note) for note in result.notes if note not in shared]
+        entries.append(entry | {"missing": None, "notes": notes, "names": names})
+    return described(results[0].source, results[0].image.size, shared) | {"results": entries}
 
 
 def described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Writes the pages of faithfulness: a benchmark's report with its tables, and the explanation of one photograph."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,45 +38,23 @@ class Line:
 
 def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder; see `write_report`."""
-    run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], _best)
-    title = run.title("Faithfulness")
+
+    def best(manifest: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
+        first, about = next(iter(manifest["numbers"].items()))  # of which low or high values are the best
+        value: float | None = numbers.get(first)
+        return -value if value is not None and about["best"] == "low" else value
+
+    run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], best)
+    title, protocol = run.title("Faithfulness"), run.manifest["protocol"]
     numbers = {key: (one["title"], one["about"]) for key, one in run.manifest["numbers"].items()}
     table = numbers_table(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])
-    page = REPORT_TEMPLATES.render(
-        "faithfulness.html",
-        title=title,
-        about=_facts(run),
-        table=table,
-        numbers=list(numbers.values()),
-        curves=[(name, drawn) for name, drawn in _curves(run)],
-        legend=legend((one.index, one.label) for one in run.settings),
-        disputed=_disputed(run, pictures),
-        **run.ending(),
-    )
-    return write_files(folder, (numbers_csv(run, numbers, ()), to_markdown(title, [table]), page))
-
-
-def _best(manifest: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
-    """By the first number, of which low or high values are the best."""
-    first, about = next(iter(manifest["numbers"].items()))
-    value: float | None = numbers.get(first)
-    return -value if value is not None and about["best"] == "low" else value
-
-
-# --------------------------------------------------------------------------------------------------------------- tables
-def _facts(run: TaskRun) -> dict[str, str]:
-    protocol, numbers = run.manifest["protocol"], run.manifest["numbers"]
     of_protocol = {
         **({"steps": f"{protocol.get('steps') or 224}"} if {"deletion", "insertion"} & numbers.keys() else {}),
         **({"tolerance": f"{tolerance:g}"} if (tolerance := protocol.get("tolerance")) is not None else {}),
         "baseline": protocol.get("baseline") or "as published",
         "name": "the true label" if protocol.get("target") == "label" else "the model's prediction",
     }
-    return run.facts({}, of_protocol)
-
-
-# -------------------------------------------------------------------------------------------------------------- figures
-def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
+    curves = []
     for name, axis in run.manifest["curves"].items():
         lines = [
             Line(one.id, curve["mean"], curve.get("low", ()), curve.get("high", ()))
@@ -84,7 +62,20 @@ def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
             if (curve := (one.numbers.get("curves") or {}).get(name)) is not None
         ]
         if lines:
-            yield name.replace("_", " "), draw_curves(lines, name.replace("_", " "), axis["label"], axis["places"])
+            words = name.replace("_", " ")
+            curves.append((words, draw_curves(lines, words, axis["label"], axis["places"])))
+    page = REPORT_TEMPLATES.render(
+        "faithfulness.html",
+        title=title,
+        about=run.facts({}, of_protocol),
+        table=table,
+        numbers=list(numbers.values()),
+        curves=curves,
+        legend=legend((one.index, one.label) for one in run.settings),
+        disputed=_disputed(run, pictures),
+        **run.ending(),
+    )
+    return write_files(folder, (numbers_csv(run, numbers, ()), to_markdown(title, [table]), page))
 
 
 def draw_curves(
@@ -120,7 +111,6 @@ def draw_curves(
     return figure(draw, f"{title}. {said}", (5.8, 4.0))
 
 
-# ------------------------------------------------------------------------------------------------------------- examples
 def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """The pictures on which the settings of one model differ most by the first number, with their maps."""
     key = next(iter(run.manifest["numbers"]))

@@ -75,15 +75,12 @@ STYLE: dict[Any, Any] = {
 
 def figure(draw: Callable[[Any], None], says: str, inches: tuple[float, float]) -> Figure:
     """Draws one figure in light and in dark colours; `draw` uses the light ones."""
-    drawn = _svg(draw, inches)
-    light, dark = (data_uri(svg.encode(), "image/svg+xml") for svg in (drawn, in_dark(drawn)))
-    return Figure(light, dark, says, *(round(PIXELS * side) for side in inches))
-
-
-def in_dark(svg: str) -> str:
-    """The drawing with dark colours in place of the light ones: drawing it twice would take twice the time."""
+    light = _svg(draw, inches)
+    # Dark colours take the place of the light ones: drawing it twice would take twice the time.
     swapped = {LIGHT[name]: DARK[name] for name in ("ink", "soft", "line")}
-    return re.sub("|".join(swapped), lambda found: swapped[found.group()], svg)
+    dark = re.sub("|".join(swapped), lambda found: swapped[found.group()], light)
+    first, second = (data_uri(svg.encode(), "image/svg+xml") for svg in (light, dark))
+    return Figure(first, second, says, *(round(PIXELS * side) for side in inches))
 
 
 def _svg(draw: Callable[[Any], None], inches: tuple[float, float]) -> str:

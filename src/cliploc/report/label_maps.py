@@ -69,33 +69,18 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
     photo = np.asarray(image.convert("RGB").resize((width, height), resampling, reducing_gap=3.0), np.float32)
     colours: list[Colour] = [(0, 0, 0), *(name_colour(index) for index in range(len(names) - 1))]
     drawn = photo * (1 - OPACITY) + np.array(colours, np.float32)[shown] * OPACITY
-    drawn[_borders(shown)] = PAPER
+    # Borders are lines of two pixels: one whose right or lower neighbour has another label, and that neighbour.
+    across, down = shown[:, 1:] != shown[:, :-1], shown[1:] != shown[:-1]
+    for half, border in ((drawn[:, 1:], across), (drawn[:, :-1], across), (drawn[1:], down), (drawn[:-1], down)):
+        half[border] = PAPER
     drawing = Image.fromarray(drawn.round().astype(np.uint8))
     counts = np.bincount(labels.ravel(), minlength=len(names))
     order = [int(value) for value in np.argsort(-counts, kind="stable") if counts[value]]
-    _write_names(
-        drawing, shown, [value for value in order if value and counts[value] >= LABELLED * labels.size], names, colours
-    )
-    return _with_legend(drawing, order, counts, names, colours, run)
-
-
-def _borders(shown: Labels) -> npt.NDArray[np.bool_]:
-    """Where a pixel's right or lower neighbour has another label, and that neighbour: lines of two pixels."""
-    lines = np.zeros(shown.shape, bool)
-    across, down = shown[:, 1:] != shown[:, :-1], shown[1:] != shown[:-1]
-    lines[:, 1:] |= across
-    lines[:, :-1] |= across
-    lines[1:] |= down
-    lines[:-1] |= down
-    return lines
-
-
-def _write_names(
-    drawing: Image.Image, shown: Labels, values: Sequence[int], names: Sequence[str], colours: Sequence[Colour]
-) -> None:
-    """Writes each name in the middle of its largest area."""
     plates = _draw.Plates(drawing, max(11, round(0.8 * _draw.text_size(drawing.size))))
-    for value in values:
+    for value in order:
+        if not value or counts[value] < LABELLED * labels.size:
+            continue  # the background, or too small to be written on
+        # The name is in the middle of its largest area.
         inside = np.pad((shown == value).astype(np.uint8), 1)  # the photo's edge is a border, too
         away = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(int(away.argmax()), away.shape)
@@ -103,6 +88,7 @@ def _write_names(
         place = int(np.searchsorted(others, x))
         left, right = int(others[place - 1]), int(others[place])
         plates.centred(((left + right) // 2, int(y)), right - left - 1, names[value], colours[value])
+    return _with_legend(drawing, order, counts, names, colours, run)
 
 
 def _with_legend(

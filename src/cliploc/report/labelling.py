@@ -36,22 +36,37 @@ MOST_DRAWN = 8  # settings with a figure
 
 def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a labelling benchmark's folder; see `write_report`."""
-    run = read_run(folder, LabellingManifest, lambda _: ("untaught", "taught", "saved"), _fewest)
+
+    def best(_: object, numbers: Mapping[str, Any]) -> float | None:  # fewest corrections before a review
+        return None if numbers.get("taught") is None else -numbers["taught"]
+
+    run = read_run(folder, LabellingManifest, lambda _: ("untaught", "taught", "saved"), best)
     _refuse_damaged(run)
     title, table, names = run.title("Labelling"), _numbers(run), _names(run)
+    seconds = run.manifest["seconds"]
+    low, high = seconds["draw"]
+    facts = {
+        "orders": f"random and suggested, {run.manifest['seeds']} seeds each",
+        "cost of a box": f"{low:g}–{high:g} s to draw, {seconds['change']:g} s to adjust or delete",
+    }
+    drawn = [one for one in run.settings if one.numbers.get("curves")][:MOST_DRAWN]
+    said = "the bars are a standard error of what is saved"
     page = REPORT_TEMPLATES.render(
         "labelling.html",
         title=title,
-        about=run.facts({}, _facts(run)),
+        about=run.facts({}, facts),
         table=table,
         numbers=list(NUMBERS.values()),
-        curves=list(_curves(run)),
+        curves=[(f"{one.id}; {said}", _curve(one, run.manifest["reviewed"])) for one in drawn],
         legend=legend((i, f"{order}, {what}") for i, (order, what) in enumerate(LINES)),
         names=names,
         **run.ending(),
     )
     tables = [table] if names is None else [table, names]
-    return write_files(folder, (_csv(run), to_markdown(title, tables), _names_csv(run), page), FILES)
+    # A row for each setting and name, with unrounded numbers.
+    of_names = [{"setting": one.id, "name": name, **numbers} for one, name, numbers in _of_names(run)]
+    names_csv = csv_text(of_names or [dict.fromkeys(("setting", "name", "pictures", "boxes"))])
+    return write_files(folder, (_csv(run), to_markdown(title, tables), names_csv, page), FILES)
 
 
 def _refuse_damaged(run: TaskRun) -> None:
@@ -64,21 +79,6 @@ def _refuse_damaged(run: TaskRun) -> None:
         names = (one.numbers.get("per_class") or {}).values()
         if not whole or any(of_name - numbers.keys() for numbers in names) or (curves and "nothing" not in one.numbers):
             raise UsageError(f"{run.folder} is damaged (the numbers of {one.id}): run the benchmark again")
-
-
-def _fewest(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
-    """By the corrections before anything is reviewed."""
-    value: float | None = numbers.get("taught")
-    return None if value is None else -value
-
-
-def _facts(run: TaskRun) -> dict[str, str]:
-    seconds = run.manifest["seconds"]
-    low, high = seconds["draw"]
-    return {
-        "orders": f"random and suggested, {run.manifest['seeds']} seeds each",
-        "cost of a box": f"{low:g}–{high:g} s to draw, {seconds['change']:g} s to adjust or delete",
-    }
 
 
 def number_text(value: float | None, error: float | None = None) -> str:
@@ -138,13 +138,7 @@ def _numbers(run: TaskRun) -> Table:
 def _csv(run: TaskRun) -> str:
     """A row for each setting, order and number of reviewed pictures, with unrounded numbers."""
     rows: list[dict[str, object]] = [
-        {
-            **one.named,
-            "order": order,
-            "reviewed": step,
-            **numbers,
-            "evaluated": one.numbers["evaluated"],
-        }
+        {**one.named, "order": order, "reviewed": step, **numbers, "evaluated": one.numbers["evaluated"]}
         for one in run.settings
         for order, step, numbers in _steps(run, one)
     ]
@@ -184,18 +178,6 @@ def _names(run: TaskRun) -> Table | None:
             row.append(Cell(number_text(saved, error), saved))
         rows.append(row)
     return Table("Each name", columns, {"": rows}, {"setting", "name"})
-
-
-def _names_csv(run: TaskRun) -> str:
-    """A row for each setting and name, with unrounded numbers."""
-    rows = [{"setting": one.id, "name": name, **numbers} for one, name, numbers in _of_names(run)]
-    return csv_text(rows or [dict.fromkeys(("setting", "name", "pictures", "boxes"))])
-
-
-def _curves(run: TaskRun) -> Iterator[tuple[str, Figure]]:
-    """The figure of each setting."""
-    for one in [one for one in run.settings if one.numbers.get("curves")][:MOST_DRAWN]:
-        yield f"{one.id}; the bars are a standard error of what is saved", _curve(one, run.manifest["reviewed"])
 
 
 def _curve(setting: SettingResult, steps: list[int]) -> Figure:

@@ -92,7 +92,7 @@ def _table(title: str, of: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
         [
             Cell(document["model"]),
             Cell(row["method"]),
-            *(percent(row["numbers"].get(key), _ends(row, key)) for key in keys),
+            *(percent(row["numbers"].get(key), row["confidence_95"].get(key)) for key in keys),
             Cell("own") if row.get("threshold") is None else decimal(row["threshold"], 3),
             Cell(f"{one['tuned_on']} ({one['tuned_samples']:,})"),
             Cell(f"{row['evaluated']:,}" + (f", {row['failed']:,} failed" if row["failed"] else ""), row["evaluated"]),
@@ -100,11 +100,6 @@ def _table(title: str, of: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
         for document, one, row in rows
     ]
     return Table(title, columns, {"": cells}, {"model", "method", "τ chosen on"}, [ABOUT])
-
-
-def _ends(row: Mapping[str, Any], key: str) -> tuple[float, float] | None:
-    ends = row["confidence_95"].get(key)
-    return None if ends is None else (ends[0], ends[1])
 
 
 def write_leaderboard_page(folders: Sequence[Path], out: Path) -> None:

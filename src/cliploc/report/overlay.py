@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -126,11 +126,6 @@ def heatmap_alt(result: Localization, index: int, method: str = "", masks: bool 
     return f"{file_name(result)} with the {what} for “{_draw.clean(result.names[index])}”{by}: {where}"
 
 
-def legend(result: Localization) -> list[tuple[str, Colour]]:
-    """Each name with its colour in a picture of several names."""
-    return [(name, name_colour(index)) for index, name in enumerate(result.names)]
-
-
 def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
     """The result scaled to another size: picture, frame and boxes; the maps are shared."""
     width, height = size_wh
@@ -173,21 +168,29 @@ def draw_names(
     single = len(indices) == 1
     heatmap = not masks if heatmap is None else heatmap
     if heatmap and single:
-        _paint_heat(image, result, indices[0], opacity, dense)
+        (index,) = indices
+        heat = _heat(result, index)  # [H', W']
+        levels = np.asarray(cv2.convertScaleAbs(heat, alpha=255), np.uint8)
+        paint_map(image, levels, opacity if result.found[index] else opacity / 2)
+        outline(image, heat, _level(result, index), LINE_COLOUR, dense)
     elif heatmap:
         image = _paint_heats(image, result, [i for i in indices if result.found[i]], opacity)
     colours = {i: BOX_COLOUR if single and not masks else name_colour(i) for i in indices}
     if masks:
         _paint_masks(image, result, colours, opacity)
-    plates = paint_boxes(image, result, colours, dense) if boxes else _plates(image)
+    plates = paint_boxes(image, result, colours, dense) if boxes else _draw.Plates(image, _draw.text_size(image.size))
     if caption and (run := run_line(result)):
         name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
-        plates.resized(0.8).note(" · ".join([*name, run]), _heat_within(result, indices))
+        small = [_heat(result, index, 64) for index in indices[:MOST_PANELS]]
+        hottest = np.max(small, axis=0, initial=0, keepdims=False)  # [h, w]
+        ratio = np.array(hottest.shape[::-1] * 2) / np.array(image.size * 2)
+
+        def mean_heat(rectangle: _draw.Rectangle) -> float:
+            x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)
+            return float(hottest[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].mean())
+
+        plates.resized(0.8).note(" · ".join([*name, run]), mean_heat)
     return image
-
-
-def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = (), dense: float = 1.0) -> _draw.Plates:
-    return _draw.Plates(image, _draw.text_size(image.size, dense), rectangles)
 
 
 def paint_boxes(
@@ -199,7 +202,7 @@ def paint_boxes(
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
     rectangles = {i: _draw.to_rectangle(boxes.xyxy[i], image.size) for i in order}
-    plates = _plates(image, list(rectangles.values()), dense)
+    plates = _draw.Plates(image, _draw.text_size(image.size, dense), list(rectangles.values()))
     for i in reversed(order):
         dash = 0 if i < len(result.boxes) else 4 * line
         _draw.draw_box(image, rectangles[i], colours[int(boxes.label[i])], line, dash=dash)
@@ -221,19 +224,6 @@ def _heat(result: Localization, index: int, side: int = HEAT_SIDE) -> FloatArray
 
         heat = frame.map_to_original(torch.from_numpy(result.maps[[index]])).numpy()[0]
     return heat.clip(0, 1, out=heat)
-
-
-def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_draw.Rectangle], float]:
-    """The mean heat in a rectangle of the picture, as a function."""
-    heat = np.max([_heat(result, index, 64) for index in indices[:MOST_PANELS]], axis=0, initial=0, keepdims=False)
-    height, width = heat.shape
-    ratio = np.array([width / result.image.width, height / result.image.height] * 2)
-
-    def mean(rectangle: _draw.Rectangle) -> float:
-        x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)
-        return float(heat[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].mean())
-
-    return mean
 
 
 def paint_map(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = OPACITY) -> None:
@@ -295,13 +285,6 @@ def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: C
             for rows in _strips(extent):
                 here = rows[2] - rows[0], rows[3] - rows[1]
                 image.paste(Image.new("RGB", here, ink), rows, mask.crop(rows))  # faster than a plain colour
-
-
-def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float, dense: float) -> None:
-    heat = _heat(result, index)  # [H', W']
-    levels = np.asarray(cv2.convertScaleAbs(heat, alpha=255), np.uint8)
-    paint_map(image, levels, opacity if result.found[index] else opacity / 2)
-    outline(image, heat, _level(result, index), LINE_COLOUR, dense)
 
 
 def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int], opacity: float) -> Image.Image:

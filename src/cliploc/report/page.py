@@ -20,7 +20,6 @@ from cliploc.report.overlay import (
     file_name,
     fit_within,
     heatmap_alt,
-    legend,
     paint_boxes,
     run_line,
     scaled,
@@ -60,21 +59,24 @@ def write_page(
     hint: str = "",  # a line below the settings, such as the command that uses another model
 ) -> None:
     """A page of results beside the truth: names found, missed and invented, then overlays, table, settings."""
-    photos = [_photo(item) for item in items]
+    asked = sum(len(item.result.names) for item in items)
+    summary = f"{count(len(items), 'picture')}, {count(asked, 'name')} asked for"
+    if ious := [iou for item in items for iou in item.ious.values() if iou is not None]:
+        summary += f"; mean IoU of the best boxes with the true ones {np.mean(ious):.2f}"
     page = REPORT_TEMPLATES.render(
         "page.html",
         title=title,
         settings=settings,
         hint=hint,
         counts=_counts(items),
-        summary=_summary(items),
-        photos=photos,
+        summary=f"{summary}.",
+        photos=[_photo(item) for item in items],
     )
     content = page.encode("utf-8", "backslashreplace")
     write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
-def _counts(items: Sequence[PageItem]) -> list[dict[str, Any]]:
+def _counts(items: Sequence[PageItem]) -> list[tuple[str, int, int, str]]:
     """How many names were found, missed and invented, each of how many; nothing where no truth is known."""
     judged = [
         (name in item.truth, right[0])
@@ -88,48 +90,43 @@ def _counts(items: Sequence[PageItem]) -> list[dict[str, Any]]:
     if not judged:
         return []
     return [
-        {
-            "word": "found",
-            "number": found,
-            "of": len(there),
-            "about": f"in the picture, with a box on it (IoU ≥ {GOOD_IOU:g})",
-        },
-        {
-            "word": "missed",
-            "number": len(there) - found,
-            "of": len(there),
-            "about": "in the picture, without a box or with one elsewhere",
-        },
-        {"word": "invented", "number": invented, "of": len(absent), "about": "not in the picture, but found"},
+        ("found", found, len(there), f"in the picture, with a box on it (IoU ≥ {GOOD_IOU:g})"),
+        ("missed", len(there) - found, len(there), "in the picture, without a box or with one elsewhere"),
+        ("invented", invented, len(absent), "not in the picture, but found"),
     ]
-
-
-def _summary(items: Sequence[PageItem]) -> str:
-    """The numbers of photos and names, and the mean IoU."""
-    asked = sum(len(item.result.names) for item in items)
-    words = [f"{count(len(items), 'picture')}, {count(asked, 'name')} asked for"]
-    ious = [iou for item in items for iou in item.ious.values() if iou is not None]
-    if ious:
-        words.append(f"mean IoU of the best boxes with the true ones {np.mean(ious):.2f}")
-    return "; ".join(words) + "."
 
 
 def _photo(item: PageItem) -> dict[str, Any]:
     """A photograph as page.html shows it: a row of pictures for each result, and a row of the table for each name."""
     result = item.result
-    rows = [_pictures(item, result, run_line(result), item.ious)]
-    rows += [_pictures(item, one, title, item.beside_ious.get(title, {})) for title, one in item.beside.items()]
+    results = [_pictures(item, result, run_line(result), item.ious)]
+    results += [_pictures(item, one, title, item.beside_ious.get(title, {})) for title, one in item.beside.items()]
+    rows = []
+    for index, name in enumerate(result.names):
+        best, iou = result.shown.xyxy[result.shown.label == index][:1], item.ious.get(name)
+        rows.append(
+            {
+                "name": name,
+                "there": name in item.truth,
+                "found": result.verdict(index),
+                "score": result.scores[index],
+                "presence": result.presence_text(index),
+                "box": [end for box in best for end in box],
+                "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
+                "judgement": judgement(item, name, result.verdict(index), iou),
+            }
+        )
     least, most = COLUMNS
     return {
         "file": file_name(result),
         "size_wh": result.image.size,
         "notes": result.notes,
         "credit": item.credit,
-        "legend": legend(result),
+        "legend": [(name, name_colour(index)) for index, name in enumerate(result.names)],
         "has_truth": bool(item.truth),
         "columns": min(max(1 + len(result.names), least), most),
-        "results": rows,
-        "rows": [_row(item, index, name) for index, name in enumerate(result.names)],
+        "results": results,
+        "rows": rows,
     }
 
 
@@ -138,9 +135,20 @@ def _pictures(item: PageItem, result: Localization, title: str, ious: Mapping[st
     width, height = result.image.size
     shown = scaled(result, fit_within(result.image.size, round(DENSE * PHOTO_WIDTH * max(1.0, height / width))))
     dense = max(1.0, shown.image.width / PHOTO_WIDTH)
+    boxes = shown.image.convert("RGB").copy()
+    ratio = np.array(boxes.size * 2) / np.array(item.result.image.size * 2)
+    line = _draw.line_width(boxes.size, dense)
+    for index, name in enumerate(shown.names):
+        for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
+            rectangle = _draw.to_rectangle(xyxy, boxes.size)
+            _draw.draw_box(boxes, rectangle, name_colour(index), line, dash=round(1.5 * line))
+    paint_boxes(boxes, shown, {i: name_colour(i) for i in range(len(shown.names))}, dense)
+    found = ", ".join(name for name, is_found in zip(result.names, result.found, strict=True) if is_found) or "none"
+    true = ", ".join(name for name in result.names if name in item.truth) or "none given"
+    alt = f"{file_name(result)}, {run_line(result) or 'all names'}; boxes found: {found}; true boxes: {true}"
     return {
         "title": title,
-        "boxes": _picture(_truth_picture(item, shown, dense), _truth_alt(item, result)),
+        "boxes": _picture(boxes, alt),
         "heats": [
             {
                 "picture": _picture(draw_names(shown, [index], dense=dense), heatmap_alt(result, index)),
@@ -167,40 +175,5 @@ def judgement(item: PageItem, name: str, found: Verdict, iou: float | None) -> t
     return right, f"{doubt}{'' if right else 'wrong box: '}IoU {told_apart(iou, GOOD_IOU)}"
 
 
-def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
-    result = item.result
-    best = result.shown.xyxy[result.shown.label == index][:1]
-    iou = item.ious.get(name)
-    return {
-        "name": name,
-        "there": name in item.truth,
-        "found": result.verdict(index),
-        "score": result.scores[index],
-        "presence": result.presence_text(index),
-        "box": [end for box in best for end in box],
-        "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
-        "judgement": judgement(item, name, result.verdict(index), iou),
-    }
-
-
 def _picture(image: Image.Image, alt: str) -> dict[str, Any]:
     return embedded(image, alt, quality=JPEG_QUALITY, optimize=True, progressive=True)
-
-
-def _truth_picture(item: PageItem, shown: Localization, dense: float) -> Image.Image:
-    image = shown.image.convert("RGB").copy()
-    ratio = np.array(shown.image.size * 2) / np.array(item.result.image.size * 2)
-    line = _draw.line_width(image.size, dense)
-    for index, name in enumerate(shown.names):
-        for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
-            rectangle = _draw.to_rectangle(xyxy, image.size)
-            _draw.draw_box(image, rectangle, name_colour(index), line, dash=round(1.5 * line))
-    paint_boxes(image, shown, {i: name_colour(i) for i in range(len(shown.names))}, dense)
-    return image
-
-
-def _truth_alt(item: PageItem, result: Localization) -> str:
-    found = [name for name, is_found in zip(result.names, result.found, strict=True) if is_found]
-    there = [name for name in result.names if name in item.truth]
-    drawn, true = ", ".join(found) or "none", ", ".join(there) or "none given"
-    return f"{file_name(result)}, {run_line(result) or 'all names'}; boxes found: {drawn}; true boxes: {true}"

@@ -1,6 +1,6 @@
 """Writes a presence benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from cliploc._documents import PresenceManifest
 from cliploc.report.figures import Figure, figure, legend, plot
 from cliploc.report.html import LIGHT, REPORT_TEMPLATES
 from cliploc.report.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
-from cliploc.report.task_folder import TaskRun, read_run, write_files
+from cliploc.report.task_folder import SettingResult, read_run, write_files
 
 FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
 NUMBERS = {  # key → title and meaning
@@ -47,8 +47,12 @@ NEGATIVES = {
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = read_run(folder, PresenceManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("mcc"))
-    title, things = run.title("Presence"), _things(run)
+    title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
+    rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
+    things = Table("Where true boxes are lost", columns, {"": rows}, {"setting"})
     table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
+    there = [one for one in run.settings if one.numbers.get("reliability")]
+    said = "on the dashed line, a score is the chance that a box is right"
     page = REPORT_TEMPLATES.render(
         "presence.html",
         title=title,
@@ -57,12 +61,22 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         numbers=list(NUMBERS.values()),
         things=things,
         losses=list(LOSSES.values()),
-        curves=[("on the dashed line, a score is the chance that a box is right", one) for one in _reliability(run)],
+        curves=[(said, _reliability(there))] if there else [],
         legend=legend((one.index, one.label) for one in run.settings),
         **run.ending(),
     )
-    table_csv = numbers_csv(run, NUMBERS, COUNTS, _things_columns)
-    texts = (table_csv, to_markdown(title, [table, things]), _reliability_csv(run), page)
+
+    def things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
+        return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
+
+    # A row for each setting and bin of scores.
+    bins = [{"setting": one.id, **own} for one in there for own in one.numbers["reliability"]]
+    texts = (
+        numbers_csv(run, NUMBERS, COUNTS, things_columns),
+        to_markdown(title, [table, things]),
+        csv_text(bins or [dict.fromkeys(("setting", "boxes", "score", "right"))]),
+        page,
+    )
     return write_files(folder, texts, FILES)
 
 
@@ -74,27 +88,8 @@ def things_text(numbers: Mapping[str, Any], key: str) -> str:
     return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
 
 
-def _things(run: TaskRun) -> Table:
-    columns = {"setting": "", **dict(LOSSES.values())}
-    rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
-    return Table("Where true boxes are lost", columns, {"": rows}, {"setting"})
-
-
-def _things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
-
-
-def _reliability_csv(run: TaskRun) -> str:
-    """A row for each setting and bin of scores."""
-    rows = [{"setting": one.id, **own} for one in run.settings for own in one.numbers.get("reliability") or []]
-    return csv_text(rows or [dict.fromkeys(("setting", "boxes", "score", "right"))])
-
-
-def _reliability(run: TaskRun) -> Iterator[Figure]:
-    """Draws the share of right boxes at each score, where there are any; on the diagonal, scores are chances."""
-    there = [one for one in run.settings if one.numbers.get("reliability")]
-    if not there:
-        return
+def _reliability(there: Sequence[SettingResult]) -> Figure:
+    """Draws the share of right boxes at each score; on the diagonal, scores are chances."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
@@ -111,4 +106,4 @@ def _reliability(run: TaskRun) -> Iterator[Figure]:
         f"{one.label}: " + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in one.numbers["reliability"])
         for one in there
     )
-    yield figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))
+    return figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))

@@ -1,7 +1,7 @@
 """The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,16 @@ def write_review(
 ) -> None:
     """Writes the editor with these pictures, in this order, as one file; `run` is the id of the boxes' run."""
 
+    def records() -> Iterator[dict[str, Any]]:
+        for one in pictures:
+            try:
+                image = load(one.drafts.path, str(one.drafts.path)).image
+            except InputError:
+                continue  # the picture's own file can no longer be read
+            image.thumbnail((SIDE, SIDE))
+            yield {**one.state(), "image": jpeg_uri(image, quality=JPEG_QUALITY)}
+
     def fill(temporary: Path) -> None:
-        records = (record for one in pictures if (record := _record(one)) is not None)
         with temporary.open("w", encoding="utf-8") as file:
             REPORT_TEMPLATES.render_to(
                 file,
@@ -114,7 +122,7 @@ def write_review(
                 shown=len(pictures),
                 total=total,
                 facts=facts((one.labels for one in pictures), names, run, masks),
-                pictures=records,
+                pictures=records(),
             )
 
     write_whole(path, fill)
@@ -167,13 +175,3 @@ def _share(xyxy: Sequence[float], area: int) -> float:
     """A box's share of the picture, with three digits."""
     share = (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]) / area
     return round(share, 2 - math.floor(math.log10(share))) if share > 0 else 0.0
-
-
-def _record(picture: ReviewPicture) -> dict[str, Any] | None:
-    """The picture as the file holds it; None if its own file can no longer be read."""
-    try:
-        image = load(picture.drafts.path, str(picture.drafts.path)).image
-    except InputError:
-        return None
-    image.thumbnail((SIDE, SIDE))
-    return {**picture.state(), "image": jpeg_uri(image, quality=JPEG_QUALITY)}

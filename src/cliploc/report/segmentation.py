@@ -29,37 +29,43 @@ NOT_COMPARABLE = (
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("miou"))
-    tables = [_numbers(run), *([_per_class(run)] if run.settings else [])]
-    title = run.title("Segmentation")
+    classes = [str(one["name"]) for one in run.dataset["classes"]]  # label → name
+    tables = [_numbers(run)]
+    if run.settings:
+        columns = {"class": "", "true pixels": "", **dict.fromkeys((one.id for one in run.settings), "IoU, %")}
+        rows = []
+        for label, name in enumerate(classes):
+            of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
+            if pixels := max(one.get("pixels", 0) for one in of_class):  # it is in the true maps
+                rows.append([Cell(name), counted(pixels), *(percent(one.get("iou")) for one in of_class)])
+        tables.append(Table("IoU of each class", columns, {"": rows}, {"class"}))
+    confused = None  # the pairs of classes with the most wrong pixels, by the best setting
+    if found := next((one for one in run.settings if one.numbers.get("confused")), None):
+        rows = []
+        for one in found.numbers["confused"]:
+            names = (Cell(classes[one["true"]]), Cell(classes[one["predicted"]]))
+            rows.append([*names, counted(one["pixels"]), percent(one["share"])])
+        columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
+        confused = Table(f"What {found.id} confuses most", columns, {"": rows}, {"is", "called"})
+    title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
+    shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
+    of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
     page = REPORT_TEMPLATES.render(
         "segmentation.html",
         title=title,
-        about=_facts(run),
+        about=run.facts({"classes": f"{len(classes):,}"}, of_protocol),
         numbers=tables[0],
         sources=list(published(PUBLISHED)["sources"].values()) if _published_rows(run) else [],
         per_class=tables[1:],
-        confused=_confused(run),
-        examples=_examples(run, pictures),
+        confused=confused,
+        examples=_examples(run, classes, pictures),
         **run.ending(),
     )
     return write_files(folder, (_csv(run), to_markdown(title, tables), page))
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
 def _published_rows(run: TaskRun) -> list[Mapping[str, Any]]:
     return [one for one in published(PUBLISHED)["rows"] if run.dataset["name"] in one["miou"]]
-
-
-def _classes(run: TaskRun) -> list[str]:
-    """Label → name."""
-    return [str(one["name"]) for one in run.dataset["classes"]]
-
-
-def _facts(run: TaskRun) -> dict[str, str]:
-    protocol = run.manifest.get("protocol") or {}
-    shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
-    of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
-    return run.facts({"classes": f"{len(run.dataset['classes']):,}"}, of_protocol)
 
 
 def _numbers(run: TaskRun) -> Table:
@@ -86,53 +92,20 @@ def _numbers(run: TaskRun) -> Table:
         for one in run.settings
     ]
     groups: dict[str, Sequence[Sequence[Cell]]] = {"This run": rows}
-    there = _published_rows(run)
+    there = []
+    for one in _published_rows(run):
+        low, high = _ends(one["miou"][run.dataset["name"]])
+        miou = Cell(f"{low:.1f}" if low == high else f"{low:.1f}–{high:.1f}", (low + high) / 2)
+        there.append([Cell(one["method"]), Cell(one["steps"] or "–"), miou, *[Cell("–")] * 5, Cell(one["cite"])])
     if there:
-        groups["Published, OpenAI's ViT-B/16"] = [
-            [Cell(one["method"]), Cell(one["steps"] or "–"), _range(one["miou"][run.dataset["name"]])]
-            + [Cell("–")] * 5
-            + [Cell(one["cite"])]
-            for one in there
-        ]
+        groups["Published, OpenAI's ViT-B/16"] = there
     words = {"setting", "steps", "source"}
     return Table("All numbers, in percent", columns, groups, words, [NOT_COMPARABLE] if there else [])
 
 
-def _range(value: float | Sequence[float]) -> Cell:
-    if isinstance(value, int | float):
-        return Cell(f"{value:.1f}", float(value))
-    return Cell(f"{min(value):.1f}–{max(value):.1f}", sum(value) / len(value))
-
-
-def _per_class(run: TaskRun) -> Table:
-    """IoU of every class that is in the true maps, by setting."""
-    columns = {"class": "", "true pixels": "", **dict.fromkeys((one.id for one in run.settings), "IoU, %")}
-    rows = []
-    for label, class_name in enumerate(_classes(run)):
-        of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
-        pixels = max((one.get("pixels", 0) for one in of_class), default=0)
-        if pixels:
-            rows.append([Cell(class_name), counted(pixels), *(percent(one.get("iou")) for one in of_class)])
-    return Table("IoU of each class", columns, {"": rows}, {"class"})
-
-
-def _confused(run: TaskRun) -> Table | None:
-    """The pairs of classes with the most wrong pixels, by the best setting."""
-    classes = _classes(run)
-    for setting in run.settings:
-        if found := setting.numbers.get("confused"):
-            rows = [
-                [
-                    Cell(classes[one["true"]]),
-                    Cell(classes[one["predicted"]]),
-                    counted(one["pixels"]),
-                    percent(one["share"]),
-                ]
-                for one in found
-            ]
-            columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-            return Table(f"What {setting.id} confuses most", columns, {"": rows}, {"is", "called"})
-    return None
+def _ends(value: float | Sequence[float]) -> tuple[float, float]:
+    """The ends of a published number, which may be a range."""
+    return (value, value) if isinstance(value, int | float) else (min(value), max(value))
 
 
 def _csv(run: TaskRun) -> str:
@@ -144,19 +117,17 @@ def _csv(run: TaskRun) -> str:
         row |= {"refine": " ".join(one.about.get("refine") or []), **of_set, **one.columns(NUMBERS[:1])}
         rows.append({**row, **{key: one.numbers.get(key) for key in (*NUMBERS[1:], "evaluated")}, "source": None})
     for other in _published_rows(run):
-        value = other["miou"][run.dataset["name"]]
-        ends = (value, value) if isinstance(value, int | float) else (min(value), max(value))
+        ends = _ends(other["miou"][run.dataset["name"]])
         paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": other["method"], "refine": other["steps"]}
         miou = with_ends("miou", round(sum(ends) / 2, 2), ends)
         rows.append({**of_set, **paper, **miou, "source": published(PUBLISHED)["sources"][other["cite"]]})
     return csv_text(rows)
 
 
-# ------------------------------------------------------------------------------------------------------------- examples
-def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
+def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     done = (row["sample"] for row in run.read_rows(["sample", "setting", "status"]) if row["status"] == "ok")
-    samples, classes = list(dict.fromkeys(done)), _classes(run)
+    samples = list(dict.fromkeys(done))
     if not samples:
         return []
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
@@ -175,12 +146,14 @@ def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         labels = sorted(labelled - {ignored_label(len(classes))})
         colours = {label: name_colour(place) for place, label in enumerate(labels)}
         size = fit_within((first["width"], first["height"]), SIDE)
-        figures = [
-            (name, embedded(_drawn(one, colours, size), f"{sample}: {name}", quality=85)) for name, one in maps.items()
-        ]
         photograph = run.photograph(first, size) if pictures else None
-        if photograph is not None:
-            figures.insert(0, ("picture", embedded(photograph, f"picture {sample}", quality=80)))
+        figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
+        table = np.full((2**16, 3), 128, np.uint8)  # label → colour; pixels that do not count are grey
+        for label, colour in colours.items():
+            table[label] = colour
+        for name, one in maps.items():
+            drawn = Image.fromarray(table[one]).resize(size, Image.Resampling.NEAREST)
+            figures.append((name, embedded(drawn, f"{sample}: {name}", quality=85)))
         legend = [(classes[label], colour) for label, colour in colours.items() if label < len(classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
     return made
@@ -188,13 +161,3 @@ def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
 
 def _labels(png: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(small_png(png, 1024))
-
-
-def _drawn(
-    labels: np.ndarray[Any, Any], colours: Mapping[int, tuple[int, int, int]], size_wh: tuple[int, int]
-) -> Image.Image:
-    """A label map in colours; pixels that do not count are grey."""
-    table = np.full((2**16, 3), 128, np.uint8)
-    for label, colour in colours.items():
-        table[label] = colour
-    return Image.fromarray(table[labels]).resize(size_wh, Image.Resampling.NEAREST)

@@ -79,22 +79,16 @@ def counted(value: float | None) -> Cell:
 
 def number_text(value: float | None) -> str:
     """A number in a table, three decimals; tiny ones in powers of ten."""
-    return "–" if value is None else f"{value:.3f}" if _is_plain(value) else f"{value:.1e}"
-
-
-def _is_plain(value: float) -> bool:
-    return value == 0 or abs(value) >= 0.0005
+    return number_cell(value).text
 
 
 def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
     """A number with its interval, three decimals; tiny ones in powers of ten."""
     if value is None:
         return Cell("–")
-    text = number_text(value)
-    if ends is not None:
-        form = ".3f" if _is_plain(value) else ".1e"
-        text += f" ({ends[0]:{form}}–{ends[1]:{form}})"
-    return Cell(text, value)
+    form = ".3f" if value == 0 or abs(value) >= 0.0005 else ".1e"
+    interval = "" if ends is None else f" ({ends[0]:{form}}–{ends[1]:{form}})"
+    return Cell(f"{value:{form}}{interval}", value)
 
 
 def numbers_table(
@@ -143,12 +137,8 @@ def to_markdown(title: str, tables: Sequence[Table]) -> str:
     for table in tables:
         shown = [i for i, title in enumerate(table.columns) if title != CHART]
         titles = [list(table.columns)[i] for i in shown]
-        lines += [
-            f"## {table.title}",
-            "",
-            _pipe(titles),
-            _pipe(["---:" if t in table.numeric else "---" for t in titles]),
-        ]
+        rule = ["---:" if title in table.numeric else "---" for title in titles]
+        lines += [f"## {table.title}", "", _pipe(titles), _pipe(rule)]
         for heading, rows in table.groups.items():
             lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(titles) - 1)])] if heading else []
             lines += [_pipe([_md(row[i].plain()) for i in shown]) for row in rows]
@@ -186,19 +176,18 @@ def to_latex(tables: Sequence[Table]) -> str:
         for heading, rows in table.groups.items():
             lines.append(r"\midrule")
             lines += [rf"\multicolumn{{{len(titles)}}}{{l}}{{\textit{{{_tex(heading)}}}}} \\"] if heading else []
-            lines += [" & ".join(_tex_cell(row[i]) for i in shown) + r" \\" for row in rows]
+            for row in rows:
+                cells = []
+                for cell in (row[i] for i in shown):
+                    ends = cell.ends and rf" {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
+                    cells.append(_tex(cell.text) + (ends or ""))
+                lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
     return "\n".join(lines)
 
 
 def _tex(text: str) -> str:
     return "".join(TEX.get(letter, letter) for letter in " ".join(text.split()))
-
-
-def _tex_cell(cell: Cell) -> str:
-    if cell.ends is None:
-        return _tex(cell.text)
-    return rf"{_tex(cell.text)} {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -34,27 +34,18 @@ class Problems:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The annotation of one class in one picture, not checked yet.
-
-    Attributes:
-        id, path, label, masks, ignore: as in `Sample`.
-        boxes: x0, y0, x1, y1 with exclusive right and bottom edges, in pixels of the picture as it was annotated.
-        size_wh: the annotated size; None if the annotations have none, so that the file's size counts.
-        resized: whether the file may have another size than the annotated one.
-        upright: whether the annotations are for the picture as it is shown, not as it is stored (EXIF).
-        hint: what to do if the picture is missing.
-    """
+    """The annotation of one class in one picture, not checked yet; id, path, label, masks and ignore as in `Sample`."""
 
     id: str
     path: Path
     label: int
-    boxes: Sequence[Box] = ()
-    size_wh: Size | None = None
+    boxes: Sequence[Box] = ()  # exclusive right and bottom edges, in pixels of the picture as it was annotated
+    size_wh: Size | None = None  # the annotated size; None if the annotations have none, so that the file's size counts
     masks: tuple[Path, ...] = ()
     ignore: Path | None = None
-    resized: bool = False
-    upright: bool = False
-    hint: str = ""
+    resized: bool = False  # whether the file may have another size than the annotated one
+    upright: bool = False  # whether the annotations are for the picture as it is shown, not as it is stored (EXIF)
+    hint: str = ""  # what to do if the picture is missing
 
 
 class Checker:
@@ -94,31 +85,35 @@ class Checker:
 
     def sample(self, one: Candidate) -> Sample | None:
         """The sample of a candidate, or None if it is left out."""
-        if not self._is_sound(one):
+        if not self.is_new(one.id):
+            return None
+        if not 0 <= one.label < self._classes:
+            self.add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
+            return None
+        if not one.boxes and not one.masks:
+            self.add("empty annotation", one.id, "no box and no mask: left out")
             return None
         header = self.header(one.id, one.path, hint=one.hint)
         placed = None if header is None else self._placed(one, *header)
-        if placed is None or not self._has_masks(one):
+        if placed is None:
             return None
+        for mask in (*one.masks, *([one.ignore] if one.ignore else [])):
+            if not os.path.isfile(mask):
+                self.add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
+                return None
         size_wh, boxes = placed
-        kept = self._clipped(one.id, boxes, size_wh)
+        kept = []
+        for box in boxes:
+            inside, problem = clipped(box, size_wh)
+            if problem is not None:
+                self.add(problem[0], one.id, problem[1])
+            if inside is not None:
+                kept.append(inside)
         if not kept and not one.masks:
             self.add("empty annotation", one.id, "none of its boxes can be used: left out")
             return None
         xyxy = np.array(kept, np.float32).reshape(-1, 4)  # [m, 4]
         return Sample(one.id, one.path, one.label, size_wh, xyxy, one.masks, one.ignore)
-
-    def _is_sound(self, one: Candidate) -> bool:
-        """Whether the annotation can be used, whatever its picture is."""
-        if not self.is_new(one.id):
-            return False
-        if not 0 <= one.label < self._classes:
-            self.add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
-            return False
-        if not one.boxes and not one.masks:
-            self.add("empty annotation", one.id, "no box and no mask: left out")
-            return False
-        return True
 
     def _placed(self, one: Candidate, stored_wh: Size, orientation: int) -> tuple[Size, Sequence[Box]] | None:
         """The annotated size and the boxes, both for the upright picture; None if the candidate is left out."""
@@ -142,25 +137,6 @@ class Checker:
         if size_wh != shown_wh and not one.resized:
             add("size mismatch", one.id, f"annotated as {by(size_wh)}, the file has {by(shown_wh)}: taken as resized")
         return size_wh, boxes
-
-    def _has_masks(self, one: Candidate) -> bool:
-        """Whether the files of all its masks are there."""
-        for mask in (*one.masks, *([one.ignore] if one.ignore else [])):
-            if not os.path.isfile(mask):
-                self.add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
-                return False
-        return True
-
-    def _clipped(self, sample_id: str, boxes: Sequence[Box], size_wh: Size) -> list[Box]:
-        """The boxes inside the picture; what is outside is cut off or left out, and recorded."""
-        kept = []
-        for box in boxes:
-            inside, problem = clipped(box, size_wh)
-            if problem is not None:
-                self.add(problem[0], sample_id, problem[1])
-            if inside is not None:
-                kept.append(inside)
-        return kept
 
 
 def safe_id(one: str) -> bool:

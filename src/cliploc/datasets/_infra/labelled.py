@@ -50,7 +50,7 @@ class LabelFile:
     """A label map in a picture file with one number per pixel."""
 
     path: Path  # the file
-    # whether label 0 does not count and the others are one less, as mmsegmentation calls it
+    # mmsegmentation's reduce_zero_label: 0 does not count, the others are one less, and 255 stays
     reduce_zero_label: bool = False
 
     @property
@@ -63,7 +63,9 @@ class LabelFile:
 
     def read(self) -> LabelMap:
         labels = read_labels(self.path)
-        return reduced(labels) if self.reduce_zero_label else labels
+        if not self.reduce_zero_label:
+            return labels
+        return np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,6 @@ def read_labels(path: Path) -> LabelMap:
                 "labels as a grey or palette PNG"
             )
         return np.asarray(opened.image).astype(np.int32)
-
-
-def reduced(labels: LabelMap) -> LabelMap:
-    """mmsegmentation's reduce_zero_label: 0 does not count, the others are one less, and 255 stays."""
-    return np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int32)
 
 
 def class_list(name: str) -> tuple[ClassName, ...]:

@@ -1,11 +1,11 @@
-"""The registries of dataset readers, and their decorators."""
+"""The registries of dataset readers and their decorators, and what the readers of phrases share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 
-from cliploc.datasets._infra.candidates import Candidate, Problems
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems, Size
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.values import ClassName, Role
@@ -16,33 +16,22 @@ Read: TypeAlias = Callable[[Path, str, Problems], F]  # root, split and the list
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a dataset.
+    """A part of a dataset."""
 
-    Attributes:
-        name: such as "val".
-        role: "tune" if thresholds may be chosen on it, else "report".
-        about: a short description.
-    """
-
-    name: str
-    role: Role
-    about: str
+    name: str  # such as "val"
+    role: Role  # "tune" if thresholds may be chosen on it, else "report"
+    about: str  # a short description
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found in the annotations, before any picture is opened.
+    """What a reader found in the annotations, before any picture is opened."""
 
-    Attributes:
-        classes: the names of the class of each label.
-        candidates: candidates for samples in a fixed order, those of the same picture next to each other.
-        unclear: pictures and labels that are there only as what evaluations ignore, such as crowds.
-        absent: picture → labels known not to be there, if this is not known of all others; see `Reader.complete`.
-    """
-
-    classes: tuple[ClassName, ...]
-    candidates: Sequence[Candidate]
+    classes: tuple[ClassName, ...]  # the names of the class of each label
+    candidates: Sequence[Candidate]  # for samples in a fixed order, those of the same picture next to each other
+    # pictures and labels that are there only as what evaluations ignore, such as crowds
     unclear: frozenset[tuple[Path, int]] = frozenset()
+    # picture → labels known not to be there, if this is not known of all others; see `Reader.complete`
     absent: Mapping[Path, frozenset[int]] | None = None
 
 
@@ -100,3 +89,21 @@ readers: Readers[Found] = Readers(
     "dataset", "cliploc.datasets", "cliploc.datasets", home=lambda reader: reader.read.__module__
 )
 reader = readers.reader
+
+
+# -------------------------------------------------- phrases as classes, where each thing has a sentence of its own
+SIGNS = str.maketrans(dict.fromkeys("|~@", " "))  # which mean something in a name; see `cliploc.prompts.parse`
+PhraseRow: TypeAlias = tuple[str, str, Path, list[Box], Size]  # sample's id, phrase, picture, boxes, picture's size
+
+
+def plain_phrase(text: str) -> str:
+    """A phrase on one line, without the signs that mean something in a name."""
+    return " ".join(str(text).translate(SIGNS).split())
+
+
+def found_phrases(rows: Sequence[PhraseRow]) -> Found:
+    """The candidates of these rows, with a class for each different phrase, sorted."""
+    phrases = sorted({phrase for _, phrase, *_ in rows})
+    labels = {phrase: label for label, phrase in enumerate(phrases)}
+    candidates = [Candidate(name, path, labels[phrase], boxes, size) for name, phrase, path, boxes, size in rows]
+    return Found(tuple(ClassName(phrase, (phrase,)) for phrase in phrases), candidates)

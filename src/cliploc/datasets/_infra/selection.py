@@ -1,21 +1,25 @@
-"""Selects classes and samples; named subsets of a dataset's classes."""
+"""Selects classes and samples; named subsets of a dataset's classes; and the names that are asked in each picture."""
 
 import difflib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+import numpy as np
 
 from cliploc.config import is_whole, short
-from cliploc.datasets._infra.candidates import Problems
+from cliploc.datasets._infra.candidates import Problems, Size
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
-from cliploc.values import ClassName
+from cliploc.values import ClassName, Dataset, DatasetSplit, FloatArray
 
 C = TypeVar("C")
 S = TypeVar("S")
+NEGATIVES = ("random", "popular", "confusable", "all")  # how names that are not there are chosen
 
 
 @dataclass(frozen=True)
@@ -112,3 +116,50 @@ def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) ->
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
     why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}" if counts else otherwise
     return UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
+
+
+# -------------------------------------------------------------------------------------------- names asked in pictures
+@dataclass(frozen=True)
+class AskedPicture:
+    """A picture with the names to ask."""
+
+    id: str  # its path below the dataset's folder
+    path: Path
+    size_wh: Size  # of the original picture, to which the boxes belong
+    labels: tuple[int, ...]  # to ask, in order
+    truth: Mapping[int, FloatArray]  # label → its boxes `[m, 4]`, of those that are there
+
+
+AskedDataset: TypeAlias = DatasetSplit[AskedPicture]
+
+
+def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> AskedDataset:
+    """Each picture with names that are there, not only as crowds, and as many POPE negatives (Li et al. 2023)."""
+    truths: dict[Path, dict[int, FloatArray]] = {}
+    size_of = {}
+    for sample in dataset.samples:
+        if not len(sample.boxes_xyxy):
+            raise UsageError(f"expected a dataset with true boxes, got {dataset.name} with masks: choose another")
+        truths.setdefault(sample.path, {})[sample.label] = sample.boxes_xyxy
+        size_of[sample.path] = sample.size_wh
+    # [K, K]: the number of pictures with both names; on the diagonal with the name.
+    together = np.zeros((len(dataset.classes),) * 2, np.int64)
+    for pair, times in Counter(pair for one in truths.values() for pair in product(one, one)).items():
+        together[pair] = times
+    pictures = []
+    for path, truth in truths.items():
+        id_ = (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()
+        known = names if dataset.absent is None else dataset.absent.get(path, frozenset()).intersection(names)
+        absent = [one for one in sorted(known) if one not in truth and (path, one) not in dataset.unclear]
+        if negatives == "random":
+            count = min(len(truth), len(absent))
+            chosen = random.Random(f"{draw.seed} {id_}").sample(absent, count)
+        elif negatives == "all":
+            chosen = absent
+        else:
+            often = together.diagonal() if negatives == "popular" else together[list(truth)].sum(axis=0)
+            chosen = sorted(absent, key=lambda one: (-often[one], -together[one, one], one))[: len(truth)]
+        labels = tuple(sorted({*truth, *chosen}))
+        pictures.append(AskedPicture(id_, path, size_of[path], labels, truth))
+    drawn, of = draw.of(pictures, lambda one: one), dataset
+    return AskedDataset(of.name, of.root, of.split, of.role, of.classes, drawn, of.problems)

@@ -28,14 +28,12 @@ class _Challenge:
 
         @labelled_reader(name, title=title, about=about, source=self.source, splits=self.splits, layout=self.layout)
         def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG001
-            return class_list(name), pictures_with_maps(self._pairs(root, split), reduce_zero_label)
-
-    def _pairs(self, root: Path, split: str) -> list[tuple[str, Path, Path]]:
-        places = [f"{at}JPEGImages" for at in (f"VOCdevkit/VOC{self.year}/", f"VOC{self.year}/", "")]
-        images = needed_folder(root, places, "pictures")
-        base = images.parent
-        ids = listed(base / "ImageSets" / self.lists / f"{split}.txt")
-        return [(one, images / f"{one}.jpg", base / self.maps / f"{one}.png") for one in ids]
+            places = [f"{at}JPEGImages" for at in (f"VOCdevkit/VOC{self.year}/", f"VOC{self.year}/", "")]
+            images = needed_folder(root, places, "pictures")
+            base = images.parent
+            ids = listed(base / "ImageSets" / self.lists / f"{split}.txt")
+            pairs = [(one, images / f"{one}.jpg", base / self.maps / f"{one}.png") for one in ids]
+            return class_list(name), pictures_with_maps(pairs, reduce_zero_label)
 
 
 VOC = _Challenge(

@@ -1,6 +1,6 @@
 """Label Studio's tasks with predictions, for correction there, and the matching label config."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -62,20 +62,21 @@ class LabelStudio(Export):
 
 
 def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:
-    result = list(_results(picture, settings))
+    result = []
+    for i, (box, score, label) in enumerate(rows(picture)):
+        kind: Kind = "brushlabels" if settings.masks else "rectanglelabels"
+        shape = rectangle_shape(box, picture.size_wh)
+        if settings.masks:  # a brush is row by row: turned, and made without the whole picture in memory
+            height, width = picture.masks[i]["size"]
+            part, left, top = rle.part_of(picture.masks[i])
+            shape = {"format": "rle", "rle": brush(rle.placed(part.T, top, left, (width, height)))}
+        id_in_task = f"p{picture.number}b{picture.box_ids[i]}"
+        result.append(region(id_in_task, kind, (FROM, TO), picture.size_wh, shape, settings.names[label], score))
     prediction: dict[str, Any] = {"model_version": settings.model, "result": result}
     if result:
         prediction["score"] = number(min(picture.score))  # tasks can be sorted by the least certain box
     address = settings.image_url + quote(picture.name)
     return {"data": {"image": address, "path": picture.name}, "predictions": [prediction]}
-
-
-def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[dict[str, Any]]:
-    for i, (box, score, label) in enumerate(rows(picture)):
-        kind: Kind = "brushlabels" if settings.masks else "rectanglelabels"
-        shape = brush_of(picture.masks[i]) if settings.masks else rectangle_shape(box, picture.size_wh)
-        id_in_task = f"p{picture.number}b{picture.box_ids[i]}"
-        yield region(id_in_task, kind, (FROM, TO), picture.size_wh, shape, settings.names[label], score)
 
 
 def region(
@@ -117,13 +118,6 @@ def rectangle_shape(xyxy: Sequence[float], size_wh: tuple[int, int]) -> dict[str
 def brush_shape(mask: rle.BoolArray) -> dict[str, Any]:
     """A mask `[H, W]` as a brush."""
     return {"format": "rle", "rle": brush(rle.runs(mask.ravel()))}
-
-
-def brush_of(code: rle.Rle) -> dict[str, Any]:
-    """A mask's code as a brush, without the whole picture in memory."""
-    height, width = code["size"]
-    part, left, top = rle.part_of(code)
-    return {"format": "rle", "rle": brush(rle.placed(part.T, top, left, (width, height)))}  # row by row: turned
 
 
 def polygon_shape(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs."""
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +75,10 @@ class Voc(Export):
             for one_set in sets:
                 ids = "".join(f"{Path(file).stem}\n" for file, _ in listed)
                 (target / "ImageSets" / one_set / SUBSET).write_text(ids, encoding="utf-8")
-            lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in _legend(settings.names)]
+            # Colons separate the fields of a line.
+            labels = ["background", *(name.replace(":", "_") for name in settings.names)]
+            legend = zip(labels, palette(len(labels)).tolist(), strict=True)
+            lines = [f"{label}:{','.join(map(str, colour))}::" for label, colour in legend]
             text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
             (target / LEGEND).write_text(text, encoding="utf-8")
             write_list(target, listed)
@@ -113,9 +115,3 @@ def palette(count: int = 256) -> npt.NDArray[np.uint8]:
         for channel in range(3):
             colours[:, channel] |= (((values >> (3 * level + channel)) & 1) << (7 - level)).astype(np.uint8)
     return colours
-
-
-def _legend(names: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Each label with its colour; colons separate the fields of a line, so they are replaced in names."""
-    labels = ["background", *(name.replace(":", "_") for name in names)]
-    return list(zip(labels, palette(len(labels)).tolist(), strict=True))
