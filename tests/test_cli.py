@@ -23,7 +23,7 @@ from cliploc.backbones import guides, models
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, Commands
 from cliploc.cli.localize import _take
-from cliploc.cli.photos import PhotoRun, ResultNames, asked_photos
+from cliploc.cli.photos import PhotoRun, ResultNames
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
@@ -564,7 +564,7 @@ def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
     assert {path.name for path in Path("found").rglob("*.*")} == {"cat_overlay.jpg", "cat.jpg.npy", "results.json"}
     result = cliploc_("annotate", "demo:cat.jpg", "-p", "cat", "--out", "drafts", *FAST)
     assert (result.code, result.err.splitlines()[-1]) == (0, "next: cliploc review drafts")
-    assert asked_photos(Terminal(), ["demo:"]).ids[str(CAT)] == "cat.jpg"
+    assert PhotoRun(["demo:"]).ids[str(CAT)] == "cat.jpg"
     assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
     result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
     assert (result.code, "unknown demo picture 'cats.jpg': did you mean cat.jpg" in result.err) == (2, True)

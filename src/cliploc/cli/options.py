@@ -102,9 +102,9 @@ def command(
         def run(**given: Any) -> int:
             made = {}
             for name, kind in kinds.items():
-                facts = {one.name: option_of(one) for one in taken(kind)}
-                values = {one: given[one] for one in facts if one in given}
-                made[name] = kind(**_values_of(values, facts, parse=not issubclass(kind, Flags)))
+                parse = not issubclass(kind, Flags)
+                chosen = [one for one in taken(kind) if not parse or given[one.name] not in (None, [])]
+                made[name] = kind(**{one.name: _value(one, given[one.name], parse=parse) for one in chosen})
                 if kind is Options:
                     _refuse_early(made[name])
             return function(**made)
@@ -169,23 +169,18 @@ def _in_range(least: float, most: float) -> Callable[..., float | None]:
     return check
 
 
-def _values_of(given: Mapping[str, Any], options: Mapping[str, Option], *, parse: bool = True) -> dict[str, Any]:
-    """Checked values out of what the command line has; what was not given is left out, where texts are parsed."""
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if parse and (value is None or value == []):
-            continue
-        one = options[name]
-        try:
-            values[name] = one.check(_parsed(one, value) if parse and not isinstance(value, bool) else value)
-        except UsageError as error:
-            shown = (one.flags or flags_of(name))[0].partition("/")[0] if parse else f"--{name}"
-            raise UsageError(str(error).replace(f"expected {name}", f"expected {shown}", 1)) from None
-    return values
-
-
-def _parsed(one: Option, texts: str | Sequence[str]) -> Any:
-    return one.parse(texts) if isinstance(texts, str) else one.gather([one.parse(text) for text in texts])
+def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:
+    """A checked value out of what the command line has."""
+    one = option_of(of)
+    try:
+        if parse and isinstance(given, str):
+            given = one.parse(given)
+        elif parse and not isinstance(given, bool):
+            given = one.gather([one.parse(text) for text in given])
+        return one.check(given)
+    except UsageError as error:
+        shown = (one.flags or flags_of(of.name))[0].partition("/")[0] if parse else f"--{of.name}"
+        raise UsageError(str(error).replace(f"expected {of.name}", f"expected {shown}", 1)) from None
 
 
 def _refuse_early(options: Options) -> None:

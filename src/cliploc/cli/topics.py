@@ -37,7 +37,9 @@ def help(
         rows: list[Sequence[str | Text]] = [title_row("topic", "title")]
         for section, names in _sections().items():
             rows += [["", ""], [styled(section, "bold"), ""]]
-            rows += [[f"  {one}", _title(_page(one))] for one in names]
+            for one in names:
+                title = _page(one).partition("\n")[0].removeprefix("# ").replace("`", "")
+                rows.append([f"  {one}", title])
         terminal.listing(rows)
         terminal.data("\ncliploc help TOPIC shows the beginning of a page, and --all the whole page.")
         terminal.data("cliploc COMMAND --help lists the options of a command.")
@@ -46,7 +48,16 @@ def help(
     commands = getattr(getattr(context.parent, "command", None), "commands", {})
     if name in pages:
         page = _page(name)
-        _show(terminal, page if whole else _beginning(name, page))
+        first, *sections = page.split("\n## ")
+        if sections and not whole:
+            titles = "\n".join(f"* {one.partition(chr(10))[0]}" for one in sections)
+            page = f"{first.rstrip()}\n\nSections of the whole page (`cliploc help {name} --all`):\n\n{titles}\n"
+        if sys.stdout.isatty():
+            from rich.markdown import Markdown  # takes time to import
+
+            terminal.data(Markdown(page, hyperlinks=False))
+        else:
+            terminal.data(page.rstrip())  # as Markdown for a file or another program
     elif name in commands:
         terminal.data(commands[name].get_help(typer.Context(commands[name], parent=context.parent, info_name=name)))
     else:
@@ -81,26 +92,3 @@ def _page(name: str) -> str:
     from cliploc._documents import read_text
 
     return HIDDEN.sub("", read_text(docs_folder() / f"{name}.md"))
-
-
-def _title(page: str) -> str:
-    return page.partition("\n")[0].removeprefix("# ").replace("`", "")
-
-
-def _beginning(name: str, page: str) -> str:
-    """The page up to its first section, and the titles of its other sections."""
-    first, *sections = page.split("\n## ")
-    if not sections:
-        return page
-    titles = "\n".join(f"* {one.partition(chr(10))[0]}" for one in sections)
-    return f"{first.rstrip()}\n\nSections of the whole page (`cliploc help {name} --all`):\n\n{titles}\n"
-
-
-def _show(terminal: Terminal, page: str) -> None:
-    """Shows a page: formatted on a terminal, as Markdown for a file or another program."""
-    if not sys.stdout.isatty():
-        terminal.data(page.rstrip())
-        return
-    from rich.markdown import Markdown  # takes time to import
-
-    terminal.data(Markdown(page, hyperlinks=False))
