@@ -159,13 +159,12 @@ def _table(of_set: Mapping[str, Any]) -> Sequence[Sequence[str]]:
     rows = sorted(of_set["rows"], key=lambda row: -row["numbers"].get("gt_known", 0.0))
     there = {key for row in rows for key in row["numbers"]}
     keys = [key for key in SHOWN if key in there and not (key in UNLESS_AP and "ap" in there)]
-    titles = ("method", *(NUMBERS[key][0] for key in keys), "τ")
-
-    def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    table = [("method", *(NUMBERS[key][0] for key in keys), "τ")]
+    for row in rows:
         numbers = (f"{row['numbers'][key]:.2f}" if key in row["numbers"] else "–" for key in keys)
-        return (row["method"], *numbers, f"{row['threshold']:.3f}" if row.get("threshold") is not None else "own")
-
-    return [titles, *map(cells, rows)]
+        tau = f"{row['threshold']:.3f}" if row.get("threshold") is not None else "own"
+        table.append((row["method"], *numbers, tau))
+    return table
 
 
 def _check(asked: LeaderboardFlags) -> int:
