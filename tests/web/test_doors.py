@@ -128,7 +128,7 @@ DOORS: dict[str, tuple[Callable[..., Any], tuple[str, str] | None]] = {
 def door(request, tmp_path_factory) -> Iterator[Door]:
     kind, auth = DOORS[request.param]
     with kind(tmp_path_factory.mktemp("door"), auth) as (app, posts), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cliploc.web.connections.MOST", MOST)
+        patch.setattr("cliploc.web.server.MOST", MOST)
         with running(app) as address:
             yield Door(app, address, posts)
 
@@ -301,7 +301,7 @@ class Streams:
 
 @pytest.fixture
 def streams(monkeypatch) -> Iterator[Door]:
-    monkeypatch.setattr("cliploc.web.connections.MOST", MOST)
+    monkeypatch.setattr("cliploc.web.server.MOST", MOST)
     with running(Streams()) as address:
         yield Door(Streams(), address, [])
 
@@ -323,7 +323,7 @@ def test_a_visitor_is_served_beside_answers_that_nobody_takes(streams):
 
 def test_one_visitor_cannot_have_all_connections(streams, monkeypatch):
     with contextlib.ExitStack() as mine:
-        monkeypatch.setattr("cliploc.web.connections.is_loopback", lambda host: False)
+        monkeypatch.setattr("cliploc.web.server.is_loopback", lambda host: False)
         for _ in range(2 * MOST):
             one = mine.enter_context(socket.socket())
             try:

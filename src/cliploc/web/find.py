@@ -22,12 +22,11 @@ from cliploc.prompts import TEMPLATE_SETS
 from cliploc.web.answers import Answers
 from cliploc.web.clients import Hosts
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
-from cliploc.web.menus import menu_of
 from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
 from cliploc.web.store import Store, Uploads
-from cliploc.web.view import TEMPLATES
+from cliploc.web.view import TEMPLATES, menu_of
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
 MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
