@@ -324,16 +324,6 @@ class Turns:
             self._room += 1
             self._mine -= Counter([one])  # without those that have none
 
-    async def _admitted(self) -> None:
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._free.acquire()
-        except TimeoutError:
-            raise RefusedError(503, QUEUE_FULL) from None
-        finally:
-            self.waiting -= 1
-
 
 # ------------------------------------------------------------------------------------------------------- questions
 @dataclass(frozen=True)
@@ -396,18 +386,6 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
     exemplar = files.get("exemplar")
     wanted = from_mapping(settings).with_exemplar(exemplar)
     return Question(ids, files.get("picture"), exemplar, visitor, frozenset(switches), wanted)
-
-
-def _is_on(name: str, value: Any) -> bool:
-    text = str(value or "false").lower()
-    if text not in ("true", "false"):
-        raise RefusedError(422, f"expected {name} as true or false, got {text[:40]!r}")
-    return text == "true"
-
-
-def _is_empty(one: Any) -> bool:
-    """Whether a field has no picture: null, an empty text, or what a browser sends where no file was chosen."""
-    return one in (None, "") or (isinstance(one, UploadFile) and not one.filename and not one.size)
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

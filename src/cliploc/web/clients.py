@@ -106,17 +106,14 @@ class Passwords:
             raise RefusedError(401, NEEDED)
         if seconds := self._guesses.take(client):
             raise RefusedError(429, f"Too many wrong passwords from this address: {again(seconds)}.")
-        if not hmac.compare_digest(_given(header), self._auth):
+        kind, _, code = header.partition(" ")
+        try:
+            given = base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
+        except (binascii.Error, ValueError):
+            given = b""
+        if not hmac.compare_digest(given, self._auth):
             raise RefusedError(401, NEEDED)
         self._guesses.give_back(client)
-
-
-def _given(header: str) -> bytes:
-    kind, _, code = header.partition(" ")
-    try:
-        return base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
-    except (binascii.Error, ValueError):
-        return b""
 
 
 KNOWN = 10_000  # addresses that are remembered; of more, the one that asked longest ago is forgotten

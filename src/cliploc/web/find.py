@@ -110,25 +110,21 @@ def serve(
     """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
     with (
         listen(host, port) as listening,
-        # `_end_soon` may remove it at the same time.
+        # `end` may remove it at the same time.
         tempfile.TemporaryDirectory(prefix="cliploc-serve-", ignore_cleanup_errors=True) as folder,
         suppress(KeyboardInterrupt),
     ):
         app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
-        run(app, host, listening, on_ready, lambda: _end_soon(folder))
+
+        def end() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            _end_process()
+
+        # From the signal on, as a step of a model that cannot be stopped would take longer.
+        timer = threading.Timer(END_SECONDS, end)
+        timer.daemon = True
+        run(app, host, listening, on_ready, timer.start)
     _end_process()
-
-
-def _end_soon(folder: str) -> None:
-    """Ends the process after `END_SECONDS`, as a step of a model that cannot be stopped would take longer."""
-
-    def end() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        _end_process()
-
-    timer = threading.Timer(END_SECONDS, end)
-    timer.daemon = True
-    timer.start()
 
 
 def _end_process() -> None:

@@ -98,7 +98,6 @@ class Connection(H11Protocol):
             self.transport.abort()
 
 
-
 def listener(app: Gate, on_shutdown: Callable[[], None] | None = None, **config: Any) -> uvicorn.Server:
     """A uvicorn server that ends the application's runs first when it shuts down."""
 

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -280,9 +280,13 @@ class Service:
         if offer.label not in self._menus:
             backbone = self.backbone(label)
             recipes = {RECIPE + name: recipe_of(backbone, name) for name in RECIPES}
-            steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
+            steps = []
+            for one in refinements:
+                with suppress(UsageError):
+                    resolve_refinements([one.name], backbone)
+                    steps.append(one.name)
             own = next(iter(offer.heads), self._recipe)
-            self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), steps, own)
+            self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), tuple(steps), own)
         return self._menus[offer.label]
 
     def localizer(
@@ -435,14 +439,6 @@ class _Interruptible(TorchFunctionMode):
         if getattr(func, "__name__", "") in LAYERS:
             self._reporter.masked(0, self._left)
         return func(*args, **(kwargs or {}))
-
-
-def _usable(refinement: str, backbone: Backbone) -> bool:
-    try:
-        resolve_refinements([refinement], backbone)
-    except UsageError:
-        return False
-    return True
 
 
 def title_of(method: str, result: Localization) -> str:

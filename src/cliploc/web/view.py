@@ -101,15 +101,13 @@ def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 
 
 def summary(results: Mapping[str, Localization]) -> str:
     """One line for each method's result: the names found, their boxes, and how many names are unsure."""
-
-    def line(method: str, one: Localization) -> str:
-        unsure = len(set(one.unsure.label.tolist()))
-        return (
-            f"{title_of(method, one)}: {int(one.found.sum())} of {count(len(one.names), 'name')} found, "
-            f"{count(len(one.boxes), 'box', 'boxes')}" + (f", {unsure} unsure" if unsure else "")
-        )
-
-    return " · ".join(line(method, one) for method, one in results.items())
+    lines = []
+    for method, one in results.items():
+        found, unsure = int(one.found.sum()), len(set(one.unsure.label.tolist()))
+        line = f"{title_of(method, one)}: {found} of {count(len(one.names), 'name')} found, "
+        line += count(len(one.boxes), "box", "boxes")
+        lines.append(f"{line}, {unsure} unsure" if unsure else line)
+    return " · ".join(lines)
 
 
 def results_html(
