@@ -146,8 +146,15 @@ def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
     }
     if one.within is not None:
         least, most = one.within
-        told = f"{least}-{most}" if most <= MOST_TOLD else "N"
-        info |= {"metavar": told, "callback": _in_range(least, most)}
+
+        def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
+            """While the command line is parsed, before any work."""
+            if value is not None and not least <= value <= most:
+                came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
+                raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
+            return value
+
+        info |= {"metavar": f"{least}-{most}" if most <= MOST_TOLD else "N", "callback": check}
     made = typer.Argument(**info) if one.positional else typer.Option(*_names(of), **info)
     default = inspect.Parameter.empty if of.default is MISSING else of.default
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
@@ -155,18 +162,6 @@ def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
 
 def _names(of: Field[Any]) -> tuple[str, ...]:
     return option_of(of).flags or (f"--{of.name.replace('_', '-')}",)
-
-
-def _in_range(least: float, most: float) -> Callable[..., float | None]:
-    """Checks a number while the command line is parsed, before any work."""
-
-    def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
-        if value is not None and not least <= value <= most:
-            came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
-            raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
-        return value
-
-    return check
 
 
 def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:

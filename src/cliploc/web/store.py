@@ -28,7 +28,8 @@ class Store:
 
     def keep(self, file: BinaryIO, name: str) -> str:
         """Stores a picture and returns its id, which is the same for the same picture and name."""
-        name = _plain(name)
+        # Without folders and without what a file system may not take, short enough for all of them.
+        name = re.sub(r"[^\w. -]+", "_", re.split(r"[/\\]", name)[-1]).strip(". ")[-60:] or "picture"
         file.seek(0)
         digest = hashlib.blake2b(name.encode(), key=self._key, digest_size=20)
         with NamedTemporaryFile(dir=self._folder, delete=False) as stored:
@@ -63,12 +64,6 @@ class Store:
                     if path.name == name and path.is_file():
                         return path
         raise RefusedError(404, UNKNOWN_FILE)
-
-
-def _plain(name: str) -> str:
-    """The name of a file without folders and without what a file system may not take, short enough for all of them."""
-    kept = re.sub(r"[^\w. -]+", "_", re.split(r"[/\\]", name)[-1]).strip(". ")[-60:]
-    return kept or "picture"
 
 
 MAX_FILES = 10_000
