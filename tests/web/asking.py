@@ -56,6 +56,21 @@ def running(app: Any) -> Iterator[str]:
     assert not thread.is_alive()
 
 
+async def handed(app: Any, path: str, headers: dict[str, str], receive: Any, client: str = "127.0.0.1") -> list[Any]:
+    """What an ASGI application sends to who posts what `receive` gives, without a server."""
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"", "server": ("127.0.0.1", 80),
+        "client": (client, 1), "headers": [(key.lower().encode(), one.encode()) for key, one in headers.items()],
+    }  # fmt: skip
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    await app(scope, receive, send)
+    return told
+
+
 def get(url: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
     """Status, text and headers; the names of headers with _ for -."""
     where = urlsplit(url)
