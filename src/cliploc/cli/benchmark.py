@@ -198,8 +198,8 @@ def benchmark(
     flags, not_of = REFUSED[task]  # so that nobody misreads its numbers
     usual = {name: OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)) for name in not_of}
     changed = [flags_of(name)[0] for name, value in usual.items() if getattr(options, name) != value]
-    for name in (*(name for name in flags if name in asked.given()), *changed):
-        raise UsageError(f"{name.partition('/')[0]} is not an option of --task {task}: leave it out")
+    if there := [*(name for name in flags if name in asked.given()), *changed]:
+        raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {task}: leave it out")
     return _carried_out(_planned(asked, options, segmentation, faithfulness), asked)
 
 

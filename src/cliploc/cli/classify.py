@@ -25,8 +25,6 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
     Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
     """
-    from rich.cells import cell_len, set_cell_size
-
     from cliploc import prompts
 
     names = asked_names(asked.prompt, asked.classes) or asked_names(None, "imagenet")
@@ -34,6 +32,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
     labels = prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False).names
     run = PhotoRun(asked.photos, quiet=asked.as_json)
     with run.started(f"loading {options.model}") as reporter:
+        from rich.cells import cell_len, set_cell_size
+
         from cliploc.localizer import classifier
         from cliploc.report import classified_record
 
