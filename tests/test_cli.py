@@ -21,7 +21,7 @@ from cliploc import __version__, config, report
 from cliploc._terminal import WIDE, Terminal, grid
 from cliploc.backbones import guides, models
 from cliploc.cli import EXAMPLE
-from cliploc.cli.commands import LISTED, NAMES, SECTIONS, Commands
+from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
 from cliploc.cli.photos import PhotoRun, ResultNames
 from cliploc.errors import ModelError, UsageError
@@ -253,7 +253,7 @@ def test_commands_are_listed_with_the_first_line_of_their_help():
     listed = {name: about for commands in LISTED.values() for name, about in commands.items()}
     assert list(listed) == NAMES
     for name, about in listed.items():
-        assert " ".join(Commands()[name].help.split("\n\n")[0].split()) == about
+        assert " ".join(command_of(name).help.split("\n\n")[0].split()) == about
 
 
 # -------------------------------------------------------------------------------------------------------------- lists
@@ -350,7 +350,7 @@ def test_commands_to_copy_are_not_broken(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("localize", "benchmark", "calibrate"):
         shown = cliploc_(name, "--help").out
-        for example in EXAMPLE.findall(Commands()[name].help or ""):
+        for example in EXAMPLE.findall(command_of(name).help or ""):
             assert f"  Example: {example}\n" in shown
 
 

@@ -13,14 +13,7 @@ from pathlib import Path
 def served(
     *arguments: str, log: Path | None = None, open_files: int | None = None, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`cliploc serve --port 0` → its address and its process; interrupted at the end.
-
-    Args:
-        arguments: further ones.
-        log: where its standard error goes.
-        open_files: how many the system lets it have.
-        environment: further variables.
-    """
+    """`cliploc serve --port 0`, whose errors go to `log` → its address and its process; interrupted at the end."""
     command = [sys.executable, "-m", "cliploc", "serve", "--port", "0", *arguments]
     if open_files is not None:
         command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]

@@ -47,17 +47,11 @@ PART = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a.jpg"
 
 @dataclass(frozen=True)
 class Door:
-    """A server.
-
-    Attributes:
-        app: its application.
-        address: where it is reached.
-        posts: what reads a body, with the type of it.
-    """
+    """A server."""
 
     app: Gate
     address: str
-    posts: list[tuple[str, str]]
+    posts: list[tuple[str, str]]  # what reads a body, with the type of it
 
     def connected(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), timeout=30)

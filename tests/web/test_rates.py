@@ -55,11 +55,8 @@ def test_what_counts_as_one_client(one, other, same):
 
 
 def test_when_to_ask_again_in_words():
-    assert [again(seconds) for seconds in (0.2, 1, 1.2)] == [
-        "try again in 1 second",
-        "try again in 1 second",
-        "try again in 2 seconds",
-    ]
+    said = [again(seconds).removeprefix("try again in ") for seconds in (0.2, 1, 1.2)]
+    assert said == ["1 second", "1 second", "2 seconds"]
 
 
 def test_this_machine():

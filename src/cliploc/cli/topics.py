@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cliploc._terminal import Terminal, styled
+from cliploc.cli.commands import NAMES, command_of
 from cliploc.cli.output import DONE, title_row
 from cliploc.errors import InputError, UnknownNameError
 
@@ -45,7 +46,6 @@ def help(
         terminal.data("cliploc COMMAND --help lists the options of a command.")
         return DONE
     pages = {one for names in _sections().values() for one in names}
-    commands = getattr(getattr(context.parent, "command", None), "commands", {})
     if name in pages:
         page = _page(name)
         first, *sections = page.split("\n## ")
@@ -58,10 +58,11 @@ def help(
             terminal.data(Markdown(page, hyperlinks=False))
         else:
             terminal.data(page.rstrip())  # as Markdown for a file or another program
-    elif name in commands:
-        terminal.data(commands[name].get_help(typer.Context(commands[name], parent=context.parent, info_name=name)))
+    elif name in NAMES:
+        command = command_of(name)
+        terminal.data(command.get_help(typer.Context(command, parent=context.parent, info_name=name)))
     else:
-        raise UnknownNameError("topic", name, {*pages, *commands}, listed_by="help")
+        raise UnknownNameError("topic", name, {*pages, *NAMES}, listed_by="help")
     return DONE
 
 

@@ -289,12 +289,7 @@ class Service:
             self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), tuple(steps), own)
         return self._menus[offer.label]
 
-    def localizer(
-        self,
-        settings: Settings,
-        method: str,
-        exemplars: Sequence[Exemplar] = (),
-    ) -> Localizer:
+    def localizer(self, settings: Settings, method: str, exemplars: Sequence[Exemplar] = ()) -> Localizer:
         """A localizer for these settings; cheap, as the model is loaded already."""
         menu, heads = self.menu(settings.model), self.offer(settings.model).heads
         options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `Look.cut` applies the minimum
@@ -378,11 +373,8 @@ class Service:
         )
 
     def read(self, path: str, side: int | None = None) -> Picture:
-        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while.
-
-        Its `source` is the file name only, as visitors must not learn the server's folders.
-        """
-        name = Path(path).name
+        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while."""
+        name = Path(path).name  # alone: visitors must not learn the server's folders
         try:
             status = os.stat(path)
             key = (path, status.st_mtime_ns, status.st_size, side)  # another file may have the path later
@@ -411,11 +403,7 @@ class Service:
 
 
 class _Interruptible(TorchFunctionMode):
-    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures.
-
-    It is entered when a tower begins: it slows every function of torch, and a search in a picture that was seen before
-    is nothing but many short ones.
-    """
+    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures."""
 
     def __init__(self, reporter: Reporter, modes: ExitStack) -> None:
         super().__init__()
@@ -423,7 +411,7 @@ class _Interruptible(TorchFunctionMode):
         self._begun, self._left = False, 0
 
     def begin(self) -> None:
-        """As `Reporter.tower`."""
+        """As `Reporter.tower`; not before, as it slows every function of torch, and new names call many short ones."""
         if not self._begun:
             self._begun = True
             self._modes.enter_context(self)
