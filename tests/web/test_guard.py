@@ -34,12 +34,12 @@ from tests.web.asking import (
     located,
     post,
     post_json,
+    served,
     service,
     show,
     started,
     uploaded,
 )
-from tests.web.serving import served
 
 JSON = "application/json"
 PATHS = ("/api/localize", "/api/show", "/api/files")
