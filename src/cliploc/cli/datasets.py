@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cliploc.datasets import LabelledDataset, LabelledReader, Reader
     from cliploc.values import Dataset
 
-MAKE = "make"
 SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
@@ -44,7 +43,7 @@ def datasets(asked: DatasetsFlags) -> int:
     from cliploc.datasets import BY_DESIGN, labelled_readers, open_dataset, open_labelled, subsets
 
     terminal, name, root = Terminal(), asked.name, asked.root
-    if name == MAKE:
+    if name == "make":
         return _make(terminal, asked)
     if asked.made or asked.source or asked.out:
         raise UsageError(

@@ -19,7 +19,6 @@ from cliploc.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from rich.text import Text
 
-MORE = "More"  # pages that the index does not name
 LINK = re.compile(r"\]\(([\w-]+)\.md\)")  # to a page as a whole: one to a section does not tell its kind
 HIDDEN = re.compile(r"^(<!--.*?-->|!\[[^\]]*\]\([^)]*\))\n+", re.MULTILINE | re.DOTALL)  # comments and pictures
 
@@ -85,7 +84,7 @@ def _sections() -> dict[str, list[str]]:
         names = dict.fromkeys(one for one in LINK.findall(text) if one not in seen)
         seen.update(names)
         sections[heading] = list(names)
-    sections[MORE] = sorted({path.stem for path in docs_folder().glob("*.md")} - seen)
+    sections["More"] = sorted({path.stem for path in docs_folder().glob("*.md")} - seen)  # the index does not name them
     return {heading: names for heading, names in sections.items() if names}
 
 

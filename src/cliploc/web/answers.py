@@ -46,9 +46,6 @@ from cliploc.web.store import Store
 
 JPEG_QUALITY = 90  # of an overlay
 EVERY = 0.5  # seconds between two status lines
-SEARCH_FIRST = "Press Find to search with these settings."
-NOT_KEPT = "These results are not kept any longer: press Find."
-NOTHING_YET = "There are no results to download, or no longer: press Find first."
 NO_PICTURE = "expected a picture, got none: send a file, or the id of one, as picture"
 STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold lines back
 
@@ -134,7 +131,7 @@ class Answers:
             settings = question.settings
             if question.picture is None:
                 if (last := self._looks.get(question.visitor)) is None:
-                    raise UsageError(NOTHING_YET)
+                    raise UsageError("There are no results to download, or no longer: press Find first.")
                 look, settings = last, last.unset(last.settings.with_live(settings))
             else:
                 look = self._look(question, reporter)
@@ -241,10 +238,11 @@ class Answers:
     def _redrawn(self, question: Question, _: Reporter) -> dict[str, Any]:
         last = self._looks.get(question.visitor)
         if last is None:
-            return {"status": view.status(NOT_KEPT, "problem")}
+            return {"status": view.status("These results are not kept any longer: press Find.", "problem")}
         now, then = question.settings, last.settings
         if any(getattr(now, key) != getattr(then, key) for key in ("model", "method", "compare", "refine")):
-            return {"status": view.status(SEARCH_FIRST)}  # the thresholds are of methods that did not run yet
+            # The thresholds are of methods that did not run yet.
+            return {"status": view.status("Press Find to search with these settings.")}
         return self._shown(last, then.with_live(now))
 
     def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NEEDED = "This server asks for a user and a password (Basic authentication)."
 GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 
@@ -59,7 +58,7 @@ class Hosts:
     ) -> None:
         self._advice = advice
         self._allowed = frozenset(_plain(name) for name in allowed)
-        self._names = self._allowed | {*LOOPBACK, _plain(host)}
+        self._names = self._allowed | {"localhost", "127.0.0.1", "::1", _plain(host)}
 
     def check(self, host: str, origin: str | None, address: str) -> None:
         """Refuses a request for another host, or from another website by its Origin, which programs do not send."""

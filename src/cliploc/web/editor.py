@@ -26,7 +26,6 @@ from cliploc.web.server import asset_routes, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
-ADVICE = "open it as http://127.0.0.1 or http://localhost, at its port"
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
@@ -127,7 +126,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
-    return Gate(app, Hosts(HOST, advice=ADVICE), policy=policy)
+    hosts = Hosts(HOST, advice="open it as http://127.0.0.1 or http://localhost, at its port")
+    return Gate(app, hosts, policy=policy)
 
 
 def _parsed(body: bytes, kind: type) -> dict[str, Any]:

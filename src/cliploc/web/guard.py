@@ -38,7 +38,6 @@ UPLOADS_OF_ONE = 8  # of one client on another machine
 CROWDED_SECONDS = 1.0
 CROWDED_SLOWEST = 50_000.0  # bytes a second
 SWEPT_SECONDS = 300.0  # time between two searches for old files
-NOT_IN_TIME = "The request did not arrive completely in time."
 UPLOADS_FULL = "Too many pictures are being uploaded: try again in a minute."
 # The rest of a refused body is read and dropped, as many clients read no answer before they sent it all.
 DRAINED_SECONDS = 5.0
@@ -304,7 +303,7 @@ class Incoming:
             self._behind = max(0.0, self._behind + taken - len(message.get("body", b"")) / SLOWEST)
         self._arrived += len(message.get("body", b""))
         if message["type"] == "http.disconnect":
-            self.refusal = self.refusal or RefusedError(408, NOT_IN_TIME)
+            self.refusal = self.refusal or RefusedError(408, "The request did not arrive completely in time.")
         elif self._arrived > self._most:
             self.refusal = RefusedError(413, f"expected a body of {self._most:,} bytes, got more: send less")
         else:

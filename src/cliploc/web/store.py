@@ -14,9 +14,6 @@ from typing import BinaryIO
 
 from cliploc.web.clients import RefusedError
 
-UNKNOWN_ID = "There is no picture with this id, or no longer: upload it."
-UNKNOWN_FILE = "There is no such file, or no longer: create the files again."
-
 
 class Store:
     """Pictures by id, downloads by folder and name, which nobody can guess or compute from a picture."""
@@ -48,7 +45,7 @@ class Store:
         if re.fullmatch("[0-9a-f]{40}", number):
             with suppress(OSError, StopIteration):
                 return next((self._folder / number).iterdir())
-        raise RefusedError(404, UNKNOWN_ID)
+        raise RefusedError(404, "There is no picture with this id, or no longer: upload it.")
 
     def new_folder(self) -> Path:
         """A new folder for downloads."""
@@ -63,7 +60,7 @@ class Store:
                 for path in (self._folder / folder).iterdir():
                     if path.name == name and path.is_file():
                         return path
-        raise RefusedError(404, UNKNOWN_FILE)
+        raise RefusedError(404, "There is no such file, or no longer: create the files again.")
 
 
 MAX_FILES = 10_000
