@@ -181,7 +181,7 @@ def benchmark(
     Example: cliploc benchmark --task labelling --dataset raccoons --truth voc --out results
     """
     refuse_without("bench", "benchmark")
-    refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
+    refuse_unknown(asked.model or [], method_names(asked.method))
     task = asked.task
     own = {name: OF_TASK[name] for name in asked.given() if name in OF_TASK}
     own |= {flags_of(name)[0]: "segmentation" for name in segmentation.given()}
@@ -301,7 +301,7 @@ def _settings_of_boxes(
             options = setups[place].options.but(recipe=None).filled(values)
             setups[place] = replace(setups[place], options=options)
     used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
-    of_methods = options_of_methods(list(used), asked.option or [])
+    of_methods = options_of_methods(list(used), asked.option)
     taus = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in asked.threshold or ["own"]
@@ -319,8 +319,8 @@ def _settings_without_boxes(
     from cliploc.recipes import recipe_of
 
     named = asked.method
-    names = method_names(named) if named else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
-    of_methods = options_of_methods(names, asked.option or [])
+    names = method_names(named) or list(dict.fromkeys(recipe_of(one.model).method for one in setups))
+    of_methods = options_of_methods(names, asked.option)
     unfit = unfit_for_setup if named else lambda setup, name: "" if unfit_for_setup(setup, name) else None
     return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
 

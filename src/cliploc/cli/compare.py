@@ -57,7 +57,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
-    refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
+    refuse_unknown(asked.model or [], method_names(asked.method))
     from cliploc import prompts
     from cliploc.report.comparison import refuse_too_many
     from cliploc.saliency import find
@@ -69,7 +69,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
         raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
     methods = {name: find(name, options.ensemble) for name in method_names(asked.method)}
     names, options = with_exemplars(names, options)
-    of_methods = options_of_methods(list(methods), asked.option or [])
+    of_methods = options_of_methods(list(methods), asked.option)
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     weights = pair_weights(asked.model or ["mini"], asked.pretrained)
     refuse_too_many(len(methods), len(names), len(weights))

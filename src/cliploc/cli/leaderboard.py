@@ -110,8 +110,8 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
         refuse_unknown_dataset(text.partition(":")[0])
     if twice := [name for name in names if [one.partition(":")[0] for one in names].count(name.partition(":")[0]) > 1]:
         raise UsageError(f"expected each set once, got {', '.join(twice)}: make a leaderboard of each split")
-    methods = method_names(asked.method) if asked.method else None
-    refuse_unknown([], methods or [])
+    methods = method_names(asked.method)
+    refuse_unknown([], methods)
     roots, engine = _roots(asked), asked.parsed()
     from cliploc.jobs.leaderboard import Wish, parse_set, run_leaderboard, settings_of
 

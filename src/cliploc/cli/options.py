@@ -427,10 +427,10 @@ def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> lis
     return [(model, None if tag == "own" else tag) for model, tag in zip(models, tags, strict=True)]
 
 
-def method_names(texts: Sequence[str]) -> list[str]:
-    """Methods of one or several `--method NAME,NAME`."""
-    names = [name for text in texts for name in parse_list(text)]
-    if not names:
+def method_names(texts: Sequence[str] | None) -> list[str]:
+    """Methods of one or several `--method NAME,NAME`; none where it is not given."""
+    names = [name for text in texts or () for name in parse_list(text)]
+    if texts and not names:
         raise UsageError("expected --method as names of `cliploc methods`, got none")
     return names
 
@@ -445,13 +445,13 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
     return names or list(FAITHFULNESS_METRICS)
 
 
-def options_of_methods(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """For each method, the options meant for it among the `[METHOD.]KEY=VALUE` texts."""
     from cliploc.saliency import find, resolve_options
 
     found = {name: find(name) for name in methods}
     chosen: dict[str, dict[str, str]] = {name: {} for name in methods}
-    for pair in pairs:
+    for pair in pairs or ():
         key, text = parse_pair(pair)
         taken = False
         for name, method in found.items():
