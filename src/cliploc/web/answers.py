@@ -361,7 +361,7 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
     for field in PICTURES:
         one = settings.pop(field, None)
         if one in (None, "") or (isinstance(one, UploadFile) and not one.filename and not one.size):
-            continue  # what a browser sends where no file was chosen
+            continue  # null, an empty text, or what a browser sends where no file was chosen
         if not isinstance(one, Given):
             raise RefusedError(422, f"expected {field} as a file or as the id of one")
         pictures[field] = one
