@@ -21,9 +21,9 @@ from cliploc import __version__, config, report
 from cliploc._terminal import WIDE, Terminal, grid
 from cliploc.backbones import guides, models
 from cliploc.cli import EXAMPLE
-from cliploc.cli.commands import LISTED, NAMES, SECTIONS, Commands
+from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
-from cliploc.cli.photos import PhotoRun, ResultNames, asked_photos
+from cliploc.cli.photos import PhotoRun, ResultNames
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
@@ -253,11 +253,11 @@ def test_commands_are_listed_with_the_first_line_of_their_help():
     listed = {name: about for commands in LISTED.values() for name, about in commands.items()}
     assert list(listed) == NAMES
     for name, about in listed.items():
-        assert " ".join(Commands()[name].help.split("\n\n")[0].split()) == about
+        assert " ".join(command_of(name).help.split("\n\n")[0].split()) == about
 
 
 # -------------------------------------------------------------------------------------------------------------- lists
-def test_every_method_is_listed_with_what_is_known_of_it():
+def test_every_method_and_refinement_is_listed_with_what_is_known_of_it():
     lines = cliploc_("methods").out.splitlines()
     assert lines[0].split() == ["name", "title", "family", "towers", "options", "paper"]
     assert [line.split()[0] for line in lines[1:]] == methods.names()
@@ -267,9 +267,6 @@ def test_every_method_is_listed_with_what_is_known_of_it():
         assert method.family in line
         for option in method.options:
             assert f"{option}=" in line
-
-
-def test_every_refinement_is_listed():
     lines = cliploc_("refinements").out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == refinements.names()
     assert all(r.paper in line for r, line in zip(refinements, lines[1:], strict=True))
@@ -312,19 +309,27 @@ def test_every_model_is_listed_with_what_is_known_of_it():
         assert line.split("  ", 1)[1].strip().split(" · ") == [m.name for m in methods if kind in m.towers]
 
 
-def test_weights_are_counted_where_the_screen_is_narrow(capsys):
-    rows = [["name", "weights"], ["RN50", "openai · yfcc15m · cc12m"]]
-    narrow = [["name", "weights"], ["RN50", "3 tags"]]
-    for width, shown in ((80, "yfcc15m"), (20, "3 tags")):
+@pytest.fixture
+def listed(capsys):
+    """The lines of a listing, on a terminal of this width."""
+
+    def listed(width, *tables):
         terminal = Terminal()
         terminal.out.width = width
-        terminal.listing(rows, narrow)
-        out = capsys.readouterr().out
-        assert shown in out
-        assert ("yfcc15m" in out) != ("3 tags" in out)
+        terminal.listing(*tables)
+        return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+    return listed
 
 
-def test_columns_that_do_not_fit_stand_below_with_their_titles(capsys):
+def test_weights_are_counted_where_the_screen_is_narrow(listed):
+    rows = [["name", "weights"], ["RN50", "openai · yfcc15m · cc12m"]]
+    narrow = [["name", "weights"], ["RN50", "3 tags"]]
+    assert ["yfcc15m" in listed(80, rows, narrow)[1], "3 tags" in listed(80, rows, narrow)[1]] == [True, False]
+    assert ["yfcc15m" in listed(20, rows, narrow)[1], "3 tags" in listed(20, rows, narrow)[1]] == [False, True]
+
+
+def test_columns_that_do_not_fit_stand_below_with_their_titles(listed):
     rows = [["name", "about", "options", "paper"], ["cam", "a map", "–", "Zhou"], ["gem", "maps", "depth=6", "–"]]
     for width, shown in (
         (60, ["name  about  options  paper", "cam   a map  –        Zhou", "gem   maps   depth=6  –"]),
@@ -332,17 +337,11 @@ def test_columns_that_do_not_fit_stand_below_with_their_titles(capsys):
         (16, ["name  about", "cam   a map", "    paper: Zhou", "gem   maps"]),
         (10, ["name", "cam", "    about:", "    a map"]),
     ):
-        terminal = Terminal()
-        terminal.out.width = width
-        terminal.listing(rows)
-        assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][: len(shown)] == shown
+        assert listed(width, rows)[: len(shown)] == shown
 
 
-def test_a_last_column_is_wrapped_beside_the_others_where_there_is_room(capsys):
-    terminal = Terminal()
-    terminal.out.width = 50
-    terminal.listing([["topic", "title"], ["boxes", " ".join(["word"] * 12)]])
-    lines = capsys.readouterr().out.splitlines()
+def test_a_last_column_is_wrapped_beside_the_others_where_there_is_room(listed):
+    lines = listed(50, [["topic", "title"], ["boxes", " ".join(["word"] * 12)]])
     assert [line.split()[0] for line in lines] == ["topic", "boxes", "word"]
     assert lines[2].startswith(" " * 7 + "word")
 
@@ -351,7 +350,7 @@ def test_commands_to_copy_are_not_broken(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("localize", "benchmark", "calibrate"):
         shown = cliploc_(name, "--help").out
-        for example in EXAMPLE.findall(Commands()[name].help or ""):
+        for example in EXAMPLE.findall(command_of(name).help or ""):
             assert f"  Example: {example}\n" in shown
 
 
@@ -564,7 +563,7 @@ def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
     assert {path.name for path in Path("found").rglob("*.*")} == {"cat_overlay.jpg", "cat.jpg.npy", "results.json"}
     result = cliploc_("annotate", "demo:cat.jpg", "-p", "cat", "--out", "drafts", *FAST)
     assert (result.code, result.err.splitlines()[-1]) == (0, "next: cliploc review drafts")
-    assert asked_photos(Terminal(), ["demo:"]).ids[str(CAT)] == "cat.jpg"
+    assert PhotoRun(["demo:"]).ids[str(CAT)] == "cat.jpg"
     assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
     result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
     assert (result.code, "unknown demo picture 'cats.jpg': did you mean cat.jpg" in result.err) == (2, True)
@@ -644,19 +643,20 @@ def test_a_full_disk_under_a_document_is_one_line(command):
     assert "Traceback" not in result.err
 
 
-def test_a_closed_stdout_is_one_line():
-    running = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "cliploc", *LINES]
-    result = subprocess.run(running, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
-    assert result.returncode == 2
-    assert result.stderr.startswith("cliploc: stdout is closed")
-    assert result.stderr.count("\n") == 1
-
-
-def test_a_closed_stderr_does_not_disturb_stdout():
-    running = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "cliploc", *LINES]
-    result = subprocess.run(running, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
-    assert result.returncode == 0
-    assert result.stdout == cliploc_(*LINES).out
+def test_a_closed_stdout_is_one_line_and_a_closed_stderr_does_not_disturb_stdout():
+    without_out, without_err = (
+        subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "cliploc", *LINES],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        for closed in (">&-", "2>&-")
+    )
+    assert (without_out.returncode, without_out.stderr.count("\n")) == (2, 1)
+    assert without_out.stderr.startswith("cliploc: stdout is closed")
+    assert (without_err.returncode, without_err.stdout) == (0, cliploc_(*LINES).out)
 
 
 def test_a_traceback_only_with_debug(monkeypatch):

@@ -10,6 +10,8 @@ from cliploc.faithfulness import area
 from tests.backbones.small_clip import save_folder, small_clip
 from tests.commands import CAT, cliploc_, document_of, refused
 
+FAST = ("--method", "cam", "--no-baselines", "--steps", "2")
+
 
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory):
@@ -75,8 +77,8 @@ def test_the_words_that_the_match_used_are_told_where_the_text_tower_can(tmp_pat
     assert [one["words"] for one in explained[1]["names"]] == [None, None]
     save_folder(tmp_path / "model")
     save_file(small_clip().state_dict(), tmp_path / "model" / "open_clip_model.safetensors")
-    asked = ("-p", "red car", "--model", f"local-dir:{tmp_path / 'model'}", "--method", "cam", "--steps", "2")
-    ran = cliploc_("explain", CAT, *asked, "--no-baselines", "--out", tmp_path / "out")
+    asked = ("-p", "red car", "--model", f"local-dir:{tmp_path / 'model'}", "--out", tmp_path / "out")
+    ran = cliploc_("explain", CAT, *asked, *FAST)
     assert ran.code == 0, ran.err
     [name] = json.loads((tmp_path / "out/explain.json").read_text())["names"]
     assert [one["word"] for one in name["words"]] == ["a", "photo", "of", "a", "red", "car", "."]
@@ -89,8 +91,7 @@ def test_the_words_that_the_match_used_are_told_where_the_text_tower_can(tmp_pat
 
 
 def test_of_a_single_name_the_score_is_its_cosine(tmp_path):
-    words = ("-p", "cat", "--method", "cam", "--no-baselines", "--steps", "2", "--out", tmp_path)
-    document = document_of("explain", CAT, *words)
+    document = document_of("explain", CAT, "-p", "cat", *FAST, "--out", tmp_path)
     [name] = document["names"]
     assert (document["score"], name["probability"]) == ("cosine", None)
     assert name["methods"]["cam"]["curves"]["deletion"][0] == pytest.approx(name["cosine"], abs=1e-4)
@@ -98,20 +99,7 @@ def test_of_a_single_name_the_score_is_its_cosine(tmp_path):
 
 def test_other_names_take_part_in_the_softmax(tmp_path):
     (tmp_path / "names.txt").write_text("dog\nbus\n")
-    words = (
-        "-p",
-        "cat",
-        "--among",
-        tmp_path / "names.txt",
-        "--method",
-        "cam",
-        "--no-baselines",
-        "--steps",
-        "2",
-        "--out",
-        tmp_path,
-    )
-    document = document_of("explain", CAT, *words)
+    document = document_of("explain", CAT, "-p", "cat", "--among", tmp_path / "names.txt", *FAST, "--out", tmp_path)
     assert (document["score"], document["among"]) == ("probability", 3)
     assert len(document["names"]) == 1
 

@@ -1,8 +1,12 @@
-"""Requests to a server of the find page, as programs and the page send them."""
+"""Servers of the find page, and requests to them, as programs and the page send them."""
 
 import contextlib
 import http.client
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +58,53 @@ def running(app: Any) -> Iterator[str]:
         server.should_exit = True
         thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def served(
+    *arguments: str, log: Path | None = None, open_files: int | None = None, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`cliploc serve --port 0`, whose errors go to `log` → its address and its process; interrupted at the end."""
+    command = [sys.executable, "-m", "cliploc", "serve", "--port", "0", *arguments]
+    if open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    with (
+        contextlib.ExitStack() as stack,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if log is None else stack.enter_context(log.open("wb")),
+            text=True,
+            env=variables,
+        ) as process,
+    ):
+        try:
+            address = process.stdout.readline().strip()
+            if not address:
+                raise AssertionError(process.stderr.read() if log is None else log.read_text())
+            yield address, process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+async def handed(app: Any, path: str, headers: dict[str, str], receive: Any, client: str = "127.0.0.1") -> list[Any]:
+    """What an ASGI application sends to who posts what `receive` gives, without a server."""
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"", "server": ("127.0.0.1", 80),
+        "client": (client, 1), "headers": [(key.lower().encode(), one.encode()) for key, one in headers.items()],
+    }  # fmt: skip
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    await app(scope, receive, send)
+    return told
 
 
 def get(url: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:

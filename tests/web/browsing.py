@@ -17,14 +17,7 @@ in_a_browser = [
 
 
 def shoot(page: Any, name: str, height: int | None = None, full_page: bool = True) -> None:
-    """A picture for docs/, where one is asked for.
-
-    Args:
-        page: of playwright.
-        name: of the file, without suffix.
-        height: of the part from the top that is shown; None for all.
-        full_page: whether it shows more than the window.
-    """
+    """A picture for docs/, where one is asked for; `height`: of the part from the top that it shows."""
     if not SHOTS:
         return
     page.mouse.move(0, 0)

@@ -24,7 +24,7 @@ def address(folder) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def job(one_model, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
     """A run whose only name no model knows, and where the thing is in each of its pictures."""
-    from tests.web.learning_job import NAME, make  # here, as above
+    from tests.web.review_server import NAME, make  # here, as above
 
     return make(tmp_path_factory.mktemp("job"), [NAME])
 

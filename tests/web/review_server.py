@@ -1,14 +1,23 @@
-"""The server of the review editor, in a thread of this process."""
+"""The server of the review editor, in a thread of this process, and a folder that it can learn from."""
 
 import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import corrections_in, plain_corrections
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
+from tests.commands import PHOTOS
 from tests.web.asking import running
+
+NAME = "zzqx 4711"  # no model knows it
+COUNT, SIZE = 8, (180, 150)
+OPTIONS = {"device": "cpu", "recipe": "fast", "image_size": 352, "formats": ["coco"]}
 
 
 @contextlib.contextmanager
@@ -26,3 +35,19 @@ def corrections(out: Path) -> dict:
     run = json.loads((out / "summary.json").read_text())["run"]
     pictures, reviews = corrections_in(out, run)
     return {"pictures": plain_corrections(pictures), "reviews": reviews}
+
+
+def make(root: Path, labels: list[str], **more: object) -> tuple[Path, dict[str, list[int]]]:
+    """A folder of pictures with one thing that no model has a name for, annotated, and the thing's box in each."""
+    photos, truth, random = root / "photos", {}, np.random.default_rng(0)
+    photos.mkdir()
+    thing = Image.open(PHOTOS / "drum.jpg").convert("RGB").resize(SIZE)
+    background = Image.open(PHOTOS / "bridge.jpg").convert("RGB").resize((600, 450))
+    for number in range(COUNT):
+        x, y, left, top = (int(random.integers(0, most)) for most in (270, 200, 150, 100))
+        picture = background.crop((left, top, left + 450, top + 350))
+        picture.paste(thing, (x, y))
+        picture.save(photos / f"{number}.jpg", quality=92)
+        truth[f"{number}.jpg"] = [x, y, x + SIZE[0], y + SIZE[1]]
+    annotate(photos, labels, root / "out", **OPTIONS, **more)
+    return root / "out", truth

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 from bench.web import page_defaults, wish_of
 
+from tests.web.asking import served
 from tests.web.browsing import in_a_browser, playwright, shoot
-from tests.web.serving import served
 
 pytestmark = in_a_browser
 

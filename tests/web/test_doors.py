@@ -30,13 +30,13 @@ from cliploc.web.guard import FILES, LOCALIZE, SHOW, Gate, Guard, Incoming
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.store import Uploads
 from tests.tiny import tower
-from tests.web.asking import DEMO, running, service
+from tests.web.asking import DEMO, FORM, handed, running, service
 from tests.web.test_label_studio import predictor
 from tests.web.test_review_server import LABELS, OPTIONS, create
 
 AUTH = ("me", "secret")
 LOGIN = f"Authorization: Basic {base64.b64encode(b'me:secret').decode()}\r\n"
-JSON, FORM = "application/json", "multipart/form-data; boundary=x"
+JSON = "application/json"
 MOST = 24  # connections of a server here
 MAX_BYTES = 1_000_000
 PAGE = [(path, kind) for path in (SHOW, FILES, "/", LOCALIZE) for kind in (JSON, FORM)]
@@ -47,17 +47,11 @@ PART = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a.jpg"
 
 @dataclass(frozen=True)
 class Door:
-    """A server.
-
-    Attributes:
-        app: its application.
-        address: where it is reached.
-        posts: what reads a body, with the type of it.
-    """
+    """A server."""
 
     app: Gate
     address: str
-    posts: list[tuple[str, str]]
+    posts: list[tuple[str, str]]  # what reads a body, with the type of it
 
     def connected(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), timeout=30)
@@ -128,7 +122,7 @@ DOORS: dict[str, tuple[Callable[..., Any], tuple[str, str] | None]] = {
 def door(request, tmp_path_factory) -> Iterator[Door]:
     kind, auth = DOORS[request.param]
     with kind(tmp_path_factory.mktemp("door"), auth) as (app, posts), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cliploc.web.connections.MOST", MOST)
+        patch.setattr("cliploc.web.server.MOST", MOST)
         with running(app) as address:
             yield Door(app, address, posts)
 
@@ -171,13 +165,7 @@ def test_more_than_the_header_says_is_not_read(door, login, monkeypatch):
 def endless(app: Gate, path: str, kind: str, login: str) -> tuple[int, list[Any]]:
     """Sends a megabyte where the header says 200 bytes → the bytes that were read, and the answer."""
     lines = head(path, kind, "Content-Length: 200", login=login).decode().split("\r\n")[1:-2]
-    pairs = [line.split(": ") for line in lines]
-    scope = {
-        "type": "http", "http_version": "1.1", "method": "POST", "path": path, "raw_path": path.encode(),
-        "root_path": "", "scheme": "http", "query_string": b"", "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 1), "headers": [(key.lower().encode(), value.encode()) for key, value in pairs],
-    }  # fmt: skip
-    read, answer = 0, []
+    read = 0
 
     async def receive() -> dict[str, Any]:
         nonlocal read
@@ -185,10 +173,7 @@ def endless(app: Gate, path: str, kind: str, login: str) -> tuple[int, list[Any]
         read += len(body)
         return {"type": "http.request", "body": body, "more_body": read < 1_000_000}
 
-    async def send(message: Any) -> None:
-        answer.append(message)
-
-    asyncio.run(app(scope, receive, send))
+    answer = asyncio.run(handed(app, path, dict(line.split(": ") for line in lines), receive))
     return read, answer
 
 
@@ -301,7 +286,7 @@ class Streams:
 
 @pytest.fixture
 def streams(monkeypatch) -> Iterator[Door]:
-    monkeypatch.setattr("cliploc.web.connections.MOST", MOST)
+    monkeypatch.setattr("cliploc.web.server.MOST", MOST)
     with running(Streams()) as address:
         yield Door(Streams(), address, [])
 
@@ -323,7 +308,7 @@ def test_a_visitor_is_served_beside_answers_that_nobody_takes(streams):
 
 def test_one_visitor_cannot_have_all_connections(streams, monkeypatch):
     with contextlib.ExitStack() as mine:
-        monkeypatch.setattr("cliploc.web.connections.is_loopback", lambda host: False)
+        monkeypatch.setattr("cliploc.web.server.is_loopback", lambda host: False)
         for _ in range(2 * MOST):
             one = mine.enter_context(socket.socket())
             try:
@@ -350,10 +335,7 @@ def test_one_visitor_cannot_have_all_uploads(tmp_path, monkeypatch):
         mine = Guard(app, Hosts(), Uploads(tmp_path, 1000, 60), 100, lambda: None)
 
         async def upload(client: str, come: asyncio.Event) -> None:
-            headers = [(b"host", b"localhost"), (b"content-length", b"2"), (b"content-type", FORM.encode())]
-            scope = {"type": "http", "method": "POST", "path": LOCALIZE, "query_string": b"", "headers": headers,
-                     "server": ("127.0.0.1", 80), "client": (client, 1)}  # fmt: skip
-
+            headers = {"Host": "localhost", "Content-Length": "2", "Content-Type": FORM}
             parts = [{"type": "http.request", "body": b"{", "more_body": True}]
 
             async def receive() -> Any:
@@ -362,10 +344,8 @@ def test_one_visitor_cannot_have_all_uploads(tmp_path, monkeypatch):
                 await come.wait()
                 return {"type": "http.request", "body": b"}", "more_body": False}
 
-            async def send(message: Any) -> None:
-                got[client] += [message["status"]] if "status" in message else []
-
-            await mine(scope, receive, send)
+            told = await handed(mine, LOCALIZE, headers, receive, client)
+            got[client].append(told[0]["status"])
 
         later, now = asyncio.Event(), asyncio.Event()
         now.set()

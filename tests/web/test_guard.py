@@ -34,12 +34,12 @@ from tests.web.asking import (
     located,
     post,
     post_json,
+    served,
     service,
     show,
     started,
     uploaded,
 )
-from tests.web.serving import served
 
 JSON = "application/json"
 PATHS = ("/api/localize", "/api/show", "/api/files")
@@ -343,7 +343,7 @@ def test_a_body_of_unknown_length_is_refused(address):
 
 
 def test_a_request_must_come_soon(tmp_path, monkeypatch):
-    monkeypatch.setattr("cliploc.web.connections.HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("cliploc.web.server.HEADER_SECONDS", 0.3)
     monkeypatch.setattr("cliploc.web.guard.BODY_SECONDS", 0.3)
     monkeypatch.setattr("cliploc.web.guard.UPLOAD_SECONDS", 0.3)
     monkeypatch.setattr("cliploc.web.guard.DRAINED_SECONDS", 0.3)

@@ -21,8 +21,7 @@ from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import PictureSource
 from tests.commands import cliploc_
 from tests.web.asking import running, sent
-from tests.web.learning_job import COUNT, NAME, OPTIONS, make
-from tests.web.review_server import corrections
+from tests.web.review_server import COUNT, NAME, OPTIONS, corrections, make
 
 pytestmark = pytest.mark.usefixtures("one_model")
 CONFIG = f"""<View><Image name="image" value="$image"/>

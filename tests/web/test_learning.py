@@ -20,8 +20,7 @@ from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.teach import teach
 from cliploc.teaching.learnt import load_learnt
 from tests.web.asking import sent
-from tests.web.learning_job import COUNT, NAME, OPTIONS, make
-from tests.web.review_server import served
+from tests.web.review_server import COUNT, NAME, OPTIONS, make, served
 
 pytestmark = pytest.mark.usefixtures("one_model")
 

@@ -13,8 +13,7 @@ from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS
 from tests.web.asking import sent
 from tests.web.browsing import SHOTS, in_a_browser, shoot
-from tests.web.learning_job import COUNT
-from tests.web.review_server import corrections, served
+from tests.web.review_server import COUNT, corrections, served
 
 pytestmark = [*in_a_browser, pytest.mark.usefixtures("one_model")]
 

@@ -64,9 +64,7 @@ def test_two_methods_stand_beside_each_other(hostile):
     assert page.all("div")[0]["class"] == "pictures paired"
     assert [f"{IMAGE} · {title}" in page.text for title in ("CAM", "LayerCAM")] == [True, True]
     assert "method" in page.text
-
-
-def test_many_methods_have_a_row_for_each_name(hostile):
+    # Of more than two, each name has a row.
     page = Reader(view.results_html(dict.fromkeys(("cam", "layer_cam", "grad_cam"), hostile), 0.5))
     rows = [one for one in page.all("div") if "pictures" in one["class"]]
     assert [one["class"] for one in rows] == ["pictures many"] * 4  # three names, and all together
@@ -120,22 +118,16 @@ def test_a_search_counts_what_it_can_count():
     counted = view.searching(1200, 300, 3.4)
     assert "1,200 of about 1,500 masked pictures done, 3 s" in counted["text"]
     assert (counted["progress"], counted["counted"]) == (0.8, "masked pictures")
-
-
-def test_a_search_says_that_it_embeds_the_bank():
     counted = view.searching(0, 0, 12.2, (275, 825))
     assert "Once for this model: 275 of 1,100 names of the bank done, 12 s" in counted["text"]
     assert (counted["progress"], counted["counted"]) == (0.25, "names of the bank")
     assert "Searching" in view.searching(0, 0, 12.2, (1100, 0))["text"]
 
 
-def test_names_are_counted_for_each_method(hostile):
-    assert view.summary({"cam": hostile}) == "CAM: 2 of 3 names found, 3 boxes"
-
-
-def test_the_recipe_that_ran_states_its_parts(hostile):
+def test_the_recipe_that_ran_states_its_parts_and_names_are_counted(hostile):
     recipe = recipe_of("mini")
     page = Reader(view.results_html({"recipe:default": hostile}, 0.5, recipe))
     assert f"Recipe default: {recipe}" in page.text
     assert "Recipe" not in Reader(view.results_html({"cam": hostile}, 0.5)).text
+    assert view.summary({"cam": hostile}) == "CAM: 2 of 3 names found, 3 boxes"
     assert view.summary({"recipe:default": hostile}).startswith(f"{hostile.method}, recipe default: 2 of 3")

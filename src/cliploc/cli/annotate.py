@@ -18,7 +18,7 @@ from cliploc.cli.output import (
     titled,
     writable,
 )
-from cliploc.cli.servers import PORT, refuse_without_web, serve_drafts
+from cliploc.cli.servers import PORT, serve_drafts
 from cliploc.config import MIN_SCORE, AnnotateOptions, Options
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
@@ -62,7 +62,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     if asked.edit and asked.as_json:
         raise UsageError("expected --json or --edit, got both: leave one out")
     if asked.edit:
-        refuse_without_web()
+        refuse_without("web", "review", "starlette", "uvicorn")
     if wanted.every is not None:
         refuse_without("video", "--every")
     from cliploc import prompts

@@ -181,7 +181,7 @@ def benchmark(
     Example: cliploc benchmark --task labelling --dataset raccoons --truth voc --out results
     """
     refuse_without("bench", "benchmark")
-    refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
+    refuse_unknown(asked.model or [], method_names(asked.method))
     task = asked.task
     own = {name: OF_TASK[name] for name in asked.given() if name in OF_TASK}
     own |= {flags_of(name)[0]: "segmentation" for name in segmentation.given()}
@@ -195,27 +195,12 @@ def benchmark(
         refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
         if asked.root is None:
             raise UsageError(f"expected --root, the folder of {asked.dataset}: add it")
-    _refuse_options(asked, options)
-    metrics = metric_names(asked.metric) if task == "faithfulness" else []
-    setups = _setups(asked, options)  # which imports torch
-    if task == "segmentation":
-        plan = _segmentation(asked, setups, segmentation)
-    elif task == "faithfulness":
-        plan = _faithfulness(asked, setups, metrics, faithfulness)
-    else:
-        of_boxes = {"localization": _localization, "presence": _presence, "labelling": _labelling}
-        plan = of_boxes[task](asked, setups)
-    return _carried_out(plan, asked)
-
-
-def _refuse_options(asked: BenchmarkFlags, options: Options) -> None:
-    """Refuses options that the task does not use, so that nobody misreads its numbers."""
-    given, (flags, not_of) = asked.given(), REFUSED[asked.task]
+    flags, not_of = REFUSED[task]  # so that nobody misreads its numbers
     usual = {name: OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)) for name in not_of}
     changed = [flags_of(name)[0] for name, value in usual.items() if getattr(options, name) != value]
-    there = [*(name for name in flags if name in given), *changed]
-    if there:
-        raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {asked.task}: leave it out")
+    if there := [*(name for name in flags if name in asked.given()), *changed]:
+        raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {task}: leave it out")
+    return _carried_out(_planned(asked, options, segmentation, faithfulness), asked)
 
 
 @dataclass(frozen=True)
@@ -230,23 +215,53 @@ class _Plan:
     open: Callable[..., Any]  # reads the dataset
 
 
-def _localization(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
-    """`benchmark --task localization`."""
-    from cliploc import saliency
+def _planned(
+    asked: BenchmarkFlags, options: Options, of_segmentation: SegmentationOptions, of_faithfulness: FaithfulnessOptions
+) -> _Plan:
+    task, metrics = asked.task, metric_names(asked.metric) if asked.task == "faithfulness" else []
+    from cliploc import prompts
+    from cliploc.jobs.plan import ModelSetup
+
+    usual: list[str | None] = [SEGMENTATION_TEMPLATES if task == "segmentation" else None]
+    setups = [
+        ModelSetup(
+            options.but(model=model, pretrained=weights, templates=prompts.resolve_templates(words), head=head),
+            prompts=words or "default",
+        )
+        for model, weights in pair_weights(asked.model or ["mini"], asked.pretrained)
+        for words in asked.template or usual
+        for head in (None, *map(str, asked.head or []))
+    ]
+    if task == "labelling":
+        return _labelling(asked, setups)
+    if task == "segmentation":
+        from cliploc.datasets import open_labelled
+        from cliploc.jobs import segmentation
+        from cliploc.segmentation import protocol_of
+
+        run = partial(segmentation.run_segmentation, protocol=protocol_of(asked.dataset, of_segmentation))
+        return _Plan(setups, *_settings_without_boxes(asked, setups), segmentation.FILES, run, open_labelled)
+    if task == "presence":
+        from cliploc.datasets import open_asked
+        from cliploc.jobs import presence
+
+        return _Plan(*_settings_of_boxes(asked, setups), presence.FILES, presence.run_presence, open_asked)
     from cliploc.datasets import open_dataset
-    from cliploc.jobs.benchmark import FILES, run_benchmark
 
-    beside = () if asked.no_baselines else saliency.baselines()
-    run = partial(run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
-    return _Plan(*_settings_of_boxes(asked, setups, beside), FILES, run, open_dataset)
+    if task == "faithfulness":
+        from cliploc.faithfulness import chosen_metrics
+        from cliploc.jobs import faithfulness
 
+        of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else faithfulness.BASELINES)
+        each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
+        run = partial(faithfulness.run_faithfulness, metrics=each_once, options=of_faithfulness)
+        return _Plan(setups, *of_setups, faithfulness.FILES, run, open_dataset)
+    from cliploc import saliency
+    from cliploc.jobs import benchmark as localization
 
-def _presence(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
-    """`benchmark --task presence`."""
-    from cliploc.datasets import open_asked
-    from cliploc.jobs.presence import FILES, run_presence
-
-    return _Plan(*_settings_of_boxes(asked, setups), FILES, run_presence, open_asked)
+    of_boxes = _settings_of_boxes(asked, setups, () if asked.no_baselines else saliency.baselines())
+    run = partial(localization.run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
+    return _Plan(*of_boxes, localization.FILES, run, open_dataset)
 
 
 def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
@@ -276,42 +291,23 @@ def _settings_of_boxes(
 ) -> tuple[Sequence[ModelSetup], tuple[Setting, ...], tuple[str, ...]]:
     """The setups with their recipes, the settings of a task with boxes, and what is left out of them."""
     from cliploc.jobs.benchmark import unfit_for_setup
-    from cliploc.jobs.plan import Grid
+    from cliploc.jobs.plan import OF_SETTING, Grid
 
     methods, recipes = _methods_of(asked.method, setups)
-    setups = [_with_recipe(one, of_setup) for one, of_setup in zip(setups, recipes, strict=True)]
+    setups = list(setups)
+    for place, recipe in enumerate(recipes):
+        if recipe is not None:  # its options, except the threshold, which belongs to a setting
+            values = {name: value for name, value in recipe.options.items() if name not in OF_SETTING}
+            options = setups[place].options.but(recipe=None).filled(values)
+            setups[place] = replace(setups[place], options=options)
     used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
-    of_methods = options_of_methods(list(used), asked.option or [])
+    of_methods = options_of_methods(list(used), asked.option)
     taus = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in asked.threshold or ["own"]
     ]
     grid_of = Grid(setups, methods, lambda name: of_methods[name], taus, baselines, recipes)
     return setups, *grid_of.settings(unfit_for_setup)
-
-
-def _segmentation(asked: BenchmarkFlags, setups: Sequence[ModelSetup], options: SegmentationOptions) -> _Plan:
-    """`benchmark --task segmentation`."""
-    from cliploc.datasets import open_labelled
-    from cliploc.jobs.segmentation import FILES, run_segmentation
-    from cliploc.segmentation import protocol_of
-
-    run = partial(run_segmentation, protocol=protocol_of(asked.dataset, options))
-    return _Plan(setups, *_settings_without_boxes(asked, setups), FILES, run, open_labelled)
-
-
-def _faithfulness(
-    asked: BenchmarkFlags, setups: Sequence[ModelSetup], metrics: Sequence[str], options: FaithfulnessOptions
-) -> _Plan:
-    """`benchmark --task faithfulness`."""
-    from cliploc.datasets import open_dataset
-    from cliploc.faithfulness import chosen_metrics
-    from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
-
-    of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else BASELINES)
-    each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
-    run = partial(run_faithfulness, metrics=each_once, options=options)
-    return _Plan(setups, *of_setups, FILES, run, open_dataset)
 
 
 def _settings_without_boxes(
@@ -323,8 +319,8 @@ def _settings_without_boxes(
     from cliploc.recipes import recipe_of
 
     named = asked.method
-    names = method_names(named) if named else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
-    of_methods = options_of_methods(names, asked.option or [])
+    names = method_names(named) or list(dict.fromkeys(recipe_of(one.model).method for one in setups))
+    of_methods = options_of_methods(names, asked.option)
     unfit = unfit_for_setup if named else lambda setup, name: "" if unfit_for_setup(setup, name) else None
     return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
 
@@ -374,24 +370,6 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     return SOME_FAILED if result.failed or any(one.kind in LOST for one in found.problems) else DONE
 
 
-def _setups(asked: BenchmarkFlags, options: Options) -> list[ModelSetup]:
-    """Models × prompts × trained heads of a benchmark."""
-    from cliploc import prompts
-    from cliploc.jobs.plan import ModelSetup
-
-    usual: list[str | None] = [SEGMENTATION_TEMPLATES if asked.task == "segmentation" else None]
-    heads = [None, *map(str, asked.head or [])]
-    return [
-        ModelSetup(
-            options.but(model=model, pretrained=weights, templates=prompts.resolve_templates(words), head=head),
-            prompts=words or "default",
-        )
-        for model, weights in pair_weights(asked.model or ["mini"], asked.pretrained)
-        for words in asked.template or usual
-        for head in heads
-    ]
-
-
 def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:
     """The methods asked for; without any, each setup's recipe, or the method of its trained head."""
     from cliploc.heads import read_config
@@ -416,16 +394,6 @@ def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> t
         own = [recipe_of(one.model).method if one.head is None else read_config(one.head).method for one in setups]
         return list(dict.fromkeys(own)), [None] * len(setups)
     return [], [None if one.head is not None else recipe_of(one.model, recipe or "default") for one in setups]
-
-
-def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
-    """The setup with the recipe's options, except the threshold, which belongs to a setting."""
-    if recipe is None:
-        return setup
-    from cliploc.jobs.plan import OF_SETTING
-
-    values = {name: value for name, value in recipe.options.items() if name not in OF_SETTING}
-    return replace(setup, options=setup.options.but(recipe=None).filled(values))
 
 
 class ReportFlags(WithDebug):

@@ -1,9 +1,9 @@
 """`cliploc classify`: which names whole pictures fit best."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from cliploc._terminal import Terminal, printable, styled
+from cliploc._terminal import printable, styled
 from cliploc.cli.options import PhotoFlags, asked_names, command, flag, refuse_exemplars, use_threads
 from cliploc.cli.photos import PhotoRun, model_settings
 from cliploc.config import Options
@@ -32,6 +32,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
     labels = prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False).names
     run = PhotoRun(asked.photos, quiet=asked.as_json)
     with run.started(f"loading {options.model}") as reporter:
+        from rich.cells import cell_len, set_cell_size
+
         from cliploc.localizer import classifier
         from cliploc.report import classified_record
 
@@ -42,11 +44,18 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
         for reading in localizer.readings(names):
             run.terminal.say(reading, style="yellow")
         run.count(reporter, "classify")
-        line = _columns(run.terminal, run.photos.paths, labels)
+        columns = (("picture", *run.paths), ("name", *labels))  # those whose width differs
+        widths = [max(cell_len(printable(text)) for text in column) for column in columns]
+
+        def line(cells: Sequence[str], style: str = "") -> None:
+            photo, rank, name, probability, cosine = map(printable, cells)
+            photo, name = (set_cell_size(text, width) for text, width in zip((photo, name), widths, strict=True))
+            run.terminal.data(styled(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style))
+
         if not run.quiet:
             line(("picture", "rank", "name", "probability", "cosine"), "bold")
         told = replace(reporter, failed=run.fail)
-        results = localizer.classify_stream(run.photos.paths, names, asked.top_k, on_error="skip", reporter=told)
+        results = localizer.classify_stream(run.paths, names, asked.top_k, on_error="skip", reporter=told)
         for result in results:
             picture = result.picture
             run.records.append(classified_record(picture.source, picture.image.size, picture.notes, result.names))
@@ -55,20 +64,3 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
             reporter.images(1)
     run.keep({"names": names, "top_k": asked.top_k, **model_settings(localizer, options, OF_CLASSIFIER)})
     return run.end()
-
-
-def _columns(terminal: Terminal, photos: Sequence[str], names: Sequence[str]) -> Callable[..., None]:
-    """Prints a line for a picture and rank, in columns known beforehand."""
-    from rich.cells import cell_len, set_cell_size
-
-    widths = [
-        max(cell_len(printable(text)) for text in (title, *texts))
-        for title, texts in (("picture", photos), ("name", names))
-    ]
-
-    def line(cells: Sequence[str], style: str = "") -> None:
-        photo, rank, name, probability, cosine = map(printable, cells)
-        photo, name = (set_cell_size(text, width) for text, width in zip((photo, name), widths, strict=True))
-        terminal.data(styled(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style))
-
-    return line

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import typer
@@ -109,23 +109,9 @@ def _place(parameter: Any) -> tuple[int, bool, bool]:
     return last, parameter.param_type_name != "argument", not parameter.required
 
 
-class Commands(Mapping[str, TyperCommand]):
-    """The commands by name; the module of a command is imported when it is asked for."""
-
-    def __getitem__(self, name: str) -> TyperCommand:
-        return _command(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(NAMES)
-
-    def __len__(self) -> int:
-        return len(NAMES)
-
-
 @functools.cache
-def _command(name: str) -> TyperCommand:
-    if name not in NAMES:
-        raise KeyError(name)
+def command_of(name: str) -> TyperCommand:
+    """A command, whose module is imported now."""
     plain = name.replace("-", "_")
     module = importlib.import_module(f"cliploc.cli.{HOMES.get(name, plain)}")
     # Help texts hold square brackets, and rich takes time to import.
@@ -138,14 +124,14 @@ def _command(name: str) -> TyperCommand:
 
 
 class CommandGroup(TyperGroup):
-    """`cliploc` itself, with the commands of `Commands`."""
+    """`cliploc` itself, whose commands are known by name alone until one is asked for."""
 
     def __init__(self, **facts: Any) -> None:
         super().__init__(**facts)
-        self.commands = Commands()  # type: ignore[assignment]  # nothing is added to it
+        self.commands = dict.fromkeys(NAMES)  # type: ignore[assignment]
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002, D102 - without importing them
-        return NAMES
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002, D102
+        return command_of(cmd_name) if cmd_name in NAMES else None
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
         sections = {title: list(commands.items()) for title, commands in LISTED.items()}

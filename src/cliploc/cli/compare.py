@@ -57,7 +57,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
-    refuse_unknown(asked.model or [], method_names(asked.method) if asked.method else [])
+    refuse_unknown(asked.model or [], method_names(asked.method))
     from cliploc import prompts
     from cliploc.report.comparison import refuse_too_many
     from cliploc.saliency import find
@@ -69,7 +69,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
         raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
     methods = {name: find(name, options.ensemble) for name in method_names(asked.method)}
     names, options = with_exemplars(names, options)
-    of_methods = options_of_methods(list(methods), asked.option or [])
+    of_methods = options_of_methods(list(methods), asked.option)
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     weights = pair_weights(asked.model or ["mini"], asked.pretrained)
     refuse_too_many(len(methods), len(names), len(weights))
@@ -88,7 +88,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
         _refuse_unfit(models, methods)
         run.count(reporter, "compare")
         try:
-            requests = [Request(number, photo, names) for number, photo in enumerate(run.photos.paths)]
+            requests = [Request(number, photo, names) for number, photo in enumerate(run.paths)]
             told = replace(reporter, failed=lambda *_: None)  # `_take` reports failures, once for all models
             for photo, found, errors in _compared(models, requests, told):
                 _take(run, photo, found, errors, titles)
@@ -109,6 +109,16 @@ def _take(
     """One picture is done, by all models; `titles` has the methods in the order of the rows."""
     from cliploc.report import compared_record, draw_comparison
 
+    def rows() -> Iterator[Sequence[str | Text]]:
+        """Those of `lines_of`, after model and method; a single model is not named."""
+        for one in models:
+            for method in titles:
+                result = one.results.get(method)
+                lines = [("", "–", one.missing[method])] if result is None else lines_of(result)
+                for number, line in enumerate(lines):
+                    start = ("", "") if number else (one.model, method)
+                    yield [*(start if len(models) > 1 else start[1:]), *line]
+
     if len(errors) == len(models):
         run.fail(source, next(iter(errors.values())))
         return
@@ -117,20 +127,7 @@ def _take(
     record = compared_record(models, titles)
     name = run.names.of(source, "-compare")
     run.draw(source, record, "figure", name, lambda: draw_comparison(models, titles), what="its sheet")
-    run.done(source, record, lambda: _compared_lines(models, list(titles)))
-
-
-def _compared_lines(models: Sequence[ModelResults], methods: Sequence[str]) -> list[Sequence[str | Text]]:
-    """The lines of `lines_of`, after model and method; a single model is not named."""
-    rows: list[Sequence[str | Text]] = []
-    for one in models:
-        for method in methods:
-            result = one.results.get(method)
-            lines = [("", "–", one.missing[method])] if result is None else lines_of(result)
-            for number, line in enumerate(lines):
-                start = ("", "") if number else (one.model, method)
-                rows.append([*(start if len(models) > 1 else start[1:]), *line])
-    return rows
+    run.done(source, record, rows())
 
 
 # --------------------------------------------------------------------------------------------------------- the models
@@ -159,8 +156,13 @@ class _AskedModel:
         from cliploc.saliency import unfit_reason
 
         self.tower = tower
+        # Members of each method that have a trained head among the method's options.
+        with_head = {
+            name: {key.rpartition(".")[0] or name for key in options if key.rpartition(".")[2] == "head"}
+            for name, options in self.of_methods.items()
+        }
         reasons = {
-            name: unfit_reason(method, tower, self.of_methods[name], self._heads_of(name), self.guided)
+            name: unfit_reason(method, tower, self.of_methods[name], self.trained | with_head[name], self.guided)
             for name, method in self.methods.items()
         }
         self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -169,11 +171,6 @@ class _AskedModel:
     def guided(self) -> bool:
         """Whether there is a guide."""
         return self.options.guide is not None
-
-    def _heads_of(self, name: str) -> set[str]:
-        """Members of the method that have a trained head: this model's, or one among the method's options."""
-        given = {key.rpartition(".")[0] or name for key in self.of_methods[name] if key.rpartition(".")[2] == "head"}
-        return given | self.trained
 
     @property
     def fitting(self) -> dict[str, Mapping[str, Any]]:
@@ -276,25 +273,23 @@ def _settings(names: Sequence[str], methods: Mapping[str, Method], asked: Sequen
         "methods": {name: one.title for name, one in methods.items()},
         **{name: getattr(asked[0].localizer.options, name) for name in shared},
         "templates": asked[0].localizer.templates,
-        "models": [_model_settings(one) for one in asked],
-    }
-
-
-def _model_settings(one: _AskedModel) -> dict[str, Any]:
-    localizer = one.localizer
-    return {
-        "label": one.label,
-        **model_settings(localizer, one.options, ("model", "pretrained", "head")),
-        "resize": localizer.resize,
-        "interpolation": localizer.backbone.interpolation,
-        "image_size": localizer.input_hw,
-        "refine": localizer.refine,
-        "masked_precision": localizer.masked_precision,
-        "methods": {
-            name: {
-                "threshold": localizer.box_rule_of(name, given).threshold,
-                "options": localizer.options_of(name, given),
+        "models": [
+            {
+                "label": one.label,
+                **model_settings(one.localizer, one.options, ("model", "pretrained", "head")),
+                "resize": one.localizer.resize,
+                "interpolation": one.localizer.backbone.interpolation,
+                "image_size": one.localizer.input_hw,
+                "refine": one.localizer.refine,
+                "masked_precision": one.localizer.masked_precision,
+                "methods": {
+                    name: {
+                        "threshold": one.localizer.box_rule_of(name, given).threshold,
+                        "options": one.localizer.options_of(name, given),
+                    }
+                    for name, given in one.fitting.items()
+                },
             }
-            for name, given in one.fitting.items()
-        },
+            for one in asked
+        ],
     }

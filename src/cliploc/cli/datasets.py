@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cliploc.datasets import LabelledDataset, LabelledReader, Reader
     from cliploc.values import Dataset
 
-MAKE = "make"
 SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
@@ -41,30 +40,25 @@ def datasets(asked: DatasetsFlags) -> int:
 
     Example: cliploc datasets wsol --root ilsvrc_val_dev --subset ten-classes
     """
-    from cliploc.datasets import BY_DESIGN, labelled_readers, open_dataset, open_labelled, readers, subsets
+    from cliploc.datasets import BY_DESIGN, labelled_readers, open_dataset, open_labelled, subsets
 
     terminal, name, root = Terminal(), asked.name, asked.root
-    if name == MAKE:
+    if name == "make":
         return _make(terminal, asked)
     if asked.made or asked.source or asked.out:
         raise UsageError(
             "expected SET, --from and --out after make only: cliploc datasets make SET --from DIR --out DIR"
         )
-    of_labels = name in labelled_readers.names()
     if root is None:
         if asked.given().keys() - {"--name", "--seed", "--debug"}:
             raise UsageError(
                 f"expected --root, the folder to check, got none: cliploc datasets {name or 'NAME'} --root DIR"
             )
-        if name:
-            _about_reader(terminal, labelled_readers.get(name) if of_labels else readers.get(name))
-        else:
-            _list_datasets(terminal, list(readers), list(labelled_readers))
-        return DONE
+        return _described(terminal, name)
     if not name:
         raise UsageError(f"expected the name of the dataset in {root}, got none: cliploc datasets NAME --root {root}")
     split = () if asked.split is None else ("--split", asked.split)
-    if of_labels:
+    if name in labelled_readers.names():
         if asked.subset is not None or asked.classes is not None:
             raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
         with terminal.progress(f"reading {name}"):
@@ -76,8 +70,16 @@ def datasets(asked: DatasetsFlags) -> int:
         return SOME_FAILED if pictures.problems else DONE
     with terminal.progress(f"reading {name}"):
         dataset = open_dataset(name, root, asked.split, **asked.chosen())
-    about = grid(_about_dataset(dataset, subsets.get(asked.subset).reasons if asked.subset else {}))
-    print_result(terminal, _dataset_document(dataset), about, as_json=asked.as_json)
+    counts = {
+        "pictures": len({one.path for one in dataset.samples}),
+        "samples": len(dataset),
+        "classes": len({one.label for one in dataset.samples}),
+        "boxes": sum(len(one.boxes_xyxy) for one in dataset.samples),
+        "masks": sum(len(one.masks) for one in dataset.samples),
+    }
+    document = _document(dataset, counts)
+    about = grid(_about_dataset(dataset, document, subsets.get(asked.subset).reasons if asked.subset else {}))
+    print_result(terminal, document, about, as_json=asked.as_json)
     _say_benchmark(terminal, name, root, *split, quiet=asked.as_json)
     return SOME_FAILED if any(one.kind not in BY_DESIGN for one in dataset.problems) else DONE
 
@@ -114,29 +116,27 @@ def _say_benchmark(terminal: Terminal, name: str, root: Path, *more: str, quiet:
     say_next(terminal, words, quiet=quiet)
 
 
-def _about_reader(terminal: Terminal, one: Reader | LabelledReader) -> None:
-    facts = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
-    facts += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
-    terminal.data(grid([(styled(key, "bold"), value) for key, value in facts]))
-    terminal.data(styled("\nfiles below the root", "bold"))
-    terminal.data(one.layout)
-    terminal.data(styled(f"\nto check a folder: cliploc datasets {one.name} --root DIR", "dim"))
+def _described(terminal: Terminal, name: str) -> int:
+    """All about one dataset, or the list of them."""
+    from cliploc.datasets import labelled_readers, readers, subsets
 
-
-def _list_datasets(terminal: Terminal, boxes: Sequence[Reader], labelled: Sequence[LabelledReader]) -> None:
-    from cliploc.datasets import subsets
-
-    _listing(terminal, boxes)
+    if name:
+        one: Reader | LabelledReader = (labelled_readers if name in labelled_readers.names() else readers).get(name)
+        facts = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
+        facts += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
+        terminal.data(grid([(styled(key, "bold"), value) for key, value in facts]))
+        terminal.data(styled("\nfiles below the root", "bold"))
+        terminal.data(one.layout)
+        terminal.data(styled(f"\nto check a folder: cliploc datasets {one.name} --root DIR", "dim"))
+        return DONE
+    _listing(terminal, list(readers))
     terminal.data("")
     terminal.data(grid([(styled("subsets", "bold"), f"{one.name}: {one.title}") for one in subsets]))
     terminal.data(styled("\nwith a class for every pixel, for --task segmentation", "bold"))
-    _listing(terminal, labelled)
-    terminal.data(
-        styled(
-            "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder",
-            style="dim",
-        )
-    )
+    _listing(terminal, list(labelled_readers))
+    line = "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder"
+    terminal.data(styled(line, "dim"))
+    return DONE
 
 
 def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> None:
@@ -162,10 +162,11 @@ def _about_labelled(dataset: LabelledDataset) -> list[Sequence[str | Text]]:
     return [(styled(key, "bold"), value) for key, value in rows]
 
 
-def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequence[str | Text]]:
+def _about_dataset(
+    dataset: Dataset, facts: Mapping[str, Any], reasons: Mapping[str, str]
+) -> list[Sequence[str | Text]]:
     from cliploc.datasets import BY_DESIGN
 
-    facts = _dataset_document(dataset)
     use = "a threshold may be chosen on it" if dataset.role == "tune" else "a threshold chosen on it is an oracle"
     truths = " and ".join(f"{facts[key]:,} {key}" for key in ("boxes", "masks") if facts[key])
     rows = [
@@ -190,17 +191,6 @@ def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequenc
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
     return [(styled(key, "bold"), value) for key, value in rows]
-
-
-def _dataset_document(dataset: Dataset) -> dict[str, Any]:
-    counts = {
-        "pictures": len({one.path for one in dataset.samples}),
-        "samples": len(dataset),
-        "classes": len({one.label for one in dataset.samples}),
-        "boxes": sum(len(one.boxes_xyxy) for one in dataset.samples),
-        "masks": sum(len(one.masks) for one in dataset.samples),
-    }
-    return _document(dataset, counts)
 
 
 def _document(dataset: Dataset | LabelledDataset, counts: Mapping[str, int]) -> dict[str, Any]:

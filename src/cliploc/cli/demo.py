@@ -16,7 +16,6 @@ from cliploc.config import DEFAULTS, Options, text_of
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cliploc.localizer import Localizer
 
 BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
 
@@ -42,7 +41,20 @@ def demo(asked: DemoFlags, options: Options) -> int:
         localizer = Localizer(**options.given())
         alone = options.model != DEFAULTS.model or options.method is not None
         beside = None if alone else Localizer(**options.but(model=BESIDE).given())
-        result = run_demo(localizer, folder, _page_settings(localizer), reporter, beside)
+        chosen = localizer.options
+        settings = {
+            "model": localizer.backbone.name,
+            "method": localizer.method.title,
+            "threshold": localizer.box_rule.threshold,
+            "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
+            **({} if localizer.recipe is None else {"recipe": localizer.recipe.name}),
+            "scales": text_of(chosen.scales),
+            "windows": text_of(chosen.windows) or "none",
+            "flip": "yes" if chosen.flip else "no",
+            "refinement": ", ".join(localizer.refine) or "none",
+            "cliploc": __version__,
+        }
+        result = run_demo(localizer, folder, settings, reporter, beside)
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent
     alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in result.rows)
@@ -61,22 +73,6 @@ def demo(asked: DemoFlags, options: Options) -> int:
         terminal.data(printable(line))
     say_next(terminal, ("open", result.page))
     return DONE
-
-
-def _page_settings(localizer: Localizer) -> dict[str, Any]:
-    options = localizer.options
-    return {
-        "model": localizer.backbone.name,
-        "method": localizer.method.title,
-        "threshold": localizer.box_rule.threshold,
-        "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
-        **({} if localizer.recipe is None else {"recipe": localizer.recipe.name}),
-        "scales": text_of(options.scales),
-        "windows": text_of(options.windows) or "none",
-        "flip": "yes" if options.flip else "no",
-        "refinement": ", ".join(localizer.refine) or "none",
-        "cliploc": __version__,
-    }
 
 
 def _demo_table(rows: Sequence[Any]) -> Any:

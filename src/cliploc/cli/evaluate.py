@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,25 +86,21 @@ def evaluate(asked: EvaluateFlags, options: Options, faithfulness: FaithfulnessO
 
     Example: cliploc evaluate --task faithfulness --maps maps --dataset wsol --root data --steps 28
     """
-    of_model = [*options.given(), *faithfulness.given()][:1]
-    _refuse_others(asked.task, [*asked.given(), *(flags_of(name)[0].partition("/")[0] for name in of_model)])
-    if asked.task == "segmentation":
+    task, of_model = asked.task, [*options.given(), *faithfulness.given()][:1]
+    for name in (*asked.given(), *(flags_of(one)[0].partition("/")[0] for one in of_model)):
+        tasks = [task_of for task_of, own in OF_TASK.items() if name in own] or ["faithfulness"]
+        if name in ("--task", "--json", "--debug") or task in tasks:
+            continue
+        if task == "localization":  # the default: perhaps another one was meant
+            raise UsageError(f"{name} is an option of --task {' or '.join(tasks)}: add it, or leave {name} out")
+        raise UsageError(f"{name} is not an option of --task {task}: leave it out")
+    if task == "segmentation":
         return _labels(asked)
     if asked.maps is None:
         raise UsageError("expected --maps, a folder of score maps, got none: add it, or --task segmentation")
-    if asked.task == "faithfulness":
+    if task == "faithfulness":
         return _faithfulness(asked, asked.maps, options, faithfulness)
     return _localization(asked, asked.maps)
-
-
-def _refuse_others(task: str, flags: Sequence[str]) -> None:
-    """Refuses an option that the task does not use."""
-    for name in (one for one in flags if one not in ("--task", "--json", "--debug")):
-        tasks = [task_of for task_of, own in OF_TASK.items() if name in own] or ["faithfulness"]
-        if task not in tasks and task == "localization":  # the default: perhaps another one was meant
-            raise UsageError(f"{name} is an option of --task {' or '.join(tasks)}: add it, or leave {name} out")
-        if task not in tasks:
-            raise UsageError(f"{name} is not an option of --task {task}: leave it out")
 
 
 def _evaluated(result: FolderResult | LabelsResult) -> str:

@@ -75,7 +75,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
-    refuse_unknown([], method_names(asked.method) if asked.method else [])
+    refuse_unknown([], method_names(asked.method))
     from cliploc import prompts
     from cliploc.images import load
     from cliploc.jobs.faithfulness import BASELINES
@@ -87,8 +87,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
     if faithfulness.target is not None:
         raise UsageError("--target is not an option of explain: name what is explained with --prompt")
-    given = method_names(asked.method) if asked.method else [recipe_of(options.model).method]
-    of_methods = options_of_methods(given, asked.option or [])
+    given = method_names(asked.method) or [recipe_of(options.model).method]
+    of_methods = options_of_methods(given, asked.option)
     of_methods |= {name: {} for name in BASELINES if name not in given and not asked.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in of_methods}
     names = list(dict.fromkeys([*prompt, *(asked_names(None, among) if among else [])]))

@@ -110,8 +110,8 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
         refuse_unknown_dataset(text.partition(":")[0])
     if twice := [name for name in names if [one.partition(":")[0] for one in names].count(name.partition(":")[0]) > 1]:
         raise UsageError(f"expected each set once, got {', '.join(twice)}: make a leaderboard of each split")
-    methods = method_names(asked.method) if asked.method else None
-    refuse_unknown([], methods or [])
+    methods = method_names(asked.method)
+    refuse_unknown([], methods)
     roots, engine = _roots(asked), asked.parsed()
     from cliploc.jobs.leaderboard import Wish, parse_set, run_leaderboard, settings_of
 
@@ -159,13 +159,12 @@ def _table(of_set: Mapping[str, Any]) -> Sequence[Sequence[str]]:
     rows = sorted(of_set["rows"], key=lambda row: -row["numbers"].get("gt_known", 0.0))
     there = {key for row in rows for key in row["numbers"]}
     keys = [key for key in SHOWN if key in there and not (key in UNLESS_AP and "ap" in there)]
-    titles = ("method", *(NUMBERS[key][0] for key in keys), "τ")
-
-    def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    table = [("method", *(NUMBERS[key][0] for key in keys), "τ")]
+    for row in rows:
         numbers = (f"{row['numbers'][key]:.2f}" if key in row["numbers"] else "–" for key in keys)
-        return (row["method"], *numbers, f"{row['threshold']:.3f}" if row.get("threshold") is not None else "own")
-
-    return [titles, *map(cells, rows)]
+        tau = f"{row['threshold']:.3f}" if row.get("threshold") is not None else "own"
+        table.append((row["method"], *numbers, tau))
+    return table
 
 
 def _check(asked: LeaderboardFlags) -> int:

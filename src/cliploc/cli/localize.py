@@ -66,7 +66,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
         run.count(reporter, localizer.method.name)
         try:
             results = localizer.stream(
-                run.photos.paths,
+                run.paths,
                 names,
                 on_error="skip",
                 reporter=replace(reporter, failed=run.fail),
@@ -116,25 +116,20 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
             name = run.names.drawing(source, "_masks", wh)
             run.draw(source, record, "masks", name, lambda: draw(result, masks=True), what="its masks")
             run.write_labels(source, record, result.label_map(), len(result.names))
-        if save_maps:
-            _write_maps(run, run.folder, result, record)
-    run.done(result.source, record, lambda: lines_of(result))
+        if save_maps:  # a map for each name, for `cliploc evaluate --maps FOLDER/maps/NAME`
+            import numpy as np
 
+            from cliploc.metrics import SIDE
 
-def _write_maps(run: PhotoRun, folder: Path, result: Localization, record: dict[str, Any]) -> None:
-    """Writes a map for each name, for `cliploc evaluate --maps FOLDER/maps/NAME`, and adds it to the record."""
-    import numpy as np
-
-    from cliploc.metrics import SIDE
-
-    for index, name in enumerate(result.names):
-        [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((SIDE, SIDE))
-        file = run.names.heatmap(name, run.photos.ids[result.source])
-        content = io.BytesIO()
-        np.save(content, heat)
-        make_folder((folder / file).parent)
-        write(folder / file, content.getvalue())
-        record["names"][index]["map"] = file
+            for index, of_name in enumerate(result.names):
+                [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((SIDE, SIDE))
+                file = run.names.heatmap(of_name, run.ids[source])
+                content = io.BytesIO()
+                np.save(content, heat)
+                make_folder((run.folder / file).parent)
+                write(run.folder / file, content.getvalue())
+                record["names"][index]["map"] = file
+    run.done(result.source, record, lines_of(result))
 
 
 def _settings(localizer: Localizer) -> dict[str, Any]:

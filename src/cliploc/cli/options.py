@@ -102,9 +102,9 @@ def command(
         def run(**given: Any) -> int:
             made = {}
             for name, kind in kinds.items():
-                facts = {one.name: option_of(one) for one in taken(kind)}
-                values = {one: given[one] for one in facts if one in given}
-                made[name] = kind(**_values_of(values, facts, parse=not issubclass(kind, Flags)))
+                parse = not issubclass(kind, Flags)
+                chosen = [one for one in taken(kind) if not parse or given[one.name] not in (None, [])]
+                made[name] = kind(**{one.name: _value(one, given[one.name], parse=parse) for one in chosen})
                 if kind is Options:
                     _refuse_early(made[name])
             return function(**made)
@@ -146,8 +146,15 @@ def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
     }
     if one.within is not None:
         least, most = one.within
-        told = f"{least}-{most}" if most <= MOST_TOLD else "N"
-        info |= {"metavar": told, "callback": _in_range(least, most)}
+
+        def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
+            """While the command line is parsed, before any work."""
+            if value is not None and not least <= value <= most:
+                came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
+                raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
+            return value
+
+        info |= {"metavar": f"{least}-{most}" if most <= MOST_TOLD else "N", "callback": check}
     made = typer.Argument(**info) if one.positional else typer.Option(*_names(of), **info)
     default = inspect.Parameter.empty if of.default is MISSING else of.default
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
@@ -157,35 +164,18 @@ def _names(of: Field[Any]) -> tuple[str, ...]:
     return option_of(of).flags or (f"--{of.name.replace('_', '-')}",)
 
 
-def _in_range(least: float, most: float) -> Callable[..., float | None]:
-    """Checks a number while the command line is parsed, before any work."""
-
-    def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
-        if value is not None and not least <= value <= most:
-            came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
-            raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
-        return value
-
-    return check
-
-
-def _values_of(given: Mapping[str, Any], options: Mapping[str, Option], *, parse: bool = True) -> dict[str, Any]:
-    """Checked values out of what the command line has; what was not given is left out, where texts are parsed."""
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if parse and (value is None or value == []):
-            continue
-        one = options[name]
-        try:
-            values[name] = one.check(_parsed(one, value) if parse and not isinstance(value, bool) else value)
-        except UsageError as error:
-            shown = (one.flags or flags_of(name))[0].partition("/")[0] if parse else f"--{name}"
-            raise UsageError(str(error).replace(f"expected {name}", f"expected {shown}", 1)) from None
-    return values
-
-
-def _parsed(one: Option, texts: str | Sequence[str]) -> Any:
-    return one.parse(texts) if isinstance(texts, str) else one.gather([one.parse(text) for text in texts])
+def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:
+    """A checked value out of what the command line has."""
+    one = option_of(of)
+    try:
+        if parse and isinstance(given, str):
+            given = one.parse(given)
+        elif parse and not isinstance(given, bool):
+            given = one.gather([one.parse(text) for text in given])
+        return one.check(given)
+    except UsageError as error:
+        shown = (one.flags or flags_of(of.name))[0].partition("/")[0] if parse else f"--{of.name}"
+        raise UsageError(str(error).replace(f"expected {of.name}", f"expected {shown}", 1)) from None
 
 
 def _refuse_early(options: Options) -> None:
@@ -437,10 +427,10 @@ def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> lis
     return [(model, None if tag == "own" else tag) for model, tag in zip(models, tags, strict=True)]
 
 
-def method_names(texts: Sequence[str]) -> list[str]:
-    """Methods of one or several `--method NAME,NAME`."""
-    names = [name for text in texts for name in parse_list(text)]
-    if not names:
+def method_names(texts: Sequence[str] | None) -> list[str]:
+    """Methods of one or several `--method NAME,NAME`; none where it is not given."""
+    names = [name for text in texts or () for name in parse_list(text)]
+    if texts and not names:
         raise UsageError("expected --method as names of `cliploc methods`, got none")
     return names
 
@@ -455,13 +445,13 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
     return names or list(FAITHFULNESS_METRICS)
 
 
-def options_of_methods(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """For each method, the options meant for it among the `[METHOD.]KEY=VALUE` texts."""
     from cliploc.saliency import find, resolve_options
 
     found = {name: find(name) for name in methods}
     chosen: dict[str, dict[str, str]] = {name: {} for name in methods}
-    for pair in pairs:
+    for pair in pairs or ():
         key, text = parse_pair(pair)
         taken = False
         for name, method in found.items():

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,40 +42,6 @@ JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
 
 
-@dataclass(frozen=True)
-class AskedPhotos:
-    """The photos of a run: files that were named, and those of folders that were named."""
-
-    paths: list[str]  # each file
-    # path → its path below the folder that was named; the file's name if the file itself was named
-    ids: Mapping[str, str] = field(default_factory=dict)
-    skipped: Sequence[Skipped] = ()  # files of the folders that were left out, and why
-
-
-def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = None) -> AskedPhotos:
-    """The pictures named, and those in folders named, but for `out`; an empty folder stays, and fails as a picture."""
-    paths: list[str] = []
-    ids: dict[str, str] = {}
-    skipped: list[Skipped] = []
-    for photo in photos:
-        found = None
-        if photo == DEMO or os.path.isdir(photo):
-            from cliploc.jobs.picture_files import find_pictures
-
-            with suppress(UsageError, ValueError):
-                found = find_pictures(photo, out)
-        if found is None:
-            paths.append(photo)
-            ids[photo] = _file_of(photo).name
-            continue
-        paths += [str(one.path) for one in found.pictures]
-        ids |= {str(one.path): one.id for one in found.pictures}
-        skipped += [one._replace(file=os.path.join(photo, one.file)) for one in found.skipped]
-        if note := found.skipped_note():
-            terminal.say(note, style="yellow")
-    return AskedPhotos(paths, ids, skipped)
-
-
 class PhotoRun:
     """A run over pictures: a light record of each that is done, what failed, and the exit code."""
 
@@ -92,8 +57,26 @@ class PhotoRun:
         self.folder = None if out is None else writable(out)
         self.terminal, self.quiet = Terminal(), quiet
         self._reporter = SILENT  # until the run has started
-        self.photos = asked_photos(self.terminal, photos, self.folder)
-        inputs = Inputs([*self.photos.paths, *(str(one) for one in others if one is not None)])
+        self.paths: list[str] = []  # of the files that were named, and of those in folders that were named
+        self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
+        self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
+        for photo in photos:
+            found = None
+            if photo == DEMO or os.path.isdir(photo):
+                from cliploc.jobs.picture_files import find_pictures
+
+                with suppress(UsageError, ValueError):  # an empty folder stays, and fails as a picture
+                    found = find_pictures(photo, self.folder)
+            if found is None:
+                self.paths.append(photo)
+                self.ids[photo] = _file_of(photo).name
+                continue
+            self.paths += [str(one.path) for one in found.pictures]
+            self.ids |= {str(one.path): one.id for one in found.pictures}
+            self._skipped += [one._replace(file=os.path.join(photo, one.file)) for one in found.skipped]
+            if note := found.skipped_note():
+                self.terminal.say(note, style="yellow")
+        inputs = Inputs([*self.paths, *(str(one) for one in others if one is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:
             inputs.refuse([self.folder / one for one in files])
@@ -112,7 +95,7 @@ class PhotoRun:
     def count(self, reporter: Reporter, phase: str) -> None:
         """The models are loaded: from here on pictures are counted."""
         reporter.phase(phase)
-        reporter.start(len(self.photos.paths), len(self.photos.paths))
+        reporter.start(len(self.paths), len(self.paths))
 
     # ------------------------------------------------------------------------------------------------ for each photo
     def fail(self, source: str, error: CliplocError) -> None:
@@ -160,14 +143,14 @@ class PhotoRun:
         record["label_map"] = name = self.names.of(source, "_labels")
         write(self.folder / name, encoded(label_picture(labels, count), name))
 
-    def done(self, source: str, record: dict[str, Any], rows: Callable[[], Sequence[Sequence[str | Text]]]) -> None:
-        """A picture is done: records it, and prints its name, size and rows."""
+    def done(self, source: str, record: dict[str, Any], rows: Iterable[Sequence[str | Text]]) -> None:
+        """A picture is done: records it, and prints its name, size and rows, which are read only to be printed."""
         self.records.append(record)
         self._reporter.images(1)
         if not self.quiet:
             size = f"  {record['width']}×{record['height']}" + "".join(f"  ({note})" for note in record["notes"])
             self.terminal.data(styled().append(printable(source), "bold").append(printable(size)))
-            self.terminal.data(grid(rows(), indent=2))
+            self.terminal.data(grid(list(rows), indent=2))
 
     # ---------------------------------------------------------------------------------------------------- at the end
     def keep(self, settings: Mapping[str, Any]) -> None:
@@ -175,7 +158,7 @@ class PhotoRun:
         from cliploc.report.document import skipped_document, to_document
 
         document = to_document([], self._failures, settings)
-        self._document = document | {"pictures": self.records, "skipped": skipped_document(self.photos.skipped)}
+        self._document = document | {"pictures": self.records, "skipped": skipped_document(self._skipped)}
         if self.folder is not None:
             write(self.folder / RESULTS, json_text(self._document).encode())
 
@@ -184,7 +167,7 @@ class PhotoRun:
         if self.quiet:
             print_document(self._document)
         seconds = time.perf_counter() - self._start
-        words = [f"{len(self.records)} of {len(self.photos.paths)} pictures done{counted}, {seconds:.1f} s"]
+        words = [f"{len(self.records)} of {len(self.paths)} pictures done{counted}, {seconds:.1f} s"]
         if self._failures:
             words.append(f"{len(self._failures)} failed")
         if not self.records:
@@ -264,26 +247,24 @@ def encoded(image: Image.Image, name: str) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------ printed and recorded
-def lines_of(result: Localization) -> list[Sequence[str | Text]]:
+def lines_of(result: Localization) -> Iterator[Sequence[str | Text]]:
     """A localization as rows of a table: one for each box, or for a name that was not found."""
-    rows: list[Sequence[str | Text]] = []
     for index, name in enumerate(result.names):
-        if not result.found[index]:
-            verdict = result.verdict(index)
-            rows.append((name, styled(verdict.replace("not found", "no"), "yellow"), result.reasons[index] or ""))
-            doubtful = result.unsure.where(result.unsure.label == index)
-            pairs = zip(doubtful.xyxy, doubtful.score, strict=True)
-            rows += [("", "", f"score {score:.2f}  box {box_text(xyxy)}") for xyxy, score in pairs]
-            continue
-        of_name = result.boxes.label == index
-        presence = "" if result.presence_rule == "calibrated" else f"  presence {result.presence_text(index)}"
-        boxes = [
-            f"score {score:.2f}  box {box_text(xyxy)}{presence}"
-            for xyxy, score in zip(result.boxes.xyxy[of_name], result.boxes.score[of_name], strict=True)
+        found = result.found[index]
+        boxes = result.boxes if found else result.unsure
+        boxes = boxes.where(boxes.label == index)
+        lines = [
+            f"score {score:.2f}  box {box_text(xyxy)}" for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
-        rows.append((name, styled("found", "green"), boxes[0]))
-        rows += [("", "", box) for box in boxes[1:]]
-    return rows
+        if found:
+            verdict = styled("found", "green")
+            if result.presence_rule != "calibrated":
+                lines = [f"{line}  presence {result.presence_text(index)}" for line in lines]
+        else:
+            verdict = styled(result.verdict(index).replace("not found", "no"), "yellow")
+            lines.insert(0, result.reasons[index] or "")
+        for number, line in enumerate(lines):
+            yield ("", "", line) if number else (name, verdict, line)
 
 
 def model_settings(localizer: Localizer, options: Options, names: Iterable[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import keyword
 import re
+import sys
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -42,7 +43,10 @@ def plugin(asked: PluginFlags) -> int:
     name, module = asked.name, asked.name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_-]*[a-z0-9]", name) or keyword.iskeyword(module):
         raise UsageError(f"expected a name of lower-case letters, digits and hyphens, such as my-cam, got {name!r}")
-    _refuse_taken(module)
+    from cliploc.saliency import methods
+
+    if module in methods.known_names() or module in sys.stdlib_module_names or module == "cliploc":
+        raise UsageError(f"the name {module} is taken: choose another")
     out = user_path(asked.out or Path(name))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: choose another name, or another --out")
@@ -57,13 +61,3 @@ def plugin(asked: PluginFlags) -> int:
     terminal.data(printable(str(out)))
     say_next(terminal, ("pip", "install", "-e", out))
     return DONE
-
-
-def _refuse_taken(module: str) -> None:
-    """Refuses the name of a method or a Python module that is there."""
-    import sys
-
-    from cliploc.saliency import methods
-
-    if module in methods.known_names() or module in sys.stdlib_module_names or module == "cliploc":
-        raise UsageError(f"the name {module} is taken: choose another")

@@ -42,6 +42,7 @@ def reproduce(asked: ReproduceFlags) -> int:
 
     Example: cliploc reproduce naclip-voc21 --root voc21=data --model mini-vit --sample 20 --out rehearsal
     """
+    from cliploc.cli import main
     from cliploc.jobs.reproduce import Reproduced, chosen_rows, number_in, on_model, table_of
 
     rows, terminal = chosen_rows(asked.rows), Terminal()
@@ -70,7 +71,8 @@ def reproduce(asked: ReproduceFlags) -> int:
                 continue
             words = [*own.command(roots[row.dataset], str(out / row.id)), *more]
             terminal.say(shlex.join(["cliploc", *words]), style="dim")
-            code = _benchmark(words)
+            with contextlib.redirect_stdout(io.StringIO()):  # without its table; errors are printed
+                code = main(words)
             ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
             if code == SOME_FAILED:
                 note = "; ".join(filter(None, [note, "some pictures failed"]))
@@ -83,11 +85,3 @@ def reproduce(asked: ReproduceFlags) -> int:
     print_result(terminal, document, titled(table_of(found)), as_json=asked.as_json)
     computed = [one.ours is not None for one in found]
     return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE
-
-
-def _benchmark(words: list[str]) -> int:
-    """Runs a benchmark by its own command line, without its table; errors are printed."""
-    from cliploc.cli import main
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        return main(words)

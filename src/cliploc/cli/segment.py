@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,9 @@ from cliploc.config import Options, SegmentationOptions
 from cliploc.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from cliploc.images import Picture
     from cliploc.localizer import Localizer
     from cliploc.reporter import Reporter
     from cliploc.segmentation import Protocol, Segmenter
-    from cliploc.segmentation.segmenter import Labels
 
 OF_SEGMENTER = (
     "model", "pretrained", "method", "method_options", "templates", "refine", "guide", "device", "precision",
@@ -110,42 +109,30 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
     from cliploc import images
+    from cliploc.report.label_maps import draw_segments, segmented_record
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole picture"
     steps = [] if not localizer.refine else ["+".join(localizer.refine)]
     steps += [] if protocol.regions == "none" else [f"regions by {protocol.regions.partition(':')[0]}"]
-    line = " · ".join([localizer.method.title, *steps, localizer.backbone.name, windows])
-    for path in run.photos.paths:
+    how = " · ".join([localizer.method.title, *steps, localizer.backbone.name, windows])
+    for path in run.paths:
         try:
             picture = images.load(path)
             made = segmenter.label_maps(picture.image, reporter=reporter, name=picture_path(path).stem)
         except InputError as error:
             run.fail(path, error if str(error).startswith(path) else InputError(f"{path}: {error}"))
-        else:
-            _take(run, picture, made[localizer.method.name], names, line, rle=rle)
-
-
-def _take(run: PhotoRun, picture: Picture, labels: Labels, names: Sequence[str], line: str, *, rle: bool) -> None:
-    """One picture is done; `line` says below the drawing how its label map `[H, W]` was made."""
-    from cliploc.report.label_maps import draw_segments, segmented_record
-
-    source = picture.source
-    record = segmented_record(picture, labels, names, rle)
-    if run.folder is not None:
-        run.write_labels(source, record, labels.astype("uint16"), len(names) - 1)
-        name = run.names.drawing(source, "_segments", picture.image.size)
-        run.draw(
-            source,
-            record,
-            "segments",
-            name,
-            lambda: draw_segments(picture.image, labels, names, line),
-            what="its segments",
-            kept="its label map is kept",
-        )
-    shown = [one for one in record["names"] if one["value"] or one["pixels"]]  # many runs have no background
-    run.done(source, record, lambda: [(one["name"], f"{100 * one['share']:5.1f} %") for one in shown])
+            continue
+        labels = made[localizer.method.name]  # [H, W]
+        source = picture.source
+        record = segmented_record(picture, labels, names, rle)
+        if run.folder is not None:
+            run.write_labels(source, record, labels.astype("uint16"), len(names) - 1)
+            name = run.names.drawing(source, "_segments", picture.image.size)
+            draw = partial(draw_segments, picture.image, labels, names, how)
+            run.draw(source, record, "segments", name, draw, what="its segments", kept="its label map is kept")
+        shown = [one for one in record["names"] if one["value"] or one["pixels"]]  # many runs have no background
+        run.done(source, record, [(one["name"], f"{100 * one['share']:5.1f} %") for one in shown])
 
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def review(asked: ReviewFlags, options: Options) -> int:
 
     Example: cliploc review drafts
     """
-    refuse_without_web()
+    refuse_without("web", "review", "starlette", "uvicorn")
     use_threads(asked.threads)
     if asked.model is not None:
         refuse_unknown([asked.model])
@@ -148,16 +148,12 @@ def review(asked: ReviewFlags, options: Options) -> int:
     return DONE
 
 
-def refuse_without_web() -> None:
-    """Refuses the editor where its server is not installed."""
-    refuse_without("web", "review", "starlette", "uvicorn")
-
-
 def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
     """Serves the editor until it is interrupted."""
     from cliploc.jobs.review_folder import ReviewFolder
     from cliploc.jobs.suggest import Suggester
-    from cliploc.web.editor import serve_review
+    from cliploc.web.editor import HOST, application
+    from cliploc.web.server import listen, run
 
     terminal = Terminal()
     with ReviewFolder.opened(drafts) as folder:
@@ -168,8 +164,9 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         )
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
-        with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
-            serve_review(folder, suggester, port, on_ready=terminal.data)
+        app = application(folder, suggester)
+        with contextlib.suppress(KeyboardInterrupt), listen(HOST, port) as listening:  # how a server is ended
+            run(app, HOST, listening, terminal.data)
     say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")
 
 
@@ -208,9 +205,11 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     auth = None if asked.auth_env is None else _user_in(asked.auth_env)
     use_threads(asked.threads)
     from cliploc.jobs.review_folder import ReviewFolder
-    from cliploc.web.label_studio.app import serve
+    from cliploc.web.clients import Hosts
+    from cliploc.web.label_studio.app import LabelStudioGate
     from cliploc.web.label_studio.predictor import Predictor
     from cliploc.web.label_studio.task_pictures import PictureSource
+    from cliploc.web.server import listen, run
 
     terminal = Terminal()
     most = round(asked.max_megabytes * 1e6)
@@ -221,18 +220,17 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # how a server is ended
         drafts = None if asked.learn is None else stack.enter_context(ReviewFolder.opened(user_path(asked.learn)))
         predictor = Predictor(options, source, round(asked.max_megapixels * 1e6), drafts)
-        serve(
+        app = LabelStudioGate(
             predictor,
-            asked.host,
-            asked.port,
-            auth=auth,
-            allow_hosts=asked.allow_host or (),
+            Hosts(asked.host, asked.allow_host or ()),
+            auth,
             max_bytes=max(64_000_000, 2 * most),  # a task may hold its picture
             queue=asked.queue,
             say=lambda line: terminal.say(line, style="dim"),
             drafts=drafts,
-            on_ready=terminal.data,
         )
+        with listen(asked.host, asked.port) as listening:
+            run(app, asked.host, listening, terminal.data)
     return DONE
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cliploc._terminal import Terminal, styled
+from cliploc.cli.commands import NAMES, command_of
 from cliploc.cli.output import DONE, title_row
 from cliploc.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-MORE = "More"  # pages that the index does not name
 LINK = re.compile(r"\]\(([\w-]+)\.md\)")  # to a page as a whole: one to a section does not tell its kind
 HIDDEN = re.compile(r"^(<!--.*?-->|!\[[^\]]*\]\([^)]*\))\n+", re.MULTILINE | re.DOTALL)  # comments and pictures
 
@@ -37,20 +37,31 @@ def help(
         rows: list[Sequence[str | Text]] = [title_row("topic", "title")]
         for section, names in _sections().items():
             rows += [["", ""], [styled(section, "bold"), ""]]
-            rows += [[f"  {one}", _title(_page(one))] for one in names]
+            for one in names:
+                title = _page(one).partition("\n")[0].removeprefix("# ").replace("`", "")
+                rows.append([f"  {one}", title])
         terminal.listing(rows)
         terminal.data("\ncliploc help TOPIC shows the beginning of a page, and --all the whole page.")
         terminal.data("cliploc COMMAND --help lists the options of a command.")
         return DONE
     pages = {one for names in _sections().values() for one in names}
-    commands = getattr(getattr(context.parent, "command", None), "commands", {})
     if name in pages:
         page = _page(name)
-        _show(terminal, page if whole else _beginning(name, page))
-    elif name in commands:
-        terminal.data(commands[name].get_help(typer.Context(commands[name], parent=context.parent, info_name=name)))
+        first, *sections = page.split("\n## ")
+        if sections and not whole:
+            titles = "\n".join(f"* {one.partition(chr(10))[0]}" for one in sections)
+            page = f"{first.rstrip()}\n\nSections of the whole page (`cliploc help {name} --all`):\n\n{titles}\n"
+        if sys.stdout.isatty():
+            from rich.markdown import Markdown  # takes time to import
+
+            terminal.data(Markdown(page, hyperlinks=False))
+        else:
+            terminal.data(page.rstrip())  # as Markdown for a file or another program
+    elif name in NAMES:
+        command = command_of(name)
+        terminal.data(command.get_help(typer.Context(command, parent=context.parent, info_name=name)))
     else:
-        raise UnknownNameError("topic", name, {*pages, *commands}, listed_by="help")
+        raise UnknownNameError("topic", name, {*pages, *NAMES}, listed_by="help")
     return DONE
 
 
@@ -73,7 +84,7 @@ def _sections() -> dict[str, list[str]]:
         names = dict.fromkeys(one for one in LINK.findall(text) if one not in seen)
         seen.update(names)
         sections[heading] = list(names)
-    sections[MORE] = sorted({path.stem for path in docs_folder().glob("*.md")} - seen)
+    sections["More"] = sorted({path.stem for path in docs_folder().glob("*.md")} - seen)  # the index does not name them
     return {heading: names for heading, names in sections.items() if names}
 
 
@@ -81,26 +92,3 @@ def _page(name: str) -> str:
     from cliploc._documents import read_text
 
     return HIDDEN.sub("", read_text(docs_folder() / f"{name}.md"))
-
-
-def _title(page: str) -> str:
-    return page.partition("\n")[0].removeprefix("# ").replace("`", "")
-
-
-def _beginning(name: str, page: str) -> str:
-    """The page up to its first section, and the titles of its other sections."""
-    first, *sections = page.split("\n## ")
-    if not sections:
-        return page
-    titles = "\n".join(f"* {one.partition(chr(10))[0]}" for one in sections)
-    return f"{first.rstrip()}\n\nSections of the whole page (`cliploc help {name} --all`):\n\n{titles}\n"
-
-
-def _show(terminal: Terminal, page: str) -> None:
-    """Shows a page: formatted on a terminal, as Markdown for a file or another program."""
-    if not sys.stdout.isatty():
-        terminal.data(page.rstrip())
-        return
-    from rich.markdown import Markdown  # takes time to import
-
-    terminal.data(Markdown(page, hyperlinks=False))

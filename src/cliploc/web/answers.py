@@ -1,9 +1,13 @@
-"""The answers: `/api/show` and `/api/menu` for the page, `/api/localize` for programs, `/api/files` for both."""
+"""Questions and answers: `/api/show` and `/api/menu` for the page, `/api/localize` for programs, `/api/files` for both.
+
+A question is a form with pictures, or JSON that names them by their ids.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 import traceback
@@ -11,12 +15,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -32,20 +39,25 @@ from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.clients import RefusedError, client_of, is_loopback
 from cliploc.web.guard import client_in
-from cliploc.web.menus import menu_of
-from cliploc.web.questions import NO_VISITOR, Question, question_in
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError
 from cliploc.web.service import SearchResult, Service
-from cliploc.web.settings import Settings, command_lines, from_query, python_lines, to_query
+from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
 from cliploc.web.store import Store
 
 JPEG_QUALITY = 90  # of an overlay
 EVERY = 0.5  # seconds between two status lines
-SEARCH_FIRST = "Press Find to search with these settings."
-NOT_KEPT = "These results are not kept any longer: press Find."
-NOTHING_YET = "There are no results to download, or no longer: press Find first."
 NO_PICTURE = "expected a picture, got none: send a file, or the id of one, as picture"
 STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold lines back
+
+PICTURES = ("picture", "exemplar")  # the fields that hold a picture, or the id of one
+SWITCHES = ("overlay", "search")
+VISITOR = re.compile("[0-9a-f]{32}")  # the page's name for itself, which nobody can guess
+MOST_FIELDS = 40
+MOST_FIELD_BYTES = 40_000  # of a field that is no file
+NO_VISITOR = "expected visitor as 32 hexadecimal digits: reload the page"
+MAX_DEPTH = 8  # of nested objects and lists
+
+Given = str | UploadFile  # the id of a picture, or a picture
 
 T = TypeVar("T")
 Work = Callable[[Reporter], T]
@@ -119,7 +131,7 @@ class Answers:
             settings = question.settings
             if question.picture is None:
                 if (last := self._looks.get(question.visitor)) is None:
-                    raise UsageError(NOTHING_YET)
+                    raise UsageError("There are no results to download, or no longer: press Find first.")
                 look, settings = last, last.unset(last.settings.with_live(settings))
             else:
                 look = self._look(question, reporter)
@@ -135,7 +147,16 @@ class Answers:
 
     async def _computed(self, request: Request, turn: Turn, work: Work[T]) -> T:
         """Waits for a turn, and for the work; that of a client that leaves is stopped."""
-        answer = asyncio.ensure_future(self._in_turn(turn, work))
+
+        async def in_turn() -> T:
+            async with turn:
+                run: Run[T] = self._service.runs.begin(new_token(), work)
+                try:
+                    return await asyncio.to_thread(run.result)
+                finally:
+                    run.stop()
+
+        answer = asyncio.ensure_future(in_turn())
         left = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
@@ -145,14 +166,6 @@ class Answers:
         finally:
             for one in (answer, left):
                 one.cancel()
-
-    async def _in_turn(self, turn: Turn, work: Work[T]) -> T:
-        async with turn:
-            run: Run[T] = self._service.runs.begin(new_token(), work)
-            try:
-                return await asyncio.to_thread(run.result)
-            finally:
-                run.stop()
 
     def _search_turn(self, request: Request, question: Question) -> Turn:
         return self._searches.turn(self._model(question.settings), client_in(request.scope))
@@ -177,7 +190,7 @@ class Answers:
         """What the page offers for the settings of an address, and the values of its controls."""
         settings = from_query(request.url.query)
         async with self._menus.turn(self._model(settings)):
-            return JSONResponse(await asyncio.to_thread(menu_of, self._service, settings))
+            return JSONResponse(await asyncio.to_thread(view.menu_of, self._service, settings))
 
     async def show(self, request: Request) -> Response:
         """A search's lines of JSON: status every half second, at last what is shown, also by other sliders."""
@@ -225,10 +238,12 @@ class Answers:
     def _redrawn(self, question: Question, _: Reporter) -> dict[str, Any]:
         last = self._looks.get(question.visitor)
         if last is None:
-            return {"status": view.status(NOT_KEPT, "problem")}
-        if _needs_search(question.settings, last.settings):  # the thresholds are of methods that did not run yet
-            return {"status": view.status(SEARCH_FIRST)}
-        return self._shown(last, last.settings.with_live(question.settings))
+            return {"status": view.status("These results are not kept any longer: press Find.", "problem")}
+        now, then = question.settings, last.settings
+        if any(getattr(now, key) != getattr(then, key) for key in ("model", "method", "compare", "refine")):
+            # The thresholds are of methods that did not run yet.
+            return {"status": view.status("Press Find to search with these settings.")}
+        return self._shown(last, then.with_live(now))
 
     def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
@@ -238,32 +253,23 @@ class Answers:
         exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
         pictures = downloads.document(found, replace(settings, masks=False), ran)["pictures"]
+        linked = replace(  # without what the page would choose by itself
+            settings,
+            model="" if settings.model == next(iter(self._service.offers)) else settings.model,
+            method="" if settings.method == self._service.menu(settings.model).own else settings.method,
+        )
         return {
             "status": view.status(view.summary(found)),
             "figures": view.results_html(found, settings.opacity, ran, settings.masks),
             "json": json.dumps(pictures, ensure_ascii=False, indent=1, allow_nan=False),
             "python": python_lines(settings, file, look.offer.arguments, rules, exemplar),
             "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
-            "address": f"?{to_query(_without_defaults(settings, self._service))}",
+            "address": f"?{to_query(linked)}",
         }
 
 
 def _line(value: dict[str, Any]) -> bytes:
     return msgspec.json.encode(value) + b"\n"
-
-
-def _needs_search(now: Settings, shown: Settings) -> bool:
-    """Whether another model, method, recipe or refinement is chosen than that of the heatmaps that are shown."""
-    return any(getattr(now, key) != getattr(shown, key) for key in ("model", "method", "compare", "refine"))
-
-
-def _without_defaults(settings: Settings, service: Service) -> Settings:
-    """The settings for an address: those that the page would choose by itself are left out."""
-    return replace(
-        settings,
-        model="" if settings.model == next(iter(service.offers)) else settings.model,
-        method="" if settings.method == service.menu(settings.model).own else settings.method,
-    )
 
 
 QUEUE_FULL = "Too many requests are waiting: try again in a minute."
@@ -299,8 +305,15 @@ class Turns:
             raise RefusedError(503, QUEUE_FULL)
         self._room -= 1
         self._mine[one] += 1
+        self.waiting += 1
         try:
-            await self._admitted()
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise RefusedError(503, QUEUE_FULL) from None
+            finally:
+                self.waiting -= 1
             try:
                 yield
             finally:
@@ -309,12 +322,90 @@ class Turns:
             self._room += 1
             self._mine -= Counter([one])  # without those that have none
 
-    async def _admitted(self) -> None:
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._free.acquire()
-        except TimeoutError:
-            raise RefusedError(503, QUEUE_FULL) from None
-        finally:
-            self.waiting -= 1
+
+# ------------------------------------------------------------------------------------------------------- questions
+@dataclass(frozen=True)
+class Question:
+    """What a request asks for."""
+
+    ids: Mapping[str, str]  # field of `PICTURES` → id of the picture that it holds, which is stored
+    picture: str | None  # the photograph's file; None where there is none
+    exemplar: str | None  # the same of the picture that stands for a name
+    visitor: str  # the page's name for itself; "" of a program
+    switches: frozenset[str]  # those of `SWITCHES` that are on
+    settings: Settings  # the fields that are left
+
+
+async def question_in(request: Request, store: Store) -> Question:
+    """Reads a request, and stores its pictures."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return await run_in_threadpool(_question, _parsed(await request.body()), store)
+    if kind != "multipart/form-data":
+        raise RefusedError(415, "expected multipart/form-data or application/json")
+    try:
+        reading = request.form(max_files=len(PICTURES), max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES)
+        async with reading as form:
+            given = dict(form.multi_items())
+            if len(given) < len(form.multi_items()):
+                raise RefusedError(422, "expected each field once: write names as cat, dog")
+            return await run_in_threadpool(_question, given, store)
+    except HTTPException as error:
+        raise RefusedError(422, f"expected a form: {error.detail}") from None
+
+
+def _question(given: Mapping[str, Any], store: Store) -> Question:
+    """The fields of a form, or the keys of a JSON object, by what they are."""
+    settings = dict(given)
+    pictures: dict[str, Given] = {}
+    for field in PICTURES:
+        one = settings.pop(field, None)
+        if one in (None, "") or (isinstance(one, UploadFile) and not one.filename and not one.size):
+            continue  # null, an empty text, or what a browser sends where no file was chosen
+        if not isinstance(one, Given):
+            raise RefusedError(422, f"expected {field} as a file or as the id of one")
+        pictures[field] = one
+    for key, value in settings.items():
+        if isinstance(value, UploadFile):
+            raise RefusedError(422, f"expected a file only as {' or '.join(PICTURES)}, got one as {key[:40]!r}")
+    visitor = settings.pop("visitor", "")
+    if visitor != "" and not (isinstance(visitor, str) and VISITOR.fullmatch(visitor)):
+        raise RefusedError(422, NO_VISITOR)
+    switches = []
+    for name in SWITCHES:
+        text = str(settings.pop(name, None) or "false").lower()
+        if text not in ("true", "false"):
+            raise RefusedError(422, f"expected {name} as true or false, got {text[:40]!r}")
+        if text == "true":
+            switches.append(name)
+    ids = {field: one if isinstance(one, str) else store.keep(one.file, one.filename or "")
+           for field, one in pictures.items()}  # fmt: skip
+    files = {field: str(store.picture(number)) for field, number in ids.items()}
+    exemplar = files.get("exemplar")
+    wanted = from_mapping(settings).with_exemplar(exemplar)
+    return Question(ids, files.get("picture"), exemplar, visitor, frozenset(switches), wanted)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body."""
+    try:
+        value = json.loads(body, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no infinite number, no half of a character
+    except (ValueError, RecursionError):  # ValueError also for invalid UTF-8 and for numbers of thousands of digits
+        raise RefusedError(422, "expected a request in JSON") from None
+    if _depth_exceeds(value, MAX_DEPTH):
+        raise RefusedError(422, f"expected objects and lists nested at most {MAX_DEPTH} deep")
+    if not isinstance(value, dict):
+        raise RefusedError(422, "expected a JSON object")
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _depth_exceeds(value: Any, most: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return most == 0 or any(_depth_exceeds(one, most - 1) for one in inner)

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NEEDED = "This server asks for a user and a password (Basic authentication)."
 GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 
@@ -59,7 +58,7 @@ class Hosts:
     ) -> None:
         self._advice = advice
         self._allowed = frozenset(_plain(name) for name in allowed)
-        self._names = self._allowed | {*LOOPBACK, _plain(host)}
+        self._names = self._allowed | {"localhost", "127.0.0.1", "::1", _plain(host)}
 
     def check(self, host: str, origin: str | None, address: str) -> None:
         """Refuses a request for another host, or from another website by its Origin, which programs do not send."""
@@ -106,17 +105,14 @@ class Passwords:
             raise RefusedError(401, NEEDED)
         if seconds := self._guesses.take(client):
             raise RefusedError(429, f"Too many wrong passwords from this address: {again(seconds)}.")
-        if not hmac.compare_digest(_given(header), self._auth):
+        kind, _, code = header.partition(" ")
+        try:
+            given = base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
+        except (binascii.Error, ValueError):
+            given = b""
+        if not hmac.compare_digest(given, self._auth):
             raise RefusedError(401, NEEDED)
         self._guesses.give_back(client)
-
-
-def _given(header: str) -> bytes:
-    kind, _, code = header.partition(" ")
-    try:
-        return base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
-    except (binascii.Error, ValueError):
-        return b""
 
 
 KNOWN = 10_000  # addresses that are remembered; of more, the one that asked longest ago is forgotten

@@ -16,7 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.recipes import Recipe
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
-from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
+from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.label_maps import label_legend, label_picture
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import Rle, encode
@@ -74,7 +74,8 @@ def write_files(
         )
         codes = {index: encode(mask) for index, mask in one.box_masks()} if settings.masks else {}
         masks = tuple(codes[index] for index in range(len(codes)))
-        for form in downloads():
+        # Those that need no folders, and no pictures beside their files.
+        for form in (one for one in exports if not one.folders and "picture_files" not in one.needs):
             part = folder / f"{form.name}{behind}.part"
             part.mkdir()
             form.write(partial(_annotated, one, masks), export, part)
@@ -100,11 +101,6 @@ def write_files(
         for path in paths:
             archive.write(path, path.name)
     return [str(path) for path in (everything, *paths)]
-
-
-def downloads() -> tuple[Export, ...]:
-    """The export formats that the page writes: those that need no folders, and no pictures beside their files."""
-    return tuple(one for one in exports if not one.folders and "picture_files" not in one.needs)
 
 
 def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:

@@ -22,11 +22,10 @@ from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
-from cliploc.web.server import asset_routes, listen, run, unknown
+from cliploc.web.server import asset_routes, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
-ADVICE = "open it as http://127.0.0.1 or http://localhost, at its port"
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
@@ -127,7 +126,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
-    return Gate(app, Hosts(HOST, advice=ADVICE), policy=policy)
+    hosts = Hosts(HOST, advice="open it as http://127.0.0.1 or http://localhost, at its port")
+    return Gate(app, hosts, policy=policy)
 
 
 def _parsed(body: bytes, kind: type) -> dict[str, Any]:
@@ -153,12 +153,3 @@ def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None
         cure = "make room on the disk" if error.errno in NO_ROOM else "make the folder writable"
         said = f"{written.out} cannot be written: {error.strerror or error}: {cure}"
         raise RefusedError(507, said) from None
-
-
-def serve_review(
-    folder: ReviewFolder, suggester: Suggester, port: int = 7861, *, on_ready: Callable[[str], None] = print
-) -> None:
-    """Serves the editor on this machine until it is interrupted."""
-    app = application(folder, suggester)
-    with listen(HOST, port) as listening:
-        run(app, HOST, listening, on_ready)

@@ -22,12 +22,11 @@ from cliploc.prompts import TEMPLATE_SETS
 from cliploc.web.answers import Answers
 from cliploc.web.clients import Hosts
 from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
-from cliploc.web.menus import menu_of
 from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
 from cliploc.web.store import Store, Uploads
-from cliploc.web.view import TEMPLATES
+from cliploc.web.view import TEMPLATES, menu_of
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
 MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
@@ -111,25 +110,21 @@ def serve(
     """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
     with (
         listen(host, port) as listening,
-        # `_end_soon` may remove it at the same time.
+        # `end` may remove it at the same time.
         tempfile.TemporaryDirectory(prefix="cliploc-serve-", ignore_cleanup_errors=True) as folder,
         suppress(KeyboardInterrupt),
     ):
         app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
-        run(app, host, listening, on_ready, lambda: _end_soon(folder))
+
+        def end() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            _end_process()
+
+        # From the signal on, as a step of a model that cannot be stopped would take longer.
+        timer = threading.Timer(END_SECONDS, end)
+        timer.daemon = True
+        run(app, host, listening, on_ready, timer.start)
     _end_process()
-
-
-def _end_soon(folder: str) -> None:
-    """Ends the process after `END_SECONDS`, as a step of a model that cannot be stopped would take longer."""
-
-    def end() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        _end_process()
-
-    timer = threading.Timer(END_SECONDS, end)
-    timer.daemon = True
-    timer.start()
 
 
 def _end_process() -> None:

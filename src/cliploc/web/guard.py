@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -38,7 +38,6 @@ UPLOADS_OF_ONE = 8  # of one client on another machine
 CROWDED_SECONDS = 1.0
 CROWDED_SLOWEST = 50_000.0  # bytes a second
 SWEPT_SECONDS = 300.0  # time between two searches for old files
-NOT_IN_TIME = "The request did not arrive completely in time."
 UPLOADS_FULL = "Too many pictures are being uploaded: try again in a minute."
 # The rest of a refused body is read and dropped, as many clients read no answer before they sent it all.
 DRAINED_SECONDS = 5.0
@@ -78,17 +77,37 @@ class Gate:
             self._begin()
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            headers = headers_of(scope)
-            incoming, send = Incoming(receive, headers), with_headers(send, self._headers)
+            headers: dict[str, str] = {}
+            for key, value in scope["headers"]:  # a repeated header has both values, so that a check sees all of them
+                name, text = key.decode("latin-1").lower(), value.decode("latin-1")
+                headers[name] = f"{headers[name]}, {text}" if name in headers else text
+
+            async def sending(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] = [*message.get("headers", []), *self._headers]
+                await send(message)
+
+            incoming = Incoming(receive, headers)
             try:
-                address = (scope.get("server") or ("",))[0] or ""
-                self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
-                check_target(scope, self._max_target)
-                if "content-length" in headers and "transfer-encoding" in headers:  # they may disagree on its end
-                    raise RefusedError(400, "expected the header Content-Length alone, got Transfer-Encoding too")
-                await self._answer(scope, incoming, send)
+                self._check(scope, headers)
+                await self._answer(scope, incoming, sending)
             except RefusedError as refusal:
-                await refuse(refusal, scope, incoming, send)
+                await refuse(refusal, scope, incoming, sending)
+
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refuses a foreign host or page, and an address that is too long or whose percent codes are no text."""
+        address = (scope.get("server") or ("",))[0] or ""
+        self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
+        path, query = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
+        length, most = len(path) + len(query), self._max_target
+        if length > most:
+            raise RefusedError(414, f"expected an address of at most {most:,} characters, got {length:,}: shorten it")
+        try:
+            unquote_to_bytes(path + b"?" + query).decode()
+        except UnicodeDecodeError:
+            raise RefusedError(400, "expected an address in UTF-8, got other bytes as % codes") from None
+        if "content-length" in headers and "transfer-encoding" in headers:  # they may disagree on the body's end
+            raise RefusedError(400, "expected the header Content-Length alone, got Transfer-Encoding too")
 
     def _begin(self) -> None:
         """Called when the server starts."""
@@ -156,42 +175,35 @@ class Guard(Gate):
 
     async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         client = client_in(scope)
-        if scope["path"].startswith(API):
-            self._refuse_haste(client)
+        # A proxy's visitors all seem to be on this machine.
+        asks = scope["path"].startswith(API) and not is_loopback(client)
+        if asks and self._rate is not None and (seconds := self._rate.take(client)):
+            raise RefusedError(429, f"Too many requests from this address: {again(seconds)}.")
         self._passwords.check(client, incoming.headers.get("authorization", ""))
         if scope["method"] == "POST" and incoming.headers.get("content-type", "").lower().startswith("multipart/"):
             await self._upload(scope, incoming, send)
         else:
             await super()._answer(scope, incoming, send)
 
-    def _refuse_haste(self, client: str) -> None:
-        """Refuses a client that asks too often, unless it is on this machine: a proxy's visitors all seem to be."""
-        if self._rate is not None and not is_loopback(client) and (seconds := self._rate.take(client)):
-            raise RefusedError(429, f"Too many requests from this address: {again(seconds)}.")
-
     async def _upload(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         length = incoming.admit(self._max_bytes + FORM_BYTES)
         client = client_in(scope)
         await incoming.begin(UPLOAD_SECONDS, FIRST_BYTES)
-        self._make_place(client)
+        # Where too many arrive, of this client or of all, the slowest is ended; if none is slow, this one is refused.
+        arriving = [one for one in self._arriving if not one.whole and not one.left]
+        mine = [] if is_loopback(client) else [one for one in arriving if self._arriving[one] == client_of(client)]
+        crowd = mine if len(mine) >= UPLOADS_OF_ONE else arriving if len(arriving) >= UPLOADS_AT_ONCE else []
+        if crowd:
+            slow = [one for one in crowd if one.age > CROWDED_SECONDS and one.pace < CROWDED_SLOWEST]
+            if not slow:
+                raise RefusedError(503, UPLOADS_FULL)
+            min(slow, key=lambda one: one.pace).drop(RefusedError(503, UPLOADS_FULL))
         self._arriving[incoming] = client_of(client)
         try:
             await asyncio.to_thread(self._uploads.make_room, length)
             await self._hand_on(scope, incoming, send)
         finally:
             del self._arriving[incoming]
-
-    def _make_place(self, client: str) -> None:
-        """Ends the slowest upload where too many arrive: of this client, or of all. Refuses if none is slow."""
-        arriving = [one for one in self._arriving if not one.whole and not one.left]
-        mine = [] if is_loopback(client) else [one for one in arriving if self._arriving[one] == client_of(client)]
-        for crowd, most in ((mine, UPLOADS_OF_ONE), (arriving, UPLOADS_AT_ONCE)):
-            if len(crowd) >= most:
-                slow = [one for one in crowd if one.age > CROWDED_SECONDS and one.pace < CROWDED_SLOWEST]
-                if not slow:
-                    raise RefusedError(503, UPLOADS_FULL)
-                min(slow, key=lambda one: one.pace).drop(RefusedError(503, UPLOADS_FULL))
-                return
 
 
 class Incoming:
@@ -291,7 +303,7 @@ class Incoming:
             self._behind = max(0.0, self._behind + taken - len(message.get("body", b"")) / SLOWEST)
         self._arrived += len(message.get("body", b""))
         if message["type"] == "http.disconnect":
-            self.refusal = self.refusal or RefusedError(408, NOT_IN_TIME)
+            self.refusal = self.refusal or RefusedError(408, "The request did not arrive completely in time.")
         elif self._arrived > self._most:
             self.refusal = RefusedError(413, f"expected a body of {self._most:,} bytes, got more: send less")
         else:
@@ -306,38 +318,6 @@ class Incoming:
 def client_in(scope: Scope) -> str:
     """The address of the client."""
     return str((scope.get("client") or ("",))[0])
-
-
-def headers_of(scope: Scope) -> dict[str, str]:
-    """The headers by name; values of a repeated header are joined, so that a check sees all of them."""
-    found: dict[str, str] = {}
-    for key, value in scope["headers"]:
-        name, text = key.decode("latin-1").lower(), value.decode("latin-1")
-        found[name] = f"{found[name]}, {text}" if name in found else text
-    return found
-
-
-def check_target(scope: Scope, most: int) -> None:
-    """Refuses an address that is too long, or whose percent codes are no text."""
-    path, query = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
-    length = len(path) + len(query)
-    if length > most:
-        raise RefusedError(414, f"expected an address of at most {most:,} characters, got {length:,}: shorten it")
-    try:
-        unquote_to_bytes(path + b"?" + query).decode()
-    except UnicodeDecodeError:
-        raise RefusedError(400, "expected an address in UTF-8, got other bytes as % codes") from None
-
-
-def with_headers(send: Send, headers: Iterable[tuple[bytes, bytes]]) -> Send:
-    """Sends every answer with these headers too."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *headers]
-        await send(message)
-
-    return sending
 
 
 async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:

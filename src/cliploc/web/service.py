@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -280,17 +280,16 @@ class Service:
         if offer.label not in self._menus:
             backbone = self.backbone(label)
             recipes = {RECIPE + name: recipe_of(backbone, name) for name in RECIPES}
-            steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
+            steps = []
+            for one in refinements:
+                with suppress(UsageError):
+                    resolve_refinements([one.name], backbone)
+                    steps.append(one.name)
             own = next(iter(offer.heads), self._recipe)
-            self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), steps, own)
+            self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), tuple(steps), own)
         return self._menus[offer.label]
 
-    def localizer(
-        self,
-        settings: Settings,
-        method: str,
-        exemplars: Sequence[Exemplar] = (),
-    ) -> Localizer:
+    def localizer(self, settings: Settings, method: str, exemplars: Sequence[Exemplar] = ()) -> Localizer:
         """A localizer for these settings; cheap, as the model is loaded already."""
         menu, heads = self.menu(settings.model), self.offer(settings.model).heads
         options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `Look.cut` applies the minimum
@@ -374,11 +373,8 @@ class Service:
         )
 
     def read(self, path: str, side: int | None = None) -> Picture:
-        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while.
-
-        Its `source` is the file name only, as visitors must not learn the server's folders.
-        """
-        name = Path(path).name
+        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while."""
+        name = Path(path).name  # alone: visitors must not learn the server's folders
         try:
             status = os.stat(path)
             key = (path, status.st_mtime_ns, status.st_size, side)  # another file may have the path later
@@ -407,11 +403,7 @@ class Service:
 
 
 class _Interruptible(TorchFunctionMode):
-    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures.
-
-    It is entered when a tower begins: it slows every function of torch, and a search in a picture that was seen before
-    is nothing but many short ones.
-    """
+    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures."""
 
     def __init__(self, reporter: Reporter, modes: ExitStack) -> None:
         super().__init__()
@@ -419,7 +411,7 @@ class _Interruptible(TorchFunctionMode):
         self._begun, self._left = False, 0
 
     def begin(self) -> None:
-        """As `Reporter.tower`."""
+        """As `Reporter.tower`; not before, as it slows every function of torch, and new names call many short ones."""
         if not self._begun:
             self._begun = True
             self._modes.enter_context(self)
@@ -435,14 +427,6 @@ class _Interruptible(TorchFunctionMode):
         if getattr(func, "__name__", "") in LAYERS:
             self._reporter.masked(0, self._left)
         return func(*args, **(kwargs or {}))
-
-
-def _usable(refinement: str, backbone: Backbone) -> bool:
-    try:
-        resolve_refinements([refinement], backbone)
-    except UsageError:
-        return False
-    return True
 
 
 def title_of(method: str, result: Localization) -> str:

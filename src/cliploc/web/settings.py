@@ -155,27 +155,21 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
     for key in values:
         if key not in known:
             raise UsageError(f"expected one of the settings {', '.join(sorted(known))}, got {str(key)[:40]!r}")
-    if values.get("recipe") is not None:
-        values = _with_recipe(values)
-    return replace(
-        base, **{key: _typed(key, value, getattr(base, key)) for key, value in values.items() if key != "recipe"}
-    )
+    recipe, method = values.get("recipe"), values.get("method")
+    values = {key: value for key, value in values.items() if key != "recipe"}
+    if recipe is not None:
+        choice("recipe", RECIPES)(recipe)
+        if method not in (None, "", RECIPE + recipe):
+            raise UsageError(
+                f"expected a method or a recipe, got {short(method)} and {recipe}: a named method runs as published"
+            )
+        values["method"] = RECIPE + recipe
+    return replace(base, **{key: _typed(key, value, getattr(base, key)) for key, value in values.items()})
 
 
 def recipe_in(method: str) -> str | None:
     """The recipe that a value of `method` means; None for a method."""
     return method.removeprefix(RECIPE) if method.startswith(RECIPE) else None
-
-
-def _with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with their recipe as the method."""
-    recipe, method = values["recipe"], values.get("method")
-    choice("recipe", RECIPES)(recipe)
-    if method not in (None, "", RECIPE + recipe):
-        raise UsageError(
-            f"expected a method or a recipe, got {short(method)} and {recipe}: a named method runs as published"
-        )
-    return {**values, "method": RECIPE + recipe}
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:

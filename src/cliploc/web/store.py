@@ -14,9 +14,6 @@ from typing import BinaryIO
 
 from cliploc.web.clients import RefusedError
 
-UNKNOWN_ID = "There is no picture with this id, or no longer: upload it."
-UNKNOWN_FILE = "There is no such file, or no longer: create the files again."
-
 
 class Store:
     """Pictures by id, downloads by folder and name, which nobody can guess or compute from a picture."""
@@ -28,7 +25,8 @@ class Store:
 
     def keep(self, file: BinaryIO, name: str) -> str:
         """Stores a picture and returns its id, which is the same for the same picture and name."""
-        name = _plain(name)
+        # Without folders and without what a file system may not take, short enough for all of them.
+        name = re.sub(r"[^\w. -]+", "_", re.split(r"[/\\]", name)[-1]).strip(". ")[-60:] or "picture"
         file.seek(0)
         digest = hashlib.blake2b(name.encode(), key=self._key, digest_size=20)
         with NamedTemporaryFile(dir=self._folder, delete=False) as stored:
@@ -47,7 +45,7 @@ class Store:
         if re.fullmatch("[0-9a-f]{40}", number):
             with suppress(OSError, StopIteration):
                 return next((self._folder / number).iterdir())
-        raise RefusedError(404, UNKNOWN_ID)
+        raise RefusedError(404, "There is no picture with this id, or no longer: upload it.")
 
     def new_folder(self) -> Path:
         """A new folder for downloads."""
@@ -62,13 +60,7 @@ class Store:
                 for path in (self._folder / folder).iterdir():
                     if path.name == name and path.is_file():
                         return path
-        raise RefusedError(404, UNKNOWN_FILE)
-
-
-def _plain(name: str) -> str:
-    """The name of a file without folders and without what a file system may not take, short enough for all of them."""
-    kept = re.sub(r"[^\w. -]+", "_", re.split(r"[/\\]", name)[-1]).strip(". ")[-60:]
-    return kept or "picture"
+        raise RefusedError(404, "There is no such file, or no longer: create the files again.")
 
 
 MAX_FILES = 10_000

@@ -1,7 +1,7 @@
 """Label Studio's ML backend over HTTP: the routes of label-studio-ml's SDK behind the limits of a server."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -18,7 +18,6 @@ from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import short
-from cliploc.web.server import listen, run
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
@@ -148,21 +147,6 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
         ],
         exception_handlers={CliplocError: wrong, RefusedError: wrong},
     )
-
-
-def serve(
-    predictor: Predictor,
-    host: str,
-    port: int,
-    *,
-    allow_hosts: Sequence[str],
-    on_ready: Callable[[str], None],
-    **options: Any,
-) -> None:
-    """Serves until it is interrupted; the options are the gate's."""
-    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), **options)
-    with listen(host, port) as listening:
-        run(app, host, listening, on_ready)
 
 
 ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")

@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cliploc import __version__
@@ -56,8 +55,19 @@ class Predictor:
         self._drafts = drafts
         self._one_at_a_time = threading.Lock()
         self._ended = threading.Event()
-        if drafts is not None:
-            _refuse_misfit(drafts, self._localizer)
+        if drafts is None:
+            return
+        if not drafts.learning.possible:
+            raise UsageError(
+                f"expected --learn as a folder that can learn, got {drafts.out}: annotate the pictures with --teach "
+                "on, into a folder that can be written"
+            )
+        # Whose lessons would not hold for another model.
+        described = {**self._localizer.describe(), "teaching": self._localizer.teaching()}
+        if (reason := misfit(drafts.settings, plain(described))) is not None:
+            raise UsageError(
+                f"expected the model and settings of {drafts.out}, got others: {reason}: give those of its run"
+            )
 
     @property
     def version(self) -> str:
@@ -122,8 +132,12 @@ class Predictor:
                 there = shapes.setdefault(place, [])
                 for control in labelling.controls:
                     there += _shapes(found, control, key, len(there))
-        whole = [shapes.get(place) if place not in errors else None for place in range(len(tasks))]
-        return Predictions([None if one is None else _prediction(one, version) for one in whole], errors, version)
+        made: list[dict[str, Any] | None] = [None] * len(tasks)
+        for place, whole in shapes.items():
+            if place not in errors:  # tasks can be sorted by their least certain shape
+                score = {"score": min(one["score"] for one in whole)} if whole else {}
+                made[place] = {"model_version": version, "result": whole, **score}
+        return Predictions(made, errors, version)
 
     def _request(
         self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling, allowance: Allowance
@@ -141,27 +155,6 @@ class Predictor:
         return Request((place, key), image, labelling.entries, named)
 
 
-def _refuse_misfit(drafts: ReviewFolder, localizer: Localizer) -> None:
-    """Refuses a folder that cannot learn, or whose lessons would not hold for this model."""
-    if not drafts.learning.possible:
-        raise UsageError(
-            f"expected --learn as a folder that can learn, got {drafts.out}: annotate the pictures with --teach on, "
-            "into a folder that can be written"
-        )
-    reason = misfit(drafts.settings, plain({**localizer.describe(), "teaching": localizer.teaching()}))
-    if reason is not None:
-        raise UsageError(
-            f"expected the model and settings of {drafts.out}, got others: {reason}: give those of its run"
-        )
-
-
-def _prediction(shapes: list[dict[str, Any]], version: str) -> dict[str, Any]:
-    prediction: dict[str, Any] = {"model_version": version, "result": shapes}
-    if shapes:
-        prediction["score"] = min(one["score"] for one in shapes)  # tasks can be sorted by their least certain one
-    return prediction
-
-
 def _loaded(path: Path, max_pixels: int) -> Image.Image:
     try:
         return load(path, max_pixels=max_pixels).image
@@ -177,8 +170,11 @@ def _shapes(found: Localization, control: Control, key: str, before: int) -> lis
     def make(box: int) -> Iterator[dict[str, Any]]:
         if control.kind == "rectanglelabels":
             yield rectangle_shape(found.boxes.xyxy[box].astype(float).tolist(), size)
-        elif control.kind == "polygonlabels":
-            yield from (polygon_shape(one, size) for one in _polygons(masks[box]))
+        elif control.kind == "polygonlabels":  # of its pieces, without holes, with as few corners as people can drag
+            far = max(1.0, COARSE * max(masks[box].shape))
+            for ring in (one for one in outlines(masks[box]) if not one.hole):
+                corners = cv2.approxPolyDP(ring.points[:, None], far, closed=True)[:, 0]  # [k, 2]
+                yield polygon_shape(np.asarray(corners if len(corners) >= 3 else ring.points, np.float32), size)
         elif masks[box].any():
             yield brush_shape(masks[box])
 
@@ -192,12 +188,3 @@ def _shapes(found: Localization, control: Control, key: str, before: int) -> lis
                 ends = (control.name, to)
                 shapes.append(region(id_in_task, control.kind, ends, size, shape, control.labels[name], float(score)))
     return shapes
-
-
-def _polygons(mask: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.float32]]:
-    """The outlines `[k, 2]` of a mask's pieces, without its holes, with as few corners as people can drag."""
-    far = max(1.0, COARSE * max(mask.shape))
-    for ring in outlines(mask):
-        if not ring.hole:
-            corners = cv2.approxPolyDP(ring.points[:, None], far, closed=True)[:, 0]
-            yield np.asarray(corners if len(corners) >= 3 else ring.points, np.float32)

@@ -65,7 +65,14 @@ class PictureSource:
     def picture(self, address: str, allowance: Allowance | None = None) -> Iterator[Path]:
         """The file of a task's picture; what had to be stored for it is removed at the end."""
         if DATA.match(address):
-            with self._stored(self._decoded(address)) as path:
+            text = address.partition(",")[2]
+            if len(text) * 3 // 4 > self._max_bytes + 3:
+                raise InputError(self._too_large("its data"))
+            try:
+                content = base64.b64decode(text, validate=True)
+            except (binascii.Error, ValueError):
+                raise InputError("its data is not base64: import the picture again") from None
+            with self._stored(content) as path:
                 yield path
             return
         place = _split(address)
@@ -87,15 +94,6 @@ class PictureSource:
             except OSError as error:
                 raise InputError(f"cannot be stored for a moment: {error.strerror}: make room") from None
             yield path
-
-    def _decoded(self, address: str) -> bytes:
-        text = address.partition(",")[2]
-        if len(text) * 3 // 4 > self._max_bytes + 3:
-            raise InputError(self._too_large("its data"))
-        try:
-            return base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            raise InputError("its data is not base64: import the picture again") from None
 
     def _inside(self, name: str) -> Path:
         """A file below the folder, after links and dots in its path are resolved."""
