@@ -29,7 +29,7 @@ from cliploc.masks import box_masks
 from cliploc.metrics import one_thread
 from cliploc.rle import encode
 from cliploc.teaching.directions import projected
-from cliploc.teaching.drawing import drawn
+from cliploc.teaching.learnt import drawn
 from cliploc.teaching.lesson import Lesson
 from cliploc.teaching.sides import moved, readings
 from cliploc.values import Boxes, FloatArray

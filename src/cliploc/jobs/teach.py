@@ -32,8 +32,7 @@ from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.redraw import Drawer, Drawing, each
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
-from cliploc.teaching.drawing import drawn
-from cliploc.teaching.learnt import HOLDS_FOR, Learnt
+from cliploc.teaching.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.teaching.lesson import Lesson, pooled
 from cliploc.teaching.sides import ALIKE, READINGS, learnt, moved, offsets, readings
 from cliploc.values import FloatArray
@@ -140,8 +139,15 @@ def teach(
     school = School(folder, Drawing.of(settings))
     stamp = school.stamp(settings)
     before = read_taught(folder.out, folder.run)
-    if before is not None and _stays(folder.out, before.facts, stamp, len(school.reviewed), again):
-        return Teaching({name: Taught(**one) for name, one in before.facts["names"].items()}, *school.counts)
+    if before is not None:
+        facts, reviewed = before.facts, len(school.reviewed)
+        if facts.get("undone", False):
+            stays = not again and reviewed <= facts["reviewed"]
+        else:
+            used = any(one["used"] for one in facts["names"].values())
+            stays = facts["of"] == stamp and (folder.out / LEARNT).exists() == used
+        if stays:
+            return Teaching({name: Taught(**one) for name, one in facts["names"].items()}, *school.counts)
     if school.asked:
         begun()
     names, known = school.names()
@@ -159,14 +165,6 @@ def teach(
     made.write(folder.out)
     folder.read_rows()
     return result
-
-
-def _stays(out: Path, facts: Mapping[str, Any], stamp: str, reviewed: int, again: bool) -> bool:
-    """Whether the drafts that are there are to stay."""
-    if facts.get("undone", False):
-        return not again and reviewed <= facts["reviewed"]
-    used = any(one["used"] for one in facts["names"].values())
-    return bool(facts["of"] == stamp) and (out / LEARNT).exists() == used
 
 
 class _Presence:
@@ -250,11 +248,13 @@ class Directions:
         """As a file has it."""
         about = {key: settings[key] for key in HOLDS_FOR if key in settings}
         about["reviewed"] = {name: one.reviewed for name, one in names.items()}
-        taught = {self.names[p]: one for p, one in self.directions.items()}
+        directions, shares = zip(*self.directions.values(), strict=True)
+        weights, bias = self.whitening.unwhitened(directions)
         seen = [self.seen[p] for p in self.directions]
         embedding, alike = torch.stack([one.mean for one in seen]), torch.stack([one.alike(settings) for one in seen])
         sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
-        return Learnt.of(taught, self.whitening, embedding, sides, about, alike)
+        names_of_rows = tuple(self.names[p] for p in self.directions)
+        return Learnt(names_of_rows, weights, bias, shares, embedding, sides, about, alike)
 
 
 class School:
