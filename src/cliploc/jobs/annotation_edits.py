@@ -110,7 +110,7 @@ def _read_corrections(out: Path, run: str) -> dict[str, Any]:
             _refuse_other(read["run"], run)
             pictures, reviews = read["pictures"], read.get("reviews", {})
         path = out / SAVES
-        for line in _saves_in(out):
+        for line in saves_in(out):
             save = parse_json(line, SavedPicture)
             _refuse_other(save["run"], run)
             name = save["picture"]
@@ -131,16 +131,11 @@ def _refuse_other(run: str, own: str) -> None:
         raise ValueError("it belongs to another run")
 
 
-def _saves_in(out: Path) -> list[bytes]:
+def saves_in(out: Path) -> list[bytes]:
     """The whole lines of corrections.jsonl; what follows the last one was never said to be saved."""
     path = out / SAVES
     content = read_bytes(path) if path.exists() else b""
     return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-
-
-def size_of_saves(out: Path) -> int:
-    """The number of bytes of corrections.jsonl that count."""
-    return sum(map(len, _saves_in(out)))
 
 
 def write_save(
@@ -280,15 +275,12 @@ def _renumbered(boxes: Sequence[Mapping[str, Any]], row: Row) -> list[dict[str, 
     left = list(range(len(row["boxes"])))
     found: list[dict[str, Any]] = []
     for one in boxes:
-        alike = (i for i in left if row["labels"][i] == one["label"] and _same(row["boxes"][i], one["xyxy"]))
+        of_label = (i for i in left if row["labels"][i] == one["label"])
+        alike = (i for i in of_label if np.abs(np.subtract(row["boxes"][i], one["xyxy"])).max() <= SAME)
         draft = None if one.get("draft") is None else next(alike, None)
         left = [i for i in left if i != draft]
         found.append({**one, "draft": draft})
     return found
-
-
-def _same(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(abs(a - b) <= SAME for a, b in zip(one, other, strict=True))
 
 
 def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:
