@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cliploc import __version__, prompts
-from cliploc._documents import AnnotationManifest, read_json
+from cliploc._documents import AnnotationManifest, read_if_there
 from cliploc._files import (
     Inputs,
     alone_in,
@@ -144,7 +144,7 @@ def annotate(
 
     target = user_path(out)
     refuse_decisions(target)
-    earlier = _before(target)
+    earlier = read_if_there(target / "manifest.json", AnnotationManifest)  # of an earlier call
     every = earlier.get("every") if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
@@ -280,15 +280,6 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     return chosen.but(templates=prompts.resolve_templates(chosen.templates))
 
 
-def _before(out: Path) -> Mapping[str, Any]:
-    """The manifest of an earlier call; empty without one."""
-    try:
-        before: Mapping[str, Any] = read_json(out / "manifest.json", AnnotationManifest)
-    except (OSError, ValueError):
-        return {}
-    return before
-
-
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
     """Whether an earlier call wrote an export, even if it was killed right afterwards."""
     return all(one in own for one in export.outputs) and (
@@ -338,39 +329,12 @@ def _with_frames(
 
 
 def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile], run: str, notes: Notes) -> None:
-    """Removes damaged parts and the rows of replaced pictures, so that their pictures are computed again."""
+    """Removes damaged parts, and rows and corrections of replaced pictures: their pictures are computed again."""
     if damaged:
         export_states.mark_stale(out)
     for index in damaged:
         lessons_path(out, index).unlink(missing_ok=True)
         remove_part(part_path(out, index, KIND.suffix))  # it is not known which pictures it contained
-    if replaced := _drop_replaced(out, found, run):
-        notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
-
-
-class _Keep:
-    """Writes each part that the engine hands over, and tells the reporter which pictures failed."""
-
-    def __init__(self, out: Path, shards: Mapping[int, Shard], notes: Notes, reporter: Reporter) -> None:
-        self._out, self._shards, self._notes, self._reporter = out, shards, notes, reporter
-        # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
-        self._stamps = {one.id: stamp(one) for shard in shards.values() for one in shard.samples}
-        self.written = 0  # number of parts
-
-    def __call__(self, part: Part) -> None:
-        of_part = [self._stamps[one.id] for one in self._shards[part.index].samples]
-        if part.lessons:  # before the rows: without them a picture could never be taught
-            write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
-        write_part(part_path(self._out, part.index, KIND.suffix), part.content, of_part)
-        self.written += 1
-        self._notes.add(part.notes)
-        for row in map(json.loads, part.content.splitlines()):
-            if row["status"] != "ok":
-                self._reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
-
-
-def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[str]:
-    """Removes the rows and corrections of pictures whose files were replaced since; returns their ids."""
     by_id = {one.id: one for one in found}
     stale: dict[Path, dict[int, str]] = {}  # part → line → picture
     for path in parts_in(out, KIND.suffix):
@@ -396,4 +360,26 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
         else:
             lessons_path(out, int(path.stem)).unlink(missing_ok=True)
             remove_part(path)
-    return replaced
+    if replaced:
+        notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
+
+
+class _Keep:
+    """Writes each part that the engine hands over, and tells the reporter which pictures failed."""
+
+    def __init__(self, out: Path, shards: Mapping[int, Shard], notes: Notes, reporter: Reporter) -> None:
+        self._out, self._shards, self._notes, self._reporter = out, shards, notes, reporter
+        # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
+        self._stamps = {one.id: stamp(one) for shard in shards.values() for one in shard.samples}
+        self.written = 0  # number of parts
+
+    def __call__(self, part: Part) -> None:
+        of_part = [self._stamps[one.id] for one in self._shards[part.index].samples]
+        if part.lessons:  # before the rows: without them a picture could never be taught
+            write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
+        write_part(part_path(self._out, part.index, KIND.suffix), part.content, of_part)
+        self.written += 1
+        self._notes.add(part.notes)
+        for row in map(json.loads, part.content.splitlines()):
+            if row["status"] != "ok":
+                self._reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))

@@ -108,16 +108,15 @@ class Reviewer:
 
     def _taught(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
         """The taught rows of the pictures that are not reviewed."""
-        self._folder.results.taught = {}
-        self._folder.corrected = {one: self._correction(one) for one in reviewed}
+        self._folder.results.taught, corrected = {}, dict[str, Correction]()
+        for one in reviewed:
+            pairs = [(box, p) for p, boxes in self._truth[one].items() for box in boxes.tolist()]
+            corrected[one] = Correction([box for box, _ in pairs], [p for _, p in pairs])
+        self._folder.corrected = corrected
         self._folder.reviews = {one: {"status": "reviewed", "revision": 1} for one in reviewed}
         school = School(self._folder, Drawing.of(self._settings))
         _, known = school.names()
         return {row["picture"]: row for row in school.rows(known, {})}
-
-    def _correction(self, picture: str) -> Correction:
-        pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
-        return Correction([box for box, _ in pairs], [p for _, p in pairs])
 
     def _true(self, picture: AskedPicture) -> dict[int, FloatArray]:
         """The true boxes of each name that may be asked, in pixels of the file."""
