@@ -165,7 +165,10 @@ def annotate(
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if one is None else one for one in given_thresholds)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
-    prefix = default_image_url(there.root) if asked.image_url is None else asked.image_url
+    prefix = asked.image_url
+    if prefix is None:  # Label Studio serves folders below its document root, not the root itself
+        name = there.root.resolve().name
+        prefix = IMAGE_URL + (f"{quote(name)}/" if name else "")
     manifest = plain(
         {
             "schema_version": SCHEMA_VERSION,
@@ -256,12 +259,6 @@ def annotate(
                     reporter=reporter,
                 )
                 return replace(result, not_applied=not_applied)
-
-
-def default_image_url(root: Path) -> str:
-    """The prefix for Label Studio's local files: it serves folders below its document root, not the root itself."""
-    folder_name = root.resolve().name
-    return IMAGE_URL + (f"{quote(folder_name)}/" if folder_name else "")
 
 
 def made_by(settings: Mapping[str, Any]) -> str:

@@ -85,24 +85,22 @@ class Drawer:
         pictures = [*self.chances]
         several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
         count = min(torch.get_num_threads(), MOST_PROCESSES, len(pictures) // FEWEST_EACH)
-        made = each(self.draw, several) if count < 2 else self._by_processes(several, count)
-        return itertools.chain.from_iterable(made)
-
-    def _by_processes(self, several: Sequence[Sequence[str]], count: int) -> Iterator[list[Row]]:
-        """Each process draws every so many-th of these lots; what one does not deliver is drawn here."""
+        if count < 2:
+            yield from itertools.chain.from_iterable(each(self.draw, several))
+            return
         begun: list[subprocess.Popen[bytes]] = []
         try:
             with contextlib.suppress(OSError):  # those that there are do it
                 for _ in range(count):
                     begun.append(_begin())
-            for k, process in enumerate(begun):
+            for k, process in enumerate(begun):  # each draws every so many-th of these lots
                 assert process.stdin is not None
                 with contextlib.suppress(OSError), process.stdin as job:
                     pickle.dump((self, several[k :: len(begun)]), job)
-            for number, pictures in enumerate(several):
+            for number, lot in enumerate(several):
                 source = begun[number % len(begun)].stdout if begun else None
                 line = b"" if source is None else source.readline()
-                yield json.loads(line) if line.endswith(b"\n") else self.draw(pictures)
+                yield from json.loads(line) if line.endswith(b"\n") else self.draw(lot)  # what is not delivered
         finally:
             for process in begun:
                 with process:

@@ -34,6 +34,7 @@ from cliploc.teaching.sides import LENGTH
 from cliploc.values import FloatArray
 
 KIND, VERSION = "cliploc learnt", 2
+TENSORS = ("weights", "bias", "share", "embedding", "sides")  # of a file, besides "alike"
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
@@ -103,14 +104,8 @@ class Learnt:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as safetensors."""
-        tensors = {
-            "weights": self.weights.contiguous(),
-            "bias": self.bias.contiguous(),
-            "share": torch.tensor(self.share),
-            "embedding": self.embedding.contiguous(),
-            "sides": self.sides.contiguous(),
-            **({} if self.alike is None else {"alike": self.alike.contiguous()}),
-        }
+        kept = TENSORS if self.alike is None else (*TENSORS, "alike")
+        tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in kept}
         facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
@@ -152,7 +147,7 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
                     f"{os.fspath(path)}: expected what this version of cliploc has learnt, got a file of another "
                     "version of cliploc: annotate its folder again"
                 )
-            tensors = [file.get_tensor(key).float() for key in ("weights", "bias", "share", "embedding", "sides")]
+            tensors = [file.get_tensor(key).float() for key in TENSORS]
             alike = file.get_tensor("alike").float() if "alike" in file.keys() else None  # noqa: SIM118 - no mapping
         names, about = tuple(facts["names"]), facts["about"]
         weights, bias, share, embedding, sides = tensors
