@@ -146,7 +146,7 @@ def test_where_no_picture_can_be_read_nothing_is_said_of_boxes(folder, tmp_path)
     assert "no boxes" not in said.err
 
 
-def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
+def test_pictures_of_a_folder_a_pattern_a_list_and_paths(folder, tmp_path, monkeypatch):
     everything = ["broken.jpg", "cat turned, 猫.png", "cat.png", "dogs.png", "sub/bee.jpg"]
     found = find_pictures(folder)
     assert (found.root, [one.id for one in found.pictures]) == (folder, everything)
@@ -164,13 +164,9 @@ def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
     for nothing in (tmp_path, f"{tmp_path}/*.jpg", tmp_path / "no"):
         with pytest.raises(UsageError, match="expected"):
             find_pictures(nothing)
-
-
-def test_pictures_named_one_by_one_are_known_by_their_place_here(folder, monkeypatch):
     monkeypatch.chdir(folder)
     found = find_pictures(["cat.png", folder / "sub/bee.jpg", "../elsewhere.png"])
-    assert [one.id for one in found.pictures] == ["cat.png", "sub/bee.jpg", "../elsewhere.png"]
-    assert found.root == folder
+    assert (found.root, [one.id for one in found.pictures]) == (folder, ["cat.png", "sub/bee.jpg", "../elsewhere.png"])
 
 
 def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):
@@ -513,19 +509,6 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
     (out / "corrections.json").write_text("{")
     with pytest.raises(UsageError, match=r"expected the corrections of this run, .*corrections\.json cannot be read"):
         annotate(folder, LABELS, out, **OPTIONS)
-
-
-def test_corrections_of_a_replaced_picture_go(folder, tmp_path):
-    root, out, file = tmp_path / "root", tmp_path / "out", tmp_path / "corrected.json"
-    root.mkdir()
-    shutil.copy(folder / "cat.png", root)
-    annotate(root, LABELS, out, **OPTIONS)
-    corrected_coco(out, file, {"cat.png": "cat.png"})
-    assert annotate(root, LABELS, out, decisions=file, **OPTIONS).corrected == 1
-    shutil.copy(folder / "dogs.png", root / "cat.png")
-    result = annotate(root, LABELS, out, **OPTIONS)
-    assert (result.corrected, result.computed, result.draft_scores) == (0, 1, {})
-    assert not (out / "draft_scores.json").exists()
 
 
 def test_the_command_names_what_it_could_not_apply(folder, tmp_path):

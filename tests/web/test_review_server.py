@@ -21,7 +21,6 @@ from cliploc import Localizer, backbones, rle
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits
-from cliploc.jobs import review_folder as review
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import review_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
@@ -206,7 +205,7 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
 
 
 def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):
-    monkeypatch.setattr(review, "MOST_SAVES", 2_000)
+    monkeypatch.setattr(annotation_edits, "MOST_SAVES", 2_000)
     with served(out) as address:
         for revision in range(40):
             assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
@@ -235,7 +234,7 @@ def test_others_save_while_the_polygons_of_a_picture_are_drawn(out, address, mon
             assert others.wait(20)
         return review_of(given, row, *more)
 
-    monkeypatch.setattr(review, "review_of", slow)
+    monkeypatch.setattr(annotation_edits, "review_of", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(sent, f"{address}/pictures/0", saved(box(1, 2, 5, 4), status="reviewed"))
         assert begun.wait(20)

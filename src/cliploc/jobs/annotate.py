@@ -29,17 +29,8 @@ from cliploc._files import (
 from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options
 from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import correction_masks, export_states, folder
-from cliploc.jobs.annotation_edits import (
-    CORRECTIONS,
-    SAVES,
-    corrections_in,
-    is_review,
-    merge_corrections,
-    merge_review,
-    merge_saves,
-    write_corrections,
-)
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, refuse_decisions, summary_of
 from cliploc.jobs.annotation_rows import (
     KIND,
@@ -73,8 +64,8 @@ OWN_FILES = (
     LEARNT_BEFORE,
     export_states.FILE,
     "summary.json",
-    CORRECTIONS,
-    SAVES,
+    edits.CORRECTIONS,
+    edits.SAVES,
     "draft_scores.json",
 )  # files that every run may write
 
@@ -200,7 +191,7 @@ def annotate(
                 if frames is not None and there.videos:
                     found, unreadable = _with_frames(found, there.videos, frames, asked.limit, target, reporter)
                 run = run_id(manifest)
-                merge_saves(target, run)
+                edits.merge_saves(target, run)
                 _remove_stale(target, begun.damaged, found, run, notes)
                 of_run = AnnotatedFolder.of_run(target, manifest, found, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
@@ -215,16 +206,16 @@ def annotate(
             reporter.start(len(todo), len(found))
             not_applied: Mapping[str, str] = {}
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
-                of_review = given is not None and is_review(given)
+                of_review = given is not None and edits.is_review(given)
                 if given is not None and of_review:  # it only refers to pictures that are annotated already
-                    merge_review(target, given, run, of_run.results, len(names.names), of_run.kept)
+                    edits.merge_review(target, given, run, of_run.results, len(names.names), of_run.kept)
                 if shards:
                     export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     of_run.read_rows()
                 if given is not None and not of_review:  # for it the sizes of all pictures must be known
-                    read, sources = merge_corrections(
+                    read, sources = edits.merge_corrections(
                         target, given, run, of_run.results, found, names, masks=masks, shown=of_run.shown_row
                     )
                     not_applied = read.problems
@@ -345,10 +336,10 @@ def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
     if replaced:
         export_states.mark_stale(out)
-    corrected, reviews = corrections_in(out, run)
+    corrected, reviews = edits.corrections_in(out, run)
     if (corrected.keys() | reviews.keys()) & set(replaced):  # before the rows: an interrupted run can repeat both
         left = {name: one for name, one in corrected.items() if name not in replaced}
-        write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})
+        edits.write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})
     for path, lines in stale.items():
         content, stamps = lines_of(path), read_stamps(path)
         fresh = [line for line in range(len(content)) if line not in lines]

@@ -20,12 +20,8 @@ import numpy.typing as npt
 from cliploc import prompts
 from cliploc._documents import AnnotationSummary, read_if_there
 from cliploc.errors import UsageError
+from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import export_states
-from cliploc.jobs.annotation_edits import (
-    CORRECTIONS,
-    corrections_in,
-    plain_corrections,
-)
 from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, run_id
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
@@ -236,7 +232,7 @@ class AnnotatedFolder:
     def read_edits(self) -> None:
         """Reads what people changed."""
         refuse_decisions(self.out)
-        self.corrected, self.reviews = corrections_in(self.out, self.run)
+        self.corrected, self.reviews = edits.corrections_in(self.out, self.run)
 
     def pictures(self) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path, as reviewed and corrected."""
@@ -289,7 +285,7 @@ class AnnotatedFolder:
             fitting = False
         if correction.masks is None or not fitting:
             raise UsageError(
-                f"expected a mask of each corrected box of {picture} in {self.out / CORRECTIONS}: move it away "
+                f"expected a mask of each corrected box of {picture} in {self.out / edits.CORRECTIONS}: move it away "
                 "and --apply the corrected set again"
             )
         return masks
@@ -310,7 +306,7 @@ class AnnotatedFolder:
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
         digest.update(json.dumps(self.rule.document()).encode())
         if self.corrected:
-            digest.update(json.dumps(plain_corrections(self.corrected), sort_keys=True).encode())
+            digest.update(json.dumps(edits.plain_corrections(self.corrected), sort_keys=True).encode())
         for one in self.found:
             digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.stamp(one.id))
         return digest.hexdigest()

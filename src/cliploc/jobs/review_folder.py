@@ -22,19 +22,9 @@ from PIL import Image
 from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of, write_whole
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
+from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import export_states, folder
 from cliploc.jobs.annotate import made_by
-from cliploc.jobs.annotation_edits import (
-    CORRECTIONS,
-    MOST_SAVES,
-    enter,
-    matched,
-    merge_saves,
-    review_of,
-    saves_in,
-    sizes_of,
-    write_save,
-)
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import (
     KIND,
@@ -76,7 +66,7 @@ class ReviewFolder:
         self.settings: Mapping[str, Any] = manifest["settings"]
         self.masks = bool(self.settings.get("masks", False))
         self._lock = threading.Lock()  # of what changes with a save
-        self._saves = sum(map(len, saves_in(out)))  # bytes of corrections.jsonl
+        self._saves = sum(map(len, edits.saves_in(out)))  # bytes of corrections.jsonl
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder.of_run(out, manifest)
         self.names, root = self._folder.names, self._folder.root
@@ -203,7 +193,7 @@ class ReviewFolder:
             now = copy.copy(self._folder)  # with rows that stay
             row, drawn = now.results.row(name), now.results.drawn(name)
             # Takes seconds for many polygons: others save meanwhile.
-            found = review_of(saved, row, len(self.names), now.kept(name), drawn)
+            found = edits.review_of(saved, row, len(self.names), now.kept(name), drawn)
             with self._lock, self.writing():
                 self._refuse_stale(name, saved["revision"])
                 if self._folder.results.drawn(name) == drawn:
@@ -213,7 +203,7 @@ class ReviewFolder:
 
     def correct(self, tasks: Sequence[Mapping[str, Any]]) -> Corrections:
         """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures."""
-        read, _ = matched(
+        read, _ = edits.matched(
             tasks, self.out, self._sizes, list(self._manifest["labels"]), self.masks, self.snapshot().shown_row
         )
         for name, found in read.pictures.items():
@@ -224,20 +214,20 @@ class ReviewFolder:
 
     @functools.cached_property
     def _sizes(self) -> Mapping[str, tuple[int, int]]:
-        return sizes_of(self._folder.results, [one.id for one in self.pictures])
+        return edits.sizes_of(self._folder.results, [one.id for one in self.pictures])
 
     def _write(self, name: str, status: str, found: Correction | None) -> int:
         """Writes what holds of a picture now; whoever calls it has the lock. Returns the new revision."""
         review = {"status": status, "revision": self._folder.revision(name) + 1}
-        self._saves = write_save(self.out, self._saves, self._run, name, review, found)
+        self._saves = edits.write_save(self.out, self._saves, self._run, name, review, found)
         # Only now: what is shown is on the disk.
         own = self._folder
         finished, touched = own.is_finished(name), own.touched(name)
-        revision = enter(name, found, status, own.corrected, own.reviews)
+        revision = edits.enter(name, found, status, own.corrected, own.reviews)
         self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
         self._touched += own.touched(name) - touched
-        whole = self.out / CORRECTIONS
-        if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
+        whole = self.out / edits.CORRECTIONS
+        if self._saves > max(edits.MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
             self._merge_saves_now()
         return revision
 
@@ -251,7 +241,7 @@ class ReviewFolder:
 
     def _merge_saves_now(self) -> None:
         with suppress(OSError):  # nothing is lost: whoever reads the corrections reads both files
-            merge_saves(self.out, self._run)
+            edits.merge_saves(self.out, self._run)
             self._saves = 0
 
     def write_exports(self, reporter: Reporter = SILENT) -> AnnotateResult:

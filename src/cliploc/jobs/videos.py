@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -139,7 +139,7 @@ def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Image.Image
                 wanted = every.frames is not None and number % every.frames == 0
                 if span is not None and seconds >= due:
                     wanted, due = True, (seconds // span + 1) * span
-                if begins is not None and (begins.send(frame) or number == 0):
+                if begins is not None and (begins(frame) or number == 0):
                     wanted = True
                 if wanted:
                     _refuse_large(video, frame.width, frame.height)  # a damaged one can be larger than it said before
@@ -159,8 +159,8 @@ def _refuse_large(video: PictureFile, width: int, height: int) -> None:
         )
 
 
-def _scenes(stream: Any) -> Any:
-    """A generator to which each frame is sent; it yields whether the frame begins a scene."""
+def _scenes(stream: Any) -> Callable[[Any], bool]:
+    """A function to which each frame is given; it returns whether the frame begins a scene."""
     from av.error import BlockingIOError as NotYet
     from av.filter import Graph
 
@@ -171,16 +171,11 @@ def _scenes(stream: Any) -> Any:
     select.link_to(sink)
     graph.configure()
 
-    def tell() -> Iterator[bool]:
-        begins = False
-        while True:
-            frame = yield begins
-            graph.push(frame)
-            begins = False
-            with suppress(NotYet):
-                graph.pull()
-                begins = True
+    def begins(frame: Any) -> bool:
+        graph.push(frame)
+        with suppress(NotYet):
+            graph.pull()
+            return True
+        return False
 
-    teller = tell()
-    next(teller)
-    return teller
+    return begins
