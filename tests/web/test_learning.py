@@ -144,13 +144,13 @@ def test_a_person_can_ask_for_what_was_undone(out, truth, address):
 def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(folder, settings, keep, again):
+    def slow(folder, keep, again):
         def drawn_slowly(rows):
             begun.set()  # what it computes with holds no lock that a save or a page needs
             assert go_on.wait(60)
             yield from rows
 
-        return teach(folder, settings, lambda facts, rows, made: keep(facts, drawn_slowly(rows), made), again)
+        return teach(folder, lambda facts, rows, made: keep(facts, drawn_slowly(rows), made), again)
 
     monkeypatch.setattr(review_folder, "teach", slow)
     with served(out) as address:

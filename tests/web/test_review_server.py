@@ -228,11 +228,11 @@ def test_saves_that_are_damaged_are_named(out):
 def test_others_save_while_the_polygons_of_a_picture_are_drawn(out, address, monkeypatch):
     begun, others = threading.Event(), threading.Event()
 
-    def slow(given, row, *more):
+    def slow(drafts, picture, given):
         if given["status"] == "reviewed":
             begun.set()
             assert others.wait(20)
-        return review_of(given, row, *more)
+        return review_of(drafts, picture, given)
 
     monkeypatch.setattr(annotation_edits, "review_of", slow)
     with ThreadPoolExecutor(1) as pool:

@@ -208,16 +208,14 @@ def annotate(
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
                 of_review = given is not None and edits.is_review(given)
                 if given is not None and of_review:  # it only refers to pictures that are annotated already
-                    edits.merge_review(target, given, run, of_run.results, len(names.names), of_run.kept)
+                    edits.merge_review(of_run, given)
                 if shards:
                     export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     of_run.read_rows()
                 if given is not None and not of_review:  # for it the sizes of all pictures must be known
-                    read, sources = edits.merge_corrections(
-                        target, given, run, of_run.results, found, names, masks=masks, shown=of_run.shown_row
-                    )
+                    read, sources = edits.merge_corrections(of_run, given, names)
                     not_applied = read.problems
                     notes.add([correction_masks.in_words(sources)] if sources else [])
                     untouched = len(found) - len(read.pictures)
@@ -225,19 +223,12 @@ def annotate(
                 of_run.read_edits()
                 if "teaching" in described:
                     learns = partial(reporter.phase, "learning from the folder")
-                    notes.add(teach(of_run, plain(described), begun=learns).lines())
+                    notes.add(teach(of_run, begun=learns).lines())
                 if asked.max_false is not None:
                     notes.add([of_run.keep_promise(asked.max_false)])
                     folder.update_manifest(target, KIND, drafts=of_run.rule.document())
                 state, before = folder.read_manifest(target, KIND), summary_of(target)
-                export = ExportSettings(
-                    worker.names,
-                    made_by(described),
-                    state["image_url"],
-                    masks,
-                    asked.polygons,
-                    asked.copy,
-                )
+                export = of_run.export_settings(state["image_url"], asked.polygons, asked.copy)
                 kept = [one for one in exports if _is_there(target, one, state["files"], before)]
                 result = conclude(
                     of_run,
@@ -250,11 +241,6 @@ def annotate(
                     reporter=reporter,
                 )
                 return replace(result, not_applied=not_applied)
-
-
-def made_by(settings: Mapping[str, Any]) -> str:
-    """The model and method of a run, as exports name them."""
-    return f"cliploc {__version__} {settings['model']} {settings['method']}"
 
 
 def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:

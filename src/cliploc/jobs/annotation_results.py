@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import prompts
+from cliploc import __version__, prompts
 from cliploc._documents import AnnotationSummary, read_if_there
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits as edits
@@ -169,7 +169,7 @@ class AnnotatedFolder:
     found: Sequence[PictureFile]  # however they were found: in the order in which ids in exports count
     names: tuple[str, ...]
     rule: DraftRule  # which candidates are drafts
-    base: float | None  # the share that a second look counts on, see `Prior`; None without one
+    settings: Mapping[str, Any]  # that its rows were made with, as the manifest has them
     skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
     unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
     results: Results = field(init=False)
@@ -192,10 +192,19 @@ class AnnotatedFolder:
         unreadable: Mapping[str, str] = MappingProxyType({}),
     ) -> AnnotatedFolder:
         """The folder of a run, as its manifest describes it."""
-        settings, names = manifest["settings"], prompts.parse(list(manifest["labels"])).names
-        base = float(settings["second_look"]["calibration"]["base"]) if "second_look" in settings else None
-        rule = DraftRule(**manifest["drafts"])
-        return cls(out, Path(manifest["root"]), run_id(manifest), found, names, rule, base, skipped, unreadable)
+        root, run, settings = Path(manifest["root"]), run_id(manifest), manifest["settings"]
+        names, rule = prompts.parse(list(manifest["labels"])).names, DraftRule(**manifest["drafts"])
+        return cls(out, root, run, found, names, rule, settings, skipped, unreadable)
+
+    @property
+    def masks(self) -> bool:
+        """Whether its boxes have masks."""
+        return bool(self.settings.get("masks", False))
+
+    def export_settings(self, image_url: str, polygons: bool, copy: bool) -> ExportSettings:
+        """How its pictures are exported."""
+        made_by = f"cliploc {__version__} {self.settings['model']} {self.settings['method']}"
+        return ExportSettings(self.names, made_by, image_url, self.masks, polygons, copy)
 
     def read_rows(self) -> None:
         """Reads what the model found."""
@@ -207,7 +216,8 @@ class AnnotatedFolder:
         self.found = sorted(found, key=by_path)
         there = [self.results.places[one.id].presence for one in self.found if one.id in self.results.places]
         known = [one for one in there if one is not None]
-        self.prior = None if self.base is None else Prior.of(known, self.base)
+        second_look = self.settings.get("second_look")
+        self.prior = None if second_look is None else Prior.of(known, float(second_look["calibration"]["base"]))
         self.certain = (np.stack(known) == 1).all(axis=0) if known else np.zeros(len(self.names), bool)
 
     def chosen(self, picture: str) -> Chosen:
@@ -382,6 +392,16 @@ class AnnotatedFolder:
     def revision(self, picture: str) -> int:
         """The number of times that a picture was saved."""
         return int(self.reviews.get(picture, {}).get("revision", 0))
+
+    def enter(self, picture: str, found: Correction | None, status: str) -> int:
+        """Stores what a person saved of a picture: its boxes, or None if the drafts hold. Returns the new revision."""
+        revision = self.revision(picture) + 1
+        self.reviews[picture] = {"status": status, "revision": revision}
+        if found is None:
+            self.corrected.pop(picture, None)
+        else:
+            self.corrected[picture] = found
+        return revision
 
     def is_finished(self, picture: str) -> bool:
         """Whether it counts in `count_finished`."""

@@ -24,7 +24,6 @@ from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import export_states, folder
-from cliploc.jobs.annotate import made_by
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import (
     KIND,
@@ -41,7 +40,7 @@ from cliploc.jobs.corrections import Correction, Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.teach import FEWEST_REVIEWED, Taught, Teaching, teach, write_learnt
 from cliploc.jobs.videos import path_of
-from cliploc.report.exports import ExportSettings, exports
+from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
 from cliploc.reporter import SILENT, Reporter
 from cliploc.teaching.learnt import Learnt
@@ -63,14 +62,12 @@ class ReviewFolder:
     def __init__(self, out: Path) -> None:
         manifest = folder.read_manifest(out, KIND)
         self.out = out
-        self.settings: Mapping[str, Any] = manifest["settings"]
-        self.masks = bool(self.settings.get("masks", False))
         self._lock = threading.Lock()  # of what changes with a save
         self._saves = sum(map(len, edits.saves_in(out)))  # bytes of corrections.jsonl
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder.of_run(out, manifest)
-        self.names, root = self._folder.names, self._folder.root
-        self._manifest, self._run = manifest, self._folder.run
+        self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
+        self._manifest, self._run, root = manifest, self._folder.run, self._folder.root
         files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
         self._folder.show([one for one in files if one.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
@@ -191,21 +188,18 @@ class ReviewFolder:
         while revision is None:  # again where other drafts came meanwhile
             self._refuse_stale(name, saved["revision"])
             now = copy.copy(self._folder)  # with rows that stay
-            row, drawn = now.results.row(name), now.results.drawn(name)
             # Takes seconds for many polygons: others save meanwhile.
-            found = edits.review_of(saved, row, len(self.names), now.kept(name), drawn)
+            found = edits.review_of(now, name, saved)
             with self._lock, self.writing():
                 self._refuse_stale(name, saved["revision"])
-                if self._folder.results.drawn(name) == drawn:
+                if self._folder.results.drawn(name) == now.results.drawn(name):
                     revision = self._write(name, saved["status"], found)
         self.learning.consider()
         return revision
 
     def correct(self, tasks: Sequence[Mapping[str, Any]]) -> Corrections:
         """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures."""
-        read, _ = edits.matched(
-            tasks, self.out, self._sizes, list(self._manifest["labels"]), self.masks, self.snapshot().shown_row
-        )
+        read, _ = edits.matched(tasks, self.snapshot(), self._sizes, list(self._manifest["labels"]))
         for name, found in read.pictures.items():
             with self._lock, self.writing():
                 self._write(name, "reviewed", found)
@@ -223,7 +217,7 @@ class ReviewFolder:
         # Only now: what is shown is on the disk.
         own = self._folder
         finished, touched = own.is_finished(name), own.touched(name)
-        revision = edits.enter(name, found, status, own.corrected, own.reviews)
+        revision = own.enter(name, found, status)
         self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
         self._touched += own.touched(name) - touched
         whole = self.out / edits.CORRECTIONS
@@ -252,14 +246,7 @@ class ReviewFolder:
             if not before:
                 raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
             written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
-            settings = ExportSettings(
-                self.names,
-                made_by(self.settings),
-                self._manifest["image_url"],
-                self.masks,
-                written["polygons"],
-                written["copy"],
-            )
+            settings = self._folder.export_settings(self._manifest["image_url"], written["polygons"], written["copy"])
             formats = [one for one in exports if one.name in before["files"]]
             rows = self._folder.results.places
             fresh = replace(
@@ -399,7 +386,7 @@ class Learning:
     def _learn(self, again: bool) -> None:
         folder, before, failed = self._folder.snapshot(), self._now, ""
         try:
-            teach(folder, self._folder.settings, functools.partial(self._keep, folder), again)
+            teach(folder, functools.partial(self._keep, folder), again)
         except _EndedError:
             return
         except Exception as error:  # the editor goes on, whatever a full disk or a damaged file makes it trip over

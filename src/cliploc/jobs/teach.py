@@ -115,14 +115,13 @@ Keep: TypeAlias = Callable[[Mapping[str, Any], Iterator[Row], Learnt | None], No
 
 def teach(
     folder: AnnotatedFolder,
-    settings: Mapping[str, Any],
     keep: Keep | None = None,  # writes the drafts instead, for whoever shows the folder meanwhile
     again: bool = False,  # whether drafts that a person went back from are made again before more is reviewed
     begun: Callable[[], None] = lambda: None,  # called if there is something to do
 ) -> Teaching:
     """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones count where reviewed only."""
-    school = School(folder, Drawing.of(settings))
-    stamp = school.stamp(settings)
+    school = School(folder)
+    stamp = school.stamp()
     before = read_taught(folder.out, folder.run)
     if before is not None:
         facts, reviewed = before.facts, len(school.reviewed)
@@ -143,7 +142,7 @@ def teach(
     outcomes = {name: asdict(one) for name, one in names.items()}
     facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
     rows = school.rows(known, {} if before is None else before.rows)
-    made = None if known is None else known.learnt(settings, names)
+    made = None if known is None else known.learnt(folder.settings, names)
     if keep is not None:
         keep(facts, rows, made)
         return result
@@ -251,8 +250,8 @@ class Directions:
 class School:
     """The pictures of a run that can teach or be taught."""
 
-    def __init__(self, folder: AnnotatedFolder, drawing: Drawing) -> None:
-        self.folder, self.drawing, self.lessons = folder, drawing, Lessons(folder.out)
+    def __init__(self, folder: AnnotatedFolder) -> None:
+        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.out)
         places, pictures = folder.results.places, [one.id for one in folder.annotated()]
         self.pictures = [one for one in pictures if self.lessons.has(one, places[one].content)]
         there = {*self.pictures}
@@ -270,10 +269,11 @@ class School:
         """The numbers of the pictures that nobody has reviewed, and of those that somebody has."""
         return len(self._unseen), len(self.reviewed)
 
-    def stamp(self, settings: Mapping[str, Any]) -> str:
+    def stamp(self) -> str:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
         folder = self.folder
-        digest = hashlib.sha256(json.dumps([VERSION, folder.run, settings["teaching"], self._unseen]).encode())
+        facts = [VERSION, folder.run, folder.settings["teaching"], self._unseen]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
         for one in self.pictures:

@@ -66,7 +66,7 @@ def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFil
     listed, before = place.with_name(f"{place.name}#frames.json"), stamp(video)
     read = read_if_there(listed, VideoFrames)
     numbers: list[int] = read.get("frames", [])
-    same = (read.get("stamp"), read.get("every")) == (before, repr(every))  # as the video, or what was asked for
+    same = (read.get("stamp"), read.get("every")) == (before, repr(every))  # of the video as it is, and as asked for
     if not same or not all(_frame(place, number).is_file() for number in numbers):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
