@@ -189,10 +189,7 @@ def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
     except OSError as error:  # some file systems know UTF-8 only
         pytest.skip(f"this file system refuses such names: {error}")
     shutil.copy(PHOTOS / "bee.jpg", tmp_path / "bee.jpg")
-    labels = tmp_path / "labels.txt"
-    labels.write_text("bee\n")
-    out = tmp_path / "out"
-    arguments = ("annotate", tmp_path, "--labels", labels, "--out", out, "--batch-size", 2, "--recipe", "fast")
+    arguments = ("annotate", tmp_path, "-p", "bee", "--out", tmp_path / "out", "--batch-size", 2, "--recipe", "fast")
     for asked in (("--format", "coco,yolo,voc,labelstudio,csv,cvat"), ("--json",)):  # the second time nothing is new
         result = cliploc_(*arguments, *asked)
         assert result.code == 1, result.err
@@ -512,10 +509,9 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
 
 
 def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
-    labels = tmp_path / "labels.txt"
-    labels.write_text("\n".join(LABELS))
-    out = tmp_path / "out"
-    arguments = ("annotate", folder / "cat.png", "--labels", labels, "--out", out, "--recipe", "fast")
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    labels = ("--labels", tmp_path / "labels.txt")
+    arguments = ("annotate", folder / "cat.png", *labels, "--out", tmp_path / "out", "--recipe", "fast")
     assert cliploc_(*arguments).code == 0
     for name, code in (("cat.png", 0), ("bird.png", 1)):
         corrected_coco(tmp_path / "out", tmp_path / "corrected.json", {"cat.png": name})
@@ -586,9 +582,7 @@ def test_the_command(folder, tmp_path):
     ],
 )
 def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):
-    labels = tmp_path / "labels.txt"
-    labels.write_text("cat\n")
-    assert said in refused("annotate", folder, "--labels", labels, "--out", tmp_path / "out", *options)
+    assert said in refused("annotate", folder, "-p", "cat", "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out/manifest.json").exists()
 
 

@@ -184,8 +184,7 @@ def test_a_folder_with_videos(tmp_path):
 
 def test_the_command_takes_frames_and_names_what_it_cannot_read(tmp_path):
     clip(tmp_path / "root/clip.mp4")
-    (tmp_path / "labels.txt").write_text("cat\n")
-    words = ["annotate", tmp_path / "root", "--labels", tmp_path / "labels.txt", "--out", tmp_path / "out"]
+    words = ["annotate", tmp_path / "root", "-p", "cat", "--out", tmp_path / "out"]
     done = cliploc_(*words)
     assert (done.code, "found only videos" in done.err) == (2, True)
     done = cliploc_(*words, "--every", "two")

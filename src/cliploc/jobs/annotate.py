@@ -140,12 +140,11 @@ def annotate(
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
     found = there.pictures[: asked.limit]
-    _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
+    given = None if asked.decisions is None else user_path(asked.decisions)
+    listed = [one for one in (pictures, labels) if isinstance(one, str | os.PathLike)]
+    _spare_inputs(target, [*(one.path for one in [*found, *there.videos]), *listed], given)
     least = [one for one in (*given_thresholds, earlier.get("settings", {}).get("min_presence")) if one is not None]
     settings = AnnotatorSettings(names, options, min_area, asked.groups, min(least, default=None), masks, asked.teach)
-    given = None if asked.decisions is None else user_path(asked.decisions)
-    if given is not None:
-        _spare_corrections(target, given)
 
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
@@ -261,21 +260,17 @@ def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str
     )
 
 
-def _spare_inputs(out: Path, pictures: Sequence[Path], others: Sequence[object]) -> None:
-    """Refuses a folder in which the run's files would overwrite its inputs."""
-    named = [os.fspath(one) for one in others if isinstance(one, str | os.PathLike)]
+def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected: Path | None) -> None:
+    """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
     written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(name for one in exports for name in one.outputs)]
     outputs = [out / one for one in written]
-    Inputs([*pictures, *named]).refuse(outputs, folders=outputs)
-
-
-def _spare_corrections(out: Path, path: Path) -> None:
-    """Refuses a corrected set in an export of the run, which is written again: corrections not taken would be lost."""
-    place = path.resolve()
-    for one in exports:
-        for output in (out / name for name in one.outputs):
-            if place == output.resolve() or output.resolve() in place.parents:
-                raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
+    Inputs(inputs).refuse(outputs, folders=outputs)
+    if corrected is None:
+        return
+    place = corrected.resolve()
+    for output in (out / name for one in exports for name in one.outputs):  # corrections not taken would be lost
+        if place == output.resolve() or output.resolve() in place.parents:
+            raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
 def _with_frames(

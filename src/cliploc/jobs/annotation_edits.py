@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc import prompts, rle
-from cliploc._documents import (
-    SavedCorrections,
-    SavedPicture,
-    SavedReview,
-    parse_json,
-    read_bytes,
-    read_json,
-)
+from cliploc._documents import SavedCorrections, SavedPicture, SavedReview, parse_json, read_bytes, read_json
 from cliploc._files import write_at
 from cliploc.datasets.yolo import CLASS_LISTS
 from cliploc.errors import UsageError

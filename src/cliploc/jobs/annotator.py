@@ -192,24 +192,12 @@ class AnnotateWorker:
             every = replace(judged.candidates, score=judged.fit)
         boxes: list[BoxCandidate] = []
         for p in np.unique(every.label).tolist():
-            of_name = grouped(
-                result.frame,
-                result.maps[p],
-                (every.xyxy[every.label == p], every.score[every.label == p]),
-                p,
-                self.localizer.box_rule,
-                self._settings.groups,
-            )
+            own, rule = every.where(every.label == p), self.localizer.box_rule
+            of_name = grouped(result.frame, result.maps[p], (own.xyxy, own.score), p, rule, self._settings.groups)
             boxes += [one for number, one in enumerate(of_name) if number == 0 or one.fit >= LEAST_FIT]
-        return (
-            Boxes(
-                np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4),
-                np.array([one.fit for one in boxes], np.float32),
-                np.array([one.label for one in boxes], np.int64),
-                result.names,
-            ),
-            np.array([one.group for one in boxes], bool),
-        )
+        xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
+        fit, label = np.array([one.fit for one in boxes], np.float32), np.array([one.label for one in boxes], np.int64)
+        return Boxes(xyxy, fit, label, result.names), np.array([one.group for one in boxes], bool)
 
 
 @dataclass(frozen=True)
