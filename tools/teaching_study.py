@@ -84,7 +84,7 @@ def times(run: Path) -> None:
 
 def opened(run: Path) -> AnnotatedFolder:
     """The run with the pictures that it annotated."""
-    found = AnnotatedFolder.of_run(run, read_manifest(run, KIND))
+    found = AnnotatedFolder(run, read_manifest(run, KIND))
     found.show([PictureFile(name, found.root / name) for name, place in found.results.places.items() if place.ok])
     return found
 

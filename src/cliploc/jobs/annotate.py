@@ -192,7 +192,7 @@ def annotate(
                 run = run_id(manifest)
                 edits.merge_saves(target, run)
                 _remove_stale(target, begun.damaged, found, run, notes)
-                of_run = AnnotatedFolder.of_run(target, manifest, found, there.skipped, unreadable)
+                of_run = AnnotatedFolder(target, manifest, found, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
             done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
             todo = [one for one in found if one.id not in done]
@@ -214,7 +214,7 @@ def annotate(
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     of_run.read_rows()
                 if given is not None and not of_review:  # for it the sizes of all pictures must be known
-                    read, sources = edits.merge_corrections(of_run, given, names)
+                    read, sources = edits.merge_corrections(of_run, given)
                     not_applied = read.problems
                     notes.add([correction_masks.in_words(sources)] if sources else [])
                     untouched = len(found) - len(read.pictures)

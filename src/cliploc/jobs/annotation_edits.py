@@ -20,7 +20,6 @@ from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.corrections import Correction, Corrections, clipped, read_corrections
-from cliploc.jobs.labels import Labels
 from cliploc.polygons import draw_all, outlines_of
 
 if TYPE_CHECKING:
@@ -134,10 +133,10 @@ def merge_saves(out: Path, run: str) -> None:
         (out / SAVES).unlink()
 
 
-def merge_corrections(drafts: AnnotatedFolder, path: Path, labels: Labels) -> tuple[Corrections, Counter[str]]:
+def merge_corrections(drafts: AnnotatedFolder, path: Path) -> tuple[Corrections, Counter[str]]:
     """Adds a corrected set to those before, and tells where its masks are from."""
     sizes = sizes_of(drafts.results, [one.id for one in drafts.annotated()])
-    read, sources = matched(path, drafts, sizes, labels.entries)
+    read, sources = matched(path, drafts, sizes)
     reviews = {name: one for name, one in drafts.reviews.items() if name not in read.pictures}
     write_corrections(drafts.out, {**drafts.corrected, **read.pictures}, drafts.run, reviews)
     return read, sources
@@ -149,13 +148,10 @@ def sizes_of(results: Results, pictures: Iterable[str]) -> dict[str, tuple[int, 
 
 
 def matched(
-    given: Path | Sequence[Mapping[str, Any]],
-    drafts: AnnotatedFolder,
-    sizes: Mapping[str, tuple[int, int]],
-    entries: Sequence[str],
+    given: Path | Sequence[Mapping[str, Any]], drafts: AnnotatedFolder, sizes: Mapping[str, tuple[int, int]]
 ) -> tuple[Corrections, Counter[str]]:
-    """A corrected set or annotated tasks, for a run of these sizes and names, and where its masks are from."""
-    texts = prompts.parse(entries)
+    """A corrected set or annotated tasks, for a run whose pictures have these sizes, and where its masks are from."""
+    texts = prompts.parse(drafts.labels)
     words = [(name, *own) for name, own in zip(texts.names, texts.synonyms, strict=True)]
     read = read_corrections(given, sizes, words, [drafts.out / "yolo", drafts.out / "voc"], drafts.masks)
     sources: Counter[str] = Counter()
@@ -163,7 +159,7 @@ def matched(
         for name, one in list(read.pictures.items()):
             try:
                 read.pictures[name], of_picture = correction_masks.filled(one, drafts.shown_row(name))
-            except correction_masks.UnusableError as error:
+            except UnusableError as error:
                 del read.pictures[name]
                 read.problems[name] = str(error)
             else:

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cliploc import __version__, prompts
 from cliploc._documents import AnnotationSummary, read_if_there
@@ -159,42 +158,26 @@ class AnnotateResult:
         return [("label", "drafts", "unsure", "pictures"), *lines]
 
 
-@dataclass
 class AnnotatedFolder:
     """An annotated folder: everything that the exports, the summary and the review page show."""
 
-    out: Path
-    root: Path
-    run: str  # id of its names and settings
-    found: Sequence[PictureFile]  # however they were found: in the order in which ids in exports count
-    names: tuple[str, ...]
-    rule: DraftRule  # which candidates are drafts
-    settings: Mapping[str, Any]  # that its rows were made with, as the manifest has them
-    skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
-    unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
-    results: Results = field(init=False)
-    prior: Prior | None = field(init=False)
-    certain: npt.NDArray[np.bool_] = field(init=False)  # [P] names of which nothing says that a picture lacks them
-    corrected: dict[str, Correction] = field(init=False)
-    reviews: dict[str, dict[str, Any]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.read_rows()
-        self.read_edits()
-
-    @classmethod
-    def of_run(
-        cls,
+    def __init__(
+        self,
         out: Path,
         manifest: Mapping[str, Any],
-        found: Sequence[PictureFile] = (),
-        skipped: Sequence[Skipped] | None = None,
-        unreadable: Mapping[str, str] = MappingProxyType({}),
-    ) -> AnnotatedFolder:
-        """The folder of a run, as its manifest describes it."""
-        root, run, settings = Path(manifest["root"]), run_id(manifest), manifest["settings"]
-        names, rule = prompts.parse(list(manifest["labels"])).names, DraftRule(**manifest["drafts"])
-        return cls(out, root, run, found, names, rule, settings, skipped, unreadable)
+        found: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
+        skipped: Sequence[Skipped] | None = None,  # None: as the summary has it
+        unreadable: Mapping[str, str] = MappingProxyType({}),  # videos
+    ) -> None:
+        """Reads the folder of a run, as its manifest describes it."""
+        self.out, self.root, self.run = out, Path(manifest["root"]), run_id(manifest)
+        self.found, self.skipped, self.unreadable = found, skipped, unreadable
+        self.labels = tuple(manifest["labels"])  # as `cliploc.jobs.labels.Labels.entries`
+        self.names = prompts.parse(self.labels).names
+        self.rule = DraftRule(**manifest["drafts"])  # which candidates are drafts
+        self.settings: Mapping[str, Any] = manifest["settings"]  # that its rows were made with
+        self.read_rows()
+        self.read_edits()
 
     @property
     def masks(self) -> bool:
@@ -218,6 +201,7 @@ class AnnotatedFolder:
         known = [one for one in there if one is not None]
         second_look = self.settings.get("second_look")
         self.prior = None if second_look is None else Prior.of(known, float(second_look["calibration"]["base"]))
+        # [P] names of which nothing says that a picture lacks them
         self.certain = (np.stack(known) == 1).all(axis=0) if known else np.zeros(len(self.names), bool)
 
     def chosen(self, picture: str) -> Chosen:

@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ class ReviewFolder:
         self._lock = threading.Lock()  # of what changes with a save
         self._saves = sum(map(len, edits.saves_in(out)))  # bytes of corrections.jsonl
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
-        self._folder = AnnotatedFolder.of_run(out, manifest)
+        self._folder = AnnotatedFolder(out, manifest)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
         self._manifest, self._run, root = manifest, self._folder.run, self._folder.root
         files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
@@ -199,7 +198,7 @@ class ReviewFolder:
 
     def correct(self, tasks: Sequence[Mapping[str, Any]]) -> Corrections:
         """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures."""
-        read, _ = edits.matched(tasks, self.snapshot(), self._sizes, list(self._manifest["labels"]))
+        read, _ = edits.matched(tasks, self.snapshot(), self._sizes)
         for name, found in read.pictures.items():
             with self._lock, self.writing():
                 self._write(name, "reviewed", found)
@@ -249,14 +248,11 @@ class ReviewFolder:
             settings = self._folder.export_settings(self._manifest["image_url"], written["polygons"], written["copy"])
             formats = [one for one in exports if one.name in before["files"]]
             rows = self._folder.results.places
-            fresh = replace(
-                self._folder,
-                found=[one for one in self._folder.found if one.path.is_file()],
-                # Videos that could not be read have no row; only the summary knows them.
-                unreadable={
-                    one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows
-                },
-            )
+            failed = {one["picture"]: one["reason"] for one in before.get("failed", ())}
+            # Videos that could not be read have no row; only the summary knows them.
+            unreadable = {name: reason for name, reason in failed.items() if name not in rows}
+            found = [one for one in self._folder.found if one.path.is_file()]
+            fresh = AnnotatedFolder(self.out, self._manifest, found, unreadable=unreadable)
             return conclude(fresh, formats, settings, before=before, review=written["review"], reporter=reporter)
 
 

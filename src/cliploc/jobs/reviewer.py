@@ -53,7 +53,7 @@ class Reviewer:
     def __init__(self, out: Path, pictures: Sequence[AskedPicture], labels: Sequence[int]) -> None:
         """Opens a folder of `annotate` with the true boxes of its pictures, and the dataset's label of each name."""
         files = [PictureFile(one.id, one.path) for one in pictures]
-        self._folder = AnnotatedFolder.of_run(out, folder.read_manifest(out, KIND), files)
+        self._folder = AnnotatedFolder(out, folder.read_manifest(out, KIND), files)
         self._labels = labels
         by_name = {one.id: one for one in pictures}
         self._asked = {one.id: by_name[one.id] for one in self._folder.annotated()}
