@@ -124,6 +124,7 @@ def test_a_video_that_cannot_be_read_is_one_failed_item(tmp_path):
     long = clip(tmp_path / f"{'n' * 250}.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip(tmp_path / 'a.mp4')}\n")
+    (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")  # could name any file
     for path, words in [
         (odd, "of a kind that is not known"),
         (tmp_path / "pipe.mp4", "a device or a pipe"),
@@ -131,6 +132,7 @@ def test_a_video_that_cannot_be_read_is_one_failed_item(tmp_path):
         (tmp_path / "gone.mp4", "No such file"),
         (tmp_path / "text.mp4", "a video that cannot be read"),
         (tmp_path / "list.mp4", "a video that cannot be read"),
+        (tmp_path / "concat.mp4", "a video that cannot be read"),
     ]:
         with pytest.raises(InputError, match=f"^{re.escape(path.name)}: .*{words}"):
             frames_of(PictureFile(path.name, path), Every(10), tmp_path / "out")
