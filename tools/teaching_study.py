@@ -32,7 +32,6 @@ from cliploc.jobs.drafts import choose
 from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.redraw import Drawing
 from cliploc.jobs.teach import LEFT_BEHIND, Appearance, School
 from cliploc.teaching.directions import GROUP, Pictures, Whitening, stability
 from cliploc.teaching.lesson import pooled
@@ -74,7 +73,7 @@ def looks(run: Path, others: Path) -> None:
 def times(run: Path) -> None:
     """Prints the time of teaching a run's names, and of drawing its pictures again."""
     torch.set_num_threads(1)
-    school = School(opened(run), Drawing.of(read_manifest(run, KIND)["settings"]))
+    school = School(opened(run))
     begun = time.process_time()
     _, known = school.names()
     fitted = time.process_time()
@@ -85,7 +84,7 @@ def times(run: Path) -> None:
 
 def opened(run: Path) -> AnnotatedFolder:
     """The run with the pictures that it annotated."""
-    found = AnnotatedFolder.of_run(run, read_manifest(run, KIND))
+    found = AnnotatedFolder(run, read_manifest(run, KIND))
     found.show([PictureFile(name, found.root / name) for name, place in found.results.places.items() if place.ok])
     return found
 

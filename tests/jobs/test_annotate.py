@@ -146,7 +146,7 @@ def test_where_no_picture_can_be_read_nothing_is_said_of_boxes(folder, tmp_path)
     assert "no boxes" not in said.err
 
 
-def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
+def test_pictures_of_a_folder_a_pattern_a_list_and_paths(folder, tmp_path, monkeypatch):
     everything = ["broken.jpg", "cat turned, 猫.png", "cat.png", "dogs.png", "sub/bee.jpg"]
     found = find_pictures(folder)
     assert (found.root, [one.id for one in found.pictures]) == (folder, everything)
@@ -164,13 +164,9 @@ def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
     for nothing in (tmp_path, f"{tmp_path}/*.jpg", tmp_path / "no"):
         with pytest.raises(UsageError, match="expected"):
             find_pictures(nothing)
-
-
-def test_pictures_named_one_by_one_are_known_by_their_place_here(folder, monkeypatch):
     monkeypatch.chdir(folder)
     found = find_pictures(["cat.png", folder / "sub/bee.jpg", "../elsewhere.png"])
-    assert [one.id for one in found.pictures] == ["cat.png", "sub/bee.jpg", "../elsewhere.png"]
-    assert found.root == folder
+    assert (found.root, [one.id for one in found.pictures]) == (folder, ["cat.png", "sub/bee.jpg", "../elsewhere.png"])
 
 
 def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):
@@ -193,10 +189,7 @@ def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
     except OSError as error:  # some file systems know UTF-8 only
         pytest.skip(f"this file system refuses such names: {error}")
     shutil.copy(PHOTOS / "bee.jpg", tmp_path / "bee.jpg")
-    labels = tmp_path / "labels.txt"
-    labels.write_text("bee\n")
-    out = tmp_path / "out"
-    arguments = ("annotate", tmp_path, "--labels", labels, "--out", out, "--batch-size", 2, "--recipe", "fast")
+    arguments = ("annotate", tmp_path, "-p", "bee", "--out", tmp_path / "out", "--batch-size", 2, "--recipe", "fast")
     for asked in (("--format", "coco,yolo,voc,labelstudio,csv,cvat"), ("--json",)):  # the second time nothing is new
         result = cliploc_(*arguments, *asked)
         assert result.code == 1, result.err
@@ -515,24 +508,10 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         annotate(folder, LABELS, out, **OPTIONS)
 
 
-def test_corrections_of_a_replaced_picture_go(folder, tmp_path):
-    root, out, file = tmp_path / "root", tmp_path / "out", tmp_path / "corrected.json"
-    root.mkdir()
-    shutil.copy(folder / "cat.png", root)
-    annotate(root, LABELS, out, **OPTIONS)
-    corrected_coco(out, file, {"cat.png": "cat.png"})
-    assert annotate(root, LABELS, out, decisions=file, **OPTIONS).corrected == 1
-    shutil.copy(folder / "dogs.png", root / "cat.png")
-    result = annotate(root, LABELS, out, **OPTIONS)
-    assert (result.corrected, result.computed, result.draft_scores) == (0, 1, {})
-    assert not (out / "draft_scores.json").exists()
-
-
 def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
-    labels = tmp_path / "labels.txt"
-    labels.write_text("\n".join(LABELS))
-    out = tmp_path / "out"
-    arguments = ("annotate", folder / "cat.png", "--labels", labels, "--out", out, "--recipe", "fast")
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    labels = ("--labels", tmp_path / "labels.txt")
+    arguments = ("annotate", folder / "cat.png", *labels, "--out", tmp_path / "out", "--recipe", "fast")
     assert cliploc_(*arguments).code == 0
     for name, code in (("cat.png", 0), ("bird.png", 1)):
         corrected_coco(tmp_path / "out", tmp_path / "corrected.json", {"cat.png": name})
@@ -603,9 +582,7 @@ def test_the_command(folder, tmp_path):
     ],
 )
 def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):
-    labels = tmp_path / "labels.txt"
-    labels.write_text("cat\n")
-    assert said in refused("annotate", folder, "--labels", labels, "--out", tmp_path / "out", *options)
+    assert said in refused("annotate", folder, "-p", "cat", "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out/manifest.json").exists()
 
 

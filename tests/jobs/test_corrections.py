@@ -76,6 +76,27 @@ def blob(size_wh: tuple[int, int], box: list[float]) -> np.ndarray:
     return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
 
 
+def written(content: object, path: Path) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def coco_of(shapes: list[dict], folder: Path, name: str = "a.jpg") -> Path:
+    """A set of COCO's with these shapes of a cat in one picture."""
+    each = [{"image_id": 1, "category_id": 1, **one} for one in shapes]
+    listed = {"images": [{"id": 1, "file_name": name}], "categories": [{"id": 1, "name": "cat"}]}
+    return written({**listed, "annotations": each}, folder / "c.json")
+
+
+def yolo_of(files: dict[str, str], folder: Path, names: str = "[cat]") -> Path:
+    """A set of YOLO's with these text files."""
+    (folder / "data.yaml").write_text(f"names: {names}\n")
+    for name, text in files.items():
+        (folder / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "labels" / name).write_text(text)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["coco", "polygons", "yolo", "voc", "cvat", "labelstudio", "drawn"])
 def test_masks_of_our_own_exports_come_back(name, pictures, tmp_path):
     """ "polygons" and "drawn" are polygons of COCO and of Label Studio; the others are each format's masks."""
@@ -131,10 +152,8 @@ def many_masks(form: str, count: int, size: tuple[int, int], folder: Path) -> Pa
     width, height = size[0] * 100, size[1] * 100
     if form.startswith("coco"):
         code = {"size": [height, width], "counts": rle.compressed(np.array([100, 50, width * height - 150]))}
-        one = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
-        each = [{**one, "segmentation": [RING] if form == "coco" else code}] * count
-        listed = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "cat"}]}
-        return written({**listed, "annotations": each}, folder / "c.json")
+        one = {"bbox": [1, 2, 3, 4], "segmentation": [RING] if form == "coco" else code}
+        return coco_of([one] * count, folder)
     if form == "labelstudio":
         points = (100 * ROUND / 100).tolist()
         shape = {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["cat"]}}
@@ -146,11 +165,8 @@ def many_masks(form: str, count: int, size: tuple[int, int], folder: Path) -> Pa
         )
         return folder / "c.xml"
     assert form == "yolo"
-    (folder / "labels").mkdir()
-    (folder / "data.yaml").write_text("names: [cat]\n")
     line = "0 " + " ".join(f"{one:.6f}" for one in (ROUND / 100).ravel())
-    (folder / "labels" / "a.txt").write_text(f"{line}\n" * count)
-    return folder
+    return yolo_of({"a.txt": f"{line}\n" * count}, folder)
 
 
 @pytest.mark.parametrize("form", ["coco", "coco, run lengths", "labelstudio", "cvat", "yolo"])
@@ -262,11 +278,6 @@ def rectangle(label: str, xyxy: list[float], size: tuple[int, int], **more: obje
 
 def of(name: str) -> list[dict]:
     return [rectangle(NAMES[label], box, SIZES[name]) for label, box in BOXES[name]]
-
-
-def written(content: object, path: Path) -> Path:
-    path.write_text(json.dumps(content))
-    return path
 
 
 def test_label_studio_by_address_by_upload_and_only_what_somebody_has_looked_at(tmp_path):
@@ -390,12 +401,15 @@ def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(shape, said
     assert said in read.problems["a.jpg"]
 
 
-def test_a_shape_of_no_run_with_masks_and_a_name_of_no_picture_are_named(tmp_path):
-    path = written([task("a.jpg", [drawn("brushlabels")]), task("x/none.jpg", [])], tmp_path / "tasks.json")
-    read = read_corrections(path, SIZES, LABELS)
+def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_are_named(tmp_path):
+    tasks = [task("a.jpg", [drawn("brushlabels")]), task("x/none.jpg", [])]
+    tasks += [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
+    read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
+    assert read.pictures == {}
     assert read.problems == {
         "a.jpg": "a shape in it is brushlabels, not a box",
         "x/none.jpg": "no picture of this run has this name",
+        "/data/local-files/?d=sub/a.jpg": "several pictures of the set match sub/a.jpg",
     }
 
 
@@ -422,18 +436,9 @@ def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
         correction_of([{"xyxy": [1, 5.001, 3, 5.004], "label": 0}], row, 1)
 
 
-def test_two_entries_of_one_picture_are_a_conflict(tmp_path):
-    tasks = [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
-    read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
-    assert read.pictures == {}
-    assert "several pictures of the set match sub/a.jpg" in str(read.problems)
-
-
 def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_path):
-    (tmp_path / "labels/sub").mkdir(parents=True)
-    (tmp_path / "labels/other").mkdir()
-    (tmp_path / "data.yaml").write_text("names: [cat]\n")
-    (tmp_path / "labels/other/e.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    yolo_of({"other/e.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path)
+    (tmp_path / "labels/sub").mkdir()
     os.mkfifo(tmp_path / "labels/sub/a.txt")
     (tmp_path / "labels/sub/b c.txt").mkdir()
     read = read_corrections(tmp_path, SIZES, LABELS)
@@ -577,11 +582,9 @@ def test_a_bad_voc_file_beside_a_good_one_is_one_problem(content, number, tmp_pa
 @pytest.mark.parametrize("number", ["inf", ".inf", "nan", "1e999", "9" * 400, "9" * 5000])
 @pytest.mark.parametrize("place", ["class", "corner", "key", "width"])
 def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "e.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     first = f"{number} 0.5 0.5" if place == "class" else f"0 {number} 0.5"
-    (tmp_path / "labels" / "a.txt").write_text(f"{first} 0.1 0.1\n" if place in ("class", "corner") else "")
-    (tmp_path / "data.yaml").write_text(f"names:\n  {number if place == 'key' else 1}: dog\n  0: cat\n")
+    files = {"e.txt": "0 0.5 0.5 0.1 0.1\n", "a.txt": f"{first} 0.1 0.1\n" if place in ("class", "corner") else ""}
+    yolo_of(files, tmp_path, f"\n  {number if place == 'key' else 1}: dog\n  0: cat")
     size = f'width="{number}" height="40"'
     (tmp_path / "c.xml").write_text(f'<annotations><image name="a.jpg" {size}></image></annotations>')
     if place in ("key", "width"):
@@ -596,9 +599,7 @@ def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
 
 
 def test_shapes_that_no_picture_has_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "e.txt").write_text("0 0.5 0.5 0.1 0.1\n" * 100_000)
-    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    yolo_of({"e.txt": "0 0.5 0.5 0.1 0.1\n" * 100_000}, tmp_path)
     read = []
     monkeypatch.setattr(
         "supervision.dataset.formats.yolo.yolo_annotations_to_detections", lambda *_, **__: read.append(1)
@@ -606,21 +607,13 @@ def test_shapes_that_no_picture_has_are_refused_before_they_are_read(tmp_path, m
     found = read_corrections(tmp_path, SIZES, LABELS)
     assert (found.pictures, read) == ({}, [])
     assert found.problems == {"e": "it has 100,000 shapes, expected at most 20,000: split the picture"}
-    objects = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(20_001)]
-    coco = {
-        "images": [{"id": 1, "file_name": "a.jpg"}],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": objects,
-    }
-    found = read_corrections(written(coco, tmp_path / "c.json"), SIZES, LABELS)
+    found = read_corrections(coco_of([{"bbox": [1, 1, 5, 5]}] * 20_001, tmp_path), SIZES, LABELS)
     assert "20,001 shapes" in found.problems["a.jpg"]
 
 
 def test_names_of_yolo_are_texts(tmp_path):
     """YAML's own reading makes True of yes, and 7 of 007."""
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "e.txt").write_text("0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.2 0.2\n2 0.5 0.5 0.3 0.3\n")
-    (tmp_path / "data.yaml").write_text("names: [yes, 007, 'a: b']\n")
+    yolo_of({"e.txt": "".join(f"{i} 0.5 0.5 0.2 0.2\n" for i in range(3))}, tmp_path, "[yes, 007, 'a: b']")
     found = read_corrections(tmp_path, SIZES, [("007",), ("a: b",), ("yes",)])
     assert found.pictures["other/e.jpg"].labels == [2, 0, 1]
 
@@ -639,22 +632,14 @@ def test_a_voc_file_takes_no_mask_for_each_of_its_polygons(tmp_path):
 @pytest.mark.parametrize("name", ["c.json", "c.xml", "data.yaml", "a.xml", "pictures.csv"])
 def test_nobody_waits_for_a_pipe(name, tmp_path):
     os.mkfifo(tmp_path / name)
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     if name == "pictures.csv":
-        (tmp_path / "data.yaml").write_text("names: [cat]\n")
-        assert read_corrections(tmp_path, SIZES, LABELS).form == "YOLO"
+        assert read_corrections(yolo_of({"a.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path), SIZES, LABELS).form == "YOLO"
         return
     with pytest.raises(UsageError, match="device or a pipe"):
         read_corrections(tmp_path / name if name.startswith("c.") else tmp_path, SIZES, LABELS)
 
 
 def test_a_name_of_a_million_folders_is_looked_up_by_its_end(tmp_path):
-    content = {
-        "images": [{"id": 1, "file_name": "x/" * 300_000 + "sub/a.jpg"}],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
-    }
-    (tmp_path / "c.json").write_text(json.dumps(content))
-    found = read_corrections(tmp_path / "c.json", SIZES, LABELS)
+    path = coco_of([{"bbox": [1, 2, 3, 4]}], tmp_path, "x/" * 300_000 + "sub/a.jpg")
+    found = read_corrections(path, SIZES, LABELS)
     assert found.pictures["sub/a.jpg"].boxes == [[1, 2, 4, 6]]

@@ -32,6 +32,7 @@ def test_names_that_are_there_give_drafts_and_doubtful_ones_are_unsure():
     assert (chosen.drafts, chosen.unsure) == ((0, 2), (1,))  # 2 is hidden: its name's chance is below that of unsure
     np.testing.assert_array_equal(chosen.scores, CANDIDATES["scores"])
     assert chosen.margin == pytest.approx(0.15)
+    assert (chosen.shown(False), chosen.shown(True)) == ([0, 2], [0, 1, 2])  # unsure boxes only if asked for
 
 
 @pytest.mark.parametrize(
@@ -80,12 +81,6 @@ def test_what_a_person_should_look_at_first():
     assert choose(row((0, 0.5), groups=[1]), RULE, NO_FOLDER).margin == 0
     assert choose(row((0, 0.5), (2, 0.5), groups=[0, 1]), RULE, NO_FOLDER).margin > 0  # the group is not shown
     assert choose(row((0, 0.5), presence=(0.4, None, None)), RULE, NO_FOLDER).margin == pytest.approx(0.05)
-
-
-def test_unsure_boxes_are_shown_among_the_drafts_if_asked_for():
-    chosen = choose(CANDIDATES, RULE, NO_FOLDER)
-    assert chosen.shown(False) == [0, 2]
-    assert chosen.shown(True) == [0, 1, 2]
 
 
 def test_options_that_are_refused():

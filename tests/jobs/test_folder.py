@@ -339,6 +339,10 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0
     assert content(out) == before
     assert "cat.png" in (out / "coco.json").read_text()
+    assert (out / "draft_scores.json").exists()
+    shutil.copy(pictures / "bee.png", pictures / "dogs.png")
+    result = annotate(pictures, LABELS, out, **OPTIONS)
+    assert (result.corrected, result.draft_scores, (out / "draft_scores.json").exists()) == (0, {}, False)
 
 
 def test_pictures_that_were_only_touched_are_not_done_anew(copy, made):

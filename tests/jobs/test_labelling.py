@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from cliploc.report import write_report
 from cliploc.values import ClassName
 from tests.commands import PHOTOS, cliploc_, refused
 from tests.datasets import folders
-from tests.jobs.test_teach import engine_of
+from tests.jobs.test_teach import Job, engine_of
 from tests.teaching.planted import SIDE, planted
 from tests.tiny import tower
 
@@ -101,22 +101,18 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
 
 
-class Planted:
+class Planted(Job):
     """A dataset of pictures with planted things."""
 
     def __init__(self, root: Path, count: int, presence: float | None = 0.9, **kind: Any) -> None:
-        self.out = root / "out"
-        self.things = {f"{i:02d}.png": planted(i, **kind) for i in range(count)}
-        self.engine = engine_of(self.things, presence)
-        (root / "photos").mkdir(parents=True)
-        samples = []
-        for number, (name, one) in enumerate(self.things.items()):
-            path = root / "photos" / name
-            Image.new("RGB", (SIDE, SIDE), (number, number, 90)).save(path)
-            # boxes belong to a larger original, which the file is a copy of
-            samples.append(AskedPicture(name, path, (2 * SIDE, 2 * SIDE), (0,), {0: 2 * one.box[None]}))
+        super().__init__(root, count, presence, **kind)
+        side = 2 * SIDE  # boxes belong to a larger original, which the file is a copy of
+        samples = [
+            AskedPicture(name, self.photos / name, (side, side), (0,), {0: 2 * one.box[None]})
+            for name, one in self.things.items()
+        ]
         classes = (ClassName("thing", ("thing", "object")),)
-        self.dataset = AskedDataset("planted", root / "photos", "report", "tune", classes, tuple(samples))
+        self.dataset = AskedDataset("planted", self.photos, "report", "tune", classes, tuple(samples))
 
     def run(self, **more: Any) -> Any:
         given = {"seeds": 2, "steps": (0, 3, 6), "engine": self.engine, **more}
@@ -234,23 +230,13 @@ def test_other_drafts_make_the_reviews_again(twenty: Planted, tmp_path: Path) ->
     assert again.summary != first.summary
 
 
-def test_a_picture_that_fails_is_named_once(twenty: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = twenty.engine
+def test_a_picture_that_fails_is_named_once(twenty: Planted) -> None:
+    def failing(row: Mapping[str, Any]) -> dict[str, Any]:
+        if row["picture"] != "03.png":
+            return {**row}
+        return {"picture": row["picture"], "blake2b": row["blake2b"], "status": "failed", "reason": "broken"}
 
-    def broken(shards: Any, make: Any, on_part: Callable[..., None], reporter: Any) -> None:
-        def failing(part: Any) -> None:
-            rows = [json.loads(line) for line in part.content.splitlines()]
-            rows = [
-                {"picture": one["picture"], "blake2b": one["blake2b"], "status": "failed", "reason": "broken"}
-                if one["picture"] == "03.png" else one
-                for one in rows
-            ]  # fmt: skip
-            object.__setattr__(part, "content", "".join(f"{json.dumps(one)}\n" for one in rows).encode())
-            on_part(part)
-
-        whole(shards, make, failing, reporter)
-
-    result = twenty.run(engine=broken)
+    result = twenty.run(engine=engine_of(twenty.things, 0.9, failing))
     assert result.failed == {"03.png": "broken"}
     numbers = result.summary["one"]
     assert numbers["failed"] == [{"sample": "03.png", "reason": "broken"}]

@@ -24,13 +24,14 @@ from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
 from cliploc.jobs.annotation_results import AnnotateResult
+from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import Work, work_on
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, _Presence, teach
+from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, _Presence
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import load_learnt
@@ -45,7 +46,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
 
 
-def engine_of(things: Mapping[str, Planted], presence: float | None) -> Callable[..., None]:
+def engine_of(
+    things: Mapping[str, Planted], presence: float | None, change: Callable[[Row], Row] = lambda row: row
+) -> Callable[..., None]:
     """An engine that finds in every picture the corner of its thing, and keeps its planted lesson."""
 
     def run(
@@ -58,13 +61,12 @@ def engine_of(things: Mapping[str, Planted], presence: float | None) -> Callable
                 corner = [float(box[0]), float(box[1]), float(box[0]) + 16, float(box[1]) + 16]
                 digest = content_digest(one)
                 known = presence is not None
-                rows.append(
-                    {
-                        "picture": one.id, "blake2b": digest, "status": "ok", "width": SIDE, "height": SIDE,
-                        "notes": [], "presence": [presence], "boxes": [corner] * known, "scores": [0.7] * known,
-                        "fits": [0.7] * known, "labels": [0] * known, "groups": [0] * known,
-                    }
-                )  # fmt: skip
+                row = {
+                    "picture": one.id, "blake2b": digest, "status": "ok", "width": SIDE, "height": SIDE,
+                    "notes": [], "presence": [presence], "boxes": [corner] * known, "scores": [0.7] * known,
+                    "fits": [0.7] * known, "labels": [0] * known, "groups": [0] * known,
+                }  # fmt: skip
+                rows.append(change(row))
                 lessons[one.id, digest] = things[one.id].lesson
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             on_part(Part(shard.index, text.encode(), lessons=packed(lessons)))
@@ -126,6 +128,11 @@ def test_twenty_pictures_teach_and_one_fewer_do_not(job: Job, tmp_path: Path) ->
     off.run(teach=False)
     assert taught > 0.6 > 0.4 > max(few.fit(), off.fit())
     assert not (off.out / "taught.jsonl").exists()
+    learnt = load_learnt(job.out / "learnt.safetensors")
+    assert (learnt.names, learnt.about["reviewed"]) == (("thing",), {"thing": 0})
+    one = planted(99)
+    warm = learnt.project(one.lesson.readings().T.reshape(-1, *one.lesson.features.shape[-2:]), [0])[0]
+    assert float(warm[one.mask].mean()) > float(warm[~one.mask].mean()) + 0.5
 
 
 @pytest.mark.parametrize(("presence", "kind"), [(0.01, {}), (0.9, {"alike": False})], ids=["rare", "not alike"])
@@ -210,14 +217,18 @@ def test_a_name_that_the_model_does_not_know_gets_drafts_from_three_pictures(
     assert job.fit() > 0.6
 
 
-def test_a_run_that_is_killed_or_called_again_ends_with_the_same_files(job: Job, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_or_called_again_ends_with_the_same_files(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job.run()
     first = (job.out / "taught.jsonl").read_bytes()
     job.correct(list(job.things)[:5])
     job.run()
     kept = ["taught.jsonl", "learnt.safetensors", "coco.json"]
     once = {name: (job.out / name).read_bytes() for name in kept}
-    job.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(School, "names", lambda _: pytest.fail("taught again"))
+        assert any("drafts learnt from 5 reviewed pictures" in note for note in job.run().notes)
     assert {name: (job.out / name).read_bytes() for name in kept} == once
     (job.out / "learnt.safetensors").unlink()  # by whoever tidies up
     job.run()
@@ -286,30 +297,16 @@ def test_a_picture_that_is_replaced_is_not_drawn_from_its_old_lesson(job: Job) -
     assert iou_matrix(job.drafts()[name][:1], job.things[name].box[None]).max() > 0.5
 
 
-def test_a_damaged_file_of_taught_drafts_is_made_again(job: Job) -> None:
+def test_damaged_taught_drafts_are_made_again_and_lost_lessons_leave_their_pictures_as_they_are(job: Job) -> None:
     job.run()
     (job.out / "taught.jsonl").write_bytes(b"damaged")
     job.run()
     assert job.fit() > 0.6
-
-
-def test_lost_lessons_leave_their_pictures_as_they_are(job: Job) -> None:
-    job.run()
     (job.out / "taught.jsonl").unlink()
     for path in (job.out / "parts").glob("*.safetensors"):
         path.write_bytes(b"lost")
     job.run()
     assert all(np.ptp(boxes[0, [0, 2]]) == 16 for boxes in job.drafts().values())
-
-
-def test_what_was_learnt_is_a_file_with_its_facts(job: Job) -> None:
-    job.run()
-    learnt = load_learnt(job.out / "learnt.safetensors")
-    assert learnt.names == ("thing",)
-    assert learnt.about["reviewed"] == {"thing": 0}
-    one = planted(99)
-    warm = learnt.project(one.lesson.readings().T.reshape(-1, *one.lesson.features.shape[-2:]), [0])[0]
-    assert float(warm[one.mask].mean()) > float(warm[~one.mask].mean()) + 0.5
 
 
 def test_teaching_is_part_of_the_identity_and_refused_where_it_cannot_be(job: Job, tmp_path: Path) -> None:
@@ -321,18 +318,8 @@ def test_teaching_is_part_of_the_identity_and_refused_where_it_cannot_be(job: Jo
 
 
 def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
-    job = Job(tmp_path, FEWEST)
-    whole = job.engine
-
-    def with_masks(shards: Sequence[Shard], *rest: Any) -> None:
-        def on_part(part: Part) -> None:
-            rows = [json.loads(line) for line in part.content.splitlines()]
-            full = "".join(json.dumps({**row, "masks": [_whole_mask()] * len(row["boxes"])}) + "\n" for row in rows)
-            rest[1](Part(part.index, full.encode(), lessons=part.lessons))
-
-        whole(shards, rest[0], on_part, *rest[2:])
-
-    job.engine = with_masks
+    job, whole = Job(tmp_path, FEWEST), encode(np.ones((SIDE, SIDE), bool))["counts"]
+    job.engine = engine_of(job.things, 0.9, lambda row: {**row, "masks": [whole] * len(row["boxes"])})
     job.run(masks=True)
     read = json.loads((job.out / "coco.json").read_text())
     for one in read["annotations"]:
@@ -343,11 +330,6 @@ def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
         assert rows.min() >= np.floor(y)
         assert columns.max() < np.ceil(x + w)
         assert rows.max() < np.ceil(y + h)
-
-
-def _whole_mask() -> str:
-    counts: str = encode(np.ones((SIDE, SIDE), bool))["counts"]
-    return counts
 
 
 # -------------------------------------------------------------------------------------------------------------- pieces
@@ -372,17 +354,6 @@ def test_presence_follows_reviewed_pictures_with_similar_embeddings() -> None:
     assert corrected(near, 0.5) > 0.8 > 0.2 > corrected(far, 0.5)
     assert corrected.without(0, 0.5) > 0.6  # by the other one that is near
     assert corrected(near, 0.9) > corrected(near, 0.5)
-
-
-def test_nothing_is_taught_twice(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    job.run()
-    settings = json.loads((job.out / "manifest.json").read_text())["settings"]
-    folder = ReviewFolder(job.out)._folder
-
-    monkeypatch.setattr(School, "names", lambda _: pytest.fail("taught again"))
-    again = teach(folder, settings)
-    assert again is not None
-    assert again.names["thing"].used
 
 
 def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_otherwise(tmp_path: Path) -> None:

@@ -116,23 +116,24 @@ def test_any_text_is_read_or_refused(text):
     assert every.scenes or (every.frames or 0) > 0 or (every.seconds or 0) > 0
 
 
-def test_what_is_no_video_is_said(tmp_path):
-    (tmp_path / "text.mp4").write_text("no video")
-    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip(tmp_path / 'a.mp4')}\n")
-    for name in ("text.mp4", "list.mp4"):
-        with pytest.raises(InputError, match=f"{name}: a video that cannot be read"):
-            frames_of(PictureFile(name, tmp_path / name), Every(10), tmp_path / "frames")
-
-
 def test_a_video_that_cannot_be_read_is_one_failed_item(tmp_path):
     """None is waited for, each has its reason: no codec, a pipe, a name too long for those of frames, no picture."""
     odd = clip(tmp_path / "odd.mkv")
     odd.write_bytes(odd.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_XXXXX/ISO/ASP"))
     os.mkfifo(tmp_path / "pipe.mp4")
     long = clip(tmp_path / f"{'n' * 250}.mp4")
-    paths = [odd, tmp_path / "pipe.mp4", long, tmp_path / "gone.mp4"]
-    said = ("of a kind that is not known", "a device or a pipe", "its name is too long", "No such file")
-    for path, words in zip(paths, said, strict=True):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip(tmp_path / 'a.mp4')}\n")
+    (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")  # could name any file
+    for path, words in [
+        (odd, "of a kind that is not known"),
+        (tmp_path / "pipe.mp4", "a device or a pipe"),
+        (long, "its name is too long"),
+        (tmp_path / "gone.mp4", "No such file"),
+        (tmp_path / "text.mp4", "a video that cannot be read"),
+        (tmp_path / "list.mp4", "a video that cannot be read"),
+        (tmp_path / "concat.mp4", "a video that cannot be read"),
+    ]:
         with pytest.raises(InputError, match=f"^{re.escape(path.name)}: .*{words}"):
             frames_of(PictureFile(path.name, path), Every(10), tmp_path / "out")
 
@@ -185,8 +186,7 @@ def test_a_folder_with_videos(tmp_path):
 
 def test_the_command_takes_frames_and_names_what_it_cannot_read(tmp_path):
     clip(tmp_path / "root/clip.mp4")
-    (tmp_path / "labels.txt").write_text("cat\n")
-    words = ["annotate", tmp_path / "root", "--labels", tmp_path / "labels.txt", "--out", tmp_path / "out"]
+    words = ["annotate", tmp_path / "root", "-p", "cat", "--out", tmp_path / "out"]
     done = cliploc_(*words)
     assert (done.code, "found only videos" in done.err) == (2, True)
     done = cliploc_(*words, "--every", "two")

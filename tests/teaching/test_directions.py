@@ -1,5 +1,7 @@
 """What a folder teaches: against the equations word for word, and on things whose place is known."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,11 @@ from cliploc.teaching.lesson import pooled
 from tests.teaching.planted import CELLS, Planted, planted
 
 
-def pictures_of(every: list[Planted]) -> tuple[Pictures, Tensor]:
+def pictures_of(alike: Sequence[bool] = (True,) * 20) -> tuple[list[Planted], Pictures, Tensor]:
+    every = [planted(i, alike=one) for i, one in enumerate(alike)]
     lessons = [one.lesson for one in every]
     heat = torch.stack([pooled(one.heat[0].float(), (CELLS, CELLS)).flatten() for one in lessons])
-    return Pictures.of(lessons, Whitening.of(lessons)), heat
+    return every, Pictures.of(lessons, Whitening.of(lessons)), heat
 
 
 def separation(pictures: Pictures, fitted: Fitted, every: list[Planted]) -> float:
@@ -25,8 +28,7 @@ def separation(pictures: Pictures, fitted: Fitted, every: list[Planted]) -> floa
 
 
 def test_the_projection_is_warm_on_all_of_the_thing_though_the_text_finds_a_corner() -> None:
-    every = [planted(i) for i in range(20)]
-    pictures, heat = pictures_of(every)
+    every, pictures, heat = pictures_of()
     found = fit(pictures, heat, torch.ones(20, dtype=torch.bool), {}, known=True)
     assert separation(pictures, found, every) > 0.6
     masks = torch.stack([one.mask.flatten() for one in every])
@@ -34,18 +36,16 @@ def test_the_projection_is_warm_on_all_of_the_thing_though_the_text_finds_a_corn
 
 
 def test_reviewed_pictures_teach_a_name_that_has_no_map() -> None:
-    every = [planted(i) for i in range(20)]
-    pictures, heat = pictures_of(every)
+    every, pictures, heat = pictures_of()
     boxes = {i: every[i].mask.flatten().float() for i in range(3)}
     uses = torch.ones(20, dtype=torch.bool)
     found = fit(pictures, torch.zeros_like(heat), uses, boxes, known=False)
-    assert separation(pictures, found, every[:]) > 0.6
+    assert separation(pictures, found, every) > 0.6
 
 
 def test_the_equations() -> None:
     """One round after the other, picture by picture, as the module's text has it."""
-    every = [planted(i) for i in range(6)]
-    pictures, heat = pictures_of(every)
+    every, pictures, heat = pictures_of([True] * 6)
     uses = torch.tensor([True, True, True, True, False, True])
     boxes = {0: every[0].mask.flatten().float(), 4: torch.zeros(CELLS * CELLS)}
     found = fit(pictures, heat, uses, boxes, known=True)
@@ -87,8 +87,7 @@ def test_the_equations() -> None:
 
 
 def test_leaving_a_reviewed_picture_out_is_to_fit_without_its_boxes() -> None:
-    every = [planted(i, alike=i != 0) for i in range(12)]
-    pictures, heat = pictures_of(every)
+    every, pictures, heat = pictures_of([False] + [True] * 11)
     uses = torch.ones(12, dtype=torch.bool)
     boxes = {i: every[i].mask.flatten().float() for i in range(3)}
     found = fit(pictures, torch.zeros_like(heat), uses, boxes, known=False)
@@ -99,19 +98,12 @@ def test_leaving_a_reviewed_picture_out_is_to_fit_without_its_boxes() -> None:
     assert near(left_out.w, alone.w, dim=0) > near(found.direction.w, alone.w, dim=0)
 
 
-@pytest.mark.parametrize(("alike", "seen", "low", "high"), [(True, True, 0.9, 1.0), (False, True, -0.2, 0.7)])
-def test_halves_teach_the_same_only_where_the_thing_is_the_same(
-    alike: bool, seen: bool, low: float, high: float
-) -> None:
-    every = [planted(i, alike=alike, seen=seen) for i in range(20)]
-    pictures, heat = pictures_of(every)
+@pytest.mark.parametrize(("alike", "low", "high"), [(True, 0.9, 1.0), (False, -0.2, 0.7)])
+def test_halves_teach_the_same_only_where_the_thing_is_the_same(alike: bool, low: float, high: float) -> None:
+    _, pictures, heat = pictures_of([alike] * 20)
     assert low <= stability(pictures, heat, torch.ones(20, dtype=torch.bool)) <= high
-
-
-def test_fewer_than_twenty_pictures_agree_on_nothing() -> None:
-    pictures, heat = pictures_of([planted(i) for i in range(20)])
-    assert stability(pictures, heat, torch.arange(20) < 19) == 0
-    assert stability(pictures, heat, torch.zeros(20, dtype=torch.bool)) == 0
+    for fewer in (19, 0):
+        assert stability(pictures, heat, torch.arange(20) < fewer) == 0
 
 
 def test_the_share_of_the_text_wanes() -> None:

@@ -10,7 +10,7 @@ from cliploc import Localizer
 from cliploc.jobs.lessons import SEVERAL, Lessons, lessons_path, packed
 from cliploc.pipeline.prepare import Request
 from cliploc.refine.affinity import WINDOWS_CUT
-from cliploc.teaching.drawing import drawn
+from cliploc.teaching.learnt import drawn
 from cliploc.teaching.lesson import MOST_CELLS, MOST_CHANNELS, MOST_OF_PLACES, keep, narrowed, pooled, taught_features
 from tests.commands import PHOTOS
 from tests.teaching.planted import planted

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import learning
+from cliploc.jobs import review_folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.teach import teach
@@ -144,15 +143,15 @@ def test_a_person_can_ask_for_what_was_undone(out, truth, address):
 def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(folder, settings, keep, again):
+    def slow(folder, keep, again):
         def drawn_slowly(rows):
             begun.set()  # what it computes with holds no lock that a save or a page needs
             assert go_on.wait(60)
             yield from rows
 
-        return teach(folder, settings, lambda refit: keep(replace(refit, rows=drawn_slowly(refit.rows))), again)
+        return teach(folder, lambda facts, rows, made: keep(facts, drawn_slowly(rows), made), again)
 
-    monkeypatch.setattr(learning, "teach", slow)
+    monkeypatch.setattr(review_folder, "teach", slow)
     with served(out) as address:
         review(address, truth, 0, 1, 2)
         assert begun.wait(60)
@@ -209,7 +208,7 @@ def test_the_editor_goes_on_where_nothing_can_be_learnt(out, truth, monkeypatch)
     def broken(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(learning, "teach", broken)
+    monkeypatch.setattr(review_folder, "teach", broken)
     with served(out) as address:
         review(address, truth, 0, 1, 2)
         assert learnt(address)["failed"] == "Not learnt: no space left on device"

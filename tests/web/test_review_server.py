@@ -21,7 +21,6 @@ from cliploc import Localizer, backbones, rle
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits
-from cliploc.jobs import review_folder as review
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import review_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
@@ -206,7 +205,7 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
 
 
 def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):
-    monkeypatch.setattr(review, "MOST_SAVES", 2_000)
+    monkeypatch.setattr(annotation_edits, "MOST_SAVES", 2_000)
     with served(out) as address:
         for revision in range(40):
             assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
@@ -229,13 +228,13 @@ def test_saves_that_are_damaged_are_named(out):
 def test_others_save_while_the_polygons_of_a_picture_are_drawn(out, address, monkeypatch):
     begun, others = threading.Event(), threading.Event()
 
-    def slow(given, row, *more):
+    def slow(drafts, picture, given):
         if given["status"] == "reviewed":
             begun.set()
             assert others.wait(20)
-        return review_of(given, row, *more)
+        return review_of(drafts, picture, given)
 
-    monkeypatch.setattr(review, "review_of", slow)
+    monkeypatch.setattr(annotation_edits, "review_of", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(sent, f"{address}/pictures/0", saved(box(1, 2, 5, 4), status="reviewed"))
         assert begun.wait(20)
@@ -340,12 +339,12 @@ def test_a_suggestion_begins_with_the_threshold_of_the_models_boxes(done, thresh
     found = Localizer("mini", **options)(image, LABELS)
     name = LABELS[int(found.maps.max(axis=(1, 2)).argmax())]
     found = Localizer("mini", **options)(image, [name])
-    heat = suggester.heat(image, 0, name)
+    _, own, _ = suggester.heat(image, 0, name)
     [level] = hot_levels(found.maps, found.threshold)
-    assert heat.threshold == pytest.approx(level / found.maps.max(), abs=1e-6)
+    assert own == pytest.approx(level / found.maps.max(), abs=1e-6)
     y, x = np.unravel_index(found.heatmaps[0].argmax(), found.heatmaps[0].shape)
     at = (int(x), int(y))
-    assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, heat.threshold, at)
+    assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, own, at)
 
 
 def test_a_suggestion_is_a_box_of_this_picture(out, address):

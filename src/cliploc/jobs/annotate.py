@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cliploc import __version__, prompts
-from cliploc._documents import AnnotationManifest, read_json
+from cliploc._documents import AnnotationManifest, read_if_there
 from cliploc._files import (
     Inputs,
     alone_in,
@@ -29,17 +29,8 @@ from cliploc._files import (
 from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options
 from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import correction_masks, export_states, folder
-from cliploc.jobs.annotation_edits import (
-    CORRECTIONS,
-    SAVES,
-    corrections_in,
-    is_review,
-    merge_corrections,
-    merge_review,
-    merge_saves,
-    write_corrections,
-)
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, refuse_decisions, summary_of
 from cliploc.jobs.annotation_rows import (
     KIND,
@@ -73,8 +64,8 @@ OWN_FILES = (
     LEARNT_BEFORE,
     export_states.FILE,
     "summary.json",
-    CORRECTIONS,
-    SAVES,
+    edits.CORRECTIONS,
+    edits.SAVES,
     "draft_scores.json",
 )  # files that every run may write
 
@@ -144,17 +135,16 @@ def annotate(
 
     target = user_path(out)
     refuse_decisions(target)
-    earlier = _before(target)
+    earlier = read_if_there(target / "manifest.json", AnnotationManifest)  # of an earlier call
     every = earlier.get("every") if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
     found = there.pictures[: asked.limit]
-    _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
+    given = None if asked.decisions is None else user_path(asked.decisions)
+    listed = [one for one in (pictures, labels) if isinstance(one, str | os.PathLike)]
+    _spare_inputs(target, [*(one.path for one in [*found, *there.videos]), *listed], given)
     least = [one for one in (*given_thresholds, earlier.get("settings", {}).get("min_presence")) if one is not None]
     settings = AnnotatorSettings(names, options, min_area, asked.groups, min(least, default=None), masks, asked.teach)
-    given = None if asked.decisions is None else user_path(asked.decisions)
-    if given is not None:
-        _spare_corrections(target, given)
 
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
@@ -165,7 +155,10 @@ def annotate(
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if one is None else one for one in given_thresholds)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
-    prefix = default_image_url(there.root) if asked.image_url is None else asked.image_url
+    prefix = asked.image_url
+    if prefix is None:  # Label Studio serves folders below its document root, not the root itself
+        name = there.root.resolve().name
+        prefix = IMAGE_URL + (f"{quote(name)}/" if name else "")
     manifest = plain(
         {
             "schema_version": SCHEMA_VERSION,
@@ -197,9 +190,9 @@ def annotate(
                 if frames is not None and there.videos:
                     found, unreadable = _with_frames(found, there.videos, frames, asked.limit, target, reporter)
                 run = run_id(manifest)
-                merge_saves(target, run)
+                edits.merge_saves(target, run)
                 _remove_stale(target, begun.damaged, found, run, notes)
-                of_run = AnnotatedFolder.of_run(target, manifest, found, there.skipped, unreadable)
+                of_run = AnnotatedFolder(target, manifest, found, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
             done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
             todo = [one for one in found if one.id not in done]
@@ -212,18 +205,16 @@ def annotate(
             reporter.start(len(todo), len(found))
             not_applied: Mapping[str, str] = {}
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
-                of_review = given is not None and is_review(given)
+                of_review = given is not None and edits.is_review(given)
                 if given is not None and of_review:  # it only refers to pictures that are annotated already
-                    merge_review(target, given, run, of_run.results, len(names.names), of_run.kept)
+                    edits.merge_review(of_run, given)
                 if shards:
                     export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     of_run.read_rows()
                 if given is not None and not of_review:  # for it the sizes of all pictures must be known
-                    read, sources = merge_corrections(
-                        target, given, run, of_run.results, found, names, masks=masks, shown=of_run.shown_row
-                    )
+                    read, sources = edits.merge_corrections(of_run, given)
                     not_applied = read.problems
                     notes.add([correction_masks.in_words(sources)] if sources else [])
                     untouched = len(found) - len(read.pictures)
@@ -231,19 +222,12 @@ def annotate(
                 of_run.read_edits()
                 if "teaching" in described:
                     learns = partial(reporter.phase, "learning from the folder")
-                    notes.add(teach(of_run, plain(described), begun=learns).lines())
+                    notes.add(teach(of_run, begun=learns).lines())
                 if asked.max_false is not None:
                     notes.add([of_run.keep_promise(asked.max_false)])
                     folder.update_manifest(target, KIND, drafts=of_run.rule.document())
                 state, before = folder.read_manifest(target, KIND), summary_of(target)
-                export = ExportSettings(
-                    worker.names,
-                    made_by(described),
-                    state["image_url"],
-                    masks,
-                    asked.polygons,
-                    asked.copy,
-                )
+                export = of_run.export_settings(state["image_url"], asked.polygons, asked.copy)
                 kept = [one for one in exports if _is_there(target, one, state["files"], before)]
                 result = conclude(
                     of_run,
@@ -258,17 +242,6 @@ def annotate(
                 return replace(result, not_applied=not_applied)
 
 
-def default_image_url(root: Path) -> str:
-    """The prefix for Label Studio's local files: it serves folders below its document root, not the root itself."""
-    folder_name = root.resolve().name
-    return IMAGE_URL + (f"{quote(folder_name)}/" if folder_name else "")
-
-
-def made_by(settings: Mapping[str, Any]) -> str:
-    """The model and method of a run, as exports name them."""
-    return f"cliploc {__version__} {settings['model']} {settings['method']}"
-
-
 def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     """The options of the model. Files with templates are read here, as the engine may run on other machines."""
     given = {**({} if options is None else options.given()), **more}
@@ -280,15 +253,6 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     return chosen.but(templates=prompts.resolve_templates(chosen.templates))
 
 
-def _before(out: Path) -> Mapping[str, Any]:
-    """The manifest of an earlier call; empty without one."""
-    try:
-        before: Mapping[str, Any] = read_json(out / "manifest.json", AnnotationManifest)
-    except (OSError, ValueError):
-        return {}
-    return before
-
-
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
     """Whether an earlier call wrote an export, even if it was killed right afterwards."""
     return all(one in own for one in export.outputs) and (
@@ -296,21 +260,17 @@ def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str
     )
 
 
-def _spare_inputs(out: Path, pictures: Sequence[Path], others: Sequence[object]) -> None:
-    """Refuses a folder in which the run's files would overwrite its inputs."""
-    named = [os.fspath(one) for one in others if isinstance(one, str | os.PathLike)]
+def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected: Path | None) -> None:
+    """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
     written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(name for one in exports for name in one.outputs)]
     outputs = [out / one for one in written]
-    Inputs([*pictures, *named]).refuse(outputs, folders=outputs)
-
-
-def _spare_corrections(out: Path, path: Path) -> None:
-    """Refuses a corrected set in an export of the run, which is written again: corrections not taken would be lost."""
-    place = path.resolve()
-    for one in exports:
-        for output in (out / name for name in one.outputs):
-            if place == output.resolve() or output.resolve() in place.parents:
-                raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
+    Inputs(inputs).refuse(outputs, folders=outputs)
+    if corrected is None:
+        return
+    place = corrected.resolve()
+    for output in (out / name for one in exports for name in one.outputs):  # corrections not taken would be lost
+        if place == output.resolve() or output.resolve() in place.parents:
+            raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
 def _with_frames(
@@ -338,13 +298,38 @@ def _with_frames(
 
 
 def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile], run: str, notes: Notes) -> None:
-    """Removes damaged parts and the rows of replaced pictures, so that their pictures are computed again."""
+    """Removes damaged parts, and rows and corrections of replaced pictures: their pictures are computed again."""
     if damaged:
         export_states.mark_stale(out)
     for index in damaged:
         lessons_path(out, index).unlink(missing_ok=True)
         remove_part(part_path(out, index, KIND.suffix))  # it is not known which pictures it contained
-    if replaced := _drop_replaced(out, found, run):
+    by_id = {one.id: one for one in found}
+    stale: dict[Path, dict[int, str]] = {}  # part → line → picture
+    for path in parts_in(out, KIND.suffix):
+        stamps = read_stamps(path)
+        for line, row in enumerate(rows_of(path)):
+            picture = by_id.get(row["picture"])
+            if picture is None or stamps[line : line + 1] == [stamp(picture)]:
+                continue
+            if row["blake2b"] != content_digest(picture):
+                stale.setdefault(path, {})[line] = picture.id
+    replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
+    if replaced:
+        export_states.mark_stale(out)
+    corrected, reviews = edits.corrections_in(out, run)
+    if (corrected.keys() | reviews.keys()) & set(replaced):  # before the rows: an interrupted run can repeat both
+        left = {name: one for name, one in corrected.items() if name not in replaced}
+        edits.write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})
+    for path, lines in stale.items():
+        content, stamps = lines_of(path), read_stamps(path)
+        fresh = [line for line in range(len(content)) if line not in lines]
+        if fresh:
+            write_part(path, b"".join(content[line] for line in fresh), [stamps[line] for line in fresh if stamps])
+        else:
+            lessons_path(out, int(path.stem)).unlink(missing_ok=True)
+            remove_part(path)
+    if replaced:
         notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
 
 
@@ -367,33 +352,3 @@ class _Keep:
         for row in map(json.loads, part.content.splitlines()):
             if row["status"] != "ok":
                 self._reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
-
-
-def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[str]:
-    """Removes the rows and corrections of pictures whose files were replaced since; returns their ids."""
-    by_id = {one.id: one for one in found}
-    stale: dict[Path, dict[int, str]] = {}  # part → line → picture
-    for path in parts_in(out, KIND.suffix):
-        stamps = read_stamps(path)
-        for line, row in enumerate(rows_of(path)):
-            picture = by_id.get(row["picture"])
-            if picture is None or stamps[line : line + 1] == [stamp(picture)]:
-                continue
-            if row["blake2b"] != content_digest(picture):
-                stale.setdefault(path, {})[line] = picture.id
-    replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
-    if replaced:
-        export_states.mark_stale(out)
-    corrected, reviews = corrections_in(out, run)
-    if (corrected.keys() | reviews.keys()) & set(replaced):  # before the rows: an interrupted run can repeat both
-        left = {name: one for name, one in corrected.items() if name not in replaced}
-        write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})
-    for path, lines in stale.items():
-        content, stamps = lines_of(path), read_stamps(path)
-        fresh = [line for line in range(len(content)) if line not in lines]
-        if fresh:
-            write_part(path, b"".join(content[line] for line in fresh), [stamps[line] for line in fresh if stamps])
-        else:
-            lessons_path(out, int(path.stem)).unlink(missing_ok=True)
-            remove_part(path)
-    return replaced

@@ -1,22 +1,17 @@
 """What people changed: corrections.json, and while the editor runs a line for each save in corrections.jsonl."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cliploc import prompts, rle
-from cliploc._documents import (
-    SavedCorrections,
-    SavedPicture,
-    SavedReview,
-    parse_json,
-    read_bytes,
-    read_json,
-)
+from cliploc._documents import SavedCorrections, SavedPicture, SavedReview, parse_json, read_bytes, read_json
 from cliploc._files import write_at
 from cliploc.datasets.yolo import CLASS_LISTS
 from cliploc.errors import UsageError
@@ -25,9 +20,10 @@ from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.corrections import Correction, Corrections, clipped, read_corrections
-from cliploc.jobs.labels import Labels
-from cliploc.jobs.picture_files import PictureFile
 from cliploc.polygons import draw_all, outlines_of
+
+if TYPE_CHECKING:
+    from cliploc.jobs.annotation_results import AnnotatedFolder
 
 CORRECTIONS, SAVES, CORRECTIONS_KIND = "corrections.json", "corrections.jsonl", "cliploc corrections"
 SAME = 0.01  # pixels; coordinates are kept in hundredths
@@ -45,10 +41,8 @@ def is_review(path: Path) -> bool:
     return not isinstance(read, list) and not (isinstance(read, dict) and "images" in read)
 
 
-def merge_review(
-    out: Path, path: Path, run: str, results: Results, labels: int, kept: Callable[[str], Sequence[int]]
-) -> None:
-    """Adds the pictures that a person edited in review.html; `kept`: picture → its boxes that hold now."""
+def merge_review(drafts: AnnotatedFolder, path: Path) -> None:
+    """Adds the pictures that a person edited in review.html."""
     try:
         read = read_json(path, SavedReview)
     except FileNotFoundError:
@@ -58,37 +52,18 @@ def merge_review(
             f"expected a review as review.html saves it, {path} has other content or cannot be read ({error}): save it "
             "again from the page"
         ) from None
-    if read["run"] != run:
+    if read["run"] != drafts.run:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
-    corrected, reviews = corrections_in(out, run)
     for name, one in read["pictures"].items():
-        place = results.places.get(name)
+        place = drafts.results.places.get(name)
         if place is None or not place.ok:
             raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
-        row = results.row(name)
         try:
-            found = review_of(one, row, labels, kept(name), results.drawn(name))
+            found = review_of(drafts, name, one)
         except UnusableError as error:
             raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
-        enter(name, found, one["status"], corrected, reviews)
-    write_corrections(out, corrected, run, reviews)
-
-
-def enter(
-    picture: str,
-    found: Correction | None,
-    status: str,
-    corrected: dict[str, Correction],
-    reviews: dict[str, dict[str, Any]],
-) -> int:
-    """Stores what a person saved of a picture: its boxes, or None if the drafts hold. Returns the new revision."""
-    revision = int(reviews.get(picture, {}).get("revision", 0)) + 1
-    reviews[picture] = {"status": status, "revision": revision}
-    if found is None:
-        corrected.pop(picture, None)
-    else:
-        corrected[picture] = found
-    return revision
+        drafts.enter(name, found, one["status"])
+    write_corrections(drafts.out, drafts.corrected, drafts.run, drafts.reviews)
 
 
 def corrections_in(out: Path, run: str) -> tuple[dict[str, Correction], dict[str, dict[str, Any]]]:
@@ -110,7 +85,7 @@ def _read_corrections(out: Path, run: str) -> dict[str, Any]:
             _refuse_other(read["run"], run)
             pictures, reviews = read["pictures"], read.get("reviews", {})
         path = out / SAVES
-        for line in _saves_in(out):
+        for line in saves_in(out):
             save = parse_json(line, SavedPicture)
             _refuse_other(save["run"], run)
             name = save["picture"]
@@ -131,16 +106,11 @@ def _refuse_other(run: str, own: str) -> None:
         raise ValueError("it belongs to another run")
 
 
-def _saves_in(out: Path) -> list[bytes]:
+def saves_in(out: Path) -> list[bytes]:
     """The whole lines of corrections.jsonl; what follows the last one was never said to be saved."""
     path = out / SAVES
     content = read_bytes(path) if path.exists() else b""
     return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-
-
-def size_of_saves(out: Path) -> int:
-    """The number of bytes of corrections.jsonl that count."""
-    return sum(map(len, _saves_in(out)))
 
 
 def write_save(
@@ -163,23 +133,12 @@ def merge_saves(out: Path, run: str) -> None:
         (out / SAVES).unlink()
 
 
-def merge_corrections(
-    out: Path,
-    path: Path,
-    run: str,
-    results: Results,
-    found: Sequence[PictureFile],
-    labels: Labels,
-    *,
-    masks: bool,
-    shown: Callable[[str], Row],
-) -> tuple[Corrections, Counter[str]]:
-    """Adds a corrected set to those before, and tells where its masks are from; `shown`: picture → its row."""
-    sizes = sizes_of(results, [one.id for one in found if results.places[one.id].ok])
-    read, sources = matched(path, out, sizes, labels.entries, masks, shown)
-    corrected, reviews = corrections_in(out, run)
-    reviews = {name: one for name, one in reviews.items() if name not in read.pictures}
-    write_corrections(out, {**corrected, **read.pictures}, run, reviews)
+def merge_corrections(drafts: AnnotatedFolder, path: Path) -> tuple[Corrections, Counter[str]]:
+    """Adds a corrected set to those before, and tells where its masks are from."""
+    sizes = sizes_of(drafts.results, [one.id for one in drafts.annotated()])
+    read, sources = matched(path, drafts, sizes)
+    reviews = {name: one for name, one in drafts.reviews.items() if name not in read.pictures}
+    write_corrections(drafts.out, {**drafts.corrected, **read.pictures}, drafts.run, reviews)
     return read, sources
 
 
@@ -189,23 +148,18 @@ def sizes_of(results: Results, pictures: Iterable[str]) -> dict[str, tuple[int, 
 
 
 def matched(
-    given: Path | Sequence[Mapping[str, Any]],
-    out: Path,
-    sizes: Mapping[str, tuple[int, int]],
-    entries: Sequence[str],
-    masks: bool,
-    shown: Callable[[str], Row],
+    given: Path | Sequence[Mapping[str, Any]], drafts: AnnotatedFolder, sizes: Mapping[str, tuple[int, int]]
 ) -> tuple[Corrections, Counter[str]]:
-    """A corrected set or annotated tasks, for a run of these sizes and names, and where its masks are from."""
-    texts = prompts.parse(entries)
+    """A corrected set or annotated tasks, for a run whose pictures have these sizes, and where its masks are from."""
+    texts = prompts.parse(drafts.labels)
     words = [(name, *own) for name, own in zip(texts.names, texts.synonyms, strict=True)]
-    read = read_corrections(given, sizes, words, [out / "yolo", out / "voc"], masks)
+    read = read_corrections(given, sizes, words, [drafts.out / "yolo", drafts.out / "voc"], drafts.masks)
     sources: Counter[str] = Counter()
-    if masks:
+    if drafts.masks:
         for name, one in list(read.pictures.items()):
             try:
-                read.pictures[name], of_picture = correction_masks.filled(one, shown(name))
-            except correction_masks.UnusableError as error:
+                read.pictures[name], of_picture = correction_masks.filled(one, drafts.shown_row(name))
+            except UnusableError as error:
                 del read.pictures[name]
                 read.problems[name] = str(error)
             else:
@@ -260,35 +214,27 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
     )
 
 
-def review_of(
-    saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[int], drawn: str | None = None
-) -> Correction | None:
-    """The boxes after a person saved a picture, None: its drafts; `drawn`: the row that the numbers are of."""
-    same = drawn is None or saved.get("drawn") in (None, drawn)
-    found = correction_of(saved["boxes"] if same else _renumbered(saved["boxes"], row), row, labels)
-    boxes, of_labels, masks = ([row[key][i] for i in kept if key in row] for key in ("boxes", "labels", "masks"))
+def review_of(drafts: AnnotatedFolder, picture: str, saved: Mapping[str, Any]) -> Correction | None:
+    """The boxes after a person saved a picture, None: its drafts."""
+    row, kept, boxes = drafts.results.row(picture), drafts.kept(picture), saved["boxes"]
+    if saved.get("drawn") not in (None, drafts.results.drawn(picture)):
+        # They were made from earlier drafts: each gets the number of the draft that is the same now, if there is.
+        left, renumbered = list(range(len(row["boxes"]))), list[Mapping[str, Any]]()
+        for one in boxes:
+            of_label = (i for i in left if row["labels"][i] == one["label"])
+            alike = (i for i in of_label if np.abs(np.subtract(row["boxes"][i], one["xyxy"])).max() <= SAME)
+            draft = None if one.get("draft") is None else next(alike, None)
+            left = [i for i in left if i != draft]
+            renumbered.append({**one, "draft": draft})
+        boxes = renumbered
+    found = correction_of(boxes, row, len(drafts.names))
+    xyxy, labels, masks = ([row[key][i] for i in kept if key in row] for key in ("boxes", "labels", "masks"))
     unchanged = (
-        (found.drafts, found.labels) == (list(kept), of_labels)
-        and np.abs(np.subtract(boxes, found.boxes)).max(initial=0) <= SAME
+        (found.drafts, found.labels) == (kept, labels)
+        and np.abs(np.subtract(xyxy, found.boxes)).max(initial=0) <= SAME
         and found.masks in (None, masks)
     )
     return None if unchanged and saved["status"] != "reviewed" else found
-
-
-def _renumbered(boxes: Sequence[Mapping[str, Any]], row: Row) -> list[dict[str, Any]]:
-    """Boxes that were made from earlier drafts, each with the number of the draft that is the same now, if there is."""
-    left = list(range(len(row["boxes"])))
-    found: list[dict[str, Any]] = []
-    for one in boxes:
-        alike = (i for i in left if row["labels"][i] == one["label"] and _same(row["boxes"][i], one["xyxy"]))
-        draft = None if one.get("draft") is None else next(alike, None)
-        left = [i for i in left if i != draft]
-        found.append({**one, "draft": draft})
-    return found
-
-
-def _same(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(abs(a - b) <= SAME for a, b in zip(one, other, strict=True))
 
 
 def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:

@@ -15,17 +15,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from cliploc import prompts
-from cliploc._documents import AnnotationSummary, read_json
+from cliploc import __version__, prompts
+from cliploc._documents import AnnotationSummary, read_if_there
 from cliploc.errors import UsageError
+from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import export_states
-from cliploc.jobs.annotation_edits import (
-    CORRECTIONS,
-    corrections_in,
-    plain_corrections,
-)
 from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, run_id
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
@@ -125,7 +120,10 @@ class AnnotateResult:
             words.append(f"{len(self.failed):,} failed: see summary.json")
         lines = ["; ".join(words)]
         if self.shares:
-            lines.append(self._of_shares())
+            ordered = sorted(self.shares.items(), key=lambda pair: -pair[1])  # the greatest first
+            words = [f"{name}: in about {100 * share:.0f} %" for name, share in ordered[:MOST_SHARES]]
+            more = f"; {len(ordered) - MOST_SHARES:,} more in summary.json" if len(ordered) > MOST_SHARES else ""
+            lines.append(f"estimated shares of the pictures: {'; '.join(words)}{more}")
         if unsure := sum(self.unsure.values()):
             lines.append(
                 f"{count(unsure, 'unsure box', 'unsure boxes')}: see `cliploc review`; --unsure exports them, too"
@@ -135,21 +133,7 @@ class AnnotateResult:
         if self.reviewed:
             lines.append(f"{self.reviewed:,} pictures reviewed")
         if self.corrected:
-            lines += self._of_scores()
-        if not boxes and len(self.failed) < self.pictures:
-            lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
-        return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
-
-    def _of_shares(self) -> str:
-        """The estimated shares of the pictures, the greatest first."""
-        ordered = sorted(self.shares.items(), key=lambda pair: -pair[1])
-        words = [f"{name}: in about {100 * share:.0f} %" for name, share in ordered[:MOST_SHARES]]
-        more = f"; {len(ordered) - MOST_SHARES:,} more in summary.json" if len(ordered) > MOST_SHARES else ""
-        return f"estimated shares of the pictures: {'; '.join(words)}{more}"
-
-    def _of_scores(self) -> list[str]:
-        """How drafts did against corrected boxes; a line for each label that has any."""
-        lines = [f"{self.corrected:,} pictures corrected"]
+            lines.append(f"{self.corrected:,} pictures corrected")
         if self.draft_scores:
             lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
         for name, one in self.draft_scores.items():
@@ -161,7 +145,9 @@ class AnnotateResult:
                 found = f"{one.kept_right} of {one.kept} right, {one.kept_right} of {one.true} found"
                 words.append(f"best with --min-score {one.min_score:g} ({found})")
             lines.append("; ".join(words))
-        return lines
+        if not boxes and len(self.failed) < self.pictures:
+            lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
+        return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
 
     def table(self) -> list[tuple[str, str, str, str]]:
         """The table of labels: a header, then a row for each label."""
@@ -172,43 +158,36 @@ class AnnotateResult:
         return [("label", "drafts", "unsure", "pictures"), *lines]
 
 
-@dataclass
 class AnnotatedFolder:
     """An annotated folder: everything that the exports, the summary and the review page show."""
 
-    out: Path
-    root: Path
-    run: str  # id of its names and settings
-    found: Sequence[PictureFile]  # however they were found: in the order in which ids in exports count
-    names: tuple[str, ...]
-    rule: DraftRule  # which candidates are drafts
-    base: float | None  # the share that a second look counts on, see `Prior`; None without one
-    skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
-    unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
-    results: Results = field(init=False)
-    prior: Prior | None = field(init=False)
-    certain: npt.NDArray[np.bool_] = field(init=False)  # [P] names of which nothing says that a picture lacks them
-    corrected: dict[str, Correction] = field(init=False)
-    reviews: dict[str, dict[str, Any]] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        out: Path,
+        manifest: Mapping[str, Any],
+        found: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
+        skipped: Sequence[Skipped] | None = None,  # None: as the summary has it
+        unreadable: Mapping[str, str] = MappingProxyType({}),  # videos
+    ) -> None:
+        """Reads the folder of a run, as its manifest describes it."""
+        self.out, self.root, self.run = out, Path(manifest["root"]), run_id(manifest)
+        self.found, self.skipped, self.unreadable = found, skipped, unreadable
+        self.labels = tuple(manifest["labels"])  # as `cliploc.jobs.labels.Labels.entries`
+        self.names = prompts.parse(self.labels).names
+        self.rule = DraftRule(**manifest["drafts"])  # which candidates are drafts
+        self.settings: Mapping[str, Any] = manifest["settings"]  # that its rows were made with
         self.read_rows()
         self.read_edits()
 
-    @classmethod
-    def of_run(
-        cls,
-        out: Path,
-        manifest: Mapping[str, Any],
-        found: Sequence[PictureFile] = (),
-        skipped: Sequence[Skipped] | None = None,
-        unreadable: Mapping[str, str] = MappingProxyType({}),
-    ) -> AnnotatedFolder:
-        """The folder of a run, as its manifest describes it."""
-        settings, names = manifest["settings"], prompts.parse(list(manifest["labels"])).names
-        base = float(settings["second_look"]["calibration"]["base"]) if "second_look" in settings else None
-        rule = DraftRule(**manifest["drafts"])
-        return cls(out, Path(manifest["root"]), run_id(manifest), found, names, rule, base, skipped, unreadable)
+    @property
+    def masks(self) -> bool:
+        """Whether its boxes have masks."""
+        return bool(self.settings.get("masks", False))
+
+    def export_settings(self, image_url: str, polygons: bool, copy: bool) -> ExportSettings:
+        """How its pictures are exported."""
+        made_by = f"cliploc {__version__} {self.settings['model']} {self.settings['method']}"
+        return ExportSettings(self.names, made_by, image_url, self.masks, polygons, copy)
 
     def read_rows(self) -> None:
         """Reads what the model found."""
@@ -220,7 +199,9 @@ class AnnotatedFolder:
         self.found = sorted(found, key=by_path)
         there = [self.results.places[one.id].presence for one in self.found if one.id in self.results.places]
         known = [one for one in there if one is not None]
-        self.prior = None if self.base is None else Prior.of(known, self.base)
+        second_look = self.settings.get("second_look")
+        self.prior = None if second_look is None else Prior.of(known, float(second_look["calibration"]["base"]))
+        # [P] names of which nothing says that a picture lacks them
         self.certain = (np.stack(known) == 1).all(axis=0) if known else np.zeros(len(self.names), bool)
 
     def chosen(self, picture: str) -> Chosen:
@@ -245,7 +226,7 @@ class AnnotatedFolder:
     def read_edits(self) -> None:
         """Reads what people changed."""
         refuse_decisions(self.out)
-        self.corrected, self.reviews = corrections_in(self.out, self.run)
+        self.corrected, self.reviews = edits.corrections_in(self.out, self.run)
 
     def pictures(self) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path, as reviewed and corrected."""
@@ -260,7 +241,12 @@ class AnnotatedFolder:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
         row, correction = self.results.row(file.id), None if all_boxes else self.corrected.get(file.id)
         if correction is None:
-            ids = self._seen(file.id, chosen) if all_boxes else chosen.shown(self.rule.unsure)
+            if all_boxes:  # those that a review shows: also the ones that somebody kept under another rule
+                kept = self.corrected[file.id].drafts if file.id in self.corrected else None
+                there = [i for i in kept or () if i is not None and i < len(chosen.scores)]
+                ids = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *there}])
+            else:
+                ids = chosen.shown(self.rule.unsure)
             boxes, labels, groups = ([row[key][i] for i in ids] for key in ("boxes", "labels", "groups"))
             scores, certainty = chosen.scores[ids].tolist(), chosen.presence[labels].tolist()
             masks = [row["masks"][i] for i in ids] if row.get("masks") else []
@@ -284,13 +270,6 @@ class AnnotatedFolder:
             tuple({"size": [row["height"], row["width"]], "counts": mask} for mask in masks),
         )
 
-    def _seen(self, picture: str, chosen: Chosen) -> list[int]:
-        """The candidates that a review shows: drafts, unsure ones, and those that somebody kept under another rule."""
-        correction = self.corrected.get(picture)
-        kept = [] if correction is None else [i for i in correction.drafts or () if i is not None]
-        there = [i for i in kept if i < len(chosen.scores)]
-        return chosen.ordered([*{*chosen.drafts, *chosen.unsure, *there}])
-
     def _corrected_masks(self, picture: str, correction: Correction, row: Row) -> list[str]:
         """The masks of a corrected picture, of a file that somebody may have changed."""
         try:
@@ -300,14 +279,17 @@ class AnnotatedFolder:
             fitting = False
         if correction.masks is None or not fitting:
             raise UsageError(
-                f"expected a mask of each corrected box of {picture} in {self.out / CORRECTIONS}: move it away "
+                f"expected a mask of each corrected box of {picture} in {self.out / edits.CORRECTIONS}: move it away "
                 "and --apply the corrected set again"
             )
         return masks
 
+    def _corrected_drafts(self) -> list[tuple[Row, Correction]]:
+        return [(self.shown_row(name, unsure=False), self.corrected[name]) for name in self.corrected_whole()]
+
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
-        pairs = [(self.shown_row(name, unsure=False), self.corrected[name]) for name in self.corrected_whole()]
+        pairs = self._corrected_drafts()
         if not pairs:
             return {}
         every, each = score_drafts(pairs, len(self.names))
@@ -318,7 +300,7 @@ class AnnotatedFolder:
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
         digest.update(json.dumps(self.rule.document()).encode())
         if self.corrected:
-            digest.update(json.dumps(plain_corrections(self.corrected), sort_keys=True).encode())
+            digest.update(json.dumps(edits.plain_corrections(self.corrected), sort_keys=True).encode())
         for one in self.found:
             digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.stamp(one.id))
         return digest.hexdigest()
@@ -339,7 +321,7 @@ class AnnotatedFolder:
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""
         rule, self.rule = self.rule, replace(self.rule, min_score=0.0)
-        pairs = [(self.shown_row(name, unsure=False), self.corrected[name]) for name in self.corrected_whole()]
+        pairs = self._corrected_drafts()
         self.rule = rule
         kept = least_score(pairs, len(self.names), most_false)
         if kept is None:
@@ -395,6 +377,16 @@ class AnnotatedFolder:
         """The number of times that a picture was saved."""
         return int(self.reviews.get(picture, {}).get("revision", 0))
 
+    def enter(self, picture: str, found: Correction | None, status: str) -> int:
+        """Stores what a person saved of a picture: its boxes, or None if the drafts hold. Returns the new revision."""
+        revision = self.revision(picture) + 1
+        self.reviews[picture] = {"status": status, "revision": revision}
+        if found is None:
+            self.corrected.pop(picture, None)
+        else:
+            self.corrected[picture] = found
+        return revision
+
     def is_finished(self, picture: str) -> bool:
         """Whether it counts in `count_finished`."""
         return self.status(picture) == "reviewed"
@@ -418,12 +410,6 @@ class AnnotatedFolder:
             self.results.drawn(name),
         )
 
-    def least_certain(self, count: int) -> list[ReviewPicture]:
-        """The least certain pictures, for a review; pictures reviewed before come last."""
-        good = [(file, number) for number, file in enumerate(self.annotated(), start=1)]
-        good.sort(key=lambda pair: (self.seen(pair[0].id), self.chosen(pair[0].id).margin))
-        return [self.reviewed(file, number) for file, number in good[:count]]
-
 
 def refuse_decisions(out: Path) -> None:
     """Refuses a folder with edits that are not read any more."""
@@ -436,11 +422,7 @@ def refuse_decisions(out: Path) -> None:
 
 def summary_of(out: Path) -> dict[str, Any]:
     """The summary that the last call wrote; empty if there is none or the file is damaged."""
-    try:
-        found: dict[str, Any] = read_json(out / "summary.json", AnnotationSummary)
-    except (OSError, ValueError):
-        return {}
-    return found
+    return read_if_there(out / "summary.json", AnnotationSummary)
 
 
 def conclude(
@@ -474,7 +456,10 @@ def conclude(
         export_states.mark_current(run.out, name, outputs, run.run, corrected)
 
     def write_page() -> None:
-        shown = run.least_certain(review)
+        good = [(file, number) for number, file in enumerate(run.annotated(), start=1)]
+        # The least certain first; pictures reviewed before come last.
+        good.sort(key=lambda pair: (run.seen(pair[0].id), run.chosen(pair[0].id).margin))
+        shown = [run.reviewed(file, number) for file, number in good[:review]]
         write_review(run.out / "review.html", shown, settings.names, run.run, len(run.found), settings.masks)
 
     for form in formats:
@@ -556,9 +541,5 @@ def _write_scores(out: Path, result: AnnotateResult) -> None:
         "all": every[1].document(),
         "labels": {name: one.document() for name, one in labels},
     }
-    try:
-        before = read_json(path)
-    except (OSError, ValueError):
-        before = None
-    if before != document:
+    if read_if_there(path, dict[str, Any]) != document:
         write_json(path, document)

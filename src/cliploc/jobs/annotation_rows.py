@@ -77,15 +77,6 @@ def read_taught(out: Path, run: str, file: str = TAUGHT) -> TaughtRows | None:
     return TaughtRows(checked_facts, {row["picture"]: row for row in checked_rows}) if facts["run"] == run else None
 
 
-def _with_taught(row: Row, taught: Row) -> Row:
-    """A picture's row with the boxes of the names that are taught behind the others."""
-    both: Row = {key: [*row[key], *taught[key]] for key in ("boxes", "fits", "labels", "groups")}
-    both["scores"] = [*row["scores"], *taught["fits"]]
-    if "masks" in row:
-        both["masks"] = [*row["masks"], *taught["masks"]]
-    return {**row, **both, "taught": taught["presence"], "untaught": len(row["boxes"])}
-
-
 class Results:
     """The rows of all parts. Rows are read part by part; only their places are in memory."""
 
@@ -104,12 +95,16 @@ class Results:
         self._part = functools.lru_cache(CACHED)(lambda part: rows_of(part_path(out, part, KIND.suffix)))
 
     def row(self, picture: str, taught: bool = True) -> Row:
-        """The row of a picture, with what teaching found unless it is left out."""
+        """The row of a picture; boxes of names that are taught come behind the others, unless they are left out."""
         place = self.places[picture]
         row, found = self._part(place.part)[place.line], self.taught.get(picture)
         if not taught or found is None or not place.ok or found["blake2b"] != place.content:
             return row
-        return _with_taught(row, found)
+        both: Row = {key: [*row[key], *found[key]] for key in ("boxes", "fits", "labels", "groups")}
+        both["scores"] = [*row["scores"], *found["fits"]]
+        if "masks" in row:
+            both["masks"] = [*row["masks"], *found["masks"]]
+        return {**row, **both, "taught": found["presence"], "untaught": len(row["boxes"])}
 
     def with_taught(self, rows: Mapping[str, Row]) -> Results:
         """The same with other rows of what teaching found; this one stays as it is."""

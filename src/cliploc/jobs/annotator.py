@@ -165,7 +165,7 @@ class AnnotateWorker:
         presence = np.nan_to_num(presence, nan=1.0)  # learnt without text: nothing speaks against such a name
         order = np.lexsort((boxes.label, -chances))
         width, height = result.image.size
-        row = {
+        row: Row = {
             "status": "ok",
             "width": width,
             "height": height,
@@ -179,12 +179,11 @@ class AnnotateWorker:
             "labels": boxes.label[order].tolist(),
             "groups": groups[order].astype(int).tolist(),
         }
-        return {**row, "masks": self._masks(result, boxes.where(order))} if self._settings.masks else row
-
-    def _masks(self, result: Localization, boxes: Boxes) -> list[str]:
-        """The mask of each box, as COCO's compressed counts."""
-        counts = {index: encode(mask)["counts"] for index, mask in replace(result, boxes=boxes).box_masks()}
-        return [counts[index] for index in range(len(boxes))]
+        if self._settings.masks:  # as COCO's compressed counts
+            shown = replace(result, boxes=boxes.where(order))
+            counts = {index: encode(mask)["counts"] for index, mask in shown.box_masks()}
+            row["masks"] = [counts[index] for index in range(len(order))]
+        return row
 
     def _candidates(self, result: Localization) -> tuple[Boxes, npt.NDArray[np.bool_]]:
         """The candidates with the scores of their maps, and whether each seems to contain several things."""
@@ -193,24 +192,12 @@ class AnnotateWorker:
             every = replace(judged.candidates, score=judged.fit)
         boxes: list[BoxCandidate] = []
         for p in np.unique(every.label).tolist():
-            of_name = grouped(
-                result.frame,
-                result.maps[p],
-                (every.xyxy[every.label == p], every.score[every.label == p]),
-                p,
-                self.localizer.box_rule,
-                self._settings.groups,
-            )
+            own, rule = every.where(every.label == p), self.localizer.box_rule
+            of_name = grouped(result.frame, result.maps[p], (own.xyxy, own.score), p, rule, self._settings.groups)
             boxes += [one for number, one in enumerate(of_name) if number == 0 or one.fit >= LEAST_FIT]
-        return (
-            Boxes(
-                np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4),
-                np.array([one.fit for one in boxes], np.float32),
-                np.array([one.label for one in boxes], np.int64),
-                result.names,
-            ),
-            np.array([one.group for one in boxes], bool),
-        )
+        xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
+        fit, label = np.array([one.fit for one in boxes], np.float32), np.array([one.label for one in boxes], np.int64)
+        return Boxes(xyxy, fit, label, result.names), np.array([one.group for one in boxes], bool)
 
 
 @dataclass(frozen=True)

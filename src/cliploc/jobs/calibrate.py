@@ -226,7 +226,7 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
 def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
     manifest = folder.read_manifest(out, KIND)
-    run, texts = AnnotatedFolder.of_run(out, manifest), prompts.parse(list(manifest["labels"]))
+    run, texts = AnnotatedFolder(out, manifest), prompts.parse(list(manifest["labels"]))
     run.show([PictureFile(name, path_of(name, run.root, out)) for name in run.results.places])
     pictures, problems = [], []
     for number, file in enumerate(run.annotated(), start=1):

@@ -5,7 +5,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -196,8 +196,12 @@ class _Finder:
 
     def __call__(self, names: Sequence[str], more: Sequence[str] = ()) -> str:
         """The picture that one of the names means, or else one of some more."""
-        looks = (self._listed_first, self._whole, self._end, self._of_stem, self._listed_last)
-        for spelt in (names, more, _without_prefix([*names, *more])):
+        # Base names without the prefix that Label Studio puts before them, of those that have it.
+        base = [PurePosixPath(name).name for name in (*names, *more)]
+        bare = [name[match.end() :] for name in base if (match := UPLOAD.match(name))]
+        first, last = partial(self._listed, self._first), partial(self._listed, self._more)
+        looks = (first, self._whole, self._end, self._of_stem, last)
+        for spelt in (names, more, bare):
             for look in looks:
                 for name in spelt:
                     found = look(name)
@@ -207,8 +211,8 @@ class _Finder:
                         raise UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
         raise UnusableError("no picture of this run has this name")
 
-    def _listed_first(self, name: str) -> list[str]:
-        return self._whole(self._first.get(PurePosixPath(name).name, ""))
+    def _listed(self, listed: Mapping[str, str], name: str) -> list[str]:
+        return self._whole(listed.get(PurePosixPath(name).name, ""))
 
     def _whole(self, name: str) -> list[str]:
         return [name] if name in self._pictures else []
@@ -226,15 +230,6 @@ class _Finder:
         path = PurePosixPath(name)
         stem = str(path.with_suffix("")) if path.name else name
         return self._by_stem.get(name) or self._by_stem.get(stem) or []
-
-    def _listed_last(self, name: str) -> list[str]:
-        return self._whole(self._more.get(PurePosixPath(name).name, ""))
-
-
-def _without_prefix(names: Sequence[str]) -> list[str]:
-    """Base names without the prefix that Label Studio puts before them, of those that have it."""
-    last = [PurePosixPath(name).name for name in names]
-    return [name[match.end() :] for name in last if (match := UPLOAD.match(name))]
 
 
 def _with_stems(listed: Mapping[str, str]) -> dict[str, str]:
@@ -479,14 +474,9 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], canvas: Canvas, masks: b
 
 def _spellings(name: str) -> tuple[str, ...]:
     """What a name or an address may stand for: itself, its path, its `d`."""
-    return tuple(dict.fromkeys(_spelt(name)))
-
-
-def _spelt(name: str) -> Iterator[str]:
     plain = name.replace("\\", "/")
-    yield plain
+    found = [plain]
     if "?" in plain or "%" in plain or "://" in plain or "/data/" in plain:
         address = urlsplit(plain)
-        yield from parse_qs(address.query).get("d", [])
-        path = unquote(address.path)
-        yield path
+        found += [*parse_qs(address.query).get("d", []), unquote(address.path)]
+    return tuple(dict.fromkeys(found))

@@ -121,8 +121,13 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
     rank = score if prior is not None else score * there[label]  # without a second look a score is conditional
     drafts = order[draft].tolist()
     drafts.sort(key=lambda i: (-rank[i], i))
-    if rule.nms_across is not None:
-        drafts = _apart(drafts, row["boxes"], row["labels"], rule.nms_across)
+    if rule.nms_across is not None:  # of two names' boxes that overlap the better one stays
+        apart: list[int] = []
+        for i in drafts:
+            rivals = [row["boxes"][other] for other in apart if row["labels"][other] != row["labels"][i]]
+            if not rivals or iou_matrix(np.array([row["boxes"][i]]), np.array(rivals)).max() <= rule.nms_across:
+                apart.append(i)
+        drafts = apart
     unsure: list[int] = []
     if prior is not None:
         maybe = np.fmax(presence, there) >= UNSURE  # what is rare in the folder is not hidden for that
@@ -132,13 +137,3 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
     nearest = np.abs(there - thresholds)
     margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
     return Chosen(tuple(drafts), tuple(unsure), score, there, margin)
-
-
-def _apart(ids: Sequence[int], boxes: Sequence[Sequence[float]], labels: Sequence[int], iou: float) -> list[int]:
-    """Non-maximum suppression across names; boxes are given and returned best first."""
-    kept: list[int] = []
-    for i in ids:
-        rivals = [boxes[other] for other in kept if labels[other] != labels[i]]
-        if not rivals or iou_matrix(np.array([boxes[i]]), np.array(rivals)).max() <= iou:
-            kept.append(i)
-    return kept

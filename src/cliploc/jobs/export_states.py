@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import ExportStates, read_json
+from cliploc._documents import ExportStates, read_if_there
 from cliploc.jobs.folder import write_json
 
 FILE, KIND, SCHEMA_VERSION = "exports.json", "cliploc exports", 1
@@ -44,11 +44,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _states(out: Path) -> dict[str, dict[str, Any]]:
-    try:
-        found: dict[str, dict[str, Any]] = read_json(out / FILE, ExportStates)["exports"]
-    except (OSError, ValueError):
-        return {}
-    return found
+    states: dict[str, dict[str, Any]] = read_if_there(out / FILE, ExportStates).get("exports", {})
+    return states
 
 
 def _write(out: Path, before: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> None:

@@ -57,19 +57,15 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     if not entries:
         raise UsageError(f"{where}expected names to find, got none: write one per line")
     try:
-        _warn_of_capitals(prompts.parse(entries).names, where)
+        names = prompts.parse(entries).names
         if background:
             prompts.parse(background, contrasts=False)
     except UsageError as error:
         raise UsageError(f"{where}{error}") from None
-    return Labels(tuple(entries), tuple(thresholds), tuple(background))
-
-
-def _warn_of_capitals(names: Sequence[str], where: str) -> None:
-    """Models read no capitals, so the boxes of such labels lie on each other."""
     first: dict[str, str] = {}
-    for name in names:
+    for name in names:  # models read no capitals, so the boxes of such labels lie on each other
         if (other := first.setdefault(name.casefold(), name)) != name:
             said = f"{where}{other!r} and {name!r} differ in capitals only, and are two labels: leave one out"
-            warnings.warn(said, CliplocWarning, stacklevel=3)
-            return
+            warnings.warn(said, CliplocWarning, stacklevel=2)
+            break
+    return Labels(tuple(entries), tuple(thresholds), tuple(background))

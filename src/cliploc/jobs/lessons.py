@@ -37,12 +37,11 @@ def packed(lessons: Mapping[tuple[str, str], Lesson]) -> bytes:
         facts = [*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy]
         tensors |= {
             f"{number}.names": torch.tensor(one.names, dtype=torch.int32),
-            f"{number}.heat": one.heat.contiguous(),
-            f"{number}.places": one.places.contiguous(),
-            f"{number}.features": one.features.contiguous(),
             f"{number}.scale": torch.tensor(one.scale, dtype=torch.float32),
-            f"{number}.embedding": one.embedding.contiguous(),
             f"{number}.frame": torch.tensor(facts, dtype=torch.int32),
+            **{
+                f"{number}.{key}": getattr(one, key).contiguous() for key in ("heat", "places", "features", "embedding")
+            },
         }
     return save(tensors)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from cliploc._documents import lines_of, read_json
+from cliploc._documents import lines_of, read_if_there
 from cliploc._files import picture_folder, picture_path, user_path
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
@@ -125,14 +125,12 @@ def _refuse_addresses(listed: Iterable[str], where: str) -> None:
 
 def _walk(root: Path, out: Path | None, videos: bool) -> Iterator[Path | Skipped]:
     """The pictures of a folder, and what is left out."""
-
-    def of_results(path: Path) -> bool:
-        return _of_results(path) or (out is not None and os.path.realpath(path) == os.path.realpath(out))
-
+    own = None if out is None else os.path.realpath(out)
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
-        results = [one for one in folders if of_results(Path(folder, one))]
-        yield from (Skipped(f"{_id(root, Path(folder, one))}/", RESULTS) for one in results)
+        paths = {one: Path(folder, one) for one in folders}
+        results = [one for one, path in paths.items() if _of_results(path) or os.path.realpath(path) == own]
+        yield from (Skipped(f"{_id(root, paths[one])}/", RESULTS) for one in results)
         folders[:] = [one for one in folders if one not in results]
         for name in sorted(names):
             if not name.startswith("."):
@@ -163,11 +161,7 @@ def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped
 
 def _of_results(folder: Path) -> bool:
     """Whether a folder is an annotation's, in which the YOLO export links to pictures that are annotated already."""
-    try:
-        manifest = read_json(folder / "manifest.json", dict[str, Any])
-    except (OSError, ValueError):
-        return False
-    return bool(manifest.get("kind") == RUN_KIND)
+    return bool(read_if_there(folder / "manifest.json", dict[str, Any]).get("kind") == RUN_KIND)
 
 
 def _in_results(root: Path, folder: Path) -> bool:

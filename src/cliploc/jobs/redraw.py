@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cliploc._process import give_way
 from cliploc.boxes import BoxRule
@@ -29,7 +30,7 @@ from cliploc.masks import box_masks
 from cliploc.metrics import one_thread
 from cliploc.rle import encode
 from cliploc.teaching.directions import projected
-from cliploc.teaching.drawing import drawn
+from cliploc.teaching.learnt import drawn
 from cliploc.teaching.lesson import Lesson
 from cliploc.teaching.sides import moved, readings
 from cliploc.values import Boxes, FloatArray
@@ -84,24 +85,22 @@ class Drawer:
         pictures = [*self.chances]
         several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
         count = min(torch.get_num_threads(), MOST_PROCESSES, len(pictures) // FEWEST_EACH)
-        made = each(self.draw, several) if count < 2 else self._by_processes(several, count)
-        return itertools.chain.from_iterable(made)
-
-    def _by_processes(self, several: Sequence[Sequence[str]], count: int) -> Iterator[list[Row]]:
-        """Each process draws every so many-th of these lots; what one does not deliver is drawn here."""
+        if count < 2:
+            yield from itertools.chain.from_iterable(each(self.draw, several))
+            return
         begun: list[subprocess.Popen[bytes]] = []
         try:
             with contextlib.suppress(OSError):  # those that there are do it
                 for _ in range(count):
                     begun.append(_begin())
-            for k, process in enumerate(begun):
+            for k, process in enumerate(begun):  # each draws every so many-th of these lots
                 assert process.stdin is not None
                 with contextlib.suppress(OSError), process.stdin as job:
                     pickle.dump((self, several[k :: len(begun)]), job)
-            for number, pictures in enumerate(several):
+            for number, lot in enumerate(several):
                 source = begun[number % len(begun)].stdout if begun else None
                 line = b"" if source is None else source.readline()
-                yield json.loads(line) if line.endswith(b"\n") else self.draw(pictures)
+                yield from json.loads(line) if line.endswith(b"\n") else self.draw(lot)  # what is not delivered
         finally:
             for process in begun:
                 with process:
@@ -109,45 +108,43 @@ class Drawer:
 
     def draw(self, pictures: Sequence[str]) -> list[Row]:
         """The rows of some pictures; those with the same names and grids are drawn together, which is faster."""
-        lessons = self.lessons.each(pictures)
-        presence = [self._presence(*one) for one in zip(pictures, lessons, strict=True)]
+        lessons, presence = self.lessons.each(pictures), list[dict[int, float]]()
         alike: dict[Any, list[int]] = {}
-        for i, chances in enumerate(presence):
+        for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
+            chances: dict[int, float] = {}  # of each taught name
+            for p, chance in self.chances[picture].items():
+                corrected = self.known.presence.get(p)
+                chances[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
+            presence.append(chances)
             labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
-            alike.setdefault((labels, lessons[i].grids), []).append(i)
+            alike.setdefault((labels, lesson.grids), []).append(i)
         rows: dict[int, Row] = {}
         for (labels, _), ids in alike.items():
-            maps: Iterable[Iterable[FloatArray]] = itertools.repeat(())
+            maps: Iterable[Tensor] = itertools.repeat(torch.zeros(0))
             if labels:
-                maps = self._maps([lessons[i] for i in ids], labels)
+                directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
+                weights, bias = self.known.whitening.unwhitened(directions)
+                some = [lessons[i] for i in ids]
+                like = torch.stack([projected(weights, bias, one.maps_of_features()) for one in some])
+                maps = drawn(some, labels, like, share, self.drawing.level)
             for i, of_picture in zip(ids, maps, strict=False):
-                rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture, strict=True)))
+                rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture.numpy(), strict=True)))
         return [rows[i] for i in range(len(pictures))]
 
-    def _presence(self, picture: str, lesson: Lesson) -> dict[int, float]:
-        """The chance of each taught name."""
-        presence: dict[int, float] = {}
-        for p, chance in self.chances[picture].items():
-            corrected = self.known.presence.get(p)
-            presence[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
-        return presence
-
-    def _maps(self, lessons: Sequence[Lesson], labels: Sequence[int]) -> Iterator[FloatArray]:
-        """For each picture the taught maps `[p, H, W]` of some names over its input."""
-        directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
-        weights, bias = self.known.whitening.unwhitened(directions)
-        like = torch.stack([projected(weights, bias, one.maps_of_features()) for one in lessons])
-        for maps in drawn(lessons, labels, like, share, self.drawing.level):
-            yield maps.numpy()
-
     def _row(self, lesson: Lesson, presence: Mapping[int, float], maps: Mapping[int, FloatArray]) -> Row:
+        frame, rule = lesson.frame, self.drawing.rule
         boxes: list[BoxCandidate] = []
         masks: list[str] = []
         for p, heat in maps.items():
-            of_name = self._candidates(lesson, heat, p)
-            boxes += of_name
+            found = grouped(frame, heat, self.drawing.boxes(lesson, heat), p, rule, self.drawing.groups)
+            xyxy = np.array([one.xyxy for one in found]).reshape(-1, 4)
+            xyxy = moved(xyxy, self.known.sides[p], readings(xyxy, heat, frame), frame)
+            boxes += [replace(one, xyxy=box) for one, box in zip(found, xyxy, strict=True)]
             if self.drawing.masks:
-                masks += self._masks(lesson, heat, of_name)
+                count = len(found)
+                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
+                codes = {i: encode(mask)["counts"] for i, mask in box_masks(frame, heat[None], on_map, rule)}
+                masks += [codes[i] for i in range(count)]
         row: Row = {
             "presence": {str(p): chance for p, chance in presence.items()},
             "boxes": [[round(float(one), 2) for one in box.xyxy] for box in boxes],
@@ -156,20 +153,6 @@ class Drawer:
             "groups": [int(box.group) for box in boxes],
         }
         return {**row, "masks": masks} if self.drawing.masks else row
-
-    def _candidates(self, lesson: Lesson, heat: FloatArray, p: int) -> list[BoxCandidate]:
-        found = grouped(lesson.frame, heat, self.drawing.boxes(lesson, heat), p, self.drawing.rule, self.drawing.groups)
-        xyxy = np.array([one.xyxy for one in found]).reshape(-1, 4)
-        xyxy = moved(xyxy, self.known.sides[p], readings(xyxy, heat, lesson.frame), lesson.frame)
-        return [replace(one, xyxy=box) for one, box in zip(found, xyxy, strict=True)]
-
-    def _masks(self, lesson: Lesson, heat: FloatArray, boxes: Sequence[BoxCandidate]) -> list[str]:
-        xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
-        on_map = Boxes(xyxy, np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64), ("",))
-        counts = {
-            i: encode(mask)["counts"] for i, mask in box_masks(lesson.frame, heat[None], on_map, self.drawing.rule)
-        }
-        return [counts[i] for i in range(len(boxes))]
 
 
 def _begin() -> subprocess.Popen[bytes]:

@@ -1,4 +1,7 @@
-"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.web.editor` serves it."""
+"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.web.editor` serves it.
+
+It learns in a thread; touched pictures stay, and the drafts before the last refit are kept.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +12,44 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of
+from cliploc._documents import Taught
+from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of, write_whole
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
+from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import export_states, folder
-from cliploc.jobs.annotate import made_by
-from cliploc.jobs.annotation_edits import (
-    CORRECTIONS,
-    MOST_SAVES,
-    enter,
-    matched,
-    merge_saves,
-    review_of,
-    size_of_saves,
-    sizes_of,
-    write_save,
-)
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import KIND, TAUGHT, taught_lines
+from cliploc.jobs.annotation_rows import (
+    KIND,
+    LEARNT,
+    LEARNT_BEFORE,
+    TAUGHT,
+    TAUGHT_BEFORE,
+    TaughtRows,
+    read_taught,
+    taught_lines,
+)
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction, Corrections
-from cliploc.jobs.learning import Learning
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
+from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach, write_learnt
 from cliploc.jobs.videos import path_of
-from cliploc.report.exports import ExportSettings, exports
-from cliploc.report.review_page import ReviewPicture, facts
+from cliploc.report.exports import exports
+from cliploc.report.review_page import facts
 from cliploc.reporter import SILENT, Reporter
+from cliploc.teaching.learnt import Learnt
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
 PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
 JPEG_QUALITY = 85
+EVERY = 3  # reviewed pictures, after which the folder learns again
+MOVED = 0.5  # pixels; a box that moved by less is the same draft
 
 
 class StaleReviewError(ValueError):
@@ -57,14 +62,12 @@ class ReviewFolder:
     def __init__(self, out: Path) -> None:
         manifest = folder.read_manifest(out, KIND)
         self.out = out
-        self.settings: Mapping[str, Any] = manifest["settings"]
-        self.masks = bool(self.settings.get("masks", False))
         self._lock = threading.Lock()  # of what changes with a save
-        self._saves = size_of_saves(out)
+        self._saves = sum(map(len, edits.saves_in(out)))  # bytes of corrections.jsonl
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
-        self._folder = AnnotatedFolder.of_run(out, manifest)
-        self.names, root = self._folder.names, self._folder.root
-        self._manifest, self._run = manifest, self._folder.run
+        self._folder = AnnotatedFolder(out, manifest)
+        self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
+        self._manifest, self._run, root = manifest, self._folder.run, self._folder.root
         files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
         self._folder.show([one for one in files if one.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
@@ -116,7 +119,7 @@ class ReviewFolder:
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
-        return self._shown(self.snapshot(), number).state()
+        return self.snapshot().reviewed(self.pictures[number], number + 1).state()
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
@@ -125,11 +128,8 @@ class ReviewFolder:
             found = self._listed.get(number)
             of_now = now.revision(picture.id), now.results.drawn(picture.id)
             if found is None or (found["revision"], found["drawn"]) != of_now:
-                found = self._listed[number] = self._shown(now, number).entry()
+                found = self._listed[number] = now.reviewed(picture, number + 1).entry()
             yield found
-
-    def _shown(self, now: AnnotatedFolder, number: int) -> ReviewPicture:
-        return now.reviewed(self.pictures[number], number + 1)
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""
@@ -184,30 +184,22 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- saved
     def save(self, number: int, saved: Mapping[str, Any]) -> int:
         """Writes what a person did with a picture to the disk."""
-        name = self.pictures[number].id
-        while (revision := self._save(name, saved)) is None:
-            pass
+        name, revision = self.pictures[number].id, None
+        while revision is None:  # again where other drafts came meanwhile
+            self._refuse_stale(name, saved["revision"])
+            now = copy.copy(self._folder)  # with rows that stay
+            # Takes seconds for many polygons: others save meanwhile.
+            found = edits.review_of(now, name, saved)
+            with self._lock, self.writing():
+                self._refuse_stale(name, saved["revision"])
+                if self._folder.results.drawn(name) == now.results.drawn(name):
+                    revision = self._write(name, saved["status"], found)
         self.learning.consider()
         return revision
 
-    def _save(self, name: str, saved: Mapping[str, Any]) -> int | None:
-        """The new revision; None where other drafts came meanwhile."""
-        self._refuse_stale(name, saved["revision"])
-        now = copy.copy(self._folder)  # with rows that stay
-        row, drawn = now.results.row(name), now.results.drawn(name)
-        # Takes seconds for many polygons: others save meanwhile.
-        found = review_of(saved, row, len(self.names), now.kept(name), drawn)
-        with self._lock, self.writing():
-            self._refuse_stale(name, saved["revision"])
-            if self._folder.results.drawn(name) != drawn:
-                return None
-            return self._write(name, saved["status"], found)
-
     def correct(self, tasks: Sequence[Mapping[str, Any]]) -> Corrections:
         """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures."""
-        read, _ = matched(
-            tasks, self.out, self._sizes, list(self._manifest["labels"]), self.masks, self.snapshot().shown_row
-        )
+        read, _ = edits.matched(tasks, self.snapshot(), self._sizes)
         for name, found in read.pictures.items():
             with self._lock, self.writing():
                 self._write(name, "reviewed", found)
@@ -216,20 +208,20 @@ class ReviewFolder:
 
     @functools.cached_property
     def _sizes(self) -> Mapping[str, tuple[int, int]]:
-        return sizes_of(self._folder.results, [one.id for one in self.pictures])
+        return edits.sizes_of(self._folder.results, [one.id for one in self.pictures])
 
     def _write(self, name: str, status: str, found: Correction | None) -> int:
         """Writes what holds of a picture now; whoever calls it has the lock. Returns the new revision."""
         review = {"status": status, "revision": self._folder.revision(name) + 1}
-        self._saves = write_save(self.out, self._saves, self._run, name, review, found)
+        self._saves = edits.write_save(self.out, self._saves, self._run, name, review, found)
         # Only now: what is shown is on the disk.
         own = self._folder
         finished, touched = own.is_finished(name), own.touched(name)
-        revision = enter(name, found, status, own.corrected, own.reviews)
+        revision = own.enter(name, found, status)
         self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
         self._touched += own.touched(name) - touched
-        whole = self.out / CORRECTIONS
-        if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
+        whole = self.out / edits.CORRECTIONS
+        if self._saves > max(edits.MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
             self._merge_saves_now()
         return revision
 
@@ -243,7 +235,7 @@ class ReviewFolder:
 
     def _merge_saves_now(self) -> None:
         with suppress(OSError):  # nothing is lost: whoever reads the corrections reads both files
-            merge_saves(self.out, self._run)
+            edits.merge_saves(self.out, self._run)
             self._saves = 0
 
     def write_exports(self, reporter: Reporter = SILENT) -> AnnotateResult:
@@ -254,22 +246,223 @@ class ReviewFolder:
             if not before:
                 raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
             written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
-            settings = ExportSettings(
-                self.names,
-                made_by(self.settings),
-                self._manifest["image_url"],
-                self.masks,
-                written["polygons"],
-                written["copy"],
-            )
+            settings = self._folder.export_settings(self._manifest["image_url"], written["polygons"], written["copy"])
             formats = [one for one in exports if one.name in before["files"]]
             rows = self._folder.results.places
-            fresh = replace(
-                self._folder,
-                found=[one for one in self._folder.found if one.path.is_file()],
-                # Videos that could not be read have no row; only the summary knows them.
-                unreadable={
-                    one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows
-                },
-            )
+            failed = {one["picture"]: one["reason"] for one in before.get("failed", ())}
+            # Videos that could not be read have no row; only the summary knows them.
+            unreadable = {name: reason for name, reason in failed.items() if name not in rows}
+            found = [one for one in self._folder.found if one.path.is_file()]
+            fresh = AnnotatedFolder(self.out, self._manifest, found, unreadable=unreadable)
             return conclude(fresh, formats, settings, before=before, review=written["review"], reporter=reporter)
+
+
+# ------------------------------------------------------------------------------------------------------------- learning
+class _EndedError(Exception):
+    """The editor ends."""
+
+
+class Learning:
+    """Teaches a folder while it is reviewed, and goes back to the drafts before. Threads may share it."""
+
+    def __init__(self, folder: ReviewFolder, run: str) -> None:
+        self._folder, self._run = folder, run
+        self._lock = threading.Lock()  # of what follows; whoever has it takes no other lock that a save needs
+        self._thread: threading.Thread | None = None
+        self._ended = self._wanted = self._again = self._undoing = False
+        self._failed = self._note = ""
+        self._now = read_taught(folder.out, run)  # what the drafts of now are made of
+        self._reviewed = 0  # pictures at the last refit
+        self._before: TaughtRows | None = None  # what the drafts before it were made of, where a person can go back
+        if self._now is not None:
+            self._reviewed = self._now.facts.get("reviewed", 0)
+            before = read_taught(folder.out, run, TAUGHT_BEFORE)
+            if before is not None and before.facts.get("followed") == self._now.facts["of"] and not self._undone:
+                self._before = before
+
+    @property
+    def possible(self) -> bool:
+        """Whether this run can be taught."""
+        return "teaching" in self._folder.settings and self._folder.writable
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The pictures whose drafts the last refit changed."""
+        before = self._before
+        return frozenset() if before is None else frozenset(before.facts.get("changed", ()))
+
+    @property
+    def _busy(self) -> bool:
+        return self._undoing or self._thread is not None
+
+    @property
+    def _undone(self) -> bool:
+        return self._now is not None and bool(self._now.facts.get("undone", False))
+
+    # ----------------------------------------------------------------------------------------------------- what is said
+    def state(self) -> dict[str, Any]:
+        """What the page shows of it."""
+        finished, left = self._folder.finished, self._folder.left
+        with self._lock:
+            facts = {} if self._now is None else self._now.facts
+            names = {name: Taught(**one) for name, one in facts.get("names", {}).items()}
+            teaching = Teaching(names, left, facts.get("reviewed", 0))
+            return {
+                "working": self._busy,
+                "said": self._said(teaching, finished),
+                "names": teaching.lines(),
+                "failed": self._failed,
+                "drafts": f"{facts.get('of', '')} {self._undone}",  # changes with them
+                "changed": 0 if self._before is None else len(self._before.facts.get("changed", ())),
+                "undo": self._before is not None and not self._busy,
+                "ready": finished >= FEWEST_REVIEWED and not self._busy,
+            }
+
+    def _said(self, teaching: Teaching, finished: int) -> str:
+        if self._thread is not None:
+            return "Learning from your corrections …"
+        if self._note and finished == self._reviewed:
+            return self._note
+        if finished < FEWEST_REVIEWED and not any(one.used for one in teaching.names.values()):
+            return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
+        more = max(1, self._reviewed + EVERY - finished)
+        pictures = "1 more picture is" if more == 1 else f"{more} more pictures are"
+        if self._undone:
+            return f"Undone: the drafts are those from before. It learns again when {pictures} reviewed."
+        used = [one for one in teaching.names.values() if one.used]
+        if not used:
+            return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
+        if not (reviewed := max(one.reviewed for one in used)):
+            return f"Learnt from the {max(one.pictures for one in used):,} pictures that show it."
+        saved = sum(one.saved(teaching.left) for one in used)
+        ending = f": about {saved:,} corrections saved" if saved else ""
+        return f"Learnt from {reviewed:,} pictures{ending}."
+
+    # ----------------------------------------------------------------------------------------------------------- learnt
+    def consider(self) -> None:
+        """Begins to learn in the background where enough was reviewed since it last did."""
+        if self._due() and self.possible:  # the second asks the disk
+            self._begin(again=False)
+
+    def now(self) -> None:
+        """Begins to learn in the background, as a person asked for it."""
+        if not self.possible:
+            raise UsageError("this run keeps nothing to learn from: annotate the pictures with --teach on")
+        if (finished := self._folder.finished) < FEWEST_REVIEWED:
+            raise UsageError(f"expected {FEWEST_REVIEWED} reviewed pictures to learn from, got {finished}: review more")
+        self._begin(again=True)
+
+    def end(self) -> None:
+        """Nothing is learnt any more; waits for what is being learnt."""
+        with self._lock:
+            self._ended, thread = True, self._thread
+        if thread is not None:
+            thread.join()
+
+    def _due(self) -> bool:
+        return self._folder.finished >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
+
+    def _begin(self, again: bool) -> None:
+        with self._lock:
+            self._wanted, self._again = True, self._again or again
+            if not self._ended and not self._busy:
+                self._thread = threading.Thread(target=self._work, name="learning from corrections")
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if self._ended or not self._wanted:
+                    self._thread = None
+                    return
+                again, self._wanted, self._again = self._again, False, False
+            if again or self._due():  # what was wanted meanwhile may have been learnt by now
+                with self._folder.writing():
+                    self._learn(again)
+
+    def _learn(self, again: bool) -> None:
+        folder, before, failed = self._folder.snapshot(), self._now, ""
+        try:
+            teach(folder, functools.partial(self._keep, folder), again)
+        except _EndedError:
+            return
+        except Exception as error:  # the editor goes on, whatever a full disk or a damaged file makes it trip over
+            failed = f"Not learnt: {getattr(error, 'strerror', None) or error}"
+        with self._lock:
+            self._failed, self._reviewed = failed, folder.count_finished()
+            self._note = "" if failed or self._now is not before else "Nothing new to learn from."
+
+    def _keep(
+        self, folder: AnnotatedFolder, facts: Mapping[str, Any], drawn: Iterator[Row], learnt: Learnt | None
+    ) -> None:
+        """Writes new drafts; those of now are kept beside them."""
+        rows: dict[str, Row] = {}
+        for row in drawn:
+            rows[row["picture"]] = row
+            if self._ended:
+                raise _EndedError
+        out, before, changed = self._folder.out, folder.results.taught, _changed(folder, rows)
+        own: Mapping[str, Any] = {"of": "", "run": self._run, "names": {}} if self._now is None else self._now.facts
+        if changed:
+            own = {**own, "followed": facts["of"], "changed": changed}
+            _write(out / TAUGHT_BEFORE, taught_lines(own, before.values()))
+            _copy(out / LEARNT, out / LEARNT_BEFORE)
+        write_learnt(out, learnt)
+        self._folder.redraw(facts, rows)
+        with self._lock:
+            self._now, self._before = TaughtRows(facts, rows), TaughtRows(own, before) if changed else None
+
+    def undo(self) -> None:
+        """Goes back to the drafts before the last refit, but for pictures that somebody has touched since."""
+        finished = self._folder.finished
+        with self._lock:
+            if self._busy:
+                raise UsageError("it is learning right now: wait until it has learnt, then undo that")
+            before, now = self._before, self._now
+            if before is None or now is None:
+                raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
+            self._undoing = True  # nobody begins
+        try:
+            out, names = self._folder.out, before.facts["names"]
+            facts = {"of": now.facts["of"], "run": self._run, "names": names, "reviewed": finished, "undone": True}
+            with self._folder.writing():
+                _copy(out / LEARNT_BEFORE, out / LEARNT)
+                self._folder.redraw(facts, before.rows)
+            for name in (TAUGHT_BEFORE, LEARNT_BEFORE):  # last: after a kill it can be undone again
+                (out / name).unlink(missing_ok=True)
+            with self._lock:
+                self._now, self._before = TaughtRows(facts, before.rows), None
+                self._reviewed, self._note, self._failed = finished, "", ""
+        finally:
+            with self._lock:
+                self._undoing = False
+
+
+def _changed(folder: AnnotatedFolder, rows: Mapping[str, Row]) -> list[str]:
+    """The pictures that nobody has touched, and that have other drafts with these rows."""
+    other, taught = copy.copy(folder), folder.results.taught
+    other.results = folder.results.with_taught(rows)
+    names = [one.id for one in folder.annotated() if not folder.touched(one.id)]
+    return [name for name in names if taught.get(name) != rows.get(name) and not _alike(folder, other, name)]
+
+
+def _alike(folder: AnnotatedFolder, other: AnnotatedFolder, name: str) -> bool:
+    """Whether a picture has the same drafts in both."""
+    one, two = (its.shown_row(name, unsure=False) for its in (folder, other))
+    if sorted(one["labels"]) != sorted(two["labels"]):
+        return False
+    pairs = (sorted(zip(row["labels"], row["boxes"], strict=True)) for row in (one, two))
+    of_one, of_two = (np.array([box for _, box in pair]).reshape(-1, 4) for pair in pairs)
+    return bool((np.abs(of_one - of_two) <= MOVED).all())
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Makes `to` what `path` is, also where there is none."""
+    if path.exists():
+        _write(to, path.read_bytes())
+    else:
+        to.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_whole(path, lambda temporary: temporary.write_bytes(content))

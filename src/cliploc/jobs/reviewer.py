@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import Work, work_on
 from cliploc.jobs.picture_files import PictureFile
-from cliploc.jobs.redraw import Drawing
 from cliploc.jobs.teach import School
 from cliploc.values import FloatArray
 
@@ -53,9 +52,8 @@ class Reviewer:
 
     def __init__(self, out: Path, pictures: Sequence[AskedPicture], labels: Sequence[int]) -> None:
         """Opens a folder of `annotate` with the true boxes of its pictures, and the dataset's label of each name."""
-        manifest = folder.read_manifest(out, KIND)
-        self._settings: Mapping[str, Any] = manifest["settings"]
-        self._folder = AnnotatedFolder.of_run(out, manifest, [PictureFile(one.id, one.path) for one in pictures])
+        files = [PictureFile(one.id, one.path) for one in pictures]
+        self._folder = AnnotatedFolder(out, folder.read_manifest(out, KIND), files)
         self._labels = labels
         by_name = {one.id: one for one in pictures}
         self._asked = {one.id: by_name[one.id] for one in self._folder.annotated()}
@@ -108,16 +106,15 @@ class Reviewer:
 
     def _taught(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
         """The taught rows of the pictures that are not reviewed."""
-        self._folder.results.taught = {}
-        self._folder.corrected = {one: self._correction(one) for one in reviewed}
+        self._folder.results.taught, corrected = {}, dict[str, Correction]()
+        for one in reviewed:
+            pairs = [(box, p) for p, boxes in self._truth[one].items() for box in boxes.tolist()]
+            corrected[one] = Correction([box for box, _ in pairs], [p for _, p in pairs])
+        self._folder.corrected = corrected
         self._folder.reviews = {one: {"status": "reviewed", "revision": 1} for one in reviewed}
-        school = School(self._folder, Drawing.of(self._settings))
+        school = School(self._folder)
         _, known = school.names()
         return {row["picture"]: row for row in school.rows(known, {})}
-
-    def _correction(self, picture: str) -> Correction:
-        pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
-        return Correction([box for box, _ in pairs], [p for _, p in pairs])
 
     def _true(self, picture: AskedPicture) -> dict[int, FloatArray]:
         """The true boxes of each name that may be asked, in pixels of the file."""

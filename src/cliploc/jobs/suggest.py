@@ -3,7 +3,7 @@
 import io
 import threading
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -21,15 +21,6 @@ from cliploc.rle import encode
 HEAT_SIDE = 480  # longest side of the heat that is shown
 
 
-@dataclass(frozen=True)
-class Heat:
-    """Where a name may be in a picture."""
-
-    png: bytes  # the heat over the picture, 0 to 255, at most `HEAT_SIDE` wide and high
-    threshold: float  # τ that the model's boxes have
-    said: str  # a sentence for the user, such as why the name was not found
-
-
 class Suggester:
     """One model, which computes one picture at a time; loaded when it is first asked."""
 
@@ -38,17 +29,16 @@ class Suggester:
         self._last: tuple[Hashable, Localization] | None = None
         self._lock = threading.Lock()
 
-    def heat(self, image: Image.Image, picture: Hashable, name: str) -> Heat:
-        """The heat of a name; a second call for the same id of a picture and name does not compute again."""
+    def heat(self, image: Image.Image, picture: Hashable, name: str) -> tuple[bytes, float, str]:
+        """The heat of a name over the picture as PNG, τ that the model's boxes have, and a sentence for the user."""
         found = self._found(image, picture, name)
         heat = found.heatmaps[0]
         shown = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
         shown.thumbnail((HEAT_SIDE, HEAT_SIDE))
         buffer = io.BytesIO()
         shown.save(buffer, "PNG")
-        threshold = self._threshold(found)
         said = f"{found.names[0]}: " + (found.reasons[0] or "click in a hot region to make a box")
-        return Heat(buffer.getvalue(), threshold, said)
+        return buffer.getvalue(), self._threshold(found), said
 
     def box(
         self, image: Image.Image, picture: Hashable, name: str, threshold: float | None, at: tuple[float, float]
@@ -73,6 +63,7 @@ class Suggester:
         return share_of_peak(found.maps[0, y0:y1, x0:x1], self._localizer.box_rule.threshold)
 
     def _found(self, image: Image.Image, picture: Hashable, name: str) -> Localization:
+        """What is found; a second call for the same id of a picture and name does not compute again."""
         if not name.strip() or "@" in name or not name.isprintable():  # the command line reads @FILE as a picture
             raise InputError("expected a name, such as cat or cat|kitten")
         with self._lock:  # one at a time

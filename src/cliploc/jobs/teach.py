@@ -34,8 +34,7 @@ from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.redraw import Drawer, Drawing, each
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
-from cliploc.teaching.drawing import drawn
-from cliploc.teaching.learnt import HOLDS_FOR, Learnt
+from cliploc.teaching.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.teaching.lesson import Lesson, pooled
 from cliploc.teaching.sides import ALIKE, READINGS, learnt, moved, offsets, readings
 from cliploc.values import FloatArray
@@ -82,25 +81,6 @@ class Teaching:
         return said
 
 
-@dataclass(frozen=True)
-class Refit:
-    """The drafts that teaching made, before they are written."""
-
-    facts: dict[str, Any]
-    rows: Iterator[Row]  # made one after the other
-    learnt: Learnt | None
-
-    def write(self, out: Path) -> None:
-        """Writes them into the folder of the run."""
-        write_learnt(out, self.learnt)
-        rows = [*self.rows]
-        if not rows and not self.facts["names"]:
-            (out / TAUGHT).unlink(missing_ok=True)
-            return
-        content = taught_lines(self.facts, rows)
-        write_whole(out / TAUGHT, lambda temporary: temporary.write_bytes(content))  # last: it belongs to what is there
-
-
 def write_learnt(out: Path, learnt: Learnt | None) -> None:
     """Writes what was learnt of a run, or removes it."""
     if learnt is None:
@@ -109,19 +89,29 @@ def write_learnt(out: Path, learnt: Learnt | None) -> None:
         learnt.save(out / LEARNT)
 
 
+# Takes the facts of drafts that were made, their rows, which are made one after the other, and what was learnt.
+Keep: TypeAlias = Callable[[Mapping[str, Any], Iterator[Row], Learnt | None], None]
+
+
 def teach(
     folder: AnnotatedFolder,
-    settings: Mapping[str, Any],
-    keep: Callable[[Refit], None] | None = None,  # writes the drafts instead, for whoever shows the folder meanwhile
+    keep: Keep | None = None,  # writes the drafts instead, for whoever shows the folder meanwhile
     again: bool = False,  # whether drafts that a person went back from are made again before more is reviewed
     begun: Callable[[], None] = lambda: None,  # called if there is something to do
 ) -> Teaching:
     """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones count where reviewed only."""
-    school = School(folder, Drawing.of(settings))
-    stamp = school.stamp(settings)
+    school = School(folder)
+    stamp = school.stamp()
     before = read_taught(folder.out, folder.run)
-    if before is not None and _stays(folder.out, before.facts, stamp, len(school.reviewed), again):
-        return Teaching({name: Taught(**one) for name, one in before.facts["names"].items()}, *school.counts)
+    if before is not None:
+        facts, reviewed = before.facts, len(school.reviewed)
+        if facts.get("undone", False):
+            stays = not again and reviewed <= facts["reviewed"]
+        else:
+            used = any(one["used"] for one in facts["names"].values())
+            stays = facts["of"] == stamp and (folder.out / LEARNT).exists() == used
+        if stays:
+            return Teaching({name: Taught(**one) for name, one in facts["names"].items()}, *school.counts)
     if school.asked:
         begun()
     names, known = school.names()
@@ -132,21 +122,19 @@ def teach(
     outcomes = {name: asdict(one) for name, one in names.items()}
     facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
     rows = school.rows(known, {} if before is None else before.rows)
-    made = Refit(facts, rows, None if known is None else known.learnt(settings, names))
+    made = None if known is None else known.learnt(folder.settings, names)
     if keep is not None:
-        keep(made)
+        keep(facts, rows, made)
         return result
-    made.write(folder.out)
+    write_learnt(folder.out, made)
+    drafts = [*rows]
+    if drafts or names:
+        content = taught_lines(facts, drafts)  # last: it belongs to what is there
+        write_whole(folder.out / TAUGHT, lambda temporary: temporary.write_bytes(content))
+    else:
+        (folder.out / TAUGHT).unlink(missing_ok=True)
     folder.read_rows()
     return result
-
-
-def _stays(out: Path, facts: Mapping[str, Any], stamp: str, reviewed: int, again: bool) -> bool:
-    """Whether the drafts that are there are to stay."""
-    if facts.get("undone", False):
-        return not again and reviewed <= facts["reviewed"]
-    used = any(one["used"] for one in facts["names"].values())
-    return bool(facts["of"] == stamp) and (out / LEARNT).exists() == used
 
 
 class _Presence:
@@ -230,18 +218,20 @@ class Directions:
         """As a file has it."""
         about = {key: settings[key] for key in HOLDS_FOR if key in settings}
         about["reviewed"] = {name: one.reviewed for name, one in names.items()}
-        taught = {self.names[p]: one for p, one in self.directions.items()}
+        directions, shares = zip(*self.directions.values(), strict=True)
+        weights, bias = self.whitening.unwhitened(directions)
         seen = [self.seen[p] for p in self.directions]
         embedding, alike = torch.stack([one.mean for one in seen]), torch.stack([one.alike(settings) for one in seen])
         sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
-        return Learnt.of(taught, self.whitening, embedding, sides, about, alike)
+        names_of_rows = tuple(self.names[p] for p in self.directions)
+        return Learnt(names_of_rows, weights, bias, shares, embedding, sides, about, alike)
 
 
 class School:
     """The pictures of a run that can teach or be taught."""
 
-    def __init__(self, folder: AnnotatedFolder, drawing: Drawing) -> None:
-        self.folder, self.drawing, self.lessons = folder, drawing, Lessons(folder.out)
+    def __init__(self, folder: AnnotatedFolder) -> None:
+        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.out)
         places, pictures = folder.results.places, [one.id for one in folder.annotated()]
         self.pictures = [one for one in pictures if self.lessons.has(one, places[one].content)]
         there = {*self.pictures}
@@ -259,10 +249,11 @@ class School:
         """The numbers of the pictures that nobody has reviewed, and of those that somebody has."""
         return len(self._unseen), len(self.reviewed)
 
-    def stamp(self, settings: Mapping[str, Any]) -> str:
+    def stamp(self) -> str:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
         folder = self.folder
-        digest = hashlib.sha256(json.dumps([VERSION, folder.run, settings["teaching"], self._unseen]).encode())
+        facts = [VERSION, folder.run, folder.settings["teaching"], self._unseen]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
         for one in self.pictures:
@@ -278,7 +269,11 @@ class School:
         """What becomes of each name, and the directions of those whose drafts are used."""
         if not self.asked:
             return {}, None
-        chosen = self._sample()
+        # The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them: what
+        # is drawn from them at random then stays the same, too, and the gate does not open by chance.
+        ordered = sorted(self.pictures, key=lambda one: hashlib.blake2b(one.encode(), digest_size=8).digest())
+        kept = {*sorted(ordered, key=lambda one: one not in self.reviewed)[:MOST_TAUGHT]}
+        chosen = [one for one in ordered if one in kept]
         lessons = self.lessons.each(chosen)
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
@@ -310,13 +305,6 @@ class School:
         """Whether enough of a name is reviewed."""
         boxes = sum(labels.count(p) for _, labels in self.reviewed.values())
         return len(self.reviewed) >= FEWEST_REVIEWED and boxes >= FEWEST_REVIEWED
-
-    def _sample(self) -> list[str]:
-        """The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them."""
-        # What is drawn from them at random then stays the same, too, and the gate does not open by chance.
-        ordered = sorted(self.pictures, key=lambda one: hashlib.blake2b(one.encode(), digest_size=8).digest())
-        kept = {*sorted(ordered, key=lambda one: one not in self.reviewed)[:MOST_TAUGHT]}
-        return [one for one in ordered if one in kept]
 
     # --------------------------------------------------------------------------------------------------------- drawn
     def rows(self, known: Directions | None, before: Mapping[str, Row]) -> Iterator[Row]:
@@ -360,7 +348,10 @@ class _Name:
             own = embeddings[self._reviewed]
             self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
         left_out = [*each(self._left_out, range(len(self._reviewed))[:MOST_LEFT_OUT])]
-        self._pairs = [self._compared(k, *one) for k, one in enumerate(left_out)]
+        self._pairs: list[tuple[Floats, Floats]] = []  # how far drafts are away from reviewed boxes, and their readings
+        for i, (xyxy, read) in zip(self._reviewed, left_out, strict=False):
+            away, iou = offsets(xyxy, self._true(i))
+            self._pairs.append((away[iou >= ALIKE], read[iou >= ALIKE]))
         self.sides = learnt(self._pairs)
         self.outcome = self._outcome(left_out)
 
@@ -378,22 +369,6 @@ class _Name:
         boxes, labels = self._school.reviewed[self._chosen[i]]
         return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self._p]).reshape(-1, 4)
 
-    def _drawn(self, i: int, direction: Direction) -> Drafts:
-        """The taught boxes of a picture that would be drafts, before their sides are moved."""
-        lesson, like = self._lessons[i], direction(self._pictures.whitened[i]).view(1, 1, *self._pictures.grid)
-        [maps] = drawn([lesson], [self._p], like, [self.share], self._school.drawing.level)
-        heat = maps[0].numpy()
-        xyxy, score = self._school.drawing.boxes(lesson, heat)
-        kept = xyxy[score >= MIN_SCORE]
-        return kept, readings(kept, heat, lesson.frame)
-
-    def _untaught(self, i: int) -> FloatArray:
-        """The drafts `[n, 4]` that the picture would have, best first."""
-        folder, picture = self._school.folder, self._chosen[i]
-        row, chosen = folder.results.row(picture, taught=False), folder.untaught(picture)
-        ids = [box for box in chosen.drafts if row["labels"][box] == self._p]
-        return np.array([row["boxes"][box] for box in ids]).reshape(-1, 4)
-
     def _outcome(self, left_out: Sequence[Drafts]) -> Taught:
         is_common = self._p in self._school.common
         agreement = stability(self._pictures, self._heat, self._uses) if is_common else None
@@ -402,36 +377,34 @@ class _Name:
         if not count:
             why = "learnt from the folder" if open_gate else "not learnt: its pictures do not agree where it is"
             return Taught(0, taught, open_gate, why, None, None, 0, agreement)
-        compared = range(len(left_out))
-        before = sum(self._work(self._untaught(self._reviewed[k]), k) for k in compared)
-        after = sum(self._work(self._moved(k, *drafts), k) for k, drafts in enumerate(left_out))
+        before = after = 0
+        folder, compared = self._school.folder, len(left_out)
+        for k, (i, (xyxy, read)) in enumerate(zip(self._reviewed, left_out, strict=False)):
+            picture, true = self._chosen[i], self._true(i)
+            row, drafts = folder.results.row(picture, taught=False), folder.untaught(picture).drafts
+            before += work_on([row["boxes"][box] for box in drafts if row["labels"][box] == self._p], true).total
+            sides = learnt(one for j, one in enumerate(self._pairs) if j != k)  # as the other pictures have it
+            after += work_on(moved(xyxy, sides, read, self._lessons[i].frame), true).total
         # A name's drafts change only for a difference that is larger than chance.
-        least = math.sqrt(len(compared)) if self._known else 0.0
+        least = math.sqrt(compared) if self._known else 0.0
         used = after <= before + least + FEW if open_gate else after < before - least
-        seen = f"on {len(compared):,} reviewed pictures learnt ones need {after:,} corrections, others {before:,}"
+        seen = f"on {compared:,} reviewed pictures learnt ones need {after:,} corrections, others {before:,}"
         why = f"{'learnt drafts' if used else 'drafts as before'}: {seen}"
-        return Taught(count, taught, used, why, before, after, len(compared), agreement)
+        return Taught(count, taught, used, why, before, after, compared, agreement)
 
     def _left_out(self, k: int) -> Drafts:
-        """The taught drafts of a reviewed picture as if it were not reviewed."""
+        """The taught drafts of a reviewed picture as if it were not reviewed, before their sides are moved."""
         i, presence = self._reviewed[k], self.presence
         assert presence is not None
         if presence.without(k, self._school.chance(self._chosen[i], self._p)) < FOUND:
             return np.zeros((0, 4), np.float32), np.zeros((0, 4, READINGS))
-        return self._drawn(i, self.fitted.without(i, self._pictures, bool(self._uses[i])))
-
-    def _compared(self, k: int, xyxy: FloatArray, read: Floats) -> tuple[Floats, Floats]:
-        """How far the drafts of a reviewed picture are away from its boxes, and their readings."""
-        away, iou = offsets(xyxy, self._true(self._reviewed[k]))
-        return away[iou >= ALIKE], read[iou >= ALIKE]
-
-    def _moved(self, k: int, xyxy: FloatArray, read: Floats) -> FloatArray:
-        """Drafts of a reviewed picture with their sides moved as the other pictures have it."""
-        others = learnt(one for j, one in enumerate(self._pairs) if j != k)
-        return moved(xyxy, others, read, self._lessons[self._reviewed[k]].frame)
-
-    def _work(self, drafts: FloatArray, k: int) -> int:
-        return work_on(drafts, self._true(self._reviewed[k])).total
+        direction = self.fitted.without(i, self._pictures, bool(self._uses[i]))
+        lesson, like = self._lessons[i], direction(self._pictures.whitened[i]).view(1, 1, *self._pictures.grid)
+        [maps] = drawn([lesson], [self._p], like, [self.share], self._school.drawing.level)
+        heat = maps[0].numpy()
+        xyxy, score = self._school.drawing.boxes(lesson, heat)
+        kept = xyxy[score >= MIN_SCORE]
+        return kept, readings(kept, heat, lesson.frame)
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:

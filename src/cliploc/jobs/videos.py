@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from cliploc._documents import VideoFrames, read_json, refuse_other
+from cliploc._documents import VideoFrames, read_if_there, refuse_other
 from cliploc._files import write_whole
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS
@@ -62,19 +62,31 @@ class Every:
 
 def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFile]:
     """The frames of a video; they are decoded unless they are there already."""
-    place = _FramesPlace.of(video.id, folder)
-    before = stamp(video)
-    numbers = _known(place, before, every)
-    if numbers is None:
+    place = _place_of(video.id, folder)
+    listed, before = place.with_name(f"{place.name}#frames.json"), stamp(video)
+    read = read_if_there(listed, VideoFrames)
+    numbers: list[int] = read.get("frames", [])
+    same = (read.get("stamp"), read.get("every")) == (before, repr(every))  # of the video as it is, and as asked for
+    if not same or not all(_frame(place, number).is_file() for number in numbers):
         try:
-            place.clear()
-            numbers = list(_taken(video, every, place))
-            write_json(place.listed, {"stamp": before, "every": repr(every), "frames": numbers})
+            place.parent.mkdir(parents=True, exist_ok=True)
+            listed.unlink(missing_ok=True)  # first, so that no list is left beside missing frames
+            for path in list(place.parent.iterdir()):
+                if (frame := FRAME.fullmatch(path.name)) is not None and frame[1] == place.name:
+                    path.unlink()
+            numbers = []
+            for number, image in _chosen(video, every):
+                encode = partial(image.save, format="JPEG", quality=QUALITY, subsampling=0)
+                write_whole(_frame(place, number), encode, durable=False)
+                numbers.append(number)
+            if not numbers:
+                raise InputError(f"{video.id}: holds no frames: check the video")
+            write_json(listed, {"stamp": before, "every": repr(every), "frames": numbers})
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             raise InputError(f"{video.id}: its name is too long for the names of its frames: shorten it") from None
-    return [PictureFile(f"{video.id}#{number:06d}.jpg", place.file(number)) for number in numbers]
+    return [PictureFile(f"{video.id}#{number:06d}.jpg", _frame(place, number)) for number in numbers]
 
 
 def path_of(picture: str, root: Path, out: Path) -> Path:
@@ -82,65 +94,20 @@ def path_of(picture: str, root: Path, out: Path) -> Path:
     below, frame = root / picture, FRAME.fullmatch(picture)
     if frame is None or below.is_file():
         return below
-    return _FramesPlace.of(frame[1], out / FRAMES).file(int(frame[2]))
+    return _frame(_place_of(frame[1], out / FRAMES), int(frame[2]))
 
 
-@dataclass(frozen=True)
-class _FramesPlace:
-    """Where the frames of a video are: under the names that exports give them, for tools that read the folder."""
-
-    folder: Path  # in which they lie
-    name: str  # what their names begin with
-
-    @classmethod
-    def of(cls, video: str, frames: Path) -> _FramesPlace:
-        """The place of a video's frames; a video elsewhere has a folder of its own."""
-        path = PurePosixPath(video)
-        if path.is_absolute() or ".." in path.parts or "\\" in video or ":" in video:
-            digest = hashlib.sha256(video.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-            return cls(frames / f"elsewhere-{digest}", path.name)
-        return cls(frames / path.parent, path.name)
-
-    @property
-    def listed(self) -> Path:
-        """The list of the frames, which is written last."""
-        return self.folder / f"{self.name}#frames.json"
-
-    def file(self, number: int) -> Path:
-        """The file of a frame."""
-        return self.folder / f"{self.name}#{number:06d}.jpg"
-
-    def clear(self) -> None:
-        """Removes the frames of an earlier run, their list first, so that no list is left beside missing frames."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.listed.unlink(missing_ok=True)
-        for path in list(self.folder.iterdir()):
-            if (frame := FRAME.fullmatch(path.name)) is not None and frame[1] == self.name:
-                path.unlink()
+def _place_of(video: str, frames: Path) -> Path:
+    """What the paths of a video's frames begin with, as exports name them, for tools that read the folder."""
+    path = PurePosixPath(video)
+    if path.is_absolute() or ".." in path.parts or "\\" in video or ":" in video:  # elsewhere: a folder of its own
+        digest = hashlib.sha256(video.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return frames / f"elsewhere-{digest}" / path.name
+    return frames / path
 
 
-def _known(place: _FramesPlace, before: str, every: Every) -> list[int] | None:
-    """The numbers of the frames that were taken before; None if the video, or what is asked for, has changed."""
-    try:
-        read = read_json(place.listed, VideoFrames)
-    except (OSError, ValueError):
-        return None
-    there = read["stamp"] == before and read["every"] == repr(every)
-    numbers: list[int] = read["frames"]
-    return numbers if there and all(place.file(number).is_file() for number in numbers) else None
-
-
-def _taken(video: PictureFile, every: Every, place: _FramesPlace) -> Iterator[int]:
-    """Decodes a video and writes its frames; yields their numbers."""
-    count = 0
-    for number, image in _chosen(video, every):
-        write_whole(
-            place.file(number), partial(image.save, format="JPEG", quality=QUALITY, subsampling=0), durable=False
-        )
-        count += 1
-        yield number
-    if not count:
-        raise InputError(f"{video.id}: holds no frames: check the video")
+def _frame(place: Path, number: int) -> Path:
+    return place.with_name(f"{place.name}#{number:06d}.jpg")
 
 
 def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Image.Image]]:
@@ -172,7 +139,7 @@ def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Image.Image
                 wanted = every.frames is not None and number % every.frames == 0
                 if span is not None and seconds >= due:
                     wanted, due = True, (seconds // span + 1) * span
-                if begins is not None and (begins.send(frame) or number == 0):
+                if begins is not None and (begins(frame) or number == 0):
                     wanted = True
                 if wanted:
                     _refuse_large(video, frame.width, frame.height)  # a damaged one can be larger than it said before
@@ -192,8 +159,8 @@ def _refuse_large(video: PictureFile, width: int, height: int) -> None:
         )
 
 
-def _scenes(stream: Any) -> Any:
-    """A generator to which each frame is sent; it yields whether the frame begins a scene."""
+def _scenes(stream: Any) -> Callable[[Any], bool]:
+    """A function to which each frame is given; it returns whether the frame begins a scene."""
     from av.error import BlockingIOError as NotYet
     from av.filter import Graph
 
@@ -204,16 +171,11 @@ def _scenes(stream: Any) -> Any:
     select.link_to(sink)
     graph.configure()
 
-    def tell() -> Iterator[bool]:
-        begins = False
-        while True:
-            frame = yield begins
-            graph.push(frame)
-            begins = False
-            with suppress(NotYet):
-                graph.pull()
-                begins = True
+    def begins(frame: Any) -> bool:
+        graph.push(frame)
+        with suppress(NotYet):
+            graph.pull()
+            return True
+        return False
 
-    teller = tell()
-    next(teller)
-    return teller
+    return begins

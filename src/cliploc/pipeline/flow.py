@@ -64,7 +64,7 @@ from cliploc.tower import Backbone, Guide, Needs, Trace
 from cliploc.values import Boxes, FloatArray, TextSet
 
 if TYPE_CHECKING:
-    from cliploc.teaching.drawing import Redrawn
+    from cliploc.teaching.learnt import Redrawn
     from cliploc.teaching.lesson import Lesson
 
 
@@ -353,7 +353,7 @@ class Flow:
         names: list[Sequence[int]] = [[p for p in some if p in rows] for some, rows in zip(wanted, learnt, strict=True)]
         if self._learnt is None or not task.refined or not any(names):
             return []
-        from cliploc.teaching.drawing import Redrawn
+        from cliploc.teaching.learnt import Redrawn
 
         level, device = self.steps.level_of(task), self.backbone.device
         lessons = zip(lessons_of(names), learnt, strict=True)

@@ -16,7 +16,7 @@ from cliploc.pipeline.prepare import Prepared
 from cliploc.tower import Trace
 
 if TYPE_CHECKING:
-    from cliploc.teaching.drawing import Redrawn
+    from cliploc.teaching.learnt import Redrawn
 
 VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, with about five copies
 OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture compute its weights again for every batch of names

@@ -43,8 +43,11 @@ class Whitening:
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> Whitening:
         """That of these pictures."""
-        rng = np.random.default_rng(0)
-        sample = torch.cat([_some(one.readings(), rng) for one in lessons]).double()
+        rng, some = np.random.default_rng(0), []
+        for readings in (one.readings() for one in lessons):
+            places = rng.choice(len(readings), min(len(readings), SAMPLED), replace=False)
+            some.append(readings[torch.from_numpy(places)])
+        sample = torch.cat(some).double()
         mean = sample.mean(dim=0)
         values, vectors = torch.linalg.eigh(torch.cov(sample.T))
         values, vectors = values[-CHANNELS:].clamp(min=0), vectors[:, -CHANNELS:]
@@ -59,11 +62,6 @@ class Whitening:
         """Directions in the features themselves: weights `[P, c]` and bias `[P]`."""
         weights = torch.stack([self.matrix @ one.w for one in directions])
         return weights, torch.tensor([one.bias for one in directions]) - weights @ self.mean
-
-
-def _some(readings: Tensor, rng: np.random.Generator) -> Tensor:
-    count = len(readings)
-    return readings[torch.from_numpy(rng.choice(count, min(count, SAMPLED), replace=False))]
 
 
 @dataclass(frozen=True)
@@ -107,13 +105,6 @@ class Direction:
         """`[…, k]` → `[…]` in 0–1."""
         return (whitened @ self.w + self.bias).clamp(0, 1)
 
-    @classmethod
-    def between(cls, hot: Tensor, cold: Tensor) -> Direction:
-        """From mean places `[k]`."""
-        w = hot - cold
-        length = (w @ w).clamp(min=1e-6)
-        return cls(w / length, float(0.5 - 0.5 * (hot + cold) @ w / length))
-
 
 def projected(weights: Tensor, bias: Tensor, features: Tensor) -> Tensor:
     """How like each name each place is: `Whitening.unwhitened`, features `[c, h, w]` → `[P, h, w]` in 0–1."""
@@ -149,15 +140,14 @@ def share_of_text(reviewed: int, known: bool) -> float:
     return MIX * WANES / (WANES + reviewed) if known else 0.0
 
 
-def fit(pictures: Pictures, heat: Tensor, uses: Tensor, boxes: Mapping[int, Tensor], known: bool) -> Fitted:
-    """Teaches one name.
-
-    Args:
-        heat: `[n, N]` its maps in 0–1 before the steps on the grid.
-        uses: `[n]` bool, which pictures show the name.
-        boxes: reviewed picture → `[N]`, the share of each cell that lies in boxes of the name; all zero for none.
-        known: whether the model knows the name; else only reviewed pictures start.
-    """
+def fit(
+    pictures: Pictures,
+    heat: Tensor,  # [n, N] maps of the name in 0–1 before the steps on the grid
+    uses: Tensor,  # [n] bool, which pictures show the name
+    boxes: Mapping[int, Tensor],  # reviewed picture → [N], the share of each cell in boxes of the name; all zero: none
+    known: bool,  # whether the model knows the name; else only reviewed pictures start
+) -> Fitted:
+    """Teaches one name."""
     weight = max(1.0, len(boxes) / 2)  # of a reviewed picture against 1 of another
     count = len(heat)
     reviewed = torch.zeros(count, dtype=torch.bool)
@@ -182,11 +172,9 @@ def fit(pictures: Pictures, heat: Tensor, uses: Tensor, boxes: Mapping[int, Tens
 
 
 def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
-    """How like each other are the projections that two halves of 20 pictures teach: their mean correlation.
-
-    Of several groups of pictures that show the name, and several halves, so that it does not grow with the folder.
-    Where maps are on the thing in most pictures, the halves teach the same. 0 with fewer than 20 pictures.
-    """
+    """The mean correlation of the projections that two halves of 20 pictures teach; 0 with fewer pictures."""
+    # Where maps are on the thing in most pictures, the halves teach the same. Of several groups of pictures that show
+    # the name, and several halves, so that it does not grow with the folder.
     ids, rng = torch.nonzero(uses).flatten(), np.random.default_rng(0)
     if len(ids) < GROUP:
         return 0.0
@@ -197,13 +185,9 @@ def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
         own, maps, first = pictures.some(some.tolist()), heat[some], torch.zeros(len(some), dtype=torch.bool)
         first[rng.permutation(len(some))[::2].copy()] = True
         taught = [fit(own, maps, half, {}, known=True).direction(own.whitened) for half in (first, ~first)]  # [20, N]
-        found.append(_correlation(*taught).mean())
+        one, other = (like - like.mean(dim=1, keepdim=True) for like in taught)
+        found.append(F.cosine_similarity(one, other, dim=1).mean())
     return float(torch.stack(found).mean())
-
-
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Of maps `[n, N]`: `[n]`."""
-    return F.cosine_similarity(a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True), dim=1)
 
 
 def _means(pictures: Pictures, maps: Tensor, inside: Tensor, reviewed: Tensor) -> tuple[Tensor, ...]:
@@ -219,7 +203,9 @@ def _means(pictures: Pictures, maps: Tensor, inside: Tensor, reviewed: Tensor) -
 
 
 def _direction(hot: Tensor, cold: Tensor, hot_weight: Tensor, cold_weight: Tensor) -> Direction:
-    mean = [
+    hot, cold = (  # [k]
         weights @ means / weights.sum().clamp(min=1e-9) for means, weights in ((hot, hot_weight), (cold, cold_weight))
-    ]
-    return Direction.between(*mean)
+    )
+    w = hot - cold
+    length = (w @ w).clamp(min=1e-6)
+    return Direction(w / length, float(0.5 - 0.5 * (hot + cold) @ w / length))

@@ -1,16 +1,17 @@
-"""What was learnt of names, as a small file: a direction in the tower's features for each."""
+"""What was learnt of names, as a small file: a direction in the tower's features for each; and maps drawn with it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from msgspec import Meta, Struct
 from safetensors import SafetensorError, safe_open
@@ -22,15 +23,25 @@ from cliploc._documents import parse_json, refuse_other
 from cliploc._files import write_whole
 from cliploc.config import FOUND
 from cliploc.errors import InputError
+from cliploc.geometry import padding_least
+from cliploc.maps import min_max
 from cliploc.prompts import CONTRAST
-from cliploc.teaching.directions import Direction, Whitening, projected
+from cliploc.refine.affinity import spread_along, with_details
+from cliploc.refine.level import leveled
+from cliploc.teaching.directions import projected
+from cliploc.teaching.lesson import Lesson
 from cliploc.teaching.sides import LENGTH
+from cliploc.values import FloatArray
 
 KIND, VERSION = "cliploc learnt", 2
+TENSORS = ("weights", "bias", "share", "embedding", "sides")  # of a file, besides "alike"
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
 SURE = 0.95  # chance of a name in a picture that is as like those with it as three quarters of them are
+# Places must be more alike to exchange heat than in `affinity` alone; chosen on the raccoon pictures, see
+# docs/studies/teaching.md.
+CUT = 0.3
 
 
 @dataclass(frozen=True)
@@ -48,21 +59,6 @@ class Learnt:
     # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
     # pictures that look alike need not show it; None: of all names.
     alike: Tensor | None = None
-
-    @classmethod
-    def of(
-        cls,
-        taught: Mapping[str, tuple[Direction, float]],
-        whitening: Whitening,
-        embedding: Tensor,
-        sides: Tensor,
-        about: Mapping[str, Any],
-        alike: Tensor | None = None,
-    ) -> Learnt:
-        """Directions in the whitened features of a folder, each with the share of the text's map."""
-        weights, bias = whitening.unwhitened([direction for direction, _ in taught.values()])
-        shares = tuple(share for _, share in taught.values())
-        return cls(tuple(taught), weights, bias, shares, embedding, sides, about, alike)
 
     def chances(self, embedding: Tensor, rows: Sequence[int]) -> Tensor:
         """The chance that some of the names are in a picture `[D]`, by how alike it looks: `[p]`; NaN: not known."""
@@ -108,14 +104,8 @@ class Learnt:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as safetensors."""
-        tensors = {
-            "weights": self.weights.contiguous(),
-            "bias": self.bias.contiguous(),
-            "share": torch.tensor(self.share),
-            "embedding": self.embedding.contiguous(),
-            "sides": self.sides.contiguous(),
-            **({} if self.alike is None else {"alike": self.alike.contiguous()}),
-        }
+        kept = TENSORS if self.alike is None else (*TENSORS, "alike")
+        tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in kept}
         facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
@@ -157,7 +147,7 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
                     f"{os.fspath(path)}: expected what this version of cliploc has learnt, got a file of another "
                     "version of cliploc: annotate its folder again"
                 )
-            tensors = [file.get_tensor(key).float() for key in ("weights", "bias", "share", "embedding", "sides")]
+            tensors = [file.get_tensor(key).float() for key in TENSORS]
             alike = file.get_tensor("alike").float() if "alike" in file.keys() else None  # noqa: SIM118 - no mapping
         names, about = tuple(facts["names"]), facts["about"]
         weights, bias, share, embedding, sides = tensors
@@ -174,3 +164,53 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
             "check the path"
         ) from None
     return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about, alike)
+
+
+# --------------------------------------------------------------------------------------------------- maps drawn with it
+def drawn(
+    lessons: Sequence[Lesson],  # of B pictures with the same grids
+    names: Sequence[int],  # the numbers of the p names
+    like: Tensor,  # [B, p, h′, w′] how like each name each place is, in 0–1
+    share: Sequence[float],  # [p] of the map of the text in the result
+    level: float | None,  # τ of the step `level`; None without it
+    cut: float = CUT,  # of `affinity`
+) -> Iterator[Tensor]:
+    """For each picture maps `[p, H, W]` in 0–1 over the first scale's input; they do not depend on the others."""
+    # Drafts of a folder and results with a file of what was learnt are drawn here, so that both are the same.
+    heat = torch.stack([torch.stack([one.map_of(p) for p in names]) for one in lessons])  # [B, p, h, w]
+    taught = F.interpolate(like, (heat.shape[-2], heat.shape[-1]), mode="bilinear")
+    of_text = torch.tensor(share, device=heat.device)[:, None, None]
+    maps = min_max(of_text * min_max(heat.float()) + (1 - of_text) * taught)
+    frames = [one.frame for one in lessons]
+    spread = [  # one by one: a picture's pairs of places fit into the fast memory, those of several do not
+        with_details(spread_along(one.directions()[None], maps[i : i + 1], cut), maps[i : i + 1])
+        for i, one in enumerate(lessons)
+    ]
+    maps = min_max(padding_least(torch.cat(spread), frames, False))
+    if level is not None:
+        maps = min_max(padding_least(leveled(maps, level), frames, False))
+    for raw, frame in zip(maps, frames, strict=True):
+        yield min_max(frame.sampling_of_whole(frame, raw).over_input(raw))
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """The names of a picture whose maps are drawn by what was learnt."""
+
+    learnt: Learnt
+    lesson: Lesson  # with the maps of those that are asked for
+    rows: Mapping[int, tuple[int, float]]  # the number of a name → its row, and the share of the text's map
+    level: float | None  # τ of the step `level`; None without it
+
+    def sides(self, count: int) -> FloatArray:
+        """`[P, LENGTH]` how the sides of the boxes of all `count` names are moved; see `cliploc.teaching.sides`."""
+        found = np.zeros((count, LENGTH), np.float32)
+        for p, (row, _) in self.rows.items():
+            found[p] = self.learnt.sides[row].numpy()
+        return found
+
+    def maps(self, names: Sequence[int]) -> Tensor:
+        """Maps `[p, H, W]` in 0–1 of some of the names over the first scale's input."""
+        rows, share = [self.rows[p][0] for p in names], [self.rows[p][1] for p in names]
+        like = self.learnt.project(self.lesson.maps_of_features(), rows)
+        return next(drawn([self.lesson], names, like[None], share, self.level))

@@ -32,15 +32,12 @@ def taught_stage(backbone: Backbone) -> int:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One picture, on grids over the first scale's input.
-
-    `places` and `features` are stored in eight bits; `scale` is what one step of the features is worth.
-    """
+    """One picture, on grids over the first scale's input."""
 
     names: tuple[int, ...]  # the numbers of the p names that have maps
     heat: Tensor  # [p, h, w] float16 in 0–1: the mean of the views, before the steps on the grid
     places: Tensor  # [C, h, w] int8, 127 times the directions of `cliploc.refine.affinity`
-    features: Tensor  # [c, h′, w′] int8
+    features: Tensor  # [c, h′, w′] int8, in steps of `scale`
     scale: float
     embedding: Tensor  # [D] float16
     frame: Frame
@@ -107,16 +104,12 @@ def narrowed(features: Tensor, most: int) -> Tensor:
     return torch.einsum("nc,chw->nhw", chance.to(features.device), features)
 
 
-def _coarse(features: Tensor) -> Tensor:
-    """Features `[C, h, w]` on a grid of at most `MOST_CELLS` cells."""
-    while features.shape[-2] * features.shape[-1] > MOST_CELLS:
-        features = pooled(features, (-(-features.shape[-2] // 2), -(-features.shape[-1] // 2)))
-    return features
-
-
 def taught_features(features: Tensor) -> Tensor:
     """The features `[C, h, w]` of the taught stage as lessons have them, not rounded."""
-    return narrowed(_coarse(features.float()), MOST_CHANNELS)
+    features = features.float()
+    while features.shape[-2] * features.shape[-1] > MOST_CELLS:
+        features = pooled(features, (-(-features.shape[-2] // 2), -(-features.shape[-1] // 2)))
+    return narrowed(features, MOST_CHANNELS)
 
 
 def pooled(maps: Tensor, hw: tuple[int, int]) -> Tensor:

@@ -18,22 +18,15 @@ READINGS = len(ACROSS) + 2
 LENGTH = 4 + READINGS  # of what is learnt: an offset for each side, and a weight for each reading
 
 
-def _places() -> Floats:
-    """`[4, across, along, 2]` where each side is read, in a box from 0 to 1; left, top, right, bottom."""
-    across, along = np.broadcast_arrays(ACROSS[:, None], ALONG)
-    pairs = ((across, along), (along, across), (1 - across, along), (along, 1 - across))
-    return np.array([np.stack(pair, axis=-1) for pair in pairs])
-
-
 def readings(boxes: FloatArray, heat: FloatArray, frame: Frame) -> Floats:
-    """`[n, 4, READINGS]` of each side: the map `[H, W]` across it, outside first, and its room to the picture's edge.
-
-    The map is over the frame's input, boxes are in the picture's pixels.
-    """
+    """`[n, 4, READINGS]` of each side: the map `[H, W]` across it, outside first, and its room to the edge."""
+    across, along = np.broadcast_arrays(ACROSS[:, None], ALONG)
+    pairs = ((across, along), (along, across), (1 - across, along), (along, 1 - across))  # left, top, right, bottom
+    places = np.array([np.stack(pair, axis=-1) for pair in pairs])  # [4, across, along, 2] in a box from 0 to 1
     visible = np.array(frame.visible_xyxy)
-    on_map = frame.to_input(boxes)  # [n, 4]
+    on_map = frame.to_input(boxes)  # [n, 4]; boxes are in the picture's pixels, the map is over the frame's input
     size = (on_map[:, 2:] - on_map[:, :2]).clip(1)
-    points = on_map[:, None, None, None, :2] + _places() * size[:, None, None, None]
+    points = on_map[:, None, None, None, :2] + places * size[:, None, None, None]
     x, y = np.moveaxis(np.floor(points).astype(int).clip(visible[:2], visible[2:] - 1), -1, 0)
     room = np.abs(visible - on_map) / np.tile(size, 2)  # [n, 4]
     found = (heat[y, x].mean(axis=3), room.clip(0, ROOM)[..., None], (room < TOUCHING)[..., None])
@@ -59,25 +52,21 @@ def offsets(drafts: FloatArray, boxes: FloatArray) -> tuple[Floats, Floats]:
 
 
 def common(found: Floats) -> Floats:
-    """`[4]` what offsets `[n, 4]` have in common: their mean, less the more it is chance.
-
-    m · max(0, 1 − 2 e² / m²), e the mean's standard error, in which `USUAL` counts as two offsets more.
-    """
+    """`[4]` what offsets `[n, 4]` have in common: their mean m, less the more it is chance."""
     count = len(found)
     if count < 2:
         return np.zeros(4)
     mean = found.mean(axis=0)
+    # m · max(0, 1 − 2 e² / m²), e the mean's standard error, in which `USUAL` counts as two offsets more.
     error = (((found - mean) ** 2).sum(axis=0) + 2 * USUAL**2) / (count * (count + 1))  # squared
     shrunk: Floats = mean * (1 - 2 * error / np.maximum(mean**2, 1e-12)).clip(0)
     return shrunk
 
 
 def learnt(pictures: Iterable[tuple[Floats, Floats]]) -> Floats:
-    """`[LENGTH]` from the offsets `[n, 4]` and `readings` of the drafts of several pictures: what `moved` takes.
-
-    What sides have in common first, then a ridge regression of what is left on the readings, the same for all sides.
-    Its penalty is the variance of what is left, over that of a weight.
-    """
+    """`[LENGTH]` from the offsets `[n, 4]` and `readings` of the drafts of several pictures: what `moved` takes."""
+    # What sides have in common first, then a ridge regression of what is left on the readings, the same for all sides.
+    # Its penalty is the variance of what is left, over that of a weight.
     some = [*pictures]
     away = np.concatenate([np.zeros((0, 4)), *(one for one, _ in some)])
     read = np.concatenate([np.zeros((0, 4, READINGS)), *(one for _, one in some)])

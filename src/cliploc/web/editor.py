@@ -69,8 +69,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
             image = folder.upright(number)
         name, at = wish["name"], wish.get("at")
         if at is None:
-            heat = suggester.heat(image, number, name)
-            return {"heat": data_uri(heat.png, "image/png"), "threshold": heat.threshold, "said": heat.said}
+            png, threshold, said = suggester.heat(image, number, name)
+            return {"heat": data_uri(png, "image/png"), "threshold": threshold, "said": said}
         box, mask = suggester.box(image, number, name, wish.get("threshold"), (float(at[0]), float(at[1])))
         if not folder.masks:
             return {"xyxy": box}
