@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Judged, Scorer, chosen_metrics
 from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of
-from cliploc.faithfulness._infra.order import counts
 from tests.faithfulness.models import (
     HW,
     SmallClassifier,
@@ -74,7 +73,7 @@ def test_the_published_protocol_has_225_scores() -> None:
     heat = random_heat((224, 224))
     logits = Scorer(lambda x: x.flatten(1) @ of.flatten(1).T, torch.eye(2), 1.0)
     one = Judged(picture((224, 224)), heat, 0, None, logits, lambda x: x)
-    assert counts(224 * 224, 224)[:3] == [0, 224, 448]
+    assert one.steps[:3] == [0, 224, 448]
     assert len(DELETION.measure(one).curves["deletion"]) == 225
 
 

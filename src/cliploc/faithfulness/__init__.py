@@ -11,10 +11,19 @@ from cliploc.registry import Registry, module_names
 
 if TYPE_CHECKING:  # these import torch, which takes longer than refusing a name
     from cliploc.faithfulness._infra.fill import in_8_bits
-    from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
+    from cliploc.faithfulness._infra.judged import (
+        Axis,
+        FaithfulnessMetric,
+        FaithfulNumber,
+        Judged,
+        Measured,
+        OtherMaps,
+        Scorer,
+        Scores,
+        area,
+        spearman,
+    )
     from cliploc.faithfulness._infra.measure import AskedPicture, Faithfulness, Region, Spent, with_random_weights
-    from cliploc.faithfulness._infra.order import area, spearman
-    from cliploc.faithfulness._infra.scores import Scorer, Scores
 
 __getattr__ = on_first_use(
     __name__,
@@ -24,10 +33,9 @@ __getattr__ = on_first_use(
             "AskedPicture", "Faithfulness", "Region", "Spent", "with_random_weights",
         ],
         "cliploc.faithfulness._infra.judged": [
-            "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps",
+            "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps", "Scorer", "Scores",
+            "area", "spearman",
         ],
-        "cliploc.faithfulness._infra.order": ["area", "spearman"],
-        "cliploc.faithfulness._infra.scores": ["Scorer", "Scores"],
     },
 )  # fmt: skip
 

@@ -7,9 +7,16 @@ from typing import ClassVar
 import numpy as np
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.order import area
-from cliploc.faithfulness._infra.scores import Make, Scores
+from cliploc.faithfulness._infra.judged import (
+    Axis,
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Make,
+    Measured,
+    Scores,
+    area,
+)
 
 WIDTH = 16  # steps between the first scores, where a tolerance is given
 

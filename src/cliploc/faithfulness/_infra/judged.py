@@ -1,4 +1,4 @@
-"""The protocol of a faithfulness metric, and the picture and map that a metric judges."""
+"""The protocol of a faithfulness metric, the picture and map that it judges, and the scores of changed pictures."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cliploc._process import in_halves
 from cliploc.config import FaithfulnessOptions
+from cliploc.errors import ModelError
 from cliploc.faithfulness._infra.fill import Fill, fill_of
-from cliploc.faithfulness._infra.order import counts, removal_order
-from cliploc.faithfulness._infra.scores import Make, Scorer, Scores
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
 PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
@@ -47,6 +48,63 @@ class Measured:
     curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
 
+# ------------------------------------------------------------------------------------------- scores of changed pictures
+Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The model's scores of n pictures."""
+
+    probability: Tensor  # [n] softmax over all names, of the name in question
+    cosine: Tensor  # [n] with the name in question
+    first: Tensor  # [n] index of the name that fits best
+
+
+class Scorer:
+    """Scores pictures by a name among several; `told` gets pictures done and left, `halved` a batch too large."""
+
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Tensor],  # [n, 3, H, W] normalised → [n, D] unit norm
+        names: Tensor,  # [K, D] unit norm
+        logit_scale: float,
+        batch_size: int = 32,
+        told: Callable[[int, int], None] = lambda *_: None,
+        halved: Callable[[int], None] = lambda *_: None,
+    ) -> None:
+        self._encode, self._names, self._logit_scale = encode, names.float(), logit_scale
+        self._batch_size, self._told, self._halved = batch_size, told, halved
+        self.passes = 0  # pictures scored so far
+
+    def __call__(self, count: int, make: Make, target: int) -> Scores:
+        """Scores `count` pictures, made a batch at a time."""
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        with torch.no_grad():
+            for start in range(0, count, self._batch_size):
+                end = min(start + self._batch_size, count)
+                cosines = self._cosines(make(start, end))
+                probabilities = (self._logit_scale * cosines).softmax(dim=-1)
+                parts.append((probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu()))
+                self.passes += end - start
+                self._told(end - start, count - end)
+        return Scores(*(torch.cat(series) for series in zip(*parts, strict=True)))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits `[n, K]` of pictures `[n, 3, H, W]` normalised, for metrics of other packages."""
+        self.passes += len(images)
+        return self._logit_scale * self._cosines(images)
+
+    def _cosines(self, pictures: Tensor) -> Tensor:
+        """Pictures `[n, 3, H, W]` → `[n, K]`; by halves where memory is short."""
+        embeddings = torch.cat([made for _, made in in_halves(pictures, self._encode, self._halved)])
+        cosines = embeddings.float() @ self._names.T.to(embeddings.device)
+        if not cosines.isfinite().all():
+            raise ModelError("the tower gave a perturbed picture an embedding that is not a number: use fp32")
+        return cosines
+
+
+# ---------------------------------------------------------------------------------------------- the picture and its map
 @dataclass(frozen=True)
 class OtherMaps:
     """Other maps by the same method, for metrics that compare maps."""
@@ -82,13 +140,17 @@ class Judged:
 
     @property
     def steps(self) -> list[int]:
-        """How many pixels are gone after each step of deletion and insertion."""
-        return counts(self.pixels, self.options.steps or STEPS)
+        """How many pixels are gone after each step of deletion and insertion, from 0 to all."""
+        step = -(-self.pixels // min(self.options.steps or STEPS, self.pixels))
+        return [*range(0, self.pixels, step), self.pixels]  # the last step may be shorter, as in RISE
 
     @cached_property
     def order(self) -> Tensor:
-        """`[H, W]` for each pixel, how many are removed before it; the same for all metrics."""
-        return removal_order(self.heat)
+        """`[H, W]` for each pixel, how many are removed before it: the hottest first, of equal ones row by row."""
+        order = self.heat.flatten().argsort(descending=True, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        return place.view(self.heat.shape)
 
     def scores(self, count: int, make: Make) -> Scores:
         """Scores `count` pictures, which `make` makes, by the name; see `Scorer`."""
@@ -162,3 +224,28 @@ class FaithfulnessMetric(ABC):
     @abstractmethod
     def measure(self, judged: Judged) -> Measured:
         """The numbers and curves of one map; a `ModelError` where the tower gave no number."""
+
+
+# ----------------------------------------------------------------------------------------------- areas and correlations
+def area(curve: Sequence[float]) -> float:
+    """The area under a curve of n scores at equal distances: (Σ − first/2 − last/2)/(n − 1); RISE's."""
+    return float((sum(curve) - curve[0] / 2 - curve[-1] / 2) / (len(curve) - 1))
+
+
+def pearson(a: Tensor, b: Tensor) -> float | None:
+    """The correlation of two series of numbers; None where one of them is constant."""
+    a, b = a.flatten().double(), b.flatten().double()
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(a.norm() * b.norm())
+    return None if spread <= 1e-12 * len(a) else float((a @ b) / spread)
+
+
+def spearman(a: Tensor, b: Tensor) -> float | None:
+    """The correlation of the ranks of two maps, equal values with their mean rank; None where a map is flat."""
+
+    def ranks(values: Tensor) -> Tensor:  # [n] float64
+        _, inverse, times = np.unique(values.flatten().cpu().numpy(), return_inverse=True, return_counts=True)
+        last = np.cumsum(times)
+        return torch.from_numpy((last - (times + 1) / 2)[inverse.reshape(-1)])
+
+    return pearson(ranks(a), ranks(b))
