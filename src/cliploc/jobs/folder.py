@@ -154,7 +154,8 @@ def begin(
         token = manifest["token"] if old is None else old["token"]
         (out / "parts").mkdir(parents=True, exist_ok=True)
         with temporaries_of(token):
-            for folder in (out, out / "parts", *_folders_below(out / "maps"), *_folders_below(out / "frames")):
+            below = [Path(one) for name in ("maps", "frames") for one, _, _ in os.walk(out / name)]
+            for folder in (out, out / "parts", *below):
                 remove_leftovers(folder, token)
             of_run = {**manifest, "sessions": []} if old is None else old
             named = {**of_run, "files": sorted({*own, *files})}
@@ -187,10 +188,6 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
             f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
             "repeat its command to resume it, or choose another --out"
         )
-
-
-def _folders_below(folder: Path) -> list[Path]:
-    return [Path(one) for one, _, _ in os.walk(folder)]
 
 
 def _checked_parts(
@@ -274,10 +271,7 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         found = _differences(by_id[0], by_id[1], free, where)
         return found or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
     if old != new:
-        return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
+        texts = [json.dumps(one, ensure_ascii=False) for one in (old, new)]
+        there, asked = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)
+        return [f"{where}: {there} there, {asked} asked for"]
     return []
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -167,7 +167,12 @@ def run_task(
             write_part(part_path(out, part.index), part.content, stamps[part.index])
             done, spent = done + 1, spent_together([spent, part.spent])
             notes.add(part.notes)
-            for sample, reason in _failed_in(part):
+            columns = ["sample", "status", "reason"]
+            rows = arrow().parquet.read_table(BytesIO(part.content), columns=columns).to_pylist()
+            # Each sample with its different reasons, for any number of settings.
+            for sample, reason in dict.fromkeys(
+                (one["sample"], one["reason"]) for one in rows if one["status"] != "ok"
+            ):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
         with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
@@ -195,13 +200,6 @@ def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
     return {"schema_version": kind.version, "settings": summary}
 
 
-def _failed_in(part: Part) -> list[tuple[str, str]]:
-    """The failed samples of a part, each with its different reasons, for any number of settings."""
-    columns = ["sample", "status", "reason"]
-    rows = arrow().parquet.read_table(BytesIO(part.content), columns=columns).to_pylist()
-    return list(dict.fromkeys((row["sample"], row["reason"]) for row in rows if row["status"] != "ok"))
-
-
 def _changed(out: Path, shard: Shard) -> list[str]:
     """The samples of a part whose files were replaced since it was computed."""
     path = part_path(out, shard.index)
@@ -221,8 +219,9 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
     for sample in dataset.samples:
         digest.update(json.dumps(_identity(sample, dataset.root)).encode() + b"\n")
     labels = {sample.label for sample in dataset.samples if isinstance(sample, Sample)}  # none in a set of label maps
-    present = {dataset.classes[label].wnid for label in labels}
-    reasons = {"reasons": _reasons(present, asked.get("subset"))} if labels else {}
+    # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
+    reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
+    explained = asked.get("subset") == "ten-classes" or reasons.keys() <= present
     return plain(
         {
             "name": dataset.name,
@@ -233,7 +232,7 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
             "samples": len(dataset),
             "samples_sha256": digest.hexdigest(),
             "classes": [asdict(one) for one in dataset.classes],
-            **reasons,
+            **({"reasons": dict(reasons) if explained else {}} if labels else {}),
             "problems": [asdict(one) for one in dataset.problems],
         }
     )
@@ -248,12 +247,6 @@ def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tu
         return sample.id, sample.size_wh, sample.labels, truth
     masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
     return sample.id, sample.label, sample.size_wh, sample.boxes_xyxy.tolist(), len(sample.masks), masks
-
-
-def _reasons(present: set[str], subset: str | None) -> dict[str, str]:
-    """WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run."""
-    reasons = subsets.get("ten-classes").reasons
-    return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
 
 
 def class_entries(dataset: DatasetSplit[Any]) -> tuple[str, ...]:
