@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
@@ -20,13 +20,26 @@ from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.picture_files import content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in
-from cliploc.jobs.summary import COUNTED, Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
+from cliploc.metrics import DEFAULT, Bootstrap
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]
+Summary = dict[str, Any]
+COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
 SUMMARY = ("summary.json",)  # the files of a run that has no report
+
+
+class Tally:
+    """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
+
+    def add(self, row: Row) -> None:
+        """Counts the row of a picture that did not fail; a sample that occurs twice is an error."""
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
+        """The numbers, with these counts of pictures among them."""
+        return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,25 @@ def conclude(
     summary = summed_up(counted(rows_in(out, task.columns(), manifest["shards"])), tallies)
     write_json(out / "summary.json", _document(task.kind, summary))
     return summary
+
+
+def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT) -> dict[str, Summary]:
+    """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
+    failed: dict[str, list[dict[str, str]]] = {name: [] for name in tallies}
+    evaluated = dict.fromkeys(tallies, 0)
+    for row in rows:
+        if row["status"] != "ok":
+            failed[row["setting"]].append({"sample": row["sample"], "reason": row["reason"]})
+        else:
+            evaluated[row["setting"]] += 1
+            tallies[row["setting"]].add(row)
+    return {
+        name: {
+            **tally.summary({"images": evaluated[name] + len(failed[name]), "evaluated": evaluated[name]}, bootstrap),
+            "failed": failed[name],
+        }
+        for name, tally in tallies.items()
+    }
 
 
 def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:

@@ -85,14 +85,7 @@ class Judge(ABC):
 
     def described(self, setting: Setting, said: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """A setting's entry in the manifest: these parts of its localizer's description, and how it was asked for."""
-        return plain(
-            {
-                "id": setting.id,
-                **said,
-                **self.setup.described(),
-                **more,
-            }
-        )
+        return plain({"id": setting.id, **said, **self.setup.described(), **more})
 
     def described_by(self, setting: Setting, identity: Iterable[str], **more: Any) -> dict[str, Any]:
         """The same for a task whose numbers depend on some keys of the localizer's description only."""
@@ -233,7 +226,9 @@ class EvaluationWorker:
                 of_shard = zip(shard.samples, digests.pop(shard), strict=True)
                 facts = [sample_facts(sample, self._root, digest) for sample, digest in of_shard]
                 waiting.append((shard.index, facts, [next(stream) for stream in streams]))
-                while len(waiting) > AHEAD or (waiting and _done(waiting[0][2])):
+                while len(waiting) > AHEAD or (
+                    waiting and all(future.done() for one in waiting[0][2] for future in one.futures)
+                ):
                     yield self._part(*waiting.popleft())
             while waiting:
                 yield self._part(*waiting.popleft())
@@ -261,10 +256,6 @@ class EvaluationWorker:
         """Ends the processes of the judges."""
         for judge in self.judges:
             judge.close()
-
-
-def _done(judged: Iterable[JudgedShard]) -> bool:
-    return all(future.done() for one in judged for future in one.futures)
 
 
 def thumb(heat: FloatArray) -> bytes:

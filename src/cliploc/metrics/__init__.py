@@ -13,6 +13,7 @@ from cliploc.metrics._infra.curve import (
     checked_map,
 )
 from cliploc.metrics._infra.metric import (
+    DEFAULT,
     Bootstrap,
     Interval,
     JudgedMap,
@@ -23,9 +24,11 @@ from cliploc.metrics._infra.metric import (
     Score,
     all_metrics,
     all_numbers,
+    joined,
     judge_map,
     metric,
     metrics,
+    ratio,
 )
 from cliploc.metrics.coco_ap import CocoAP
 from cliploc.metrics.energy import EnergyInBoxes, EnergyInMasks
@@ -35,6 +38,6 @@ from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2
 from cliploc.metrics.mean_best_iou import MeanBestIoU
 from cliploc.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.metrics.pointing_game import PointingGame
-from cliploc.metrics.pxap import PxAP, pack_counts, unpack_counts
+from cliploc.metrics.pxap import PxAP
 from cliploc.metrics.relevance_rank import RelevanceRank, RelevanceRankMasks
 from cliploc.metrics.vl_score_rule import VLScoreRule

@@ -284,6 +284,25 @@ def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[s
         yield columns
 
 
+def joined(
+    summaries: Iterable[MetricSummary],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, float]]]:
+    """The numbers of several metrics, with `confidence_95`; further facts; the numbers of each class. In percent."""
+    numbers: dict[str, float | None] = {}
+    intervals: dict[str, Interval] = {}
+    facts: dict[str, Any] = {}
+    per_class: dict[str, dict[str, float]] = {}
+    for found in summaries:
+        numbers |= {key: None if score.value is None else 100 * score.value for key, score in found.scores.items()}
+        intervals |= {key: score.interval for key, score in found.scores.items()}
+        facts |= found.facts
+        for label, values in found.per_class.items():
+            of_class = per_class.setdefault(str(label), {})
+            of_class |= {key: value if key == "images" else 100 * value for key, value in values.items()}
+    ends = {key: [100 * end for end in interval] for key, interval in intervals.items() if interval}
+    return {**numbers, "confidence_95": ends}, facts, per_class
+
+
 def checked_masks(judged: JudgedMap) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where the object is, and where pixels count that are not of it: `[H, W]` each."""
     mask, ignore = judged.mask, judged.ignore
@@ -295,6 +314,12 @@ def checked_masks(judged: JudgedMap) -> tuple[npt.NDArray[np.bool_], npt.NDArray
                 f"{list(given.shape)}: resize it to the map"
             )
     return mask, ~mask if ignore is None else ~mask & ~ignore
+
+
+def ratio(part: Any, whole: Any) -> Floats:
+    """part / whole; NaN where the whole is 0."""
+    found: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    return found
 
 
 def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:
