@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +15,12 @@ from cliploc.faithfulness.grid_pointing import cells
 from cliploc.faithfulness.max_sensitivity import noise
 from cliploc.faithfulness.sparseness import gini
 from cliploc.localizer import Localizer
-from tests.faithfulness.models import HW, SmallClassifier, judged, measured, picture, random_heat, weights
+from tests.faithfulness.models import HW, SmallClassifier, judged, measured, other_maps, picture, random_heat, weights
 from tests.tiny import tower
 
 
 def others(of_pictures: Callable[[Tensor, float], Tensor], raw: Tensor | None = None) -> OtherMaps:
-    """Maps by these functions; the others are not asked for."""
-
-    def unused(*_: object) -> Any:
-        raise AssertionError
-
-    return OtherMaps(unused, unused, unused, lambda _, images, share: of_pictures(images, share), lambda: raw)
+    return other_maps(of_pictures=lambda _, images, share: of_pictures(images, share), raw=lambda: raw)
 
 
 def gradients(images: Tensor) -> Tensor:

@@ -156,13 +156,6 @@ def test_means_leave_out_what_cannot_be_computed():
     assert found["failed"] == [{"sample": "c", "reason": "no"}]
 
 
-def test_the_band_of_a_curve_holds_its_mean():
-    curves = [{"c": row} for row in np.random.default_rng(0).random((40, 5)).tolist()]
-    band = mean_curves(curves)["c"]
-    for low, mean, high in zip(band["low"], band["mean"], band["high"], strict=True):
-        assert low < mean < high
-
-
 def test_a_curves_interval_is_that_of_the_number_where_some_cannot_be_computed():
     """Scores that are missing make an interval wider, not narrower."""
     scores = [None if place % 3 else float(value) for place, value in enumerate(np.random.default_rng(1).random(60))]

@@ -275,16 +275,6 @@ def test_two_runs_at_once_do_not_share_a_folder(copy, made):
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1
 
 
-def test_a_lock_ends_with_its_process(tmp_path):
-    child = os.fork()
-    if child == 0:
-        locked(tmp_path).__enter__()
-        os._exit(0)
-    os.waitpid(child, 0)
-    with locked(tmp_path):
-        assert list(tmp_path.iterdir()) == []
-
-
 def test_reviews_applied_by_several_threads_are_all_there(copy):
     """Whoever meets another run is told so, and repeats it."""
     pictures, out = copy

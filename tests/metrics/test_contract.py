@@ -7,7 +7,8 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.jobs.benchmark import BoxTally, summary_columns
-from cliploc.jobs.rows import judge_sample, row_schema, to_table
+from cliploc.jobs.judges import judge_sample
+from cliploc.jobs.rows import row_schema, to_table
 from cliploc.jobs.task import summed_up
 from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
 from cliploc.values import Sample

@@ -85,33 +85,6 @@ def summary_columns() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*own, *(column for one in all_metrics() for column in one.columns)]))
 
 
-class BoxTally(Tally):
-    """Counts the rows of one setting with all metrics, which `cliploc evaluate` uses too."""
-
-    def __init__(self, threshold: float, may_tune: bool) -> None:
-        self.threshold, self.may_tune = threshold, may_tune  # whether the pictures may choose a threshold
-        self.metrics: list[Metric] = [one.at(threshold if one.needs_threshold else None) for one in all_metrics()]
-
-    def add(self, row: Row) -> None:
-        # A plugin's metric that was added during the run would have counted only a part of the samples.
-        self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
-        for one in self.metrics:
-            if all(row[column] is not None for column in one.columns):
-                one.add(row["sample"], row, row["label"], row["predictions"])
-
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
-        """Shares in percent; `cliploc help benchmark --all` explains the keys."""
-        numbers, facts, per_class = joined(one.summarise(self.may_tune, bootstrap) for one in self.metrics if len(one))
-        return {
-            "threshold": self.threshold,
-            "threshold_chosen_on_these_images": False,
-            **numbers,
-            **facts,
-            **counts,
-            "per_class": per_class,
-        }
-
-
 TASK = BenchmarkTask(
     KIND,
     FILES,
@@ -390,3 +363,31 @@ class _SampleOutcome:
 def _tau(rule: BoxRule) -> float:
     assert not isinstance(rule.threshold, str)
     return float(rule.threshold)
+
+
+# ---------------------------------------------------------------------------------------------------------- the numbers
+class BoxTally(Tally):
+    """Counts the rows of one setting with all metrics, which `cliploc evaluate` uses too."""
+
+    def __init__(self, threshold: float, may_tune: bool) -> None:
+        self.threshold, self.may_tune = threshold, may_tune  # whether the pictures may choose a threshold
+        self.metrics: list[Metric] = [one.at(threshold if one.needs_threshold else None) for one in all_metrics()]
+
+    def add(self, row: Row) -> None:
+        # A plugin's metric that was added during the run would have counted only a part of the samples.
+        self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
+        for one in self.metrics:
+            if all(row[column] is not None for column in one.columns):
+                one.add(row["sample"], row, row["label"], row["predictions"])
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        """Shares in percent; `cliploc help benchmark --all` explains the keys."""
+        numbers, facts, per_class = joined(one.summarise(self.may_tune, bootstrap) for one in self.metrics if len(one))
+        return {
+            "threshold": self.threshold,
+            "threshold_chosen_on_these_images": False,
+            **numbers,
+            **facts,
+            **counts,
+            "per_class": per_class,
+        }

@@ -169,8 +169,7 @@ class ValueTally(Tally):
         for key in self._numbers:
             there = [one for values, _ in rows if (one := values.get(key)) is not None]
             means[key] = float(np.mean(there)) if there else None
-            interval = bootstrap.interval(np.array(there)[:, None], lambda means: means[:, 0]) if there else None
-            if interval is not None:
+            if (interval := bootstrap.of_mean(np.array(there))) is not None:
                 ends[key] = list(interval)
             if len(there) < len(rows):
                 measured[key] = len(there)

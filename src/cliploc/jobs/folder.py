@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -79,10 +79,8 @@ def session() -> dict[str, Any]:
     """An entry of the manifest's sessions: when, where and with which versions a run was started or resumed."""
     versions = {}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -193,23 +191,17 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
 def _checked_parts(
     out: Path, kind: RunKind, token: str, count: int | None, check_part: Callable[[int, bytes], object]
 ) -> Begun:
-    def fits(path: Path) -> bool:
-        content = read_part(path)
-        if content is None:
-            return False
-        try:
-            check_part(int(path.stem), content)
-        except ValueError:
-            return False
-        return True
-
-    paths = parts_in(out, kind.suffix, count)
-    whole = frozenset(int(path.stem) for path in paths if fits(path))
+    paths, whole = parts_in(out, kind.suffix, count), set[int]()
+    for path in paths:
+        with suppress(ValueError):
+            if (content := read_part(path)) is not None:
+                check_part(int(path.stem), content)
+                whole.add(int(path.stem))
     damaged = tuple(int(path.stem) for path in paths if int(path.stem) not in whole)
     notes = [f"part {index:05d} is damaged: it is computed again" for index in damaged]
     if foreign := foreign_in(out, kind.suffix, count):
         notes.append(f"not of this run, and ignored: {', '.join(foreign[:3])} in {out / 'parts'}")
-    return Begun(token, whole, damaged, tuple(notes))
+    return Begun(token, frozenset(whole), damaged, tuple(notes))
 
 
 def update_manifest(out: Path, kind: RunKind, **changes: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cliploc import __version__
 from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, write_part
-from cliploc.config import DEFAULTS, MIN_SCORE, Options
+from cliploc.config import DEFAULTS, MIN_SCORE
 from cliploc.datasets import AskedDataset
 from cliploc.errors import UsageError
 from cliploc.jobs import folder
@@ -133,7 +133,7 @@ def run_labelling(
         raise UsageError(f"expected ascending steps from 0 on and a seed at least, got {[*steps]} and {seeds}")
     labels = sorted({label for one in dataset.samples for label in one.labels})
     names = [class_entries(dataset)[label] for label in labels]
-    jobs = [_Job.of(setups[one.setup], one, names) for one in settings]
+    jobs = [_Job(setups[one.setup], one, names) for one in settings]
     notes = Notes(reporter)
     described = [job.describe() for job in jobs]
     steps = [one for one in steps if one < len(dataset.samples)]
@@ -218,32 +218,24 @@ def _counts(work: WorkOf, label: int) -> list[int]:
     return [one.delete, one.draw, one.adjust]
 
 
-@dataclass(frozen=True)
 class _Job:
     """One setting, as `annotate` runs it."""
 
-    id: str
-    setup: ModelSetup
-    labels: Labels
-    options: Options  # without those that `annotate` takes itself
-    drafts: Mapping[str, Any]  # these
-
-    @classmethod
-    def of(cls, setup: ModelSetup, setting: Setting, names: Sequence[str]) -> _Job:
+    def __init__(self, setup: ModelSetup, setting: Setting, names: Sequence[str]) -> None:
         given = setup.options
         if given.recipe is None:
             given = given.but(method=setting.method, method_options=dict(setting.options))
         if setting.threshold is not None:
             given = given.but(threshold=setting.threshold)
-        drafts = {
+        self.id, self.setup = setting.id, setup
+        self.labels = Labels(tuple(names), (None,) * len(names), tuple(given.background or ()))
+        self.drafts: dict[str, Any] = {  # options that `annotate` takes itself
             "min_presence": given.min_presence,
             "min_score": MIN_SCORE if given.min_score is None else given.min_score,  # the default of `annotate`
             "max_boxes": given.max_boxes,
             "min_area": given.min_area,
         }
-        options = given.but(**{name: getattr(DEFAULTS, name) for name in RESERVED})
-        labels = Labels(tuple(names), (None,) * len(names), tuple(given.background or ()))
-        return cls(setting.id, setup, labels, options, drafts)
+        self.options = given.but(**{name: getattr(DEFAULTS, name) for name in RESERVED})  # the others
 
     def describe(self) -> dict[str, Any]:
         """Its entry in the manifest; refuses what cannot be used."""

@@ -337,8 +337,8 @@ def _numbers(rows: Sequence[Row], own: Mapping[str, Any], summary: Mapping[str, 
             "pointing": [row["pointing_hit"] for row in rows],
         }
         for key, values in shares.items():
-            column = np.array(values, np.float64)[:, None]
-            numbers[key] = float(column.mean()), DEFAULT.interval(column, lambda means: means[:, 0])
+            column = np.array(values, np.float64)
+            numbers[key] = float(column.mean()), DEFAULT.of_mean(column)
         if not phrases:
             given = CocoAP()
             for row in rows:

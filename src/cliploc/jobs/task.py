@@ -250,10 +250,12 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
     digest = hashlib.sha256()
     for sample in dataset.samples:
         digest.update(json.dumps(_identity(sample, dataset.root)).encode() + b"\n")
-    labels = {sample.label for sample in dataset.samples if isinstance(sample, Sample)}  # none in a set of label maps
-    # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
-    reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
-    explained = asked.get("subset") == "ten-classes" or reasons.keys() <= present
+    explained: dict[str, Any] = {}
+    if labels := {sample.label for sample in dataset.samples if isinstance(sample, Sample)}:  # none in label maps
+        # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
+        reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
+        wanted = asked.get("subset") == "ten-classes" or reasons.keys() <= present
+        explained["reasons"] = dict(reasons) if wanted else {}
     return plain(
         {
             "name": dataset.name,
@@ -264,7 +266,7 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
             "samples": len(dataset),
             "samples_sha256": digest.hexdigest(),
             "classes": [asdict(one) for one in dataset.classes],
-            **({"reasons": dict(reasons) if explained else {}} if labels else {}),
+            **explained,
             "problems": [asdict(one) for one in dataset.problems],
         }
     )

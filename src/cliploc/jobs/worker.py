@@ -44,6 +44,10 @@ class JudgedShard:
     futures: list[Future[Any]] = field(default_factory=list)
     spent: Spending = field(default_factory=dict)
 
+    def done(self) -> bool:
+        """Whether nothing need be waited for."""
+        return all(future.done() for future in self.futures)
+
 
 class Judge(ABC):
     """A setup's localizer, with the settings that it serves."""
@@ -226,9 +230,7 @@ class EvaluationWorker:
                 of_shard = zip(shard.samples, digests.pop(shard), strict=True)
                 facts = [sample_facts(sample, self._root, digest) for sample, digest in of_shard]
                 waiting.append((shard.index, facts, [next(stream) for stream in streams]))
-                while len(waiting) > AHEAD or (
-                    waiting and all(future.done() for one in waiting[0][2] for future in one.futures)
-                ):
+                while len(waiting) > AHEAD or (waiting and all(one.done() for one in waiting[0][2])):
                     yield self._part(*waiting.popleft())
             while waiting:
                 yield self._part(*waiting.popleft())

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.metrics._infra.curve import TAUS, checked_map
 from cliploc.metrics._infra.metric import (
     DEFAULT,
     POISSON_REPLICATES,
+    TAUS,
     Bootstrap,
     JudgedMap,
     Metric,
@@ -19,6 +19,7 @@ from cliploc.metrics._infra.metric import (
     Number,
     Row,
     Score,
+    checked_map,
     checked_masks,
     metric,
     poisson_draws,

@@ -1,4 +1,4 @@
-"""The protocol of a faithfulness metric, the picture and map that it judges, and the scores of changed pictures."""
+"""The protocol of a faithfulness metric, the picture and map that it judges, and how changed pictures are scored."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -6,19 +6,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cliploc._process import in_halves
 from cliploc.config import FaithfulnessOptions
-from cliploc.errors import ModelError
-from cliploc.faithfulness._infra.fill import Fill, fill_of
+from cliploc.errors import ModelError, UsageError
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
+BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's
+INPAINT_RADIUS = 3  # pixels
 PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
 Best = Literal["low", "high", ""]
 R = TypeVar("R")
+Normalize = Callable[[Tensor], Tensor]
+Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what stands there, `[1 or n, 3, H, W]`
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,68 @@ class Scorer:
         if not cosines.isfinite().all():
             raise ModelError("the tower gave a perturbed picture an embedding that is not a number: use fp32")
         return cosines
+
+
+# --------------------------------------------------------------------------- what stands in the place of removed pixels
+def blur_kernel(side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> Tensor:
+    """RISE's kernel `[side, side]`: a Gaussian reflected at the edges, so flatter than one cut off."""
+    reach = round(4 * sigma)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = (-(offsets**2) / (2 * sigma**2)).exp()
+    weights /= weights.sum()
+    places = (offsets.long() + side // 2) % (2 * side)  # the period of a row that is reflected at both ends
+    places = torch.where(places < side, places, 2 * side - 1 - places)
+    row = torch.zeros(side, dtype=torch.float64).index_add_(0, places, weights)
+    return torch.outer(row, row).float()
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Pictures `[n, 3, H, W]` blurred as in RISE: normalised values, with zeros beyond the edges."""
+    kernel = blur_kernel().to(images)
+    return F.conv2d(images, kernel.expand(3, 1, -1, -1), padding=BLUR_SIDE // 2, groups=3)
+
+
+def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> Fill:
+    """What replaces pixels of `[1, 3, H, W]`: zero (RISE), black (Chefer), blur, mean, noise, inpaint (Telea 2004)."""
+    if kind == "inpaint":
+        return lambda removed: _inpainted(images, removed, normalize)
+    shape = (1, 3, *images.shape[-2:])
+    if kind == "zero":
+        made = torch.zeros_like(images)
+    elif kind == "black":
+        made = normalize(images.new_zeros(shape, dtype=torch.float32)).to(images)
+    elif kind == "blur":
+        made = blurred(images)
+    elif kind == "mean":
+        made = images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
+    elif kind == "noise":
+        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        made = normalize(drawn.to(images.device)).to(images)
+    else:
+        raise UsageError(f"expected baseline to be one of zero, black, blur, mean, noise, inpaint, got {kind!r}")
+    return lambda _: made
+
+
+def in_8_bits(images: Tensor, normalize: Normalize) -> npt.NDArray[np.uint8]:
+    """A normalised picture `[1, 3, H, W]` as RGB, `[H, W, 3]`."""
+    black, white = (
+        normalize(torch.full((1, 3, 1, 1), value, device=images.device)).float().to(images.device)
+        for value in (0.0, 1.0)
+    )
+    pixels = ((images.float() - black) / (white - black)).clamp(0, 1).mul(255).round().byte()[0]
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
+    """The picture with its removed pixels inpainted; grey where all pixels are removed."""
+    picture, made = in_8_bits(images, normalize), []
+    for mask in removed[:, 0].cpu().numpy():
+        if mask.all():
+            filled: npt.NDArray[Any] = np.full_like(picture, 128)
+        else:
+            filled = cv2.inpaint(picture, mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
+        made.append(torch.from_numpy(filled).permute(2, 0, 1))
+    return normalize(torch.stack(made).to(images.device).float() / 255).to(images)
 
 
 # ---------------------------------------------------------------------------------------------- the picture and its map

@@ -22,8 +22,16 @@ from cliploc import prompts
 from cliploc.boxes import hot_levels
 from cliploc.config import FaithfulnessOptions
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.faithfulness._infra.fill import fill_of, in_8_bits
-from cliploc.faithfulness._infra.judged import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps, Scorer
+from cliploc.faithfulness._infra.judged import (
+    PUBLISHED,
+    FaithfulnessMetric,
+    Judged,
+    Measured,
+    OtherMaps,
+    Scorer,
+    fill_of,
+    in_8_bits,
+)
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.pipeline.modes import own_modes
