@@ -181,7 +181,6 @@ class BoxJudge(Judge):
         self.say_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`; all of the localizer's description, with defaults."""
         method = next(one for one in self._methods if one.name == setting.method)
         rule = method.rules[method.settings.index(setting)]
         said = self.localizer.describe(method.name, method.options)

@@ -300,7 +300,6 @@ class AskingJudge(PictureJudge):
         self.say_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`; all of the localizer's description."""
         said = self.localizer.describe(setting.method, setting.options)
         return self.described(setting, said, threshold_given=setting.threshold is not None)
 
