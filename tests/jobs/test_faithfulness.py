@@ -13,7 +13,6 @@ import pytest
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
 from cliploc.jobs.faithfulness import TASK, FaithfulnessJudge, ValueTally, mean_curves
-from cliploc.jobs.folder import _differences
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
@@ -135,13 +134,6 @@ def test_the_workers_settings_travel_to_other_machines():
     made_of = (TASK.schema, Path("x"), (ModelSetup(),), (Setting("a", 0, "cam"),))
     make = pickle.loads(pickle.dumps(partial(EvaluationWorker, judge_of, *made_of)))
     assert (make.args[0].args, make.args[1:]) == (judge_of.args, made_of)
-
-
-def test_a_run_from_before_an_option_of_the_protocol_resumes_without_it():
-    old, new = {"protocol": {"steps": 3}}, {"protocol": {"steps": 3, "tolerance": None}}
-    assert _differences(old, new, frozenset()) == []
-    new["protocol"]["tolerance"] = 0.02
-    assert _differences(old, new, frozenset()) == ["protocol.tolerance: only asked for"]
 
 
 def test_means_leave_out_what_cannot_be_computed():

@@ -139,13 +139,20 @@ def test_a_run_begun_before_an_option_was_there_resumes_with_its_default(copy, m
 
 @pytest.mark.parametrize("settings", [lambda one: one, lambda one: [{"id": "mini_cam", **one}]], ids=["one", "several"])
 def test_an_option_that_is_not_in_the_manifest_counts_as_its_default(tmp_path, settings):
-    def begin(**options: object) -> None:
+    """Also one of the protocol, whose options have no value by default."""
+
+    def begin(tolerance: dict[str, object] | None = None, **options: object) -> None:
         manifest = {"kind": kind.name, "schema_version": kind.version, "token": "0" * 16}
-        folder.begin(tmp_path, kind, {**manifest, "settings": settings({"flip": False, **options})})
+        protocol = {"steps": 3, **(tolerance or {})}
+        folder.begin(
+            tmp_path, kind, {**manifest, "settings": settings({"flip": False, **options}), "protocol": protocol}
+        )
 
     kind = folder.RunKind("test", "a test", 1, ".jsonl", frozenset())
     begin()
-    begin(engine_backend="torch", guide=None)
+    begin({"tolerance": None}, engine_backend="torch", guide=None)
+    with pytest.raises(UsageError, match=r"protocol\.tolerance: only asked for"):
+        begin({"tolerance": 0.02})
     for later in ({"engine_backend": "openvino"}, {"guide": "mini"}, {"no_option": None}):
         with pytest.raises(UsageError, match=rf"{next(iter(later))}: only asked for"):
             begin(**later)
