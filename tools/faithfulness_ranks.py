@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from cliploc.faithfulness import chosen_metrics
 from cliploc.jobs.faithfulness import NUMBER_COLUMNS, ValueTally
 from cliploc.jobs.rows import rows_in
-from cliploc.jobs.summary import summed_up
+from cliploc.jobs.task import summed_up
 
 DRAWS = 2000
 OfMethod = dict[str, dict[str, float | None]]  # picture → number → value

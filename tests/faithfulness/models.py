@@ -1,12 +1,13 @@
 """Small models whose numbers are known: what the metrics' oracles and extremes stand on."""
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cliploc.config import FaithfulnessOptions
-from cliploc.faithfulness import Judged, Measured, Scorer, chosen_metrics
+from cliploc.faithfulness import Judged, Measured, OtherMaps, Scorer, chosen_metrics
 
 HW = (6, 8)
 
@@ -35,6 +36,15 @@ def measured(name: str, *of: Any, **more: Any) -> Measured:
     return chosen_metrics([name])[0].measure(judged(*of, **more))
 
 
+def other_maps(**given: Any) -> OtherMaps:
+    """Maps by these functions; the others must not be asked for."""
+
+    def unused(*_: object) -> Any:
+        raise AssertionError
+
+    return OtherMaps(**{**{one.name: unused for one in fields(OtherMaps)}, **given})
+
+
 class SmallClassifier(nn.Module):
     """One convolution, average pooling, one linear layer: CAM is defined on it."""
 
@@ -46,6 +56,12 @@ class SmallClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.fc(self.features(images).mean(dim=(2, 3)))
+
+
+def judged_by(model: SmallClassifier, heat: Tensor, images: Tensor, target: int, **options: Any) -> Judged:
+    """A map of a name of the classifier."""
+    scored = Scorer(model, torch.eye(5), 1.0)
+    return Judged(images, heat, target, None, scored, lambda x: x, FaithfulnessOptions(**options))
 
 
 def probability(images: Tensor, of: Tensor, target: int = 0, scale: float = 0.5) -> float:

@@ -1,4 +1,4 @@
-"""RISE's deletion and insertion: plain loops, RISE's blur, torch-cam's numbers."""
+"""RISE's deletion and insertion: plain loops, RISE's blur, the numbers of torch-cam and of Quantus."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,14 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Judged, Scorer, chosen_metrics
-from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of
-from cliploc.faithfulness._infra.order import counts
+from cliploc.faithfulness._infra.judged import blur_kernel, blurred, fill_of
 from tests.faithfulness.models import (
     HW,
     SmallClassifier,
     hottest_first,
     judged,
+    judged_by,
     measured,
     picture,
     probability,
@@ -74,7 +73,7 @@ def test_the_published_protocol_has_225_scores() -> None:
     heat = random_heat((224, 224))
     logits = Scorer(lambda x: x.flatten(1) @ of.flatten(1).T, torch.eye(2), 1.0)
     one = Judged(picture((224, 224)), heat, 0, None, logits, lambda x: x)
-    assert counts(224 * 224, 224)[:3] == [0, 224, 448]
+    assert one.steps[:3] == [0, 224, 448]
     assert len(DELETION.measure(one).curves["deletion"]) == 225
 
 
@@ -100,8 +99,7 @@ def test_it_is_torch_cams_number_on_a_classifier() -> None:
         target = int(logits.argmax())
         [cam] = extractor(target, logits)
     heat = F.interpolate(cam[:, None], (32, 32), mode="bilinear", align_corners=False)[0, 0]
-    options = FaithfulnessOptions(steps=16, baseline="zero")
-    ours = Judged(images, heat.detach(), target, None, Scorer(model, torch.eye(5), 1.0), lambda x: x, options)
+    ours = judged_by(model, heat.detach(), images, target, steps=16, baseline="zero")
     assert DELETION.measure(ours).values["deletion"] == pytest.approx(summary["deletion_auc"], abs=1e-6)
     assert INSERTION.measure(ours).values["insertion"] == pytest.approx(summary["insertion_auc"], abs=1e-6)
 
@@ -141,3 +139,33 @@ def test_what_stands_in_the_place_of_removed_pixels(kind: str) -> None:
         # Far from the edges it is the mean of the neighbourhood, nearly.
         flat = torch.ones(1, 3, 32, 32)
         assert torch.allclose(fill_of(kind, flat, normalize)(removed)[0, :, 16, 16], torch.ones(3), atol=1e-5)
+
+
+# Quantus's pixel flipping is deletion with another end: the same curves for deletion, and backwards for insertion. Run
+# with quantus 0.6.0, scikit-image 0.26.0 and NumPy 2.4. Its own area is not asked for: it calls `np.trapz`, which NumPy
+# 2.4 no longer has.
+SIDE, STEP = 24, 32  # pixels of a side; pixels of a step, of which Quantus wants three times to divide the picture
+
+
+@pytest.mark.parametrize("heat", [random_heat((SIDE, SIDE)), random_heat((SIDE, SIDE), seed=9) ** 4])
+def test_the_curves_are_those_of_quantus(heat: Tensor) -> None:
+    quantus = pytest.importorskip("quantus", reason="needs quantus")
+    model = SmallClassifier().eval()
+    images = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    target = int(model(images).argmax())
+
+    def flipped(map_: Tensor) -> list[float]:
+        """A map of one channel is repeated for three, whose equal values go in one step."""
+        metric = quantus.PixelFlipping(
+            features_in_step=3 * STEP, perturb_baseline=0.0, normalise=False, disable_warnings=True
+        )
+        [curve] = metric(
+            model=model, x_batch=images.numpy(), y_batch=np.array([target]), a_batch=map_[None, None].numpy(),
+            channel_first=True, softmax=True,
+        )  # fmt: skip
+        return [float(one) for one in curve]
+
+    ours = judged_by(model, heat, images, target, steps=SIDE * SIDE // STEP, baseline="zero")
+    deletion, insertion = (one.measure(ours).curves for one in chosen_metrics(["deletion", "insertion"]))
+    assert deletion["deletion"][1:] == pytest.approx(flipped(heat), abs=1e-6)
+    assert insertion["insertion"][-2::-1] == pytest.approx(flipped(1 - heat), abs=1e-6)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +15,12 @@ from cliploc.faithfulness.grid_pointing import cells
 from cliploc.faithfulness.max_sensitivity import noise
 from cliploc.faithfulness.sparseness import gini
 from cliploc.localizer import Localizer
-from tests.faithfulness.models import HW, SmallClassifier, judged, measured, picture, random_heat, weights
+from tests.faithfulness.models import HW, SmallClassifier, judged, measured, other_maps, picture, random_heat, weights
 from tests.tiny import tower
 
 
 def others(of_pictures: Callable[[Tensor, float], Tensor], raw: Tensor | None = None) -> OtherMaps:
-    """Maps by these functions; the others are not asked for."""
-
-    def unused(*_: object) -> Any:
-        raise AssertionError
-
-    return OtherMaps(unused, unused, unused, lambda _, images, share: of_pictures(images, share), lambda: raw)
+    return other_maps(of_pictures=lambda _, images, share: of_pictures(images, share), raw=lambda: raw)
 
 
 def gradients(images: Tensor) -> Tensor:
@@ -160,9 +154,9 @@ def test_a_blind_map_counts_a_quarter_and_methods_share_the_pass() -> None:
     next(one for one in backbone.modules() if isinstance(one, torch.nn.Conv2d)).register_forward_hook(
         lambda _, given, __: passes.append(len(given[0]))
     )
-    metrics = chosen_metrics(["grid_pointing", "max_sensitivity", "smooth_mprt"])
+    metrics = chosen_metrics(["grid_pointing", "max_sensitivity", "smooth_mprt", "names", "randomisation"])
     counted = []
-    for methods in (["centre_box"], ["centre_box", "cam", "layer_cam"]):
+    for methods in (["layer_cam", "centre_box"], ["layer_cam", "centre_box", "cam", "random"]):
         passes.clear()
         of = Faithfulness(localizer, ["red", "green"], metrics, {one: {} for one in methods})
         found = of.measure(of.see("a", np.full((48, 40, 3), 90, np.uint8)))
@@ -171,5 +165,5 @@ def test_a_blind_map_counts_a_quarter_and_methods_share_the_pass() -> None:
         assert found["centre_box"].values["smooth_mprt"] == pytest.approx(1)
         assert of.spent["grid_pointing"].maps == len(methods)
         assert of.spent["grid_pointing"].passes == len(list(demo_photos()))
-        counted.append(sum(passes))
+        counted.append((len(passes), sum(passes), found["layer_cam"]))
     assert counted[0] == counted[1]

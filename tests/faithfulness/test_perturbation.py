@@ -1,11 +1,28 @@
-"""Positive and negative perturbation, average drop, increase and ADCC, from the papers' formulas in plain loops."""
+"""Metrics that change the picture, from the papers' formulas in plain loops, and beside other packages."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from cliploc.faithfulness import OtherMaps, chosen_metrics
-from tests.faithfulness.models import HW, hottest_first, judged, measured, picture, probability, random_heat, weights
+from cliploc.faithfulness import chosen_metrics
+from cliploc.faithfulness.infidelity import squares
+from cliploc.faithfulness.road import imputed
+from cliploc.faithfulness.sensitivity_n import SHARES, SUBSETS, subsets
+from tests.faithfulness.models import (
+    HW,
+    hottest_first,
+    judged,
+    measured,
+    other_maps,
+    picture,
+    probability,
+    random_heat,
+    scorer,
+    weights,
+)
 
 
 @pytest.mark.parametrize("label", [None, 1, 2])
@@ -56,11 +73,7 @@ def test_adcc_is_the_harmonic_mean() -> None:
         asked.append(masked)
         return again
 
-    def unused(*_: object) -> Tensor:
-        raise AssertionError
-
-    others = OtherMaps(of_picture, unused, unused, unused, unused)
-    values = measured("adcc", heat, images, of, others=others).values
+    values = measured("adcc", heat, images, of, others=other_maps(of_picture=of_picture)).values
     assert torch.equal(asked[0], images * heat)
     a = [float(one) - float(heat.mean()) for one in heat.flatten()]
     b = [float(one) - float(again.mean()) for one in again.flatten()]
@@ -70,3 +83,103 @@ def test_adcc_is_the_harmonic_mean() -> None:
     kept = 1 - max(0.0, before - probability(images[0] * heat, of)) / before
     assert values["adcc"] == pytest.approx(3 / (1 / coherency + 1 / simplicity + 1 / kept), abs=1e-5)
     assert (values["coherency"], values["complexity"]) == pytest.approx((coherency, 1 - simplicity), abs=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------------------- ROAD
+def test_each_removed_pixel_is_the_weighted_mean_of_its_neighbours() -> None:
+    images = picture((5, 6))
+    removed = random_heat((5, 6)) < 0.6
+    made = imputed(images, removed, noise=0)
+    assert torch.equal(made[0][:, ~removed], images[0][:, ~removed])
+    for y, x in removed.nonzero().tolist():
+        total, weight = torch.zeros(3), 0.0
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                if (dy or dx) and 0 <= y + dy < 5 and 0 <= x + dx < 6:
+                    own = 1 / 12 if dy and dx else 1 / 6
+                    total, weight = total + own * made[0, :, y + dy, x + dx], weight + own
+        assert torch.allclose(made[0, :, y, x], total / weight, atol=1e-5)
+
+
+def test_the_imputation_is_pytorch_grad_cams() -> None:
+    road = pytest.importorskip("pytorch_grad_cam.metrics.road", reason="needs grad-cam")
+    images, removed = picture((16, 12)), random_heat((16, 12)) < 0.5
+    theirs = road.NoisyLinearImputer(noise=0)(images[0], (~removed).float())
+    assert torch.allclose(imputed(images, removed, noise=0)[0], theirs, atol=1e-5)
+
+
+def test_the_noise_is_seeded_and_small() -> None:
+    images, removed = picture((16, 12)), random_heat((16, 12)) < 0.9
+    clean, noisy = imputed(images, removed, noise=0), imputed(images, removed, seed=4)
+    assert torch.equal(noisy, imputed(images, removed, seed=4))
+    difference = (noisy - clean)[0][:, removed]
+    assert 0.008 < float(difference.std()) < 0.012
+
+
+def test_it_is_the_difference_of_both_ends() -> None:
+    images, of, heat = picture(), weights(), random_heat()
+    order = hottest_first(heat)
+    scores = {}
+    for which, places in (("most", order), ("least", order[::-1])):
+        for share in (0.2, 0.4, 0.6, 0.8):
+            removed = torch.zeros(HW, dtype=torch.bool)
+            for y, x in places[: int(48 * share)]:
+                removed[y, x] = True
+            scores[which, share] = probability(imputed(images, removed)[0], of)
+    most, least = (
+        np.mean([value for (end, _), value in scores.items() if end == which]) for which in ("most", "least")
+    )
+    measured = chosen_metrics(["road"])[0].measure(judged(heat, images, of))
+    assert measured.values["road"] == pytest.approx((least - most) / 2, abs=1e-5)
+
+
+# ----------------------------------------------------------------------------------------- infidelity and sensitivity-n
+SIDE = (28, 28)
+
+
+def test_infidelity_is_the_formula() -> None:
+    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
+    whole = probability(images[0], of)
+    heats, changes = [], []
+    for hidden in squares(0, *SIDE):
+        heats.append(sum(float(heat[y, x]) for y, x in hidden.nonzero().tolist()))
+        changes.append(whole - probability(torch.where(hidden, 0.0, images[0]), of))
+    scale = sum(h * c for h, c in zip(heats, changes, strict=True)) / sum(h * h for h in heats)
+    expected = sum((scale * h - c) ** 2 for h, c in zip(heats, changes, strict=True)) / len(heats)
+    assert measured("infidelity", heat, images, of).values["infidelity"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_infidelity_is_captums() -> None:
+    metrics = pytest.importorskip("captum.metrics", reason="needs captum")
+    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
+    hidden, logits = squares(0, *SIDE), scorer(of)
+    drawn = iter(hidden)
+
+    def perturb(inputs: Tensor) -> Any:
+        """captum asks for one after the other; a map of one channel for three: a third of it for each."""
+        mask = torch.stack([next(drawn) for _ in inputs])[:, None].expand_as(inputs)
+        return mask.float(), inputs * ~mask
+
+    theirs = metrics.infidelity(
+        lambda x: logits(len(x), lambda first, last: x[first:last], 0).probability,
+        perturb, images, heat.expand(1, 3, -1, -1) / 3, n_perturb_samples=len(hidden), normalize=True,
+    )  # fmt: skip
+    assert measured("infidelity", heat, images, of).values["infidelity"] == pytest.approx(float(theirs), rel=1e-3)
+
+
+def test_sensitivity_n_is_the_correlation_over_draws() -> None:
+    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
+    whole = probability(images[0], of)
+    found = []
+    cells = subsets(0)
+    for n in range(len(SHARES)):
+        heats, changes = [], []
+        for drawn in cells[n * SUBSETS : (n + 1) * SUBSETS]:
+            gone = drawn.repeat_interleave(2, 0).repeat_interleave(2, 1)  # cells of 2×2 pixels
+            assert int(drawn.sum()) == round(SHARES[n] * 196)
+            heats.append(float(heat[gone].sum()))
+            changes.append(whole - probability(torch.where(gone, 0.0, images[0]), of))
+        found.append(np.corrcoef(heats, changes)[0, 1])
+    ours = measured("sensitivity_n", heat, images, of)
+    assert ours.curves["sensitivity_n"] == pytest.approx(found, abs=1e-3)
+    assert ours.values["sensitivity_n"] == pytest.approx(np.mean(found), abs=1e-3)

@@ -1,11 +1,13 @@
-"""What decides of a map: its order alone, or its values up to their unit."""
+"""What decides of a map: its order alone, or its values up to their unit; and no picture is scored twice."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from cliploc.faithfulness import chosen_metrics
+from cliploc.config import FaithfulnessOptions
+from cliploc.faithfulness import Judged, Scorer, chosen_metrics, faithfulness_metrics
 from tests.faithfulness.models import HW, judged, picture, random_heat, weights
 
 BY_ORDER = ("deletion", "insertion", "positive", "negative", "road")
@@ -31,3 +33,23 @@ def test_the_heats_unit_does_not_count_where_the_map_is_compared_with_changes(sc
     for metric in chosen_metrics(["infidelity", "sensitivity_n"]):
         one, other = (metric.measure(each).values[metric.name] for each in measured)
         assert one == pytest.approx(other, rel=1e-3, abs=1e-9)
+
+
+SIDE = (56, 56)  # so large that no two of the squares of infidelity are the same
+
+
+def test_no_changed_picture_is_scored_twice() -> None:
+    of, seen, shared = weights(hw=SIDE) / 8, [], {}
+
+    def encode(images: Tensor) -> Tensor:
+        seen.extend(one.numpy().tobytes() for one in images)
+        return images.flatten(1) @ of.flatten(1).T
+
+    metrics = chosen_metrics([one.name for one in faithfulness_metrics if not one.needs_method])
+    scorer, options = Scorer(encode, torch.eye(3), 0.5), FaithfulnessOptions(steps=7)
+    for seed in (2, 3):
+        one = Judged(picture(SIDE), random_heat(SIDE, seed), 0, None, scorer, lambda x: x - 1, options, shared)
+        for metric in metrics:
+            metric.measure(one)
+    assert len(seen) > 200
+    assert len(set(seen)) == len(seen)

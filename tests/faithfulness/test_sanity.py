@@ -1,11 +1,14 @@
-"""Sanity checks and the measurer: other names, random towers, ranks with ties, and what is refused."""
+"""Sanity checks and the measurer: other names, random towers, ranks with ties; what is refused and documented."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
-from cliploc.config import FaithfulnessOptions
+from cliploc.config import BASELINES, FaithfulnessOptions
 from cliploc.errors import InputError, UsageError
 from cliploc.faithfulness import Faithfulness, chosen_metrics, faithfulness_metrics, spearman, with_random_weights
 from cliploc.localizer import Localizer
@@ -97,3 +100,22 @@ def test_what_is_refused() -> None:
         FaithfulnessOptions(steps=1)
     with pytest.raises(UsageError, match=r"^expected baseline to be one of zero, black, blur"):
         FaithfulnessOptions(baseline="grey")  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------- docs/faithfulness.md
+DOCUMENT = Path(__file__).parents[2] / "docs/faithfulness.md"
+
+
+@pytest.mark.parametrize("name", faithfulness_metrics.names())
+def test_the_table_has_every_metric_with_its_numbers(name: str) -> None:
+    metric = faithfulness_metrics.get(name)
+    [row] = re.findall(rf"^\| `{name}` \| (.*)$", DOCUMENT.read_text(), re.MULTILINE)
+    for key, number in metric.numbers.items():
+        assert f"`{key}`" in row
+        assert number.best in row.partition(" | ")[0] or not number.best
+    assert metric.paper.partition(" ")[0] in row
+    assert metric.__doc__ is not None
+
+
+def test_the_baselines_are_named() -> None:
+    assert f"`--baseline {'|'.join(BASELINES)}`" in DOCUMENT.read_text()

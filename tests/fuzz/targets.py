@@ -51,7 +51,7 @@ from cliploc.jobs.evaluate import read_map
 from cliploc.jobs.leaderboard import Wish
 from cliploc.jobs.reproduce import OWN as OWN_ROWS
 from cliploc.jobs.reproduce import published_rows
-from cliploc.metrics._infra.curve import Convention, checked_map
+from cliploc.metrics import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
 from cliploc.recipes import Recipe, Tower, load_recipe, save_recipe
 from cliploc.report.leaderboard import read_leaderboard, tables_of

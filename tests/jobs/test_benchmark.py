@@ -26,12 +26,12 @@ from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import rows as rows_module
 from cliploc.jobs.benchmark import KIND, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.folder import DiskFullError, read_manifest
+from cliploc.jobs.judges import read_masks
 from cliploc.jobs.plan import Grid, ModelSetup, shard_size
-from cliploc.jobs.rows import rows_in
+from cliploc.jobs.rows import row_schema, rows_in
 from cliploc.localizer import Localizer
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.pipeline import tasks
@@ -66,9 +66,9 @@ def judged_here(monkeypatch):
         yield
 
 
-def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=(None,), **options):
+def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=(None,), data=None, **options):
     settings, _ = Grid(setups, methods, thresholds=thresholds).settings(unfit_for_setup)
-    return run_benchmark(dataset(root), setups, settings, out, **{"judges": 0, "shard": 4, **options})
+    return run_benchmark(data or dataset(root), setups, settings, out, **{"judges": 0, "shard": 4, **options})
 
 
 def tables(out):
@@ -176,8 +176,7 @@ def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypa
 
 
 def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tmp_path, plain):
-    settings, _ = Grid([SETUP], ["cam"]).settings(unfit_for_setup)
-    tuned = run_benchmark(dataset(root, "tune"), [SETUP], settings, tmp_path, judges=0)
+    tuned = run(root, tmp_path, ["cam"], data=dataset(root, "tune"))
     assert tuned.summary["mini_cam"]["best_threshold_is_an_oracle"] is False
     assert "may tune" in " ".join(tuned.legend())
     assert plain.summary["mini_cam"]["best_threshold_is_an_oracle"] is True
@@ -285,11 +284,10 @@ def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.eye(50, dtype=np.uint8) * 255).save(mask)
     given = replace(dataset(root), samples=(replace(dataset(root).samples[0], masks=(mask,)),))
-    settings, _ = Grid([SETUP], ["cam"]).settings(unfit_for_setup)
     for computed in (1, 0):
-        assert run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0).computed == computed
+        assert run(root, tmp_path / "out", ["cam"], data=given).computed == computed
     Image.fromarray(np.full((50, 50), 255, np.uint8)).save(mask)
-    assert run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0).computed == 1
+    assert run(root, tmp_path / "out", ["cam"], data=given).computed == 1
 
 
 @pytest.mark.parametrize(
@@ -311,15 +309,14 @@ def test_other_settings_in_an_old_folder_are_refused_by_name(root, plain, change
 
 
 def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
-    settings, _ = Grid([SETUP], ["cam", "layer_cam"]).settings(unfit_for_setup)
     fewer = open_dataset("wsol", root, limit=COUNT - 1)
     with pytest.raises(UsageError, match=r"dataset\.samples: 14 there, 13 asked for"):
-        run_benchmark(fewer, [SETUP], settings, plain.out, judges=0, shard=4, save_maps=True)
+        run(root, plain.out, data=fewer, save_maps=True)
     moved = list(dataset(root).samples)
     moved[3] = replace(moved[3], boxes_xyxy=moved[3].boxes_xyxy + 1)
     other = replace(dataset(root), samples=tuple(moved))
     with pytest.raises(UsageError, match=r"dataset\.samples_sha256"):
-        run_benchmark(other, [SETUP], settings, plain.out, judges=0, shard=4, save_maps=True)
+        run(root, plain.out, data=other, save_maps=True)
     (tmp_path / "manifest.json").write_text('{"kind": "annotation"}')
     with pytest.raises(UsageError, match="another kind of run than a benchmark"):
         run(root, tmp_path)
@@ -369,12 +366,11 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
     broken = shutil.copytree(root, tmp_path / "data")
     for name in ("val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"):
         (broken / name).write_bytes((broken / name).read_bytes()[:2000])
-    settings, _ = Grid([SETUP], ["cam", "layer_cam"]).settings(unfit_for_setup)
     given = replace(
         dataset(root),
         samples=tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples),
     )
-    result = run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0, shard=4)
+    result = run(root, tmp_path / "out", data=given)
     assert sorted(result.failed) == ["val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"]
     assert "003.jpg: damaged" in result.failed["val/003.jpg"]
     numbers = result.summary["mini_cam"]
@@ -477,13 +473,12 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
         masks=(paths["one"], paths["two"]),
         ignore=paths["ignore"],
     )
-    true, ignore = rows_module.read_masks(sample)
+    true, ignore = read_masks(sample)
     small = {name: cv2.resize(mask, (224, 224), interpolation=cv2.INTER_NEAREST) > 0 for name, mask in masks.items()}
     np.testing.assert_array_equal(true, small["one"] | small["two"])
     np.testing.assert_array_equal(ignore, small["ignore"])
     given = replace(dataset(root), samples=(sample, replace(sample, id="other", masks=(tmp_path / "no.png",))))
-    settings, _ = Grid([SETUP], ["cam"]).settings(unfit_for_setup)
-    result = run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0, save_maps=True)
+    result = run(root, tmp_path / "out", ["cam"], data=given, save_maps=True)
     metric = PxAP()
     heat = np.load(tmp_path / "out/maps/mini_cam" / f"{sample.id}.npy")
     judged = JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, true, ignore)
@@ -493,7 +488,7 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
     assert "no.png: no such file: check the path" in result.failed["other"]
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"pipe\.png: is a device or a pipe"):
-        rows_module.read_masks(replace(sample, masks=(tmp_path / "pipe.png",)))
+        read_masks(replace(sample, masks=(tmp_path / "pipe.png",)))
     assert result.table()[0] == ("setting", "PxAP")
 
 
@@ -532,27 +527,21 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
 
 @pytest.mark.usefixtures("judged_here")
 def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
+    """Methods one by one, and no baselines."""
     broken = shutil.copytree(root, tmp_path / "data")
     whole = (broken / "val/005.jpg").read_bytes()
     (broken / "val/005.jpg").write_bytes(whole[: len(whole) // 2])
     arguments = ("benchmark", "--dataset", "wsol", "--root", broken, "--batch-size", 4, "--limit", 8)
-    arguments = (*arguments, "--method", "cam")
+    arguments = (*arguments, "--method", "cam", "--method", "layer_cam", "--no-baselines")
     result = cliploc_(*arguments, "--out", tmp_path / "out", "--json")
     assert result.code == 1, result.err
     assert "failed: val/005.jpg: " in result.err
-    assert json.loads(result.out)["settings"]["mini_cam"]["evaluated"] == 7
+    evaluated = {name: one["evaluated"] for name, one in json.loads(result.out)["settings"].items()}
+    assert evaluated == {"mini_cam": 7, "mini_layer-cam": 7}
     (broken / "val/005.jpg").unlink()
     result = cliploc_(*arguments, "--out", tmp_path / "other")
     assert result.code == 1, result.err
     assert "missing picture: val/005.jpg: " in result.err
-
-
-@pytest.mark.usefixtures("judged_here")
-def test_methods_one_by_one_and_no_baselines(root, tmp_path):
-    words = ("--limit", 2, "--method", "cam", "--method", "layer_cam", "--no-baselines", "--json")
-    result = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", tmp_path, *words)
-    assert result.code == 0, result.err
-    assert json.loads(result.out)["settings"].keys() == {"mini_cam", "mini_layer-cam"}
 
 
 def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_same_passes():
@@ -572,7 +561,7 @@ def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_s
 def test_the_document_explains_every_column_and_number(plain):
     documents = Path(__file__).parents[2] / "docs"
     explained = (documents / "benchmark.md").read_text()
-    for column in rows_module.row_schema().names:
+    for column in row_schema().names:
         assert f"`{column}`" in explained or f"`_{column.rsplit('_')[-1]}`" in explained, column
     for key in plain.summary["mini_cam"]:
         assert (

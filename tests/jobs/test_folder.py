@@ -139,13 +139,20 @@ def test_a_run_begun_before_an_option_was_there_resumes_with_its_default(copy, m
 
 @pytest.mark.parametrize("settings", [lambda one: one, lambda one: [{"id": "mini_cam", **one}]], ids=["one", "several"])
 def test_an_option_that_is_not_in_the_manifest_counts_as_its_default(tmp_path, settings):
-    def begin(**options: object) -> None:
+    """Also one of the protocol, whose options have no value by default."""
+
+    def begin(tolerance: dict[str, object] | None = None, **options: object) -> None:
         manifest = {"kind": kind.name, "schema_version": kind.version, "token": "0" * 16}
-        folder.begin(tmp_path, kind, {**manifest, "settings": settings({"flip": False, **options})})
+        protocol = {"steps": 3, **(tolerance or {})}
+        folder.begin(
+            tmp_path, kind, {**manifest, "settings": settings({"flip": False, **options}), "protocol": protocol}
+        )
 
     kind = folder.RunKind("test", "a test", 1, ".jsonl", frozenset())
     begin()
-    begin(engine_backend="torch", guide=None)
+    begin({"tolerance": None}, engine_backend="torch", guide=None)
+    with pytest.raises(UsageError, match=r"protocol\.tolerance: only asked for"):
+        begin({"tolerance": 0.02})
     for later in ({"engine_backend": "openvino"}, {"guide": "mini"}, {"no_option": None}):
         with pytest.raises(UsageError, match=rf"{next(iter(later))}: only asked for"):
             begin(**later)
@@ -275,16 +282,6 @@ def test_two_runs_at_once_do_not_share_a_folder(copy, made):
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1
 
 
-def test_a_lock_ends_with_its_process(tmp_path):
-    child = os.fork()
-    if child == 0:
-        locked(tmp_path).__enter__()
-        os._exit(0)
-    os.waitpid(child, 0)
-    with locked(tmp_path):
-        assert list(tmp_path.iterdir()) == []
-
-
 def test_reviews_applied_by_several_threads_are_all_there(copy):
     """Whoever meets another run is told so, and repeats it."""
     pictures, out = copy
@@ -312,7 +309,10 @@ def test_reviews_applied_by_several_threads_are_all_there(copy):
 @pytest.mark.parametrize("times_restored", [False, True])
 def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, times_restored):
     pictures, out = copy
-    annotate(pictures, LABELS, out, **OPTIONS)
+    for path in pictures.iterdir():
+        os.utime(path, ns=(1, 1))
+    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0  # they were only touched
+    assert content(out) == content(made.out)
     old = (pictures / "cat.png").stat()
     emptied = {name: {"boxes": [], "labels": []} for name in ("cat.png", "dogs.png")}
     identity = hashlib.sha256(
@@ -343,14 +343,6 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
     shutil.copy(pictures / "bee.png", pictures / "dogs.png")
     result = annotate(pictures, LABELS, out, **OPTIONS)
     assert (result.corrected, result.draft_scores, (out / "draft_scores.json").exists()) == (0, {}, False)
-
-
-def test_pictures_that_were_only_touched_are_not_done_anew(copy, made):
-    pictures, out = copy
-    for path in pictures.iterdir():
-        os.utime(path, ns=(1, 1))
-    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0
-    assert content(out) == content(made.out)
 
 
 # ------------------------------------------------------------------------------------------------------ injected faults

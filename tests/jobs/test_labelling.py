@@ -26,7 +26,7 @@ from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.reviewer import Reviewer, Walk
 from cliploc.jobs.rows import rows_in
-from cliploc.jobs.summary import summed_up
+from cliploc.jobs.task import summed_up
 from cliploc.report import write_report
 from cliploc.values import ClassName
 from tests.commands import PHOTOS, cliploc_, refused

@@ -8,12 +8,13 @@ pytest.importorskip("pyarrow")
 
 from tests.commands import refused
 from tests.datasets import labelled
-from tests.jobs.samples import wsol_folder
+from tests.jobs.samples import coco_folder, wsol_folder
 
 START = {
     "boxes": ("benchmark", "--dataset", "wsol"),
     "labels": ("benchmark", "--task", "segmentation", "--dataset", "coco_object", "--template", "name-only"),
     "faithfulness": ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--method", "cam"),
+    "presence": ("benchmark", "--task", "presence", "--dataset", "coco"),
 }
 REFUSED_BY_BENCHMARK = [
     ("boxes", "--method gem", "gem does not work on mini"),
@@ -26,6 +27,7 @@ REFUSED_BY_BENCHMARK = [
     ("boxes", "--window 64", "--window is an option of --task segmentation: add it"),
     ("boxes", "--steps 3", "--steps is an option of --task faithfulness: add it"),
     ("boxes", "--metric deletion", "--metric is an option of --task faithfulness: add it"),
+    ("boxes", "--negatives all", "--negatives is an option of --task presence"),
     ("labels", "--flip", "--flip is not an option of --task segmentation: leave it out"),
     ("labels", "--threshold 0.5", "--threshold is not an option of --task segmentation"),
     ("labels", "--scales 1,2", "--scales is not an option of --task segmentation"),
@@ -42,6 +44,10 @@ REFUSED_BY_BENCHMARK = [
     ("faithfulness", "--resize crop", "--resize is not an option of --task faithfulness: leave it out"),
     ("faithfulness", "--steps 1", "expected --steps, a whole number from 2 to 50,176, got 1"),
     ("faithfulness", "--window 224", "--window is an option of --task segmentation: add it"),
+    ("presence", "--negatives hard", "expected --negatives"),
+    ("presence", "--save-maps", "--save-maps is not an option of --task presence"),
+    ("presence", "--steps 3", "--steps is an option of --task faithfulness"),
+    ("presence", "--method cam --threshold 0.2 --threshold 0.4", "expected each method once"),
 ]
 OF_MAPS = "--maps x --task faithfulness --root x"
 REFUSED_BY_EVALUATE = [
@@ -62,7 +68,9 @@ REFUSED_BY_EVALUATE = [
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     boxes = wsol_folder(tmp_path_factory.mktemp("wsol"), 2)
-    return {"boxes": boxes, "faithfulness": boxes, "labels": labelled.coco_object(tmp_path_factory.mktemp("coco"))}
+    labels = labelled.coco_object(tmp_path_factory.mktemp("coco_object"))
+    names = coco_folder(tmp_path_factory.mktemp("coco"))
+    return {"boxes": boxes, "faithfulness": boxes, "labels": labels, "presence": names}
 
 
 @pytest.mark.parametrize(("task", "words", "said"), REFUSED_BY_BENCHMARK)

@@ -152,23 +152,18 @@ def predicted(root, folder, dataset="coco_object"):
 
 
 def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
+    """Also against a folder of true label maps and a class list."""
     expected = predicted(root, tmp_path / "labels")
     asked = ("--predictions", tmp_path / "labels", "--dataset", "coco_object", "--root", root)
     found = document_of("evaluate", "--task", "segmentation", *asked)
     assert found["miou"] == pytest.approx(100 * expected.miou, abs=1e-9)
     assert (found["images"], found["evaluated"]) == (2, 2)
-
-
-def test_a_folder_of_true_label_maps_and_a_class_list(root, tmp_path):
-    expected = predicted(root, tmp_path / "labels")
     (tmp_path / "truth").mkdir()
     for one in open_labelled("coco_object", root).samples:
         Image.fromarray(one.truth.read().astype(np.uint8)).save(tmp_path / "truth" / f"{one.id}.png")
     (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(81)))
-    ran = cliploc_(
-        "evaluate", "--task", "segmentation", "--predictions", tmp_path / "labels", "--truth", tmp_path / "truth",
-        "--class-list", tmp_path / "classes.txt",
-    )  # fmt: skip
+    truths = ("--truth", tmp_path / "truth", "--class-list", tmp_path / "classes.txt")
+    ran = cliploc_("evaluate", "--task", "segmentation", *asked[:2], *truths)
     assert ran.code == 0, ran.err
     assert f"{100 * expected.miou:.2f} %" in ran.out
 

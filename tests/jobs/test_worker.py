@@ -17,7 +17,7 @@ from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.datasets import LabelFile, LabelledPicture
 from cliploc.errors import InputError
 from cliploc.exemplars import Exemplar
-from cliploc.jobs.engine import Notes, Part, Shard
+from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.faithfulness import FaithfulnessJudge
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow
@@ -100,16 +100,6 @@ def test_processes_that_judge_maps_import_no_torch() -> None:
     """It would take each of them seconds and hundreds of megabytes."""
     code = "import sys, cliploc.jobs.judges; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_each_note_is_kept_and_said_once_in_order() -> None:
-    said: list[str] = []
-    notes = Notes(Reporter(note=said.append))
-    notes.add(["b", "a", "b"])
-    assert said == ["b", "a"]
-    notes.add(["a", "c"])
-    assert said == ["b", "a", "c"]
-    assert notes.lines == ("b", "a", "c")
 
 
 @pytest.mark.parametrize(

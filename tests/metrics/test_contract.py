@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.jobs.rows import judge_sample, row_schema, to_table
-from cliploc.jobs.summary import BoxTally, summary_columns, summed_up
+from cliploc.jobs.benchmark import BoxTally, summary_columns
+from cliploc.jobs.judges import judge_sample
+from cliploc.jobs.rows import row_schema, to_table
+from cliploc.jobs.task import summed_up
 from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
 from cliploc.values import Sample
 
@@ -42,10 +44,6 @@ def test_what_it_says_of_itself(cls):
     assert all(number.title and number.about for number in cls.numbers.values())
     assert set(cls.columns) <= set(summary_columns())
     assert set(cls.columns) <= set(row_schema().names)
-
-
-@metrics
-def test_its_columns_are_those_it_declares(cls):
     columns = cls.at(TAU).judge(judged(0))
     assert {name: type(value) for name, value in columns.items()} == {
         name: TYPES[kind] for name, kind in cls.columns.items()
@@ -69,14 +67,10 @@ def test_the_order_of_samples_does_not_matter(cls):
 
 
 @metrics
-def test_a_sample_that_comes_twice_is_refused(cls):
+def test_a_sample_that_comes_twice_is_refused_and_so_is_no_sample(cls):
     one = counted(cls, [0])
     with pytest.raises(UsageError, match="sample 0 occurs twice"):
         one.add("sample 0", one.judge(judged(0)), None, None)
-
-
-@metrics
-def test_nothing_counted_is_an_error(cls):
     assert len(cls.at(TAU)) == 0
     with pytest.raises(UsageError, match="expected at least one picture"):
         cls.at(TAU).summarise(False, FEW)

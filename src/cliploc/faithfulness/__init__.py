@@ -10,24 +10,31 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
 
 if TYPE_CHECKING:  # these import torch, which takes longer than refusing a name
-    from cliploc.faithfulness._infra.fill import in_8_bits
-    from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
+    from cliploc.faithfulness._infra.judged import (
+        Axis,
+        FaithfulnessMetric,
+        FaithfulNumber,
+        Judged,
+        Measured,
+        OtherMaps,
+        Scorer,
+        Scores,
+        area,
+        in_8_bits,
+        spearman,
+    )
     from cliploc.faithfulness._infra.measure import AskedPicture, Faithfulness, Region, Spent, with_random_weights
-    from cliploc.faithfulness._infra.order import area, spearman
-    from cliploc.faithfulness._infra.scores import Scorer, Scores
 
 __getattr__ = on_first_use(
     __name__,
     {
-        "cliploc.faithfulness._infra.fill": ["in_8_bits"],
         "cliploc.faithfulness._infra.measure": [
             "AskedPicture", "Faithfulness", "Region", "Spent", "with_random_weights",
         ],
         "cliploc.faithfulness._infra.judged": [
-            "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps",
+            "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps", "Scorer", "Scores",
+            "area", "in_8_bits", "spearman",
         ],
-        "cliploc.faithfulness._infra.order": ["area", "spearman"],
-        "cliploc.faithfulness._infra.scores": ["Scorer", "Scores"],
     },
 )  # fmt: skip
 

@@ -7,9 +7,16 @@ from typing import ClassVar
 import numpy as np
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.order import area
-from cliploc.faithfulness._infra.scores import Make, Scores
+from cliploc.faithfulness._infra.judged import (
+    Axis,
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Make,
+    Measured,
+    Scores,
+    area,
+)
 
 WIDTH = 16  # steps between the first scores, where a tolerance is given
 
@@ -56,12 +63,10 @@ class Deletion(FaithfulnessMetric):
 def along(
     ends: tuple[Scores, Scores], last: int, score: Callable[[Sequence[int]], Scores], tolerance: float | None
 ) -> list[list[float]]:
-    """The probabilities and the cosines at each step from 0 to `last`.
-
-    Without a tolerance all steps are scored. With one, every 16th is, and then the middle between two, and again as
-    long as a middle is further than the tolerance from the straight line between its neighbours. The others lie on such
-    lines.
-    """
+    """The probabilities and the cosines at each step from 0 to `last`."""
+    # Without a tolerance all steps are scored. With one, every 16th is, and then the middle between two, and again as
+    # long as a middle is further than the tolerance from the straight line between its neighbours. The others lie on
+    # such lines.
     known: dict[int, tuple[float, float]] = {}
 
     def add(places: Sequence[int], scores: Scores) -> None:

@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.order import spearman
+from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured, spearman
 
 
 @faithfulness_metric

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import Axis, FaithfulNumber, Judged
-from cliploc.faithfulness._infra.scores import Make
+from cliploc.faithfulness._infra.judged import Axis, FaithfulNumber, Judged, Make
 from cliploc.faithfulness.positive import TENTHS, Positive
 
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.order import area
-from cliploc.faithfulness._infra.scores import Make
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Make, Measured, area
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 

@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.order import spearman
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, spearman
 
 SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.order import pearson
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, pearson
 
 CELLS = 14  # along each side
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from cliploc.faithfulness import faithfulness_metric
-from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.faithfulness._infra.order import spearman
+from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, spearman
 from cliploc.faithfulness.randomisation import SHARES
 
 DRAWS = 8

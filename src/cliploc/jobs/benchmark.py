@@ -18,7 +18,7 @@ import torch
 from cliploc import prompts
 from cliploc.backbones import models
 from cliploc.boxes import BoxRule
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import UsageError
 from cliploc.heads import read_config
 from cliploc.jobs import folder
 from cliploc.jobs.engine import Shard, failure_reason
@@ -26,12 +26,10 @@ from cliploc.jobs.folder import RunKind
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import Row, row_schema
-from cliploc.jobs.summary import BoxTally, Summary, summary_columns
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
-from cliploc.localization import Localization
-from cliploc.metrics import SIDE, all_numbers
-from cliploc.pipeline.prepare import Request
+from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, joined
+from cliploc.pipeline.prepare import Request, Result
 from cliploc.report.benchmark import FILES as REPORT_FILES
 from cliploc.report.tables import percent
 from cliploc.reporter import Reporter, halved_note
@@ -81,11 +79,21 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-def _tally(setting: Mapping[str, Any], manifest: Manifest) -> BoxTally:
-    return BoxTally(setting["threshold"], manifest["dataset"]["role"] == "tune")
+def summary_columns() -> tuple[str, ...]:
+    """All columns that a summary needs; neither thumbnails nor boxes."""
+    own = ("sample", "setting", "label", "status", "reason", "predictions")
+    return tuple(dict.fromkeys([*own, *(column for one in all_metrics() for column in one.columns)]))
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, summary_columns, _tally, _table, _legend)
+TASK = BenchmarkTask(
+    KIND,
+    FILES,
+    row_schema,
+    summary_columns,
+    lambda one, run: BoxTally(one["threshold"], run["dataset"]["role"] == "tune"),
+    _table,
+    _legend,
+)
 
 
 def run_benchmark(
@@ -140,9 +148,6 @@ class _Method:
     own: BoxRule  # the localizer's
 
 
-Found = Mapping[str, Localization]  # method → its result for one picture
-
-
 class BoxJudge(Judge):
     """Makes boxes and predictions, batch by batch, while processes judge the maps of the batches before."""
 
@@ -156,27 +161,26 @@ class BoxJudge(Judge):
     ) -> None:
         super().__init__(*of_setup)
         self._pool, self._saved, self._token = pool, maps, token
-        of = {name: [one for one in self.settings if one.method == name] for name in self.methods}
-        self._methods = tuple(self._method(name, chosen) for name, chosen in of.items())
-        self.names_of = [[one] for one in classes]  # of each label
+        methods: list[_Method] = []
+        for name in self.methods:
+            settings = tuple(one for one in self.settings if one.method == name)
+            options = settings[0].options
+            if other := next((one for one in settings if one.options != options), None):
+                raise UsageError(
+                    f"expected the same options for each setting of {name} in a setup, got others for {settings[0].id} "
+                    f"and {other.id}: give each a setup of its own"
+                )
+            own = self.localizer.box_rule_of(name, options)
+            rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
+            methods.append(_Method(name, options, settings, tuple(rules), own))
+        self._methods = tuple(methods)
+        self._classes = classes  # by label
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
         self.say_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
-    def _method(self, name: str, settings: Sequence[Setting]) -> _Method:
-        options = settings[0].options
-        if other := next((one for one in settings if one.options != options), None):
-            raise UsageError(
-                f"expected the same options for each setting of {name} in a setup, got others for {settings[0].id} and "
-                f"{other.id}: give each a setup of its own"
-            )
-        own = self.localizer.box_rule_of(name, options)
-        rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
-        return _Method(name, options, tuple(settings), tuple(rules), own)
-
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`; all of the localizer's description, with defaults."""
         method = next(one for one in self._methods if one.name == setting.method)
         rule = method.rules[method.settings.index(setting)]
         said = self.localizer.describe(method.name, method.options)
@@ -192,48 +196,78 @@ class BoxJudge(Judge):
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
         own, fed = tee(shards)
-        feed = _Feed(self, fed, reporter, self._methods)
+        said: list[str] = []
+        results = self._results(fed, self._methods, reporter, said)
         try:
             for shard in own:
-                yield self._judged(shard, feed, reporter, own)
+                judged, whole = self._judged(shard, results, said, reporter)
+                if not whole:
+                    results = self._results(copy(own), self._methods, reporter, said)
+                yield judged
         finally:
-            feed.close()
+            results.close()
 
-    def _judged(self, shard: Shard, feed: _Feed, reporter: Reporter, left: Iterator[Shard]) -> JudgedShard:
-        """Computes a shard's results and sends their maps to the judges; `left`: the shards after it."""
-        notes: list[str] = []
+    def _results(
+        self, shards: Iterable[Shard], methods: Sequence[_Method], reporter: Reporter, notes: list[str]
+    ) -> Generator[Result, None, None]:
+        """What the localizer finds in the samples of shards, one after the other; its remarks go to the notes."""
+        model = self.setup.model
+        return self.localizer.run(
+            (
+                Request((shard.index, place), sample.path, [self._classes[sample.label]])
+                for shard in shards
+                for place, sample in enumerate(shard.samples)
+            ),
+            {method.name: method.options for method in methods},
+            reporter=Reporter(
+                masked=reporter.masked,
+                bank=reporter.bank,
+                halved=lambda count: notes.append(f"{model}: {halved_note(count)}"),
+            ),
+        )
+
+    def _judged(
+        self, shard: Shard, results: Generator[Result, None, None], said: list[str], reporter: Reporter
+    ) -> tuple[JudgedShard, bool]:
+        """Takes a shard's results and sends their maps to the judges; False where a method failed, which ends these."""
         told = 0
 
-        def take(feed: _Feed, methods: Sequence[_Method]) -> list[_SampleOutcome]:
+        def take(results: Iterator[Result], methods: Sequence[_Method]) -> list[_SampleOutcome]:
             nonlocal told
             outcomes: list[_SampleOutcome] = []
             jobs: list[tuple[_SampleOutcome, MapsToJudge]] = []
-            for number, (sample, found) in enumerate(feed.take(shard, notes), start=1):
-                outcomes.append(self._outcome(sample, found, methods, jobs))
-                if jobs and (sum(job.maps.nbytes for _, job in jobs) >= BYTES or number == len(shard.samples)):
+            for place, sample in enumerate(shard.samples):
+                result = next(results)
+                assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
+                outcomes.append(self._outcome(sample, result, methods, jobs))
+                if jobs and (sum(job.maps.nbytes for _, job in jobs) >= BYTES or place == len(shard.samples) - 1):
                     future = self._pool.submit([job for _, job in jobs])
-                    for place, (outcome, _) in enumerate(jobs):
-                        outcome.future, outcome.place = future, place
+                    for at, (outcome, _) in enumerate(jobs):
+                        outcome.future, outcome.place = future, at
                     jobs.clear()
-                if number > told:
-                    told = number
+                if place >= told:
+                    told = place + 1
                     reporter.images(1)
             self._predict(outcomes)
             return outcomes
 
+        notes: list[str] = []
         taken: list[list[_SampleOutcome]] = []  # of all methods, or of each where one failed
         try:
-            taken.append(take(feed, self._methods))
+            taken.append(take(results, self._methods))
+            notes += said
+            whole = True
         except FAILURES as error:
-            reason = failure_reason(error)
+            reason, whole = failure_reason(error), False
             # A method failed, and so did all others in its forward pass: run each alone, so that only one is lost.
-            feed.close()
-            feed.start(copy(left))
+            results.close()
             for method in self._methods:
                 if len(self._methods) > 1:
-                    alone = _Feed(self, [shard], reporter, (method,))
+                    of_method: list[str] = []
+                    alone = self._results([shard], (method,), reporter, of_method)
                     try:
                         taken.append(take(alone, (method,)))
+                        notes += of_method
                         continue
                     except FAILURES as error:
                         reason = failure_reason(error)
@@ -242,36 +276,38 @@ class BoxJudge(Judge):
                 ids = ", ".join(one.id for one in method.settings)
                 notes.append(f"{ids} failed on the {len(shard.samples)} samples of part {shard.index:05d}: {reason}")
                 taken.append([_SampleOutcome((method,), failure=reason) for _ in shard.samples])
+        said.clear()
 
         def outcomes() -> list[Outcome]:
             of_samples = zip(*taken, strict=True)
             return [dict(chain.from_iterable(one.of_settings().items() for one in of)) for of in of_samples]
 
-        return JudgedShard(outcomes, notes, [one.future for part in taken for one in part if one.future is not None])
+        futures = [one.future for part in taken for one in part if one.future is not None]
+        return JudgedShard(outcomes, notes, futures), whole
 
     def _outcome(
         self,
         sample: Sample,
-        found: Found | InputError,
+        result: Result,
         methods: Sequence[_Method],
         jobs: list[tuple[_SampleOutcome, MapsToJudge]],
     ) -> _SampleOutcome:
         """The outcome of a sample except the judging of its maps, which is added to the jobs."""
-        if isinstance(found, InputError):
-            return _SampleOutcome(tuple(methods), failure=str(found))
-        outcome = _SampleOutcome(tuple(methods), embedding=next(iter(found.values())).embedding)
+        if result.error is not None:
+            return _SampleOutcome(tuple(methods), failure=str(result.error))
+        outcome = _SampleOutcome(tuple(methods), embedding=next(iter(result.found.values())).embedding)
         maps = []
         for method in methods:
-            result = found[method.name]
-            maps.append(result.maps_over_picture((SIDE, SIDE))[0])
-            small = thumb(result.maps[0])
-            original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, result.image.size))
+            found = result.found[method.name]
+            maps.append(found.maps_over_picture((SIDE, SIDE))[0])
+            small = thumb(found.maps[0])
+            original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, found.image.size))
             for rule in method.rules:
-                boxes = result.boxes if rule == method.own else result.boxes_by(rule)
+                boxes = found.boxes if rule == method.own else found.boxes_by(rule)
                 outcome.known.append(
                     {
-                        "score": float(result.scores[0]),
-                        "presence": None if result.presence is None else float(result.presence[0]),
+                        "score": float(found.scores[0]),
+                        "presence": None if found.presence is None else float(found.presence[0]),
                         "found": len(boxes) > 0,
                         "boxes": (boxes.xyxy * original / of_file).astype(np.float32).tolist(),
                         "box_scores": boxes.score.tolist(),
@@ -302,47 +338,6 @@ class BoxJudge(Judge):
                 known |= {"predictions": labels, "prediction_scores": values}
 
 
-class _Feed:
-    """The stream of one setup's results over shards, with the samples that they belong to."""
-
-    def __init__(
-        self, judge: BoxJudge, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method]
-    ) -> None:
-        self._judge, self._reporter, self._methods = judge, reporter, methods
-        self.start(shards)
-
-    def start(self, shards: Iterable[Shard]) -> None:
-        """Begins with these shards."""
-        self._notes: list[str] = []
-        model, names_of = self._judge.setup.model, self._judge.names_of
-        self._results = self._judge.localizer.run(
-            (
-                Request((shard.index, place), sample.path, names_of[sample.label])
-                for shard in shards
-                for place, sample in enumerate(shard.samples)
-            ),
-            {method.name: method.options for method in self._methods},
-            reporter=Reporter(
-                masked=self._reporter.masked,
-                bank=self._reporter.bank,
-                halved=lambda count: self._notes.append(f"{model}: {halved_note(count)}"),
-            ),
-        )
-
-    def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
-        """Yields the results of a shard's samples, which must be the next in the stream."""
-        for place, sample in enumerate(shard.samples):
-            result = next(self._results)
-            assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
-            yield sample, result.found if result.error is None else result.error
-        notes += self._notes
-        self._notes.clear()
-
-    def close(self) -> None:
-        """Ends the threads that read pictures."""
-        self._results.close()
-
-
 @dataclass
 class _SampleOutcome:
     """The results of one sample by some methods; the judging of its maps may be unfinished."""
@@ -367,3 +362,31 @@ class _SampleOutcome:
 def _tau(rule: BoxRule) -> float:
     assert not isinstance(rule.threshold, str)
     return float(rule.threshold)
+
+
+# ---------------------------------------------------------------------------------------------------------- the numbers
+class BoxTally(Tally):
+    """Counts the rows of one setting with all metrics, which `cliploc evaluate` uses too."""
+
+    def __init__(self, threshold: float, may_tune: bool) -> None:
+        self.threshold, self.may_tune = threshold, may_tune  # whether the pictures may choose a threshold
+        self.metrics: list[Metric] = [one.at(threshold if one.needs_threshold else None) for one in all_metrics()]
+
+    def add(self, row: Row) -> None:
+        # A plugin's metric that was added during the run would have counted only a part of the samples.
+        self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
+        for one in self.metrics:
+            if all(row[column] is not None for column in one.columns):
+                one.add(row["sample"], row, row["label"], row["predictions"])
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        """Shares in percent; `cliploc help benchmark --all` explains the keys."""
+        numbers, facts, per_class = joined(one.summarise(self.may_tune, bootstrap) for one in self.metrics if len(one))
+        return {
+            "threshold": self.threshold,
+            "threshold_chosen_on_these_images": False,
+            **numbers,
+            **facts,
+            **counts,
+            "per_class": per_class,
+        }

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import prompts
-from cliploc.calibration import OF_BOX, OF_NAME, Calibration, Floats, Logistic, fit_logistic, reliability
+from cliploc.calibration import OF_BOX, OF_NAME, Calibration, Floats, fit_logistic, reliability
 from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
 from cliploc.jobs import folder
@@ -76,13 +76,10 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
     def counted(there: Callable[[Examples], Bools]) -> Floats:
         return np.concatenate([np.where(there(part), by, 1.0) for part, by in zip(parts, weights, strict=True)])
 
-    def model(features: Floats, true: Bools, there: Callable[[Examples], Bools]) -> Logistic:
-        return fit_logistic(features, true, counted(there))
-
     return Calibration(
-        right=model(every.of_boxes, every.right, lambda part: part.box_there),
-        there=model(every.of_names, every.there, lambda part: part.there),
-        first=model(every.of_all, every.all_there, lambda part: part.all_there),
+        right=fit_logistic(every.of_boxes, every.right, counted(lambda part: part.box_there)),
+        there=fit_logistic(every.of_names, every.there, counted(lambda part: part.there)),
+        first=fit_logistic(every.of_all, every.all_there, counted(lambda part: part.all_there)),
         base=float(np.average(every.all_there, weights=counted(lambda part: part.all_there))),
         models=tuple(models),
         about=about,

@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,8 @@ import numpy.typing as npt
 from cliploc.config import is_number, is_whole, short
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
-from cliploc.jobs.summary import DEFAULT, joined
 from cliploc.metrics import (
+    DEFAULT,
     SIDE,
     Bootstrap,
     Convention,
@@ -31,6 +32,7 @@ from cliploc.metrics import (
     all_numbers,
     check_header,
     checked_map,
+    joined,
     one_thread,
 )
 from cliploc.registry import import_modules, named_modules
@@ -72,23 +74,19 @@ def judged(
     """Each sample with what is judged of it, but for those with a problem."""
     reporter.phase("maps")
     reporter.start(len(samples), len(samples))
-    for sample, found in zip(samples, _judge_all(judge, samples, workers), strict=True):
-        reporter.images(1)
-        if isinstance(found, Problem):
-            leave_out(found)
-        else:
-            yield sample, found
-
-
-def _judge_all(judge: Callable[[S], J | Problem], samples: Sequence[S], workers: int) -> Iterator[J | Problem]:
-    if workers == 1 or len(samples) < 2:
-        yield from map(judge, samples)
-        return
-    # Spawned, not forked: a fork of a process with threads can hang.
-    with ProcessPoolExecutor(
-        min(workers, len(samples)), multiprocessing.get_context("spawn"), _start, (named_modules(),)
-    ) as pool:
-        yield from pool.map(judge, samples, chunksize=8)
+    with ExitStack() as stack:
+        every: Iterator[J | Problem] = map(judge, samples)
+        if (count := min(workers, len(samples))) > 1:
+            # Spawned, not forked: a fork of a process with threads can hang.
+            spawn = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(count, spawn, _start, (named_modules(),)))
+            every = pool.map(judge, samples, chunksize=8)
+        for sample, found in zip(samples, every, strict=True):
+            reporter.images(1)
+            if isinstance(found, Problem):
+                leave_out(found)
+            else:
+                yield sample, found
 
 
 def _start(modules: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ measured, and of its labels, size and boxes.
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -60,7 +60,8 @@ def make_set(name: str, source: Path, out: Path, reporter: Reporter = SILENT) ->
         raise UsageError(f"expected a folder at {source}, found none: --from is {chosen.source}")
     if out.exists():
         raise UsageError(f"expected a new folder, found something at {out}: remove it or choose another --out")
-    sums = _checksums(name)
+    # Picture → the checksums of its file and of its truth, in the order of the set.
+    sums = {one["picture"]: (one["file"], one["truth"]) for one in csv.DictReader(_own_lines(name))}
     truths: Truths = {}
     files: dict[str, str] = {}
 
@@ -80,10 +81,9 @@ def make_set(name: str, source: Path, out: Path, reporter: Reporter = SILENT) ->
     )
 
 
-def _checksums(name: str) -> dict[str, tuple[str, str]]:
-    """Picture → the checksums of its file and of its truth, in the order of the set."""
-    text = (resources.files("cliploc.jobs") / "evaluation_pictures" / f"{name}.csv").read_text(encoding="utf-8")
-    return {row["picture"]: (row["file"], row["truth"]) for row in csv.DictReader(text.splitlines())}
+def _own_lines(name: str) -> list[str]:
+    path = resources.files("cliploc.jobs") / "evaluation_pictures" / f"{name}.csv"
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def _checksum(content: bytes) -> str:
@@ -143,7 +143,15 @@ def _coco(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) ->
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     for split in SPLITS:
-        document = _instances(source / "annotations" / f"instances_{split}.json")
+        path = source / "annotations" / f"instances_{split}.json"
+        try:
+            document: dict[str, Any] = read_json(path, dict[str, Any])
+        except OSError as error:
+            raise UsageError(f"expected COCO's instances at {path} ({error.strerror}): --from is {COCO}") from None
+        except DocumentError as error:
+            raise UsageError(f"{path} is not JSON ({error}): download it again") from None
+        if absent := {"images", "annotations", "categories"} - document.keys():
+            raise UsageError(f"expected COCO's instances in {path}, which has no {min(absent)}: download it again")
         chosen = {one["id"]: one for one in document["images"] if one["file_name"] in names}
         images += chosen.values()
         instances += [one for one in document["annotations"] if one["image_id"] in chosen]
@@ -153,7 +161,8 @@ def _coco(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) ->
 def _coco128(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) -> Truths:
     """Pictures of the coco128-seg set, whose polygons are in YOLO's format, in the layout of val2017."""
     files = _pictures(source, wanted)
-    categories = [{"id": number, "name": name} for number, name in _coco_categories()]
+    # COCO's 80 categories, in the order of YOLO's labels.
+    categories = [{"id": int(number), "name": name} for number, name in csv.reader(_own_lines("coco_categories"))]
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     for name in wanted:
@@ -211,19 +220,6 @@ def _written(
     }
 
 
-def _instances(path: Path) -> dict[str, Any]:
-    """A file of COCO's instances."""
-    try:
-        read: dict[str, Any] = read_json(path, dict[str, Any])
-    except OSError as error:
-        raise UsageError(f"expected COCO's instances at {path} ({error.strerror}): --from is {COCO}") from None
-    except DocumentError as error:
-        raise UsageError(f"{path} is not JSON ({error}): download it again") from None
-    if absent := {"images", "annotations", "categories"} - read.keys():
-        raise UsageError(f"expected COCO's instances in {path}, which has no {min(absent)}: download it again")
-    return read
-
-
 def _pictures(source: Path, wanted: Sequence[str]) -> dict[str, Path]:
     """Where the pictures of COCO lie."""
     folders = [source / below / split for below in ("", "images") for split in SPLITS]
@@ -241,13 +237,6 @@ def _refuse_missing(wanted: Sequence[str], there: Iterable[str], source: Path | 
             f"expected {len(wanted):,} {what} in {source}, {len(missing):,} are missing, the first of them "
             f"{missing[0]}: complete the folder"
         )
-
-
-def _coco_categories() -> Iterator[tuple[int, str]]:
-    """COCO's 80 categories with their ids, in the order of YOLO's labels."""
-    text = (resources.files("cliploc.jobs") / "evaluation_pictures/coco_categories.csv").read_text(encoding="utf-8")
-    for number, name in csv.reader(text.splitlines()):
-        yield int(number), name
 
 
 def _area(xs: Sequence[float], ys: Sequence[float]) -> float:

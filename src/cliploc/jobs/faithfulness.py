@@ -17,11 +17,20 @@ from cliploc.jobs.evaluate import folder_of, read_map
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
-from cliploc.jobs.summary import DEFAULT, Summary, Tally, summed_up
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, run_task
+from cliploc.jobs.task import (
+    BenchmarkResult,
+    BenchmarkTask,
+    How,
+    Manifest,
+    Summary,
+    Tally,
+    class_entries,
+    run_task,
+    summed_up,
+)
 from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
-from cliploc.metrics import Bootstrap, checked_map
+from cliploc.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.report.tables import number_text
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.report.task_folder import THUMB
@@ -160,8 +169,7 @@ class ValueTally(Tally):
         for key in self._numbers:
             there = [one for values, _ in rows if (one := values.get(key)) is not None]
             means[key] = float(np.mean(there)) if there else None
-            interval = bootstrap.interval(np.array(there)[:, None], lambda means: means[:, 0]) if there else None
-            if interval is not None:
+            if (interval := bootstrap.of_mean(np.array(there))) is not None:
                 ends[key] = list(interval)
             if len(there) < len(rows):
                 measured[key] = len(there)
@@ -196,9 +204,7 @@ def mean_curves(
 
 def _of_known(means: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """`[…, 2T]`, means with 0 for unknown scores beside shares of known ones → `[…, T]`; NaN if none is known."""
-    scores, known = np.split(np.asarray(means, np.float64), 2, axis=-1)
-    found: npt.NDArray[np.float64] = np.divide(scores, known, out=np.full_like(scores, np.nan), where=known > 0)
-    return found
+    return ratio(*np.split(np.asarray(means, np.float64), 2, axis=-1))
 
 
 def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[float | None]:

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -79,10 +79,8 @@ def session() -> dict[str, Any]:
     """An entry of the manifest's sessions: when, where and with which versions a run was started or resumed."""
     versions = {}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -154,7 +152,8 @@ def begin(
         token = manifest["token"] if old is None else old["token"]
         (out / "parts").mkdir(parents=True, exist_ok=True)
         with temporaries_of(token):
-            for folder in (out, out / "parts", *_folders_below(out / "maps"), *_folders_below(out / "frames")):
+            below = [Path(one) for name in ("maps", "frames") for one, _, _ in os.walk(out / name)]
+            for folder in (out, out / "parts", *below):
                 remove_leftovers(folder, token)
             of_run = {**manifest, "sessions": []} if old is None else old
             named = {**of_run, "files": sorted({*own, *files})}
@@ -189,30 +188,20 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
         )
 
 
-def _folders_below(folder: Path) -> list[Path]:
-    return [Path(one) for one, _, _ in os.walk(folder)]
-
-
 def _checked_parts(
     out: Path, kind: RunKind, token: str, count: int | None, check_part: Callable[[int, bytes], object]
 ) -> Begun:
-    def fits(path: Path) -> bool:
-        content = read_part(path)
-        if content is None:
-            return False
-        try:
-            check_part(int(path.stem), content)
-        except ValueError:
-            return False
-        return True
-
-    paths = parts_in(out, kind.suffix, count)
-    whole = frozenset(int(path.stem) for path in paths if fits(path))
+    paths, whole = parts_in(out, kind.suffix, count), set[int]()
+    for path in paths:
+        with suppress(ValueError):
+            if (content := read_part(path)) is not None:
+                check_part(int(path.stem), content)
+                whole.add(int(path.stem))
     damaged = tuple(int(path.stem) for path in paths if int(path.stem) not in whole)
     notes = [f"part {index:05d} is damaged: it is computed again" for index in damaged]
     if foreign := foreign_in(out, kind.suffix, count):
         notes.append(f"not of this run, and ignored: {', '.join(foreign[:3])} in {out / 'parts'}")
-    return Begun(token, whole, damaged, tuple(notes))
+    return Begun(token, frozenset(whole), damaged, tuple(notes))
 
 
 def update_manifest(out: Path, kind: RunKind, **changes: Any) -> None:
@@ -274,10 +263,7 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         found = _differences(by_id[0], by_id[1], free, where)
         return found or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
     if old != new:
-        return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
+        texts = [json.dumps(one, ensure_ascii=False) for one in (old, new)]
+        there, asked = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)
+        return [f"{where}: {there} there, {asked} asked for"]
     return []
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"

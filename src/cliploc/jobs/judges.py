@@ -1,5 +1,6 @@
 """Processes that compare maps with the truth while the model computes; they import no torch, so they start at once."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -9,18 +10,23 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import connection
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from cliploc._files import temporaries_of
+import numpy as np
+import numpy.typing as npt
+
+from cliploc._files import temporaries_of, write_whole
 from cliploc._process import give_way
 from cliploc.errors import CliplocWarning, InputError
-from cliploc.jobs import rows as row
-from cliploc.metrics import one_thread
+from cliploc.images import open_picture
+from cliploc.jobs.rows import Row
+from cliploc.metrics import SIDE, JudgedMap, judge_map, one_thread
 from cliploc.registry import import_modules, named_modules
 from cliploc.values import FloatArray, Sample
 
-JudgedMaps: TypeAlias = list[list[row.Row]] | str  # the columns of each map and threshold, or why there are none
+JudgedMaps: TypeAlias = list[list[Row]] | str  # the columns of each map and threshold, or why there are none
 
 
 @dataclass(frozen=True)
@@ -40,14 +46,46 @@ def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
     for job in jobs:
         with temporaries_of(job.token):
             for heat, paths in zip(job.maps, job.files, strict=True):
-                for path in paths:
+                for path in paths:  # for `cliploc evaluate`; as float32, so that it gives exactly the same numbers
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    row.save_map(path, heat)
+                    content = io.BytesIO()
+                    np.save(content, heat)  # not into the file: numpy would not report a full disk
+                    write_whole(path, methodcaller("write_bytes", content.getbuffer()))
         try:
-            results.append(row.judge_sample(job.sample, job.maps, job.thresholds))
+            results.append(judge_sample(job.sample, job.maps, job.thresholds))
         except InputError as error:
             results.append(str(error))
     return results
+
+
+def judge_sample(
+    sample: Sample,
+    maps: FloatArray,  # [S, 224, 224] in 0–1 over the whole picture
+    thresholds: Sequence[Sequence[float]],  # for each map, the τ of every setting that uses it
+) -> list[list[Row]]:
+    """Compares one sample's maps with its truth: for each map and each of its τ, the columns that depend on the map."""
+    if not len(sample.boxes_xyxy) and not sample.masks:
+        raise InputError(f"{sample.id}: expected true boxes or masks, got none: leave the sample out")
+    mask, ignore = read_masks(sample)
+    return [
+        list(judge_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), taus))
+        for heat, taus in zip(maps, thresholds, strict=True)
+    ]
+
+
+def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
+    """The masks `[224, 224]` of instances, and of ignored pixels, as Choe et al. 2020; None if there is none."""
+    if not sample.masks:
+        return None, None
+    true = np.logical_or.reduce([_mask(path) for path in sample.masks])
+    return true, None if sample.ignore is None else _mask(sample.ignore)
+
+
+def _mask(path: Path) -> npt.NDArray[np.bool_]:
+    with open_picture(path) as opened:
+        grey = np.asarray(opened.image.convert("L"))
+    y, x = ((np.arange(SIDE) * (size / SIDE)).astype(np.intp) for size in grey.shape)
+    return grey[np.ix_(y, x)] > 0
 
 
 class Judges:

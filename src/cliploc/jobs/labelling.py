@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc import __version__
 from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, write_part
-from cliploc.config import DEFAULTS, MIN_SCORE, Options
+from cliploc.config import DEFAULTS, MIN_SCORE
 from cliploc.datasets import AskedDataset
 from cliploc.errors import UsageError
 from cliploc.jobs import folder
@@ -27,10 +27,18 @@ from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path, cont
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.reviewer import Order, Reviewer, Walk, WorkOf
 from cliploc.jobs.rows import Row, arrow, as_parquet, check_part, sample_facts, schema_of, to_table
-from cliploc.jobs.summary import Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, Manifest, class_entries, conclude, dataset_entry
+from cliploc.jobs.task import (
+    BenchmarkResult,
+    BenchmarkTask,
+    Manifest,
+    Summary,
+    Tally,
+    class_entries,
+    conclude,
+    dataset_entry,
+)
 from cliploc.jobs.teach import VERSION
-from cliploc.metrics import Bootstrap
+from cliploc.metrics import Bootstrap, ratio
 from cliploc.report.labelling import DRAFTS, NUMBERS, OF_NAME, minutes_text, number_text
 from cliploc.report.labelling import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
@@ -125,7 +133,7 @@ def run_labelling(
         raise UsageError(f"expected ascending steps from 0 on and a seed at least, got {[*steps]} and {seeds}")
     labels = sorted({label for one in dataset.samples for label in one.labels})
     names = [class_entries(dataset)[label] for label in labels]
-    jobs = [_Job.of(setups[one.setup], one, names) for one in settings]
+    jobs = [_Job(setups[one.setup], one, names) for one in settings]
     notes = Notes(reporter)
     described = [job.describe() for job in jobs]
     steps = [one for one in steps if one < len(dataset.samples)]
@@ -154,7 +162,10 @@ def run_labelling(
         notes.add(begun.notes)
         folder.begin_session(out, KIND)
         found = sorted((PictureFile(one.id, one.path) for one in dataset.samples), key=by_path)
-        files = FoundPictures(_root_of(dataset), found, [])
+        # The folder that the pictures' ids are relative to.
+        first, path = dataset.samples[0].id, dataset.samples[0].path.as_posix()
+        root = Path(path.removesuffix(first)) if path.endswith(first) else dataset.root
+        files = FoundPictures(root, found, [])
         for job in jobs:
             notes.add(job.annotate(files, out / DRAFTS / job.id, engine, replace(reporter, note=SILENT.note)))
         reviewers = [Reviewer(out / DRAFTS / one.id, dataset.samples, labels) for one in jobs]
@@ -177,13 +188,6 @@ def run_labelling(
             reporter.phase("summary")
             summary = conclude(out, TASK, _failed_once)
     return BenchmarkResult(TASK, manifest, out, summary, notes.lines, len(dataset.samples), done, bool(there), {})
-
-
-def _root_of(dataset: AskedDataset) -> Path:
-    """The folder that the pictures' ids are relative to."""
-    first = dataset.samples[0]
-    path = first.path.as_posix()
-    return Path(path.removesuffix(first.id)) if path.endswith(first.id) else dataset.root
 
 
 def _rows(
@@ -214,32 +218,24 @@ def _counts(work: WorkOf, label: int) -> list[int]:
     return [one.delete, one.draw, one.adjust]
 
 
-@dataclass(frozen=True)
 class _Job:
     """One setting, as `annotate` runs it."""
 
-    id: str
-    setup: ModelSetup
-    labels: Labels
-    options: Options  # without those that `annotate` takes itself
-    drafts: Mapping[str, Any]  # these
-
-    @classmethod
-    def of(cls, setup: ModelSetup, setting: Setting, names: Sequence[str]) -> _Job:
+    def __init__(self, setup: ModelSetup, setting: Setting, names: Sequence[str]) -> None:
         given = setup.options
         if given.recipe is None:
             given = given.but(method=setting.method, method_options=dict(setting.options))
         if setting.threshold is not None:
             given = given.but(threshold=setting.threshold)
-        drafts = {
+        self.id, self.setup = setting.id, setup
+        self.labels = Labels(tuple(names), (None,) * len(names), tuple(given.background or ()))
+        self.drafts: dict[str, Any] = {  # options that `annotate` takes itself
             "min_presence": given.min_presence,
             "min_score": MIN_SCORE if given.min_score is None else given.min_score,  # the default of `annotate`
             "max_boxes": given.max_boxes,
             "min_area": given.min_area,
         }
-        options = given.but(**{name: getattr(DEFAULTS, name) for name in RESERVED})
-        labels = Labels(tuple(names), (None,) * len(names), tuple(given.background or ()))
-        return cls(setting.id, setup, labels, options, drafts)
+        self.options = given.but(**{name: getattr(DEFAULTS, name) for name in RESERVED})  # the others
 
     def describe(self) -> dict[str, Any]:
         """Its entry in the manifest; refuses what cannot be used."""
@@ -267,36 +263,18 @@ def _failed_once(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
-@dataclass(frozen=True)
-class _InWalk:
-    """One picture in one walk."""
-
-    place: int | None
-    labels: tuple[int, ...]
-    boxes: tuple[int, ...]  # of each label
-    untaught: Floats  # [L, 3] to delete, draw, adjust
-    taught: Floats  # [L, S, 3]
-
-
 class LabellingTally(Tally):
     """Counts the rows of one setting."""
 
     def __init__(self, steps: Sequence[int]) -> None:
         self._steps = steps
-        self._walks: dict[tuple[str, int], dict[str, _InWalk]] = {}
+        self._walks: dict[tuple[str, int], dict[str, Row]] = {}
 
     def add(self, row: Row) -> None:
         walk = self._walks.setdefault((row["order"], row["seed"]), {})
         if row["sample"] in walk:
             raise UsageError(f"{row['sample']} occurs twice: review each picture once")
-        count = len(row["labels"])
-        walk[row["sample"]] = _InWalk(
-            row["place"],
-            tuple(row["labels"]),
-            tuple(row["boxes"]),
-            np.array(row["untaught"], np.float64).reshape(count, 3),
-            np.array(row["taught"], np.float64).reshape(count, -1, 3) if count else np.zeros((0, 1, 3)),
-        )
+        walk[row["sample"]] = row
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002 - errors are paired
         """`NUMBERS` before any review, and `curves` at each step: means over pictures and seeds, for 100 pictures."""
@@ -306,12 +284,12 @@ class LabellingTally(Tally):
         failed = counts["images"] - counts["evaluated"]
         curves, seeds = {}, {}
         for order in dict.fromkeys(order for order, _ in sorted(self._walks)):
-            walks = [_Walk.of(self._walks[one], self._steps) for one in sorted(self._walks) if one[0] == order]
+            walks = [_walk(self._walks[one], self._steps) for one in sorted(self._walks) if one[0] == order]
             curves[order] = _curve(walks)
-            seeds[order] = [_listed(_of_left(one.taught.sum(axis=2)[None], one.left[None])) for one in walks]
+            seeds[order] = [_listed(_of_left(taught.sum(axis=2)[None], left[None])) for left, _, taught in walks]
         first = next(iter(self._walks.values()))
-        names = {label for one in first.values() for label in one.labels}
-        boxes = sum(sum(one.boxes) for one in first.values())
+        names = {label for one in first.values() for label in one["labels"]}
+        boxes = sum(sum(one["boxes"]) for one in first.values())
         start = next(iter(curves.values()))
         nothing = 100 * boxes / evaluated
         return {
@@ -329,55 +307,38 @@ class LabellingTally(Tally):
 
     def _of_name(self, label: int) -> dict[str, float | None]:
         """The numbers of one name, in random order."""
-        walks = [
-            {sample: _of_label(seen, label) for sample, seen in self._walks[one].items()}
-            for one in sorted(self._walks)
-            if one[0] == "random"
-        ]
-        numbers = _curve([_Walk.of(one, self._steps) for one in walks])
-        with_boxes = [sum(one.boxes) for one in walks[0].values() if sum(one.boxes)]
+        of_random = [self._walks[one] for one in sorted(self._walks) if one[0] == "random"]
+        numbers = _curve([_walk(one, self._steps, label) for one in of_random])
+        pairs = [pair for one in of_random[0].values() for pair in zip(one["labels"], one["boxes"], strict=True)]
+        with_boxes = [count for name, count in pairs if name == label and count]
         found: dict[str, float | None] = {"pictures": len(with_boxes), "boxes": sum(with_boxes)}
         for i, step in enumerate(self._steps):
             found |= {f"{key}_{step}": numbers[key][i] for key in OF_NAME}
         return found
 
 
-def _of_label(seen: _InWalk, label: int) -> _InWalk:
-    """A picture with one of its names alone."""
-    at = [i for i, one in enumerate(seen.labels) if one == label]
-    boxes = tuple(seen.boxes[i] for i in at)
-    return _InWalk(seen.place, (label,) * len(at), boxes, seen.untaught[at], seen.taught[at])
+# The n pictures of a walk, in a fixed order, at S steps: whether each is left (not reviewed yet) [n, S]; and what there
+# is to delete, draw and adjust: untaught [n, 3], and taught [n, S, 3].
+_Walk: TypeAlias = tuple[npt.NDArray[np.bool_], Floats, Floats]
 
 
-@dataclass(frozen=True)
-class _Walk:
-    """The n pictures of one walk, in a fixed order, at S steps."""
-
-    left: npt.NDArray[np.bool_]  # [n, S] whether it is not reviewed yet
-    untaught: Floats  # [n, 3] to delete, draw, adjust
-    taught: Floats  # [n, S, 3]; of a reviewed picture what there was to do when it was reviewed
-
-    @classmethod
-    def of(cls, pictures: Mapping[str, _InWalk], steps: Sequence[int]) -> _Walk:
-        """That of some rows; their order does not matter."""
-        every = [pictures[one] for one in sorted(pictures)]
-        places = np.array([np.inf if one.place is None else one.place for one in every])  # [n]
-        taught = np.zeros((len(every), len(steps), 3))
-        for i, one in enumerate(every):
-            work = one.taught.sum(axis=0)  # [s, 3]
-            if len(one.labels):
-                taught[i] = work[np.minimum(np.arange(len(steps)), len(work) - 1)]
-        untaught = np.array([one.untaught.sum(axis=0) for one in every]).reshape(-1, 3)
-        return cls(places[:, None] >= np.array(steps), untaught, taught)
+def _walk(pictures: Mapping[str, Row], steps: Sequence[int], label: int | None = None) -> _Walk:
+    """That of some rows, of all names or one; the order of the rows does not matter."""
+    every = [pictures[one] for one in sorted(pictures)]
+    places = np.array([np.inf if one["place"] is None else one["place"] for one in every])  # [n]
+    untaught, taught = np.zeros((len(every), 3)), np.zeros((len(every), len(steps), 3))
+    for i, one in enumerate(every):
+        for name, before, after in zip(one["labels"], one["untaught"], one["taught"], strict=True):
+            if label in (None, name):
+                untaught[i] += before
+                # of a reviewed picture, which has fewer steps, what there was to do when it was reviewed
+                taught[i] += np.array(after, np.float64)[np.minimum(np.arange(len(steps)), len(after) - 1)]
+    return places[:, None] >= np.array(steps), untaught, taught
 
 
 def _of_left(values: Floats, left: npt.NDArray[np.bool_]) -> Floats:
     """The mean of values `[R, n, S]` of pictures that are left → `[S]`, for 100 of them; NaN where none is."""
-    total = left.sum(axis=(0, 1))
-    found: Floats = np.divide(
-        100 * (values * left).sum(axis=(0, 1)), total, out=np.full(total.shape, np.nan), where=total > 0
-    )
-    return found
+    return ratio(100 * (values * left).sum(axis=(0, 1)), left.sum(axis=(0, 1)))
 
 
 def _listed(values: Floats) -> list[float | None]:
@@ -387,9 +348,8 @@ def _listed(values: Floats) -> list[float | None]:
 
 def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
     """The numbers at each step of walks in one order."""
-    left = np.stack([one.left for one in walks])  # [R, n, S]
-    untaught = np.stack([np.repeat(one.untaught[:, None], left.shape[2], axis=1) for one in walks])  # [R, n, S, 3]
-    taught = np.stack([one.taught for one in walks])
+    left, once, taught = (np.stack(one) for one in zip(*walks, strict=True))  # [R, n, S], [R, n, 3], [R, n, S, 3]
+    untaught = np.repeat(once[:, :, None], left.shape[2], axis=2)  # [R, n, S, 3]
     found: dict[str, list[float | None]] = {"left": left[0].sum(axis=0).astype(float).tolist()}
 
     saved = (untaught - taught).sum(axis=3)  # [R, n, S]

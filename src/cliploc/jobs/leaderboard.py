@@ -29,7 +29,7 @@ from cliploc.jobs.folder import write_json
 from cliploc.jobs.plan import Grid, ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, rows_in
 from cliploc.jobs.task import BenchmarkResult
-from cliploc.metrics import LARGEST_HITS, Bootstrap, CocoAP, Interval, MaxBoxAcc, MaxBoxAccV2, hit_at
+from cliploc.metrics import DEFAULT, LARGEST_HITS, Bootstrap, CocoAP, Interval, MaxBoxAcc, MaxBoxAccV2, hit_at
 from cliploc.report.leaderboard import FILE, VERSION, read_leaderboard, signature_of
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import baselines
@@ -38,7 +38,7 @@ from cliploc.values import GOOD_IOU, Dataset
 HELD_OUT = {"ilsvrc": "imagenetv2"}  # sets whose thresholds are chosen on another one; the others have a split for it
 TUNED = 1000  # samples of a held-out split, unless asked otherwise
 STAGES = ("tune", "report", "names")  # the benchmark runs of a set; the last where its absent names are known
-NO_INTERVALS, DEFAULT = Bootstrap(replicates=0), Bootstrap()
+NO_INTERVALS = Bootstrap(replicates=0)
 ROWS = (
     "sample", "setting", "path", "label", "status", "highest", LARGEST_HITS, "boxes", "box_scores", "true_boxes",
     "pointing_hit", *(f"hits_every_{percent}" for percent in (30, 50, 70)),
@@ -61,16 +61,7 @@ class Wish:
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
-        return folder.plain(
-            {
-                "options": self.options.given(),
-                "methods": list(self.methods),
-                "sets": [list(one) for one in self.sets],
-                "tune": self.tune,
-                "sample": self.sample,
-                "seed": self.seed,
-            }
-        )
+        return folder.plain({**vars(self), "options": self.options.given()})
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Wish:
@@ -346,8 +337,8 @@ def _numbers(rows: Sequence[Row], own: Mapping[str, Any], summary: Mapping[str, 
             "pointing": [row["pointing_hit"] for row in rows],
         }
         for key, values in shares.items():
-            column = np.array(values, np.float64)[:, None]
-            numbers[key] = float(column.mean()), DEFAULT.interval(column, lambda means: means[:, 0])
+            column = np.array(values, np.float64)
+            numbers[key] = float(column.mean()), DEFAULT.of_mean(column)
         if not phrases:
             given = CocoAP()
             for row in rows:
@@ -443,18 +434,14 @@ def check_leaderboard(
         draw = random.Random(document["signature"])
         for name, split in wish.sets:
             place = out / "sets" / name
-            there = {**_roots_of(place), **roots}
+            # Read from where they were, unless they are elsewhere now.
+            read = [folder.read_manifest(place / one, benchmark.KIND)["dataset"] for one in ("tune", "report")]
+            there = {**{f"{one['name']}:{one['split']}": Path(one["root"]) for one in read}, **roots}
             for stage, data, run in _stages(wish, _opened(wish, name, split, there), place, 0, reporter, engine):
                 for verdict, row in _again(place, stage, data, run, draw, samples):
                     found[verdict].append(row)
     same, close, other = found.values()
     return Checked(len(document["files"]), sum(len(one["rows"]) for one in ours), len(same), len(close), tuple(other))
-
-
-def _roots_of(place: Path) -> dict[str, Path]:
-    """The folders that a set was read from."""
-    about = [folder.read_manifest(place / one, benchmark.KIND)["dataset"] for one in ("tune", "report")]
-    return {f"{one['name']}:{one['split']}": Path(one["root"]) for one in about}
 
 
 def _again(

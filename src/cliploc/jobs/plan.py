@@ -96,16 +96,29 @@ class Grid:
                 raise UsageError(f"expected each {what} once, got {_in_words(twice[0])} twice: remove the duplicate")
         chosen: list[Setting] = []
         left_out: list[str] = []
-        for index, setup, method, thresholds in self._asked():
-            if (reason := unfit_reason(setup, method)) is not None:
-                left_out += [reason] if reason else []
-                continue
-            for threshold in thresholds:
-                identity = self._id(setup, method, threshold, self._recipe(index))
-                chosen.append(Setting(identity, index, method, dict(self.options(method)), threshold))
+        for index, setup in enumerate(self.setups):
+            recipe = self.recipes[index] if self.recipes and not self.methods else None
+            thresholds = self.thresholds
+            if recipe is not None and tuple(thresholds) == (None,):
+                thresholds = (recipe.options.get("threshold"),)
+            for method in self.methods if recipe is None else (recipe.method,):
+                if (reason := unfit_reason(setup, method)) is not None:
+                    left_out += [reason] if reason else []
+                    continue
+                options = dict(self.options(method))
+                chosen += [
+                    Setting(self._id(setup, method, one, recipe), index, method, options, one) for one in thresholds
+                ]
         if not chosen:
             raise UsageError((left_out or ["expected the method that the head is trained for"])[0])
-        chosen += self._of_baselines({one.setup for one in chosen})
+        # Baselines are for the first setup of each model, as prompts and heads do not change them.
+        used, seen = {one.setup for one in chosen}, set[tuple[str, str | None]]()
+        for index, setup in enumerate(self.setups):
+            model = (setup.model, setup.options.pretrained)
+            if index in used and model not in seen and setup.head is None:
+                seen.add(model)
+                extra = [one for one in self.baselines if one not in self.methods]
+                chosen += [Setting(self._id(setup, one, None), index, one) for one in extra]
         ids = Counter(one.id for one in chosen)
         taken: Counter[str] = Counter()
         unique = []
@@ -113,30 +126,6 @@ class Grid:
             taken[one.id] += 1
             unique.append(one if ids[one.id] == 1 else replace(one, id=f"{one.id}-{taken[one.id]}"))
         return tuple(unique), tuple(dict.fromkeys(left_out))
-
-    def _recipe(self, index: int) -> Recipe | None:
-        return self.recipes[index] if self.recipes and not self.methods else None
-
-    def _asked(self) -> Iterator[tuple[int, ModelSetup, str, Sequence[float | None]]]:
-        """Each setup with each method, or with its recipe's, and the thresholds."""
-        for index, setup in enumerate(self.setups):
-            recipe = self._recipe(index)
-            if recipe is None:
-                yield from ((index, setup, method, self.thresholds) for method in self.methods)
-            else:
-                own = recipe.options.get("threshold") if tuple(self.thresholds) == (None,) else None
-                yield index, setup, recipe.method, self.thresholds if own is None else (own,)
-
-    def _of_baselines(self, used: set[int]) -> Iterator[Setting]:
-        """The settings of baselines, for the first setup of each model, as prompts and heads do not change them."""
-        seen: set[tuple[str, str | None]] = set()
-        for index, setup in enumerate(self.setups):
-            model = (setup.model, setup.options.pretrained)
-            if index in used and model not in seen and setup.head is None:
-                seen.add(model)
-                for method in self.baselines:
-                    if method not in self.methods:
-                        yield Setting(self._id(setup, method, None), index, method)
 
     def _id(self, setup: ModelSetup, method: str, threshold: float | None, recipe: Recipe | None = None) -> str:
         """A setting's id: model, method, and everything else that differs between settings of this grid."""

@@ -16,11 +16,10 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
-from cliploc.jobs.summary import Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, class_entries, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, right_boxes
 from cliploc.localization import Localization
-from cliploc.metrics import Bootstrap, average_precision
+from cliploc.metrics import Bootstrap, average_precision, ratio
 from cliploc.report.presence import FILES as REPORT_FILES
 from cliploc.report.presence import LOSSES, NUMBERS, things_text
 from cliploc.report.tables import number_text
@@ -176,7 +175,8 @@ class PresenceTally(Tally):
         numbers: dict[str, float | None] = {}
         ends: dict[str, list[float]] = {}
         for key, share in SHARES.items():
-            numbers[key] = _number(share(of_names.mean(axis=0)[None])[0])
+            value = share(of_names.mean(axis=0)[None])[0]
+            numbers[key] = float(value) if np.isfinite(value) else None
             _add_interval(ends, key, bootstrap.replicated(of_names, share), bootstrap)
         owner = np.repeat(np.arange(len(pictures)), [len(one.scores) for one in pictures])
         scores, right = (np.concatenate([getattr(one, key) for one in pictures]) for key in ("scores", "right"))
@@ -184,7 +184,13 @@ class PresenceTally(Tally):
         numbers["calibration_error"] = reliability(scores, right, BINS) if len(scores) else None
         drawn = bootstrap.replicated(np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner))
         _add_interval(ends, "average_precision", drawn, bootstrap)
-        gaps = np.stack([_gaps(one.scores, one.right) for one in pictures])  # [n, 11]
+        # [n, 11]: of each picture and bin Σ score − Σ right, and the number of its boxes
+        gaps = np.stack(
+            [
+                np.append(np.bincount(_bin_of(one.scores), one.scores - one.right, BINS), len(one.scores))
+                for one in pictures
+            ]
+        )
         _add_interval(ends, "calibration_error", bootstrap.replicated(gaps, _error), bootstrap)
         found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
@@ -196,31 +202,30 @@ class PresenceTally(Tally):
             "unknown_there": sum(one.unknown_there for one in pictures),
             "boxes": len(scores),
             "right_boxes": int(right.sum()),
-            "reliability": _reliability_bins(scores, right),
+            "reliability": [
+                {"boxes": int(own.sum()), "score": float(scores[own].mean()), "right": float(right[own].mean())}
+                for own in (_bin_of(scores) == i for i in range(BINS))
+                if own.any()
+            ],
             "things": dict.fromkeys(LOSSES, 0) | Counter(said for one in pictures for said in one.things),
             **counts,
         }
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    found: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return found
-
-
 def _mcc(means: Floats) -> Floats:
     """Matthews correlation coefficient of counts `[r, 5]`."""
     tp, fp, fn, tn, _ = means.astype(np.float64).T
-    return _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    return ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 
 
 # Number → what makes it of mean counts `[r, 5]`; see `_Picture.counts`.
 SHARES: Mapping[str, Callable[[Floats], Floats]] = {
-    "recall": lambda n: _ratio(n[:, 0], n[:, 0] + n[:, 2]),
-    "precision": lambda n: _ratio(n[:, 0], n[:, 0] + n[:, 1]),
-    "false_finds": lambda n: _ratio(n[:, 1], n[:, 1] + n[:, 3]),
-    "f1": lambda n: _ratio(2 * n[:, 0], 2 * n[:, 0] + n[:, 1] + n[:, 2]),
+    "recall": lambda n: ratio(n[:, 0], n[:, 0] + n[:, 2]),
+    "precision": lambda n: ratio(n[:, 0], n[:, 0] + n[:, 1]),
+    "false_finds": lambda n: ratio(n[:, 1], n[:, 1] + n[:, 3]),
+    "f1": lambda n: ratio(2 * n[:, 0], 2 * n[:, 0] + n[:, 1] + n[:, 2]),
     "mcc": _mcc,
-    "unsure": lambda n: _ratio(n[:, 4], n[:, :4].sum(axis=1)),
+    "unsure": lambda n: ratio(n[:, 4], n[:, :4].sum(axis=1)),
 }
 
 
@@ -228,14 +233,9 @@ def _bin_of(scores: Floats) -> npt.NDArray[np.int64]:
     return (scores * BINS).astype(np.int64).clip(max=BINS - 1)
 
 
-def _gaps(scores: Floats, right: npt.NDArray[np.bool_]) -> Floats:
-    """`[11]`: of each bin Σ score − Σ right, and the number of boxes."""
-    return np.append(np.bincount(_bin_of(scores), scores - right, BINS), len(scores))
-
-
 def _error(means: Floats) -> Floats:
     """The expected calibration error of mean gaps `[r, 11]`."""
-    return _ratio(np.abs(means[:, :BINS]).sum(axis=1), means[:, BINS])
+    return ratio(np.abs(means[:, :BINS]).sum(axis=1), means[:, BINS])
 
 
 def _weighted_precision(
@@ -256,20 +256,6 @@ def _weighted_precision(
         return found
 
     return precision
-
-
-def _reliability_bins(scores: Floats, right: npt.NDArray[np.bool_]) -> list[dict[str, float]]:
-    """Of each bin with boxes: their number, their mean score and the share that is right."""
-    index = _bin_of(scores)
-    return [
-        {"boxes": int(own.sum()), "score": float(scores[own].mean()), "right": float(right[own].mean())}
-        for own in (index == i for i in range(BINS))
-        if own.any()
-    ]
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _add_interval(ends: dict[str, list[float]], key: str, drawn: Floats | None, bootstrap: Bootstrap) -> None:

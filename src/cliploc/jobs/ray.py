@@ -44,11 +44,20 @@ def run(
     threads: int | None = None,
 ) -> None:
     """Runs shards on the cluster at `address` (None: Ray of this process or machine), `threads` for each worker."""
-    ray = _ray()
+    try:
+        import ray
+        import ray.data
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise not_installed(error, install("ray", "engine ray")) from None
     sizes = {shard.index: len(shard.samples) for shard in shards}
     with _cluster(ray, address):
         pool, cpus, gpus = _pool(ray, threads or torch.get_num_threads())
-        attempts = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(_Attempts).remote()
+        # On this machine, whose loss ends the run in any case.
+        here: Any = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        attempts = ray.remote(num_cpus=0, scheduling_strategy=here)(_Attempts).remote()
         work = ray.data.from_items(
             [{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(
@@ -95,11 +104,18 @@ class _ShardsDone:
         self.worker: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        import ray
+
         out: dict[str, list[Any]] = {"index": [], "content": [], "notes": [], "lessons": [], "spent": [], "error": []}
         for packed in batch["shard"]:
             shard: Shard = pickle.loads(packed)
             try:
-                self._count_attempt(shard)
+                if ray.get(self.attempts.begin.remote(shard.index)) > ATTEMPTS:
+                    raise ModelError(
+                        f"part {shard.index:05d}, from {shard.samples[0].id} on, ended its worker {ATTEMPTS} times: "
+                        "what is done is kept; run the same command again, with a smaller --batch-size if memory was "
+                        "short"
+                    )
                 # Not in the constructor: after an error there Ray would start the actor again and again.
                 if self.worker is None:
                     import_modules(self.modules)
@@ -115,15 +131,6 @@ class _ShardsDone:
                 values.append(value)
         return out
 
-    def _count_attempt(self, shard: Shard) -> None:
-        import ray
-
-        if ray.get(self.attempts.begin.remote(shard.index)) > ATTEMPTS:
-            raise ModelError(
-                f"part {shard.index:05d}, from {shard.samples[0].id} on, ended its worker {ATTEMPTS} times: what is "
-                "done is kept; run the same command again, with a smaller --batch-size if memory was short"
-            )
-
 
 class _Attempts:
     """Counts how often each shard was started, for all workers, as Ray itself would restart one without a limit."""
@@ -136,16 +143,6 @@ class _Attempts:
         return self.begun[shard]
 
 
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.data
-        import ray.util.scheduling_strategies
-    except ImportError as error:
-        raise not_installed(error, install("ray", "engine ray")) from None
-    return ray
-
-
 @contextlib.contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     """Connects to Ray, without its output; restores its former state afterwards."""
@@ -153,7 +150,12 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics without the user's consent
         options = {"include_dashboard": False} if address is None else {}
-        _reachable(address)
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdigit():  # Ray itself would try for minutes at an address that does not answer
+            try:
+                socket.create_connection((host, int(port)), timeout=10).close()
+            except OSError as error:
+                raise UsageError(NO_CLUSTER.format(address, error.strerror or error)) from error
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # Ray raises it itself where a node does not start in time
@@ -186,22 +188,6 @@ def _ended(make_batches: Callable[[], Any]) -> Iterator[Iterator[Any]]:
             batches.close()
         for thread in set(threading.enumerate()) - before:
             thread.join(timeout=60 if "Executor" in thread.name else 2)
-
-
-def _here(ray: Any) -> Any:
-    """A scheduling rule for this machine, whose loss ends the run in any case."""
-    node = ray.get_runtime_context().get_node_id()
-    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-
-
-def _reachable(address: str | None) -> None:
-    """Refuses an address that does not answer, as Ray itself would try for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise UsageError(NO_CLUSTER.format(address, error.strerror or error)) from error
 
 
 def _pool(ray: Any, threads: int) -> tuple[int, int, int]:

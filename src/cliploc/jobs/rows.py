@@ -1,4 +1,4 @@
-"""Rows of benchmarks as Parquet: maps compared with the truth. No torch, so that judging processes are small."""
+"""Rows of benchmarks as Parquet. No torch, so that judging processes are small."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from cliploc._files import parts_in, read_part, write_whole
+from cliploc._files import parts_in, read_part
 from cliploc._imports import install, not_installed
 from cliploc.datasets import AskedPicture, LabelledPicture
-from cliploc.errors import InputError, UsageError
-from cliploc.images import open_picture
-from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
+from cliploc.errors import UsageError
+from cliploc.metrics import all_metrics
 from cliploc.report.task_folder import THUMB
-from cliploc.values import FloatArray, Sample
+from cliploc.values import Sample
 
 Row = dict[str, Any]
 
@@ -69,7 +67,6 @@ def place_of(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-# ------------------------------------------------------------------------------------------------------------ judging
 def sample_facts(sample: Sample | LabelledPicture | AskedPicture, root: Path, digest: str) -> Row:
     """The columns that are the same for every setting; `digest` is the digest of the content of the sample's files."""
     width, height = sample.size_wh
@@ -90,36 +87,6 @@ def sample_facts(sample: Sample | LabelledPicture | AskedPicture, root: Path, di
         "area_share": sides.prod(axis=1).max() / (width * height) if len(sides) else None,
         "true_boxes": sample.boxes_xyxy.tolist(),
     }
-
-
-def judge_sample(
-    sample: Sample,
-    maps: FloatArray,  # [S, 224, 224] in 0–1 over the whole picture
-    thresholds: Sequence[Sequence[float]],  # for each map, the τ of every setting that uses it
-) -> list[list[Row]]:
-    """Compares one sample's maps with its truth: for each map and each of its τ, the columns that depend on the map."""
-    if not len(sample.boxes_xyxy) and not sample.masks:
-        raise InputError(f"{sample.id}: expected true boxes or masks, got none: leave the sample out")
-    mask, ignore = read_masks(sample)
-    return [
-        list(judge_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), taus))
-        for heat, taus in zip(maps, thresholds, strict=True)
-    ]
-
-
-def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
-    """The masks `[224, 224]` of instances, and of ignored pixels, as Choe et al. 2020; None if there is none."""
-    if not sample.masks:
-        return None, None
-    true = np.logical_or.reduce([_mask(path) for path in sample.masks])
-    return true, None if sample.ignore is None else _mask(sample.ignore)
-
-
-def _mask(path: Path) -> npt.NDArray[np.bool_]:
-    with open_picture(path) as opened:
-        grey = np.asarray(opened.image.convert("L"))
-    y, x = ((np.arange(SIDE) * (size / SIDE)).astype(np.intp) for size in grey.shape)
-    return grey[np.ix_(y, x)] > 0
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
@@ -171,13 +138,6 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
     file = pa.parquet.ParquetFile(pa.BufferReader(content))
     there = set(file.schema_arrow.names)
     return file.read(columns=None if columns is None else [one for one in columns if one in there])
-
-
-def save_map(path: Path, heat: FloatArray) -> None:
-    """Saves a map `[224, 224]` in 0–1 for `cliploc evaluate`, as float32, so that it gives exactly the same numbers."""
-    content = io.BytesIO()
-    np.save(content, heat)  # not into the file: numpy would not report a full disk
-    write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
 def rows_in(out: Path, columns: Sequence[str] | None = None, count: int | None = None) -> Iterator[Row]:

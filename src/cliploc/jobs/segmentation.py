@@ -29,10 +29,9 @@ from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
-from cliploc.jobs.summary import DEFAULT, Summary, Tally
-from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, run_task
+from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.jobs.worker import PictureJudge
-from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
+from cliploc.metrics import DEFAULT, Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
@@ -69,10 +68,6 @@ def row_schema() -> Any:
     )  # fmt: skip
 
 
-def _tally(setting: Mapping[str, Any], manifest: Manifest) -> PixelTally:
-    return PixelTally([one["name"] for one in manifest["dataset"]["classes"]], setting["known_classes"])
-
-
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
     shown = {**NUMBERS, "mean_average_precision": "mAP"}
     keys = [key for key in shown if any(one.get(key) is not None for one in summary.values())]
@@ -87,7 +82,15 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, _tally, _table, _legend)
+TASK = BenchmarkTask(
+    KIND,
+    FILES,
+    row_schema,
+    lambda: NUMBER_COLUMNS,
+    lambda one, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], one["known_classes"]),
+    _table,
+    _legend,
+)
 
 
 def run_segmentation(
@@ -166,10 +169,16 @@ class LabelMapJudge(PictureJudge):
             made = self.segmenter.label_maps(seen.picture, methods, reporter, name=seen.sample.id)
             return {name: (labels, None) for name, labels in made.items()}
         assert seen.sample.name is not None
-        heats = self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter)
-        return {
-            name: ((heat > heat.mean()).astype(np.int16), _precision(heat, seen.truth)) for name, heat in heats.items()
-        }
+        counted = seen.truth != IGNORE
+        true = seen.truth[counted]
+        found: dict[str, _Labelled] = {}
+        for name, heat in self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter).items():
+            # Against the one-hot mask.
+            precision = average_precision(
+                np.stack([1 - heat[counted], heat[counted]]), np.stack([true == 0, true != 0])
+            )
+            found[name] = (heat > heat.mean()).astype(np.int16), precision
+        return found
 
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         labels, precision = heat
@@ -182,13 +191,6 @@ class LabelMapJudge(PictureJudge):
             "preview": preview(labels),
             "true_preview": preview(seen.truth),
         }
-
-
-def _precision(heat: npt.NDArray[np.float32], truth: npt.NDArray[Any]) -> float:
-    """Average precision of [1 − map, map] against the one-hot mask, over the pixels that count."""
-    counted = truth != IGNORE
-    scores = np.stack([1 - heat[counted], heat[counted]])
-    return average_precision(scores, np.stack([truth[counted] == 0, truth[counted] != 0]))
 
 
 def preview(labels: npt.NDArray[Any]) -> bytes:
@@ -277,12 +279,7 @@ class LabelsResult(EvaluatedFolder):
 
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
-        return {
-            **self.numbers,
-            "images": self.asked,
-            "evaluated": self.evaluated,
-            **self.left_out(),
-        }
+        return {**self.numbers, "images": self.asked, "evaluated": self.evaluated, **self.left_out()}
 
     def lines(self) -> list[tuple[str, str, str]]:
         """A row for each number: name, percent, 95 % interval."""

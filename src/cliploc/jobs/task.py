@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
@@ -20,13 +20,26 @@ from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.picture_files import content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in
-from cliploc.jobs.summary import COUNTED, Summary, Tally, summed_up
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
+from cliploc.metrics import DEFAULT, Bootstrap
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]
+Summary = dict[str, Any]
+COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
 SUMMARY = ("summary.json",)  # the files of a run that has no report
+
+
+class Tally:
+    """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
+
+    def add(self, row: Row) -> None:
+        """Counts the row of a picture that did not fail; a sample that occurs twice is an error."""
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
+        """The numbers, with these counts of pictures among them."""
+        return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -167,7 +180,12 @@ def run_task(
             write_part(part_path(out, part.index), part.content, stamps[part.index])
             done, spent = done + 1, spent_together([spent, part.spent])
             notes.add(part.notes)
-            for sample, reason in _failed_in(part):
+            columns = ["sample", "status", "reason"]
+            rows = arrow().parquet.read_table(BytesIO(part.content), columns=columns).to_pylist()
+            # Each sample with its different reasons, for any number of settings.
+            for sample, reason in dict.fromkeys(
+                (one["sample"], one["reason"]) for one in rows if one["status"] != "ok"
+            ):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
         with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
@@ -191,15 +209,27 @@ def conclude(
     return summary
 
 
+def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT) -> dict[str, Summary]:
+    """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
+    failed: dict[str, list[dict[str, str]]] = {name: [] for name in tallies}
+    evaluated = dict.fromkeys(tallies, 0)
+    for row in rows:
+        if row["status"] != "ok":
+            failed[row["setting"]].append({"sample": row["sample"], "reason": row["reason"]})
+        else:
+            evaluated[row["setting"]] += 1
+            tallies[row["setting"]].add(row)
+    return {
+        name: {
+            **tally.summary({"images": evaluated[name] + len(failed[name]), "evaluated": evaluated[name]}, bootstrap),
+            "failed": failed[name],
+        }
+        for name, tally in tallies.items()
+    }
+
+
 def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
     return {"schema_version": kind.version, "settings": summary}
-
-
-def _failed_in(part: Part) -> list[tuple[str, str]]:
-    """The failed samples of a part, each with its different reasons, for any number of settings."""
-    columns = ["sample", "status", "reason"]
-    rows = arrow().parquet.read_table(BytesIO(part.content), columns=columns).to_pylist()
-    return list(dict.fromkeys((row["sample"], row["reason"]) for row in rows if row["status"] != "ok"))
 
 
 def _changed(out: Path, shard: Shard) -> list[str]:
@@ -220,9 +250,12 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
     digest = hashlib.sha256()
     for sample in dataset.samples:
         digest.update(json.dumps(_identity(sample, dataset.root)).encode() + b"\n")
-    labels = {sample.label for sample in dataset.samples if isinstance(sample, Sample)}  # none in a set of label maps
-    present = {dataset.classes[label].wnid for label in labels}
-    reasons = {"reasons": _reasons(present, asked.get("subset"))} if labels else {}
+    explained: dict[str, Any] = {}
+    if labels := {sample.label for sample in dataset.samples if isinstance(sample, Sample)}:  # none in label maps
+        # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
+        reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
+        wanted = asked.get("subset") == "ten-classes" or reasons.keys() <= present
+        explained["reasons"] = dict(reasons) if wanted else {}
     return plain(
         {
             "name": dataset.name,
@@ -233,7 +266,7 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
             "samples": len(dataset),
             "samples_sha256": digest.hexdigest(),
             "classes": [asdict(one) for one in dataset.classes],
-            **reasons,
+            **explained,
             "problems": [asdict(one) for one in dataset.problems],
         }
     )
@@ -248,12 +281,6 @@ def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tu
         return sample.id, sample.size_wh, sample.labels, truth
     masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
     return sample.id, sample.label, sample.size_wh, sample.boxes_xyxy.tolist(), len(sample.masks), masks
-
-
-def _reasons(present: set[str], subset: str | None) -> dict[str, str]:
-    """WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run."""
-    reasons = subsets.get("ten-classes").reasons
-    return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
 
 
 def class_entries(dataset: DatasetSplit[Any]) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ def cross_fitted(values: Floats) -> Gain:
     fold = np.arange(len(values)) % FOLDS
     chosen = tuple(best_of(values[fold != one]) for one in range(FOLDS))
     gains = values[np.arange(len(values)), np.array(chosen)[fold]] - values[:, 0]
-    interval = Bootstrap().interval(gains[:, None], lambda means: means[:, 0])
+    interval = Bootstrap().of_mean(gains)
     assert interval is not None
     return Gain(float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains))), interval, chosen)
 

@@ -44,6 +44,10 @@ class JudgedShard:
     futures: list[Future[Any]] = field(default_factory=list)
     spent: Spending = field(default_factory=dict)
 
+    def done(self) -> bool:
+        """Whether nothing need be waited for."""
+        return all(future.done() for future in self.futures)
+
 
 class Judge(ABC):
     """A setup's localizer, with the settings that it serves."""
@@ -85,14 +89,7 @@ class Judge(ABC):
 
     def described(self, setting: Setting, said: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """A setting's entry in the manifest: these parts of its localizer's description, and how it was asked for."""
-        return plain(
-            {
-                "id": setting.id,
-                **said,
-                **self.setup.described(),
-                **more,
-            }
-        )
+        return plain({"id": setting.id, **said, **self.setup.described(), **more})
 
     def described_by(self, setting: Setting, identity: Iterable[str], **more: Any) -> dict[str, Any]:
         """The same for a task whose numbers depend on some keys of the localizer's description only."""
@@ -233,7 +230,7 @@ class EvaluationWorker:
                 of_shard = zip(shard.samples, digests.pop(shard), strict=True)
                 facts = [sample_facts(sample, self._root, digest) for sample, digest in of_shard]
                 waiting.append((shard.index, facts, [next(stream) for stream in streams]))
-                while len(waiting) > AHEAD or (waiting and _done(waiting[0][2])):
+                while len(waiting) > AHEAD or (waiting and all(one.done() for one in waiting[0][2])):
                     yield self._part(*waiting.popleft())
             while waiting:
                 yield self._part(*waiting.popleft())
@@ -261,10 +258,6 @@ class EvaluationWorker:
         """Ends the processes of the judges."""
         for judge in self.judges:
             judge.close()
-
-
-def _done(judged: Iterable[JudgedShard]) -> bool:
-    return all(future.done() for one in judged for future in one.futures)
 
 
 def thumb(heat: FloatArray) -> bytes:
@@ -307,7 +300,6 @@ class AskingJudge(PictureJudge):
         self.say_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """See `Judge.describe`; all of the localizer's description."""
         said = self.localizer.describe(setting.method, setting.options)
         return self.described(setting, said, threshold_given=setting.threshold is not None)
 

@@ -1,19 +1,14 @@
-"""Metrics. Each localisation metric is one file that registers itself (see `Metric`); `MeanIoU` is for label maps."""
+"""Metrics. A localisation metric registers itself (see `Metric`); `MeanIoU` is for label maps."""
 
 from cliploc.metrics._infra.contours import contour_boxes, one_thread
-from cliploc.metrics._infra.curve import (
+from cliploc.metrics._infra.metric import (
     CONVENTIONS,
+    DEFAULT,
     SIDE,
     TAUS,
+    Bootstrap,
     BoxCurve,
     Convention,
-    box_curve,
-    boxes_on_map,
-    check_header,
-    checked_map,
-)
-from cliploc.metrics._infra.metric import (
-    Bootstrap,
     Interval,
     JudgedMap,
     MeanMetric,
@@ -23,18 +18,34 @@ from cliploc.metrics._infra.metric import (
     Score,
     all_metrics,
     all_numbers,
+    box_curve,
+    boxes_on_map,
+    check_header,
+    checked_map,
+    joined,
     judge_map,
     metric,
     metrics,
+    ratio,
 )
 from cliploc.metrics.coco_ap import CocoAP
-from cliploc.metrics.energy import EnergyInBoxes, EnergyInMasks
-from cliploc.metrics.localization_accuracy import LocalizationAccuracy
-from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits, packed_hits
-from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2
-from cliploc.metrics.mean_best_iou import MeanBestIoU
+from cliploc.metrics.max_box_acc import (
+    LARGEST_HITS,
+    LocalizationAccuracy,
+    MaxBoxAcc,
+    MaxBoxAccV2,
+    hit_at,
+    largest_hits,
+    packed_hits,
+)
+from cliploc.metrics.mean_metrics import (
+    EnergyInBoxes,
+    EnergyInMasks,
+    MeanBestIoU,
+    PointingGame,
+    RelevanceRank,
+    RelevanceRankMasks,
+    VLScoreRule,
+)
 from cliploc.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
-from cliploc.metrics.pointing_game import PointingGame
-from cliploc.metrics.pxap import PxAP, pack_counts, unpack_counts
-from cliploc.metrics.relevance_rank import RelevanceRank, RelevanceRankMasks
-from cliploc.metrics.vl_score_rule import VLScoreRule
+from cliploc.metrics.pxap import PxAP

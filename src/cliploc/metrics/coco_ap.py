@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.metrics._infra.curve import iou
-from cliploc.metrics._infra.metric import DEFAULT, POISSON_REPLICATES, Bootstrap, Interval
+from cliploc.metrics._infra.metric import DEFAULT, POISSON_REPLICATES, Bootstrap, Interval, iou
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -80,10 +79,8 @@ class CocoAP:
 
 
 def matches(overlap: Floats) -> Bools:
-    """`[10, n]`: whether each box, the best first, takes a true one at each IoU of `IOUS`, from their IoUs `[n, m]`.
-
-    A box takes the true box that it fits best among those that are left; of equal ones the last, as in pycocotools.
-    """
+    """`[10, n]`: whether each box, the best first, takes a true one at each IoU of `IOUS`, from their IoUs `[n, m]`."""
+    # A box takes the true box that it fits best among those that are left; of equal ones the last, as in pycocotools.
     right = np.zeros((len(IOUS), len(overlap)), np.bool_)
     for t, least in enumerate(IOUS):
         left = overlap.copy()

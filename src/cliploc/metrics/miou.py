@@ -13,6 +13,7 @@ from cliploc.metrics._infra.metric import (
     Bootstrap,
     Interval,
     poisson_draws,
+    ratio,
     refuse_empty,
     refuse_twice,
 )
@@ -120,12 +121,12 @@ class MeanIoU:
         n = refuse_empty(len(self._ids))
         intersection = self._confusion[:-1].diagonal()  # [K]
         predicted, true = self._confusion.sum(axis=0), self._confusion[:-1].sum(axis=1)  # [K]
-        iou = _share(intersection, predicted + true - intersection)
-        accuracy = _share(intersection, true)
+        iou = ratio(intersection, predicted + true - intersection)
+        accuracy = ratio(intersection, true)
         interval = None
         if bootstrap.replicates:
             drawn, of_predicted, of_true = self._drawn  # each [K, R]
-            means = _mean(_share(drawn, of_predicted + of_true - drawn))  # [R]
+            means = _mean(ratio(drawn, of_predicted + of_true - drawn))  # [R]
             means = means[np.isfinite(means)]  # with few images, a replicate may draw none of them
             interval = bootstrap.quantiles(means) if len(means) else None
         return MeanIoUResult(
@@ -133,22 +134,16 @@ class MeanIoU:
             float(_mean(iou)),
             interval,
             float(_mean(accuracy)),
-            float(_share(intersection.sum(), true.sum())),
+            float(ratio(intersection.sum(), true.sum())),
             iou,
             accuracy,
             self._confusion.copy(),
         )
 
 
-def _share(part: Any, whole: Any) -> Shares:
-    """part / whole; NaN where the whole is 0."""
-    shares: Shares = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
-    return shares
-
-
 def _mean(shares: Shares) -> Shares:
     """The mean over classes, `[K, …]` → `[…]`, of those that are numbers; NaN where none is."""
-    return _share(np.nansum(shares, axis=0), np.isfinite(shares).sum(axis=0))
+    return ratio(np.nansum(shares, axis=0), np.isfinite(shares).sum(axis=0))
 
 
 def average_precision(scores: npt.ArrayLike, right: npt.ArrayLike) -> float:

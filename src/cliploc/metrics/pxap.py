@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.metrics._infra.curve import TAUS, checked_map
 from cliploc.metrics._infra.metric import (
     DEFAULT,
     POISSON_REPLICATES,
+    TAUS,
     Bootstrap,
     JudgedMap,
     Metric,
@@ -19,6 +19,7 @@ from cliploc.metrics._infra.metric import (
     Number,
     Row,
     Score,
+    checked_map,
     checked_masks,
     metric,
     poisson_draws,
@@ -63,12 +64,16 @@ class PxAP(Metric):
         return len(self._ids)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        return {"pxap": pack_counts(*_pixel_counts(judged))}
+        heat = checked_map(judged.heat, "exact")
+        # Histograms of the scores [2, 1001]: pixels of the object, and pixels outside it.
+        counts = [np.histogram(heat[place], EDGES)[0] for place in checked_masks(judged)]
+        return {"pxap": zlib.compress(np.concatenate(counts).astype("<u4").tobytes())}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         refuse_twice(sample_id, self._ids)
         self._ids.add(sample_id)
-        true, false = unpack_counts(columns["pxap"])
+        counts = np.frombuffer(zlib.decompress(columns["pxap"]), "<u4").astype(np.int64)
+        true, false = np.split(counts, 2)
         weights = np.append(1, poisson_draws(sample_id))[:, None]
         self._true += weights * true
         self._false += weights * false
@@ -87,27 +92,8 @@ class PxAP(Metric):
         return MetricSummary({"pxap": Score(_area(self._true[0], self._false[0]), interval)})
 
 
-def _pixel_counts(judged: JudgedMap) -> tuple[Counts, Counts]:
-    """Histograms of one image's scores: pixels of the object, and pixels outside it, each `[1001]`."""
-    heat = checked_map(judged.heat, "exact")
-    mask, outside = checked_masks(judged)
-    return np.histogram(heat[mask], EDGES)[0], np.histogram(heat[outside], EDGES)[0]
-
-
 def _area(true: Counts, false: Counts) -> float:
     """Area under the precision–recall curve: Σ precision · Δrecall from the highest threshold down."""
     tp, fp = (np.append(0, counts[::-1].cumsum()) for counts in (true, false))
     precision = tp[1:] / np.maximum(tp[1:] + fp[1:], 1)
     return float((precision * np.diff(tp)).sum() / tp[-1])
-
-
-def pack_counts(true: Counts, false: Counts) -> bytes:
-    """One image's counts for `PxAP`, compressed; `unpack_counts` reads them."""
-    return zlib.compress(np.concatenate([true, false]).astype("<u4").tobytes())
-
-
-def unpack_counts(packed: bytes) -> tuple[Counts, Counts]:
-    """Reads what `pack_counts` made: the counts of pixels inside and outside the object, for each score."""
-    both = np.frombuffer(zlib.decompress(packed), "<u4").astype(np.int64)
-    true, false = np.split(both, 2)
-    return true, false

@@ -22,9 +22,16 @@ from cliploc import prompts
 from cliploc.boxes import hot_levels
 from cliploc.config import FaithfulnessOptions
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.faithfulness._infra.fill import fill_of, in_8_bits
-from cliploc.faithfulness._infra.judged import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
-from cliploc.faithfulness._infra.scores import Scorer
+from cliploc.faithfulness._infra.judged import (
+    PUBLISHED,
+    FaithfulnessMetric,
+    Judged,
+    Measured,
+    OtherMaps,
+    Scorer,
+    fill_of,
+    in_8_bits,
+)
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.pipeline.modes import own_modes
@@ -247,12 +254,14 @@ class Faithfulness:
         entry = self.known[seen.target]
 
         def together(
-            key: object, localizer: Callable[[], Localizer], name: str, pictures: Sequence[Image.Image] | None = None
+            key: object, share: float, name: str = entry, pictures: Sequence[Image.Image] | None = None
         ) -> Tensor:
             """The method's maps among those of all methods, which share a forward pass; alone where another fails."""
 
             def make(methods: Sequence[str] | None) -> dict[str, FloatArray]:
-                return self._maps(localizer(), pictures or [seen.picture], name, seen.images, methods, reporter)
+                return self._maps(
+                    self._randomised(share), pictures or [seen.picture], name, seen.images, methods, reporter
+                )
 
             if key not in seen.shared:
                 try:
@@ -270,23 +279,20 @@ class Faithfulness:
             made = self._maps(self.localizer, in_pictures(images), entry, images, [method], reporter)
             return torch.from_numpy(made[method][0]).to(images.device)
 
-        def of_random_tower(share: float) -> Tensor:
-            return together(("random tower", share, seen.target), lambda: self._randomised(share), entry)[0]
-
-        def of_other_name() -> Tensor:
-            return together(("maps", seen.second), lambda: self.localizer, self.known[seen.second])[0]
-
-        def of_pictures(key: object, images: Tensor, share: float) -> Tensor:
-            tower = (lambda: self._randomised(share)) if share else (lambda: self.localizer)
-            return together((key, share, seen.target), tower, entry, in_pictures(images))
-
-        def raw() -> Tensor:
-            return self.localizer.trace(seen.picture, [entry], method, self.methods[method]).raw[0]
-
-        return OtherMaps(of_picture, of_other_name, of_random_tower, of_pictures, raw)
+        return OtherMaps(
+            of_picture,
+            of_other_name=lambda: together(("maps", seen.second), 0, self.known[seen.second])[0],
+            of_random_tower=lambda share: together(("random tower", share, seen.target), share)[0],
+            of_pictures=lambda key, images, share: together(
+                (key, share, seen.target), share, pictures=in_pictures(images)
+            ),
+            raw=lambda: self.localizer.trace(seen.picture, [entry], method, self.methods[method]).raw[0],
+        )
 
     def _randomised(self, share: float) -> Localizer:
         """The localizer whose tower has a share of its weights shuffled, from the top; made once."""
+        if not share:
+            return self.localizer
         if share not in self._random:
             options = self.localizer.options.but(
                 model=with_random_weights(self.backbone, share, SEED), pretrained=None, recipe=None,

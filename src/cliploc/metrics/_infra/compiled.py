@@ -7,14 +7,14 @@
 3. From the highest level down, basins appear, join (union–find, Tarjan 1975) and grow by the pixels of the level. After
    each level the current regions are recorded.
 
-numba is the extra `fast`; without it `regions.py` and OpenCV find the same regions.
+numba is the extra `fast`; without it `contours.py` and OpenCV find the same regions.
 """
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from cliploc.metrics._infra.regions import LEVELS, Regions
+from cliploc.metrics._infra.contours import LEVELS, Regions
 
 FIRST_ROOM = 4096  # regions; more room is made when it is used up
 OUTSIDE = 0  # the basin of the frame: nothing where pixels are hot, and not a hole where they are cold

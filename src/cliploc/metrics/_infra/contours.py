@@ -1,17 +1,36 @@
 """Boxes of contours at every threshold of a map of 256 levels, as WSOL metrics need them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.metrics._infra.regions import IntArray, Regions, compiled, regions_of_peaks
+from cliploc import _imports
+from cliploc.boxes.parts import climb, neighbours
 
 Levels = npt.NDArray[np.uint8]
+IntArray = npt.NDArray[np.int64]
+LEVELS = 256
+MAX_PEAKS = 250  # a noisy map has thousands, and labelling it at each threshold is faster
+NOTHING = -(2**31)  # side of a basin that has no pixel at a level
 OUTWARD: IntArray = np.array([-1, -1, 1, 1])  # converts sides −x0, −y0, x1, y1 to corners and back
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The connected regions of the pixels of at least level t, for all t ≥ 1."""
+
+    level: IntArray  # [n], t of each region, the highest first
+    sides: IntArray  # [n, 4], −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive
+    # [n], twice the area of the polygon through the centres of its outermost pixels, without holes: the area that
+    # OpenCV gives a contour. Counted from 2×2 squares of pixels.
+    corners: IntArray
+
+
+NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,13 @@ def contour_boxes(levels: Levels, *, heat: npt.NDArray[np.floating] | None = Non
     highest = int(levels.max())
     # A frame of zeros joins the cold regions at the edge into one, which is then not a hole.
     framed = np.pad(levels, 1)
-    outside, holes = _all_regions(framed, heat)
+    # The hot regions at all levels, and the holes; None where they are found faster level by level.
+    outside: Regions | None = None
+    holes: Regions | None = None
+    if walk := compiled():
+        outside, holes = walk(framed)
+    elif heat is not None and (outside := regions_of_peaks(framed, np.pad(heat, 1, constant_values=-np.inf), 8)):
+        holes = regions_of_peaks(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, holes=True)
     largest = _largest_boxes(framed, highest, outside, holes)
     if outside is not None and holes is not None:
         return _ordered(largest, outside, holes, highest)
@@ -41,18 +66,6 @@ def contour_boxes(levels: Levels, *, heat: npt.NDArray[np.floating] | None = Non
         boxes = np.concatenate([outer[cut + 1], inner[255 - cut]]) - 1
         parts.append(boxes if len(boxes) else np.zeros((1, 4), np.int64))
     return ContourBoxes(largest, np.concatenate(parts), np.arange(highest + 1).repeat([len(part) for part in parts]))
-
-
-def _all_regions(framed: Levels, heat: npt.NDArray[np.floating] | None) -> tuple[Regions | None, Regions | None]:
-    """The hot regions at all levels, and the holes; None where they are found faster level by level."""
-    if walk := compiled():
-        return walk(framed)
-    if heat is None:
-        return None, None
-    outside = regions_of_peaks(framed, np.pad(heat, 1, constant_values=-np.inf), 8)
-    if outside is None:
-        return None, None
-    return outside, regions_of_peaks(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, holes=True)
 
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:
@@ -73,11 +86,6 @@ def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) 
     boxes *= OUTWARD
     boxes -= 1
     return ContourBoxes(largest, boxes, np.arange(highest + 1).repeat(counts.sum(axis=0)))
-
-
-def one_thread() -> None:
-    """Makes OpenCV use one thread in this process, for workers that are as many as the cores."""
-    cv2.setNumThreads(1)
 
 
 def _largest_boxes(framed: Levels, highest: int, outside: Regions | None, holes: Regions | None) -> IntArray:
@@ -150,3 +158,133 @@ def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
         places[region] = parts
         found[t] = sides.T * np.array([-1, -1, 1, 1])
     return found
+
+
+def one_thread() -> None:
+    """Makes OpenCV use one thread in this process, for workers that are as many as the cores."""
+    cv2.setNumThreads(1)
+
+
+# ------------------------------------------------------------------------ the regions of a map at all of its thresholds
+# Those of a smooth map are found at once, from its few peaks. From every pixel a path climbs to a peak; the pixels that
+# reach a peak are its basin. A basin's pixels above a threshold are connected, as each of them climbs to the peak
+# without going below the threshold. Two basins are connected above a threshold if a pair of neighbours, one in each
+# basin, is above it; the highest such pair is their saddle. So the regions at all thresholds follow from the basins'
+# sides at each level and from the saddles, as in a merge tree. The map is not labelled at any threshold.
+def compiled() -> Callable[..., tuple[Regions, Regions]] | None:
+    """The function that finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
+    module = _imports.compiled("cliploc.metrics._infra.compiled")
+    return None if module is None else module.regions
+
+
+def regions_of_peaks(
+    levels: Levels, heat: npt.NDArray[np.floating], connectivity: Literal[4, 8], *, holes: bool = False
+) -> Regions | None:
+    """All regions at all levels of a map of few peaks; `holes`: without areas and the first pixel's."""
+    height, width = levels.shape
+    peak = climb(heat, connectivity)  # [N] the pixel at which each pixel's path ends
+    flat = levels.ravel()
+    warm = np.flatnonzero(flat)
+    tops = warm[peak[warm] == warm]
+    if len(tops) > MAX_PEAKS:
+        return None
+    left_out = peak[0] if holes else -1
+    if holes:
+        warm = warm[peak[warm] != left_out]
+    if not len(warm):
+        return NONE
+    number = np.zeros(len(flat), np.int16)
+    number[tops] = np.arange(len(tops), dtype=np.int16)
+    basin = number[peak]  # [N]
+
+    # Each basin's sides at each level, and the area it encloses: [basins, 256, 4 or 5].
+    keys = basin[warm].astype(np.uint16) * np.uint16(LEVELS) + flat[warm]
+    order = np.argsort(keys, kind="stable")
+    sorted_keys = keys[order]
+    starts = np.flatnonzero(np.append(True, sorted_keys[1:] != sorted_keys[:-1]))
+    y, x = np.divmod(warm[order].astype(np.int32), np.int32(width))
+    tables = np.full((len(tops), LEVELS, 4), NOTHING, np.int32)
+    by_key = tables.reshape(-1, 4)
+    for side, values in enumerate((-x, -y, x + 1, y + 1)):
+        by_key[sorted_keys[starts], side] = np.maximum.reduceat(values, starts)
+    tables = np.maximum.accumulate(tables[:, ::-1], axis=1)[:, ::-1]  # of at least t
+    basins = basin.reshape(height, width)
+    areas = np.zeros((len(tops), LEVELS), np.int64) if holes else _squares(levels, basins, len(tops))
+    saddles = _saddles(levels, basins, connectivity, len(tops))
+    return _merged(tables, areas, flat[tops].astype(np.int64), saddles, int(number[left_out]) if holes else -1)
+
+
+def _saddles(
+    levels: Levels, basin: npt.NDArray[np.int16], connectivity: Literal[4, 8], count: int
+) -> list[tuple[int, int, int]]:
+    """The saddles, each with its level and two basins, from the highest down; none of level 0."""
+    highest = np.zeros(count * count, np.uint8)
+    for one, other in neighbours(connectivity):
+        border = np.flatnonzero(basin[one] != basin[other])
+        a, b = basin[one].ravel()[border].astype(np.int64), basin[other].ravel()[border].astype(np.int64)
+        level = np.minimum(levels[one].ravel()[border], levels[other].ravel()[border])
+        np.maximum.at(highest, np.minimum(a, b) * count + np.maximum(a, b), level)
+    pairs = np.flatnonzero(highest)
+    pairs = pairs[np.argsort(-highest[pairs].astype(np.int16), kind="stable")]
+    return [(int(highest[pair]), *divmod(int(pair), count)) for pair in pairs]
+
+
+def _squares(levels: Levels, basin: npt.NDArray[np.int16], count: int) -> IntArray:
+    """Twice the area of each basin's 2×2 squares at each level `[basins, 256]`: third-highest and lowest pixel."""
+    a, b, c, d = levels[:-1, :-1], levels[:-1, 1:], levels[1:, :-1], levels[1:, 1:]
+    low_of_ab, low_of_cd = np.minimum(a, b), np.minimum(c, d)
+    lowest = np.minimum(low_of_ab, low_of_cd)
+    third = np.minimum(np.maximum(low_of_ab, low_of_cd), np.minimum(np.maximum(a, b), np.maximum(c, d)))
+    # All pixels at least as high as the third are in the same region: take the basin of the highest.
+    highest = np.maximum(np.maximum(a, b), np.maximum(c, d))
+    corner = [basin[:-1, :-1], basin[:-1, 1:], basin[1:, :-1], basin[1:, 1:]]
+    owner = np.where(a == highest, corner[0], np.where(b == highest, corner[1], corner[2]))
+    key = np.where(d == highest, corner[3], owner).astype(np.int64) * LEVELS
+    sums = np.bincount((key + third).ravel(), minlength=count * LEVELS)
+    sums += np.bincount((key + lowest).ravel(), minlength=count * LEVELS)
+    return sums.reshape(count, LEVELS)[:, ::-1].cumsum(axis=1)[:, ::-1]  # of at least t
+
+
+def _merged(
+    tables: npt.NDArray[np.int32],
+    areas: IntArray,
+    tops: IntArray,
+    saddles: Sequence[tuple[int, int, int]],
+    left_out: int,
+) -> Regions:
+    """Regions from the top down: each lives from the level of its peak to the saddle at which it joins another."""
+    roots = list(range(len(tables)))
+    found: list[tuple[IntArray, npt.NDArray[np.int32], IntArray]] = []  # levels, sides and areas, region by region
+
+    def root_of(part: int) -> int:
+        while roots[part] != part:
+            roots[part] = roots[roots[part]]
+            part = roots[part]
+        return part
+
+    def emit(part: int, below: int) -> None:
+        if part != left_out:
+            alive = slice(below + 1, int(tops[part]) + 1)
+            found.append((np.arange(alive.start, alive.stop), tables[part, alive].copy(), areas[part, alive].copy()))
+
+    for height, *pair in saddles:
+        one, other = map(root_of, pair)
+        if one == other:
+            continue
+        emit(one, height)
+        emit(other, height)
+        if other == left_out:  # a region that joins the left-out one is left out too
+            one, other = other, one
+        roots[other] = one
+        if one != left_out:
+            np.maximum(tables[one], tables[other], out=tables[one])
+            areas[one] += areas[other]
+        tops[one] = height
+    for part, root in enumerate(roots):
+        if part == root:
+            emit(part, 0)
+    if not found:
+        return NONE
+    level, sides, corners = (np.concatenate(one) for one in zip(*found, strict=True))
+    order = np.argsort(-level, kind="stable")
+    return Regions(level[order], sides[order].astype(np.int64), corners[order])
