@@ -81,22 +81,14 @@ def _pairs(weights: Tensor, count: int) -> Iterator[tuple[tuple[slice, slice], t
 
     A strip fits the processor's cache where so many values of a pixel are in memory at once.
     """
+    height, width = weights.shape[1:]
     for rows in strips(weights, count):
-        for weight, by in zip(weights, HALF, strict=True):
-            here, there = pair(weights.shape[1:], by)
-            start, stop = rows.start, min(rows.stop, here[0].stop)
+        for weight, (down, right) in zip(weights, HALF, strict=True):
+            start, stop = rows.start, min(rows.stop, height - down)
             if start < stop:
-                here, there = (slice(start, stop), here[1]), (slice(start + by[0], stop + by[0]), there[1])
+                here = slice(start, stop), slice(max(0, -right), max(0, width - max(0, right)))
+                there = slice(start + down, stop + down), slice(max(0, right), max(0, width + min(0, right)))
                 yield here, there, weight[here]
-
-
-def pair(size: tuple[int, ...], by: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The pixels that have a neighbour at an offset (down, or to the right), and these neighbours."""
-    (height, width), (down, right) = size, by
-    last = max(0, height - down)
-    here = slice(0, last), slice(max(0, -right), max(0, width - max(0, right)))
-    there = slice(down, last + down), slice(max(0, right), max(0, width + min(0, right)))
-    return here, there
 
 
 def gathered(weights: Tensor, maps: Tensor) -> Tensor:
