@@ -67,6 +67,9 @@ def test_a_tenth_of_the_masks_gives_nearly_the_same_map(seed: int) -> None:
     found = answered(masks, scores, 50)
     assert similarity(masks.map_of(found.scores, TEMPERATURE), exact) >= 0.99
     assert similarity(masks.map_of(torch.zeros(500), TEMPERATURE), exact) < 0.9, "any map would do: nothing was tested"
+    sure = answered(masks, scores, 400, enough=0.9)
+    assert sure.tried < 200, "it does not stop when it is sure enough"
+    assert sure.correlation >= 0.9
 
 
 def test_it_says_less_where_it_knows_less() -> None:
@@ -94,18 +97,7 @@ def test_with_a_floor_it_tries_what_may_be_on_either_side(seed: int) -> None:
     assert near >= 0.995
     assert far < 0.993 < unaware.correlation, "it need not know the floor: nothing was tested"
     assert unaware.tried < aware.tried
-
-
-def test_a_map_of_nothing_above_the_floor_is_flat() -> None:
-    masks, on_object = blobs(20)
-    assert not masks.map_of(on_object, TEMPERATURE, floor=float(on_object.max())).any()
-
-
-def test_it_stops_when_it_is_sure_enough() -> None:
-    masks, on_object = blobs(500)
-    found = answered(masks, 0.2 * on_object, 400, enough=0.9)
-    assert found.tried < 200
-    assert found.correlation >= 0.9
+    assert not masks.map_of(scores, temperature, floor=float(scores.max())).any(), "nothing is above it: a flat map"
 
 
 @pytest.mark.parametrize("name", BUDGETED)

@@ -1,17 +1,12 @@
 """CorrCLIP against its equations in plain algebra, with class tokens and patches of a picture in one sequence."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.method import Context
-from cliploc.saliency import methods
 from tests.saliency.plain_vit import PlainVit, assert_equal, plain_vit
 
-METHOD = methods.get("corrclip")
 GRID = (7, 9)  # the guide's
 
 
@@ -118,11 +113,4 @@ def test_the_equations(kind: str, divided: str) -> None:
     for options in ({}, {"tau": 8.0, "merge": 0.6, "spatial": 0.3, "semantic": 2.0}):
         with torch.no_grad():
             wanted = expected(vit, guide, given, **options)
-        assert_equal(ours(vit, guide, given, **options), wanted)
-
-
-def ours(vit: PlainVit, guide: Tensor, given: Tensor | None, **options: Any) -> Tensor:
-    text = vit.text.expand(len(vit.images), -1, -1)
-    trace = vit.backbone.trace(vit.images, METHOD.needs())
-    ctx = Context(lambda: vit.images, text, trace, vit.backbone, guide=lambda: guide, regions=given)
-    return METHOD.function(ctx, **options)
+        assert_equal(vit.ours("corrclip", given={"guide": lambda: guide, "regions": given}, **options), wanted)

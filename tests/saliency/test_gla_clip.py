@@ -9,12 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.method import Context
-from cliploc.saliency import methods
 from tests.saliency.plain_vit import PlainVit, assert_equal, plain_vit
 from tests.saliency.test_corrclip import GRID, features
-
-METHOD = methods.get("gla_clip")
 
 
 def expected(vit: PlainVit, guide: Tensor, windows: bool, **options: float) -> Tensor:
@@ -61,13 +57,6 @@ def row_of(place: Tensor, keys: Tensor, alike: float, rounds: int, beta: float, 
     return logits.where(logits >= least, -torch.inf).softmax(dim=0).float()
 
 
-def ours(vit: PlainVit, guide: Tensor, windows: bool, **options: Any) -> Tensor:
-    text = vit.text.expand(len(vit.images), -1, -1)
-    trace = vit.backbone.trace(vit.images, METHOD.needs())
-    ctx = Context(lambda: vit.images, text, trace, vit.backbone, guide=lambda: guide, windows=windows)
-    return METHOD.function(ctx, **options)
-
-
 @pytest.mark.parametrize("kind", ["tiny", "open_clip", "siglip"])
 @pytest.mark.parametrize("windows", [True, False], ids=["windows", "pictures"])
 def test_the_equations(kind: str, windows: bool) -> None:
@@ -77,10 +66,10 @@ def test_the_equations(kind: str, windows: bool) -> None:
     for options in ({}, {"alike": 0.9, "rounds": 3, "beta": 1.0, "gamma": 2.0}, {"alike": 1.1}):
         with torch.no_grad():
             wanted = expected(vit, guide, windows, **options)
-        assert_equal(ours(vit, guide, windows, **options), wanted)
+        assert_equal(vit.ours("gla_clip", given={"guide": lambda: guide, "windows": windows}, **options), wanted)
 
 
-def test_without_a_guide_or_rounds_it_is_refused() -> None:
+def test_without_rounds_it_is_refused() -> None:
     vit = plain_vit("tiny")
     with pytest.raises(UsageError, match=r"expected rounds of gla_clip to be 1 or more, got 0"):
-        ours(vit, features(len(vit.images)), True, rounds=0)
+        vit.ours("gla_clip", given={"guide": lambda: features(len(vit.images))}, rounds=0)

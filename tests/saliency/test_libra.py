@@ -1,7 +1,5 @@
 """LibraGrad: its theorem on a whole tower, its gradients by hand, and methods that read them."""
 
-from typing import Any
-
 import pytest
 import torch
 from timm.layers import GluMlp
@@ -14,6 +12,7 @@ from cliploc.saliency import methods
 from cliploc.saliency._infra.backward import LIBRA, Backward
 from cliploc.tower import Needs
 from tests.saliency.plain_vit import PlainBlock, assert_equal, plain_vit
+from tests.saliency.test_attnlrp import layer_norm
 from tests.saliency.vits import tiny
 from tests.tiny import tower
 
@@ -52,7 +51,7 @@ def test_inputs_and_biases_times_their_gradients_add_up(kind: str) -> None:
 
 def through(block: PlainBlock, x: Tensor, normed: Tensor | None = None) -> Tensor:
     """A block's tokens `[T, d]`; attention, deviations and gates are constants."""
-    normed = norm(block.norm_1, x) if normed is None else normed
+    normed = layer_norm(block.norm_1, x) if normed is None else normed
     rows = (normed @ block.weight.T + block.bias).split(x.shape[1] // block.heads, dim=1)
     heads = []
     for h in range(block.heads):
@@ -60,14 +59,9 @@ def through(block: PlainBlock, x: Tensor, normed: Tensor | None = None) -> Tenso
         heads.append((q @ k.T / q.shape[1] ** 0.5).softmax(dim=1).detach() @ v)
     x = x + block.out(torch.cat(heads, dim=1))
     first, _, last = block.mlp
-    hidden = first(norm(block.norm_2, x))
+    hidden = first(layer_norm(block.norm_2, x))
     gate = 0.5 * (1 + torch.erf(hidden / 2**0.5)).detach()
     return x + last(hidden * gate)
-
-
-def norm(module: Any, x: Tensor) -> Tensor:
-    deviation = (x.var(dim=-1, unbiased=False, keepdim=True) + module.eps).sqrt().detach()
-    return (x - x.mean(dim=-1, keepdim=True)) / deviation * module.weight + module.bias
 
 
 @pytest.mark.parametrize("at", [-1, -3])
@@ -79,7 +73,7 @@ def test_grad_cam_with_gradients_by_hand(at: int) -> None:
         x = through(vit.blocks[at], entering, normed)
         for block in vit.blocks[len(vit.blocks) + at + 1 :]:
             x = through(block, x)
-        head = vit.backbone.read_normed(norm(vit.backbone.last_norm, x[:1]))[0]
+        head = vit.backbone.read_normed(layer_norm(vit.backbone.last_norm, x[:1]))[0]
         for score in F.normalize(head, dim=0) @ vit.text.T:
             (gradient,) = torch.autograd.grad(score, normed, retain_graph=True)
             maps.append((normed[1:] @ gradient[1:].mean(dim=0)).detach().view(vit.grid))
