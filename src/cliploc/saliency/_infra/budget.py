@@ -34,15 +34,6 @@ class Masks:
         return (weights @ self.sums) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """The scores estimated for one prompt, and how good they are."""
-
-    scores: Tensor  # [u] for each mask; exact where the mask was tried
-    tried: int  # number of masks that were tried
-    correlation: float  # expected correlation between the map of these scores and the exact map
-
-
 def spread(masks: Tensor, count: int) -> Tensor:
     """About `count` of the masks `[u, N]`: those next to k-means centres, from far starts, so deterministic."""
     if count >= len(masks):
@@ -64,11 +55,14 @@ def spread(masks: Tensor, count: int) -> Tensor:
 
 def estimate(
     masks: Masks, first: Tensor, budget: int, temperature: float, enough: float = ENOUGH, floor: float = -math.inf
-) -> Generator[Tensor, Tensor, Estimate]:
-    """Yields masks to try, is sent scores → `Estimate`; stops when the expected correlation is `enough`."""
+) -> Generator[Tensor, Tensor, tuple[Tensor, float]]:
+    """Yields masks to try, is sent their scores; stops when the expected correlation with the exact map is `enough`.
+
+    Returns the scores of all masks `[u]`, exact where one was tried, and that correlation.
+    """
     tried, scores = first, (yield first)
     if len(first) == len(masks.unit):
-        return Estimate(scores, len(first), 1.0)
+        return scores, 1.0
     left_out = len(masks.unit) - len(first)
     share = max(1, math.ceil((budget - len(first)) / ROUNDS))
     while True:
@@ -94,7 +88,7 @@ def estimate(
             correlation = float(((maps @ own) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).mean())
         count = min(share, budget - len(tried), left_out)
         if count <= 0 or correlation >= enough:
-            return Estimate(mean, len(tried), correlation)
+            return mean, correlation
         # How much an error would change the map: the distance of that weight from the predicted one.
         moved = torch.maximum(upper - middle, middle - lower) * (masks.sums - masks.sums.mean(dim=0)).norm(dim=1)
         chosen = moved.masked_fill(known, -1).topk(count).indices

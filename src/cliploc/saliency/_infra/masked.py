@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.budget import FIRST, Estimate, Masks, estimate, spread
+from cliploc.saliency._infra.budget import FIRST, Masks, estimate, spread
 from cliploc.saliency._infra.channels import Channels, channel_maps
 
 BASELINE_KEY = "embedding of the empty picture"
@@ -121,7 +121,7 @@ def channel_scores(
         scores = baseline.expand_as(scores).clone()  # [B, P, C]
         order = torch.arange(scores.shape[-1], device=nothing.device)
         different = [which.nonzero()[:, 0] for which in masked.alive & (masked.twin == order)]  # each [u]
-        plans: dict[tuple[int, int], tuple[Generator[Tensor, Tensor, Estimate], Tensor]] = {}
+        plans: dict[tuple[int, int], tuple[Generator[Tensor, Tensor, tuple[Tensor, float]], Tensor]] = {}
         unspent = dict.fromkeys(((b, p) for b in range(scores.shape[0]) for p in range(scores.shape[1])), budget)
         for b, which in enumerate(different):
             if len(which):
@@ -149,9 +149,8 @@ def channel_scores(
                 try:
                     plans[b, p] = plan, plan.send(answers.cpu())
                 except StopIteration as finished:
-                    result: Estimate = finished.value
-                    scores[b, p, different[b]] = result.scores.to(scores)
-                    expected[b, p] = result.correlation
+                    found, expected[b, p] = finished.value
+                    scores[b, p, different[b]] = found.to(scores)
                     del plans[b, p]
         for b, which in enumerate(different):
             if ctx.note is not None and int(tried[b].sum()) < len(which):
