@@ -56,7 +56,7 @@ class Scene:
         """Raw maps `[B, P, h, w]`."""
         return raw_maps(name, self.backbone, self.images, self.text, **options)
 
-    def context(self, needs: Needs = Needs(features=(-1,)), **kwargs: Any) -> Context:  # noqa: B008
+    def context(self, needs: Needs = Needs(features=(-1,)), **kwargs: Any) -> Context:
         text = self.text[None].expand(len(self.images), -1, -1)
         return Context(lambda: self.images, text, self.backbone.trace(self.images, needs), self.backbone, **kwargs)
 

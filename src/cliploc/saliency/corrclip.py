@@ -9,23 +9,20 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.saliency.proxyclip import on_guides_grid
 from cliploc.tower import DenseReading, Needs
 
 LOWER = {12: 5, 24: 12, 32: 28}  # depth → how many of the lower blocks the spatial branch averages; else depth − 4
 
 
-@saliency(
+@patch_cosines(
     "corrclip",
     title="CorrCLIP",
     paper="Zhang et al. 2025, CorrCLIP: Reconstructing Patch Correlations in CLIP for Open-Vocabulary Semantic "
     "Segmentation, ICCV",
-    family="attention",
-    towers=("vit",),
     needs=Needs(projections="all", guide=True),
     threshold=0.7,  # ProxyCLIP's
-    cosines=True,
 )
 def corrclip(
     ctx: Context, tau: float = 4.0, merge: float = 0.2, spatial: float = 1.0, semantic: float = 0.5

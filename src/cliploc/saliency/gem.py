@@ -7,22 +7,19 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, dense_cosine
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import DenseReading, Needs
 
 DEPTH = 6  # blocks that gem_torch edits by default
 
 
-@saliency(
+@patch_cosines(
     "gem",
     title="GEM",
     paper="Bousselham et al. 2024, Grounding Everything: Emerging Localization Properties in Vision-Language "
     "Transformers, CVPR",
-    family="attention",
-    towers=("vit",),
     needs=lambda depth=DEPTH, **_: Needs(dense=depth),
     threshold=0.45,
-    cosines=True,
 )
 def gem(
     ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None

@@ -6,22 +6,18 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, dense_cosine
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading
 
 STEPS = 5  # of Newton–Schulz, in the authors' code
 EPSILON = 1e-6  # added to the diagonal before them
 
 
-@saliency(
+@patch_cosines(
     "pearl",
     title="PEARL",
     paper="Pei et al. 2026, Geometry Aligns Semantics for Training-Free Open-Vocabulary Semantic Segmentation, CVPR",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.65,
-    cosines=True,
 )
 def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(s·q(kR)ᵀ + 0.08·s·k_c k_cᵀ)·v)), s = 1/√d_h.

@@ -7,20 +7,16 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, cosines, patches_of
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs, split_heads
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading, split_heads
 
 
-@saliency(
+@patch_cosines(
     "radseg",
     title="RADSeg",
     paper="Alama et al. 2025, RADSeg: Unleashing Parameter and Compute Efficient Zero-Shot Open-Vocabulary "
     "Segmentation Using Agglomerative Models, arXiv 2511.19704",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.35,
-    cosines=True,
 )
 def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(head(y), g_t), by the last block's attention computed twice, and a mean over places that are alike.

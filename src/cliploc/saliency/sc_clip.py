@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, cosines, patches_of
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import AttentionRule, DenseReading, Needs, block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12
@@ -21,15 +21,12 @@ CONTRAST = 3.0  # of the similarities, before their softmax
 CLASS_SHARE = 0.3
 
 
-@saliency(
+@patch_cosines(
     "sc_clip",
     title="SC-CLIP",
     paper="Bai et al. 2024, Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation",
-    family="attention",
-    towers=("vit",),
     needs=Needs(tokens=LEVELS, features=(-1,)),
     threshold=0.65,
-    cosines=True,
 )
 def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(Ŝ₄ (y(x) + y(Σ_l z^l))): two passes through the last block's attention.

@@ -112,6 +112,22 @@ def baseline(name: str, *, title: str, threshold: float) -> Callable[[Callable[.
     )
 
 
+def patch_cosines(
+    name: str, *, title: str, paper: str, threshold: float, needs: Needs | Callable[..., Needs] = Needs(dense=1)
+) -> Callable[[F], F]:
+    """Registers a ViT's method whose maps are cosines of the texts with readings of the patches; see `saliency`."""
+    return saliency(
+        name,
+        title=title,
+        paper=paper,
+        family="attention",
+        towers=("vit",),
+        needs=needs,
+        threshold=threshold,
+        cosines=True,
+    )
+
+
 def names_in(spec: str) -> list[str]:
     """The method names that "+" joins."""
     if "," in spec:
