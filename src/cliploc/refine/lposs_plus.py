@@ -1,6 +1,6 @@
 """LPOSS+: label propagation over the pixels, between neighbours of similar colour."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -49,11 +49,10 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
             continue
         weights = image.new_zeros(len(HALF), *image.shape[1:])
         neighbour_weights(image, weights)
-        spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]] = partial(_whole, weights)
+        bags = None
         if in_bags(parts[0]):
-            spread = partial(_in_bags, _bags(weights))
-            parts = tuple(pixel_by_pixel(part) for part in parts)
-        done.append(torch.cat([propagate(spread, part, TOLERANCE) for part in parts]))
+            bags, parts = _bags(weights), tuple(pixel_by_pixel(part) for part in parts)
+        done.append(torch.cat([propagate(partial(_spread, weights, bags), part, TOLERANCE) for part in parts]))
     return torch.stack(done)
 
 
@@ -100,12 +99,10 @@ def gathered(weights: Tensor, maps: Tensor) -> Tensor:
     return total
 
 
-def _whole(weights: Tensor, maps: Tensor) -> list[tuple[slice, Tensor]]:
-    return [(slice(None), gathered(weights, maps))]
-
-
-def _in_bags(bags: Bags, maps: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The same of maps that lie pixel by pixel."""
+def _spread(weights: Tensor, bags: Bags | None, maps: Tensor) -> Iterable[tuple[slice, Tensor]]:
+    """The same for `propagate`; in bags of maps that lie pixel by pixel, strip by strip."""
+    if bags is None:
+        return [(slice(None), gathered(weights, maps))]
     around = F.pad(maps.permute(1, 2, 0), (0, 0) + (RADIUS,) * 4)
     return ((rows, total.permute(2, 0, 1)) for rows, total in bags.sums(around))
 
