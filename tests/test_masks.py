@@ -109,14 +109,9 @@ def test_a_mask_holds_the_hot_pixels_of_the_region_that_its_box_bounds(result):
                 expected[y, x] = nearest == {region}
                 tied[y, x] = len(nearest) > 1
             if expected.any():
-                edge = edge_of(heat[p], level, rule, shown)
+                tau = level if rule.threshold == "auto" else rule.threshold * shown.max()
+                edge = np.abs(heat[p] - tau) < 1e-5  # so near the threshold that rounding decides
                 assert (masks.of_boxes[i] == expected)[~tied & ~edge].all()
-
-
-def edge_of(heat, level, rule, shown):
-    """Pixels so near the threshold that rounding decides."""
-    tau = level if rule.threshold == "auto" else rule.threshold * shown.max()
-    return np.abs(heat - tau) < 1e-5
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,8 +15,8 @@ from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline.prepare import Request
 from cliploc.reporter import SILENT, Reporter
-from tests.saliency.test_ensemble import PHOTOS, WIDE, Counting, same
-from tests.tiny import tower
+from tests.test_localizer import PHOTOS, WIDE, same
+from tests.tiny import Counting, tower
 
 
 def localizer_of(backbone: Any, memory: Memory | None, method: str, **how: Any) -> Localizer:

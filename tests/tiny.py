@@ -7,9 +7,10 @@ from its characters.
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -251,17 +252,43 @@ def tower(kind: str, grid: tuple[int, int] = (5, 6), seed: int = 0) -> Any:
     return backbone
 
 
+class Counting:
+    """A backbone that counts its traces, the images that go through `encode_image`, and the largest batch of them."""
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone, self.traces, self.images, self.largest = backbone, 0, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backbone, name)
+
+    def trace(self, images: Tensor, needs: Needs) -> Any:
+        self.traces += 1
+        return self.backbone.trace(images, needs)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        self.largest = max(self.largest, len(images))
+        return self.backbone.encode_image(images)
+
+
 def context(backbone: Any, images: Tensor, texts: Sequence[str], needs: Needs, **kwargs: Any) -> Context:
     """A `Context` with the same texts for every image."""
     text = backbone.encode_text(texts)[None].expand(len(images), -1, -1)  # [B, P, D]
     return Context(lambda: images, text=text, trace=backbone.trace(images, needs), backbone=backbone, **kwargs)
 
 
-def raw_maps(name: str, backbone: Any, images: Tensor, text: Tensor, **options: Any) -> Tensor:
-    """A method's raw maps `[B, P, h, w]` of texts `[P, D]`, the same for every image."""
+def raw_maps(
+    name: str,
+    backbone: Any,
+    images: Tensor,
+    text: Tensor,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
+) -> Tensor:
+    """A method's raw maps `[B, P, h, w]` of texts `[P, D]`, the same for every image; `given` to its `Context`."""
     method = methods.get(name)
     text = text[None].expand(len(images), -1, -1)  # [B, P, D]
-    ctx = Context(lambda: images, text, backbone.trace(images, method.needs(**options)), backbone)
+    ctx = Context(lambda: images, text, backbone.trace(images, method.needs(**options)), backbone, **given)
     return method.function(ctx, **options)
 
 

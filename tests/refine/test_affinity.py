@@ -12,7 +12,7 @@ from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.refine import affinity as module
 from cliploc.refine import refinements
-from cliploc.refine.affinity import CUT, spread
+from cliploc.refine.affinity import CUT, directions, spread_along
 from tests.saliency.peers import tiny_scene
 from tests.test_localizer import WIDE
 from tests.tiny import KINDS, give_function, tower
@@ -63,14 +63,14 @@ def test_the_equation(kind: str) -> None:
 
 def test_many_places_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     features, maps = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(1)), some_maps(6, 7)
-    whole = spread(features, maps, CUT)
+    whole = spread_along(directions(features), maps, CUT)
     monkeypatch.setattr(module, "PAIRS", 2 * 42 * 5)  # five rows at once, the last part is smaller
-    torch.testing.assert_close(spread(features, maps, CUT), whole)
+    torch.testing.assert_close(spread_along(directions(features), maps, CUT), whole)
 
 
 def test_a_picture_without_edges_keeps_its_map() -> None:
     maps = some_maps(4, 6)
-    torch.testing.assert_close(spread(torch.full((2, 5, 4, 6), 0.5), maps, CUT), maps)
+    torch.testing.assert_close(spread_along(directions(torch.full((2, 5, 4, 6), 0.5)), maps, CUT), maps)
 
 
 def test_it_works_on_the_grid_of_the_middle_stage() -> None:

@@ -11,9 +11,8 @@ import cliploc.refine
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
-from tests.saliency.test_ensemble import Counting
 from tests.test_localizer import PHOTOS, TALL, TERMS, WIDE, photo, same
-from tests.tiny import KINDS, give_function, tower
+from tests.tiny import KINDS, Counting, give_function, tower
 from tests.tolerances import assert_rounded
 
 BACKBONES = {kind: tower(kind, (8, 8)) for kind in KINDS}

@@ -1,11 +1,8 @@
 """The guided filter against its definition, window by window, and on an edge."""
 
-from importlib.resources import files
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.config import POLICIES
@@ -13,6 +10,7 @@ from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.refine.guided import EPS
+from tests.saliency.vits import photograph
 from tests.tiny import give_function, tower
 
 
@@ -93,9 +91,7 @@ def test_large_windows_are_sampled_to_nearly_the_same_map():
     """The fast guided filter: a and b on every fourth pixel; and it is kornia's."""
     guided_blur = pytest.importorskip("kornia.filters").guided_blur
 
-    with Image.open(files("cliploc") / "demo_photos" / "cat.jpg") as photo:
-        pixels = np.array(photo.convert("RGB").resize((448, 320)))
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    picture = photograph("cat", 448, 320)
     coarse = torch.rand(1, 9, 5, 7, generator=torch.Generator().manual_seed(0))  # more prompts than at once
     maps = F.interpolate(coarse, size=(320, 448), mode="bilinear")
     fast, full = guided(picture, maps, 64), guided_blur(picture, maps, (129, 129), EPS, separable=True).clamp(0, 1)

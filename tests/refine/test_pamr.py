@@ -60,20 +60,15 @@ def test_the_equation() -> None:
             torch.testing.assert_close(refined[b, p], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_strips_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(1)
-    picture, maps = torch.rand(1, 3, 40, 21, generator=generator), torch.rand(1, 3, 40, 21, generator=generator)
-    whole = pamr(picture, maps)
-    monkeypatch.setattr(_neighbours, "VALUES", 3 * 21 * 7)
-    torch.testing.assert_close(pamr(picture, maps), whole, rtol=1e-5, atol=1e-6)
-
-
-def test_many_maps_at_once_are_those_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_neighbours, "VALUES", 16 * 21 * 6)  # strips of six rows, the last of four
+def test_neither_strips_nor_many_maps_at_once_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(5)
     picture, maps = torch.rand(1, 3, 40, 21, generator=generator), torch.rand(1, 34, 40, 21, generator=generator)
-    one_by_one = torch.cat([pamr(picture, one) for one in maps.split(1, dim=1)], dim=1)
-    torch.testing.assert_close(pamr(picture, maps), one_by_one, rtol=1e-5, atol=1e-6)
+    whole = pamr(picture, maps)
+    monkeypatch.setattr(_neighbours, "VALUES", 16 * 21 * 6)  # strips of six rows, the last of four
+    torch.testing.assert_close(pamr(picture, maps), whole, rtol=1e-5, atol=1e-6)
+    for together in (1, 3):
+        apart = torch.cat([pamr(picture, some) for some in maps.split(together, dim=1)], dim=1)
+        torch.testing.assert_close(apart, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_flat_maps_and_flat_pictures() -> None:

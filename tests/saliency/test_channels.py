@@ -167,7 +167,8 @@ def test_towers_with_other_heads_and_positions(variant: str) -> None:
         if (variant, channels) == ("EVA-02", "queries"):
             options["block"] = -2
         if (variant, channels) == ("mean", "heads"):
-            with pytest.raises(UsageError, match=r"^expected a class token in block -1 for channels=heads, got mean"):
+            said = "^expected a class token in block -1 for channels=heads, got mean, which has none: choose"
+            with pytest.raises(UsageError, match=said):
                 scene.ours("score_cam", **options)
             continue
         maps = scene.ours("gscore_cam", **options)
@@ -264,13 +265,3 @@ def test_a_cnn_refuses_what_only_a_vit_has(kind: str, channels: str) -> None:
         f"vl_score with channels={channels} needs a vit tower, and {kind} is a cnn tower: leave the option "
         "out, or choose another model"
     )
-
-
-def test_a_tower_without_a_class_token_says_so(scene: Scene) -> None:
-    ctx = scene.context(channel_needs("heads"))
-    ctx.backbone.prefix_tokens = 0
-    try:
-        with pytest.raises(UsageError, match="for channels=heads, got vit, which has none: choose channels of tokens"):
-            channel_maps(ctx, "heads")
-    finally:
-        ctx.backbone.prefix_tokens = 1

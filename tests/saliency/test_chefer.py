@@ -41,17 +41,9 @@ def relevance(backbone: Any, image: Tensor, direction: Tensor, blocks: int) -> T
 
 
 @pytest.mark.parametrize("kind", [TinyVit, QueryingVit, AveragingVit])
-@pytest.mark.parametrize(("blocks", "n"), [(1, 1), (2, 2), ("all", 2)])
-def test_the_equation(kind: type[TinyVit], blocks: Any, n: int) -> None:
-    assert_equation("chefer", kind, lambda *of: relevance(*of, n), blocks=blocks)
-
-
-def test_the_last_block_alone_unless_asked() -> None:
-    backbone = tiny()
-    text = backbone.encode_text(["red", "green"])
-    maps = ours("chefer", backbone, scenes(), text)
-    assert torch.equal(maps, ours("chefer", backbone, scenes(), text, blocks=1))
-    assert not torch.allclose(maps, ours("chefer", backbone, scenes(), text, blocks=2))
+@pytest.mark.parametrize(("options", "n"), [({}, 1), ({"blocks": 1}, 1), ({"blocks": 2}, 2), ({"blocks": "all"}, 2)])
+def test_the_equation(kind: type[TinyVit], options: dict[str, Any], n: int) -> None:
+    assert_equation("chefer", kind, lambda *of: relevance(*of, n), **options)
 
 
 def test_many_prompts_go_in_chunks_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

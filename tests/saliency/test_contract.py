@@ -22,8 +22,7 @@ from cliploc.jobs.benchmark import unfit_for_setup
 from cliploc.jobs.plan import ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.method import Context
-from cliploc.saliency import fitting, methods, unfit_reason
-from cliploc.saliency._infra.method_registry import check_options
+from cliploc.saliency import fitting, methods, resolve_options, unfit_reason
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.saliency.peers import min_max
@@ -38,15 +37,15 @@ from tests.saliency.towers import (
     own,
     pictures,
 )
-from tests.saliency.vits import AveragingVit, QueryingVit, tiny
-from tests.tiny import KINDS, TinyVit, context, planted_image, tower
+from tests.saliency.vits import AveragingVit, QueryingVit, scenes, tiny
+from tests.tiny import KINDS, TinyVit, context, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded
 
 TEXTS = ("red", "green", "a zebra", "blue")
 CASES = cases()
 GRID = TINY_GRIDS[0]  # of the planted ones
 # SmoothGrad's map is |gradient|: where a change of a pixel would move the score, up or down, not what speaks for the
-# prompt. A cell without the object may be hotter than the object. Its equation is in test_smooth_grad.py.
+# prompt. A cell without the object may be hotter than the object. Its equation is in test_pixel_gradients.py.
 NO_EVIDENCE = {"smooth_grad"}
 # What a baseline declares, that its map reads no picture, frees it from finding anything in one.
 planted_case = pytest.mark.parametrize(
@@ -117,7 +116,7 @@ def test_every_public_file_is_a_registered_method() -> None:
 
 def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"score_cam has no option 'stages': it has temperature"):
-        check_options(methods.get("score_cam"), {"stages": (-1,)})
+        resolve_options(methods.get("score_cam"), {"stages": (-1,)})
 
 
 @pytest.mark.parametrize("kind", [TinyVit, AveragingVit, QueryingVit, "gap_cnn"])
@@ -150,6 +149,22 @@ def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_no
     assert [
         name for name in methods.names() if unfit_for_setup(ModelSetup(Options(model="tiny")), name) is None
     ] == runs
+
+
+@pytest.mark.parametrize("kind", [TinyVit, AveragingVit, QueryingVit])
+def test_the_poolings_that_a_method_names_are_those_it_runs_on(kind: type[TinyVit]) -> None:
+    backbone = tiny(kind)
+    text = backbone.encode_text(["red"])
+    for method in methods:
+        if "vit" not in method.towers or method.needs().guide:
+            continue
+        try:
+            raw_maps(method.name, backbone, scenes(), text)
+        except UsageError:
+            assert unfit_reason(method, backbone), method.name
+        else:  # what reads the class token alone could be computed of another token, and is refused before
+            of_class_token = method.poolings == {"class token"} and backbone.pooling != "class token"
+            assert (unfit_reason(method, backbone) is None) != of_class_token, method.name
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""CorrCLIP against its equations in plain algebra, with class tokens and patches of a picture in one sequence."""
+"""CorrCLIP and GLA-CLIP against their equations: class tokens and patches in one sequence; a place at a time."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.method import Context
-from cliploc.saliency import methods
+from cliploc.errors import UsageError
 from tests.saliency.plain_vit import PlainVit, assert_equal, plain_vit
 
-METHOD = methods.get("corrclip")
 GRID = (7, 9)  # the guide's
 
 
@@ -112,17 +111,73 @@ def class_tokens(vit: PlainVit, entering: Tensor, of: Tensor) -> tuple[Tensor, T
 
 @pytest.mark.parametrize("kind", ["tiny", "open_clip", "deep", "siglip"])
 @pytest.mark.parametrize("divided", ["none", "some", "all"])
-def test_the_equations(kind: str, divided: str) -> None:
+def test_the_equations_of_corrclip(kind: str, divided: str) -> None:
     vit = plain_vit(kind)
     guide, given = features(len(vit.images)), regions(divided, vit.images)
     for options in ({}, {"tau": 8.0, "merge": 0.6, "spatial": 0.3, "semantic": 2.0}):
         with torch.no_grad():
             wanted = expected(vit, guide, given, **options)
-        assert_equal(ours(vit, guide, given, **options), wanted)
+        assert_equal(vit.ours("corrclip", given={"guide": lambda: guide, "regions": given}, **options), wanted)
 
 
-def ours(vit: PlainVit, guide: Tensor, given: Tensor | None, **options: Any) -> Tensor:
-    text = vit.text.expand(len(vit.images), -1, -1)
-    trace = vit.backbone.trace(vit.images, METHOD.needs())
-    ctx = Context(lambda: vit.images, text, trace, vit.backbone, guide=lambda: guide, regions=given)
-    return METHOD.function(ctx, **options)
+# --------------------------------------------------------------------------------------------------------- GLA-CLIP
+def of_all_windows(vit: PlainVit, guide: Tensor, windows: bool, **options: float) -> Tensor:
+    """`[B, P, h, w]`."""
+    alike, rounds, beta, gamma = (
+        options.get(key, default) for key, default in (("alike", 0.55), ("rounds", 2), ("beta", 0.3), ("gamma", 30.0))
+    )
+    groups = [list(range(len(vit.images)))] if windows else [[b] for b in range(len(vit.images))]
+    maps = {}
+    for group in groups:
+        keys = torch.cat([F.normalize(guide[b].flatten(1).T, dim=1) for b in group])  # [places of all windows, C]
+
+        def gather_of(b: int, group: list[int] = group, keys: Tensor = keys) -> Any:
+            values: list[list[Tensor]] = []  # of each head, of all windows
+            for one in group:
+                heads = vit.blocks[-1].project(vit.entering(vit.images[one])[-2])
+                for head, (_, _, v) in enumerate(heads):
+                    planes = v[vit.prefix :].T.reshape(1, -1, *vit.grid)
+                    rows = F.interpolate(planes, GRID, mode="bilinear")[0].flatten(1).T
+                    values = [*values, []] if len(values) <= head else values
+                    values[head] += list(rows)
+            size = GRID[0] * GRID[1]
+            own = keys[group.index(b) * size :][:size]
+            weights = torch.stack([row_of(place, keys, alike, int(rounds), beta, gamma, len(group)) for place in own])
+            turn = iter(range(len(values)))
+            return lambda q, k, v: weights @ torch.stack(values[next(turn)])
+
+        for b in group:
+            path = vit.blocks[-1].branch(vit.entering(vit.images[b])[-2], gather_of(b))
+            maps[b] = (F.normalize(vit.read(path), dim=1) @ vit.text.T).T.reshape(-1, *GRID)
+    return torch.stack([maps[b] for b in range(len(vit.images))])
+
+
+def row_of(place: Tensor, keys: Tensor, alike: float, rounds: int, beta: float, gamma: float, windows: int) -> Tensor:
+    proxy = like = place
+    for _ in range(rounds):
+        like = keys[keys @ proxy > alike]
+        like = like if len(like) else place[None]
+        proxy = F.normalize(like.mean(dim=0), dim=0)
+    cosines = (keys @ proxy).double()
+    mean = max(0.0, float(cosines.mean()))
+    logits = (cosines - (1 + beta * math.log(1 + windows)) * mean) * (1 + gamma / len(like))
+    least = min(0.0, float(logits.max()))
+    return logits.where(logits >= least, -torch.inf).softmax(dim=0).float()
+
+
+@pytest.mark.parametrize("kind", ["tiny", "open_clip", "siglip"])
+@pytest.mark.parametrize("windows", [True, False], ids=["windows", "pictures"])
+def test_the_equations_of_gla_clip(kind: str, windows: bool) -> None:
+    vit = plain_vit(kind)
+    guide = features(len(vit.images))
+    # At 1.1 no place is like any, and each remains its own proxy.
+    for options in ({}, {"alike": 0.9, "rounds": 3, "beta": 1.0, "gamma": 2.0}, {"alike": 1.1}):
+        with torch.no_grad():
+            wanted = of_all_windows(vit, guide, windows, **options)
+        assert_equal(vit.ours("gla_clip", given={"guide": lambda: guide, "windows": windows}, **options), wanted)
+
+
+def test_without_rounds_it_is_refused() -> None:
+    vit = plain_vit("tiny")
+    with pytest.raises(UsageError, match=r"expected rounds of gla_clip to be 1 or more, got 0"):
+        vit.ours("gla_clip", given={"guide": lambda: features(len(vit.images))}, rounds=0)

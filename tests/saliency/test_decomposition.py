@@ -10,15 +10,8 @@ from tests.saliency.plain_vit import PlainVit, assert_equal, plain_vit
 
 
 def norm_and_projection(vit: PlainVit) -> tuple[Any, Tensor]:
-    backbone = vit.backbone
-    return (
-        (backbone.visual.ln_post, backbone.visual.proj)
-        if hasattr(backbone, "visual")
-        else (
-            backbone.ln_post,
-            backbone.projection,
-        )
-    )
+    norm = vit.backbone.last_norm
+    return norm, vit.backbone.read_normed(torch.eye(len(norm.weight)))  # [d, D]
 
 
 def terms(vit: PlainVit, image: Tensor) -> tuple[list[list[list[Tensor]]], list[Tensor], list[Tensor], Tensor]:

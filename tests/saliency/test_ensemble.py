@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
@@ -16,7 +15,7 @@ from cliploc.saliency._infra.ensemble import rank
 from cliploc.tower import Needs
 from tests.saliency.peers import min_max, tiny_scene
 from tests.test_localizer import PHOTOS, TALL, WIDE, same
-from tests.tiny import tower
+from tests.tiny import Counting, tower
 
 ON_VIT = [
     method.name
@@ -26,24 +25,6 @@ ON_VIT = [
     and method.name not in ("integrated_gradients", "smooth_grad")  # they run the tower on other pictures
     and not method.needs().guide
 ]
-
-
-class Counting:
-    """A backbone that counts pictures seen by whole passes of its tower."""
-
-    def __init__(self, backbone: Any) -> None:
-        self.backbone, self.traces, self.images = backbone, 0, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backbone, name)
-
-    def trace(self, images: Tensor, needs: Needs) -> Any:
-        self.traces += 1
-        return self.backbone.trace(images, needs)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        self.images += len(images)
-        return self.backbone.encode_image(images)
 
 
 # ---------------------------------------------------------------------------------------------------------- the mean
@@ -71,11 +52,8 @@ def test_ranks_share_ties_and_a_flat_map_says_nothing() -> None:
     maps = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 7.0, 3.0]], [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]])
     assert (rank(maps)[0] * 5).tolist() == [[3.5, 1.0, 1.0], [1.0, 5.0, 3.5]]
     assert (rank(maps)[1] == 0).all()
-
-
-def test_a_map_that_is_no_number_is_not_hidden_by_its_rank() -> None:
     maps = torch.tensor([[[1.0, float("nan")], [float("inf"), 0.0]]])
-    assert rank(maps).isfinite().tolist() == [[[True, False], [False, True]]]
+    assert rank(maps).isfinite().tolist() == [[[True, False], [False, True]]], "no number is hidden by its rank"
 
 
 def test_grids_of_different_fineness_meet_on_the_finest() -> None:

@@ -45,18 +45,13 @@ def expected(vit: PlainVit, depth: int, iterations: int = 1, temperature: float 
 
 @pytest.mark.parametrize("kind", TOWERS)
 @pytest.mark.parametrize(
-    ("depth", "iterations", "temperature"), [(1, 1, None), (2, 0, None), (2, 3, None), (2, 1, 0.05)]
+    "options",
+    [{"depth": 1}, {"depth": 2, "iterations": 0}, {"depth": 2, "iterations": 3}, {"depth": 2, "temperature": 0.05}, {}],
 )
-def test_the_equation(kind: str, depth: int, iterations: int, temperature: float | None) -> None:
+def test_the_equation(kind: str, options: dict[str, Any]) -> None:
+    """By default a depth beyond the tower, which means all of it."""
     vit = plain_vit(kind)
-    maps = vit.ours("gem", depth=depth, iterations=iterations, temperature=temperature)
-    assert_equal(maps, expected(vit, depth, iterations, temperature))
-
-
-@pytest.mark.parametrize("kind", TOWERS)
-def test_a_depth_beyond_the_tower_means_all_of_it(kind: str) -> None:
-    vit = plain_vit(kind)
-    assert_equal(vit.ours("gem"), expected(vit, len(vit.blocks)))
+    assert_equal(vit.ours("gem", **options), expected(vit, **{"depth": len(vit.blocks), **options}))
 
 
 def gem_torch(model: Any, images: Tensor, text: Tensor, **options: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""LayerCAM against its equations, one stage and fused, and against pytorch_grad_cam and torchcam."""
+"""LayerCAM and RefineCAM, of one stage and of several, against their equations, pytorch_grad_cam and torchcam."""
 
 import math
 from typing import Any
@@ -7,9 +7,11 @@ import pytest
 import torch
 from pytorch_grad_cam import LayerCAM
 from torch.nn import functional as F
+from torchcam.methods import GradCAM, RefineCAM
 from torchcam.methods import LayerCAM as TorchcamLayerCAM
 
-from tests.saliency.peers import CNNS, GRID, assert_packages_agree, assert_same_maps, every_scene, min_max, tiny_scene
+from cliploc.tower import Needs
+from tests.saliency.peers import CNNS, GRID, assert_same_maps, every_scene, min_max, tiny_scene
 
 
 def by_hand(scene: Any, stage: int) -> torch.Tensor:
@@ -44,11 +46,6 @@ def test_fused_stages(kind: str) -> None:
     torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-5)
 
 
-@every_scene
-def test_the_packages_agree_on_one_stage(make: Any) -> None:
-    assert_packages_agree(make(), "layer_cam", LayerCAM, TorchcamLayerCAM)
-
-
 @pytest.mark.parametrize("stages", [(-1, -2, -3), (-3, -1)], ids=str)
 @pytest.mark.parametrize("kind", CNNS)
 def test_torchcam_fuses_alike_but_for_the_minimum(kind: str, stages: tuple[int, ...]) -> None:
@@ -78,3 +75,35 @@ def test_pytorch_grad_cam_takes_the_mean_of_stages(kind: str) -> None:
 
 def over_input_once(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return F.interpolate(min_max(maps.relu()), size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+# --------------------------------------------------------------------------------------------------------- RefineCAM
+BASES = {"grad_cam": GradCAM, "layer_cam": TorchcamLayerCAM}
+
+
+@pytest.mark.parametrize("kind", CNNS)
+@pytest.mark.parametrize("base", ["grad_cam", "grad_cam_pp", "layer_cam"])
+def test_the_equation_of_refine_cam(kind: str, base: str) -> None:
+    """The product of the base's own maps, place by place; the first of three stages is twice as fine."""
+    scene = tiny_scene(kind)
+    fine = scene.context(Needs(features=(-3,))).trace.features[-3].shape[-2:]
+    expected = torch.ones(len(scene.images), len(scene.text), *fine)
+    for stage in (-1, -3):
+        options = {"stages": (stage,)} if base == "layer_cam" else {"block": stage}
+        for b, maps in enumerate(scene.ours(base, **options)):
+            for p, one in enumerate(maps):
+                positive = one.clamp(min=0)
+                low, high = float(positive.min()), float(positive.max())
+                scaled = (positive - low) / (high - low) if high > low else torch.zeros_like(positive)
+                large = F.interpolate(scaled[None, None], size=fine, mode="bilinear", align_corners=False)
+                expected[b, p] *= large[0, 0]
+    assert expected.amax((-2, -1)).max() > 0
+    torch.testing.assert_close(scene.ours("refine_cam", stages=(-1, -3), base=base), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_scene
+@pytest.mark.parametrize("base", list(BASES))
+def test_torchcam_agrees_on_refine_cam(make: Any, base: str) -> None:
+    scene = make()
+    theirs = scene.torchcam(RefineCAM, (-1, -2), base_method=BASES[base])
+    assert_same_maps(min_max(scene.ours("refine_cam", base=base)), theirs, tolerance=1e-4)

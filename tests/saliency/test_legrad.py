@@ -14,7 +14,7 @@ from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.backbones.seam import pictures, tokenizer
 from tests.backbones.test_open_clip_timm import small_vit
-from tests.saliency.peers import assert_same_maps, min_max
+from tests.saliency.peers import assert_same_maps, min_max, over_input
 from tests.saliency.vits import (
     AveragingVit,
     QueryingVit,
@@ -51,10 +51,6 @@ def test_the_equation(kind: type[TinyVit], blocks: Any, n: int) -> None:
     assert_equation("legrad", kind, lambda *of: sensitivity(*of, n), blocks=blocks)
 
 
-def over_input(maps: Tensor, side: int) -> Tensor:
-    return min_max(F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False))
-
-
 def test_legrad_torch_agrees() -> None:
     """It hands blocks [T, B, d], as open_clip's took them in its time.
 
@@ -67,7 +63,7 @@ def test_legrad_torch_agrees() -> None:
         block.attn.batch_first = False
     wrapped = legrad.LeWrapper(theirs, layer_index=-3)
     maps = torch.cat([wrapped.compute_legrad_clip(text, image[None]).detach() for image in images])  # [B, P, H, W]
-    assert_same_maps(over_input(ours("legrad", backbone, images, text, blocks=3), 112), maps)
+    assert_same_maps(over_input(ours("legrad", backbone, images, text, blocks=3), images), maps)
 
 
 class Exposed(nn.Module):

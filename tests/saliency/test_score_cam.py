@@ -1,6 +1,8 @@
-"""Score-CAM against its equation and its peers, and what masked forwards cost the whole family."""
+"""Score-CAM, gScoreCAM and VL-Score against their equations and peers, and what masked forwards cost the family."""
 
 import itertools
+import math
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +21,7 @@ from cliploc.saliency import methods
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
-from tests.tiny import KINDS, planted_image, tower
+from tests.tiny import KINDS, Counting, planted_image, tower
 from tests.tolerances import assert_rounded
 
 FAMILY = ("score_cam", "vl_score", "gscore_cam")
@@ -95,22 +97,87 @@ def test_two_prompts_give_two_maps_at_the_default_temperature(name: str) -> None
     assert alike() < alike(temperature=1.0) - 0.02
 
 
+# ----------------------------------------------------------------------------------------------- gScoreCAM, VL-Score
+def expected(scene: Any, top_k: int, logit_scale: float, discarded: float) -> Tensor:
+    """Σ_k softmax_k(z) A_k, z = logit scale · cosine of the k largest mean gradients, `discarded` of the others."""
+    features, gradients = scene.features_and_gradients()
+    raw = masked_scores(scene, ours_mask, baseline=False)
+    maps = torch.zeros(len(features), len(scene.text), *features.shape[-2:])
+    for b in range(len(features)):
+        for p in range(len(scene.text)):
+            alpha = gradients[p, b].mean(dim=(-2, -1)).tolist()
+            best = sorted(range(len(alpha)), key=lambda k: -alpha[k])[:top_k]
+            logits = [logit_scale * float(raw[b, p, k]) if k in best else discarded for k in range(len(alpha))]
+            total = sum(math.exp(z) for z in logits)
+            for k, logit in enumerate(logits):
+                maps[b, p] += math.exp(logit) / total * features[b, k]
+    return maps
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("top_k", [1, 5, 300])
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_equation_of_gscore_cam(kind: str, top_k: int, published: bool) -> None:
+    """The k largest mean gradients share all the weight, at four times the model's own temperature.
+
+    As published, the others' logit is 0 before a softmax over all channels, at the model's own temperature. No package
+    has the method.
+    """
+    scene = tiny_scene(kind)
+    wanted = (
+        expected(scene, top_k, scene.scale, 0.0) if published else expected(scene, top_k, scene.scale / 4, -math.inf)
+    )
+    maps = scene.ours("gscore_cam", top_k=top_k, published=published)
+    torch.testing.assert_close(maps, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.02])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rules_of_vl_score(kind: str, temperature: float | None) -> None:
+    """Kept above the base score; no subtraction; a softmax with temperature over the kept ones. No peer has it."""
+    scene = tiny_scene(kind)
+    scale = scene.backbone.logit_scale / 4 if temperature is None else 1 / temperature
+    features = scene.context().features
+    raw = masked_scores(scene, ours_mask, baseline=False)
+    above = masked_scores(scene, ours_mask)
+    maps = scene.ours("vl_score", temperature=temperature)
+    sizes = set()
+    for b in range(len(features)):
+        for p in range(len(scene.text)):
+            kept = [k for k in range(features.shape[1]) if above[b, p, k] > 0]
+            sizes.add(len(kept))
+            total = sum(math.exp(scale * float(raw[b, p, k])) for k in kept)
+            expected = torch.zeros(features.shape[-2:])
+            for k in kept:
+                expected += math.exp(scale * float(raw[b, p, k])) / total * features[b, k]
+            torch.testing.assert_close(maps[b, p], expected, rtol=1e-3, atol=1e-5)
+    assert sizes - {0, features.shape[1]}, "no prompt kept some channels and dropped others: nothing was tested"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_that_no_channel_speaks_for_is_not_found(kind: str) -> None:
+    """The empty picture's own direction: every mask leads away from it. Beside it, "red" keeps its map."""
+    backbone = tower(kind)
+    image = planted_image("red", (5, 6), (2, 3))
+    nothing = backbone.encode_image(torch.zeros_like(image))  # [1, D]
+    text = torch.stack([nothing[0], backbone.encode_text(["red"])[0]])[None]
+    ctx = Context(lambda: image, text, backbone.trace(image, Needs(features=(-1,))), backbone)
+    absent, red = methods.get("vl_score").function(ctx)[0]
+    assert torch.equal(absent, torch.zeros(5, 6))
+    assert divmod(int(red.argmax()), 6) == (2, 3)
+
+
+def test_vl_score_never_keeps_dead_channels() -> None:
+    """However the two products of the baseline's score round."""
+    backbone = tower("gap_cnn")
+    image = planted_image("red", (5, 6), (2, 3))
+    texts = backbone.encode_text([f"thing {i}" for i in range(40)])[None]
+    ctx = Context(lambda: image, texts, backbone.trace(image, Needs(features=(-1,))), backbone)
+    ctx.features.fill_(0.7)
+    assert torch.equal(methods.get("vl_score").function(ctx), torch.zeros(1, 40, 5, 6))
+
+
 # ---------------------------------------------------------------------------------------------------- cost of masking
-class Counting:
-    """A backbone that counts the images sent through `encode_image`, and the largest batch of them."""
-
-    def __init__(self, backbone: Any) -> None:
-        self.backbone, self.images, self.largest = backbone, 0, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backbone, name)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        self.images += len(images)
-        self.largest = max(self.largest, len(images))
-        return self.backbone.encode_image(images)
-
-
 def counted(kind: str, prompts: int = 2, grid: tuple[int, int] = GRID, **kwargs: Any) -> tuple[Context, Counting]:
     backbone = Counting(tower(kind, grid))
     images = torch.cat([planted_image("red", grid, (1, 2)), planted_image("blue", grid, (0, 3))])
@@ -156,24 +223,18 @@ def test_channels_constant_up_to_rounding_are_dead() -> None:
 
 
 @pytest.mark.parametrize("order", [("gscore_cam", "score_cam"), ("gscore_cam", "vl_score", "score_cam")], ids=str)
-def test_score_cam_adds_what_gscore_cam_left_out(order: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("mode", [nullcontext, torch.inference_mode])
+def test_score_cam_adds_what_gscore_cam_left_out(order: tuple[str, ...], mode: Any) -> None:
+    """Also outside of the inference mode in which it was begun."""
     ctx, tower_calls = counted("attention_pool_cnn")
-    methods.get("gscore_cam").function(ctx, top_k=3)
+    with mode():
+        methods.get("gscore_cam").function(ctx, top_k=3)
     assert tower_calls.images < different_masks(ctx.features)
     for name in order[1:]:
         maps = methods.get(name).function(ctx)
     assert tower_calls.images == different_masks(ctx.features) + 1
     fresh, _ = counted("attention_pool_cnn")
     torch.testing.assert_close(maps, methods.get(order[-1]).function(fresh), rtol=1e-5, atol=1e-6)
-
-
-def test_what_was_done_in_inference_mode_can_be_added_to_outside() -> None:
-    ctx, _ = counted("attention_pool_cnn")
-    with torch.inference_mode():
-        methods.get("gscore_cam").function(ctx, top_k=3)
-    maps = methods.get("score_cam").function(ctx)
-    fresh, _ = counted("attention_pool_cnn")
-    torch.testing.assert_close(maps, methods.get("score_cam").function(fresh), rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_done_before_an_exception_is_kept_and_right() -> None:
@@ -232,6 +293,25 @@ def test_no_tensor_of_all_masks_is_made(monkeypatch: pytest.MonkeyPatch) -> None
     methods.get("score_cam").function(ctx)
     assert max(sizes) == 5
     assert sum(sizes) == different_masks(ctx.features)
+
+
+@pytest.mark.parametrize(("prompts", "top_k"), [(1, 3), (3, 2), (10, 4)])
+def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: int) -> None:
+    ctx, tower_calls = counted("attention_pool_cnn", prompts)
+    methods.get("gscore_cam").function(ctx, top_k=top_k)
+    assert 1 < tower_calls.images <= 2 * prompts * top_k + 1
+    masked = masked_embeddings(ctx, wanted=torch.zeros(ctx.features.shape[:2], dtype=torch.bool))  # what is done
+    done = {(b, int(masked.twin[b, k])) for b, k in (masked.done & masked.alive).nonzero().tolist()}
+    assert tower_calls.images == len(done) + 1
+
+
+def test_prompts_do_not_use_each_others_channels() -> None:
+    """The union is computed; each prompt weighs its own choice."""
+    scene = tiny_scene("attention_pool_cnn")
+    together = scene.ours("gscore_cam", top_k=2)
+    for p in range(len(scene.text)):
+        alone = type(scene)(scene.backbone, scene.images, scene.text[p : p + 1]).ours("gscore_cam", top_k=2)
+        torch.testing.assert_close(together[:, p], alone[:, 0], rtol=1e-4, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------- precision

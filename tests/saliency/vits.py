@@ -20,7 +20,6 @@ from tests.tiny import raw_maps as ours
 
 GRID = (5, 6)
 TEXTS = ("red", "green", "a zebra")
-PHOTOS = ("cat", "dogs", "osprey")
 
 
 class AveragingVit(TinyVit):
@@ -102,6 +101,13 @@ def block_calls(backbone: Any, method: str, **options: Any) -> int:
     return len(calls)
 
 
+def photograph(name: str, width: int = 112, height: int = 112) -> Tensor:
+    """One of the package's, `[1, 3, H, W]` in 0–1."""
+    with Image.open(files("cliploc") / "demo_photos" / f"{name}.jpg") as photo:
+        pixels = np.array(photo.convert("RGB").resize((width, height)))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+
+
 @functools.cache
 def twelve_blocks() -> tuple[Any, Any, Tensor, Tensor]:
     """open_clip's ViT-B/16 of a quarter of its width, our view, photographs `[3, 3, 112, 112]`, two texts `[2, D]`.
@@ -112,9 +118,5 @@ def twelve_blocks() -> tuple[Any, Any, Tensor, Tensor]:
     model = seeded(lambda: open_clip.CLIP(128, vision, TEXT), 0)
     model = perturb(model, 0.01).requires_grad_(False)
     backbone = OpenClipVit(model, tokenizer, "twelve blocks")
-    pictures = []
-    for name in PHOTOS:
-        with Image.open(files("cliploc") / "demo_photos" / f"{name}.jpg") as photo:
-            pixels = np.array(photo.convert("RGB").resize((112, 112)))
-        pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
-    return model, backbone, backbone.normalize(torch.stack(pictures)), backbone.encode_text(SENTENCES)
+    pictures = torch.cat([photograph(name) for name in ("cat", "dogs", "osprey")])
+    return model, backbone, backbone.normalize(pictures), backbone.encode_text(SENTENCES)

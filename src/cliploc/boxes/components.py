@@ -95,9 +95,21 @@ def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
     return boxes, labels[:-1]
 
 
-def hot_levels(maps: FloatArray, threshold: float | Literal["auto"]) -> FloatArray:
-    """For each map of `[P, H, W]` the value above which its pixels are hot, `[P]`; see `BoxRule.threshold`."""
-    return _thresholds(maps, maps.max(axis=(1, 2)), threshold)
+def hot_levels(maps: FloatArray, threshold: float | Literal["auto"], largest: FloatArray | None = None) -> FloatArray:
+    """The value above which pixels of each map `[P, H, W]` are hot; `largest`: the maxima `[P]`, where known."""
+    largest = maps.max(axis=(1, 2)) if largest is None else largest
+    if not isinstance(threshold, str):
+        return (threshold * largest).astype(np.float32)
+    chosen = np.zeros(len(maps), dtype=np.float32)
+    for i, (heat, top) in enumerate(zip(maps, largest, strict=True)):
+        if top > 0:
+            positive = heat[heat > 0]
+            levels = (positive / top * 255).astype(np.uint8)
+            level, _ = cv2.threshold(levels[None], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+            # The largest value of the lower class, so that "above it" is Otsu's upper class exactly; 0 where the
+            # positive values are all alike.
+            chosen[i] = positive[levels <= level].max(initial=0)
+    return chosen
 
 
 def share_of_peak(heat: FloatArray, threshold: float | Literal["auto"]) -> float:
@@ -112,7 +124,7 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> tuple[MapBoxes,
     """The boxes of maps `[P, H, W]`, and the labels `[P · (H + 1), W]` of their regions."""
     count, height, width = maps.shape
     largest = maps.max(axis=(1, 2))  # [P]
-    thresholds = _thresholds(maps, largest, rule.threshold)  # [P]
+    thresholds = hot_levels(maps, rule.threshold, largest)  # [P]
     # One empty row between maps keeps their regions apart, so that one call labels all of them.
     stack = np.zeros((count, height + 1, width), dtype=np.uint8)
     stack[:, :height] = maps > thresholds[:, None, None]
@@ -225,7 +237,11 @@ def _measured(
         np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
         left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
         return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
-    apart = _are_apart(corners_of(lines))  # then all that is hot in a region's box is the region
+    corners = corners_of(lines)
+    apart = len(corners) < 2  # then all that is hot in a region's box is the region
+    if not apart:
+        low, high = np.maximum(corners[:, None, :2], corners[:, :2]), np.minimum(corners[:, None, 2:], corners[:, 2:])
+        apart = int((high > low).all(axis=2).sum()) == len(corners)  # each box overlaps itself alone
     if apart:
         labels = np.zeros(hot.shape, np.int32)
         lines.sort(key=lambda line: (line[0, 0, 1], line[0, 0, 0]))
@@ -250,29 +266,6 @@ def corners_of(lines: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
     corners = np.array([cv2.boundingRect(one) for one in lines], np.int64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return corners
-
-
-def _are_apart(xyxy: npt.NDArray[np.int64]) -> bool:
-    """Whether no two of a few rectangles `[n, 4]` overlap."""
-    if len(xyxy) < 2:
-        return True
-    low, high = np.maximum(xyxy[:, None, :2], xyxy[:, :2]), np.minimum(xyxy[:, None, 2:], xyxy[:, 2:])
-    return int((high > low).all(axis=2).sum()) == len(xyxy)  # each with itself
-
-
-def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -> FloatArray:
-    if not isinstance(threshold, str):
-        return (threshold * largest).astype(np.float32)
-    chosen = np.zeros(len(maps), dtype=np.float32)
-    for i, (heat, top) in enumerate(zip(maps, largest, strict=True)):
-        if top > 0:
-            positive = heat[heat > 0]
-            levels = (positive / top * 255).astype(np.uint8)
-            level, _ = cv2.threshold(levels[None], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-            # The largest value of the lower class, so that "above it" is Otsu's upper class exactly; 0 where the
-            # positive values are all alike.
-            chosen[i] = positive[levels <= level].max(initial=0)
-    return chosen
 
 
 def suppress(

@@ -61,7 +61,7 @@ def joined(mask: npt.ArrayLike, least_iou: float = LEAST_IOU) -> list[FloatArray
     corner = np.array([columns[0], rows[0]])  # [x, y]
     inside = np.pad(inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
     pieces = np.asarray(cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)[1], np.int32)
-    lines = _Lines(_rings(inside))
+    lines = _Lines(inside)
     for one, other in _through_holes(inside):
         lines.tie(one, other)
     room = inside.sum() * (1 / least_iou - 1)
@@ -82,26 +82,18 @@ class _Ring:
     first: dict[Pixel, int]  # pixel → where it comes first
 
 
-def _rings(inside: npt.NDArray[np.bool_]) -> list[_Ring]:
-    """All outlines, those of pieces before those of holes."""
-    found, nested = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    made = []
-    for i in sorted(range(len(found)), key=lambda i: nested[0][i][3] >= 0):
-        points: list[Pixel] = [(x, y) for x, y in found[i][:, 0].tolist()]
-        first: dict[Pixel, int] = {}
-        for place, point in enumerate(points):
-            first.setdefault(point, place)
-        made.append(_Ring(points, first))
-    return made
-
-
 class _Lines:
-    """Outlines and the lines between them."""
+    """The outlines of a mask and the lines between them."""
 
-    def __init__(self, rings: list[_Ring]) -> None:
-        self._rings = rings
+    def __init__(self, inside: npt.NDArray[np.bool_]) -> None:
+        found, nested = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        self._rings: list[_Ring] = []
         self._through: dict[Pixel, list[_Ring]] = {}
-        for ring in rings:
+        for i in sorted(range(len(found)), key=lambda i: nested[0][i][3] >= 0):  # those of pieces before those of holes
+            ring = _Ring([(x, y) for x, y in found[i][:, 0].tolist()], {})
+            for place, point in enumerate(ring.points):
+                ring.first.setdefault(point, place)
+            self._rings.append(ring)
             for pixel in ring.first:
                 self._through.setdefault(pixel, []).append(ring)
         self._tied: dict[Pixel, list[Pixel]] = {pixel: [pixel] for pixel in self._through}
@@ -115,25 +107,24 @@ class _Lines:
         """A closed path `[k, 2]` round each group of joined outlines, reduced to corners and ends of lines."""
         seen: set[_Ring] = set()
         for start in self._rings:
-            if start not in seen:
-                path = np.array(list(self._walk(start, seen)))
-                path = path[: max(1, len(path) - 1)]  # the last point is the first
-                step = path - np.roll(path, 1, axis=0)
-                onwards = np.roll(step, -1, axis=0)
-                straight = (step == onwards).all(axis=1) & (np.abs(step).max(axis=1) <= 1)
-                yield path[~straight] if len(path) > 2 else path
-
-    def _walk(self, start: _Ring, seen: set[_Ring]) -> Iterator[Pixel]:
-        seen.add(start)
-        todo = [self._round(start, start.points[0], seen)]
-        while todo:  # no recursion: thousands of outlines can be joined
-            step = next(todo[-1], None)
-            if step is None:
-                todo.pop()
-            elif isinstance(step, tuple):
-                yield step
-            else:
-                todo.append(step)
+            if start in seen:
+                continue
+            seen.add(start)
+            pixels: list[Pixel] = []
+            todo = [self._round(start, start.points[0], seen)]
+            while todo:  # no recursion: thousands of outlines can be joined
+                here = next(todo[-1], None)
+                if here is None:
+                    todo.pop()
+                elif isinstance(here, tuple):
+                    pixels.append(here)
+                else:
+                    todo.append(here)
+            path = np.array(pixels[: max(1, len(pixels) - 1)])  # the last point is the first
+            step = path - np.roll(path, 1, axis=0)
+            onwards = np.roll(step, -1, axis=0)
+            straight = (step == onwards).all(axis=1) & (np.abs(step).max(axis=1) <= 1)
+            yield path[~straight] if len(path) > 2 else path
 
     def _round(self, ring: _Ring, entry: Pixel, seen: set[_Ring]) -> Iterator[Pixel | Iterator[Any]]:
         """Once round a ring, from a pixel to the same; where other rings are joined, the path goes round them first."""

@@ -57,7 +57,13 @@ def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
 
 def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
     """As `scored_boxes`, of one map `[H, W]`, with the labels `[H, W]` of the regions; see `labelled_boxes`."""
-    split_peaks = 1.0 if rule.split_peaks < 1 and _stays_whole(heat, rule) else rule.split_peaks
+    split_peaks = rule.split_peaks
+    if split_peaks < 1:
+        top = float(heat.max())
+        low = float(hot_levels(heat[None], rule.threshold)[0]) - MOVED * top
+        # Mostly no region would be divided, neither at the rule's τ nor at τ − `MOVED`, and that is quickly told.
+        if not may_divide(heat, None, low, split_peaks * top, rule.connectivity):
+            split_peaks = 1.0
     every = replace(rule, split_peaks=split_peaks, nms_iou=None, max_boxes=None)  # what follows chooses by score
     found, labels = labelled_boxes(heat, every)
     if not len(found.index):
@@ -69,13 +75,6 @@ def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
     order = order[: rule.max_boxes]
     order = order[high_enough(score[order], found.index[order], rule.min_score)]
     return MapBoxes(found.xyxy[order], score[order], found.index[order], found.region[order]), labels
-
-
-def _stays_whole(heat: FloatArray, rule: BoxRule) -> bool:
-    """Whether no region of a map would be divided at the rule's τ, nor at τ − `MOVED`; mostly so, and quickly told."""
-    top = float(heat.max())
-    low = float(hot_levels(heat[None], rule.threshold)[0]) - MOVED * top
-    return not may_divide(heat, None, low, rule.split_peaks * top, rule.connectivity)
 
 
 def high_enough(

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from cliploc.refine import _compiled
 from cliploc.refine._neighbours import HALF, RADIUS
-from cliploc.refine._propagation import ALPHA, solved
+from cliploc.refine._propagation import ALPHA, STEPS
 
 FloatArray = npt.NDArray[np.float32]
 VECTORS_FROM = 4  # names; fewer would leave most of a vector empty: bench.refinements --names 1 2 4 8
@@ -61,76 +61,63 @@ def swept(weights: Tensor, degree: Tensor, parts: Iterable[Tensor], tolerance: f
             list(pool.map(lambda share: function(*arguments, share, threads), range(threads)))
 
         for labels in parts:
-            # The residual of Y is D^½ K times ours, and ‖D^½ K‖² = ‖M‖ ≤ ‖I − α Ŵ‖ ≤ 1 + α: what M lacks of Ŵ's
-            # equation is negative semidefinite, because it is 0 for v and non-negative beside the diagonal.
-            enough = tolerance**2 / (1 + ALPHA) * labels.square().sum(dim=(1, 2))
-            yield solved(_Swept(weights, scale, labels, each), enough)
+            yield _solved(weights.numpy(), scale, labels, tolerance, each)
 
 
-class _Swept:
-    """A `System` of maps `[P, H, W]`, the weights in K, D^-½ `[H, pitch]`, and a function that computes all strips."""
+def _solved(weights: FloatArray, scale: Tensor, labels: Tensor, tolerance: float, each: Callable[..., None]) -> Tensor:
+    """Conjugate gradients as `propagate`'s, of maps `[P, H, W]`; the weights in K, D^-½ `[H, pitch]`."""
+    names, height, width = labels.shape
+    lanes = _compiled.LANES if names >= VECTORS_FROM else 1
+    groups, pitch, picture = -(-names // lanes), weights.shape[2], inside(width)
+    shape = groups, height, pitch, lanes
+    diagonal = (scale.square() - 2).repeat_interleave(lanes, dim=1).numpy()
+    # Of torch, which aligns memory to whole lines of the cache.
+    residual, direction, back, found, rest = (torch.zeros(shape).flatten(2).numpy() for _ in range(5))
 
-    def __init__(self, weights: Tensor, scale: Tensor, labels: Tensor, each: Callable[..., None]) -> None:
-        names, height, width = labels.shape
-        self._each, self._inside, self._weights, self._names = each, inside(width), weights.numpy(), names
-        self._lanes = _compiled.LANES if names >= VECTORS_FROM else 1
-        self._scale = scale[:, self._inside]
-        self._diagonal = (scale.square() - 2).repeat_interleave(self._lanes, dim=1).numpy()
-        self._shape = -(-names // self._lanes), height, weights.shape[2], self._lanes
-        # Of torch, which aligns memory to whole lines of the cache.
-        self._residual, self._direction, self._back, self._found, self._rest = (
-            torch.zeros(self._shape).flatten(2).numpy() for _ in range(5)
-        )
-        padded = F.pad(labels * self._scale, (0, 0, 0, 0, 0, self._shape[0] * self._lanes - names))
-        rest = torch.from_numpy(self._rest).view(self._shape)[:, :, self._inside]  # [groups, H, W, lanes]
-        rest.copy_(padded.view(-1, self._lanes, height, width).permute(0, 2, 3, 1))
-        self._forward()
-        self._residual, self._rest = self._rest, self._residual
-        self._turn = self._along(torch.zeros(names))
-        self.length = self._by_name(self._residual).square().sum(dim=(1, 2))
-
-    def bend(self) -> Tensor:
-        for odd in (1, 0):
-            maps = self._residual, self._turn, self._direction, self._back, self._rest
-            self._each(_compiled.backward, self._weights, self._diagonal, *maps, odd)
-        return self._forward()
-
-    def move(self, step: Tensor) -> Tensor:
-        total = self._totals()
-        maps = self._back, self._rest, self._found, self._residual
-        self._each(_compiled.move, self._along(step), *maps, total)
-        return self._summed(total)
-
-    def turn(self, by: Tensor) -> None:
-        self._turn = self._along(by)  # until the next sweep
-
-    @property
-    def found(self) -> Tensor:
-        return self._by_name(self._found)[:, :, self._inside] * self._scale
-
-    def _forward(self) -> Tensor:
-        total = self._totals()
-        for odd in (0, 1):
-            maps = self._direction, self._back, self._rest
-            self._each(_compiled.forward, self._weights, *maps, total, odd)
-        return self._summed(total)
-
-    def _by_name(self, maps: FloatArray) -> Tensor:
+    def by_name(maps: FloatArray) -> Tensor:
         """Maps of each name: `[groups, H, pitch · lanes]` → `[P, H, pitch]`."""
-        return torch.from_numpy(maps).view(self._shape).permute(0, 3, 1, 2).flatten(0, 1)[: self._names]
+        return torch.from_numpy(maps).view(shape).permute(0, 3, 1, 2).flatten(0, 1)[:names]
 
-    def _along(self, values: Tensor) -> FloatArray:
+    def along(values: Tensor) -> FloatArray:
         """A value for each name, at each pixel of a row: `[P]` → `[groups, pitch · lanes]`."""
-        groups, _, pitch, lanes = self._shape
-        padded = F.pad(values, (0, groups * lanes - len(values))).view(groups, 1, lanes)
+        padded = F.pad(values, (0, groups * lanes - names)).view(groups, 1, lanes)
         return padded.expand(groups, pitch, lanes).flatten(1).numpy()
 
-    def _totals(self) -> FloatArray:
+    def totals() -> FloatArray:
         """Zeros, a row for each strip and group."""
-        groups, height, pitch, lanes = self._shape
         return np.zeros((-(-height // _compiled.STRIP), groups, pitch * lanes), np.float32)
 
-    def _summed(self, total: FloatArray) -> Tensor:
+    def summed(total: FloatArray) -> Tensor:
         """The sum for each name, `[P]`; by NumPy, as torch's threads would still spin beside the next sweep's."""
-        by_lane = total.sum(axis=0).reshape(-1, *self._shape[2:]).sum(axis=1)  # [groups, lanes]
-        return torch.from_numpy(by_lane.ravel()[: self._names])
+        by_lane = total.sum(axis=0).reshape(groups, pitch, lanes).sum(axis=1)  # [groups, lanes]
+        return torch.from_numpy(by_lane.ravel()[:names])
+
+    def forward() -> Tensor:
+        total = totals()
+        for odd in (0, 1):
+            each(_compiled.forward, weights, direction, back, rest, total, odd)
+        return summed(total)
+
+    padded = F.pad(labels * scale[:, picture], (0, 0, 0, 0, 0, groups * lanes - names))
+    start = torch.from_numpy(rest).view(shape)[:, :, picture]  # [groups, H, W, lanes]
+    start.copy_(padded.view(groups, lanes, height, width).permute(0, 2, 3, 1))
+    forward()
+    residual, rest = rest, residual
+    turn = along(torch.zeros(names))
+    length = by_name(residual).square().sum(dim=(1, 2))
+    # The residual of Y is D^½ K times ours, and ‖D^½ K‖² = ‖M‖ ≤ ‖I − α Ŵ‖ ≤ 1 + α: what M lacks of Ŵ's equation is
+    # negative semidefinite, because it is 0 for v and non-negative beside the diagonal.
+    enough = tolerance**2 / (1 + ALPHA) * labels.square().sum(dim=(1, 2))
+    for _ in range(STEPS):
+        going = length > enough
+        if not going.any():
+            break
+        for odd in (1, 0):
+            each(_compiled.backward, weights, diagonal, residual, turn, direction, back, rest, odd)
+        step = torch.where(going, length / forward(), 0)  # a name that is done moves no more
+        total = totals()
+        each(_compiled.move, along(step), back, rest, found, residual, total)
+        after = summed(total)
+        turn = along(torch.where(going, after / length, 0))
+        length = after
+    return (by_name(found)[:, :, picture] * scale[:, picture]).mul_(1 - ALPHA).clamp_(min=0)

@@ -1,7 +1,5 @@
 """Feature affinity: spreads a map over places with similar mid-tower features; works on every tower."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -18,13 +16,8 @@ PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
 ROUNDING = 1e-4  # distances from the mean below this share of the largest are rounding
 
 
-def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
-    """Computes A · map for maps `[B, P, h, w]` on the grid of the features `[B, C, h, w]`; see `affinity`."""
-    return spread_along(directions(features), maps, cut)
-
-
 def spread_along(places: Tensor, maps: Tensor, cut: float) -> Tensor:
-    """As `spread`, with the directions `[B, h·w, C]` of the places."""
+    """Computes A · map for maps `[B, P, h, w]` and the `directions` `[B, h·w, C]` of their places; see `affinity`."""
     heat = maps.flatten(2).transpose(1, 2)  # [B, N, P]
     rows = max(1, PAIRS // (places.shape[0] * places.shape[1]))
     parts = []
@@ -69,9 +62,8 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
     pictures: docs/studies/refinement.md.
     """
-    if ctx.from_windows:
-        return with_details(spread(ctx.places, maps, WINDOWS_CUT), maps)
-    return spread(ctx.places, maps, CUT)
+    found = spread_along(directions(ctx.places), maps, WINDOWS_CUT if ctx.from_windows else CUT)
+    return with_details(found, maps) if ctx.from_windows else found
 
 
 def with_details(spread_maps: Tensor, maps: Tensor) -> Tensor:

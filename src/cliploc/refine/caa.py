@@ -49,10 +49,7 @@ def caa(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
 
 # CLIP-ES's random walk: heat moves between similar places, starting inside the map's own boxes.
 def transition(affinity: Tensor) -> Tensor:
-    """Half of a walk's step, S of affinities `[B, N, N]` above 0; float64.
-
-    Columns, then rows are scaled to a sum of 1, three times (Sinkhorn & Knopp 1967); the result is made symmetric.
-    """
+    """Half of a walk's step, S of affinities `[B, N, N]` above 0, by Sinkhorn & Knopp (1967); float64."""
     affinity = affinity.double()
     for _ in range(ROUNDS):
         affinity = affinity / affinity.sum(dim=1, keepdim=True)
@@ -61,23 +58,17 @@ def transition(affinity: Tensor) -> Tensor:
 
 
 def walk(transitions: Tensor, maps: Tensor) -> Tensor:
-    """One walk, S² · (box mask ⊙ map), for every map `[B, P, h, w]`; transitions S `[B, N, N]`; float64.
+    """One walk, S² · (B ⊙ map), for every map `[B, P, h, w]`; transitions S `[B, N, N]`.
 
-    Nearly uniform attention gives a nearly constant map. Its differences, which are scaled to 0–1 later, are below the
-    precision of float32.
+    In float64: the differences of a nearly constant map, which are scaled to 0–1 later, are below float32's precision.
     """
-    walked = (maps * box_mask(maps)).flatten(2).double()  # [B, P, N]
-    for _ in range(2):
-        walked = walked @ transitions  # symmetric
-    low, high = walked.amin(dim=-1, keepdim=True), walked.amax(dim=-1, keepdim=True)
-    return torch.where(high - low > FLAT * high, walked, high).view_as(maps)
-
-
-def box_mask(maps: Tensor) -> Tensor:
-    """Box masks `[B, P, h, w]`: 1 inside the boxes of each map's regions above 0.4 of its maximum, 0 outside."""
     flat = maps.flatten(0, 1)  # [B·P, h, w]
     boxes = boxes_from_maps(flat.cpu().numpy(), BOXES)
     mask = torch.zeros_like(flat)
     for index, (x0, y0, x1, y1) in zip(boxes.index.tolist(), boxes.xyxy.astype(int).tolist(), strict=True):
         mask[index, y0:y1, x0:x1] = 1
-    return mask.view_as(maps)
+    walked = (maps * mask.view_as(maps)).flatten(2).double()  # [B, P, N]
+    for _ in range(2):
+        walked = walked @ transitions  # symmetric
+    low, high = walked.amin(dim=-1, keepdim=True), walked.amax(dim=-1, keepdim=True)
+    return torch.where(high - low > FLAT * high, walked, high).view_as(maps)

@@ -1,6 +1,6 @@
 """LPOSS+: label propagation over the pixels, between neighbours of similar colour."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -49,11 +49,10 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
             continue
         weights = image.new_zeros(len(HALF), *image.shape[1:])
         neighbour_weights(image, weights)
-        spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]] = partial(_whole, weights)
+        bags = None
         if in_bags(parts[0]):
-            spread = partial(_in_bags, _bags(weights))
-            parts = tuple(pixel_by_pixel(part) for part in parts)
-        done.append(torch.cat([propagate(spread, part, TOLERANCE) for part in parts]))
+            bags, parts = _bags(weights), tuple(pixel_by_pixel(part) for part in parts)
+        done.append(torch.cat([propagate(partial(_spread, weights, bags), part, TOLERANCE) for part in parts]))
     return torch.stack(done)
 
 
@@ -81,22 +80,14 @@ def _pairs(weights: Tensor, count: int) -> Iterator[tuple[tuple[slice, slice], t
 
     A strip fits the processor's cache where so many values of a pixel are in memory at once.
     """
+    height, width = weights.shape[1:]
     for rows in strips(weights, count):
-        for weight, by in zip(weights, HALF, strict=True):
-            here, there = pair(weights.shape[1:], by)
-            start, stop = rows.start, min(rows.stop, here[0].stop)
+        for weight, (down, right) in zip(weights, HALF, strict=True):
+            start, stop = rows.start, min(rows.stop, height - down)
             if start < stop:
-                here, there = (slice(start, stop), here[1]), (slice(start + by[0], stop + by[0]), there[1])
+                here = slice(start, stop), slice(max(0, -right), max(0, width - max(0, right)))
+                there = slice(start + down, stop + down), slice(max(0, right), max(0, width + min(0, right)))
                 yield here, there, weight[here]
-
-
-def pair(size: tuple[int, ...], by: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The pixels that have a neighbour at an offset (down, or to the right), and these neighbours."""
-    (height, width), (down, right) = size, by
-    last = max(0, height - down)
-    here = slice(0, last), slice(max(0, -right), max(0, width - max(0, right)))
-    there = slice(down, last + down), slice(max(0, right), max(0, width + min(0, right)))
-    return here, there
 
 
 def gathered(weights: Tensor, maps: Tensor) -> Tensor:
@@ -108,12 +99,10 @@ def gathered(weights: Tensor, maps: Tensor) -> Tensor:
     return total
 
 
-def _whole(weights: Tensor, maps: Tensor) -> list[tuple[slice, Tensor]]:
-    return [(slice(None), gathered(weights, maps))]
-
-
-def _in_bags(bags: Bags, maps: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The same of maps that lie pixel by pixel."""
+def _spread(weights: Tensor, bags: Bags | None, maps: Tensor) -> Iterable[tuple[slice, Tensor]]:
+    """The same for `propagate`; in bags of maps that lie pixel by pixel, strip by strip."""
+    if bags is None:
+        return [(slice(None), gathered(weights, maps))]
     around = F.pad(maps.permute(1, 2, 0), (0, 0) + (RADIUS,) * 4)
     return ((rows, total.permute(2, 0, 1)) for rows, total in bags.sums(around))
 

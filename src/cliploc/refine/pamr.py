@@ -69,7 +69,11 @@ def _steps(weights: Tensor, maps: Tensor) -> Tensor:
                     inner[rows] = total
             else:
                 _gathered(weights, here, _inner(there))
-            _repeat_border(there)
+            # The border pixels are repeated outwards.
+            there[:, MARGIN:-MARGIN, :MARGIN] = there[:, MARGIN:-MARGIN, MARGIN, None]
+            there[:, MARGIN:-MARGIN, -MARGIN:] = there[:, MARGIN:-MARGIN, -MARGIN - 1, None]
+            there[:, :MARGIN] = there[:, MARGIN, None]
+            there[:, -MARGIN:] = there[:, -MARGIN - 1, None]
             here, there = there, here
         refined.copy_(_inner(here))
     return found
@@ -85,11 +89,3 @@ def _gathered(weights: Tensor, padded: Tensor, out: Tensor) -> None:
 
 def _inner(padded: Tensor) -> Tensor:
     return padded[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
-
-
-def _repeat_border(padded: Tensor) -> None:
-    """Writes the border pixels of maps into their margin."""
-    padded[:, MARGIN:-MARGIN, :MARGIN] = padded[:, MARGIN:-MARGIN, MARGIN, None]
-    padded[:, MARGIN:-MARGIN, -MARGIN:] = padded[:, MARGIN:-MARGIN, -MARGIN - 1, None]
-    padded[:, :MARGIN] = padded[:, MARGIN, None]
-    padded[:, -MARGIN:] = padded[:, -MARGIN - 1, None]

@@ -62,8 +62,6 @@ def attnlrp(ctx: Context, gamma: float = 0.0, softmax: bool = True) -> Tensor:  
         tokens = leaf(ctx.trace.entering[block])  # [B, T, d]
         return tokens, ctx.resume(tokens, block, Needs()).embedding
 
-    def relevance(tokens: Tensor, gradients: Tensor) -> Tensor:
-        return torch.einsum("btd,bptd->bpt", tokens, gradients)
-
     with Backward(rules):
-        return patches_of(ctx, batched_gradients(ctx, run, relevance))
+        relevance = batched_gradients(ctx, run, lambda tokens, g: torch.einsum("btd,bptd->bpt", tokens, g))
+    return patches_of(ctx, relevance)

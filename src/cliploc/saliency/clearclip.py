@@ -4,19 +4,15 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, self_attention
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading
 
 
-@saliency(
+@patch_cosines(
     "clearclip",
     title="ClearCLIP",
     paper="Lan et al. 2024, ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference, ECCV",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.45,
-    cosines=True,
 )
 def clearclip(ctx: Context) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(qqᵀ/√d_h)·v)): no residual, no MLP.

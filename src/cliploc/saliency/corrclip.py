@@ -9,23 +9,20 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.saliency.proxyclip import on_guides_grid
 from cliploc.tower import DenseReading, Needs
 
 LOWER = {12: 5, 24: 12, 32: 28}  # depth → how many of the lower blocks the spatial branch averages; else depth − 4
 
 
-@saliency(
+@patch_cosines(
     "corrclip",
     title="CorrCLIP",
     paper="Zhang et al. 2025, CorrCLIP: Reconstructing Patch Correlations in CLIP for Open-Vocabulary Semantic "
     "Segmentation, ICCV",
-    family="attention",
-    towers=("vit",),
     needs=Needs(projections="all", guide=True),
     threshold=0.7,  # ProxyCLIP's
-    cosines=True,
 )
 def corrclip(
     ctx: Context, tau: float = 4.0, merge: float = 0.2, spatial: float = 1.0, semantic: float = 0.5
@@ -64,7 +61,12 @@ def corrclip(
         of_places = F.interpolate(pixels[:, None].float(), grid).long()[:, 0]  # [B, h', w']
         merged = torch.stack([_merged(*one, merge) for one in zip(of_places.flatten(1), places, strict=True)])
         alike = places @ places.transpose(1, 2)
-        attention = (tau * alike).masked_fill(~_scope(merged, alike), -torch.inf).softmax(dim=2)  # [B, N', N']
+        free = (merged < 0)[:, :, None] | (merged < 0)[:, None]  # where one of two places is in no region
+        scope = torch.where(
+            free, alike > alike.mean(dim=(1, 2), keepdim=True), merged[:, :, None] == merged[:, None]
+        )  # [B, N', N'] who may attend to whom
+        scope.diagonal(dim1=1, dim2=2).fill_(True)
+        attention = (tau * alike).masked_fill(~scope, -torch.inf).softmax(dim=2)  # [B, N', N']
         reading = DenseReading(on_guides_grid(ctx, attention, grid), grid=grid)
         lower = range(-2 - LOWER.get(tower.depth, max(1, tower.depth - 4)), -2)  # blocks, by what leaves them
         between = torch.stack([trace.entering[max(back + 1, -tower.depth)].float() for back in lower]).mean(dim=0)
@@ -96,15 +98,6 @@ def _merged(regions: Tensor, places: Tensor, distance: float) -> Tensor:
         linked = (linked @ linked > 0).to(places)
     first = linked.argmax(dim=1)  # the lowest region that each is joined with
     return torch.where(regions < 0, -1, F.pad(first, (len(names) - len(first), 0))[number])
-
-
-def _scope(regions: Tensor, alike: Tensor) -> Tensor:
-    """Which places `[B, N]` may attend to which, `[B, N, N]`."""
-    same = regions[:, :, None] == regions[:, None]
-    free = (regions < 0)[:, :, None] | (regions < 0)[:, None]
-    scope = torch.where(free, alike > alike.mean(dim=(1, 2), keepdim=True), same)
-    scope.diagonal(dim1=1, dim2=2).fill_(True)
-    return scope
 
 
 def _class_of_places(ctx: Context, image: int, regions: Tensor, grid: tuple[int, int]) -> Tensor:

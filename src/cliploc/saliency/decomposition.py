@@ -1,7 +1,5 @@
 """Decomposition: what each patch adds to the embedding directly, through the attention of the last blocks."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,26 +1,25 @@
 """GEM: in the last blocks, patches attend to patches with similar queries, keys and values, after clustering these."""
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import dense_cosine, iterated_self_attention
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.attention import attend, dense_cosine
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import DenseReading, Needs
 
 DEPTH = 6  # blocks that gem_torch edits by default
 
 
-@saliency(
+@patch_cosines(
     "gem",
     title="GEM",
     paper="Bousselham et al. 2024, Grounding Everything: Emerging Localization Properties in Vision-Language "
     "Transformers, CVPR",
-    family="attention",
-    towers=("vit",),
     needs=lambda depth=DEPTH, **_: Needs(dense=depth),
     threshold=0.45,
-    cosines=True,
 )
 def gem(
     ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None
@@ -47,6 +46,16 @@ def gem(
         raise UsageError(f"expected 0 iterations or more, got {iterations}: the paper uses 1")
     if temperature is not None and not temperature > 0:
         raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the adaptive one")
-    rule = iterated_self_attention(iterations, temperature)
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
+        scale = scale if temperature is None else 1 / temperature
+        gathered = []
+        for x in (v.float(), k.float(), q.float()):  # each [B, H, T, d/H]
+            clustered = F.normalize(x, dim=-1)
+            for _ in range(iterations):
+                clustered = F.normalize(attend(clustered, clustered, clustered, scale), dim=-1)
+            gathered.append(attend(clustered, clustered, v.float(), scale))
+        return torch.stack(gathered).mean(dim=0)  # [B, H, T, d/H]
+
     blocks = min(depth, ctx.transformer.depth)
     return dense_cosine(ctx, DenseReading(rule, blocks, residual=True, parallel=True, adaptive=True))

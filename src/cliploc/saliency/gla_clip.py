@@ -10,21 +10,18 @@ from cliploc.config import is_whole, short
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.saliency.proxyclip import resized_values
 from cliploc.tower import DenseReading, Needs
 
 
-@saliency(
+@patch_cosines(
     "gla_clip",
     title="GLA-CLIP",
     paper="Lee et al. 2026, Looking Beyond the Window: Global-Local Aligned CLIP for Training-free Open-Vocabulary "
     "Semantic Segmentation, CVPR",
-    family="attention",
-    towers=("vit",),
     needs=Needs(dense=1, guide=True, windows=True),
     threshold=0.7,  # ProxyCLIP's
-    cosines=True,
 )
 def gla_clip(
     ctx: Context, alike: float = 0.55, rounds: int = 2, beta: float = 0.3, gamma: float = 30.0

@@ -32,18 +32,8 @@ def grad_cam(ctx: Context, block: int = -1) -> Tensor:  # [B, P, h, w]
     Args:
         block: the stage (CNN) or block (ViT), −1 for the last. Gradients run back to it from the tower's end.
     """
-
-    if ctx.backbone.kind == "vit":
-        return _on_tokens(ctx, block)
-
-    def weigh(features: Tensor, gradients: Tensor) -> Tensor:
-        alpha = gradients.mean(dim=(-2, -1))  # [B, p, C]
-        return torch.einsum("bpc,bchw->bphw", alpha, features)
-
-    return map_gradients(ctx, weigh, block)
-
-
-def _on_tokens(ctx: Context, block: int) -> Tensor:
+    if ctx.backbone.kind == "cnn":  # A [B, C, h, w], gradients [B, p, C, h, w]
+        return map_gradients(ctx, lambda a, g: torch.einsum("bpc,bchw->bphw", g.mean(dim=(-2, -1)), a), block)
     h, w = ctx.trace.grid
 
     def run() -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs, join_heads, split_heads
+from cliploc.tower import AttentionRule, DenseReading, Needs, join_heads, split_heads
 
 
 @saliency(
@@ -39,7 +39,8 @@ def grad_eclip(ctx: Context, published: bool = False) -> Tensor:  # [B, P, h, w]
     patches = slice(tower.prefix_tokens, None)
     with torch.no_grad():
         if published:
-            q, k = (tower.path(trace, DenseReading(rule)) for rule in (_queries, _keys))  # each [B, T, d]
+            rules: tuple[AttentionRule, ...] = (lambda q, k, v, scale: q, lambda q, k, v, scale: k)  # noqa: ARG005
+            q, k = (tower.path(trace, DenseReading(rule)) for rule in rules)  # each [B, T, d]
         else:
             q, k = (join_heads(part) for part in trace.projections[-1][:2])
         alike = F.cosine_similarity(q[:, :1].float(), k[:, patches].float(), dim=-1)  # [B, N]
@@ -55,14 +56,6 @@ def grad_eclip(ctx: Context, published: bool = False) -> Tensor:  # [B, P, h, w]
             wanted = gradient[:, :, :, 0].flatten(2)  # [B, p, d]: the class token's
             maps.append(torch.einsum("bpd,bnd->bpn", wanted, values) * alike[:, None])
     return patches_of(ctx, torch.cat(maps, dim=1))
-
-
-def _queries(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
-    return q
-
-
-def _keys(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
-    return k
 
 
 def _one_head(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001

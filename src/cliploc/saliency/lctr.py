@@ -16,23 +16,6 @@ from cliploc.saliency._infra.attention import (
 from cliploc.saliency._infra.method_registry import saliency
 
 
-def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
-    """LCTR's relational patch attention (RPAM): mean_l r^l, `[B, h, w]`, with or without a trained head.
-
-    r^l = mean over tokens j of a_j · M[j → patches], a = mean_H A^l[class token → all], M = mean_H A^l[all → patches].
-    On a tower with an attention pool, a is the pool's attention in every block.
-
-    Raises:
-        UsageError: the tower has average pooling.
-    """
-    reached = []
-    for block in blocks_of(ctx, blocks):
-        attention = ctx.trace.attention[block].mean(dim=1)  # [B, T, T]
-        row = class_attention(ctx, block)  # [B, T]
-        reached.append(torch.einsum("bt,btu->bu", row, attention) / row.shape[1])  # [B, T]
-    return patches_of(ctx, torch.stack(reached).mean(dim=0))
-
-
 @saliency(
     "lctr",
     title="LCTR",
@@ -46,7 +29,10 @@ def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     threshold=0.4,
 )
 def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:  # [B, P, h, w]
-    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l the attention of `relational_attention`, which does not depend on the text.
+    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l the paper's relational patch attention (RPAM), the same for every text.
+
+    r^l = mean over tokens j of a_j · M[j → patches], a = mean_H A^l[class token → all], M = mean_H A^l[all → patches].
+    On a tower with an attention pool, a is the pool's attention in every block.
 
     With a trained head (`cliploc train lctr`), S_t is the output of the paper's cue-digging module, trained on image
     labels; without one it is MaskCLIP's cosine of every patch with the prompt. A CNN has no class token: with a head
@@ -58,4 +44,11 @@ def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) 
     """
     with torch.no_grad():
         semantics = dense_cosine(ctx) if head is None else head.semantics(ctx)  # [B, P, h, w]
-        return semantics if ctx.backbone.kind == "cnn" else relational_attention(ctx, blocks)[:, None] * semantics
+        if ctx.backbone.kind == "cnn":
+            return semantics
+        reached = []
+        for block in blocks_of(ctx, blocks):
+            attention = ctx.trace.attention[block].mean(dim=1)  # [B, T, T]
+            row = class_attention(ctx, block)  # [B, T]
+            reached.append(torch.einsum("bt,btu->bu", row, attention) / row.shape[1])  # [B, T]
+        return patches_of(ctx, torch.stack(reached).mean(dim=0))[:, None] * semantics

@@ -15,6 +15,11 @@ from cliploc.tower import BlockEnd, Needs
 MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
 
 
+def _needs(blocks: Blocks = 2) -> Needs:
+    chosen = last_blocks(blocks)
+    return Needs(tokens=chosen) if chosen == "all" or len(chosen) > MAX_GRAPHS else Needs(ends=chosen)
+
+
 @saliency(
     "legrad",
     title="LeGrad",
@@ -22,7 +27,7 @@ MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB ea
     "Sensitivity",
     family="gradient",
     towers=("vit",),
-    needs=lambda blocks=2: _needs(blocks),
+    needs=_needs,
     threshold=0.3,
 )
 def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:  # [B, P, h, w]
@@ -43,17 +48,11 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:  # [B, P, h, w]
     Args:
         blocks: how many of the last blocks, or "all".
     """
-    chosen = blocks_of(ctx, blocks)
-    return torch.stack([_sensitivity(ctx, block) for block in chosen]).mean(dim=0)
-
-
-def _needs(blocks: Blocks) -> Needs:
-    chosen = last_blocks(blocks)
-    return Needs(tokens=chosen) if chosen == "all" or len(chosen) > MAX_GRAPHS else Needs(ends=chosen)
+    return torch.stack([_sensitivity(ctx, block) for block in blocks_of(ctx, blocks)]).mean(dim=0)
 
 
 def _sensitivity(ctx: Context, block: int) -> Tensor:
-    """One block's map `[B, P, h, w]`."""
+    """One block's map `[B, P, h, w]`; a function, so that its graph goes before the next one's."""
     with differentiable():
         products, values = block_gradients(ctx, ctx.end(block))
         rows = [_rows(gradient, values) for gradient in products]

@@ -46,29 +46,26 @@ def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:  # [B, P, 
         raise UsageError(f"expected a beta above 0, got {beta}: the authors use 0.1")
     if steps < 1:
         raise UsageError(f"expected 1 step or more, got {steps}: the authors use 10")
-    with differentiable():
-        passed = [_information(ctx, text, beta, steps) for text in ctx.text.detach().clone().unbind(dim=1)]
-    return patches_of(ctx, torch.stack(passed, dim=1))
-
-
-def _information(ctx: Context, text: Tensor, beta: float, steps: int) -> Tensor:
-    """Nats of each token that pass the bottleneck optimised for one prompt `[B, D]`: `[B, T]`."""
     block = block_at(LATE, ctx.transformer.depth)
-    tokens = ctx.trace.tokens[block].detach().clone().float()  # [B, T, d]
-    alpha = torch.full_like(tokens, START).requires_grad_(True)
-    optimiser = torch.optim.Adam([alpha], lr=RATE)
-    generator = torch.Generator().manual_seed(SEED)
-    passed = torch.zeros_like(tokens)
-    for _ in range(steps):
-        share = alpha.sigmoid()
-        mean, deviation = share * tokens, (1 - share).clamp(min=torch.finfo(share.dtype).tiny)
-        passed = 0.5 * (mean.square() + deviation.square() - 1) - deviation.log()  # [B, T, d]
-        noise = torch.randn(SAMPLES, *tokens.shape[1:], generator=generator).to(tokens.device)
-        noisy = mean[:, None] + deviation[:, None] * noise  # [B, S, T, d]
-        run = ctx.resume(noisy.flatten(0, 1), block + 1, Needs())
-        cosines = torch.einsum("bsd,bd->bs", run.embedding.view(len(tokens), SAMPLES, -1), text)
-        loss = (beta * passed.mean(dim=(1, 2)) - cosines.mean(dim=1)).sum()  # each picture has its own α
-        (gradient,) = torch.autograd.grad(HALF_PRECISION_SCALE * loss, alpha)
-        alpha.grad = gradient / HALF_PRECISION_SCALE
-        optimiser.step()
-    return passed.detach().sum(dim=-1)
+    nats = []
+    with differentiable():
+        tokens = ctx.trace.tokens[block].detach().clone().float()  # [B, T, d]
+        for text in ctx.text.detach().clone().unbind(dim=1):  # [B, D]
+            alpha = torch.full_like(tokens, START).requires_grad_(True)
+            optimiser = torch.optim.Adam([alpha], lr=RATE)
+            generator = torch.Generator().manual_seed(SEED)
+            passed = torch.zeros_like(tokens)
+            for _ in range(steps):
+                share = alpha.sigmoid()
+                mean, deviation = share * tokens, (1 - share).clamp(min=torch.finfo(share.dtype).tiny)
+                passed = 0.5 * (mean.square() + deviation.square() - 1) - deviation.log()  # [B, T, d]
+                noise = torch.randn(SAMPLES, *tokens.shape[1:], generator=generator).to(tokens.device)
+                noisy = mean[:, None] + deviation[:, None] * noise  # [B, S, T, d]
+                run = ctx.resume(noisy.flatten(0, 1), block + 1, Needs())
+                cosines = torch.einsum("bsd,bd->bs", run.embedding.view(len(tokens), SAMPLES, -1), text)
+                loss = (beta * passed.mean(dim=(1, 2)) - cosines.mean(dim=1)).sum()  # each picture has its own α
+                (gradient,) = torch.autograd.grad(HALF_PRECISION_SCALE * loss, alpha)
+                alpha.grad = gradient / HALF_PRECISION_SCALE
+                optimiser.step()
+            nats.append(passed.detach().sum(dim=-1))  # of each token [B, T]
+    return patches_of(ctx, torch.stack(nats, dim=1))

@@ -4,19 +4,15 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading
 
 
-@saliency(
+@patch_cosines(
     "maskclip",
     title="MaskCLIP",
     paper="Zhou et al. 2022, Extract Free Dense Labels from CLIP, ECCV",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.45,
-    cosines=True,
 )
 def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(v)): the last block with every patch's attention on itself.

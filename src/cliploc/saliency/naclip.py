@@ -5,20 +5,16 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, neighbourhood, self_attention
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading
 
 
-@saliency(
+@patch_cosines(
     "naclip",
     title="NACLIP",
     paper="Hajimiri et al. 2025, Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic "
     "Segmentation, WACV",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.6,
-    cosines=True,
 )
 def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(kkᵀ/√d_h + ω)·v)): no residual, no MLP.

@@ -6,20 +6,17 @@ from torch.nn import functional as F
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import Needs
 
 
-@saliency(
+@patch_cosines(
     "patch_tokens",
     title="Patch tokens",
     paper="Jose et al. 2025, DINOv2 Meets Text: A Unified Framework for Image- and Pixel-Level Vision-Language "
     "Alignment, CVPR",
-    family="attention",
-    towers=("vit",),
     needs=Needs(tokens=(-1,)),
     threshold=0.4,
-    cosines=True,
 )
 def patch_tokens(ctx: Context) -> Tensor:  # [B, P, h, w]
     """map_t = cos(x, g_t), x each patch that leaves the last block, after the head's normalisation and projection.

@@ -6,22 +6,18 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, dense_cosine
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import AttentionRule, DenseReading, Needs
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading
 
 STEPS = 5  # of Newton–Schulz, in the authors' code
 EPSILON = 1e-6  # added to the diagonal before them
 
 
-@saliency(
+@patch_cosines(
     "pearl",
     title="PEARL",
     paper="Pei et al. 2026, Geometry Aligns Semantics for Training-Free Open-Vocabulary Semantic Segmentation, CVPR",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.65,
-    cosines=True,
 )
 def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(s·q(kR)ᵀ + 0.08·s·k_c k_cᵀ)·v)), s = 1/√d_h.
@@ -37,14 +33,11 @@ def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:  # [B, P, h, w]
     """
     if not key_weight >= 0:
         raise UsageError(f"expected a key_weight of 0 or more, got {key_weight}: the authors' code uses 0.08")
-    return dense_cosine(ctx, DenseReading(_aligned_attention(ctx.transformer.prefix_tokens, key_weight)))
 
-
-def _aligned_attention(prefix_tokens: int, key_weight: float) -> AttentionRule:
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         q, k = q.float(), k.float()  # [B, H, T, d/H]
         weights = q.norm(dim=-1, keepdim=True)  # [B, H, T, 1]
-        weights[:, :, :prefix_tokens] = 0
+        weights[:, :, : ctx.transformer.prefix_tokens] = 0
         weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         q_centred, k_centred = (x - (weights * x).sum(dim=2, keepdim=True) for x in (q, k))
         aligned = k @ _polar_factor(k_centred.transpose(-2, -1) @ q_centred)  # [B, H, T, d/H]
@@ -52,7 +45,7 @@ def _aligned_attention(prefix_tokens: int, key_weight: float) -> AttentionRule:
         ours, theirs = torch.cat([q, key_weight * k_centred], dim=-1), torch.cat([aligned, k_centred], dim=-1)
         return attend(ours, theirs, v.float(), scale)
 
-    return rule
+    return dense_cosine(ctx, DenseReading(rule))
 
 
 def _polar_factor(matrix: Tensor) -> Tensor:

@@ -7,19 +7,16 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import AttentionRule, DenseReading, Needs
 
 
-@saliency(
+@patch_cosines(
     "proxyclip",
     title="ProxyCLIP",
     paper="Lan et al. 2024, ProxyCLIP: Proxy Attention Improves CLIP for Open-Vocabulary Segmentation, ECCV",
-    family="attention",
-    towers=("vit",),
     needs=Needs(dense=1, guide=True),
     threshold=0.7,  # docs/studies/refinement.md
-    cosines=True,
 )
 def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:  # [B, P, h, w] on the guide's grid
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(A·v)): no residual, no MLP.

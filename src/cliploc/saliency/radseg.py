@@ -1,28 +1,22 @@
 """RADSeg: places attend to those that the last block made alike, and once more to those alike after it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import attend, patches_of
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs, split_heads
+from cliploc.saliency._infra.attention import attend, cosines, patches_of
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading, split_heads
 
 
-@saliency(
+@patch_cosines(
     "radseg",
     title="RADSeg",
     paper="Alama et al. 2025, RADSeg: Unleashing Parameter and Compute Efficient Zero-Shot Open-Vocabulary "
     "Segmentation Using Agglomerative Models, arXiv 2511.19704",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.35,
-    cosines=True,
 )
 def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(head(y), g_t), by the last block's attention computed twice, and a mean over places that are alike.
@@ -46,21 +40,15 @@ def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [
 
     def recursive(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
         own = tower.attention_output(ctx.trace, attend(q.float(), k.float(), v.float(), scale))  # [B, T, d]
-        return _alike(_cosines(split_heads(own.float(), q.shape[1])) * scra, v)
+        return _alike(cosines(split_heads(own.float(), q.shape[1])) * scra, v)
 
     with torch.no_grad():
         tokens = tower.path(ctx.trace, DenseReading(recursive, residual=True, mlp=True))
         patches = tokens[:, tower.prefix_tokens :].float()  # [B, N, d]
-        cosines = _cosines(patches)
-        patches = _alike((cosines - cosines.mean(dim=(1, 2), keepdim=True)) * scga, patches)
+        near = cosines(patches)
+        patches = _alike((near - near.mean(dim=(1, 2), keepdim=True)) * scga, patches)
         read = F.normalize(tower.read_tokens(patches.to(tokens.dtype)), dim=-1)  # [B, N, D]
         return patches_of(ctx, torch.einsum("bnd,bpd->bpn", read, ctx.patch_text))
-
-
-def _cosines(x: Tensor) -> Tensor:
-    """`[…, T, d]` → `[…, T, T]`."""
-    x = F.normalize(x, dim=-1)
-    return x @ x.transpose(-2, -1)
 
 
 def _alike(logits: Tensor, values: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """RefineCAM: the product of a method's maps at several stages, which is high where all of them are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -50,16 +50,15 @@ def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "lay
         stages: which ones, counted from the end.
         base: the method whose maps are multiplied: "grad_cam", "grad_cam_pp" or "layer_cam".
     """
-    maps = [_map_at(ctx, stage, base) for stage in _needs(stages, base).features]  # each [B, P, h, w] of its own grid
+    map_at: dict[Base, Callable[[int], Tensor]] = {
+        "grad_cam": lambda stage: grad_cam(ctx, stage),
+        "grad_cam_pp": lambda stage: grad_cam_pp(ctx, block=stage),
+        "layer_cam": lambda stage: layer_cam(ctx, (stage,)),
+    }
+    maps = [map_at[base](stage) for stage in _needs(stages, base).features]  # each [B, P, h, w] of its own grid
     finest = max((stage_map.shape[-2], stage_map.shape[-1]) for stage_map in maps)
     scaled = [
         F.interpolate(min_max(stage_map.relu()), size=finest, mode="bilinear", align_corners=False)
         for stage_map in maps
     ]
     return torch.stack(scaled).prod(dim=0)
-
-
-def _map_at(ctx: Context, stage: int, base: Base) -> Tensor:
-    if base == "layer_cam":
-        return layer_cam(ctx, (stage,))
-    return grad_cam(ctx, stage) if base == "grad_cam" else grad_cam_pp(ctx, block=stage)

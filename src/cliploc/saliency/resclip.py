@@ -8,21 +8,18 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, neighbourhood, self_attention
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import DenseReading, Needs, block_at
 
 BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–9 of 12
 
 
-@saliency(
+@patch_cosines(
     "resclip",
     title="ResCLIP",
     paper="Yang et al. 2025, ResCLIP: Residual Attention for Training-free Dense Vision-language Inference, CVPR",
-    family="attention",
-    towers=("vit",),
     needs=Needs(attention=BLOCKS, dense=1),
     threshold=0.55,
-    cosines=True,
 )
 def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float = 5.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), the last block's attention replaced by gain · [(1 − λ)·A₀ + λ·a]; no residual, no MLP.

@@ -58,7 +58,15 @@ def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  
         if not published:
             scores = scores - scores.mean(dim=-1, keepdim=True)
         maps = scores @ seen / (budget * SHOWN)  # [B, P, h·w]
-        _note_error(ctx, scores, seen, maps, published)
+        if ctx.note is not None:  # of each picture the prompt with the largest error
+            shown = seen if published else seen - seen.mean(dim=0)
+            each = maps if published else scores @ shown / (budget * SHOWN)  # mean over masks of score · mask / 0.5
+            squared = scores.square() @ shown.square() / (budget * SHOWN**2)
+            error = ((squared - each.square()).clamp(min=0) / budget).sqrt().mean(dim=-1)  # [B, P]
+            span = maps.amax(dim=-1) - maps.amin(dim=-1)
+            shares = error / span.clamp(min=torch.finfo(span.dtype).tiny)
+            for b, share in enumerate(shares.amax(dim=1).tolist()):
+                ctx.note(b, f"{budget} random masks: standard error of the map {min(share, 1.0):.2f} of its range")
     return maps.reshape(*maps.shape[:2], *ctx.trace.grid)
 
 
@@ -71,17 +79,3 @@ def _masks(draws: Tensor, height: int, width: int) -> Tensor:
     top, left = ((draws[:, CELLS**2 + i] * side).long().tolist() for i, side in enumerate((cell_height, cell_width)))
     cut = [mask[:, y : y + height, x : x + width] for mask, y, x in zip(large, top, left, strict=True)]
     return torch.stack(cut)
-
-
-def _note_error(ctx: Context, scores: Tensor, seen: Tensor, maps: Tensor, published: bool) -> None:
-    """Notes the standard error of each picture's maps `[B, P, h·w]`, of the prompt that has the largest."""
-    if ctx.note is None:
-        return
-    shown = seen if published else seen - seen.mean(dim=0)
-    each = maps if published else scores @ shown / (len(seen) * SHOWN)  # the mean over masks of score · mask / 0.5
-    squared = scores.square() @ shown.square() / (len(seen) * SHOWN**2)
-    error = ((squared - each.square()).clamp(min=0) / len(seen)).sqrt().mean(dim=-1)  # [B, P]
-    span = maps.amax(dim=-1) - maps.amin(dim=-1)
-    shares = error / span.clamp(min=torch.finfo(span.dtype).tiny)
-    for b, share in enumerate(shares.amax(dim=1).tolist()):
-        ctx.note(b, f"{len(seen)} random masks: standard error of the map {min(share, 1.0):.2f} of its range")

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import attend, patches_of
-from cliploc.saliency._infra.method_registry import saliency
+from cliploc.saliency._infra.attention import attend, cosines, patches_of
+from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import AttentionRule, DenseReading, Needs, block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12
@@ -21,15 +21,12 @@ CONTRAST = 3.0  # of the similarities, before their softmax
 CLASS_SHARE = 0.3
 
 
-@saliency(
+@patch_cosines(
     "sc_clip",
     title="SC-CLIP",
     paper="Bai et al. 2024, Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation",
-    family="attention",
-    towers=("vit",),
     needs=Needs(tokens=LEVELS, features=(-1,)),
     threshold=0.65,
-    cosines=True,
 )
 def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(Ŝ₄ (y(x) + y(Σ_l z^l))): two passes through the last block's attention.
@@ -57,7 +54,7 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
         last = trace.entering[-1].float()  # [B, T, d]
         odd = _outliers(last[:, prefix:], outliers)  # [B, N]
         early, middle = (trace.tokens[block_at(at, tower.depth)][:, prefix:].float() for at in (EARLY, MIDDLE))
-        alike = _similarity(_repaired(middle, odd, grid))  # [B, N, N]
+        alike = cosines(_repaired(middle, odd, grid))  # [B, N, N]
         before = torch.cat([last[:, :prefix], _mix(_repaired(last[:, prefix:], odd, grid), alike)], dim=1)
         blocks = {block_at(at, tower.depth) for at in LEVELS}
         levels = torch.stack([trace.tokens[block].float() for block in sorted(blocks)]).sum(dim=0)  # [B, T, d]
@@ -67,14 +64,8 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
             entering = {-1: tokens.to(trace.entering[-1].dtype)}
             out = tower.path(replace(trace, entering=entering, projections={}, normed={}), reading).float()[:, prefix:]
             read += out + CLASS_SHARE * own[:, :1] if prefix else out
-        joint = tower.read_tokens(_mix(read, _similarity(early)).to(trace.entering[-1].dtype))  # [B, N, D]
+        joint = tower.read_tokens(_mix(read, cosines(early)).to(trace.entering[-1].dtype))  # [B, N, D]
         return patches_of(ctx, torch.einsum("bnd,bpd->bpn", F.normalize(joint, dim=-1), ctx.patch_text))
-
-
-def _similarity(patches: Tensor) -> Tensor:
-    """Cosines of all pairs of patches: `[B, N, d]` → `[B, N, N]`."""
-    unit = F.normalize(patches, dim=-1)
-    return unit @ unit.transpose(1, 2)
 
 
 def _mix(patches: Tensor, alike: Tensor) -> Tensor:

@@ -4,19 +4,15 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, self_attention
-from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs
+from cliploc.saliency._infra.method_registry import patch_cosines
+from cliploc.tower import DenseReading
 
 
-@saliency(
+@patch_cosines(
     "sclip",
     title="SCLIP",
     paper="Wang et al. 2024, SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference, ECCV",
-    family="attention",
-    towers=("vit",),
-    needs=Needs(dense=1),
     threshold=0.45,
-    cosines=True,
 )
 def sclip(ctx: Context) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), the last block's attention replaced by softmax(qqᵀ/√d_h) + softmax(kkᵀ/√d_h).

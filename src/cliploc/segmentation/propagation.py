@@ -65,7 +65,13 @@ def solved(cosines: Tensor, grey: Tensor, weight: Tensor) -> Tensor:
     weighted = weight[:, None, None] * chances
     agreement = (chances * weighted).sum(dim=0).clamp(0, 1)
     trust = chances.amax(dim=0).clamp(min=FLOOR) ** 2 * (1 + agreement)  # [h, w]
-    links = [_links(grey, chances, weighted, axis) for axis in (0, 1)]
+    links = []  # w between each cell and the next one along an axis
+    for axis in (0, 1):
+        edge = grey.diff(dim=axis).abs()
+        length = grey.shape[axis]
+        here, there = chances.narrow(axis + 1, 1, length - 1), weighted.narrow(axis + 1, 0, length - 1)
+        gain = 1 + (here * there).sum(dim=0).clamp(0, 1)
+        links.append(((-EDGES * edge / (edge.mean() + EPS)).exp() * gain).clamp(0, 1))
 
     def apply(x: Tensor) -> Tensor:
         """(C + L) x."""
@@ -87,14 +93,3 @@ def solved(cosines: Tensor, grey: Tensor, weight: Tensor) -> Tensor:
         before, squared = squared, residual.square().sum()
         direction = residual + squared / (before + 1e-12) * direction
     return x
-
-
-def _links(grey: Tensor, chances: Tensor, weighted: Tensor, axis: int) -> Tensor:
-    """w between each cell and the next one along an axis."""
-    edge = grey.diff(dim=axis).abs()
-    if not edge.numel():
-        return edge
-    length = grey.shape[axis]
-    here, there = chances.narrow(axis + 1, 1, length - 1), weighted.narrow(axis + 1, 0, length - 1)
-    gain = 1 + (here * there).sum(dim=0).clamp(0, 1)
-    return ((-EDGES * edge / (edge.mean() + EPS)).exp() * gain).clamp(0, 1)

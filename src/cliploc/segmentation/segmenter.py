@@ -34,7 +34,7 @@ from cliploc.segmentation.propagation import Blocks, PixelMaps, propagated
 from cliploc.segmentation.protocol import Protocol
 from cliploc.segmentation.regions import Regions, region_source, voted
 from cliploc.tower import Backbone, Trace, as_transformer
-from cliploc.values import ClassName, FloatArray
+from cliploc.values import FloatArray
 
 R = TypeVar("R")
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
@@ -80,39 +80,32 @@ class Segmenter:
         self._batch_size = flow.options.batch_size
         self.regions = region_source(protocol.regions, str(self.backbone.device))
         self.unknown: dict[str, str] = {}
-        if not protocol.one_thing:
-            self._ask(protocol.classes)
-        self._mean, self._std = self._normalisation()
-
-    def _ask(self, classes: Sequence[ClassName]) -> None:
-        """Embeds the queries that the model can know: `[Q, D]`, in the order of their classes."""
-        queries = [(label, word) for label, one in enumerate(classes) for word in one.synonyms]
-        words = list(dict.fromkeys(word for _, word in queries))
-        self.unknown = self.localizer.unknown_names(words)
-        known = [word for word in words if word not in self.unknown]
-        if not known:
-            raise UsageError(f"expected a class that {self.backbone.name} knows: {next(iter(self.unknown.values()))}")
-        place = {word: index for index, word in enumerate(known)}
-        asked = [(label, word) for label, word in queries if word in place]
-        self._words = [(word,) for _, word in asked]
-        self.class_of = torch.tensor([label for label, _ in asked])  # [Q]
-        self._queries = self.localizer.embed_names(known)[[place[word] for _, word in asked]]  # [Q, D]
+        if not protocol.one_thing:  # embeds the queries that the model can know, in the order of their classes
+            queries = [(label, word) for label, one in enumerate(protocol.classes) for word in one.synonyms]
+            words = list(dict.fromkeys(word for _, word in queries))
+            self.unknown = localizer.unknown_names(words)
+            known = [word for word in words if word not in self.unknown]
+            if not known:
+                unknown = next(iter(self.unknown.values()))
+                raise UsageError(f"expected a class that {self.backbone.name} knows: {unknown}")
+            place = {word: index for index, word in enumerate(known)}
+            asked = [(label, word) for label, word in queries if word in place]
+            self._words = [(word,) for _, word in asked]
+            self.class_of = torch.tensor([label for label, _ in asked])  # [Q]
+            self._queries = localizer.embed_names(known)[[place[word] for _, word in asked]]  # [Q, D]
+        # Mean and standard deviation of 0–255 [1, 3, 1, 1]: the protocol's rounded ones where the tower has CLIP's.
+        black, white = (self.backbone.normalize(torch.full((1, 3, 1, 1), one)).float().cpu() for one in (0.0, 1.0))
+        self._std = 255 / (white - black)
+        self._mean = -black * self._std
+        mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (protocol.mean, protocol.std))
+        rounding = 0.05 if self.backbone.dtype != torch.float32 else 0.002
+        if (self._mean - mean).abs().max() < rounding and (self._std - std).abs().max() < rounding:
+            self._mean, self._std = mean, std
 
     @property
     def classes(self) -> set[int]:
         """The labels that can be predicted."""
         return set(self.class_of.tolist())
-
-    def _normalisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of 0–255: the protocol's rounded ones where the tower has CLIP's."""
-        black, white = (self.backbone.normalize(torch.full((1, 3, 1, 1), one)).float().cpu() for one in (0.0, 1.0))
-        std = 255 / (white - black)  # [1, 3, 1, 1]
-        mean = -black * std
-        theirs = [torch.tensor(one).view(1, 3, 1, 1) for one in (self.protocol.mean, self.protocol.std)]
-        rounding = 0.05 if self.backbone.dtype != torch.float32 else 0.002
-        if all((a - b).abs().max() < rounding for a, b in zip((mean, std), theirs, strict=True)):
-            mean, std = theirs
-        return mean, std
 
     # ------------------------------------------------------------------------------------------------------ label maps
     def label_maps(
@@ -337,21 +330,15 @@ class _Seen:
 
     def sides(self, maps: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Resampling of window maps, separable: `[H, tops · h]` and `[W, lefts · w]`, means of windows' places."""
-        down, across = (
-            self._side(length, starts, window, whole, cells).to(maps)
-            for length, starts, window, whole, cells in zip(
-                hw, self.corners, self.window, self.hw, maps.shape[-2:], strict=True
-            )
-        )
-        return down, across
-
-    @staticmethod
-    def _side(length: int, starts: Sequence[int], window: int, whole: int, cells: int) -> Tensor:
-        total, times = torch.zeros(len(starts), cells, whole), torch.zeros(whole)
-        for start, own in zip(starts, total, strict=True):
-            own[:, start : start + window] = _resized(torch.eye(cells)[..., None], (window, 1))[..., 0]
-            times[start : start + window] += 1
-        return _resized((total / times).flatten(0, 1)[..., None], (length, 1))[..., 0].T
+        sides = []
+        of_sides = zip(hw, self.corners, self.window, self.hw, maps.shape[-2:], strict=True)
+        for length, starts, window, whole, cells in of_sides:
+            total, times = torch.zeros(len(starts), cells, whole), torch.zeros(whole)
+            for start, own in zip(starts, total, strict=True):
+                own[:, start : start + window] = _resized(torch.eye(cells)[..., None], (window, 1))[..., 0]
+                times[start : start + window] += 1
+            sides.append(_resized((total / times).flatten(0, 1)[..., None], (length, 1))[..., 0].T.to(maps))
+        return sides[0], sides[1]
 
 
 def _blocks(maps: Tensor, sides: tuple[Tensor, Tensor], start: int, end: int) -> Blocks:

@@ -123,25 +123,15 @@ def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
     return rule
 
 
-def iterated_self_attention(iterations: int, temperature: float | None = None) -> AttentionRule:
-    """GEM's rule: v, k, q each clustered, unit length by head, attend to v; the mean of three."""
-
-    def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
-        scale = scale if temperature is None else 1 / temperature
-        gathered = []
-        for x in (v.float(), k.float(), q.float()):  # each [B, H, T, d/H]
-            clustered = F.normalize(x, dim=-1)
-            for _ in range(iterations):
-                clustered = F.normalize(attend(clustered, clustered, clustered, scale), dim=-1)
-            gathered.append(attend(clustered, clustered, v.float(), scale))
-        return torch.stack(gathered).mean(dim=0)  # [B, H, T, d/H]
-
-    return rule
-
-
 def attend(a: Tensor, b: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor | None = None) -> Tensor:
     """softmax(a bᵀ·scale + prior)·v; the scale may differ between images, which fused attention does not support."""
     return F.scaled_dot_product_attention(a * scale, b, v, attn_mask=prior, scale=1.0)
+
+
+def cosines(x: Tensor) -> Tensor:
+    """Cosines of all pairs of places or tokens: `[…, T, d]` → `[…, T, T]`."""
+    x = F.normalize(x, dim=-1)
+    return x @ x.transpose(-2, -1)
 
 
 def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Tensor:

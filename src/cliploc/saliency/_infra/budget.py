@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -31,17 +31,7 @@ class Masks:
         """Score-CAM's map `[…, N]` from scores `[…, u]`; with a floor VL-Score's: lower scores get no weight."""
         weights = _relative_weights(scores, scores.amax(-1, keepdim=True), temperature, floor)  # […, u]
         total = (weights * self.counts).sum(-1, keepdim=True)
-        maps: Tensor = (weights @ self.sums) / total.clamp(min=torch.finfo(total.dtype).tiny)
-        return maps
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The scores estimated for one prompt, and how good they are."""
-
-    scores: Tensor  # [u] for each mask; exact where the mask was tried
-    tried: int  # number of masks that were tried
-    correlation: float  # expected correlation between the map of these scores and the exact map
+        return (weights @ self.sums) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def spread(masks: Tensor, count: int) -> Tensor:
@@ -65,16 +55,19 @@ def spread(masks: Tensor, count: int) -> Tensor:
 
 def estimate(
     masks: Masks, first: Tensor, budget: int, temperature: float, enough: float = ENOUGH, floor: float = -math.inf
-) -> Generator[Tensor, Tensor, Estimate]:
-    """Yields masks to try, is sent scores → `Estimate`; stops when the expected correlation is `enough`."""
+) -> Generator[Tensor, Tensor, tuple[Tensor, float]]:
+    """Yields masks to try, is sent their scores; stops when the expected correlation with the exact map is `enough`.
+
+    Returns the scores of all masks `[u]`, exact where one was tried, and that correlation.
+    """
     tried, scores = first, (yield first)
     if len(first) == len(masks.unit):
-        return Estimate(scores, len(first), 1.0)
+        return scores, 1.0
     left_out = len(masks.unit) - len(first)
     share = max(1, math.ceil((budget - len(first)) / ROUNDS))
     while True:
-        posterior = _predict(masks.unit, tried, scores)
-        mean, deviation = posterior.mean.to(scores), posterior.deviation.to(scores)  # [u]
+        mean, deviation, draw = _posterior(masks.unit, tried, scores)
+        mean, deviation = mean.to(scores), deviation.to(scores)  # [u]
         known = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
         known[tried] = True
         mean[tried], deviation[tried] = scores, 0
@@ -82,10 +75,20 @@ def estimate(
         lower, middle, upper = (
             _relative_weights(mean + side * deviation, mean.max(), temperature, floor) for side in (-1, 0, 1)
         )
-        correlation = _expected_correlation(masks, mean, upper.masked_fill(known, -1), posterior, temperature, floor)
+        # The mean correlation of the mean scores' map with maps of drawn scores.
+        correlation = 1.0
+        weight = upper.masked_fill(known, -1)
+        untried = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
+        if len(untried):
+            drawn = mean.repeat(SAMPLES, 1)  # [S, u]
+            drawn[:, untried] = draw(untried).to(mean)
+            maps, own = (masks.map_of(one, temperature, floor) for one in (drawn, mean))  # [S, N], [N]
+            maps, own = maps - maps.mean(dim=-1, keepdim=True), own - own.mean()
+            lengths = maps.norm(dim=-1) * own.norm()
+            correlation = float(((maps @ own) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).mean())
         count = min(share, budget - len(tried), left_out)
         if count <= 0 or correlation >= enough:
-            return Estimate(mean, len(tried), correlation)
+            return mean, correlation
         # How much an error would change the map: the distance of that weight from the predicted one.
         moved = torch.maximum(upper - middle, middle - lower) * (masks.sums - masks.sums.mean(dim=0)).norm(dim=1)
         chosen = moved.masked_fill(known, -1).topk(count).indices
@@ -98,53 +101,15 @@ def _relative_weights(scores: Tensor, highest: Tensor, temperature: float, floor
     return ((scores - highest) / temperature).exp().masked_fill(scores <= floor, 0)
 
 
-def _expected_correlation(
-    masks: Masks, mean: Tensor, weight: Tensor, posterior: _Posterior, temperature: float, floor: float
-) -> float:
-    """Mean correlation of the mean scores' map with maps of drawn scores; `weight` < 0: tried."""
-    untried = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
-    if not len(untried):
-        return 1.0
-    drawn = mean.repeat(SAMPLES, 1)  # [S, u]
-    drawn[:, untried] = posterior.draw(untried, SAMPLES).to(mean)
-    maps, own = (masks.map_of(scores, temperature, floor) for scores in (drawn, mean))  # [S, N], [N]
-    maps, own = maps - maps.mean(dim=-1, keepdim=True), own - own.mean()
-    lengths = maps.norm(dim=-1) * own.norm()
-    return float(((maps @ own) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).mean())
-
-
-@dataclass(frozen=True)
-class _Posterior:
-    """The posterior of the scores of all u masks after n were tried."""
-
-    mean: Tensor  # [u] posterior mean
-    deviation: Tensor  # [u] posterior standard deviation
-    unit: Tensor  # [u, N] masks
-    length: float  # length scale of the kernel
-    # [n, u]; the product of two columns is that part of two masks' covariance which the tried ones fix
-    explained: Tensor
-    variance: float  # variance of the process
-    noise: float  # noise variance of each mask, as a share of `variance`
-
-    def draw(self, which: Tensor, count: int) -> Tensor:
-        """Draws scores of m masks from the posterior: `[count, m]`."""
-        unit, explained = self.unit[which], self.explained[:, which]
-        covariance = _kernel(torch.cdist(unit, unit).square(), self.length) - explained.T @ explained
-        covariance.diagonal().add_(self.noise)
-        root = torch.linalg.cholesky(self.variance * covariance)
-        generator = torch.Generator().manual_seed(0)  # the global generator keeps its state
-        normal = torch.randn(count, len(which), generator=generator, dtype=root.dtype).to(root.device)
-        drawn: Tensor = self.mean[which] + normal @ root.T
-        return drawn
-
-
 def _kernel(squared: Tensor, length: float) -> Tensor:
-    kernel: Tensor = torch.exp(squared / (-2 * length**2))
-    return kernel
+    return torch.exp(squared / (-2 * length**2))
 
 
-def _predict(unit: Tensor, tried: Tensor, scores: Tensor) -> _Posterior:
-    """Fits the process to masks `[u, N]` by indices `[n]` with scores `[n]`; kernel and noise by maximum likelihood."""
+def _posterior(unit: Tensor, tried: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Mean and deviation `[u]` of the scores of all masks `[u, N]`, and draws of some of them, `[m]` → `[SAMPLES, m]`.
+
+    The process is fitted to the masks `[n]` that were tried, with scores `[n]`; kernel and noise by maximum likelihood.
+    """
     unit, scores = unit.double(), scores.double()
     squared = torch.cdist(unit, unit[tried]).square()  # [u, n]
     inner = squared[tried]  # [n, n]
@@ -163,7 +128,19 @@ def _predict(unit: Tensor, tried: Tensor, scores: Tensor) -> _Posterior:
                 best = misfit, length, noise, root, whitened, variance
     assert best is not None
     _, length, noise, root, whitened, variance = best
-    explained = torch.linalg.solve_triangular(root, _kernel(squared, length).T, upper=False)  # [n, u]
+    # [n, u]; the product of two columns is that part of two masks' covariance which the tried ones fix
+    explained = torch.linalg.solve_triangular(root, _kernel(squared, length).T, upper=False)
     left = (1 + noise - explained.square().sum(dim=0)).clamp(min=0)  # [u]
     mean = scores.mean() + whitened @ explained  # [u]
-    return _Posterior(mean, (variance * left).sqrt(), unit, length, explained, variance, noise)
+
+    def draw(which: Tensor) -> Tensor:
+        fixed = explained[:, which]
+        covariance = _kernel(torch.cdist(unit[which], unit[which]).square(), length) - fixed.T @ fixed
+        covariance.diagonal().add_(noise)
+        root = torch.linalg.cholesky(variance * covariance)
+        generator = torch.Generator().manual_seed(0)  # the global generator keeps its state
+        normal = torch.randn(SAMPLES, len(which), generator=generator, dtype=root.dtype).to(root.device)
+        drawn: Tensor = mean[which] + normal @ root.T
+        return drawn
+
+    return mean, (variance * left).sqrt(), draw

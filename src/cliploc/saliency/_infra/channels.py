@@ -10,7 +10,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import from_end
-from cliploc.saliency._infra.gradients import batched_gradients, map_gradients
+from cliploc.saliency._infra.gradients import batched_gradients, leaf, map_gradients
 from cliploc.tower import Needs
 
 Choice = Literal["features", "tokens", "heads", "keys", "queries", "values"]
@@ -50,10 +50,8 @@ def channel_maps(
     """Maps of a choice of channels, once a context; `components`: principal ones, largest value positive."""
     key = (channels, block, components)
     if key not in ctx.cache:
-        maps, axes = _maps(ctx, channels, block), None
-        if components is not None:
-            maps, axes = _principal(maps.float(), components)
-        ctx.cache[key] = Channels(key, maps, axes)
+        maps = _maps(ctx, channels, block)
+        ctx.cache[key] = Channels(key, maps) if components is None else _principal(key, maps.float(), components)
     made: Channels = ctx.cache[key]
     return made
 
@@ -77,7 +75,7 @@ def _maps(ctx: Context, channels: Choice, block: int) -> Tensor:
     return projected[:, :, -h * w :].transpose(2, 3).reshape(b, -1, h, w)  # [B, d, h, w]
 
 
-def _principal(maps: Tensor, components: int) -> tuple[Tensor, Tensor]:
+def _principal(key: Hashable, maps: Tensor, components: int) -> Channels:
     """Maps `[B, F, h, w]` → their first components `[B, k, h, w]`, and the axes `[B, k, F]`."""
     h, w = maps.shape[-2:]
     places = maps.flatten(2).transpose(1, 2)  # [B, N, F]
@@ -88,12 +86,24 @@ def _principal(maps: Tensor, components: int) -> tuple[Tensor, Tensor]:
     axes = axes[:, :components] * (s[:, :components, None] > 0)
     peak = found.gather(2, found.abs().argmax(dim=2, keepdim=True))  # [B, k, 1]
     sign = torch.where(peak < 0, -1.0, 1.0)
-    return (sign * found).reshape(len(maps), -1, h, w), sign * axes
+    return Channels(key, (sign * found).reshape(len(maps), -1, h, w), sign * axes)
 
 
 def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor | None) -> Tensor:
     """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32."""
     n = ctx.trace.grid[0] * ctx.trace.grid[1]
+
+    def run() -> tuple[Tensor, Tensor]:
+        """The tower on from the block, with a graph: the tensor that has the channels in it, and the embeddings."""
+        if channels == "tokens":
+            tokens = leaf(ctx.trace.tokens[block])
+            return tokens, ctx.resume(tokens, block + 1, Needs()).embedding
+        trace = ctx.resume(leaf(ctx.trace.entering[block]), block, channel_needs(channels, block))
+        if channels == "heads":
+            attention = trace.attention[block] if ctx.transformer.prefix_tokens else trace.pool_attention
+            assert attention is not None  # `_maps` has checked that
+            return attention, trace.embedding
+        return trace.projections[block][PROJECTIONS.index(channels)], trace.embedding
 
     def mean_of_patches(_: Tensor, gradients: Tensor) -> Tensor:
         if channels == "tokens":
@@ -107,24 +117,10 @@ def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor |
     elif channels == "tokens" and block == -1:
         raise UsageError("expected tokens that another block reads, as they need a gradient, got block -1: choose -2")
     else:
-        alpha = batched_gradients(ctx, lambda: _resumed(ctx, channels, block), mean_of_patches)
+        alpha = batched_gradients(ctx, run, mean_of_patches)
     if channels != "features" and not alpha.any():
         raise UsageError(
             f"the score of {ctx.backbone.name} has no gradient in the {channels} of block {block}: choose an earlier "
             "block, or other channels"
         )
     return alpha if axes is None else torch.einsum("bpf,bkf->bpk", alpha, axes)
-
-
-def _resumed(ctx: Context, channels: Choice, block: int) -> tuple[Tensor, Tensor]:
-    """Runs the tower on from a block, with a graph: the tensor that has the channels in it, and the embeddings."""
-    tokens = ctx.trace.tokens[block] if channels == "tokens" else ctx.trace.entering[block]
-    tokens = tokens.detach().clone().requires_grad_(True)
-    if channels == "tokens":
-        return tokens, ctx.resume(tokens, block + 1, Needs()).embedding
-    trace = ctx.resume(tokens, block, channel_needs(channels, block))
-    if channels == "heads":
-        attention = trace.attention[block] if ctx.transformer.prefix_tokens else trace.pool_attention
-        assert attention is not None  # `_maps` has checked that
-        return attention, trace.embedding
-    return trace.projections[block][PROJECTIONS.index(channels)], trace.embedding

@@ -25,13 +25,13 @@ def block_needs(block: int = -1, **_: Any) -> Needs:
 
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
     """`reduce(A [B, C, h, w], ∂s_t/∂A [B, p, C, h, w])` → `[B, p, …]`, float32; on a CPU prompt by prompt."""
+
+    def through_head() -> tuple[Tensor, Tensor]:
+        taps = leaf(ctx.trace.features[stage])  # [B, C, h, w]
+        return taps, ctx.head(taps, stage)
+
     on_cpu = ctx.trace.features[stage].device.type == "cpu"
-    return batched_gradients(ctx, lambda: _through_head(ctx, stage), reduce, at_once=not on_cpu)
-
-
-def _through_head(ctx: Context, stage: int) -> tuple[Tensor, Tensor]:
-    taps = leaf(ctx.trace.features[stage])  # [B, C, h, w]
-    return taps, ctx.head(taps, stage)
+    return batched_gradients(ctx, through_head, reduce, at_once=not on_cpu)
 
 
 def batched_gradients(

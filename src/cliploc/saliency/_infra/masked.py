@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.budget import FIRST, Estimate, Masks, estimate, spread
+from cliploc.saliency._infra.budget import FIRST, Masks, estimate, spread
 from cliploc.saliency._infra.channels import Channels, channel_maps
 
 BASELINE_KEY = "embedding of the empty picture"
@@ -91,19 +91,13 @@ def _empty(ctx: Context, features: Tensor) -> MaskedEmbeddings:
     rounding = 8 * torch.finfo(features.dtype).eps * flat.abs().amax(-1)
     alive = flat.amax(-1) - flat.amin(-1) > rounding  # [B, C]
     embeddings = baseline.expand(*alive.shape, -1).clone()  # [B, C, D]
-    return MaskedEmbeddings(embeddings, baseline, alive, _twins(flat), done=~alive)
-
-
-def _twins(flat: Tensor) -> Tensor:
-    """For each map of `[B, C, N]`, the first map of its picture that makes the same mask: indices `[B, C]`."""
-    rounded = (_unit(flat) / SAME_MASK).round()
     order = torch.arange(flat.shape[1], device=flat.device)  # [C]
     twins = []
-    for masks in rounded:
+    for masks in (_unit(flat) / SAME_MASK).round():
         _, group = torch.unique(masks, dim=0, return_inverse=True)  # [C]
         first = torch.full_like(order, len(order)).scatter_reduce(0, group, order, "amin")
         twins.append(first[group])
-    return torch.stack(twins)
+    return MaskedEmbeddings(embeddings, baseline, alive, torch.stack(twins), done=~alive)
 
 
 def _unit(flat: Tensor) -> Tensor:
@@ -127,11 +121,15 @@ def channel_scores(
         scores = baseline.expand_as(scores).clone()  # [B, P, C]
         order = torch.arange(scores.shape[-1], device=nothing.device)
         different = [which.nonzero()[:, 0] for which in masked.alive & (masked.twin == order)]  # each [u]
-        plans: dict[tuple[int, int], tuple[Generator[Tensor, Tensor, Estimate], Tensor]] = {}
+        plans: dict[tuple[int, int], tuple[Generator[Tensor, Tensor, tuple[Tensor, float]], Tensor]] = {}
         unspent = dict.fromkeys(((b, p) for b in range(scores.shape[0]) for p in range(scores.shape[1])), budget)
         for b, which in enumerate(different):
             if len(which):
-                masks = _masks_of(channels.maps[b], masked.twin[b], which)
+                # On the CPU, where they are planned.
+                flat, twin, place = channels.maps[b].float().flatten(1).cpu(), masked.twin[b].cpu(), which.cpu()
+                sums = torch.zeros_like(flat).index_add_(0, twin, flat)[place]  # [u, N]
+                counts = torch.bincount(twin, minlength=len(flat))[place].to(flat)  # [u]
+                masks = Masks(_unit(flat[place]), sums, counts)
                 first = spread(masks.unit, len(which) if len(which) <= budget else round(FIRST * budget))
                 for p in range(scores.shape[1]):
                     floor = float(baseline[b, p]) if capped else -math.inf
@@ -151,9 +149,8 @@ def channel_scores(
                 try:
                     plans[b, p] = plan, plan.send(answers.cpu())
                 except StopIteration as finished:
-                    result: Estimate = finished.value
-                    scores[b, p, different[b]] = result.scores.to(scores)
-                    expected[b, p] = result.correlation
+                    found, expected[b, p] = finished.value
+                    scores[b, p, different[b]] = found.to(scores)
                     del plans[b, p]
         for b, which in enumerate(different):
             if ctx.note is not None and int(tried[b].sum()) < len(which):
@@ -164,14 +161,6 @@ def channel_scores(
                 )
         twins = masked.twin[:, None].expand_as(scores)
         return torch.where(masked.alive[:, None], scores.gather(2, twins), baseline), baseline
-
-
-def _masks_of(maps: Tensor, twin: Tensor, which: Tensor) -> Masks:
-    """The different masks, indices `which`, of one picture's maps `[C, h, w]`, on the CPU, where they are planned."""
-    flat, twin, which = maps.float().flatten(1).cpu(), twin.cpu(), which.cpu()  # [C, N], [C], [u]
-    sums = torch.zeros_like(flat).index_add_(0, twin, flat)[which]  # [u, N]
-    counts = torch.bincount(twin, minlength=len(flat))[which].to(flat)  # [u]
-    return Masks(_unit(flat[which]), sums, counts)
 
 
 def perturbed_embeddings(

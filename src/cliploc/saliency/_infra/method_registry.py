@@ -112,6 +112,22 @@ def baseline(name: str, *, title: str, threshold: float) -> Callable[[Callable[.
     )
 
 
+def patch_cosines(
+    name: str, *, title: str, paper: str, threshold: float, needs: Needs | Callable[..., Needs] = Needs(dense=1)
+) -> Callable[[F], F]:
+    """Registers a ViT's method whose maps are cosines of the texts with readings of the patches; see `saliency`."""
+    return saliency(
+        name,
+        title=title,
+        paper=paper,
+        family="attention",
+        towers=("vit",),
+        needs=needs,
+        threshold=threshold,
+        cosines=True,
+    )
+
+
 def names_in(spec: str) -> list[str]:
     """The method names that "+" joins."""
     if "," in spec:
@@ -198,43 +214,30 @@ def with_libra(
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "none"}
 
 
-def check_options(method: Method, options: dict[str, Any]) -> None:
-    """Refuses options that a method does not have."""
-    for option in options:
-        if option not in method.options:
-            there = ", ".join(method.options) or "none"
-            raise UsageError(f"{method.name} has no option {option!r}: it has {there}")
-
-
 def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the method's function takes them: a bare name goes to every member that has such an option."""
     resolved: dict[str, Any] = {}
     for option, value in options.items():
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
         resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
-    check_options(method, resolved)
-    return {key: _typed(method, key, value) for key, value in resolved.items()}
-
-
-def _typed(method: Method, key: str, value: Any) -> Any:
-    for member in method.members:
-        if key.startswith(f"{member.name}."):
-            return as_declared(member.function, member.name, key.removeprefix(f"{member.name}."), value)
-    return as_declared(method.function, method.name, key, value)
-
-
-def as_declared(function: Callable[..., Any], name: str, option: str, value: Any) -> Any:
-    """An option's value in the type that the function declares; a text, as on a command line, is converted."""
-    what = f"{name}'s option {option}"
-    if isinstance(value, str):
-        return typed(what, value, get_type_hints(function).get(option, str))
-    try:
-        wanted = get_type_hints(function).get(option, Any)
-    except (NameError, TypeError):  # of a plugin, whose types may be known to its type checker only
-        return value
-    if not _fits(value, wanted):
-        raise UsageError(f"expected {what} to be {_in_words(wanted)}, got {short(value)}")
-    return value
+    for key in resolved:
+        if key not in method.options:
+            there = ", ".join(method.options) or "none"
+            raise UsageError(f"{method.name} has no option {key!r}: it has {there}")
+    for key, value in resolved.items():  # in the types that the functions declare
+        member = next((m for m in method.members if key.startswith(f"{m.name}.")), method)
+        option = key.removeprefix(f"{member.name}.")
+        what = f"{member.name}'s option {option}"
+        if isinstance(value, str):  # as on a command line
+            resolved[key] = typed(what, value, get_type_hints(member.function).get(option, str))
+            continue
+        try:
+            wanted = get_type_hints(member.function).get(option, Any)
+        except (NameError, TypeError):  # of a plugin, whose types may be known to its type checker only
+            continue
+        if not _fits(value, wanted):
+            raise UsageError(f"expected {what} to be {_in_words(wanted)}, got {short(value)}")
+    return resolved
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Integrated Gradients: its axiom, a function whose integral is known, and captum."""
+"""Gradients at the pixels: Integrated Gradients by its axiom and a known integral, SmoothGrad by loops; captum."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.tower import Needs, Trace
+from cliploc.tower import Trace
 from tests.saliency.peers import WrappedClip, tiny_scene
 from tests.saliency.plain_vit import open_clip_model, plain_vit
+from tests.tiny import raw_maps
 
 KINDS = ("gap_cnn", "attention_pool_cnn", "open_clip")
 
@@ -32,7 +33,7 @@ def scene(kind: str) -> tuple[Any, Tensor, Tensor, Any]:
 def test_the_values_add_up_to_the_difference_of_the_scores(kind: str, empty: str) -> None:
     backbone, images, text, _ = scene(kind)
     start = backbone.normalize(torch.zeros_like(images)) if empty == "black" else torch.zeros_like(images)
-    maps = ours(backbone, images, text, steps=60, empty=empty)
+    maps = raw_maps("integrated_gradients", backbone, images, text, steps=60, empty=empty)
     cell = images[0, 0].numel() / maps[0, 0].numel()
     expected = (backbone.encode_image(images) - backbone.encode_image(start)) @ text.T
     torch.testing.assert_close(cell * maps.sum(dim=(-2, -1)), expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
@@ -53,7 +54,7 @@ def test_a_path_of_known_integral() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_captum_agrees(kind: str) -> None:
+def test_captum_agrees_on_integrated_gradients(kind: str) -> None:
     attr = pytest.importorskip("captum.attr", reason="needs captum")
     backbone, images, text, model = scene(kind)
     maps = []
@@ -61,11 +62,41 @@ def test_captum_agrees(kind: str) -> None:
         pixels = attr.IntegratedGradients(model).attribute(images, target=prompt, n_steps=7)
         maps.append(F.adaptive_avg_pool2d(pixels.detach().float().sum(dim=1), backbone.grid(*images.shape[-2:])))
     expected = torch.stack(maps, dim=1)
-    found = ours(backbone, images, text, steps=7)
+    found = raw_maps("integrated_gradients", backbone, images, text, steps=7)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-def ours(backbone: Any, images: Tensor, text: Tensor, name: str = "integrated_gradients", **options: Any) -> Tensor:
-    """Raw maps `[B, P, h, w]`."""
-    ctx = Context(lambda: images, text.expand(len(images), -1, -1), backbone.trace(images, Needs()), backbone)
-    return methods.get(name).function(ctx, **options)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", [0.0, 0.15])
+def test_smooth_grad_is_the_mean_of_plain_gradients(kind: str, noise: float) -> None:
+    backbone, images, text, model = scene(kind)
+    draws = torch.randn(3, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    expected = []
+    for picture in images:
+        sigma = noise * float(picture.max() - picture.min())
+        for prompt in range(len(text)):
+            copies = [(picture + sigma * draw)[None].requires_grad_() for draw in draws]
+            gradients = [torch.autograd.grad(model(copy)[0, prompt], copy)[0][0] for copy in copies]
+            pixels = torch.stack(gradients).mean(dim=0).abs().sum(dim=0)  # [H, W]
+            expected.append(F.adaptive_avg_pool2d(pixels[None], backbone.grid(*images.shape[-2:]))[0])
+    wanted = torch.stack(expected).view(len(images), len(text), *expected[0].shape)
+    found = raw_maps("smooth_grad", backbone, images, text, samples=3, noise=noise)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.max()))
+
+
+def test_captums_noise_tunnel_agrees() -> None:
+    """With the same random numbers: all copies in one batch, from the same seed."""
+    attr = pytest.importorskip("captum.attr", reason="needs captum")
+    backbone, images, text, model = scene("open_clip")
+    picture, maps = images[:1], []
+    sigma = 0.15 * float(picture.max() - picture.min())
+    for prompt in range(len(text)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            tunnel = attr.NoiseTunnel(attr.Saliency(model))
+            gradient = tunnel.attribute(picture, target=prompt, nt_samples=6, stdevs=sigma, abs=False)
+        pixels = gradient.detach().float().abs().sum(dim=1)
+        maps.append(F.adaptive_avg_pool2d(pixels, backbone.grid(*picture.shape[-2:])))
+    expected = torch.stack(maps, dim=1)
+    found = raw_maps("smooth_grad", backbone, picture, text, samples=6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.max()))

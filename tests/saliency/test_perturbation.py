@@ -1,4 +1,4 @@
-"""RISE against its equation in plain loops; its masks, budget and error."""
+"""RISE and Occlusion against their definitions in plain loops; what their altered pictures cost, and RISE's error."""
 
 import math
 from importlib.resources import files
@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.localizer import Localizer
-from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.saliency.peers import GRID, tiny_scene
-from tests.saliency.vits import scenes, tiny
+from tests.saliency.vits import tiny
 
 BUDGET = 40
 
@@ -51,19 +50,11 @@ def oracle(backbone: Any, images: Tensor, text: Tensor, published: bool) -> tupl
 @pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
 @pytest.mark.parametrize("published", [False, True])
 def test_the_equation_and_its_error(kind: str, published: bool) -> None:
-    scene = tiny_scene(kind) if kind != "vit" else None
-    backbone, images = (tiny(), scenes()) if scene is None else (scene.backbone, scene.images)
-    text = backbone.encode_text(["red", "green", "a zebra"])
+    scene = tiny_scene(kind)
     notes: list[tuple[int, str]] = []
-    ctx = Context(
-        lambda: images,
-        text.expand(2, -1, -1),
-        backbone.trace(images, Needs()),
-        backbone,
-        note=lambda *said: notes.append(said),
-    )
+    ctx = scene.context(Needs(), note=lambda *said: notes.append(said))
     maps = methods.get("rise").function(ctx, budget=BUDGET, published=published)
-    expected, errors = oracle(backbone, images, text, published)
+    expected, errors = oracle(scene.backbone, scene.images, scene.text, published)
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
     shares = errors / (expected.amax((-2, -1)) - expected.amin((-2, -1)))
     assert notes == [
@@ -97,3 +88,58 @@ def test_the_error_reaches_the_user() -> None:
     localizer = Localizer(tiny(), method="rise", method_options={"budget": 16}, text_cache=False)
     (note,) = localizer(str(files("cliploc") / "demo_photos" / "cat.jpg"), ["red"]).notes
     assert note.startswith("16 random masks: standard error of the map 0.")
+
+
+# --------------------------------------------------------------------------------------------------------- Occlusion
+def spans(length: int, side: float) -> list[tuple[int, int]]:
+    size = round(side * length)
+    count = math.ceil((length - size) / (size / 2)) + 1
+    if count == 1:
+        return [(0, size)]
+    starts = [round(n * (length - size) / (count - 1)) for n in range(count)]
+    return [(start, start + size) for start in starts]
+
+
+def occluded(backbone: Any, images: Tensor, text: Tensor, side: float) -> Tensor:
+    height, width = images.shape[-2:]
+    cell = height // GRID[0]
+    maps = torch.zeros(len(images), len(text), *GRID)
+    for b, image in enumerate(images):
+        totals, weights = torch.zeros(len(text), *GRID), torch.zeros(GRID)
+        for top, bottom in spans(height, side):
+            for left, right in spans(width, side):
+                crop = F.interpolate(
+                    image[None, :, top:bottom, left:right], (height, width), mode="bilinear", align_corners=False
+                )
+                without = image.clone()
+                without[:, top:bottom, left:right] = 0
+                gained = (backbone.encode_image(crop)[0] - backbone.encode_image(without[None])[0]) @ text.T
+                for y in range(GRID[0]):
+                    for x in range(GRID[1]):
+                        tall = max(0, min(bottom, (y + 1) * cell) - max(top, y * cell))
+                        wide = max(0, min(right, (x + 1) * cell) - max(left, x * cell))
+                        weight = tall * wide / cell**2
+                        totals[:, y, x] += weight * gained
+                        weights[y, x] += weight
+        maps[b] = totals / weights
+    return maps
+
+
+@pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
+@pytest.mark.parametrize("side", [0.25, 0.6, 1.0])
+def test_occlusion_window_by_window(kind: str, side: float) -> None:
+    scene = tiny_scene(kind)
+    maps = scene.ours("occlusion", side=side)
+    torch.testing.assert_close(maps, occluded(scene.backbone, scene.images, scene.text, side), rtol=1e-4, atol=1e-6)
+    if side == 0.25:
+        assert torch.equal(maps, scene.ours("occlusion"))
+
+
+def test_occlusions_embeddings_serve_every_prompt_and_are_made_once() -> None:
+    scene = tiny_scene("gap_cnn")
+    done: list[tuple[int, int]] = []
+    ctx = scene.context(Needs(), progress=lambda *said: done.append(said), batch_size=1000)
+    first = methods.get("occlusion").function(ctx, side=0.5)
+    assert done == [(18, 18), (18, 0)]  # 3×3 windows, each alone and left out, of two pictures
+    assert torch.equal(methods.get("occlusion").function(ctx, side=0.5), first)
+    assert len(done) == 2
