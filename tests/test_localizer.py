@@ -18,8 +18,8 @@ from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline import modes, texts
 from cliploc.pipeline import prepare as module
+from cliploc.pipeline import texts, threads
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.prepare import DECODERS, Prepared
 from cliploc.reporter import Reporter
@@ -776,11 +776,11 @@ def test_a_forked_process_computes_too():
 
 
 def test_a_forked_process_cannot_use_a_gpu(monkeypatch):
-    monkeypatch.setattr(modes, "_process", -1)
+    monkeypatch.setattr(threads, "_process", -1)
     with pytest.raises(
         UsageError, match=r"expected a model on the CPU in a forked process, got one on cuda: start .*spawn"
     ):
-        modes._after_fork(torch.device("cuda"))
+        threads._after_fork(torch.device("cuda"))
 
 
 def test_threads_that_share_a_localizer_see_what_one_sees():

@@ -22,13 +22,13 @@ from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.method import TrainedHead
 from cliploc.pipeline.flow import Flow, MaskedEncoder
-from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import OnError, Prepared, Request, Result, source_of, stacked
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.pipeline.presence import Bank
 from cliploc.pipeline.steps import refuse_nan
 from cliploc.pipeline.tasks import members
 from cliploc.pipeline.texts import Texts, read_exemplars
+from cliploc.pipeline.threads import own_modes
 from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter

@@ -23,13 +23,13 @@ if TYPE_CHECKING:  # these import torch, which takes longer than refusing a name
         in_8_bits,
         spearman,
     )
-    from cliploc.faithfulness._infra.measure import AskedPicture, Faithfulness, Region, Spent, with_random_weights
+    from cliploc.faithfulness._infra.measure import Faithfulness, Region, SeenPicture, Spent, with_random_weights
 
 __getattr__ = on_first_use(
     __name__,
     {
         "cliploc.faithfulness._infra.measure": [
-            "AskedPicture", "Faithfulness", "Region", "Spent", "with_random_weights",
+            "SeenPicture", "Faithfulness", "Region", "Spent", "with_random_weights",
         ],
         "cliploc.faithfulness._infra.judged": [
             "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps", "Scorer", "Scores",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.faithfulness import AskedPicture, Faithfulness, chosen_metrics
+from cliploc.faithfulness import Faithfulness, SeenPicture, chosen_metrics
 from cliploc.jobs.engine import Spending, failure_reason
 from cliploc.jobs.evaluate import folder_of, read_map
 from cliploc.jobs.folder import RunKind, plain
@@ -123,10 +123,10 @@ class FaithfulnessJudge(PictureJudge):
         scale = self._measurer.backbone.logit_scale
         return self.described_by(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
 
-    def look(self, sample: Sample, read: None) -> AskedPicture:  # noqa: ARG002
+    def look(self, sample: Sample, read: None) -> SeenPicture:  # noqa: ARG002
         return self._measurer.see(sample.id, sample.path, self._classes[sample.label])
 
-    def maps(self, seen: AskedPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
+    def maps(self, seen: SeenPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         return self._measurer.maps(seen, methods, reporter=reporter)
 
     def spent(self) -> Spending:
@@ -134,7 +134,7 @@ class FaithfulnessJudge(PictureJudge):
         self._measurer.spent.clear()
         return found
 
-    def judge(self, seen: AskedPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
+    def judge(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
         others = partial(self._measurer.others, seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
         return {

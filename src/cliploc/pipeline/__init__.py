@@ -7,6 +7,6 @@
 - `views`: looks (forward passes) and views; how their maps lie over the picture.
 - `presence`: which names are there, and why others are not; presence scores of uncalibrated models.
 - `steps`: refinements on the grid and over the picture.
-- `ahead`, `modes`: the next batch in another thread; torch's modes, which the caller may have set.
+- `threads`: the next batch in another thread; torch's modes, which the caller may have set.
 - `inside`: tensors of one forward pass, for `Localizer.trace`.
 """

@@ -29,8 +29,6 @@ from cliploc.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context, TrainedHead
-from cliploc.pipeline.ahead import Ahead, Tell
-from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import (
     DECODERS,
     OnError,
@@ -47,6 +45,7 @@ from cliploc.pipeline.second_look import SecondLook, regions_of
 from cliploc.pipeline.steps import Lots, Steps, refuse_nan, with_features
 from cliploc.pipeline.tasks import Task, TaskMaker
 from cliploc.pipeline.texts import Texts
+from cliploc.pipeline.threads import Ahead, Tell, own_modes
 from cliploc.pipeline.views import (
     Joined,
     Look,

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.method import Context
-from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
+from cliploc.pipeline.threads import own_modes
 from cliploc.saliency import patches_of, raw_maps
 from cliploc.saliency.legrad import block_gradients
 from cliploc.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as_transformer

@@ -38,9 +38,9 @@ from torch import Tensor
 from cliploc import prompts
 from cliploc.calibration import UNSURE, Calibration, Floats
 from cliploc.localization import PresenceRule, absence
-from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.texts import ALIKE, Texts
+from cliploc.pipeline.threads import own_modes
 from cliploc.values import TextSet
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from cliploc.exemplars import Exemplar, exemplar_of
 from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.memory import Memory
-from cliploc.pipeline.modes import own_modes
+from cliploc.pipeline.threads import own_modes
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 

@@ -24,8 +24,8 @@ from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.tasks import Task
+from cliploc.pipeline.threads import own_modes
 from cliploc.recipes import recipe_of
 from cliploc.refine import LONGEST, Refinement
 from cliploc.reporter import SILENT, Reporter

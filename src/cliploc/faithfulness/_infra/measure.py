@@ -34,8 +34,8 @@ from cliploc.faithfulness._infra.judged import (
 )
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
-from cliploc.pipeline.modes import own_modes
 from cliploc.pipeline.prepare import Request
+from cliploc.pipeline.threads import own_modes
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
@@ -44,7 +44,7 @@ SEED = 0  # of the random tower
 
 
 @dataclass(frozen=True)
-class AskedPicture:
+class SeenPicture:
     """A picture as the tower sees it, and the name that is asked about."""
 
     id: str  # which picture; it seeds the random draws
@@ -137,7 +137,7 @@ class Faithfulness:
         return Scorer(encode, self._embeddings, scale, batch_size, reporter.masked, reporter.halved)
 
     # -------------------------------------------------------------------------------------------------------- a picture
-    def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> AskedPicture:
+    def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> SeenPicture:
         """Reads a picture, with its true name if it is known, and chooses the name that is asked about if none is."""
         with own_modes(self.backbone.device):
             preparation = self.localizer.flow.preparation
@@ -160,12 +160,12 @@ class Faithfulness:
             others[target] = -torch.inf
             second = int(others.argmax()) if len(others) > 1 else target
             probability = float((self.backbone.logit_scale * cosines).softmax(dim=0)[target])
-            return AskedPicture(
+            return SeenPicture(
                 sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target])
             )
 
     def maps(
-        self, seen: AskedPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
+        self, seen: SeenPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
         """The map `[H, W]` of each method (None: all) over the tower's input, for the name that is asked about."""
         made = self._maps(self.localizer, [seen.picture], self.known[seen.target], seen.images, methods, reporter)
@@ -188,7 +188,7 @@ class Faithfulness:
 
     # ---------------------------------------------------------------------------------------------------------- numbers
     def measure(
-        self, seen: AskedPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
+        self, seen: SeenPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, Measured]:
         """The numbers and curves of each method's map (None: all); what the maps share is kept in `seen`."""
         maps = self.maps(seen, methods, reporter=reporter)
@@ -199,7 +199,7 @@ class Faithfulness:
 
     def measure_map(
         self,
-        seen: AskedPicture,
+        seen: SeenPicture,
         heat: FloatArray,
         others: Callable[[], OtherMaps] | None = None,
         reporter: Reporter = SILENT,
@@ -233,7 +233,7 @@ class Faithfulness:
                 curves |= measured.curves
             return Measured(values, curves)
 
-    def region(self, seen: AskedPicture, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
+    def region(self, seen: SeenPicture, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
         """Scores of the places hotter than this share of the maximum alone, and of the picture without."""
         with own_modes(self.backbone.device):
             level = float(hot_levels(heat[None], threshold)[0])
@@ -248,7 +248,7 @@ class Faithfulness:
 
     # ------------------------------------------------------------------------------------------------------- other maps
     def others(
-        self, seen: AskedPicture, method: str, reporter: Reporter = SILENT, beside: Sequence[str] | None = None
+        self, seen: SeenPicture, method: str, reporter: Reporter = SILENT, beside: Sequence[str] | None = None
     ) -> OtherMaps:
         """Further maps of a picture by one method, in one forward pass for all methods of `beside` (None: all)."""
         entry = self.known[seen.target]

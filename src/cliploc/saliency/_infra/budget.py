@@ -20,7 +20,7 @@ SAMPLED = 512  # masks of largest weight whose scores are drawn; the others hard
 
 
 @dataclass(frozen=True)
-class Masks:
+class DistinctMasks:
     """The different masks of one picture."""
 
     unit: Tensor  # [u, N] the masks, min–max normalised
@@ -54,7 +54,12 @@ def spread(masks: Tensor, count: int) -> Tensor:
 
 
 def estimate(
-    masks: Masks, first: Tensor, budget: int, temperature: float, enough: float = ENOUGH, floor: float = -math.inf
+    masks: DistinctMasks,
+    first: Tensor,
+    budget: int,
+    temperature: float,
+    enough: float = ENOUGH,
+    floor: float = -math.inf,
 ) -> Generator[Tensor, Tensor, tuple[Tensor, float]]:
     """Yields masks to try, is sent their scores; stops when the expected correlation with the exact map is `enough`.
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cliploc.pipeline.ahead import Ahead
+from cliploc.pipeline.threads import Ahead
 
 
 def threads():

@@ -1,7 +1,9 @@
-"""Work done ahead: the tower sees the next batch while the caller's thread makes the results of this one."""
+"""Threads: the tower sees the next batch while the caller's thread makes the results of this one; torch's modes."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -11,6 +13,7 @@ from typing import Generic, Self, TypeAlias, TypeVar
 import torch
 
 from cliploc._process import halves, out_of_memory
+from cliploc.errors import UsageError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -145,3 +148,38 @@ class Ahead(Generic[S, T]):
     ) -> None:
         self._stop()
         self._pool.shutdown()
+
+
+# -------------------------------------------------------------------------------------------------------- torch's modes
+_process = os.getpid()  # in which torch may have started threads
+
+
+def _after_fork(device: torch.device) -> None:
+    """Sets one thread in a forked process: it has none of its parent's threads, and would wait for them for ever."""
+    global _process
+    if os.getpid() == _process:
+        return
+    if device.type != "cpu":
+        raise UsageError(
+            f"expected a model on the CPU in a forked process, got one on {device}: start the process with "
+            "multiprocessing.get_context('spawn')"
+        )
+    torch.set_num_threads(1)
+    _process = os.getpid()
+
+
+@contextmanager
+def own_modes(of: str | torch.device) -> Iterator[None]:
+    """No gradients, no autocast, the CPU as default device; the default dtype is all threads', so not changed."""
+    device = torch.device(of)
+    _after_fork(device)
+    with ExitStack() as modes:
+        if torch.is_inference_mode_enabled():  # in which no method could have gradients
+            modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.no_grad())
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        yield
