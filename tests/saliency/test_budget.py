@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
-from cliploc.saliency._infra.budget import DistinctMasks, estimate, spread
+from cliploc.saliency._infra.budget import MaskSet, estimate, spread
 from cliploc.saliency._infra.masked import masked_embeddings
 from tests.saliency.test_score_cam import counted
 
@@ -18,7 +18,7 @@ TEMPERATURE = 0.02
 BUDGETED = ("score_cam", "vl_score")
 
 
-def blobs(count: int, seed: int = 0) -> tuple[DistinctMasks, Tensor]:
+def blobs(count: int, seed: int = 0) -> tuple[MaskSet, Tensor]:
     """Masks of one or two hot regions each, and how hot each is at the object, in the lower right: `[u]`."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
@@ -29,11 +29,11 @@ def blobs(count: int, seed: int = 0) -> tuple[DistinctMasks, Tensor]:
     heat = heat - heat.amin(dim=1, keepdim=True)
     unit = heat / heat.amax(dim=1, keepdim=True)
     on_object = unit.view(count, GRID, GRID)[:, 3:6, 3:7].mean(dim=(1, 2))
-    return DistinctMasks(unit, unit * (0.5 + torch.rand(count, 1, generator=generator)), torch.ones(count)), on_object
+    return MaskSet(unit, unit * (0.5 + torch.rand(count, 1, generator=generator)), torch.ones(count)), on_object
 
 
 def answered(
-    masks: DistinctMasks,
+    masks: MaskSet,
     scores: Tensor,
     budget: int,
     enough: float = 2.0,

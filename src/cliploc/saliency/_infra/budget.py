@@ -20,7 +20,7 @@ SAMPLED = 512  # masks of largest weight whose scores are drawn; the others hard
 
 
 @dataclass(frozen=True)
-class DistinctMasks:
+class MaskSet:
     """The different masks of one picture."""
 
     unit: Tensor  # [u, N] the masks, min–max normalised
@@ -54,7 +54,7 @@ def spread(masks: Tensor, count: int) -> Tensor:
 
 
 def estimate(
-    masks: DistinctMasks,
+    masks: MaskSet,
     first: Tensor,
     budget: int,
     temperature: float,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.budget import FIRST, DistinctMasks, estimate, spread
+from cliploc.saliency._infra.budget import FIRST, MaskSet, estimate, spread
 from cliploc.saliency._infra.channels import Channels, channel_maps
 
 BASELINE_KEY = "embedding of the empty picture"
@@ -129,7 +129,7 @@ def channel_scores(
                 flat, twin, place = channels.maps[b].float().flatten(1).cpu(), masked.twin[b].cpu(), which.cpu()
                 sums = torch.zeros_like(flat).index_add_(0, twin, flat)[place]  # [u, N]
                 counts = torch.bincount(twin, minlength=len(flat))[place].to(flat)  # [u]
-                masks = DistinctMasks(_unit(flat[place]), sums, counts)
+                masks = MaskSet(_unit(flat[place]), sums, counts)
                 first = spread(masks.unit, len(which) if len(which) <= budget else round(FIRST * budget))
                 for p in range(scores.shape[1]):
                     floor = float(baseline[b, p]) if capped else -math.inf
