@@ -268,6 +268,8 @@ def test_a_word_that_wordnet_lacks_is_told_with_what_it_is_read_as(tower: MiniTe
     remark = tower.remark("iphone")
     assert remark is not None
     assert remark.startswith("mini has no word 'iphone': it is read as what resembles 'cellphone'")
+    # All that it resembles are nodes for which no word stands alone.
+    assert tower.remark("standpipemen") == "mini has no word 'standpipemen': it is read as what its parts resemble"
 
 
 def test_of_an_unknown_name_the_nearest_are_told_and_a_model_that_reads_it(tower: MiniTextTower) -> None:
