@@ -22,8 +22,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones import create
 from cliploc.backbones._checkpoints import Checkpoint
-from cliploc.backbones._dinotxt_layout import read_layout
-from cliploc.backbones.dinotxt import PUBLISHED, DinoTxt, DinoTxtModel, with_weights
+from cliploc.backbones.dinotxt import PUBLISHED, DinoTxt, DinoTxtModel, Family, with_weights
 from cliploc.errors import CliplocWarning, ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
@@ -211,12 +210,8 @@ class Plain(nn.Module):
         return tiny("dinov3").encode_text(SENTENCES)
 
 
-def weights(family: str) -> Checkpoint:
-    return Checkpoint(Path("tiny.pth"), "0", checkpoint(family))
-
-
-def tiny(family: str) -> DinoTxt:
-    return with_weights(weights(family), read_layout(weights(family)))
+def tiny(family: Family) -> DinoTxt:
+    return with_weights(Checkpoint(Path("tiny.pth"), "0", checkpoint(family)), family)
 
 
 # --------------------------------------------------------------------------------------------------------------- tests

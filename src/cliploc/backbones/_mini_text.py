@@ -368,9 +368,12 @@ class MiniTextTower(nn.Module):
 
     def _vector(self, words: tuple[str, ...]) -> Tensor:
         """The words' mean static vector `[128]`, unit norm; zero if no word has one."""
-        pieces = [self._tokenizer.encode(word).ids for word in words]
-        readable = [ids for word, ids in zip(words, pieces, strict=True) if len(word) >= MIN_PIECE * len(ids)]
-        ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.token_vectors.device)
+        pieces: list[int] = []
+        for word in words:
+            of_word = self._tokenizer.encode(word).ids
+            if len(word) >= MIN_PIECE * len(of_word):
+                pieces += of_word
+        ids = torch.tensor(pieces, dtype=torch.long, device=self.token_vectors.device)
         vectors = self.token_vectors[ids - 1].float() * self.token_scale[ids - 1].float()[:, None]
         return F.normalize(vectors.masked_fill(ids[:, None] == 0, 0.0).sum(dim=0), dim=0)  # 0: an unknown piece
 
