@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,8 @@ class TransformersLayout:
     vision: Mapping[str, Any]  # configuration of the image tower, with defaults filled in
     text: Mapping[str, Any]  # configuration of the text tower
     projection: int  # size of the joint space, where the model has projections
+    side: int  # pixels of the square input
     preprocessing: Mapping[str, Any]  # as open_clip describes it
-
-    @property
-    def side(self) -> int:
-        """Pixels of the square input."""
-        if self.kind == "siglip2":  # NaFlex takes any grid of up to num_patches; its positions are learnt on the square
-            return int(round(self.vision["num_patches"] ** 0.5) * self.vision["patch_size"])
-        return int(self.vision["image_size"])
 
     def identity(self) -> str:
         """SHA-256 of what the outputs depend on besides the weights: configuration and tokenizer."""
@@ -156,60 +150,58 @@ def read_layout(folder: Path) -> TransformersLayout:
             f"{folder} has a transformers model of the type {kind!r}, which is not supported: expected {CLASSES}"
         )
     _check_values(config, TransformersConfig, folder / CONFIG)
-    vision, text = (
-        {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
-        for part, (default, _) in zip(("vision", "text"), TOWERS[kind], strict=True)
-    )
-    layout = TransformersLayout(folder, kind, vision, text, config.get("projection_dim", 512), {})
-    for part, settings, (_, schema) in zip(("image", "text"), (vision, text), TOWERS[kind], strict=True):
-        _check_values(settings, schema, f"{folder / CONFIG}: the {part} tower")
-        _check(layout, part, settings)
-    return replace(layout, preprocessing=_preprocessing(layout))
+    towers: list[dict[str, Any]] = []
+    for part, (default, schema) in zip(("vision", "text"), TOWERS[kind], strict=True):
+        own = {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
+        where = f"{folder / CONFIG}: the {'image' if part == 'vision' else part} tower"
+        _check_values(own, schema, where)
+        act, acts = own["hidden_act"], ("gelu",) if schema is BertTextTower else tuple(ACTIVATIONS)
+        if act not in acts:
+            raise ModelError(
+                f"{where} has the activation {act!r}, which is not supported: expected {' or '.join(acts)}"
+            )
+        if own["hidden_size"] % own["num_attention_heads"]:
+            raise ModelError(
+                f"{where} has a hidden_size that is no multiple of its num_attention_heads: download it again"
+            )
+        if part == "vision" and kind == "siglip" and not own.get("vision_use_head", True):
+            raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
+        size = own.get("projection_size") or own["hidden_size"]
+        if part == "text" and kind.startswith("siglip") and size != towers[0]["hidden_size"]:
+            raise ModelError(
+                f"{where} gives embeddings of {size} numbers, the image tower of {towers[0]['hidden_size']}: take both "
+                "of one model"
+            )
+        towers.append(own)
+    vision, text = towers
+    side = int(vision["image_size"])
+    if kind == "siglip2":  # NaFlex takes any grid of up to num_patches; its positions are learnt on the square
+        side = int(round(vision["num_patches"] ** 0.5) * vision["patch_size"])
+    projection = config.get("projection_dim", 512)
+    return TransformersLayout(folder, kind, vision, text, projection, side, _preprocessing(folder, kind, side))
 
 
-def _check(layout: TransformersLayout, part: str, settings: Mapping[str, Any]) -> None:
-    where = f"{layout.folder / CONFIG}: the {part} tower"
-    act = settings["hidden_act"]
-    acts = ("gelu",) if layout.kind == "chinese_clip" and part == "text" else tuple(ACTIVATIONS)
-    if act not in acts:
-        raise ModelError(f"{where} has the activation {act!r}, which is not supported: expected {' or '.join(acts)}")
-    if settings["hidden_size"] % settings["num_attention_heads"]:
-        raise ModelError(f"{where} has a hidden_size that is no multiple of its num_attention_heads: download it again")
-    if part == "image" and layout.kind == "siglip" and not settings.get("vision_use_head", True):
-        raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
-    own = settings.get("projection_size") or settings["hidden_size"]
-    if part == "text" and layout.kind.startswith("siglip") and own != layout.vision["hidden_size"]:
-        raise ModelError(
-            f"{where} gives embeddings of {own} numbers, the image tower of {layout.vision['hidden_size']}: take both "
-            "of one model"
-        )
-
-
-def _preprocessing(layout: TransformersLayout) -> dict[str, Any]:
+def _preprocessing(folder: Path, kind: str, side: int) -> dict[str, Any]:
     """open_clip's description of what `preprocessor_config.json` says; OpenAI's or SigLIP's where there is none."""
-    said = _json(layout.folder / "preprocessor_config.json", ImageProcessor)
-    said = said or _json(layout.folder / "processor_config.json", Processor).get("image_processor") or {}
-    siglip = layout.kind.startswith("siglip")
-    standard = PreprocessCfg()
+    said = _json(folder / "preprocessor_config.json", ImageProcessor)
+    said = said or _json(folder / "processor_config.json", Processor).get("image_processor") or {}
+    siglip, standard, size = kind.startswith("siglip"), PreprocessCfg(), said.get("size")
     mean, std = ((0.5,) * 3, (0.5,) * 3) if siglip else (standard.mean, standard.std)
-    squash = siglip if said.get("size") is None else not _is_shortest(said["size"])
+    shortest = not siglip
+    if size is not None:  # a bare number is the shorter side
+        shortest = isinstance(size, int) or size.get("shortest_edge") is not None
     number = said.get("resample")
     if number is None:
-        number = 2 if layout.kind == "siglip2" else 3
+        number = 2 if kind == "siglip2" else 3
     if number not in RESAMPLING:
-        raise ModelError(f"{layout.folder} resizes with PIL's filter {number!r}: expected 2 (bilinear) or 3 (bicubic)")
+        raise ModelError(f"{folder} resizes with PIL's filter {number!r}: expected 2 (bilinear) or 3 (bicubic)")
     return {
-        "size": (layout.side, layout.side),
+        "size": (side, side),
         "mean": tuple(said.get("image_mean") or mean),
         "std": tuple(said.get("image_std") or std),
         "interpolation": RESAMPLING[number],
-        "resize_mode": "squash" if squash else "shortest",
+        "resize_mode": "shortest" if shortest else "squash",
     }
-
-
-def _is_shortest(size: Any) -> bool:
-    """Whether the shorter side is resized and the longer one cropped, of transformers' "size"; a bare number is so."""
-    return isinstance(size, int) or size.get("shortest_edge") is not None
 
 
 def _json(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
@@ -289,15 +281,12 @@ class BertText(nn.Module):
 
 def build_model(layout: TransformersLayout) -> TransformersModel:
     """The model that a configuration describes, its weights random."""
-    return TransformersModel(_image_tower(layout), _text_tower(layout), layout.preprocessing)
-
-
-def _image_tower(layout: TransformersLayout) -> nn.Module:
-    vision = layout.vision
+    vision, text, siglip = layout.vision, layout.text, layout.kind.startswith("siglip")
     norm = partial(nn.LayerNorm, eps=vision["layer_norm_eps"])
     ratio = (vision["intermediate_size"] + 0.5) / vision["hidden_size"]  # both libraries round the product down
     act: Any = ACTIVATIONS[vision["hidden_act"]]
-    if layout.kind.startswith("siglip"):
+    visual: nn.Module
+    if siglip:
         trunk = TimmVisionTransformer(
             layout.side,
             vision["patch_size"],
@@ -311,27 +300,24 @@ def _image_tower(layout: TransformersLayout) -> nn.Module:
             norm_layer=norm,
             act_layer=act,
         )
-        return _TimmTower(trunk, layout.side)
-    return OpenClipVisionTransformer(
-        image_size=layout.side,
-        patch_size=vision["patch_size"],
-        width=vision["hidden_size"],
-        layers=vision["num_hidden_layers"],
-        heads=vision["num_attention_heads"],
-        mlp_ratio=ratio,
-        output_dim=layout.projection,
-        act_layer=act,
-        norm_layer=norm,
-    )
-
-
-def _text_tower(layout: TransformersLayout) -> nn.Module:
-    text, siglip = layout.text, layout.kind.startswith("siglip")
+        visual = _TimmTower(trunk, layout.side)
+    else:
+        visual = OpenClipVisionTransformer(
+            image_size=layout.side,
+            patch_size=vision["patch_size"],
+            width=vision["hidden_size"],
+            layers=vision["num_hidden_layers"],
+            heads=vision["num_attention_heads"],
+            mlp_ratio=ratio,
+            output_dim=layout.projection,
+            act_layer=act,
+            norm_layer=norm,
+        )
     if layout.kind == "chinese_clip":
-        return BertText(text, layout.projection)
+        return TransformersModel(visual, BertText(text, layout.projection), layout.preprocessing)
     # Before 2023 configurations said 2 for the end of a text, and transformers then takes the highest id, as OpenAI.
     highest = layout.kind == "clip" and text["eos_token_id"] == 2
-    return TextTransformer(
+    text_tower = TextTransformer(
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
         width=text["hidden_size"],
@@ -346,6 +332,7 @@ def _text_tower(layout: TransformersLayout) -> nn.Module:
         act_layer=ACTIVATIONS[text["hidden_act"]],
         norm_layer=partial(nn.LayerNorm, eps=text["layer_norm_eps"]),
     )
+    return TransformersModel(visual, text_tower, layout.preprocessing)
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
@@ -395,7 +382,14 @@ UNUSED = ("position_ids", "text_model.pooler.dense.weight", "text_model.pooler.d
 
 def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """The tensors under the names of `build_model`."""
-    _refuse_other_depth(layout, tensors, where)
+    for part, settings in (("vision", layout.vision), ("text", layout.text)):
+        layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
+        layers = len({match[1] for name in tensors if (match := layer.match(name))})
+        if layers != settings["num_hidden_layers"]:  # first of all: a wrong number may be huge
+            raise ModelError(
+                f"{where} has {layers} layers of {part}_model, {layout.folder / CONFIG} describes "
+                f"{settings['num_hidden_layers']}: take both of one model"
+            )
     renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     used: set[str] = set()
@@ -418,18 +412,6 @@ def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Pat
     return renamed
 
 
-def _refuse_other_depth(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """First of all: a wrong number of layers may be huge."""
-    for part, settings in (("vision", layout.vision), ("text", layout.text)):
-        layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
-        layers = len({match[1] for name in tensors if (match := layer.match(name))})
-        if layers != settings["num_hidden_layers"]:
-            raise ModelError(
-                f"{where} has {layers} layers of {part}_model, {layout.folder / CONFIG} describes "
-                f"{settings['num_hidden_layers']}: take both of one model"
-            )
-
-
 def _sources(layout: TransformersLayout) -> Iterator[Source]:
     depth, text_depth = layout.vision["num_hidden_layers"], layout.text["num_hidden_layers"]
     siglip, bert = layout.kind.startswith("siglip"), layout.kind == "chinese_clip"
@@ -439,7 +421,7 @@ def _sources(layout: TransformersLayout) -> Iterator[Source]:
         yield from _blocks(TIMM_BLOCK, "vision_model.encoder.layers", "visual.trunk.blocks", depth)
     else:
         yield from map(_renamed, CLIP_IMAGE, CLIP_IMAGE.values())
-        yield "visual.proj", ("visual_projection.weight",), _transposed
+        yield "visual.proj", ("visual_projection.weight",), torch.t
         yield from _blocks(CLIP_BLOCK, "vision_model.encoder.layers", "visual.transformer.resblocks", depth)
     if bert:
         yield from map(_renamed, BERT_ENDS, BERT_ENDS.values())
@@ -449,7 +431,7 @@ def _sources(layout: TransformersLayout) -> Iterator[Source]:
     if siglip:
         yield from _layer("text_model.head", "text.text_projection")
     else:
-        yield "text.text_projection", ("text_projection.weight",), _transposed
+        yield "text.text_projection", ("text_projection.weight",), torch.t
     yield from _blocks(CLIP_BLOCK, "text_model.encoder.layers", "text.transformer.resblocks", text_depth)
 
 
@@ -496,26 +478,9 @@ def _joined(*parts: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _transposed(weight: Tensor) -> Tensor:
-    return weight.T
-
-
 # ----------------------------------------------------------------------------------------------------------- tokenize
-class FolderTokenizer:
-    """Sentences → ids `[n, T]` by tokenizers, padded to the context; Chinese-CLIP's to the longest."""
-
-    def __init__(self, tokenizer: Tokenizer, length: int, pad: int, *, to_length: bool) -> None:
-        self.tokenizer = tokenizer
-        tokenizer.enable_truncation(length)
-        tokenizer.enable_padding(pad_id=pad, length=length if to_length else None)
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Sentences → token ids `[n, T]`."""
-        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
-
-
 def folder_tokenizer(layout: TransformersLayout) -> Callable[[list[str]], Tensor]:
-    """The tokenizer in a folder."""
+    """The tokenizer in a folder: sentences → ids `[n, T]`, padded to the context; Chinese-CLIP's to the longest."""
     folder, text = layout.folder, layout.text
     settings = _json(folder / EXTRAS[0], TokenizerConfig)
     length = int(min(text["max_position_embeddings"], settings.get("model_max_length") or math.inf))
@@ -533,26 +498,26 @@ def folder_tokenizer(layout: TransformersLayout) -> Callable[[list[str]], Tensor
                 f"expected tokenizer.json in {folder}, found none: save the model's tokenizer there (transformers: "
                 "AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER))"
             )
-        pad = _pad(tokenizer, settings.get("pad_token"), text["pad_token_id"])
-        own = FolderTokenizer(tokenizer, length, pad, to_length=layout.kind != "chinese_clip")
+        named = settings.get("pad_token")
+        pad = tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named) if named else None
+        if pad is None:
+            pad = tokenizer.padding["pad_id"] if tokenizer.padding else text["pad_token_id"]
+        if pad is None:
+            raise ValueError("it has no pad_token")
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(pad_id=int(pad), length=None if layout.kind == "chinese_clip" else length)
+
+        def tokenize(texts: list[str]) -> Tensor:
+            return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+
         # The ids around a text need not be in the vocabulary.
-        ids = {pad, *tokenizer.get_vocab().values(), *own([""]).long().flatten().tolist()}
+        ids = {int(pad), *tokenizer.get_vocab().values(), *tokenize([""]).long().flatten().tolist()}
     except ModelError:
         raise
     except Exception as error:  # tokenizers raises bare exceptions
         raise ModelError(f"the tokenizer in {folder} cannot be read ({str(error)[:100]}): download it again") from None
     _refuse_other_ids(layout, ids)
-    return own
-
-
-def _pad(tokenizer: Tokenizer, named: str | dict[str, str] | None, default: int | None) -> int:
-    """The id that fills short texts."""
-    pad = tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named) if named else None
-    if pad is None:
-        pad = tokenizer.padding["pad_id"] if tokenizer.padding else default
-    if pad is None:
-        raise ValueError("it has no pad_token")
-    return int(pad)
+    return tokenize
 
 
 def _refuse_other_ids(layout: TransformersLayout, ids: Iterable[int]) -> None:
