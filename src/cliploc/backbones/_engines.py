@@ -72,7 +72,20 @@ class OpenVino:
     def _run(self, stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         key = (tuple(x.shape), x.dtype, tuple(wanted), torch.get_num_threads())
         if key not in self._compiled:
-            self._compiled[key] = _compiled(stages, x, wanted)
+            import openvino
+
+            size = list(x.shape)
+            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+                warnings.simplefilter("ignore")  # torch's tracer warns that sizes become constants, as they should
+                network = _Stages(stages, wanted).eval()
+                converted = openvino.convert_model(network, example_input=torch.zeros(size), input=size)
+            settings = {
+                "INFERENCE_PRECISION_HINT": HINTS[x.dtype],
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "NUM_STREAMS": 1,
+                "ENABLE_CPU_PINNING": False,  # a pinned thread waits for whatever else runs on its processor
+            }
+            self._compiled[key] = openvino.Core().compile_model(converted, "CPU", settings)
         results = self._compiled[key]([x.float().contiguous().numpy()], share_outputs=False)
         return [torch.from_numpy(results[number]).to(x.dtype) for number in range(len(wanted))]
 
@@ -88,20 +101,3 @@ class _Stages(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(run_stages(list(self.stages), x, self.wanted))
-
-
-def _compiled(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> Any:
-    """OpenVINO's network of the stages, for inputs of the shape of `x`."""
-    import openvino
-
-    shape = list(x.shape)
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch's tracer warns that sizes become constants, as they should
-        network = openvino.convert_model(_Stages(stages, wanted).eval(), example_input=torch.zeros(shape), input=shape)
-    settings = {
-        "INFERENCE_PRECISION_HINT": HINTS[x.dtype],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # a pinned thread waits for whatever else runs on its processor
-    }
-    return openvino.Core().compile_model(network, "CPU", settings)

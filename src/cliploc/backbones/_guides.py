@@ -119,7 +119,13 @@ def _timm_guide(made: type[TimmGuide], name: str, timm_name: str, weights: str, 
     except RuntimeError:  # timm's answer to weights that the tower does not have
         tags = timm.list_models(f"{timm_name.partition('.')[0]}.*", include_tags=True)
         raise UnknownNameError("guide", name, tags) from None
-    module = _built(timm_name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: Any
+        try:  # for any input size, if the tower supports that
+            module = timm.create_model(timm_name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        except TypeError:  # a tower that has no positions to resize
+            module = timm.create_model(timm_name, pretrained=False, num_classes=0)
     try:
         _ = module.feature_info[-1]["reduction"], module.forward_intermediates
     except (AttributeError, KeyError, IndexError):
@@ -139,15 +145,3 @@ def _timm_guide(made: type[TimmGuide], name: str, timm_name: str, weights: str, 
             f"of https://huggingface.co/{repository or 'timm'} after {name}@"
         )
     return made(name, module, hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest(), device)
-
-
-def _built(timm_name: str) -> Any:
-    """A tower of timm with random weights, for any input size if the tower supports that."""
-    import timm
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            return timm.create_model(timm_name, pretrained=False, num_classes=0, dynamic_img_size=True)
-        except TypeError:  # a tower that has no positions to resize
-            return timm.create_model(timm_name, pretrained=False, num_classes=0)

@@ -135,18 +135,14 @@ class EfficientNetLite0(nn.Module):
         self.conv_head = _conv(inputs, HEAD, 1)
 
     @classmethod
+    @torch.no_grad()
     def of(cls, tensors: Mapping[str, Tensor], output_stride: int = 32) -> EfficientNetLite0:
         """Builds the tower in eval mode from tensors of convolutions and batch norms."""
         with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
             tower = cls(output_stride)
-        tower.load_state_dict(tower._folded(tensors), assign=True)
-        return tower.eval()
-
-    @torch.no_grad()
-    def _folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Folds `bn1` into a block's first convolution, `bn2` into its second …; differs by rounding (5e-7)."""
+        # `bn1` is folded into a block's first convolution, `bn2` into its second …; differs by rounding (5e-7).
         folded: dict[str, Tensor] = {}
-        for parent_name, parent in self.named_modules():
+        for parent_name, parent in tower.named_modules():
             prefix = f"{parent_name}." if parent_name else ""
             names = [name for name, child in parent.named_children() if isinstance(child, nn.Conv2d)]
             for number, name in enumerate(names, start=1):
@@ -157,7 +153,8 @@ class EfficientNetLite0(nn.Module):
                 folded[f"{prefix}{name}.weight"], folded[f"{prefix}{name}.bias"] = fuse_conv_bn_weights(
                     convolution, None, mean, variance, EPSILON, weight, bias
                 )
-        return folded
+        tower.load_state_dict(folded, assign=True)
+        return tower.eval()
 
     def stages(self) -> list[nn.Sequential]:
         """The modules to run one after another: the stem, seven stages of blocks, and the last convolution."""
