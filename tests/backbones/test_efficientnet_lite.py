@@ -93,12 +93,6 @@ def test_relu6_of_bfloat16_has_gradients() -> None:
     assert gradient.tolist() == [0, 1, 0]
 
 
-def test_the_tensors_have_timms_names() -> None:
-    folded = EfficientNetLite0.of(shipped()).state_dict()
-    assert set(folded) == set(timms(shipped(), 32).state_dict())
-    assert not any(tensor.is_meta for tensor in folded.values())
-
-
 def test_a_photo_by_the_bundled_models_imports_nothing_that_it_does_not_need() -> None:
     """Some of these take longer to import than the photo takes."""
     code = f"""

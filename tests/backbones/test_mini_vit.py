@@ -12,14 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.backbones import mini
 from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem
 from cliploc.demo import demo_photos
 from cliploc.geometry import Frame
-from tests.backbones.seam import BundledContract, TransformerContract, perturb
+from tests.backbones.seam import SENTENCES, BundledContract, TransformerContract, perturb, timms_attention
+from tests.backbones.test_mini import pixels
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
@@ -27,12 +27,6 @@ from tests.tolerances import assert_rounded
 @pytest.fixture(scope="module")
 def mini_vit() -> MiniVit:
     return MiniVit.bundled()
-
-
-def pixels(height: int = 224, width: int = 224, count: int = 1) -> Tensor:
-    rng = np.random.default_rng(height + width)
-    coarse = torch.from_numpy(rng.random((count, 3, 7, 9), dtype=np.float32))
-    return F.interpolate(coarse, size=(height, width), mode="bilinear")
 
 
 def timms(block: PreNormBlock) -> TimmBlock:
@@ -65,8 +59,6 @@ class Host(nn.Module):
         return net.projection(net.ln_post(x))[:, 0]
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        from tests.backbones.seam import SENTENCES
-
         return mini.Mini.bundled().encode_text(SENTENCES)
 
 
@@ -112,21 +104,10 @@ class TestSmall(TransformerContract):
     def blocks(self, model: Host) -> nn.ModuleList:
         return model.visual["net"].blocks
 
-    def their_block(self, model: Host, entering: Tensor) -> Tensor:
-        return self.blocks(model)[-1](entering)
-
     def their_attention(
         self, model: Host, index: int, entering: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """timm's own softmax, made visible by its dropout of 0 in a copy whose fused path is off."""
-        block = copy.deepcopy(self.blocks(model)[index])
-        seen: list[Tensor] = []
-        block.attn.fused_attn = False
-        block.attn.attn_drop.register_forward_hook(lambda module, inputs, out: seen.append(out))
-        block.mlp.forward = torch.zeros_like  # then what the block adds is its attention branch
-        with torch.no_grad():
-            branch = block(entering) - entering
-        return seen[0], branch
+        return timms_attention(self.blocks(model)[index], entering)
 
     def test_half_precision_gives_float32_close_to_full(self, backbone: Any, images: Tensor) -> None:
         """The text tower, which is shared, stays in float32; see `test_precision`."""

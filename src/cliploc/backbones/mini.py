@@ -9,7 +9,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -173,29 +173,21 @@ class Mini(ConvolutionalBackbone):
     embedding_size = 1280
     text: MiniTextTower
 
-    def __init__(
-        self,
-        tower: EfficientNetLite0,
-        mean_feature: Tensor,
-        text: MiniTextTower,
-        facts: dict[str, Any],
-        mixture: StageMixture,
-    ) -> None:
-        super().__init__(tower.stages(), MEAN, STD)
-        self.mixture = mixture
-        self.pool_layer = GlobalAveragePool(mean_feature)
-        self.text = text
+    def __init__(self) -> None:
+        tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
+        facts = json.loads((WEIGHTS / "mini.json").read_text())
+        super().__init__(EfficientNetLite0.of(tensors).stages(), MEAN, STD)
+        mixture = load_file(WEIGHTS / MIXTURE_FILE)
+        self.mixture = StageMixture({int(stage): weight for stage, weight in mixture.items()})
+        self.pool_layer = GlobalAveragePool(tensors["mean_feature"])
+        self.text = MiniTextTower.load(WEIGHTS)
         self.logit_scale = float(facts["logit_scale"])
         self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini.py
 
     @classmethod
     def bundled(cls) -> Mini:
         """Loads the model in the package, frozen, in eval mode, on the CPU."""
-        tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
-        facts = json.loads((WEIGHTS / "mini.json").read_text())
-        tower, text = EfficientNetLite0.of(tensors), MiniTextTower.load(WEIGHTS)
-        mixture = StageMixture({int(stage): weight for stage, weight in load_file(WEIGHTS / MIXTURE_FILE).items()})
-        return cls(tower, tensors["mean_feature"], text, facts, mixture).eval().requires_grad_(False)
+        return cls().eval().requires_grad_(False)
 
     def unknown_reason(self, word: str) -> str | None:
         return self.text.unknown_reason(word)
