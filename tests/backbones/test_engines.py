@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import Localizer, backbones
-from cliploc.backbones._engines import OpenVino
+from cliploc.backbones._cnn import OpenVino
 from cliploc.backbones.mini import _StridedConv
 from cliploc.errors import UsageError
 from cliploc.tower import Needs
