@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.backbones.seam import TransformerContract
+from cliploc.saliency import fitting
+from tests.backbones.seam import TransformerContract, pictures
+from tests.saliency.vits import ours
 
 
 class Attention(nn.Module):
@@ -76,6 +78,12 @@ class PlainTowerContract(TransformerContract):
 
     def blocks(self, model: Any) -> Any:
         return model.visual["blocks"]
+
+    def test_every_method_that_fits_runs(self, backbone: Any) -> None:
+        images, texts = pictures(*backbone.input_hw), backbone.encode_text(["a cat", "a dog"])
+        masking = {"score_cam", "gscore_cam", "vl_score", "rise", "occlusion", "m2ib"}
+        for name in set(fitting(backbone)) - masking:
+            assert ours(name, backbone, images, texts).isfinite().all(), name
 
     @torch.no_grad()
     def their_attention(

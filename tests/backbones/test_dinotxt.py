@@ -26,7 +26,6 @@ from cliploc.backbones.dinotxt import PUBLISHED, DinoTxt, DinoTxtModel, Family, 
 from cliploc.errors import CliplocWarning, ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
-from cliploc.saliency import fitting
 from cliploc.tower import Needs
 from tests.backbones.plain_blocks import PlainBlock, PlainTowerContract
 from tests.backbones.seam import SENTENCES, pictures, refusing
@@ -245,15 +244,11 @@ def test_patches_are_those_of_the_equations(folders: dict[str, Path], cells: tup
     assert (backbone.input_hw, backbone.resize_policy) == ((224, 224), "crop")
 
 
-def test_every_method_that_fits_runs_and_the_recipe_reads_patches(folders: dict[str, Path]) -> None:
+def test_the_recipe_reads_patches(folders: dict[str, Path]) -> None:
     backbone = create("dinov3-l-dinotxt", str(folders["dinov3"]))
     assert recipe_of(backbone).method == recipe_of("dinov3-l-dinotxt").method == "patch_tokens"
     assert "by what its patches were trained for; unmeasured" in recipe_of(backbone).basis
     backbone.input_hw = (SIDE, SIDE)
-    masking = {"score_cam", "gscore_cam", "vl_score", "rise", "occlusion", "m2ib"}
-    for name in set(fitting(backbone)) - masking:
-        maps = ours(name, backbone, pictures(SIDE, SIDE), backbone.encode_text(["a cat", "a dog"]))
-        assert maps.isfinite().all(), name
     found = Localizer(backbone, recipe="fast", min_presence=0, text_cache=False)(CAT, ["cat"])
     assert found.method == "Patch tokens"
     assert np.isfinite(found.heatmaps).all()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cliploc import Localizer
 from cliploc.backbones import mini
+from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem
 from cliploc.demo import demo_photos
 from cliploc.geometry import Frame
@@ -25,7 +26,7 @@ from tests.tolerances import assert_rounded
 
 
 @pytest.fixture(scope="module")
-def mini_vit() -> MiniVit:
+def backbone() -> MiniVit:
     return MiniVit.bundled()
 
 
@@ -63,12 +64,9 @@ class Host(nn.Module):
 
 
 class TestBundled(BundledContract):
-    weights, most = WEIGHTS, 15 * 10**6
+    """The fixture is the module's."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def backbone(cls) -> MiniVit:
-        return MiniVit.bundled()
+    weights, most = WEIGHTS, 15 * 10**6
 
 
 class TestSmall(TransformerContract):
@@ -86,9 +84,9 @@ class TestSmall(TransformerContract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def backbone(cls, net: HybridBlocks, mini_vit: MiniVit) -> MiniVit:
+    def backbone(cls, net: HybridBlocks) -> MiniVit:
         small = MiniVit(
-            load_stem(), net, mini_vit.text, {"logit_scale": 40, "presence": {"scale": 1, "bias": 0}}
+            load_stem(), net, MiniTextTower.load(mini.WEIGHTS), {"logit_scale": 40, "presence": {"scale": 1, "bias": 0}}
         ).eval()
         small.input_hw = (48, 64)
         return small.requires_grad_(False)
@@ -135,13 +133,13 @@ def test_every_second_location_is_minis(hw: tuple[int, int]) -> None:
     assert (fine[:, :, ::2, ::2] - expected).abs().max() > 0.1
 
 
-def test_words_mean_what_they_mean_to_mini(mini_vit: MiniVit) -> None:
+def test_words_mean_what_they_mean_to_mini(backbone: MiniVit) -> None:
     texts, teacher = ["a photo of a cat.", "remote control", "xqzvkw"], mini.Mini.bundled()
-    assert torch.equal(mini_vit.encode_text(texts), teacher.encode_text(texts))
-    assert mini_vit.logit_scale == teacher.logit_scale
+    assert torch.equal(backbone.encode_text(texts), teacher.encode_text(texts))
+    assert backbone.logit_scale == teacher.logit_scale
 
 
-def test_it_says_of_photographs_what_mini_says(mini_vit: MiniVit) -> None:
+def test_it_says_of_photographs_what_mini_says(backbone: MiniVit) -> None:
     """By the whole path of preprocessing, image and text; none of these photographs was trained on."""
     teacher = mini.Mini.bundled()
     images = []
@@ -150,12 +148,12 @@ def test_it_says_of_photographs_what_mini_says(mini_vit: MiniVit) -> None:
         square = Frame.fit("squash", (image.height, image.width), (224, 224)).apply(image)
         images.append(torch.tensor(np.asarray(square)).permute(2, 0, 1) / 255)
     x = torch.stack(images)
-    ours, theirs = mini_vit.encode_image(mini_vit.normalize(x)), teacher.encode_image(teacher.normalize(x))
+    ours, theirs = backbone.encode_image(backbone.normalize(x)), teacher.encode_image(teacher.normalize(x))
     assert (ours * theirs).sum(dim=1).mean() > 0.6
     # Of all pictures each is most like itself as the teacher sees it.
     assert ((ours @ theirs.T).argmax(dim=1) == torch.arange(len(x))).float().mean() >= 0.9
     names = [photo.ask[0] for photo in demo_photos()]
-    first = (ours @ mini_vit.encode_text([f"a photo of a {name}." for name in names]).T).argmax(dim=1)
+    first = (ours @ backbone.encode_text([f"a photo of a {name}." for name in names]).T).argmax(dim=1)
     right = [names[int(i)] in photo.truth for i, photo in zip(first, demo_photos(), strict=True)]
     assert sum(right) >= len(right) - 2
 

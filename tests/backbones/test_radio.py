@@ -156,6 +156,7 @@ def test_a_file_of_the_authors_gives_embeddings_and_patches_of_the_equations(
         assert_rounded(backbone.encode_image(images), expected, backbone)
         maps = ours("patch_tokens", backbone, images, backbone.encode_text(["a cat"]))
         assert_rounded(maps.flatten(2), patches.transpose(1, 2), backbone)
+    assert {"radseg", "decomposition", "grad_eclip"} <= set(fitting(backbone))
     assert backbone.mean.flatten().tolist() == pytest.approx([0.4] * 3)
     assert (backbone.input_hw, backbone.prefix_tokens, backbone.logit_scale) == (
         (512, 512),
@@ -195,16 +196,6 @@ def test_a_weight_stored_as_direction_and_norm_is_computed(tmp_path: Path) -> No
 
 def norm_of(v: Tensor, scale: float) -> dict[str, Tensor]:
     return {"_v": v.clone(), "scale": torch.tensor([[scale]]), "_sn_version": torch.tensor(2)}
-
-
-def test_every_method_that_fits_runs(tmp_path: Path) -> None:
-    backbone: Any = create("c-radio-siglip2", str(saved(tmp_path, plain(1), "_heads.siglip2")))
-    masking = {"score_cam", "gscore_cam", "vl_score", "rise", "occlusion", "m2ib"}
-    methods = set(fitting(backbone)) - masking
-    assert {"radseg", "decomposition", "grad_eclip"} <= methods
-    for name in methods:
-        maps = ours(name, backbone, pictures(80, 80), backbone.encode_text(["a cat", "a dog"]))
-        assert maps.isfinite().all(), name
 
 
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
