@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,9 +85,6 @@ TOWERS: dict[str, tuple[tuple[dict[str, Any], Any], tuple[dict[str, Any], Any]]]
     "chinese_clip": ((CLIP_VISION, VisionTower), (BERT_TEXT, BertTextTower)),
 }
 CLASSES = "CLIPModel, SiglipModel, Siglip2Model or ChineseCLIPModel"
-
-# One of our tensors: its name, the names of the tensors that it is made of, and the function that makes it.
-Source = tuple[str, tuple[str, ...], Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
@@ -336,47 +333,70 @@ def build_model(layout: TransformersLayout) -> TransformersModel:
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
+# Ours → theirs; {end} stands for weight and bias. Several of theirs are joined; `_made` says what else is changed.
 CLIP_IMAGE = {
-    "vision_model.embeddings.class_embedding": "visual.class_embedding",
-    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # so spelt
-    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
-    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
-    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.{end}": "vision_model.pre_layrnorm.{end}",  # so spelt
+    "visual.ln_post.{end}": "vision_model.post_layernorm.{end}",
+    "visual.proj": "visual_projection.weight",
 }
-TEXT_ENDS = {
-    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
-    "text_model.final_layer_norm.weight": "text.ln_final.weight",
-    "text_model.final_layer_norm.bias": "text.ln_final.bias",
+SIGLIP_IMAGE = {
+    "visual.trunk.patch_embed.proj.{end}": "vision_model.embeddings.patch_embedding.{end}",
+    "visual.trunk.pos_embed": "vision_model.embeddings.position_embedding.weight",
+    "visual.trunk.norm.{end}": "vision_model.post_layernorm.{end}",
+    "visual.trunk.attn_pool.latent": "vision_model.head.probe",
+    "visual.trunk.attn_pool.q.{end}": "vision_model.head.attention.in_proj_{end}",
+    "visual.trunk.attn_pool.kv.{end}": "vision_model.head.attention.in_proj_{end}",
+    "visual.trunk.attn_pool.proj.{end}": "vision_model.head.attention.out_proj.{end}",
+    "visual.trunk.attn_pool.norm.{end}": "vision_model.head.layernorm.{end}",
+    "visual.trunk.attn_pool.mlp.fc1.{end}": "vision_model.head.mlp.fc1.{end}",
+    "visual.trunk.attn_pool.mlp.fc2.{end}": "vision_model.head.mlp.fc2.{end}",
 }
-BERT_ENDS = {
-    "text_model.embeddings.word_embeddings.weight": "text.words.weight",
-    "text_model.embeddings.position_embeddings.weight": "text.positions.weight",
-    "text_model.embeddings.token_type_embeddings.weight": "text.types.weight",
-    "text_model.embeddings.LayerNorm.weight": "text.norm.weight",
-    "text_model.embeddings.LayerNorm.bias": "text.norm.bias",
-    "text_projection.weight": "text.projection.weight",
+SIGLIP_WORDS = {
+    "text.token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "text.positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "text.ln_final.{end}": "text_model.final_layer_norm.{end}",
+    "text.text_projection.{end}": "text_model.head.{end}",
+}
+CLIP_WORDS = {
+    "text.token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "text.positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "text.ln_final.{end}": "text_model.final_layer_norm.{end}",
+    "text.text_projection": "text_projection.weight",
+}
+BERT_WORDS = {
+    "text.words.weight": "text_model.embeddings.word_embeddings.weight",
+    "text.positions.weight": "text_model.embeddings.position_embeddings.weight",
+    "text.types.weight": "text_model.embeddings.token_type_embeddings.weight",
+    "text.norm.{end}": "text_model.embeddings.LayerNorm.{end}",
+    "text.projection.weight": "text_projection.weight",
 }
 CLIP_BLOCK = {
-    "layer_norm1": "ln_1",
-    "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.in_proj",
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
+    "ln_1.{end}": "layer_norm1.{end}",
+    "attn.in_proj_{end}": "self_attn.q_proj.{end} self_attn.k_proj.{end} self_attn.v_proj.{end}",
+    "attn.out_proj.{end}": "self_attn.out_proj.{end}",
+    "ln_2.{end}": "layer_norm2.{end}",
+    "mlp.c_fc.{end}": "mlp.fc1.{end}",
+    "mlp.c_proj.{end}": "mlp.fc2.{end}",
 }
-TIMM_BLOCK = dict(zip(CLIP_BLOCK, ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"), strict=True))
+TIMM_BLOCK = {
+    "norm1.{end}": "layer_norm1.{end}",
+    "attn.qkv.{end}": "self_attn.q_proj.{end} self_attn.k_proj.{end} self_attn.v_proj.{end}",
+    "attn.proj.{end}": "self_attn.out_proj.{end}",
+    "norm2.{end}": "layer_norm2.{end}",
+    "mlp.fc1.{end}": "mlp.fc1.{end}",
+    "mlp.fc2.{end}": "mlp.fc2.{end}",
+}
 BERT_BLOCK = {
-    "attention.self.query attention.self.key attention.self.value": "self_attn.in_proj",
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.output.LayerNorm": "norm1",
-    "intermediate.dense": "linear1",
-    "output.dense": "linear2",
-    "output.LayerNorm": "norm2",
+    "self_attn.in_proj_{end}": "attention.self.query.{end} attention.self.key.{end} attention.self.value.{end}",
+    "self_attn.out_proj.{end}": "attention.output.dense.{end}",
+    "norm1.{end}": "attention.output.LayerNorm.{end}",
+    "linear1.{end}": "intermediate.dense.{end}",
+    "linear2.{end}": "output.dense.{end}",
+    "norm2.{end}": "output.LayerNorm.{end}",
 }
-JOINED_BY_UNDERSCORE = ("attn.in_proj", "self_attn.in_proj")  # torch's attention: in_proj_weight, not in_proj.weight
 UNUSED = ("position_ids", "text_model.pooler.dense.weight", "text_model.pooler.dense.bias", "logit_bias")
 
 
@@ -393,12 +413,12 @@ def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Pat
     renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     used: set[str] = set()
-    for ours, theirs, change in _sources(layout):
+    for ours, theirs in _sources(layout).items():
         missing += [name for name in theirs if name not in tensors]
         used.update(theirs)
         if not missing:
             try:
-                renamed[ours] = change(*(tensors[name] for name in theirs))
+                renamed[ours] = _made(ours, [tensors[name] for name in theirs], layout.vision["patch_size"])
             except (RuntimeError, IndexError, TypeError):
                 shapes = ", ".join(str(list(tensors[name].shape)) for name in theirs)
                 raise ModelError(f"{where} has {theirs[0]} of another shape ({shapes}): download it again") from None
@@ -412,70 +432,44 @@ def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Pat
     return renamed
 
 
-def _sources(layout: TransformersLayout) -> Iterator[Source]:
-    depth, text_depth = layout.vision["num_hidden_layers"], layout.text["num_hidden_layers"]
-    siglip, bert = layout.kind.startswith("siglip"), layout.kind == "chinese_clip"
-    yield "logit_scale", ("logit_scale",), lambda scale: scale.reshape(())
-    if siglip:
-        yield from _siglip_image(layout)
-        yield from _blocks(TIMM_BLOCK, "vision_model.encoder.layers", "visual.trunk.blocks", depth)
-    else:
-        yield from map(_renamed, CLIP_IMAGE, CLIP_IMAGE.values())
-        yield "visual.proj", ("visual_projection.weight",), torch.t
-        yield from _blocks(CLIP_BLOCK, "vision_model.encoder.layers", "visual.transformer.resblocks", depth)
-    if bert:
-        yield from map(_renamed, BERT_ENDS, BERT_ENDS.values())
-        yield from _blocks(BERT_BLOCK, "text_model.encoder.layer", "text.encoder.layers", text_depth)
-        return
-    yield from map(_renamed, TEXT_ENDS, TEXT_ENDS.values())
-    if siglip:
-        yield from _layer("text_model.head", "text.text_projection")
-    else:
-        yield "text.text_projection", ("text_projection.weight",), torch.t
-    yield from _blocks(CLIP_BLOCK, "text_model.encoder.layers", "text.transformer.resblocks", text_depth)
+def _sources(layout: TransformersLayout) -> dict[str, list[str]]:
+    """The name of each of our tensors → the names of those that it is made of."""
+    # Of each tower: the names outside its blocks, in a block, and those of all blocks.
+    image = (CLIP_IMAGE, CLIP_BLOCK, "visual.transformer.resblocks", "vision_model.encoder.layers")
+    text = (CLIP_WORDS, CLIP_BLOCK, "text.transformer.resblocks", "text_model.encoder.layers")
+    if layout.kind.startswith("siglip"):
+        image = (SIGLIP_IMAGE, TIMM_BLOCK, "visual.trunk.blocks", "vision_model.encoder.layers")
+        text = (SIGLIP_WORDS, CLIP_BLOCK, "text.transformer.resblocks", "text_model.encoder.layers")
+    elif layout.kind == "chinese_clip":
+        text = (BERT_WORDS, BERT_BLOCK, "text.encoder.layers", "text_model.encoder.layer")
+    names = {"logit_scale": "logit_scale"}
+    for (outside, block, ours, theirs), settings in ((image, layout.vision), (text, layout.text)):
+        names |= outside
+        for i, (name, parts) in itertools.product(range(settings["num_hidden_layers"]), block.items()):
+            names[f"{ours}.{i}.{name}"] = " ".join(f"{theirs}.{i}.{part}" for part in parts.split())
+    ends = ("weight", "bias")
+    return {ours.format(end=end): theirs.format(end=end).split() for ours, theirs in names.items() for end in ends}
 
 
-def _siglip_image(layout: TransformersLayout) -> Iterator[Source]:
-    patch, trunk, head = layout.vision["patch_size"], "visual.trunk", "vision_model.head"
-
-    def as_convolution(weight: Tensor) -> Tensor:
-        """NaFlex's linear layer over a patch's p×p×3 numbers, as a convolution `[d, 3, p, p]`."""
-        flat = weight.ndim == 2 and weight.shape[1] == 3 * patch * patch
-        return weight.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2) if flat else weight
-
-    embeddings = "vision_model.embeddings"
-    yield f"{trunk}.patch_embed.proj.weight", (f"{embeddings}.patch_embedding.weight",), as_convolution
-    yield _renamed(f"{embeddings}.patch_embedding.bias", f"{trunk}.patch_embed.proj.bias")
-    yield f"{trunk}.pos_embed", (f"{embeddings}.position_embedding.weight",), lambda positions: positions[None]
-    yield from _layer("vision_model.post_layernorm", f"{trunk}.norm")
-    yield _renamed(f"{head}.probe", f"{trunk}.attn_pool.latent")
-    for end in ("weight", "bias"):
-        both = (f"{head}.attention.in_proj_{end}",)
-        yield f"{trunk}.attn_pool.q.{end}", both, lambda qkv: qkv[: len(qkv) // 3]
-        yield f"{trunk}.attn_pool.kv.{end}", both, lambda qkv: qkv[len(qkv) // 3 :]
-    for theirs, ours in (("attention.out_proj", "proj"), ("layernorm", "norm"), ("mlp.fc1",) * 2, ("mlp.fc2",) * 2):
-        yield from _layer(f"{head}.{theirs}", f"{trunk}.attn_pool.{ours}")
-
-
-def _blocks(table: Mapping[str, str], theirs: str, ours: str, depth: int) -> Iterator[Source]:
-    for i, (parts, name) in itertools.product(range(depth), table.items()):
-        joint = "_" if name in JOINED_BY_UNDERSCORE else "."
-        for end in ("weight", "bias"):
-            sources = tuple(f"{theirs}.{i}.{part}.{end}" for part in parts.split())
-            yield f"{ours}.{i}.{name}{joint}{end}", sources, _joined
-
-
-def _layer(theirs: str, ours: str) -> Iterator[Source]:
-    for end in ("weight", "bias"):
-        yield _renamed(f"{theirs}.{end}", f"{ours}.{end}")
-
-
-def _renamed(theirs: str, ours: str) -> Source:
-    return ours, (theirs,), _joined
-
-
-def _joined(*parts: Tensor) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _made(ours: str, parts: list[Tensor], patch: int) -> Tensor:
+    """One of our tensors, of theirs."""
+    if len(parts) > 1:
+        return torch.cat(parts)
+    (tensor,) = parts
+    if ours == "logit_scale":
+        return tensor.reshape(())
+    if ours in ("visual.proj", "text.text_projection"):
+        return tensor.t()
+    if ours == "visual.trunk.pos_embed":
+        return tensor[None]
+    if ours.startswith("visual.trunk.attn_pool.q."):
+        return tensor[: len(tensor) // 3]
+    if ours.startswith("visual.trunk.attn_pool.kv."):
+        return tensor[len(tensor) // 3 :]
+    if ours == "visual.trunk.patch_embed.proj.weight" and tensor.ndim == 2 and tensor.shape[1] == 3 * patch * patch:
+        # NaFlex's linear layer over a patch's p×p×3 numbers, as a convolution `[d, 3, p, p]`
+        return tensor.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2)
+    return tensor
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenize
