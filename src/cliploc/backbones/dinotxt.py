@@ -24,7 +24,7 @@ from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
 from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
-from cliploc.backbones._timm_vit import TimmBlock, first_tokens, rotation
+from cliploc.backbones._timm_vit import TimmBlock, count_parts, first_tokens, rotation
 from cliploc.backbones._transformer import VisionTransformerBackbone
 from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, UsageError
 from cliploc.tower import Pooling, join_heads, split_heads
@@ -266,10 +266,10 @@ def read_layout(weights: Checkpoint) -> DinoTxtLayout:
         raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(sizes)}: check the file")
 
     def blocks(prefix: str) -> int:
-        numbers = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", name))}
-        if not numbers:
+        number = count_parts(tensors, f"{prefix}blocks.")
+        if not number:
             raise ModelError(f"{path} lacks {prefix}blocks, which dino.txt has: check the file")
-        return len(numbers)
+        return number
 
     width, colours, patch, _ = shape(f"{IMAGE}patch_embed.proj.weight", 4)
     family: Family = "dinov3" if f"{IMAGE}storage_tokens" in tensors else "dinov2"
