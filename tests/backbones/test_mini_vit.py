@@ -20,7 +20,7 @@ from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBl
 from cliploc.demo import demo_photos
 from cliploc.geometry import Frame
 from tests.backbones.seam import SENTENCES, BundledContract, TransformerContract, perturb, timms_attention
-from tests.backbones.test_mini import pixels
+from tests.backbones.test_mini import pixels, shipped
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
@@ -42,10 +42,8 @@ class Host(nn.Module):
 
     def __init__(self, net: HybridBlocks) -> None:
         super().__init__()
-        tensors = {name: t.float() for name, t in load_file(mini.WEIGHTS / "image.safetensors").items()}
-        del tensors["mean_feature"]
         convolutions = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, output_stride=16)
-        convolutions.load_state_dict(tensors)
+        convolutions.load_state_dict(shipped())
         net = copy.deepcopy(net)
         net.blocks = nn.ModuleList(timms(block) for block in net.blocks)
         self.visual = nn.ModuleDict({"convolutions": convolutions, "net": net}).requires_grad_(True)
