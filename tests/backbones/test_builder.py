@@ -27,6 +27,7 @@ from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.tower import Backbone
 from cliploc.training.train_settings import TrainOptions
+from tests.backbones.seam import pictures
 from tests.backbones.small_clip import CONFIG, SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript
 from tests.tolerances import assert_rounded
@@ -40,10 +41,6 @@ def folder(tmp_path_factory):
     )
     save_file(small_clip(seed=5).state_dict(), path / "open_clip_model.safetensors")
     return path
-
-
-def pictures(seed=0):
-    return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
 def text_of(model):
@@ -102,10 +99,10 @@ def test_folder_of_open_clip(folder):
     backbone = create(f"local-dir:{folder}")
     model = small_clip(seed=5)
     with torch.no_grad():
-        expected = F.normalize(model.visual(pictures()), dim=-1)
+        expected = F.normalize(model.visual(pictures(SIDE, SIDE)), dim=-1)
     assert isinstance(backbone, Backbone)
     assert recipe_of(f"local-dir:{folder}") == recipe_of(backbone)
-    assert_rounded(backbone.encode_image(pictures()), expected, backbone)
+    assert_rounded(backbone.encode_image(pictures(SIDE, SIDE)), expected, backbone)
     assert_rounded(backbone.encode_text(TEXTS), text_of(model), backbone)
     assert backbone.resize_policy == "squash"
     assert backbone.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
@@ -121,37 +118,29 @@ def test_repository_of_the_hub(folder, monkeypatch):
     assert_rounded(backbone.encode_text(TEXTS), text_of(small_clip(seed=5)), backbone)
 
 
-def test_openais_weights_get_quick_gelu(tmp_path):
-    """The architecture's name says nothing of it; plain GELU gives other embeddings that could go unnoticed."""
-    archive = torchscript(tmp_path / "RN.pt", small_clip(seed=5))
-    config = f"local-dir:{save_folder(tmp_path / 'plain')}"
-    backbone = build(Plan("RN", config, config, lambda: archive), "cpu", "fp32")
-    references = {}
-    for quick in (True, False):
-        model = small_clip(quick_gelu=quick, seed=6)
-        _checkpoints.load_into(model, _checkpoints.read_checkpoint(archive), "small")
-        references[quick] = text_of(model)
-    found = backbone.encode_text(TEXTS)
-    assert_rounded(found, references[True], backbone)
-    assert (found - references[False]).abs().max() > 1e-4
-
-
-def test_tags_trained_with_quick_gelu_get_it(tmp_path):
-    weights = tmp_path / "w.safetensors"
-    save_file(small_clip(seed=5).state_dict(), weights)
-    config = f"local-dir:{save_folder(tmp_path / 'plain')}"
-    for quick in (True, False):
-        backbone = build(Plan("x", config, config, lambda: weights, quick_gelu=quick), "cpu", "fp32")
-        reference = small_clip(quick_gelu=quick, seed=5)
-        assert_rounded(backbone.encode_text(TEXTS), text_of(reference), backbone)
-
-
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """A folder with weights that tell nothing, and OpenAI's archive of them."""
     plain = save_folder(tmp_path_factory.mktemp("plain"))
     save_file(small_clip(seed=5).state_dict(), plain / "w.safetensors")
     return plain, torchscript(plain / "RN.pt", small_clip(seed=5))
+
+
+def test_openais_weights_and_tags_trained_with_quick_gelu_get_it(told):
+    """The architecture's name says nothing of it; plain GELU gives other embeddings that could go unnoticed."""
+    plain, archive = told
+    config, references = f"local-dir:{plain}", {}
+    for quick in (True, False):
+        plan = Plan("x", config, config, lambda: plain / "w.safetensors", quick_gelu=quick)
+        tagged = build(plan, "cpu", "fp32")
+        assert_rounded(tagged.encode_text(TEXTS), text_of(small_clip(quick_gelu=quick, seed=5)), tagged)
+        model = small_clip(quick_gelu=quick, seed=6)
+        _checkpoints.load_into(model, _checkpoints.read_checkpoint(archive), "small")
+        references[quick] = text_of(model)
+    backbone = build(Plan("RN", config, config, lambda: archive), "cpu", "fp32")
+    found = backbone.encode_text(TEXTS)
+    assert_rounded(found, references[True], backbone)
+    assert (found - references[False]).abs().max() > 1e-4
 
 
 def remarks(config: str, weights: Path, **plan: Any) -> list[str]:
@@ -374,7 +363,7 @@ def test_a_folder_that_open_clip_saved(tmp_path):
     words = mock.Mock()  # a tokenizer of transformers would save itself beside the weights
     save_for_hf(model, words, {**CONFIG, "quick_gelu": True}, tmp_path)
     ours = create(f"local-dir:{tmp_path}")
-    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    images = pictures(SIDE, SIDE)
     with torch.no_grad():
         wanted = F.normalize(model.encode_image(images), dim=-1)
         texts = F.normalize(model.encode_text(tokenizer()(TEXTS)), dim=-1)

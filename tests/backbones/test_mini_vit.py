@@ -12,27 +12,22 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.backbones import mini
+from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem
 from cliploc.demo import demo_photos
 from cliploc.geometry import Frame
-from tests.backbones.seam import BundledContract, TransformerContract, perturb
+from tests.backbones.seam import SENTENCES, BundledContract, TransformerContract, perturb, timms_attention
+from tests.backbones.test_mini import pixels, shipped
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
 
 @pytest.fixture(scope="module")
-def mini_vit() -> MiniVit:
+def backbone() -> MiniVit:
     return MiniVit.bundled()
-
-
-def pixels(height: int = 224, width: int = 224, count: int = 1) -> Tensor:
-    rng = np.random.default_rng(height + width)
-    coarse = torch.from_numpy(rng.random((count, 3, 7, 9), dtype=np.float32))
-    return F.interpolate(coarse, size=(height, width), mode="bilinear")
 
 
 def timms(block: PreNormBlock) -> TimmBlock:
@@ -47,10 +42,8 @@ class Host(nn.Module):
 
     def __init__(self, net: HybridBlocks) -> None:
         super().__init__()
-        tensors = {name: t.float() for name, t in load_file(mini.WEIGHTS / "image.safetensors").items()}
-        del tensors["mean_feature"]
         convolutions = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, output_stride=16)
-        convolutions.load_state_dict(tensors)
+        convolutions.load_state_dict(shipped())
         net = copy.deepcopy(net)
         net.blocks = nn.ModuleList(timms(block) for block in net.blocks)
         self.visual = nn.ModuleDict({"convolutions": convolutions, "net": net}).requires_grad_(True)
@@ -65,18 +58,13 @@ class Host(nn.Module):
         return net.projection(net.ln_post(x))[:, 0]
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        from tests.backbones.seam import SENTENCES
-
         return mini.Mini.bundled().encode_text(SENTENCES)
 
 
 class TestBundled(BundledContract):
-    weights, most = WEIGHTS, 15 * 10**6
+    """The fixture is the module's."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def backbone(cls) -> MiniVit:
-        return MiniVit.bundled()
+    weights, most = WEIGHTS, 15 * 10**6
 
 
 class TestSmall(TransformerContract):
@@ -94,9 +82,9 @@ class TestSmall(TransformerContract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def backbone(cls, net: HybridBlocks, mini_vit: MiniVit) -> MiniVit:
+    def backbone(cls, net: HybridBlocks) -> MiniVit:
         small = MiniVit(
-            load_stem(), net, mini_vit.text, {"logit_scale": 40, "presence": {"scale": 1, "bias": 0}}
+            load_stem(), net, MiniTextTower.load(mini.WEIGHTS), {"logit_scale": 40, "presence": {"scale": 1, "bias": 0}}
         ).eval()
         small.input_hw = (48, 64)
         return small.requires_grad_(False)
@@ -112,21 +100,10 @@ class TestSmall(TransformerContract):
     def blocks(self, model: Host) -> nn.ModuleList:
         return model.visual["net"].blocks
 
-    def their_block(self, model: Host, entering: Tensor) -> Tensor:
-        return self.blocks(model)[-1](entering)
-
     def their_attention(
         self, model: Host, index: int, entering: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """timm's own softmax, made visible by its dropout of 0 in a copy whose fused path is off."""
-        block = copy.deepcopy(self.blocks(model)[index])
-        seen: list[Tensor] = []
-        block.attn.fused_attn = False
-        block.attn.attn_drop.register_forward_hook(lambda module, inputs, out: seen.append(out))
-        block.mlp.forward = torch.zeros_like  # then what the block adds is its attention branch
-        with torch.no_grad():
-            branch = block(entering) - entering
-        return seen[0], branch
+        return timms_attention(self.blocks(model)[index], entering)
 
     def test_half_precision_gives_float32_close_to_full(self, backbone: Any, images: Tensor) -> None:
         """The text tower, which is shared, stays in float32; see `test_precision`."""
@@ -154,13 +131,13 @@ def test_every_second_location_is_minis(hw: tuple[int, int]) -> None:
     assert (fine[:, :, ::2, ::2] - expected).abs().max() > 0.1
 
 
-def test_words_mean_what_they_mean_to_mini(mini_vit: MiniVit) -> None:
+def test_words_mean_what_they_mean_to_mini(backbone: MiniVit) -> None:
     texts, teacher = ["a photo of a cat.", "remote control", "xqzvkw"], mini.Mini.bundled()
-    assert torch.equal(mini_vit.encode_text(texts), teacher.encode_text(texts))
-    assert mini_vit.logit_scale == teacher.logit_scale
+    assert torch.equal(backbone.encode_text(texts), teacher.encode_text(texts))
+    assert backbone.logit_scale == teacher.logit_scale
 
 
-def test_it_says_of_photographs_what_mini_says(mini_vit: MiniVit) -> None:
+def test_it_says_of_photographs_what_mini_says(backbone: MiniVit) -> None:
     """By the whole path of preprocessing, image and text; none of these photographs was trained on."""
     teacher = mini.Mini.bundled()
     images = []
@@ -169,12 +146,12 @@ def test_it_says_of_photographs_what_mini_says(mini_vit: MiniVit) -> None:
         square = Frame.fit("squash", (image.height, image.width), (224, 224)).apply(image)
         images.append(torch.tensor(np.asarray(square)).permute(2, 0, 1) / 255)
     x = torch.stack(images)
-    ours, theirs = mini_vit.encode_image(mini_vit.normalize(x)), teacher.encode_image(teacher.normalize(x))
+    ours, theirs = backbone.encode_image(backbone.normalize(x)), teacher.encode_image(teacher.normalize(x))
     assert (ours * theirs).sum(dim=1).mean() > 0.6
     # Of all pictures each is most like itself as the teacher sees it.
     assert ((ours @ theirs.T).argmax(dim=1) == torch.arange(len(x))).float().mean() >= 0.9
     names = [photo.ask[0] for photo in demo_photos()]
-    first = (ours @ mini_vit.encode_text([f"a photo of a {name}." for name in names]).T).argmax(dim=1)
+    first = (ours @ backbone.encode_text([f"a photo of a {name}." for name in names]).T).argmax(dim=1)
     right = [names[int(i)] in photo.truth for i, photo in zip(first, demo_photos(), strict=True)]
     assert sum(right) >= len(right) - 2
 

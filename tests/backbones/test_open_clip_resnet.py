@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.tower import Needs
-from tests.backbones.seam import BackboneContract
+from tests.backbones.seam import BackboneContract, pictures
 from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
 from tests.tolerances import assert_rounded
 
@@ -32,10 +32,6 @@ class TestSmall(BackboneContract):
     """What it says of itself; the fixture is the module's."""
 
 
-def pictures(height, width, count=2, seed=0):
-    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("name", ["small", "RN50"])
 def test_equals_open_clip(name, model):
     tokens, side = tokenizer(), 64
@@ -44,7 +40,7 @@ def test_equals_open_clip(name, model):
             model = open_clip.create_model("RN50").eval()
             season(model)
         tokens, side = open_clip.get_tokenizer("RN50"), 224
-    backbone, images = OpenClipResNet(model, tokens, name), pictures(side, side, count=1)
+    backbone, images = OpenClipResNet(model, tokens, name), pictures(side, side, n=1)
     with torch.no_grad():
         expected = model.encode_image(images, normalize=True)
         expected_text = model.encode_text(tokens(TEXTS), normalize=True)

@@ -26,6 +26,7 @@ from tests.backbones.seam import (
     real_tower,
     state_of,
     their_image_embedding,
+    timms_attention,
     tokenizer,
 )
 from tests.tiny import seeded
@@ -110,23 +111,11 @@ class TestSmallTowers(TransformerContract):
         return self.blocks(model)[-1](entering, **({} if rope is None else {"rope": rope.get_embed()}))
 
     def their_attention(self, model: Any, index: int, entering: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """timm's own softmax, made visible by its dropout of 0 in a copy whose fused path is off."""
-        trunk = model.visual.trunk
-        block = copy.deepcopy(trunk.blocks[index])
-        seen: list[Tensor] = []
-        block.attn.fused_attn = False
-        block.attn.attn_drop.register_forward_hook(lambda module, inputs, out: seen.append(out))
-        options = {}
-        if getattr(trunk, "rope", None) is not None:
-            assert grid == trunk.patch_embed.grid_size
-            options["rope"] = trunk.rope.get_embed()
-        # With an MLP that adds nothing, what the block adds is its attention branch.
-        block.mlp.forward = torch.zeros_like
-        if hasattr(block.norm2, "bias") and "PostNorm" in type(block).__name__:
-            nn.init.zeros_(block.norm2.bias)
-        with torch.no_grad():
-            branch = block(entering, **options) - entering
-        return seen[0], branch
+        rope = getattr(model.visual.trunk, "rope", None)
+        if rope is None:
+            return timms_attention(self.blocks(model)[index], entering)
+        assert grid == model.visual.trunk.patch_embed.grid_size
+        return timms_attention(self.blocks(model)[index], entering, rope=rope.get_embed())
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,6 @@ class TestSmallTowers(TransformerContract):
     def blocks(self, model: Any) -> Any:
         return model.visual.transformer.resblocks
 
-    def their_block(self, model: Any, entering: Tensor) -> Tensor:
-        return self.blocks(model)[-1](entering)
-
     def their_attention(self, model: Any, index: int, entering: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         block = self.blocks(model)[index]
         with torch.no_grad():

@@ -22,7 +22,7 @@ from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.saliency import fitting
 from tests.backbones import small_clip
 from tests.backbones.plain_blocks import PlainBlock, PlainTowerContract
-from tests.backbones.seam import SENTENCES, perturb, pictures
+from tests.backbones.seam import SENTENCES, perturb, pictures, refusing
 from tests.commands import cliploc_
 from tests.saliency.vits import ours
 from tests.tolerances import assert_rounded
@@ -156,6 +156,7 @@ def test_a_file_of_the_authors_gives_embeddings_and_patches_of_the_equations(
         assert_rounded(backbone.encode_image(images), expected, backbone)
         maps = ours("patch_tokens", backbone, images, backbone.encode_text(["a cat"]))
         assert_rounded(maps.flatten(2), patches.transpose(1, 2), backbone)
+    assert {"radseg", "decomposition", "grad_eclip"} <= set(fitting(backbone))
     assert backbone.mean.flatten().tolist() == pytest.approx([0.4] * 3)
     assert (backbone.input_hw, backbone.prefix_tokens, backbone.logit_scale) == (
         (512, 512),
@@ -197,37 +198,25 @@ def norm_of(v: Tensor, scale: float) -> dict[str, Tensor]:
     return {"_v": v.clone(), "scale": torch.tensor([[scale]]), "_sn_version": torch.tensor(2)}
 
 
-def test_every_method_that_fits_runs(tmp_path: Path) -> None:
-    backbone: Any = create("c-radio-siglip2", str(saved(tmp_path, plain(1), "_heads.siglip2")))
-    masking = {"score_cam", "gscore_cam", "vl_score", "rise", "occlusion", "m2ib"}
-    methods = set(fitting(backbone)) - masking
-    assert {"radseg", "decomposition", "grad_eclip"} <= methods
-    for name in methods:
-        maps = ours(name, backbone, pictures(80, 80), backbone.encode_text(["a cat", "a dog"]))
-        assert maps.isfinite().all(), name
-
-
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
-    def refused(match: str, heads: str = "_heads.clip", **changes: Any) -> None:
+    def refused(*fragments: str, heads: str = "_heads.clip", **changes: Any) -> None:
         path = saved(tmp_path, plain(), heads, **changes)
-        with pytest.raises(ModelError, match=match) as error:
+        with refusing(str(tmp_path), *fragments):
             create("c-radio-clip", str(path))
-        assert "\n" not in str(error.value)
-        assert str(tmp_path) in str(error.value)
 
     refused("expected a ViT of C-RADIOv3 with a head of the type open_clip", teachers=TEACHERS[1:])
     refused("is a dinov2_vitg14_reg with heads of clip, siglip2, sam", model="dinov2_vitg14_reg")
-    refused(r"does not say how C-RADIO was trained \(.*teachers", teachers="clip")
+    refused("does not say how C-RADIO was trained (", "teachers", teachers="clip")
     refused("has a width that is no multiple of the 16 heads", model="vit_large_patch16_224")
     refused("has not the class token", teachers=[{**TEACHERS[0], "token_slot": 9}])
     refused("has no head.fc1.weight of C-RADIO, of 2 axes", heads="_heads.dino")
     refused("normalises its features", tensors={"_feature_normalizer.mean": torch.zeros(2)})
-    refused(r"1 tensors missing \(blocks.1.attn.proj.bias\)", tensors={"base_model.blocks.1.attn.proj.bias": None})
+    refused("1 tensors missing (blocks.1.attn.proj.bias)", tensors={"base_model.blocks.1.attn.proj.bias": None})
     refused(
-        r"1 unexpected \(blocks.0.attn.q_norm.weight\)",
+        "1 unexpected (blocks.0.attn.q_norm.weight)",
         tensors={"base_model.blocks.0.attn.q_norm.weight": torch.ones(8)},
     )
-    refused(r"refused: .*could run code \(pathlib", root=Path("somewhere"))
+    refused("refused: ", "could run code (pathlib", root=Path("somewhere"))
     path = saved(tmp_path, plain(), "_heads.clip")
     torch.save(plain().state("_heads.clip"), tmp_path / "bare.pth")
     with pytest.raises(ModelError, match="does not say how C-RADIO was trained"):

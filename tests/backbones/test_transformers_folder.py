@@ -20,6 +20,7 @@ from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.tower import Needs
+from tests.backbones.seam import refusing
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
@@ -134,17 +135,6 @@ def pictures():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_clips_tell_which_words_a_match_used(saved, kind):
-    backbone = create(f"local-dir:{saved[kind][2]}")
-    found = backbone.word_shares("a photo of a cat.", torch.ones(backbone.embedding_size))
-    if kind != "clip":
-        assert found is None
-        return
-    assert [word for word, _ in found] == ["a", "photo", "of", "a", "cat", "."]
-    assert sum(share for _, share in found) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_embeddings_are_those_of_transformers(saved, kind):
     model, tokenizer, folder = saved[kind]
     images, texts = embedded(model, tokenizer, pictures(), kind)
@@ -160,6 +150,12 @@ def test_embeddings_are_those_of_transformers(saved, kind):
         theirs = model.vision_model(pixel_values=pictures(), output_attentions=True).attentions
         for back, weights in backbone.trace(pictures(), Needs(attention="all")).attention.items():
             assert_rounded(weights, theirs[back].detach(), backbone)
+    shares = backbone.word_shares("a photo of a cat.", torch.ones(backbone.embedding_size))
+    if kind == "clip":
+        assert [word for word, _ in shares] == ["a", "photo", "of", "a", "cat", "."]
+        assert sum(share for _, share in shares) == pytest.approx(1)
+    else:
+        assert shares is None
     assert len({tuple(row.tolist()) for row in texts}) == len(TEXTS), "the tokenizer told the texts apart"
     assert not any(p.requires_grad for p in backbone.parameters())
     found = Localizer(backbone, text_cache=False)(torch.zeros(40, 30, 3, dtype=torch.uint8).numpy(), ["cat"])
@@ -240,27 +236,12 @@ def test_the_middle_is_cut_out_where_transformers_does(saved, hw):
 
 # ------------------------------------------------------------------------------------------------------------ refusals
 def refused(folder, *fragments):
-    with pytest.raises(ModelError) as error:
+    with refusing(*fragments):
         create(f"local-dir:{folder}")
-    text = str(error.value)
-    assert "\n" not in text
-    for fragment in fragments:
-        assert fragment in text, text
 
 
-def test_what_cannot_be_mapped_is_refused(saved, tmp_path):
+def test_a_tokenizer_or_weights_that_are_not_there_are_refused(saved, tmp_path):
     folder = copied(saved, "clip", tmp_path)
-    kept = (folder / "config.json").read_text()
-    for changes, fragment in (
-        ({"model_type": "blip"}, "a transformers model of the type 'blip', which is not supported"),
-        ({"vision_config": {**VISION, "hidden_act": "relu"}}, "the activation 'relu', which is not supported: expecte"),
-        ({"vision_config": {**VISION, "num_attention_heads": 5}}, "is no multiple of its num_attention_heads"),
-        ({"vision_config": {**VISION, "num_hidden_layers": 2}}, "has 3 layers of vision_model, "),
-        ({"vision_config": {**VISION, "intermediate_size": 80}}, "of another shape"),
-    ):
-        changed(folder, **changes)
-        refused(folder, str(folder), fragment)
-        (folder / "config.json").write_text(kept)
     (folder / "tokenizer.json").write_text("{}")
     refused(folder, "the tokenizer in", "cannot be read")
     (folder / "tokenizer.json").unlink()
@@ -276,6 +257,11 @@ CONFIG, PICTURES, WORDS_OF = "config.json", "preprocessor_config.json", "tokeniz
 @pytest.mark.parametrize(
     ("kind", "name", "at", "value", "said"),
     [
+        ("clip", CONFIG, "model_type", "blip", "a transformers model of the type 'blip', which is not supported"),
+        ("clip", CONFIG, "vision_config hidden_act", "relu", "the activation 'relu', which is not supported: expecte"),
+        ("clip", CONFIG, "vision_config num_attention_heads", 5, "is no multiple of its num_attention_heads"),
+        ("clip", CONFIG, "vision_config num_hidden_layers", 2, "has 3 layers of vision_model, "),
+        ("clip", CONFIG, "vision_config intermediate_size", 80, "of another shape"),
         ("clip", CONFIG, "vision_config", [], "Expected `object | null`, got `array` - at `$.vision_config`"),
         ("clip", CONFIG, "projection_dim", "20", "Expected `int`, got `str` - at `$.projection_dim`"),
         ("clip", CONFIG, "projection_dim", 0, "Expected `int` >= 1"),

@@ -23,6 +23,7 @@ from cliploc import backbones
 from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._checkpoints import load_into, looks_like, read_checkpoint
 from cliploc.errors import CliplocError, ModelError
+from tests.backbones.seam import refusing
 from tests.backbones.small_clip import SIDE, small_clip
 from tests.hub.server import Hub
 
@@ -56,12 +57,8 @@ def archive(tmp_path_factory):
 
 
 def fails(path, *fragments):
-    with pytest.raises(ModelError) as error:
+    with refusing(str(path), *fragments):
         read_checkpoint(path)
-    text = str(error.value)
-    assert "\n" not in text
-    for fragment in (str(path), *fragments):
-        assert fragment in text, text
 
 
 # ------------------------------------------------------------------------------------------------------------ formats
@@ -476,12 +473,8 @@ def in_hub_cache(home, repository, name, content, blob=None):
 
 
 def tag_fails(*fragments, model="RN50", tag="openai"):
-    with pytest.raises(ModelError) as error:
+    with refusing(*fragments):
         _weights.tag_file(model, tag)
-    text = str(error.value)
-    assert "\n" not in text
-    for fragment in fragments:
-        assert fragment in text, text
 
 
 def test_cached_tag_needs_no_network(home, state):

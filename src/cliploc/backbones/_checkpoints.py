@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_sett
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError:
         raise ModelError(f"{path} does not fit into memory: close other programs or take a smaller model") from None
-    from_openai = any(tensors.pop(name, None) is not None for name in OPENAI_EXTRAS) | _is_torchscript(path)
+    from_openai = not tensors.keys().isdisjoint(OPENAI_EXTRAS) or _is_torchscript(path)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_EXTRAS}
     return Checkpoint(path, sha256, tensors, from_openai, settings)
 
@@ -238,30 +238,26 @@ def refuse_others(
     missing = [key for key in expected if key not in tensors and not ignored.match(key)]
     unexpected = [key for key in tensors if key not in expected and not ignored.match(key)]
     other_shape = [key for key in tensors if key in expected and tensors[key].shape != expected[key].shape]
-    if missing or unexpected or other_shape:
-        problems = []
-        for how, keys in (("tensors missing", missing), ("unexpected", unexpected)):
-            if keys:
-                problems.append(f"{len(keys)} {how} ({keys[0]}{', …' if len(keys) > 1 else ''})")
-        if other_shape:
-            key = other_shape[0]
-            problems.append(
-                f"{len(other_shape)} of another shape ({key}: {list(tensors[key].shape)}, expected "
-                f"{list(expected[key].shape)})"
-            )
-        raise ModelError(f"{path} does not hold {what}: {', '.join(problems)}; {_advice(tensors, path, name)}")
-
-
-def _advice(tensors: dict[str, Tensor], path: Path, name: str) -> str:
-    """What to do about weights that do not fit the model of this name."""
+    if not (missing or unexpected or other_shape):
+        return
+    problems = []
+    for how, keys in (("tensors missing", missing), ("unexpected", unexpected)):
+        if keys:
+            problems.append(f"{len(keys)} {how} ({keys[0]}{', …' if len(keys) > 1 else ''})")
+    if other_shape:
+        key = other_shape[0]
+        problems.append(
+            f"{len(other_shape)} of another shape ({key}: {list(tensors[key].shape)}, expected "
+            f"{list(expected[key].shape)})"
+        )
+    advice = "check model and file"
     if name and any(key.startswith(("visual_model.", "text_model.backbone.")) for key in tensors):
-        return "they are named as dino.txt's: use --model dinov3-l-dinotxt or dinov2-l-dinotxt"
-    if any(key.startswith(("vision_model.", "text_model.encoder.")) for key in tensors):
-        return f"they are named as transformers names them: use --model local-dir:{path.parent} without --pretrained"
-    near = looks_like(tensors) if name else []
-    if near and name not in near:
-        return f"they look like {' or '.join(near[:2])}: use --model {near[0]}"
-    return "check model and file"
+        advice = "they are named as dino.txt's: use --model dinov3-l-dinotxt or dinov2-l-dinotxt"
+    elif any(key.startswith(("vision_model.", "text_model.encoder.")) for key in tensors):
+        advice = f"they are named as transformers names them: use --model local-dir:{path.parent} without --pretrained"
+    elif name and (near := looks_like(tensors)) and name not in near:
+        advice = f"they look like {' or '.join(near[:2])}: use --model {near[0]}"
+    raise ModelError(f"{path} does not hold {what}: {', '.join(problems)}; {advice}")
 
 
 def looks_like(tensors: dict[str, Tensor]) -> list[str]:

@@ -41,9 +41,12 @@ class BackboneGuide:
 
 
 class TimmGuide:
-    """The last feature map of a tower of timm: a ViT's patch tokens after its last norm."""
+    """The last feature map of a tower of timm: a ViT's patch tokens after its last norm.
 
-    def __init__(self, name: str, module: Any, weights_id: str, device: str = "cpu") -> None:
+    Or the queries plus keys of a ViT's last block, as CorrCLIP takes them of DINO.
+    """
+
+    def __init__(self, name: str, module: Any, weights_id: str, device: str, *, queries_keys: bool) -> None:
         self.name, self.weights_id, self._device = name, weights_id, torch.device(device)
         self._module: Any = module.eval().requires_grad_(False).to(self._device)
         how: dict[str, Any] = self._module.pretrained_cfg
@@ -51,40 +54,32 @@ class TimmGuide:
             torch.tensor(how[key], device=self._device).view(1, 3, 1, 1) for key in ("mean", "std")
         )
         self._stride = int(self._module.feature_info[-1]["reduction"])
+        self._last: Any = None  # the block whose queries and keys are read
+        if queries_keys:
+            blocks: Any = list(getattr(module, "blocks", None) or ())
+            if len(blocks) < 2 or getattr(getattr(blocks[-1], "attn", None), "qkv", None) is None:
+                raise UsageError(f"{name} has no queries and keys to read: leave {QUERIES_KEYS} out")
+            self._before, self._last = len(blocks) - 2, blocks[-1]
+            self.name = QUERIES_KEYS + name
+            self.weights_id = hashlib.sha256(f"{weights_id} queries and keys".encode()).hexdigest()
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """See `cliploc.tower.Guide.features`."""
         images = (_sized(pixels.to(self._device), self._stride) - self._mean) / self._std
+        which = {"indices": 1, "norm": True} if self._last is None else {"indices": [self._before], "norm": False}
+        asked = {"output_fmt": "NCHW", "intermediates_only": True}
         try:
-            return self._read(images).float()
+            read: Tensor = self._module.forward_intermediates(images, **which, **asked)[-1]  # [B, d, h, w]
         except AssertionError as error:  # timm's answer of towers that take one size only
             height, width = images.shape[-2:]
             raise UsageError(
                 f"the guide {self.name} takes pictures of its own size only, got {height}×{width}: choose another guide"
             ) from error
-
-    def _read(self, images: Tensor) -> Tensor:
-        asked = {"norm": True, "output_fmt": "NCHW", "intermediates_only": True}
-        return self._module.forward_intermediates(images, indices=1, **asked)[-1]
-
-
-class QueryKeyGuide(TimmGuide):
-    """The queries plus keys of the last block of a ViT of timm, as CorrCLIP takes them of DINO."""
-
-    def __init__(self, name: str, module: Any, weights_id: str, device: str = "cpu") -> None:
-        digest = hashlib.sha256(f"{weights_id} queries and keys".encode()).hexdigest()
-        super().__init__(QUERIES_KEYS + name, module, digest, device)
-        blocks: Any = list(getattr(module, "blocks", None) or ())
-        if len(blocks) < 2 or getattr(getattr(blocks[-1], "attn", None), "qkv", None) is None:
-            raise UsageError(f"{name} has no queries and keys to read: leave {QUERIES_KEYS} out")
-        self._before, self._last = len(blocks) - 2, blocks[-1]
-
-    def _read(self, images: Tensor) -> Tensor:
-        asked = {"norm": False, "output_fmt": "NCHW", "intermediates_only": True}
-        tokens = self._module.forward_intermediates(images, indices=[self._before], **asked)[-1]  # [B, d, h, w]
-        q, k, _ = self._last.attn.qkv(self._last.norm1(tokens.movedim(1, 3))).chunk(3, dim=3)
-        return torch.as_tensor(q + k).movedim(3, 1)
+        if self._last is not None:
+            q, k, _ = self._last.attn.qkv(self._last.norm1(read.movedim(1, 3))).chunk(3, dim=3)
+            read = (q + k).movedim(3, 1)
+        return read.float()
 
 
 def _sized(pixels: Tensor, stride: int) -> Tensor:
@@ -99,17 +94,12 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
     """Builds a frozen float32 guide: a name of `guides`, a catalogue model, or a tower of timm, "NAME@WEIGHTS"."""
     refuse_unknown_guide(spec)
     name, _, weights = spec.removeprefix(QUERIES_KEYS).partition("@")
-    made = QueryKeyGuide if spec.startswith(QUERIES_KEYS) else TimmGuide
-    if name in guides.names():
-        return _timm_guide(made, name, guides.get(name).timm, weights, device)
-    if in_catalogue(name):
-        if made is QueryKeyGuide:
+    queries_keys, listed = spec.startswith(QUERIES_KEYS), name in guides.names()
+    if not listed and in_catalogue(name):
+        if queries_keys:
             raise UsageError(f"expected a tower of timm after {QUERIES_KEYS}, got {name}: use qk:dino-b8")
         return BackboneGuide(create(name, weights or None, device))
-    return _timm_guide(made, name, name, weights, device)
-
-
-def _timm_guide(made: type[TimmGuide], name: str, timm_name: str, weights: str, device: str) -> TimmGuide:
+    timm_name = guides.get(name).timm if listed else name
     import timm
 
     if not timm.is_model(timm_name):
@@ -119,14 +109,20 @@ def _timm_guide(made: type[TimmGuide], name: str, timm_name: str, weights: str, 
     except RuntimeError:  # timm's answer to weights that the tower does not have
         tags = timm.list_models(f"{timm_name.partition('.')[0]}.*", include_tags=True)
         raise UnknownNameError("guide", name, tags) from None
-    module = _built(timm_name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: Any
+        try:  # for any input size, if the tower supports that
+            module = timm.create_model(timm_name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        except TypeError:  # a tower that has no positions to resize
+            module = timm.create_model(timm_name, pretrained=False, num_classes=0)
     try:
         _ = module.feature_info[-1]["reduction"], module.forward_intermediates
     except (AttributeError, KeyError, IndexError):
         raise UsageError(f"{name} of timm has no feature maps: choose another guide, such as dinov2-s") from None
     if weights == "random":
-        digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict()))
-        return made(name, module, digest.hexdigest(), device)
+        digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict())).hexdigest()
+        return TimmGuide(name, module, digest, device, queries_keys=queries_keys)
     repository = "" if published is None else published.hf_hub_id or ""
     checkpoint = read_checkpoint(user_path(weights) if weights else timm_file(name, repository))
     try:
@@ -138,16 +134,5 @@ def _timm_guide(made: type[TimmGuide], name: str, timm_name: str, weights: str, 
             f"{checkpoint.path} does not hold the weights of the guide {name}, as it lacks {missing[0]}: give the file "
             f"of https://huggingface.co/{repository or 'timm'} after {name}@"
         )
-    return made(name, module, hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest(), device)
-
-
-def _built(timm_name: str) -> Any:
-    """A tower of timm with random weights, for any input size if the tower supports that."""
-    import timm
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            return timm.create_model(timm_name, pretrained=False, num_classes=0, dynamic_img_size=True)
-        except TypeError:  # a tower that has no positions to resize
-            return timm.create_model(timm_name, pretrained=False, num_classes=0)
+    digest = hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest()
+    return TimmGuide(name, module, digest, device, queries_keys=queries_keys)

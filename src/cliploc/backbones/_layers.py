@@ -124,17 +124,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if q.dtype == k.dtype == v.dtype == torch.bfloat16 and not recorded and native_bf16(v.device):
-        return _few_heads_at_once(q, k, v, scale)
+        gathered = v.new_empty(*q.shape[:-1], v.shape[-1])  # [B, H, t, e]
+        at_once = max(1, WEIGHTS_AT_ONCE // (q.shape[-2] * k.shape[-2]))  # heads
+        parts = (torch.split(part.flatten(0, 1), at_once) for part in (q * scale, k, v, gathered))
+        for queries, keys, values, into in zip(*parts, strict=True):  # each [n, t or T, d or e]
+            torch.bmm(torch.bmm(queries, keys.transpose(1, 2)).softmax(dim=-1), values, out=into)
+        return gathered
     return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale).to(v.dtype)
-
-
-def _few_heads_at_once(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    gathered = v.new_empty(*q.shape[:-1], v.shape[-1])  # [B, H, t, e]
-    at_once = max(1, WEIGHTS_AT_ONCE // (q.shape[-2] * k.shape[-2]))
-    heads = (torch.split(part.flatten(0, 1), at_once) for part in (q * scale, k, v, gathered))
-    for queries, keys, values, into in zip(*heads, strict=True):  # each [n, t or T, d or e]
-        torch.bmm(torch.bmm(queries, keys.transpose(1, 2)).softmax(dim=-1), values, out=into)
-    return gathered
 
 
 # ---------------------------------------------------------------------------------------------------------- positions

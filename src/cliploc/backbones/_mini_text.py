@@ -79,7 +79,6 @@ ALIASES = {
     "vespa": "motor scooter",
 }
 PLURALS = {"ies": "y", "ses": "s", "xes": "x", "zes": "z", "ches": "ch", "shes": "sh", "men": "man", "s": ""}
-PLURAL_ENDS = tuple(PLURALS)
 
 
 def normalise(text: str) -> str:
@@ -108,6 +107,7 @@ class Reading(NamedTuple):
     outside: bool  # whether WordNet has the words but they resemble no class
     letters: bool  # whether the text has any word of a–z or 0–9
     used: tuple[str, ...] = ()  # the words of `known`, as they were written
+    strange: bool = False  # whether it has a word that WordNet lacks, so that it is left out: perhaps it was misspelt
 
 
 class Segment(NamedTuple):
@@ -239,12 +239,13 @@ class MiniTextTower(nn.Module):
             return None
         if not reading.letters:
             return f"{model} reads English words, and finds none in {_shown(text)}"
-        if self._resembles(reading):
+        likeness = self._likeness(reading.others)  # [N]
+        if not reading.outside and float(likeness.max()) >= self.min_cosine:
             return None
         hint = ""
         if meant := () if reading.outside else self._meant(" ".join(reading.others)):
             hint = f"did you mean {_listed(meant, 'or')}? "
-        elif near := self._nearest(reading, NEAR):
+        elif near := self._nearest(likeness, NEAR):
             hint = f"nearest that it knows: {_listed(near, 'and')}; "
         return f"{model} does not know {_shown(text)}: {hint}{READS_ALL}"
 
@@ -256,12 +257,14 @@ class MiniTextTower(nn.Module):
         if len(parts) > 1 and all(self._read(part).known for part in parts):
             return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
         if not reading.known:
-            if not self._resembles(reading):
+            likeness = self._likeness(reading.others)  # [N]
+            if reading.outside or float(likeness.max()) < self.min_cosine:
                 return None
             if near := self._meant(" ".join(reading.others)):
                 return f"{model} has no word {_shown(text)}: did you mean {_listed(near, 'or')}?"
-            near = self._nearest(reading, self.min_cosine)
-            return f"{model} has no word {_shown(text)}: it is read as what resembles {_listed(near, 'and')}"
+            near = self._nearest(likeness, self.min_cosine)
+            like = f"what resembles {_listed(near, 'and')}" if near else "what its parts resemble"
+            return f"{model} has no word {_shown(text)}: it is read as {like}"
         said = " ".join(reading.used)
         head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
         anchor = self._read_as.get(head)
@@ -269,19 +272,10 @@ class MiniTextTower(nn.Module):
         if anchor is None and said == written:
             return None
         kind = f"{head!r}, a kind of " if anchor is not None and said != written else ""
-        # A word that WordNet lacks is left out: perhaps it was misspelt.
-        strange = any(
-            one.row is None and not one.outside and one.phrase not in STOP_WORDS | MODIFIERS
-            for one in self._segments(written.split()[:MAX_WORDS])
-        )
-        near = self._meant(written) if strange else ()
+        near = self._meant(written) if self._read(written, whole=True).strange else ()
         return f"{model} reads {_shown(text)} as {kind}{_shown(anchor or said)}" + (
             f": did you mean {_listed(near, 'or')}?" if near else ""
         )
-
-    def _resembles(self, reading: Reading) -> bool:
-        """Whether words that are not in the lexicon are like some node's name."""
-        return not reading.outside and float(self._likeness(reading.others).max()) >= self.min_cosine
 
     def _meant(self, words: str) -> tuple[str, ...]:
         """The word of the lexicon that a misspelt name may stand for, if there is one."""
@@ -296,34 +290,47 @@ class MiniTextTower(nn.Module):
         ]
         return tuple(difflib.get_close_matches(wrong, near, n=1, cutoff=LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD))
 
-    def _nearest(self, reading: Reading, least: float) -> tuple[str, ...]:
-        """Names whose word vectors are nearest to a text's, with at least this cosine."""
-        likeness = self._likeness(reading.others)  # [N]
+    def _nearest(self, likeness: Tensor, least: float) -> tuple[str, ...]:
+        """The shortest names of the nodes that a text is most like, with at least this cosine; `[N]`."""
         order = likeness.argsort(descending=True, stable=True)[: 10 * NEAREST].tolist()
         near = [node for node in order if likeness[node] >= least]
-        names = self._node_names(near) if near else {}
-        return tuple(dict.fromkeys(names[node] for node in near if node in names))[:NEAREST]
-
-    def _node_names(self, nodes: Sequence[int]) -> dict[int, str]:
-        """The shortest word for each of some nodes that has one."""
         first = self.word_senses[:, 0].long()  # [W]
         exact = self.sense_scores[first, 0].float() * self.score_step >= EXACT  # [W]
         only = self.word_senses[:, 1] < 0  # [W]
         of_words = self.sense_nodes[first, 0]  # [W]
-        asked = torch.isin(of_words, of_words.new_tensor(nodes))
-        found: dict[int, str] = {}
+        asked = torch.isin(of_words, of_words.new_tensor(near))
+        start = len(self.rows) - len(self.everyday_rows)
+        names: dict[int, str] = {}
         for row in (exact & only & asked).nonzero().flatten().tolist():
             node = int(of_words[row])
-            if node not in found or len(self._lexicon[row]) < len(found[node]):
-                found[node] = self._lexicon[row]
-        start = len(self.rows) - len(self.everyday_rows)
-        return {**found, **{start + number: name for number, name in enumerate(self._names)}}
+            if node not in names or len(self._lexicon[row]) < len(names[node]):
+                names[node] = self._lexicon[row]
+        names.update(enumerate(self._names, start))
+        return tuple(dict.fromkeys(names[node] for node in near if node in names))[:NEAREST]
 
     def embed_readings(self, readings: Sequence[Reading]) -> Tensor:
         """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
-        words = dict.fromkeys(word for reading in readings for word, _ in reading.known)
-        of_words = dict(zip(words, self._mixtures_of([*words]), strict=True)) if words else {}
-        mixtures = torch.stack([self._mixture(reading, of_words) for reading in readings])  # [n, N]
+        words = [*dict.fromkeys(word for reading in readings for word, _ in reading.known)]
+        of_words = self.rows.new_zeros(len(words), len(self.rows))  # [W, N] each word's mixture of nodes
+        first = len(self.rows) - len(self.everyday_rows) - self._first_everyday
+        others = []
+        for number, word in enumerate(words):
+            if word >= self._first_everyday:
+                of_words[number, first + word] = 1
+            else:
+                others.append(number)
+        senses = self.word_senses[[words[number] for number in others]].long()  # [w, s]
+        weights = self.word_weights[[words[number] for number in others]].float() / 255 * (senses >= 0)
+        nodes = self.sense_nodes[senses.clamp(min=0)].long()  # [w, s, K]
+        scores = self.sense_scores[senses.clamp(min=0)].float() * self.score_step
+        scores = scores.masked_fill(~self.present[nodes], -1e4)
+        shares = weights[:, :, None] * torch.softmax(self.sense_beta * scores, dim=2)
+        of_others = of_words.new_zeros(len(others), len(self.rows))
+        for sense in range(senses.shape[1]):  # in turn: each has a node once, so sums have one order on every device
+            of_others.scatter_add_(1, nodes[:, sense], shares[:, sense])
+        of_words[others] = of_others
+        mixture_of = dict(zip(words, of_words, strict=True))
+        mixtures = torch.stack([self._mixture(reading, mixture_of) for reading in readings])  # [n, N]
         text, node = mixtures.nonzero().unbind(dim=1)  # few nodes are in each
         firsts = torch.searchsorted(text, torch.arange(len(readings), device=text.device))  # [n]
         # Summed one after another: the last bits do not depend on the other texts.
@@ -337,49 +344,22 @@ class MiniTextTower(nn.Module):
             return torch.softmax(self.word_beta * likeness, dim=0)
         *before, (head, _) = reading.known
         mixture = of_words[head]
-        narrower = [kind for word, _ in before if (kind := self._kind_of(mixture, of_words[word])) is not None]
+        narrower = []
+        for word, _ in before:
+            below = self.members[int(mixture.argmax())]  # [1000] of the head's first node
+            if below.sum() < 2:
+                break
+            there = of_words[word].nonzero().flatten()
+            of_nodes = self.members[there]  # [n, 1000]
+            kind = torch.zeros_like(mixture)  # the part of the word's mixture below that node: "crane bird"
+            kind[there] = of_words[word][there] * (of_nodes @ below == of_nodes.sum(dim=1))
+            if kind.sum() >= KIND_SHARE:
+                narrower.append(kind / kind.sum())
         if narrower:
             return torch.stack(narrower).sum(dim=0)
         for word, weight in before:
             mixture = mixture + weight * of_words[word]
         return mixture
-
-    def _mixtures_of(self, words: Sequence[int]) -> Tensor:
-        """Known words' mixtures of nodes `[W, N]`, over their senses and the nodes near each sense."""
-        mixtures = self.rows.new_zeros(len(words), len(self.rows))
-        first = len(self.rows) - len(self.everyday_rows) - self._first_everyday
-        others = []
-        for number, word in enumerate(words):
-            if self._is_everyday(word):
-                mixtures[number, first + word] = 1
-            else:
-                others.append(number)
-        rows = [words[number] for number in others]
-        senses = self.word_senses[rows].long()  # [w, s]
-        weights = self.word_weights[rows].float() / 255 * (senses >= 0)
-        nodes = self.sense_nodes[senses.clamp(min=0)].long()  # [w, s, K]
-        scores = self.sense_scores[senses.clamp(min=0)].float() * self.score_step
-        scores = scores.masked_fill(~self.present[nodes], -1e4)
-        shares = weights[:, :, None] * torch.softmax(self.sense_beta * scores, dim=2)
-        of_others = mixtures.new_zeros(len(others), len(self.rows))
-        for sense in range(senses.shape[1]):  # in turn: each has a node once, so sums have one order on every device
-            of_others.scatter_add_(1, nodes[:, sense], shares[:, sense])
-        mixtures[others] = of_others
-        return mixtures
-
-    def _is_everyday(self, word: int) -> bool:
-        return word >= self._first_everyday
-
-    def _kind_of(self, head: Tensor, word: Tensor) -> Tensor | None:
-        """The part of a word's mixture `[N]` below the head's first node, sum 1 ("crane bird"); None if small."""
-        below = self.members[int(head.argmax())]  # [1000]
-        if below.sum() < 2:
-            return None
-        there = word.nonzero().flatten()
-        of_nodes = self.members[there]  # [n, 1000]
-        kind = torch.zeros_like(word)
-        kind[there] = word[there] * (of_nodes @ below == of_nodes.sum(dim=1))
-        return kind / kind.sum() if kind.sum() >= KIND_SHARE else None
 
     def _likeness(self, words: tuple[str, ...]) -> Tensor:
         """Cosine of the words' mean vector with each node's nearest name, `[N]`; zeros if no word has a vector."""
@@ -388,40 +368,23 @@ class MiniTextTower(nn.Module):
 
     def _vector(self, words: tuple[str, ...]) -> Tensor:
         """The words' mean static vector `[128]`, unit norm; zero if no word has one."""
-        pieces = [self._tokenizer.encode(word).ids for word in words]
-        readable = [ids for word, ids in zip(words, pieces, strict=True) if len(word) >= MIN_PIECE * len(ids)]
-        ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.token_vectors.device)
+        pieces: list[int] = []
+        for word in words:
+            of_word = self._tokenizer.encode(word).ids
+            if len(word) >= MIN_PIECE * len(of_word):
+                pieces += of_word
+        ids = torch.tensor(pieces, dtype=torch.long, device=self.token_vectors.device)
         vectors = self.token_vectors[ids - 1].float() * self.token_scale[ids - 1].float()[:, None]
         return F.normalize(vectors.masked_fill(ids[:, None] == 0, 0.0).sum(dim=0), dim=0)  # 0: an unknown piece
 
-    def _read(self, text: str) -> Reading:
-        words = _without_picture_words(normalise(text).split()[:MAX_WORDS])
+    def _read(self, text: str, *, whole: bool = False) -> Reading:
+        """Splits a text into the longest phrases of the lexicon, and chooses among them; `whole`: picture words too."""
+        words = normalise(text).split()[:MAX_WORDS]
+        if not whole:
+            words = _without_picture_words(words)
         excepted = " ".join(word for word in words if word not in ARTICLES) in self._excepted
-        segments = self._segments(words, everyday=not excepted)
-        content = [s for s in segments if s.phrase not in STOP_WORDS] or segments
-        content = [s for s in content if s.phrase not in MODIFIERS] or content
-        first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
-        end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
-        found = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
-        # Aliases only as the whole name: beside other words, they mean what they mean to WordNet.
-        forms = _singulars(" ".join(s.phrase for s in content))
-        if aliases := [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]:
-            found = [(aliases[0], forms[0])]
-        # Before a head, everyday names say of what or where it is ("street lamp"), not what it looks like.
-        found = [one for one in found[:-1] if not self._is_everyday(one[0])] + found[-1:]
-        weights = [self.modifier_weight] * (len(found) - 1) + [1.0]
-        return Reading(
-            known=tuple((row, weight) for (row, _), weight in zip(found, weights, strict=True)) if found else (),
-            others=() if found else tuple(s.phrase for s in content),
-            outside=bool(content) and all(s.outside for s in content),
-            letters=bool(words),
-            used=tuple(phrase for _, phrase in found),
-        )
-
-    def _segments(self, words: list[str], *, everyday: bool = True) -> list[Segment]:
-        """Splits words into the longest phrases of the lexicon, with its everyday names or as they were without."""
-        known = self._words if everyday else self._plain
-        segments = []
+        known = self._plain if excepted else self._words
+        segments: list[Segment] = []
         start = 0
         while start < len(words):
             for end in range(min(len(words), start + MAX_PHRASE), start, -1):
@@ -436,7 +399,29 @@ class MiniTextTower(nn.Module):
                     segments.append(Segment(" ".join(part), row, outside))
                     start = end
                     break
-        return segments
+        named = [s for s in segments if s.phrase not in STOP_WORDS] or segments
+        content = [s for s in named if s.phrase not in MODIFIERS] or named
+        first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
+        end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
+        found = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
+        # Aliases only as the whole name: beside other words, they mean what they mean to WordNet.
+        forms = _singulars(" ".join(s.phrase for s in content))
+        if alias := next((form for form in forms if form in ALIASES), None):
+            found = [(self._words[ALIASES[alias]], forms[0])]
+        # Before a head, everyday names say of what or where it is ("street lamp"), not what it looks like.
+        found = [one for one in found[:-1] if one[0] < self._first_everyday] + found[-1:]
+        weights = [self.modifier_weight] * (len(found) - 1) + [1.0]
+        return Reading(
+            known=tuple((row, weight) for (row, _), weight in zip(found, weights, strict=True)) if found else (),
+            others=() if found else tuple(s.phrase for s in content),
+            outside=bool(content) and all(s.outside for s in content),
+            letters=bool(words),
+            used=tuple(phrase for _, phrase in found),
+            strange=any(
+                s.row is None and not s.outside and s.phrase not in STOP_WORDS and s.phrase not in MODIFIERS
+                for s in segments
+            ),
+        )
 
 
 def _split(words: str) -> tuple[str, ...]:
@@ -464,7 +449,9 @@ def _without_picture_words(words: list[str]) -> list[str]:
 
 def _singulars(phrase: str) -> list[str]:
     """The phrase and its possible singulars, by WordNet's rules of detachment (morphy(7WN))."""
-    if not phrase.endswith(PLURAL_ENDS):
-        return [phrase]
-    fits = [(end, new) for end, new in PLURALS.items() if phrase.endswith(end) and len(phrase) > len(end) + 1]
-    return [phrase, *(phrase.removesuffix(end) + new for end, new in fits)]
+    forms = [phrase]
+    if phrase.endswith(("s", "men")):
+        for end, new in PLURALS.items():
+            if phrase.endswith(end) and len(phrase) > len(end) + 1:
+                forms.append(phrase.removesuffix(end) + new)
+    return forms

@@ -190,9 +190,6 @@ class VisionTransformerBackbone(DualEncoder):
             raise UsageError(f"expected a block of {self.name} from {-self.depth} to -1 (the last), got {block}")
         return self.depth + block
 
-    def _patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return on_grid(tokens[:, self.prefix_tokens :], grid)  # [B, d, h, w]
-
     def _run(self, x: Tensor, first: int, last: int, needs: Needs, grid: tuple[int, int]) -> Trace:
         """Blocks `first` to `last` (from the start), then the head."""
         every = range(-self.depth, 0)
@@ -206,7 +203,7 @@ class VisionTransformerBackbone(DualEncoder):
         for index in range(first, last + 1):
             block, back = self.adapters[index], index - self.depth
             if index in asked["features"]:
-                features[back] = self._patches(x, grid)
+                features[back] = on_grid(x[:, self.prefix_tokens :], grid)  # [B, d, h, w]
             if index in asked["features"] | asked["tokens"] | asked["projections"]:
                 entering[back] = x  # [B, prefix+N, d]
             y = block.attention_input(x)

@@ -5,8 +5,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,6 @@ TOWERS: dict[str, tuple[tuple[dict[str, Any], Any], tuple[dict[str, Any], Any]]]
 }
 CLASSES = "CLIPModel, SiglipModel, Siglip2Model or ChineseCLIPModel"
 
-# One of our tensors: its name, the names of the tensors that it is made of, and the function that makes it.
-Source = tuple[str, tuple[str, ...], Callable[..., Tensor]]
-
 
 @dataclass(frozen=True)
 class TransformersLayout:
@@ -99,14 +96,8 @@ class TransformersLayout:
     vision: Mapping[str, Any]  # configuration of the image tower, with defaults filled in
     text: Mapping[str, Any]  # configuration of the text tower
     projection: int  # size of the joint space, where the model has projections
+    side: int  # pixels of the square input
     preprocessing: Mapping[str, Any]  # as open_clip describes it
-
-    @property
-    def side(self) -> int:
-        """Pixels of the square input."""
-        if self.kind == "siglip2":  # NaFlex takes any grid of up to num_patches; its positions are learnt on the square
-            return int(round(self.vision["num_patches"] ** 0.5) * self.vision["patch_size"])
-        return int(self.vision["image_size"])
 
     def identity(self) -> str:
         """SHA-256 of what the outputs depend on besides the weights: configuration and tokenizer."""
@@ -156,60 +147,58 @@ def read_layout(folder: Path) -> TransformersLayout:
             f"{folder} has a transformers model of the type {kind!r}, which is not supported: expected {CLASSES}"
         )
     _check_values(config, TransformersConfig, folder / CONFIG)
-    vision, text = (
-        {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
-        for part, (default, _) in zip(("vision", "text"), TOWERS[kind], strict=True)
-    )
-    layout = TransformersLayout(folder, kind, vision, text, config.get("projection_dim", 512), {})
-    for part, settings, (_, schema) in zip(("image", "text"), (vision, text), TOWERS[kind], strict=True):
-        _check_values(settings, schema, f"{folder / CONFIG}: the {part} tower")
-        _check(layout, part, settings)
-    return replace(layout, preprocessing=_preprocessing(layout))
+    towers: list[dict[str, Any]] = []
+    for part, (default, schema) in zip(("vision", "text"), TOWERS[kind], strict=True):
+        own = {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
+        where = f"{folder / CONFIG}: the {'image' if part == 'vision' else part} tower"
+        _check_values(own, schema, where)
+        act, acts = own["hidden_act"], ("gelu",) if schema is BertTextTower else tuple(ACTIVATIONS)
+        if act not in acts:
+            raise ModelError(
+                f"{where} has the activation {act!r}, which is not supported: expected {' or '.join(acts)}"
+            )
+        if own["hidden_size"] % own["num_attention_heads"]:
+            raise ModelError(
+                f"{where} has a hidden_size that is no multiple of its num_attention_heads: download it again"
+            )
+        if part == "vision" and kind == "siglip" and not own.get("vision_use_head", True):
+            raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
+        size = own.get("projection_size") or own["hidden_size"]
+        if part == "text" and kind.startswith("siglip") and size != towers[0]["hidden_size"]:
+            raise ModelError(
+                f"{where} gives embeddings of {size} numbers, the image tower of {towers[0]['hidden_size']}: take both "
+                "of one model"
+            )
+        towers.append(own)
+    vision, text = towers
+    side = int(vision["image_size"])
+    if kind == "siglip2":  # NaFlex takes any grid of up to num_patches; its positions are learnt on the square
+        side = int(round(vision["num_patches"] ** 0.5) * vision["patch_size"])
+    projection = config.get("projection_dim", 512)
+    return TransformersLayout(folder, kind, vision, text, projection, side, _preprocessing(folder, kind, side))
 
 
-def _check(layout: TransformersLayout, part: str, settings: Mapping[str, Any]) -> None:
-    where = f"{layout.folder / CONFIG}: the {part} tower"
-    act = settings["hidden_act"]
-    acts = ("gelu",) if layout.kind == "chinese_clip" and part == "text" else tuple(ACTIVATIONS)
-    if act not in acts:
-        raise ModelError(f"{where} has the activation {act!r}, which is not supported: expected {' or '.join(acts)}")
-    if settings["hidden_size"] % settings["num_attention_heads"]:
-        raise ModelError(f"{where} has a hidden_size that is no multiple of its num_attention_heads: download it again")
-    if part == "image" and layout.kind == "siglip" and not settings.get("vision_use_head", True):
-        raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
-    own = settings.get("projection_size") or settings["hidden_size"]
-    if part == "text" and layout.kind.startswith("siglip") and own != layout.vision["hidden_size"]:
-        raise ModelError(
-            f"{where} gives embeddings of {own} numbers, the image tower of {layout.vision['hidden_size']}: take both "
-            "of one model"
-        )
-
-
-def _preprocessing(layout: TransformersLayout) -> dict[str, Any]:
+def _preprocessing(folder: Path, kind: str, side: int) -> dict[str, Any]:
     """open_clip's description of what `preprocessor_config.json` says; OpenAI's or SigLIP's where there is none."""
-    said = _json(layout.folder / "preprocessor_config.json", ImageProcessor)
-    said = said or _json(layout.folder / "processor_config.json", Processor).get("image_processor") or {}
-    siglip = layout.kind.startswith("siglip")
-    standard = PreprocessCfg()
+    said = _json(folder / "preprocessor_config.json", ImageProcessor)
+    said = said or _json(folder / "processor_config.json", Processor).get("image_processor") or {}
+    siglip, standard, size = kind.startswith("siglip"), PreprocessCfg(), said.get("size")
     mean, std = ((0.5,) * 3, (0.5,) * 3) if siglip else (standard.mean, standard.std)
-    squash = siglip if said.get("size") is None else not _is_shortest(said["size"])
+    shortest = not siglip
+    if size is not None:  # a bare number is the shorter side
+        shortest = isinstance(size, int) or size.get("shortest_edge") is not None
     number = said.get("resample")
     if number is None:
-        number = 2 if layout.kind == "siglip2" else 3
+        number = 2 if kind == "siglip2" else 3
     if number not in RESAMPLING:
-        raise ModelError(f"{layout.folder} resizes with PIL's filter {number!r}: expected 2 (bilinear) or 3 (bicubic)")
+        raise ModelError(f"{folder} resizes with PIL's filter {number!r}: expected 2 (bilinear) or 3 (bicubic)")
     return {
-        "size": (layout.side, layout.side),
+        "size": (side, side),
         "mean": tuple(said.get("image_mean") or mean),
         "std": tuple(said.get("image_std") or std),
         "interpolation": RESAMPLING[number],
-        "resize_mode": "squash" if squash else "shortest",
+        "resize_mode": "shortest" if shortest else "squash",
     }
-
-
-def _is_shortest(size: Any) -> bool:
-    """Whether the shorter side is resized and the longer one cropped, of transformers' "size"; a bare number is so."""
-    return isinstance(size, int) or size.get("shortest_edge") is not None
 
 
 def _json(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
@@ -289,15 +278,12 @@ class BertText(nn.Module):
 
 def build_model(layout: TransformersLayout) -> TransformersModel:
     """The model that a configuration describes, its weights random."""
-    return TransformersModel(_image_tower(layout), _text_tower(layout), layout.preprocessing)
-
-
-def _image_tower(layout: TransformersLayout) -> nn.Module:
-    vision = layout.vision
+    vision, text, siglip = layout.vision, layout.text, layout.kind.startswith("siglip")
     norm = partial(nn.LayerNorm, eps=vision["layer_norm_eps"])
     ratio = (vision["intermediate_size"] + 0.5) / vision["hidden_size"]  # both libraries round the product down
     act: Any = ACTIVATIONS[vision["hidden_act"]]
-    if layout.kind.startswith("siglip"):
+    visual: nn.Module
+    if siglip:
         trunk = TimmVisionTransformer(
             layout.side,
             vision["patch_size"],
@@ -311,27 +297,24 @@ def _image_tower(layout: TransformersLayout) -> nn.Module:
             norm_layer=norm,
             act_layer=act,
         )
-        return _TimmTower(trunk, layout.side)
-    return OpenClipVisionTransformer(
-        image_size=layout.side,
-        patch_size=vision["patch_size"],
-        width=vision["hidden_size"],
-        layers=vision["num_hidden_layers"],
-        heads=vision["num_attention_heads"],
-        mlp_ratio=ratio,
-        output_dim=layout.projection,
-        act_layer=act,
-        norm_layer=norm,
-    )
-
-
-def _text_tower(layout: TransformersLayout) -> nn.Module:
-    text, siglip = layout.text, layout.kind.startswith("siglip")
+        visual = _TimmTower(trunk, layout.side)
+    else:
+        visual = OpenClipVisionTransformer(
+            image_size=layout.side,
+            patch_size=vision["patch_size"],
+            width=vision["hidden_size"],
+            layers=vision["num_hidden_layers"],
+            heads=vision["num_attention_heads"],
+            mlp_ratio=ratio,
+            output_dim=layout.projection,
+            act_layer=act,
+            norm_layer=norm,
+        )
     if layout.kind == "chinese_clip":
-        return BertText(text, layout.projection)
+        return TransformersModel(visual, BertText(text, layout.projection), layout.preprocessing)
     # Before 2023 configurations said 2 for the end of a text, and transformers then takes the highest id, as OpenAI.
     highest = layout.kind == "clip" and text["eos_token_id"] == 2
-    return TextTransformer(
+    text_tower = TextTransformer(
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
         width=text["hidden_size"],
@@ -346,65 +329,96 @@ def _text_tower(layout: TransformersLayout) -> nn.Module:
         act_layer=ACTIVATIONS[text["hidden_act"]],
         norm_layer=partial(nn.LayerNorm, eps=text["layer_norm_eps"]),
     )
+    return TransformersModel(visual, text_tower, layout.preprocessing)
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
+# Ours → theirs; {end} stands for weight and bias. Several of theirs are joined; `_made` says what else is changed.
 CLIP_IMAGE = {
-    "vision_model.embeddings.class_embedding": "visual.class_embedding",
-    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # so spelt
-    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
-    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
-    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.{end}": "vision_model.pre_layrnorm.{end}",  # so spelt
+    "visual.ln_post.{end}": "vision_model.post_layernorm.{end}",
+    "visual.proj": "visual_projection.weight",
 }
-TEXT_ENDS = {
-    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
-    "text_model.final_layer_norm.weight": "text.ln_final.weight",
-    "text_model.final_layer_norm.bias": "text.ln_final.bias",
+SIGLIP_IMAGE = {
+    "visual.trunk.patch_embed.proj.{end}": "vision_model.embeddings.patch_embedding.{end}",
+    "visual.trunk.pos_embed": "vision_model.embeddings.position_embedding.weight",
+    "visual.trunk.norm.{end}": "vision_model.post_layernorm.{end}",
+    "visual.trunk.attn_pool.latent": "vision_model.head.probe",
+    "visual.trunk.attn_pool.q.{end}": "vision_model.head.attention.in_proj_{end}",
+    "visual.trunk.attn_pool.kv.{end}": "vision_model.head.attention.in_proj_{end}",
+    "visual.trunk.attn_pool.proj.{end}": "vision_model.head.attention.out_proj.{end}",
+    "visual.trunk.attn_pool.norm.{end}": "vision_model.head.layernorm.{end}",
+    "visual.trunk.attn_pool.mlp.fc1.{end}": "vision_model.head.mlp.fc1.{end}",
+    "visual.trunk.attn_pool.mlp.fc2.{end}": "vision_model.head.mlp.fc2.{end}",
 }
-BERT_ENDS = {
-    "text_model.embeddings.word_embeddings.weight": "text.words.weight",
-    "text_model.embeddings.position_embeddings.weight": "text.positions.weight",
-    "text_model.embeddings.token_type_embeddings.weight": "text.types.weight",
-    "text_model.embeddings.LayerNorm.weight": "text.norm.weight",
-    "text_model.embeddings.LayerNorm.bias": "text.norm.bias",
-    "text_projection.weight": "text.projection.weight",
+SIGLIP_WORDS = {
+    "text.token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "text.positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "text.ln_final.{end}": "text_model.final_layer_norm.{end}",
+    "text.text_projection.{end}": "text_model.head.{end}",
+}
+CLIP_WORDS = {
+    "text.token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "text.positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "text.ln_final.{end}": "text_model.final_layer_norm.{end}",
+    "text.text_projection": "text_projection.weight",
+}
+BERT_WORDS = {
+    "text.words.weight": "text_model.embeddings.word_embeddings.weight",
+    "text.positions.weight": "text_model.embeddings.position_embeddings.weight",
+    "text.types.weight": "text_model.embeddings.token_type_embeddings.weight",
+    "text.norm.{end}": "text_model.embeddings.LayerNorm.{end}",
+    "text.projection.weight": "text_projection.weight",
 }
 CLIP_BLOCK = {
-    "layer_norm1": "ln_1",
-    "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.in_proj",
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
+    "ln_1.{end}": "layer_norm1.{end}",
+    "attn.in_proj_{end}": "self_attn.q_proj.{end} self_attn.k_proj.{end} self_attn.v_proj.{end}",
+    "attn.out_proj.{end}": "self_attn.out_proj.{end}",
+    "ln_2.{end}": "layer_norm2.{end}",
+    "mlp.c_fc.{end}": "mlp.fc1.{end}",
+    "mlp.c_proj.{end}": "mlp.fc2.{end}",
 }
-TIMM_BLOCK = dict(zip(CLIP_BLOCK, ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"), strict=True))
+TIMM_BLOCK = {
+    "norm1.{end}": "layer_norm1.{end}",
+    "attn.qkv.{end}": "self_attn.q_proj.{end} self_attn.k_proj.{end} self_attn.v_proj.{end}",
+    "attn.proj.{end}": "self_attn.out_proj.{end}",
+    "norm2.{end}": "layer_norm2.{end}",
+    "mlp.fc1.{end}": "mlp.fc1.{end}",
+    "mlp.fc2.{end}": "mlp.fc2.{end}",
+}
 BERT_BLOCK = {
-    "attention.self.query attention.self.key attention.self.value": "self_attn.in_proj",
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.output.LayerNorm": "norm1",
-    "intermediate.dense": "linear1",
-    "output.dense": "linear2",
-    "output.LayerNorm": "norm2",
+    "self_attn.in_proj_{end}": "attention.self.query.{end} attention.self.key.{end} attention.self.value.{end}",
+    "self_attn.out_proj.{end}": "attention.output.dense.{end}",
+    "norm1.{end}": "attention.output.LayerNorm.{end}",
+    "linear1.{end}": "intermediate.dense.{end}",
+    "linear2.{end}": "output.dense.{end}",
+    "norm2.{end}": "output.LayerNorm.{end}",
 }
-JOINED_BY_UNDERSCORE = ("attn.in_proj", "self_attn.in_proj")  # torch's attention: in_proj_weight, not in_proj.weight
 UNUSED = ("position_ids", "text_model.pooler.dense.weight", "text_model.pooler.dense.bias", "logit_bias")
 
 
 def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """The tensors under the names of `build_model`."""
-    _refuse_other_depth(layout, tensors, where)
+    for part, settings in (("vision", layout.vision), ("text", layout.text)):
+        layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
+        layers = len({match[1] for name in tensors if (match := layer.match(name))})
+        if layers != settings["num_hidden_layers"]:  # first of all: a wrong number may be huge
+            raise ModelError(
+                f"{where} has {layers} layers of {part}_model, {layout.folder / CONFIG} describes "
+                f"{settings['num_hidden_layers']}: take both of one model"
+            )
     renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     used: set[str] = set()
-    for ours, theirs, change in _sources(layout):
+    for ours, theirs in _sources(layout).items():
         missing += [name for name in theirs if name not in tensors]
         used.update(theirs)
         if not missing:
             try:
-                renamed[ours] = change(*(tensors[name] for name in theirs))
+                renamed[ours] = _made(ours, [tensors[name] for name in theirs], layout.vision["patch_size"])
             except (RuntimeError, IndexError, TypeError):
                 shapes = ", ".join(str(list(tensors[name].shape)) for name in theirs)
                 raise ModelError(f"{where} has {theirs[0]} of another shape ({shapes}): download it again") from None
@@ -418,104 +432,49 @@ def rename(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Pat
     return renamed
 
 
-def _refuse_other_depth(layout: TransformersLayout, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """First of all: a wrong number of layers may be huge."""
-    for part, settings in (("vision", layout.vision), ("text", layout.text)):
-        layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
-        layers = len({match[1] for name in tensors if (match := layer.match(name))})
-        if layers != settings["num_hidden_layers"]:
-            raise ModelError(
-                f"{where} has {layers} layers of {part}_model, {layout.folder / CONFIG} describes "
-                f"{settings['num_hidden_layers']}: take both of one model"
-            )
+def _sources(layout: TransformersLayout) -> dict[str, list[str]]:
+    """The name of each of our tensors → the names of those that it is made of."""
+    # Of each tower: the names outside its blocks, in a block, and those of all blocks.
+    image = (CLIP_IMAGE, CLIP_BLOCK, "visual.transformer.resblocks", "vision_model.encoder.layers")
+    text = (CLIP_WORDS, CLIP_BLOCK, "text.transformer.resblocks", "text_model.encoder.layers")
+    if layout.kind.startswith("siglip"):
+        image = (SIGLIP_IMAGE, TIMM_BLOCK, "visual.trunk.blocks", "vision_model.encoder.layers")
+        text = (SIGLIP_WORDS, CLIP_BLOCK, "text.transformer.resblocks", "text_model.encoder.layers")
+    elif layout.kind == "chinese_clip":
+        text = (BERT_WORDS, BERT_BLOCK, "text.encoder.layers", "text_model.encoder.layer")
+    names = {"logit_scale": "logit_scale"}
+    for (outside, block, ours, theirs), settings in ((image, layout.vision), (text, layout.text)):
+        names |= outside
+        for i, (name, parts) in itertools.product(range(settings["num_hidden_layers"]), block.items()):
+            names[f"{ours}.{i}.{name}"] = " ".join(f"{theirs}.{i}.{part}" for part in parts.split())
+    ends = ("weight", "bias")
+    return {ours.format(end=end): theirs.format(end=end).split() for ours, theirs in names.items() for end in ends}
 
 
-def _sources(layout: TransformersLayout) -> Iterator[Source]:
-    depth, text_depth = layout.vision["num_hidden_layers"], layout.text["num_hidden_layers"]
-    siglip, bert = layout.kind.startswith("siglip"), layout.kind == "chinese_clip"
-    yield "logit_scale", ("logit_scale",), lambda scale: scale.reshape(())
-    if siglip:
-        yield from _siglip_image(layout)
-        yield from _blocks(TIMM_BLOCK, "vision_model.encoder.layers", "visual.trunk.blocks", depth)
-    else:
-        yield from map(_renamed, CLIP_IMAGE, CLIP_IMAGE.values())
-        yield "visual.proj", ("visual_projection.weight",), _transposed
-        yield from _blocks(CLIP_BLOCK, "vision_model.encoder.layers", "visual.transformer.resblocks", depth)
-    if bert:
-        yield from map(_renamed, BERT_ENDS, BERT_ENDS.values())
-        yield from _blocks(BERT_BLOCK, "text_model.encoder.layer", "text.encoder.layers", text_depth)
-        return
-    yield from map(_renamed, TEXT_ENDS, TEXT_ENDS.values())
-    if siglip:
-        yield from _layer("text_model.head", "text.text_projection")
-    else:
-        yield "text.text_projection", ("text_projection.weight",), _transposed
-    yield from _blocks(CLIP_BLOCK, "text_model.encoder.layers", "text.transformer.resblocks", text_depth)
-
-
-def _siglip_image(layout: TransformersLayout) -> Iterator[Source]:
-    patch, trunk, head = layout.vision["patch_size"], "visual.trunk", "vision_model.head"
-
-    def as_convolution(weight: Tensor) -> Tensor:
-        """NaFlex's linear layer over a patch's p×p×3 numbers, as a convolution `[d, 3, p, p]`."""
-        flat = weight.ndim == 2 and weight.shape[1] == 3 * patch * patch
-        return weight.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2) if flat else weight
-
-    embeddings = "vision_model.embeddings"
-    yield f"{trunk}.patch_embed.proj.weight", (f"{embeddings}.patch_embedding.weight",), as_convolution
-    yield _renamed(f"{embeddings}.patch_embedding.bias", f"{trunk}.patch_embed.proj.bias")
-    yield f"{trunk}.pos_embed", (f"{embeddings}.position_embedding.weight",), lambda positions: positions[None]
-    yield from _layer("vision_model.post_layernorm", f"{trunk}.norm")
-    yield _renamed(f"{head}.probe", f"{trunk}.attn_pool.latent")
-    for end in ("weight", "bias"):
-        both = (f"{head}.attention.in_proj_{end}",)
-        yield f"{trunk}.attn_pool.q.{end}", both, lambda qkv: qkv[: len(qkv) // 3]
-        yield f"{trunk}.attn_pool.kv.{end}", both, lambda qkv: qkv[len(qkv) // 3 :]
-    for theirs, ours in (("attention.out_proj", "proj"), ("layernorm", "norm"), ("mlp.fc1",) * 2, ("mlp.fc2",) * 2):
-        yield from _layer(f"{head}.{theirs}", f"{trunk}.attn_pool.{ours}")
-
-
-def _blocks(table: Mapping[str, str], theirs: str, ours: str, depth: int) -> Iterator[Source]:
-    for i, (parts, name) in itertools.product(range(depth), table.items()):
-        joint = "_" if name in JOINED_BY_UNDERSCORE else "."
-        for end in ("weight", "bias"):
-            sources = tuple(f"{theirs}.{i}.{part}.{end}" for part in parts.split())
-            yield f"{ours}.{i}.{name}{joint}{end}", sources, _joined
-
-
-def _layer(theirs: str, ours: str) -> Iterator[Source]:
-    for end in ("weight", "bias"):
-        yield _renamed(f"{theirs}.{end}", f"{ours}.{end}")
-
-
-def _renamed(theirs: str, ours: str) -> Source:
-    return ours, (theirs,), _joined
-
-
-def _joined(*parts: Tensor) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _transposed(weight: Tensor) -> Tensor:
-    return weight.T
+def _made(ours: str, parts: list[Tensor], patch: int) -> Tensor:
+    """One of our tensors, of theirs."""
+    if len(parts) > 1:
+        return torch.cat(parts)
+    (tensor,) = parts
+    if ours == "logit_scale":
+        return tensor.reshape(())
+    if ours in ("visual.proj", "text.text_projection"):
+        return tensor.t()
+    if ours == "visual.trunk.pos_embed":
+        return tensor[None]
+    if ours.startswith("visual.trunk.attn_pool.q."):
+        return tensor[: len(tensor) // 3]
+    if ours.startswith("visual.trunk.attn_pool.kv."):
+        return tensor[len(tensor) // 3 :]
+    if ours == "visual.trunk.patch_embed.proj.weight" and tensor.ndim == 2 and tensor.shape[1] == 3 * patch * patch:
+        # NaFlex's linear layer over a patch's p×p×3 numbers, as a convolution `[d, 3, p, p]`
+        return tensor.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2)
+    return tensor
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenize
-class FolderTokenizer:
-    """Sentences → ids `[n, T]` by tokenizers, padded to the context; Chinese-CLIP's to the longest."""
-
-    def __init__(self, tokenizer: Tokenizer, length: int, pad: int, *, to_length: bool) -> None:
-        self.tokenizer = tokenizer
-        tokenizer.enable_truncation(length)
-        tokenizer.enable_padding(pad_id=pad, length=length if to_length else None)
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Sentences → token ids `[n, T]`."""
-        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
-
-
 def folder_tokenizer(layout: TransformersLayout) -> Callable[[list[str]], Tensor]:
-    """The tokenizer in a folder."""
+    """The tokenizer in a folder: sentences → ids `[n, T]`, padded to the context; Chinese-CLIP's to the longest."""
     folder, text = layout.folder, layout.text
     settings = _json(folder / EXTRAS[0], TokenizerConfig)
     length = int(min(text["max_position_embeddings"], settings.get("model_max_length") or math.inf))
@@ -533,26 +492,26 @@ def folder_tokenizer(layout: TransformersLayout) -> Callable[[list[str]], Tensor
                 f"expected tokenizer.json in {folder}, found none: save the model's tokenizer there (transformers: "
                 "AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER))"
             )
-        pad = _pad(tokenizer, settings.get("pad_token"), text["pad_token_id"])
-        own = FolderTokenizer(tokenizer, length, pad, to_length=layout.kind != "chinese_clip")
+        named = settings.get("pad_token")
+        pad = tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named) if named else None
+        if pad is None:
+            pad = tokenizer.padding["pad_id"] if tokenizer.padding else text["pad_token_id"]
+        if pad is None:
+            raise ValueError("it has no pad_token")
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(pad_id=int(pad), length=None if layout.kind == "chinese_clip" else length)
+
+        def tokenize(texts: list[str]) -> Tensor:
+            return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+
         # The ids around a text need not be in the vocabulary.
-        ids = {pad, *tokenizer.get_vocab().values(), *own([""]).long().flatten().tolist()}
+        ids = {int(pad), *tokenizer.get_vocab().values(), *tokenize([""]).long().flatten().tolist()}
     except ModelError:
         raise
     except Exception as error:  # tokenizers raises bare exceptions
         raise ModelError(f"the tokenizer in {folder} cannot be read ({str(error)[:100]}): download it again") from None
     _refuse_other_ids(layout, ids)
-    return own
-
-
-def _pad(tokenizer: Tokenizer, named: str | dict[str, str] | None, default: int | None) -> int:
-    """The id that fills short texts."""
-    pad = tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named) if named else None
-    if pad is None:
-        pad = tokenizer.padding["pad_id"] if tokenizer.padding else default
-    if pad is None:
-        raise ValueError("it has no pad_token")
-    return int(pad)
+    return tokenize
 
 
 def _refuse_other_ids(layout: TransformersLayout, ids: Iterable[int]) -> None:

@@ -47,7 +47,10 @@ def tag_file(model: str, tag: str) -> Path:
     """The file of a tag of open_clip: in a cache (also OpenAI's, `~/.cache/clip`), or downloaded into the hub's."""
     published: dict[str, str] = open_clip.get_pretrained_cfg(model, tag)
     repository, _, name = published.get("hf_hub", "").rpartition("/")
-    names = (*_safe_alternative(name), name) if name else CHECKPOINTS
+    names: tuple[str, ...] = (name,) if name else CHECKPOINTS
+    stem, _, suffix = name.rpartition(".")
+    if suffix in ("bin", "pth"):
+        names = (f"{stem}.safetensors", name)
     url = published.get("url", "")
     original = user_path(ORIGINALS) / url.rpartition("/")[2] if url else None
     if repository and (cached := _in_hub_cache(repository, names)):
@@ -72,22 +75,27 @@ def published_sha256(url: str) -> str:
     return match.group(1) if match and "mlfoundations" in url else ""
 
 
-def _safe_alternative(name: str) -> tuple[str, ...]:
-    stem, _, suffix = name.rpartition(".")
-    return (f"{stem}.safetensors",) if suffix in ("bin", "pth") else ()
-
-
 def hub_folder(repository: str) -> Path:
     """The cache folder with configuration and weights of a repository of open_clip or transformers on Hugging Face."""
-    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
     config = hub_config(repository)
-    if config.name != CONFIG and config.parent == _cached_transformers_folder(repository):
-        return config.parent
-    if config.name != CONFIG:
-        _fetch_transformers_folder(repository, config.parent, wanted, advice)
-    elif not any((config.parent / name).is_file() for name in CHECKPOINTS):
-        _from_hub(repository, CHECKPOINTS, wanted, advice)
-    return config.parent
+    folder = config.parent
+    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
+    if config.name == CONFIG:
+        if not any((folder / name).is_file() for name in CHECKPOINTS):
+            _from_hub(repository, CHECKPOINTS, wanted, advice)
+    elif folder != _cached_transformers_folder(repository):
+        transformers_folder.read_layout(folder)  # refuses a model without a tower before gigabytes are fetched
+        weights = _from_hub(repository, transformers_folder.WEIGHTS, wanted, advice)
+        for shard in transformers_folder.shards(weights) if weights.suffix == ".json" else ():
+            _from_hub(repository, (shard,), wanted, advice)
+        for name in transformers_folder.EXTRAS:
+            _fetch(repository, name, wanted, advice)
+        for names in transformers_folder.TOKENIZERS:
+            if transformers_folder.has_tokenizer(folder):
+                break
+            for name in names:
+                _fetch(repository, name, wanted, advice)
+    return folder
 
 
 def hub_config(repository: str) -> Path:
@@ -109,19 +117,6 @@ def _cached_transformers_folder(repository: str) -> Path | None:
     except ModelError:
         return None
     return config.parent if complete else None
-
-
-def _fetch_transformers_folder(repository: str, folder: Path, wanted: str, advice: str) -> None:
-    """Downloads the weights, the tokenizer and the other files of a repository in transformers' layout."""
-    transformers_folder.read_layout(folder)  # refuses a model without a tower before gigabytes are fetched
-    weights = _from_hub(repository, transformers_folder.WEIGHTS, wanted, advice)
-    for shard in transformers_folder.shards(weights) if weights.suffix == ".json" else ():
-        _from_hub(repository, (shard,), wanted, advice)
-    for names in (*((name,) for name in transformers_folder.EXTRAS), *transformers_folder.TOKENIZERS):
-        if names in transformers_folder.TOKENIZERS and transformers_folder.has_tokenizer(folder):
-            break
-        for name in names:
-            _fetch(repository, name, wanted, advice)
 
 
 def timm_file(guide: str, repository: str) -> Path:
@@ -217,7 +212,11 @@ def _fetch(repository: str, name: str, wanted: str, advice: str) -> Path | None:
         answer = _answer(error, host, wanted, advice)
         reason = first_line(error).rstrip(".")
         raise MissingWeightsError(answer or f"{wanted} could not be downloaded ({reason}): {advice}") from error
-    _refuse_damaged(path, wanted)
+    # The name of a file in the hub's cache states its checksum.
+    if (published := blob_sha256(path)) and (sha256 := sha256_of(path)) != published:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise _damaged(wanted, path.name, sha256, published, hub.ENDPOINT)
     return path
 
 
@@ -235,16 +234,6 @@ def _answer(error: BaseException | None, host: str, wanted: str, advice: str) ->
         429: "wait some minutes, or run `hf auth login`, which allows more requests",
     }.get(code, f"try again later; or {advice}" if code >= 500 else advice)
     return f"{wanted} could not be downloaded: {host} answers {code} ({name}): {what}"
-
-
-def _refuse_damaged(path: Path, wanted: str) -> None:
-    """Removes a file from the hub's cache and raises, if its checksum is not the one that its name there states."""
-    if not (published := blob_sha256(path)):
-        return
-    if (sha256 := sha256_of(path)) != published:
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
-        raise _damaged(wanted, path.name, sha256, published, hub.ENDPOINT)
 
 
 def _damaged(wanted: str, name: str, sha256: str, published: str, host: str) -> MissingWeightsError:

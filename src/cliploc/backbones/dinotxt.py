@@ -1,10 +1,16 @@
-"""dino.txt (Jose et al. 2025): frozen DINOv2 and DINOv3 with a text tower; embeds class token and patches' mean."""
+"""dino.txt (Jose et al. 2025): frozen DINOv2 and DINOv3 with a text tower; embeds class token and patches' mean.
+
+docs/dinotxt.md has the sources of the names and sizes of its tensors.
+"""
 
 import functools
+import hashlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import timm
@@ -16,26 +22,56 @@ from torch.nn import functional as F
 
 from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
-from cliploc.backbones._checkpoints import Checkpoint, load_exactly
-from cliploc.backbones._dinotxt_layout import (
-    HEAD_SIZE,
-    IMAGE,
-    DinoTxtLayout,
-    Family,
-    read_layout,
-    read_weights,
-    renamed,
-)
+from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
-from cliploc.backbones._timm_vit import TimmBlock, first_tokens, rotation
+from cliploc.backbones._timm_vit import TimmBlock, count_parts, first_tokens, rotation
 from cliploc.backbones._transformer import VisionTransformerBackbone
-from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, UsageError
 from cliploc.tower import Pooling, join_heads, split_heads
 from cliploc.values import ResizePolicy
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 SIDE = 224  # pixels that the head was trained with
 TOKENS = 49408  # of CLIP's tokenizer
+Family = Literal["dinov3", "dinov2"]
+IMAGE, HEAD, TEXT = "visual_model.backbone.", "visual_model.head.", "text_model."
+HEAD_SIZE = 64  # of every attention head, in all three parts
+MASKED = ("mask_token", ".bias_mask")  # used in training only
+# DINOv2's names in the whole model → DINOv3's, which ours are: its tower is wrapped, and its head's blocks are a list.
+DINOV2_NAMES = ((f"{IMAGE}model.", IMAGE), (f"{HEAD}block_list.", f"{HEAD}blocks."))
+# A tensor that shows which part a file without prefixes holds → the prefix of that part; the first match counts.
+PARTS = (
+    ("patch_embed.proj.weight", IMAGE),
+    ("backbone.token_embedding.weight", TEXT),
+    ("ln_final.weight", HEAD),
+)
+
+
+@dataclass(frozen=True)
+class DinoTxtLayout:
+    """Sizes of the three parts."""
+
+    family: Family  # which DINO the image tower is
+    patch: int  # pixels along the side of a patch
+    grid: int  # patches along a side of the grid that positions were learnt on; 14 for DINOv3, which learns none
+    width: int  # d of the image tower and of its head
+    depth: int  # blocks of the image tower
+    mlp: int  # width inside its MLPs
+    registers: int  # tokens between class token and patches
+    head_depth: int  # blocks of the head
+    head_mlp: int  # width inside the MLPs of these blocks
+    text_width: int  # d of the text tower
+    text_depth: int  # blocks of the text tower
+    text_mlp: int  # width inside its MLPs
+    vocabulary: int  # how many tokens it knows
+    context: int  # how many tokens a text has at most
+
+    @property
+    def size(self) -> int:
+        """D: one half is the class token's, the other the patches'."""
+        return 2 * self.width
+
+
 # The published sizes. Those of files are read from their tensors.
 _LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4, "head_depth": 2, "head_mlp": 2752}
 _TEXT: dict[str, Any] = {"text_width": 1280, "text_depth": 24, "text_mlp": 5120, "vocabulary": TOKENS, "context": 77}
@@ -46,27 +82,19 @@ PUBLISHED: dict[Family, DinoTxtLayout] = {
 
 
 # --------------------------------------------------------------------------------------------------------- text tower
-class _TextAttention(nn.Module):
-    def __init__(self, layout: DinoTxtLayout) -> None:
-        super().__init__()
-        width = layout.text_width
-        self.heads = width // HEAD_SIZE
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # [n, H, T, 64]
-        return self.proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-
-
 class _TextBlock(nn.Module):
     def __init__(self, layout: DinoTxtLayout) -> None:
         super().__init__()
         width = layout.text_width
         self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.feed_forward = _TextAttention(layout), Mlp(width, layout.text_mlp)
+        qkv, proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.attention = nn.ModuleDict({"qkv": qkv, "proj": proj})
+        self.feed_forward = Mlp(width, layout.text_mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
+        parts = self.attention["qkv"](self.attention_norm(x)).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, x.shape[-1] // HEAD_SIZE) for part in parts)  # [n, H, T, 64]
+        x = x + self.attention["proj"](join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
         added: Tensor = self.feed_forward(self.ffn_norm(x))
         return x + added
 
@@ -103,25 +131,6 @@ class DinoTxtText(nn.Module):
 
 
 # -------------------------------------------------------------------------------------------------------- image tower
-class _VisionHead(nn.Module):
-    def __init__(self, layout: DinoTxtLayout) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(
-                layout.width,
-                layout.width // HEAD_SIZE,
-                mlp_ratio=(layout.head_mlp + 0.5) / layout.width,  # timm rounds the product down
-                qkv_bias=False,  # other than in the towers
-                init_values=1e-5,
-                norm_layer=nn.LayerNorm,
-                mlp_layer=SwiGLU,
-                act_layer=nn.SiLU,
-            )
-            for _ in range(layout.head_depth)
-        )
-        self.ln_final = nn.LayerNorm(layout.width)
-
-
 class DinoTxtModel(nn.Module):
     """The modules of dino.txt under the names of its checkpoint; those inside the image tower have timm's names."""
 
@@ -141,7 +150,21 @@ class DinoTxtModel(nn.Module):
             tower = timm.create_model("vit_large_patch16_dinov3_qkvb", **sizes, num_reg_tokens=layout.registers)
         else:
             tower = timm.create_model("vit_large_patch14_reg4_dinov2", **sizes, reg_tokens=layout.registers)
-        self.visual_model = nn.ModuleDict({"backbone": tower, "head": _VisionHead(layout)})
+        blocks = nn.ModuleList(
+            Block(
+                layout.width,
+                layout.width // HEAD_SIZE,
+                mlp_ratio=(layout.head_mlp + 0.5) / layout.width,  # timm rounds the product down
+                qkv_bias=False,  # other than in the towers
+                init_values=1e-5,
+                norm_layer=nn.LayerNorm,
+                mlp_layer=SwiGLU,
+                act_layer=nn.SiLU,
+            )
+            for _ in range(layout.head_depth)
+        )
+        head = nn.ModuleDict({"blocks": blocks, "ln_final": nn.LayerNorm(layout.width)})
+        self.visual_model = nn.ModuleDict({"backbone": tower, "head": head})
         self.text_model = DinoTxtText(layout, open_clip.SimpleTokenizer(context_length=layout.context))
         self.logit_scale = nn.Parameter(torch.tensor(100.0).log())
 
@@ -193,6 +216,124 @@ class DinoTxt(VisionTransformerBackbone):
         return F.pad(F.normalize(patches, dim=-1) * texts.norm(dim=-1, keepdim=True), (patches.shape[-1], 0))
 
 
+# --------------------------------------------------------------------------------------------------------------- read
+def read_weights(path: Path) -> Checkpoint:
+    """Reads a file of the whole model, or a folder with its parts; tensors get the names of the whole model."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        if not files:
+            raise MissingWeightsError(f"expected dino.txt's weights in {path}, found none: put its files there")
+    tensors: dict[str, Tensor] = {}
+    digest = hashlib.sha256()
+    for file in files:
+        checkpoint = read_checkpoint(file)
+        digest.update(checkpoint.sha256.encode())
+        prefix: str | None = ""
+        if not any(name.startswith(("visual_model.", TEXT)) for name in checkpoint.tensors):
+            prefix = next((prefix for marker, prefix in PARTS if marker in checkpoint.tensors), None)
+        if prefix is None:
+            raise ModelError(f"{file} holds no part of dino.txt: expected names such as {HEAD}ln_final.weight")
+        for name, tensor in checkpoint.tensors.items():
+            if name != "logit_scale":
+                name = f"{prefix}{name}"
+            for theirs, ours in DINOV2_NAMES:
+                if name.startswith(theirs):
+                    name = ours + name.removeprefix(theirs)
+            if name in tensors:
+                raise ModelError(f"{file} holds {name}, as another file of {path} does: leave one of them there")
+            tensors[name] = tensor
+    return Checkpoint(path, digest.hexdigest(), tensors)
+
+
+def read_layout(weights: Checkpoint) -> DinoTxtLayout:
+    """The sizes of the three parts, read from the shapes of the tensors."""
+    tensors, path = weights.tensors, weights.path
+    parts = {IMAGE: "image tower", HEAD: "head of the image tower", TEXT: "text tower"}
+    missing = [what for prefix, what in parts.items() if not any(name.startswith(prefix) for name in tensors)]
+    if missing:
+        raise ModelError(
+            f"{path} lacks dino.txt's {' and '.join(missing)}: give a folder with the files of all parts, the image "
+            "tower's own file among them"
+        )
+
+    def shape(name: str, axes: int = 2) -> tuple[int, ...]:
+        if name not in tensors:
+            raise ModelError(f"{path} lacks {name}, which dino.txt has: check the file")
+        sizes = tuple(tensors[name].shape)
+        if sizes and len(sizes) == axes and min(sizes) > 0:
+            return sizes
+        raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(sizes)}: check the file")
+
+    def blocks(prefix: str) -> int:
+        number = count_parts(tensors, f"{prefix}blocks.")
+        if not number:
+            raise ModelError(f"{path} lacks {prefix}blocks, which dino.txt has: check the file")
+        return number
+
+    width, colours, patch, _ = shape(f"{IMAGE}patch_embed.proj.weight", 4)
+    family: Family = "dinov3" if f"{IMAGE}storage_tokens" in tensors else "dinov2"
+    registers = f"{IMAGE}{'storage' if family == 'dinov3' else 'register'}_tokens"
+    places = shape(f"{IMAGE}pos_embed", 3)[1] - 1 if family == "dinov2" else 14 * 14
+    text = f"{TEXT}backbone."
+    vocabulary, text_width = shape(f"{text}token_embedding.weight")
+    layout = DinoTxtLayout(
+        family=family,
+        patch=patch,
+        grid=round(places**0.5),
+        width=width,
+        depth=blocks(IMAGE),
+        mlp=shape(f"{IMAGE}blocks.0.mlp.fc1.weight")[0],
+        registers=shape(registers, 3)[1] if registers in tensors else 0,
+        head_depth=blocks(HEAD),
+        head_mlp=shape(f"{HEAD}blocks.0.mlp.w3.weight")[1],
+        text_width=text_width,
+        text_depth=blocks(text),
+        text_mlp=shape(f"{text}blocks.0.feed_forward.fc1.weight")[0],
+        vocabulary=vocabulary,
+        context=shape(f"{text}positional_embedding")[0],
+    )
+    periods = tensors.get(f"{IMAGE}rope_embed.periods")
+    odd = layout.width % HEAD_SIZE or layout.text_width % HEAD_SIZE
+    if colours != 3 or odd or (periods is not None and 4 * len(periods) != HEAD_SIZE):
+        raise ModelError(
+            f"{path}: expected 3 input channels and attention heads of {HEAD_SIZE}, got others: check the file"
+        )
+    if (size := shape(f"{TEXT}head.linear_projection.weight")[0]) != layout.size:
+        raise ModelError(
+            f"{path}: expected text embeddings of {layout.size} numbers, as the pictures' (class token and mean of the "
+            f"patches), got {size}: take all files of one model"
+        )
+    return layout
+
+
+# ------------------------------------------------------------------------------------------------------------- rename
+def renamed(weights: Checkpoint, layout: DinoTxtLayout) -> dict[str, Tensor]:
+    """The tensors under the names of our modules: timm's in the image tower and in its head."""
+    tensors = dict(weights.tensors)
+    if layout.family == "dinov2" and layout.registers:  # timm adds positions to patches only
+        positions = tensors[f"{IMAGE}pos_embed"]  # [1, 1+N, d]
+        tensors[f"{IMAGE}cls_token"] = tensors[f"{IMAGE}cls_token"] + positions[:, :1]
+        tensors[f"{IMAGE}pos_embed"] = positions[:, 1:]
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(IMAGE):
+            if name.endswith(MASKED) or ".rope_embed." in name:
+                continue
+            name = name.replace(".storage_tokens", ".reg_token").replace(".register_tokens", ".reg_token")
+            if layout.family == "dinov3" and name.endswith(".qkv.bias"):
+                q, _, v = tensor.chunk(3)  # the keys' part is masked in training: keys have no bias
+                named |= {name.replace("qkv.bias", "q_bias"): q, name.replace("qkv.bias", "v_bias"): v}
+                continue
+            if layout.family == "dinov3":
+                name = re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
+        elif name.startswith(HEAD):
+            for theirs, ours in (("w1", "fc1_g"), ("w2", "fc1_x"), ("w3", "fc2")):  # SwiGLU w₃(silu(w₁x)·w₂x)
+                name = name.replace(f".mlp.{theirs}.", f".mlp.{ours}.")
+        named[name] = tensor
+    return named
+
+
 # -------------------------------------------------------------------------------------------------------------- build
 def _build(family: Family, pretrained: str | None, device: str, precision: str) -> DinoTxt:
     dtype, name = resolve_precision(precision, device), _name(family)
@@ -206,25 +347,20 @@ def _build(family: Family, pretrained: str | None, device: str, precision: str) 
         if pretrained == "random":
             backbone = DinoTxt(DinoTxtModel(PUBLISHED[family]), f"{name}:random")
         else:
-            backbone = _read(family, user_path(pretrained))
+            weights = read_weights(user_path(pretrained))
+            backbone = with_weights(weights, family)
+            source = f"dino.txt {family} {weights.sha256} timm {timm.__version__}"
+            backbone.loaded_from(weights.path, source)
     return backbone.convert(dtype).to(device)
 
 
-def _read(family: Family, path: Path) -> DinoTxt:
-    weights = read_weights(path)
-    layout = read_layout(weights)
+def with_weights(weights: Checkpoint, family: Family) -> DinoTxt:
+    """The model of these weights."""
+    path, name, layout = weights.path, _name(family), read_layout(weights)
     if layout.family != family:
         raise ModelError(
             f"{path} holds the dino.txt of another image tower: use --model {_name(layout.family)} --pretrained {path}"
         )
-    backbone = with_weights(weights, layout)
-    backbone.loaded_from(path, f"dino.txt {family} {weights.sha256} timm {timm.__version__}")
-    return backbone
-
-
-def with_weights(weights: Checkpoint, layout: DinoTxtLayout) -> DinoTxt:
-    """The model of these sizes with these weights."""
-    path, name = weights.path, _name(layout.family)
     if layout.vocabulary < TOKENS:
         raise ModelError(
             f"expected a text tower for the {TOKENS} tokens of CLIP's tokenizer in {path}, got one for "

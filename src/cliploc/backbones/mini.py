@@ -9,7 +9,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -135,18 +135,14 @@ class EfficientNetLite0(nn.Module):
         self.conv_head = _conv(inputs, HEAD, 1)
 
     @classmethod
+    @torch.no_grad()
     def of(cls, tensors: Mapping[str, Tensor], output_stride: int = 32) -> EfficientNetLite0:
         """Builds the tower in eval mode from tensors of convolutions and batch norms."""
         with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
             tower = cls(output_stride)
-        tower.load_state_dict(tower._folded(tensors), assign=True)
-        return tower.eval()
-
-    @torch.no_grad()
-    def _folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Folds `bn1` into a block's first convolution, `bn2` into its second …; differs by rounding (5e-7)."""
+        # `bn1` is folded into a block's first convolution, `bn2` into its second …; differs by rounding (5e-7).
         folded: dict[str, Tensor] = {}
-        for parent_name, parent in self.named_modules():
+        for parent_name, parent in tower.named_modules():
             prefix = f"{parent_name}." if parent_name else ""
             names = [name for name, child in parent.named_children() if isinstance(child, nn.Conv2d)]
             for number, name in enumerate(names, start=1):
@@ -157,7 +153,8 @@ class EfficientNetLite0(nn.Module):
                 folded[f"{prefix}{name}.weight"], folded[f"{prefix}{name}.bias"] = fuse_conv_bn_weights(
                     convolution, None, mean, variance, EPSILON, weight, bias
                 )
-        return folded
+        tower.load_state_dict(folded, assign=True)
+        return tower.eval()
 
     def stages(self) -> list[nn.Sequential]:
         """The modules to run one after another: the stem, seven stages of blocks, and the last convolution."""
@@ -176,29 +173,21 @@ class Mini(ConvolutionalBackbone):
     embedding_size = 1280
     text: MiniTextTower
 
-    def __init__(
-        self,
-        tower: EfficientNetLite0,
-        mean_feature: Tensor,
-        text: MiniTextTower,
-        facts: dict[str, Any],
-        mixture: StageMixture,
-    ) -> None:
-        super().__init__(tower.stages(), MEAN, STD)
-        self.mixture = mixture
-        self.pool_layer = GlobalAveragePool(mean_feature)
-        self.text = text
+    def __init__(self) -> None:
+        tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
+        facts = json.loads((WEIGHTS / "mini.json").read_text())
+        super().__init__(EfficientNetLite0.of(tensors).stages(), MEAN, STD)
+        mixture = load_file(WEIGHTS / MIXTURE_FILE)
+        self.mixture = StageMixture({int(stage): weight for stage, weight in mixture.items()})
+        self.pool_layer = GlobalAveragePool(tensors["mean_feature"])
+        self.text = MiniTextTower.load(WEIGHTS)
         self.logit_scale = float(facts["logit_scale"])
         self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini.py
 
     @classmethod
     def bundled(cls) -> Mini:
         """Loads the model in the package, frozen, in eval mode, on the CPU."""
-        tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
-        facts = json.loads((WEIGHTS / "mini.json").read_text())
-        tower, text = EfficientNetLite0.of(tensors), MiniTextTower.load(WEIGHTS)
-        mixture = StageMixture({int(stage): weight for stage, weight in load_file(WEIGHTS / MIXTURE_FILE).items()})
-        return cls(tower, tensors["mean_feature"], text, facts, mixture).eval().requires_grad_(False)
+        return cls().eval().requires_grad_(False)
 
     def unknown_reason(self, word: str) -> str | None:
         return self.text.unknown_reason(word)

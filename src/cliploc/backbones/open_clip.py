@@ -138,15 +138,12 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
     """Wraps an open_clip model in the adapter for its image tower; the model must not be used afterwards."""
     for part in model.children():
         if part is not model.visual:
-            _convert(part, dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
+            # First, as that frees memory for the adapter's work on the image tower in float32; the table of all words
+            # last, as what the rest frees makes room for its copy.
+            for child in sorted(part.children(), key=lambda child: isinstance(child, nn.Embedding)):
+                child.to(dtype)
+            part.to(dtype)
     return _adapter(model, label)(model, tokenizer, label, copied=False).convert(dtype)
-
-
-def _convert(part: nn.Module, dtype: torch.dtype) -> None:
-    """`part.to(dtype)`, with the table of all words last: what the rest frees makes room for its copy."""
-    for child in sorted(part.children(), key=lambda child: isinstance(child, nn.Embedding)):
-        child.to(dtype)
-    part.to(dtype)
 
 
 def _adapter(model: Any, label: str) -> Any:
@@ -299,15 +296,12 @@ def _build_source(source: str, rest: str, pretrained: str | None, device: str, p
         raise UsageError(f"{label} has its own weights, got --pretrained {pretrained}: leave the option out")
     folder = _weights.hub_folder(rest) if source == "hf-hub" else user_path(rest)
     is_open_clips = (folder / _weights.CONFIG).is_file()
-    if not is_open_clips and (source == "hf-hub" or is_transformers_folder(folder)):
-        return _build_transformers(label, folder, device, precision)
-    config = f"local-dir:{folder}"
-    tokenizer = label if source == "hf-hub" else config
-    return build(Plan(label, config, tokenizer, lambda: _weights.folder_checkpoint(folder)), device, precision)
-
-
-def _build_transformers(source: str, folder: Path, device: str, precision: str) -> Backbone:
-    """Builds the model in a folder of transformers, whose towers are open_clip's and timm's under other names."""
+    if is_open_clips or (source == "local-dir" and not is_transformers_folder(folder)):
+        config = f"local-dir:{folder}"
+        tokenizer_name = label if source == "hf-hub" else config
+        plan = Plan(label, config, tokenizer_name, lambda: _weights.folder_checkpoint(folder))
+        return build(plan, device, precision)
+    # A model of transformers: its towers are open_clip's and timm's under other names.
     dtype = resolve_precision(precision, device)
     layout = read_layout(folder)
     checkpoint = _checkpoints.read_shards(weights_in(folder))
@@ -319,7 +313,7 @@ def _build_transformers(source: str, folder: Path, device: str, precision: str) 
     with torch.random.fork_rng(devices=[]):
         model = build_model(layout)
     _checkpoints.load_exactly(model, tensors, checkpoint.path, what)
-    backbone = wrap(model, tokenizer, source, dtype)
+    backbone = wrap(model, tokenizer, label, dtype)
     if backbone.resize_policy == "crop":
         backbone.resize_policy = "crop-floor"
     backbone.loaded_from(checkpoint.path, f"transformers {layout.identity()} {checkpoint.sha256}")

@@ -41,20 +41,15 @@ class OpenClipResNet(ConvolutionalBackbone):
         parts = OpenClipParts(model, tokenizer, name, OpenClipResNet, copied=copied)
         tower = fold_batch_norms(parts.visual)
         super().__init__([Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4], parts.mean, parts.std)
-        self.pool_layer = _attention_pool(tower.attnpool)
+        # Our attention pool with open_clip's parameters: it has batched gradients and fits any grid.
+        pool, side = tower.attnpool, math.isqrt(len(tower.attnpool.positional_embedding) - 1)
+        with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
+            channels = pool.positional_embedding.shape[1]
+            self.pool_layer = AttentionPool((side, side), channels, pool.num_heads, pool.c_proj.out_features)
+        self.pool_layer.load_state_dict(pool.state_dict(), assign=True)
         self.embedding_size = tower.output_dim
         parts.complete(self)
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
         return isinstance(visual, ModifiedResNet)
-
-
-def _attention_pool(theirs: Any) -> AttentionPool:
-    """Our attention pool with open_clip's parameters; it has batched gradients and fits any grid."""
-    places, channels = theirs.positional_embedding.shape
-    side = math.isqrt(places - 1)
-    with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
-        pool = AttentionPool((side, side), channels, theirs.num_heads, theirs.c_proj.out_features)
-    pool.load_state_dict(theirs.state_dict(), assign=True)
-    return pool
