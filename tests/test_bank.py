@@ -249,7 +249,7 @@ def test_what_is_printed_and_written_says_uncalibrated(gap):
     assert found.presence_text(0) == said
     assert f"presence {said}" in verdict(found, 0)
     assert run_line(found).endswith("presence uncalibrated")
-    assert f"presence {said}" in str(lines_of(found)[0][2])
+    assert f"presence {said}" in str(next(lines_of(found))[2])
     [name] = json.loads(json.dumps(to_document([found], [], {})))["pictures"][0]["names"]
     assert name["presence_rule"] == "bank"
     assert name["rank"] == found.ranks[0]
@@ -259,7 +259,7 @@ def test_what_is_printed_and_written_says_uncalibrated(gap):
 def test_where_presence_was_not_asked_for_a_dash_stands(gap):
     found = build(gap, min_presence=0)(WIDE, ["red"])
     assert found.presence_text(0) == "–"
-    assert "presence –" in str(lines_of(found)[0][2])
+    assert "presence –" in str(next(lines_of(found))[2])
     [name] = to_document([found], [], {})["pictures"][0]["names"]
     assert (name["presence"], name["presence_rule"], name["rank"], name["probability"]) == (None,) * 4
 
