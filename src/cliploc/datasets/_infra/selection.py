@@ -161,5 +161,12 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
             chosen = sorted(absent, key=lambda one: (-often[one], -together[one, one], one))[: len(truth)]
         labels = tuple(sorted({*truth, *chosen}))
         pictures.append(AskedPicture(id_, path, size_of[path], labels, truth))
-    drawn, of = draw.of(pictures, lambda one: one), dataset
-    return AskedDataset(of.name, of.root, of.split, of.role, of.classes, drawn, of.problems)
+    return AskedDataset(
+        dataset.name,
+        dataset.root,
+        dataset.split,
+        dataset.role,
+        dataset.classes,
+        draw.of(pictures, lambda one: one),
+        dataset.problems,
+    )
