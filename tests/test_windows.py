@@ -14,12 +14,16 @@ from cliploc.geometry import Frame, padding_least
 from cliploc.maps import min_max
 from cliploc.pipeline.presence import with_windows
 from cliploc.pipeline.views import Joined, Look, StitchedFeatures
-from cliploc.refine.affinity import spread
+from cliploc.refine.affinity import directions, spread_along
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs, Trace
 from tests.test_localizer import TERMS, WIDE, build, photo, same
 from tests.tiny import context
 from tests.tolerances import STRETCHED, assert_rounded
+
+
+def spread(features, maps, cut):
+    return spread_along(directions(features), maps, cut)
 
 
 def raw_cam(backbone, pixels):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from cliploc.geometry import Frame, Mosaic
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
-from cliploc.refine.affinity import spread
+from cliploc.refine.affinity import directions, spread_along
 from cliploc.tower import Needs
 
 SCALES, WINDOWS = (1.43,), (1.5, 2.0)
@@ -58,7 +58,7 @@ def refined_on_grid(seen: dict[str, Tensor], source: str, cut: float, kept: floa
     """The map after the step, `[1, 1, h, w]` in 0–1."""
     features = seen[source]
     heat = F.interpolate(seen["heat"], features.shape[-2:], mode="area")
-    return min_max((1 - kept) * min_max(spread(features, heat, cut)) + kept * heat)
+    return min_max((1 - kept) * min_max(spread_along(directions(features), heat, cut)) + kept * heat)
 
 
 def refined(seen: dict[str, Tensor], source: str, cut: float, kept: float) -> np.ndarray:
