@@ -100,14 +100,14 @@ class Ahead(Generic[S, T]):
                 part = parts.pop(0)
                 try:
                     rest = self._work(part, self._told) if batch.job is None else batch.job.result(self._told)
+                    if part is batch.items:
+                        self._begin_next()
                     made = rest()
                     del rest  # what it holds is large
                 except (RuntimeError, MemoryError) as error:
                     if len(part) < 2 or not out_of_memory(error):
                         raise
                 else:
-                    if part is batch.items:
-                        self._begin_next()
                     yield part, made
                     continue
                 self._stop()
