@@ -34,7 +34,7 @@ from cliploc._files import part_path, write_part
 from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
-from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
+from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.plan import Grid, ModelSetup
 from cliploc.jobs.worker import EvaluationWorker

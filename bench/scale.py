@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from bench.resident import peak_mib
 from cliploc._files import part_path, write_part
-from cliploc.jobs.benchmark import TASK
+from cliploc.jobs.benchmark_localization import TASK
 from cliploc.jobs.rows import as_parquet
 from cliploc.jobs.task import conclude
 from cliploc.report import write_report

@@ -293,7 +293,7 @@ def test_a_background_or_a_contrast_makes_another_annotation(photos: Path, once:
 # ---------------------------------------------------------------------------------------------------------- benchmark
 pytest.importorskip("pyarrow")
 
-from cliploc.jobs.benchmark import run_benchmark  # noqa: E402
+from cliploc.jobs.benchmark_localization import run_benchmark  # noqa: E402
 from cliploc.jobs.plan import ModelSetup, Setting  # noqa: E402
 from cliploc.jobs.task import How  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
@@ -498,9 +498,10 @@ def command(
 ) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
     # No process that judges, which takes seconds to import torch, and no figures: they take longer than the pictures.
     monkeypatch.setattr(
-        "cliploc.jobs.benchmark.run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
+        "cliploc.jobs.benchmark_localization.run_benchmark",
+        lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0}),
     )
-    monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first, calibration = dataset(root), write_calibration(tmp_path / "calibration.json")

@@ -205,7 +205,11 @@ def datasets_page() -> str:
 
 def tables_page() -> str:
     """The columns of the Parquet files that benchmarks write, from their schemas."""
-    from cliploc.jobs import faithfulness, labelling, presence, rows, segmentation
+    from cliploc.jobs import benchmark_faithfulness as faithfulness
+    from cliploc.jobs import benchmark_labelling as labelling
+    from cliploc.jobs import benchmark_presence as presence
+    from cliploc.jobs import benchmark_segmentation as segmentation
+    from cliploc.jobs import rows
 
     tables = {
         "Localization": (rows.row_schema(), "benchmark.md#a-row"),

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from cliploc.faithfulness import chosen_metrics
-from cliploc.jobs.faithfulness import NUMBER_COLUMNS, ValueTally
+from cliploc.jobs.benchmark_faithfulness import NUMBER_COLUMNS, ValueTally
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
 

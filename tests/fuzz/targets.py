@@ -43,7 +43,7 @@ from cliploc.datasets.voc import read_annotation
 from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
-from cliploc.jobs import benchmark, folder, labels, rows
+from cliploc.jobs import benchmark_localization, folder, labels, rows
 from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves
 from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.corrections import read_corrections
@@ -54,7 +54,7 @@ from cliploc.jobs.reproduce import published_rows
 from cliploc.metrics import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
 from cliploc.recipes import Recipe, Tower, load_recipe, save_recipe
-from cliploc.report.leaderboard import read_leaderboard, tables_of
+from cliploc.report.leaderboard_page import read_leaderboard, tables_of
 from cliploc.teaching.learnt import load_learnt
 from cliploc.teaching.sides import LENGTH
 from tests.datasets import labelled, test_flickr30k, test_lvis, test_refcoco
@@ -207,7 +207,7 @@ def saves(content: bytes) -> None:
 
 def manifest(content: bytes) -> None:
     with file(content, "manifest.json") as path:
-        for kind in (KIND, benchmark.KIND):
+        for kind in (KIND, benchmark_localization.KIND):
             with contextlib.suppress(CliplocError):
                 assert folder.read_manifest(path.parent, kind)["token"] == folder.token_for(path.parent)
         with contextlib.suppress(DocumentError):

@@ -10,8 +10,8 @@ from unittest import mock
 from PIL import Image, ImageOps
 
 from cliploc.datasets import open_dataset
-from cliploc.jobs import benchmark
-from cliploc.jobs.benchmark import run_benchmark
+from cliploc.jobs import benchmark_localization
+from cliploc.jobs.benchmark_localization import run_benchmark
 from cliploc.values import Dataset
 from tests.commands import PHOTOS
 
@@ -94,7 +94,7 @@ def rows_file(folder: Path, numbers: Mapping[str, str], **more: object) -> Path:
 def judged_here() -> Iterator[None]:
     """Benchmarks start no process that judges boxes: it takes seconds to import torch."""
     with mock.patch.object(
-        benchmark, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
+        benchmark_localization, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
     ):
         yield
 

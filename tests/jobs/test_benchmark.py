@@ -26,7 +26,7 @@ from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
-from cliploc.jobs.benchmark import KIND, run_benchmark, unfit_for_setup
+from cliploc.jobs.benchmark_localization import KIND, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.folder import DiskFullError, read_manifest
 from cliploc.jobs.judges import read_masks
@@ -61,7 +61,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def judged_here(monkeypatch):
     """Commands start no process that judges, and draw no report's figures."""
-    monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
     with samples.judged_here():
         yield
 

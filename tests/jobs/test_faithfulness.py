@@ -12,7 +12,7 @@ import pytest
 
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
-from cliploc.jobs.faithfulness import TASK, FaithfulnessJudge, ValueTally, mean_curves
+from cliploc.jobs.benchmark_faithfulness import TASK, FaithfulnessJudge, ValueTally, mean_curves
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
@@ -82,7 +82,7 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
 @pytest.fixture
 def no_report(monkeypatch):
     """Commands draw no figures: they take longer than the pictures."""
-    monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
 
 
 @pytest.mark.parametrize(

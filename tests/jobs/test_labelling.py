@@ -19,9 +19,9 @@ from cliploc.datasets import AskedDataset, AskedPicture
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
+from cliploc.jobs.benchmark_labelling import LabellingTally, run_labelling
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import Work, work_on
-from cliploc.jobs.labelling import LabellingTally, run_labelling
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.reviewer import Reviewer, Walk

@@ -12,7 +12,7 @@ pytest.importorskip("pyarrow")
 from cliploc.jobs import leaderboard
 from cliploc.jobs.engine import run_here
 from cliploc.jobs.leaderboard import Wish, run_leaderboard
-from cliploc.report.leaderboard import signature_of
+from cliploc.report.leaderboard_page import signature_of
 from tests.commands import cliploc_, document_of, refused
 from tests.jobs.samples import coco_folder, judged_here, wsol_folder
 

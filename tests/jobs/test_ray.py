@@ -28,7 +28,7 @@ import torch  # noqa: E402 - after the skips
 
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
-from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup  # noqa: E402
+from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
 from tests.commands import cliploc_  # noqa: E402
 from tests.jobs.samples import dataset, rows_file, wsol_folder  # noqa: E402

@@ -19,7 +19,7 @@ from cliploc._terminal import Terminal
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import CliplocError
-from cliploc.jobs.benchmark import run_benchmark
+from cliploc.jobs.benchmark_localization import run_benchmark
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.metrics import Bootstrap

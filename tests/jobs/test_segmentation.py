@@ -13,10 +13,10 @@ pytest.importorskip("pyarrow")
 from cliploc.config import Options
 from cliploc.datasets import open_labelled
 from cliploc.errors import UsageError
+from cliploc.jobs.benchmark_segmentation import KIND, evaluate_labels, row_schema, run_segmentation
 from cliploc.jobs.folder import read_manifest
 from cliploc.jobs.plan import Grid, ModelSetup
 from cliploc.jobs.rows import rows_in
-from cliploc.jobs.segmentation import KIND, evaluate_labels, row_schema, run_segmentation
 from cliploc.localizer import Localizer
 from cliploc.metrics import MeanIoU, average_precision
 from cliploc.segmentation import Segmenter, protocol_of

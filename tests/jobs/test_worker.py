@@ -17,11 +17,11 @@ from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.datasets import LabelFile, LabelledPicture
 from cliploc.errors import InputError
 from cliploc.exemplars import Exemplar
+from cliploc.jobs.benchmark_faithfulness import FaithfulnessJudge
+from cliploc.jobs.benchmark_segmentation import LabelMapJudge, row_schema
 from cliploc.jobs.engine import Part, Shard
-from cliploc.jobs.faithfulness import FaithfulnessJudge
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow
-from cliploc.jobs.segmentation import LabelMapJudge, row_schema
 from cliploc.jobs.worker import EvaluationWorker, PictureJudge
 from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import protocol_for

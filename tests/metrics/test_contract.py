@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.jobs.benchmark import BoxTally, summary_columns
+from cliploc.jobs.benchmark_localization import BoxTally, summary_columns
 from cliploc.jobs.judges import judge_sample
 from cliploc.jobs.rows import row_schema, to_table
 from cliploc.jobs.task import summed_up

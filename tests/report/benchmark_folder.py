@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc._files import part_path, write_part
-from cliploc.jobs.benchmark import BoxTally
+from cliploc.jobs.benchmark_localization import BoxTally
 from cliploc.jobs.judges import judge_sample
 from cliploc.jobs.rows import Row, as_parquet, row_schema, sample_facts, to_table
 from cliploc.jobs.task import summed_up

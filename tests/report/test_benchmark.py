@@ -17,8 +17,8 @@ from cliploc.errors import UsageError
 from cliploc.jobs.rows import as_parquet
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, task_folder, write_report
-from cliploc.report.benchmark import class_bars
 from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
+from cliploc.report.benchmark_page import class_bars
 from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
 from cliploc.report.task_folder import SettingResult

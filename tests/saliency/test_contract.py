@@ -18,7 +18,7 @@ import cliploc.saliency
 from cliploc.backbones import models
 from cliploc.config import Options
 from cliploc.errors import UsageError
-from cliploc.jobs.benchmark import unfit_for_setup
+from cliploc.jobs.benchmark_localization import unfit_for_setup
 from cliploc.jobs.plan import ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.method import Context

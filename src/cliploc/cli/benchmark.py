@@ -236,28 +236,28 @@ def _planned(
         return _labelling(asked, setups)
     if task == "segmentation":
         from cliploc.datasets import open_labelled
-        from cliploc.jobs import segmentation
+        from cliploc.jobs import benchmark_segmentation as segmentation
         from cliploc.segmentation import protocol_of
 
         run = partial(segmentation.run_segmentation, protocol=protocol_of(asked.dataset, of_segmentation))
         return _Plan(setups, *_settings_without_boxes(asked, setups), segmentation.FILES, run, open_labelled)
     if task == "presence":
         from cliploc.datasets import open_asked
-        from cliploc.jobs import presence
+        from cliploc.jobs import benchmark_presence as presence
 
         return _Plan(*_settings_of_boxes(asked, setups), presence.FILES, presence.run_presence, open_asked)
     from cliploc.datasets import open_dataset
 
     if task == "faithfulness":
         from cliploc.faithfulness import chosen_metrics
-        from cliploc.jobs import faithfulness
+        from cliploc.jobs import benchmark_faithfulness as faithfulness
 
         of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else faithfulness.BASELINES)
         each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
         run = partial(faithfulness.run_faithfulness, metrics=each_once, options=of_faithfulness)
         return _Plan(setups, *of_setups, faithfulness.FILES, run, open_dataset)
     from cliploc import saliency
-    from cliploc.jobs import benchmark as localization
+    from cliploc.jobs import benchmark_localization as localization
 
     of_boxes = _settings_of_boxes(asked, setups, () if asked.no_baselines else saliency.baselines())
     run = partial(localization.run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
@@ -275,7 +275,7 @@ def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
         (asked.dataset, asked.root) if asked.root is not None else (asked.truth or "", Path(asked.dataset))
     )
     refuse_truth(truth, asked)
-    from cliploc.jobs.labelling import FILES, SEEDS, run_labelling
+    from cliploc.jobs.benchmark_labelling import FILES, SEEDS, run_labelling
 
     _, recipes = _methods_of(asked.method, setups)
     _, settings, left_out = _settings_of_boxes(asked, setups)
@@ -290,7 +290,7 @@ def _settings_of_boxes(
     asked: BenchmarkFlags, setups: Sequence[ModelSetup], baselines: Sequence[str] = ()
 ) -> tuple[Sequence[ModelSetup], tuple[Setting, ...], tuple[str, ...]]:
     """The setups with their recipes, the settings of a task with boxes, and what is left out of them."""
-    from cliploc.jobs.benchmark import unfit_for_setup
+    from cliploc.jobs.benchmark_localization import unfit_for_setup
     from cliploc.jobs.plan import OF_SETTING, Grid
 
     methods, recipes = _methods_of(asked.method, setups)
@@ -314,7 +314,7 @@ def _settings_without_boxes(
     asked: BenchmarkFlags, setups: Sequence[ModelSetup], baselines: Sequence[str] = ()
 ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
     """The settings of a task without boxes, and what is left out; without `--method`, the recipe's method."""
-    from cliploc.jobs.benchmark import unfit_for_setup
+    from cliploc.jobs.benchmark_localization import unfit_for_setup
     from cliploc.jobs.plan import Grid
     from cliploc.recipes import recipe_of
 

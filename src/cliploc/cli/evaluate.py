@@ -21,8 +21,8 @@ from cliploc.config import FaithfulnessOptions, Options, choice, flags_of
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
+    from cliploc.jobs.benchmark_segmentation import LabelsResult
     from cliploc.jobs.evaluate import FolderResult
-    from cliploc.jobs.segmentation import LabelsResult
 
 # Options that only some tasks take, by task. Those of models and protocols are for faithfulness.
 OF_TASK = {
@@ -145,7 +145,7 @@ def _labels(asked: EvaluateFlags) -> int:
         raise UsageError("expected --predictions, the folder of label maps, got none: add it")
     if asked.dataset is not None:
         refuse_unknown_dataset(asked.dataset, labelled=True)
-    from cliploc.jobs.segmentation import evaluate_labels
+    from cliploc.jobs.benchmark_segmentation import evaluate_labels
 
     terminal = Terminal()
     with terminal.progress("reading label maps") as reporter:
@@ -173,7 +173,7 @@ def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: 
     names, dataset = metric_names(asked.metric), asked.dataset or "wsol"
     refuse_unknown_dataset(dataset)
     from cliploc.faithfulness import chosen_metrics
-    from cliploc.jobs.faithfulness import evaluate_maps
+    from cliploc.jobs.benchmark_faithfulness import evaluate_maps
 
     chosen_metrics(names, with_method=False)  # refused before a model is loaded
     prompts.resolve_templates(options.templates)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.faithfulness import Faithfulness
-    from cliploc.report.faithfulness import HotMap
+    from cliploc.report.faithfulness_page import HotMap
     from cliploc.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
@@ -78,7 +78,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     refuse_unknown([], method_names(asked.method))
     from cliploc import prompts
     from cliploc.images import load
-    from cliploc.jobs.faithfulness import BASELINES
+    from cliploc.jobs.benchmark_faithfulness import BASELINES
     from cliploc.recipes import recipe_of
     from cliploc.saliency import find
 
@@ -100,7 +100,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     terminal = Terminal()
     start = time.perf_counter()
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
-        from cliploc.report.faithfulness import explanation_page
+        from cliploc.report.faithfulness_page import explanation_page
 
         use_threads(asked.threads)
         measurer = _measurer(options, names, of_methods, faithfulness)

@@ -154,7 +154,7 @@ def _fitting(options: Options) -> list[str]:
 
 
 def _table(of_set: Mapping[str, Any]) -> Sequence[Sequence[str]]:
-    from cliploc.report.leaderboard import NUMBERS
+    from cliploc.report.leaderboard_page import NUMBERS
 
     rows = sorted(of_set["rows"], key=lambda row: -row["numbers"].get("gt_known", 0.0))
     there = {key for row in rows for key in row["numbers"]}
@@ -186,7 +186,7 @@ def _check(asked: LeaderboardFlags) -> int:
 
 
 def _page(asked: LeaderboardFlags) -> int:
-    from cliploc.report.leaderboard import write_leaderboard_page
+    from cliploc.report.leaderboard_page import write_leaderboard_page
 
     if asked.out is None:
         raise UsageError("expected --out, the HTML file, got none: add --out leaderboard.html")

@@ -23,14 +23,16 @@ from cliploc.config import OF_LOCALIZATION, OPTIONS, Options
 from cliploc.datasets import NEGATIVES, AskedDataset, Draw, asked_pictures, open_dataset, readers
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import benchmark, folder, presence
+from cliploc.jobs import benchmark_localization as localization
+from cliploc.jobs import benchmark_presence as presence
+from cliploc.jobs import folder
 from cliploc.jobs.engine import Engine, run_here
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.plan import Grid, ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, rows_in
 from cliploc.jobs.task import BenchmarkResult
 from cliploc.metrics import DEFAULT, LARGEST_HITS, Bootstrap, CocoAP, Interval, MaxBoxAcc, MaxBoxAccV2, hit_at
-from cliploc.report.leaderboard import FILE, VERSION, read_leaderboard, signature_of
+from cliploc.report.leaderboard_page import FILE, VERSION, read_leaderboard, signature_of
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import baselines
 from cliploc.values import GOOD_IOU, Dataset
@@ -142,7 +144,7 @@ def settings_of(wish: Wish) -> tuple[ModelSetup, tuple[Setting, ...], tuple[str,
     """The setup for boxes, its settings, and what is left out."""
     usual = {key: one for key, one in OF_LOCALIZATION.items() if getattr(wish.options, key) is None}
     setup = ModelSetup(wish.options.but(**usual))
-    return setup, *Grid([setup], wish.methods, baselines=baselines()).settings(benchmark.unfit_for_setup)
+    return setup, *Grid([setup], wish.methods, baselines=baselines()).settings(localization.unfit_for_setup)
 
 
 # -------------------------------------------------------------------------------------------------------------- the run
@@ -157,7 +159,7 @@ def _stages(
     asked = {"limit": None, "sample": wish.sample, "seed": wish.seed}
 
     def boxes(fixed: Sequence[Setting], about: Mapping[str, Any]) -> Stage:
-        return lambda data, out, **more: benchmark.run_benchmark(
+        return lambda data, out, **more: localization.run_benchmark(
             data, [setup], fixed, out, judges=judges, asked=about, engine=engine, reporter=reporter, **more
         )
 
@@ -207,7 +209,7 @@ def run_leaderboard(
 def _document(wish: Wish, out: Path) -> dict[str, Any]:
     """The signed content of leaderboard.json, of the runs in the folder."""
     sets = [_set(out / "sets" / name, name) for name, _ in wish.sets]
-    about = folder.read_manifest(out / "sets" / wish.sets[0][0] / "report", benchmark.KIND)["settings"][0]
+    about = folder.read_manifest(out / "sets" / wish.sets[0][0] / "report", localization.KIND)["settings"][0]
     document = {
         "kind": "leaderboard",
         "schema_version": VERSION,
@@ -231,7 +233,7 @@ def _digests(out: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         for stage in STAGES:
             if not (place / stage).is_dir():
                 continue
-            kind = presence.KIND if stage == "names" else benchmark.KIND
+            kind = presence.KIND if stage == "names" else localization.KIND
             manifest = folder.read_manifest(place / stage, kind)
             data = {key: one for key, one in manifest["dataset"].items() if f"dataset.{key}" not in kind.free}
             lasting = {**{key: one for key, one in manifest.items() if key not in folder.FREE}, "dataset": data}
@@ -279,8 +281,8 @@ def _chosen(place: Path) -> dict[str, dict[str, Any]]:
 
 def _set(place: Path, name: str) -> dict[str, Any]:
     """The entry of a set: its rows with the numbers of every setting."""
-    manifest = folder.read_manifest(place / "report", benchmark.KIND)
-    tuned = folder.read_manifest(place / "tune", benchmark.KIND)["dataset"]
+    manifest = folder.read_manifest(place / "report", localization.KIND)
+    tuned = folder.read_manifest(place / "tune", localization.KIND)["dataset"]
     taus, reported = _chosen(place / "tune"), _by_setting(place / "report", ROWS)
     summary = read_json(place / "report" / "summary.json", dict[str, Any])["settings"]
     of_names = list(dict.fromkeys([*presence.NUMBER_COLUMNS, *OF_BOXES]))
@@ -435,7 +437,7 @@ def check_leaderboard(
         for name, split in wish.sets:
             place = out / "sets" / name
             # Read from where they were, unless they are elsewhere now.
-            read = [folder.read_manifest(place / one, benchmark.KIND)["dataset"] for one in ("tune", "report")]
+            read = [folder.read_manifest(place / one, localization.KIND)["dataset"] for one in ("tune", "report")]
             there = {**{f"{one['name']}:{one['split']}": Path(one["root"]) for one in read}, **roots}
             for stage, data, run in _stages(wish, _opened(wish, name, split, there), place, 0, reporter, engine):
                 for verdict, row in _again(place, stage, data, run, draw, samples):
@@ -448,7 +450,7 @@ def _again(
     place: Path, stage: str, data: Any, run: Stage, draw: random.Random, samples: int
 ) -> Iterator[tuple[Literal["same", "close", "other"], str]]:
     """Computes some parts of a run again; what each row is beside that of the run, and which row it is."""
-    kind = presence.KIND if stage == "names" else benchmark.KIND
+    kind = presence.KIND if stage == "names" else localization.KIND
     manifest = folder.read_manifest(place / stage, kind)
     shards = list(shards_of(data.samples, manifest["shard_size"]))
     draw.shuffle(shards)

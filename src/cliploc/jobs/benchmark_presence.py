@@ -20,8 +20,8 @@ from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Sum
 from cliploc.jobs.worker import Asked, AskingJudge, right_boxes
 from cliploc.localization import Localization
 from cliploc.metrics import Bootstrap, average_precision, ratio
-from cliploc.report.presence import FILES as REPORT_FILES
-from cliploc.report.presence import LOSSES, NUMBERS, things_text
+from cliploc.report.presence_page import FILES as REPORT_FILES
+from cliploc.report.presence_page import LOSSES, NUMBERS, things_text
 from cliploc.report.tables import number_text
 from cliploc.reporter import Reporter
 from cliploc.values import GOOD_IOU

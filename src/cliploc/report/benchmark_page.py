@@ -16,12 +16,12 @@ from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
 from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, is_imagenet, read_run, wilson
 from cliploc.report.benchmark_gallery import Photographs, confusion, galleries, studies
-from cliploc.report.faithfulness import write_faithfulness_report
+from cliploc.report.faithfulness_page import write_faithfulness_report
 from cliploc.report.figures import Figure, figure, legend, look, plot
 from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
-from cliploc.report.labelling import write_labelling_report
-from cliploc.report.presence import write_presence_report
-from cliploc.report.segmentation import write_segmentation_report
+from cliploc.report.labelling_page import write_labelling_report
+from cliploc.report.presence_page import write_presence_report
+from cliploc.report.segmentation_page import write_segmentation_report
 from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
 from cliploc.report.task_folder import Floats, SettingResult, kind_of, published, worth, write_files
 

@@ -39,8 +39,8 @@ from cliploc.jobs.task import (
 )
 from cliploc.jobs.teach import VERSION
 from cliploc.metrics import Bootstrap, ratio
-from cliploc.report.labelling import DRAFTS, NUMBERS, OF_NAME, minutes_text, number_text
-from cliploc.report.labelling import FILES as REPORT_FILES
+from cliploc.report.labelling_page import DRAFTS, NUMBERS, OF_NAME, minutes_text, number_text
+from cliploc.report.labelling_page import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
 
 KIND = RunKind("labelling", "a labelling benchmark", 1)
