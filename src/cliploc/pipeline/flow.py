@@ -194,7 +194,6 @@ class Flow:
         lessons: bool = False,
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while this one is used."""
-        bank = self.second_look[0] if self.second_look else bank
         how: dict[str, Any] = {"absent_maps": absent_maps, "lessons": lessons}
         compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, reporter=reporter, **how)
         # Few pictures are read ahead, as a whole batch of them is with the tower already.
@@ -241,6 +240,7 @@ class Flow:
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
             return lambda: None
+        bank = self.second_look[0] if self.second_look else bank
         taught = lessons or any(self._learnt_rows(item.texts) for item in batch)
         with own_modes(self.backbone.device), self._remembered_together(batch, taught) as together:
             if bank is not None:
@@ -294,9 +294,8 @@ class Flow:
                     of_seen = self.backbone.dense(whole[0].trace) if self.reads_apart else places
                     together.shared["regions"] = regions_of([item.frames[0] for item in batch], of_seen)
                 windows = together.shared["regions"]
-            compared = calibration = None
-            if self.second_look:
-                bank, calibration = self.second_look
+            compared, calibration = None, self.second_look[1] if self.second_look else None
+            if bank is not None and calibration is not None:
                 compared = looks_over(batch, embedding, windows, bank, calibration.lifts, together.shared)
             evidence = weigh(
                 batch,
