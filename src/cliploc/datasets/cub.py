@@ -15,6 +15,7 @@ from cliploc.errors import UsageError
 from cliploc.values import ClassName
 
 T = TypeVar("T")
+FLAGS = ("0", "1")  # no, yes
 
 
 @reader(
@@ -46,7 +47,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     paths = _table(base / "images.txt", 2, lambda cells: cells[0], problems)
     boxes = _table(base / "bounding_boxes.txt", 5, _box, problems)
     of_class = _table(base / "image_class_labels.txt", 2, lambda cells: cells[0], problems)
-    is_train = _table(base / "train_test_split.txt", 2, lambda cells: ("0", "1").index(cells[0]) == 1, problems)
+    is_train = _table(base / "train_test_split.txt", 2, lambda cells: bool(FLAGS.index(cells[0])), problems)
     candidates = []
     for one, path in paths.items():
         if one not in is_train or one not in of_class:

@@ -378,8 +378,10 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
             raise RefusedError(422, f"expected {name} as true or false, got {text[:40]!r}")
         if text == "true":
             switches.append(name)
-    ids = {field: one if isinstance(one, str) else store.keep(one.file, one.filename or "")
-           for field, one in pictures.items()}  # fmt: skip
+    ids = {
+        field: one if isinstance(one, str) else store.keep(one.file, one.filename or "")
+        for field, one in pictures.items()
+    }
     files = {field: str(store.picture(number)) for field, number in ids.items()}
     exemplar = files.get("exemplar")
     wanted = from_mapping(settings).with_exemplar(exemplar)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._process import in_halves
-from cliploc.config import FaithfulnessOptions
+from cliploc.config import BASELINES, FaithfulnessOptions
 from cliploc.errors import ModelError, UsageError
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
@@ -146,7 +146,7 @@ def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> F
         drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         made = normalize(drawn.to(images.device)).to(images)
     else:
-        raise UsageError(f"expected baseline to be one of zero, black, blur, mean, noise, inpaint, got {kind!r}")
+        raise UsageError(f"expected baseline to be one of {', '.join(BASELINES)}, got {kind!r}")
     return lambda _: made
 
 
