@@ -47,7 +47,7 @@ PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the mo
     ("Windows and scales", "windows", ["--recipe", "default", "--photos", "140", "--rounds", "2"]),
     ("Second look", "second_look", ["--photos", "4", "--rounds", "2"]),
     ("Whole benchmark", "benchmark", ["--images", "96", "--rounds", "2"]),
-    ("Annotating", "annotate", ["--only", "speed", "--images", "656", "--threads", "1"]),
+    ("Annotating", "annotate", ["--only", "speed", "--images", "976", "--threads", "1"]),
     ("Refinements", "refinements", ["--rounds", "3"]),
     ("Evaluating maps", "evaluator", ["--maps", "12", "--literal-maps", "3", "--taus", "100"]),
     ("Segmentation", "segmentation", ["--model", "mini", "--dataset", "coco_object", "--rounds", "1",

@@ -4,7 +4,7 @@
 
 Three parts, `--only` one of them:
 * `speed`: pictures of a folder by `--names` and a `--recipe`, with the second look and what teaching needs. By turns,
-  320 pictures at a time, so that a busy machine slows both: the run, from the files to the parts on the disk; and the
+  480 pictures at a time, so that a busy machine slows both: the run, from the files to the parts on the disk; and the
   tower's forward passes in the same batches of the same sizes, on zeros. Then what is written at the end.
 * `memory`: ten names by CAM alone, in a process of its own, over three times as many pictures: its peak after each
   third, and at last.
@@ -50,7 +50,7 @@ from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Needs, Trace
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
-BATCH, TURN = 16, 320  # pictures; each turn has a run's start and end, so it must not be short
+BATCH, TURN = 16, 480  # pictures; each turn has a run's start and end, of which a run of 1,000 pictures has one
 FORMATS = tuple(exports.names())
 IOU = 0.5
 TEN = 10
