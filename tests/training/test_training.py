@@ -406,7 +406,7 @@ def mini_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "held-out accuracy" in result.out
     assert "epoch 2 of 2  loss " in result.err
     assert "trained on 9 pictures of 3 classes, 3 held out" in result.err
-    assert result.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --head={out}\n")
+    assert result.err.endswith(f"\nnext: cliploc localize photo.jpg -p blue --head={out}\n")
     return out
 
 
