@@ -121,6 +121,7 @@ REFUSED = [
     (["classify", CAT, "--device", "cuda:"], "expected --device as cpu, cuda, cuda:N or mps, got 'cuda:'"),
     (["train", "tscam", "--root", "x", "--out", "y", "--device", "gpu"], "expected --device as cpu"),
     (["serve", "--device", "gpu"], "expected --device as cpu"),
+    (["serve", "--recipe", "street.json"], "expected --recipe to be one of default, fast, got 'street.json'"),
     (["review", "drafts", "--device", "gpu"], "expected --device as cpu"),
     (["doctor", "--device", "gpu"], "expected --device as cpu"),
     (["train", "cam", "--root", "x", "--out", "y"], "expected METHOD to be one of tscam, lctr, got 'cam'"),

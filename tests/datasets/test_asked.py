@@ -83,6 +83,18 @@ def test_crowds_and_difficult_things_are_neither_there_nor_absent(tmp_path):
     assert {label for _, label in open_dataset("voc", tmp_path / "voc").unclear} == {9}  # the cow of the other picture
 
 
+def test_a_name_without_a_box_that_can_be_used_is_neither(root, tmp_path):
+    with (root / "boxes.csv").open("a") as file:
+        file.write("\na.jpg,dog,nan,0,9,9\n")
+    assert asked(root, "all")["a"] == {"sofa", "cup", "car"}
+    document = json.loads(json.dumps(folders.COCO))
+    document["annotations"].append({"id": 9, "image_id": 285, "category_id": 72, "bbox": [1, 1, 9, 9]})
+    document["annotations"][-2]["bbox"] = None
+    document["annotations"][-2]["iscrowd"] = 0
+    _, second = open_asked("coco", folders.coco(tmp_path / "coco", document)).samples
+    assert second.labels == (*second.truth,)
+
+
 def test_a_dataset_of_masks_is_refused(tmp_path):
     with pytest.raises(UsageError, match="expected a dataset with true boxes, got openimages30k with masks"):
         open_asked("openimages30k", folders.openimages30k(tmp_path))

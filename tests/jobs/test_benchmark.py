@@ -142,6 +142,19 @@ def test_no_number_depends_on_the_minimum_score(root, plain, tmp_path, least):
     assert (count == 0) if least == 1 else (0 < count <= before)
 
 
+@pytest.mark.parametrize("known", [["cat", "dog"], []])
+def test_names_that_the_model_does_not_know_are_never_predicted(root, tmp_path, known):
+    other = shutil.copytree(root, tmp_path / "data")
+    names = [*known, *("xyzzyq", "qwrtzp", "vbnmkl", "zzkkpf", "plooqx", "grmblw", "hjklzz", "wqzxvb")]
+    lines = [f"{label},,{name}" for label, name in enumerate(names)]
+    (other / "synsets.csv").write_text("\n".join(["label,wnid,synset_words", *lines]) + "\n")
+    result = run(other, tmp_path / "out", ["cam"], data=open_dataset("wsol", other, limit=3))
+    own = list(range(len(known))) or None
+    assert [row["predictions"] and sorted(row["predictions"]) for row in rows_in(result.out)] == [own] * 3
+    numbers = result.summary["mini_cam"]
+    assert (numbers["top5_cls"], numbers["with_predictions"]) == (None, 3 if known else 0)
+
+
 def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_path):
     whole = {}
     for policy in ("squash", "crop", "pad"):

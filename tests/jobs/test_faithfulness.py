@@ -79,6 +79,20 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
     assert 'alt="picture ' not in (out / "report.html").read_text()
 
 
+def test_disputed_pictures_compare_settings_of_one_model(done, tmp_path):
+    out = shutil.copytree(done[0], tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_text())
+    pairs = [{"mini_cam", "mini_centre-gaussian"}, {"mini_layer-cam", "mini_random"}]
+    for one in manifest["settings"]:
+        one["weights"] = str(one["id"] in pairs[0])
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert cliploc_("report", out, "--no-pictures").code == 0
+    page = (out / "report.html").read_text().partition('id="disputed"')[2]
+    shown = [set(re.findall(r">(mini_[a-z-]+) \d\.\d{3}<", part)) for part in page.split("<h3>")[1:]]
+    assert len(shown) == 6
+    assert all(one in pairs for one in shown)
+
+
 @pytest.fixture
 def no_report(monkeypatch):
     """Commands draw no figures: they take longer than the pictures."""

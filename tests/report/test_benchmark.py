@@ -189,6 +189,16 @@ def test_a_threshold_chosen_on_the_same_pictures_is_no_fixed_one(tmp_path: Path)
     assert "fixed beforehand: <b>" not in page
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_the_accuracy_at_the_own_threshold_is_gt_known(tmp_path: Path) -> None:
+    """Between two of the thresholds of the curve, either of which would be another level of the maps."""
+    summary = make_folder(tmp_path / "out", tmp_path / "root", samples=8, methods=("cam",), threshold=0.1646)
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    titles, row = cells(section(page, "tau"))
+    [numbers] = summary.values()
+    assert row[titles.index("at own τ")] == f"{numbers['gt_known']:.2f}"
+
+
 def test_every_published_row_has_a_source() -> None:
     for row in task_folder.published(PUBLISHED)["rows"]:
         assert len(task_folder.published(PUBLISHED)["sources"][row["cite"]]) > 20

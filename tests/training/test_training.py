@@ -406,7 +406,7 @@ def mini_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "held-out accuracy" in result.out
     assert "epoch 2 of 2  loss " in result.err
     assert "trained on 9 pictures of 3 classes, 3 held out" in result.err
-    assert result.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --head={out}\n")
+    assert result.err.endswith(f"\nnext: cliploc localize photo.jpg -p blue --head={out}\n")
     return out
 
 
@@ -460,6 +460,10 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in refused(
         "benchmark", *asked, "--method", "cam"
     )
+    of_task = ("--task", "faithfulness", "--metric", "sparseness", "--no-baselines", "--out", tmp_path / "faithful")
+    result = cliploc_("benchmark", *asked, *of_task, "--json")
+    assert result.code == 0, result.err
+    assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
 
 
 def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:

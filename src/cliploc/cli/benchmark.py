@@ -316,12 +316,11 @@ def _settings_without_boxes(
     """The settings of a task without boxes, and what is left out; without `--method`, the recipe's method."""
     from cliploc.jobs.benchmark_localization import unfit_for_setup
     from cliploc.jobs.plan import Grid
-    from cliploc.recipes import recipe_of
 
-    named = asked.method
-    names = method_names(named) or list(dict.fromkeys(recipe_of(one.model).method for one in setups))
+    named, recipes = _methods_of(asked.method, setups)
+    names = named or list(dict.fromkeys(one.method for one in recipes if one is not None))
     of_methods = options_of_methods(names, asked.option)
-    unfit = unfit_for_setup if named else lambda setup, name: "" if unfit_for_setup(setup, name) else None
+    unfit = unfit_for_setup if asked.method else lambda *of: None if unfit_for_setup(*of) is None else ""
     return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
 
 

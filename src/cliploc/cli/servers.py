@@ -53,6 +53,13 @@ class ServeFlags(ModelFlags, ServerFlags):
     head: list[str] | None = flag(
         "Trained layers from `cliploc train` for one of the models; repeatable.", None, metavar="FILE", group="model"
     )
+    recipe: str = flag(  # no file, which holds for one model
+        "What runs if a visitor names no method: a method with settings that improve its boxes.",
+        "default",
+        metavar="|".join(RECIPES),
+        check=choice("recipe", RECIPES),
+        group="model",
+    )
     sam: str | None = rare(
         "A SAM or SAM 2 that can draw masks, too; needs cliploc[sam].", None, metavar="FOLDER", group="model"
     )
@@ -67,7 +74,7 @@ class ServeFlags(ModelFlags, ServerFlags):
     )
 
 
-@command(only=("device", "precision", "recipe"))
+@command(only=("device", "precision"))
 def serve(asked: ServeFlags, options: Options) -> int:
     """Serve a web page that finds named things in pictures.
 
@@ -89,15 +96,13 @@ def serve(asked: ServeFlags, options: Options) -> int:
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
     most_pixels = round(asked.max_megapixels * 1e6)
-    recipe = str(options.recipe or "default")
-    choice("recipe", RECIPES)(recipe)  # a file holds for one model, and the page has several
     service = Service(
         with_heads(offers, asked.head or []),
         options.device,
         options.precision,
         most_pixels,
         asked.max_seconds,
-        recipe,
+        asked.recipe,
         asked.sam,
     )
     _warn_of_strangers(terminal, asked, "page")

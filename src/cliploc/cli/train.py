@@ -101,5 +101,6 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
             style="dim",
         )
         model = words_of(Options(model=options.model, pretrained=options.pretrained).given())
-        say_next(terminal, (*LOCALIZE, *model, f"--head={out}"))
+        name = pictures.classes[0][0]  # a closed head knows no others
+        say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE

@@ -109,8 +109,10 @@ def open_dataset(
     samples = draw.of(candidates, Checker(problems, len(found.classes)).sample)
     if not samples:
         raise nothing_usable(name, root, problems, "no sample has a class that is asked for")
-    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met), found.unclear,
-        found.absent)  # fmt: skip
+    # A name is not absent because none of its boxes can be used.
+    used = {(one.path, one.label) for one in samples}
+    unclear = found.unclear.union((one.path, one.label) for one in candidates).difference(used)
+    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met), unclear, found.absent)
 
 
 def open_asked(

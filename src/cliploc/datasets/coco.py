@@ -62,7 +62,7 @@ def found_in(
             reason = f"image {one['id']} is there twice: the first is used"
             problems.add("duplicate id", place(one), reason)
     boxes: dict[tuple[int, int], list[Box]] = {}  # of each image and category
-    crowds: set[tuple[int, int]] = set()
+    left_out: set[tuple[int, int]] = set()  # those with a crowd, or without a box
     seen = set()
     for one in document["annotations"]:
         image, category = int(one["image_id"]), int(one["category_id"])
@@ -77,9 +77,10 @@ def found_in(
             problems.add("label mismatch", source, f"no category {category} in the file: left out")
         elif one.get("iscrowd", 0):
             problems.add("crowd", source, "a crowd: its box is left out")
-            crowds.add((image, category))
+            left_out.add((image, category))
         elif not one.get("bbox"):
             problems.add("empty annotation", source, "no bbox: left out")
+            left_out.add((image, category))
         else:
             x, y, width, height = map(float, one["bbox"])
             boxes.setdefault((image, category), []).append((x, y, x + width, y + height))
@@ -89,5 +90,5 @@ def found_in(
         name = place(images[image])
         size = (int(images[image]["width"]), int(images[image]["height"]))
         candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
-    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in crowds - boxes.keys()}
+    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in left_out - boxes.keys()}
     return Found(classes, candidates, frozenset(unclear))

@@ -63,7 +63,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             continue
         found = [boxes[one]] if one in boxes else []
         candidates.append(Candidate(path, base / "images" / path, of_image, found))
-    for one in boxes.keys() - paths.keys():
+    for one in sorted(boxes.keys() - paths.keys()):
         problems.add("metadata", one, "in bounding_boxes.txt, but not in images.txt: add it or remove it")
     return Found(tuple(classes), candidates)
 

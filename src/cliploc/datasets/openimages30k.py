@@ -48,7 +48,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         if region:
             ignores.setdefault(one, []).append(base / region)
     for name, there in (("class_labels", labels.keys()), ("localization", masks.keys())):
-        for one in there - set(listed):
+        for one in sorted(there - set(listed)):
             problems.add("metadata", one, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
     mids: dict[int, str] = {}
     candidates = []

@@ -324,18 +324,18 @@ class BoxJudge(Judge):
         return outcome
 
     def _predict(self, outcomes: Sequence[_SampleOutcome]) -> None:
-        """Adds each picture's best labels and their cosines; the first of equal ones."""
+        """Adds each picture's best labels that the model knows and their cosines; the first of equal ones."""
         done = [one for one in outcomes if one.embedding is not None]
         if not done:
             return
         # The whole shard at once: the matrix product has the same shape also in a resumed run, so the same last bits.
         embeddings = torch.from_numpy(np.stack([one.embedding for one in done if one.embedding is not None]))  # [n, D]
         cosines = (embeddings @ self._embeddings.T).masked_fill(self._unknown, -2.0)  # [n, K]
-        best = cosines.argsort(descending=True, stable=True)[:, :TOP]
+        best = cosines.argsort(descending=True, stable=True)[:, : min(TOP, int((~self._unknown).sum()))]
         for one, labels, values in zip(done, best.tolist(), cosines.gather(1, best).tolist(), strict=True):
             one.embedding = None
             for known in one.known:
-                known |= {"predictions": labels, "prediction_scores": values}
+                known |= {"predictions": labels or None, "prediction_scores": values}
 
 
 @dataclass

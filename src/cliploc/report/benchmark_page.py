@@ -211,7 +211,7 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
         near = curve >= curve[best] - FORGIVING
         start = best - int(near[: best + 1][::-1].argmin() or best + 1) + 1
         stop = best + int(near[best:].argmin() or len(near) - best) - 1
-        own = None if one.threshold is None else float(curve[_index_of(one.threshold)])
+        own = None if one.threshold is None else one.number("gt_known")
         within = Cell(f"{TAUS[start]:.3f} – {TAUS[stop]:.3f}", float(TAUS[stop] - TAUS[start]))
         numbers = (decimal(float(TAUS[best]), 3), percent(float(curve[best])), decimal(one.threshold, 3), percent(own))
         rows.append([Cell(one.label), *numbers, within])
@@ -222,8 +222,8 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
             colour, best = plot(axes, one.index, TAUS, curve), int(curve.argmax())
             axes.plot(TAUS[best], curve[best], "o", color=colour, markersize=6)
             if one.threshold is not None and not one.oracle:
-                at = _index_of(one.threshold)
-                axes.plot(TAUS[at], curve[at], "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6)
+                own = one.number("gt_known")
+                axes.plot(one.threshold, own, "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6)
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("threshold τ, share of the map's maximum")
@@ -234,11 +234,6 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
         "legend": legend((one.index, one.label) for one, _ in curves),
         "table": Table("Thresholds", columns, {"": rows}, {"setting"}),
     }
-
-
-def _index_of(tau: float) -> int:
-    """The index of a τ in `TAUS`."""
-    return min(round(tau * 1000), len(TAUS) - 1)
 
 
 def _iou(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:

@@ -112,20 +112,23 @@ def draw_curves(
 
 
 def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
-    """The pictures on which the settings of one model differ most by the first number, with their maps."""
+    """Where the settings of one model, asked the same name, differ most by the first number, with their maps."""
     key = next(iter(run.manifest["numbers"]))
-    values: dict[str, dict[str, float]] = {}
-    for row in run.read_rows(["sample", "setting", "status", "values"]):
+    weights = {one.id: str(one.about.get("weights")) for one in run.settings}
+    values: dict[tuple[str, str, str], dict[str, float]] = {}  # sample, weights and name → setting → value
+    for row in run.read_rows(["sample", "setting", "status", "name", "values"]):
         value = dict(row["values"] or ()).get(key) if row["status"] == "ok" else None
         if value is not None:
-            values.setdefault(row["sample"], {})[row["setting"]] = value
-    spread = {sample: max(one.values()) - min(one.values()) for sample, one in values.items() if len(one) > 1}
-    chosen = sorted(spread, key=lambda sample: (-spread[sample], sample))[:DISPUTED]
+            of = row["sample"], weights[row["setting"]], str(row["name"])
+            values.setdefault(of, {})[row["setting"]] = value
+    spread = {of: max(one.values()) - min(one.values()) for of, one in values.items() if len(one) > 1}
+    chosen = sorted(spread, key=lambda of: (-spread[of], of))[:DISPUTED]
     columns = ["path", "name", "probability", "thumb", "width", "height"]
-    rows = run.rows_of_samples(columns, chosen)
+    rows = run.rows_of_samples(columns, {sample for sample, _, _ in chosen})
     made = []
-    for sample in chosen:
-        ranked = sorted(values[sample], key=lambda one: (values[sample][one], one))
+    for of in chosen:
+        sample, found = of[0], values[of]
+        ranked = sorted(found, key=lambda one: (found[one], one))
         half = SHOWN_SETTINGS // 2
         shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
         first = rows[sample, shown[0]]
@@ -136,7 +139,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
             heat = heat_of(rows[sample, setting]["thumb"])
             drawn = Image.new("RGB", size, (90, 90, 90)) if photograph is None else photograph.copy()
             paint_map(drawn, heat)
-            said = f"{setting} {values[sample][setting]:.3f}"
+            said = f"{setting} {found[setting]:.3f}"
             figures.append((said, embedded(drawn, f"{sample}: {said}", quality=80)))
         name, probability = str(first["name"]).partition("|")[0], first["probability"]
         made.append({"sample": sample, "about": f"{name}, probability {probability:.2f}", "figures": figures})

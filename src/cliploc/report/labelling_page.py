@@ -9,7 +9,7 @@ import numpy as np
 from cliploc._documents import LabellingManifest
 from cliploc.errors import UsageError
 from cliploc.report.figures import Figure, figure, legend, plot
-from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.report.html import REPORT_TEMPLATES, count
 from cliploc.report.tables import Cell, Table, counted, csv_text, to_markdown
 from cliploc.report.task_folder import SettingResult, TaskRun, read_run, write_files
 
@@ -46,7 +46,7 @@ def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # n
     seconds = run.manifest["seconds"]
     low, high = seconds["draw"]
     facts = {
-        "orders": f"random and suggested, {run.manifest['seeds']} seeds each",
+        "orders": f"random and suggested, {count(run.manifest['seeds'], 'seed')} each",
         "cost of a box": f"{low:g}–{high:g} s to draw, {seconds['change']:g} s to adjust or delete",
     }
     drawn = [one for one in run.settings if one.numbers.get("curves")][:MOST_DRAWN]
