@@ -207,7 +207,7 @@ def annotate(
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
                 of_review = given is not None and edits.is_review(given)
                 if given is not None and of_review:  # it only refers to pictures that are annotated already
-                    edits.merge_review(of_run, given)
+                    not_applied = edits.merge_review(of_run, given)
                 if shards:
                     export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
