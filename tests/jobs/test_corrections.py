@@ -408,7 +408,7 @@ def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_
     assert read.pictures == {}
     assert read.problems == {
         "a.jpg": "a shape in it is brushlabels, not a box",
-        "x/none.jpg": "no picture of this run has this name",
+        "x/none.jpg": "no annotated picture of this run has this name",
         "/data/local-files/?d=sub/a.jpg": "several pictures of the set match sub/a.jpg",
     }
 

@@ -262,3 +262,10 @@ def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
     said = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
     assert said is not None
     assert np.float32(score) >= np.float32(said[1])
+
+
+def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:
+    annotate(root, LABELS, tmp_path / "out", **OPTIONS)
+    assert annotate(root.rename(tmp_path / "moved"), LABELS, tmp_path / "out", **OPTIONS).computed == 0
+    with ReviewFolder.opened(tmp_path / "out") as folder:
+        assert [one.path.parent.name for one in folder.pictures] == ["moved"] * 3

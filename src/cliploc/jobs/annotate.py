@@ -183,6 +183,7 @@ def annotate(
         with temporaries_of(begun.token):
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
                 changed = {"image_url": asked.image_url, "every": every, "drafts": rule.document()}
+                changed["root"] = manifest["root"]  # the pictures may lie elsewhere now
                 if folder.read_manifest(target, KIND)["drafts"] != rule.document():
                     export_states.mark_stale(target)
                 folder.update_manifest(target, KIND, **{key: one for key, one in changed.items() if one is not None})
@@ -330,7 +331,9 @@ def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile
             lessons_path(out, int(path.stem)).unlink(missing_ok=True)
             remove_part(path)
     if replaced:
-        notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
+        lost = len((corrected.keys() | reviews.keys()) & set(replaced))
+        ending = f"; what was corrected in {lost:,} of them is dropped" if lost else ""
+        notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}{ending}"])
 
 
 class _Keep:

@@ -209,7 +209,7 @@ class _Finder:
                         return found[0]
                     if found:
                         raise UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
-        raise UnusableError("no picture of this run has this name")
+        raise UnusableError("no annotated picture of this run has this name")
 
     def _listed(self, listed: Mapping[str, str], name: str) -> list[str]:
         return self._whole(listed.get(PurePosixPath(name).name, ""))
