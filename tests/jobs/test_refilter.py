@@ -11,7 +11,7 @@ from PIL import Image
 
 from cliploc import backbones
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_edits import write_corrections
+from cliploc.jobs.annotation_edits import correction_of, write_corrections
 from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.corrections import Correction
@@ -269,3 +269,8 @@ def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_pat
     assert annotate(root.rename(tmp_path / "moved"), LABELS, tmp_path / "out", **OPTIONS).computed == 0
     with ReviewFolder.opened(tmp_path / "out") as folder:
         assert [one.path.parent.name for one in folder.pictures] == ["moved"] * 3
+
+
+def test_a_run_without_masks_makes_none_for_what_is_saved() -> None:
+    box = {"xyxy": [1, 1, 9, 9], "label": 0, "mask": "none is read"}
+    assert correction_of([box], {"width": 60, "height": 40, "boxes": []}, 1).masks is None

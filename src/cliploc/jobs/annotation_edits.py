@@ -211,13 +211,10 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
         if draft is not None and draft >= len(row["boxes"]):
             raise UnusableError(f"expected drafts below {len(row['boxes'])}, got {draft}")
         corners.append(box)
-    masks: list[str | None] = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
-    return Correction(
-        corners,
-        [one["label"] for one in boxes],
-        masks=masks if "masks" in row else None,
-        drafts=[one.get("draft") for one in boxes],
-    )
+    masks: list[str | None] | None = None
+    if "masks" in row:
+        masks = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
+    return Correction(corners, [one["label"] for one in boxes], masks, [one.get("draft") for one in boxes])
 
 
 def review_of(drafts: AnnotatedFolder, picture: str, saved: Mapping[str, Any]) -> Correction | None:
