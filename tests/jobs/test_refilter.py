@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cliploc import backbones
+from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import correction_of, write_corrections
 from cliploc.jobs.annotation_results import AnnotateResult
@@ -231,6 +232,8 @@ def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: 
 def test_a_run_in_the_folder_of_its_pictures_does_not_take_what_it_wrote(root: Path) -> None:
     for where in (root, root, f"{root}/**/*.png"):
         assert annotate(where, LABELS, root, **{**OPTIONS, "formats": ["yolo", "voc"]}).pictures == 3
+    with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
+        annotate(root, LABELS, root, decisions=root, **OPTIONS)  # its XML would be found in voc/
 
 
 def test_an_old_review_page_is_not_said_to_be_written(root: Path, tmp_path: Path) -> None:

@@ -270,7 +270,8 @@ def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected
         return
     place = corrected.resolve()
     for output in (out / name for one in exports for name in one.outputs):  # corrections not taken would be lost
-        if place == output.resolve() or output.resolve() in place.parents:
+        own = output.resolve()
+        if place == own or own in place.parents or (place in own.parents and own.is_dir()):  # a folder is searched
             raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
