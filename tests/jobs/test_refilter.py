@@ -277,3 +277,18 @@ def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_pat
 def test_a_run_without_masks_makes_none_for_what_is_saved() -> None:
     box = {"xyxy": [1, 1, 9, 9], "label": 0, "mask": "none is read"}
     assert correction_of([box], {"width": 60, "height": 40, "boxes": []}, 1).masks is None
+
+
+def test_corrections_stay_while_a_picture_cannot_be_read(root: Path, tmp_path: Path) -> None:
+    out, file, away = tmp_path / "out", tmp_path / "b.png", tmp_path / "away.png"  # as on a disk that is not mounted
+    (root / "b.png").rename(file)
+    (root / "b.png").symlink_to(file)
+    run = annotate(root, LABELS, out, **OPTIONS).run
+    write_corrections(out, {"b.png": Correction([BOXES[0]], [0], None, [None])}, run, {})
+    file.rename(away)
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.pictures, [*result.failed], result.computed, result.corrected) == (3, ["b.png"], 0, 0)
+    away.rename(file)
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.failed, result.computed, result.corrected) == ({}, 0, 1)
+    assert drafts(out, "b.png") == [[0, 0, 1.0]]

@@ -239,6 +239,10 @@ def stamp(sample: SampleLike) -> str:
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
+_NOT_READ = b"cannot be read"
+UNREAD = hashlib.blake2b(_NOT_READ, digest_size=16).hexdigest()  # the digest of a picture that cannot be read
+
+
 def content_digest(sample: SampleLike) -> str:
     """blake2b digest of the files' content; a file that cannot be read gives a fixed value."""
     digest = hashlib.blake2b(digest_size=16)
@@ -249,7 +253,7 @@ def content_digest(sample: SampleLike) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
         except (OSError, ValueError):
-            digest.update(b"cannot be read")
+            digest.update(_NOT_READ)
     return digest.hexdigest()
 
 
