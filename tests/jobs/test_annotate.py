@@ -481,7 +481,7 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
     del expected["cat.png"]
     result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
     assert (result.corrected, result.reviewed, result.computed) == (2, 2, 0)
-    assert result.not_applied == {"no.png": "no picture of this run has this name"}
+    assert result.not_applied == {"no.png": "no annotated picture of this run has this name"}
     after = coco_boxes(out)
     for name, boxes in after.items():
         wanted = expected.get(name, before[name])
@@ -517,7 +517,7 @@ def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
         corrected_coco(tmp_path / "out", tmp_path / "corrected.json", {"cat.png": name})
         result = cliploc_(*arguments, "--apply", tmp_path / "corrected.json")
         assert result.code == code, result.err
-        assert ("not corrected: bird.png: no picture of this run has this name" in result.err) == bool(code)
+        assert ("not corrected: bird.png: no annotated picture of this run has this name" in result.err) == bool(code)
         assert "all labels: " in result.err
 
 

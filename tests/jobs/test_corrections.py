@@ -401,6 +401,12 @@ def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(shape, said
     assert said in read.problems["a.jpg"]
 
 
+def test_another_entry_of_a_task_is_not_the_name_of_its_picture():
+    tasks = [task("/data/upload/3/1a2b3c4d-a.jpg", [rectangle("cat", [1, 2, 30, 20], (60, 40))])]
+    tasks[0]["data"]["id"] = "12"
+    assert [*read_corrections(tasks, {"a.jpg": (60, 40), "12.jpg": (60, 40)}, LABELS).pictures] == ["a.jpg"]
+
+
 def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_are_named(tmp_path):
     tasks = [task("a.jpg", [drawn("brushlabels")]), task("x/none.jpg", [])]
     tasks += [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
@@ -408,7 +414,7 @@ def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_
     assert read.pictures == {}
     assert read.problems == {
         "a.jpg": "a shape in it is brushlabels, not a box",
-        "x/none.jpg": "no picture of this run has this name",
+        "x/none.jpg": "no annotated picture of this run has this name",
         "/data/local-files/?d=sub/a.jpg": "several pictures of the set match sub/a.jpg",
     }
 

@@ -325,7 +325,8 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
         os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
     said = []
     result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
-    assert said == ["replaced since they were annotated, and annotated again: 1 picture (cat.png)"]
+    ending = "1 picture (cat.png); what was corrected in 1 of them is dropped"
+    assert said == [f"replaced since they were annotated, and annotated again: {ending}"]
     written = json.loads((out / "coco.json").read_text())
     boxes = {image["id"]: [] for image in written["images"]}  # in the order of names: bee, cat, dogs
     for one in written["annotations"]:

@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 
 from cliploc import backbones
+from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_edits import write_corrections
+from cliploc.jobs.annotation_edits import correction_of, write_corrections
+from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.corrections import Correction
+from cliploc.jobs.draft_scores import score_drafts
 from cliploc.jobs.drafts import FEWEST
 from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
@@ -221,5 +224,71 @@ def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: 
         assert result.computed == 0
         assert any(said in note for note in result.notes)
         assert len(drafts(out, "p23.png")) == kept
+    assert annotate(root, LABELS, out, min_score=0.7, max_false=0.05, **how).boxes == {"red": 23, "blue": 0}
     annotate(root, LABELS, out, min_score=0.2, **how)
     assert len(drafts(out, "p23.png")) == 2
+
+
+def test_a_run_in_the_folder_of_its_pictures_does_not_take_what_it_wrote(root: Path) -> None:
+    for where in (root, root, f"{root}/**/*.png"):
+        assert annotate(where, LABELS, root, **{**OPTIONS, "formats": ["yolo", "voc"]}).pictures == 3
+    with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
+        annotate(root, LABELS, root, decisions=root, **OPTIONS)  # its XML would be found in voc/
+
+
+def test_an_old_review_page_is_not_said_to_be_written(root: Path, tmp_path: Path) -> None:
+    assert "review" in annotate(root, LABELS, tmp_path / "out", **OPTIONS).files
+    assert "review" not in annotate(root, LABELS, tmp_path / "out", min_score=0.5, review=0, **OPTIONS).files
+    assert "review" in annotate(root, LABELS, tmp_path / "out", **OPTIONS).files
+
+
+def test_a_review_of_another_file_of_the_same_name_is_not_applied(root: Path, tmp_path: Path) -> None:
+    annotate(root, LABELS, tmp_path / "first", **OPTIONS)
+    Image.new("RGB", (60, 40), "white").save(root / "b.png")
+    out = tmp_path / "out"
+    annotate(root, LABELS, out, **OPTIONS)
+    pictures = {}
+    with ReviewFolder.opened(tmp_path / "first") as folder:
+        for number in (0, 1):
+            state = folder.state(number)
+            pictures[state["name"]] = {"revision": 1, "status": "reviewed", "boxes": [], "drawn": state["drawn"]}
+    result = annotate(root, LABELS, out, decisions=review(out, tmp_path / "b.json", pictures=pictures), **OPTIONS)
+    assert (result.corrected, result.not_applied.keys()) == (1, {"b.png"})
+
+
+def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
+    score = float(np.float32(0.12345678))
+    boxes = [[float(x), 0.0, x + 5.0, 5.0] for x in range(0, 100, 10)]
+    row = {"boxes": boxes, "labels": [0] * 10, "scores": [score] * 10}
+    every, _ = score_drafts([(row, Correction(boxes, [0] * 10))], 1)
+    out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, {}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
+    said = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
+    assert said is not None
+    assert np.float32(score) >= np.float32(said[1])
+
+
+def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:
+    annotate(root, LABELS, tmp_path / "out", **OPTIONS)
+    assert annotate(root.rename(tmp_path / "moved"), LABELS, tmp_path / "out", **OPTIONS).computed == 0
+    with ReviewFolder.opened(tmp_path / "out") as folder:
+        assert [one.path.parent.name for one in folder.pictures] == ["moved"] * 3
+
+
+def test_a_run_without_masks_makes_none_for_what_is_saved() -> None:
+    box = {"xyxy": [1, 1, 9, 9], "label": 0, "mask": "none is read"}
+    assert correction_of([box], {"width": 60, "height": 40, "boxes": []}, 1).masks is None
+
+
+def test_corrections_stay_while_a_picture_cannot_be_read(root: Path, tmp_path: Path) -> None:
+    out, file, away = tmp_path / "out", tmp_path / "b.png", tmp_path / "away.png"  # as on a disk that is not mounted
+    (root / "b.png").rename(file)
+    (root / "b.png").symlink_to(file)
+    run = annotate(root, LABELS, out, **OPTIONS).run
+    write_corrections(out, {"b.png": Correction([BOXES[0]], [0], None, [None])}, run, {})
+    file.rename(away)
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.pictures, [*result.failed], result.computed, result.corrected) == (3, ["b.png"], 0, 0)
+    away.rename(file)
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.failed, result.computed, result.corrected) == ({}, 0, 1)
+    assert drafts(out, "b.png") == [[0, 0, 1.0]]

@@ -303,3 +303,10 @@ def test_a_path_outside_of_the_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="expected a file inside the export's folder"):
         FileNames(folder).of(annotated("data/a.jpg", tmp_path / "a.jpg", (8, 8)), "labels/*.xml")
     assert list(outside.iterdir()) == []
+
+
+def test_voc_boxes_of_the_last_half_pixel_stay_in_the_picture(pictures, tmp_path):
+    sliver = annotated("a.jpg", pictures[0].path, (40, 30), [[39.8, 29.8, 40, 30]])
+    (root,) = written("voc", [sliver], SETTINGS, tmp_path / "out")
+    box = ET.parse(root / "Annotations" / "a.xml").getroot().find("object/bndbox")
+    assert [int(one.text) for one in box] == [40, 30, 40, 30]

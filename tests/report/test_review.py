@@ -71,6 +71,12 @@ def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -
     assert "3 pictures of 5,000" in reader.text
 
 
+def test_a_box_of_a_draft_that_is_gone_counts_as_new(tmp_path: Path) -> None:
+    drafts = annotated("a.png", tmp_path / "a.png", (40, 30), [[1, 2, 30, 20]])
+    box = ReviewPicture(drafts, frozenset(), [[1, 2, 25, 20]], [1], [9], None, "reviewed", 1)
+    assert box.entry()["found"] == [[1, 1.0, 0.36]]
+
+
 def test_pictures_that_have_gone_are_left_out(tmp_path: Path) -> None:
     for gone in (1, 3):
         data = json.loads(make_page(tmp_path, "a", gone).scripts[0])

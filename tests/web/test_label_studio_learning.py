@@ -134,7 +134,7 @@ def test_training_is_started_by_its_button_and_never_is_an_error(job, out, truth
     ("event", "said"),
     [
         ({"annotation": annotation([9, 9, 99, 99], "dog")}, "photos/1.jpg: nothing is learnt from it: 'dog' is not a"),
-        ({"task": {"id": 1, "data": {"image": "other.jpg"}}}, "no picture of this run has this name"),
+        ({"task": {"id": 1, "data": {"image": "other.jpg"}}}, "no annotated picture of this run has this name"),
         ({"annotation": annotation([9, 9, 99, 99], was_cancelled=True)}, "0 so far"),
         ({"annotation": None}, "expected annotated tasks of Label Studio"),
         ({"annotation": {"result": [{"type": "rectanglelabels", "value": 7}]}}, "nothing is learnt from it: its boxes"),

@@ -587,6 +587,11 @@ def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, pho
     page.reload()
     editor.ready()
     assert (page.locator("#name").inner_text(), editor.labels) == (ODD, ["dog"])
+    annotate(photos, LABELS, out, min_score=1.0, **OPTIONS)  # the box of ODD was made from a draft that is gone
+    page.reload()
+    editor.ready()
+    editor.open(ODD)
+    assert editor.labels == ["dog"]
     editor.open("dogs.jpg")
     assert len(editor.boxes) == 1
     assert page.get_by_role("radio", name="reviewed", exact=True).is_checked()

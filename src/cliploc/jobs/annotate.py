@@ -50,7 +50,7 @@ from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_w
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.lessons import lessons_path
-from cliploc.jobs.picture_files import FoundPictures, PictureFile, content_digest, find_pictures, stamp
+from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, content_digest, find_pictures, stamp
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
 from cliploc.jobs.videos import FRAMES, Every, frames_of
@@ -183,6 +183,7 @@ def annotate(
         with temporaries_of(begun.token):
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
                 changed = {"image_url": asked.image_url, "every": every, "drafts": rule.document()}
+                changed["root"] = manifest["root"]  # the pictures may lie elsewhere now
                 if folder.read_manifest(target, KIND)["drafts"] != rule.document():
                     export_states.mark_stale(target)
                 folder.update_manifest(target, KIND, **{key: one for key, one in changed.items() if one is not None})
@@ -191,7 +192,8 @@ def annotate(
                     found, unreadable = _with_frames(found, there.videos, frames, asked.limit, target, reporter)
                 run = run_id(manifest)
                 edits.merge_saves(target, run)
-                _remove_stale(target, begun.damaged, found, run, notes)
+                unreadable |= _remove_stale(target, begun.damaged, found, run, notes)
+                found = [one for one in found if one.id not in unreadable]
                 of_run = AnnotatedFolder(target, manifest, found, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
             done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
@@ -207,7 +209,7 @@ def annotate(
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
                 of_review = given is not None and edits.is_review(given)
                 if given is not None and of_review:  # it only refers to pictures that are annotated already
-                    edits.merge_review(of_run, given)
+                    not_applied = edits.merge_review(of_run, given)
                 if shards:
                     export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
@@ -269,7 +271,8 @@ def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected
         return
     place = corrected.resolve()
     for output in (out / name for one in exports for name in one.outputs):  # corrections not taken would be lost
-        if place == output.resolve() or output.resolve() in place.parents:
+        own = output.resolve()
+        if place == own or own in place.parents or (place in own.parents and own.is_dir()):  # a folder is searched
             raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
@@ -297,8 +300,14 @@ def _with_frames(
     return pictures, unreadable
 
 
-def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile], run: str, notes: Notes) -> None:
-    """Removes damaged parts, and rows and corrections of replaced pictures: their pictures are computed again."""
+def _remove_stale(
+    out: Path, damaged: Sequence[int], found: Sequence[PictureFile], run: str, notes: Notes
+) -> dict[str, str]:
+    """Removes damaged parts, and rows and corrections of replaced pictures: their pictures are computed again.
+
+    Returns the annotated pictures that cannot be read now, with the reason. They may come back: nothing is removed.
+    """
+    away = dict[str, str]()
     if damaged:
         export_states.mark_stale(out)
     for index in damaged:
@@ -312,7 +321,10 @@ def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile
             picture = by_id.get(row["picture"])
             if picture is None or stamps[line : line + 1] == [stamp(picture)]:
                 continue
-            if row["blake2b"] != content_digest(picture):
+            digest = content_digest(picture)
+            if digest == UNREAD and row["status"] == "ok":
+                away[picture.id] = "it was annotated, and cannot be read now: bring it back, or remove its name"
+            elif row["blake2b"] != digest:
                 stale.setdefault(path, {})[line] = picture.id
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
     if replaced:
@@ -330,7 +342,10 @@ def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile
             lessons_path(out, int(path.stem)).unlink(missing_ok=True)
             remove_part(path)
     if replaced:
-        notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
+        lost = len((corrected.keys() | reviews.keys()) & set(replaced))
+        ending = f"; what was corrected in {lost:,} of them is dropped" if lost else ""
+        notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}{ending}"])
+    return away
 
 
 class _Keep:

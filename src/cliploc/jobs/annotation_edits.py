@@ -41,8 +41,8 @@ def is_review(path: Path) -> bool:
     return not isinstance(read, list) and not (isinstance(read, dict) and "images" in read)
 
 
-def merge_review(drafts: AnnotatedFolder, path: Path) -> None:
-    """Adds the pictures that a person edited in review.html."""
+def merge_review(drafts: AnnotatedFolder, path: Path) -> dict[str, str]:
+    """Adds the pictures that a person edited in review.html. Returns why others are left as they are."""
     try:
         read = read_json(path, SavedReview)
     except FileNotFoundError:
@@ -54,16 +54,22 @@ def merge_review(drafts: AnnotatedFolder, path: Path) -> None:
         ) from None
     if read["run"] != drafts.run:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
+    problems = dict[str, str]()
     for name, one in read["pictures"].items():
         place = drafts.results.places.get(name)
         if place is None or not place.ok:
             raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
+        seen, now = one.get("drawn"), drafts.results.drawn(name)
+        if seen is not None and seen.partition("-")[0] != now.partition("-")[0]:
+            problems[name] = "its file was another one when it was reviewed: review it again"
+            continue
         try:
             found = review_of(drafts, name, one)
         except UnusableError as error:
             raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
         drafts.enter(name, found, one["status"])
     write_corrections(drafts.out, drafts.corrected, drafts.run, drafts.reviews)
+    return problems
 
 
 def corrections_in(out: Path, run: str) -> tuple[dict[str, Correction], dict[str, dict[str, Any]]]:
@@ -205,13 +211,10 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
         if draft is not None and draft >= len(row["boxes"]):
             raise UnusableError(f"expected drafts below {len(row['boxes'])}, got {draft}")
         corners.append(box)
-    masks: list[str | None] = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
-    return Correction(
-        corners,
-        [one["label"] for one in boxes],
-        masks=masks if "masks" in row else None,
-        drafts=[one.get("draft") for one in boxes],
-    )
+    masks: list[str | None] | None = None
+    if "masks" in row:
+        masks = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
+    return Correction(corners, [one["label"] for one in boxes], masks, [one.get("draft") for one in boxes])
 
 
 def review_of(drafts: AnnotatedFolder, picture: str, saved: Mapping[str, Any]) -> Correction | None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from cliploc import __version__, prompts
 from cliploc._documents import AnnotationSummary, read_if_there
+from cliploc.config import MIN_SCORE
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import export_states
@@ -143,7 +144,7 @@ class AnnotateResult:
             words.append(f"{one.right} of {one.true} boxes found")
             if one.min_score is not None:
                 found = f"{one.kept_right} of {one.kept} right, {one.kept_right} of {one.true} found"
-                words.append(f"best with --min-score {one.min_score:g} ({found})")
+                words.append(f"best with --min-score {np.float32(one.min_score)} ({found})")
             lines.append("; ".join(words))
         if not boxes and len(self.failed) < self.pictures:
             lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
@@ -320,11 +321,12 @@ class AnnotatedFolder:
 
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""
-        rule, self.rule = self.rule, replace(self.rule, min_score=0.0)
+        rule, auto = self.rule, self.rule.min_score == "auto"
+        self.rule = replace(rule, min_score=MIN_SCORE) if auto else rule  # it is only raised
         pairs = self._corrected_drafts()
-        self.rule = rule
         kept = least_score(pairs, len(self.names), most_false)
         if kept is None:
+            self.rule = rule
             return (
                 f"--max-false {most_false:g}: the {len(pairs):,} corrected pictures are too few for this promise, or "
                 f"too many of their drafts are wrong: --min-score stays {rule.min_score}; correct more pictures"
@@ -471,6 +473,8 @@ def conclude(
     if review:
         stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
         update("review", stamp, ["review.html"], "review.html", write_page)
+    else:
+        files.pop("review", None)  # of an earlier call: it may have other boxes by now
     result = _counted(run, files, computed, notes, corrected)
     _write_scores(run.out, result)
     written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}

@@ -118,8 +118,8 @@ class Results:
         return self.places[picture].digest + (b"" if found is None else json.dumps(found).encode())
 
     def drawn(self, picture: str) -> str:
-        """A word that changes with the row: numbers of boxes are numbers of one row."""
-        return hashlib.blake2b(self.stamp(picture), digest_size=8).hexdigest()
+        """A word that changes with the row: numbers of boxes are numbers of one row. It begins with the file's."""
+        return f"{self.places[picture].content[:16]}-{hashlib.blake2b(self.stamp(picture), digest_size=8).hexdigest()}"
 
 
 def rows_of(path: Path) -> list[Row]:

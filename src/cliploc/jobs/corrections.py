@@ -19,7 +19,7 @@ from cliploc import rle
 from cliploc._documents import MOST_TEXT, finite, read_bytes, read_json, read_text, read_xml, whole
 from cliploc.datasets.yolo import CLASS_LISTS, class_names
 from cliploc.errors import InputError, UsageError
-from cliploc.images import small_png
+from cliploc.images import SUFFIXES, small_png
 from cliploc.jobs import correction_masks
 from cliploc.jobs.correction_masks import Canvas, UnusableError
 from cliploc.report.exports import PICTURES, flat_stem
@@ -209,7 +209,7 @@ class _Finder:
                         return found[0]
                     if found:
                         raise UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
-        raise UnusableError("no picture of this run has this name")
+        raise UnusableError("no annotated picture of this run has this name")
 
     def _listed(self, listed: Mapping[str, str], name: str) -> list[str]:
         return self._whole(listed.get(PurePosixPath(name).name, ""))
@@ -439,6 +439,8 @@ def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:
         data = task["data"]
         paths = [data.get("path"), *(value for key, value in data.items() if key != "path")]
         names = tuple(one for path in paths if isinstance(path, str) for one in _spellings(path))
+        # What else a task has, such as an id of "12", may be the name of another picture.
+        names = tuple(one for one in names if PurePosixPath(one).suffix.lower() in SUFFIXES) or names
         entries.append(_Entry(names or (f"task {task.get('id')}",), partial(_drawn_shapes, last["result"])))
     return _Set("Label Studio", entries)
 

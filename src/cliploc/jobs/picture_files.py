@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from cliploc._documents import lines_of, read_if_there
+from cliploc._documents import Manifest, lines_of, read_if_there
 from cliploc._files import picture_folder, picture_path, user_path
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
@@ -160,8 +160,11 @@ def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped
 
 
 def _of_results(folder: Path) -> bool:
-    """Whether a folder is an annotation's, in which the YOLO export links to pictures that are annotated already."""
-    return bool(read_if_there(folder / "manifest.json", dict[str, Any]).get("kind") == RUN_KIND)
+    """Whether a folder is an annotation's, or one that it wrote: links to pictures and frames are annotated already."""
+    above = read_if_there(folder.parent / "manifest.json", Manifest)
+    own = read_if_there(folder / "manifest.json", dict[str, Any])
+    written = above.get("kind") == RUN_KIND and folder.name in above["files"]
+    return bool(written or own.get("kind") == RUN_KIND)
 
 
 def _in_results(root: Path, folder: Path) -> bool:
@@ -236,6 +239,10 @@ def stamp(sample: SampleLike) -> str:
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
+_NOT_READ = b"cannot be read"
+UNREAD = hashlib.blake2b(_NOT_READ, digest_size=16).hexdigest()  # the digest of a picture that cannot be read
+
+
 def content_digest(sample: SampleLike) -> str:
     """blake2b digest of the files' content; a file that cannot be read gives a fixed value."""
     digest = hashlib.blake2b(digest_size=16)
@@ -246,7 +253,7 @@ def content_digest(sample: SampleLike) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
         except (OSError, ValueError):
-            digest.update(b"cannot be read")
+            digest.update(_NOT_READ)
     return digest.hexdigest()
 
 

@@ -308,10 +308,10 @@ class School:
 
     # --------------------------------------------------------------------------------------------------------- drawn
     def rows(self, known: Directions | None, before: Mapping[str, Row]) -> Iterator[Row]:
-        """The rows of the taught names, picture by picture; those of pictures that somebody has seen stay."""
+        """The rows of the taught names, picture by picture; those that somebody has seen stay, also if away."""
         contents = {one: self.folder.results.places[one].content for one in self.pictures}
         for picture, row in before.items():
-            if self.folder.touched(picture) and row["blake2b"] == contents.get(picture):
+            if self.folder.touched(picture) and row["blake2b"] == contents.get(picture, row["blake2b"]):
                 yield row
         if known is None:
             return

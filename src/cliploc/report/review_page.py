@@ -68,9 +68,9 @@ class ReviewPicture:
     def entry(self) -> dict[str, Any]:
         """What the editor's list shows and filters by; `found`: label, score and share of the picture of each box."""
         width, height = self.drafts.size_wh
-        scores = dict(zip(self.drafts.box_ids, self.drafts.score.tolist(), strict=True))
+        scores: dict[int | None, float] = dict(zip(self.drafts.box_ids, self.drafts.score.tolist(), strict=True))
         found = [
-            [label, 1.0 if origin is None else round(scores[origin], 4), _share(xyxy, width * height)]
+            [label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height)]
             for xyxy, label, origin in zip(self.boxes, self.labels, self.origins, strict=True)
         ]
         return {

@@ -65,7 +65,9 @@ class Voc(Export):
                 write_picture(one, image, settings.copies)
                 listed.append((image.name, one.name))
                 shape = (one.size_wh[1], one.size_wh[0], 3)
-                xml = detections_to_pascal_voc(one.detections(), list(settings.names), image.name, shape)
+                boxes = one.detections()  # what begins in the last half of a pixel must not be rounded beyond it
+                boxes.xyxy[:, :2] = np.minimum(boxes.xyxy[:, :2], np.array(one.size_wh) - 1)
+                xml = detections_to_pascal_voc(boxes, list(settings.names), image.name, shape)
                 xml = xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1)
                 if settings.masks:
                     xml = xml.replace("<segmented>0<", "<segmented>1<", 1)

@@ -61,8 +61,10 @@ class FileStore {
   kept() {
     let all = {};
     try { all = JSON.parse(localStorage.getItem(this.#key)) || {}; } catch { /* nothing is kept */ }
-    const known = new Map(data.pictures.map((one) => [one.name, one.revision]));
-    return {...Object.fromEntries(Object.entries(all).filter(([name, one]) => known.get(name) === one.base)),
+    // Another folder with the same labels has the same run: a picture of the same name there is another file.
+    const file = (name, drawn) => `${name} ${drawn?.split("-")[0]}`;
+    const known = new Map(data.pictures.map((one) => [file(one.name, one.drawn), one.revision]));
+    return {...Object.fromEntries(Object.entries(all).filter(([name, one]) => known.get(file(name, one.drawn)) === one.base)),
       ...Object.fromEntries(this.#lost)};
   }
   async entries() {
@@ -103,7 +105,7 @@ const store = data.server ? new ServerStore() : new FileStore();
 function entryOf(picture) {
   const area = picture.size[0] * picture.size[1];
   const found = picture.boxes.map(({xyxy: [x0, y0, x1, y1], label, draft}) =>
-    [label, draft === null ? 1 : draftOf(picture, draft).score, (x1 - x0) * (y1 - y0) / area]);
+    [label, draftOf(picture, draft)?.score ?? 1, (x1 - x0) * (y1 - y0) / area]);
   const {name, size, margin, status, revision, drawn, changed} = picture;
   return {name, size, margin, status, revision, drawn, changed, found, unsure: notThere(picture, true).length};
 }
