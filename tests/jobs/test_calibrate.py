@@ -18,6 +18,7 @@ from cliploc.jobs.plan import as_setting
 from cliploc.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused
+from tests.jobs.samples import boxes_folder, review_file
 from tests.tiny import tower
 
 BOXES, NAMES = 12, 6  # of each picture that is made up
@@ -137,14 +138,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def pictures(tmp_path):
-    root = tmp_path / "set"
-    root.mkdir()
-    random, lines = np.random.default_rng(0), ["path,label,x0,y0,x1,y1"]
-    for number in range(10):
-        Image.fromarray(random.integers(0, 255, (40, 48, 3)).astype(np.uint8)).save(root / f"{number}.png")
-        lines.append(f"{number}.png,{('cat', 'dog')[number % 2]},8,8,28,24")
-    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
-    return root
+    return boxes_folder(tmp_path / "set", 10)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -214,7 +208,7 @@ def test_an_input_is_not_overwritten(folder):
 
 
 def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
-    root, out, review = tmp_path / "pictures", tmp_path / "out", tmp_path / "review.json"
+    root, out = tmp_path / "pictures", tmp_path / "out"
     root.mkdir()
     for name in ("cat", "dogs", "coffee"):
         (root / f"{name}.jpg").write_bytes((PHOTOS / f"{name}.jpg").read_bytes())
@@ -223,15 +217,10 @@ def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
     assert cliploc_(*run).code == 0
     with pytest.raises(UsageError, match=r"expected reviewed pictures in .*, found none"):
         reviewed_pictures(out, Draw(None, None, 0))
-    boxes = {
-        "dogs.jpg": ("reviewed", [{"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}]),
-        "coffee.jpg": ("none", [{"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}]),
-        "cat.jpg": ("reviewed", []),
-    }
-    pictures = {name: {"revision": 0, "status": status, "boxes": own} for name, (status, own) in boxes.items()}
-    id_ = json.loads((out / "summary.json").read_text())["run"]
-    review.write_text(json.dumps({"kind": "cliploc review", "run": id_, "pictures": pictures}))
-    assert cliploc_(*run, "--apply", review).code == 0
+    one = {"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}
+    boxes = {"reviewed": {"dogs.jpg": [one], "cat.jpg": []}, "none": {"coffee.jpg": [one]}}
+    for status, some in boxes.items():
+        assert cliploc_(*run, "--apply", review_file(out, tmp_path / "review.json", some, status)).code == 0
     found = reviewed_pictures(out, Draw(None, None, 0))
     assert [one.id for one in found.samples] == ["cat.jpg", "dogs.jpg"]
     assert {label: boxes.tolist() for label, boxes in found.samples[1].truth.items()} == {0: [[1, 2, 30, 40]]}

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("pyarrow")
 
@@ -31,6 +30,7 @@ from cliploc.refine import refinements
 from cliploc.values import Boxes
 from tests import commands
 from tests.commands import cliploc_, refused
+from tests.jobs.samples import boxes_folder
 from tests.tiny import tower
 
 PICTURES = 6
@@ -116,15 +116,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    random, lines = np.random.default_rng(0), ["path,label,x0,y0,x1,y1"]
-    for number in range(PICTURES):
-        pixels = random.integers(0, 255, (40, 48, 3)).astype(np.uint8)
-        pixels[8:24, 8:28] = (255, 0, 0) if number % 2 else (0, 0, 255)
-        Image.fromarray(pixels).save(root / f"{number}.png")
-        lines.append(f"{number}.png,{'red' if number % 2 else 'blue'},8,8,28,24")
-    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
-    return root
+    return boxes_folder(tmp_path_factory.mktemp("set"), PICTURES)
 
 
 def test_a_view_takes_one_forward_pass_for_all_variants(folder, tmp_path, monkeypatch):

@@ -76,7 +76,6 @@ def train(
     input_hw: tuple[int, int] | None = None,
     templates: Sequence[str] | str | None = None,
     pretrained: str | None = None,
-    feature_batch_size: int = 16,
     restart: bool = False,
     tensorboard: bool = False,
     reporter: Reporter = SILENT,
@@ -114,7 +113,6 @@ def train(
         dense=settings.kind == "open" and settings.start == "zero-shot",
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
-        batch_size=feature_batch_size,
     )
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
