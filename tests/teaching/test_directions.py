@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.teaching import directions
-from cliploc.teaching.directions import Pictures, Whitening, fit, share_of_text, stability
+from cliploc.teaching.directions import Pictures, Whitening, fit, stability
 from cliploc.teaching.lesson import pooled
 from tests.teaching.planted import CELLS, Planted, planted
 
@@ -90,11 +89,3 @@ def test_halves_teach_the_same_only_where_the_thing_is_the_same(alike: bool, low
     assert low <= stability(pictures, heat, torch.ones(20, dtype=torch.bool)) <= high
     for fewer in (19, 0):
         assert stability(pictures, heat, torch.arange(20) < fewer) == 0
-
-
-def test_the_share_of_the_text_wanes() -> None:
-    shares = [share_of_text(count, known=True) for count in (0, 10, 40, 400)]
-    assert shares[0] == directions.MIX
-    assert shares == sorted(shares, reverse=True)
-    assert shares[2] == shares[0] / 2
-    assert share_of_text(5, known=False) == 0
