@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -171,15 +170,6 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
-
-
-def process_device(device: str | None) -> str:
-    """The given device, or the best one; with a GPU for each process, the GPU of this process."""
-    if device not in (None, "cuda"):
-        return str(device)
-    if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return "mps" if device is None and torch.backends.mps.is_available() else device or "cpu"
 
 
 def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
