@@ -73,12 +73,6 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
     assert 'alt="picture ' not in (out / "report.html").read_text()
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    """Commands draw no figures: they take longer than the pictures."""
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
-
-
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
@@ -99,9 +93,9 @@ def test_a_report_of_a_damaged_folder_says_what_is_wrong(done, tmp_path, file, c
     assert "run the benchmark again" in err
 
 
-@pytest.mark.usefixtures("no_report")
-def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path):
+def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeypatch):
     """The same maps, saved and read again."""
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)  # figures take long
     with judged_here():
         localized = cliploc_(
             "benchmark", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
