@@ -181,6 +181,7 @@ def write_learnt(path: Path, **options: Any) -> Path:
         embedding,
         torch.zeros(1, LENGTH),
         {key: about[key] for key in HOLDS_FOR},
+        torch.full((1, 2), torch.nan),
     ).save(path)
     return path
 
@@ -328,9 +329,6 @@ def other_dataset(root: Path, change: str) -> Any:
     }[change]
 
 
-IN_SETTING = {"method", "method_options", "threshold"}  # of the options, that a `Setting` has instead of a `ModelSetup`
-
-
 def benchmarked(root: Path, out: Path, setup: ModelSetup = SETUP, setting: Setting = SETTING, **changed: Any) -> Any:
     arguments: dict[str, Any] = {"dataset": dataset(root), "shard": 2, "judges": 0, **changed}
     return run_benchmark(arguments.pop("dataset"), [setup], [setting], out, **arguments)
@@ -357,22 +355,6 @@ def test_each_option_of_the_benchmark_makes_another_run(what: str, root: Path, o
     out = once(SETTING, lambda out: benchmarked(root, out))
     with pytest.raises(UsageError, match=OTHER_RUN):
         benchmarked(root, out, **OTHER_BENCHMARKS[what])
-
-
-@pytest.mark.parametrize("name", sorted(IN_SETTING))
-def test_a_view_refuses_the_options_of_a_setting(name: str) -> None:
-    with pytest.raises(UsageError, match=f"expected {name} in a Setting"):
-        ModelSetup(SETUP.options.but(**{name: OF_LOCALIZER[name].value}))
-
-
-def test_settings_of_one_view_and_method_with_other_options_are_refused(root: Path, tmp_path: Path) -> None:
-    """The options of the first went for both."""
-    settings = [Setting("one", 0, "layer_cam"), Setting("two", 0, "layer_cam", {"stages": (-1, -2)})]
-    with pytest.raises(UsageError, match="expected the same options for each setting of layer_cam in a setup"):
-        run_benchmark(dataset(root), [SETUP], settings, tmp_path, judges=0)
-    setups = [SETUP, replace(SETUP, prompts="again")]
-    result = run_benchmark(dataset(root), setups, [settings[0], replace(settings[1], setup=1)], tmp_path, judges=0)
-    assert result.summary.keys() == {"one", "two"}
 
 
 # -------------------------------------------------------------------------------------------------------- command line

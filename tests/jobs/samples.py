@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from cliploc.datasets import open_dataset
@@ -47,6 +48,27 @@ def wsol_folder(root: Path, count: int = 11) -> Path:
     classes = [f"{label},,{name}" for label, name in enumerate(names)]
     (root / "synsets.csv").write_text("\n".join(["label,wnid,synset_words", *classes]) + "\n")
     return root
+
+
+def boxes_folder(root: Path, count: int) -> Path:
+    """Small pictures of noise with a patch that is red or blue in turn, and boxes.csv."""
+    random, lines = np.random.default_rng(0), ["path,label,x0,y0,x1,y1"]
+    root.mkdir(exist_ok=True)
+    for number in range(count):
+        pixels = random.integers(0, 255, (40, 48, 3)).astype(np.uint8)
+        pixels[8:24, 8:28] = (255, 0, 0) if number % 2 else (0, 0, 255)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        lines.append(f"{number}.png,{'red' if number % 2 else 'blue'},8,8,28,24")
+    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def review_file(out: Path, path: Path, boxes: Mapping[str, object], status: str = "reviewed", **more: object) -> Path:
+    """What review.html saves of pictures with these boxes."""
+    run = json.loads((out / "summary.json").read_text())["run"]
+    saved = {name: {"revision": 0, "status": status, "boxes": own} for name, own in boxes.items()}
+    path.write_text(json.dumps({"kind": "cliploc review", "run": run, "pictures": saved, **more}))
+    return path
 
 
 THINGS = {

@@ -35,6 +35,7 @@ from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused
+from tests.jobs.samples import review_file
 
 pytestmark = pytest.mark.usefixtures("one_model")
 LABELS = ["cat|kitten", "dog", "bee @0.01", "teapot"]
@@ -421,19 +422,10 @@ def test_what_ray_sends_survives_being_sent():
 
 
 # ------------------------------------------------------------------------------------------------------------- review
-def reviewed(out: Path, pictures: dict[str, list[dict]], path: Path, **more: object) -> Path:
-    """What review.html saves of pictures with these boxes."""
-    page = (out / "review.html").read_text()
-    run = re.search(r'"run": "(\w+)"', page).group(1)
-    saved = {name: {"revision": 0, "status": "reviewed", "boxes": boxes} for name, boxes in pictures.items()}
-    path.write_text(json.dumps({"kind": "cliploc review", "run": run, "pictures": saved, **more}))
-    return path
-
-
 def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
     out = shutil.copytree(plain.out, tmp_path / "out")
     before = coco_boxes(out)
-    file = reviewed(out, {"dogs.png": []}, tmp_path / "review.json")
+    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
     result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
     assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
     assert coco_boxes(out) == {**before, "dogs.png": []}
@@ -441,11 +433,14 @@ def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
     assert again.document() == result.document()
     unknown = {"xyxy": [1, 1, 2, 2], "label": 7, "draft": None}
     for wrong, said in [
-        (reviewed(out, {"no.png": []}, tmp_path / "b.json"), "reviews no.png, which this run does not have"),
-        (reviewed(out, {}, tmp_path / "c.json", run="x"), "of another run"),
-        (reviewed(out, {}, tmp_path / "d.json", kind="x"), "other content"),
-        (reviewed(out, {"dogs.png": [unknown]}, tmp_path / "e.json"), "applied to dogs.png: expected labels below 4"),
-        (reviewed(out, {"dogs.png": 1}, tmp_path / "f.json"), "expected a review as review.html saves it"),
+        (review_file(out, tmp_path / "b.json", {"no.png": []}), "reviews no.png, which this run does not have"),
+        (review_file(out, tmp_path / "c.json", {}, run="x"), "of another run"),
+        (review_file(out, tmp_path / "d.json", {}, kind="x"), "other content"),
+        (
+            review_file(out, tmp_path / "e.json", {"dogs.png": [unknown]}),
+            "applied to dogs.png: expected labels below 4",
+        ),
+        (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected a review as review.html saves it"),
         (tmp_path / "none.json", "no such file"),
     ]:
         with pytest.raises(UsageError, match=said):
@@ -526,7 +521,7 @@ def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plai
     annotate(folder, LABELS, out, formats=["labelstudio"], image_url="https://host/", **OPTIONS)
     tasks = json.loads((out / "labelstudio.json").read_text())
     boxes, dropped = coco_boxes(plain.out), len(coco_boxes(plain.out)["dogs.png"])
-    file = reviewed(out, {"dogs.png": []}, tmp_path / "review.json")
+    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
     annotate(folder, LABELS, out, formats=["csv"], decisions=file, **OPTIONS)
     assert dropped
     assert sum(map(len, coco_boxes(out).values())) == sum(map(len, boxes.values())) - dropped

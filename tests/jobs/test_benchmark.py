@@ -309,9 +309,6 @@ def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):
         ({"methods": ("cam",)}, r"settings\.mini_layer-cam: only there"),
         ({"methods": ("layer_cam", "cam")}, "settings: in another order"),
         ({"thresholds": (0.4,)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
-        ({"setups": (changed(flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
-        ({"setups": (changed(batch_size=4),)}, r"settings\.mini_cam\.batch_size: 2 there, 4 asked for"),
-        ({"save_maps": False}, "save_maps: true there, false asked for"),
     ],
 )
 def test_other_settings_in_an_old_folder_are_refused_by_name(root, plain, change, said):

@@ -18,6 +18,8 @@ from cliploc.jobs.plan import as_setting
 from cliploc.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused
+from tests.jobs.samples import boxes_folder, review_file
+from tests.jobs.stopping import stopped_and_resumed
 from tests.tiny import tower
 
 BOXES, NAMES = 12, 6  # of each picture that is made up
@@ -137,48 +139,26 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def pictures(tmp_path):
-    root = tmp_path / "set"
-    root.mkdir()
-    random, lines = np.random.default_rng(0), ["path,label,x0,y0,x1,y1"]
-    for number in range(10):
-        Image.fromarray(random.integers(0, 255, (40, 48, 3)).astype(np.uint8)).save(root / f"{number}.png")
-        lines.append(f"{number}.png,{('cat', 'dog')[number % 2]},8,8,28,24")
-    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
-    return root
+    return boxes_folder(tmp_path / "set", 10)
 
 
 @pytest.mark.usefixtures("tiny")
 def test_a_run_that_was_stopped_goes_on_with_the_same_examples(monkeypatch, pictures, tmp_path):
-    asked, stops_at, judge, out = [], 7, job.ExamplesJudge.judge, tmp_path / "out"
+    out = tmp_path / "out"
     out.mkdir()
-
-    def counted(self, seen, *more):
-        asked.append(seen.sample.id)
-        if len(asked) == stops_at:
-            raise KeyboardInterrupt
-        return judge(self, seen, *more)
 
     def told(pictures, before, model, about):
         values = [value.tolist() for one in pictures for value in vars(one).values()]
         said = dataclasses.replace(before, about=json.dumps([model, about, values]))
         return job.Calibrated(said, job.Held(0, 0, 0), job.Held(0, 0, 0), len(pictures), 0, 0)
 
-    monkeypatch.setattr(job.ExamplesJudge, "judge", counted)
     monkeypatch.setattr(job, "fitted", told)
-    command = ("calibrate", pictures, "--truth", "folder", "--device", "cpu", "--out")
-    assert cliploc_(*command, out / "a.json").code == 130
-    assert [one.name for one in out.iterdir()] == ["a.json.partial"]
-    assert "a.json.partial holds a run with other settings" in refused(*command, out / "a.json", "--flip")
-    asked, stops_at = [], None
-    ran = cliploc_(*command, out / "a.json")
-    assert ran.code == 0, ran.err
+    command = ("calibrate", pictures, "--truth", "folder", "--device", "cpu")
+    ran, judged = stopped_and_resumed(command, out, ExamplesJudge, 7, monkeypatch)
     assert "expected calibration error of scores" in ran.out
     assert "10 pictures" in ran.err
     assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --device=cpu --calibration={out / 'a.json'}\n")
-    assert len(asked) == 6  # the first part is kept
-    assert cliploc_(*command, out / "b.json").code == 0
-    assert sorted(one.name for one in out.iterdir()) == ["a.json", "b.json"]
-    assert (out / "a.json").read_bytes() == (out / "b.json").read_bytes()
+    assert len(judged) == 6  # the first part is kept
     assert len(json.loads(load_calibration(out / "a.json").about)[2]) == 10 * len(dataclasses.fields(Examples))
 
 
@@ -214,7 +194,7 @@ def test_an_input_is_not_overwritten(folder):
 
 
 def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
-    root, out, review = tmp_path / "pictures", tmp_path / "out", tmp_path / "review.json"
+    root, out = tmp_path / "pictures", tmp_path / "out"
     root.mkdir()
     for name in ("cat", "dogs", "coffee"):
         (root / f"{name}.jpg").write_bytes((PHOTOS / f"{name}.jpg").read_bytes())
@@ -223,15 +203,10 @@ def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
     assert cliploc_(*run).code == 0
     with pytest.raises(UsageError, match=r"expected reviewed pictures in .*, found none"):
         reviewed_pictures(out, Draw(None, None, 0))
-    boxes = {
-        "dogs.jpg": ("reviewed", [{"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}]),
-        "coffee.jpg": ("none", [{"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}]),
-        "cat.jpg": ("reviewed", []),
-    }
-    pictures = {name: {"revision": 0, "status": status, "boxes": own} for name, (status, own) in boxes.items()}
-    id_ = json.loads((out / "summary.json").read_text())["run"]
-    review.write_text(json.dumps({"kind": "cliploc review", "run": id_, "pictures": pictures}))
-    assert cliploc_(*run, "--apply", review).code == 0
+    one = {"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}
+    boxes = {"reviewed": {"dogs.jpg": [one], "cat.jpg": []}, "none": {"coffee.jpg": [one]}}
+    for status, some in boxes.items():
+        assert cliploc_(*run, "--apply", review_file(out, tmp_path / "review.json", some, status)).code == 0
     found = reviewed_pictures(out, Draw(None, None, 0))
     assert [one.id for one in found.samples] == ["cat.jpg", "dogs.jpg"]
     assert {label: boxes.tolist() for label, boxes in found.samples[1].truth.items()} == {0: [[1, 2, 30, 40]]}

@@ -1,22 +1,16 @@
 """`benchmark` and `evaluate` with `--task faithfulness`: folder, resuming, failures, and what is refused."""
 
 import json
-import pickle
 import re
 import shutil
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
-from cliploc.jobs.benchmark_faithfulness import TASK, FaithfulnessJudge, ValueTally, mean_curves
-from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.benchmark_faithfulness import ValueTally, mean_curves
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
-from cliploc.jobs.worker import EvaluationWorker
 from cliploc.metrics import Bootstrap
 from tests.commands import cliploc_, document_of, refused
 from tests.jobs.samples import judged_here, wsol_folder
@@ -93,12 +87,6 @@ def test_disputed_pictures_compare_settings_of_one_model(done, tmp_path):
     assert all(one in pairs for one in shown)
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    """Commands draw no figures: they take longer than the pictures."""
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
-
-
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
@@ -119,9 +107,9 @@ def test_a_report_of_a_damaged_folder_says_what_is_wrong(done, tmp_path, file, c
     assert "run the benchmark again" in err
 
 
-@pytest.mark.usefixtures("no_report")
-def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path):
+def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeypatch):
     """The same maps, saved and read again."""
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)  # figures take long
     with judged_here():
         localized = cliploc_(
             "benchmark", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
@@ -140,14 +128,6 @@ def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path):
     lost = cliploc_(*asked, "--model", "mini-vit")  # no method runs, so none has to fit the tower
     assert lost.code == 1
     assert "3 of 4 pictures measured by mini-vit" in lost.err
-
-
-def test_the_workers_settings_travel_to_other_machines():
-    """A Ray worker is made of them."""
-    judge_of = partial(FaithfulnessJudge, ("cat|kitten",), ("deletion",), FaithfulnessOptions(steps=3))
-    made_of = (TASK.schema, Path("x"), (ModelSetup(),), (Setting("a", 0, "cam"),))
-    make = pickle.loads(pickle.dumps(partial(EvaluationWorker, judge_of, *made_of)))
-    assert (make.args[0].args, make.args[1:]) == (judge_of.args, made_of)
 
 
 def test_means_leave_out_what_cannot_be_computed():

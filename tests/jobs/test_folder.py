@@ -25,13 +25,13 @@ from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
 from tests.commands import PHOTOS, refused
+from tests.jobs.samples import review_file
 from tests.tiny import tower
 
 LABELS = ["cat", "dog", "bee"]
 # A tiny tower and drafts of every name: what becomes of files does not depend on what is found.
 OPTIONS = {"batch_size": 1, "device": "cpu", "shard": 1, "review": 0, "recipe": "fast"}
 OPTIONS |= {"min_presence": 0, "min_score": 0}
-EMPTIED = {"revision": 0, "status": "reviewed", "boxes": []}  # a picture whose boxes a person dropped
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -285,12 +285,10 @@ def test_two_runs_at_once_do_not_share_a_folder(copy, made):
 def test_reviews_applied_by_several_threads_are_all_there(copy):
     """Whoever meets another run is told so, and repeats it."""
     pictures, out = copy
-    run = json.loads((out / "summary.json").read_text())["run"]
     names = [one["picture"] for one in map(json.loads, b"".join(map(read_part, parts_in(out, ".jsonl"))).splitlines())]
 
     def apply(name: str) -> None:
-        path = out.parent / f"{name}.json"
-        path.write_text(json.dumps({"kind": "cliploc review", "run": run, "pictures": {name: EMPTIED}}))
+        path = review_file(out, out.parent / f"{name}.json", {name: []})
         while True:
             try:
                 annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
@@ -429,9 +427,8 @@ def test_a_folder_says_which_run_and_how_many_corrections_its_files_are_of(copy)
     pictures, out = copy
     first = json.loads((out / "summary.json").read_text())
     assert re.fullmatch("[0-9a-f]{16}", first["run"])
-    path = out.parent / "review.json"
-    path.write_text(json.dumps({"kind": "cliploc review", "run": first["run"], "pictures": {"cat.png": EMPTIED}}))
-    annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
+    dropped = review_file(out, out.parent / "review.json", {"cat.png": []})
+    annotate(pictures, LABELS, out, decisions=dropped, **OPTIONS)
     second = json.loads((out / "summary.json").read_text())
     assert second["run"] == first["run"] == json.loads((out / "corrections.json").read_text())["run"]
     states = json.loads((out / "exports.json").read_text())["exports"]

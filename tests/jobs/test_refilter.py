@@ -22,6 +22,7 @@ from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.pipeline.flow import Flow
 from cliploc.report.exports import exports
+from tests.jobs.samples import review_file
 from tests.tiny import tower
 
 LABELS = ["red", "blue"]
@@ -98,19 +99,14 @@ def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monke
     assert files(out) == written
 
 
-def review(out: Path, path: Path, **content: Any) -> Path:
-    run = json.loads((out / "summary.json").read_text())["run"]
-    path.write_text(json.dumps({"kind": "cliploc review", "run": run, **content}))
-    return path
-
-
 def test_corrections_survive_other_drafts(root, tmp_path):
     out = tmp_path / "out"
     annotate(root, LABELS, out, **OPTIONS)
     kept = {"xyxy": BOXES[3], "label": 0, "draft": 3}  # from another page: under the rule now it is not shown
     moved = {"xyxy": [1, 0, 10, 10], "label": 1, "draft": 0}
-    pictures = {"b.png": {"revision": 0, "status": "none", "boxes": [kept, moved]}}
-    annotate(root, LABELS, out, decisions=review(out, tmp_path / "b.json", pictures=pictures), **OPTIONS)
+    annotate(
+        root, LABELS, out, decisions=review_file(out, tmp_path / "b.json", {"b.png": [kept, moved]}, "none"), **OPTIONS
+    )
     for changed, of_c in [
         ({}, [FIRST, SECOND]),
         ({"min_score": 0.5}, [FIRST]),

@@ -361,8 +361,6 @@ def test_it_stops_when_patience_ends_and_keeps_the_best(colours: Path, tmp_path:
     assert len(accuracies) < 40
     assert len(accuracies) == trained.best + 3
     assert accuracies[trained.best - 1] == max(a for a in accuracies if a is not None)
-    shorter = train(backbone, pictures, tmp_path / "b", quick(kind="closed", epochs=40, lr=1.0, patience=3))
-    torch.testing.assert_close(shorter.head.state_dict(), trained.head.state_dict())
 
 
 def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
-from cliploc.config import DEFAULTS, OPTIONS, Options, choice
+from cliploc.config import DEFAULTS, Options
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
@@ -51,10 +51,6 @@ class AnnotatorSettings:
     masks: bool = False  # whether each box has its mask
     # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
     teach: bool | None = None
-
-    def __post_init__(self) -> None:
-        OPTIONS["min_area"].check(self.min_area)
-        choice("groups", get_args(Groups))(self.groups)
 
     def __call__(self) -> AnnotateWorker:
         """The worker."""

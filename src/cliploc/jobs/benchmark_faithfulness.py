@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import FAITHFULNESS_METRICS, FaithfulnessOptions, Options
+from cliploc.config import FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import Faithfulness, SeenPicture, chosen_metrics
 from cliploc.jobs.engine import Spending, failure_reason
@@ -87,13 +87,12 @@ def run_faithfulness(
     settings: Sequence[Setting],
     out: Path,
     *,
-    metrics: Sequence[str] = FAITHFULNESS_METRICS,
-    options: FaithfulnessOptions | None = None,
+    metrics: Sequence[str],
+    options: FaithfulnessOptions,
     shard: int = SHARD,
     **how: Unpack[How],
 ) -> BenchmarkResult:
     """Measures every setting on a dataset; see `run_benchmark`."""
-    options = options or FaithfulnessOptions()
     judge_of = partial(FaithfulnessJudge, class_entries(dataset), metrics, options)
     axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
     entries = {
@@ -156,8 +155,6 @@ class ValueTally(Tally):
         self._rows: dict[str, tuple[dict[str, float | None], dict[str, list[float | None]]]] = {}
 
     def add(self, row: Row) -> None:
-        if row["sample"] in self._rows:
-            raise UsageError(f"{row['sample']} occurs twice: evaluate each picture once")
         self._rows[row["sample"]] = dict(row["values"]), dict(row["curves"])
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
@@ -254,11 +251,11 @@ def evaluate_maps(
     options: Options,
     *,
     metrics: Sequence[str],
-    protocol: FaithfulnessOptions | None = None,
+    protocol: FaithfulnessOptions,
     reporter: Reporter = SILENT,
 ) -> MapsResult:
     """Measures any tool's `<sample id>.npy`, in 0–1 over the whole picture, of the name that `protocol` says."""
-    maps, protocol = folder_of("maps", maps), protocol or FaithfulnessOptions()
+    maps = folder_of("maps", maps)
     chosen, entries = chosen_metrics(metrics, with_method=False), class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
     localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).given())

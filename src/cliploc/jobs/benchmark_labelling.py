@@ -15,7 +15,6 @@ from cliploc import __version__
 from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, write_part
 from cliploc.config import DEFAULTS, MIN_SCORE
 from cliploc.datasets import AskedDataset
-from cliploc.errors import UsageError
 from cliploc.jobs import folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
@@ -122,15 +121,13 @@ def run_labelling(
     out: Path,
     *,
     seeds: int = SEEDS,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int] = STEPS,  # ascending, from 0 on
     engine: Engine = run_here,
     asked: Mapping[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
     """Annotates a dataset and reviews it by its true boxes, `seeds` times, to each of `steps` reviewed pictures."""
     arrow()
-    if [*steps] != sorted({*steps}) or steps[0] != 0 or seeds < 1:
-        raise UsageError(f"expected ascending steps from 0 on and a seed at least, got {[*steps]} and {seeds}")
     labels = sorted({label for one in dataset.samples for label in one.labels})
     names = [class_entries(dataset)[label] for label in labels]
     jobs = [_Job(setups[one.setup], one, names) for one in settings]
@@ -271,10 +268,7 @@ class LabellingTally(Tally):
         self._walks: dict[tuple[str, int], dict[str, Row]] = {}
 
     def add(self, row: Row) -> None:
-        walk = self._walks.setdefault((row["order"], row["seed"]), {})
-        if row["sample"] in walk:
-            raise UsageError(f"{row['sample']} occurs twice: review each picture once")
-        walk[row["sample"]] = row
+        self._walks.setdefault((row["order"], row["seed"]), {})[row["sample"]] = row
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002 - errors are paired
         """`NUMBERS` before any review, and `curves` at each step: means over pictures and seeds, for 100 pictures."""

@@ -18,7 +18,6 @@ import torch
 from cliploc import prompts
 from cliploc.backbones import models
 from cliploc.boxes import BoxRule
-from cliploc.errors import UsageError
 from cliploc.heads import read_config
 from cliploc.jobs import folder
 from cliploc.jobs.engine import Shard, failure_reason
@@ -109,13 +108,10 @@ def run_benchmark(
     **how: Unpack[How],
 ) -> BenchmarkResult:
     """Benchmarks every setting on a dataset; the reporter gets two phases, "benchmark" and "summary"."""
-    batch_sizes = {setup.options.batch_size for setup in setups}
-    if len(batch_sizes) != 1:
-        raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}: give all the same")
     token = folder.token_for(out)
     pool = Judges(max(1, (os.cpu_count() or 2) - 1) if judges is None else judges)
     judge_of = partial(BoxJudge, class_entries(dataset), pool, out / "maps" if save_maps else None, token)
-    size = shard_size(batch_sizes.pop(), shard)
+    size = shard_size(setups[0].options.batch_size, shard)  # all have the same batch size
     return run_task(
         TASK, judge_of, dataset, setups, settings, out,
         entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [], shard_size=size, token=token, **how,
@@ -164,12 +160,7 @@ class BoxJudge(Judge):
         methods: list[_Method] = []
         for name in self.methods:
             settings = tuple(one for one in self.settings if one.method == name)
-            options = settings[0].options
-            if other := next((one for one in settings if one.options != options), None):
-                raise UsageError(
-                    f"expected the same options for each setting of {name} in a setup, got others for {settings[0].id} "
-                    f"and {other.id}: give each a setup of its own"
-                )
+            options = settings[0].options  # the same for all settings of a method in a setup
             own = self.localizer.box_rule_of(name, options)
             rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
             methods.append(_Method(name, options, settings, tuple(rules), own))

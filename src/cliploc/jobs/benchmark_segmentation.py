@@ -31,7 +31,7 @@ from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, arrow, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.jobs.worker import PictureJudge
-from cliploc.metrics import DEFAULT, Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
+from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
@@ -104,10 +104,6 @@ def run_segmentation(
     **how: Unpack[How],
 ) -> BenchmarkResult:
     """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
-    if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
-        raise UsageError(
-            f"expected the protocol of {dataset.name}, got that of {protocol.name}: take protocol_of({dataset.name!r})"
-        )
     judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": plain(protocol.describe())}
     return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 
@@ -158,8 +154,6 @@ class LabelMapJudge(PictureJudge):
             )
         if not protocol.one_thing:
             return read
-        if sample.name is None:
-            raise InputError(f"{sample.id}: expected a picture with a name, got none: use another protocol")
         side = (protocol.short_side, protocol.short_side)
         small = Image.fromarray(truth.astype(np.uint8)).resize(side, Image.Resampling.NEAREST)
         return _Read(sample, picture, np.asarray(small))
@@ -309,7 +303,6 @@ def evaluate_labels(
     split: str | None = None,
     truth: str | Path | None = None,
     class_list: str | Path | None = None,
-    bootstrap: Bootstrap = DEFAULT,
     reporter: Reporter = SILENT,
 ) -> LabelsResult:
     """Evaluates any tool's `<id>.png`, a label a pixel, against a set or a folder of true label maps."""
@@ -355,5 +348,5 @@ def evaluate_labels(
         metric.restore(one.id, pairs)
     if not len(metric):
         raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")
-    numbers = numbers_of(metric.compute(bootstrap), [one.name for one in classes])
+    numbers = numbers_of(metric.compute(), [one.name for one in classes])
     return LabelsResult(len(samples), len(metric), tuple(leave_out.problems), numbers)

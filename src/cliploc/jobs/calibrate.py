@@ -147,7 +147,7 @@ TASK = BenchmarkTask(RunKind("calibration", "a calibration", 2), SUMMARY, row_sc
 class ExamplesJudge(AskingJudge):
     """Makes the examples of pictures."""
 
-    task, keep_maps = "calibrations", True  # the second look goes with the maps
+    keep_maps = True  # the second look goes with the maps
 
     def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         if heat is None:

@@ -31,9 +31,6 @@ class Work:
         """The number of corrections."""
         return self.delete + self.draw + self.adjust
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.delete + other.delete, self.draw + other.draw, self.adjust + other.adjust)
-
 
 def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> Work:
     """The corrections of drafts `[n, 4]`, best first, that make them the boxes `[m, 4]`."""

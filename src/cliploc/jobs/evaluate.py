@@ -16,12 +16,10 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import is_number, is_whole, short
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics import (
     DEFAULT,
-    SIDE,
     Bootstrap,
     Convention,
     Interval,
@@ -162,12 +160,6 @@ def evaluate_folder(
 ) -> FolderResult:
     """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata; no threshold: the best on these images."""
     leave_out, maps = LeftOut(reporter), folder_of("maps", maps)
-    if threshold is not None and not is_number(threshold, 0, 1):
-        raise UsageError(f"expected a threshold from 0 to 1, got {short(threshold)}")
-    if not is_whole(workers, 1):
-        raise UsageError(f"expected at least 1 worker, got {short(workers)}")
-    # An unknown convention is refused before anything is read.
-    check_header((SIDE, SIDE), np.dtype(np.float32), convention)
     asked, listed = read_metadata(metadata, leave_out)
     truths = []
     for truth in listed:

@@ -31,12 +31,6 @@ class ModelSetup:
     options: Options = BENCHMARK
     prompts: str = "default"  # name of the templates
 
-    def __post_init__(self) -> None:
-        if of_setting := OF_SETTING & self.options.given().keys():
-            raise UsageError(
-                f"expected {', '.join(sorted(of_setting))} in a Setting, got it in the options of a ModelSetup: move it"
-            )
-
     def described(self) -> dict[str, Any]:
         """How it was asked for, as the manifest has it."""
         return {

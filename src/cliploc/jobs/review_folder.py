@@ -42,7 +42,6 @@ from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach, write_learnt
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
-from cliploc.reporter import SILENT, Reporter
 from cliploc.teaching.learnt import Learnt
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
@@ -238,7 +237,7 @@ class ReviewFolder:
             edits.merge_saves(self.out, self._run)
             self._saves = 0
 
-    def write_exports(self, reporter: Reporter = SILENT) -> AnnotateResult:
+    def write_exports(self) -> AnnotateResult:
         """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
         with self._lock, self.writing():
             self._merge_saves_now()
@@ -254,7 +253,7 @@ class ReviewFolder:
             unreadable = {name: reason for name, reason in failed.items() if name not in rows}
             found = [one for one in self._folder.found if one.path.is_file()]
             fresh = AnnotatedFolder(self.out, self._manifest, found, unreadable=unreadable)
-            return conclude(fresh, formats, settings, before=before, review=written["review"], reporter=reporter)
+            return conclude(fresh, formats, settings, before=before, review=written["review"])
 
 
 # ------------------------------------------------------------------------------------------------------------- learning

@@ -35,7 +35,7 @@ class Tally:
     """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
 
     def add(self, row: Row) -> None:
-        """Counts the row of a picture that did not fail; a sample that occurs twice is an error."""
+        """Counts the row of a picture that did not fail."""
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
         """The numbers, with these counts of pictures among them."""

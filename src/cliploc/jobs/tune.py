@@ -109,7 +109,7 @@ TASK = BenchmarkTask(RunKind("tuning", "a tuning", 1), SUMMARY, row_schema)
 class TuningJudge(AskingJudge):
     """Cuts a variant's maps by each rule."""
 
-    task, keep_maps = "tunings", True
+    keep_maps = True
 
     def __init__(self, *of_judge: Any) -> None:
         super().__init__(*of_judge)

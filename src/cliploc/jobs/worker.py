@@ -286,12 +286,11 @@ class Asked:
 class AskingJudge(PictureJudge):
     """A judge of what a localizer finds of the names that pictures are asked for."""
 
-    task = "presence"
     keep_maps: ClassVar[bool] = False
 
     def __init__(self, classes: Sequence[str], *of_setup: Any) -> None:
         super().__init__(*of_setup)
-        self.refuse_thresholds(self.task)
+        self.refuse_thresholds("presence")
         if (tau := self.settings[0].threshold) is not None:
             self.localizer = Localizer(**self.localizer.options.but(threshold=tau).given())
         self._classes = classes

@@ -128,8 +128,8 @@ class Texts:
 
     def _tells_presence(self, words: tuple[str, ...]) -> bool:
         """Whether what was learnt of a name tells if it is in a picture."""
-        alike, row = None if self.learnt is None else self.learnt.alike, self.learnt_row(words)
-        return alike is not None and row is not None and bool(alike[row].isfinite().all())
+        row = self.learnt_row(words)
+        return self.learnt is not None and row is not None and bool(self.learnt.alike[row].isfinite().all())
 
     def readings(self, texts: TextSet) -> tuple[str, ...]:
         """How names and contrasts are read that the model does not read as they stand, each in one line."""

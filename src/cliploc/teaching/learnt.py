@@ -34,7 +34,7 @@ from cliploc.teaching.sides import LENGTH
 from cliploc.values import FloatArray
 
 KIND, VERSION = "cliploc learnt", 2
-TENSORS = ("weights", "bias", "share", "embedding", "sides")  # of a file, besides "alike"
+TENSORS = ("weights", "bias", "share", "embedding", "sides", "alike")  # of a file
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
@@ -57,13 +57,11 @@ class Learnt:
     # What it holds for: model, weights, and how lessons are made; and of each name, of how many pictures it was learnt.
     about: Mapping[str, Any]
     # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
-    # pictures that look alike need not show it; None: of all names.
-    alike: Tensor | None = None
+    # pictures that look alike need not show it.
+    alike: Tensor
 
     def chances(self, embedding: Tensor, rows: Sequence[int]) -> Tensor:
         """The chance that some of the names are in a picture `[D]`, by how alike it looks: `[p]`; NaN: not known."""
-        if self.alike is None:
-            return embedding.new_full((len(rows),), torch.nan)
         low, high = self.alike[list(rows)].to(embedding).T
         cosines = F.normalize(self.embedding[list(rows)].to(embedding), dim=1) @ F.normalize(embedding, dim=0)
         steps = (cosines - low) / (high - low)  # 0 where a name is found just so, 1 where it is sure
@@ -75,7 +73,7 @@ class Learnt:
 
         Example:
             >>> some = torch.zeros(2, 3)
-            >>> learnt = Learnt(("cup~bowl", "Cat"), some, some[:, 0], (0.5, 0.0), some, torch.zeros(2, 15), {})
+            >>> learnt = Learnt(("cup~bowl", "Cat"), some, some[:, 0], (0.5, 0.0), some, some, {}, some)
             >>> learnt.row("cat"), learnt.row("cup"), learnt.row("dog")
             (1, 0, None)
         """
@@ -90,7 +88,7 @@ class Learnt:
     def digest(self) -> str:
         """A digest of what maps depend on, for the identity of a run."""
         found = hashlib.sha256(json.dumps([self.names, self.share]).encode())
-        for one in (self.weights, self.bias, self.embedding, self.sides, *([] if self.alike is None else [self.alike])):
+        for one in (self.weights, self.bias, self.embedding, self.sides, self.alike):
             found.update(one.contiguous().numpy().tobytes())
         return found.hexdigest()[:16]
 
@@ -104,8 +102,7 @@ class Learnt:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as safetensors."""
-        kept = TENSORS if self.alike is None else (*TENSORS, "alike")
-        tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in kept}
+        tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in TENSORS}
         facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
         content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
@@ -148,14 +145,13 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
                     "version of cliploc: annotate its folder again"
                 )
             tensors = [file.get_tensor(key).float() for key in TENSORS]
-            alike = file.get_tensor("alike").float() if "alike" in file.keys() else None  # noqa: SIM118 - no mapping
         names, about = tuple(facts["names"]), facts["about"]
-        weights, bias, share, embedding, sides = tensors
-        if [one.ndim for one in tensors] != [2, 1, 1, 2, 2] or {len(one) for one in tensors} != {len(names)}:
+        weights, bias, share, embedding, sides, alike = tensors
+        if [one.ndim for one in tensors] != [2, 1, 1, 2, 2, 2] or {len(one) for one in tensors} != {len(names)}:
             raise ValueError("tensors of other sizes")
-        if sides.shape[1] != LENGTH or not all(bool(one.isfinite().all()) for one in tensors):
+        if sides.shape[1] != LENGTH or not all(bool(one.isfinite().all()) for one in tensors[:-1]):
             raise ValueError("values that cannot be used")
-        if alike is not None and alike.shape != (len(names), 2):
+        if alike.shape[1] != 2:
             raise ValueError("tensors of other sizes")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -76,7 +75,6 @@ def train(
     input_hw: tuple[int, int] | None = None,
     templates: Sequence[str] | str | None = None,
     pretrained: str | None = None,
-    feature_batch_size: int = 16,
     restart: bool = False,
     tensorboard: bool = False,
     reporter: Reporter = SILENT,
@@ -114,7 +112,6 @@ def train(
         dense=settings.kind == "open" and settings.start == "zero-shot",
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
-        batch_size=feature_batch_size,
     )
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
@@ -173,15 +170,6 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
-
-
-def process_device(device: str | None) -> str:
-    """The given device, or the best one; with a GPU for each process, the GPU of this process."""
-    if device not in (None, "cuda"):
-        return str(device)
-    if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return "mps" if device is None and torch.backends.mps.is_available() else device or "cpu"
 
 
 def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
