@@ -111,7 +111,6 @@ def run_demo(
 ) -> DemoResult:
     """Writes a sheet for each photograph and one page of all, with the results of another model `beside` below."""
     from cliploc.report import PageItem, panels, write_page
-    from cliploc.report.overlay import run_line
 
     photos = list(demo_photos())
     paths, asked = [photo.path for photo in photos], [photo.ask for photo in photos]
@@ -130,9 +129,7 @@ def run_demo(
         other_ious += [iou for iou in theirs.values() if iou is not None]
         overlays.append(overlay_of(photo, out))
         write_whole(overlays[-1], partial(panels(result).save, format="JPEG", quality=90))
-        title = run_line(other) if other else ""
-        beside_it = ({title: other}, {title: theirs}) if other else ({}, {})
-        items.append(PageItem(result, photo.credit, photo.truth, ious, *beside_it))
+        items.append(PageItem(result, photo.credit, photo.truth, ious, (other, theirs) if other else None))
         reporter.images(1)
     page = out / PAGE
     write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {CLIP_HINT}")

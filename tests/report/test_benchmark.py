@@ -349,10 +349,9 @@ def test_failures_and_problems_are_said(page: str) -> None:
     assert html.count("val/003") == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("evil", [EVIL, IMAGE, CLOSING])
-def test_everything_from_outside_stays_text(tmp_path: Path, evil: str, request: pytest.FixtureRequest) -> None:
-    if evil != EVIL:  # figures take longest, and all of a text is the same to them
-        request.getfixturevalue("undrawn")
+def test_everything_from_outside_stays_text(tmp_path: Path, evil: str) -> None:
     out = tmp_path / f"out{evil.replace('/', '')}"
     make_folder(out, tmp_path / "root", samples=12, names=[evil, *CLASSES[1:]], methods=["cam", evil[:12]], failed=[3])
     manifest = json.loads((out / "manifest.json").read_text())

@@ -18,6 +18,7 @@ from cliploc.report.comparison import (
     cell_caption,
     draw_comparison,
     peak_of,
+    refuse_too_many,
 )
 from tests.report.conftest import Build
 
@@ -67,9 +68,7 @@ def test_a_sheet_of_the_most_cells_is_drawn_and_one_more_is_refused(build: Build
     result = build((64, 48), names, colour=RED)
     assert max(draw_comparison([one_model(result, 20)], titles(20)).size) < LARGEST_SIDE
     with pytest.raises(UsageError, match=r"at most 400 cells .* got 21 × 20 × 1 = 420: ask for fewer"):
-        draw_comparison([one_model(result, 21)], titles(21))
-    with pytest.raises(UsageError, match="at least one method"):
-        draw_comparison([ModelResults("mini", {})], titles(1))
+        refuse_too_many(21, len(names), 1)
 
 
 @pytest.fixture

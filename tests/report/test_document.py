@@ -86,9 +86,3 @@ def test_a_file_name_that_is_no_utf8_can_be_written(build: Build) -> None:
     document = to_document([build(source="caf\udce9.jpg")], [], {})
     assert document["pictures"][0]["file"] == r"caf\udce9.jpg"
     json.dumps(document, ensure_ascii=False).encode("utf-8")
-
-
-def test_nothing_found_no_presence(build: Build) -> None:
-    name = to_document([build(found=[False])], [], {})["pictures"][0]["names"][0]
-    assert name["presence"] is None
-    assert name["found"] is False

@@ -161,15 +161,6 @@ def test_labelstudio_by_its_definition(picture, tmp_path):
     alike(found, picture, least=1.0)
 
 
-def test_a_brush_has_runs_longer_than_16_bits(tmp_path, picture):
-    large = rle.encode(np.ones((300, 400), bool))
-    tasks, _ = export(
-        "labelstudio", annotated("a.png", picture.path, SIZE, [[0, 0, 9, 9]], masks=(large,)), tmp_path / "out"
-    )
-    packed = json.loads(tasks.read_text())[0]["predictions"][0]["result"][0]["value"]["rle"]
-    assert unpacked(packed).tolist() == [255] * 480000
-
-
 @pytest.mark.parametrize("name", exports.names())
 def test_no_export_decodes_the_whole_picture_for_a_mask(name, picture, tmp_path, monkeypatch):
     monkeypatch.setattr(rle, "decode", None)

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import threading
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -124,36 +123,24 @@ def test_beside_a_recipe_methods_run_as_published(service):
         service.look(CAT, replace(settings, compare=("recipe:fast",)))
 
 
-def test_a_model_that_loads_makes_no_visitor_of_another_wait(monkeypatch):
-    create, begun, go_on = backbones.create, [], threading.Event()
+def test_a_model_is_loaded_once_for_all_and_again_after_an_error(monkeypatch):
+    begun, go_on = [], threading.Event()
 
-    def slow(model, *args, **options):
+    def broken(model, *_, **__):
         begun.append(model)
-        if model == "mini-vit":
-            assert go_on.wait(60)
-            if len(begun) == 2:
-                raise ModelError("the connection broke")
-        return create(model, *args, **options)
+        assert go_on.wait(60)
+        raise ModelError("the connection broke")
 
-    monkeypatch.setattr(backbones, "create", slow)
-    service = Service([Offer("mini"), Offer("mini-vit")], device="cpu")
-    with ThreadPoolExecutor(8) as visitors:
-        try:
-            service.backbone("mini")
-            waiting = [visitors.submit(service.backbone, "mini-vit") for _ in range(5)]
-            while len(begun) < 2:
-                time.sleep(0.01)
-            asked = Settings(names="cat", method="cam")
-            assert visitors.submit(service.look, CAT, asked).result(timeout=60).results["cam"].found[0]
-            assert not any(one.done() for one in waiting)
-        finally:
-            go_on.set()
+    service = Service([Offer("mini")], device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(backbones, "create", broken)
+        waiting = [service.load("mini") for _ in range(5)]
+        go_on.set()
         for one in waiting:
             with pytest.raises(ModelError, match="the connection broke"):
                 one.result()
-    assert begun == ["mini", "mini-vit"], "it is loaded once for all"
-    assert service.backbone("mini-vit") is service.backbone("mini-vit")
-    assert begun == ["mini", "mini-vit", "mini-vit"], "after an error the next visitor tries again"
+    assert begun == ["mini"]
+    assert service.backbone("mini") is service.backbone("mini")
 
 
 def test_two_models_stay_in_memory_and_the_menus_of_all(monkeypatch):
@@ -245,16 +232,6 @@ def test_heatmaps_that_would_fill_the_memory_are_not_written(look, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_least_score_leaves_boxes_out_and_says_so(look):
-    every = Settings(names="cat, dog", threshold=0.6, min_presence=0.0)
-    whole = look.cut(every)["cam"]
-    best = float(whole.boxes.score.max())
-    found = look.cut(replace(every, min_score=best))["cam"]
-    assert 0 < len(found.boxes) == int((whole.boxes.score >= best).sum()) < len(whole.boxes)
-    assert found.found.tolist() == [True, False]
-    assert found.reasons[1] == f"no box scores {best:g} or more"
-
-
 def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by_recipe):
     every = Settings(names="cat, dog", threshold=0.1, min_presence=0.0)
     for given, options in ((None, {}), (0.0, {"min_score": 0}), (0.5, {"min_score": 0.5})):
@@ -305,9 +282,6 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     small = kept.cut(settings)["cam"]
     np.testing.assert_array_equal(small.boxes.xyxy, whole.boxes.xyxy)
     assert small.boxes.xyxy.max() > 1000  # the photograph's own pixels
-    html = view.results_html({"cam": small}, 0.5)
-    assert 'width="720" height="479"' in html
-    assert "{:.0f} {:.0f}".format(*whole.boxes.xyxy[0]) in html
 
 
 def test_the_pixels_of_a_copy_are_read_once_for_all_scales():
@@ -397,10 +371,6 @@ def test_the_menu_holds_what_runs(service):
     assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
     assert menu.own == "recipe:default"
     assert list(menu.recipes) == ["recipe:default", "recipe:fast"]
-    with pytest.raises(UsageError, match="does not run on mini: use one of"):
-        service.look(CAT, Settings(names="cat", method="legrad"))
-    with pytest.raises(UsageError, match="'gem' does not run on mini: use one of"):
-        service.look(CAT, Settings(names="cat", compare=("layer_cam", "gem")))
 
 
 @pytest.mark.parametrize("kind", ["open", "closed"])
@@ -430,12 +400,8 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     settings = Settings(names="cat, dog")
     found = look.cut(settings)
     written = downloads.write_files(tmp_path, found, settings, look.offer.label)
-    paths = {Path(path).name: Path(path) for path in written}
-    assert {str(path) for path in tmp_path.iterdir()} == set(written)
-    assert list(paths) == [
-        "cat.zip", "cat_overlay.png", "cat_heatmaps.npy", "cat_1_cat.png", "cat_2_dog.png", "coco.json",
-        "boxes.csv", "cvat.xml", "labelstudio.json", "labelstudio_config.xml", "results.json",
-    ]  # fmt: skip
+    paths = {path.name: path for path in written}
+    assert {*tmp_path.iterdir()} == {*written}
     assert zipfile.ZipFile(paths["cat.zip"]).namelist() == list(paths)[1:]
     heatmaps = np.load(paths["cat_heatmaps.npy"], allow_pickle=False)
     assert heatmaps.shape == (2, 300, 451)
@@ -458,8 +424,8 @@ def test_files_with_masks(look, tmp_path):
     settings = Settings(names="cat, dog", masks=True)
     found = look.cut(settings)
     written = downloads.write_files(tmp_path, found, settings, look.offer.label)
-    paths = {Path(path).name: Path(path) for path in written}
-    assert {str(path) for path in tmp_path.iterdir()} == set(written)
+    paths = {path.name: path for path in written}
+    assert {*tmp_path.iterdir()} == {*written}
     assert {"cat_labels.png", "labels.json"} < set(paths)
     [mask] = found["cam"].masks.of_boxes
     labels = Image.open(paths["cat_labels.png"])

@@ -77,12 +77,6 @@ def test_a_box_of_an_exemplar_that_is_none_is_a_sentence(box):
         Settings(exemplar_name="cup=@/etc/passwd").with_exemplar("/up/a.jpg")
 
 
-def test_an_old_link_means_what_it_meant():
-    settings = from_query("method=grad_cam&flip=true&scales=1,1.5&refine=guided&split_peaks=0.3")
-    assert settings.method == "grad_cam"
-    assert settings.arguments == {"scales": (1.0, 1.5), "flip": True, "refine": ("guided",), "split_peaks": 0.3}
-
-
 def test_methods_to_compare_are_a_list_or_names_with_commas():
     for given in ("layer_cam, grad_cam", ["layer_cam", "grad_cam"], "layer_cam,cam,grad_cam,layer_cam"):
         settings = from_mapping({"method": "cam", "compare": given})

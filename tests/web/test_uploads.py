@@ -3,8 +3,6 @@
 import os
 import time
 
-import pytest
-
 from cliploc.web import store as uploads
 from cliploc.web.store import Uploads
 
@@ -76,8 +74,3 @@ def test_a_watched_folder_is_swept_though_nobody_asks(tmp_path):
         assert left(tmp_path) == []
     finally:
         watched.end()
-
-
-@pytest.mark.parametrize("room", [0, 10**12])
-def test_a_folder_that_is_not_there_is_no_mistake(tmp_path, room):
-    Uploads(tmp_path / "absent", 50, 60).sweep(room)

@@ -12,16 +12,7 @@ from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
-from cliploc.cli.output import (
-    DONE,
-    LOCALIZE,
-    SOME_FAILED,
-    print_result,
-    say_next,
-    say_problems,
-    titled,
-    writable,
-)
+from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, print_result, say_next, say_problems, titled, writable
 from cliploc.config import Options, words_of
 from cliploc.errors import UsageError
 
@@ -61,8 +52,7 @@ class TruthFlags(SampleFlags, WithThreads, WithJson):
 
     folder: Path = flag("Pictures with true boxes.", metavar="FOLDER", positional=True)
     truth: str = flag(
-        "Their layout: a name of `cliploc datasets`; or reviewed, the folder of annotate.",
-        metavar=TRUTHS,
+        "Their layout: a name of `cliploc datasets`; or reviewed, the folder of annotate.", metavar=TRUTHS
     )
 
 

@@ -140,6 +140,7 @@ class _AskedModel:
     methods: Mapping[str, Method]  # asked for
     of_methods: Mapping[str, Mapping[str, Any]]  # method → its options
     trained: frozenset[str]  # the method that it has a trained head for
+    guided: bool  # whether there is a guide
     # method → why it does not run here, as far as known: for some models only after they are loaded
     missing: dict[str, str] = field(default_factory=dict)
     tower: Any = None  # what `unfit_reason` asks: the model's entry, later the model
@@ -166,11 +167,6 @@ class _AskedModel:
             for name, method in self.methods.items()
         }
         self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
-
-    @property
-    def guided(self) -> bool:
-        """Whether there is a guide."""
-        return self.options.guide is not None
 
     @property
     def fitting(self) -> dict[str, Mapping[str, Any]]:
@@ -214,7 +210,7 @@ def _asked_models(
         of_model = options.but(model=model, pretrained=tag, head=options.head if own_head else None)
         label = model if tag is None else f"{model} · {Path(tag).name}"
         trained = frozenset([head.method] if head is not None and own_head else [])
-        asked.append(_AskedModel(label, of_model, methods, of_methods, trained))
+        asked.append(_AskedModel(label, of_model, methods, of_methods, trained, options.guide is not None))
     labels = [one.label for one in asked]
     if doubled := next((label for label in labels if labels.count(label) > 1), None):
         raise UsageError(f"expected each --model once, got {doubled} {labels.count(doubled)} times: leave one out")

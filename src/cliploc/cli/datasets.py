@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._terminal import Terminal, grid, styled
+from cliploc._terminal import Terminal, styled
 from cliploc.cli.options import SampleFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_result, say_next, title_row
+from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.text import Text
 
     from cliploc.datasets import LabelledDataset, LabelledReader, Reader
@@ -64,8 +65,7 @@ def datasets(asked: DatasetsFlags) -> int:
         with terminal.progress(f"reading {name}"):
             pictures = open_labelled(name, root, asked.split, **asked.counted())
         counts = {"pictures": len(pictures), "classes": len(pictures.classes)}
-        about = grid(_about_labelled(pictures))
-        print_result(terminal, _document(pictures, counts), about, as_json=asked.as_json)
+        print_result(terminal, _document(pictures, counts), _about_labelled(pictures), as_json=asked.as_json)
         _say_benchmark(terminal, name, root, *split, "--task", "segmentation", quiet=asked.as_json)
         return SOME_FAILED if pictures.problems else DONE
     with terminal.progress(f"reading {name}"):
@@ -78,7 +78,7 @@ def datasets(asked: DatasetsFlags) -> int:
         "masks": sum(len(one.masks) for one in dataset.samples),
     }
     document = _document(dataset, counts)
-    about = grid(_about_dataset(dataset, document, subsets.get(asked.subset).reasons if asked.subset else {}))
+    about = _about_dataset(dataset, document, subsets.get(asked.subset).reasons if asked.subset else {})
     print_result(terminal, document, about, as_json=asked.as_json)
     _say_benchmark(terminal, name, root, *split, quiet=asked.as_json)
     return SOME_FAILED if any(one.kind not in BY_DESIGN for one in dataset.problems) else DONE
@@ -122,16 +122,16 @@ def _described(terminal: Terminal, name: str) -> int:
 
     if name:
         one: Reader | LabelledReader = (labelled_readers if name in labelled_readers.names() else readers).get(name)
-        facts = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
-        facts += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
-        terminal.data(grid([(styled(key, "bold"), value) for key, value in facts]))
+        rows = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
+        rows += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
+        terminal.data(facts(rows))
         terminal.data(styled("\nfiles below the root", "bold"))
         terminal.data(one.layout)
         terminal.data(styled(f"\nto check a folder: cliploc datasets {one.name} --root DIR", "dim"))
         return DONE
     _listing(terminal, list(readers))
     terminal.data("")
-    terminal.data(grid([(styled("subsets", "bold"), f"{one.name}: {one.title}") for one in subsets]))
+    terminal.data(facts(("subsets", f"{one.name}: {one.title}") for one in subsets))
     terminal.data(styled("\nwith a class for every pixel, for --task segmentation", "bold"))
     _listing(terminal, list(labelled_readers))
     line = "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder"
@@ -149,7 +149,7 @@ def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> N
     terminal.listing(rows, narrow)
 
 
-def _about_labelled(dataset: LabelledDataset) -> list[Sequence[str | Text]]:
+def _about_labelled(dataset: LabelledDataset) -> RenderableType:
     rows = [
         ("dataset", f"{dataset.name}, with a class for every pixel"),
         ("folder", str(dataset.root)),
@@ -159,23 +159,21 @@ def _about_labelled(dataset: LabelledDataset) -> list[Sequence[str | Text]]:
         ("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"),
     ]
     rows += [("", f"· {one.kind}: {one.source}: {one.reason}") for one in dataset.problems[:SHOWN_PROBLEMS]]
-    return [(styled(key, "bold"), value) for key, value in rows]
+    return facts(rows)
 
 
-def _about_dataset(
-    dataset: Dataset, facts: Mapping[str, Any], reasons: Mapping[str, str]
-) -> list[Sequence[str | Text]]:
+def _about_dataset(dataset: Dataset, counted: Mapping[str, Any], reasons: Mapping[str, str]) -> RenderableType:
     from cliploc.datasets import BY_DESIGN
 
     use = "a threshold may be chosen on it" if dataset.role == "tune" else "a threshold chosen on it is an oracle"
-    truths = " and ".join(f"{facts[key]:,} {key}" for key in ("boxes", "masks") if facts[key])
+    truths = " and ".join(f"{counted[key]:,} {key}" for key in ("boxes", "masks") if counted[key])
     rows = [
         ("dataset", dataset.name),
         ("folder", str(dataset.root)),
         ("split", f"{dataset.split}: {use}"),
-        ("pictures", f"{facts['pictures']:,}"),
-        ("samples", f"{facts['samples']:,}: a class in a picture each, {truths} in all"),
-        ("classes", f"{facts['classes']:,} of {len(dataset.classes):,}"),
+        ("pictures", f"{counted['pictures']:,}"),
+        ("samples", f"{counted['samples']:,}: a class in a picture each, {truths} in all"),
+        ("classes", f"{counted['classes']:,} of {len(dataset.classes):,}"),
     ]
     counts = Counter(one.label for one in dataset.samples)
     if len(counts) <= SHOWN_CLASSES:
@@ -184,13 +182,13 @@ def _about_dataset(
             one = dataset.classes[label]
             rows.append(("", f"{one.name}: {counts[label]}{f' – {reasons[one.wnid]}' if one.wnid in reasons else ''}"))
     rows.append(("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"))
-    for kind, count in facts["problems"].items():
+    for kind, count in counted["problems"].items():
         rows.append(("", f"{count:,} {kind}{', left out by design' if kind in BY_DESIGN else ''}"))
         examples = [one for one in dataset.problems if one.kind == kind][:SHOWN_PROBLEMS]
         rows += [("", f"· {one.source}: {one.reason}") for one in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
-    return [(styled(key, "bold"), value) for key, value in rows]
+    return facts(rows)
 
 
 def _document(dataset: Dataset | LabelledDataset, counts: Mapping[str, int]) -> dict[str, Any]:

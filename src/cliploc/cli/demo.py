@@ -58,18 +58,12 @@ def demo(asked: DemoFlags, options: Options) -> int:
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent
     alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in result.rows)
-    lines = [
-        f"{_found(ious)}, invented {alarms} of {len(absent)}; mean IoU {sum(ious) / len(ious):.2f}; {unsure} unsure",
-        *(
-            [f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_found(result.beside)}"]
-            if beside
-            else []
-        ),
-        IOU_RULE,
-        f"wrote {result.page} and {len(result.overlays)} overlays",
-        CLIP_HINT,
-    ]
-    for line in lines:
+    mean = sum(ious) / len(ious)
+    lines = [f"{_found(ious)}, invented {alarms} of {len(absent)}; mean IoU {mean:.2f}; {unsure} unsure"]
+    if beside:
+        other = f"{beside.backbone.name}, {beside.method.title}"
+        lines.append(f"beside it on the page: {other}: {_found(result.beside)}")
+    for line in (*lines, IOU_RULE, f"wrote {result.page} and {len(result.overlays)} overlays", CLIP_HINT):
         terminal.data(printable(line))
     say_next(terminal, ("open", result.page))
     return DONE

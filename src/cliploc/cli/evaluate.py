@@ -50,7 +50,7 @@ class EvaluateFlags(MetricFlags, WithJson):
         "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="wsoleval|exact", group="boxes"
     )
     threshold: float | None = flag(
-        "Threshold of the metrics that need one.", None, metavar="0-1", none="the best on these pictures", group="boxes"
+        "Threshold of the metrics that need one.", None, within=(0, 1), none="the best on these pictures", group="boxes"
     )
     predictions: Path | None = flag(
         "Lines image_id,class,class,... best first, for Top-1 and Top-5. Segmentation: a folder of <id>.png.",
@@ -121,8 +121,6 @@ def _localization(asked: EvaluateFlags, maps: Path) -> int:
     convention = next((one for one in CONVENTIONS if one == asked.convention), None)
     if convention is None:
         raise UsageError(f"expected --convention to be one of {', '.join(CONVENTIONS)}, got {asked.convention!r}")
-    if asked.threshold is not None and not 0 <= asked.threshold <= 1:
-        raise UsageError(f"expected --threshold from 0 to 1, got {asked.threshold:g}")
     terminal = Terminal()
     with terminal.progress("reading metadata") as reporter:
         result = evaluate_folder(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, get_args
 
 import typer
 
-from cliploc._terminal import Terminal, grid, styled
+from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import Flags, command, flag, refuse_unknown
-from cliploc.cli.output import DONE, title_row
+from cliploc.cli.output import DONE, facts, title_row
 from cliploc.config import RECIPES
 from cliploc.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.text import Text
 
     from cliploc.backbones import ModelEntry
@@ -64,9 +65,9 @@ def models(asked: ModelsFlags) -> int:
     exact = [entry for entry in chosen if entry.name == wanted]
     if exact or len(chosen) == 1:
         (one,) = exact or chosen
-        terminal.data(grid(_about_model(one, runs(one))))
+        terminal.data(_about_model(one, runs(one)))
         if others := [entry.name for entry in chosen if entry is not one]:
-            terminal.data(grid([("", ""), (styled("see also", "bold"), " · ".join(others))]))
+            terminal.data(facts([("", ""), ("see also", " · ".join(others))]))
         return DONE
     titles = title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
     rows: list[Sequence[str | Text]] = [titles]
@@ -108,7 +109,7 @@ def _download(name: str, pretrained: str | None) -> int:
     return DONE
 
 
-def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str | Text]]:
+def _about_model(model: ModelEntry, methods: Sequence[str]) -> RenderableType:
     from cliploc.recipes import recipe_of
 
     size = "those of its file"
@@ -119,7 +120,7 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
         size = f"not known: {error}"
     weights = " · ".join(model.weights)
     prepared = Counter(model.preprocessing.values())
-    facts = {
+    about = {
         "name": model.name,
         "tower": f"{model.kind}: {model.about}",
         "pooling": model.pooling,
@@ -132,8 +133,8 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
     }
     if methods:
         recipes = [recipe_of(model.name, name) for name in RECIPES]
-        facts |= {f"--recipe {one.name}": str(one) for one in recipes} | {"recipes": recipes[0].basis}
-    return [(styled(key, "bold"), value) for key, value in facts.items()]
+        about |= {f"--recipe {one.name}": str(one) for one in recipes} | {"recipes": recipes[0].basis}
+    return facts(about.items())
 
 
 def _differing(found: Sequence[str], by_tag: Mapping[str, str]) -> str:
@@ -174,9 +175,8 @@ def refinements() -> int:
     """List the refinements that can follow any method."""
     from cliploc.refine import refinements as registry
 
-    rows: list[Sequence[str | Text]] = [title_row("name", "title", "towers", "works on", "paper")]
-    rows += [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in registry]
-    Terminal().listing(rows)
+    rows = [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in registry]
+    Terminal().listing([title_row("name", "title", "towers", "works on", "paper"), *rows])
     return DONE
 
 
@@ -203,9 +203,8 @@ def exports(asked: ListFlags) -> int:
         for one in registry:
             typer.echo(f"| `{one.name}` | {', '.join(f'`{name}`' for name in _outputs(one))} | {one.about} |")
         return DONE
-    rows: list[Sequence[str | Text]] = [title_row("name", "files", "boxes")]
-    rows += [(one.name, ", ".join(_outputs(one)), one.about.replace("`", "")) for one in registry]
-    Terminal().listing(rows)
+    rows = [(one.name, ", ".join(_outputs(one)), one.about.replace("`", "")) for one in registry]
+    Terminal().listing([title_row("name", "files", "boxes"), *rows])
     return DONE
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploc._files import DEMO
 from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
-from cliploc.cli.output import json_text, make_folder, write
+from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, lines_of, model_settings
 from cliploc.config import OPTIONS, Options
 from cliploc.errors import UsageError
@@ -126,7 +126,7 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
                 file = run.names.heatmap(of_name, run.ids[source])
                 content = io.BytesIO()
                 np.save(content, heat)
-                make_folder((run.folder / file).parent)
+                (run.folder / file).parent.mkdir(parents=True, exist_ok=True)
                 write(run.folder / file, content.getvalue())
                 record["names"][index]["map"] = file
     run.done(result.source, record, lines_of(result))

@@ -92,6 +92,11 @@ def titled(table: Sequence[Sequence[str]]) -> RenderableType:
     return grid([title_row(*titles), *rows])
 
 
+def facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """A table whose first column has the titles."""
+    return grid([(styled(title, "bold"), value) for title, value in rows])
+
+
 def box_text(xyxy: Iterable[float]) -> str:
     """A box in whole pixels."""
     return " ".join(f"{value:.0f}" for value in xyxy)
@@ -110,14 +115,6 @@ def writable(folder: Path) -> Path:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"cannot write to {folder}: {reason}: choose another folder with --out") from error
     return folder
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder of results if it is not there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another folder with --out") from error
 
 
 def write(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ from string import Template
 from cliploc._files import user_path
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithDebug, command, flag
-from cliploc.cli.output import DONE, make_folder, say_next, write
+from cliploc.cli.output import DONE, say_next, writable, write
 from cliploc.errors import UsageError
 
 FILES = {  # below the package's folder → template
@@ -54,7 +54,7 @@ def plugin(asked: PluginFlags) -> int:
     templates = resources.files("cliploc") / "plugin_files"
     for place, template in FILES.items():
         path = out / Template(place).substitute(words)
-        make_folder(path.parent)
+        writable(path.parent)
         text = "" if template is None else (templates / template).read_text(encoding="utf-8")
         write(path, Template(text).substitute(words).encode())
     terminal = Terminal()

@@ -8,16 +8,7 @@ from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._process import share_heaps
 from cliploc._terminal import Terminal
-from cliploc.cli.options import (
-    ModelFlags,
-    WithThreads,
-    command,
-    flag,
-    pair_weights,
-    rare,
-    refuse_unknown,
-    use_threads,
-)
+from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, refuse_unknown, use_threads
 from cliploc.cli.output import DONE, say_next
 from cliploc.config import MIN_SCORE, RECIPES, WAITING, Options, choice
 from cliploc.errors import UsageError
@@ -162,11 +153,9 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
 
     terminal = Terminal()
     with ReviewFolder.opened(drafts) as folder:
-        own = model is None
-        method = str(folder.settings["method"]) if own else None
-        suggester = Suggester(
-            str(folder.settings["model"]) if own else str(model), pretrained=pretrained, method=method, device=device
-        )
+        own = folder.settings
+        name, method = (model, None) if model is not None else (str(own["model"]), str(own["method"]))
+        suggester = Suggester(name, pretrained=pretrained, method=method, device=device)
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
         app = application(folder, suggester)

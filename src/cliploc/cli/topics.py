@@ -14,7 +14,7 @@ import typer
 from cliploc._terminal import Terminal, styled
 from cliploc.cli.commands import NAMES, command_of
 from cliploc.cli.output import DONE, title_row
-from cliploc.errors import InputError, UnknownNameError
+from cliploc.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,9 +37,7 @@ def help(
         rows: list[Sequence[str | Text]] = [title_row("topic", "title")]
         for section, names in _sections().items():
             rows += [["", ""], [styled(section, "bold"), ""]]
-            for one in names:
-                title = _page(one).partition("\n")[0].removeprefix("# ").replace("`", "")
-                rows.append([f"  {one}", title])
+            rows += [[f"  {one}", _page(one).partition("\n")[0].removeprefix("# ").replace("`", "")] for one in names]
         terminal.listing(rows)
         terminal.data("\ncliploc help TOPIC shows the beginning of a page, and --all the whole page.")
         terminal.data("cliploc COMMAND --help lists the options of a command.")
@@ -69,10 +67,7 @@ def help(
 def docs_folder() -> Path:
     """The pages' folder: in the package, or beside `src` in a checkout."""
     package = Path(__file__).parents[1]
-    for folder in (package / "docs", package.parents[1] / "docs"):
-        if (folder / "index.md").is_file():
-            return folder
-    raise InputError(f"expected the documentation in {package / 'docs'}, found none: reinstall cliploc")
+    return package / "docs" if (package / "docs").is_dir() else package.parents[1] / "docs"
 
 
 def _sections() -> dict[str, list[str]]:

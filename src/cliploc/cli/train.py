@@ -17,8 +17,6 @@ from cliploc.reporter import SILENT
 from cliploc.training.train_settings import TrainOptions
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
-
-
 READERS = ("imagefolder", "csv")
 
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from cliploc._imports import on_first_use
 
 if TYPE_CHECKING:
-    from cliploc.report._draw import clean
     from cliploc.report.benchmark_page import write_report
-    from cliploc.report.colours import name_colour
     from cliploc.report.comparison import ModelResults, draw_comparison
     from cliploc.report.document import classified_record, compared_record, to_document
     from cliploc.report.overlay import draw_overlay, panels
@@ -18,9 +16,7 @@ if TYPE_CHECKING:
 __getattr__ = on_first_use(
     __name__,
     {
-        "cliploc.report._draw": ["clean"],
         "cliploc.report.benchmark_page": ["write_report"],
-        "cliploc.report.colours": ["name_colour"],
         "cliploc.report.comparison": ["ModelResults", "draw_comparison"],
         "cliploc.report.document": ["classified_record", "compared_record", "to_document"],
         "cliploc.report.overlay": ["draw_overlay", "panels"],

@@ -197,10 +197,8 @@ class Plates:
         best = self._place(box, text, keep, line)
         if best is not None and self._hidden(best[1]) > 0:
             best = self._place(box, "", keep.strip(), line) or best
-        if best is None:
-            return  # the picture is too small for a label
-        words, plate = best
-        self._write(plate, words, colour)
+        if best is not None:  # else the picture is too small for a label
+            self._write(*best, colour)
 
     def centred(self, middle: tuple[int, int], room: int, text: str, colour: Colour) -> None:
         """Writes a text around a place; not where fewer than four letters of it fit, or it would hide another label."""
@@ -212,7 +210,7 @@ class Plates:
         words, width, height = fitted
         plate = self._at(middle[0] - width // 2, middle[1] - height // 2, width, height)
         if self._hidden(plate) == 0:
-            self._write(plate, words, colour)
+            self._write(words, plate, colour)
 
     def note(self, text: str, hot: Callable[[Rectangle], float]) -> None:
         """Writes a remark on the whole picture in the corner where it hides least heat."""
@@ -224,7 +222,7 @@ class Plates:
         places = [self._at(x, y, width, height) for x, y in [(0, bottom), (right, bottom), (0, 0), (right, 0)]]
         plate = min(places, key=lambda one: (self._hidden(one) > 0, round(hot(one), 1)))
         if self._hidden(plate) == 0:
-            self._write(plate, words, NOTE_PLATE)
+            self._write(words, plate, NOTE_PLATE)
 
     def _place(self, box: Rectangle, text: str, keep: str, line: int) -> tuple[str, Rectangle] | None:
         """The words that fit, and the place where their plate hides least; None if no place fits."""
@@ -266,7 +264,7 @@ class Plates:
         """The share of the plate that lies on other labels."""
         return sum(_shared(plate, other) for other in self.taken)
 
-    def _write(self, plate: Rectangle, words: str, colour: Colour) -> None:
+    def _write(self, words: str, plate: Rectangle, colour: Colour) -> None:
         self.taken.append(plate)
         draw = ImageDraw.Draw(self._image)
         draw.rectangle((plate[0], plate[1], plate[2] - 1, plate[3] - 1), fill=colour, outline=INK)

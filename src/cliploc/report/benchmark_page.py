@@ -224,10 +224,7 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
             if one.threshold is not None and not one.oracle:
                 own = one.number("gt_known")
                 axes.plot(one.threshold, own, "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("threshold τ, share of the map's maximum")
-        axes.set_ylabel("MaxBoxAcc, %")
+        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="threshold τ, share of the map's maximum", ylabel="MaxBoxAcc, %")
 
     return {
         "figure": figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(said)}", (5.8, 4.0)),
@@ -254,10 +251,7 @@ def _iou(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]
                 hatch=None if right else "////", linewidth=0.8,
             )  # fmt: skip
         axes.axvline(0.5, color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, top)
-        axes.set_xlabel("IoU")
-        axes.set_ylabel("pictures, %")
+        axes.set(xlim=(0, 1), ylim=(0, top), xlabel="IoU", ylabel="pictures, %")
 
     histograms = []
     for one in settings:
@@ -324,10 +318,7 @@ def _breakdown(
             colour = plot(axes, one.index, x, y, marked=True)
             axes.vlines(x, ends[:, 0], ends[:, 1], color=colour, linewidth=1, alpha=0.7)
         axes.set_xticks(range(len(names)), [name.replace(" quarter", "\nquarter") for name in names])
-        axes.set_xlim(-0.4, len(names) - 0.6)
-        axes.set_ylim(-3, 103)
-        axes.set_xlabel(what)
-        axes.set_ylabel("right boxes, %")
+        axes.set(xlim=(-0.4, len(names) - 0.6), ylim=(-3, 103), xlabel=what, ylabel="right boxes, %")
 
     shares = "; ".join(
         f"{one.label}: " + ", ".join(f"{name} {h} of {n}" for name, (h, n) in zip(names, found[one.id], strict=True))

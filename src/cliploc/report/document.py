@@ -158,6 +158,4 @@ def _plain(value: Any) -> Any:
         return {_text(key): _plain(one) for key, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_plain(one) for one in value]
-    if isinstance(value, set | frozenset):
-        return [_plain(one) for one in sorted(value, key=str)]
     return _text(value)

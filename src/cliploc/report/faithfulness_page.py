@@ -96,12 +96,10 @@ def draw_curves(
             if len(line.low):
                 low, high = np.array(line.low, np.float64), np.array(line.high, np.float64)
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.set_xlim(0, 1)
+        axes.set(xlim=(0, 1), xlabel=axis, ylabel=score)
         if ends is not None:
             margin = 0.02 * (ends[1] - ends[0])
             axes.set_ylim(ends[0] - margin, ends[1] + margin)
-        axes.set_xlabel(axis)
-        axes.set_ylabel(score)
 
     said = "; ".join(
         f"{one.label}: {one.mean[0]:.2f} to {one.mean[-1]:.2f}"

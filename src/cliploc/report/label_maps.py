@@ -40,8 +40,7 @@ def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
 def label_legend(names: Sequence[str]) -> dict[str, Any]:
     """Which value of a label map is which name, and its colour."""
     background = {"value": 0, "name": None, "colour": "#000000"}
-    colours = [as_hex(name_colour(index)) for index in range(len(names))]
-    values = [{"value": i, "name": name, "colour": colours[i - 1]} for i, name in enumerate(names, start=1)]
+    values = [{"value": i + 1, "name": name, "colour": as_hex(name_colour(i))} for i, name in enumerate(names)]
     return {"labels": [background, *values]}
 
 

@@ -192,9 +192,7 @@ def _curve(setting: SettingResult, steps: list[int]) -> Figure:
             colour = plot(axes, i, steps, values, marked=True)
             if what == "taught":
                 axes.errorbar(steps, values, errors, color=colour, linewidth=0, elinewidth=1, capsize=3)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("reviewed pictures")
-        axes.set_ylabel("corrections of 100 pictures")
+        axes.set(ylim=(0, None), xlabel="reviewed pictures", ylabel="corrections of 100 pictures")
 
     said = "; ".join(
         f"{order}, {what}: "

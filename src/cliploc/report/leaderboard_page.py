@@ -60,8 +60,6 @@ def read_leaderboard(folder: Path) -> dict[str, Any]:
         ) from None
     except DocumentError as error:
         raise UsageError(f"{path} is not a leaderboard ({error}): run it again") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
     if signature_of(document) != document["signature"]:
         raise UsageError(f"{path} was changed after it was signed: do not trust it; run the leaderboard again")
     return document

@@ -43,17 +43,16 @@ def draw_overlay(
     masks: bool = False,
 ) -> Image.Image:
     """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
-    _check_opacity(opacity)
-    unknown = [name for name in names or () if name not in result.names]
-    if unknown:
+    if not is_number(opacity, 0, 1):
+        raise UsageError(f"expected an opacity from 0 to 1, got {short(opacity)}")
+    if unknown := [name for name in names or () if name not in result.names]:
         raise UsageError(f"{unknown[0]!r} was not asked for, only {', '.join(result.names)}: choose one of these")
     indices = [i for i, name in enumerate(result.names) if names is None or name in names]
     return draw_names(result, indices, opacity, heatmap=heatmap, boxes=boxes, caption=caption, masks=masks)
 
 
-def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) -> Image.Image:
+def panels(result: Localization, masks: bool = False) -> Image.Image:
     """A sheet for a picture: photograph, a panel a name (the best `MOST_PANELS`), last all boxes; 1,600 pixels wide."""
-    _check_opacity(opacity)
     together = len(result.names) > 1 and bool(result.found.any())
     chosen = _paneled(result)
     columns, shown_wh = grid_of(result.image.size, 1 + len(chosen) + together)
@@ -66,10 +65,10 @@ def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) 
     cells = [Panel(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
-        drawn = draw_names(shown, [index], opacity, masks=masks)
+        drawn = draw_names(shown, [index], masks=masks)
         cells.append(Panel(drawn, result.names[index], verdict(result, index), chip))
     if together:
-        everything = draw_names(shown, chosen, opacity, heatmap=False, masks=masks)
+        everything = draw_names(shown, chosen, heatmap=False, masks=masks)
         cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
     return sheet_of(cells, columns, run_line(result))
 
@@ -82,11 +81,6 @@ def _paneled(result: Localization) -> list[int]:
     np.maximum.at(best, result.boxes.label, result.boxes.score)
     order = np.argsort(-best, kind="stable")
     return [int(i) for i in order if result.found[i]][:MOST_PANELS]
-
-
-def _check_opacity(opacity: float) -> None:
-    if not is_number(opacity, 0, 1):
-        raise UsageError(f"expected an opacity from 0 to 1, got {short(opacity)}")
 
 
 def verdict(result: Localization, index: int) -> str:

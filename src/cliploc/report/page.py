@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,8 @@ class PageItem:
     # name → its true boxes, [k, 4] xyxy in original pixels; a name without an entry is not in the picture
     truth: Mapping[str, FloatArray]
     ious: Mapping[str, float | None]  # name → IoU of its best box with the true box; None where one of them is missing
-    # title → the result of another model or method for the same names; shown in a row below
-    beside: Mapping[str, Localization] = field(default_factory=dict)
-    # title → as `ious`, of that result
-    beside_ious: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    # the result of another model or method for the same names, and its `ious`; shown in a row below
+    beside: tuple[Localization, Mapping[str, float | None]] | None = None
 
 
 def write_page(
@@ -99,8 +97,6 @@ def _counts(items: Sequence[PageItem]) -> list[tuple[str, int, int, str]]:
 def _photo(item: PageItem) -> dict[str, Any]:
     """A photograph as page.html shows it: a row of pictures for each result, and a row of the table for each name."""
     result = item.result
-    results = [_pictures(item, result, run_line(result), item.ious)]
-    results += [_pictures(item, one, title, item.beside_ious.get(title, {})) for title, one in item.beside.items()]
     rows = []
     for index, name in enumerate(result.names):
         best, iou = result.shown.xyxy[result.shown.label == index][:1], item.ious.get(name)
@@ -125,12 +121,12 @@ def _photo(item: PageItem) -> dict[str, Any]:
         "legend": [(name, name_colour(index)) for index, name in enumerate(result.names)],
         "has_truth": bool(item.truth),
         "columns": min(max(1 + len(result.names), least), most),
-        "results": results,
+        "results": [_pictures(item, *one) for one in ((result, item.ious), item.beside) if one is not None],
         "rows": rows,
     }
 
 
-def _pictures(item: PageItem, result: Localization, title: str, ious: Mapping[str, float | None]) -> dict[str, Any]:
+def _pictures(item: PageItem, result: Localization, ious: Mapping[str, float | None]) -> dict[str, Any]:
     """A row of pictures: all boxes, and the heat of every name with its judgement."""
     width, height = result.image.size
     shown = scaled(result, fit_within(result.image.size, round(DENSE * PHOTO_WIDTH * max(1.0, height / width))))
@@ -145,7 +141,8 @@ def _pictures(item: PageItem, result: Localization, title: str, ious: Mapping[st
     paint_boxes(boxes, shown, {i: name_colour(i) for i in range(len(shown.names))}, dense)
     found = ", ".join(name for name, is_found in zip(result.names, result.found, strict=True) if is_found) or "none"
     true = ", ".join(name for name in result.names if name in item.truth) or "none given"
-    alt = f"{file_name(result)}, {run_line(result) or 'all names'}; boxes found: {found}; true boxes: {true}"
+    title = run_line(result)
+    alt = f"{file_name(result)}, {title or 'all names'}; boxes found: {found}; true boxes: {true}"
     return {
         "title": title,
         "boxes": _picture(boxes, alt),

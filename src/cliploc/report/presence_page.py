@@ -97,10 +97,7 @@ def _reliability(there: Sequence[SettingResult]) -> Figure:
             bins = one.numbers["reliability"]
             x, y = ([own[key] for own in bins] for key in ("score", "right"))
             plot(axes, one.index, x, y, marked=True)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("mean score of the boxes")
-        axes.set_ylabel("share that is right")
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
 
     said = "; ".join(
         f"{one.label}: " + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in one.numbers["reliability"])

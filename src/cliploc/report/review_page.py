@@ -106,7 +106,7 @@ def write_review(
     def records() -> Iterator[dict[str, Any]]:
         for one in pictures:
             try:
-                image = load(one.drafts.path, str(one.drafts.path)).image
+                image = load(one.drafts.path).image
             except InputError:
                 continue  # the picture's own file can no longer be read
             image.thumbnail((SIDE, SIDE))

@@ -126,20 +126,16 @@ def _csv(run: TaskRun) -> str:
 
 def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
-    done = (row["sample"] for row in run.read_rows(["sample", "setting", "status"]) if row["status"] == "ok")
-    samples = list(dict.fromkeys(done))
-    if not samples:
-        return []
+    shown = [one.id for one in run.settings[:SHOWN_SETTINGS]]
+    status = run.read_rows(["sample", "setting", "status"])
+    samples = list(dict.fromkeys(row["sample"] for row in status if row["status"] == "ok" and row["setting"] in shown))
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
-    shown = [one.id for one in run.settings[:SHOWN_SETTINGS]]
     columns = ["path", "preview", "true_preview", "width", "height"]
     rows = run.rows_of_samples(columns, chosen)
     made = []
     for sample in chosen:
         there = [(name, rows[sample, name]) for name in shown if (sample, name) in rows]
-        if not there:
-            continue
         first = there[0][1]
         maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in there}}
         labelled = {int(label) for one in maps.values() for label in np.unique(one)}

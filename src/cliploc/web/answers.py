@@ -139,7 +139,7 @@ class Answers:
             paths = downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
             return [
                 {"name": one.name, "address": f"/files/{folder.name}/{quote(one.name)}", "bytes": one.stat().st_size}
-                for one in map(Path, paths)
+                for one in paths
             ]
 
         turn = self._search_turn(request, question) if question.picture else self._redraws.turn()

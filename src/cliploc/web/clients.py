@@ -51,10 +51,7 @@ class Hosts:
     """The host names of the server: foreign ones are refused (DNS rebinding), and other websites' pages."""
 
     def __init__(
-        self,
-        host: str = "127.0.0.1",
-        allowed: Iterable[str] = (),
-        advice: str = "start it with --allow-host NAME",
+        self, host: str = "127.0.0.1", allowed: Iterable[str] = (), advice: str = "start it with --allow-host NAME"
     ) -> None:
         self._advice = advice
         self._allowed = frozenset(_plain(name) for name in allowed)

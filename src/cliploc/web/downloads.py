@@ -44,9 +44,14 @@ def write_files(
     model: str,
     reporter: Reporter = SILENT,
     recipe: Recipe | None = None,
-) -> list[str]:
+) -> list[Path]:
     """Writes overlays, heatmaps (npy, 16-bit grey), boxes in all formats, masks, results.json, a zip (first)."""
-    paths = []
+    paths: list[Path] = []
+
+    def file(name: str) -> Path:
+        paths.append(folder / name)
+        return paths[-1]
+
     for method, one in results.items():
         width, height = one.image.size
         most = MAX_VALUES // (width * height)
@@ -57,18 +62,15 @@ def write_files(
             )
         behind = f"_{_plain(method)}" if len(results) > 1 else ""
         stem = _plain(Path(one.source).stem) + behind
-        paths.append(folder / f"{stem}_overlay.png")
-        draw_overlay(one, opacity=settings.opacity, masks=settings.masks).save(paths[-1])
+        draw_overlay(one, opacity=settings.opacity, masks=settings.masks).save(file(f"{stem}_overlay.png"))
         if settings.masks:
-            paths.append(folder / f"{stem}_labels.png")
-            label_picture(one.label_map(), len(one.names)).save(paths[-1])
+            label_picture(one.label_map(), len(one.names)).save(file(f"{stem}_labels.png"))
         heatmaps = one.heatmaps  # [P, H, W]
-        paths.append(folder / f"{stem}_heatmaps.npy")
-        np.save(paths[-1], heatmaps, allow_pickle=False)
+        np.save(file(f"{stem}_heatmaps.npy"), heatmaps, allow_pickle=False)
         for index, name in enumerate(one.names):
-            paths.append(folder / f"{stem}_{index + 1}_{_plain(name)}.png")
-            reporter.phase(f"writing {paths[-1].name}")
-            Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(paths[-1])
+            path = file(f"{stem}_{index + 1}_{_plain(name)}.png")
+            reporter.phase(f"writing {path.name}")
+            Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(path)
         export = ExportSettings(
             one.names, f"{model}, {title_of(method, one)}", image_url="/data/local-files/?d=", masks=settings.masks
         )
@@ -80,27 +82,24 @@ def write_files(
             part.mkdir()
             form.write(partial(_annotated, one, masks), export, part)
             for written in [part / name for name in form.files]:
-                paths.append(folder / f"{written.stem}{behind}{written.suffix}")
-                written.rename(paths[-1])
+                written.rename(file(f"{written.stem}{behind}{written.suffix}"))
             part.rmdir()
     first = next(iter(results.values()))
     if len(results) > 1:
         reporter.phase("writing the comparison")
-        paths.append(folder / f"{_plain(Path(first.source).stem)}_compare.png")
         titles = {method: title_of(method, one) for method, one in results.items()}
-        draw_comparison([ModelResults(model, results)], titles).save(paths[-1])
+        sheet = draw_comparison([ModelResults(model, results)], titles)
+        sheet.save(file(f"{_plain(Path(first.source).stem)}_compare.png"))
     if settings.masks:
-        paths.append(folder / "labels.json")
         legend = json.dumps(label_legend(first.names), ensure_ascii=False, indent=1)
-        paths[-1].write_text(legend, encoding="utf-8")
-    paths.append(folder / "results.json")
+        file("labels.json").write_text(legend, encoding="utf-8")
     text = json.dumps(document(results, settings, recipe), ensure_ascii=False, indent=1, allow_nan=False)
-    paths[-1].write_text(text, encoding="utf-8")
+    file("results.json").write_text(text, encoding="utf-8")
     everything = folder / f"{_plain(Path(first.source).stem)}.zip"
     with zipfile.ZipFile(everything, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in paths:
             archive.write(path, path.name)
-    return [str(path) for path in (everything, *paths)]
+    return [everything, *paths]
 
 
 def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:

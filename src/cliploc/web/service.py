@@ -216,8 +216,6 @@ class Service:
         recipe: str = "default",
         sam: str | None = None,
     ) -> None:
-        if not offers:
-            raise UsageError("expected at least one model, got none: leave --model out for mini")
         chosen = None if precision == "fp32" else precision
         self.offers = {offer.label: replace(offer, precision=chosen) for offer in offers}
         self.max_pixels = max_pixels

@@ -14,6 +14,7 @@ import shutil
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -231,14 +232,11 @@ def file_suffix(picture: AnnotatedPicture) -> str:
 def write_picture(picture: AnnotatedPicture, file: Path, copies: bool) -> None:
     """Links a picture into an export, or copies it; one in a format that few readers know is always converted."""
     if picture.path.suffix.lower() not in READ_BY_ALL:
-        load(picture.path, str(picture.path)).image.save(file)
+        load(picture.path).image.save(file)
         return
     if not copies:
-        try:
+        with suppress(OSError, NotImplementedError):
             os.symlink(picture.path.absolute(), file)
-        except (OSError, NotImplementedError):
-            pass
-        else:
             return
     shutil.copyfile(picture.path, file)
 
@@ -246,5 +244,4 @@ def write_picture(picture: AnnotatedPicture, file: Path, copies: bool) -> None:
 def write_list(folder: Path, files: Iterable[tuple[str, str]]) -> None:
     """Writes which file in an export is which picture: pairs of the file's name and the picture's."""
     with (folder / PICTURES).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([("file", "picture"), *files])
+        csv.writer(file).writerows([("file", "picture"), *files])
