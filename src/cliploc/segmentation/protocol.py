@@ -67,8 +67,8 @@ class Protocol:
         made = replace(self, **given)
         if 0 < made.window < made.stride:
             raise UsageError(
-                f"expected --stride of at most {made.window}, the side of a window, got {made.stride}, which leaves pixels "
-                f"out: give --stride {max(1, made.window // 2)}"
+                f"expected --stride of at most {made.window}, the side of a window, got {made.stride}, which leaves "
+                f"pixels out: give --stride {max(1, made.window // 2)}"
             )
         return made
 
