@@ -95,7 +95,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     refuse_exemplars([*prompt, *more], "explain")
     # refused before a model is loaded
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
-    labels = prompts.parse(more, contrasts=False).names
+    labels = prompts.parse(more, contrasts=False).names if more else ()
     names = [*prompt, *(entry for entry, label in zip(more, labels, strict=True) if label not in explained)]
     folder = writable(asked.out)
     Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
