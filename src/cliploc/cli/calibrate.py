@@ -16,11 +16,11 @@ from cliploc.cli.output import (
     DONE,
     LOCALIZE,
     SOME_FAILED,
+    file_writable,
     print_result,
     say_next,
     say_problems,
     titled,
-    writable,
 )
 from cliploc.config import Options, words_of
 from cliploc.errors import UsageError
@@ -71,7 +71,7 @@ def _learning(
     asked: TruthFlags, out: Path, options: Options, terminal: Terminal
 ) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
-    writable(out.resolve().parent)
+    file_writable(out)
     with terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
         from cliploc.datasets import BY_DESIGN
 

@@ -112,6 +112,13 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def file_writable(path: Path) -> None:
+    """The same for a file: checks its folder, which it makes, and that the path is not a folder itself."""
+    if path.is_dir():
+        raise UsageError(f"expected --out as a file, got the folder {path}: add the file's name")
+    writable(path.resolve().parent)
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder of results if it is not there."""
     try:
