@@ -16,7 +16,6 @@ from cliploc.boxes.outlines import outlines
 from cliploc.config import is_number, short
 from cliploc.errors import UsageError
 from cliploc.masks import ResizedMasks
-from cliploc.prompts import refuse_no_list
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, name_colour
 from cliploc.values import FloatArray
@@ -45,8 +44,8 @@ def draw_overlay(
 ) -> Image.Image:
     """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
     _check_opacity(opacity)
-    if names is not None:
-        refuse_no_list(names)
+    if isinstance(names, str):  # which Python reads as a list of letters
+        raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     unknown = [name for name in names or () if name not in result.names]
     if unknown:
         raise UsageError(f"{unknown[0]!r} was not asked for, only {', '.join(result.names)}: choose one of these")
