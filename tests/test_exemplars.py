@@ -82,6 +82,11 @@ def test_what_is_typed():
             exemplar_of(wrong)
     with pytest.raises(UsageError, match="expected a file after @"):
         split_entries(["cup|@"])
+    for contrast in ("cup~@bowl.jpg", "cup~bowl| @bowl.jpg", "cup|@cup.jpg|mug~bowl|@bowl.jpg"):
+        with pytest.raises(UsageError, match=r"expected words after ~ in .*, got a picture"):
+            split_entries([contrast])
+    assert split_entries(["cup|@~/a~b.jpg|@c.jpg"])[1] == ["cup|@~/a~b.jpg", "cup|@c.jpg"]
+    assert split_entries(["@cup.jpg|cup~bowl"]) == (["cup~bowl"], ["cup~bowl|@cup.jpg"])
     with pytest.raises(UsageError, match="expected a list of exemplars"):
         Localizer("mini", exemplars="cup=@a.jpg")
 

@@ -98,8 +98,9 @@ def test_of_a_single_name_the_score_is_its_cosine(tmp_path):
 
 
 def test_other_names_take_part_in_the_softmax(tmp_path):
-    (tmp_path / "names.txt").write_text("dog\nbus\n")
-    document = document_of("explain", CAT, "-p", "cat", "--among", tmp_path / "names.txt", *FAST, "--out", tmp_path)
+    (tmp_path / "names.txt").write_text("dog\nbus\ncat|tabby\n")  # the last is what is explained, by other synonyms
+    among = ("--among", tmp_path / "names.txt")
+    document = document_of("explain", CAT, "-p", "cat|kitten", *among, *FAST, "--out", tmp_path)
     assert (document["score"], document["among"]) == ("probability", 3)
     assert len(document["names"]) == 1
 
@@ -110,6 +111,7 @@ def test_other_names_take_part_in_the_softmax(tmp_path):
         ((), "expected PICTURE, got none: cliploc explain street.jpg"),
         ((CAT,), "expected at least one name to explain, got none"),
         ((CAT, "-p", "@cup.jpg", "--method", "cam"), "expected names in words, got '@cup.jpg'"),
+        ((CAT, "-p", "cat", "-p", "cat"), "expected each name once, got 'cat' 2 times"),
         ((CAT, "-p", "cat", "--method", "camm"), "camm"),
         (
             (CAT, "-p", "cat", "--method", "cam", "--target", "label"),

@@ -541,6 +541,8 @@ def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbon
         same(result, localizer(result.source, ["red"]))
     with pytest.raises(InputError, match=r"1\.png: not a picture that can be read"):
         list(localizer.stream(paths, ["red"]))
+    with pytest.raises(UsageError, match="expected on_error to be one of raise, skip, got 'ignore'"):
+        list(localizer.stream(paths, ["red"], on_error="ignore"))
     assert decoders() == []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from cliploc.errors import UsageError
 
 BOX = re.compile(r"\[([^\[\]]*)\]$")
+IN_CONTRAST = re.compile(r"(^|\|)\s*[^@|\s][^|]*~(.*\|)?\s*@")  # a file behind the ~ of a name; paths may hold ~ too
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def split_entries(entries: Sequence[str]) -> tuple[list[str], list[str]]:
     exemplars: list[str] = []
     for entry in entries:
         head, only, rest = entry.partition("=@")
+        if not only and IN_CONTRAST.search(entry):
+            raise UsageError(f"expected words after ~ in {entry!r}, got a picture: only names can be pictures")
         words = [] if only else [word for word in entry.split("|") if not word.strip().startswith("@")]
         files = [word.strip().removeprefix("@").strip() for word in (f"@{rest}" if only else entry).split("|")
                  if word.strip().startswith("@")]  # fmt: skip

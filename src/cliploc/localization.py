@@ -244,7 +244,10 @@ class Localization:
         return self.by(rule, 0.0).boxes
 
     def by(self, rule: BoxRule, min_presence: float) -> Localization:
-        """The same maps with boxes by another rule, and another minimum presence; no model runs."""
+        """The same maps with boxes by another rule, and a minimum presence from the run's on; no model runs.
+
+        Names that are not in the picture by the run's minimum stay so by a lower one.
+        """
         again = [self.verdict(p) == "unsure" for p in range(len(self.names))]
         if self.judged is not None:
             again = (self.judged.contrasted | again).tolist()

@@ -191,6 +191,8 @@ def test_what_is_refused_is_one_line_and_nothing_is_written(folder, tmp_path, ar
 
 def test_an_input_is_not_overwritten(folder):
     assert "is read by this run" in refused("calibrate", folder, "--truth", "folder", "--out", folder / "0.png")
+    said = refused("calibrate", folder, "--truth", "folder", "--out", folder)
+    assert f"expected --out as a file, got the folder {folder}" in said  # at once, not when all is computed
 
 
 def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):

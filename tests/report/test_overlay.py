@@ -315,6 +315,20 @@ def test_wrong_options_are_refused_in_a_line(build: Build) -> None:
         draw_overlay(build(), opacity=1.5)
     with pytest.raises(UsageError, match="'dog' was not asked for, only cat"):
         draw_overlay(build(), ["dog"])
+    with pytest.raises(UsageError, match="expected a list of names, got the single text 'cat'"):
+        draw_overlay(build(), "cat")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size_wh", [(2000, 31), (31, 2000)])
+def test_the_caption_finds_its_place_in_a_very_wide_picture(build: Build, size_wh: tuple[int, int]) -> None:
+    draw_overlay(replace(build(size_wh=size_wh), method="CAM"))
+
+
+def test_of_no_names_the_picture_itself_is_drawn(build: Build) -> None:
+    result = replace(build(), method="CAM")
+    assert np.array_equal(np.asarray(draw_overlay(result, [], caption=False)), np.asarray(result.image))
+    assert draw_overlay(result, []).size == result.image.size
 
 
 def test_the_palette_grows_lighter_all_the_way() -> None:

@@ -226,6 +226,7 @@ def test_options_replace_what_the_set_has_and_nothing_else():
     [
         ("voc20", {"background_threshold": 0.1}, "voc20 has no background, but --background-threshold needs one"),
         ("imagenet_seg", {"stride": 56}, "imagenet_seg has one window and one name: leave --stride out"),
+        ("voc21", {"window": 64}, "expected --stride of at most 64, the side of a window, got 112, which"),
         ("voc", {}, "expected the segmentation set to be one of ade20k, ade847, cityscapes"),
     ],
 )

@@ -12,7 +12,7 @@ from cliploc._files import Inputs, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
-from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, print_result, say_next, say_problems, titled, writable
+from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, print_result, say_next, say_problems, titled
 from cliploc.config import Options, words_of
 from cliploc.errors import UsageError
 
@@ -61,7 +61,7 @@ def _learning(
     asked: TruthFlags, out: Path, options: Options, terminal: Terminal
 ) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
-    writable(out.resolve().parent)
+    file_writable(out)
     with terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
         from cliploc.datasets import BY_DESIGN
 

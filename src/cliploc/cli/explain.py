@@ -91,9 +91,12 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     of_methods = options_of_methods(given, asked.option)
     of_methods |= {name: {} for name in BASELINES if name not in given and not asked.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in of_methods}
-    names = list(dict.fromkeys([*prompt, *(asked_names(None, among) if among else [])]))
-    refuse_exemplars(names, "explain")
-    prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
+    more = list(dict.fromkeys(asked_names(None, among) if among else []))
+    refuse_exemplars([*prompt, *more], "explain")
+    # refused before a model is loaded
+    explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
+    labels = prompts.parse(more, contrasts=False).names if more else ()
+    names = [*prompt, *(entry for entry, label in zip(more, labels, strict=True) if label not in explained)]
     folder = writable(asked.out)
     Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
     picture = load(photo).image

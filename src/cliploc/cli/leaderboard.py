@@ -21,7 +21,16 @@ from cliploc.cli.options import (
     refuse_unknown,
     refuse_unknown_dataset,
 )
-from cliploc.cli.output import DONE, SOME_FAILED, print_document, say_failures, say_next, titled, writable
+from cliploc.cli.output import (
+    DONE,
+    SOME_FAILED,
+    file_writable,
+    print_document,
+    say_failures,
+    say_next,
+    titled,
+    writable,
+)
 from cliploc.config import Options, parse_list
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
@@ -191,7 +200,7 @@ def _page(asked: LeaderboardFlags) -> int:
     if asked.out is None:
         raise UsageError("expected --out, the HTML file, got none: add --out leaderboard.html")
     terminal, out = Terminal(), user_path(asked.out)
-    writable(out.resolve().parent)
+    file_writable(out)
     write_leaderboard_page([user_path(one) for one in asked.folders or ()], out)
     terminal.data(printable(str(out)))
     return DONE

@@ -117,6 +117,13 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def file_writable(path: Path) -> None:
+    """The same for a file: checks its folder, which it makes, and that the path is not a folder itself."""
+    if path.is_dir():
+        raise UsageError(f"expected --out as a file, got the folder {path}: add the file's name")
+    writable(path.resolve().parent)
+
+
 def write(path: Path, content: bytes) -> None:
     """Writes a file of results. A link with its name is replaced, and the link's target stays as it is."""
     try:

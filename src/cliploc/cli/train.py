@@ -10,7 +10,7 @@ from cliploc._files import alone_writing, user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
-from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, say_next, writable
+from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, say_next
 from cliploc.config import Options, choice, words_of
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
@@ -54,7 +54,7 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     if name is None:
         raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {asked.method!r}")
     out, size = asked.out, options.image_size
-    writable(user_path(out).resolve().parent)
+    file_writable(user_path(out))
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from cliploc import prompts
+from cliploc.config import choice
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import ImageLike, Picture, load
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cliploc.teaching.lesson import Lesson
 
 OnError = Literal["raise", "skip"]
+_checked_on_error = choice("on_error", get_args(OnError))
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
 
@@ -148,6 +150,7 @@ class Preparation:
         self, requests: Iterable[Request], ahead: int, on_error: OnError
     ) -> Generator[Prepared | Unreadable, None, None]:
         """Reads pictures in order, `ahead` of them before the caller takes them."""
+        _checked_on_error(on_error)
         jobs = self._jobs(requests)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
         waiting: deque[tuple[Request, str, Callable[[], Prepared]]] = deque()

@@ -45,6 +45,8 @@ def draw_overlay(
     """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
     if not is_number(opacity, 0, 1):
         raise UsageError(f"expected an opacity from 0 to 1, got {short(opacity)}")
+    if isinstance(names, str):  # which Python reads as a list of letters
+        raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     if unknown := [name for name in names or () if name not in result.names]:
         raise UsageError(f"{unknown[0]!r} was not asked for, only {', '.join(result.names)}: choose one of these")
     indices = [i for i, name in enumerate(result.names) if names is None or name in names]
@@ -175,12 +177,13 @@ def draw_names(
     plates = paint_boxes(image, result, colours, dense) if boxes else _draw.Plates(image, _draw.text_size(image.size))
     if caption and (run := run_line(result)):
         name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
-        small = [_heat(result, index, 64) for index in indices[:MOST_PANELS]]
+        small = [_heat(result, index, 64) for index in indices[:MOST_PANELS]] or [np.zeros((1, 1), np.float32)]
         hottest = np.max(small, axis=0, initial=0, keepdims=False)  # [h, w]
         ratio = np.array(hottest.shape[::-1] * 2) / np.array(image.size * 2)
 
         def mean_heat(rectangle: _draw.Rectangle) -> float:
             x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)
+            x0, y0 = min(x0, hottest.shape[1] - 1), min(y0, hottest.shape[0] - 1)  # of a picture much wider than high
             return float(hottest[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].mean())
 
         plates.resized(0.8).note(" · ".join([*name, run]), mean_heat)

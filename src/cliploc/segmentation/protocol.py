@@ -64,7 +64,13 @@ class Protocol:
             raise UsageError(f"{self.name} has no background, but --{flag} needs one: leave it out")
         if self.one_thing and (left := [name for name in given if name != "position_rule"]):
             raise UsageError(f"{self.name} has one window and one name: leave --{left[0].replace('_', '-')} out")
-        return replace(self, **given)
+        made = replace(self, **given)
+        if 0 < made.window < made.stride:
+            raise UsageError(
+                f"expected --stride of at most {made.window}, the side of a window, got {made.stride}, which leaves "
+                f"pixels out: give --stride {max(1, made.window // 2)}"
+            )
+        return made
 
     def describe(self) -> dict[str, Any]:
         """Its values without the classes, which are the dataset's, for a run's identity."""
