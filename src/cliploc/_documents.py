@@ -158,9 +158,9 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def lines_of(path: str | Path, most: int = MOST_TEXT) -> list[str]:
+def lines_of(path: str | Path) -> list[str]:
     """The lines of a text file; errors as in `read_text`."""
-    return read_text(path, most).splitlines()
+    return read_text(path).splitlines()
 
 
 # ------------------------------------------------------------------------------------------------------------- schemas

@@ -224,13 +224,8 @@ def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
 
 
 def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
-    """The offsets of windows along x and along y, in their order, row by row."""
-    first = windows[0]
-    if any((window.input_hw, window.resized_wh) != (first.input_hw, first.resized_wh) for window in windows):
-        raise ValueError("expected windows of window size, on a picture of window size")
+    """The offsets along x and along y of the windows of one call of `Frame.windows`."""
     lefts, tops = (sorted({window.offset_xy[axis] for window in windows}, reverse=True) for axis in (0, 1))
-    if [window.offset_xy for window in windows] != [(left, top) for top in tops for left in lefts]:
-        raise ValueError("expected windows in rows and columns")
     return lefts, tops
 
 
@@ -347,8 +342,8 @@ class Mosaic:
 
     def _mean(self) -> tuple[Tensor, Tensor]:
         """The mean `[P, h, w]`, 0 where no window lies, and the number of windows `[h, w]`."""
-        if self._total is None or self._covered is None:
-            raise ValueError("expected at least one window to be added")
+        assert self._total is not None
+        assert self._covered is not None
         return (self._total / self._covered.clamp(min=1)[..., None]).permute(2, 0, 1), self._covered
 
 
