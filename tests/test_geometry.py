@@ -81,12 +81,6 @@ def test_boxes_come_back_inside_the_picture_unless_told_not_to(data):
     np.testing.assert_allclose(frame.to_input(frame.to_original(far, clip=False)), far, atol=1e-6)
 
 
-def test_no_boxes_are_no_boxes():
-    frame = Frame.fit("crop", (30, 40), (32, 32))
-    assert frame.to_input(np.zeros((0, 4))).shape == (0, 4)
-    assert frame.to_original([]).shape == (0, 4)
-
-
 # ------------------------------------------------------------------------------------------------------------ frames
 @given(frames())
 def test_each_policy_shows_what_it_promises(frame):
@@ -292,12 +286,6 @@ def test_windows_of_a_slope_stitched_together_are_the_slope(policy, height, widt
     shown = (x > x0) & (x < x1) & (y > y0) & (y < y1)
     np.testing.assert_allclose(mosaic.mean()[0][shown], ((x - ox) / sx)[shown], atol=atol)
     np.testing.assert_allclose(mosaic.mean()[1][shown], ((y - oy) / sy)[shown], atol=atol)
-
-
-def test_where_windows_overlap_the_map_is_their_mean():
-    windows = Frame.windows((8, 12), (8, 8), 1)  # the second begins at x = 4
-    stitched = Frame.fit("squash", (8, 12), (8, 12)).stitch(windows, torch.tensor([1.0, 3.0]).view(2, 1, 1, 1))
-    assert stitched[0, 0].tolist() == [1] * 4 + [2] * 4 + [3] * 4
 
 
 # --------------------------------------------------------------------------------------------------------------- IoU

@@ -212,7 +212,8 @@ def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True)):
     of_names = np.stack([np.array(there), np.zeros(3)], axis=1)
     frame = Frame.fit("squash", (60, 80), (32, 32))
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
-    return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes))
+    rest = {"contrasts": [()] * 3, "learnt": (), "alike": np.full(3, np.nan)}
+    return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes), **rest)
 
 
 def boxes_of(*scored):

@@ -148,8 +148,6 @@ class SemanticHead(nn.Module, ABC):
         Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the last layer of a closed
         head; with `unit_places` the mean of cosines, times the tower's logit scale.
         """
-        if not self.closed and text is None:
-            raise ValueError("expected the classes' text embeddings for an open head, got none: pass text")
         weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
         if self.config.unit_places and text is not None:
             pooled = torch.einsum("bdhw,hw->bd", self.maps(seen), weights)
