@@ -37,7 +37,8 @@ def test_a_recipe_is_its_method_with_its_options(name):
 
 def test_a_named_method_runs_as_published():
     published = localizer_of("mini", method="cam")
-    assert (published.refine, published.options.windows, published.options.scales) == ((), (), (1.0,))
+    options = published.options
+    assert (options.refine, options.windows, options.scales, options.second_look) == ((), (), (1.0,), False)
     assert published.box_rule.threshold == published.method.threshold
     by_recipe = localizer_of("mini")
     [compared] = by_recipe.compare(CAT, NAMES, ["cam"])
