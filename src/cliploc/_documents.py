@@ -93,8 +93,6 @@ def checked(value: Any, kind: Any) -> Any:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, ValueError) as error:
         raise DocumentError(str(error)) from None
-    except RecursionError:
-        raise DocumentError("nested too deeply") from None
     return value
 
 
