@@ -595,16 +595,13 @@ def test_what_was_read_ahead_is_dropped_when_a_picture_is_broken(backbones, monk
 
 def test_a_broken_picture_keeps_its_place_in_the_batch(backbones, tmp_path, monkeypatch):
     """So that the others meet the same neighbours as when it is whole, and a resumed run gives the same bytes."""
-    batches = []
-    plain = Flow.compute
-    monkeypatch.setattr(
-        Flow,
-        "compute",
-        lambda self, batch, *rest, **more: (
-            batches.append([one.picture.source for one in batch if isinstance(one, Prepared)])
-            or plain(self, batch, *rest, **more)
-        ),
-    )
+    batches, plain = [], Flow.compute
+
+    def spied(self, batch, *rest, **more):
+        batches.append([one.picture.source for one in batch if isinstance(one, Prepared)])
+        return plain(self, batch, *rest, **more)
+
+    monkeypatch.setattr(Flow, "compute", spied)
     pictures = [TALL, tmp_path / "no.png", SQUARE, WIDE, tmp_path / "neither.png", tmp_path / "nor.png", TALL]
     results = list(build(backbones["gap_cnn"], batch_size=2).stream(pictures, ["red"], on_error="skip"))
     assert batches == [["image 0"], ["image 2", "image 3"], [], ["image 6"]]
