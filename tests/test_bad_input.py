@@ -236,12 +236,6 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_lo
         assert said == f"cliploc: cannot write to {open_folder}: Permission denied: choose another folder with --out\n"
 
 
-def test_the_same_photo_twice_is_done_twice(tmp_path):
-    result = localize(CAT, CAT, "-p", "cat", "--out", tmp_path)
-    assert result.code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"cat_overlay.jpg", "cat_overlay-2.jpg", "results.json"}
-
-
 def test_a_deleted_working_directory_is_one_line(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()

@@ -15,6 +15,7 @@ from cliploc.jobs.labels import labels_of
 from cliploc.memory import Memory
 from cliploc.pipeline import presence as module
 from cliploc.pipeline import texts
+from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.presence import Bank, bank_names, with_windows
 from cliploc.pipeline.texts import Texts
 from cliploc.report import to_document
@@ -117,15 +118,9 @@ def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
 
 def test_windows_count_as_they_do_for_calibrated_models(gap):
     localizer = build(gap, min_presence=0.5, windows=(2,))
-    computed = localizer._own.compute(
-        [localizer._own.preparation.prepare(*next(localizer._own.preparation._jobs(requests_of(WIDE))))],
-        SILENT.masked,
-        [localizer._task],
-        None,
-        SILENT,
-        absent_maps=True,
-        lessons=False,
-    )()
+    with localizer._own.batches([Request(0, WIDE, ["red", "green"])], "raise") as batches:
+        [batch] = batches
+    computed = localizer._own.compute(batch, SILENT.masked, [localizer._task], None, SILENT, True, False)()
     found = localizer(WIDE, ["red", "green"])
     views = torch.cat([computed.embedding, computed.windows[0]])
     standing = Bank(Texts(gap, ("{}",))).standing(views, [("red",), ("green",)])
@@ -133,12 +128,6 @@ def test_windows_count_as_they_do_for_calibrated_models(gap):
     np.testing.assert_allclose(found.presence, expected, atol=1e-5)
     np.testing.assert_array_equal(found.ranks, standing.rank.amin(dim=0))
     np.testing.assert_allclose(found.probabilities, standing.probability.amax(dim=0), atol=1e-5)
-
-
-def requests_of(image):
-    from cliploc.pipeline.prepare import Request
-
-    return [Request(0, image, ["red", "green"])]
 
 
 def test_a_minimum_of_zero_boxes_all_and_embeds_no_bank(gap):

@@ -132,7 +132,7 @@ def test_an_unknown_contrast_makes_the_name_unknown():
     ],
 )
 def test_a_contrast_is_refused_where_it_means_nothing(use, backbones):
-    with pytest.raises(UsageError, match="expected a name without a contrast here, got 'red~green'"):
+    with pytest.raises(UsageError, match=r"a name without a contrast here, got 'red~green': leave it out from ~ on$"):
         use(backbones["gap_cnn"])
 
 

@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliploc import _documents, prompts
+from cliploc import prompts
 from cliploc._documents import (
     AnnotatedRow,
     DocumentError,
-    PartCheck,
     checked,
     parse_json,
     read_bytes,
-    read_json,
     read_text,
     refuse_other,
 )
@@ -172,11 +170,3 @@ def test_any_value_of_a_row_passes_or_does_not(key, value):
     except DocumentError:
         return
     json.dumps(row, allow_nan=False)  # so that exports can be written
-
-
-def test_a_document_is_read_in_one_place(tmp_path):
-    (tmp_path / "a.json").write_text('{"sha256": 3, "stamps": []}')
-    assert read_json(tmp_path / "a.json")["sha256"] == 3
-    with pytest.raises(DocumentError, match=r"Expected `str`, got `int` - at `\$\.sha256`"):
-        read_json(tmp_path / "a.json", PartCheck)
-    assert _documents.MOST_TEXT < _documents.MOST_DOCUMENT

@@ -24,6 +24,8 @@ def test_attention_times_values_is_what_the_block_gathers(vit):
     q, k, v = inside.projections(-1)
     own = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
     assert_rounded(own, inside.attention(-1), inside.backbone)
+    class_token, patches = inside.attention(-1)[:, 0], inside.class_attention(-1)  # [H, T], [H, h, w]
+    assert torch.equal(patches.flatten(1), class_token[:, inside.tower.prefix_tokens :])
     end = inside.tower.end(inside.trace.entering[-1], -1, inside.grid)
     assert_rounded(end.gathered[0], own @ v, inside.backbone)
     assert_rounded(end.tokens()[0], inside.tokens(-1), inside.backbone)
@@ -71,9 +73,6 @@ def test_what_is_not_there_is_said():
     assert -1 in lean.trace.attention
     with pytest.raises(UsageError, match="expected a method with method_options"):
         vit.trace(CAT, NAMES, method_options={"blocks": 1})
-    if not vit.backbone.prefix_tokens:
-        with pytest.raises(UsageError, match="mini-vit has no class token"):
-            vit.trace(CAT, NAMES).class_attention()
 
 
 def test_a_picture_that_cannot_be_used_is_named_in_one_line(vit):

@@ -214,17 +214,15 @@ def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
         assert np.allclose(heat, found["layer_cam"].maps_over_picture(x.shape[-2:]), atol=1e-5)
     # A metric that asks for maps of changed pictures, and one that asks for maps of changed models.
     sensitivity = quantus.MaxSensitivity(nr_samples=2, lower_bound=0.1, normalise=False, disable_warnings=True)
-    scores = sensitivity(
-        model=model, x_batch=x, y_batch=targets, a_batch=maps, explain_func=explain,
-        explain_func_kwargs={"method": "layer_cam"}, channel_first=True, device="cpu",
-    )  # fmt: skip
+    asked = {
+        "model": model, "x_batch": x, "y_batch": targets, "a_batch": maps, "explain_func": explain,
+        "explain_func_kwargs": {"method": "layer_cam"}, "channel_first": True, "device": "cpu",
+    }  # fmt: skip
+    scores = sensitivity(**asked)
     assert all(0 < score < 10 for score in scores)
     before = [one.clone() for one in model.backbone.parameters()]
     random = quantus.MPRT(skip_layers=True, return_last_correlation=True, normalise=False, disable_warnings=True)
-    found = random(
-        model=model, x_batch=x, y_batch=targets, a_batch=maps, explain_func=explain,
-        explain_func_kwargs={"method": "layer_cam"}, channel_first=True, device="cpu",
-    )  # fmt: skip
+    found = random(**asked)
     assert all(-1 <= score < 0.99 for score in found)
     assert all(one.equal(old) for one, old in zip(model.backbone.parameters(), before, strict=True))
 

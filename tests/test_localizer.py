@@ -479,16 +479,10 @@ def test_a_member_of_an_ensemble_that_returns_another_shape_is_named(gap, monkey
 
 
 CALLS = [  # lists of names that are refused themselves are in tests/test_prompts.py
-    (TALL, [], "expected at least one name to look for, got none"),
-    (TALL, "red", "expected a list of names, got the single text 'red': write ['red']"),
     (TALL, None, "expected a list of names, got NoneType: write them as ['cat', 'dog']"),
-    (TALL, {"red": 1}, "expected a list of names, got dict"),
     (TALL, np.array(["red", "blue"]), "expected a list of names, got ndarray"),
     (TALL, [None], "expected a list of names, got NoneType"),
-    (TALL, [b"red"], "expected a list of names, got bytes"),
-    (TALL, ["red", None], "expected each name to be a text, got None"),
     ([TALL, WIDE], [["red"]], "expected a list of names for each of 2 pictures, got 1 lists"),
-    ([TALL], [["red"], ["blue"]], "expected a list of names for each of 1 pictures, got 2 lists"),
     ([TALL, WIDE], [["red"], "blue"], "expected a list of names, got the single text 'blue': write ['blue']"),
     ([TALL, WIDE], [["red"], []], "expected at least one name to look for, got none"),
     (7, ["red"], "expected a path, a PIL image or a numpy array, got int"),
@@ -603,16 +597,13 @@ def test_what_was_read_ahead_is_dropped_when_a_picture_is_broken(backbones, monk
 
 def test_a_broken_picture_keeps_its_place_in_the_batch(backbones, tmp_path, monkeypatch):
     """So that the others meet the same neighbours as when it is whole, and a resumed run gives the same bytes."""
-    batches = []
-    plain = Flow.compute
-    monkeypatch.setattr(
-        Flow,
-        "compute",
-        lambda self, batch, *rest, **more: (
-            batches.append([one.picture.source for one in batch if isinstance(one, Prepared)])
-            or plain(self, batch, *rest, **more)
-        ),
-    )
+    batches, plain = [], Flow.compute
+
+    def spied(self, batch, *rest, **more):
+        batches.append([one.picture.source for one in batch if isinstance(one, Prepared)])
+        return plain(self, batch, *rest, **more)
+
+    monkeypatch.setattr(Flow, "compute", spied)
     pictures = [TALL, tmp_path / "no.png", SQUARE, WIDE, tmp_path / "neither.png", tmp_path / "nor.png", TALL]
     results = list(build(backbones["gap_cnn"], batch_size=2).stream(pictures, ["red"], on_error="skip"))
     assert batches == [["image 0"], ["image 2", "image 3"], [], ["image 6"]]

@@ -107,12 +107,8 @@ def test_a_method_that_was_stopped_goes_on_where_it_was() -> None:
 
 
 def test_threads_that_ask_for_one_picture_share_a_forward_pass_and_others_do_not_wait() -> None:
-    backbone, memory, began, goes_on = (
-        Counting(tower("gap_cnn", (8, 8))),
-        Memory(),
-        threading.Event(),
-        threading.Event(),
-    )
+    backbone, memory = Counting(tower("gap_cnn", (8, 8))), Memory()
+    began, goes_on = threading.Event(), threading.Event()
     trace = backbone.trace
 
     def waits(images: Any, needs: Any) -> Any:

@@ -53,18 +53,20 @@ def test_all_sentences_reach_the_encoder_in_one_call(names, templates, sentences
 
 
 @pytest.mark.parametrize(
-    ("typed", "synonyms"),
+    ("typed", "name", "words", "contrast"),
     [
-        ("cat", ("cat",)),
-        ("  black \t cat ", ("black cat",)),
-        ("cat | kitten|tabby  cat", ("cat", "kitten", "tabby cat")),
-        ("猫|🐈", ("猫", "🐈")),
-        ("x" * 300, ("x" * 300,)),
+        ("cat", "cat", ("cat",), ()),
+        ("  black \t cat ", "black cat", ("black cat",), ()),
+        ("cat | kitten|tabby  cat", "cat", ("cat", "kitten", "tabby cat"), ()),
+        ("猫|🐈", "猫", ("猫", "🐈"), ()),
+        ("x" * 300, "x" * 300, ("x" * 300,), ()),
+        ("helmet~bare head", "helmet~bare head", ("helmet",), ("bare head",)),
+        (" helmet | hard  hat ~ hair|bare head", "helmet~hair", ("helmet", "hard hat"), ("hair", "bare head")),
     ],
 )
-def test_what_is_typed(typed, synonyms):
-    texts = prompts.parse([typed, "something else"])
-    assert texts == TextSet((synonyms[0], "something else"), (synonyms, ("something else",)), prompts.DEFAULT_TEMPLATES)
+def test_what_is_typed(typed, name, words, contrast):
+    texts = prompts.parse([typed, "helmet"])
+    assert texts == TextSet((name, "helmet"), (words, ("helmet",)), prompts.DEFAULT_TEMPLATES, (contrast, ()))
     assert len(texts) == 2
 
 
@@ -94,28 +96,6 @@ def test_names_that_are_refused(names, text):
         prompts.parse(names)
     assert str(error.value) == text
     assert "\n" not in text
-
-
-@pytest.mark.parametrize(
-    ("typed", "name", "words", "contrast"),
-    [
-        ("helmet~bare head", "helmet~bare head", ("helmet",), ("bare head",)),
-        (" helmet | hard  hat ~ hair|bare head", "helmet~hair", ("helmet", "hard hat"), ("hair", "bare head")),
-        ("cat", "cat", ("cat",), ()),
-    ],
-)
-def test_a_contrast_follows_a_name_and_its_synonyms(typed, name, words, contrast):
-    texts = prompts.parse([typed, "helmet"])
-    assert texts.names == (name, "helmet")
-    assert texts.synonyms == (words, ("helmet",))
-    assert texts.contrasts == (contrast, ())
-    assert texts != prompts.parse([typed.partition("~")[0], "something"])
-
-
-def test_a_contrast_is_refused_where_it_means_nothing():
-    with pytest.raises(UsageError) as error:
-        prompts.parse(["cat~dog"], contrasts=False)
-    assert str(error.value) == "expected a name without a contrast here, got 'cat~dog': leave it out from ~ on"
 
 
 def test_limits_of_what_is_typed(monkeypatch):

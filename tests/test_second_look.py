@@ -212,7 +212,8 @@ def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True)):
     of_names = np.stack([np.array(there), np.zeros(3)], axis=1)
     frame = Frame.fit("squash", (60, 80), (32, 32))
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
-    return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes))
+    rest = {"contrasts": [()] * 3, "learnt": (), "alike": np.full(3, np.nan)}
+    return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes), **rest)
 
 
 def boxes_of(*scored):
@@ -296,14 +297,9 @@ def test_a_second_look_runs_on_every_kind_of_tower(kind, photo, backbones):
     assert found.presence_rule == "bank"  # calibrated on other models
     assert ((found.boxes.score > 0) & (found.boxes.score < 1)).all()
     plain = build(model, **{**how, "second_look": False})(photo, ["red", "blue"])
-    assert plain.judged is None
+    assert (plain.judged, plain.second_look, len(plain.unsure)) == (None, None, 0)
     np.testing.assert_array_equal(np.sort(plain.boxes.xyxy, axis=0), np.sort(found.boxes.xyxy, axis=0))
     np.testing.assert_array_equal(plain.maps, found.maps)
-
-
-def test_a_named_method_has_no_second_look():
-    found = localizer_of("mini", method="cam")(CAT, ["cat", "sofa"])
-    assert (found.judged, found.second_look, len(found.unsure)) == (None, None, 0)
 
 
 # ------------------------------------------------------------------------------------------------------ calibration

@@ -66,17 +66,12 @@ def test_a_flipped_bit_anywhere_never_changes_an_embedding(folder):
     assert path.read_bytes() == whole
 
 
-def test_nothing_but_whole_files_lies_there(folder):
-    cache = TextCache(folder, "weights")
-    cache.put(WORDS, TEMPLATES, VECTOR)
-    assert [path.suffix for path in cache.folder.iterdir()] == [".safetensors"]
-    blocked = TextCache(folder / "file", "weights")
+def test_a_folder_that_cannot_be_made_and_a_full_disk_stop_nothing_and_leave_no_part_behind(folder, monkeypatch):
+    folder.mkdir(parents=True)
     (folder / "file").write_text("in the way of the folder")
+    blocked = TextCache(folder / "file", "weights")
     blocked.put(WORDS, TEMPLATES, VECTOR)
     assert blocked.get(WORDS, TEMPLATES, 2) is None
-
-
-def test_a_full_disk_leaves_no_part_behind(folder, monkeypatch):
     cache = TextCache(folder, "weights")
 
     def full(self, target):

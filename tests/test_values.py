@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cliploc.errors import UsageError
 from cliploc.tower import Needs
-from cliploc.values import Boxes, TextSet, told_apart
+from cliploc.values import Boxes, told_apart
 
 indices = st.one_of(st.just("all"), st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple))
 needs = st.builds(Needs, st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple), indices, indices)
@@ -35,16 +35,6 @@ def test_the_union_of_needs_serves_both_and_no_more(a, b):
 def test_needs_count_from_the_end(field, index):
     with pytest.raises(UsageError, match=rf"Needs\.{field} counts from the end \(−1 is the last\), got \({index},\)"):
         Needs(**{field: (index,)})
-
-
-def test_names_and_synonyms_belong_together():
-    with pytest.raises(UsageError, match="expected at least one name to look for, got none"):
-        TextSet((), (), ("{}",))
-    with pytest.raises(ValueError, match="2 names but 1 lists of synonyms"):
-        TextSet(("a", "b"), (("a",),), ("{}",))
-    for template in ("a", "{} {}", "{0}"):
-        with pytest.raises(UsageError, match=r"expected a template with one \{\} for the name, got"):
-            TextSet(("a",), (("a",),), (template,))
 
 
 def boxes(n=3, **changes):

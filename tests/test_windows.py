@@ -1,5 +1,6 @@
 """Windows of a picture, seen one by one and put together: by hand, and what must not depend on them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,7 +119,8 @@ def test_a_picture_too_narrow_for_windows_is_seen_as_a_whole_beside_others(backb
 
 @pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("hw", [(48, 64), (90, 41)])
-def test_views_on_a_grid_are_their_mean_over_the_input_averaged_in_cells(policy, hw):
+@pytest.mark.parametrize("fading", [False, True])
+def test_views_on_a_grid_are_their_mean_over_the_input_averaged_in_cells(policy, hw, fading):
     """No map over the input is made: its least and greatest values are found between the places of the views."""
     small, large = (Frame.fit(policy, hw, side) for side in ((64, 64), (96, 96)))
     windows = [Frame.windows(hw, (64, 64), multiple) for multiple in (1.5, 2)]
@@ -129,7 +131,8 @@ def test_views_on_a_grid_are_their_mean_over_the_input_averaged_in_cells(policy,
     for values in maps:
         values[:, 0] = 0
     picture = SimpleNamespace(frames=(small,))
-    joined = Joined([[one] for one in zip(looks, maps, strict=True)], [picture])
+    joined = Joined([[one] for one in zip(looks, maps, strict=True)], [picture], fading=fading)
+    assert not fading or not torch.equal(joined.of(0, range(4)), replace(joined, fading=False).of(0, range(4)))
     for grid in ((16, 16), (7, 9)):
         expected = F.interpolate(joined.of(0, range(4))[None], grid, mode="area")[0]
         found = joined.on_grid(0, range(4), grid)
@@ -187,20 +190,6 @@ def test_windows_that_fade_have_no_seam_and_count_whole_where_one_is_alone():
     assert fading[32:].tolist() == [1.0] * 16
     within = (torch.arange(16) + 0.5) / 16  # of the overlap: one window's weight rises as the other's falls
     torch.testing.assert_close(fading[16:32], within)
-
-
-@pytest.mark.parametrize("policy", ["squash", "pad"])
-def test_windows_that_fade_on_a_grid_are_those_over_the_input_averaged_in_cells(policy):
-    frame = Frame.fit(policy, (48, 64), (64, 64))
-    windows = Frame.windows((48, 64), (64, 64), 1.5)
-    looks = [Look((frame,), (0,), False, scale=0), Look(windows, (0,) * len(windows), False, windows=0)]
-    rng = torch.Generator().manual_seed(0)
-    maps = [torch.randn(len(look.frames), 3, 5, 6, generator=rng).relu() for look in looks]
-    views = [[one] for one in zip(looks, maps, strict=True)]
-    joined = Joined(views, [SimpleNamespace(frames=(frame,))], fading=True)
-    assert not torch.equal(joined.of(0, range(3)), Joined(views, joined.batch).of(0, range(3)))
-    expected = F.interpolate(joined.of(0, range(3))[None], (7, 9), mode="area")[0]
-    assert_rounded(joined.on_grid(0, range(3), (7, 9)), expected, 2 * 64 * 64)
 
 
 def test_a_vits_windows_fade_and_a_cnns_do_not(backbones):

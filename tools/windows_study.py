@@ -47,7 +47,7 @@ def looked_at(localizer: Localizer, photo: Photo, kept: Path) -> dict[str, Tenso
         mosaic = Mosaic(whole, (28, 28))
         for window in Frame.windows(hw, backbone.input_hw, WINDOWS[-1]):
             mosaic.add(window, features(window))
-        found = {"heat": heat, "whole": features(whole), "windows": mosaic.mean()}
+        found = {"heat": heat, "whole": features(whole), "windows": mosaic.mean_feature()}
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez(kept, **{name: values.numpy().astype(np.float16) for name, values in found.items()})
     with np.load(kept) as file:

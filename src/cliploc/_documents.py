@@ -93,8 +93,6 @@ def checked(value: Any, kind: Any) -> Any:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, ValueError) as error:
         raise DocumentError(str(error)) from None
-    except RecursionError:
-        raise DocumentError("nested too deeply") from None
     return value
 
 
@@ -158,9 +156,9 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def lines_of(path: str | Path, most: int = MOST_TEXT) -> list[str]:
+def lines_of(path: str | Path) -> list[str]:
     """The lines of a text file; errors as in `read_text`."""
-    return read_text(path, most).splitlines()
+    return read_text(path).splitlines()
 
 
 # ------------------------------------------------------------------------------------------------------------- schemas

@@ -23,10 +23,7 @@ DEMO = "demo:"  # before the file name of a photograph of the package
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as users write it, with `~` and `~name` replaced by that home folder, if there is one, as in a shell."""
-    try:
-        return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
-    except ValueError:  # a null character in the user's name
-        return Path(path)
+    return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
 
 
 def demo_folder() -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from cliploc._files import demo_folder, write_whole
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization, Verdict
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import Reporter
 from cliploc.values import GOOD_IOU, FloatArray
 
 if TYPE_CHECKING:
@@ -61,26 +61,6 @@ class DemoRow:
         return self.iou is not None and self.iou < GOOD_IOU
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo found and wrote."""
-
-    rows: tuple[DemoRow, ...]  # one for each photo and name
-    page: Path  # the HTML file
-    overlays: tuple[Path, ...]  # the pictures
-    beside: tuple[float, ...] = ()  # `ious` of the localizer shown beside
-
-    @property
-    def ious(self) -> list[float]:
-        """Of the names that are in their photo."""
-        return [row.iou for row in self.rows if row.iou is not None]
-
-    @property
-    def absent(self) -> list[DemoRow]:
-        """The names that are not in their photo."""
-        return [row for row in self.rows if not row.there]
-
-
 def demo_photos() -> Iterator[DemoPhoto]:
     """The photographs that the package ships, with names to ask and true boxes."""
     folder = demo_folder()
@@ -106,16 +86,20 @@ def run_demo(
     localizer: Localizer,
     out: Path,
     settings: dict[str, Any],
-    reporter: Reporter = SILENT,
-    beside: Localizer | None = None,
-) -> DemoResult:
-    """Writes a sheet for each photograph and one page of all, with the results of another model `beside` below."""
+    reporter: Reporter,
+    beside: Localizer | None,
+) -> tuple[list[DemoRow], list[float]]:
+    """Writes a sheet for each photograph and one page of all, with the results of another model `beside` below.
+
+    Returns:
+        A row for each photo and name, and the IoUs of the other model's boxes, by `IOU_RULE`.
+    """
     from cliploc.report import PageItem, panels, write_page
 
     photos = list(demo_photos())
     paths, asked = [photo.path for photo in photos], [photo.ask for photo in photos]
     others = beside.stream(paths, asked) if beside else repeat(None)
-    rows, items, overlays, other_ious = [], [], [], []
+    rows, items, other_ious = [], [], []
     reporter.phase(localizer.method.name)
     reporter.start(len(photos), len(photos))
     for photo, result, other in zip(photos, localizer.stream(paths, asked), others, strict=False):
@@ -127,13 +111,11 @@ def run_demo(
             rows.append(DemoRow(photo.path.name, name, there, verdict, best, shown.xyxy, ious[name]))
         theirs = _ious(photo, other) if other else {}
         other_ious += [iou for iou in theirs.values() if iou is not None]
-        overlays.append(overlay_of(photo, out))
-        write_whole(overlays[-1], partial(panels(result).save, format="JPEG", quality=90))
+        write_whole(overlay_of(photo, out), partial(panels(result).save, format="JPEG", quality=90))
         items.append(PageItem(result, photo.credit, photo.truth, ious, (other, theirs) if other else None))
         reporter.images(1)
-    page = out / PAGE
-    write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {CLIP_HINT}")
-    return DemoResult(tuple(rows), page, tuple(overlays), tuple(other_ious))
+    write_page(out / PAGE, "cliploc demo", items, settings, hint=f"{IOU_RULE} {CLIP_HINT}")
+    return rows, other_ious
 
 
 def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,20 +34,11 @@ class Finding:
 
 
 def checks(
-    model: str = "mini",
-    pretrained: str | None = None,
-    device: str | None = None,
-    precision: str = "fp32",
-    threads: int | None = None,
+    model: str, pretrained: str | None, device: str | None, precision: str, threads: int | None
 ) -> Iterator[Finding]:
     """Looks at everything in turn, cheapest first, whatever fails; fetches missing weights, sets torch's threads."""
     yield Finding("cliploc", True, __version__)
-    new_enough = sys.version_info >= (3, 11)
-    yield Finding(
-        "python",
-        new_enough,
-        f"{platform.python_version()} on {platform.platform()}" + ("" if new_enough else ": use 3.11"),
-    )
+    yield Finding("python", True, f"{platform.python_version()} on {platform.platform()}")
     for package in (*PACKAGES, *OPTIONAL):
         optional = package in OPTIONAL
         missing = "not installed (optional)" if optional else f"not installed: pip install {package}"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.config import POLICIES
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError
 from cliploc.values import FloatArray, Interpolation, ResizePolicy
 
 FAINTEST = 1e-3  # least weight of a window, at its edge: where it is alone, its map counts whole
@@ -49,8 +48,6 @@ class Frame:
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
             return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
-        if policy not in get_args(ResizePolicy):
-            raise UsageError(f"expected the resize policy to be one of {', '.join(POLICIES)}, got {policy!r}")
         _refuse_narrow(original_hw, f"the {policy!r} policy", "use the squash policy")
         ratios = (in_height / height, in_width / width)
         scale = min(ratios) if policy == "pad" else max(ratios)
@@ -224,13 +221,8 @@ def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
 
 
 def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
-    """The offsets of windows along x and along y, in their order, row by row."""
-    first = windows[0]
-    if any((window.input_hw, window.resized_wh) != (first.input_hw, first.resized_wh) for window in windows):
-        raise ValueError("expected windows of window size, on a picture of window size")
+    """The offsets along x and along y of the windows of one call of `Frame.windows`."""
     lefts, tops = (sorted({window.offset_xy[axis] for window in windows}, reverse=True) for axis in (0, 1))
-    if [window.offset_xy for window in windows] != [(left, top) for top in tops for left in lefts]:
-        raise ValueError("expected windows in rows and columns")
     return lefts, tops
 
 
@@ -332,24 +324,13 @@ class Mosaic:
             self._total[here] += columns.to(maps) @ on_rows
             self._covered[here] += 1
 
-    def mean(self) -> Tensor:
-        """`[P, h, w]`; the smallest value where no window lies. At least one window was added."""
-        mean, covered = self._mean()
-        if covered.all():
-            return mean
-        lowest = mean[:, covered > 0].amin(dim=1)  # [P]
-        return torch.where(covered > 0, mean, lowest[:, None, None])
-
     def mean_feature(self) -> Tensor:
-        """`[P, h, w]`, as `mean`; where no window lies each channel's mean, as its least value would be an outlier."""
-        mean, covered = self._mean()
-        return torch.where(covered > 0, mean, mean[:, covered > 0].mean(dim=1)[:, None, None])
-
-    def _mean(self) -> tuple[Tensor, Tensor]:
-        """The mean `[P, h, w]`, 0 where no window lies, and the number of windows `[h, w]`."""
-        if self._total is None or self._covered is None:
-            raise ValueError("expected at least one window to be added")
-        return (self._total / self._covered.clamp(min=1)[..., None]).permute(2, 0, 1), self._covered
+        """`[P, h, w]`, once there is a window; each channel's mean where none lies: its least value would stand out."""
+        assert self._total is not None
+        assert self._covered is not None
+        mean = (self._total / self._covered.clamp(min=1)[..., None]).permute(2, 0, 1)
+        there = self._covered > 0
+        return torch.where(there, mean, mean[:, there].mean(dim=1)[:, None, None])
 
 
 def _sampling(

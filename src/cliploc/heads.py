@@ -148,8 +148,6 @@ class SemanticHead(nn.Module, ABC):
         Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the last layer of a closed
         head; with `unit_places` the mean of cosines, times the tower's logit scale.
         """
-        if not self.closed and text is None:
-            raise ValueError("expected the classes' text embeddings for an open head, got none: pass text")
         weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
         if self.config.unit_places and text is not None:
             pooled = torch.einsum("bdhw,hw->bd", self.maps(seen), weights)
@@ -329,28 +327,24 @@ def save_head(path: Path, head: SemanticHead, fingerprint: Tensor) -> None:
     write_output(path, save({**tensors, "tower.answer": fingerprint.contiguous()}, metadata), "--out")
 
 
-def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHead:
+def load_head(path: str | Path, backbone: Backbone) -> SemanticHead:
     """Reads a head that `cliploc train` made, frozen and in eval mode, for a tower, which must be the head's own."""
     path = user_path(path)
     config = read_config(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     head = HEADS[config.method](config)
-    fingerprint = tensors.pop("tower.answer", None)
     if config.method == LctrHead.method:
         tensors.setdefault("head.bias", torch.zeros(config.outputs))  # files of format 1 have none
     try:
+        fingerprint = tensors.pop("tower.answer")
         head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in tensors.items()})
-    except RuntimeError:
+    except (KeyError, RuntimeError):
         raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
     head.eval().requires_grad_(False)
-    if backbone is None:
-        return head
     asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
     if backbone.name != config.tower or backbone.embedding_size != config.embedding_size:
         raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
-    if fingerprint is None:
-        raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
     if config.weights != backbone.weights_id:
         # The same weights can have another id in other libraries, on other devices and in other precisions: compare
         # the embeddings of one pattern.

@@ -16,6 +16,4 @@ def min_max(maps: Tensor) -> Tensor:
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     spread = high - low
     risen = maps - low
-    if risen.requires_grad:
-        return risen / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
     return risen.div_(torch.where(spread > 0, spread, torch.ones_like(spread)))  # of a constant map all are 0 already

@@ -75,10 +75,14 @@ def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, 
     return {name: Recipe(name, method, {**options, **_BOXES}, basis) for name, (method, options) in recipes.items()}
 
 
+def _windowed(basis: str, method: str) -> dict[str, Recipe]:
+    """By default the method sees windows too; the fast recipe is the method alone."""
+    return _recipes(basis, default=(method, {"windows": (2.0,)}), fast=(method, {}))
+
+
 _BOXES: Mapping[str, Any] = {"min_score": "auto", "second_look": True}  # of every recipe
 _SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}
 _LEVEL: Mapping[str, Any] = {"refine": ("affinity", "level")}
-_MINI_VIT: Mapping[str, Any] = {"scales": (1.43,)}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(
         MEASURED,
@@ -87,7 +91,7 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
     ),
     "mini-vit": _recipes(
         MEASURED,
-        default=("naclip", {**_MINI_VIT, "windows": (2.0,)}),
+        default=("naclip", {"scales": (1.43,), "windows": (2.0,)}),
         fast=("naclip", {}),
     ),
     "cnn": _recipes(
@@ -95,30 +99,14 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         default=("cam", {**_SPREAD, "windows": (1.5, 2.0)}),
         fast=("cam", {"refine": ("affinity",)}),
     ),
-    "vit": _recipes(
-        BY_ANALOGY,
-        default=("naclip", {"windows": (2.0,)}),
-        fast=("naclip", {}),
-    ),
+    "vit": _windowed(BY_ANALOGY, "naclip"),
     # An attention pool is trained on the tokens that leave the last block. NACLIP gives it tokens without that block's
     # residual and MLP. LeGrad's authors give a form for this pool: they take the gradient at the pool's own attention.
-    "vit with an attention pool": _recipes(
-        POOLED,
-        default=("legrad", {"windows": (2.0,)}),
-        fast=("legrad", {}),
-    ),
+    "vit with an attention pool": _windowed(POOLED, "legrad"),
     # dino.txt trains the mean of the patches against texts, so the patches are read as they leave its head.
-    "vit with class token and mean": _recipes(
-        READ_BY_PATCHES,
-        default=("patch_tokens", {"windows": (2.0,)}),
-        fast=("patch_tokens", {}),
-    ),
+    "vit with class token and mean": _windowed(READ_BY_PATCHES, "patch_tokens"),
     # For a plugin's model whose kind of tower is not known before it is loaded: a method that runs on both kinds.
-    "any": _recipes(
-        BY_ANALOGY,
-        default=("grad_cam", {"windows": (2.0,)}),
-        fast=("grad_cam", {}),
-    ),
+    "any": _windowed(BY_ANALOGY, "grad_cam"),
 }
 
 

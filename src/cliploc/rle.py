@@ -33,8 +33,6 @@ def encode(mask: npt.ArrayLike) -> Rle:
         {'size': [2, 2], 'counts': '22'}
     """
     inside = np.asarray(mask, bool)
-    if inside.ndim != 2:
-        raise ValueError(f"expected a mask [H, W], got {list(inside.shape)}")
     height, width = inside.shape
     return {"size": [height, width], "counts": compressed(runs(inside.ravel(order="F")))}
 

@@ -50,9 +50,6 @@ class TextSet:
             raise UsageError("expected at least one name to look for, got none: add one, such as -p cat")
         if not self.contrasts:
             object.__setattr__(self, "contrasts", ((),) * len(self.names))
-        if len(self.names) != len(self.synonyms) or len(self.names) != len(self.contrasts):
-            lists = f"{len(self.synonyms)} lists of synonyms, {len(self.contrasts)} of contrasts"
-            raise ValueError(f"{len(self.names)} names but {lists}")
         for template in self.templates:
             if template.count("{}") != 1:
                 raise UsageError(f"expected a template with one {{}} for the name, got {template!r}")

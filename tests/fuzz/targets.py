@@ -60,20 +60,7 @@ from cliploc.teaching.sides import LENGTH
 from tests.datasets import labelled, test_flickr30k, test_lvis, test_refcoco
 
 CORPUS = Path(__file__).with_name("corpus")
-NUMBERS = (
-    b"-1",
-    b"0",
-    b"1e999",
-    b"NaN",
-    b"9" * 5000,
-    "²".encode(),
-    "٣".encode(),
-    b"null",
-    b"true",
-    b'""',
-    b"[]",
-    b"{}",
-)
+NUMBERS = (*'-1 0 1e999 NaN ² ٣ null true "" [] {}'.encode().split(), b"9" * 5000)
 INTEGERS = (b"\x00" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff" * 8, b"\x00" * 64)
 
 

@@ -248,7 +248,9 @@ def test_a_review_of_another_file_of_the_same_name_is_not_applied(root: Path, tm
         for number in (0, 1):
             state = folder.state(number)
             pictures[state["name"]] = {"revision": 1, "status": "reviewed", "boxes": [], "drawn": state["drawn"]}
-    result = annotate(root, LABELS, out, decisions=review(out, tmp_path / "b.json", pictures=pictures), **OPTIONS)
+    result = annotate(
+        root, LABELS, out, decisions=review_file(out, tmp_path / "b.json", {}, pictures=pictures), **OPTIONS
+    )
     assert (result.corrected, result.not_applied.keys()) == (1, {"b.png"})
 
 

@@ -54,18 +54,17 @@ def demo(asked: DemoFlags, options: Options) -> int:
             "refinement": ", ".join(localizer.refine) or "none",
             "cliploc": __version__,
         }
-        result = run_demo(localizer, folder, settings, reporter, beside)
-    terminal.data(_demo_table(result.rows))
-    ious, absent = result.ious, result.absent
-    alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in result.rows)
+        rows, ious_beside = run_demo(localizer, folder, settings, reporter, beside)
+    terminal.data(_demo_table(rows))
+    ious, absent = [row.iou for row in rows if row.iou is not None], [row for row in rows if not row.there]
+    alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in rows)
     mean = sum(ious) / len(ious)
     lines = [f"{_found(ious)}, invented {alarms} of {len(absent)}; mean IoU {mean:.2f}; {unsure} unsure"]
     if beside:
-        other = f"{beside.backbone.name}, {beside.method.title}"
-        lines.append(f"beside it on the page: {other}: {_found(result.beside)}")
-    for line in (*lines, IOU_RULE, f"wrote {result.page} and {len(result.overlays)} overlays", CLIP_HINT):
+        lines.append(f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_found(ious_beside)}")
+    for line in (*lines, IOU_RULE, f"wrote {folder / PAGE} and {len(photos)} overlays", CLIP_HINT):
         terminal.data(printable(line))
-    say_next(terminal, ("open", result.page))
+    say_next(terminal, ("open", folder / PAGE))
     return DONE
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from cliploc.pipeline.threads import own_modes
 from cliploc.saliency import patches_of, raw_maps
 from cliploc.saliency.legrad import block_gradients
 from cliploc.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as_transformer
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,15 @@ class Inside:
 
     def features(self, stage: int = -1) -> Tensor:
         """A stage's features `[C, h, w]`; of a ViT the patches entering a block, `[d, h, w]`."""
-        kept: Tensor = _held(self.trace.features, stage, "stage")
-        return kept[0]
+        return _held(self.trace.features, stage, "stage")[0]
 
     def tokens(self, block: int = -1) -> Tensor:
         """The tokens leaving a ViT's block, `[T, d]`."""
-        kept: Tensor = _held(self.trace.tokens, block, "block")
-        return kept[0]
+        return _held(self.trace.tokens, block, "block")[0]
 
     def attention(self, block: int = -1) -> Tensor:
         """A ViT's attention in a block after the softmax, `[H, T, T]` float32: rows are queries."""
-        kept: Tensor = _held(self.trace.attention, block, "block")
-        return kept[0]
+        return _held(self.trace.attention, block, "block")[0]
 
     def projections(self, block: int = -1) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of a ViT's block, each `[H, T, d/H]`."""
@@ -151,7 +150,7 @@ def look_inside(
     return Inside(item.texts.names, text, raw, images, item.frames[0], trace, backbone)
 
 
-def _held(kept: Mapping[int, Any], index: int, what: str) -> Any:
+def _held(kept: Mapping[int, V], index: int, what: str) -> V:
     if index not in kept:
         there = ", ".join(map(str, sorted(kept))) or "none"
         raise UsageError(f"expected a {what} that the trace kept ({there}), got {index}: ask for it with needs")

@@ -177,10 +177,6 @@ class Preparation:
         """Each request with its names as texts, parsed again only if they differ, and its source."""
         names, texts = None, None
         for request in requests:
-            if isinstance(request.names, str):
-                raise UsageError(
-                    f"expected a list of names, got the single text {request.names!r}: write [{request.names!r}]"
-                )
             if texts is None or request.names is not names:
                 names, texts = request.names, prompts.parse(request.names, self._templates)
             yield request, texts, source_of(request)

@@ -55,9 +55,9 @@ class SecondLook:
     rivals: Rivals  # of the P names
     of_names: Floats  # [P, F]; see `calibration.OF_NAME`
     competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
-    contrasts: Sequence[tuple[str, ...]] = ()  # of each of the P names, the words that it is told from; () for none
-    learnt: Sequence[int] = ()  # names whose maps are drawn by what was learnt: their boxes are judged by the map
-    alike: Floats | None = None  # [P] see `Texts.learnt_presence`; None: of no name
+    contrasts: Sequence[tuple[str, ...]]  # of each of the P names, the words that it is told from; () for none
+    learnt: Sequence[int]  # names whose maps are drawn by what was learnt: their boxes are judged by the map
+    alike: Floats  # [P] see `Texts.learnt_presence`
 
     @property
     def size(self) -> int:
@@ -112,8 +112,7 @@ class SecondLook:
 
     def _passes(self, min_presence: float) -> npt.NDArray[np.bool_]:
         """`[P]`, the names whose boxes count."""
-        passes = self.calibration.passes(self.of_names, min_presence) | ~self.competes
-        return passes if self.alike is None else passes | (self.alike >= UNSURE)
+        return self.calibration.passes(self.of_names, min_presence) | ~self.competes | (self.alike >= UNSURE)
 
     def chances(self, boxes: Boxes) -> tuple[Floats, Floats]:
         """Of boxes with the scores of their maps: that each is right, `[n]`, and that each name is there, `[P]`."""
@@ -124,8 +123,7 @@ class SecondLook:
         presence[labels] = self.calibration.there(best)
         presence[~self.competes] = 1.0
         presence[[p for p in self.learnt if not self.competes[p]]] = np.nan  # not known
-        if self.alike is not None:
-            presence = np.fmax(presence, self.alike)
+        presence = np.fmax(presence, self.alike)
         of_learnt = np.isin(boxes.label, self.learnt)
         # As drafts are scored: what is inside of boxes counts by the name's presence only.
         right = np.where(of_learnt, boxes.score * np.nan_to_num(presence, nan=1.0)[boxes.label], right)

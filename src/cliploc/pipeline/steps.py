@@ -163,15 +163,8 @@ class Steps:
         joined = Joined(by_view(raw), batch, together.shared, fading=self.fading)
         mean = self._mean(joined, raw[0][1].shape[1], grid, wanted)
         return [
-            keep(
-                wanted[b],
-                mean[b, list(wanted[b])],
-                places[b],
-                features[b],
-                embedding[b],
-                item.frames[0],
-            )
-            for b, item in enumerate(batch)
+            keep(names, mean[b, list(names)], places[b], features[b], embedding[b], item.frames[0])
+            for b, (item, names) in enumerate(zip(batch, wanted, strict=True))
         ]
 
     def _stepped(
