@@ -118,19 +118,21 @@ def timms_attention(block: nn.Module, entering: Tensor, **options: Any) -> tuple
 
 
 def state_of(module: nn.Module) -> Any:
-    """Everything that a forward pass must leave as it is."""
-    hooks = [
-        (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._backward_pre_hooks))
-        for m in module.modules()
+    """Everything that a forward pass must leave as it is: flags and hooks, and tensors with the random state."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    flags = [
+        torch.is_grad_enabled(),
+        [(p.requires_grad, p.grad) for p in module.parameters()],
+        [(id(m), m.training, m.__dict__.get("forward")) for m in module.modules()],
+        [len(getattr(m, hooks)) for m in module.modules() for hooks in kinds],
     ]
-    flags = [m.training for m in module.modules()], [(p.requires_grad, p.grad) for p in module.parameters()]
-    return hooks, flags, [t.clone() for t in [*module.parameters(), *module.buffers()]]
+    return flags, [t.clone() for t in [*module.parameters(), *module.buffers(), torch.get_rng_state()]]
 
 
 def assert_state(module: nn.Module, before: Any) -> None:
-    hooks, flags, tensors = state_of(module)
-    assert (hooks, flags) == before[:2]
-    assert all(torch.equal(now, then) for now, then in zip(tensors, before[2], strict=True))
+    flags, tensors = state_of(module)
+    assert flags == before[0]
+    assert all(torch.equal(now, then) for now, then in zip(tensors, before[1], strict=True))
 
 
 class BackboneContract:

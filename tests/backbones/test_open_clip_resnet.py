@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.tower import Needs
-from tests.backbones.seam import BackboneContract, pictures
+from tests.backbones.seam import BackboneContract, assert_state, pictures, state_of
 from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
 from tests.tolerances import assert_rounded
 
@@ -77,30 +77,14 @@ def test_other_sizes(model, backbone, height, width):
         assert_rounded(finished, expected, backbone)
 
 
-def test_dense_is_the_value_path_of_each_place(model, backbone):
-    trace = backbone.trace(pictures(64, 64), Needs(features=(-1,)))
-    dense = backbone.dense(trace)  # [B, D, 2, 2]
-    pool, features = model.visual.attnpool, trace.features[-1]
-    for y in range(2):
-        for x in range(2):
-            token = features[:, :, y, x] + pool.positional_embedding[1 + 2 * y + x]  # [B, C]
-            value = token @ pool.v_proj.weight.T + pool.v_proj.bias
-            expected = value @ pool.c_proj.weight.T + pool.c_proj.bias
-            assert_rounded(dense[:, :, y, x], expected.detach(), backbone)
-
-
 def test_the_users_model_stays_as_it_was():
     model = small_clip().train()
-    before, structure = copy.deepcopy(model.state_dict()), repr(model)
+    before, structure = state_of(model), repr(model)
     backbone = OpenClipResNet(model, tokenizer(), "small").to(torch.bfloat16)
     backbone.encode_image(pictures(64, 64))
     backbone.encode_text(TEXTS)
     assert repr(model) == structure
-    assert all(module.training for module in model.modules())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    for name, value in model.state_dict().items():
-        assert value.dtype == before[name].dtype, name
-        assert torch.equal(value, before[name]), name
+    assert_state(model, before)
 
 
 def test_image_tower_is_kept_once(backbone):

@@ -189,17 +189,6 @@ def test_the_pools_mean_of_readings_is_the_embedding_but_for_its_mlp(family: str
     assert_rounded(backbone.pool(tokens)[0], torch.einsum("bt,btd->bd", share, backbone.read_tokens(seen)), backbone)
 
 
-def test_gradients_reach_siglips_pool_attention() -> None:
-    backbone = TimmVit(small_vit("SigLIP"), tokenizer, "siglip")
-    trace = backbone.trace(pictures(64, 64), Needs(tokens=(-1,)))
-    tokens = trace.entering[-1].clone().requires_grad_()
-    resumed = backbone.resume(tokens, -1, Needs(attention=(-1,)), trace.grid)
-    scores = resumed.embedding[:, :3].sum(dim=0)
-    gradient = torch.autograd.grad(scores, resumed.pool_attention, torch.eye(3), is_grads_batched=True)[0]
-    assert gradient.shape == (3, 2, 4, 1, 16)
-    assert (gradient.abs().amax(dim=(1, 2, 3, 4)) > 0).all()
-
-
 # --------------------------------------------------------------------------------------------------------------- CNNs
 CNNS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "ConvNeXt": ("convnext_atto", {"num_classes": 0, "depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}, "linear"),
@@ -258,7 +247,9 @@ def test_a_cnns_locations_average_to_the_embedding_exactly(cnn: tuple[Any, TimmC
 def test_the_users_cnn_is_untouched(cnn: tuple[Any, TimmCnn]) -> None:
     model, backbone = cnn
     before = state_of(model)
-    trace = TimmCnn(model, tokenizer, "again").trace(pictures(64, 64), Needs(features=(-1,)))
+    with torch.random.fork_rng(devices=[]):  # FastViT's joined convolutions begin with weights at random
+        again = TimmCnn(model, tokenizer, "again")
+    trace = again.trace(pictures(64, 64), Needs(features=(-1,)))
     features = trace.features[-1].clone().requires_grad_()
     torch.autograd.grad(backbone.head(features, trace).sum(), features)
     assert_state(model, before)

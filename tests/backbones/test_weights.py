@@ -125,13 +125,11 @@ class Attack:
         return os.mkdir, (str(self.marker),)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("old", [True, False])
 def test_pickle_that_runs_code_is_refused(tmp_path, state, protocol, old):
     path, marker = tmp_path / "w.pt", tmp_path / "executed"
-    torch.save(
-        state | {"x": Attack(marker)}, path, pickle_protocol=max(protocol, 2), _use_new_zipfile_serialization=not old
-    )
+    torch.save(state | {"x": Attack(marker)}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not old)
     fails(path, "is refused", "could run code")
     assert not marker.exists()
 
@@ -255,23 +253,13 @@ def test_nothing_set_by_one_archive_outlives_it(archive, tmp_path):
     assert len(read_checkpoint(archive).tensors) > 100
 
 
-def itself(state):
-    held = dict(state)
-    held["model"] = held
-    return held
-
-
-def wrapped(state, times):
-    for _ in range(times):
-        state = {"state_dict": state}
-    return state
-
-
 @pytest.mark.parametrize("old", [True, False])
 def test_a_state_dict_that_holds_itself_is_refused(tmp_path, state, old):
-    torch.save(itself(state), tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    held = dict(state)
+    held["model"] = held
+    torch.save(held, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
     fails(tmp_path / "w.pt", "is refused: its state dict is wrapped more than 8 times or holds itself")
-    torch.save(wrapped(state, 3), tmp_path / "w.pt")
+    torch.save({"state_dict": {"state_dict": {"state_dict": state}}}, tmp_path / "w.pt")
     assert read_checkpoint(tmp_path / "w.pt").tensors.keys() == state.keys()
 
 
@@ -588,9 +576,3 @@ def test_folder_checkpoint(tmp_path):
     for name in ("epoch_9.pt", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"):  # each better than before
         (tmp_path / name).touch()
         assert _weights.folder_checkpoint(tmp_path).name == name
-
-
-def test_reading_draws_no_random_numbers(archive):
-    before = torch.get_rng_state()
-    read_checkpoint(archive)
-    assert torch.equal(before, torch.get_rng_state())

@@ -84,11 +84,6 @@ def test_what_cannot_be_asked_for_is_one_line(selection, said, root):
         open_dataset("folder", root, **selection)
 
 
-def test_an_unknown_dataset_gets_the_nearest():
-    with pytest.raises(UsageError, match="unknown dataset 'imagenet': did you mean imagenetv2"):
-        open_dataset("imagenet", ".")
-
-
 def test_the_benchmarks_own_test_sets_may_not_tune():
     roles = {f"{one.name} {split.name}": split.role for one in readers for split in one.splits}
     reported = {"ilsvrc val", "cub test", "openimages30k test", "voc val", "voc test", "coco val2017"}

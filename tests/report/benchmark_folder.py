@@ -17,7 +17,7 @@ from cliploc.jobs.worker import thumb
 from cliploc.values import Sample
 
 REASON = "damaged <b>& broken</b>: download it again"
-SIDE, SIZE_WH, TAU = 224, (160, 120), 0.4
+SIDE, SIZE_WH = 224, (160, 120)
 CLASSES = ["tench", "red fox", "acorn", "organ"]
 WNIDS = ["n01440764", "n02119022", "n12267677", "n03854065"]
 
@@ -32,6 +32,7 @@ def make_folder(
     wnids: Sequence[str] = WNIDS,
     failed: Sequence[int] = (),
     oracle: bool = False,
+    threshold: float = 0.4,
     reasons: bool = True,
 ) -> dict[str, Any]:
     """Writes manifest, parts, summary and the pictures; returns the summary's settings."""
@@ -51,12 +52,12 @@ def make_folder(
             row = {**sample_facts(one, root, "00"), "setting": setting, "status": "failed", "reason": REASON}
             if number not in failed:
                 heat = _map(random, one.boxes_xyxy[0], blur=14 + 16 * place, shift=6 + 10 * place)
-                row |= _judged(one, heat, len(names))
+                row |= _judged(one, heat, threshold, len(names))
             rows.append(row)
     for part in range(0, len(rows), 2 * len(ids) * 5):
         table = to_table(rows[part : part + 2 * len(ids) * 5], row_schema())
         write_part(part_path(out, part), as_parquet(table))
-    summary = summed_up(rows, {one: BoxTally(TAU, False) for one in ids})
+    summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
         numbers["threshold_chosen_on_these_images"] = oracle
     classes = [{"name": name, "wnid": wnid} for name, wnid in zip(names, wnids, strict=True)]
@@ -82,7 +83,7 @@ def make_folder(
         "settings": [
             {
                 "id": one, "model": "mini", "pretrained": None, "weights": "f00", "method": method,
-                "options": {}, "templates": ["a photo of a {}."], "threshold": TAU, "resize": "squash",
+                "options": {}, "templates": ["a photo of a {}."], "threshold": threshold, "resize": "squash",
                 "image_size": [224, 224], "precision": "fp32", "scales": [1.0], "flip": False, "refine": [],
             }
             for one, method in zip(ids, methods, strict=True)
@@ -123,16 +124,16 @@ def _map(
     return (heat / heat.max()).astype(np.float32)
 
 
-def _judged(sample: Sample, heat: np.ndarray[Any, np.dtype[np.float32]], classes: int) -> Row:
-    """The columns of a map with one box at `TAU`, and of a classifier that is right for two pictures of three."""
+def _judged(sample: Sample, heat: np.ndarray[Any, np.dtype[np.float32]], tau: float, classes: int) -> Row:
+    """The columns of a map with one box at τ, and of a classifier that is right for two pictures of three."""
     number, label = int(sample.id[-3:]), sample.label
     ranked = np.random.default_rng(number).permutation(classes)[:5].tolist()
     if number % 3:
         ranked = [label, *[other for other in ranked if other != label]]
-    y, x = np.nonzero(heat > TAU * heat.max())
+    y, x = np.nonzero(heat > tau * heat.max())
     scale = np.array([SIZE_WH[0] / SIDE, SIZE_WH[1] / SIDE] * 2)
     found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) * scale
-    ((of_map,),) = judge_sample(sample, heat[None], [[TAU]])
+    ((of_map,),) = judge_sample(sample, heat[None], [[tau]])
     return {
         "status": "ok", "reason": None, "score": 0.25, "found": True, "predictions": ranked,
         "prediction_scores": [0.3] * len(ranked), "boxes": [found.tolist()], "box_scores": [0.9], **of_map,

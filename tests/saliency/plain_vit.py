@@ -39,7 +39,10 @@ class PlainBlock:
 
     def project(self, x: Tensor) -> list[Head]:
         """Tokens `[T, d]` → q, k and v of every head."""
-        rows = (self.norm_1(x) @ self.weight.T + self.bias).split(x.shape[1] // self.heads, dim=1)
+        return self.project_normed(self.norm_1(x))
+
+    def project_normed(self, normed: Tensor) -> list[Head]:
+        rows = (normed @ self.weight.T + self.bias).split(normed.shape[1] // self.heads, dim=1)
         return [(rows[h], rows[self.heads + h], rows[2 * self.heads + h]) for h in range(self.heads)]
 
     def branch(self, x: Tensor, gather: Gather) -> Tensor:

@@ -67,36 +67,26 @@ def test_the_maps_are_what_is_inside_the_block(scene: Scene, channels: Any, bloc
     torch.testing.assert_close(channel_maps(ctx, channels, block).maps, expected, rtol=1e-4, atol=1e-5)
 
 
-def score_cam_by_loops(scene: Scene, maps: Tensor) -> Tensor:
-    out = torch.zeros(len(maps), len(scene.text), *maps.shape[-2:])
+def by_loops(scene: Scene, maps: Tensor, name: str) -> Tensor:
+    """Maps `[B, C, h, w]` weighted by a softmax of the pictures behind them; of VL-Score those above the empty one."""
+    scores = torch.zeros(len(maps), len(scene.text), maps.shape[1])
     for b, image in enumerate(scene.images):
-        masked = [scene.backbone.encode_image((image * ours_mask(channel, image))[None])[0] for channel in maps[b]]
-        for p, direction in enumerate(scene.text):
-            weights = (scene.backbone.logit_scale / 4 * torch.stack(masked) @ direction).softmax(0)
-            out[b, p] = sum(weight * channel for weight, channel in zip(weights, maps[b], strict=True))
-    return out
-
-
-@pytest.mark.parametrize("channels", VIT_ONLY)
-def test_score_cam_weighs_the_chosen_maps(scene: Scene, channels: str) -> None:
-    expected = score_cam_by_loops(scene, inside(scene.backbone, scene.images, channels, -1))
-    torch.testing.assert_close(scene.ours("score_cam", channels=channels), expected, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["vl_score", "gscore_cam"])
-def test_the_family_takes_the_same_maps(scene: Scene, name: str) -> None:
-    """With every channel chosen and kept, each is its own softmax over the maps of Score-CAM."""
-    maps = scene.ours(name, channels="values", block=-2)
-    features = inside(scene.backbone, scene.images, "values", -2)
-    scores = torch.zeros(2, len(scene.text), features.shape[1])
-    for b, image in enumerate(scene.images):
-        for k, channel in enumerate(features[b]):
+        for k, channel in enumerate(maps[b]):
             scores[b, :, k] = scene.text @ scene.backbone.encode_image((image * ours_mask(channel, image))[None])[0]
     if name == "vl_score":
         empty = scene.text @ scene.backbone.encode_image(torch.zeros_like(scene.images[:1]))[0]  # [P]
         scores = scores.masked_fill(scores <= empty[:, None], -torch.inf)
     weights = (scene.backbone.logit_scale / 4 * scores).softmax(-1).nan_to_num(0)
-    expected = torch.einsum("bpk,bkhw->bphw", weights, features)
+    return torch.einsum("bpk,bkhw->bphw", weights, maps)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "block"),
+    [*(("score_cam", one, -1) for one in VIT_ONLY), ("vl_score", "values", -2), ("gscore_cam", "values", -2)],
+)
+def test_the_family_weighs_the_chosen_maps(scene: Scene, name: str, channels: str, block: int) -> None:
+    expected = by_loops(scene, inside(scene.backbone, scene.images, channels, block), name)
+    maps = scene.ours(name, channels=channels, block=block)
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -22,9 +22,10 @@ from cliploc.jobs.benchmark_localization import unfit_for_setup
 from cliploc.jobs.plan import ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.method import Context
-from cliploc.saliency import fitting, methods, resolve_options, unfit_reason
+from cliploc.saliency import fitting, methods, unfit_reason
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
+from tests.backbones.seam import assert_state, state_of
 from tests.saliency.peers import min_max
 from tests.saliency.towers import (
     CUT_RESNET,
@@ -112,11 +113,6 @@ def test_every_public_file_is_a_registered_method() -> None:
     package = Path(cliploc.saliency.__file__).parent
     files = {path.stem for path in package.glob("*.py") if not path.stem.startswith("_")}
     assert files == set(methods.names())
-
-
-def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match=r"score_cam has no option 'stages': it has temperature"):
-        resolve_options(methods.get("score_cam"), {"stages": (-1,)})
 
 
 @pytest.mark.parametrize("kind", [TinyVit, AveragingVit, QueryingVit, "gap_cnn"])
@@ -308,35 +304,6 @@ def stopped(name: str) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if reads_attention_only else pytest.raises(TowerError)
 
 
-def state(backbone: nn.Module) -> dict[str, Any]:
-    modules = list(backbone.modules())
-    hooks = [
-        len(getattr(m, key))
-        for m in modules
-        for key in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    ]
-    return {
-        "weights": {key: value.clone() for key, value in backbone.state_dict().items()},
-        "gradients": [parameter.grad for parameter in backbone.parameters()],
-        "requires_grad": [parameter.requires_grad for parameter in backbone.parameters()],
-        "training": [m.training for m in modules],
-        "modules": [id(m) for m in modules],
-        "hooks": hooks,
-        "forwards": [m.__dict__.get("forward") for m in modules],
-        "rng": torch.get_rng_state().clone(),
-        "grad_mode": torch.is_grad_enabled(),
-    }
-
-
-def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
-    weights, rng = before.pop("weights"), before.pop("rng")
-    weights_after, rng_after = after.pop("weights"), after.pop("rng")
-    assert weights.keys() == weights_after.keys()
-    assert all(torch.equal(weights[key], weights_after[key]) for key in weights)
-    assert torch.equal(rng, rng_after)
-    assert before == after
-
-
 @small_case
 def test_nothing_is_left_behind(name: str, kind: str) -> None:
     """By a success, nor by an exception, which reaches the caller."""
@@ -349,11 +316,11 @@ def test_nothing_is_left_behind(name: str, kind: str) -> None:
     for raises in (False, True):
         ctx = Context(lambda: given.images, given.text, given.trace, backbone)  # which keeps no scores of the other
         with broken(backbone) if raises else contextlib.nullcontext():
-            before = state(backbone)
+            before = state_of(backbone)
             with stopped(name) if raises else contextlib.nullcontext():
                 maps = maps_of(name, ctx)
                 assert not maps.requires_grad
-            assert_same_state(before, state(backbone))
+            assert_state(backbone, before)
         assert torch.equal(ctx.images, images)
         assert torch.equal(ctx.text, text)
         assert all(torch.equal(ctx.trace.features[stage], features[stage]) for stage in features)

@@ -51,8 +51,7 @@ def test_any_block_of_a_deeper_vit_gives_the_plain_gradients(kind: str) -> None:
         for image in vit.images:
             entering = vit.entering(image)[at - 1]  # after the blocks come the tokens that leave the last
             normed = block.norm_1(entering).detach().requires_grad_()  # [T, d]
-            rows = (normed @ block.weight.T + block.bias).split(normed.shape[1] // block.heads, dim=1)
-            heads = [attend(*(rows[part * block.heads + h] for part in range(3))) for h in range(block.heads)]
+            heads = [attend(q, k, v) for q, k, v in block.project_normed(normed)]
             x = entering + block.out(torch.cat(heads, dim=1))
             x = x + block.mlp_branch(x)
             for later in vit.blocks[depth + at + 1 :]:

@@ -305,15 +305,6 @@ def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: in
     assert tower_calls.images == len(done) + 1
 
 
-def test_prompts_do_not_use_each_others_channels() -> None:
-    """The union is computed; each prompt weighs its own choice."""
-    scene = tiny_scene("attention_pool_cnn")
-    together = scene.ours("gscore_cam", top_k=2)
-    for p in range(len(scene.text)):
-        alone = type(scene)(scene.backbone, scene.images, scene.text[p : p + 1]).ours("gscore_cam", top_k=2)
-        torch.testing.assert_close(together[:, p], alone[:, 0], rtol=1e-4, atol=1e-6)
-
-
 # ---------------------------------------------------------------------------------------------------------- precision
 def test_masked_pictures_in_bfloat16_leave_the_map_as_it_is() -> None:
     """The maps A_k keep their precision; only their weights are made of rounded scores."""

@@ -243,7 +243,7 @@ def test_candidates_are_the_classes_that_fit_a_window_best(localizer, window):
     (picture,) = plain.pictures([(150, 190)])
     protocol = replace(BASE, short_side=150, window=window, stride=56, background_threshold=0.02)
     segmenter = Segmenter(localizer, replace(protocol, candidates=2), {"maskclip": {}})
-    images = segmenter._input(picture)[1]
+    images = segmenter._input(picture)
     corners = [(y, x) for y in (0, 56, 78) for x in (0, 38)] if window else [(0, 0)]
     side = (112, 112) if window else (176, 144)  # whole cells of 16 pixels
     crops = torch.cat([images[..., y : y + side[0], x : x + side[1]] for y, x in corners])

@@ -114,7 +114,7 @@ def segmenter_of(method, **options):
 
 def test_corrclip_reads_the_regions_of_each_window():
     segmenter = segmenter_of("corrclip")
-    images = segmenter._input(load(COFFEE).image)[1]
+    images = segmenter._input(load(COFFEE).image)
     regions = np.random.default_rng(0).integers(-1, 3, (7, 9)).astype(np.int32)
     regions = regions.repeat(32, axis=0).repeat(images.shape[-1] // 9 + 1, axis=1)[:, : images.shape[-1]]
     whole = raw(segmenter, images, regions)
@@ -128,7 +128,7 @@ def test_gla_clip_sees_all_windows_at_once():
     maps = []
     for batch in (1, 8):
         segmenter = segmenter_of("gla_clip", batch_size=batch)
-        images = segmenter._input(load(COFFEE).image)[1]
+        images = segmenter._input(load(COFFEE).image)
         maps.append(raw(segmenter, images))
     assert len(maps[0]) > 1
     torch.testing.assert_close(maps[0], maps[1], rtol=0, atol=1e-5)
@@ -138,7 +138,7 @@ def test_gla_clip_sees_all_windows_at_once():
 def test_where_memory_lacks_windows_are_seen_in_halves_and_joined(monkeypatch):
     """Tower and guide see a window at a time, their attention still all of them."""
     segmenter = segmenter_of("gla_clip", batch_size=8)
-    images = segmenter._input(load(COFFEE).image)[1]
+    images = segmenter._input(load(COFFEE).image)
     expected = raw(segmenter, images)
     seen = []
 

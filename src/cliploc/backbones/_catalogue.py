@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cliploc._files import user_path
 from cliploc.errors import UnknownNameError, UsageError
@@ -72,6 +72,22 @@ def _listed() -> list[str]:
 models: Registry[ModelEntry] = Registry(
     "model", "cliploc.backbones", "cliploc.models", home=lambda entry: entry.build.__module__, listed=_listed
 )
+
+
+def register_own(
+    name: str,
+    tower: Any,
+    build: Callable[[str | None, str, str], Backbone],
+    mean: Sequence[float],
+    std: Sequence[float],
+    **facts: Any,
+) -> None:
+    """Registers a model of this package; its class says what the tower is, `facts` the rest of `ModelEntry`."""
+    words = describe_preprocessing(tower.resize_policy, tower.interpolation, mean, std)
+    of_class = {"kind": tower.kind, "pooling": tower.pooling, "input_hw": tower.input_hw, "preprocessing": {"": words}}
+    models.register(name, ModelEntry(name=name, build=build, **of_class, **facts))
+
+
 # Prefix of a model's name, before a colon → function `(the rest, pretrained, device, precision)` → the model.
 model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry(
     "model source", "cliploc.backbones", listed=lambda: ("hf-hub", "local-dir")

@@ -205,7 +205,7 @@ class MiniTextTower(nn.Module):
         )
 
     def without(self, classes: Sequence[int]) -> MiniTextTower:
-        """A copy without some classes, for tests; its inner nodes are the means of the classes that are left."""
+        """A copy without some classes, for mini's card; its inner nodes are the means of the classes that are left."""
         other = copy.copy(self)
         other._buffers = dict(self._buffers)  # so that `_set_rows` does not change this tower
         members = self.members.clone()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc._files import user_path
-from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._catalogue import register_own
 from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._timm_vit import TimmBlock, count_parts, first_tokens, rotation
@@ -265,12 +265,6 @@ def read_layout(weights: Checkpoint) -> DinoTxtLayout:
             return sizes
         raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(sizes)}: check the file")
 
-    def blocks(prefix: str) -> int:
-        number = count_parts(tensors, f"{prefix}blocks.")
-        if not number:
-            raise ModelError(f"{path} lacks {prefix}blocks, which dino.txt has: check the file")
-        return number
-
     width, colours, patch, _ = shape(f"{IMAGE}patch_embed.proj.weight", 4)
     family: Family = "dinov3" if f"{IMAGE}storage_tokens" in tensors else "dinov2"
     registers = f"{IMAGE}{'storage' if family == 'dinov3' else 'register'}_tokens"
@@ -282,13 +276,13 @@ def read_layout(weights: Checkpoint) -> DinoTxtLayout:
         patch=patch,
         grid=round(places**0.5),
         width=width,
-        depth=blocks(IMAGE),
+        depth=count_parts(tensors, f"{IMAGE}blocks."),
         mlp=shape(f"{IMAGE}blocks.0.mlp.fc1.weight")[0],
         registers=shape(registers, 3)[1] if registers in tensors else 0,
-        head_depth=blocks(HEAD),
+        head_depth=count_parts(tensors, f"{HEAD}blocks."),
         head_mlp=shape(f"{HEAD}blocks.0.mlp.w3.weight")[1],
         text_width=text_width,
-        text_depth=blocks(text),
+        text_depth=count_parts(tensors, f"{text}blocks."),
         text_mlp=shape(f"{text}blocks.0.feed_forward.fc1.weight")[0],
         vocabulary=vocabulary,
         context=shape(f"{text}positional_embedding")[0],
@@ -400,20 +394,8 @@ _SOURCES: dict[Family, str] = {
 _LICENCES: dict[Family, str] = {"dinov3": "DINOv3 License (not open source)", "dinov2": "Apache-2.0"}
 _TOWERS: dict[Family, str] = {"dinov3": "DINOv3's ViT-L/16", "dinov2": "DINOv2's ViT-L/14 with registers"}
 for _family in PUBLISHED:
-    models.register(
-        _name(_family),
-        ModelEntry(
-            name=_name(_family),
-            build=functools.partial(_build, _family),
-            kind="vit",
-            pooling=DinoTxt.pooling,
-            input_hw=DinoTxt.input_hw,
-            parameters=None,
-            licence=_LICENCES[_family],
-            about=f"dino.txt: {_TOWERS[_family]}, frozen, and a head of two blocks; --pretrained takes its files",
-            count=functools.partial(_count, _family),
-            preprocessing={
-                "": describe_preprocessing(DinoTxt.resize_policy, DinoTxt.interpolation, MEAN, STD),
-            },
-        ),
-    )
+    register_own(
+        _name(_family), DinoTxt, functools.partial(_build, _family), MEAN, STD, parameters=None,
+        licence=_LICENCES[_family], count=functools.partial(_count, _family),
+        about=f"dino.txt: {_TOWERS[_family]}, frozen, and a head of two blocks; --pretrained takes its files",
+    )  # fmt: skip

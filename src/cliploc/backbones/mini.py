@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
+from cliploc.backbones._catalogue import refuse_other_weights, register_own
 from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool, StageMixture
 from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones._mini_text import MiniTextTower
@@ -203,17 +203,7 @@ def _build(pretrained: str | None, device: str, precision: str) -> Mini:
     return mini.to(device)
 
 
-models.register(
-    "mini",
-    ModelEntry(
-        name="mini",
-        build=_build,
-        kind="cnn",
-        pooling="global average",
-        input_hw=Mini.input_hw,
-        parameters=4.7,
-        licence="Apache-2.0",
-        about="bundled: EfficientNet-Lite0 and word vectors; runs offline, knows what resembles ImageNet's classes",
-        preprocessing={"": describe_preprocessing(Mini.resize_policy, Mini.interpolation, MEAN, STD)},
-    ),
-)
+register_own(
+    "mini", Mini, _build, MEAN, STD, parameters=4.7, licence="Apache-2.0",
+    about="bundled: EfficientNet-Lite0 and word vectors; runs offline, knows what resembles ImageNet's classes",
+)  # fmt: skip

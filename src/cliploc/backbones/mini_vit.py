@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.backbones import mini
-from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
+from cliploc.backbones._catalogue import refuse_other_weights, register_own
 from cliploc.backbones._layers import resize_positions, resolve_precision, with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._transformer import PreNormBlock, VisionTransformerBackbone
@@ -121,17 +121,7 @@ def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
     return model.to(device)
 
 
-models.register(
-    "mini-vit",
-    ModelEntry(
-        name="mini-vit",
-        build=_build,
-        kind="vit",
-        pooling="class token",
-        input_hw=MiniVit.input_hw,
-        parameters=8.2,
-        licence="Apache-2.0",
-        about="bundled: a small vision transformer taught by mini; runs offline, every ViT method works on it",
-        preprocessing={"": describe_preprocessing(MiniVit.resize_policy, MiniVit.interpolation, mini.MEAN, mini.STD)},
-    ),
-)
+register_own(
+    "mini-vit", MiniVit, _build, mini.MEAN, mini.STD, parameters=8.2, licence="Apache-2.0",
+    about="bundled: a small vision transformer taught by mini; runs offline, every ViT method works on it",
+)  # fmt: skip

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from cliploc._documents import DocumentError, RadioSettings, checked
 from cliploc._files import user_path
-from cliploc.backbones._catalogue import ModelEntry, create, describe_preprocessing, models
+from cliploc.backbones._catalogue import create, register_own
 from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
@@ -259,17 +259,8 @@ def _scaled(direction: Tensor, tensors: Mapping[str, Tensor], at: str) -> Tensor
 
 
 for _head, _about in (("siglip2", "SigLIP 2"), ("clip", "DFN's CLIP")):
-    models.register(
-        f"c-radio-{_head}",
-        ModelEntry(
-            name=f"c-radio-{_head}",
-            build=functools.partial(_build, _head),
-            kind="vit",
-            pooling=Radio.pooling,
-            input_hw=Radio.input_hw,
-            parameters=None,
-            licence="NVIDIA Open Model License",
-            about=f"C-RADIOv3's ViT with its head for {_about}, whose text tower it uses; --pretrained takes its file",
-            preprocessing={"": describe_preprocessing(Radio.resize_policy, Radio.interpolation, MEAN, STD)},
-        ),
-    )
+    register_own(
+        f"c-radio-{_head}", Radio, functools.partial(_build, _head), MEAN, STD, parameters=None,
+        licence="NVIDIA Open Model License",
+        about=f"C-RADIOv3's ViT with its head for {_about}, whose text tower it uses; --pretrained takes its file",
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc._files import user_path
-from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._catalogue import register_own
 from cliploc.backbones._checkpoints import Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
@@ -212,17 +212,7 @@ def _tokenizer(folder: Path, words: int) -> Tokenizer:
     return tokenizer
 
 
-models.register(
-    "tipsv2",
-    ModelEntry(
-        name="tipsv2",
-        build=_build,
-        kind="vit",
-        pooling=Tips.pooling,
-        input_hw=Tips.input_hw,
-        parameters=None,
-        licence="CC-BY-4.0",
-        about="TIPSv2's ViT/14, whose patches are trained with texts; --pretrained takes a folder with its files",
-        preprocessing={"": describe_preprocessing(Tips.resize_policy, Tips.interpolation, MEAN, STD)},
-    ),
-)
+register_own(
+    "tipsv2", Tips, _build, MEAN, STD, parameters=None, licence="CC-BY-4.0",
+    about="TIPSv2's ViT/14, whose patches are trained with texts; --pretrained takes a folder with its files",
+)  # fmt: skip

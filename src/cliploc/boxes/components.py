@@ -89,8 +89,6 @@ def joined(parts: Sequence[MapBoxes]) -> MapBoxes:
 
 def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
     """The boxes of a map `[H, W]`, and labels `[H, W]`: 0, or the number of the region, also of one without a box."""
-    if heat.ndim != 2:
-        raise ValueError(f"expected a map [H, W], got {list(heat.shape)}")
     boxes, labels = _boxes(heat[None], rule, 0)
     return boxes, labels[:-1]
 

@@ -125,20 +125,21 @@ def _saddles(
 def _join(saddles: list[tuple[float, int, int]], tallest: FloatArray, least: float) -> npt.NDArray[np.int64]:
     """For each basin the basin of the peak that its part belongs to."""
     roots = list(range(len(tallest)))
-
-    def root(one: int) -> int:
-        while roots[one] != one:
-            roots[one] = roots[roots[one]]
-            one = roots[one]
-        return one
-
     heights, needed = tallest.tolist(), float(np.float32(least))
     for level, one, other in saddles:
-        a, b = root(one), root(other)
+        a, b = root_of(roots, one), root_of(roots, other)
         higher, lower = (a, b) if heights[a] >= heights[b] else (b, a)
         if a != b and (heights[lower] - level < needed or heights[lower] == level):  # a flat top is one peak
             roots[lower] = higher
-    return np.array([root(one) for one in range(len(roots))])
+    return np.array([root_of(roots, one) for one in range(len(roots))])
+
+
+def root_of(roots: list[int], part: int) -> int:
+    """The part that a part was joined to last; shortens the way to it."""
+    while roots[part] != part:
+        roots[part] = roots[roots[part]]
+        part = roots[part]
+    return part
 
 
 def _extents(

@@ -33,39 +33,6 @@ from cliploc.datasets._infra.selection import (
 from cliploc.errors import UsageError
 from cliploc.values import IGNORE, Dataset
 
-__all__ = [
-    "BY_DESIGN",
-    "IGNORE",
-    "NEGATIVES",
-    "AskedDataset",
-    "AskedPicture",
-    "Box",
-    "Candidate",
-    "Draw",
-    "Found",
-    "LabelFile",
-    "LabelMap",
-    "LabelledDataset",
-    "LabelledPicture",
-    "LabelledReader",
-    "Problems",
-    "Reader",
-    "Split",
-    "Subset",
-    "asked_pictures",
-    "class_list",
-    "classes_of",
-    "labelled_reader",
-    "labelled_readers",
-    "open_asked",
-    "open_dataset",
-    "open_labelled",
-    "read_labels",
-    "reader",
-    "readers",
-    "subsets",
-]
-
 
 def open_dataset(
     name: str,

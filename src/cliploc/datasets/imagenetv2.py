@@ -16,7 +16,6 @@ from cliploc.datasets._infra.files import HELP, csv_rows
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.datasets.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
 from cliploc.errors import UsageError
-from cliploc.values import ClassName
 
 PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
 METADATA = ("metadata/ILSVRC/val", "metadata/val", "metadata")
@@ -47,7 +46,7 @@ ImageNetV2_boxes.txt                     the released boxes; beside them
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
     """Reads the set. Sample ids are the annotations', val2/0/….jpeg."""
     classes = imagenet_class_names()
-    pictures = _pictures(root, classes)
+    pictures = _pictures(root)
     metadata = metadata_folder(root, METADATA)
     release = next((root / place for place in BOXES if (root / place).is_file()), None)
     if metadata is not None:
@@ -78,12 +77,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     return Found(classes, candidates)
 
 
-def _pictures(root: Path, classes: tuple[ClassName, ...]) -> Path:
-    for place in PICTURES:
-        if any((root / place / name).is_dir() for one in (0, 1, 999) for name in (str(one), classes[one].wnid)):
-            return root / place
-    # A part of the dataset may not have those classes.
-    for place in PICTURES:
+def _pictures(root: Path) -> Path:
+    for place in PICTURES:  # a part of the dataset may have any of the classes
         if (root / place).is_dir() and any(re.fullmatch(r"\d{1,3}|n\d{8}", p.name) for p in (root / place).iterdir()):
             return root / place
     raise UsageError(f"expected class folders 0 … 999 at {root}/{', or '.join(PICTURES[:-1])}; found none: {HELP}")

@@ -78,8 +78,6 @@ def refinement(
 
 def find_refinements(names: Sequence[str]) -> list[Refinement]:
     """The refinements of these names, whatever the model; refuses those whose package is not installed."""
-    if isinstance(names, str):
-        raise UsageError(f"expected a list of refinements, got the single text {names!r}: write [{names!r}]")
     steps = [refinements.get(name) for name in names]
     for step in steps:
         if step.package is not None:

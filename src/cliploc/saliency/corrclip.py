@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.method_registry import patch_cosines
@@ -48,8 +47,7 @@ def corrclip(
         spatial: weight of the spatial branch.
         semantic: weight of the semantic branch.
     """
-    if ctx.guide is None:
-        raise UsageError("expected a guide for corrclip, got none: give one, such as qk:dino-b8")
+    assert ctx.guide is not None  # as `Needs.guide` says
     tower, trace = ctx.transformer, ctx.trace
     with torch.no_grad():
         features = F.normalize(ctx.guide().float(), dim=1)  # [B, C, h', w']

@@ -43,8 +43,7 @@ def gla_clip(
         beta: how fast more is subtracted with more windows.
         gamma: how much sharper the softmax is for places with few like them.
     """
-    if ctx.guide is None:
-        raise UsageError("expected a guide for gla_clip, got none: give one, such as dino-b8")
+    assert ctx.guide is not None  # as `Needs.guide` says
     if not is_whole(rounds, 1):
         raise UsageError(f"expected rounds of gla_clip to be 1 or more, got {short(rounds)}")
     features = F.normalize(ctx.guide().float(), dim=1)  # [B, C, h', w']

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine
 from cliploc.saliency._infra.method_registry import patch_cosines
@@ -30,8 +29,7 @@ def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:  #
         beta: share of the mean that is subtracted.
         gamma: how sharp the softmax is.
     """
-    if ctx.guide is None:
-        raise UsageError("expected a guide for proxyclip, got none: give one, such as dinov2-s")
+    assert ctx.guide is not None  # as `Needs.guide` says
     features = ctx.guide()  # [B, C, h', w']
     grid = (features.shape[-2], features.shape[-1])
     return dense_cosine(ctx, DenseReading(on_guides_grid(ctx, proxy_attention(features, beta, gamma), grid), grid=grid))

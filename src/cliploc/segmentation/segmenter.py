@@ -118,7 +118,7 @@ class Segmenter:
     ) -> dict[str, Labels]:
         """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's, by `name`."""
         with own_modes(self.backbone.device):
-            resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
+            images = self._input(picture)  # [1, 3, h, w]
             tasks = self._chosen(methods)
             hw = (picture.height, picture.width)
             if regions is None and self.regions is not None:
@@ -132,7 +132,7 @@ class Segmenter:
             made = {}
             for name, task in tasks.items():
                 maps = seen.of[name] if chosen is None else seen.of[name][:, chosen]
-                over = self._over_pixels(maps, task.method.cosines, seen, picture, resized.shape[:2])
+                over = self._over_pixels(maps, task.method.cosines, seen, picture)
                 if self.protocol.propagation == "tlp":
                     over = propagated(over, images, queries, hw, VALUES)
                 labels = label_map(over, class_of, hw, self.protocol)
@@ -164,11 +164,11 @@ class Segmenter:
     def _chosen(self, methods: Sequence[str] | None) -> dict[str, Task]:
         return {name: task for name, task in self.tasks.items() if methods is None or name in methods}
 
-    def _input(self, picture: Image.Image) -> tuple[npt.NDArray[np.uint8], Tensor]:
-        """The picture resized with its ratio kept, `[h, w, 3]` uint8, and the tower's input `[1, 3, h, w]`."""
+    def _input(self, picture: Image.Image) -> Tensor:
+        """The tower's input `[1, 3, h, w]`: the picture resized with its ratio kept."""
         height, width = resized_hw((picture.height, picture.width), self.protocol)
         resized = cv2.resize(np.asarray(picture), (width, height), interpolation=cv2.INTER_LINEAR)
-        return np.asarray(resized, np.uint8), self._normalised(np.asarray(resized, np.uint8))
+        return self._normalised(np.asarray(resized, np.uint8))
 
     def _normalised(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         images = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float()  # [1, 3, h, w]
@@ -278,9 +278,7 @@ class Segmenter:
 
         return cache(lambda: torch.cat(self._in_parts(pixels, features, reporter)))
 
-    def _over_pixels(
-        self, maps: Tensor, cosines: bool, seen: _Seen, picture: Image.Image, resized_hw: tuple[int, int]
-    ) -> PixelMaps:
+    def _over_pixels(self, maps: Tensor, cosines: bool, seen: _Seen, picture: Image.Image) -> PixelMaps:
         """How maps `[W, Q, h, w]` of windows become maps over the picture's pixels, a few queries at a time."""
         low, high = maps.min(), maps.max()
         spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
@@ -294,7 +292,7 @@ class Segmenter:
         small = picture if shrink == 1 else picture.resize(work_hw[::-1], Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
         cell_h, cell_w = (
-            max(1, round(self.backbone.stride * work / own)) for work, own in zip(work_hw, resized_hw, strict=True)
+            max(1, round(self.backbone.stride * work / own)) for work, own in zip(work_hw, seen.hw, strict=True)
         )
         sides = seen.sides(maps, work_hw)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import _imports
-from cliploc.boxes.parts import climb, neighbours
+from cliploc.boxes.parts import climb, neighbours, root_of
 
 Levels = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
@@ -256,19 +256,13 @@ def _merged(
     roots = list(range(len(tables)))
     found: list[tuple[IntArray, npt.NDArray[np.int32], IntArray]] = []  # levels, sides and areas, region by region
 
-    def root_of(part: int) -> int:
-        while roots[part] != part:
-            roots[part] = roots[roots[part]]
-            part = roots[part]
-        return part
-
     def emit(part: int, below: int) -> None:
         if part != left_out:
             alive = slice(below + 1, int(tops[part]) + 1)
             found.append((np.arange(alive.start, alive.stop), tables[part, alive].copy(), areas[part, alive].copy()))
 
     for height, *pair in saddles:
-        one, other = map(root_of, pair)
+        one, other = (root_of(roots, part) for part in pair)
         if one == other:
             continue
         emit(one, height)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ EnsembleRule = Literal["minmax", "rank"]
 
 def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     """A method, or an ensemble by "+": towers of all, mean threshold, maps by "minmax" or "rank", then the mean."""
-    if rule not in get_args(EnsembleRule):
-        raise UsageError(f"expected ensemble to be one of {', '.join(get_args(EnsembleRule))}, got {rule!r}")
     names = names_in(spec)
     members = tuple(methods.get(name) for name in names)
     if len(members) == 1:
