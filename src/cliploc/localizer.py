@@ -232,10 +232,11 @@ class Localizer:
             One `Localization` for each picture.
         """
         how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "boxes": boxes}
-        results = _found_in(self._run(_requests(images, names), None, presence, reporter, on_error, **how))
+        results = self._run(_requests(images, names), None, presence, reporter, on_error, **how)
         with closing(results):
-            for found in results:
-                yield found[self.method.name]
+            for result in results:
+                if result.error is None:
+                    yield result.found[self.method.name]
 
     def compare(
         self,
