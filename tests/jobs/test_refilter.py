@@ -248,10 +248,15 @@ def test_a_review_of_another_file_of_the_same_name_is_not_applied(root: Path, tm
         for number in (0, 1):
             state = folder.state(number)
             pictures[state["name"]] = {"revision": 1, "status": "reviewed", "boxes": [], "drawn": state["drawn"]}
-    result = annotate(
-        root, LABELS, out, decisions=review_file(out, tmp_path / "b.json", {}, pictures=pictures), **OPTIONS
-    )
+
+    def applied() -> AnnotateResult:
+        saved = review_file(out, tmp_path / "b.json", {}, pictures=pictures)
+        return annotate(root, LABELS, out, decisions=saved, **OPTIONS)
+
+    result = applied()
     assert (result.corrected, result.not_applied.keys()) == (1, {"b.png"})
+    pictures["b.png"]["drawn"] = "0123456789abcdef"  # of a page of 0.2, which does not say the file
+    assert (applied().corrected, applied().not_applied) == (2, {})
 
 
 def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:

@@ -59,8 +59,8 @@ def merge_review(drafts: AnnotatedFolder, path: Path) -> dict[str, str]:
         place = drafts.results.places.get(name)
         if place is None or not place.ok:
             raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
-        seen, now = one.get("drawn"), drafts.results.drawn(name)
-        if seen is not None and seen.partition("-")[0] != now.partition("-")[0]:
+        file, dash, _ = (one.get("drawn") or "").partition("-")  # pages of earlier versions do not say the file
+        if dash and file != drafts.results.drawn(name).partition("-")[0]:
             problems[name] = "its file was another one when it was reviewed: review it again"
             continue
         try:

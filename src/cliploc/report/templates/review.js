@@ -61,10 +61,13 @@ class FileStore {
   kept() {
     let all = {};
     try { all = JSON.parse(localStorage.getItem(this.#key)) || {}; } catch { /* nothing is kept */ }
-    // Another folder with the same labels has the same run: a picture of the same name there is another file.
-    const file = (name, drawn) => `${name} ${drawn?.split("-")[0]}`;
-    const known = new Map(data.pictures.map((one) => [file(one.name, one.drawn), one.revision]));
-    return {...Object.fromEntries(Object.entries(all).filter(([name, one]) => known.get(file(name, one.drawn)) === one.base)),
+    // Another folder with the same labels has the same run: a picture of the same name there is another file. What pages
+    // of earlier versions kept does not say of which file it is.
+    const file = (drawn) => drawn?.includes("-") ? drawn.split("-")[0] : null;
+    const pictures = new Map(data.pictures.map((one) => [one.name, one]));
+    const holds = ([name, {base, drawn}]) => pictures.get(name)?.revision === base &&
+      [null, file(pictures.get(name).drawn)].includes(file(drawn));
+    return {...Object.fromEntries(Object.entries(all).filter(holds)),
       ...Object.fromEntries(this.#lost)};
   }
   async entries() {
