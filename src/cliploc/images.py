@@ -93,7 +93,7 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if isinstance(images, np.ndarray):
         single = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
         return [images] if single else images
-    return [images] if isinstance(images, str | os.PathLike | Image.Image | Picture) else images
+    return [images] if isinstance(images, str) or not isinstance(images, Iterable) else images
 
 
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:

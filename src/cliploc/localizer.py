@@ -143,7 +143,7 @@ class Localizer:
             raise UsageError(reason)
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
-        self.guide = backbones.create_guide(guide, _checked_device(given.device)) if isinstance(guide, str) else guide
+        self.guide = backbones.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
         self.mask_source = _mask_source(given.masks_by, given.device)
         encoder = _masked_encoder(self.backbone, given.masked_precision)
         self.masked_precision = encoder.precision
@@ -727,7 +727,7 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _checked_device(device: str | None) -> str:
+def checked_device(device: str | None) -> str:
     """The device asked for, which this machine must have, or the best."""
     if device is None:
         return best_device()
@@ -740,7 +740,7 @@ def _checked_device(device: str | None) -> str:
 
 def _created(model: str, pretrained: str | None, device: str | None, precision: str) -> Backbone:
     """The model by its name, on the device asked for or the best."""
-    checked = _checked_device(device)
+    checked = checked_device(device)
     with own_modes(checked):
         return backbones.create(model, pretrained, checked, precision=precision)
 
@@ -755,7 +755,7 @@ def _mask_source(name: str, device: str | None) -> MaskSource | None:
         return GrabCutMasks()
     from cliploc.sam import SamMasks
 
-    return SamMasks(name.removeprefix(SAM), device=_checked_device(device))
+    return SamMasks(name.removeprefix(SAM), device=checked_device(device))
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:
