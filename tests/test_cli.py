@@ -564,7 +564,8 @@ def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
     assert {path.name for path in Path("found").rglob("*.*")} == {"cat_overlay.jpg", "cat.jpg.npy", "results.json"}
     result = cliploc_("annotate", "demo:cat.jpg", "-p", "cat", "--out", "drafts", *FAST)
     assert (result.code, result.err.splitlines()[-1]) == (0, "next: cliploc review drafts")
-    assert PhotoRun(["demo:"]).ids[str(CAT)] == "cat.jpg"
+    assert PhotoRun(["demo:"]).ids["demo:cat.jpg"] == "cat.jpg"
+    assert find_pictures("demo:").skipped == []
     assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
     result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
     assert (result.code, "unknown demo picture 'cats.jpg': did you mean cat.jpg" in result.err) == (2, True)

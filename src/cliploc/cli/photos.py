@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import DEMO, Inputs, alone_in
+from cliploc._files import DEMO, Inputs, alone_in, demo_names
 from cliploc._terminal import Terminal, grid, printable, styled
 from cliploc.cli.output import (
     DONE,
@@ -60,9 +60,10 @@ class PhotoRun:
         self.paths: list[str] = []  # of the files that were named, and of those in folders that were named
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
-        for photo in photos:
+        demo = [f"{DEMO}{name}" for name in demo_names()]
+        for photo in [one for photo in photos for one in (demo if photo == DEMO else [photo])]:
             found = None
-            if photo == DEMO or os.path.isdir(photo):
+            if os.path.isdir(photo):
                 from cliploc.jobs.picture_files import find_pictures
 
                 with suppress(UsageError, ValueError):  # an empty folder stays, and fails as a picture
