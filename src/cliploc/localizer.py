@@ -433,6 +433,16 @@ class Localizer:
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
         known = [entry for entry in names if prompts.parse([entry]).names[0] not in unknown]
+        return self._classifications(images, known, top_k, on_error, reporter)
+
+    def _classifications(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        known: Sequence[str],
+        top_k: int,
+        on_error: OnError,
+        reporter: Reporter,
+    ) -> Iterator[Classification]:
         with self.flow.batches(_requests(images, known), on_error) as gathered:
             for batch in gathered:
                 readable = [item for item in batch if isinstance(item, Prepared)]

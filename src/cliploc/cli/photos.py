@@ -61,7 +61,7 @@ class PhotoRun:
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
         demo = [f"{DEMO}{name}" for name in demo_names()]
-        for photo in [one for photo in photos for one in (demo if photo == DEMO else [photo])]:
+        for photo in [path for asked in photos for path in (demo if asked == DEMO else [asked])]:
             found = None
             if os.path.isdir(photo):
                 from cliploc.jobs.picture_files import find_pictures
