@@ -160,6 +160,13 @@ def small_png(content: bytes, longest: int) -> Image.Image:
         raise _damaged("a stored PNG", error) from None
 
 
+def picture_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as the content of a file of this format; the options are Pillow's."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
 def _opened(file: BinaryIO, name: str) -> Image.Image:
     """The picture of a file, by the reader of its format; nothing is decoded."""
     if "HEIF" in Image.OPEN or not _is_heic(file):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import time
@@ -239,12 +238,11 @@ def _short(stem: str) -> str:
 
 def encoded(image: Image.Image, name: str) -> bytes:
     """A picture as the content of a file of this name."""
-    buffer = io.BytesIO()
+    from cliploc.images import picture_bytes
+
     if name.endswith(".jpg"):
-        image.save(buffer, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters must stay crisp
-    else:
-        image.save(buffer, "PNG")
-    return buffer.getvalue()
+        return picture_bytes(image, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters stay crisp
+    return picture_bytes(image, "PNG")
 
 
 # ------------------------------------------------------------------------------------------------ printed and recorded
