@@ -243,6 +243,13 @@ def test_help_has_every_option_of_the_localizer_in_sections(command):
     assert all(len(line) <= 80 or line.startswith("  Example: ") for line in lines), "commands stay whole, to be copied"
 
 
+@pytest.mark.parametrize("command", ["compare", "explain", "leaderboard", "segment"])
+def test_help_of_commands_without_recipes_tells_no_default_of_one(command):
+    words = " ".join(cliploc_(command, "--help").out.split())
+    assert "--scales" not in words or "multiples of the input size. [default: 1]" in words
+    assert "recipe's;" not in words
+
+
 def test_a_command_imports_the_modules_of_no_other():
     script = "import sys; from cliploc.cli import main; main(['localize', '--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -564,7 +571,8 @@ def test_photographs_of_the_package_are_taken_by_name(tmp_path, monkeypatch):
     assert {path.name for path in Path("found").rglob("*.*")} == {"cat_overlay.jpg", "cat.jpg.npy", "results.json"}
     result = cliploc_("annotate", "demo:cat.jpg", "-p", "cat", "--out", "drafts", *FAST)
     assert (result.code, result.err.splitlines()[-1]) == (0, "next: cliploc review drafts")
-    assert PhotoRun(["demo:"]).ids[str(CAT)] == "cat.jpg"
+    assert PhotoRun(["demo:"]).ids["demo:cat.jpg"] == "cat.jpg"
+    assert find_pictures("demo:").skipped == []
     assert [one.path for one in find_pictures(["demo:cat.jpg"]).pictures] == [CAT]
     result = cliploc_("localize", "demo:cats.jpg", "-p", "cat", *FAST)
     assert (result.code, "unknown demo picture 'cats.jpg': did you mean cat.jpg" in result.err) == (2, True)

@@ -47,3 +47,16 @@ def test_true_false_and_what_is_not_finite_are_no_numbers_in_any_option(kind):
                     kind(**{name: (valid[0], wrong) if isinstance(valid, tuple) else wrong})
     numeric = {one.name for one in fields(kind) if re.search(r"\b(int|float)\b", str(one.type))}
     assert numeric == NUMBERS[kind].keys()
+
+
+@pytest.mark.parametrize("name", ["model", "method", "head", "templates", "calibration", "learnt", "guide", "memory"])
+@pytest.mark.parametrize("wrong", [5, True, object()])
+def test_an_object_of_another_kind_is_refused(name, wrong):
+    with pytest.raises(UsageError, match=rf"^expected {name}, "):
+        Options(**{name: wrong})
+
+
+@pytest.mark.parametrize("values", [{"model": None}, {"method": ""}])
+def test_no_model_and_an_empty_method_are_refused(values):
+    with pytest.raises(UsageError, match=rf"^expected {next(iter(values))}, "):
+        Options(**values)

@@ -92,7 +92,7 @@ def test_random_weights_load_and_do_not_pass(small, tmp_path):
     assert result.out.endswith("\n1 check failed\n")
 
 
-def test_damaged_weights_and_those_of_another_model_fail_and_missing_ones_end_it(small, tmp_path):
+def test_damaged_weights_those_of_another_model_and_missing_ones_fail(small, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(small_clip(seed=5).state_dict(), path)
     cut = path.read_bytes()[:5000]
@@ -103,8 +103,8 @@ def test_damaged_weights_and_those_of_another_model_fail_and_missing_ones_end_it
         assert result.code == 1
         assert said in line_of(result, "weights")
     result = cliploc_("doctor", "--model", "RN-small", "--pretrained", tmp_path / "none.pt")
-    assert result.code == 2
-    assert result.err == f"cliploc: expected a file of weights, found none at {tmp_path / 'none.pt'}: check the path\n"
+    assert result.code == 1
+    assert f"expected a file of weights, found none at {tmp_path / 'none.pt'}: check" in line_of(result, "weights")
 
 
 def test_a_tag_is_found_in_the_cache(small, home, monkeypatch, tmp_path):  # noqa: F811

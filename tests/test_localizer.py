@@ -496,6 +496,12 @@ def test_calls_that_are_refused(backbones, images, names, text):
     assert str(error.value).startswith(text), error.value
 
 
+@pytest.mark.parametrize("images", [None, 7, [None]])
+def test_a_stream_of_what_is_no_picture_is_refused(backbones, images):
+    with pytest.raises(UsageError, match="expected a path, a PIL image or a numpy array, got"):
+        next(build(backbones["gap_cnn"]).stream(images, ["red"]))
+
+
 def test_an_iterator_of_pictures_with_too_few_lists_of_names(backbones):
     stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]])
     with pytest.raises(UsageError, match="expected a list of names for each picture, got 1 lists and more pictures"):

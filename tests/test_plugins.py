@@ -194,6 +194,8 @@ def test_a_new_package_is_found_and_runs_and_its_own_tests_pass(tmp_path):
         (("new", "My Cam"), "expected a name of lower-case letters"),
         (("new", "cam"), "the name cam is taken"),
         (("new", "json"), "the name json is taken"),
+        (("new", "torch"), "the name torch is taken"),
+        (("new", "pillow"), "the name pillow is taken"),
         (("new", "lambda"), "expected a name of lower-case letters"),
     ],
 )

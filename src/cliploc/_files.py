@@ -31,13 +31,17 @@ def demo_folder() -> Path:
     return Path(__file__).parent / "demo_photos"
 
 
+def demo_names() -> list[str]:
+    """The names of the photographs of the package."""
+    return sorted(one.name for one in demo_folder().glob("*.jpg"))
+
+
 def picture_path(path: str | os.PathLike[str]) -> Path:
     """A picture's path as users write it: `demo:dogs.jpg` is a picture of the package, if no file is called so."""
     text = os.fspath(path)
     if not text.startswith(DEMO) or os.path.lexists(text):
         return Path(text)
-    name = text.removeprefix(DEMO)
-    photos = [one.name for one in demo_folder().glob("*.jpg")]
+    name, photos = text.removeprefix(DEMO), demo_names()
     if name not in photos:
         raise InputError(f"{text}: {UnknownNameError('demo picture', name, photos)}")
     return demo_folder() / name

@@ -205,10 +205,24 @@ _DEVICE = _where(
     "device as cpu, cuda, cuda:N or mps",
     "the best available",
 )
-_GUIDE = _where(
-    lambda value: not isinstance(value, str) or value.partition("@")[0].strip(),
-    "guide, the name of a second image tower such as dinov2-s",
+# Objects are told by what is used of them, as their classes are not imported here.
+_MODEL = _where(
+    lambda value: isinstance(value, str) or hasattr(value, "encode_image"),
+    "model, a name of `cliploc models` or a Backbone",
 )
+_METHOD = _where(lambda value: isinstance(value, str) and value.strip(), "method, a name", "the model's recipe")
+_TEMPLATES = _where(lambda value: isinstance(value, Sequence), "templates, a text or a list of texts", "the default")
+_GUIDE = _where(
+    lambda value: value.partition("@")[0].strip() if isinstance(value, str) else hasattr(value, "weights_id"),
+    "guide, the name of a second image tower such as dinov2-s",
+    none=True,
+)
+_MEMORY = _where(lambda value: hasattr(value, "shared"), "memory, a cliploc.Memory", none=True)
+
+
+def _file(name: str) -> Check:
+    """The path of a file, or None; whoever reads it checks the file."""
+    return _where(lambda value: isinstance(value, str | os.PathLike), f"{name}, the path of a file", none=True)
 
 
 def _checked_method_options(value: Any) -> dict[str, Any]:
@@ -351,7 +365,7 @@ class Options:
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     model: str | Backbone = option(
-        "mini", group="model", usual=True, metavar="NAME",
+        "mini", group="model", usual=True, metavar="NAME", check=_MODEL,
         help="Model; `cliploc models` lists them.",
         about='Also "hf-hub:ORG/NAME", "local-dir:PATH" (of open_clip or transformers), or, in Python, a `Backbone`.',
     )
@@ -360,7 +374,7 @@ class Options:
         help="Weights of the model: a tag of `cliploc models NAME`, or a file.",
     )
     method: str | None = option(  # a second one is refused, not silently taken
-        None, group="method", usual=True, metavar="NAME", repeat=True, gather=_one_method, none="the model's recipe",
+        None, group="method", usual=True, metavar="NAME", repeat=True, gather=_one_method, check=_METHOD,
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
@@ -382,7 +396,7 @@ class Options:
         "type that the method declares.",
     )
     head: str | os.PathLike[str] | None = option(
-        None, group="method", metavar="FILE",
+        None, group="method", metavar="FILE", check=_file("head"),
         help="Trained layers from `cliploc train`.",
         about="If you name no method, the file's method runs.",
     )
@@ -392,7 +406,7 @@ class Options:
         about='"minmax" first scales each map to 0-1; "rank" uses the rank of each place in its map.',
     )
     templates: Sequence[str] | str | None = option(
-        None, group="prompt", metavar="TEXT", flags=("--template",), repeat=True,
+        None, group="prompt", metavar="TEXT", flags=("--template",), repeat=True, check=_TEMPLATES, none="",
         help="Sentence with {} for the name (repeatable), a FILE.txt of sentences, or default, openai-80, openai-7, "
         "name-only.",
         about="In Python one of these texts or a list of them. The embeddings of all sentences are averaged.",
@@ -495,11 +509,11 @@ class Options:
         about="It costs no further forward pass. Scores and presence are then chances. See `cliploc help presence`.",
     )
     calibration: str | os.PathLike[str] | None = option(
-        None, group="boxes", metavar="FILE", none="the package's",
+        None, group="boxes", metavar="FILE", check=_file("calibration"), none="the package's",
         help="How a second look is calibrated: a file of `cliploc calibrate`, or of tune.",
     )
     learnt: str | os.PathLike[str] | None = option(
-        None, group="boxes", metavar="FILE", none="nothing",
+        None, group="boxes", metavar="FILE", check=_file("learnt"), none="nothing",
         help="What a folder has taught: learnt.safetensors of `cliploc annotate`.",
         about="Names in the file get the boxes that the folder's own drafts would have, also names that the model does "
         "not know. The file holds for the model and settings that it was learnt with. See `cliploc help teaching`.",
@@ -550,7 +564,7 @@ class Options:
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
-        None, group="run", python_only=True,
+        None, group="run", python_only=True, check=_MEMORY,
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
         "Several localizers may use one memory, one after the other.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cliploc import __version__
 from cliploc.demo import demo_photos
-from cliploc.errors import MissingWeightsError, ModelError
+from cliploc.errors import ModelError
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
@@ -72,8 +72,6 @@ def _model(model: str, pretrained: str | None, device: str | None, precision: st
     start = time.perf_counter()
     try:
         localizer = classifier(model, pretrained, device=device, precision=precision, text_cache=False)
-    except MissingWeightsError:
-        raise
     except (ModelError, OSError) as error:
         advice = ": install cliploc again" if model in ("mini", "mini-vit") else ""
         yield Finding("weights", False, f"{model} cannot be loaded ({error}){advice}")

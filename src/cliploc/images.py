@@ -93,7 +93,7 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if isinstance(images, np.ndarray):
         single = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
         return [images] if single else images
-    return [images] if isinstance(images, str | os.PathLike | Image.Image | Picture) else images
+    return [images] if isinstance(images, str) or not isinstance(images, Iterable) else images
 
 
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
@@ -158,6 +158,13 @@ def small_png(content: bytes, longest: int) -> Image.Image:
             return image.copy()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _damaged("a stored PNG", error) from None
+
+
+def picture_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as the content of a file of this format; the options are Pillow's."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
 
 
 def _opened(file: BinaryIO, name: str) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
+from cliploc.images import picture_bytes
 from cliploc.maps import as_tensor
 from cliploc.rle import Rle, decode, encode
 from cliploc.values import Boxes, FloatArray, Masks, told_apart
@@ -285,14 +285,12 @@ class Localization:
         """What a notebook shows: the overlay, and a line for each name."""
         drawn = self.overlay().convert("RGB")
         drawn.thumbnail((NOTEBOOK_SIDE, NOTEBOOK_SIDE))
-        file = io.BytesIO()
-        drawn.save(file, "JPEG", quality=85)
         counts = np.bincount(self.boxes.label, minlength=len(self.names))
         lines = [
             f"<li>{html.escape(name)}: {html.escape(reason or ('1 box' if n == 1 else f'{n} boxes'))}</li>"
             for name, reason, n in zip(self.names, self.reasons, counts, strict=True)
         ]
-        picture = base64.b64encode(file.getvalue()).decode("ascii")
+        picture = base64.b64encode(picture_bytes(drawn, "JPEG", quality=85)).decode("ascii")
         alt = html.escape(repr(self), quote=True)
         return f'<img alt="{alt}" src="data:image/jpeg;base64,{picture}"><ul>{"".join(lines)}</ul>'
 

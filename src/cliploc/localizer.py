@@ -143,7 +143,7 @@ class Localizer:
             raise UsageError(reason)
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
-        self.guide = backbones.create_guide(guide, _checked_device(given.device)) if isinstance(guide, str) else guide
+        self.guide = backbones.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
         self.mask_source = _mask_source(given.masks_by, given.device)
         encoder = _masked_encoder(self.backbone, given.masked_precision)
         self.masked_precision = encoder.precision
@@ -434,6 +434,16 @@ class Localizer:
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
         known = [entry for entry in names if prompts.parse([entry]).names[0] not in unknown]
+        return self._classifications(images, known, top_k, on_error, reporter)
+
+    def _classifications(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        known: Sequence[str],
+        top_k: int,
+        on_error: OnError,
+        reporter: Reporter,
+    ) -> Iterator[Classification]:
         with self.flow.batches(_requests(images, known), on_error) as gathered:
             for batch in gathered:
                 readable = [item for item in batch if isinstance(item, Prepared)]
@@ -728,7 +738,7 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _checked_device(device: str | None) -> str:
+def checked_device(device: str | None) -> str:
     """The device asked for, which this machine must have, or the best."""
     if device is None:
         return best_device()
@@ -741,7 +751,7 @@ def _checked_device(device: str | None) -> str:
 
 def _created(model: str, pretrained: str | None, device: str | None, precision: str) -> Backbone:
     """The model by its name, on the device asked for or the best."""
-    checked = _checked_device(device)
+    checked = checked_device(device)
     with own_modes(checked):
         return backbones.create(model, pretrained, checked, precision=precision)
 
@@ -756,7 +766,7 @@ def _mask_source(name: str, device: str | None) -> MaskSource | None:
         return GrabCutMasks()
     from cliploc.sam import SamMasks
 
-    return SamMasks(name.removeprefix(SAM), device=_checked_device(device))
+    return SamMasks(name.removeprefix(SAM), device=checked_device(device))
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:

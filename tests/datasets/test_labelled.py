@@ -89,6 +89,15 @@ def test_coco_object_draws_no_endless_number_of_outlines(tmp_path):
     assert sum(len(outlines) for _, outlines in dataset.samples[0].truth.things) == 2000
 
 
+def test_coco_object_takes_an_annotation_without_an_area(tmp_path):
+    labelled.coco_object(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["area"] = None
+    path.write_text(json.dumps(content))
+    assert not open_labelled("coco_object", tmp_path).problems
+
+
 def test_coco_object_without_either_file_is_not_called_damaged(tmp_path):
     (labelled.coco_object(tmp_path) / "annotations/instances_val2017.json").unlink()
     with pytest.raises(UsageError, match=r"^expected [^\n]*, or label maps in annotations/val2017; found neither"):

@@ -157,7 +157,7 @@ def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage, co
     result = evaluate(folders, "--json", "--convention", convention)
     assert result.code == 1
     assert result.err.count("failed: ") == result.err.count("failed: val/a.JPEG: ") == 1
-    assert "2 of 3 pictures evaluated; 1 map problems" in result.err
+    assert "2 of 3 pictures evaluated; 1 map problem\n" in result.err
     assert result.err.count("\n") == 2
     assert len(result.err) < 6000
 

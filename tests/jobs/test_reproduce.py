@@ -8,7 +8,7 @@ pytest.importorskip("pyarrow")
 
 from cliploc._documents import Published
 from cliploc.datasets import labelled_readers, readers
-from cliploc.jobs.reproduce import Reproduced, published_rows
+from cliploc.jobs.reproduce import Reproduced, on_model, published_rows
 from tests.commands import cliploc_, refused
 from tests.datasets import labelled
 from tests.jobs.samples import judged_here, rows_file, wsol_folder
@@ -80,6 +80,14 @@ def test_a_file_of_ones_own_rows_is_compared(tmp_path):
     assert found["note"] == ""
     assert f"{found['ours']:.2f}" in ran.out
     assert found["confidence_95"][0] <= found["ours"] <= found["confidence_95"][1]
+
+
+def test_other_published_weights_of_the_rows_own_model_are_not_the_papers():
+    row = next(one for one in published_rows() if one.id == "naclip-voc21")
+    assert on_model(row, None, "openai") == on_model(row, row.model, None) == (row, "")
+    other, note = on_model(row, None, "laion2b_s34b_b88k")
+    assert (other.pretrained, note) == ("laion2b_s34b_b88k", "with laion2b_s34b_b88k")
+    assert on_model(row, None, "weights.pt")[1] == "", "a file of them"
 
 
 def test_the_verdict_is_by_the_interval():

@@ -464,8 +464,9 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
 
 
-def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_one_line(colours: Path, tmp_path: Path) -> None:
     for arguments, said in (
+        (("tscam", "--root", colours, "--device", "cuda:99"), "expected a device of this machine"),
         (("tscam", "--root", tmp_path / "no"), "a folder with a folder for each class"),
         (("grad_cam", "--root", tmp_path), "expected METHOD to be one of tscam, lctr"),
         (

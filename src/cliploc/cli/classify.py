@@ -39,6 +39,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
         use_threads(asked.threads)
         localizer = classifier(**options.given())
+        told = replace(reporter, failed=run.fail)
+        results = localizer.classify_stream(run.paths, names, asked.top_k, on_error="skip", reporter=told)
         for reason in localizer.unknown_names(names).values():
             run.terminal.say(f"left out: {reason}", style="yellow")
         for reading in localizer.readings(names):
@@ -54,8 +56,6 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
         if not run.quiet:
             line(("picture", "rank", "name", "probability", "cosine"), "bold")
-        told = replace(reporter, failed=run.fail)
-        results = localizer.classify_stream(run.paths, names, asked.top_k, on_error="skip", reporter=told)
         for result in results:
             picture = result.picture
             run.records.append(classified_record(picture.source, picture.image.size, picture.notes, result.names))

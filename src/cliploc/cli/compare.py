@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploc.cli.localize import MAPS_AT_ONCE
 from cliploc.cli.options import (
+    AS_PUBLISHED,
     ImagePhotoFlags,
     MethodFlags,
     ModelFlags,
@@ -48,7 +49,7 @@ class CompareFlags(ImagePhotoFlags, MethodFlags, ModelFlags):
     )
 
 
-@command(leave_out=OWN)
+@command(leave_out=OWN, without=AS_PUBLISHED)
 def compare(asked: CompareFlags, options: Options) -> int:
     """Compare methods, with one sheet per picture.
 

@@ -105,7 +105,7 @@ def evaluate(asked: EvaluateFlags, options: Options, faithfulness: FaithfulnessO
 
 def _evaluated(result: FolderResult | LabelsResult) -> str:
     """How many pictures were evaluated, and what was wrong with the others."""
-    counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
+    counts = ", ".join(f"{count} {kind} problem{'s' * (count > 1)}" for kind, count in result.counts().items())
     return f"{result.evaluated} of {result.asked} pictures evaluated{f'; {counts}' if counts else ''}"
 
 

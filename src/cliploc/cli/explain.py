@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cliploc._files import Inputs, alone_in
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import (
+    AS_PUBLISHED,
     MethodFlags,
     WithJson,
     WithThreads,
@@ -64,7 +65,7 @@ class ExplainFlags(MethodFlags, WithThreads, WithJson):
     out: Path = flag("Folder for explain.html and explain.json.", Path("explain-out"), metavar="DIR", group="output")
 
 
-@command(leave_out=(*OWN, *OF_BOXES), hidden=("target",), defaults={"steps": STEPS})
+@command(leave_out=(*OWN, *OF_BOXES), hidden=("target",), defaults={"steps": STEPS}, without=AS_PUBLISHED)
 def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
     """Measure whether the maps of one picture are faithful.
 

@@ -10,6 +10,7 @@ from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import (
+    AS_PUBLISHED,
     MOST_COUNTED,
     MOST_SEED,
     EngineFlags,
@@ -77,7 +78,8 @@ class LeaderboardFlags(EngineFlags, WithJson):
         "masks_by",
         "learnt",
         "ensemble",
-    )
+    ),
+    without=AS_PUBLISHED,
 )
 def leaderboard(asked: LeaderboardFlags, options: Options) -> int:
     """Compare all methods on several sets.

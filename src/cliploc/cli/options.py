@@ -38,6 +38,11 @@ TASKS = (*EVALUATED, "presence", "labelling")  # what `benchmark` measures
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
 MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
 MOST_SEED = 2**32 - 1  # as numpy takes it
+# Defaults in words of a command that runs methods as published, without recipes.
+AS_PUBLISHED = {
+    "threshold": "the method's own", "refine": "none", "scales": "1", "windows": "none", "flip": "no",
+    "split_peaks": "1", "min_score": "0", "second_look": "no",
+}  # fmt: skip
 Command = Callable[..., int]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import DEMO, Inputs, alone_in
+from cliploc._files import DEMO, Inputs, alone_in, demo_names
 from cliploc._terminal import Terminal, grid, printable, styled
 from cliploc.cli.output import (
     DONE,
@@ -60,9 +59,10 @@ class PhotoRun:
         self.paths: list[str] = []  # of the files that were named, and of those in folders that were named
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
-        for photo in photos:
+        demo = [f"{DEMO}{name}" for name in demo_names()]
+        for photo in [path for asked in photos for path in (demo if asked == DEMO else [asked])]:
             found = None
-            if photo == DEMO or os.path.isdir(photo):
+            if os.path.isdir(photo):
                 from cliploc.jobs.picture_files import find_pictures
 
                 with suppress(UsageError, ValueError):  # an empty folder stays, and fails as a picture
@@ -238,12 +238,11 @@ def _short(stem: str) -> str:
 
 def encoded(image: Image.Image, name: str) -> bytes:
     """A picture as the content of a file of this name."""
-    buffer = io.BytesIO()
+    from cliploc.images import picture_bytes
+
     if name.endswith(".jpg"):
-        image.save(buffer, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters must stay crisp
-    else:
-        image.save(buffer, "PNG")
-    return buffer.getvalue()
+        return picture_bytes(image, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters stay crisp
+    return picture_bytes(image, "PNG")
 
 
 # ------------------------------------------------------------------------------------------------ printed and recorded

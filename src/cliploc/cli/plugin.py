@@ -3,7 +3,8 @@
 import keyword
 import re
 import sys
-from importlib import resources
+from importlib import metadata, resources
+from itertools import chain
 from pathlib import Path
 from string import Template
 
@@ -45,7 +46,9 @@ def plugin(asked: PluginFlags) -> int:
         raise UsageError(f"expected a name of lower-case letters, digits and hyphens, such as my-cam, got {name!r}")
     from cliploc.saliency import methods
 
-    if module in methods.known_names() or module in sys.stdlib_module_names or module == "cliploc":
+    installed = metadata.packages_distributions()  # module → the packages that it comes from
+    others = {one.lower().replace("-", "_") for one in (*installed, *chain(*installed.values()))}
+    if module in {*methods.known_names(), *sys.stdlib_module_names, *others, "cliploc"}:
         raise UsageError(f"the name {module} is taken: choose another")
     out = user_path(asked.out or Path(name))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

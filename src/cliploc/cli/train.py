@@ -64,12 +64,12 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     ):
         from cliploc import training
         from cliploc.backbones import create
-        from cliploc.localizer import best_device
+        from cliploc.localizer import checked_device
 
         use_threads(asked.threads)
         settings = training.TrainSettings(method=name, kind=asked.head, **chosen.given())  # type: ignore[arg-type]  # checked there
         pictures = training.read_folder(asked.root) if asked.dataset == "imagefolder" else training.read_csv(asked.root)
-        device = options.device or best_device()
+        device = checked_device(options.device)
         if device == "cuda":  # with a GPU for each process, that of this one
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from cliploc.datasets import (
     read_labels,
 )
 from cliploc.errors import InputError, UsageError
+from cliploc.images import picture_bytes
 from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.jobs.folder import RunKind, plain
 from cliploc.jobs.plan import ModelSetup, Setting
@@ -190,10 +190,9 @@ class LabelMapJudge(PictureJudge):
 def preview(labels: npt.NDArray[Any]) -> bytes:
     """A label map as a small PNG, subsampled."""
     step = max(1, -(-max(labels.shape) // PREVIEW))
-    content = io.BytesIO()
     kind = np.uint8 if labels.max(initial=0) <= IGNORE else np.uint16
-    Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(kind)).save(content, "PNG", optimize=True)
-    return content.getvalue()
+    small = Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(kind))
+    return picture_bytes(small, "PNG", optimize=True)
 
 
 # -------------------------------------------------------------------------------------------------------- the numbers

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from cliploc._documents import Manifest, lines_of, read_if_there
-from cliploc._files import picture_folder, picture_path, user_path
+from cliploc._files import DEMO, demo_names, picture_folder, picture_path, user_path
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
@@ -92,7 +92,8 @@ def find_pictures(
     _refuse_addresses([text], "the place of a folder")
     path = picture_folder(text)
     if path.is_dir():
-        return _below(path, _walk(path, out, videos), text, videos)
+        own = [path / name for name in demo_names()]  # without the other files of the package
+        return _below(path, own if text == DEMO else _walk(path, out, videos), text, videos)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
             lines = lines_of(path)

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from cliploc._documents import DocumentError, Published, PublishedRows, read_json
+from cliploc.backbones import models
 from cliploc.errors import UsageError
 
 REFUSED = {"--import", "--out", "--root", "--dataset", "--task"}  # words that a row cannot have
@@ -75,9 +76,13 @@ def chosen_rows(text: str) -> list[Published]:
 
 
 def on_model(row: Published, model: str | None, pretrained: str | None) -> tuple[Published, str]:
-    """The row on another model, with which its number is not the paper's; on its own model with these weights."""
+    """The row on another model or with a tag of other weights, with which its number is not the paper's.
+
+    Weights in a file may be the paper's.
+    """
     if model is None or model == row.model:
-        return row if pretrained is None else replace(row, pretrained=pretrained), ""
+        other = pretrained not in (None, row.pretrained) and pretrained in models.get(row.model).weights
+        return replace(row, pretrained=pretrained or row.pretrained), f"with {pretrained}" if other else ""
     return replace(row, model=model, pretrained=pretrained), f"on {model}"
 
 

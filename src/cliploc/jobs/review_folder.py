@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import io
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from PIL import Image
 from cliploc._documents import Taught
 from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of, write_whole
 from cliploc.errors import InputError, UsageError
-from cliploc.images import load
+from cliploc.images import load, picture_bytes
 from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import export_states, folder
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
@@ -144,9 +143,7 @@ class ReviewFolder:
     def _jpeg(self, number: int, *, side: int) -> bytes:
         image = self.upright(number)
         image.thumbnail((side, side))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-        return buffer.getvalue()
+        return picture_bytes(image, "JPEG", quality=JPEG_QUALITY)
 
     # ---------------------------------------------------------------------------------------------------------- taught
     def snapshot(self) -> AnnotatedFolder:

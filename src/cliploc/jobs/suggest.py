@@ -1,6 +1,5 @@
 """Boxes that the model suggests while a person edits: a name's heat in one picture, and the region round a click."""
 
-import io
 import threading
 from collections.abc import Hashable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from PIL import Image
 
 from cliploc.boxes import share_of_peak
 from cliploc.errors import InputError
+from cliploc.images import picture_bytes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.masks import name_mask
@@ -35,10 +35,8 @@ class Suggester:
         heat = found.heatmaps[0]
         shown = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
         shown.thumbnail((HEAT_SIDE, HEAT_SIDE))
-        buffer = io.BytesIO()
-        shown.save(buffer, "PNG")
         said = f"{found.names[0]}: " + (found.reasons[0] or "click in a hot region to make a box")
-        return buffer.getvalue(), self._threshold(found), said
+        return picture_bytes(shown, "PNG"), self._threshold(found), said
 
     def box(
         self, image: Image.Image, picture: Hashable, name: str, threshold: float | None, at: tuple[float, float]

@@ -3,7 +3,6 @@
 Each photograph is embedded once; maps and boxes of each setting are drawn over it.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc.errors import CliplocError
-from cliploc.images import load
+from cliploc.images import load, picture_bytes
 from cliploc.report import _draw
 from cliploc.report.benchmark_data import BenchmarkRun, as_boxes, details
 from cliploc.report.html import data_uri, jpeg_uri
@@ -122,9 +121,8 @@ def _heat(thumb: bytes) -> str:
     levels = np.linspace(0, 255, SHADES).round().astype(int)
     colours, alpha = (one[levels] for one in _draw.heat_palette(OPACITY))
     image.putpalette(colours.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())
-    return data_uri(buffer.getvalue(), "image/png")
+    content = picture_bytes(image, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())
+    return data_uri(content, "image/png")
 
 
 def _place(box: Floats) -> Place:

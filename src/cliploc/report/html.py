@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from base64 import b64encode
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+from cliploc.images import picture_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -72,9 +73,7 @@ def data_uri(data: bytes, kind: str) -> str:
 
 def jpeg_uri(image: Image.Image, **options: Any) -> str:
     """A picture as a JPEG data URI; the options are Pillow's."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **options)
-    return data_uri(buffer.getvalue(), "image/jpeg")
+    return data_uri(picture_bytes(image, "JPEG", **options), "image/jpeg")
 
 
 def embedded(image: Image.Image, alt: str, **options: Any) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
         if count_of[image] > MOST_OUTLINES:
             problems.add("broken mask", source, f"more than {MOST_OUTLINES:,} outlines in one picture: left out")
             continue
-        of_picture[image].append((-float(one.get("area", 0)), place, label_of[category], outlines))
+        of_picture[image].append((-float(one.get("area") or 0), place, label_of[category], outlines))
     pictures = []
     ids = picture_ids(str(one["file_name"]) for one in document["images"])
     for one in sorted(document["images"], key=lambda one: int(one["id"])):
