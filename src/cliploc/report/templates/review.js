@@ -495,8 +495,9 @@ $("canvas").addEventListener("pointerdown", (event) => {
       if (!ids.delete(hit.id)) ids.add(hit.id);
       select(ids);
     }
-  } else if (selected.size && !onSelected) {
-    annotator.cancelSelected();  // so that the same drag draws a box
+  } else if (!onSelected) {
+    if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
+    annotator.element.querySelector("svg").setPointerCapture(event.pointerId);  // also where it ends beside the picture
   }
 }, true);
 // On the window and before all others, as Annotorious ends some of these events.
@@ -712,7 +713,7 @@ function ghost(draft) {
 
 // ---------------------------------------------------------------------------------------------- the list of pictures
 function wanted() {
-  const [from, to] = [Number($("score-from").value), Number($("score-to").value)];
+  const [from, to] = [Number($("score-from").value), Number($("score-to").value || 1)];
   const [least, most] = ($("by-size").value || "0,2").split(",").map(Number);
   const label = $("by-label").value;
   return {
@@ -999,6 +1000,8 @@ press("exports", async () => {
   $("exports").disabled = true;
   saved("Writing exports …");
   try {
+    while ([...pending].some((one) => one.saving)) await new Promise((done) => setTimeout(done, 50));
+    if (pending.size) throw new Error("some changes are not saved yet");
     const {files, folder} = await store.post("/exports");
     saved(`Written to ${folder}: ${files.join(", ")}`);
   } catch (error) { saved(`Not written: ${error.message}`, true); }
