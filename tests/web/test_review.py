@@ -512,6 +512,37 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         assert [one for one in editor.said + other.said if "409" not in one] == []
 
 
+@on_a_desk
+def test_a_drop_in_all_pictures_that_breaks_off_is_taken_back(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        page.on("dialog", lambda dialog: dialog.accept())
+        counts = lambda: sorted(re.findall(r"(\w+\.jpg)\D+(\d+) box", page.locator("#list").inner_text()))  # noqa: E731
+        before, asked = counts(), []
+
+        def gone(route):
+            asked.append(route)
+            if len(asked) > 5:  # two pictures were read and saved, the third read
+                route.abort()
+            else:
+                route.continue_()
+
+        page.route("**/pictures/*", gone)
+        page.locator("#drop-shown").click()
+        page.wait_for_function("() => document.getElementById('notice').textContent.includes('was not changed')")
+        dropped = counts()
+        assert sum(one not in before for one in dropped) == 2
+        page.locator("#take-back").click()  # in vain
+        page.get_by_text("0 boxes taken back").wait_for()
+        page.unroute("**/pictures/*")
+        page.locator("#take-back").click()
+        page.get_by_text(re.compile("[1-9] boxes taken back")).wait_for()
+        assert counts() == before
+        assert "Changed since" not in page.locator("#notice").inner_text()
+        assert not page.locator("#take-back").is_visible()
+
+
 def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, masked):
     with served(masked) as address:
         editor = Editor(context, address)
