@@ -218,6 +218,40 @@ def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address)
     assert answers == []
 
 
+def test_what_is_moved_during_a_search_counts_after_it(page, address):
+    open_page(page, address)
+    look(page, DEMO / "cat.jpg", "dog")
+    page.locator("#results figure").first.wait_for()
+    held = []
+    page.route("**/api/show", lambda route: held.append(route), times=1)
+    page.locator("#names").fill("cat")
+    with page.expect_request("**/api/show"):
+        page.locator("#find").click()
+    threshold = page.locator("#threshold input[type=number]")
+    threshold.fill("0.9")
+    threshold.press("Tab")
+    page.wait_for_url(re.compile("names=dog&threshold=0.9"))
+    page.locator("#examples button").nth(1).click()
+    assert page.locator("#picture .chosen span").inner_text() == "cat.jpg"  # not another than the one searched
+    held[0].continue_()
+    page.wait_for_url(re.compile("names=cat&threshold=0.9"))
+    unfold(page, "Model, method and options")
+    page.get_by_label("LayerCAM", exact=True).check()
+    page.get_by_text("Press Find to search with these settings").wait_for()
+    playwright.expect(threshold).to_have_value("0.9")
+    page.locator("#find").click()
+    page.get_by_text("LayerCAM: 1 of 1 name found").wait_for()
+    held.clear()
+    unfold(page, "Downloads")
+    page.route("**/api/files", lambda route: held.append(route), times=1)
+    with page.expect_request("**/api/files"):
+        page.locator("#make").click()
+    move(page, "#threshold", "0.2")
+    held[0].continue_()
+    page.get_by_text("create the files again").wait_for()
+    assert page.locator("#files li").count() == 0  # they have other boxes than the page
+
+
 def test_an_example_is_found_at_once(page, address):
     open_page(page, address)
     page.locator("#examples button").first.click()  # a cat, asked for a cat and a dog

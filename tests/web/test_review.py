@@ -398,6 +398,37 @@ def test_unsure_boxes_are_dashed_and_kept_by_enter_or_a_click(context, out):
 
 
 @on_a_desk
+def test_a_drag_that_ends_beside_the_picture_draws_and_exports_wait_for_what_is_saved(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        page, held = editor.page, []
+        page.locator("#score-to").fill("")  # no limit
+        assert "6 pictures shown" in page.locator("#count").inner_text()
+        editor.open("dogs.jpg")
+        editor.drag((60, 40), (-10, 100))
+        assert editor.boxes[-1] == pytest.approx([0, 40, 60, 60], abs=3)
+        editor.saved()
+        page.route("**/pictures/*", lambda route: held.append(route))
+        with page.expect_request("**/pictures/*"):
+            editor.key("Shift+ArrowDown")
+        exports = []
+        page.on("request", lambda request: exports.append(request) if request.url.endswith("/exports") else None)
+        page.locator("#exports").click()
+        page.wait_for_timeout(300)
+        assert exports == []
+        held[0].continue_()
+        page.get_by_text("Written to").wait_for()
+        assert [box for _, box in coco(out, "dogs.jpg")][-1] == pytest.approx([0, 50, 60, 60], abs=3)
+        editor.key("Shift+ArrowDown")
+        page.wait_for_function("() => document.getElementById('saved').textContent === 'Saving …'")
+        held[1].abort()
+        page.locator("#exports").click()
+        page.get_by_text("Not written: some changes are not saved yet").wait_for()
+        page.unroute("**/pictures/*")
+        page.wait_for_function("() => document.getElementById('unsaved').hidden")
+
+
+@on_a_desk
 def test_what_cannot_be_saved_is_said_and_kept_until_it_can(context, out):
     """Of every picture, whichever is shown."""
     with served(out) as address:
@@ -479,6 +510,37 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         assert len(editor.boxes) == 2
         assert len(corrected(out, "drum.jpg")) == 2
         assert [one for one in editor.said + other.said if "409" not in one] == []
+
+
+@on_a_desk
+def test_a_drop_in_all_pictures_that_breaks_off_is_taken_back(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        page.on("dialog", lambda dialog: dialog.accept())
+        counts = lambda: sorted(re.findall(r"(\w+\.jpg)\D+(\d+) box", page.locator("#list").inner_text()))  # noqa: E731
+        before, asked = counts(), []
+
+        def gone(route):
+            asked.append(route)
+            if len(asked) > 5:  # two pictures were read and saved, the third read
+                route.abort()
+            else:
+                route.continue_()
+
+        page.route("**/pictures/*", gone)
+        page.locator("#drop-shown").click()
+        page.wait_for_function("() => document.getElementById('notice').textContent.includes('was not changed')")
+        dropped = counts()
+        assert sum(one not in before for one in dropped) == 2
+        page.locator("#take-back").click()  # in vain
+        page.get_by_text("0 boxes taken back").wait_for()
+        page.unroute("**/pictures/*")
+        page.locator("#take-back").click()
+        page.get_by_text(re.compile("[1-9] boxes taken back")).wait_for()
+        assert counts() == before
+        assert "Changed since" not in page.locator("#notice").inner_text()
+        assert not page.locator("#take-back").is_visible()
 
 
 def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, masked):

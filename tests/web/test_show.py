@@ -97,6 +97,8 @@ def test_the_files_are_those_of_the_visitors_results(address, photo):
     shown(address, wish(photo, CAM))
     for visitor, wanted in ((ANNA, "cat_overlay.png"), ("d" * 32, "no results to download"), (3, "hexadecimal")):
         assert wanted in str(post_json(address, {"visitor": visitor, **CAM}, "/api/files")[1])
+    other = {"visitor": ANNA, **CAM, "method": "layer_cam"}  # its threshold is not that of what is shown
+    assert post_json(address, other, "/api/files") == (422, {"error": "Press Find to search with these settings."})
 
 
 def test_a_picture_is_sent_once_and_known_by_its_id_then(address):

@@ -46,6 +46,7 @@ from cliploc.web.store import Store
 
 JPEG_QUALITY = 90  # of an overlay
 EVERY = 0.5  # seconds between two status lines
+UNSEARCHED = "Press Find to search with these settings."
 NO_PICTURE = "expected a picture, got none: send a file, or the id of one, as picture"
 STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold lines back
 
@@ -132,6 +133,8 @@ class Answers:
             if question.picture is None:
                 if (last := self._looks.get(question.visitor)) is None:
                     raise UsageError("There are no results to download, or no longer: press Find first.")
+                if not _ran(last, settings):
+                    raise UsageError(UNSEARCHED)
                 look, settings = last, last.unset(last.settings.with_live(settings))
             else:
                 look = self._look(question, reporter)
@@ -239,11 +242,9 @@ class Answers:
         last = self._looks.get(question.visitor)
         if last is None:
             return {"status": view.status("These results are not kept any longer: press Find.", "problem")}
-        now, then = question.settings, last.settings
-        if any(getattr(now, key) != getattr(then, key) for key in ("model", "method", "compare", "refine")):
-            # The thresholds are of methods that did not run yet.
-            return {"status": view.status("Press Find to search with these settings.")}
-        return self._shown(last, then.with_live(now))
+        if not _ran(last, question.settings):
+            return {"status": view.status(UNSEARCHED)}
+        return self._shown(last, last.settings.with_live(question.settings))
 
     def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
@@ -266,6 +267,11 @@ class Answers:
             "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
             "address": f"?{to_query(linked)}",
         }
+
+
+def _ran(last: SearchResult, now: Settings) -> bool:
+    """Whether the thresholds of these settings are of the methods that ran."""
+    return all(getattr(now, key) == getattr(last.settings, key) for key in ("model", "method", "compare", "refine"))
 
 
 def _line(value: dict[str, Any]) -> bytes:

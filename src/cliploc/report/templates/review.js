@@ -498,8 +498,9 @@ $("canvas").addEventListener("pointerdown", (event) => {
       if (!ids.delete(hit.id)) ids.add(hit.id);
       select(ids);
     }
-  } else if (selected.size && !onSelected) {
-    annotator.cancelSelected();  // so that the same drag draws a box
+  } else if (!onSelected) {
+    if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
+    annotator.element.querySelector("svg").setPointerCapture(event.pointerId);  // also where it ends beside the picture
   }
 }, true);
 // On the window and before all others, as Annotorious ends some of these events.
@@ -715,7 +716,7 @@ function ghost(draft) {
 
 // ---------------------------------------------------------------------------------------------- the list of pictures
 function wanted() {
-  const [from, to] = [Number($("score-from").value), Number($("score-to").value)];
+  const [from, to] = [Number($("score-from").value), Number($("score-to").value || 1)];
   const [least, most] = ($("by-size").value || "0,2").split(",").map(Number);
   const label = $("by-label").value;
   return {
@@ -788,52 +789,54 @@ async function dropShown() {
   const {box: fits} = wanted();
   const count = shown.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
   if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(shown.length, "picture", "pictures")}?`)) return;
-  const done = [];
-  const dropped = await changeMany(shown.filter((index) => entries[index].found.some(fits)), (index, state) => {
-    const found = entryOf(state).found, before = state.boxes;
-    done.push({index, before, revision: state.revision + 1});
-    return before.filter((_, i) => !fits(found[i]));
+  const [done, dropped] = await changeMany(shown.filter((index) => entries[index].found.some(fits)), (index, state) => {
+    const found = entryOf(state).found;
+    return state.boxes.filter((_, i) => !fits(found[i]));
   }, (number) => `Dropping: ${number.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
   droppedShown = done;
   $("take-back").hidden = !done.length;
-  saved(`${plural(-dropped, "box", "boxes")} dropped`);
+  saved(`${plural(dropped, "box", "boxes")} dropped`);
 }
 /** Undoes the last drop in all pictures shown, except where a picture was changed since. */
 async function takeBackShown() {
-  const todo = droppedShown, changedSince = [];
-  droppedShown = [];
+  const todo = new Map(droppedShown.map((one) => [one.index, one])), changedSince = [];
   $("take-back").hidden = true;
-  const back = await changeMany(todo.map((one) => one.index), (index, state) => {
-    const one = todo.find((other) => other.index === index);
-    if (one.revision === state.revision) return one.before;
+  const [done, back] = await changeMany([...todo.keys()], (index, state) => {
+    const {revision, before} = todo.get(index);
+    if (revision === state.revision) return before;
     changedSince.push(state.name);
+    todo.delete(index);
     return null;
   }, (number) => `Taking back: ${plural(number, "box", "boxes")} …`);
+  for (const {index} of done) todo.delete(index);
+  droppedShown = [...todo.values()];  // where the server was gone, it can be tried again
+  $("take-back").hidden = !droppedShown.length;
   saved(`${plural(back, "box", "boxes")} taken back`);
   if (changedSince.length) tell(`Changed since, and left as they are: ${changedSince.join(", ")}. Their dropped drafts are in the list of each picture.`);
 }
-/** Gives pictures other boxes, one picture after the other, and saves them; the number of boxes that were added. */
+/** Gives pictures other boxes, one after the other, and saves them; what was changed, and by how many boxes. */
 async function changeMany(indices, boxesOf, says) {
   takeOverNow();
-  const here = current?.index;
-  let added = 0;
+  const here = current?.index, done = [];
+  let changed = 0;
   for (const index of indices) {
-    const state = await store.state(index), boxes = boxesOf(index, state);
-    if (!boxes) continue;
     try {
+      const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
+      if (!boxes) continue;
       state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
+      done.push({index, before, revision: state.revision});
+      changed += Math.abs(boxes.length - before.length);
+      entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
     } catch (error) {
-      tell(`${state.name} was not changed: ${error.message}`);
+      tell(`${entries[index].name} was not changed: ${error.message}`);
       break;
     }
-    added += boxes.length - state.boxes.length;
-    entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
     histories.delete(index);
-    saved(says(Math.abs(added)));
+    saved(says(changed));
   }
   filter();
   if (here !== undefined) await open(here, true);
-  return added;
+  return [done, changed];
 }
 
 // ---------------------------------------------------------------------------------------------- learning from corrections
@@ -1002,6 +1005,8 @@ press("exports", async () => {
   $("exports").disabled = true;
   saved("Writing exports …");
   try {
+    while ([...pending].some((one) => one.saving)) await new Promise((done) => setTimeout(done, 50));
+    if (pending.size) throw new Error("some changes are not saved yet");
     const {files, folder} = await store.post("/exports");
     saved(`Written to ${folder}: ${files.join(", ")}`);
   } catch (error) { saved(`Not written: ${error.message}`, true); }

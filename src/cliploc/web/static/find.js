@@ -57,13 +57,14 @@ function show({ status: said, figures, json, python, command, address }) {
 }
 
 async function search(signal, again = true) {
-  const given = Object.fromEntries(Object.entries(pictures).map(([name, field]) => [name, field.given]));
+  const given = Object.fromEntries(Object.entries(pictures).map(([name, field]) => [name, field.given])), before = moves;
   try {
     const answer = await asked({ search: true, ...given }, signal);
     for (const [name, id] of Object.entries(answer.ids)) {
       if (pictures[name].given === given[name]) pictures[name].known(id);
     }
     show(answer);
+    if (moves !== before) adjust();  // a slider was moved meanwhile
   } catch (error) {
     if (error.status !== 404 || !again) throw error;
     for (const field of Object.values(pictures)) field.known("");  // the server has forgotten it: it is sent again
@@ -105,8 +106,8 @@ function reveal() {
 
 // A slider was moved. One request at a time; of moves that wait for it, the last counts.
 async function adjust() {
-  if (page.dataset.state !== "found") return;
   const move = ++moves;
+  if (page.dataset.state !== "found") return;
   await adjusting;
   if (move !== moves) return;
   adjusting = asked({ search: false }).then(show, sayProblem);
@@ -122,7 +123,7 @@ async function choose(name) {
     const menu = await get(`/api/menu?${new URLSearchParams(wanted)}`);
     if (choice !== chosen) return;  // another choice was made meanwhile
     if (menu.problem) throw new Refusal(422, menu.problem);
-    apply(menu, other ? ["method", "compare", "refine", ...OWN] : OWN);
+    apply(menu, other ? ["method", "compare", "refine", ...OWN] : name === "compare" ? ["compare_threshold"] : OWN);
     await adjust();
   } catch (error) {
     sayProblem(error);
@@ -141,7 +142,8 @@ async function open() {
 
 // --------------------------------------------------------------------------------------------------------- downloads
 async function makeFiles(signal) {
-  const { files: made } = await (await post("/api/files", { ...settings(), visitor }, signal)).json();
+  const before = moves, { files: made } = await (await post("/api/files", { ...settings(), visitor }, signal)).json();
+  if (moves !== before) return say({ kind: "problem", text: "Something was adjusted meanwhile: create the files again." });
   files.replaceChildren(...made.map(({ name, address, bytes }) => {
     const item = document.createElement("li"), link = document.createElement("a");
     Object.assign(link, { href: address, download: name, textContent: name });
@@ -176,7 +178,7 @@ at("#stop").addEventListener("click", () => running?.abort());
 at("#make").addEventListener("click", () => alone("Writing the files …", makeFiles));
 at("#examples").addEventListener("click", event => {
   const example = event.target.closest("button");
-  if (!example) return;
+  if (!example || running) return;
   pictures.picture.example(example.value);
   at("#names").value = example.dataset.names;
   find();
