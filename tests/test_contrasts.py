@@ -152,7 +152,7 @@ def test_labels_of_an_annotation_have_contrasts():
 
 
 def test_pictures_stand_for_the_name_and_not_for_its_contrast(backbones):
-    names, exemplars = split_entries(["cup|mug~glass|@a.jpg", "lid~pot=@~/b.jpg", "@c~1.jpg"])
+    names, exemplars = split_entries(["cup|@a.jpg|mug~glass", "lid~pot=@~/b.jpg", "@c~1.jpg"])
     assert names == ["cup|mug~glass", "lid~pot", "c 1"]
     localizer = build(backbones["gap_cnn"], exemplars=[Exemplar("red~green", BOTH)])
     red, told = parse(["red~green"]).synonyms[0], parse(["red~green"]).contrasts[0]
