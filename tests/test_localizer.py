@@ -702,6 +702,17 @@ def test_other_boxes_out_of_the_same_maps(backbones):
     assert (other.xyxy != low.boxes.xyxy).any()
 
 
+@pytest.mark.parametrize("second_look", [False, True])
+@pytest.mark.parametrize("strict", [{"min_score": 1}, {"min_area": 0.9}], ids=str)
+def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict, second_look):
+    how = {"min_presence": 0, "min_score": 0, "second_look": second_look}
+    none, usual = (build(backbones["gap_cnn"], **{**how, **more})(WIDE, ["red"]) for more in (strict, {}))
+    again = none.by(usual.rule, 0.0)
+    assert (len(none.boxes), again.reasons, again.found.tolist()) == (0, usual.reasons, [True])
+    np.testing.assert_array_equal(again.boxes.xyxy, usual.boxes.xyxy)
+    np.testing.assert_array_equal(none.boxes_by(usual.rule).score, usual.boxes.score)
+
+
 # ----------------------------------------------------------------------------------------------------- odd conditions
 @contextlib.contextmanager
 def default_dtype(dtype):

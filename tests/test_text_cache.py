@@ -34,6 +34,12 @@ def test_found_again_for_the_same_key_alone(folder):
     assert again.get(WORDS, TEMPLATES, 2) is None
 
 
+def test_the_bank_of_a_large_model_is_read_again(folder):
+    bank = torch.ones(1100 * 1024)
+    TextCache(folder, "weights").put(WORDS, TEMPLATES, bank)
+    assert torch.equal(TextCache(folder, "weights").get(WORDS, TEMPLATES, len(bank)), bank)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x08", b"no safetensors at all", b"\xff" * 8 + b"{}", "a pipe"])
 def test_damaged_files_count_for_nothing_and_are_replaced(folder, damage):
     cache = TextCache(folder, "weights")

@@ -266,6 +266,19 @@ class Processor(Struct):  # processor_config.json
     image_processor: ImageProcessor | None = None
 
 
+class OpenClipPreprocessing(Struct):  # of open_clip_config.json
+    mode: Literal["RGB"] | None = None
+    mean: tuple[Mean, Mean, Mean] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
+    interpolation: Literal["bicubic", "bilinear", "random"] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+
+
+class OpenClipConfig(Struct):  # open_clip_config.json
+    model_cfg: dict[str, Any]
+    preprocess_cfg: OpenClipPreprocessing | None = None
+
+
 class RadioTeacher(Struct):  # one of the models that C-RADIO learnt from
     name: str
     type: str

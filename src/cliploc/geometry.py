@@ -259,7 +259,7 @@ class MeanOnGrid:
         for maps, own, both in zip(views, self.at_turns, self.on_grid, strict=True):
             extremes = _sampled_by(own.rows, maps, own.columns).flatten(1)
             low, high = extremes.amin(dim=1)[:, None, None], extremes.amax(dim=1)[:, None, None]
-            flat = maps.amax(dim=(1, 2), keepdim=True) == maps.amin(dim=(1, 2), keepdim=True)
+            flat = (maps.amax(dim=(1, 2), keepdim=True) == maps.amin(dim=(1, 2), keepdim=True)) | (high == low)
             scaled = (maps - low) * torch.where(flat, 0, 1 / (high - low))
             parts.append(_sampled_by(both.rows, scaled, both.columns))  # [P, n + h, m + w]: at turns, and in cells
         total = sum(parts[1:], parts[0])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PresenceRule = Literal["calibrated", "bank"]
 Verdict = Literal["found", "unsure", "not found"]
+NO_SCORE, NO_REGION = "no box scores", "no region of its map reaches"  # how reasons begin that depend on a rule
 NOTEBOOK_SIDE = 640  # pixels of the longer side of a picture in a notebook
 
 
@@ -239,8 +240,6 @@ class Localization:
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule extracts from the same maps, without running the model."""
-        if self.second_look is None:
-            return boxes_of(self.frame, self.maps, self.found, self.names, rule, self.sides)
         return self.by(rule, 0.0).boxes
 
     def by(self, rule: BoxRule, min_presence: float) -> Localization:
@@ -248,7 +247,8 @@ class Localization:
 
         Names that are not in the picture by the run's minimum stay so by a lower one.
         """
-        again = [self.verdict(p) == "unsure" for p in range(len(self.names))]
+        boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]
+        again = [self.verdict(p) == "unsure" or boxless[p] for p in range(len(self.names))]
         if self.judged is not None:
             again = (self.judged.contrasted | again).tolist()
         reasons = [None if open_again else why for why, open_again in zip(self.reasons, again, strict=True)]
@@ -349,9 +349,7 @@ def boxes_and_reasons(
     said = list(reasons)
     for p in np.flatnonzero(boxless).tolist():
         said[p] = (
-            f"no box scores {rule.min_score:g} or more"
-            if p in low
-            else f"no region of its map reaches {rule.min_area:g} of the picture"
+            f"{NO_SCORE} {rule.min_score:g} or more" if p in low else f"{NO_REGION} {rule.min_area:g} of the picture"
         )
     return boxes, tuple(said)
 

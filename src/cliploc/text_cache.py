@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2  # part of every key: raise it when what is stored changes
-MOST = 2**20  # bytes of an embedding's file
+MOST = 2**12  # bytes of a file besides its numbers
 
 
 def cache_folder() -> Path | None:
@@ -52,7 +52,7 @@ class TextCache:
         from safetensors.torch import load
 
         try:
-            stored = load(read_bytes(self._path(words, templates), MOST))
+            stored = load(read_bytes(self._path(words, templates), 4 * size + MOST))
             embedding, checksum = stored["embedding"], stored["sha256"]
         except (OSError, ValueError, SafetensorError, KeyError):
             return None

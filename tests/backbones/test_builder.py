@@ -1,5 +1,6 @@
 """open_clip's models by name: which weights, which activation, which precision, and what cannot be built."""
 
+import json
 import logging
 import shutil
 import warnings
@@ -379,7 +380,9 @@ def test_a_configuration_open_clip_cannot_build(tmp_path):
     with pytest.raises(ModelError, match="open_clip cannot build local-dir:") as error:
         create(f"local-dir:{tmp_path}")
     assert "\n" not in str(error.value)
-    for damaged in ("{", "[]", '{"embed_dim": 8}'):
+    seen = [{"mean": [0.5]}, {"std": [0, 1, 1]}, {"resize_mode": "fit"}, {"interpolation": "nearest"}]
+    preprocessed = [json.dumps({"model_cfg": {}, "preprocess_cfg": one}) for one in seen]
+    for damaged in ("{", "[]", '{"embed_dim": 8}', *preprocessed):
         (tmp_path / "open_clip_config.json").write_text(damaged)
         with pytest.raises(ModelError, match=r"open_clip_config\.json is damaged, or not open_clip's"):
             create(f"local-dir:{tmp_path}")

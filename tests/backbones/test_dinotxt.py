@@ -274,6 +274,7 @@ def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path],
     refused({"visual_model.backbone.storage_tokens": torch.zeros(4)}, "expected 3 axes of visual_model.backbone.stor")
     refused({"visual_model.backbone.rope_embed.periods": torch.ones(32)}, "attention heads of 64, got others")
     refused({"text_model.backbone.ln_final.bias": None}, "ln_final.bias); check model and file")
+    refused({"logit_scale": torch.zeros(2)}, "1 of another shape (logit_scale: [2], expected [])")
     refused({}, "use --model dinov3-l-dinotxt --pretrained", name="dinov2")
     with pytest.raises(UsageError, match="expected weights for dinov2-l-dinotxt, got none: add --pretrained with a"):
         create("dinov2-l-dinotxt")

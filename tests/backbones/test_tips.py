@@ -192,6 +192,8 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused(
         "a token of the number 7, the text tower 5", **{"text_encoder.token_embedding.weight": torch.zeros(5, WIDTH)}
     )
+    for temperature in (torch.tensor(0.0), torch.tensor([0.1, 0.2])):
+        refused("has no temperature above 0, but", temperature=temperature)
     saved(tmp_path, plain())
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be read"):

@@ -242,8 +242,11 @@ def refused(folder, *fragments):
 
 def test_a_tokenizer_or_weights_that_are_not_there_are_refused(saved, tmp_path):
     folder = copied(saved, "clip", tmp_path)
-    (folder / "tokenizer.json").write_text("{}")
-    refused(folder, "the tokenizer in", "cannot be read")
+    settings = json.loads((folder / WORDS_OF).read_text())
+    for changed, tokenizer in ((settings | {"model_max_length": 1}, None), (settings, "{}")):  # no room for two ends
+        (folder / WORDS_OF).write_text(json.dumps(changed))
+        (folder / "tokenizer.json").write_text(tokenizer or (folder / "tokenizer.json").read_text())
+        refused(folder, "the tokenizer in", "cannot be read")
     (folder / "tokenizer.json").unlink()
     refused(folder, "expected tokenizer.json in", "found none")
     (folder / "model.safetensors").unlink()

@@ -204,6 +204,15 @@ def test_blank_pictures_and_dead_channels_give_finite_maps(name: str, kind: str)
     assert maps_of(name, ctx).isfinite().all()
 
 
+@pytest.mark.parametrize("name", [name for name, kind in CASES if kind == "vit"])
+def test_equal_patches_give_finite_maps(name: str) -> None:
+    """As in a blank picture, by a tower to which places are alike."""
+    backbone = own("vit")
+    backbone.positions.zero_()
+    colours = 2 * torch.randn(8, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    assert run(name, backbone, colours.expand(-1, -1, 4, 28).contiguous()).isfinite().all()
+
+
 @clip_case
 def test_another_prompt_gives_another_map(name: str, kind: str) -> None:
     """Nothing is planted in random weights; but the text is heard, by weights that are sharp enough to tell."""

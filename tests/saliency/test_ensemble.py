@@ -48,10 +48,12 @@ def test_the_map_is_the_mean_of_the_members(rule: Any) -> None:
     torch.testing.assert_close(method.function(ctx), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
 def test_ranks_share_ties_and_a_flat_map_says_nothing() -> None:
     maps = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 7.0, 3.0]], [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]])
     assert (rank(maps)[0] * 5).tolist() == [[3.5, 1.0, 1.0], [1.0, 5.0, 3.5]]
     assert (rank(maps)[1] == 0).all()
+    assert (rank(maps[:, None].expand(-1, 4, -1, -1)) == rank(maps)[:, None]).all()  # nor does torch warn of the copy
     maps = torch.tensor([[[1.0, float("nan")], [float("inf"), 0.0]]])
     assert rank(maps).isfinite().tolist() == [[[True, False], [False, True]]], "no number is hidden by its rank"
 

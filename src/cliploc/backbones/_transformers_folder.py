@@ -505,7 +505,7 @@ def folder_tokenizer(layout: TransformersLayout) -> Callable[[list[str]], Tensor
             return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)])
 
         # The ids around a text need not be in the vocabulary.
-        ids = {int(pad), *tokenizer.get_vocab().values(), *tokenize([""]).long().flatten().tolist()}
+        ids = {int(pad), *tokenizer.get_vocab().values(), *tokenize(["", "a"]).long().flatten().tolist()}
     except ModelError:
         raise
     except Exception as error:  # tokenizers raises bare exceptions

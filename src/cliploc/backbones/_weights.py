@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # public, but lazily exported
 
-from cliploc._documents import read_json
+from cliploc._documents import OpenClipConfig, read_json
 from cliploc._files import user_path
 from cliploc.backbones import _transformers_folder as transformers_folder
 from cliploc.backbones._checkpoints import SUFFIXES, blob_sha256, first_line, sha256_of, verify
@@ -151,11 +151,11 @@ def folder_checkpoint(folder: Path) -> Path:
 def folder_config(folder: Path) -> dict[str, Any]:
     """open_clip's "model_cfg" in a folder."""
     try:
-        config = read_json(folder / CONFIG, dict[str, Any]).get("model_cfg")
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: download it again")
+        config: dict[str, Any] = read_json(folder / CONFIG, OpenClipConfig)["model_cfg"]
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / CONFIG} is damaged, or not open_clip's ({first_line(error)}): download it again"
+        ) from None
     return config
 
 

@@ -368,7 +368,7 @@ def with_weights(weights: Checkpoint, family: Family) -> DinoTxt:
             stacklevel=2,
         )
     scale = tensors.get("logit_scale", model.logit_scale.detach())
-    tensors["logit_scale"] = scale.reshape(())  # some files have a list of one
+    tensors["logit_scale"] = scale.reshape(()) if scale.numel() == 1 else scale  # some files have a list of one
     load_exactly(model, tensors, path, f"the weights of {name}")
     own = weights.tensors.get(f"{IMAGE}rope_embed.periods")  # rounded to bfloat16; timm computes them in float32
     if own is not None:

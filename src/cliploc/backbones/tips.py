@@ -135,7 +135,10 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     load_exactly(image, image_tensors, weights.path, "the image tower of TIPSv2")
     load_exactly(text, text_tensors, weights.path, "the text tower of TIPSv2")
     backbone = Tips(image, text, f"tipsv2:{folder.name}")
-    backbone.logit_scale = 1 / float(weights.tensors.get("temperature", torch.tensor(TEMPERATURE)))
+    temperature = weights.tensors.get("temperature", torch.tensor(TEMPERATURE))
+    if temperature.numel() != 1 or not float(temperature) > 0:
+        raise ModelError(f"{weights.path} has no temperature above 0, but {temperature.tolist()}: download it again")
+    backbone.logit_scale = 1 / float(temperature)
     backbone.loaded_from(weights.path, f"tipsv2 {weights.sha256} {tokenizer.to_str()} timm {timm.__version__}")
     return backbone.convert(dtype).to(device)
 

@@ -18,7 +18,7 @@ from cliploc.boxes.components import are_first
 from cliploc.boxes.quality import high_enough
 from cliploc.calibration import OF_BOX, UNSURE, Calibration, Floats, logit
 from cliploc.geometry import Frame
-from cliploc.localization import absence
+from cliploc.localization import NO_SCORE, absence
 from cliploc.pipeline.presence import Rivals
 from cliploc.values import Boxes, FloatArray
 
@@ -89,7 +89,7 @@ class SecondLook:
                 why = absence(float(presence[p]), min_presence)
                 said[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
             elif p not in every.label[high]:
-                said[p] = f"no box scores {rule.min_score:g} or more"
+                said[p] = f"{NO_SCORE} {rule.min_score:g} or more"
         found = np.array([reason is None for reason in said], bool)
         doubtful = (~found & ~contrasted & doubted)[every.label] & kept & likely
         return Judgement(

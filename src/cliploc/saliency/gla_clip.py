@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cliploc.config import is_whole, short
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import dense_cosine
+from cliploc.saliency._infra.attention import dense_cosine, softmax_from_zero
 from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.saliency.proxyclip import resized_values
 from cliploc.tower import DenseReading, Needs
@@ -76,5 +76,4 @@ def _attention(own: Tensor, keys: Tensor, alike: float, rounds: int, share: floa
     cosines = proxies @ keys.T
     mean = cosines.mean(dim=1, keepdim=True).clamp(min=0)
     logits = (cosines - share * mean) * (1 + gamma / count.clamp(min=1))
-    least = logits.amax(dim=1, keepdim=True).clamp(max=0)
-    return logits.masked_fill(logits < least, -torch.inf).softmax(dim=1)
+    return softmax_from_zero(logits)

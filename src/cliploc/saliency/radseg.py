@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import attend, cosines, patches_of
+from cliploc.saliency._infra.attention import attend, cosines, patches_of, softmax_from_zero
 from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import DenseReading, split_heads
 
@@ -40,17 +40,12 @@ def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [
 
     def recursive(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
         own = tower.attention_output(ctx.trace, attend(q.float(), k.float(), v.float(), scale))  # [B, T, d]
-        return _alike(cosines(split_heads(own.float(), q.shape[1])) * scra, v)
+        return softmax_from_zero(cosines(split_heads(own.float(), q.shape[1])) * scra) @ v.float()
 
     with torch.no_grad():
         tokens = tower.path(ctx.trace, DenseReading(recursive, residual=True, mlp=True))
         patches = tokens[:, tower.prefix_tokens :].float()  # [B, N, d]
         near = cosines(patches)
-        patches = _alike((near - near.mean(dim=(1, 2), keepdim=True)) * scga, patches)
+        patches = softmax_from_zero((near - near.mean(dim=(1, 2), keepdim=True)) * scga) @ patches
         read = F.normalize(tower.read_tokens(patches.to(tokens.dtype)), dim=-1)  # [B, N, D]
         return patches_of(ctx, torch.einsum("bnd,bpd->bpn", read, ctx.patch_text))
-
-
-def _alike(logits: Tensor, values: Tensor) -> Tensor:
-    """softmax(logits)·values, negative logits left out; a place's own is never negative."""
-    return logits.masked_fill(logits < 0, -torch.inf).softmax(dim=-1) @ values.float()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.attention import attend, cosines, patches_of
+from cliploc.saliency._infra.attention import attend, cosines, patches_of, softmax_from_zero
 from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.tower import AttentionRule, DenseReading, Needs, block_at
 
@@ -77,7 +77,7 @@ def _mix(patches: Tensor, alike: Tensor) -> Tensor:
 def _attention(alike: Tensor, prefix: int) -> AttentionRule:
     """The last block's rule: patches attend to patches, half by `alike`, half by keys."""
     contrast = CONTRAST * (alike - alike.mean(dim=(1, 2), keepdim=True))
-    shared = contrast.masked_fill(contrast < 0, -torch.inf).softmax(dim=-1)[:, None]  # [B, 1, N, N]
+    shared = softmax_from_zero(contrast)[:, None]  # [B, 1, N, N]
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
         keys, values = k[:, :, prefix:].float(), v[:, :, prefix:].float()  # [B, H, N, d/H]

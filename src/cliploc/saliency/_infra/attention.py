@@ -128,6 +128,12 @@ def attend(a: Tensor, b: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor
     return F.scaled_dot_product_attention(a * scale, b, v, attn_mask=prior, scale=1.0)
 
 
+def softmax_from_zero(logits: Tensor) -> Tensor:
+    """Softmax of each row's logits of 0 and more, or of its greatest: rounding makes all of equal places negative."""
+    least = logits.amax(dim=-1, keepdim=True).clamp(max=0)
+    return logits.masked_fill(logits < least, -torch.inf).softmax(dim=-1)
+
+
 def cosines(x: Tensor) -> Tensor:
     """Cosines of all pairs of places or tokens: `[…, T, d]` → `[…, T, T]`."""
     x = F.normalize(x, dim=-1)

@@ -80,7 +80,7 @@ def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def rank(maps: Tensor) -> Tensor:
     """Each place's rank in `[..., H, W]`, over 0–1, equal values their mean; a constant map is 0, NaN stays."""
-    flat = maps.flatten(-2)
+    flat = maps.flatten(-2).contiguous()  # some are one map for all names
     order = flat.sort(dim=-1).values
     below = torch.searchsorted(order, flat, side="left")
     upto = torch.searchsorted(order, flat, side="right")
