@@ -216,6 +216,23 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(colours: Path, tmp_
     assert Path("red/00.png") not in used
 
 
+def test_a_picture_that_can_be_read_again_is_trained_on(colours: Path, tmp_path: Path) -> None:
+    shutil.copytree(colours, tmp_path / "root")
+    file = tmp_path / "root" / "red" / "00.png"
+    whole, time = file.read_bytes(), file.stat().st_mtime_ns
+
+    def trained(content: bytes, **more: Any) -> tuple[int, int]:
+        file.write_bytes(content)
+        os.utime(file, ns=(time, time))  # as after a change of permissions, or of a disk that failed
+        pictures, out = read_folder(tmp_path / "root"), tmp_path / "head.safetensors"
+        done = train(tower("vit", GRID), pictures, out, quick(augmentations=1), **more)
+        return len(done.parts.train + done.parts.held_out), len(done.problems)
+
+    for _ in range(2):
+        assert trained(bytes(len(whole))) == (23, 1)  # told each time
+    assert trained(whole, restart=True) == (24, 0)
+
+
 @pytest.mark.parametrize("kind", ["closed", "open"])
 def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, tmp_path: Path, kind: str) -> None:
     """Its weights would stay random: a head must not claim to know it."""
