@@ -284,7 +284,7 @@ def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pyt
     backbone, pictures = tower("vit", GRID), read_folder(colours)
     cache = cache_of(tmp_path / "features", backbone, pictures)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(pictures) * cache.bytes_each - 1))
     with pytest.raises(UsageError, match=r"GB of room for features .* choose another --features, or fewer"):
         cache.fill()
     monkeypatch.undo()
@@ -297,6 +297,8 @@ def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pyt
         cache.fill()
     monkeypatch.undo()
     assert not list((tmp_path / "features").rglob("*.*")), "half a file stays behind"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(pictures) * cache.bytes_each))
+    cache.fill()  # not the room of a part with more pictures
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

@@ -76,15 +76,15 @@ class FeatureCache:
     def fill(self, reporter: Reporter = SILENT, rank: int = 0, processes: int = 1) -> None:
         """Computes missing features; each of several processes does its share."""
         missing = [key for key in self.parts if self._lacks(key)]
-        needed = len(missing) * self.part_size * self.bytes_each
+        needed = sum(len(self._rows(part)) for _, part in missing) * self.bytes_each
         place = self.folder
         while not place.exists() and place != place.parent:
             place = place.parent
         free = shutil.disk_usage(place).free
         if needed > free:
             raise UsageError(
-                f"expected {needed / 1e9:.1f} GB of room for features in {self.folder.parent}, got "
-                f"{free / 1e9:.1f} GB: choose another --features, or fewer --augmentations"
+                f"expected {needed / 1e9:.4g} GB of room for features in {self.folder.parent}, got "
+                f"{free / 1e9:.4g} GB: choose another --features, or fewer --augmentations"
             )
         mine = [key for key in self.parts[rank::processes] if key in missing or self._outdated(key, reporter)]
         if mine:
