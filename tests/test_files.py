@@ -128,6 +128,18 @@ def test_a_head_is_written_by_one_run_and_others_beside_it(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["photos"]
 
 
+def test_who_writes_a_file_removes_what_a_killed_run_for_it_left(tmp_path):
+    (inner := tmp_path / "inner").mkdir()
+    left = []
+    for name in ("a", "b"):
+        with alone_writing(tmp_path / name):
+            write_whole(inner / "x", lambda one: (left.append(one), one.write_bytes(b"1")))
+    for one in left:
+        one.write_bytes(b"half")
+    with alone_writing(tmp_path / "a", [inner]):
+        assert [one.exists() for one in left] == [False, True]
+
+
 def hold(path, told):
     with alone_writing(path):
         told.send("held")

@@ -1,6 +1,8 @@
 """Folders of photos, names out of a file, heatmaps that are kept, and what a run leaves out and says so."""
 
+import errno
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 from rich.progress import Progress, TaskID
 
+from cliploc.errors import UsageError
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.picture_files import IN_NOTE, find_pictures
 from cliploc.localizer import Localizer
@@ -98,6 +101,22 @@ def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
     found = find_pictures(f"{folder}/**/*")
     assert [one.id for one in found.pictures] == ["cat.jpg", "sub/cup.JPG"]
     assert [one.file for one in found.skipped] == ["notes.txt", "sub/clip.mov"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, closed = os.scandir, str(folder / "sub")
+
+    def scandir(path: str) -> object:
+        if os.fspath(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return own(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_pictures(folder)
+    assert [one.id for one in found.pictures] == ["cat.jpg"]
+    assert (found.skipped_note() or "").endswith("; 1 folder that cannot be read: sub/")
+    with pytest.raises(UsageError, match=r"expected pictures in .*sub, but .*sub cannot be read: check permissions"):
+        find_pictures(closed)
 
 
 def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> None:

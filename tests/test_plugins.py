@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from cliploc.backbones import models
+from cliploc.cli import plugin
+from cliploc.cli.output import write
+from cliploc.errors import UsageError
 from cliploc.registry import import_modules, named_modules
 from cliploc.web.service import Offer, Service
 from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
@@ -208,6 +211,20 @@ def test_a_new_package_needs_a_name_of_its_own(words, said, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- what can be wrong
+def test_a_package_that_finds_no_room_can_be_written_again(tmp_path, monkeypatch):
+    def full(path, content):
+        if path.name == "metric.py":
+            raise UsageError(f"cannot write {path}")
+        write(path, content)
+
+    words, out = ("plugin", "new", "my-cam", "--out", tmp_path / "new"), tmp_path / "new"
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin, "write", full)
+        assert "metric.py" in refused(*words)
+    assert not list(out.iterdir())
+    assert cliploc_(*words).code == 0
+
+
 def test_a_broken_plugin_is_one_line_and_the_rest_is_there(site):
     broken = {"method.py": "import no_such_module_anywhere\n", "stops.py": "raise SystemExit(3)\n"}
     points = {"cliploc.methods": {"broken": "bad_things.method", "stops": "bad_things.stops"}}

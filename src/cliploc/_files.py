@@ -198,11 +198,18 @@ def alone_in(folder: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def alone_writing(path: Path) -> Iterator[None]:
-    """Within this, no other run writes this file: a file beside it is locked, and removed at the end."""
+def alone_writing(path: Path, folders: Iterable[Path] = ()) -> Iterator[None]:
+    """Within this, no other run writes this file: a file beside it is locked, and removed at the end.
+
+    Temporary files that a killed run for this file left beside it, or in these folders, are removed.
+    """
+    token = _sha256(os.fsencode(path))[:16]
     with ExitStack() as held:
         try:
             held.enter_context(_locked_beside(path.with_name(f".{path.name[:200]}.lock")))
+            for folder in (path.parent, *folders):
+                remove_leftovers(folder, token)
+            held.enter_context(temporaries_of(token))
         except BlockingIOError:
             raise UsageError(f"another run is writing {path}: wait until it ends, or choose another --out") from None
         except OSError as error:

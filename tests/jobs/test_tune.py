@@ -1,6 +1,7 @@
 """`cliploc tune`: the arithmetic of the gain, what is chosen, one forward pass for a view, a kill, and the file."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -157,6 +158,25 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_result(folder, tmp_path, m
     assert "calibration: none of these pictures: expected at least" in ran.out
     again = cliploc_(*command, "--out", tmp_path / "c.json", "--json")
     assert json.loads(again.out) == json.loads((tmp_path / "a.json").read_text())
+
+
+def test_a_resumed_run_that_chooses_another_recipe_calibrates_that(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "cross_fitted", lambda values: job.Gain(1.0, 0.1, (0.8, 1.2), (3,) * 5))
+    command, said = ("tune", folder, "--truth", "folder", "--device", "cpu", "--out", tmp_path / "a.json"), []
+    for best in (3, 9):
+        monkeypatch.setattr(job, "best_of", lambda values, best=best: min(best, values.shape[1] - 1))
+        with monkeypatch.context() as patch:
+            if best == 3:
+                patch.setattr(calibration_job, "fitted", mock.Mock(side_effect=KeyboardInterrupt))
+            said.append(cliploc_(*command))
+    assert (said[0].code, said[1].code) == (130, 0)
+    assert "calibration: none of these pictures: expected at least" in said[1].out
+
+
+def test_names_that_the_model_does_not_know_leave_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "FOLDS", PICTURES + 1)
+    assert "take more pictures" in refused("tune", folder, "--truth", "folder", "--out", tmp_path / "a.json")
+    assert not list(tmp_path.iterdir())  # more pictures are another run
 
 
 def test_what_is_chosen_runs_by_its_file(folder, tmp_path, monkeypatch):

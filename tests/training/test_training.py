@@ -216,6 +216,23 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(colours: Path, tmp_
     assert Path("red/00.png") not in used
 
 
+def test_a_picture_that_can_be_read_again_is_trained_on(colours: Path, tmp_path: Path) -> None:
+    shutil.copytree(colours, tmp_path / "root")
+    file = tmp_path / "root" / "red" / "00.png"
+    whole, time = file.read_bytes(), file.stat().st_mtime_ns
+
+    def trained(content: bytes, **more: Any) -> tuple[int, int]:
+        file.write_bytes(content)
+        os.utime(file, ns=(time, time))  # as after a change of permissions, or of a disk that failed
+        pictures, out = read_folder(tmp_path / "root"), tmp_path / "head.safetensors"
+        done = train(tower("vit", GRID), pictures, out, quick(augmentations=1), **more)
+        return len(done.parts.train + done.parts.held_out), len(done.problems)
+
+    for _ in range(2):
+        assert trained(bytes(len(whole))) == (23, 1)  # told each time
+    assert trained(whole, restart=True) == (24, 0)
+
+
 @pytest.mark.parametrize("kind", ["closed", "open"])
 def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, tmp_path: Path, kind: str) -> None:
     """Its weights would stay random: a head must not claim to know it."""
@@ -267,7 +284,7 @@ def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pyt
     backbone, pictures = tower("vit", GRID), read_folder(colours)
     cache = cache_of(tmp_path / "features", backbone, pictures)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(pictures) * cache.bytes_each - 1))
     with pytest.raises(UsageError, match=r"GB of room for features .* choose another --features, or fewer"):
         cache.fill()
     monkeypatch.undo()
@@ -280,6 +297,8 @@ def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pyt
         cache.fill()
     monkeypatch.undo()
     assert not list((tmp_path / "features").rglob("*.*")), "half a file stays behind"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(pictures) * cache.bytes_each))
+    cache.fill()  # not the room of a part with more pictures
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

@@ -70,10 +70,15 @@ def _learning(
         say_problems(terminal, [one for one in dataset.problems if one.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
+        from cliploc.jobs.calibrate import UnfitError
         from cliploc.localizer import Localizer
 
         work = out.with_name(f"{out.name}.partial")
-        yield Localizer(**options.given()), dataset, work, reporter
+        try:
+            yield Localizer(**options.given()), dataset, work, reporter
+        except UnfitError:  # more pictures are another run
+            shutil.rmtree(work)
+            raise
         shutil.rmtree(work, ignore_errors=True)  # not after an error
 
 

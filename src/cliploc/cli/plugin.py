@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from string import Template
 
-from cliploc._files import user_path
+from cliploc._files import remove, user_path
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithDebug, command, flag
 from cliploc.cli.output import DONE, say_next, writable, write
@@ -55,11 +55,16 @@ def plugin(asked: PluginFlags) -> int:
         raise UsageError(f"{out} is there already: choose another name, or another --out")
     words = {"name": name, "module": module, "Class": "".join(map(str.capitalize, module.split("_")))}
     templates = resources.files("cliploc") / "plugin_files"
-    for place, template in FILES.items():
-        path = out / Template(place).substitute(words)
-        writable(path.parent)
-        text = "" if template is None else (templates / template).read_text(encoding="utf-8")
-        write(path, Template(text).substitute(words).encode())
+    try:
+        for place, template in FILES.items():
+            path = out / Template(place).substitute(words)
+            writable(path.parent)
+            text = "" if template is None else (templates / template).read_text(encoding="utf-8")
+            write(path, Template(text).substitute(words).encode())
+    except UsageError:  # half a package would be "there already"
+        for one in out.glob("*"):
+            remove(one)
+        raise
     terminal = Terminal()
     terminal.data(printable(str(out)))
     say_next(terminal, ("pip", "install", "-e", out))

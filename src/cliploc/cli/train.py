@@ -59,7 +59,7 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
     with (
-        alone_writing(user_path(out).resolve()) if first else contextlib.nullcontext(),
+        alone_writing(user_path(out).resolve(), _written(asked)) if first else contextlib.nullcontext(),
         terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
     ):
         from cliploc import training
@@ -105,3 +105,11 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         name = pictures.classes[0][0]  # a closed head knows no others
         say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE
+
+
+def _written(asked: TrainFlags) -> list[Path]:
+    """The folders that a training writes into and that are there."""
+    out = user_path(asked.out)
+    features = user_path(asked.features or out.parent / "features")
+    there = [out.parent, out.with_name(f"{out.name}.training"), *features.glob("*/view-*")]
+    return [one for one in there if one.is_dir()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -87,6 +86,10 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
+class UnfitError(UsageError):
+    """Pictures do not suffice to fit."""
+
+
 @dataclass(frozen=True)
 class Held:
     """How chances hold in pictures."""
@@ -171,11 +174,7 @@ def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: 
     ]
     reporter.phase("fit")
     about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
-    try:
-        return fitted(pictures, localizer.calibration, localizer.backbone.name, about)
-    except UsageError:  # more pictures are another run
-        shutil.rmtree(out)
-        raise
+    return fitted(pictures, localizer.calibration, localizer.backbone.name, about)
 
 
 def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:
@@ -195,7 +194,7 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
     """The calibration of these examples, and how it holds in pictures of other folds, beside `before`."""
     right = sum(int(one.right.sum()) for one in pictures)
     if len(pictures) < FEWEST_PICTURES or right < FEWEST_RIGHT:
-        raise UsageError(
+        raise UnfitError(
             f"expected at least {FEWEST_PICTURES} pictures and {FEWEST_RIGHT} right boxes to fit, got {len(pictures)} "
             f"and {right}: take more pictures"
         )
@@ -205,7 +204,7 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
         for what, true in (("boxes that are right", others.right), ("names that are there", others.all_there),
                            ("names with boxes that are there", others.there)):  # fmt: skip
             if true.all() or not true.any():
-                raise UsageError(
+                raise UnfitError(
                     f"expected {what} and others that are not, got {'only' if true.all() else 'none of'} these in "
                     f"{FOLDS - 1} of {FOLDS} folds: take pictures with and without each name"
                 )

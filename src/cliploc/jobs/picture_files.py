@@ -26,12 +26,13 @@ LISTS = (".txt", ".lst", ".list")
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"})
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 NO_PICTURE, RESULTS = "does not have a picture's extension", "lies in a folder of results"
-VIDEO = "is a video"
+VIDEO, CLOSED = "is a video", "cannot be read"
 # Reason → its text for one file, and for several.
 REASONS = {
     NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
     VIDEO: ("video (annotate --every takes frames)", "videos (annotate --every takes frames)"),
     RESULTS: ("file or folder of results", "files or folders of results"),
+    CLOSED: ("folder that cannot be read", "folders that cannot be read"),
 }
 IN_NOTE = 5  # skipped files that a note names
 NO_XML = frozenset("\ufffe\uffff")  # characters that XML cannot contain, besides control characters
@@ -127,7 +128,8 @@ def _refuse_addresses(listed: Iterable[str], where: str) -> None:
 def _walk(root: Path, out: Path | None, videos: bool) -> Iterator[Path | Skipped]:
     """The pictures of a folder, and what is left out."""
     own = None if out is None else os.path.realpath(out)
-    for folder, folders, names in os.walk(root):
+    errors: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=errors.append):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         paths = {one: Path(folder, one) for one in folders}
         results = [one for one, path in paths.items() if _of_results(path) or os.path.realpath(path) == own]
@@ -137,6 +139,7 @@ def _walk(root: Path, out: Path | None, videos: bool) -> Iterator[Path | Skipped
             if not name.startswith("."):
                 path, reason = Path(folder, name), _no_picture(name, videos)
                 yield path if reason is None else Skipped(_id(root, path), reason)
+    yield from (Skipped(f"{_id(root, Path(one.filename))}/", CLOSED) for one in errors)
 
 
 def _no_picture(name: str, videos: bool) -> str | None:
@@ -191,6 +194,8 @@ def _below(root: Path, paths: Iterable[Path | Skipped], where: str, videos: bool
             raise UsageError(
                 f"expected pictures in {where}, found only videos: take frames of them with annotate --every 2s"
             )
+        if closed := [one.file for one in left if one.reason == CLOSED]:
+            raise UsageError(f"expected pictures in {where}, but {root / closed[0]} cannot be read: check permissions")
         raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
     clips = [one for one in found.values() if one.path.suffix.lower() in VIDEOS]
     pictures = [one for one in found.values() if one.path.suffix.lower() not in VIDEOS]

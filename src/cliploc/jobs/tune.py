@@ -15,9 +15,8 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule
 from cliploc.config import UNREFINED, text_of
 from cliploc.datasets import AskedDataset, AskedPicture
-from cliploc.errors import UsageError
 from cliploc.jobs import folder
-from cliploc.jobs.calibrate import FOLDS, Calibrated, calibrate, refuse_few
+from cliploc.jobs.calibrate import FOLDS, Calibrated, UnfitError, calibrate, refuse_few
 from cliploc.jobs.draft_scores import fits_of
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import Setting, as_setting
@@ -263,11 +262,12 @@ def tune(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Repor
     )
     calibrated, why_not = None, ""
     try:
-        calibrated = calibrate(judged, dataset, out / "calibration", reporter)
+        # A folder for each choice: a resumed run may choose another, as after a picture was replaced.
+        calibrated = calibrate(judged, dataset, out / f"calibration-{best}", reporter)
         if calibrated.after.box_error > calibrated.before.box_error:
             before, after = calibrated.before.box_error, calibrated.after.box_error
             why_not, calibrated = f"the calibration error of boxes would rise from {before:.3f} to {after:.3f}", None
-    except UsageError as error:
+    except UnfitError as error:
         why_not = str(error)
     facts = {key: dataset_entry(dataset, {})[key] for key in ("name", "split", "samples", "samples_sha256")}
     return Tuned(recipe, best > 0, gain, candidates, values, calibrated, why_not, facts, failed)
@@ -298,7 +298,7 @@ def _measured(
             of_pictures.setdefault(row["sample"], {})[row["setting"]] = row["quality"]
     whole = [one for one in of_pictures.values() if len(one) == len(settings)]
     if len(whole) < FOLDS:
-        raise UsageError(
+        raise UnfitError(
             f"expected at least {FOLDS} pictures with names that {localizer.backbone.name} knows, got {len(whole)}: "
             "take more pictures"
         )

@@ -75,17 +75,18 @@ class FeatureCache:
 
     def fill(self, reporter: Reporter = SILENT, rank: int = 0, processes: int = 1) -> None:
         """Computes missing features; each of several processes does its share."""
-        needed = sum(map(self._lacks, self.parts)) * self.part_size * self.bytes_each
+        missing = [key for key in self.parts if self._lacks(key)]
+        needed = sum(len(self._rows(part)) for _, part in missing) * self.bytes_each
         place = self.folder
         while not place.exists() and place != place.parent:
             place = place.parent
         free = shutil.disk_usage(place).free
         if needed > free:
             raise UsageError(
-                f"expected {needed / 1e9:.1f} GB of room for features in {self.folder.parent}, got "
-                f"{free / 1e9:.1f} GB: choose another --features, or fewer --augmentations"
+                f"expected {needed / 1e9:.4g} GB of room for features in {self.folder.parent}, got "
+                f"{free / 1e9:.4g} GB: choose another --features, or fewer --augmentations"
             )
-        mine = [key for key in self.parts[rank::processes] if self._lacks(key)]
+        mine = [key for key in self.parts[rank::processes] if key in missing or self._outdated(key, reporter)]
         if mine:
             count = sum(len(self._rows(part)) for _, part in mine)
             reporter.phase("features of the frozen tower")
@@ -143,16 +144,34 @@ class FeatureCache:
         dense = self.dense and not self._path(*key, dense=True).exists()
         return dense or not self._path(*key).exists()
 
+    def _outdated(self, key: tuple[int, int], reporter: Reporter) -> bool:
+        """Whether a picture can be read that a part lacks; if not, tells of those that still cannot be read."""
+        failed = {}
+        for number in self._unread(key):
+            try:
+                self._pixels(number, key[0])
+            except InputError as error:
+                failed[str(self.pictures.paths[number])] = error
+            else:
+                self._open.clear()
+                return True
+        for picture, error in failed.items() if key[0] == 0 else ():
+            reporter.failed(picture, error)
+        return False
+
     # ----------------------------------------------------------------------------------------------------------- read
     def usable(self) -> tuple[int, ...]:
-        """The pictures that could be read."""
-        found = []
-        for part in range(math.ceil(len(self.pictures) / self.part_size)):
-            flags = self._load(self._path(0, part))["readable"].tolist()
-            found += [number for number, good in zip(self._rows(part), flags, strict=True) if good]
+        """The pictures that could be read, in all views."""
+        unread = {number for key in self.parts for number in self._unread(key)}
+        found = tuple(number for number in range(len(self.pictures)) if number not in unread)
         if not found:
             raise UsageError(f"expected pictures that can be read, got none of {len(self.pictures)}: check --root")
-        return tuple(found)
+        return found
+
+    def _unread(self, key: tuple[int, int]) -> list[int]:
+        """The pictures of a part that could not be read when it was made."""
+        flags = self._load(self._path(*key))["readable"].tolist()
+        return [number for number, good in zip(self._rows(key[1]), flags, strict=True) if not good]
 
     def rows(self, numbers: Sequence[int], which: int, device: torch.device) -> Seen:
         """The features of some pictures in one view, float32."""
