@@ -213,7 +213,7 @@ _MODEL = _where(
 _METHOD = _where(lambda value: isinstance(value, str) and value.strip(), "method, a name", "the model's recipe")
 _TEMPLATES = _where(lambda value: isinstance(value, Sequence), "templates, a text or a list of texts", "the default")
 _GUIDE = _where(
-    lambda value: value.partition("@")[0].strip() if isinstance(value, str) else hasattr(value, "weights_id"),
+    lambda value: value.partition("@")[0].strip() if isinstance(value, str) else hasattr(value, "features"),
     "guide, the name of a second image tower such as dinov2-s",
     none=True,
 )

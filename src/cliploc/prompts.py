@@ -177,7 +177,7 @@ def read_classes(path: str | Path) -> list[str]:
 
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
     """Warns once if names hold commas, as commas do not separate names."""
-    held = [entry for entry in entries if "," in entry]
+    held = [entry for entry in entries if "," in entry.partition("@")[0]]  # the part of a picture has commas, too
     if held:
         others = len(held) - 1
         more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
