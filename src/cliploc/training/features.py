@@ -155,8 +155,8 @@ class FeatureCache:
             else:
                 self._open.clear()
                 return True
-        for picture, error in failed.items() if key[0] == 0 else ():
-            reporter.failed(picture, error)
+        for picture, reason in failed.items() if key[0] == 0 else ():
+            reporter.failed(picture, reason)
         return False
 
     # ----------------------------------------------------------------------------------------------------------- read
