@@ -236,10 +236,11 @@ function step(from, to) {
 }
 
 // -------------------------------------------------------------------------------------------------------- one picture
-let opening = 0;
+let opening = 0, heading = null;  // the picture that is being opened
 async function open(index, keepNotice = false) {
   takeOverNow();
   const mine = ++opening;
+  heading = index;
   if (!keepNotice) tell("");
   let state, image;
   endHeat();
@@ -251,10 +252,11 @@ async function open(index, keepNotice = false) {
   } catch (error) {
     if (mine !== opening) return;
     tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`);
-    if (!state) return;
+    if (!state) { heading = null; return; }
     image = null;
   }
   if (mine !== opening) return;
+  heading = null;
   // The history goes on where the picture is as it was left.
   if (before && (state === before || (before.revision === state.revision && before.drawn === state.drawn && contentOf(before) === contentOf(state)))) current = before;
   else current = {...state, changed: entries[index].changed, index, steps: [], undone: [], boxes: state.boxes.map(withId)};
@@ -638,7 +640,7 @@ function nudge(dx, dy, resize) {
 function setStatus(status) { change(() => { current.status = status; }); }
 function go(by) {
   if (!shown.length) return;
-  const at = shown.indexOf(current?.index ?? -1);
+  const at = shown.indexOf(heading ?? current?.index ?? -1);
   // A picture that no longer passes the filter leaves its place to the next one.
   const next = at >= 0 ? at + by : by > 0 ? 0 : shown.length - 1;
   if (next < 0 || next >= shown.length) { tell(by > 0 ? "This was the last picture shown." : "This is the first picture shown."); return; }
