@@ -26,6 +26,7 @@ from cliploc.web.guard import Gate
 TYPES = {"css": "text/css", "js": "text/javascript"}
 BASE = "base.css"  # every page's
 HEADER_SECONDS = 15.0  # time for a request line and its headers to arrive
+HEAD_BYTES = 2**17  # of a request line with its headers in pieces: longer than the guard allows, so that it can say so
 KEEP_ALIVE_SECONDS = 5  # time that a connection may wait for its next request
 BACKLOG = 128  # connections that may be accepted at once; twice as many open files are kept in reserve
 MOST = 1000  # connections, where the system allows enough open files
@@ -122,6 +123,7 @@ def listener(app: Gate, on_shutdown: Callable[[], None] | None = None, **config:
         "ws": "none",  # the pages need no WebSockets, and the guard handles none
         "backlog": BACKLOG,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "h11_max_incomplete_event_size": HEAD_BYTES,
         "timeout_graceful_shutdown": 1,
         "log_level": "error",  # uvicorn warns of every malformed request, and anybody can send those
     }
