@@ -1,6 +1,6 @@
 """Every bench once, on one machine: Markdown on the standard output, and in the page of figures.
 
-    python -m bench [--busy 2] [--only first_result windows] [--minutes 15] [--each 10]
+    python -m bench [--busy 2] [--only first_result windows] [--minutes 20] [--each 10]
                     [--write docs/studies/performance.md]
     python -m bench --quick
 
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small towers: that all runs and agrees")
     parser.add_argument("--busy", type=int, default=0, help="busy processes beside the benches")
     parser.add_argument("--only", nargs="+", metavar="BENCH", help="these benches alone")
-    parser.add_argument("--minutes", type=float, default=15, help="after which no bench begins")
+    parser.add_argument("--minutes", type=float, default=20, help="after which no bench begins")
     parser.add_argument("--each", type=float, default=10, help="minutes after which a bench is stopped")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables into this page")
     given = parser.parse_args()
