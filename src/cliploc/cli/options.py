@@ -19,6 +19,7 @@ from cliploc.config import (
     DEFAULTS,
     FAITHFULNESS_METRICS,
     SAM,
+    UNREFINED,
     Group,
     Option,
     Options,
@@ -26,6 +27,7 @@ from cliploc.config import (
     option_of,
     parse_list,
     parse_pair,
+    text_of,
 )
 from cliploc.errors import UsageError
 from cliploc.exemplars import split_entries
@@ -40,9 +42,9 @@ MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no lim
 MOST_SEED = 2**32 - 1  # as numpy takes it
 # Defaults in words of a command that runs methods as published, without recipes.
 AS_PUBLISHED = {
-    "threshold": "the method's own", "refine": "none", "scales": "1", "windows": "none", "flip": "no",
-    "split_peaks": "1", "min_score": "0", "second_look": "no",
-}  # fmt: skip
+    "threshold": "the method's own",
+    **{name: "no" if value is False else text_of(value) or "none" for name, value in UNREFINED.items()},
+}
 Command = Callable[..., int]
 
 
