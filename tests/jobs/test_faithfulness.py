@@ -142,12 +142,22 @@ def test_means_leave_out_what_cannot_be_computed():
     assert found["failed"] == [{"sample": "c", "reason": "no"}]
 
 
+def test_intervals_draw_pictures_and_not_their_names():
+    rows = [
+        {"sample": one, "path": "a.jpg", "setting": "s", "status": "ok", "values": [("v", v)], "curves": [("c", [v])]}
+        for one, v in (("a/cat", 0.2), ("a/dog", 0.8))
+    ]
+    found = summed_up(rows, {"s": ValueTally(["v"])})["s"]
+    assert found["confidence_95"]["v"] == pytest.approx([0.5, 0.5], abs=1e-6)  # there is one picture to draw
+    assert (found["curves"]["c"]["low"], found["curves"]["c"]["high"]) == (pytest.approx([0.5]), pytest.approx([0.5]))
+
+
 def test_a_curves_interval_is_that_of_the_number_where_some_cannot_be_computed():
     """Scores that are missing make an interval wider, not narrower."""
     scores = [None if place % 3 else float(value) for place, value in enumerate(np.random.default_rng(1).random(60))]
-    band = mean_curves([{"c": [score, None]} for score in scores])["c"]
+    band = mean_curves({f"{i}": {"c": [score, None]} for i, score in enumerate(scores)})["c"]
     known = np.array([[score] for score in scores if score is not None])
-    low, high = Bootstrap().interval(known, lambda means: means[:, 0])
+    low, high = Bootstrap().of_mean(known[:, 0])
     assert band["mean"] == [pytest.approx(known.mean()), None]
     assert (band["low"][0], band["high"][0]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
     assert band["low"][1] is None

@@ -1,5 +1,6 @@
 """What every registered metric must do; a new metric's file is tested here unedited."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,23 @@ def test_what_it_says_of_itself(cls):
     assert {name: type(value) for name, value in columns.items()} == {
         name: TYPES[kind] for name, kind in cls.columns.items()
     }
+
+
+@metrics
+def test_samples_of_one_picture_are_drawn_together(cls):
+    """Each sample twice, as two names of its picture, tells no more than each once."""
+    if cls.name == "pxap":
+        pytest.skip("pictures with masks have one name")
+    once, twice = counted(cls, list(range(8))), counted(cls, list(range(8)))
+    pictures = {}
+    for number in range(8):
+        sample_id = f"again {number}"
+        pictures |= dict.fromkeys((sample_id, f"sample {number}"), f"{number}.jpg")
+        twice.add(sample_id, twice.judge(judged(number)), number % 3, [number % 3, 7, 8, 9, 10])
+    together = twice.summarise(False, replace(FEW, image_of=pictures))
+    for key, score in once.summarise(False, FEW).scores.items():
+        assert together.scores[key].interval == pytest.approx(score.interval, abs=1e-5)
+    assert together.scores.keys() >= cls.numbers.keys()
 
 
 @metrics

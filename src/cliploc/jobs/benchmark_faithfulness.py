@@ -41,7 +41,7 @@ KIND = RunKind("faithfulness", "a faithfulness benchmark", 1)
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 8  # pictures that are computed and written together: each takes seconds
 BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
-NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "values", "curves")
+NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "curves")
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
 # The parts of a localizer's description that the numbers depend on; its boxes are not used.
 IDENTITY = (
@@ -159,18 +159,20 @@ class ValueTally(Tally):
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
         """The mean of each number, `confidence_95`, mean `curves`, and `measured` where pictures lack a number."""
-        rows = [self._rows[sample] for sample in sorted(self._rows)]  # the order of the parts must not matter
+        samples = sorted(self._rows)  # the order of the parts must not matter
+        rows = [self._rows[sample] for sample in samples]
         means: Summary = {}
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
         for key in self._numbers:
-            there = [one for values, _ in rows if (one := values.get(key)) is not None]
-            means[key] = float(np.mean(there)) if there else None
-            if (interval := bootstrap.of_mean(np.array(there))) is not None:
+            there = {sample: one for sample in samples if (one := self._rows[sample][0].get(key)) is not None}
+            values = np.array(list(there.values()), np.float64)
+            means[key] = float(values.mean()) if there else None
+            if (interval := bootstrap.of_mean(values, list(there))) is not None:
                 ends[key] = list(interval)
             if len(there) < len(rows):
                 measured[key] = len(there)
-        curves = mean_curves([curves for _, curves in rows], bootstrap)
+        curves = mean_curves({sample: self._rows[sample][1] for sample in samples}, bootstrap)
         return {
             **means,
             "confidence_95": ends,
@@ -181,17 +183,18 @@ class ValueTally(Tally):
 
 
 def mean_curves(
-    curves: Sequence[Mapping[str, Sequence[float | None]]], bootstrap: Bootstrap = DEFAULT
+    curves: Mapping[str, Mapping[str, Sequence[float | None]]], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, dict[str, list[float | None]]]:
-    """The mean of each curve over pictures, with the ends of its interval at each place; None where there is none."""
+    """The mean of each curve over samples, with the ends of its interval at each place; None where there is none."""
     made = {}
-    for name in dict.fromkeys(key for one in curves for key in one):
-        rows = np.array([one[name] for one in curves if name in one], np.float64)  # [n, T]; None is NaN
+    for name in dict.fromkeys(key for one in curves.values() for key in one):
+        samples = [sample for sample, one in curves.items() if name in one]
+        rows = np.array([curves[sample][name] for sample in samples], np.float64)  # [n, T]; None is NaN
         there: npt.NDArray[np.bool_] = np.asarray(np.isfinite(rows).any(axis=0))
         known = np.isfinite(rows[:, there])
         both = np.concatenate([np.nan_to_num(rows[:, there]), known], axis=1)  # [n, 2T]: scores, and whether they are
         made[name] = {"mean": _listed(_of_known(both.mean(axis=0)), there)}
-        replicates = bootstrap.replicated(both, _of_known)
+        replicates = bootstrap.replicated(both, _of_known, samples)
         if replicates is not None and there.any():
             tail = (1 - bootstrap.confidence) / 2
             low, high = np.nanquantile(replicates, [tail, 1 - tail], axis=0)

@@ -80,7 +80,7 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
 
 def summary_columns() -> tuple[str, ...]:
     """All columns that a summary needs; neither thumbnails nor boxes."""
-    own = ("sample", "setting", "label", "status", "reason", "predictions")
+    own = ("sample", "setting", "path", "label", "status", "reason", "predictions")
     return tuple(dict.fromkeys([*own, *(column for one in all_metrics() for column in one.columns)]))
 
 

@@ -340,11 +340,11 @@ def _numbers(rows: Sequence[Row], own: Mapping[str, Any], summary: Mapping[str, 
         }
         for key, values in shares.items():
             column = np.array(values, np.float64)
-            numbers[key] = float(column.mean()), DEFAULT.of_mean(column)
+            numbers[key] = float(column.mean()), DEFAULT.of_mean(column, [row["path"] for row in rows])
         if not phrases:
             given = CocoAP()
             for row in rows:
-                given.add(row["sample"], row["label"], row["boxes"], row["box_scores"], row["true_boxes"])
+                given.add(row["path"], row["label"], row["boxes"], row["box_scores"], row["true_boxes"])
             numbers |= _picked(_summary_of(given), {"ap": "ap_given", "ar": "ar_given"})
     return numbers | _picked(summary, {"max_box_acc_v2": "v2_oracle", "pxap": "pxap"}, of=100)
 

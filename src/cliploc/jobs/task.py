@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import BytesIO
 from itertools import zip_longest
@@ -213,12 +213,15 @@ def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Boot
     """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
     failed: dict[str, list[dict[str, str]]] = {name: [] for name in tallies}
     evaluated = dict.fromkeys(tallies, 0)
+    image_of: dict[str, str] = {}
     for row in rows:
+        image_of[row["sample"]] = row.get("path") or row["sample"]
         if row["status"] != "ok":
             failed[row["setting"]].append({"sample": row["sample"], "reason": row["reason"]})
         else:
             evaluated[row["setting"]] += 1
             tallies[row["setting"]].add(row)
+    bootstrap = replace(bootstrap, image_of=image_of)
     return {
         name: {
             **tally.summary({"images": evaluated[name] + len(failed[name]), "evaluated": evaluated[name]}, bootstrap),

@@ -147,7 +147,7 @@ class MaxBoxAcc(Metric):
         right, column = self.distinct(TAUS)  # [n, U], [1000]
         curve: Floats = (right.sum(axis=0) / n)[column]
         best = int(curve.argmax())
-        replicates = bootstrap.replicated(right, lambda means: means.max(axis=1))
+        replicates = bootstrap.replicated(right, lambda means: means.max(axis=1), self.ids)
         interval = None if replicates is None else bootstrap.quantiles(replicates)
         per_class = by_class(self.labels, right[:, column[best]])
         return MaxBoxAccResult(n, float(curve[best]), float(TAUS[best]), interval, curve, per_class), replicates
@@ -307,14 +307,16 @@ class LocalizationAccuracy(Metric):
     def _at(self, tau: float, bootstrap: Bootstrap) -> tuple[dict[str, Score], dict[int, float]]:
         """The numbers at a τ, those of the Top-k where there are so many predictions; and GT-known of each class."""
         right = self._boxes.right_at([tau])[:, 0]
-        columns: dict[str, Bools] = {"gt_known": right}
-        ranked = {i: self._rank[image_id] for i, image_id in enumerate(self._boxes.ids) if image_id in self._rank}
-        known = list(ranked)
+        ids = self._boxes.ids
+        scores = {"gt_known": Score(float(right.mean()), bootstrap.of_mean(right, ids))}
+        known = [i for i, image_id in enumerate(ids) if image_id in self._rank]
+        ranked = [ids[i] for i in known]
         for k in (1, 5):
             if known and (self._depth or 0) >= k:
-                inside = np.array([rank is not None and rank < k for rank in ranked.values()])
-                columns[f"top{k}_loc"], columns[f"top{k}_cls"] = inside & right[known], inside
-        scores = {name: Score(float(one.mean()), bootstrap.of_mean(one)) for name, one in columns.items()}
+                ranks = [self._rank[image_id] for image_id in ranked]
+                inside = np.array([rank is not None and rank < k for rank in ranks])
+                for name, one in ((f"top{k}_loc", inside & right[known]), (f"top{k}_cls", inside)):
+                    scores[name] = Score(float(one.mean()), bootstrap.of_mean(one, ranked))
         return scores, by_class(self._boxes.labels, right)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002

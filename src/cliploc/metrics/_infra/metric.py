@@ -164,30 +164,39 @@ class Bootstrap:
     confidence: float = 0.95  # the share of replicates between an interval's ends
     replicates: int = 1000  # how many times the images are drawn, with replacement; 0 for no intervals
     seed: int = 0  # seed of the draws
+    image_of: Mapping[str, str] = field(default_factory=dict)  # sample → its image, where several samples share one
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1 or self.replicates < 0:
             raise ValueError(f"expected a confidence between 0 and 1 and replicates of 0 or more, got {self}")
 
-    def interval(self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]) -> Interval:
-        """The interval of a statistic of column means, as in `replicated`; None without replicates or images."""
-        replicates = self.replicated(values, statistic)
+    def of_mean(self, values: npt.NDArray[np.generic], samples: Sequence[str] | None = None) -> Interval:
+        """The interval of the mean of values `[n]`, of these samples; None without replicates or values."""
+        replicates = self.replicated(values[:, None], lambda means: means[:, 0], samples)
         return None if replicates is None else self.quantiles(replicates)
 
-    def of_mean(self, values: npt.NDArray[np.generic]) -> Interval:
-        """The interval of the mean of values `[n]`."""
-        return self.interval(values[:, None], lambda means: means[:, 0])
+    def replicated(
+        self,
+        values: npt.NDArray[np.generic],
+        statistic: Callable[[Numbers], Numbers],
+        samples: Sequence[str] | None = None,
+    ) -> Numbers | None:
+        """The statistic of column means of values `[n, C]`, in each replicate, `[replicates]`.
 
-    def replicated(self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]) -> Numbers | None:
-        """The statistic of column means, in each replicate, `[replicates]`; the same draws for equal n."""
+        The samples of one image are drawn together; without `samples`, each row is an image. Equal numbers of images
+        have the same draws.
+        """
         n, columns = values.shape
         if not self.replicates or not n:
             return None
+        owners = range(n) if samples is None else [self.image_of.get(one, one) for one in samples]
+        place = {one: i for i, one in enumerate(dict.fromkeys(owners))}
+        owner = np.array([place[one] for one in owners])  # [n]
         drawn: list[Numbers] = []
-        for counts in self.draws(n):  # [r, n]
-            weights = counts.astype(np.float32)
+        for counts in self.draws(len(place)):  # [r, images]
+            weights = counts.astype(np.float32)[:, owner]  # [r, n]
             parts = [weights @ values[:, i : i + BLOCK].astype(np.float32) for i in range(0, columns, BLOCK)]
-            drawn.append(statistic(np.concatenate(parts, axis=1) / n))
+            drawn.append(statistic(np.concatenate(parts, axis=1) / weights.sum(axis=1, keepdims=True)))
         return np.concatenate(drawn)
 
     def draws(self, n: int) -> Iterable[Counts]:
@@ -359,12 +368,13 @@ class MeanMetric(Metric):
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         n = refuse_empty(len(self._values))
-        rows = [self._values[sample_id] for sample_id in sorted(self._values)]
+        ids = sorted(self._values)
+        rows = [self._values[sample_id] for sample_id in ids]
         values = np.array([value for value, _ in rows])
         note = "" if self.threshold is None else threshold_note(self.threshold, chosen=False)
         per_class = by_class([label for _, label in rows], values)
         # fsum: exactly the same sum for any order.
-        scores = {self.name: Score(math.fsum(values) / n, bootstrap.of_mean(values), note)}
+        scores = {self.name: Score(math.fsum(values) / n, bootstrap.of_mean(values, ids), note)}
         return MetricSummary(scores, {}, {label: {self.name: share} for label, share in per_class.items()})
 
 
