@@ -160,7 +160,6 @@ class ValueTally(Tally):
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
         """The mean of each number, `confidence_95`, mean `curves`, and `measured` where pictures lack a number."""
         samples = sorted(self._rows)  # the order of the parts must not matter
-        rows = [self._rows[sample] for sample in samples]
         means: Summary = {}
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
@@ -170,7 +169,7 @@ class ValueTally(Tally):
             means[key] = float(values.mean()) if there else None
             if (interval := bootstrap.of_mean(values, list(there))) is not None:
                 ends[key] = list(interval)
-            if len(there) < len(rows):
+            if len(there) < len(samples):
                 measured[key] = len(there)
         curves = mean_curves({sample: self._rows[sample][1] for sample in samples}, bootstrap)
         return {
