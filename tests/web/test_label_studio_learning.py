@@ -141,6 +141,7 @@ def test_training_is_started_by_its_button_and_never_is_an_error(job, out, truth
         ({"task": {}}, "expected annotated tasks of Label Studio"),
         ({"action": "TASKS_CREATED", "tasks": [{"id": 1}]}, ""),
         ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 9}]}, ""),
+        ({"action": "ANNOTATIONS_CREATED", "annotation": [annotation([9, 9, 99, 99])], "task": [task(1)]}, ""),
     ],
 )
 def test_what_cannot_be_used_is_said_and_changes_nothing(event, said, job, out):

@@ -400,9 +400,13 @@ class Learning:
         out, before, changed = self._folder.out, folder.results.taught, _changed(folder, rows)
         own: Mapping[str, Any] = {"of": "", "run": self._run, "names": {}} if self._now is None else self._now.facts
         if changed:
-            own = {**own, "followed": facts["of"], "changed": changed}
+            added, kept = {"followed": facts["of"], "changed": changed}, read_taught(out, self._run, TAUGHT_BEFORE)
+            own = {**own, **added}
+            # If these are kept already, a refit from them broke off, and what is learnt may be its.
+            if kept is None or {**kept.facts, **added} != own:
+                (out / TAUGHT_BEFORE).unlink(missing_ok=True)
+                _copy(out / LEARNT, out / LEARNT_BEFORE)
             _write(out / TAUGHT_BEFORE, taught_lines(own, before.values()))
-            _copy(out / LEARNT, out / LEARNT_BEFORE)
         write_learnt(out, learnt)
         self._folder.redraw(facts, rows)
         with self._lock:

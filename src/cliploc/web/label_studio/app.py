@@ -157,16 +157,16 @@ class Event(Struct):
     """The body of /webhook and /train, as far as it is used."""
 
     action: str = TRAIN
-    task: dict[str, Any] = {}
-    annotation: Any = None  # of several events; only `ANNOTATED` has one with its task
+    task: Any = {}
+    annotation: Any = None  # only `ANNOTATED` has one with its task; ANNOTATIONS_CREATED has lists of both
     annotations: list[dict[str, Any]] = []  # of /train: annotated tasks
 
 
 def learn(folder: ReviewFolder, event: Mapping[str, Any]) -> list[str]:
     """Takes an event, learns in the background if it is time; problems are only said, as Label Studio waits."""
-    action, tasks = event.get("action", TRAIN), event.get("annotations", [])
-    if action in ANNOTATED:
-        tasks = [{**event.get("task", {}), "annotations": [event.get("annotation")]}]
+    action, tasks, task = event.get("action", TRAIN), event.get("annotations", []), event.get("task", {})
+    if action in ANNOTATED and isinstance(task, dict):
+        tasks = [{**task, "annotations": [event.get("annotation")]}]
     elif action != TRAIN:
         return []
     said = []
