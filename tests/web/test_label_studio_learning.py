@@ -155,6 +155,22 @@ def test_what_cannot_be_used_is_said_and_changes_nothing(event, said, job, out):
     assert corrections(out)["pictures"] == {}
 
 
+def test_a_picture_elsewhere_is_not_the_one_of_its_name(job, out):
+    photos, others = job[0].parent / "photos", job[0].parent / "others"
+    others.mkdir()
+    (others / "1.jpg").write_bytes((photos / "2.jpg").read_bytes())
+    (others / "2.jpg").write_bytes((photos / "2.jpg").read_bytes())
+    drawn = annotation([9, 9, 99, 99])
+    with backend(job, out) as address:
+        for number, said in (
+            (1, "1.jpg: nothing is learnt from it: the picture of this name in this run is another file"),
+            (2, "2.jpg: corrected"),
+        ):
+            of = {"id": 21, "data": {"image": f"/data/local-files/?d=others/{number}.jpg"}}
+            assert said in happens(address, "ANNOTATION_CREATED", annotation=drawn, task=of)
+    assert [*corrections(out)["pictures"]] == ["2.jpg"]
+
+
 def test_another_model_than_that_of_the_folder_is_refused(out):
     with ReviewFolder.opened(out) as drafts:
         options = Options.of(text_cache=False, **{**MODEL, "image_size": 224})
