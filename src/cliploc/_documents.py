@@ -505,7 +505,7 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
 
     revision: Count
     status: ReviewStatus
-    boxes: Annotated[list[ReviewedBox], Meta(max_length=1_000)]
+    boxes: Annotated[list[ReviewedBox], Meta(max_length=20_000)]  # as many as a corrected set may have
     drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
 
 

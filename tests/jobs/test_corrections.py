@@ -282,7 +282,7 @@ def of(name: str) -> list[dict]:
 
 def test_label_studio_by_address_by_upload_and_only_what_somebody_has_looked_at(tmp_path):
     tasks = [
-        task("/data/local-files/?d=sub/a.jpg", of("sub/a.jpg")),
+        task("/data/local-files/?d=sub/a.jpg", [*of("sub/a.jpg"), {"type": "number", "value": {"number": 3}}]),
         task("https://host/photos/sub/b%20c.png", of("sub/b c.png")),
         task("/data/local-files/?d=other/e.jpg", None),
         {**task("/data/upload/1/0123abcd-e.jpg", []), "annotations": [{"result": [], "was_cancelled": True}]},

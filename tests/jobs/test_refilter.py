@@ -295,3 +295,15 @@ def test_corrections_stay_while_a_picture_cannot_be_read(root: Path, tmp_path: P
     result = annotate(root, LABELS, out, **OPTIONS)
     assert (result.failed, result.computed, result.corrected) == ({}, 0, 1)
     assert drafts(out, "b.png") == [[0, 0, 1.0]]
+    (root / "b.png").rename(root / "d.png")
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert result.notes == ("corrected, but not there now: 1 picture (b.png); corrections go by the name",)
+
+
+def test_a_label_as_it_was_given_is_a_label_of_a_corrected_set(root: Path, tmp_path: Path) -> None:
+    value = {"x": 10, "y": 10, "width": 50, "height": 50, "rectanglelabels": ["red|crimson"]}
+    drawn = {"result": [{"type": "rectanglelabels", "value": value}]}
+    (tmp_path / "set.json").write_text(json.dumps([{"data": {"image": "a.png"}, "annotations": [drawn]}]))
+    annotate(root, ["red|crimson", "blue"], tmp_path / "out", **OPTIONS)
+    result = annotate(root, ["red|crimson", "blue"], tmp_path / "out", decisions=tmp_path / "set.json", **OPTIONS)
+    assert (result.not_applied, result.corrected) == ({}, 1)

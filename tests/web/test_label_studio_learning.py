@@ -141,6 +141,7 @@ def test_training_is_started_by_its_button_and_never_is_an_error(job, out, truth
         ({"task": {}}, "expected annotated tasks of Label Studio"),
         ({"action": "TASKS_CREATED", "tasks": [{"id": 1}]}, ""),
         ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 9}]}, ""),
+        ({"action": "ANNOTATIONS_CREATED", "annotation": [annotation([9, 9, 99, 99])], "task": [task(1)]}, ""),
     ],
 )
 def test_what_cannot_be_used_is_said_and_changes_nothing(event, said, job, out):
@@ -152,6 +153,22 @@ def test_what_cannot_be_used_is_said_and_changes_nothing(event, said, job, out):
     assert bool(found) == bool(said)
     assert "; ".join(lines) == found
     assert corrections(out)["pictures"] == {}
+
+
+def test_a_picture_elsewhere_is_not_the_one_of_its_name(job, out):
+    photos, others = job[0].parent / "photos", job[0].parent / "others"
+    others.mkdir()
+    (others / "1.jpg").write_bytes((photos / "2.jpg").read_bytes())
+    (others / "2.jpg").write_bytes((photos / "2.jpg").read_bytes())
+    drawn = annotation([9, 9, 99, 99])
+    with backend(job, out) as address:
+        for number, said in (
+            (1, "1.jpg: nothing is learnt from it: the picture of this name in this run is another file"),
+            (2, "2.jpg: corrected"),
+        ):
+            of = {"id": 21, "data": {"image": f"/data/local-files/?d=others/{number}.jpg"}}
+            assert said in happens(address, "ANNOTATION_CREATED", annotation=drawn, task=of)
+    assert [*corrections(out)["pictures"]] == ["2.jpg"]
 
 
 def test_another_model_than_that_of_the_folder_is_refused(out):

@@ -129,6 +129,24 @@ def test_after_a_kill_between_the_two_files_there_is_no_way_back_to_other_drafts
         assert found(address, truth, range(3, COUNT)) == 5
 
 
+def test_a_refit_that_broke_off_is_not_what_undo_goes_back_to(out, truth, address, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    review(address, truth, 0, 1, 2)
+    assert learnt(address)["undo"]
+    before = (out / "learnt.safetensors").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(review_folder.ReviewFolder, "redraw", full)
+        review(address, truth, 3, 4, 5)
+        assert learnt(address)["failed"]
+    assert sent(f"{address}/learning", {})[0] == 200
+    assert learnt(address)["undo"]
+    assert (out / "learnt.safetensors").read_bytes() != before
+    assert sent(f"{address}/learning/undo", {})[0] == 200
+    assert (out / "learnt.safetensors").read_bytes() == before
+
+
 def test_a_person_can_ask_for_what_was_undone(out, truth, address):
     review(address, truth, 0, 1, 2)
     learnt(address)

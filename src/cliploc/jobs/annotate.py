@@ -222,6 +222,8 @@ def annotate(
                     untouched = len(found) - len(read.pictures)
                     notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
                 of_run.read_edits()
+                if left := sorted(of_run.corrected.keys() - {one.id for one in found} - unreadable.keys()):
+                    notes.add([f"corrected, but not there now: {pictures_in_words(left)}; corrections go by the name"])
                 if "teaching" in described:
                     learns = partial(reporter.phase, "learning from the folder")
                     notes.add(teach(of_run, begun=learns).lines())

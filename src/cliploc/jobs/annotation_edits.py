@@ -158,7 +158,9 @@ def matched(
 ) -> tuple[Corrections, Counter[str]]:
     """A corrected set or annotated tasks, for a run whose pictures have these sizes, and where its masks are from."""
     texts = prompts.parse(drafts.labels)
-    words = [(name, *own) for name, own in zip(texts.names, texts.synonyms, strict=True)]
+    # Also as it was given: "cat|kitten" is a label's value in Label Studio, too.
+    every = zip(texts.names, texts.synonyms, drafts.labels, strict=True)
+    words = [(name, *own, as_given) for name, own, as_given in every]
     read = read_corrections(given, sizes, words, [drafts.out / "yolo", drafts.out / "voc"], drafts.masks)
     sources: Counter[str] = Counter()
     if drafts.masks:

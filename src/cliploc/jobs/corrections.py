@@ -31,6 +31,8 @@ MOST_SHAPES = 20_000  # of a picture; each is checked, and written into every fo
 MOST_SAID = 200  # characters of a library's error
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 VOID = 255  # in VOC's PNGs of 8 bits, pixels that are no object's
+# What Label Studio stores besides shapes.
+NO_SHAPES = ("choices", "datetime", "number", "rating", "relation", "taxonomy", "textarea")
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 SizeWh: TypeAlias = tuple[int, int]
 # Label; x0, y0, x1, y1 in pixels, or None for those of the mask; and the runs of the mask, column by column, if the set
@@ -448,7 +450,7 @@ def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:
 def _drawn_shapes(results: Sequence[Mapping[str, Any]], canvas: Canvas, masks: bool) -> LabelledShapes:
     size = width, height = canvas.size_wh
     for one in results:
-        if one["type"] in ("choices", "textarea", "rating", "relation"):
+        if one["type"] in NO_SHAPES:
             continue
         value, kind = one["value"], one["type"]
         of_mask = masks and kind in ("brushlabels", "polygonlabels")

@@ -193,9 +193,17 @@ class ReviewFolder:
         self.learning.consider()
         return revision
 
-    def correct(self, tasks: Sequence[Mapping[str, Any]]) -> Corrections:
-        """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures."""
+    def correct(self, tasks: Sequence[Mapping[str, Any]], files: Sequence[Path] = ()) -> Corrections:
+        """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures.
+
+        `files`: those of a task, where they are known; a picture elsewhere may end with the name of one of the run.
+        """
         read, _ = edits.matched(tasks, self.snapshot(), self._sizes)
+        known = {content_digest(PictureFile(str(file), file)) for file in files}
+        for name in [*read.pictures] if known else ():
+            if self._folder.results.row(name)["blake2b"] not in known:
+                read.problems[name] = "the picture of this name in this run is another file"
+                del read.pictures[name]
         for name, found in read.pictures.items():
             with self._lock, self.writing():
                 self._write(name, "reviewed", found)
@@ -400,9 +408,13 @@ class Learning:
         out, before, changed = self._folder.out, folder.results.taught, _changed(folder, rows)
         own: Mapping[str, Any] = {"of": "", "run": self._run, "names": {}} if self._now is None else self._now.facts
         if changed:
-            own = {**own, "followed": facts["of"], "changed": changed}
+            added, kept = {"followed": facts["of"], "changed": changed}, read_taught(out, self._run, TAUGHT_BEFORE)
+            own = {**own, **added}
+            # If these are kept already, a refit from them broke off, and what is learnt may be its.
+            if kept is None or {**kept.facts, **added} != own:
+                (out / TAUGHT_BEFORE).unlink(missing_ok=True)
+                _copy(out / LEARNT, out / LEARNT_BEFORE)
             _write(out / TAUGHT_BEFORE, taught_lines(own, before.values()))
-            _copy(out / LEARNT, out / LEARNT_BEFORE)
         write_learnt(out, learnt)
         self._folder.redraw(facts, rows)
         with self._lock:

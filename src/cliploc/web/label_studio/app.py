@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -119,9 +120,11 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
 
     async def webhook(request: Request) -> JSONResponse:
         event = await read(request, Event)
-        said = ["it learns with --learn only"] if drafts is None else await asyncio.to_thread(learn, drafts, event)
-        for line in said if drafts is not None else ():
-            say(line)
+        said = ["it learns with --learn only"]
+        if drafts is not None:
+            said = await asyncio.to_thread(learn, drafts, event, predictor)
+            for line in said:
+                say(line)
         return JSONResponse({"status": "ok", "result": "; ".join(said)}, 201)
 
     async def nothing(_: Request) -> JSONResponse:
@@ -157,21 +160,23 @@ class Event(Struct):
     """The body of /webhook and /train, as far as it is used."""
 
     action: str = TRAIN
-    task: dict[str, Any] = {}
-    annotation: Any = None  # of several events; only `ANNOTATED` has one with its task
+    task: Any = {}
+    annotation: Any = None  # only `ANNOTATED` has one with its task; ANNOTATIONS_CREATED has lists of both
     annotations: list[dict[str, Any]] = []  # of /train: annotated tasks
 
 
-def learn(folder: ReviewFolder, event: Mapping[str, Any]) -> list[str]:
+def learn(folder: ReviewFolder, event: Mapping[str, Any], predictor: Predictor) -> list[str]:
     """Takes an event, learns in the background if it is time; problems are only said, as Label Studio waits."""
-    action, tasks = event.get("action", TRAIN), event.get("annotations", [])
-    if action in ANNOTATED:
-        tasks = [{**event.get("task", {}), "annotations": [event.get("annotation")]}]
+    action, tasks, task = event.get("action", TRAIN), event.get("annotations", []), event.get("task", {})
+    files = list[Path]()
+    if action in ANNOTATED and isinstance(task, dict):
+        files = predictor.files_of(task)
+        tasks = [{**task, "annotations": [event.get("annotation")]}]
     elif action != TRAIN:
         return []
     said = []
     try:
-        read = folder.correct(tasks)
+        read = folder.correct(tasks, files)
         said += [f"{name}: corrected" for name in read.pictures]
         said += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
         if action == TRAIN:

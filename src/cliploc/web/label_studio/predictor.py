@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,16 @@ class Predictor:
     def end(self) -> None:
         """No further task is begun."""
         self._ended.set()
+
+    def files_of(self, task: Mapping[str, Any]) -> list[Path]:
+        """The files of a task's pictures on this machine; none where its `path` says which picture of a run it is."""
+        data, files = task.get("data"), list[Path]()
+        if isinstance(data, Mapping) and "path" not in data:
+            for address in data.values():
+                with suppress(InputError):
+                    if isinstance(address, str) and (file := self._pictures.local(address)) is not None:
+                        files.append(file)
+        return files
 
     def unknown(self, labelling: Labelling) -> dict[str, str]:
         """Labels that the model cannot know → why."""

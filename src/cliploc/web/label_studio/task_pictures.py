@@ -75,15 +75,19 @@ class PictureSource:
             with self._stored(content) as path:
                 yield path
             return
-        place = _split(address)
-        local = parse_qs(place.query).get("d", [""])[0] if place.path.endswith(LOCAL_FILES) else None
-        if not place.scheme and not place.netloc and local is None and not place.path.startswith("/"):
-            local = address  # a plain path below the folder
-        if local and self._folder is not None:
-            yield self._inside(local)
+        if (local := self.local(address)) is not None:
+            yield local
         else:
-            with self._stored(self._fetched(address, place, allowance or Allowance())) as path:
+            with self._stored(self._fetched(address, _split(address), allowance or Allowance())) as path:
                 yield path
+
+    def local(self, address: str) -> Path | None:
+        """The file below `folder` that an address leads to; None of other addresses."""
+        place = _split(address)
+        name = parse_qs(place.query).get("d", [""])[0] if place.path.endswith(LOCAL_FILES) else None
+        if not place.scheme and not place.netloc and name is None and not place.path.startswith("/"):
+            name = address  # a plain path below the folder
+        return self._inside(name) if name and self._folder is not None else None
 
     @contextmanager
     def _stored(self, content: bytes) -> Iterator[Path]:
