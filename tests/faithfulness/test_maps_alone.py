@@ -100,6 +100,15 @@ def test_its_two_sides_are_captums_convergence_delta() -> None:
     assert error == pytest.approx(abs(float(delta)) / (abs(total) + abs(total - float(delta))), rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
+def test_integrated_gradients_are_complete(kind: str) -> None:
+    localizer = Localizer(tower(kind, (6, 5)), method="grad_cam", resize="squash", min_presence=0)
+    methods = {"integrated_gradients": {"steps": 60}}
+    of = Faithfulness(localizer, ["red", "green"], chosen_metrics(["completeness"]), methods)
+    found = of.measure(of.see("a", np.random.default_rng(0).integers(0, 255, (48, 40, 3), np.uint8)))
+    assert found["integrated_gradients"].values["completeness"] < 0.05
+
+
 # ---------------------------------------------------------------------------------------------------------- smooth MPRT
 def test_smooth_mprt_is_the_rank_correlation_of_mean_maps() -> None:
     images, asked = picture(), {}

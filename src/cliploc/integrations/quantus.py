@@ -22,6 +22,7 @@ from cliploc.faithfulness import (
     faithfulness_metric,
     in_8_bits,
 )
+from cliploc.geometry import RESAMPLING
 from cliploc.localizer import Localizer
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
@@ -58,6 +59,7 @@ class QuantusModel(nn.Module):
         if not isinstance(localizer.backbone, nn.Module):
             raise UsageError(f"expected a model that is a torch module, got {localizer.backbone.name}")
         self.names, self.options = tuple(names), localizer.options
+        self.input_hw = localizer.flow.preparation.input_hw
         object.__setattr__(self, "backbone", localizer.backbone)  # not a part of this module: its text tower stays
         self.image = nn.ModuleList(part for name, part in localizer.backbone.named_children() if name != "text")
         self.register_buffer("embeddings", localizer.embed_names(names))
@@ -69,8 +71,9 @@ class QuantusModel(nn.Module):
 
     def pictures(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         """Pictures as the tower sees them, `[n, 3, H, W]` normalised: `x_batch` of Quantus."""
-        height, width = self.backbone.input_hw
-        squashed = [one.convert("RGB").resize((width, height), Image.Resampling.BICUBIC) for one in images]
+        height, width = self.input_hw
+        how = RESAMPLING[self.backbone.interpolation]
+        squashed = [one.convert("RGB").resize((width, height), how) for one in images]
         pixels = torch.from_numpy(np.stack([np.asarray(one) for one in squashed])).permute(0, 3, 1, 2).float() / 255
         found: npt.NDArray[np.float32] = self.backbone.normalize(pixels).float().cpu().numpy()
         return found

@@ -26,13 +26,13 @@ Empty: TypeAlias = Literal["mean", "black"]
     threshold=0.05,
 )
 def integrated_gradients(ctx: Context, steps: int = 50, empty: Empty = "mean") -> Tensor:  # [B, P, h, w]
-    """map_t = mean over the cell's pixels of Σ_c (x − x′) ⊙ ∫₀¹ ∂s_t/∂x (x′ + α(x − x′)) dα, x′ an empty picture.
+    """map_t = sum over the cell's pixels of Σ_c (x − x′) ⊙ ∫₀¹ ∂s_t/∂x (x′ + α(x − x′)) dα, x′ an empty picture.
 
-    s_t is the cosine. The pixels' values add up to s_t(x) − s_t(x′). The paper approximates the integral by a Riemann
-    sum of 20 to 300 steps; we take the Gauss–Legendre rule, as captum does by default, which needs fewer. The paper's
-    example of x′ is a black picture, from which black things get no heat; ours is the mean colour, 0 of the normalised
-    pixels, as in captum and in our Score-CAM. The paper draws pixels; we give the mean over the cells of the tower's
-    grid. The same as `captum.attr.IntegratedGradients`.
+    s_t is the cosine. The values add up to s_t(x) − s_t(x′), where the cells of the tower's grid are equally large; the
+    paper draws pixels. It approximates the integral by a Riemann sum of 20 to 300 steps; we take the Gauss–Legendre
+    rule, as captum does by default, which needs fewer. The paper's example of x′ is a black picture, from which black
+    things get no heat; ours is the mean colour, 0 of the normalised pixels, as in captum and in our Score-CAM. The same
+    as `captum.attr.IntegratedGradients`.
 
     Args:
         steps: how many pictures on the way; each is one forward and, for each prompt, one backward pass of the tower.
@@ -55,4 +55,5 @@ def integrated_gradients(ctx: Context, steps: int = 50, empty: Empty = "mean") -
 
     gradients = pixel_gradients(ctx, between, weights / 2)  # [B, P, 3, H, W]
     with torch.no_grad():
-        return on_grid(ctx, (gradients * (images - start)[:, None]).sum(dim=2))
+        cells = on_grid(ctx, (gradients * (images - start)[:, None]).sum(dim=2))
+        return cells * (images[0, 0].numel() / cells[0, 0].numel())  # sums, which `completeness` adds up

@@ -46,10 +46,15 @@ def _gate(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _constant(function: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """Nothing goes back through it; its own gradient may be asked for."""
+    """Nothing goes back through it, also where it is converted to another precision."""
     with torch.no_grad():
         result: Tensor = function(*args, **kwargs)
-    return result.requires_grad_(True)
+    return result
+
+
+def _leaf(function: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A constant whose own gradient may be asked for, as Chefer's method does."""
+    return _constant(function, *args, **kwargs).requires_grad_(True)
 
 
 def _shared(function: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
@@ -93,8 +98,9 @@ _NORMS_AND_GATES: dict[Any, Rule] = {
     **dict.fromkeys((torch.sigmoid, Tensor.sigmoid), _constant),  # x · sigmoid(1.702 x), CLIP's activation
     **dict.fromkeys((torch.mul, Tensor.mul), _shared),
 }
-CONSTANT_ATTENTION: dict[Any, Rule] = dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _constant)
-LIBRA: dict[Any, Rule] = {**_NORMS_AND_GATES, **CONSTANT_ATTENTION}
+_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+CONSTANT_ATTENTION: dict[Any, Rule] = dict.fromkeys(_SOFTMAX, _constant)
+LIBRA: dict[Any, Rule] = {**_NORMS_AND_GATES, **dict.fromkeys(_SOFTMAX, _leaf)}
 ATTN_LRP: dict[Any, Rule] = {
     **_NORMS_AND_GATES,
     **dict.fromkeys((torch.matmul, Tensor.matmul, torch.bmm), _shared),
