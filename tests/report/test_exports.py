@@ -118,13 +118,14 @@ REPEATED = ("a.jpg", "a.png", "cats/a.jpg", "cats/a.JPG", "dogs/a b.jpg", "dogs/
 
 @pytest.mark.parametrize("copies", [False, True])
 @pytest.mark.parametrize("name", ["yolo", "voc"])
-def test_supervision_reads_all_pictures_from_sub_folders_and_of_names_that_repeat(name, copies, tmp_path):
+def test_supervision_reads_all_pictures_from_sub_folders_and_of_names_that_repeat(name, copies, tmp_path, monkeypatch):
     import supervision
 
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     pictures = []
     for number, picture in enumerate((*REPEATED, *PATHS), start=1):
-        path = tmp_path / "root" / f"{number}" / Path(picture).name  # each of a size of its own
+        path = Path("root") / f"{number}" / Path(picture).name  # each of a size of its own
         path.parent.mkdir(parents=True)
         Image.new("RGB", (40 + number, 30)).save(path)
         boxes, label = [[1, 2, 20 + number, 25]], rng.integers(0, len(NAMES), 1)
