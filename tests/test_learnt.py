@@ -305,6 +305,10 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
         assert again.digest() != replace(learnt, **change).digest()
     assert (again.names, again.share, again.about) == (learnt.names, learnt.share, learnt.about)
     assert (again.row("CUP"), again.row("bowl")) == (0, None)  # of two with the same word the first
+    for wrong in ({"alike": values + 1}, {"sides": values + 1}, {"bias": values[0] + 1}, {"bias": values[0, :2] / 0}):
+        replace(learnt, **wrong).save(tmp_path / "a.safetensors")
+        with pytest.raises(InputError, match=r"cannot use it \((tensors of other sizes|values that cannot be used)\)"):
+            load_learnt(tmp_path / "a.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------- command line

@@ -129,7 +129,8 @@ def test_how_a_name_stands_over_the_bank_is_what_it_would_be_in_pictures_of_its_
         assert_rounded(found[p].astype(np.float32), np.array([counted.mean(), kin]), 8 * 20, scale=10)
 
 
-def test_what_is_read_of_a_box(rivals):
+def test_what_is_read_of_a_box(rivals, monkeypatch):
+    monkeypatch.setattr("cliploc.pipeline.second_look.MOST_BOXES", 3)  # so they are read in two parts
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
     seen = look(rivals)
     features = dict(zip(OF_BOX, seen.features(SCORED).T.astype(np.float32), strict=True))
@@ -141,6 +142,8 @@ def test_what_is_read_of_a_box(rivals):
     assert_rounded(features["behind"], features["inside"] - best, 8 * 20, scale=10)
     assert features["bank_kin"].tolist() == rivals.of_bank[SCORED.label, 1].tolist()
     assert_rounded(features["area"], np.log(np.full(4, 29 * 38 / (60 * 80))), 8 * 20, scale=10)
+    point = dataclasses.replace(SCORED, xyxy=SCORED.xyxy[:, [0, 1, 0, 1]])
+    assert np.isfinite(seen.features(point)).all()
 
 
 def test_a_lift_is_added_to_all_that_says_how_far_a_name_lies_above_its_rivals(rivals):

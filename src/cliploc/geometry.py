@@ -387,8 +387,6 @@ def _resample(
     """Samples maps `[P, h, w]` over source_hw at a target's pixel centres; source = target · scale + offset."""
     (source_h, source_w), (target_h, target_w) = source_hw, target_hw
     whole = math.isclose(target_w * scale_xy[0], source_w) and math.isclose(target_h * scale_xy[1], source_h)
-    if offset_xy == (0, 0) and whole and maps.shape[-2:] == target_hw:
-        return maps.clone()
     if offset_xy == (0, 0) and whole:
         return F.interpolate(maps[None], size=target_hw, mode="bilinear", align_corners=False)[0]
     device = maps.device

@@ -21,9 +21,7 @@ def draw(outline: Outline, hw: tuple[int, int]) -> Mask:
     height, width = hw
     if outline and outline[0] == "runs":
         counts = np.array(outline[1], np.int64)
-        inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)[: height * width]
-        inside = np.pad(inside, (0, height * width - len(inside)))
-        return np.asarray(inside.reshape(width, height).T)
+        return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
     times = np.bincount(switches(outline, hw), minlength=height * width + 1)[: height * width]
     return np.asarray((times.cumsum() % 2 == 1).reshape(width, height).T)
 

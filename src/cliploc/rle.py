@@ -180,7 +180,6 @@ def uncompressed(text: str | bytes) -> Counts:
     differences = np.add.reduceat((letters & 31) << (5 * place), start)
     negative = (letters[last] & 16) != 0
     differences[negative] -= np.int64(1) << (5 * (place[last][negative] + 1))
-    counts = differences.copy()
     for first in (1, 2):  # from the fourth on each is the difference from the one two before it
-        counts[first::2] = np.cumsum(differences[first::2])
-    return counts
+        differences[first::2] = np.cumsum(differences[first::2])
+    return differences

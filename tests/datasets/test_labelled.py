@@ -218,15 +218,17 @@ def test_the_class_lists_have_their_synonyms():
         None, 5, "text", {}, {"counts": "abc"}, {"counts": [-5, 1205]}, {"counts": [10**30]}, {"counts": [5, "x"]},
         {"counts": []}, {"counts": [1e300]}, {"counts": [True] * 1200}, {"counts": [2**62, 2**62]},
         {"counts": [1199.5, 0.5]},
-        [[]], [[1, 2]], [[1, 2, 3, 4, 5]], [["a"] * 6], [[1e300] * 6], [[float("nan")] * 6], [[True] * 6], [None],
-        [[0, 0, 1e9, 0, 1e9, 1e9]], [[0, 0, 1e7, 0, 1e7, 1e7]], [[0, 0, -1e5, 0, 5, 5]], [[10**400] * 6], [[[1] * 6]],
+        [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [["a"] * 6], [[1e300] * 6], [[float("nan")] * 6], [[True] * 6],
+        [None], [[0, 0, 1e9, 0, 1e9, 1e9]], [[0, 0, 61, 0, 5, 5]], [[0, 0, 5, 46, 5, 5]], [[0, 0, -21, 0, 5, 5]],
+        [[0, 0, 5, -21, 5, 5]], [[0, 0, 60, 45] * 120], [[10**400] * 6], [[[1] * 6]],
         [[1, 2, 3, 4, 5, 6]] * 20_000,
     ],
     ids=lambda one: str(one)[:30],
 )  # fmt: skip
 def test_outlines_that_are_none_are_refused_before_they_are_drawn(segmentation):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"expected a|^run lengths of|polygon"):  # ours, not NumPy's
         outlines_of(segmentation, (40, 30))
+    assert outlines_of([corners := (-20, -20, 60, -20, 60, 45)], (40, 30)) == (corners,)  # as far outside as allowed
 
 
 @pytest.mark.parametrize(

@@ -385,6 +385,9 @@ def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
         ("crowd", "annotation 4 of image 139"),
         ("crowd", "annotation 5 of image 285"),
     ]
+    without_ids = [{key: one[key] for key in one if key != "id"} for one in folders.COCO["annotations"]]
+    folders.coco(tmp_path, {**folders.COCO, "annotations": without_ids})
+    assert boxes(open_dataset("coco", tmp_path)) == boxes(dataset)
 
 
 # ------------------------------------------------------------------------------------------------------------- folder

@@ -46,6 +46,7 @@ def test_shares_are_of_the_picture_as_it_is_shown(tmp_path):
         ("1 0.5 0.5 0.4 0.5", "broken annotation"),
         ("0 0.5 0.5 0.4", "broken annotation"),
         ("0 0.5 0.5 0.4 wide", "broken annotation"),
+        ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.9", "broken annotation"),
         ("0 0.9 0.5 0.4 0.5", "box outside"),
     ],
 )

@@ -102,6 +102,7 @@ def test_a_replicate_is_the_pictures_drawn_again():
                 metric.add(f"{name} {copy}", label, *one)
         drawn_again.append(metric.compute(Bootstrap(replicates=0))[0])
     found, ends = ours(cases).compute(twice)
+    assert ends.keys() == found.keys()
     for key, (low, high) in ends.items():
         half = abs(drawn_again[0][key] - drawn_again[1][key]) / 2  # around the number itself
         assert (low, high) == pytest.approx((found[key] - half, found[key] + half), abs=1e-4)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.teaching.sides import LENGTH, READINGS, common, learnt, moved, offsets, readings
@@ -21,8 +22,23 @@ def test_sides_that_are_always_off_are_moved_and_others_are_not() -> None:
     np.testing.assert_allclose(learnt((one, NOTHING) for one in found)[:4], by)  # nothing is read: nothing is added
     sides = np.array([0, 0.1, 0, -1] + [0.0] * READINGS)
     assert moved(drafts[:1], sides, NOTHING, FRAME).tolist() == [[10, 12, 30, 36]], "at most by 0.3"
-    assert offsets(drafts[:1], np.array([[80, 70, 90, 79]]))[1].tolist() == [0]
+    far = np.array([[80, 70, 90, 79]])
+    assert offsets(np.concatenate([drafts[:1], far]), far)[1].tolist() == [0, 1]
+    for some, boxes in ((drafts[:2], far[:0]), (drafts[:0], far)):
+        assert [one.tolist() for one in offsets(some, boxes)] == [[[0] * 4] * len(some), [0] * len(some)]
     assert learnt([]).tolist() == [0] * LENGTH
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_what_sides_do_not_have_in_common_is_a_ridge_regression_on_their_readings(count: int) -> None:
+    rng = np.random.default_rng(2)
+    away, read = rng.normal([0.1, -0.1, 0.2, 0], 0.05, (count, 4)), rng.normal(1, 1, (count, 4, READINGS))
+    left, mean = away - common(away), read.mean(axis=(0, 1))
+    noise = (left.ravel() @ left.ravel() + 8 * 0.1**2) / (4 * count + 8)
+    ridge = Ridge(noise / 0.03**2, fit_intercept=False).fit((read - mean).reshape(-1, READINGS), left.ravel())
+    found = learnt([(away[:1], read[:1]), (away[1:], read[1:])])
+    np.testing.assert_allclose(found[4:], ridge.coef_, atol=1e-9)
+    np.testing.assert_allclose(found[:4] + mean @ found[4:], common(away), atol=1e-9)
 
 
 def test_a_side_is_read_from_outside_to_inside() -> None:

@@ -90,5 +90,5 @@ def found_in(
         name = place(images[image])
         size = (int(images[image]["width"]), int(images[image]["height"]))
         candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
-    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in left_out - boxes.keys()}
+    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in left_out}
     return Found(classes, candidates, frozenset(unclear))

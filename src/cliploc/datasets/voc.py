@@ -134,7 +134,7 @@ def _found(
         for name in sorted(boxes, key=labels.__getitem__):
             candidates.append(Candidate(f"{stem}/{name}", path, labels[name], boxes[name], found.size_wh))
     classes = tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items())
-    return Found(classes, candidates, frozenset(difficult - {(one.path, one.label) for one in candidates}))
+    return Found(classes, candidates, frozenset(difficult))
 
 
 # --------------------------------------------------------------------------------------- the XML, which ILSVRC uses too

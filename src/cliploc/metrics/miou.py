@@ -92,8 +92,8 @@ class MeanIoU:
         self.classes = classes
         self._ids: set[str] = set()
         self._confusion = np.zeros((classes + 1, classes), np.int64)
-        # Of each replicate: intersection, predicted and true pixels of each class.
-        self._drawn = np.zeros((3, classes, POISSON_REPLICATES), np.int64)
+        # Of each replicate and class: pixels of the intersection, and the predicted and the true ones together.
+        self._drawn = np.zeros((2, classes, POISSON_REPLICATES), np.int64)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -112,7 +112,7 @@ class MeanIoU:
         for sums, chosen, labels in (
             (self._drawn[0], right, pairs.true),
             (self._drawn[1], np.ones_like(real), pairs.predicted),
-            (self._drawn[2], real, pairs.true),
+            (self._drawn[1], real, pairs.true),
         ):
             np.add.at(sums, labels[chosen], pairs.pixels[chosen, None] * draws)
 
@@ -125,8 +125,8 @@ class MeanIoU:
         accuracy = ratio(intersection, true)
         interval = None
         if bootstrap.replicates:
-            drawn, of_predicted, of_true = self._drawn  # each [K, R]
-            means = _mean(ratio(drawn, of_predicted + of_true - drawn))  # [R]
+            drawn, both = self._drawn  # each [K, R]
+            means = _mean(ratio(drawn, both - drawn))  # [R]
             means = means[np.isfinite(means)]  # with few images, a replicate may draw none of them
             interval = bootstrap.quantiles(means) if len(means) else None
         return MeanIoUResult(

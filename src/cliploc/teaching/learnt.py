@@ -149,10 +149,8 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
         weights, bias, share, embedding, sides, alike = tensors
         if [one.ndim for one in tensors] != [2, 1, 1, 2, 2, 2] or {len(one) for one in tensors} != {len(names)}:
             raise ValueError("tensors of other sizes")
-        if sides.shape[1] != LENGTH or not all(bool(one.isfinite().all()) for one in tensors[:-1]):
+        if (sides.shape[1], alike.shape[1]) != (LENGTH, 2) or not all(one.isfinite().all() for one in tensors[:-1]):
             raise ValueError("values that cannot be used")
-        if alike.shape[1] != 2:
-            raise ValueError("tensors of other sizes")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
         raise InputError(

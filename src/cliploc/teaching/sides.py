@@ -43,7 +43,7 @@ def offsets(drafts: FloatArray, boxes: FloatArray) -> tuple[Floats, Floats]:
         >>> away.round(2).tolist(), iou.round(2).tolist()
         ([[0.1, 0.0, 0.1, -0.1]], [0.74])
     """
-    if not len(drafts) or not len(boxes):
+    if not len(boxes):
         return np.zeros((len(drafts), 4)), np.zeros(len(drafts))
     iou = iou_matrix(drafts, boxes)  # [n, m]
     size = np.tile(drafts[:, 2:] - drafts[:, :2], 2)  # [n, 4]

@@ -29,7 +29,7 @@ class Found:
 
     classes: tuple[ClassName, ...]  # the names of the class of each label
     candidates: Sequence[Candidate]  # for samples in a fixed order, those of the same picture next to each other
-    # pictures and labels that are there only as what evaluations ignore, such as crowds
+    # pictures and labels that are there as what evaluations ignore, such as crowds, beside samples or alone
     unclear: frozenset[tuple[Path, int]] = frozenset()
     # picture → labels known not to be there, if this is not known of all others; see `Reader.complete`
     absent: Mapping[Path, frozenset[int]] | None = None
