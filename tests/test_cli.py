@@ -488,7 +488,7 @@ def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
     result = cliploc_("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
     assert result.code == 0, result.err
-    said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: write one name per line"
+    said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
     assert result.err.count(said) == 1
     assert "tabby" not in result.err
 
