@@ -625,6 +625,15 @@ def test_a_reader_that_goes_away_is_no_error():
     assert running.wait(timeout=240) == 141
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_without_a_buffer_a_disk_that_fills_up_is_an_error(tmp_path):
+    code = "import resource; from cliploc._terminal import write_out; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); write_out('a line\\n' * 9999)"
+    with (tmp_path / "out").open("w") as out:
+        result = subprocess.run([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert "cannot write to stdout: File too large" in result.stderr
+
+
 LINES = ["exports"]  # without torch
 DOCUMENT = ["localize", CAT, "-p", "cat", "--json", *FAST]
 MANY = [*DOCUMENT, *(word for i in range(90) for word in ("-p", f"thing {i}"))]  # more than a stream's buffer
