@@ -488,7 +488,7 @@ def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
     result = cliploc_("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
     assert result.code == 0, result.err
-    said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: write one name per line"
+    said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
     assert result.err.count(said) == 1
     assert "tabby" not in result.err
 
@@ -623,6 +623,15 @@ def test_a_reader_that_goes_away_is_no_error():
     assert running.stderr is not None
     assert running.stderr.read() == ""
     assert running.wait(timeout=240) == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_without_a_buffer_a_disk_that_fills_up_is_an_error(tmp_path):
+    code = "import resource; from cliploc._terminal import write_out; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); write_out('a line\\n' * 9999)"
+    with (tmp_path / "out").open("w") as out:
+        result = subprocess.run([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert "cannot write to stdout: File too large" in result.stderr
 
 
 LINES = ["exports"]  # without torch

@@ -69,7 +69,7 @@ def test_lines_say_what_json_says(compared, tmp_path):
     for line, box in zip(shown, boxes, strict=True):
         assert line.endswith(f"score {box['score']:.2f}  box {' '.join(f'{edge:.0f}' for edge in box['xyxy'])}")
     assert rest[0].split()[:3] == ["cam", "cat", "found"]
-    assert "3 of 6 names found" in text.err
+    assert "3 of 6 maps have boxes" in text.err
     assert f"sheets and results.json in {tmp_path}" in text.err
 
 

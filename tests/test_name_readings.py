@@ -44,6 +44,8 @@ def test_many_are_counted(texts: Texts) -> None:
 def test_classify_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", CAT, "-p", "my wife", "-p", "cat"]) == 0
     assert WIFE in " ".join(capsys.readouterr().err.split())
+    assert main(["classify", CAT]) == 0  # ImageNet's names: nobody typed them
+    assert "mini reads" not in capsys.readouterr().err
 
 
 def test_every_picture_of_the_regions_has_one_line_of_known_form() -> None:

@@ -32,7 +32,8 @@ class OutputError(CliplocError):
 def write_out(text: str = "") -> None:
     """Writes to stdout, and whatever waits there, at once: who reads along sees each picture when it is done."""
     try:
-        sys.stdout.write(text)
+        # Under PYTHONUNBUFFERED a write is cut off without an error, and the next one fails: also an empty one.
+        sys.stdout.writelines([*text.splitlines(keepends=True), ""])
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -182,7 +182,7 @@ def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
         others = len(held) - 1
         more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
         warnings.warn(
-            f"{where}{held[0]!r} is taken as one name{more}: write one name per line, and synonyms as cat|kitten",
+            f"{where}{held[0]!r} is taken as one name{more}: give names one by one, and synonyms as cat|kitten",
             CliplocWarning,
             stacklevel=3,
         )

@@ -38,6 +38,7 @@ def test_all_about_one_holds_its_layout_and_json_says_of_a_good_folder_what_line
     assert (result.code, document.code, result.err, document.err) == (0, 0, following, "")
     facts = json.loads(document.out)
     dataset = open_dataset(name, root)
+    assert facts["schema_version"] == 1
     assert facts["samples"] == len(dataset)
     assert facts["boxes"] + facts["masks"] > 0
     for key in ("pictures", "samples", "classes"):

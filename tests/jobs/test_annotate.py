@@ -125,7 +125,7 @@ def test_labels_that_are_refused(lines, said):
 def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\na dog, a wolf\n")
     with pytest.warns(
-        CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: write one name per line"
+        CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: give names one by one"
     ):
         assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
     (tmp_path / "labels.txt").write_text("a dog, a wolf\n")  # no other name whose reading could be asked for

@@ -319,5 +319,7 @@ def test_predictions_that_do_not_fit(folders, tmp_path):
 def test_the_document_explains_every_key(folders):
     pages = Path(__file__).parents[2] / "docs"
     document = (pages / "json.md").read_text() + (pages / "benchmark.md").read_text()
-    for key in json.loads(evaluate(folders, "--json").out):
+    shown = json.loads(evaluate(folders, "--json").out)
+    assert shown["schema_version"] == 1
+    for key in shown:
         assert f"`{key}`" in document or f"`_{key.rsplit('_')[-1]}`" in document, key

@@ -203,6 +203,7 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
         metric.update(name, said, truth)
     found = evaluate_labels(tmp_path / "said", truth=tmp_path / "truth", class_list=tmp_path / "classes.txt")
     assert found.problems == ()
+    assert found.document()["schema_version"] == KIND.version
     assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def document(build: Build) -> dict[str, Any]:
         notes=("animated",),
     )
     settings = {"model": "mini", "method": "cam", "threshold": np.float32(0.5), "out": Path("a/b"), "scales": (1, 1.5)}
+    result = replace(result, presence_rule="calibrated")
     return to_document([result], [("bad.jpg", "bad.jpg: no such file")], settings)
 
 
@@ -52,6 +54,7 @@ def test_it_is_strict_json_with_rounded_values_where_not_a_number_is_null(docume
     assert len(cat["boxes"]) == 2
     assert (cat["score"], cat["presence"], cat["found"], cat["reason"]) == (0.2713, 0.9123, True, None)
     assert (dog["score"], dog["presence"], dog["found"], dog["boxes"]) == (None, None, False, [])
+    assert (cat["presence_rule"], dog["presence_rule"]) == ("calibrated", None)
     assert dog["reason"] == "not in the picture"
     picture = document["pictures"][0]
     assert (picture["file"], picture["width"], picture["height"]) == ("folder/photo.jpg", 320, 200)

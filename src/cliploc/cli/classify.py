@@ -27,7 +27,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
     """
     from cliploc import prompts
 
-    names = asked_names(asked.prompt, asked.classes) or asked_names(None, "imagenet")
+    given = asked_names(asked.prompt, asked.classes)
+    names = given or asked_names(None, "imagenet")
     refuse_exemplars(names, "classify")
     labels = prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False).names
     run = PhotoRun(asked.photos, quiet=asked.as_json)
@@ -43,7 +44,7 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
         results = localizer.classify_stream(run.paths, names, asked.top_k, on_error="skip", reporter=told)
         for reason in localizer.unknown_names(names).values():
             run.terminal.say(f"left out: {reason}", style="yellow")
-        for reading in localizer.readings(names):
+        for reading in localizer.readings(given) if given else ():  # nobody typed ImageNet's names
             run.terminal.say(reading, style="yellow")
         run.count(reporter, "classify")
         columns = (("picture", *run.paths), ("name", *labels))  # those whose width differs

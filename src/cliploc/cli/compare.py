@@ -96,7 +96,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
         finally:  # also when interrupted: what is done is not lost
             run.keep(_settings(names, methods, models))
     found_or_not = [name["found"] for record in run.records for result in record["results"] for name in result["names"]]
-    counted = f", {sum(found_or_not)} of {len(found_or_not)} names found by the methods together"
+    counted = f", {sum(found_or_not)} of {len(found_or_not)} maps have boxes"
     return run.end(counted, "sheets")
 
 

@@ -193,6 +193,7 @@ def _about_dataset(dataset: Dataset, counted: Mapping[str, Any], reasons: Mappin
 
 def _document(dataset: Dataset | LabelledDataset, counts: Mapping[str, int]) -> dict[str, Any]:
     return {
+        "schema_version": 1,
         "dataset": dataset.name,
         "root": str(dataset.root),
         "split": dataset.split,

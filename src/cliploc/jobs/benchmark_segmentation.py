@@ -272,7 +272,8 @@ class LabelsResult(EvaluatedFolder):
 
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
-        return {**self.numbers, "images": self.asked, "evaluated": self.evaluated, **self.left_out()}
+        counts = {"images": self.asked, "evaluated": self.evaluated}
+        return {"schema_version": KIND.version, **self.numbers, **counts, **self.left_out()}
 
     def lines(self) -> list[tuple[str, str, str]]:
         """A row for each number: name, percent, 95 % interval."""

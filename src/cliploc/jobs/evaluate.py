@@ -124,6 +124,7 @@ class FolderResult(EvaluatedFolder):
         """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
         numbers, facts, per_class = joined(self.summaries)
         return {
+            "schema_version": 1,
             **numbers,
             **facts,
             "convention": convention,
