@@ -28,7 +28,7 @@ from cliploc.saliency.cam import cam
 from cliploc.text_cache import cache_folder
 from cliploc.tower import Needs
 from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere
-from tests.tiny import KINDS, context, give_function, tower
+from tests.tiny import KINDS, context, default_dtype, give_function, tower
 from tests.tolerances import STRETCHED, assert_rounded, terms_of
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -502,9 +502,10 @@ def test_a_stream_of_what_is_no_picture_is_refused(backbones, images):
         next(build(backbones["gap_cnn"]).stream(images, ["red"]))
 
 
-def test_an_iterator_of_pictures_with_too_few_lists_of_names(backbones):
-    stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]])
-    with pytest.raises(UsageError, match="expected a list of names for each picture, got 1 lists and more pictures"):
+@pytest.mark.parametrize(("lists", "said"), [(1, "1 lists and more pictures"), (3, "3 lists and 2 pictures")])
+def test_an_iterator_of_pictures_with_another_number_of_lists_of_names(backbones, lists, said):
+    stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]] * lists)
+    with pytest.raises(UsageError, match=f"expected a list of names for each picture, got {said}"):
         list(stream)
 
 
@@ -714,16 +715,6 @@ def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict
 
 
 # ----------------------------------------------------------------------------------------------------- odd conditions
-@contextlib.contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 MODES = {
     "float64": lambda: default_dtype(torch.float64),
     "float16": lambda: default_dtype(torch.float16),

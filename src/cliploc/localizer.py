@@ -312,6 +312,7 @@ class Localizer:
         """
         from cliploc.report.comparison import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
 
+        prompts.refuse_no_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks_of(methods).items()}
         refuse_too_many(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
@@ -690,10 +691,13 @@ def _requests(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator
         return
     if isinstance(images, Sequence) and len(images) != len(names):
         raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
+    number = -1
     for number, image in enumerate(images):
         if number >= len(names):
             raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
         yield Request(number, image, names[number])
+    if number + 1 < len(names):
+        raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and {number + 1} pictures")
 
 
 def _refuse_file(path: Any, reason: str | None) -> None:
