@@ -1,6 +1,5 @@
 """The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
 
-import contextlib
 import os
 import pwd
 import threading

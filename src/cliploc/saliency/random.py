@@ -23,6 +23,6 @@ def random(ctx: Context, seed: int = 0) -> Tensor:  # [B, P, H, W] over the inpu
         seed: seed of the random numbers.
     """
     chance = torch.Generator().manual_seed(seed)
-    numbers = torch.rand(1, 1, CELLS, CELLS, generator=chance, dtype=torch.float32)
-    heat = F.interpolate(numbers.to(ctx.images.device), size=tuple(ctx.images.shape[-2:]), mode="bilinear", align_corners=False)
+    numbers = torch.rand(1, 1, CELLS, CELLS, generator=chance, dtype=torch.float32).to(ctx.images.device)
+    heat = F.interpolate(numbers, size=tuple(ctx.images.shape[-2:]), mode="bilinear", align_corners=False)
     return for_every_prompt(ctx, heat[0])
