@@ -1,6 +1,9 @@
 """The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
 
+import copy
+import math
 import os
+import pickle
 import pwd
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from cliploc.backbones import models
 from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
@@ -755,6 +759,29 @@ def test_modes_that_the_program_set_change_nothing(model):
                     same(found[method], expected[method])
                 for one, other in zip(localizer.classify(picture, names), best, strict=True):
                     assert one == pytest.approx(other, abs=1e-6) if not isinstance(one, str) else one == other
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"])
+def test_a_copy_is_the_same_with_a_model_and_a_memory_of_its_own(copied):
+    localizer = Localizer("mini", recipe="fast", memory=Memory(2**20), text_cache=False)
+    found, other = localizer(CAT, ["cat"]), copied(localizer)
+    assert other.describe() == localizer.describe()
+    same(other(CAT, ["cat"]), found)
+    assert other.backbone is not localizer.backbone
+    assert other.options.memory is not localizer.options.memory
+    assert (other.options.memory.max_bytes, localizer.options.memory.max_bytes) == (2**20, 2**20)
+
+
+def test_what_is_no_number_in_a_checkpoint_is_refused(monkeypatch):
+    damaged = copy.deepcopy(create_once("mini"))
+    entry = replace(models.get("mini"), build=lambda *_: damaged)
+    monkeypatch.setitem(models._items, "mini", entry)
+    damaged.encode_text = lambda sentences: torch.full((len(sentences), damaged.embedding_size), torch.nan)
+    with pytest.raises(ModelError, match=r"an embedding that is not a number for 'a photo of a cat\.': use a higher"):
+        Localizer("mini").classify(CAT, ["cat", "dog"])
+    damaged.logit_scale = math.nan
+    with pytest.raises(ModelError, match="expected a number as the logit scale of mini, got nan: download"):
+        Localizer("mini")
 
 
 def maps_after_a_fork(path: str) -> int:
