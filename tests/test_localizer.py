@@ -715,6 +715,8 @@ def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict
     assert (len(none.boxes), again.reasons, again.found.tolist()) == (0, usual.reasons, [True])
     np.testing.assert_array_equal(again.boxes.xyxy, usual.boxes.xyxy)
     np.testing.assert_array_equal(none.boxes_by(usual.rule).score, usual.boxes.score)
+    with pytest.raises(UsageError, match=r"expected a BoxRule, got 0\.3"):
+        none.boxes_by(0.3)
 
 
 # ----------------------------------------------------------------------------------------------------- odd conditions
