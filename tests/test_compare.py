@@ -251,5 +251,6 @@ def test_a_figure_in_python_refuses_as_compare_does(mini):
             localizer.compare_figure(CAT, ["cat"], asked)
     with pytest.raises(UsageError, match="at most 400 cells"):
         localizer.compare_figure(CAT, [f"n{i}" for i in range(401)], ["cam"])
-    with pytest.raises(UsageError, match="expected a list of names"):
-        localizer.compare_figure(CAT, "cat", ["cam"])
+    for names in ("cat", None):
+        with pytest.raises(UsageError, match="expected a list of names"):
+            localizer.compare_figure(CAT, names, ["cam"])

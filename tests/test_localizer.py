@@ -1,7 +1,9 @@
 """The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
 
-import contextlib
+import copy
+import math
 import os
+import pickle
 import pwd
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from cliploc.backbones import models
 from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
@@ -28,7 +31,7 @@ from cliploc.saliency.cam import cam
 from cliploc.text_cache import cache_folder
 from cliploc.tower import Needs
 from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere
-from tests.tiny import KINDS, context, give_function, tower
+from tests.tiny import KINDS, context, default_dtype, give_function, tower
 from tests.tolerances import STRETCHED, assert_rounded, terms_of
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -502,9 +505,10 @@ def test_a_stream_of_what_is_no_picture_is_refused(backbones, images):
         next(build(backbones["gap_cnn"]).stream(images, ["red"]))
 
 
-def test_an_iterator_of_pictures_with_too_few_lists_of_names(backbones):
-    stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]])
-    with pytest.raises(UsageError, match="expected a list of names for each picture, got 1 lists and more pictures"):
+@pytest.mark.parametrize(("lists", "said"), [(1, "1 lists and more pictures"), (3, "3 lists and 2 pictures")])
+def test_an_iterator_of_pictures_with_another_number_of_lists_of_names(backbones, lists, said):
+    stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]] * lists)
+    with pytest.raises(UsageError, match=f"expected a list of names for each picture, got {said}"):
         list(stream)
 
 
@@ -711,19 +715,11 @@ def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict
     assert (len(none.boxes), again.reasons, again.found.tolist()) == (0, usual.reasons, [True])
     np.testing.assert_array_equal(again.boxes.xyxy, usual.boxes.xyxy)
     np.testing.assert_array_equal(none.boxes_by(usual.rule).score, usual.boxes.score)
+    with pytest.raises(UsageError, match=r"expected a BoxRule, got 0\.3"):
+        none.boxes_by(0.3)
 
 
 # ----------------------------------------------------------------------------------------------------- odd conditions
-@contextlib.contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 MODES = {
     "float64": lambda: default_dtype(torch.float64),
     "float16": lambda: default_dtype(torch.float16),
@@ -765,6 +761,29 @@ def test_modes_that_the_program_set_change_nothing(model):
                     same(found[method], expected[method])
                 for one, other in zip(localizer.classify(picture, names), best, strict=True):
                     assert one == pytest.approx(other, abs=1e-6) if not isinstance(one, str) else one == other
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"])
+def test_a_copy_is_the_same_with_a_model_and_a_memory_of_its_own(copied):
+    localizer = Localizer("mini", recipe="fast", memory=Memory(2**20), text_cache=False)
+    found, other = localizer(CAT, ["cat"]), copied(localizer)
+    assert other.describe() == localizer.describe()
+    same(other(CAT, ["cat"]), found)
+    assert other.backbone is not localizer.backbone
+    assert other.options.memory is not localizer.options.memory
+    assert (other.options.memory.max_bytes, localizer.options.memory.max_bytes) == (2**20, 2**20)
+
+
+def test_what_is_no_number_in_a_checkpoint_is_refused(monkeypatch):
+    damaged = copy.deepcopy(create_once("mini"))
+    entry = replace(models.get("mini"), build=lambda *_: damaged)
+    monkeypatch.setitem(models._items, "mini", entry)
+    damaged.encode_text = lambda sentences: torch.full((len(sentences), damaged.embedding_size), torch.nan)
+    with pytest.raises(ModelError, match=r"an embedding that is not a number for 'a photo of a cat\.': use a higher"):
+        Localizer("mini").classify(CAT, ["cat", "dog"])
+    damaged.logit_scale = math.nan
+    with pytest.raises(ModelError, match="expected a number as the logit scale of mini, got nan: download"):
+        Localizer("mini")
 
 
 def maps_after_a_fork(path: str) -> int:

@@ -5,9 +5,10 @@ with a square of that colour moves towards, so that a planted object can be foun
 from its characters.
 """
 
+import contextlib
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -296,3 +297,14 @@ def give_function(localizer: Any, function: Any, **facts: Any) -> None:
     """Lets a localizer's method compute something else, and changes other facts of it."""
     task = localizer._task
     localizer._task = replace(task, method=replace(task.method, function=function, **facts))
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """As a program may have set it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

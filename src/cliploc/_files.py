@@ -23,6 +23,8 @@ DEMO = "demo:"  # before the file name of a photograph of the package
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as users write it, with `~` and `~name` replaced by that home folder, if there is one, as in a shell."""
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"expected a path, got {type(path).__name__}: write it as a text")
     return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
+from cliploc.config import short
+from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import picture_bytes
 from cliploc.maps import as_tensor
@@ -247,6 +249,8 @@ class Localization:
 
         Names that are not in the picture by the run's minimum stay so by a lower one.
         """
+        if not isinstance(rule, BoxRule):
+            raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
         boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]
         again = [self.verdict(p) == "unsure" or boxless[p] for p in range(len(self.names))]
         if self.judged is not None:

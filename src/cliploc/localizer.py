@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -108,7 +108,7 @@ class Localizer:
         method: str | None = None,
         **options: Any,
     ) -> None:
-        given = Options.of(model=model, pretrained=pretrained, method=method, **options)
+        given = self._given = Options.of(model=model, pretrained=pretrained, method=method, **options)
         head_file = None if given.head is None else os.fspath(given.head)
         trained_for = None
         if head_file is not None:
@@ -173,6 +173,10 @@ class Localizer:
         self.exemplars = self._texts.exemplar_facts
         if self.recipe is not None:  # else other methods may be asked for, which the file may hold for
             self._refuse_misfit()
+
+    def __reduce__(self) -> tuple[Callable[..., Localizer], tuple[dict[str, Any]]]:
+        """A copy, and one in another process, is built anew around the model: locks and caches stay here."""
+        return _built, (self._given.but(model=self.backbone, pretrained=None).given(),)
 
     def _flow(self, options: Options, head: tuple[str, TrainedHead] | None, encoder: MaskedEncoder) -> Flow:
         second_look = (self._bank, self.calibration) if options.second_look else None
@@ -312,6 +316,7 @@ class Localizer:
         """
         from cliploc.report.comparison import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
 
+        prompts.refuse_no_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks_of(methods).items()}
         refuse_too_many(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
@@ -690,10 +695,13 @@ def _requests(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator
         return
     if isinstance(images, Sequence) and len(images) != len(names):
         raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
+    number = -1
     for number, image in enumerate(images):
         if number >= len(names):
             raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
         yield Request(number, image, names[number])
+    if number + 1 < len(names):
+        raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and {number + 1} pictures")
 
 
 def _refuse_file(path: Any, reason: str | None) -> None:
@@ -729,6 +737,11 @@ def classifier(
     backbone = _created(model, pretrained, device, precision)
     resize: Any = "crop" if backbone.resize_policy.startswith("crop") else None
     return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache, resize=resize)
+
+
+def _built(options: dict[str, Any]) -> Localizer:
+    """A localizer of these options; what a pickled one names."""
+    return Localizer(**options)
 
 
 def best_device() -> str:

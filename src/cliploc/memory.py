@@ -136,6 +136,10 @@ class Memory:
         # By the model's address, which is its own as long as what is shared, and with it the model, lives.
         self._shared: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
+    def __reduce__(self) -> tuple[type[Memory], tuple[int, float | None]]:
+        """A copy, and one in another process, begins empty."""
+        return Memory, (self.max_bytes, self.max_seconds)
+
     @property
     def bytes(self) -> int:
         """The approximate size of everything that is kept."""

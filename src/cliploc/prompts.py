@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from cliploc._documents import read_text
 from cliploc._files import user_path
-from cliploc.errors import CliplocWarning, UsageError
+from cliploc.errors import CliplocWarning, ModelError, UsageError
 from cliploc.values import TextSet
 
 if TYPE_CHECKING:
@@ -240,6 +240,11 @@ def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     sentences = [t.replace("{}", word) for words in texts.synonyms for word in words for t in texts.templates]
     parts = [sentences[start : start + AT_ONCE] for start in range(0, len(sentences), AT_ONCE)]
     each = F.normalize(torch.cat([*map(encode, parts)]).float(), dim=-1)  # [Σ synonyms · templates, D]
+    if not (numbers := each.isfinite().all(dim=1)).all():
+        raise ModelError(
+            f"the model gave an embedding that is not a number for {sentences[int(numbers.int().argmin())]!r}: use a "
+            "higher precision or check the weights"
+        )
     counts = [len(words) * len(texts.templates) for words in texts.synonyms]
     if len(each) > len(counts):
         each = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]

@@ -581,6 +581,21 @@ def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"pictures": None}, "expected a folder, pattern, list file or paths of pictures, got None"),
+        ({"pictures": [np.zeros((9, 9, 3))]}, "or paths of pictures, got "),
+        ({"out": None}, "expected a path, got NoneType"),
+        ({"formats": 5}, r"expected a list of formats, got 5: write \['coco'\]"),
+        ({"options": 5}, "expected options as cliploc.Options, got 5"),
+    ],
+)
+def test_values_of_other_types_are_refused_in_one_line(folder, tmp_path, values, said):
+    with pytest.raises(cliploc.UsageError, match=said):
+        cliploc.annotate(**{"pictures": folder, "labels": ["cat"], "out": tmp_path / "out", **values})
+
+
 def test_a_localizer_where_supervision_expects_a_model():
     supervision = pytest.importorskip("supervision")
     localizer = Localizer(create_once(), recipe="fast")

@@ -122,6 +122,8 @@ def test_pxap_by_hand():
     assert pxap((heat, mask, np.array([[True, True, False]]))).value == 1  # ignored where no object is
     with pytest.raises(InputError, match="expected mask as booleans"):
         pxap((heat, mask.T))
+    with pytest.raises(InputError, match="expected a mask of the object, got none"):
+        pxap((heat, None))
 
 
 def test_pxaps_interval_leaves_out_replicates_without_an_object():

@@ -12,7 +12,7 @@ from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from tests.test_localizer import PHOTOS, TALL, TERMS, WIDE, photo, same
-from tests.tiny import KINDS, Counting, give_function, tower
+from tests.tiny import KINDS, Counting, default_dtype, give_function, tower
 from tests.tolerances import assert_rounded
 
 BACKBONES = {kind: tower(kind, (8, 8)) for kind in KINDS}
@@ -53,6 +53,13 @@ def test_maps_keep_their_shape_and_range_and_change(name, kind):
                 changes.append(np.abs(heat - before).max())
         assert_rounded(result.scores, plain.scores, TERMS, 1)  # rounded otherwise where attention is kept
     assert (max if name == "level" else min)(changes) > 1e-4  # a map that has its level already stays
+
+
+@every_case
+def test_the_programs_default_dtype_changes_no_map(name, kind):
+    expected = build(kind, [name])(PHOTOS[0], NAMES)
+    with default_dtype(torch.float64):
+        same(build(kind, [name])(PHOTOS[0], NAMES), expected)
 
 
 @every_case

@@ -39,7 +39,7 @@ from tests.saliency.towers import (
     pictures,
 )
 from tests.saliency.vits import AveragingVit, QueryingVit, scenes, tiny
-from tests.tiny import KINDS, TinyVit, context, planted_image, raw_maps, tower
+from tests.tiny import KINDS, TinyVit, context, default_dtype, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded
 
 TEXTS = ("red", "green", "a zebra", "blue")
@@ -344,6 +344,14 @@ def test_callers_without_gradients_get_the_same_maps(name: str, kind: str) -> No
         with mode():
             maps = run(name, backbone, pictures(kind))
         assert_close(maps.clone(), expected, backbone)
+
+
+@tiny_case
+def test_the_programs_default_dtype_changes_no_map(name: str, kind: str) -> None:
+    backbone, images = build(kind), pictures(kind)
+    expected = run(name, backbone, images)
+    with default_dtype(torch.float64):
+        assert_close(run(name, backbone, images), expected, backbone)
 
 
 @planted_case

@@ -192,6 +192,10 @@ def test_a_threshold_that_was_given_is_for_all_of_them() -> None:
     [
         ("cam", r"expected a list of methods, got 'cam': write \['cam'\]"),
         ([], "expected a list of methods"),
+        (5, "expected a list of methods, got 5"),
+        (iter(["cam"]), "expected a list of methods"),
+        ([5], "expected the name of a method, got 5"),
+        ({"cam": 5}, "expected options of cam by name, got 5"),
         (["cam", "camm"], "unknown method 'camm'"),
         ({"cam": {"stages": 1}}, "cam has no option 'stages'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._files import user_path
-from cliploc.errors import UnknownNameError, UsageError
+from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.registry import Registry
 
 if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
@@ -133,8 +134,12 @@ def create(
     """
     source, colon, rest = model.partition(":")
     if colon:
-        return model_sources.get(source)(rest, pretrained, device, precision)
-    return models.get(plain_name(model)).build(pretrained, device, precision)
+        backbone = model_sources.get(source)(rest, pretrained, device, precision)
+    else:
+        backbone = models.get(plain_name(model)).build(pretrained, device, precision)
+    if not math.isfinite(scale := backbone.logit_scale):
+        raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")
+    return backbone
 
 
 def refuse_other_weights(model: str, pretrained: str | None) -> None:

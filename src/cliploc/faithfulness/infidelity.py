@@ -54,7 +54,8 @@ def infidelity(heat: Tensor, change: Tensor) -> float:
 
 def squares(seed: int, height: int, width: int) -> Tensor:
     """Random squares that lie in the picture, `[n, H, W]` bool."""
-    draws = torch.rand(SQUARES, 3, generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(SQUARES, 3, generator=generator, dtype=torch.float32).tolist()
     low, high = SIDES
     hidden = torch.zeros(SQUARES, height, width, dtype=torch.bool)
     for mask, (of_side, down, across) in zip(hidden, draws, strict=True):

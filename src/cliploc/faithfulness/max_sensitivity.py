@@ -39,5 +39,5 @@ class MaxSensitivity(FaithfulnessMetric):
 
 def noise(judged: Judged) -> Tensor:
     """The draws, `[10, 3, H, W]`."""
-    generator = torch.Generator().manual_seed(judged.seed)
-    return RADIUS * (2 * torch.rand(DRAWS, *judged.images.shape[1:], generator=generator) - 1)
+    shape, generator = judged.images.shape[1:], torch.Generator().manual_seed(judged.seed)
+    return RADIUS * (2 * torch.rand(DRAWS, *shape, generator=generator, dtype=torch.float32) - 1)

@@ -42,6 +42,7 @@ class SmoothMprt(FaithfulnessMetric):
 
 def noisy(images: Tensor, seed: int) -> Tensor:
     """A picture `[1, 3, H, W]` with each draw of noise, the last without: `[8, 3, H, W]`."""
-    drawn = torch.randn(DRAWS, *images.shape[1:], generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(DRAWS, *images.shape[1:], generator=generator, dtype=torch.float32)
     drawn[-1] = 0
     return images + NOISE * (images.max() - images.min()) * drawn.to(images)

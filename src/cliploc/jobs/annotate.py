@@ -27,7 +27,7 @@ from cliploc._files import (
     write_whole,
 )
 from cliploc._imports import refuse_without
-from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options
+from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options, short
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import correction_masks, export_states, folder
@@ -248,6 +248,8 @@ def annotate(
 
 def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     """The options of the model. Files with templates are read here, as the engine may run on other machines."""
+    if not isinstance(options, Options | None):
+        raise UsageError(f"expected options as cliploc.Options, got {short(options)}: write cliploc.Options(…)")
     given = {**({} if options is None else options.given()), **more}
     if reserved := RESERVED & given.keys():
         raise UsageError(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from cliploc._documents import Manifest, lines_of, read_if_there
 from cliploc._files import DEMO, demo_names, picture_folder, picture_path, user_path
+from cliploc.config import short
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
@@ -87,6 +88,8 @@ def find_pictures(
 ) -> FoundPictures:
     """The pictures of a folder, pattern, list file or paths; without results (`out`) and other files."""
     if not isinstance(where, str | os.PathLike):
+        if not isinstance(where, Sequence) or not all(isinstance(one, str | os.PathLike) for one in where):
+            raise UsageError(f"expected a folder, pattern, list file or paths of pictures, got {short(where)}")
         _refuse_addresses([os.fspath(one) for one in where], "the list")
         return _below(Path.cwd(), (picture_path(one) for one in where), "the list", videos)
     text = os.fspath(where)

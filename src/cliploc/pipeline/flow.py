@@ -9,7 +9,7 @@ space's size, h × w a feature grid, H × W the first scale's input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cliploc.boxes import BoxRule
 from cliploc.calibration import Calibration
-from cliploc.config import FOUND, Options
+from cliploc.config import FOUND, Options, short
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes
@@ -174,10 +174,10 @@ class Flow:
 
     def tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
         """The task of each method; the keys are the entries of `methods`."""
-        if isinstance(methods, str) or not methods:
-            raise UsageError(f"expected a list of methods, got {methods!r}: write ['cam']")
-        asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
-        return {spec: self.tasks.make(spec, options) for spec, options in asked.items()}
+        if isinstance(methods, str) or not isinstance(methods, Sequence | Set | Mapping) or not methods:
+            raise UsageError(f"expected a list of methods, got {short(methods)}: write ['cam']")
+        asked = methods.items() if isinstance(methods, Mapping) else [(spec, {}) for spec in methods]
+        return {spec: self.tasks.make(spec, options) for spec, options in asked}
 
     # ------------------------------------------------------------------------------------------------------- all of it
     def run(

@@ -36,7 +36,7 @@ def room(size: tuple[int, int]) -> Tensor:
     """Zeros for the weights of a picture, `[H, 84, pitch]`; the picture is at `inside` of each line."""
     height, width = size
     tiles = -(-width // _compiled.TILE)
-    return torch.zeros(height, len(HALF), tiles * _compiled.TILE + 2 * RADIUS)
+    return torch.zeros(height, len(HALF), tiles * _compiled.TILE + 2 * RADIUS, dtype=torch.float32)
 
 
 def inside(width: int) -> slice:
@@ -50,7 +50,7 @@ def swept(weights: Tensor, degree: Tensor, parts: Iterable[Tensor], tolerance: f
     Ŵ `[H, 84, pitch]` lies in `room`, and is overwritten; `degree` `[H, W]` are the row sums that it was divided by.
     """
     picture = inside(degree.shape[1])
-    vector = torch.ones(weights.shape[0], weights.shape[2])
+    vector = weights.new_ones(weights.shape[0], weights.shape[2])
     vector[:, picture] = degree.sqrt()
     scale = torch.from_numpy(_compiled.factored(weights.numpy(), ALPHA, vector.numpy()))
     threads = torch.get_num_threads()
@@ -72,7 +72,7 @@ def _solved(weights: FloatArray, scale: Tensor, labels: Tensor, tolerance: float
     shape = groups, height, pitch, lanes
     diagonal = (scale.square() - 2).repeat_interleave(lanes, dim=1).numpy()
     # Of torch, which aligns memory to whole lines of the cache.
-    residual, direction, back, found, rest = (torch.zeros(shape).flatten(2).numpy() for _ in range(5))
+    residual, direction, back, found, rest = (labels.new_zeros(shape).flatten(2).numpy() for _ in range(5))
 
     def by_name(maps: FloatArray) -> Tensor:
         """Maps of each name: `[groups, H, pitch · lanes]` → `[P, H, pitch]`."""
@@ -103,7 +103,7 @@ def _solved(weights: FloatArray, scale: Tensor, labels: Tensor, tolerance: float
     start.copy_(padded.view(groups, lanes, height, width).permute(0, 2, 3, 1))
     forward()
     residual, rest = rest, residual
-    turn = along(torch.zeros(names))
+    turn = along(labels.new_zeros(names))
     length = by_name(residual).square().sum(dim=(1, 2))
     # The residual of Y is D^½ K times ours, and ‖D^½ K‖² = ‖M‖ ≤ ‖I − α Ŵ‖ ≤ 1 + α: what M lacks of Ŵ's equation is
     # negative semidefinite, because it is 0 for v and non-negative beside the diagonal.

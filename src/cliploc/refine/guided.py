@@ -97,7 +97,7 @@ def _means(maps: Tensor, window: tuple[int, int]) -> Tensor:
         down, right = (length // 2 for length in window)
         around = F.pad(maps[None], (right, right, down, down), mode="reflect")
         return F.avg_pool2d(F.avg_pool2d(around, (window[0], 1), 1), (1, window[1]), 1)[0]
-    means = torch.empty(maps.shape)
+    means = torch.empty_like(maps)  # of OpenCV's type, which else leaves it as it is
     for heat, mean in zip(maps.numpy(), means.numpy(), strict=True):
         cv2.blur(heat, window[::-1], dst=mean, borderType=cv2.BORDER_REFLECT_101)
     return means
@@ -108,7 +108,7 @@ def _upsampled(maps: Tensor, hw: tuple[int, int]) -> Tensor:
         return maps
     if maps.device.type != "cpu":
         return F.interpolate(maps[None], size=hw, mode="bilinear")[0]
-    larger = torch.empty(len(maps), *hw)
+    larger = maps.new_empty(len(maps), *hw)
     for heat, out in zip(maps.numpy(), larger.numpy(), strict=True):  # an eighth of the time of torch
         cv2.resize(heat, hw[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
     return larger

@@ -60,7 +60,7 @@ def neighbour_weights(picture: Tensor, weights: Tensor) -> Tensor:
     """Writes Ŵ of each pixel i and i + offset, for the offsets of `HALF`, to zeros `[84, H, W]`; the row sums of W."""
     from kornia.color import rgb_to_lab
 
-    colours = rgb_to_lab(picture) / torch.tensor(SCALE, device=picture.device)[:, None, None]
+    colours = rgb_to_lab(picture) / picture.new_tensor(SCALE)[:, None, None]
     degree = torch.zeros_like(picture[0])
     for here, there, strip in _pairs(weights, len(colours)):
         apart = colours[:, *here] - colours[:, *there]

@@ -59,8 +59,8 @@ def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:  # [B, P, 
                 share = alpha.sigmoid()
                 mean, deviation = share * tokens, (1 - share).clamp(min=torch.finfo(share.dtype).tiny)
                 passed = 0.5 * (mean.square() + deviation.square() - 1) - deviation.log()  # [B, T, d]
-                noise = torch.randn(SAMPLES, *tokens.shape[1:], generator=generator).to(tokens.device)
-                noisy = mean[:, None] + deviation[:, None] * noise  # [B, S, T, d]
+                noise = torch.randn(SAMPLES, *tokens.shape[1:], generator=generator, dtype=torch.float32)
+                noisy = mean[:, None] + deviation[:, None] * noise.to(tokens.device)  # [B, S, T, d]
                 run = ctx.resume(noisy.flatten(0, 1), block + 1, Needs())
                 cosines = torch.einsum("bsd,bd->bs", run.embedding.view(len(tokens), SAMPLES, -1), text)
                 loss = (beta * passed.mean(dim=(1, 2)) - cosines.mean(dim=1)).sum()  # each picture has its own α

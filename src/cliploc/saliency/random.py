@@ -22,6 +22,7 @@ def random(ctx: Context, seed: int = 0) -> Tensor:  # [B, P, H, W] over the inpu
     Args:
         seed: seed of the random numbers.
     """
-    numbers = torch.rand(1, 1, CELLS, CELLS, generator=torch.Generator().manual_seed(seed)).to(ctx.images.device)
+    chance = torch.Generator().manual_seed(seed)
+    numbers = torch.rand(1, 1, CELLS, CELLS, generator=chance, dtype=torch.float32).to(ctx.images.device)
     heat = F.interpolate(numbers, size=tuple(ctx.images.shape[-2:]), mode="bilinear", align_corners=False)
     return for_every_prompt(ctx, heat[0])

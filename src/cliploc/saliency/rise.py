@@ -44,7 +44,8 @@ def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  
     if budget < SMALLEST_BUDGET:
         raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: the paper uses 2000")
     height, width = ctx.images.shape[-2:]
-    draws = torch.rand(budget, CELLS**2 + 2, generator=torch.Generator().manual_seed(SEED)).to(ctx.images.device)
+    chance = torch.Generator().manual_seed(SEED)
+    draws = torch.rand(budget, CELLS**2 + 2, generator=chance, dtype=torch.float32).to(ctx.images.device)
 
     def through(picture: Tensor, first: int, last: int) -> Tensor:
         return picture * _masks(draws[first:last], height, width).to(picture.dtype)

@@ -38,12 +38,12 @@ def smooth_grad(ctx: Context, samples: int = 50, noise: float = 0.15) -> Tensor:
         raise UsageError(f"expected 1 sample or more, got {samples}: the paper uses 50")
     if not noise >= 0:
         raise UsageError(f"expected a noise of 0 or more, got {noise}: the paper uses 0.1 to 0.2")
-    draws = torch.randn(samples, *ctx.images.shape[1:], generator=torch.Generator().manual_seed(SEED))
-    draws = draws.to(ctx.text.device)
+    shape, chance = ctx.images.shape[1:], torch.Generator().manual_seed(SEED)
+    draws = torch.randn(samples, *shape, generator=chance, dtype=torch.float32).to(ctx.text.device)
 
     def noisy(picture: Tensor, first: int, last: int) -> Tensor:
         return picture + noise * (picture.max() - picture.min()) * draws[first:last]
 
-    gradients = pixel_gradients(ctx, noisy, torch.full((samples,), 1 / samples, device=draws.device))
+    gradients = pixel_gradients(ctx, noisy, draws.new_full((samples,), 1 / samples))
     with torch.no_grad():
         return on_grid(ctx, gradients.abs().sum(dim=2))

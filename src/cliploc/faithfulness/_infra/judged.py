@@ -143,7 +143,7 @@ def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> F
     elif kind == "mean":
         made = images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
     else:  # noise
-        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         made = normalize(drawn.to(images.device)).to(images)
     return lambda _: made
 

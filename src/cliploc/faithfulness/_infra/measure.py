@@ -311,7 +311,7 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
     named = copied.named_parameters()
     tensors = [tensor for name, tensor in named if not name.startswith("text.") and tensor.numel() > 1]
     with _Uses(tensors) as uses:
-        copied.encode_image(torch.zeros(1, 3, *copied.input_hw))
+        copied.encode_image(torch.zeros(1, 3, *copied.input_hw, dtype=torch.float32))
     # A module lists its own parameters, such as a ViT's projection, before those of its parts. Unused ones come last.
     from_top = sorted(tensors, key=lambda tensor: uses.place.get(id(tensor), -1), reverse=True)
     chosen = {id(tensor) for tensor in from_top[: round(share * len(tensors))]}

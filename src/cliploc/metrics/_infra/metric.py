@@ -445,7 +445,8 @@ def joined(
 def checked_masks(judged: JudgedMap) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where the object is, and where pixels count that are not of it: `[H, W]` each."""
     mask, ignore = judged.mask, judged.ignore
-    assert mask is not None
+    if mask is None:
+        raise InputError(f"{judged.sample_id}: expected a mask of the object, got none: leave the picture out")
     for name, given in (("mask", mask), ("ignore", ignore)):
         if given is not None and (given.shape != judged.heat.shape or given.dtype != np.bool_):
             raise InputError(

@@ -24,6 +24,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.config import short
 from cliploc.errors import UsageError
 from cliploc.images import READ_BY_ALL, load
 from cliploc.registry import Registry
@@ -161,6 +162,8 @@ def export(cls: E) -> E:
 
 def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
     """The formats of these names, each once."""
+    if not isinstance(names, str | Sequence):
+        raise UsageError(f"expected a list of formats, got {short(names)}: write ['coco']")
     asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
     if not asked:
         raise UsageError(f"expected at least one format, got none: name some of {', '.join(exports.names())}")

@@ -130,6 +130,8 @@ def patch_cosines(
 
 def names_in(spec: str) -> list[str]:
     """The method names that "+" joins."""
+    if not isinstance(spec, str):
+        raise UsageError(f"expected the name of a method, got {short(spec)}: write 'cam'")
     if "," in spec:
         joined = "+".join(name.strip() for name in spec.split(","))
         raise UsageError(
@@ -216,6 +218,8 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the method's function takes them: a bare name goes to every member that has such an option."""
+    if not isinstance(options, Mapping):
+        raise UsageError(f"expected options of {method.name} by name, got {short(options)}: write {{'option': value}}")
     resolved: dict[str, Any] = {}
     for option, value in options.items():
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
