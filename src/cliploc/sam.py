@@ -142,7 +142,8 @@ def _loaded(model: str | os.PathLike[str], device: str) -> tuple[Any, Any]:
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UsageError(f"expected SAM's folder or a repository as ORG/NAME, got {source!r}: check the path")
     try:
-        loaded, told = AutoModelForMaskGeneration.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        how = {"use_safetensors": True, "output_loading_info": True}
+        loaded, told = AutoModelForMaskGeneration.from_pretrained(source, **how)
         if lacking := sorted(told["missing_keys"]):  # transformers makes up what a file lacks
             raise ValueError(f"the weights lack {len(lacking)} tensors, such as {lacking[0]}")
         processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
