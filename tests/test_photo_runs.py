@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 from rich.progress import Progress, TaskID
 
+from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.picture_files import IN_NOTE, find_pictures
 from cliploc.localizer import Localizer
 from cliploc.report.document import MOST_SKIPPED, skipped_document
 from cliploc.saliency import methods
+from cliploc.training import read_folder
 from tests.commands import CAT, COFFEE, cliploc_, document_of, refused
 from tests.tiny import tower
 
@@ -107,16 +109,24 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
     own, closed = os.scandir, str(folder / "sub")
 
     def scandir(path: str) -> object:
-        if os.fspath(path) == closed:
+        if os.fspath(path).rstrip("/") == closed:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return own(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    found = find_pictures(folder)
-    assert [one.id for one in found.pictures] == ["cat.jpg"]
-    assert (found.skipped_note() or "").endswith("; 1 folder that cannot be read: sub/")
+    for where in (folder, f"{folder}/**/*", f"{folder}/**/*.jpg"):
+        found = find_pictures(where)
+        assert [one.id for one in found.pictures] == ["cat.jpg"]
+        assert (found.skipped_note() or "").endswith("1 folder that cannot be read: sub/")
     with pytest.raises(UsageError, match=r"expected pictures in .*sub, but .*sub cannot be read: check permissions"):
         find_pictures(closed)
+    with pytest.raises(UsageError, match=r"expected pictures in .*/\*, but .*sub cannot be read: check permissions"):
+        find_pictures(f"{folder}/*/*")
+    with pytest.raises(UsageError, match=r"sub cannot be read \(Permission denied\): check permissions"):
+        read_folder(folder)  # of a class
+    (folder / "classes.txt").write_text("cat")
+    with pytest.raises(UsageError, match=r"sub cannot be read \(Permission denied\): check permissions"):
+        open_dataset("yolo", folder)
 
 
 def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> None:

@@ -140,6 +140,15 @@ def test_what_cannot_be_is_said_in_one_line(folder: Path, tmp_path: Path, monkey
     with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*: give a folder with config.json") as error:
         SamMasks(tmp_path)
     assert "\n" not in str(error.value)
+    other = shutil.copytree(folder, tmp_path / "half") / "model.safetensors"
+    whole, content = load_file(other), other.read_bytes()
+    save_file(dict(list(whole.items())[:-2]), other, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*half \(the weights lack 2 tensors, such as "):
+        SamMasks(other.parent)
+    for damaged in (b"", content[:-1]):
+        other.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*half \(Error while deserializing header"):
+            SamMasks(other.parent)
     with pytest.raises(MissingWeightsError, match=r"^SAM cannot be loaded from facebook/no-sam"):
         SamMasks("facebook/no-sam")
     monkeypatch.setitem(sys.modules, "transformers", None)

@@ -54,6 +54,15 @@ def picture_folder(path: str | os.PathLike[str]) -> Path:
     return demo_folder() if os.fspath(path) == DEMO else picture_path(user_path(path))
 
 
+def files_below(root: Path) -> list[Path]:
+    """The files below a folder, sorted; a folder that cannot be read is an error, as `Path.rglob` leaves it out."""
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename} cannot be read ({error.strerror}): check permissions") from error
+
+    return sorted(Path(folder, name) for folder, _, names in os.walk(root, onerror=refuse) for name in names)
+
+
 def new_token() -> str:
     """A random word for the temporary files of a run."""
     return os.urandom(8).hex()

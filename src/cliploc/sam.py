@@ -15,6 +15,7 @@ import torch
 
 from cliploc._files import user_path
 from cliploc._imports import install, not_installed
+from cliploc._process import out_of_memory
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.tower import tensors_digest
 
@@ -141,9 +142,14 @@ def _loaded(model: str | os.PathLike[str], device: str) -> tuple[Any, Any]:
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UsageError(f"expected SAM's folder or a repository as ORG/NAME, got {source!r}: check the path")
     try:
-        loaded = AutoModelForMaskGeneration.from_pretrained(source, use_safetensors=True)
+        how = {"use_safetensors": True, "output_loading_info": True}
+        loaded, told = AutoModelForMaskGeneration.from_pretrained(source, **how)
+        if lacking := sorted(told["missing_keys"]):  # transformers makes up what a file lacks
+            raise ValueError(f"the weights lack {len(lacking)} tensors, such as {lacking[0]}")
         processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
-    except (OSError, ValueError) as error:  # transformers raises these for folders, files and the network
+    except Exception as error:  # damaged files make transformers raise nearly anything
+        if out_of_memory(error):
+            raise
         said = (str(error).strip().splitlines() or ["no reason given"])[0]
         kind = ModelError if folder.is_dir() else MissingWeightsError
         raise kind(

@@ -26,6 +26,7 @@ from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.jobs.annotate import annotate
 from cliploc.jobs.benchmark_localization import KIND, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.folder import DiskFullError, read_manifest
@@ -291,6 +292,26 @@ def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, pl
     assert again.summary == fresh.summary
     assert [one.equals(other) for one, other in zip(tables(out), tables(fresh.out), strict=True)] == [True] * 4
     assert run(data, out, save_maps=True).computed == 0
+
+
+def test_a_picture_is_read_again_after_its_disk_failed(root, tmp_path, monkeypatch):
+    data, own = dataset(root), Path.open
+
+    def failing(path, *rest, **more):
+        if path.name == "005.jpg":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return own(path, *rest, **more)
+
+    def annotated():
+        return annotate(root / "val", ["cat"], tmp_path / "drafts", device="cpu", recipe="fast", image_size=32)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", failing)
+        assert [*run(root, tmp_path / "out", ["cam"], data=data).failed] == ["val/005.jpg"]
+        assert [*annotated().failed] == ["005.jpg"]
+    healed = run(root, tmp_path / "out", ["cam"], data=data)
+    assert (healed.computed, healed.failed, annotated().failed) == (1, {}, {})
+    assert run(root, tmp_path / "out", ["cam"], data=data).computed == 0
 
 
 def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):

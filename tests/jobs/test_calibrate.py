@@ -171,6 +171,12 @@ def test_what_cannot_be_fitted_leaves_nothing(pictures, tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_names_that_are_in_every_picture_are_refused_before_any_is_looked_at(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "run_task", None)
+    asked = (boxes_folder(tmp_path / "set", 40), "--truth", "folder", "--classes", "red", "--out", tmp_path / "a.json")
+    assert "expected names that are there and others that are not, got only these: take" in refused("calibrate", *asked)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -77,7 +77,7 @@ def _learning(
         try:
             yield Localizer(**options.given()), dataset, work, reporter
         except UnfitError:  # more pictures are another run
-            shutil.rmtree(work)
+            shutil.rmtree(work, ignore_errors=True)
             raise
         shutil.rmtree(work, ignore_errors=True)  # not after an error
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cliploc._documents import MOST_YAML, finite, read_text, read_yaml, whole
+from cliploc._files import files_below
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems, Size, picture_header, turned_wh
 from cliploc.datasets._infra.files import HELP, reading
 from cliploc.datasets._infra.registration import Found, Split, reader
@@ -53,8 +54,10 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         raise UsageError(f"expected names of classes in {described} ({why}): export the set again") from None
     labels = {number: label for label, number in enumerate(sorted(names))}
     candidates = []
-    for text in sorted({*root.rglob("labels/**/*.txt")}):
+    for text in files_below(root):
         folders = text.relative_to(root).parts[:-1]
+        if text.suffix != ".txt" or "labels" not in folders:
+            continue
         if split in ("train", "val", "test") and not {*folders} & {*ALIASES.get(split, (split,))}:
             continue
         path = _picture_of(root, text)

@@ -35,6 +35,7 @@ from cliploc.values import ClassName, Problem
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
 FOLDS = 5  # of pictures; each is measured by a fit to the others
 SHARD = 8  # pictures that are computed and written together
+WITH_AND_WITHOUT = "take pictures with and without each name"
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ class ExamplesJudge(AskingJudge):
 def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
     refuse_few(dataset)
+    if all(one.truth.keys() >= {*one.labels} for one in dataset.samples):  # said before hours of work, not after
+        raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
     setup, setting = as_setting(localizer)
     judge_of = partial(ExamplesJudge, class_entries(dataset))
     run_task(
@@ -206,7 +209,7 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
             if true.all() or not true.any():
                 raise UnfitError(
                     f"expected {what} and others that are not, got {'only' if true.all() else 'none of'} these in "
-                    f"{FOLDS - 1} of {FOLDS} folds: take pictures with and without each name"
+                    f"{FOLDS - 1} of {FOLDS} folds: {WITH_AND_WITHOUT}"
                 )
         folds.append(fit([others], [1.0], models, about))
     return Calibrated(

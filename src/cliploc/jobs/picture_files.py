@@ -156,6 +156,9 @@ def _no_picture(name: str, videos: bool) -> str | None:
 def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped]:
     """The pictures that match a pattern, and what is left out."""
     inside = functools.cache(functools.partial(_in_results, root))
+    above = [one for one in pattern.parents if one.is_relative_to(root)]
+    for folder in sorted({text for one in above for text in glob.glob(f"{one}/", recursive=True) if _closed(text)}):
+        yield Skipped(f"{_id(root, Path(folder))}/", CLOSED)
     for text in sorted(glob.glob(str(pattern), recursive=True)):
         path = Path(text)
         if inside(path.parent):
@@ -164,6 +167,15 @@ def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped
             yield path
         elif not path.is_dir():
             yield Skipped(_id(root, path), reason)
+
+
+def _closed(path: str) -> bool:
+    """Whether a folder cannot be read; `glob` leaves it out without a word."""
+    try:
+        os.scandir(path).close()
+    except OSError:
+        return True
+    return False
 
 
 def _of_results(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from cliploc.errors import CliplocError
 from cliploc.jobs import folder
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, Spending, pictures_in_words, run_here, spent_together
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
-from cliploc.jobs.picture_files import content_digest, stamp
+from cliploc.jobs.picture_files import UNREAD, content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
@@ -238,12 +238,12 @@ def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
 def _changed(out: Path, shard: Shard) -> list[str]:
     """The samples of a part whose files were replaced since it was computed."""
     path = part_path(out, shard.index)
-    stamps = read_stamps(path)
-    if stamps == (now := [stamp(one) for one in shard.samples]):
-        return []
+    stamps, now = read_stamps(path), [stamp(one) for one in shard.samples]
     rows = read_columns(path, ["sample", "blake2b"]).to_pylist()
     digests = {row["sample"]: row["blake2b"] for row in rows}
-    suspects = [one for one, old, new in zip_longest(shard.samples, stamps, now) if one is not None and old != new]
+    # A disk that failed leaves the stamps as they are.
+    both = [(one, old == new) for one, old, new in zip_longest(shard.samples, stamps, now) if one is not None]
+    suspects = [one for one, same in both if not same or digests.get(one.id) == UNREAD]
     return [one.id for one in suspects if digests.get(one.id) != content_digest(one)]
 
 

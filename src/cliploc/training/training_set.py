@@ -11,7 +11,7 @@ from PIL import Image
 
 from cliploc import prompts
 from cliploc._documents import lines_of
-from cliploc._files import user_path
+from cliploc._files import files_below, user_path
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import SUFFIXES, load
@@ -42,7 +42,7 @@ def read_folder(root: str | Path) -> LabelledPictures:
         )
     rows = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
         rows += [(path, folder.name) for path in found]
     return _labelled(rows, f"a folder for each class in {root}")
 
