@@ -32,6 +32,13 @@ def test_boxes_polygons_and_splits(tmp_path):
     assert len(open_dataset("yolo", root, "train")) == 2
 
 
+def test_labels_may_be_a_link_to_another_folder(tmp_path):
+    root = build(tmp_path / "set")
+    (root / "labels").rename(tmp_path / "elsewhere")
+    (root / "labels").symlink_to(tmp_path / "elsewhere")
+    assert len(open_dataset("yolo", root)) == 3
+
+
 def test_shares_are_of_the_picture_as_it_is_shown(tmp_path):
     root = build(tmp_path)
     picture(root / "images/train/a.jpg", orientation=6)

@@ -5,6 +5,7 @@ as shares of the picture as it is shown, after its EXIF orientation.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from cliploc._documents import MOST_YAML, finite, read_text, read_yaml, whole
@@ -54,7 +55,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         raise UsageError(f"expected names of classes in {described} ({why}): export the set again") from None
     labels = {number: label for label, number in enumerate(sorted(names))}
     candidates = []
-    for text in files_below(root):
+    linked = [folder for folder in root.rglob("labels") if folder.is_symlink()]  # which a walk does not enter
+    for text in sorted({*chain.from_iterable(map(files_below, [root, *linked]))}):
         folders = text.relative_to(root).parts[:-1]
         if text.suffix != ".txt" or "labels" not in folders:
             continue
