@@ -513,6 +513,25 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
 
 
 @on_a_desk
+def test_a_page_whose_server_ended_says_so_and_does_not_save_into_another_folder(context, out, tmp_path):
+    with served(out) as address:
+        editor = Editor(context, address)
+        editor.open("dogs.jpg")
+    page, port = editor.page, int(address.rpartition(":")[2])
+    page.get_by_role("radio", name="unsure").check()
+    page.get_by_text("the server does not answer").first.wait_for()
+    other = shutil.copytree(out, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "token": "0123456789abcdef"}))
+    with served(other, port):
+        page.get_by_text("this page shows another folder").first.wait_for()
+    assert corrections(other)["reviews"] == {}
+    with served(out, port):
+        page.wait_for_function("() => document.getElementById('unsaved').hidden")
+    assert corrections(out)["reviews"]["dogs.jpg"]["status"] == "unsure"
+
+
+@on_a_desk
 def test_next_pressed_while_a_picture_is_loading_goes_on(context, out):
     with served(out) as address:
         editor = Editor(context, address)
@@ -637,9 +656,20 @@ def test_the_model_suggests_a_box_round_a_click(context, out):
         page.locator("#suggest-end").click()
         editor.saved()
         assert len(corrected(out, "dogs.jpg")) == 3
+        first = []
+        page.route("**/suggestion*", lambda route: first.append(route), times=1)
+        page.locator("#suggest-name").fill("person")
+        page.get_by_role("button", name="Show heat").click()
+        page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes('computing')")
         page.locator("#suggest-name").fill("@/etc/passwd")
         page.get_by_role("button", name="Show heat").click()
         page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes('expected a name')")
+        with page.expect_response("**/suggestion*") as late:
+            first[0].continue_()
+        late.value.finished()
+        editor.drawn()
+        assert page.locator("canvas.heat").count() == 0, "of two names asked, the last one counts"
+        assert "expected a name" in page.locator("#suggest-said").inner_text()
 
 
 @on_a_desk
