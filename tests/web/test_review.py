@@ -810,7 +810,7 @@ def test_two_thousand_pictures_scroll(context, out, photos):
         for one in map(json.loads, (out / "parts/00000.jsonl").read_text().splitlines())
         if one["picture"] == "cat.jpg"
     ]
-    names = [f"{number:04}.jpg" for number in range(2000)]
+    names = [f"{'long_' * 20}{number:04}.jpg" for number in range(2000)]
     for name in names:
         (root / name).symlink_to(photos / "cat.jpg")
     for part in (out / "parts").iterdir():
@@ -833,7 +833,9 @@ def test_two_thousand_pictures_scroll(context, out, photos):
         last = page.locator(".row", has_text="1999.jpg")
         last.locator("img").evaluate("(image) => image.decode()")
         assert last.get_attribute("aria-posinset") == "2000"
+        right = "(one) => one.getBoundingClientRect().right"
+        assert last.locator(".file").evaluate(right) <= last.evaluate(right), "the end of a long name is seen"
         last.locator("button").click()
-        page.wait_for_function("() => document.getElementById('name').textContent === '1999.jpg'")
+        page.wait_for_function("() => document.getElementById('name').textContent.endsWith('1999.jpg')")
         assert sum("/thumbnails/" in one for one in editor.asked) < 200
         assert page.locator("#position").inner_text() == "2,000 of 2,000"
