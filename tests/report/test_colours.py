@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cliploc.report.colours import INK, NAME_COLOURS, PAPER, as_hex, distinct_colours, name_colour, text_colour
+from cliploc.report.segmentation_page import example_colours
 
 # Oklab (Ottosson 2020), and full protanopia and deuteranopia in linear RGB (Machado, Oliveira & Fernandes 2009).
 TO_CONES = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
@@ -64,3 +65,10 @@ def test_text_on_every_colour_can_be_read() -> None:
     for colour in NAME_COLOURS:
         light = [lab(one, "normal")[0] for one in (colour, text_colour(colour))]
         assert abs(light[0] - light[1]) > 0.35
+
+
+def test_labels_of_an_example_that_have_no_colour_left_are_black():
+    of_map = np.repeat(np.arange(12), np.arange(12, 0, -1))  # of label 0 the most pixels; 11 counts for nothing
+    colours = example_colours([of_map, np.array([10] * 20)], ignored=11)
+    assert list(colours) == [*range(9), 10, 9]
+    assert list(colours.values()) == [*NAME_COLOURS, INK]

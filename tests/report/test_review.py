@@ -54,6 +54,7 @@ def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -
     tags = [tag for tag, _ in reader.tags]
     assert tags.count("script") == len(reader.scripts) == 3  # data, Annotorious, the editor
     assert {"img", "svg"}.isdisjoint(tags), "pictures are made by the script"
+    assert "noscript" in tags, "without scripts the page says what it needs"
     assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
     data: dict[str, Any] = json.loads(reader.scripts[0])
     assert [data["run"], *data["names"]] == [evil, evil, "dog"]

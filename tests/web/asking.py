@@ -42,11 +42,11 @@ def started(service: Service, folder: Path, **options: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running(app: Any) -> Iterator[str]:
+def running(app: Any, port: int = 0) -> Iterator[str]:
     """A server of an application in this process → its address."""
     from cliploc.web.server import listener  # here: it needs the extra `web`
 
-    server = listener(app, port=0)
+    server = listener(app, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

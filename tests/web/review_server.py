@@ -21,12 +21,12 @@ OPTIONS = {"device": "cpu", "recipe": "fast", "image_size": 352, "formats": ["co
 
 
 @contextlib.contextmanager
-def served(out: Path) -> Iterator[str]:
+def served(out: Path, port: int = 0) -> Iterator[str]:
     """The editor of a run's folder → its address."""
     from cliploc.web.editor import application  # here: it needs the extra `web`
 
     suggester = Suggester("mini", device="cpu", recipe="fast")
-    with ReviewFolder.opened(out) as folder, running(application(folder, suggester)) as address:
+    with ReviewFolder.opened(out) as folder, running(application(folder, suggester), port) as address:
         yield address
 
 

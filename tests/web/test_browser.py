@@ -451,7 +451,7 @@ def test_on_a_telephone_nothing_is_wider_than_the_screen(browser, address):
     page = context.new_page()
     page.set_default_timeout(WAIT)
     open_page(page, address)
-    look(page, DEMO / "bee.jpg", "bee, flower")
+    look(page, DEMO / "bee.jpg", f"bee, flower{' of a long name' * 15}")
     page.locator("#results figure").nth(2).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert 0 <= page.locator("#status").bounding_box()["y"] < 422  # what is found came into sight

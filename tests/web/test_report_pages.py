@@ -50,3 +50,24 @@ def test_pages_fit_the_screen_and_run_nothing_from_outside(browser, request, nam
     assert said == []
     assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     context.close()
+
+
+def test_nothing_is_cut_off_on_paper(browser, demo, benchmark):
+    page = browser.new_page(viewport={"width": 1047, "height": 718})  # A4 across, with the browser's margins
+    page.emulate_media(media="print")
+    for path in (demo, benchmark):
+        page.goto(path.as_uri())
+        cut = """() => [...document.querySelectorAll(".scroll:not(#manifest *)")]
+            .filter((one) => one.scrollWidth > innerWidth || one.scrollHeight > one.clientHeight)
+            .map((one) => one.ariaLabel)"""
+        assert page.evaluate(cut) == []
+    page.close()
+
+
+def test_a_very_tall_picture_is_shown_whole_on_one_screen(browser, build, tmp_path):  # noqa: F811
+    tall = build(size_wh=(20, 2000), names=("cat",), hot=[(0, 0, 9, 99)], source="tall.jpg")
+    write_page(tmp_path / "tall.html", "tall", [PageItem(tall, "", {}, {})], {}, "")
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto((tmp_path / "tall.html").as_uri())
+    assert page.locator("figure img").evaluate_all("(all) => Math.max(...all.map((one) => one.clientHeight))") <= 900
+    page.close()

@@ -84,6 +84,13 @@ def saved(*boxes: dict, revision: int = 0, status: str = "none") -> dict:
     return {"revision": revision, "status": status, "boxes": boxes}
 
 
+def test_a_page_of_another_folder_at_this_port_changes_nothing(out, address):
+    status, said = sent(f"{address}/pictures/1?of=another", saved(box(10, 10, 30, 20)))
+    assert (status, "another folder" in said["error"]) == (409, True)
+    assert sent(f"{address}/pictures/1?of=another")[0] == 409
+    assert corrections(out)["reviews"] == {}
+
+
 def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, out, address):
     status, entries = sent(f"{address}/pictures")
     assert (status, [one["name"] for one in entries]) == (200, ["a.png", "b.png", "c.png"])

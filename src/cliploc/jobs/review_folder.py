@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +76,9 @@ class ReviewFolder:
                 f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
                 "annotate them first"
             )
+        numbered = [(one.id, self._folder.results.places[one.id].content) for one in self.pictures]
+        identity = json.dumps([manifest["token"], self._run, numbered]).encode()
+        self.identity = hashlib.sha256(identity).hexdigest()[:16]  # of what the numbers of pictures and labels mean
         self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
         self.finished = self._folder.count_finished()  # pictures that a person has finished
         self._touched = sum(self._folder.touched(one.id) for one in self.pictures)

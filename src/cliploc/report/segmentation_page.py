@@ -1,6 +1,7 @@
 """Writes a segmentation benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from cliploc._documents import SegmentationManifest
 from cliploc.images import small_png
-from cliploc.report.colours import name_colour
+from cliploc.report.colours import INK, NAME_COLOURS, Colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
 from cliploc.report.tables import Cell, Table, counted, csv_text, percent, to_markdown
@@ -138,9 +139,7 @@ def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict
         there = [(name, rows[sample, name]) for name in shown if (sample, name) in rows]
         first = there[0][1]
         maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in there}}
-        labelled = {int(label) for one in maps.values() for label in np.unique(one)}
-        labels = sorted(labelled - {ignored_label(len(classes))})
-        colours = {label: name_colour(place) for place, label in enumerate(labels)}
+        colours = example_colours(maps.values(), ignored_label(len(classes)))
         size = fit_within((first["width"], first["height"]), SIDE)
         photograph = run.photograph(first, size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
@@ -153,6 +152,13 @@ def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict
         legend = [(classes[label], colour) for label, colour in colours.items() if label < len(classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
     return made
+
+
+def example_colours(maps: Iterable[np.ndarray[Any, Any]], ignored: int) -> dict[int, Colour]:
+    """The colour of each label of a picture: the most frequent have one of their own, the others are black."""
+    pixels = Counter(label for one in maps for label in one.ravel().tolist() if label != ignored)
+    most = sorted(label for label, _ in pixels.most_common(len(NAME_COLOURS)))
+    return dict(zip(most, NAME_COLOURS, strict=False)) | dict.fromkeys(sorted(pixels.keys() - set(most)), INK)
 
 
 def _labels(png: bytes) -> np.ndarray[Any, Any]:

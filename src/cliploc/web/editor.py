@@ -34,13 +34,15 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     decoding = threading.Semaphore(DECODED_AT_ONCE)
 
     def number_in(request: Request) -> int:
+        if request.query_params.get("of", folder.identity) != folder.identity:
+            raise RefusedError(409, "this page shows another folder, or other pictures than are in it now: reload it")
         number = int(request.path_params["number"])
         if number >= len(folder.pictures):
             raise RefusedError(404, f"expected the number of a picture below {len(folder.pictures)}, got {number}")
         return number
 
     def page(_: Request) -> Response:
-        facts = {**folder.facts(), "version": version, "learns": folder.learning.possible}
+        facts = {**folder.facts(), "version": version, "folder": folder.identity, "learns": folder.learning.possible}
         text = served_page(facts, len(folder.pictures), folder.writable)
         return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 

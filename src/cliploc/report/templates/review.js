@@ -27,20 +27,24 @@ class Conflict extends Error {}
 /** The pictures of a server, which has them on its disk. */
 class ServerStore {
   async entries() { return this.#get("/pictures"); }
-  async state(index) { return this.#get(`/pictures/${index}`); }
+  async state(index) { return this.#get(this.#address(index)); }
   // With the server's version: another run at the same port has other pictures, and a browser keeps some.
   image(index) { return `/images/${index}.jpg?${data.version}`; }
   thumbnail(index) { return `/thumbnails/${index}.jpg?${data.version}`; }
-  async save(index, saved) { return (await this.post(`/pictures/${index}`, saved)).revision; }
+  async save(index, saved) { return (await this.post(this.#address(index), saved)).revision; }
+  async suggest(index, wish) { return this.post(this.#address(index, "/suggestion"), wish); }
+  // The server at this port may be that of another folder by now.
+  #address(index, what = "") { return `/pictures/${index}${what}?of=${data.folder}`; }
   async learning() { return this.#get("/learning"); }
   async post(path, content = {}) {
     const body = JSON.stringify(content);
     // Small bodies are sent even while the page is being closed.
-    return this.#answer(await fetch(path, {method: "POST", body, keepalive: body.length < 60000,
+    return this.#answer(fetch(path, {method: "POST", body, keepalive: body.length < 60000,
       headers: {"Content-Type": "application/json"}}));
   }
-  async #get(path) { return this.#answer(await fetch(path)); }
-  async #answer(response) {
+  async #get(path) { return this.#answer(fetch(path)); }
+  async #answer(asked) {
+    const response = await asked.catch(() => { throw new Error("the server does not answer: start cliploc review again"); });
     const text = await response.text();
     let content = {};
     try { content = JSON.parse(text); } catch { content = {error: text}; }
@@ -752,7 +756,7 @@ function drawList(toCurrent = false) {
     let row = rows.get(index);
     if (!row) {
       const button = element("button", {type: "button"}, element("img", {src: store.thumbnail(index), alt: "", loading: "lazy", width: 64, height: 56}),
-        element("span", {}, element("span", {className: "file", textContent: `\u200e${entry.name}`, title: entry.name}), element("span", {className: "of"})));
+        element("span", {}, element("span", {className: "file", textContent: `\u2066${entry.name}\u2069`, title: entry.name}), element("span", {className: "of"})));
       button.addEventListener("click", () => { open(index); if (innerWidth <= 1000) showList(false); });
       row = element("div", {className: "row", role: "listitem"}, button);
       rows.set(index, row);
@@ -910,16 +914,17 @@ function openLeast(left = openOnes([...entries.keys()])) {
 }
 
 // -------------------------------------------------------------------------------------------------- asking the model
+let heats = 0;  // asked for; the last one counts
 async function showHeat() {
   const name = $("suggest-name").value.trim();
   if (!name) return;
-  const picture = current;
+  const picture = current, mine = ++heats, late = () => picture !== current || mine !== heats;
   $("suggest-said").textContent = "The model is computing …";
   try {
-    const answer = await store.post(`/pictures/${picture.index}/suggestion`, {name});
-    if (picture !== current) return;
+    const answer = await store.suggest(picture.index, {name});
     const image = element("img", {src: answer.heat});
     await image.decode();
+    if (late()) return;
     endHeat();
     const canvas = element("canvas", {className: "heat", width: image.naturalWidth, height: image.naturalHeight});
     const context = canvas.getContext("2d", {willReadFrequently: true});
@@ -932,6 +937,7 @@ async function showHeat() {
     $("suggest-said").textContent = answer.said;
     paintHeat();
   } catch (error) {
+    if (late()) return;
     endHeat();
     $("suggest-said").textContent = error.message;
   }
@@ -949,7 +955,7 @@ function paintHeat() {
 async function suggestAt(event) {
   const [x, y] = shownPoint(event).map((value) => value * current.scale), picture = current;
   try {
-    const answer = await store.post(`/pictures/${picture.index}/suggestion`, {name: heat.name, threshold: Number($("tau").value), at: [x, y]});
+    const answer = await store.suggest(picture.index, {name: heat.name, threshold: Number($("tau").value), at: [x, y]});
     if (picture !== current || !heat) return;
     const wantedName = heat.name.split("~").map((side) => side.split("|")[0].trim()).join("~").toLowerCase();
     const known = data.names.findIndex((name) => name.toLowerCase() === wantedName);

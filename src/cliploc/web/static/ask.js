@@ -1,6 +1,6 @@
 // Asks the server. What it refuses is an error with its sentence.
 
-const CLOSED = "The server did not take the request: too many are waiting, or it is shutting down. Try again in a minute.";
+const CLOSED = "The server did not take the request: it cannot be reached, is shutting down, or too many wait. Try again in a minute.";
 
 /** The server, or something before it, refused a request. */
 export class Refusal extends Error {
