@@ -70,10 +70,10 @@ def read_json(path: str | os.PathLike[str], kind: Any = Any, most: int = MOST_DO
 def read_if_there(path: Path, kind: Any) -> dict[str, Any]:
     """A JSON object in a file; empty where there is none, or none of this kind."""
     try:
-        found: dict[str, Any] = read_json(path, kind)
+        document: dict[str, Any] = read_json(path, kind)
     except (OSError, ValueError):
         return {}
-    return found
+    return document
 
 
 def parse_json(content: bytes | str, kind: Any = Any) -> Any:

@@ -35,7 +35,7 @@ def demo_folder() -> Path:
 
 def demo_names() -> list[str]:
     """The names of the photographs of the package."""
-    return sorted(one.name for one in demo_folder().glob("*.jpg"))
+    return sorted(path.name for path in demo_folder().glob("*.jpg"))
 
 
 def picture_path(path: str | os.PathLike[str]) -> Path:
@@ -116,7 +116,7 @@ def prepared(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
         _flush_folder(path.parent)
 
     try:
-        write_whole(temporary, lambda one: one.write_bytes(content))
+        write_whole(temporary, lambda target: target.write_bytes(content))
         yield place
     finally:
         temporary.unlink(missing_ok=True)
@@ -421,7 +421,7 @@ def _check(path: Path) -> dict[str, Any] | None:
     from cliploc._documents import PartCheck, read_json  # whose schemas take time to build
 
     try:
-        found: dict[str, Any] = read_json(check_path(path), PartCheck)
+        check: dict[str, Any] = read_json(check_path(path), PartCheck)
     except (OSError, ValueError):
         return None
-    return found
+    return check

@@ -135,8 +135,8 @@ def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) 
 def logit(chance: FloatArray | Floats) -> Floats:
     """`[n]`, finite also for 0 and 1."""
     kept = np.asarray(chance, np.float64).clip(1e-4, 1 - 1e-4)
-    found: Floats = np.log(kept / (1 - kept))
-    return found
+    logits: Floats = np.log(kept / (1 - kept))
+    return logits
 
 
 def reliability(chance: Sequence[float] | Floats, true: npt.ArrayLike, bins: int = 10) -> float:

@@ -620,10 +620,10 @@ class Options:
         return "\n".join(lines)
 
 
-def option_of(one: Field[Any]) -> Option:
+def option_of(option_field: Field[Any]) -> Option:
     """The facts of a field that `option` made."""
-    found: Option = one.metadata["option"]
-    return found
+    option: Option = option_field.metadata["option"]
+    return option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -807,7 +807,7 @@ class AnnotateOptions(ProtocolOptions):
     # fmt: on
 
 
-OPTIONS: Mapping[str, Option] = {one.name: option_of(one) for one in fields(Options)}
+OPTIONS: Mapping[str, Option] = {option.name: option_of(option) for option in fields(Options)}
 RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harmless)
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.

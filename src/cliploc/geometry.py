@@ -241,7 +241,8 @@ class MeanOnGrid:
         down = _turns([each.rows for each in samplings], linear)
         across = _turns([each.columns for each in samplings], linear)
         at_turns = tuple(
-            Sampling(_own_turns(one.rows, one.linear), _own_turns(one.columns, one.linear)) for one in samplings
+            Sampling(_own_turns(sampling.rows, sampling.linear), _own_turns(sampling.columns, sampling.linear))
+            for sampling in samplings
         )
         on_grid = tuple(
             Sampling(
@@ -337,7 +338,9 @@ def _sampling(
     frame: Frame, window: Frame, axis: int, cells: int, points: int, beyond: bool = False
 ) -> tuple[int, Tensor]:
     """How a window's side samples a grid, bilinear: first cell, weights `[n, points]`; `beyond`: of all cells."""
-    own, of_window = ((one.input_hw[1 - axis], one.scale_xy[axis], one.offset_xy[axis]) for one in (frame, window))
+    own, of_window = (
+        (of_frame.input_hw[1 - axis], of_frame.scale_xy[axis], of_frame.offset_xy[axis]) for of_frame in (frame, window)
+    )
     return _sampled(own, of_window, cells, points, beyond)
 
 
@@ -404,14 +407,14 @@ def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tenso
         return maps
     height, width = maps.shape[-2:]
     filled = maps.clone()
-    for one, frame in zip(filled, frames, strict=True):
+    for row, frame in zip(filled, frames, strict=True):
         x0, y0, x1, y1 = frame.visible_xyxy
         ys, xs = ((torch.arange(n, device=maps.device) + 0.5) / n for n in (height, width))
         input_h, input_w = frame.input_hw
         inside = ((ys * input_h > y0) & (ys * input_h < y1))[:, None] & ((xs * input_w > x0) & (xs * input_w < x1))
         inside = inside.flip(-1) if flipped else inside  # [h, w]: whether the centre of a cell is in the picture
         if inside.any():
-            one[:, ~inside] = one[:, inside].amin(dim=1, keepdim=True)
+            row[:, ~inside] = row[:, inside].amin(dim=1, keepdim=True)
     return filled
 
 

@@ -551,8 +551,8 @@ class Localizer:
             request = Request(0, image, [name])
             item = self.flow.preparation.prepare(request, texts, source_of(request))
             [embedding] = self._embedded([item])
-            sentences = tuple(one.replace("{}", word) for word in texts.synonyms[0] for one in self.templates)
-            each = TextSet(sentences, tuple((one,) for one in sentences), ("{}",))
+            sentences = tuple(template.replace("{}", word) for word in texts.synonyms[0] for template in self.templates)
+            each = TextSet(sentences, tuple((sentence,) for sentence in sentences), ("{}",))
             best = int((self._texts.beside(each.templates).embed(each) @ embedding).argmax())
             return self.backbone.word_shares(sentences[best], embedding)
 

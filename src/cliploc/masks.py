@@ -125,8 +125,8 @@ def _shrunk(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
 def _part_of(thing: BoolArray, mask: BoolArray, hot: BoolArray) -> BoolArray:
     """The pieces of a thing that touch a box's mask, as far as it is nearer than the name's other hot pixels."""
     here, others = (
-        cv2.distanceTransform((~one).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        for one in (mask, hot & ~mask)
+        cv2.distanceTransform((~part).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for part in (mask, hot & ~mask)
     )
     _, pieces = cv2.connectedComponents((thing & (here <= others)).astype(np.uint8), connectivity=8)
     touched = np.unique(pieces[mask])

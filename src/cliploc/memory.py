@@ -95,7 +95,7 @@ class Kept(Generic[V]):
     def forget(self, useless: Callable[[V], bool]) -> None:
         """Drops values of no use."""
         with self._lock:
-            for key in [key for key, one in self._entries.items() if useless(one.value)]:
+            for key in [key for key, entry in self._entries.items() if useless(entry.value)]:
                 self._drop(key)
 
     def _drop(self, key: Hashable) -> None:
@@ -156,8 +156,8 @@ class Memory:
             self._freed.wait_for(lambda: key not in self._used)
             self._used.add(key)
         try:
-            found: Remembered | None = self._get(key, backbone)
-            remembered = Remembered(besides=self.besides) if found is None else found
+            kept: Remembered | None = self._get(key, backbone)
+            remembered = Remembered(besides=self.besides) if kept is None else kept
             try:
                 yield remembered
             finally:  # what was done before a method was stopped is kept, too
@@ -169,8 +169,8 @@ class Memory:
 
     def text(self, backbone: Backbone, words: Sequence[str], templates: Sequence[str]) -> Tensor | None:
         """The embedding `[D]` of a name, or None."""
-        found: Tensor | None = self._get((id(backbone), tuple(words), tuple(templates)), backbone)
-        return found
+        embeddings: Tensor | None = self._get((id(backbone), tuple(words), tuple(templates)), backbone)
+        return embeddings
 
     def keep_text(self, backbone: Backbone, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
         """Keeps the embedding `[D]` of a name."""
@@ -178,15 +178,15 @@ class Memory:
 
     def shared(self, backbone: Backbone, make: Callable[[], B]) -> B:
         """What all localizers of a model have in common; made where none of those that live has it."""
-        found: B | None = self._shared.get(id(backbone))
-        if found is None:
-            found = self._shared[id(backbone)] = make()
-        return found
+        shared: B | None = self._shared.get(id(backbone))
+        if shared is None:
+            shared = self._shared[id(backbone)] = make()
+        return shared
 
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
         if self._gone:
             self._gone.clear()
-            self._kept.forget(lambda one: one[1]() is None)
+            self._kept.forget(lambda entry: entry[1]() is None)
         value, model = self._kept.get(key) or (None, None)
         # Another model may have the same address now.
         return None if model is None or model() is not backbone else value

@@ -92,7 +92,7 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *,
         own = set(map(str.casefold, name))
         if both := [word for word in told_from[-1] if word.casefold() in own]:
             raise UsageError(f"expected another contrast than the name, got {both[0][:40]!r} as both: leave one out")
-    labels = tuple(CONTRAST.join(one[0] for one in sides if one) for sides in zip(synonyms, told_from, strict=True))
+    labels = tuple(CONTRAST.join(side[0] for side in sides if side) for sides in zip(synonyms, told_from, strict=True))
     for label, times in Counter(labels).items():
         if times > 1:
             raise UsageError(f"expected each name once, got {label!r} {times} times: remove the duplicate")

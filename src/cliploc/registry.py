@@ -127,7 +127,7 @@ def module_names(package: str) -> list[str]:
     """The public modules of a package, sorted; none of them is imported."""
     spec = importlib.util.find_spec(package)
     folders = None if spec is None else spec.submodule_search_locations
-    return sorted(found.name for found in pkgutil.iter_modules(folders or ()) if not found.name.startswith("_"))
+    return sorted(module.name for module in pkgutil.iter_modules(folders or ()) if not module.name.startswith("_"))
 
 
 # ------------------------------------------------------------------------------------------ things of other packages

@@ -82,8 +82,8 @@ def runs(flat: BoolArray) -> Counts:
 
 def of_switches(places: npt.NDArray[np.integer[Any]], pixels: int) -> Counts:
     """The runs of a row of so many pixels that switch at these places, in any order; twice at one is not at all."""
-    found, times = np.unique(places, return_counts=True)
-    lengths: Counts = np.diff(found[(times % 2 == 1) & (found < pixels)], prepend=0, append=pixels)
+    starts, times = np.unique(places, return_counts=True)
+    lengths: Counts = np.diff(starts[(times % 2 == 1) & (starts < pixels)], prepend=0, append=pixels)
     return lengths
 
 

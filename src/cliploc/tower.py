@@ -75,7 +75,7 @@ class Needs:
                 return max(a, b)
             return "all" if "all" in (a, b) else tuple(sorted({*a, *b}))
 
-        return Needs(*(union(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)))
+        return Needs(*(union(getattr(self, part.name), getattr(other, part.name)) for part in fields(self)))
 
     @property
     def only_vit(self) -> bool:
@@ -176,7 +176,7 @@ class Trace:
             values = [getattr(part, of) for part in parts]
             if isinstance(values[0], torch.Tensor):
                 return torch.cat(values)
-            return {key: torch.cat([one[key] for one in values]) for key in values[0]}
+            return {key: torch.cat([tensors[key] for tensors in values]) for key in values[0]}
 
         names = ("embedding", "features", "tokens", "attention", "normed", "entering")
         pooled = None if parts[0].pool_attention is None else together("pool_attention")

@@ -177,7 +177,7 @@ class MiniTextTower(nn.Module):
             self.register_buffer(name, tensors[name])
         of_names = [self._vector((name,)) for name in self._names]  # each [128]
         of_nodes = F.normalize(tensors["anchor_vectors"].float(), dim=1)
-        self.register_buffer("anchor_vectors", torch.cat([of_nodes, *(one[None] for one in of_names)]))
+        self.register_buffer("anchor_vectors", torch.cat([of_nodes, *(rows[None] for rows in of_names)]))
         anchor_node = torch.cat([tensors["anchor_node"].long(), len(counts) + torch.arange(len(of_names))])
         self.register_buffer("anchor_node", anchor_node)
         for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
@@ -403,20 +403,20 @@ class MiniTextTower(nn.Module):
         content = [s for s in named if s.phrase not in MODIFIERS] or named
         first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
         end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
-        found = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
+        kept = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
         # Aliases only as the whole name: beside other words, they mean what they mean to WordNet.
         forms = _singulars(" ".join(s.phrase for s in content))
         if alias := next((form for form in forms if form in ALIASES), None):
-            found = [(self._words[ALIASES[alias]], forms[0])]
+            kept = [(self._words[ALIASES[alias]], forms[0])]
         # Before a head, everyday names say of what or where it is ("street lamp"), not what it looks like.
-        found = [one for one in found[:-1] if one[0] < self._first_everyday] + found[-1:]
-        weights = [self.modifier_weight] * (len(found) - 1) + [1.0]
+        kept = [row for row in kept[:-1] if row[0] < self._first_everyday] + kept[-1:]
+        weights = [self.modifier_weight] * (len(kept) - 1) + [1.0]
         return Reading(
-            known=tuple((row, weight) for (row, _), weight in zip(found, weights, strict=True)) if found else (),
-            others=() if found else tuple(s.phrase for s in content),
+            known=tuple((row, weight) for (row, _), weight in zip(kept, weights, strict=True)) if kept else (),
+            others=() if kept else tuple(s.phrase for s in content),
             outside=bool(content) and all(s.outside for s in content),
             letters=bool(words),
-            used=tuple(phrase for _, phrase in found),
+            used=tuple(phrase for _, phrase in kept),
             strange=any(
                 s.row is None and not s.outside and s.phrase not in STOP_WORDS and s.phrase not in MODIFIERS
                 for s in segments

@@ -101,7 +101,7 @@ class OpenClipText(nn.Module):
         pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
         end_id: Any = getattr(part, "text_eos_id", getattr(part, "eos_id", None))
         layers = getattr(getattr(part, "transformer", None), "resblocks", ())
-        if pooled not in ("argmax", "eos") or not all(isinstance(one, ResidualAttentionBlock) for one in layers):
+        if pooled not in ("argmax", "eos") or not all(isinstance(layer, ResidualAttentionBlock) for layer in layers):
             return None
         words = list(WORD.finditer(text))
         if not words:
@@ -119,17 +119,17 @@ class OpenClipText(nn.Module):
                     x = x.detach().requires_grad_()  # the graph begins here
                 heads = 1 if chosen and published else attn.num_heads
                 qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-                q, k, v = (split_heads(one, heads) for one in qkv)
+                q, k, v = (split_heads(part, heads) for part in qkv)
                 gathered = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=part.attn_mask))
                 x = x + block.ls_1(attn.out_proj(gathered))
                 x = x + block.ls_2(block.mlp(block.ln_2(x)))
                 if chosen:
-                    read.append((*(one.detach() for one in qkv), gathered))
+                    read.append((*(part.detach() for part in qkv), gathered))
             last = part.ln_final(x)[0, end]
             if (project := part.text_projection) is not None:
                 last = project(last) if isinstance(project, nn.Linear) else last @ project
             cosine = F.normalize(last, dim=0) @ F.normalize(image.to(last), dim=0)
-            gradients = torch.autograd.grad(cosine, [one[-1] for one in read])
+            gradients = torch.autograd.grad(cosine, [parts[-1] for parts in read])
         total = torch.zeros(ids.shape[1])
         for (q, k, v, _), gradient in zip(read, gradients, strict=True):
             alike = F.cosine_similarity(q[0, end], k[0], dim=-1)  # [T]

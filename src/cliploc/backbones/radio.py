@@ -236,13 +236,13 @@ def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights that are trained as a direction and a norm (σReparam, Zhai 2023) as the authors' loader computes them."""
     computed = {name: tensor for name, tensor in tensors.items() if SPECTRAL not in name}
     for name, direction in tensors.items():
-        layer, found, rest = name.partition(SPECTRAL)
-        if found and rest == "original":
+        layer, spectral, rest = name.partition(SPECTRAL)
+        if spectral and rest == "original":
             at = layer + SPECTRAL + "0."
             parts = count_parts(tensors, f"{at}parts.")  # queries, keys and values have a norm each
             names = [f"{at}parts.{i}." for i in range(parts)] or [at]
             pieces = zip(direction.float().chunk(len(names)), names, strict=True)
-            computed[f"{layer}.weight"] = torch.cat([_scaled(piece, tensors, one) for piece, one in pieces])
+            computed[f"{layer}.weight"] = torch.cat([_scaled(piece, tensors, rotation) for piece, rotation in pieces])
     return computed
 
 

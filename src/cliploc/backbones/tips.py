@@ -78,7 +78,7 @@ class TipsImage(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.prefix, self.positions = (nn.Parameter(torch.empty_like(tensors[one])) for one in ("prefix", "positions"))
+        self.prefix, self.positions = (nn.Parameter(torch.empty_like(tensors[key])) for key in ("prefix", "positions"))
         width, _, patch, _ = tensors["patches.weight"].shape
         self.patches = nn.Conv2d(3, width, patch, patch)
         self.blocks, self.norm = blocks_like(tensors, heads_of(width)), nn.LayerNorm(width, eps=1e-6)
@@ -92,7 +92,7 @@ class Tips(VisionTransformerBackbone):
     input_hw = (SIDE, SIDE)
 
     def __init__(self, image: TipsImage, text: TipsText, name: str) -> None:
-        super().__init__([TimmBlock(one) for one in with_fast_linears(image).blocks], len(image.prefix), MEAN, STD)
+        super().__init__([TimmBlock(block) for block in with_fast_linears(image).blocks], len(image.prefix), MEAN, STD)
         self.image, self.text, self.name = image, text, name
         self.stride, self.embedding_size = image.patches.kernel_size[0], image.patches.out_channels
         self.eval().requires_grad_(False)
@@ -147,17 +147,17 @@ def _read(folder: Path) -> Checkpoint:
     """The weights in a folder, under the names of Hugging Face's file: that one, or the authors' two of NumPy."""
     if folder.is_file():
         raise UsageError(f"expected the folder of TIPSv2's files, got the file {folder}: give {folder.parent}")
-    found = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
+    files = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
     if (folder / WEIGHTS).exists():
         return read_checkpoint(folder / WEIGHTS)
-    if not any(found):
+    if not any(files):
         raise MissingWeightsError(
             f"expected {WEIGHTS}, or a *_vision.npz and a *_text.npz, in {folder}, found neither: check the folder"
         )
-    if [len(one) for one in found] != [1, 1]:
-        there = ", ".join(path.name for one in found for path in one)
+    if [len(paths) for paths in files] != [1, 1]:
+        there = ", ".join(path.name for paths in files for path in paths)
         raise ModelError(f"expected a *_vision.npz and a *_text.npz in {folder}, got {there}: keep those of one model")
-    image, text = (read_checkpoint(path) for (path,) in found)
+    image, text = (read_checkpoint(path) for (path,) in files)
     tensors = {IMAGE + name: tensor for name, tensor in image.tensors.items()}
     for name, tensor in text.tensors.items():  # which has "temperature", or "temperature_contrastive"
         tensors["temperature" if name.startswith("temperature") else TEXT + name] = tensor
@@ -171,15 +171,18 @@ def renamed(theirs: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
         for prefix in (IMAGE, TEXT)
     )
     needed = {"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "patch_embed.proj.weight": 4}
-    for one, axes, of in [*((one, axes, image) for one, axes in needed.items()), ("token_embedding.weight", 2, text)]:
-        if one not in of or of[one].ndim != axes or not of[one].numel():
-            raise ModelError(f"{path} has no {one} of {axes} axes: expected TIPSv2's {WEIGHTS}")
+    for tensor_name, axes, of in [
+        *((tensor_name, axes, image) for tensor_name, axes in needed.items()),
+        ("token_embedding.weight", 2, text),
+    ]:
+        if tensor_name not in of or of[tensor_name].ndim != axes or not of[tensor_name].numel():
+            raise ModelError(f"{path} has no {tensor_name} of {axes} axes: expected TIPSv2's {WEIGHTS}")
     positions, first = image.pop("pos_embed")[0], image.pop("cls_token")[0]  # [1+G², d], [1, d]
     image.pop("mask_token", None)
     named = {"prefix": torch.cat([first + positions[:1], image.pop("register_tokens")[0]]), "positions": positions[1:]}
     for name, tensor in image.items():
-        for one, other in NAMES:
-            name = name.replace(one, other)
+        for tensor_name, other in NAMES:
+            name = name.replace(tensor_name, other)
         if ".w12." in name:  # silu of the first half, times the second
             halves = tensor.chunk(2)
             named |= {name.replace("w12", part): half for part, half in zip(("fc1_g", "fc1_x"), halves, strict=True)}
@@ -192,7 +195,7 @@ def renamed(theirs: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
         positions.shape[1] != width
         or width % 64
         or grid**2 != len(positions) - 1
-        or any(one is None or one.ndim != 2 for one in inner)
+        or any(weight is None or weight.ndim != 2 for weight in inner)
     ):
         raise ModelError(f"{path} has not the sizes of TIPSv2 (widths, a square of positions, MLPs): download it again")
     return named, text

@@ -195,7 +195,7 @@ def _divided(
 ) -> _Regions:
     """Replaces regions with several parts of `fewest` pixels by these, in the labels too; `low`, `least` by map."""
     whole = np.ones(len(regions.area), bool)
-    found: list[Parts] = []
+    partitions: list[Parts] = []
     count = len(regions.area)  # the parts' numbers follow the regions'
     # The others cannot become two boxes: they are too small, or no peak is prominent even over the threshold.
     large = regions.area >= max(3, 2 * fewest)
@@ -206,17 +206,17 @@ def _divided(
         parts = divide(values[here], labels[here] == region + 1, low[of_map], least[of_map], connectivity)
         if parts is not None and (parts.area >= fewest).sum() > 1:
             whole[region] = False
-            found.append(parts)
+            partitions.append(parts)
             np.copyto(labels[here], parts.labels + count, where=parts.labels > 0, casting="same_kind")
             count += len(parts.area)
-    if not found:
+    if not partitions:
         return regions
-    divided, counts = np.flatnonzero(~whole), [len(parts.area) for parts in found]
+    divided, counts = np.flatnonzero(~whole), [len(parts.area) for parts in partitions]
     corner = np.repeat(np.tile(regions.corners[divided, :2], 2), counts, axis=0)
     return _Regions(
-        np.concatenate([regions.corners[whole], np.concatenate([parts.xyxy for parts in found]) + corner]),
-        np.concatenate([regions.area[whole], *(parts.area for parts in found)]),
-        np.concatenate([regions.peak[whole], *(parts.peak for parts in found)]),
+        np.concatenate([regions.corners[whole], np.concatenate([parts.xyxy for parts in partitions]) + corner]),
+        np.concatenate([regions.area[whole], *(parts.area for parts in partitions)]),
+        np.concatenate([regions.peak[whole], *(parts.peak for parts in partitions)]),
         np.concatenate([regions.index[whole], np.repeat(regions.index[divided], counts)]),
         np.concatenate([regions.region[whole], np.arange(len(regions.area) + 1, count + 1)]),
     )
@@ -261,7 +261,7 @@ def _measured(
 
 def corners_of(lines: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
     """The bounding rectangles `[n, 4]` of outlines, exclusive right and bottom edge."""
-    corners = np.array([cv2.boundingRect(one) for one in lines], np.int64).reshape(-1, 4)
+    corners = np.array([cv2.boundingRect(line) for line in lines], np.int64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return corners
 

@@ -39,11 +39,11 @@ def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
             for dx in range(3):
                 fine[dy : dy + 2 * grid.shape[0] : 2, dx : dx + 2 * grid.shape[1] : 2] |= grid
         grid, scale, shift = fine, 0.5, 0.0
-    found, nested = cv2.findContours(grid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours, nested = cv2.findContours(grid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     corner = np.array([left, top], np.float32) + np.float32(shift)
-    rings = [one[:, 0].astype(np.float32) * np.float32(scale) + corner for one in found]
+    rings = [contour[:, 0].astype(np.float32) * np.float32(scale) + corner for contour in contours]
     pieces = [i for i in range(len(rings)) if nested[0][i][3] < 0]
-    pieces.sort(key=lambda i: (-cv2.contourArea(found[i]), -len(found[i]), *found[i][0, 0].tolist()))
+    pieces.sort(key=lambda i: (-cv2.contourArea(contours[i]), -len(contours[i]), *contours[i][0, 0].tolist()))
     ordered: list[Ring] = []
     for piece in pieces:
         ordered.append(Ring(rings[piece], hole=False))
@@ -86,11 +86,13 @@ class _Lines:
     """The outlines of a mask and the lines between them."""
 
     def __init__(self, inside: npt.NDArray[np.bool_]) -> None:
-        found, nested = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        contours, nested = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         self._rings: list[_Ring] = []
         self._through: dict[Pixel, list[_Ring]] = {}
-        for i in sorted(range(len(found)), key=lambda i: nested[0][i][3] >= 0):  # those of pieces before those of holes
-            ring = _Ring([(x, y) for x, y in found[i][:, 0].tolist()], {})
+        for i in sorted(
+            range(len(contours)), key=lambda i: nested[0][i][3] >= 0
+        ):  # those of pieces before those of holes
+            ring = _Ring([(x, y) for x, y in contours[i][:, 0].tolist()], {})
             for place, point in enumerate(ring.points):
                 ring.first.setdefault(point, place)
             self._rings.append(ring)
@@ -172,13 +174,13 @@ def _between(inside: npt.NDArray[np.bool_], pieces: npt.NDArray[np.int32]) -> li
     flat[nearest[inside]] = np.flatnonzero(inside)
     at = flat[nearest]  # [H, W] the nearest pixel of the mask
     piece = pieces.ravel()[at]
-    found = []
+    pairs = []
     for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
         here = slice(0, at.shape[0] - down), slice(max(0, -right), at.shape[1] - max(0, right))
         there = slice(down, None), slice(max(0, right), at.shape[1] + min(0, right))
         change = piece[here] != piece[there]
-        found.append(np.stack([at[here][change], at[there][change]]))
-    one, other = np.concatenate(found, axis=1)
+        pairs.append(np.stack([at[here][change], at[there][change]]))
+    one, other = np.concatenate(pairs, axis=1)
     swap = pieces.ravel()[one] > pieces.ravel()[other]
     one, other = np.where(swap, other, one), np.where(swap, one, other)
     a, b = pieces.ravel()[one], pieces.ravel()[other]

@@ -96,7 +96,7 @@ def outer_outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
     lines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not lines:
         return []
-    return [np.asarray(one, np.int32) for one, (*_, parent) in zip(lines, nested[0], strict=True) if parent < 0]
+    return [np.asarray(line, np.int32) for line, (*_, parent) in zip(lines, nested[0], strict=True) if parent < 0]
 
 
 def _saddles(
@@ -131,7 +131,7 @@ def _join(saddles: list[tuple[float, int, int]], tallest: FloatArray, least: flo
         higher, lower = (a, b) if heights[a] >= heights[b] else (b, a)
         if a != b and (heights[lower] - level < needed or heights[lower] == level):  # a flat top is one peak
             roots[lower] = higher
-    return np.array([root_of(roots, one) for one in range(len(roots))])
+    return np.array([root_of(roots, basin) for basin in range(len(roots))])
 
 
 def root_of(roots: list[int], part: int) -> int:
@@ -255,14 +255,14 @@ def _nearest(
     part_of = np.zeros(int(owner.max()) + 1, np.int32)
     part_of[owner[seeds]] = labels[seeds]
     nearest = np.where(crop > low, part_of[owner], 0)
-    found: list[tuple[FloatArray, float]] = []
+    regions: list[tuple[FloatArray, float]] = []
     for part in parts:
         rows, columns = np.nonzero(nearest == part)
         box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
         if (box[2:] - box[:2]).prod() > SHARE * crop.size:
             return []
-        found.append((box + np.array([*corner, *corner], np.float32), float(crop[labels == part].max()) / top))
-    return sorted(found, key=lambda one: -one[1])
+        regions.append((box + np.array([*corner, *corner], np.float32), float(crop[labels == part].max()) / top))
+    return sorted(regions, key=lambda region: -region[1])
 
 
 def around_others(xyxy: FloatArray) -> npt.NDArray[np.bool_]:

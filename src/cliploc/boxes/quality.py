@@ -50,8 +50,8 @@ def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     """The boxes of maps `[P, H, W]` with scores, by which `nms_iou`, `max_boxes` and `min_score` choose."""
     each = []
     for p, heat in enumerate(maps):
-        found, _ = scored_regions(heat, rule)
-        each.append(replace(found, index=found.index + p))
+        boxes, _ = scored_regions(heat, rule)
+        each.append(replace(boxes, index=boxes.index + p))
     return joined(each)
 
 
@@ -65,16 +65,16 @@ def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
         if not may_divide(heat, None, low, split_peaks * top, rule.connectivity):
             split_peaks = 1.0
     every = replace(rule, split_peaks=split_peaks, nms_iou=None, max_boxes=None)  # what follows chooses by score
-    found, labels = labelled_boxes(heat, every)
-    if not len(found.index):
-        return found, labels
-    score = score_of(features_of(heat, found.xyxy, every))
+    boxes, labels = labelled_boxes(heat, every)
+    if not len(boxes.index):
+        return boxes, labels
+    score = score_of(features_of(heat, boxes.xyxy, every))
     order = np.argsort(-score, kind="stable")  # of equal scores the higher peak stays first
     if rule.nms_iou is not None:
-        order = suppress(found.xyxy, found.index, order, rule.nms_iou)
+        order = suppress(boxes.xyxy, boxes.index, order, rule.nms_iou)
     order = order[: rule.max_boxes]
-    order = order[high_enough(score[order], found.index[order], rule.min_score)]
-    return MapBoxes(found.xyxy[order], score[order], found.index[order], found.region[order]), labels
+    order = order[high_enough(score[order], boxes.index[order], rule.min_score)]
+    return MapBoxes(boxes.xyxy[order], score[order], boxes.index[order], boxes.region[order]), labels
 
 
 def high_enough(

@@ -190,7 +190,7 @@ def benchmark(
         if task != other:
             raise UsageError(f"{name} is an option of --task {other}: add it, or leave {name} out")
     if task not in WITH_NAMES:
-        options = options.but(**{key: one for key, one in OF_LOCALIZATION.items() if getattr(options, key) is None})
+        options = options.but(**{key: value for key, value in OF_LOCALIZATION.items() if getattr(options, key) is None})
     if task != "labelling":
         refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
         if asked.root is None:
@@ -253,7 +253,7 @@ def _planned(
         from cliploc.jobs import benchmark_faithfulness as faithfulness
 
         of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else faithfulness.BASELINES)
-        each_once = [one.name for one in chosen_metrics(metrics)]  # in a fixed order
+        each_once = [metric.name for metric in chosen_metrics(metrics)]  # in a fixed order
         run = partial(faithfulness.run_faithfulness, metrics=each_once, options=of_faithfulness)
         return _Plan(setups, *of_setups, faithfulness.FILES, run, open_dataset)
     from cliploc import saliency
@@ -281,7 +281,7 @@ def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
     _, settings, left_out = _settings_of_boxes(asked, setups)
     # annotate takes a recipe by its name, not as options of the model: some of these choose drafts
     names = (None if of is None else of.name for of in recipes)
-    named = [replace(one, options=one.options.but(recipe=of)) for one, of in zip(setups, names, strict=True)]
+    named = [replace(setup, options=setup.options.but(recipe=of)) for setup, of in zip(setups, names, strict=True)]
     run = partial(run_labelling, seeds=SEEDS if asked.seeds is None else asked.seeds)
     return _Plan(named, settings, left_out, FILES, run, lambda *_, **__: read_truth(truth, of_truth, asked))
 
@@ -300,7 +300,7 @@ def _settings_of_boxes(
             values = {name: value for name, value in recipe.options.items() if name not in OF_SETTING}
             options = setups[place].options.but(recipe=None).filled(values)
             setups[place] = replace(setups[place], options=options)
-    used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
+    used = dict.fromkeys([*methods, *(recipe.method for recipe in recipes if recipe is not None)])
     of_methods = options_of_methods(list(used), asked.option)
     taus = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
@@ -318,7 +318,7 @@ def _settings_without_boxes(
     from cliploc.jobs.plan import Grid
 
     named, recipes = _methods_of(asked.method, setups)
-    names = named or list(dict.fromkeys(one.method for one in recipes if one is not None))
+    names = named or list(dict.fromkeys(recipe.method for recipe in recipes if recipe is not None))
     of_methods = options_of_methods(names, asked.option)
     unfit = unfit_for_setup if asked.method else lambda *of: None if unfit_for_setup(*of) is None else ""
     return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
@@ -340,10 +340,10 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     folder = writable(asked.out)
     start_time = time.perf_counter()
     with terminal.progress(f"reading {asked.dataset}", rate="pictures/s") as reporter:
-        found = plan.open(asked.dataset, asked.root, asked.split, **chosen)
+        dataset = plan.open(asked.dataset, asked.root, asked.split, **chosen)
         to_see_all = f"cliploc datasets {asked.dataset} --root {asked.root}" if of_boxes else "report.html lists them"
-        say_problems(terminal, found.problems, to_see_all)
-        inputs = {path for one in found.samples for path in (one.path, *files_of(one))}
+        say_problems(terminal, dataset.problems, to_see_all)
+        inputs = {path for sample in dataset.samples for path in (sample.path, *files_of(sample))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
         written = [folder / name for name in ("manifest.json", *plan.files)]
         more = {"localization": ["maps"], "labelling": ["drafts"]}.get(asked.task, [])
@@ -354,7 +354,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         if of_boxes or of_names:  # in a manifest, "classes" are those of the dataset
             chosen = {"classes_asked" if name == "classes" else name: value for name, value in chosen.items()}
         try:
-            result = plan.run(found, plan.setups, plan.settings, folder, asked=chosen, **how)
+            result = plan.run(dataset, plan.setups, plan.settings, folder, asked=chosen, **how)
         except DiskFullError as full:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
@@ -366,7 +366,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     say_failures(terminal, result.failed)
     terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
     say_next(terminal, ("open", page), quiet=asked.as_json)
-    return SOME_FAILED if result.failed or any(one.kind in LOST for one in found.problems) else DONE
+    return SOME_FAILED if result.failed or any(problem.kind in LOST for problem in dataset.problems) else DONE
 
 
 def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:
@@ -380,7 +380,7 @@ def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> t
         names = method_names(method)
         if recipe is not None:
             raise UsageError(f"expected --method or --recipe, got {', '.join(names)} and {recipe}: leave one out")
-        for head in dict.fromkeys(one.head for one in setups if one.head is not None):
+        for head in dict.fromkeys(setup.head for setup in setups if setup.head is not None):
             trained_for = read_config(head).method
             if trained_for not in {find(name).name for name in names}:
                 raise UsageError(
@@ -388,11 +388,13 @@ def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> t
                     "--head out"
                 )
         return names, [None] * len(setups)
-    of_heads = dict.fromkeys(read_config(one.head).method for one in setups if one.head is not None)
+    of_heads = dict.fromkeys(read_config(setup.head).method for setup in setups if setup.head is not None)
     if of_heads and recipe is None:  # a trained head is compared with the same method without it
-        own = [recipe_of(one.model).method if one.head is None else read_config(one.head).method for one in setups]
+        own = [
+            recipe_of(setup.model).method if setup.head is None else read_config(setup.head).method for setup in setups
+        ]
         return list(dict.fromkeys(own)), [None] * len(setups)
-    return [], [None if one.head is not None else recipe_of(one.model, recipe or "default") for one in setups]
+    return [], [None if setup.head is not None else recipe_of(setup.model, recipe or "default") for setup in setups]
 
 
 class ReportFlags(WithDebug):

@@ -66,8 +66,8 @@ def _learning(
         from cliploc.datasets import BY_DESIGN
 
         dataset = read_truth(asked.truth, asked.folder, asked)
-        Inputs(one.path for one in dataset.samples).refuse([out])
-        say_problems(terminal, [one for one in dataset.problems if one.kind not in BY_DESIGN])
+        Inputs(sample.path for sample in dataset.samples).refuse([out])
+        say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
         from cliploc.jobs.calibrate import UnfitError

@@ -80,23 +80,23 @@ class SectionedCommand(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """As manuals write arguments: `PICTURE...`, where typer has `{PICTURE}`."""
         pieces = ["[OPTIONS]"]
-        for one in self.get_params(ctx):
-            if one.param_type_name == "argument":
-                name = one.make_metavar(ctx)
-                pieces.append((name if one.required else f"[{name}]") + ("..." if one.nargs == -1 else ""))
+        for param in self.get_params(ctx):
+            if param.param_type_name == "argument":
+                name = param.make_metavar(ctx)
+                pieces.append((name if param.required else f"[{name}]") + ("..." if param.nargs == -1 else ""))
         return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
         shown = sorted(self.get_params(ctx), key=_place)
-        sectioned = len(shown) > FEW and any(getattr(one, "rich_help_panel", None) for one in shown)
+        sectioned = len(shown) > FEW and any(getattr(param, "rich_help_panel", None) for param in shown)
         rows: dict[str, list[tuple[str, str]]] = {}
-        for one in shown:
-            title = "Arguments" if one.param_type_name == "argument" else "Options"
+        for param in shown:
+            title = "Arguments" if param.param_type_name == "argument" else "Options"
             if sectioned:
-                title = getattr(one, "rich_help_panel", None) or section("run", usual=False)
-            if record := one.get_help_record(ctx):
+                title = getattr(param, "rich_help_panel", None) or section("run", usual=False)
+            if record := param.get_help_record(ctx):
                 name, text = record
-                name = name.partition(" <")[0] if one.param_type_name == "argument" else name  # without its type
+                name = name.partition(" <")[0] if param.param_type_name == "argument" else name  # without its type
                 rows.setdefault(title, []).append((name, text))
         write_sections(
             formatter, {title: rows[title] for title in ("Arguments", "Options", *SECTIONS) if title in rows}
@@ -135,7 +135,7 @@ class CommandGroup(TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
         sections = {title: list(commands.items()) for title, commands in LISTED.items()}
-        records = [one.get_help_record(ctx) for one in self.get_params(ctx)]
+        records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
         write_sections(formatter, sections | {"Options": [record for record in records if record]})
 
 

@@ -77,22 +77,22 @@ def compare(asked: CompareFlags, options: Options) -> int:
     maps = len(names) * len(methods)
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // maps)))
     models = _asked_models(options, weights, methods, of_methods)
-    titles = {name: one.title for name, one in methods.items()}
+    titles = {name: method.title for name, method in methods.items()}
     others = (asked.classes, options.head, options.learnt, *(asked.pretrained or ()))
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others)
-    with run.started(f"loading {', '.join(one.label for one in models)}") as reporter:
+    with run.started(f"loading {', '.join(model.label for model in models)}") as reporter:
         from cliploc.pipeline.prepare import Request
 
         use_threads(asked.threads)
-        for one in models:
-            one.load()
+        for model in models:
+            model.load()
         _refuse_unfit(models, methods)
         run.count(reporter, "compare")
         try:
             requests = [Request(number, photo, names) for number, photo in enumerate(run.paths)]
             told = replace(reporter, failed=lambda *_: None)  # `_take` reports failures, once for all models
-            for photo, found, errors in _compared(models, requests, told):
-                _take(run, photo, found, errors, titles)
+            for photo, results, errors in _compared(models, requests, told):
+                _take(run, photo, results, errors, titles)
         finally:  # also when interrupted: what is done is not lost
             run.keep(_settings(names, methods, models))
     found_or_not = [name["found"] for record in run.records for result in record["results"] for name in result["names"]]
@@ -112,12 +112,12 @@ def _take(
 
     def rows() -> Iterator[Sequence[str | Text]]:
         """Those of `lines_of`, after model and method; a single model is not named."""
-        for one in models:
+        for column in models:
             for method in titles:
-                result = one.results.get(method)
-                lines = [("", "–", one.missing[method])] if result is None else lines_of(result)
+                result = column.results.get(method)
+                lines = [("", "–", column.missing[method])] if result is None else lines_of(result)
                 for number, line in enumerate(lines):
-                    start = ("", "") if number else (one.model, method)
+                    start = ("", "") if number else (column.model, method)
                     yield [*(start if len(models) > 1 else start[1:]), *line]
 
     if len(errors) == len(models):
@@ -196,7 +196,7 @@ def _asked_models(
 
     head = None if options.head is None else read_config(str(options.head))
     if head is not None and head.method not in [
-        one.name for method in methods.values() for one in method.members or (method,)
+        member.name for method in methods.values() for member in method.members or (method,)
     ]:
         raise UsageError(
             f"{options.head} is trained for {head.method}: add --method {head.method}, or leave --head out"
@@ -212,7 +212,7 @@ def _asked_models(
         label = model if tag is None else f"{model} · {Path(tag).name}"
         trained = frozenset([head.method] if head is not None and own_head else [])
         asked.append(_AskedModel(label, of_model, methods, of_methods, trained, options.guide is not None))
-    labels = [one.label for one in asked]
+    labels = [model.label for model in asked]
     if doubled := next((label for label in labels if labels.count(label) > 1), None):
         raise UsageError(f"expected each --model once, got {doubled} {labels.count(doubled)} times: leave one out")
     _refuse_unfit(asked, methods)
@@ -223,21 +223,23 @@ def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -
     """Refuses a method that fits none of the models, and a model that none of the methods fits."""
     from cliploc.saliency import fitting, unfit_reason
 
-    if any(one.tower is None for one in asked):
+    if any(model.tower is None for model in asked):
         return
-    fit = ", ".join(dict.fromkeys(name for one in asked for name in fitting(one.tower, one.trained, one.guided)))
+    fit = ", ".join(
+        dict.fromkeys(name for model in asked for name in fitting(model.tower, model.trained, model.guided))
+    )
     for name, method in methods.items():
-        reasons = [one.missing[name] for one in asked if name in one.missing]
+        reasons = [model.missing[name] for model in asked if name in model.missing]
         if len(reasons) == len(asked):
             by_option = any(
-                unfit_reason(method, one.tower, trained=one.trained, guided=one.guided) is None for one in asked
+                unfit_reason(method, model.tower, trained=model.trained, guided=model.guided) is None for model in asked
             )
             raise UsageError(f"{'; '.join(reasons)}: {'leave the option out' if by_option else f'use one of {fit}'}")
-    for one in asked:
-        if not one.fitting:
+    for model in asked:
+        if not model.fitting:
             raise UsageError(
-                f"none of {', '.join(methods)} works on {one.label}: leave {one.label} out, or add one of "
-                f"{', '.join(fitting(one.tower, one.trained, one.guided))}"
+                f"none of {', '.join(methods)} works on {model.label}: leave {model.label} out, or add one of "
+                f"{', '.join(fitting(model.tower, model.trained, model.guided))}"
             )
 
 
@@ -249,44 +251,45 @@ def _compared(
 
     with ExitStack() as stack:
         streams: list[Iterator[Result]] = [
-            stack.enter_context(closing(one.localizer.run(requests, one.fitting, reporter=reporter))) for one in asked
+            stack.enter_context(closing(model.localizer.run(requests, model.fitting, reporter=reporter)))
+            for model in asked
         ]
         for request, *results in zip(requests, *streams, strict=True):
-            found, errors = [], {}
-            for one, result in zip(asked, results, strict=True):
-                missing = one.missing
+            of_models, errors = [], {}
+            for model, result in zip(asked, results, strict=True):
+                missing = model.missing
                 if result.error is not None:
-                    errors[one.label] = result.error
-                    missing = missing | dict.fromkeys(one.fitting, str(result.error))
-                found.append(ModelResults(one.label, result.found, missing))
-            yield str(request.image), found, errors
+                    errors[model.label] = result.error
+                    missing = missing | dict.fromkeys(model.fitting, str(result.error))
+                of_models.append(ModelResults(model.label, result.found, missing))
+            yield str(request.image), of_models, errors
 
 
 def _settings(names: Sequence[str], methods: Mapping[str, Method], asked: Sequence[_AskedModel]) -> dict[str, Any]:
     """What the run was asked for, with the defaults that each model and method has."""
-    shared = [name for name, one in OPTIONS.items() if not one.python_only and name not in OWN]
+    shared = [name for name, option in OPTIONS.items() if not option.python_only and name not in OWN]
     return {
         "names": names,
-        "methods": {name: one.title for name, one in methods.items()},
+        "methods": {name: method.title for name, method in methods.items()},
         **{name: getattr(asked[0].localizer.options, name) for name in shared},
         "templates": asked[0].localizer.templates,
         "models": [
             {
-                "label": one.label,
-                **model_settings(one.localizer, one.options, ("model", "pretrained", "head")),
-                "resize": one.localizer.resize,
-                "interpolation": one.localizer.backbone.interpolation,
-                "image_size": one.localizer.input_hw,
-                "refine": one.localizer.refine,
-                "masked_precision": one.localizer.masked_precision,
+                "label": model.label,
+                **model_settings(model.localizer, model.options, ("model", "pretrained", "head")),
+                "resize": model.localizer.resize,
+                "interpolation": model.localizer.backbone.interpolation,
+                "image_size": model.localizer.input_hw,
+                "refine": model.localizer.refine,
+                "masked_precision": model.localizer.masked_precision,
                 "methods": {
                     name: {
-                        "threshold": one.localizer.box_rule_of(name, given).threshold,
-                        "options": one.localizer.options_of(name, given),
+                        "threshold": model.localizer.box_rule_of(name, given).threshold,
+                        "options": model.localizer.options_of(name, given),
                     }
-                    for name, given in one.fitting.items()
+                    for name, given in model.fitting.items()
                 },
             }
-            for one in asked
+            for model in asked
         ],
     }

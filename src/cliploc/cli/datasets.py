@@ -71,17 +71,17 @@ def datasets(asked: DatasetsFlags) -> int:
     with terminal.progress(f"reading {name}"):
         dataset = open_dataset(name, root, asked.split, **asked.chosen())
     counts = {
-        "pictures": len({one.path for one in dataset.samples}),
+        "pictures": len({sample.path for sample in dataset.samples}),
         "samples": len(dataset),
-        "classes": len({one.label for one in dataset.samples}),
-        "boxes": sum(len(one.boxes_xyxy) for one in dataset.samples),
-        "masks": sum(len(one.masks) for one in dataset.samples),
+        "classes": len({sample.label for sample in dataset.samples}),
+        "boxes": sum(len(sample.boxes_xyxy) for sample in dataset.samples),
+        "masks": sum(len(sample.masks) for sample in dataset.samples),
     }
     document = _document(dataset, counts)
     about = _about_dataset(dataset, document, subsets.get(asked.subset).reasons if asked.subset else {})
     print_result(terminal, document, about, as_json=asked.as_json)
     _say_benchmark(terminal, name, root, *split, quiet=asked.as_json)
-    return SOME_FAILED if any(one.kind not in BY_DESIGN for one in dataset.problems) else DONE
+    return SOME_FAILED if any(problem.kind not in BY_DESIGN for problem in dataset.problems) else DONE
 
 
 def _make(terminal: Terminal, asked: DatasetsFlags) -> int:
@@ -89,7 +89,7 @@ def _make(terminal: Terminal, asked: DatasetsFlags) -> int:
     from cliploc.jobs.evaluation_sets import SETS, make_set
 
     if not asked.made and not asked.source and not asked.out:
-        rows = [(one.name, one.about, one.folder, one.source) for one in SETS.values()]
+        rows = [(made.name, made.about, made.folder, made.source) for made in SETS.values()]
         terminal.listing([title_row("set", "pictures", "folder in the docs", "--from"), *rows])
         return DONE
     if not asked.made or asked.source is None or asked.out is None:
@@ -121,17 +121,17 @@ def _described(terminal: Terminal, name: str) -> int:
     from cliploc.datasets import labelled_readers, readers, subsets
 
     if name:
-        one: Reader | LabelledReader = (labelled_readers if name in labelled_readers.names() else readers).get(name)
-        rows = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
-        rows += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
+        reader: Reader | LabelledReader = (labelled_readers if name in labelled_readers.names() else readers).get(name)
+        rows = [("name", reader.name), ("what it is", f"{reader.title}: {reader.about}"), ("get it at", reader.source)]
+        rows += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(reader.splits)]
         terminal.data(facts(rows))
         terminal.data(styled("\nfiles below the root", "bold"))
-        terminal.data(one.layout)
-        terminal.data(styled(f"\nto check a folder: cliploc datasets {one.name} --root DIR", "dim"))
+        terminal.data(reader.layout)
+        terminal.data(styled(f"\nto check a folder: cliploc datasets {reader.name} --root DIR", "dim"))
         return DONE
     _listing(terminal, list(readers))
     terminal.data("")
-    terminal.data(facts(("subsets", f"{one.name}: {one.title}") for one in subsets))
+    terminal.data(facts(("subsets", f"{subset.name}: {subset.title}") for subset in subsets))
     terminal.data(styled("\nwith a class for every pixel, for --task segmentation", "bold"))
     _listing(terminal, list(labelled_readers))
     line = "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder"
@@ -142,10 +142,10 @@ def _described(terminal: Terminal, name: str) -> int:
 def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> None:
     rows: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is", "where to get it")]
     narrow: list[Sequence[str | Text]] = [title_row("name", "splits", "about")]
-    for one in chosen:
-        splits = ", ".join(s.name if s.name == s.role else f"{s.name}: {s.role}" for s in one.splits)
-        rows.append((one.name, splits, f"{one.title}: {one.about}", one.source))
-        narrow.append((one.name, splits, f"{one.title}: {one.about}. Get it: {one.source}"))
+    for reader in chosen:
+        splits = ", ".join(s.name if s.name == s.role else f"{s.name}: {s.role}" for s in reader.splits)
+        rows.append((reader.name, splits, f"{reader.title}: {reader.about}", reader.source))
+        narrow.append((reader.name, splits, f"{reader.title}: {reader.about}. Get it: {reader.source}"))
     terminal.listing(rows, narrow)
 
 
@@ -158,7 +158,9 @@ def _about_labelled(dataset: LabelledDataset) -> RenderableType:
         ("classes", f"{len(dataset.classes):,}"),
         ("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"),
     ]
-    rows += [("", f"· {one.kind}: {one.source}: {one.reason}") for one in dataset.problems[:SHOWN_PROBLEMS]]
+    rows += [
+        ("", f"· {problem.kind}: {problem.source}: {problem.reason}") for problem in dataset.problems[:SHOWN_PROBLEMS]
+    ]
     return facts(rows)
 
 
@@ -175,17 +177,18 @@ def _about_dataset(dataset: Dataset, counted: Mapping[str, Any], reasons: Mappin
         ("samples", f"{counted['samples']:,}: a class in a picture each, {truths} in all"),
         ("classes", f"{counted['classes']:,} of {len(dataset.classes):,}"),
     ]
-    counts = Counter(one.label for one in dataset.samples)
+    counts = Counter(sample.label for sample in dataset.samples)
     if len(counts) <= SHOWN_CLASSES:
         places = {wnid: place for place, wnid in enumerate(reasons)}
         for label in sorted(counts, key=lambda label: (places.get(dataset.classes[label].wnid, 0), label)):
-            one = dataset.classes[label]
-            rows.append(("", f"{one.name}: {counts[label]}{f' – {reasons[one.wnid]}' if one.wnid in reasons else ''}"))
+            class_name = dataset.classes[label]
+            reason = f" – {reasons[class_name.wnid]}" if class_name.wnid in reasons else ""
+            rows.append(("", f"{class_name.name}: {counts[label]}{reason}"))
     rows.append(("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"))
     for kind, count in counted["problems"].items():
         rows.append(("", f"{count:,} {kind}{', left out by design' if kind in BY_DESIGN else ''}"))
-        examples = [one for one in dataset.problems if one.kind == kind][:SHOWN_PROBLEMS]
-        rows += [("", f"· {one.source}: {one.reason}") for one in examples]
+        examples = [problem for problem in dataset.problems if problem.kind == kind][:SHOWN_PROBLEMS]
+        rows += [("", f"· {problem.source}: {problem.reason}") for problem in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
     return facts(rows)
@@ -199,6 +202,6 @@ def _document(dataset: Dataset | LabelledDataset, counts: Mapping[str, int]) -> 
         "split": dataset.split,
         "role": dataset.role,
         **counts,
-        "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
-        "named": [asdict(one) for one in dataset.problems],
+        "problems": dict(Counter(problem.kind for problem in dataset.problems).most_common()),
+        "named": [asdict(problem) for problem in dataset.problems],
     }

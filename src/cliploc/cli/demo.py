@@ -32,7 +32,7 @@ def demo(asked: DemoFlags, options: Options) -> int:
     from cliploc.demo import CLIP_HINT, IOU_RULE, PAGE, demo_photos, overlay_of, run_demo
 
     folder, photos = writable(asked.out), list(demo_photos())
-    Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
+    Inputs(photo.path for photo in photos).refuse([folder / PAGE, *(overlay_of(photo, folder) for photo in photos)])
     terminal = Terminal()
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
@@ -74,13 +74,13 @@ def _demo_table(rows: Sequence[Any]) -> Any:
     lines: list[Sequence[str | Text]] = [title_row("picture", "name", "found", "score", "best box", "IoU")]
     for row in rows:
         word = {"found": "yes", "not found": "no"}.get(row.verdict, row.verdict)
-        found = styled(word, "yellow") if word == "unsure" else _marked(word, row.found == row.there)
+        verdict = styled(word, "yellow") if word == "unsure" else _marked(word, row.found == row.there)
         more = f" (+{len(row.boxes) - 1})" if len(row.boxes) > 1 else ""
         lines.append(
             (
                 row.photo,
                 row.name,
-                found,
+                verdict,
                 "–" if row.score is None else f"{row.score:.2f}",
                 box_text(row.boxes[0]) + more if len(row.boxes) else "–",
                 "absent" if row.iou is None else _marked(told_apart(row.iou, GOOD_IOU), not row.misplaced),
@@ -97,5 +97,5 @@ def _marked(text: str, right: bool) -> Text:
 def _found(ious: Sequence[float]) -> str:
     from cliploc.values import GOOD_IOU
 
-    found = sum(iou >= GOOD_IOU for iou in ious)
-    return f"found {found} of {len(ious)} (IoU ≥ {GOOD_IOU:g}), missed {len(ious) - found}"
+    right = sum(iou >= GOOD_IOU for iou in ious)
+    return f"found {right} of {len(ious)} (IoU ≥ {GOOD_IOU:g}), missed {len(ious) - right}"

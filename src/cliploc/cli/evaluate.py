@@ -87,7 +87,7 @@ def evaluate(asked: EvaluateFlags, options: Options, faithfulness: FaithfulnessO
     Example: cliploc evaluate --task faithfulness --maps maps --dataset wsol --root data --steps 28
     """
     task, of_model = asked.task, [*options.given(), *faithfulness.given()][:1]
-    for name in (*asked.given(), *(flags_of(one)[0].partition("/")[0] for one in of_model)):
+    for name in (*asked.given(), *(flags_of(option)[0].partition("/")[0] for option in of_model)):
         tasks = [task_of for task_of, own in OF_TASK.items() if name in own] or ["faithfulness"]
         if name in ("--task", "--json", "--debug") or task in tasks:
             continue
@@ -118,7 +118,7 @@ def _localization(asked: EvaluateFlags, maps: Path) -> int:
     from cliploc.jobs.evaluate import evaluate_folder
     from cliploc.metrics import CONVENTIONS
 
-    convention = next((one for one in CONVENTIONS if one == asked.convention), None)
+    convention = next((convention for convention in CONVENTIONS if convention == asked.convention), None)
     if convention is None:
         raise UsageError(f"expected --convention to be one of {', '.join(CONVENTIONS)}, got {asked.convention!r}")
     terminal = Terminal()
@@ -177,8 +177,8 @@ def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: 
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
     with terminal.progress(f"reading {dataset}", rate="pictures/s") as reporter:
-        found = open_dataset(dataset, asked.root, asked.split)
-        result = evaluate_maps(maps, found, options, metrics=names, protocol=protocol, reporter=reporter)
+        opened = open_dataset(dataset, asked.root, asked.split)
+        result = evaluate_maps(maps, opened, options, metrics=names, protocol=protocol, reporter=reporter)
     summary = result.summary
     print_result(terminal, result.document(), grid(result.lines()), as_json=asked.as_json)
     terminal.say(f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}", style="dim")

@@ -139,17 +139,17 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         print_document(document)
     else:
         rows = [
-            (one["name"], spec, *(f"{numbers[key]:.3f}" for key in SHOWN))
-            for one in documents
-            for spec, numbers in one["methods"].items()
+            (document["name"], spec, *(f"{numbers[key]:.3f}" for key in SHOWN))
+            for document in documents
+            for spec, numbers in document["methods"].items()
         ]
         short = [title.replace(" region", "").replace("region ", "") for title in SHOWN.values()]
         wide, narrow = ([title_row("name", "method", *titles), *rows] for titles in (SHOWN.values(), short))
         terminal.listing(wide, narrow)
-        for one in documents:
-            if one["words"] is not None:
-                said = "  ".join(f"{word['word']} {word['share']:.2f}" for word in one["words"] if word["share"])
-                terminal.data(printable(f"words used for {one['name']}: {said or 'none raises the score'}"))
+        for result in documents:
+            if result["words"] is not None:
+                said = "  ".join(f"{word['word']} {word['share']:.2f}" for word in result["words"] if word["share"])
+                terminal.data(printable(f"words used for {result['name']}: {said or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
     say_next(terminal, f"open {folder / PAGE}", quiet=asked.as_json)
     return DONE

@@ -119,7 +119,9 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
     names = parse_list(asked.sets)
     for text in names:
         refuse_unknown_dataset(text.partition(":")[0])
-    if twice := [name for name in names if [one.partition(":")[0] for one in names].count(name.partition(":")[0]) > 1]:
+    if twice := [
+        name for name in names if [text.partition(":")[0] for text in names].count(name.partition(":")[0]) > 1
+    ]:
         raise UsageError(f"expected each set once, got {', '.join(twice)}: make a leaderboard of each split")
     methods = method_names(asked.method)
     refuse_unknown([], methods)
@@ -127,7 +129,7 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
     from cliploc.jobs.leaderboard import Wish, parse_set, run_leaderboard, settings_of
 
     wish = Wish(
-        options, methods or _fitting(options), [parse_set(one) for one in names], asked.tune, asked.sample, asked.seed
+        options, methods or _fitting(options), [parse_set(text) for text in names], asked.tune, asked.sample, asked.seed
     )
     terminal, out = Terminal(), writable(user_path(asked.out))
     for line in settings_of(wish)[2]:
@@ -141,9 +143,9 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
     if asked.as_json:
         print_document(document)
     else:
-        for one in document["sets"]:
-            terminal.data(styled(f"{one['name']} {one['split']}, τ chosen on {one['tuned_on']}", "bold"))
-            terminal.data(titled(_table(one)))
+        for dataset in document["sets"]:
+            terminal.data(styled(f"{dataset['name']} {dataset['split']}, τ chosen on {dataset['tuned_on']}", "bold"))
+            terminal.data(titled(_table(dataset)))
     say_failures(terminal, failed)
     terminal.say(
         f"{time.perf_counter() - start:.1f} s; signed {document['signature'][:16]}; results in {out}", style="dim"
@@ -161,7 +163,7 @@ def _fitting(options: Options) -> list[str]:
     if ":" in name:  # its tower is known only when it is loaded
         raise UsageError(f"expected --method with {options.model}, got none: cliploc methods lists them")
     fit = fitting(models.get(name), guided=options.guide is not None)
-    return [one for one in fit if methods.get(one).family != "baseline"]
+    return [method for method in fit if methods.get(method).family != "baseline"]
 
 
 def _table(of_set: Mapping[str, Any]) -> Sequence[Sequence[str]]:
@@ -185,14 +187,14 @@ def _check(asked: LeaderboardFlags) -> int:
     for folder in asked.folders or ():
         with terminal.progress(f"checking {folder}") as reporter:
             wanted = CHECKED if asked.sample is None else asked.sample
-            found = check_leaderboard(user_path(folder), roots, samples=wanted, engine=engine, reporter=reporter)
-        again = f"{found.same:,} rows computed again are equal"
-        again += f", {found.close:,} nearly equal, {len(found.other):,} others" if found.close or found.other else ""
+            check = check_leaderboard(user_path(folder), roots, samples=wanted, engine=engine, reporter=reporter)
+        again = f"{check.same:,} rows computed again are equal"
+        again += f", {check.close:,} nearly equal, {len(check.other):,} others" if check.close or check.other else ""
         terminal.data(
-            printable(f"{folder}: signature and {found.files:,} files hold; {found.rows:,} rows follow; {again}")
+            printable(f"{folder}: signature and {check.files:,} files hold; {check.rows:,} rows follow; {again}")
         )
-        say_failures(terminal, dict.fromkeys(found.other, "computed again it is another result"))
-        code = SOME_FAILED if found.other else code
+        say_failures(terminal, dict.fromkeys(check.other, "computed again it is another result"))
+        code = SOME_FAILED if check.other else code
     return code
 
 
@@ -203,6 +205,6 @@ def _page(asked: LeaderboardFlags) -> int:
         raise UsageError("expected --out, the HTML file, got none: add --out leaderboard.html")
     terminal, out = Terminal(), user_path(asked.out)
     file_writable(out)
-    write_leaderboard_page([user_path(one) for one in asked.folders or ()], out)
+    write_leaderboard_page([user_path(folder) for folder in asked.folders or ()], out)
     terminal.data(printable(str(out)))
     return DONE

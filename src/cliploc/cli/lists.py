@@ -64,9 +64,9 @@ def models(asked: ModelsFlags) -> int:
 
     exact = [entry for entry in chosen if entry.name == wanted]
     if exact or len(chosen) == 1:
-        (one,) = exact or chosen
-        terminal.data(_about_model(one, runs(one)))
-        if others := [entry.name for entry in chosen if entry is not one]:
+        (model,) = exact or chosen
+        terminal.data(_about_model(model, runs(model)))
+        if others := [entry.name for entry in chosen if entry is not model]:
             terminal.data(facts([("", ""), ("see also", " · ".join(others))]))
         return DONE
     titles = title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
@@ -90,7 +90,9 @@ def models(asked: ModelsFlags) -> int:
         return DONE
     terminal.data("")
     rows = [title_row("--guide", "stride", "parameters", "licence", "tower of timm")]
-    rows += [(one.name, str(one.stride), f"{one.parameters:.1f} M", one.licence, one.timm) for one in guides]
+    rows += [
+        (guide.name, str(guide.stride), f"{guide.parameters:.1f} M", guide.licence, guide.timm) for guide in guides
+    ]
     terminal.listing(rows)
     return DONE
 
@@ -127,20 +129,20 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> RenderableType:
         "input": _by(model.input_hw),
         "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
         "weights": f"--pretrained {weights}" if weights else "its own" if model.parameters else "none published",
-        "preprocessing": _differing([one for one, _ in prepared.most_common()], model.preprocessing),
+        "preprocessing": _differing([text for text, _ in prepared.most_common()], model.preprocessing),
         "licence": _differing(model.licence.split(", "), model.licences),
         "methods": " · ".join(methods) or "none",
     }
     if methods:
         recipes = [recipe_of(model.name, name) for name in RECIPES]
-        about |= {f"--recipe {one.name}": str(one) for one in recipes} | {"recipes": recipes[0].basis}
+        about |= {f"--recipe {recipe.name}": str(recipe) for recipe in recipes} | {"recipes": recipes[0].basis}
     return facts(about.items())
 
 
-def _differing(found: Sequence[str], by_tag: Mapping[str, str]) -> str:
+def _differing(texts: Sequence[str], by_tag: Mapping[str, str]) -> str:
     """The first value found, then each other value with the weights that have it."""
-    first, *others = found
-    tags = {other: " · ".join(tag for tag, one in by_tag.items() if one == other) for other in others}
+    first, *others = texts
+    tags = {other: " · ".join(tag for tag, text in by_tag.items() if text == other) for other in others}
     return "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())])
 
 
@@ -185,9 +187,9 @@ def metrics() -> int:
     from cliploc.metrics import all_metrics
 
     rows: list[Sequence[str | Text]] = [title_row("name", "ground truth", "number", "what it is")]
-    for one in all_metrics():
-        for place, (key, number) in enumerate(one.numbers.items()):
-            first = ("", "") if place else (one.name, one.truth)
+    for metric in all_metrics():
+        for place, (key, number) in enumerate(metric.numbers.items()):
+            first = ("", "") if place else (metric.name, metric.truth)
             rows.append((*first, key, number.about))
     Terminal().listing(rows)
     return DONE
@@ -200,10 +202,10 @@ def exports(asked: ListFlags) -> int:
 
     if asked.markdown:
         typer.echo("| `--format` | files | boxes |\n|---|---|---|")
-        for one in registry:
-            typer.echo(f"| `{one.name}` | {', '.join(f'`{name}`' for name in _outputs(one))} | {one.about} |")
+        for export in registry:
+            typer.echo(f"| `{export.name}` | {', '.join(f'`{name}`' for name in _outputs(export))} | {export.about} |")
         return DONE
-    rows = [(one.name, ", ".join(_outputs(one)), one.about.replace("`", "")) for one in registry]
+    rows = [(export.name, ", ".join(_outputs(export)), export.about.replace("`", "")) for export in registry]
     Terminal().listing([title_row("name", "files", "boxes"), *rows])
     return DONE
 

@@ -135,7 +135,9 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
 def _settings(localizer: Localizer) -> dict[str, Any]:
     """The settings of the run, with the values that defaults stand for."""
     return {
-        **model_settings(localizer, localizer.options, [name for name, one in OPTIONS.items() if not one.python_only]),
+        **model_settings(
+            localizer, localizer.options, [name for name, option in OPTIONS.items() if not option.python_only]
+        ),
         **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),
         "recipe": None if localizer.recipe is None else localizer.recipe.name,
         "method": localizer.method.name,

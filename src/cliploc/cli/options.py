@@ -59,7 +59,7 @@ class Flags:
 
     def given(self) -> dict[str, Any]:
         """Those that differ from their defaults, by the names that users type."""
-        values = {_names(one)[0]: (getattr(self, one.name), one.default) for one in fields(self)}
+        values = {_names(option)[0]: (getattr(self, option.name), option.default) for option in fields(self)}
         return {name: value for name, (value, default) in values.items() if value not in (default, [])}
 
 
@@ -87,38 +87,40 @@ def command(
         """The fields that become flags."""
         if kind is not Options:
             return list(fields(kind))
-        there = [one for one in fields(Options) if not option_of(one).python_only and one.name not in leave_out]
-        return [one for one in there if only is None or one.name in only]
+        there = [
+            option for option in fields(Options) if not option_of(option).python_only and option.name not in leave_out
+        ]
+        return [option for option in there if only is None or option.name in only]
 
     def flags(kind: type) -> Iterator[inspect.Parameter]:
         if issubclass(kind, Flags):
             hints = get_type_hints(kind)
-            yield from (_typed_flag(one, hints[one.name]) for one in taken(kind))
+            yield from (_typed_flag(option, hints[option.name]) for option in taken(kind))
             return
-        for one in taken(kind):
-            own = getattr(DEFAULTS, one.name) if kind is Options else one.default
-            default = (defaults or {}).get(one.name, own)
-            yield _text_flag(one, default, (without or {}).get(one.name), hidden=one.name in hidden)
+        for option in taken(kind):
+            own = getattr(DEFAULTS, option.name) if kind is Options else option.default
+            default = (defaults or {}).get(option.name, own)
+            yield _text_flag(option, default, (without or {}).get(option.name), hidden=option.name in hidden)
 
     def decorate(function: Command) -> Command:
         asked = inspect.signature(function, eval_str=True).parameters
         kinds: dict[str, Any] = {name: parameter.annotation for name, parameter in asked.items()}
-        parameters = [one for kind in kinds.values() for one in flags(kind)]
+        parameters = [parameter for kind in kinds.values() for parameter in flags(kind)]
 
         @functools.wraps(function)
         def run(**given: Any) -> int:
             made = {}
             for name, kind in kinds.items():
                 parse = not issubclass(kind, Flags)
-                chosen = [one for one in taken(kind) if not parse or given[one.name] not in (None, [])]
-                made[name] = kind(**{one.name: _value(one, given[one.name], parse=parse) for one in chosen})
+                chosen = [option for option in taken(kind) if not parse or given[option.name] not in (None, [])]
+                made[name] = kind(**{option.name: _value(option, given[option.name], parse=parse) for option in chosen})
                 if kind is Options:
                     _refuse_early(made[name])
             return function(**made)
 
         # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
         run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": int}
         return run
 
     return decorate
@@ -126,33 +128,33 @@ def command(
 
 def _text_flag(of: Field[Any], default: Any, without: str | None, *, hidden: bool) -> inspect.Parameter:
     """An option of `cliploc.config` as typer takes it: a flag, a text, or a list of texts."""
-    one = option_of(of)
+    option = option_of(of)
     on_off = "/" in flags_of(of.name)[0] or isinstance(default, bool)
-    kind: Any = bool | None if on_off else list[str] | None if one.repeat else str | None
+    kind: Any = bool | None if on_off else list[str] | None if option.repeat else str | None
     if not on_off:
-        default = None if one.repeat or default in (None, ()) else one.text(default)
-    none = without or one.none
-    words = f"{one.help}  [default: {none}]" if none and default is None else one.help
+        default = None if option.repeat or default in (None, ()) else option.text(default)
+    none = without or option.none
+    words = f"{option.help}  [default: {none}]" if none and default is None else option.help
     info = typer.Option(
-        *(one.flags or flags_of(of.name)),
-        metavar=one.metavar or None,
+        *(option.flags or flags_of(of.name)),
+        metavar=option.metavar or None,
         help=words,
         hidden=hidden,
-        rich_help_panel=section(one.group, usual=one.usual),
+        rich_help_panel=section(option.group, usual=option.usual),
     )
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
 def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
     """A field of `Flags` as typer takes it, which converts texts to the field's type."""
-    one = option_of(of)
+    option = option_of(of)
     info: dict[str, Any] = {
-        "metavar": one.metavar or None,
-        "help": f"{one.help}  [default: {one.none}]" if one.none else one.help,
-        "rich_help_panel": section(one.group, usual=one.usual),
+        "metavar": option.metavar or None,
+        "help": f"{option.help}  [default: {option.none}]" if option.none else option.help,
+        "rich_help_panel": section(option.group, usual=option.usual),
     }
-    if one.within is not None:
-        least, most = one.within
+    if option.within is not None:
+        least, most = option.within
 
         def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
             """While the command line is parsed, before any work."""
@@ -162,7 +164,7 @@ def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
             return value
 
         info |= {"metavar": f"{least}-{most}" if most <= MOST_TOLD else "N", "callback": check}
-    made = typer.Argument(**info) if one.positional else typer.Option(*_names(of), **info)
+    made = typer.Argument(**info) if option.positional else typer.Option(*_names(of), **info)
     default = inspect.Parameter.empty if of.default is MISSING else of.default
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
 
@@ -173,15 +175,15 @@ def _names(of: Field[Any]) -> tuple[str, ...]:
 
 def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:
     """A checked value out of what the command line has."""
-    one = option_of(of)
+    option = option_of(of)
     try:
         if parse and isinstance(given, str):
-            given = one.parse(given)
+            given = option.parse(given)
         elif parse and not isinstance(given, bool):
-            given = one.gather([one.parse(text) for text in given])
-        return one.check(given)
+            given = option.gather([option.parse(text) for text in given])
+        return option.check(given)
     except UsageError as error:
-        shown = (one.flags or flags_of(of.name))[0].partition("/")[0] if parse else f"--{of.name}"
+        shown = (option.flags or flags_of(of.name))[0].partition("/")[0] if parse else f"--{of.name}"
         raise UsageError(str(error).replace(f"expected {of.name}", f"expected {shown}", 1)) from None
 
 
@@ -364,7 +366,7 @@ def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     if prompt and classes:
         raise UsageError("expected --prompt or --classes, got both: write all names into the file")
     if classes == "imagenet":
-        return [one.name for one in prompts.imagenet_classes()]
+        return [class_name.name for class_name in prompts.imagenet_classes()]
     return prompts.read_classes(classes) if classes else list(prompt or [])
 
 
@@ -456,15 +458,15 @@ def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> d
     """For each method, the options meant for it among the `[METHOD.]KEY=VALUE` texts."""
     from cliploc.saliency import find, resolve_options
 
-    found = {name: find(name) for name in methods}
+    chosen_methods = {name: find(name) for name in methods}
     chosen: dict[str, dict[str, str]] = {name: {} for name in methods}
     for pair in pairs or ():
         key, text = parse_pair(pair)
         taken = False
-        for name, method in found.items():
+        for name, method in chosen_methods.items():
             if not method.members and key.startswith(f"{name}."):
                 chosen[name][key.partition(".")[2]] = text
-            elif any(key in (one, one.partition(".")[2]) for one in method.options):
+            elif any(key in (option, option.partition(".")[2]) for option in method.options):
                 chosen[name][key] = text
             else:
                 continue
@@ -473,7 +475,7 @@ def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> d
             raise UsageError(
                 f"--option {pair}: none of {', '.join(methods)} has this option: `cliploc methods` lists them"
             )
-    return {name: resolve_options(found[name], own) for name, own in chosen.items()}
+    return {name: resolve_options(chosen_methods[name], own) for name, own in chosen.items()}
 
 
 def use_threads(threads: int | None) -> None:

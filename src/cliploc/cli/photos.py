@@ -61,25 +61,25 @@ class PhotoRun:
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
         demo = [f"{DEMO}{name}" for name in demo_names()]
         for photo in [path for asked in photos for path in (demo if asked == DEMO else [asked])]:
-            found = None
+            listed = None
             if os.path.isdir(photo):
                 from cliploc.jobs.picture_files import find_pictures
 
                 with suppress(UsageError, ValueError):  # an empty folder stays, and fails as a picture
-                    found = find_pictures(photo, self.folder)
-            if found is None:
+                    listed = find_pictures(photo, self.folder)
+            if listed is None:
                 self.paths.append(photo)
                 self.ids[photo] = _file_of(photo).name
                 continue
-            self.paths += [str(one.path) for one in found.pictures]
-            self.ids |= {str(one.path): one.id for one in found.pictures}
-            self._skipped += [one._replace(file=os.path.join(photo, one.file)) for one in found.skipped]
-            if note := found.skipped_note():
+            self.paths += [str(picture.path) for picture in listed.pictures]
+            self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
+            self._skipped += [skipped._replace(file=os.path.join(photo, skipped.file)) for skipped in listed.skipped]
+            if note := listed.skipped_note():
                 self.terminal.say(note, style="yellow")
-        inputs = Inputs([*self.paths, *(str(one) for one in others if one is not None)])
+        inputs = Inputs([*self.paths, *(str(path) for path in others if path is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:
-            inputs.refuse([self.folder / one for one in files])
+            inputs.refuse([self.folder / file for file in files])
         self.records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
         self._drawn: list[Path] = []
@@ -249,13 +249,13 @@ def encoded(image: Image.Image, name: str) -> bytes:
 def lines_of(result: Localization) -> Iterator[Sequence[str | Text]]:
     """A localization as rows of a table: one for each box, or for a name that was not found."""
     for index, name in enumerate(result.names):
-        found = result.found[index]
-        boxes = result.boxes if found else result.unsure
+        is_found = result.found[index]
+        boxes = result.boxes if is_found else result.unsure
         boxes = boxes.where(boxes.label == index)
         lines = [
             f"score {score:.2f}  box {box_text(xyxy)}" for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
-        if found:
+        if is_found:
             verdict = styled("found", "green")
             if result.presence_rule != "calibrated":
                 lines = [f"{line}  presence {result.presence_text(index)}" for line in lines]

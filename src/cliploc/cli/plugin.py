@@ -47,7 +47,7 @@ def plugin(asked: PluginFlags) -> int:
     from cliploc.saliency import methods
 
     installed = metadata.packages_distributions()  # module → the packages that it comes from
-    others = {one.lower().replace("-", "_") for one in (*installed, *chain(*installed.values()))}
+    others = {project.lower().replace("-", "_") for project in (*installed, *chain(*installed.values()))}
     if module in {*methods.known_names(), *sys.stdlib_module_names, *others, "cliploc"}:
         raise UsageError(f"the name {module} is taken: choose another")
     out = user_path(asked.out or Path(name))
@@ -62,8 +62,8 @@ def plugin(asked: PluginFlags) -> int:
             text = "" if template is None else (templates / template).read_text(encoding="utf-8")
             write(path, Template(text).substitute(words).encode())
     except UsageError:  # half a package would be "there already"
-        for one in out.glob("*"):
-            remove(one)
+        for left_over in out.glob("*"):
+            remove(left_over)
         raise
     terminal = Terminal()
     terminal.data(printable(str(out)))

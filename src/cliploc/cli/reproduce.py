@@ -48,9 +48,14 @@ def reproduce(asked: ReproduceFlags) -> int:
     rows, terminal = chosen_rows(asked.rows), Terminal()
     roots = named_folders(asked.root or [], "voc21=DIR")
     if asked.out is None:
-        for one in rows:
-            words = one.command(roots.get(one.dataset, "DIR"), one.id)
-            terminal.data(styled(f"{one.id}: {one.number} {one.value:.2f}, {one.paper}; {one.table}", "bold"))
+        for published in rows:
+            words = published.command(roots.get(published.dataset, "DIR"), published.id)
+            terminal.data(
+                styled(
+                    f"{published.id}: {published.number} {published.value:.2f}, {published.paper}; {published.table}",
+                    "bold",
+                )
+            )
             terminal.data(f"  {printable(shlex.join(['cliploc', *words]))}")
         return DONE
     refuse_without("bench", "reproduce")
@@ -60,14 +65,14 @@ def reproduce(asked: ReproduceFlags) -> int:
     more += [
         word for name in ("address", "threads") if (value := getattr(asked, name)) for word in (f"--{name}", f"{value}")
     ]
-    found: list[Reproduced] = []
+    reproduced: list[Reproduced] = []
     with alone_in(out):
         for row in rows:
             own, other = on_model(row, asked.model, asked.pretrained)
             why = ", ".join(filter(None, [other, f"{asked.sample} pictures" if asked.sample else ""]))
             note = f"not comparable: {why}" if why else ""
             if row.dataset not in roots:
-                found.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
+                reproduced.append(Reproduced(row, None, None, f"not run: add --root {row.dataset}=DIR"))
                 continue
             words = [*own.command(roots[row.dataset], str(out / row.id)), *more]
             terminal.say(shlex.join(["cliploc", *words]), style="dim")
@@ -76,12 +81,14 @@ def reproduce(asked: ReproduceFlags) -> int:
             ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
             if code == SOME_FAILED:
                 note = "; ".join(filter(None, [note, "some pictures failed"]))
-            found.append(Reproduced(row, ours, ends, "not run: see the line above" if code == NOTHING_DONE else note))
+            reproduced.append(
+                Reproduced(row, ours, ends, "not run: see the line above" if code == NOTHING_DONE else note)
+            )
             if code not in (DONE, SOME_FAILED, NOTHING_DONE):  # interrupted
                 return code
-        document = {"kind": "reproduced", "rows": [one.document() for one in found]}
+        document = {"kind": "reproduced", "rows": [row.document() for row in reproduced]}
         with own_temporaries(out, "reproduced"):
             write(out / FILE, json_text(document).encode())
-    print_result(terminal, document, titled(table_of(found)), as_json=asked.as_json)
-    computed = [one.ours is not None for one in found]
+    print_result(terminal, document, titled(table_of(reproduced)), as_json=asked.as_json)
+    computed = [row.ours is not None for row in reproduced]
     return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE

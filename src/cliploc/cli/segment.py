@@ -66,7 +66,7 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
         from cliploc.segmentation import protocol_for
 
         protocol = protocol_for(names, around, segmentation)
-        labels = [one.name for one in protocol.classes]
+        labels = [class_name.name for class_name in protocol.classes]
         use_threads(asked.threads)
         localizer, segmenter = _loaded(options, protocol)
         for reason in segmenter.unknown.values():
@@ -131,8 +131,8 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
             name = run.names.drawing(source, "_segments", picture.image.size)
             draw = partial(draw_segments, picture.image, labels, names, how)
             run.draw(source, record, "segments", name, draw, what="its segments", kept="its label map is kept")
-        shown = [one for one in record["names"] if one["value"] or one["pixels"]]  # many runs have no background
-        run.done(source, record, [(one["name"], f"{100 * one['share']:5.1f} %") for one in shown])
+        shown = [name for name in record["names"] if name["value"] or name["pixels"]]  # many runs have no background
+        run.done(source, record, [(name["name"], f"{100 * name['share']:5.1f} %") for name in shown])
 
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
@@ -148,5 +148,5 @@ def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
         "cosines": method.cosines,
         "protocol": segmenter.protocol.describe(),
         "unknown": segmenter.unknown,
-        "labels": label_legend([one.name for one in segmenter.protocol.classes[1:]])["labels"],
+        "labels": label_legend([class_name.name for class_name in segmenter.protocol.classes[1:]])["labels"],
     }

@@ -37,17 +37,19 @@ def help(
         rows: list[Sequence[str | Text]] = [title_row("topic", "title")]
         for section, names in _sections().items():
             rows += [["", ""], [styled(section, "bold"), ""]]
-            rows += [[f"  {one}", _page(one).partition("\n")[0].removeprefix("# ").replace("`", "")] for one in names]
+            rows += [
+                [f"  {page}", _page(page).partition("\n")[0].removeprefix("# ").replace("`", "")] for page in names
+            ]
         terminal.listing(rows)
         terminal.data("\ncliploc help TOPIC shows the beginning of a page, and --all the whole page.")
         terminal.data("cliploc COMMAND --help lists the options of a command.")
         return DONE
-    pages = {one for names in _sections().values() for one in names}
+    pages = {page for names in _sections().values() for page in names}
     if name in pages:
         page = _page(name)
         first, *sections = page.split("\n## ")
         if sections and not whole:
-            titles = "\n".join(f"* {one.partition(chr(10))[0]}" for one in sections)
+            titles = "\n".join(f"* {section.partition(chr(10))[0]}" for section in sections)
             page = f"{first.rstrip()}\n\nSections of the whole page (`cliploc help {name} --all`):\n\n{titles}\n"
         if sys.stdout.isatty():
             from rich.markdown import Markdown  # takes time to import
@@ -76,7 +78,7 @@ def _sections() -> dict[str, list[str]]:
     seen = {"index"}
     for part in _page("index").split("\n## ")[1:]:
         heading, _, text = part.partition("\n")
-        names = dict.fromkeys(one for one in LINK.findall(text) if one not in seen)
+        names = dict.fromkeys(name for name in LINK.findall(text) if name not in seen)
         seen.update(names)
         sections[heading] = list(names)
     sections["More"] = sorted({path.stem for path in docs_folder().glob("*.md")} - seen)  # the index does not name them

@@ -112,4 +112,4 @@ def _written(asked: TrainFlags) -> list[Path]:
     out = user_path(asked.out)
     features = user_path(asked.features or out.parent / "features")
     there = [out.parent, out.with_name(f"{out.name}.training"), *features.glob("*/view-*")]
-    return [one for one in there if one.is_dir()]
+    return [path for path in there if path.is_dir()]

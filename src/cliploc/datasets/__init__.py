@@ -68,18 +68,20 @@ def open_dataset(
     if not root.is_dir():
         raise UsageError(f"expected a folder with {entry.title}, found none at {root}: check the path")
     problems = Problems()
-    found = entry.read(root, part.name, problems)
-    candidates = found.candidates
+    annotations = entry.read(root, part.name, problems)
+    candidates = annotations.candidates
     if chosen is not None or classes is not None:
-        wanted = chosen.labels(found.classes, name) if chosen else labels_of(classes or (), found.classes)
-        candidates = [one for one in candidates if one.label in wanted]
-    samples = draw.of(candidates, Checker(problems, len(found.classes)).sample)
+        wanted = chosen.labels(annotations.classes, name) if chosen else labels_of(classes or (), annotations.classes)
+        candidates = [candidate for candidate in candidates if candidate.label in wanted]
+    samples = draw.of(candidates, Checker(problems, len(annotations.classes)).sample)
     if not samples:
         raise nothing_usable(name, root, problems, "no sample has a class that is asked for")
     # A name is not absent because none of its boxes can be used.
-    used = {(one.path, one.label) for one in samples}
-    unclear = found.unclear.union((one.path, one.label) for one in candidates).difference(used)
-    return Dataset(name, root, part.name, part.role, found.classes, samples, tuple(problems.met), unclear, found.absent)
+    used = {(sample.path, sample.label) for sample in samples}
+    unclear = annotations.unclear.union((candidate.path, candidate.label) for candidate in candidates).difference(used)
+    return Dataset(
+        name, root, part.name, part.role, annotations.classes, samples, tuple(problems.met), unclear, annotations.absent
+    )
 
 
 def open_asked(
@@ -101,7 +103,7 @@ def open_asked(
         limit, sample: of pictures.
     """
     draw = Draw(limit, sample, seed)
-    found = open_dataset(name, root, split, subset=subset, classes=classes)
+    dataset = open_dataset(name, root, split, subset=subset, classes=classes)
     whole = subset is None and classes is None
-    names = range(len(found.classes)) if whole else {one.label for one in found.samples}
-    return asked_pictures(found, negatives, names, draw)
+    names = range(len(dataset.classes)) if whole else {sample.label for sample in dataset.samples}
+    return asked_pictures(dataset, negatives, names, draw)

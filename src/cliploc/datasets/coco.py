@@ -37,8 +37,10 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     document = json_object(path)
     pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
     with coco_format(path, "export"):
-        classes = {int(one["id"]): ClassName(one["name"], (one["name"],)) for one in document["categories"]}
-        return found_in(document, classes, pictures, lambda one: str(one["file_name"]), problems)
+        classes = {
+            int(category["id"]): ClassName(category["name"], (category["name"],)) for category in document["categories"]
+        }
+        return found_in(document, classes, pictures, lambda image: str(image["file_name"]), problems)
 
 
 def found_in(
@@ -57,38 +59,38 @@ def found_in(
     labels = {category: label for label, category in enumerate(sorted(names))}
     classes = tuple(replace(names[category], wnid=str(category)) for category in labels)
     images: dict[int, Mapping[str, Any]] = {}
-    for one in document["images"]:
-        if images.setdefault(int(one["id"]), one) is not one:
-            reason = f"image {one['id']} is there twice: the first is used"
-            problems.add("duplicate id", place(one), reason)
+    for described in document["images"]:
+        if images.setdefault(int(described["id"]), described) is not described:
+            reason = f"image {described['id']} is there twice: the first is used"
+            problems.add("duplicate id", place(described), reason)
     boxes: dict[tuple[int, int], list[Box]] = {}  # of each image and category
     left_out: set[tuple[int, int]] = set()  # those with a crowd, or without a box
     seen = set()
-    for one in document["annotations"]:
-        image, category = int(one["image_id"]), int(one["category_id"])
-        source = f"annotation {one.get('id', '')} of image {image}"
-        if "id" in one and one["id"] in seen:
+    for described in document["annotations"]:
+        image, category = int(described["image_id"]), int(described["category_id"])
+        source = f"annotation {described.get('id', '')} of image {image}"
+        if "id" in described and described["id"] in seen:
             problems.add("duplicate id", source, "its id is there twice: left out")
             continue
-        seen.add(one.get("id"))
+        seen.add(described.get("id"))
         if image not in images:
             problems.add("metadata", source, "no such image in the file: left out")
         elif category not in labels:
             problems.add("label mismatch", source, f"no category {category} in the file: left out")
-        elif one.get("iscrowd", 0):
+        elif described.get("iscrowd", 0):
             problems.add("crowd", source, "a crowd: its box is left out")
             left_out.add((image, category))
-        elif not one.get("bbox"):
+        elif not described.get("bbox"):
             problems.add("empty annotation", source, "no bbox: left out")
             left_out.add((image, category))
         else:
-            x, y, width, height = map(float, one["bbox"])
+            x, y, width, height = map(float, described["bbox"])
             boxes.setdefault((image, category), []).append((x, y, x + width, y + height))
-    ids = picture_ids(place(one) for one in images.values())
+    ids = picture_ids(place(image) for image in images.values())
     candidates = []
     for (image, category), of_both in sorted(boxes.items()):
         name = place(images[image])
         size = (int(images[image]["width"]), int(images[image]["height"]))
         candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
-    unclear = {(pictures / place(images[one]), labels[kind]) for one, kind in left_out}
+    unclear = {(pictures / place(images[image_id]), labels[kind]) for image_id, kind in left_out}
     return Found(classes, candidates, frozenset(unclear))

@@ -49,36 +49,38 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     of_class = _table(base / "image_class_labels.txt", 2, lambda cells: cells[0], problems)
     is_train = _table(base / "train_test_split.txt", 2, lambda cells: bool(FLAGS.index(cells[0])), problems)
     candidates = []
-    for one, path in paths.items():
-        if one not in is_train or one not in of_class:
-            name = "image_class_labels.txt" if one in is_train else "train_test_split.txt"
-            problems.add("label mismatch", path, f"image {one} is not in {name}: left out")
+    for image_id, path in paths.items():
+        if image_id not in is_train or image_id not in of_class:
+            name = "image_class_labels.txt" if image_id in is_train else "train_test_split.txt"
+            problems.add("label mismatch", path, f"image {image_id} is not in {name}: left out")
             continue
-        if is_train[one] != (split == "train"):
+        if is_train[image_id] != (split == "train"):
             continue
-        of_image = labels.get(of_class[one])
+        of_image = labels.get(of_class[image_id])
         if of_image is None or classes[of_image].wnid != path.split("/")[0]:
             expected = "none of classes.txt" if of_image is None else classes[of_image].wnid
-            problems.add("label mismatch", path, f"labelled {of_class[one]} ({expected}), not as its folder: left out")
+            problems.add(
+                "label mismatch", path, f"labelled {of_class[image_id]} ({expected}), not as its folder: left out"
+            )
             continue
-        found = [boxes[one]] if one in boxes else []
-        candidates.append(Candidate(path, base / "images" / path, of_image, found))
-    for one in sorted(boxes.keys() - paths.keys()):
-        problems.add("metadata", one, "in bounding_boxes.txt, but not in images.txt: add it or remove it")
+        image_boxes = [boxes[image_id]] if image_id in boxes else []
+        candidates.append(Candidate(path, base / "images" / path, of_image, image_boxes))
+    for image_id in sorted(boxes.keys() - paths.keys()):
+        problems.add("metadata", image_id, "in bounding_boxes.txt, but not in images.txt: add it or remove it")
     return Found(tuple(classes), candidates)
 
 
 def _table(path: Path, count: int, parse: Callable[[Sequence[str]], T], problems: Problems) -> dict[str, T]:
     """Image id → the parsed rest of its line; the first line of an id counts."""
     table: dict[str, T] = {}
-    for one, *cells in words(path, count):
-        if one in table:
-            problems.add("duplicate id", one, f"twice in {path.name}: the first line is used")
+    for key, *cells in words(path, count):
+        if key in table:
+            problems.add("duplicate id", key, f"twice in {path.name}: the first line is used")
             continue
         try:
-            table[one] = parse(cells)
+            table[key] = parse(cells)
         except ValueError:
-            raise UsageError(f"{path}: expected numbers for image {one}, got {' '.join(cells)}: correct it") from None
+            raise UsageError(f"{path}: expected numbers for image {key}, got {' '.join(cells)}: correct it") from None
     return table
 
 

@@ -56,7 +56,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
 
 def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:
     """Sentence and place, entity, and words of each phrase."""
-    for i, line in enumerate(one for one in lines_of(path) if one.strip()):
+    for i, line in enumerate(line for line in lines_of(path) if line.strip()):
         for j, (entity, phrase) in enumerate(PHRASE.findall(line)):
             yield f"{i}/{j}", entity, plain_phrase(phrase)
 
@@ -66,10 +66,10 @@ def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
     root = read_xml(path, MOST_TEXT)
     size = whole(root.findtext("size/width") or ""), whole(root.findtext("size/height") or "")
     boxes: dict[str, list[Box]] = {}
-    for one in root.iter("object"):
-        if (box := one.find("bndbox")) is None:
+    for thing in root.iter("object"):
+        if (box := thing.find("bndbox")) is None:
             continue
         x0, y0, x1, y1 = (finite(box.findtext(tag) or "") for tag in ("xmin", "ymin", "xmax", "ymax"))
-        for name in one.findall("name"):
+        for name in thing.findall("name"):
             boxes.setdefault((name.text or "").strip(), []).append((x0 - 1, y0 - 1, x1, y1))
     return size, boxes

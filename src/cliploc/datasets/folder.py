@@ -57,8 +57,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     labels = {name: i for i, name in enumerate(names)}
     known = Counter(picture for picture, _ in boxes)
     candidates = [
-        Candidate(f"{one}/{label}" if known[one] > 1 else one, root / one, labels[label], of_both, upright=True)
-        for (one, label), of_both in sorted(boxes.items())
+        Candidate(f"{name}/{label}" if known[name] > 1 else name, root / name, labels[label], of_both, upright=True)
+        for (name, label), of_both in sorted(boxes.items())
     ]
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root).as_posix()

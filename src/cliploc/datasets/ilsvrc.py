@@ -57,7 +57,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         claims = claims_of_metadata(metadata, problems)
     else:
         folder = needed_folder(root, (*ANNOTATIONS, METADATA[0]), "annotations")
-        claims = _of_xml(folder, places, {one.wnid: i for i, one in enumerate(classes)}, problems)
+        claims = _of_xml(folder, places, {class_name.wnid: i for i, class_name in enumerate(classes)}, problems)
     candidates = []
     for image_id, label, size_wh, boxes in claims:
         name = image_id.rsplit("/", 1)[-1]
@@ -78,11 +78,11 @@ def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], 
     for file in files:
         name = f"{file.stem}.JPEG"
         try:
-            found = read_annotation(file)
+            annotation = read_annotation(file)
         except InputError as error:
             problems.add("broken annotation", f"val/{name}", str(error))
             continue
-        wnids = sorted({thing.name for thing in found.things})
+        wnids = sorted({thing.name for thing in annotation.things})
         if not wnids:
             problems.add("empty annotation", f"val/{name}", f"no object in {file}: left out")
         elif len(wnids) > 1 or wnids[0] not in labels:
@@ -90,4 +90,4 @@ def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], 
                 "label mismatch", f"val/{name}", f"expected objects of one of ILSVRC's classes, got {wnids}: left out"
             )
         else:
-            yield name, labels[wnids[0]], found.size_wh, tuple(thing.box for thing in found.things)
+            yield name, labels[wnids[0]], annotation.size_wh, tuple(thing.box for thing in annotation.things)

@@ -69,8 +69,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
             reason = f"annotated as {label}, but in the folder {folder}: left out"
             problems.add("label mismatch", f"val2/{name}", reason)
             continue
-        files = [one.split("/")[-1] for one in (name, other.get(f"{label}/{file}")) if one]
-        places = [pictures / place / one for one in files for place in (str(label), wnid) if place]
+        files = [spelling.split("/")[-1] for spelling in (name, other.get(f"{label}/{file}")) if spelling]
+        places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
         candidates.append(Candidate(f"val2/{name}", path, label, boxes, size_wh, hint=hint))

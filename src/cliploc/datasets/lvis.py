@@ -38,19 +38,21 @@ val2017/000000397133.jpg     names; val has pictures of both
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: val2017/000000397133/62."""
     places = [root / place / f"lvis_v1_{split}.json" for place in ("", "annotations", "annotations/lvis_v1")]
-    path = next((one for one in places if one.is_file()), places[0])
+    path = next((path for path in places if path.is_file()), places[0])
     document = json_object(path)
     if not (root / "train2017").is_dir() and not (root / "val2017").is_dir():
         raise UsageError(f"expected COCO's pictures in {root}/train2017 and {root}/val2017; found none: {HELP}")
     with coco_format(path, "download"):
         names = {}
-        for one in document["categories"]:  # its name and synonyms, such as alarm_clock, with spaces for underscores
-            written = [one["name"], *one.get("synonyms", ())]
+        for category in document[
+            "categories"
+        ]:  # its name and synonyms, such as alarm_clock, with spaces for underscores
+            written = [category["name"], *category.get("synonyms", ())]
             words = tuple(dict.fromkeys(str(word).replace("_", " ").replace("/", " or ") for word in written))
-            names[int(one["id"])] = ClassName(words[0], words)
+            names[int(category["id"])] = ClassName(words[0], words)
         labels = {category: label for label, category in enumerate(sorted(names))}
-        absent = {root / _place(one): frozenset(labels[kind] for kind in one["neg_category_ids"] if kind in labels)
-                  for one in document["images"]}  # fmt: skip
+        absent = {root / _place(image): frozenset(labels[kind] for kind in image["neg_category_ids"] if kind in labels)
+                  for image in document["images"]}  # fmt: skip
         return replace(found_in(document, names, root, _place, problems), absent=absent)
 
 

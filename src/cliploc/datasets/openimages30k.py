@@ -40,33 +40,41 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     metadata = needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
     base = root / "OpenImages" if (root / "OpenImages").is_dir() else root
     listed = list(dict.fromkeys(row[0] for row in csv_rows(metadata / "image_ids.txt", 1)))
-    labels = {one: int(numbers[0]) for one, numbers in csv_numbers(metadata / "class_labels.txt", 1)}
+    labels = {image_id: int(numbers[0]) for image_id, numbers in csv_numbers(metadata / "class_labels.txt", 1)}
     masks: dict[str, list[Path]] = {}
     ignores: dict[str, list[Path]] = {}
-    for one, mask, region in csv_rows(metadata / "localization.txt", 3):
-        masks.setdefault(one, []).append(base / mask)
+    for image_id, mask, region in csv_rows(metadata / "localization.txt", 3):
+        masks.setdefault(image_id, []).append(base / mask)
         if region:
-            ignores.setdefault(one, []).append(base / region)
+            ignores.setdefault(image_id, []).append(base / region)
     for name, there in (("class_labels", labels.keys()), ("localization", masks.keys())):
-        for one in sorted(there - set(listed)):
-            problems.add("metadata", one, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
+        for image_id in sorted(there - set(listed)):
+            problems.add("metadata", image_id, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
     mids: dict[int, str] = {}
     candidates = []
-    for one in listed:
-        if one not in labels:
-            problems.add("metadata", one, "not in class_labels.txt: add its line")
+    for image_id in listed:
+        if image_id not in labels:
+            problems.add("metadata", image_id, "not in class_labels.txt: add its line")
             continue
-        mid = Path(one).parent.name
-        if mids.setdefault(labels[one], mid) != mid:
-            reason = f"labelled {labels[one]}, which is {mids[labels[one]]}, but in the folder {mid}: left out"
-            problems.add("label mismatch", one, reason)
+        mid = Path(image_id).parent.name
+        if mids.setdefault(labels[image_id], mid) != mid:
+            reason = (
+                f"labelled {labels[image_id]}, which is {mids[labels[image_id]]}, but in the folder {mid}: left out"
+            )
+            problems.add("label mismatch", image_id, reason)
             continue
-        ignore = ignores.get(one, [])
+        ignore = ignores.get(image_id, [])
         if len(ignore) > 1:
-            problems.add("metadata", one, f"{len(ignore)} regions to ignore: the first is used")
+            problems.add("metadata", image_id, f"{len(ignore)} regions to ignore: the first is used")
         region_to_ignore = ignore[0] if ignore else None
         candidates.append(
-            Candidate(one, base / one, labels[one], masks=tuple(masks.get(one, ())), ignore=region_to_ignore)
+            Candidate(
+                image_id,
+                base / image_id,
+                labels[image_id],
+                masks=tuple(masks.get(image_id, ())),
+                ignore=region_to_ignore,
+            )
         )
     names = {row[0].removeprefix("/m/"): row[1] for row in csv_rows(root / NAMES, 2)}
     classes = []

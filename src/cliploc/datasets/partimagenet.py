@@ -33,12 +33,12 @@ images/test/*.JPEG           the pictures (also: test/)
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: n01440764_10043/20."""
     places = [root / place / f"{split}.json" for place in (f"annotations/{split}", "annotations", "")]
-    path = next((one for one in places if one.is_file()), places[0])
+    path = next((path for path in places if path.is_file()), places[0])
     document = json_object(path)
     pictures = needed_folder(root, (f"images/{split}", split), "pictures")
     with coco_format(path, "download"):
         names = {}
-        for one in document["categories"]:  # "quadruped head" of Quadruped Head
-            words = " ".join(str(one["name"]).replace("_", " ").lower().split())
-            names[int(one["id"])] = ClassName(words, (words,))
-        return found_in(document, names, pictures, lambda one: str(one["file_name"]), problems)
+        for category in document["categories"]:  # "quadruped head" of Quadruped Head
+            words = " ".join(str(category["name"]).replace("_", " ").lower().split())
+            names[int(category["id"])] = ClassName(words, (words,))
+        return found_in(document, names, pictures, lambda image: str(image["file_name"]), problems)

@@ -49,7 +49,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture, ref and sentence: COCO_train2014_000000581857/0/2."""
     path = next((root / f"refs({by}).json" for by in BY if (root / f"refs({by}).json").is_file()), None)
     if path is None:
-        pickled = next((one for by in BY if (one := root / f"refs({by}).p").is_file()), None)
+        pickled = next((refs_file for by in BY if (refs_file := root / f"refs({by}).p").is_file()), None)
         if pickled is not None:
             raise UsageError(f"expected {pickled.with_suffix('.json')}, found no such file beside {pickled}: {CONVERT}")
         raise UsageError(f"expected {root / 'refs(unc).json'}, found no such file: {CONVERT}")
@@ -61,11 +61,11 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     document = json_object(root / "instances.json")
     pictures = needed_folder(root, PICTURES, "pictures").resolve()
     with coco_format(root / "instances.json", "download"):
-        images = {int(one["id"]): one for one in document["images"]}
-        things = {int(one["id"]): one for one in document["annotations"]}
+        images = {int(image["id"]): image for image in document["images"]}
+        things = {int(thing["id"]): thing for thing in document["annotations"]}
     with coco_format(path, "convert"):
         rows: list[PhraseRow] = []
-        for ref in sorted((one for one in refs if one["split"] == split), key=lambda one: int(one["image_id"])):
+        for ref in sorted((ref for ref in refs if ref["split"] == split), key=lambda ref: int(ref["image_id"])):
             source = f"ref {ref['ref_id']}"
             image, thing = images.get(int(ref["image_id"])), things.get(int(ref["ann_id"]))
             if image is None or thing is None:
@@ -82,6 +82,6 @@ def read(root: Path, split: str, problems: Problems) -> Found:
                     (name, phrase, pictures / image["file_name"], [(x, y, x + width, y + height)], size)
                 )  # fmt: skip
     if not rows:
-        there = ", ".join(sorted({str(one["split"]) for one in refs})) or "none"
+        there = ", ".join(sorted({str(ref["split"]) for ref in refs})) or "none"
         raise UsageError(f"expected refs of the split {split} in {path}, found none: it has {there}")
     return found_phrases(rows)

@@ -73,28 +73,30 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     usual = {} if own else USUAL
     names = {name: usual.get(name, (name,)) for name in own or NAMES}
     stems = (row[0].split()[0] for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1))
-    read = ((one, _read_or_problem(base / "Annotations" / f"{one}.xml", one, problems)) for one in stems)
-    pictures = ((stem, base / "JPEGImages" / f"{stem}.jpg", found) for stem, found in read if found is not None)
+    read = ((stem, _read_or_problem(base / "Annotations" / f"{stem}.xml", stem, problems)) for stem in stems)
+    pictures = (
+        (stem, base / "JPEGImages" / f"{stem}.jpg", annotation) for stem, annotation in read if annotation is not None
+    )
     return _found(names, pictures, problems)
 
 
 def _plain(root: Path, problems: Problems) -> Found:
     """Reads a folder without lists, as labelling tools write it."""
-    places = (root / place / one for place in PLACES for one in PLAIN_XML)
-    folder = next((one for one in places if one.is_dir() and any(one.glob("*.xml"))), None)
+    places = (root / place / name for place in PLACES for name in PLAIN_XML)
+    folder = next((path for path in places if path.is_dir() and any(path.glob("*.xml"))), None)
     if folder is None:
         raise UsageError(f"expected a folder Annotations below {root}, or XML in {root}, found none: {HELP}")
     base = folder.parent if folder.name in PLAIN_XML else folder
     read = {path.stem: _read_or_problem(path, path.stem, problems) for path in sorted(folder.glob("*.xml"))}
-    there = {stem: found for stem, found in read.items() if found is not None}
-    own = _own_names(base) or sorted({thing.name for found in there.values() for thing in found.things})
-    folders = [*(base / one for one in PLAIN_PICTURES), folder]
-    first = next(one for one in folders if one.is_dir())
+    there = {stem: annotation for stem, annotation in read.items() if annotation is not None}
+    own = _own_names(base) or sorted({thing.name for annotation in there.values() for thing in annotation.things})
+    folders = [*(base / place for place in PLAIN_PICTURES), folder]
+    first = next(path for path in folders if path.is_dir())
     endings = [end for suffix in sorted(SUFFIXES) for end in (suffix, suffix.upper())]
     pictures = []
-    for stem, found in there.items():
-        paths = (one / f"{stem}{end}" for one in folders for end in endings)
-        pictures.append((stem, next((one for one in paths if one.is_file()), first / f"{stem}.jpg"), found))
+    for stem, annotation in there.items():
+        paths = (place / f"{stem}{end}" for place in folders for end in endings)
+        pictures.append((stem, next((path for path in paths if path.is_file()), first / f"{stem}.jpg"), annotation))
     return _found({name: (name,) for name in own}, pictures, problems)
 
 
@@ -117,11 +119,11 @@ def _found(
     """The candidates of pictures, each with its id and annotation; `names`: name in the files → synonyms."""
     labels = {name: label for label, name in enumerate(names)}
     candidates, difficult = [], set()
-    for stem, path, found in pictures:
-        if not found.things:
+    for stem, path, annotation in pictures:
+        if not annotation.things:
             problems.add("empty annotation", stem, "no object: left out")
         boxes: dict[str, list[Box]] = {}
-        for thing in found.things:
+        for thing in annotation.things:
             if thing.name not in labels:
                 reason = f"an object is {thing.name!r}, not one of the {len(labels)} classes: left out; see classes.txt"
                 problems.add("label mismatch", stem, reason)
@@ -132,7 +134,7 @@ def _found(
                 x0, y0, x1, y1 = thing.box
                 boxes.setdefault(thing.name, []).append((x0 - 1, y0 - 1, x1, y1))
         for name in sorted(boxes, key=labels.__getitem__):
-            candidates.append(Candidate(f"{stem}/{name}", path, labels[name], boxes[name], found.size_wh))
+            candidates.append(Candidate(f"{stem}/{name}", path, labels[name], boxes[name], annotation.size_wh))
     classes = tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items())
     return Found(classes, candidates, frozenset(difficult))
 
@@ -162,13 +164,13 @@ def read_annotation(path: Path) -> Annotation:
         size = root.find("size")
         wh = None if size is None else (whole(_text(size, "width")), whole(_text(size, "height")))
         things = []
-        for one in root.iter("object"):
-            box = one.find("bndbox")
+        for thing in root.iter("object"):
+            box = thing.find("bndbox")
             if box is None:
                 raise ValueError("an object without its bndbox")
             corners = [finite(_text(box, tag)) for tag in ("xmin", "ymin", "xmax", "ymax")]
-            difficult = (one.findtext("difficult") or "0").strip() == "1"
-            things.append(Thing(_text(one, "name"), (corners[0], corners[1], corners[2], corners[3]), difficult))
+            difficult = (thing.findtext("difficult") or "0").strip() == "1"
+            things.append(Thing(_text(thing, "name"), (corners[0], corners[1], corners[2], corners[3]), difficult))
     except FileNotFoundError:
         raise InputError(f"expected an annotation at {path}, found none: left out") from None
     except (ValueError, OSError) as error:

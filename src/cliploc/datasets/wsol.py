@@ -72,7 +72,11 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         raise UsageError(f"expected {path} to begin with the line label,wnid,synset_words: write it")
     if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
         raise UsageError(f"expected the labels 0, 1, 2 … in {path}, in order: sort and complete it")
-    known = {one.wnid: one for one in imagenet_class_names()} if any(row[1] for row in rows[1:]) else {}
+    known = (
+        {class_name.wnid: class_name for class_name in imagenet_class_names()}
+        if any(row[1] for row in rows[1:])
+        else {}
+    )
     classes = []
     for _, wnid, words in rows[1:]:
         synonyms = tuple(word.strip() for word in words.split(","))
@@ -94,39 +98,39 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
         raise UsageError(f"expected image ids in {folder / 'image_ids.txt'}, found none: check the file")
     labels: dict[str, tuple[float, ...]] = {}
     sizes: dict[str, tuple[float, ...]] = {}
-    for found, path, count in ((labels, folder / "class_labels.txt", 1), (sizes, folder / "image_sizes.txt", 2)):
-        for one, values in csv_numbers(path, count):
-            if found.setdefault(one, values) != values:
-                refuse(one, f"two different lines in {path.name}, the first is used: correct the file")
+    for table, path, count in ((labels, folder / "class_labels.txt", 1), (sizes, folder / "image_sizes.txt", 2)):
+        for key, values in csv_numbers(path, count):
+            if table.setdefault(key, values) != values:
+                refuse(key, f"two different lines in {path.name}, the first is used: correct the file")
     boxes: dict[str, list[Box]] = {}
-    for one, box in csv_numbers(folder / "localization.txt", 4, whole=False):
-        boxes.setdefault(one, []).append(cast(Box, box))
-    for one, count in Counter(listed).items():
+    for key, box in csv_numbers(folder / "localization.txt", 4, whole=False):
+        boxes.setdefault(key, []).append(cast(Box, box))
+    for key, count in Counter(listed).items():
         if count > 1:
-            refuse(one, f"{count} times in image_ids.txt: counted once")
+            refuse(key, f"{count} times in image_ids.txt: counted once")
     asked = list(dict.fromkeys(listed))
     known = set(asked)
     files: tuple[tuple[str, Mapping[str, object]], ...]
     files = (("class_labels", labels), ("image_sizes", sizes), ("localization", boxes))
     for name, there in files:
-        for one in there:
-            if one not in known:
-                refuse(one, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
+        for key in there:
+            if key not in known:
+                refuse(key, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
     truths = []
-    for one in asked:
-        absent = [name for name, there in files if one not in there]
+    for key in asked:
+        absent = [name for name, there in files if key not in there]
         if absent:
-            refuse(one, f"not in {absent[0]}.txt: add its line")
-        elif not safe_id(one):
-            refuse(one, "expected an image id that stays inside the folder of maps: use a relative path")
-        elif not all(1 <= side <= MAX_SIDE for side in sizes[one]):
-            came = f"got {by(sizes[one])}: correct image_sizes.txt"
-            refuse(one, f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, {came}")
-        elif len(boxes[one]) > MAX_BOXES:
-            refuse(one, f"expected at most {MAX_BOXES} boxes, got {len(boxes[one])}: correct localization.txt")
+            refuse(key, f"not in {absent[0]}.txt: add its line")
+        elif not safe_id(key):
+            refuse(key, "expected an image id that stays inside the folder of maps: use a relative path")
+        elif not all(1 <= side <= MAX_SIDE for side in sizes[key]):
+            came = f"got {by(sizes[key])}: correct image_sizes.txt"
+            refuse(key, f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, {came}")
+        elif len(boxes[key]) > MAX_BOXES:
+            refuse(key, f"expected at most {MAX_BOXES} boxes, got {len(boxes[key])}: correct localization.txt")
         else:
-            width, height = map(int, sizes[one])
-            truths.append(Truth(one, int(labels[one][0]), (width, height), tuple(boxes[one])))
+            width, height = map(int, sizes[key])
+            truths.append(Truth(key, int(labels[key][0]), (width, height), tuple(boxes[key])))
     return asked, truths
 
 
@@ -143,7 +147,10 @@ def claims_of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
 
 def imagenet_class_names() -> tuple[ClassName, ...]:
     """ILSVRC's classes in the order of their labels, with the names and synonyms that prompts use."""
-    return tuple(ClassName(one.name, (one.name, *one.synonyms), one.wnid) for one in imagenet_classes())
+    return tuple(
+        ClassName(class_name.name, (class_name.name, *class_name.synonyms), class_name.wnid)
+        for class_name in imagenet_classes()
+    )
 
 
 def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:
@@ -155,7 +162,7 @@ def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> 
     if not rows:
         raise UsageError(f"expected predictions in {path}, found none: write one line image_id,class,class,… per image")
     ranked: dict[str, list[int]] = {}
-    for i, (one, *cells) in enumerate(rows, start=1):
+    for i, (image_id, *cells) in enumerate(rows, start=1):
         try:
             classes = [int(cell) for cell in cells]
         except ValueError:
@@ -163,6 +170,6 @@ def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> 
         if not classes or len(cells) != len(rows[0]) - 1:
             wanted = f"{len(rows[0]) - 1} classes as in the first row" if len(rows[0]) > 1 else "at least one class"
             raise UsageError(f"{path}, row {i}: expected {wanted}, got {len(classes)}: correct the line")
-        if ranked.setdefault(one, classes) != classes:
-            leave_out(Problem("prediction", one, "two different lines, the first is used: correct the file"))
+        if ranked.setdefault(image_id, classes) != classes:
+            leave_out(Problem("prediction", image_id, "two different lines, the first is used: correct the file"))
     return ranked

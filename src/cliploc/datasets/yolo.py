@@ -80,14 +80,14 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             problems.add("empty annotation", name, "no box: left out")
         for label in sorted(boxes):
             candidates.append(Candidate(f"{name}/{label}", path, label, boxes[label], upright=True))
-    return Found(tuple(ClassName(names[one], (names[one],), str(one)) for one in sorted(names)), candidates)
+    return Found(tuple(ClassName(names[number], (names[number],), str(number)) for number in sorted(names)), candidates)
 
 
 def class_names(described: Path) -> dict[int, str]:
     """Number → name of each class in one of `CLASS_LISTS`."""
     plain = described.suffix == ".txt"
     listed = read_text(described, MOST_YAML).splitlines() if plain else read_yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): one for key, one in listed.items()}
+    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): name for key, name in listed.items()}
     return {number: str(name) for number, name in names.items() if str(name).strip()}
 
 
@@ -97,7 +97,7 @@ def _picture_of(root: Path, text: Path) -> Path:
     parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
     stem = root.joinpath(*parts)
     there = (stem.with_name(stem.stem + end) for suffix in sorted(SUFFIXES) for end in (suffix, suffix.upper()))
-    return next((one for one in there if one.is_file()), stem.with_name(f"{stem.stem}.jpg"))
+    return next((path for path in there if path.is_file()), stem.with_name(f"{stem.stem}.jpg"))
 
 
 def _boxes(text: Path, size_wh: Size) -> Iterator[tuple[int, Box]]:
@@ -107,7 +107,7 @@ def _boxes(text: Path, size_wh: Size) -> Iterator[tuple[int, Box]]:
         if not line.strip():
             continue
         number, *values = line.split()
-        shares = [finite(one) for one in values]
+        shares = [finite(value) for value in values]
         if len(shares) == 4:
             x, y, w, h = shares
             xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]

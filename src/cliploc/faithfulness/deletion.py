@@ -77,8 +77,8 @@ def along(
         lines = (a + (b - a) * share for a, b in zip(known[first], known[end], strict=True))
         return all(abs(a - b) <= (tolerance or 0) for a, b in zip(known[middle], lines, strict=True))
 
-    for place, one in zip((0, last), ends, strict=True):
-        add([place], one)
+    for place, value in zip((0, last), ends, strict=True):
+        add([place], value)
     if inner := range(1, last) if tolerance is None else range(WIDTH, last, WIDTH):
         add(inner, score(inner))
     open_ = [] if tolerance is None else [(a, b) for a, b in pairwise(sorted(known)) if b - a > 1]
@@ -88,4 +88,4 @@ def along(
         bent = [(a, m, b) for (a, b), m in zip(open_, middles, strict=True) if not straight(a, m, b)]
         open_ = [(a, b) for ends_ in bent for a, b in pairwise(ends_) if b - a > 1]
     places = sorted(known)
-    return [np.interp(range(last + 1), places, [known[one][kind] for one in places]).tolist() for kind in (0, 1)]
+    return [np.interp(range(last + 1), places, [known[place][kind] for place in places]).tolist() for kind in (0, 1)]

@@ -70,4 +70,4 @@ def grid_with(judged: Judged, own: int) -> Tensor:
 def photographs(height: int, width: int) -> Tensor:
     """The photographs of the package, squashed to a size: `[n, 3, H, W]` in 0–1."""
     made = [load(photo.path).image.resize((width, height), Image.Resampling.BILINEAR) for photo in demo_photos()]
-    return torch.from_numpy(np.stack([np.asarray(one) for one in made])).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in made])).permute(0, 3, 1, 2).float() / 255

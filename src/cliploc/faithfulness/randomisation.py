@@ -29,5 +29,5 @@ class Randomisation(FaithfulnessMetric):
 
     def measure(self, judged: Judged) -> Measured:
         assert judged.others is not None
-        found = [spearman(judged.heat, judged.others.of_random_tower(share)) for share in SHARES]
-        return Measured({"randomisation": found[-1]}, {"randomisation": found})
+        likeness = [spearman(judged.heat, judged.others.of_random_tower(share)) for share in SHARES]
+        return Measured({"randomisation": likeness[-1]}, {"randomisation": likeness})

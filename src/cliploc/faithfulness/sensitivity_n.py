@@ -48,11 +48,11 @@ class SensitivityN(FaithfulnessMetric):
         change = judged.once(("cells", judged.target), score)
         heat = F.adaptive_avg_pool2d(judged.heat.cpu()[None, None], CELLS)[0, 0]  # [14, 14]
         removed = (cells * heat).flatten(1).sum(dim=1)
-        found = [
+        correlations = [
             pearson(a, b) for a, b in zip(torch.split(removed, SUBSETS), torch.split(change, SUBSETS), strict=True)
         ]
-        there = [value for value in found if value is not None]
-        return Measured({"sensitivity_n": sum(there) / len(there) if there else None}, {"sensitivity_n": found})
+        there = [value for value in correlations if value is not None]
+        return Measured({"sensitivity_n": sum(there) / len(there) if there else None}, {"sensitivity_n": correlations})
 
 
 def subsets(seed: int) -> Tensor:

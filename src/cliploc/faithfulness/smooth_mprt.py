@@ -36,8 +36,8 @@ class SmoothMprt(FaithfulnessMetric):
         assert others is not None
         pictures = judged.once("smooth", lambda: noisy(judged.images, judged.seed))  # [8, 3, H, W]
         own, *random = (others.of_pictures("smooth maps", pictures, share).mean(dim=0) for share in (0, *SHARES))
-        found = [spearman(own, one) for one in random]
-        return Measured({"smooth_mprt": found[-1]}, {"smooth_mprt": found})
+        likeness = [spearman(own, random_map) for random_map in random]
+        return Measured({"smooth_mprt": likeness[-1]}, {"smooth_mprt": likeness})
 
 
 def noisy(images: Tensor, seed: int) -> Tensor:

@@ -79,17 +79,17 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
         """The labels of several pictures; `batch_size` of the localizer says how many the model sees at once."""
         return [self._labels(result) for result in self._localizer(list(args), list(self.config.classes))]
 
-    def _labels(self, found: Localization) -> Any:
+    def _labels(self, localization: Localization) -> Any:
         labels: dict[str, Any] = {}
         for output in self.config.outputs:
             if output == "segmentation":
-                labels[output] = fo.Segmentation(mask=found.label_map())
+                labels[output] = fo.Segmentation(mask=localization.label_map())
             elif output == "heatmap":
-                for name, heat in zip(self.names, found.heatmaps, strict=True):
+                for name, heat in zip(self.names, localization.heatmaps, strict=True):
                     key = output if len(self.names) == 1 else f"{output}_{re.sub(r'[^0-9A-Za-z]+', '_', name)}"
                     labels[_free(key, labels)] = fo.Heatmap(map=heat, range=[0, 1])
             else:
-                labels[output] = fo.Detections(detections=_detections(found, masks=output == "instances"))
+                labels[output] = fo.Detections(detections=_detections(localization, masks=output == "instances"))
         return next(iter(labels.values())) if len(labels) == 1 else labels
 
 
@@ -102,13 +102,18 @@ def _free(key: str, taken: Mapping[str, Any]) -> str:
     return free
 
 
-def _detections(found: Localization, masks: bool) -> list[Any]:
+def _detections(localization: Localization, masks: bool) -> list[Any]:
     """Boxes as shares of the picture; a mask is that of the pixels in its box."""
-    width, height = found.image.size
-    of_boxes = dict(found.box_masks()) if masks else {}
+    width, height = localization.image.size
+    of_boxes = dict(localization.box_masks()) if masks else {}
     detections = []
     for i, (box, score, label) in enumerate(
-        zip(found.boxes.xyxy.astype(float), found.boxes.score, found.boxes.label.tolist(), strict=True)
+        zip(
+            localization.boxes.xyxy.astype(float),
+            localization.boxes.score,
+            localization.boxes.label.tolist(),
+            strict=True,
+        )
     ):
         x0, y0, x1, y1 = box.tolist()
         more: dict[str, Any] = {}
@@ -119,7 +124,7 @@ def _detections(found: Localization, masks: bool) -> list[Any]:
             more = {"mask": of_boxes[i][top:bottom, left:right]}
         relative = [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height]
         detections.append(
-            fo.Detection(label=found.names[label], bounding_box=relative, confidence=float(score), **more)
+            fo.Detection(label=localization.names[label], bounding_box=relative, confidence=float(score), **more)
         )
     return detections
 

@@ -73,10 +73,12 @@ class QuantusModel(nn.Module):
         """Pictures as the tower sees them, `[n, 3, H, W]` normalised: `x_batch` of Quantus."""
         height, width = self.input_hw
         how = RESAMPLING[self.backbone.interpolation]
-        squashed = [one.convert("RGB").resize((width, height), how) for one in images]
-        pixels = torch.from_numpy(np.stack([np.asarray(one) for one in squashed])).permute(0, 3, 1, 2).float() / 255
-        found: npt.NDArray[np.float32] = self.backbone.normalize(pixels).float().cpu().numpy()
-        return found
+        squashed = [image.convert("RGB").resize((width, height), how) for image in images]
+        pixels = (
+            torch.from_numpy(np.stack([np.asarray(picture) for picture in squashed])).permute(0, 3, 1, 2).float() / 255
+        )
+        prepared: npt.NDArray[np.float32] = self.backbone.normalize(pixels).float().cpu().numpy()
+        return prepared
 
 
 def explain(
@@ -100,11 +102,11 @@ def explain(
         text_cache=False, memory=None,
     )  # fmt: skip
     images = torch.from_numpy(np.asarray(inputs, np.float32))
-    pictures = [Image.fromarray(in_8_bits(one[None], model.backbone.normalize)) for one in images]
+    pictures = [Image.fromarray(in_8_bits(image[None], model.backbone.normalize)) for image in images]
     names = [[model.names[int(target)]] for target in np.asarray(targets)]
     results = Localizer(**options.given()).compare(pictures, names, {method: method_options or {}})
     hw = (images.shape[-2], images.shape[-1])
-    return np.stack([one[method].maps_over_picture(hw) for one in results])
+    return np.stack([result[method].maps_over_picture(hw) for result in results])
 
 
 # --------------------------------------------------------------------------------------------------- metrics of Quantus
@@ -152,15 +154,15 @@ def quantus_metric(
         def explained(model: Any, inputs: Any, targets: Any, **_: Any) -> FloatArray:  # noqa: ARG001
             assert judged.others is not None
             changed = torch.as_tensor(np.asarray(inputs)).to(judged.images)
-            maps = [judged.others.of_picture(one[None]) for one in changed]  # each [H, W]
+            maps = [judged.others.of_picture(image[None]) for image in changed]  # each [H, W]
             return torch.stack(maps)[:, None].cpu().numpy()
 
-        found = make()(
+        measured = make()(
             model=_Scored(judged.scorer), x_batch=judged.images.cpu().numpy(), y_batch=np.array([judged.target]),
             a_batch=judged.heat[None, None].cpu().numpy().copy(), channel_first=True, softmax=True,
             explain_func=explained if needs_method else None, device=str(judged.images.device),
         )  # fmt: skip
-        values = np.asarray(found, np.float64).ravel()
+        values = np.asarray(measured, np.float64).ravel()
         if len(values) != 1:
             raise UsageError(f"expected one number for a picture from {key}, got {len(values)}: set return_aggregate")
         return Measured({key: float(values[0]) if np.isfinite(values[0]) else None})

@@ -116,7 +116,7 @@ def annotate(
         UsageError: pictures, labels, a model or an option that cannot be used, or a folder with other settings.
         DiskFullError: no room on the disk.
     """
-    own = {one.name for one in fields(AnnotateOptions)} & more.keys()
+    own = {option.name for option in fields(AnnotateOptions)} & more.keys()
     asked = AnnotateOptions(**{name: more.pop(name) for name in own})
     chosen = chosen_exports(asked.formats)
     if isinstance(labels, str | os.PathLike):
@@ -128,10 +128,12 @@ def annotate(
     if asked.polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     OPTIONS["min_presence"].check(min_presence)
-    given_thresholds = [min_presence if one is None else one for one in names.thresholds]  # None: the usual
+    given_thresholds = [
+        min_presence if least_presence is None else least_presence for least_presence in names.thresholds
+    ]  # None: the usual
     DraftRule((), min_score, max_boxes, asked.nms_across, asked.unsure)  # refuses what cannot be used
-    for one in chosen:
-        one.check(ExportSettings(names.names, "", "", masks, asked.polygons))
+    for form in chosen:
+        form.check(ExportSettings(names.names, "", "", masks, asked.polygons))
 
     target = user_path(out)
     refuse_decisions(target)
@@ -139,11 +141,15 @@ def annotate(
     every = earlier.get("every") if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
-    found = there.pictures[: asked.limit]
+    picture_files = there.pictures[: asked.limit]
     given = None if asked.decisions is None else user_path(asked.decisions)
-    listed = [one for one in (pictures, labels) if isinstance(one, str | os.PathLike)]
-    _spare_inputs(target, [*(one.path for one in [*found, *there.videos]), *listed], given)
-    least = [one for one in (*given_thresholds, earlier.get("settings", {}).get("min_presence")) if one is not None]
+    listed = [listing for listing in (pictures, labels) if isinstance(listing, str | os.PathLike)]
+    _spare_inputs(target, [*(file.path for file in [*picture_files, *there.videos]), *listed], given)
+    least = [
+        presence
+        for presence in (*given_thresholds, earlier.get("settings", {}).get("min_presence"))
+        if presence is not None
+    ]
     settings = AnnotatorSettings(names, options, min_area, asked.groups, min(least, default=None), masks, asked.teach)
 
     worker = settings()  # refuses what cannot be used before anything is written
@@ -153,7 +159,7 @@ def annotate(
         notes.add([note])
     described = worker.describe()
     usual = worker.localizer.usual_min_presence
-    thresholds = tuple(usual if one is None else one for one in given_thresholds)
+    thresholds = tuple(usual if presence is None else presence for presence in given_thresholds)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
     prefix = asked.image_url
     if prefix is None:  # Label Studio serves folders below its document root, not the root itself
@@ -173,7 +179,7 @@ def annotate(
             "every": every,
         }
     )
-    files = [name for one in chosen for name in one.outputs]
+    files = [name for export in chosen for name in export.outputs]
     mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
         refuse_without("video", "a video")
@@ -186,25 +192,29 @@ def annotate(
                 changed["root"] = manifest["root"]  # the pictures may lie elsewhere now
                 if folder.read_manifest(target, KIND)["drafts"] != rule.document():
                     export_states.mark_stale(target)
-                folder.update_manifest(target, KIND, **{key: one for key, one in changed.items() if one is not None})
+                folder.update_manifest(
+                    target, KIND, **{key: value for key, value in changed.items() if value is not None}
+                )
                 unreadable: dict[str, str] = {}
                 if frames is not None and there.videos:
-                    found, unreadable = _with_frames(found, there.videos, frames, asked.limit, target, reporter)
+                    picture_files, unreadable = _with_frames(
+                        picture_files, there.videos, frames, asked.limit, target, reporter
+                    )
                 run = run_id(manifest)
                 edits.merge_saves(target, run)
-                unreadable |= _remove_stale(target, begun.damaged, found, run, notes)
-                found = [one for one in found if one.id not in unreadable]
-                of_run = AnnotatedFolder(target, manifest, found, there.skipped, unreadable)
+                unreadable |= _remove_stale(target, begun.damaged, picture_files, run, notes)
+                picture_files = [file for file in picture_files if file.id not in unreadable]
+                of_run = AnnotatedFolder(target, manifest, picture_files, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
             done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
-            todo = [one for one in found if one.id not in done]
+            todo = [file for file in picture_files if file.id not in done]
             size = shard_size(worker.localizer.options.batch_size, shard)
             free = (number for number in count() if number not in whole)
-            shards = {n: replace(one, index=n) for n, one in zip(free, shards_of(todo, size), strict=False)}
+            shards = {n: replace(shard, index=n) for n, shard in zip(free, shards_of(todo, size), strict=False)}
             keep = _Keep(target, shards, notes, reporter)
 
             reporter.phase("annotate")
-            reporter.start(len(todo), len(found))
+            reporter.start(len(todo), len(picture_files))
             not_applied: Mapping[str, str] = {}
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
                 of_review = given is not None and edits.is_review(given)
@@ -219,10 +229,10 @@ def annotate(
                     read, sources = edits.merge_corrections(of_run, given)
                     not_applied = read.problems
                     notes.add([correction_masks.in_words(sources)] if sources else [])
-                    untouched = len(found) - len(read.pictures)
+                    untouched = len(picture_files) - len(read.pictures)
                     notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
                 of_run.read_edits()
-                if left := sorted(of_run.corrected.keys() - {one.id for one in found} - unreadable.keys()):
+                if left := sorted(of_run.corrected.keys() - {file.id for file in picture_files} - unreadable.keys()):
                     notes.add([f"corrected, but not there now: {pictures_in_words(left)}; corrections go by the name"])
                 if "teaching" in described:
                     learns = partial(reporter.phase, "learning from the folder")
@@ -232,7 +242,7 @@ def annotate(
                     folder.update_manifest(target, KIND, drafts=of_run.rule.document())
                 state, before = folder.read_manifest(target, KIND), summary_of(target)
                 export = of_run.export_settings(state["image_url"], asked.polygons, asked.copy)
-                kept = [one for one in exports if _is_there(target, one, state["files"], before)]
+                kept = [export for export in exports if _is_there(target, export, state["files"], before)]
                 result = conclude(
                     of_run,
                     list(dict.fromkeys([*kept, *chosen])),
@@ -261,27 +271,33 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
     """Whether an earlier call wrote an export, even if it was killed right afterwards."""
-    return all(one in own for one in export.outputs) and (
-        export.name in before.get("files", {}) or any((out / one).exists() for one in export.outputs)
+    return all(output in own for output in export.outputs) and (
+        export.name in before.get("files", {}) or any((out / output).exists() for output in export.outputs)
     )
 
 
 def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected: Path | None) -> None:
     """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
-    written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(name for one in exports for name in one.outputs)]
-    outputs = [out / one for one in written]
+    written = [
+        "manifest.json",
+        "review.html",
+        "parts",
+        *OWN_FILES,
+        *(name for export in exports for name in export.outputs),
+    ]
+    outputs = [out / name for name in written]
     Inputs(inputs).refuse(outputs, folders=outputs)
     if corrected is None:
         return
     place = corrected.resolve()
-    for output in (out / name for one in exports for name in one.outputs):  # corrections not taken would be lost
+    for output in (out / name for export in exports for name in export.outputs):  # corrections not taken would be lost
         own = output.resolve()
         if place == own or own in place.parents or (place in own.parents and own.is_dir()):  # a folder is searched
             raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
 def _with_frames(
-    found: Sequence[PictureFile],
+    files: Sequence[PictureFile],
     videos: Sequence[PictureFile],
     every: Every,
     limit: int | None,
@@ -289,7 +305,7 @@ def _with_frames(
     reporter: Reporter,
 ) -> tuple[list[PictureFile], dict[str, str]]:
     """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
-    pictures, unreadable = list(found), {}
+    pictures, unreadable = list(files), {}
     reporter.phase("taking frames")
     for video in videos:
         try:
@@ -305,7 +321,7 @@ def _with_frames(
 
 
 def _remove_stale(
-    out: Path, damaged: Sequence[int], found: Sequence[PictureFile], run: str, notes: Notes
+    out: Path, damaged: Sequence[int], files: Sequence[PictureFile], run: str, notes: Notes
 ) -> dict[str, str]:
     """Removes damaged parts, and rows and corrections of replaced pictures: their pictures are computed again.
 
@@ -317,7 +333,7 @@ def _remove_stale(
     for index in damaged:
         lessons_path(out, index).unlink(missing_ok=True)
         remove_part(part_path(out, index, KIND.suffix))  # it is not known which pictures it contained
-    by_id = {one.id: one for one in found}
+    by_id = {file.id: file for file in files}
     stale: dict[Path, dict[int, str]] = {}  # part → line → picture
     for path in parts_in(out, KIND.suffix):
         stamps = read_stamps(path)
@@ -336,8 +352,10 @@ def _remove_stale(
         export_states.mark_stale(out)
     corrected, reviews = edits.corrections_in(out, run)
     if (corrected.keys() | reviews.keys()) & set(replaced):  # before the rows: an interrupted run can repeat both
-        left = {name: one for name, one in corrected.items() if name not in replaced}
-        edits.write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})
+        left = {name: correction for name, correction in corrected.items() if name not in replaced}
+        edits.write_corrections(
+            out, left, run, {name: review for name, review in reviews.items() if name not in replaced}
+        )
     for path, lines in stale.items():
         content, stamps = lines_of(path), read_stamps(path)
         fresh = [line for line in range(len(content)) if line not in lines]
@@ -359,11 +377,11 @@ class _Keep:
     def __init__(self, out: Path, shards: Mapping[int, Shard], notes: Notes, reporter: Reporter) -> None:
         self._out, self._shards, self._notes, self._reporter = out, shards, notes, reporter
         # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
-        self._stamps = {one.id: stamp(one) for shard in shards.values() for one in shard.samples}
+        self._stamps = {sample.id: stamp(sample) for shard in shards.values() for sample in shard.samples}
         self.written = 0  # number of parts
 
     def __call__(self, part: Part) -> None:
-        of_part = [self._stamps[one.id] for one in self._shards[part.index].samples]
+        of_part = [self._stamps[sample.id] for sample in self._shards[part.index].samples]
         if part.lessons:  # before the rows: without them a picture could never be taught
             write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
         write_part(part_path(self._out, part.index, KIND.suffix), part.content, of_part)

@@ -55,19 +55,19 @@ def merge_review(drafts: AnnotatedFolder, path: Path) -> dict[str, str]:
     if read["run"] != drafts.run:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
     problems = dict[str, str]()
-    for name, one in read["pictures"].items():
+    for name, page in read["pictures"].items():
         place = drafts.results.places.get(name)
         if place is None or not place.ok:
             raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
-        file, dash, _ = (one.get("drawn") or "").partition("-")  # pages of earlier versions do not say the file
+        file, dash, _ = (page.get("drawn") or "").partition("-")  # pages of earlier versions do not say the file
         if dash and file != drafts.results.drawn(name).partition("-")[0]:
             problems[name] = "its file was another one when it was reviewed: review it again"
             continue
         try:
-            found = review_of(drafts, name, one)
+            correction = review_of(drafts, name, page)
         except UnusableError as error:
             raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
-        drafts.enter(name, found, one["status"])
+        drafts.enter(name, correction, page["status"])
     write_corrections(drafts.out, drafts.corrected, drafts.run, drafts.reviews)
     return problems
 
@@ -76,8 +76,8 @@ def corrections_in(out: Path, run: str) -> tuple[dict[str, Correction], dict[str
     """The corrected pictures so far; and `status` and `revision` of the pictures that a person saved in the editor."""
     read = _read_corrections(out, run)
     pictures = {
-        name: Correction(one["boxes"], one["labels"], one.get("masks"), one.get("drafts"))
-        for name, one in read["pictures"].items()
+        name: Correction(page["boxes"], page["labels"], page.get("masks"), page.get("drafts"))
+        for name, page in read["pictures"].items()
     }
     return pictures, read["reviews"]
 
@@ -120,13 +120,13 @@ def saves_in(out: Path) -> list[bytes]:
 
 
 def write_save(
-    out: Path, place: int, run: str, picture: str, review: Mapping[str, Any], found: Correction | None
+    out: Path, place: int, run: str, picture: str, review: Mapping[str, Any], correction: Correction | None
 ) -> int:
     """Adds to corrections.jsonl the boxes that a person saved, None if the drafts hold; exports are stale then."""
     if not place:  # of a run that was begun before there was such a file
         folder.update_manifest(out, KIND, files=sorted({*folder.read_manifest(out, KIND)["files"], SAVES}))
     export_states.mark_stale(out)
-    corrected = {} if found is None else {"corrected": _plain(found)}
+    corrected = {} if correction is None else {"corrected": _plain(correction)}
     line = json.dumps({"run": run, "picture": picture, "review": review, **corrected}, allow_nan=False)
     return write_at(out / SAVES, place, f"{line}\n".encode("ascii"))
 
@@ -141,9 +141,9 @@ def merge_saves(out: Path, run: str) -> None:
 
 def merge_corrections(drafts: AnnotatedFolder, path: Path) -> tuple[Corrections, Counter[str]]:
     """Adds a corrected set to those before, and tells where its masks are from."""
-    sizes = sizes_of(drafts.results, [one.id for one in drafts.annotated()])
+    sizes = sizes_of(drafts.results, [picture.id for picture in drafts.annotated()])
     read, sources = matched(path, drafts, sizes)
-    reviews = {name: one for name, one in drafts.reviews.items() if name not in read.pictures}
+    reviews = {name: entry for name, entry in drafts.reviews.items() if name not in read.pictures}
     write_corrections(drafts.out, {**drafts.corrected, **read.pictures}, drafts.run, reviews)
     return read, sources
 
@@ -164,9 +164,9 @@ def matched(
     read = read_corrections(given, sizes, words, [drafts.out / "yolo", drafts.out / "voc"], drafts.masks)
     sources: Counter[str] = Counter()
     if drafts.masks:
-        for name, one in list(read.pictures.items()):
+        for name, correction in list(read.pictures.items()):
             try:
-                read.pictures[name], of_picture = correction_masks.filled(one, drafts.shown_row(name))
+                read.pictures[name], of_picture = correction_masks.filled(correction, drafts.shown_row(name))
             except UnusableError as error:
                 del read.pictures[name]
                 read.problems[name] = str(error)
@@ -177,7 +177,7 @@ def matched(
 
 def plain_corrections(pictures: Mapping[str, Correction]) -> dict[str, Any]:
     """Corrections as corrections.json has them."""
-    return {name: _plain(one) for name, one in pictures.items()}
+    return {name: _plain(correction) for name, correction in pictures.items()}
 
 
 def _plain(correction: Correction) -> dict[str, Any]:
@@ -203,20 +203,20 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
     """The boxes that the editor saved of a picture."""
     width, height = row["width"], row["height"]
     corners: list[list[float]] = []
-    for one in boxes:
-        box = clipped(one["xyxy"], (width, height))
+    for drawn in boxes:
+        box = clipped(drawn["xyxy"], (width, height))
         if box is None:
             raise UnusableError("expected boxes inside the picture, with a width and a height above 0")
-        if one["label"] >= labels:
-            raise UnusableError(f"expected labels below {labels}, got {one['label']}")
-        draft = one.get("draft")
+        if drawn["label"] >= labels:
+            raise UnusableError(f"expected labels below {labels}, got {drawn['label']}")
+        draft = drawn.get("draft")
         if draft is not None and draft >= len(row["boxes"]):
             raise UnusableError(f"expected drafts below {len(row['boxes'])}, got {draft}")
         corners.append(box)
     masks: list[str | None] | None = None
     if "masks" in row:
-        masks = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
-    return Correction(corners, [one["label"] for one in boxes], masks, [one.get("draft") for one in boxes])
+        masks = [_counts(drawn, box, (width, height)) for drawn, box in zip(boxes, corners, strict=True)]
+    return Correction(corners, [box["label"] for box in boxes], masks, [box.get("draft") for box in boxes])
 
 
 def review_of(drafts: AnnotatedFolder, picture: str, saved: Mapping[str, Any]) -> Correction | None:
@@ -225,21 +225,21 @@ def review_of(drafts: AnnotatedFolder, picture: str, saved: Mapping[str, Any]) -
     if saved.get("drawn") not in (None, drafts.results.drawn(picture)):
         # They were made from earlier drafts: each gets the number of the draft that is the same now, if there is.
         left, renumbered = list(range(len(row["boxes"]))), list[Mapping[str, Any]]()
-        for one in boxes:
-            of_label = (i for i in left if row["labels"][i] == one["label"])
-            alike = (i for i in of_label if np.abs(np.subtract(row["boxes"][i], one["xyxy"])).max() <= SAME)
-            draft = None if one.get("draft") is None else next(alike, None)
+        for box in boxes:
+            of_label = (i for i in left if row["labels"][i] == box["label"])
+            alike = (i for i in of_label if np.abs(np.subtract(row["boxes"][i], box["xyxy"])).max() <= SAME)
+            draft = None if box.get("draft") is None else next(alike, None)
             left = [i for i in left if i != draft]
-            renumbered.append({**one, "draft": draft})
+            renumbered.append({**box, "draft": draft})
         boxes = renumbered
-    found = correction_of(boxes, row, len(drafts.names))
+    correction = correction_of(boxes, row, len(drafts.names))
     xyxy, labels, masks = ([row[key][i] for i in kept if key in row] for key in ("boxes", "labels", "masks"))
     unchanged = (
-        (found.drafts, found.labels) == (kept, labels)
-        and np.abs(np.subtract(xyxy, found.boxes)).max(initial=0) <= SAME
-        and found.masks in (None, masks)
+        (correction.drafts, correction.labels) == (kept, labels)
+        and np.abs(np.subtract(xyxy, correction.boxes)).max(initial=0) <= SAME
+        and correction.masks in (None, masks)
     )
-    return None if unchanged and saved["status"] != "reviewed" else found
+    return None if unchanged and saved["status"] != "reviewed" else correction
 
 
 def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:

@@ -137,18 +137,18 @@ class AnnotateResult:
             lines.append(f"{self.corrected:,} pictures corrected")
         if self.draft_scores:
             lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
-        for name, one in self.draft_scores.items():
-            if not one.drafts and not one.true:
+        for name, scores in self.draft_scores.items():
+            if not scores.drafts and not scores.true:
                 continue
-            words = [f"{name or 'all labels'}: {one.right} of {one.drafts} drafts right"]
-            words.append(f"{one.right} of {one.true} boxes found")
-            if one.min_score is not None:
-                found = f"{one.kept_right} of {one.kept} right, {one.kept_right} of {one.true} found"
-                words.append(f"best with --min-score {np.float32(one.min_score)} ({found})")
+            words = [f"{name or 'all labels'}: {scores.right} of {scores.drafts} drafts right"]
+            words.append(f"{scores.right} of {scores.true} boxes found")
+            if scores.min_score is not None:
+                outcome = f"{scores.kept_right} of {scores.kept} right, {scores.kept_right} of {scores.true} found"
+                words.append(f"best with --min-score {np.float32(scores.min_score)} ({outcome})")
             lines.append("; ".join(words))
         if not boxes and len(self.failed) < self.pictures:
             lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
-        return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
+        return [*lines, f"written to {self.out}: {', '.join(file for names in self.files.values() for file in names)}"]
 
     def table(self) -> list[tuple[str, str, str, str]]:
         """The table of labels: a header, then a row for each label."""
@@ -166,13 +166,13 @@ class AnnotatedFolder:
         self,
         out: Path,
         manifest: Mapping[str, Any],
-        found: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
+        files: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
         skipped: Sequence[Skipped] | None = None,  # None: as the summary has it
         unreadable: Mapping[str, str] = MappingProxyType({}),  # videos
     ) -> None:
         """Reads the folder of a run, as its manifest describes it."""
         self.out, self.root, self.run = out, Path(manifest["root"]), run_id(manifest)
-        self.found, self.skipped, self.unreadable = found, skipped, unreadable
+        self.found, self.skipped, self.unreadable = files, skipped, unreadable
         self.labels = tuple(manifest["labels"])  # as `cliploc.jobs.labels.Labels.entries`
         self.names = prompts.parse(self.labels).names
         self.rule = DraftRule(**manifest["drafts"])  # which candidates are drafts
@@ -195,11 +195,11 @@ class AnnotatedFolder:
         self.results = Results(self.out, self.run)
         self.show(self.found)
 
-    def show(self, found: Sequence[PictureFile]) -> None:
+    def show(self, files: Sequence[PictureFile]) -> None:
         """Takes these pictures; how common names are is estimated from them alone."""
-        self.found = sorted(found, key=by_path)
-        there = [self.results.places[one.id].presence for one in self.found if one.id in self.results.places]
-        known = [one for one in there if one is not None]
+        self.found = sorted(files, key=by_path)
+        there = [self.results.places[file.id].presence for file in self.found if file.id in self.results.places]
+        known = [presence for presence in there if presence is not None]
         second_look = self.settings.get("second_look")
         self.prior = None if second_look is None else Prior.of(known, float(second_look["calibration"]["base"]))
         # [P] names of which nothing says that a picture lacks them
@@ -302,8 +302,8 @@ class AnnotatedFolder:
         digest.update(json.dumps(self.rule.document()).encode())
         if self.corrected:
             digest.update(json.dumps(edits.plain_corrections(self.corrected), sort_keys=True).encode())
-        for one in self.found:
-            digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.stamp(one.id))
+        for file in self.found:
+            digest.update(json.dumps([file.id, str(file.path)]).encode() + self.results.stamp(file.id))
         return digest.hexdigest()
 
     def shares(self) -> dict[str, float]:
@@ -311,13 +311,13 @@ class AnnotatedFolder:
         # Not of those that it finds nowhere though people drew them, nor of those that were learnt from boxes alone.
         if self.prior is None or self.prior.shares is None:
             return {}
-        drawn = {label for one in self.corrected.values() for label in one.labels}
-        found = {}
+        drawn = {label for correction in self.corrected.values() for label in correction.labels}
+        by_name = {}
         for p, (name, share) in enumerate(zip(self.names, self.prior.shares.tolist(), strict=True)):
             by_boxes = self.certain[p] or (share <= SHARES[0] and p in drawn)
             if not (math.isnan(share) or by_boxes):
-                found[name] = share
-        return found
+                by_name[name] = share
+        return by_name
 
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""
@@ -340,18 +340,18 @@ class AnnotatedFolder:
 
     def corrected_whole(self) -> list[str]:
         """The corrected pictures that are finished; a person may still be working on the others in the editor."""
-        return [one.id for one in self.found if one.id in self.corrected and self.is_finished(one.id)]
+        return [file.id for file in self.found if file.id in self.corrected and self.is_finished(file.id)]
 
     def finished(self) -> dict[str, tuple[list[list[float]], list[int]]]:
         """The boxes and labels of the pictures that a person has finished: corrected ones, or drafts that hold."""
-        found = {}
-        for name in (one.id for one in self.annotated() if self.is_finished(one.id)):
+        boxes_of = {}
+        for name in (file.id for file in self.annotated() if self.is_finished(file.id)):
             if name in self.corrected:
-                found[name] = self.corrected[name].boxes, self.corrected[name].labels
+                boxes_of[name] = self.corrected[name].boxes, self.corrected[name].labels
             else:
                 row, kept = self.results.row(name), self.kept(name)
-                found[name] = [row["boxes"][i] for i in kept], [row["labels"][i] for i in kept]
-        return found
+                boxes_of[name] = [row["boxes"][i] for i in kept], [row["labels"][i] for i in kept]
+        return boxes_of
 
     def status(self, picture: str) -> str:
         """What a person said of a picture; a corrected one of which nobody said anything is finished."""
@@ -369,7 +369,7 @@ class AnnotatedFolder:
 
     def all_touched(self) -> set[str]:
         """These pictures."""
-        return {one for one in {*self.reviews, *self.corrected} if self.touched(one)}
+        return {picture for picture in {*self.reviews, *self.corrected} if self.touched(picture)}
 
     def count_finished(self) -> int:
         """About the number of the pictures of `finished`, at once."""
@@ -379,14 +379,14 @@ class AnnotatedFolder:
         """The number of times that a picture was saved."""
         return int(self.reviews.get(picture, {}).get("revision", 0))
 
-    def enter(self, picture: str, found: Correction | None, status: str) -> int:
+    def enter(self, picture: str, correction: Correction | None, status: str) -> int:
         """Stores what a person saved of a picture: its boxes, or None if the drafts hold. Returns the new revision."""
         revision = self.revision(picture) + 1
         self.reviews[picture] = {"status": status, "revision": revision}
-        if found is None:
+        if correction is None:
             self.corrected.pop(picture, None)
         else:
-            self.corrected[picture] = found
+            self.corrected[picture] = correction
         return revision
 
     def is_finished(self, picture: str) -> bool:
@@ -441,7 +441,7 @@ def conclude(
     """Writes the exports, the review page and the summary where they are not up to date, or are damaged."""
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
-    corrected = sum(one.id in run.corrected for one in run.found)
+    corrected = sum(file.id in run.corrected for file in run.found)
 
     def sealed(name: str, stamp: str, newest: int | None = None) -> str:
         """The stamp of what an export was made from, with that of the files that are there."""
@@ -519,7 +519,7 @@ def _counted(
         empty,
         {**run.unreadable, **{name: run.results.row(name)["reason"] for name in failed}},
         groups,
-        sum(run.seen(one.id) for one in run.found),
+        sum(run.seen(file.id) for file in run.found),
         {name: tuple(names) for name, names in files.items()},
         computed,
         notes,
@@ -543,7 +543,7 @@ def _write_scores(out: Path, result: AnnotateResult) -> None:
         "pictures": result.scored,
         "iou": IOU,
         "all": every[1].document(),
-        "labels": {name: one.document() for name, one in labels},
+        "labels": {name: scores.document() for name, scores in labels},
     }
     if read_if_there(path, dict[str, Any]) != document:
         write_json(path, document)

@@ -64,7 +64,7 @@ class TaughtRows:
 
 def taught_lines(facts: Mapping[str, Any], rows: Iterable[Row]) -> bytes:
     """What teaching found as a file holds it."""
-    return "".join(f"{json.dumps(one, allow_nan=False)}\n" for one in (facts, *rows)).encode("ascii")
+    return "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in (facts, *rows)).encode("ascii")
 
 
 def read_taught(out: Path, run: str, file: str = TAUGHT) -> TaughtRows | None:
@@ -97,14 +97,14 @@ class Results:
     def row(self, picture: str, taught: bool = True) -> Row:
         """The row of a picture; boxes of names that are taught come behind the others, unless they are left out."""
         place = self.places[picture]
-        row, found = self._part(place.part)[place.line], self.taught.get(picture)
-        if not taught or found is None or not place.ok or found["blake2b"] != place.content:
+        row, taught_row = self._part(place.part)[place.line], self.taught.get(picture)
+        if not taught or taught_row is None or not place.ok or taught_row["blake2b"] != place.content:
             return row
-        both: Row = {key: [*row[key], *found[key]] for key in ("boxes", "fits", "labels", "groups")}
-        both["scores"] = [*row["scores"], *found["fits"]]
+        both: Row = {key: [*row[key], *taught_row[key]] for key in ("boxes", "fits", "labels", "groups")}
+        both["scores"] = [*row["scores"], *taught_row["fits"]]
         if "masks" in row:
-            both["masks"] = [*row["masks"], *found["masks"]]
-        return {**row, **both, "taught": found["presence"], "untaught": len(row["boxes"])}
+            both["masks"] = [*row["masks"], *taught_row["masks"]]
+        return {**row, **both, "taught": taught_row["presence"], "untaught": len(row["boxes"])}
 
     def with_taught(self, rows: Mapping[str, Row]) -> Results:
         """The same with other rows of what teaching found; this one stays as it is."""
@@ -114,8 +114,8 @@ class Results:
 
     def stamp(self, picture: str) -> bytes:
         """A digest that changes with the row."""
-        found = self.taught.get(picture)
-        return self.places[picture].digest + (b"" if found is None else json.dumps(found).encode())
+        taught = self.taught.get(picture)
+        return self.places[picture].digest + (b"" if taught is None else json.dumps(taught).encode())
 
     def drawn(self, picture: str) -> str:
         """A word that changes with the row: numbers of boxes are numbers of one row. It begins with the file's."""

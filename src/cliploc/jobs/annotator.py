@@ -108,7 +108,12 @@ class AnnotateWorker:
         own, fed = tee(digests)
         entries = list(self._settings.labels.entries)
         results = self.localizer.run(
-            (Request(one.id, one.path, entries) for shard in fed for one in shard.samples if not bad_name(one.id)),
+            (
+                Request(sample.id, sample.path, entries)
+                for shard in fed
+                for sample in shard.samples
+                if not bad_name(sample.id)
+            ),
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
             absent_maps=False,
             presence=True,
@@ -138,8 +143,8 @@ class AnnotateWorker:
             else:
                 if result.lesson is not None:
                     lessons[picture.id, digest] = result.lesson
-                (found,) = result.found.values()
-                row = self._row(found)
+                (localization,) = result.found.values()
+                row = self._row(localization)
             rows.append({"picture": picture.id, "blake2b": digest, **row})
             reporter.images(1)
         text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
@@ -167,7 +172,7 @@ class AnnotateWorker:
             "height": height,
             "notes": [note for note in result.notes if note not in self._readings],
             "presence": [
-                round(float(one), 4) if known else None for one, known in zip(presence, self._known, strict=True)
+                round(float(chance), 4) if known else None for chance, known in zip(presence, self._known, strict=True)
             ],
             "boxes": boxes.xyxy[order].astype(float).round(2).tolist(),
             "scores": chances[order].round(4).tolist(),
@@ -190,10 +195,12 @@ class AnnotateWorker:
         for p in np.unique(every.label).tolist():
             own, rule = every.where(every.label == p), self.localizer.box_rule
             of_name = grouped(result.frame, result.maps[p], (own.xyxy, own.score), p, rule, self._settings.groups)
-            boxes += [one for number, one in enumerate(of_name) if number == 0 or one.fit >= LEAST_FIT]
-        xyxy = np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4)
-        fit, label = np.array([one.fit for one in boxes], np.float32), np.array([one.label for one in boxes], np.int64)
-        return Boxes(xyxy, fit, label, result.names), np.array([one.group for one in boxes], bool)
+            boxes += [
+                candidate for number, candidate in enumerate(of_name) if number == 0 or candidate.fit >= LEAST_FIT
+            ]
+        xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
+        fit, label = np.array([box.fit for box in boxes], np.float32), np.array([box.label for box in boxes], np.int64)
+        return Boxes(xyxy, fit, label, result.names), np.array([box.group for box in boxes], bool)
 
 
 @dataclass(frozen=True)
@@ -218,17 +225,17 @@ def grouped(
     x0, y0, x1, y1 = frame.visible_xyxy
     shown, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
     tau = share_of_peak(shown, rule.threshold)
-    found: list[BoxCandidate] = []
+    candidates: list[BoxCandidate] = []
     for box, fit, around in zip(*boxes, around_others(boxes[0]), strict=True):
         parts = split_region(shown, frame.to_input(box[None])[0] - corner, tau)
         if mode == "keep" or not (around or parts):
-            found.append(BoxCandidate(box, float(fit), label, bool(around or parts)))
+            candidates.append(BoxCandidate(box, float(fit), label, bool(around or parts)))
         elif mode == "split" and not around:  # the things in a box around others have their own boxes already
             parts_on_map = np.stack([part for part, _ in parts])
             of_parts = score_of(features_of(shown, parts_on_map, rule))
-            found += [
+            candidates += [
                 BoxCandidate(part, float(part_fit), label, False)
                 for part, part_fit in zip(frame.to_original(parts_on_map + corner), of_parts, strict=True)
                 if (part[2:] > part[:2]).all()
             ]
-    return sorted(found, key=lambda one: -one.fit)
+    return sorted(candidates, key=lambda candidate: -candidate.fit)

@@ -69,11 +69,11 @@ def row_schema() -> Any:
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
     shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
     rows = [("setting", *(number["title"] for number in shown.values()))]
-    return rows + [(name, *(number_text(one.get(key)) for key in shown)) for name, one in summary.items()]
+    return rows + [(name, *(number_text(numbers.get(key)) for key in shown)) for name, numbers in summary.items()]
 
 
 def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
-    return [f"{one['title']}: {one['about']}" for one in manifest["numbers"].values() if one["shown"]]
+    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["shown"]]
 
 
 TASK = BenchmarkTask(
@@ -94,7 +94,7 @@ def run_faithfulness(
 ) -> BenchmarkResult:
     """Measures every setting on a dataset; see `run_benchmark`."""
     judge_of = partial(FaithfulnessJudge, class_entries(dataset), metrics, options)
-    axes = (axis for one in chosen_metrics(metrics) for axis in one.curves.items())
+    axes = (axis for metric in chosen_metrics(metrics) for axis in metric.curves.items())
     entries = {
         "metrics": list(metrics),
         "protocol": plain(asdict(options)),
@@ -129,9 +129,9 @@ class FaithfulnessJudge(PictureJudge):
         return self._measurer.maps(seen, methods, reporter=reporter)
 
     def spent(self) -> Spending:
-        found = {name: (one.maps, one.passes, one.seconds) for name, one in self._measurer.spent.items()}
+        of_method = {name: (spent.maps, spent.passes, spent.seconds) for name, spent in self._measurer.spent.items()}
         self._measurer.spent.clear()
-        return found
+        return of_method
 
     def judge(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
         others = partial(self._measurer.others, seen, setting.method, reporter)
@@ -164,7 +164,7 @@ class ValueTally(Tally):
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
         for key in self._numbers:
-            there = {sample: one for sample in samples if (one := self._rows[sample][0].get(key)) is not None}
+            there = {sample: value for sample in samples if (value := self._rows[sample][0].get(key)) is not None}
             values = np.array(list(there.values()), np.float64)
             means[key] = float(values.mean()) if there else None
             if (interval := bootstrap.of_mean(values, list(there))) is not None:
@@ -186,8 +186,8 @@ def mean_curves(
 ) -> dict[str, dict[str, list[float | None]]]:
     """The mean of each curve over samples, with the ends of its interval at each place; None where there is none."""
     made = {}
-    for name in dict.fromkeys(key for one in curves.values() for key in one):
-        samples = [sample for sample, one in curves.items() if name in one]
+    for name in dict.fromkeys(key for by_name in curves.values() for key in by_name):
+        samples = [sample for sample, by_name in curves.items() if name in by_name]
         rows = np.array([curves[sample][name] for sample in samples], np.float64)  # [n, T]; None is NaN
         there: npt.NDArray[np.bool_] = np.asarray(np.isfinite(rows).any(axis=0))
         known = np.isfinite(rows[:, there])
@@ -216,7 +216,7 @@ def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[floa
 
 def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the numbers of these metrics are, for manifests and tables: key → title, about, best, shown."""
-    return {key: asdict(number) for one in chosen_metrics(metrics) for key, number in one.numbers.items()}
+    return {key: asdict(number) for metric in chosen_metrics(metrics) for key, number in metric.numbers.items()}
 
 
 # --------------------------------------------------------------------------------------------- maps made by other tools
@@ -242,8 +242,8 @@ class MapsResult:
         """A row for each number: title, mean, 95 % interval."""
         ends: Mapping[str, Sequence[float]] = self.summary["confidence_95"]
         return [
-            (one["title"], number_text(self.summary[key]), "–".join(map(number_text, ends.get(key, ()))))
-            for key, one in self.numbers.items()
+            (number["title"], number_text(self.summary[key]), "–".join(map(number_text, ends.get(key, ()))))
+            for key, number in self.numbers.items()
         ]
 
 

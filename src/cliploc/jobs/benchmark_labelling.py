@@ -74,8 +74,8 @@ def row_schema() -> Any:
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
     titles = ("setting", "order", "reviewed", "left", *(title for title, _ in NUMBERS.values()))
     rows: list[tuple[str, ...]] = [titles]
-    for name, one in summary.items():
-        for order, curve in one.get("curves", {}).items():
+    for name, of_setting in summary.items():
+        for order, curve in of_setting.get("curves", {}).items():
             for i, step in enumerate(manifest["reviewed"]):
                 numbers = {key: values[i] for key, values in curve.items()}
                 rows.append(
@@ -93,12 +93,12 @@ def _said(key: str, numbers: Mapping[str, Any]) -> str:
 
 def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     lines = [f"{title}: {about}" for title, about in NUMBERS.values()]
-    for name, one in summary.items():
-        if "boxes" in one:
+    for name, numbers in summary.items():
+        if "boxes" in numbers:
             lines.append(
-                f"{name}: {one['evaluated']:,} pictures, {one['boxes']:,} true boxes, names: {one['names']:,}; without "
-                f"drafts {one['nothing']:.1f} boxes to draw for 100 pictures, {minutes_text(one, 'nothing_')} "
-                "minutes"
+                f"{name}: {numbers['evaluated']:,} pictures, {numbers['boxes']:,} true boxes, names: "
+                f"{numbers['names']:,}; without drafts {numbers['nothing']:.1f} boxes to draw for 100 pictures, "
+                f"{minutes_text(numbers, 'nothing_')} minutes"
             )
     return lines
 
@@ -128,12 +128,12 @@ def run_labelling(
 ) -> BenchmarkResult:
     """Annotates a dataset and reviews it by its true boxes, `seeds` times, to each of `steps` reviewed pictures."""
     arrow()
-    labels = sorted({label for one in dataset.samples for label in one.labels})
+    labels = sorted({label for sample in dataset.samples for label in sample.labels})
     names = [class_entries(dataset)[label] for label in labels]
-    jobs = [_Job(setups[one.setup], one, names) for one in settings]
+    jobs = [_Job(setups[setting.setup], setting, names) for setting in settings]
     notes = Notes(reporter)
     described = [job.describe() for job in jobs]
-    steps = [one for one in steps if one < len(dataset.samples)]
+    steps = [step for step in steps if step < len(dataset.samples)]
     walks = [Walk(order, seed) for order, seed in product(get_args(Order), range(seeds))]
     manifest = {
         "schema_version": KIND.version,
@@ -149,26 +149,26 @@ def run_labelling(
         "seconds": {"draw": list(DRAW), "change": CHANGE},
         "token": folder.token_for(out),
     }
-    ids = [one.id for one in dataset.samples]
+    ids = [sample.id for sample in dataset.samples]
 
     def check(_: int, part: bytes) -> None:
-        check_part(part, row_schema(), ids, [one.id for one in jobs])
+        check_part(part, row_schema(), ids, [job.id for job in jobs])
 
     with alone_in(out):
         begun = folder.begin(out, KIND, manifest, (*FILES, DRAFTS), check)
         notes.add(begun.notes)
         folder.begin_session(out, KIND)
-        found = sorted((PictureFile(one.id, one.path) for one in dataset.samples), key=by_path)
+        pictures = sorted((PictureFile(sample.id, sample.path) for sample in dataset.samples), key=by_path)
         # The folder that the pictures' ids are relative to.
         first, path = dataset.samples[0].id, dataset.samples[0].path.as_posix()
         root = Path(path.removesuffix(first)) if path.endswith(first) else dataset.root
-        files = FoundPictures(root, found, [])
+        files = FoundPictures(root, pictures, [])
         for job in jobs:
             notes.add(job.annotate(files, out / DRAFTS / job.id, engine, replace(reporter, note=SILENT.note)))
-        reviewers = [Reviewer(out / DRAFTS / one.id, dataset.samples, labels) for one in jobs]
-        stamps = [one.digest() for one in reviewers]
+        reviewers = [Reviewer(out / DRAFTS / job.id, dataset.samples, labels) for job in jobs]
+        stamps = [reviewer.digest() for reviewer in reviewers]
         there = {index for index in begun.whole if read_stamps(part_path(out, index)) == stamps}
-        facts = {one.id: sample_facts(one, dataset.root, content_digest(one)) for one in dataset.samples}
+        facts = {sample.id: sample_facts(sample, dataset.root, content_digest(sample)) for sample in dataset.samples}
         count, done = len(dataset.samples) * len(jobs), 0
         reporter.phase("reviewing")
         reporter.start(count * (len(walks) - len(there)), count * len(walks))
@@ -197,22 +197,22 @@ def _rows(
         if sample in failed:
             yield {**row, "status": "failed", "reason": failed[sample]}
             continue
-        one, boxes, untaught = walked[sample], reviewer.boxes(sample), reviewer.untaught[sample]
-        labels = sorted({label for label, count in boxes.items() if count}.union(untaught, *one.taught))
+        walked_by, boxes, untaught = walked[sample], reviewer.boxes(sample), reviewer.untaught[sample]
+        labels = sorted({label for label, count in boxes.items() if count}.union(untaught, *walked_by.taught))
         yield {
             **row,
             "status": "ok",
-            "place": one.place,
+            "place": walked_by.place,
             "labels": labels,
             "boxes": [boxes.get(label, 0) for label in labels],
             "untaught": [_counts(untaught, label) for label in labels],
-            "taught": [[_counts(work, label) for work in one.taught] for label in labels],
+            "taught": [[_counts(work, label) for work in walked_by.taught] for label in labels],
         }
 
 
 def _counts(work: WorkOf, label: int) -> list[int]:
-    one = work.get(label, Work(0, 0, 0))
-    return [one.delete, one.draw, one.adjust]
+    of_label = work.get(label, Work(0, 0, 0))
+    return [of_label.delete, of_label.draw, of_label.adjust]
 
 
 class _Job:
@@ -278,18 +278,18 @@ class LabellingTally(Tally):
         failed = counts["images"] - counts["evaluated"]
         curves, seeds = {}, {}
         for order in dict.fromkeys(order for order, _ in sorted(self._walks)):
-            walks = [_walk(self._walks[one], self._steps) for one in sorted(self._walks) if one[0] == order]
+            walks = [_walk(self._walks[key], self._steps) for key in sorted(self._walks) if key[0] == order]
             curves[order] = _curve(walks)
             seeds[order] = [_listed(_of_left(taught.sum(axis=2)[None], left[None])) for left, _, taught in walks]
         first = next(iter(self._walks.values()))
-        names = {label for one in first.values() for label in one["labels"]}
-        boxes = sum(sum(one["boxes"]) for one in first.values())
+        names = {label for walk in first.values() for label in walk["labels"]}
+        boxes = sum(sum(walk["boxes"]) for walk in first.values())
         start = next(iter(curves.values()))
         nothing = 100 * boxes / evaluated
         return {
             **{key: start[key][0] for key in OF_NAME},
             "nothing": nothing,
-            **{f"nothing_{key}": float(one) for key, one in _minutes(np.array([0.0, nothing, 0.0])).items()},
+            **{f"nothing_{key}": float(minutes) for key, minutes in _minutes(np.array([0.0, nothing, 0.0])).items()},
             "boxes": boxes,
             "names": len(names),
             "curves": curves,
@@ -301,14 +301,14 @@ class LabellingTally(Tally):
 
     def _of_name(self, label: int) -> dict[str, float | None]:
         """The numbers of one name, in random order."""
-        of_random = [self._walks[one] for one in sorted(self._walks) if one[0] == "random"]
-        numbers = _curve([_walk(one, self._steps, label) for one in of_random])
-        pairs = [pair for one in of_random[0].values() for pair in zip(one["labels"], one["boxes"], strict=True)]
+        of_random = [self._walks[key] for key in sorted(self._walks) if key[0] == "random"]
+        numbers = _curve([_walk(walk, self._steps, label) for walk in of_random])
+        pairs = [pair for row in of_random[0].values() for pair in zip(row["labels"], row["boxes"], strict=True)]
         with_boxes = [count for name, count in pairs if name == label and count]
-        found: dict[str, float | None] = {"pictures": len(with_boxes), "boxes": sum(with_boxes)}
+        row: dict[str, float | None] = {"pictures": len(with_boxes), "boxes": sum(with_boxes)}
         for i, step in enumerate(self._steps):
-            found |= {f"{key}_{step}": numbers[key][i] for key in OF_NAME}
-        return found
+            row |= {f"{key}_{step}": numbers[key][i] for key in OF_NAME}
+        return row
 
 
 # The n pictures of a walk, in a fixed order, at S steps: whether each is left (not reviewed yet) [n, S]; and what there
@@ -318,11 +318,11 @@ _Walk: TypeAlias = tuple[npt.NDArray[np.bool_], Floats, Floats]
 
 def _walk(pictures: Mapping[str, Row], steps: Sequence[int], label: int | None = None) -> _Walk:
     """That of some rows, of all names or one; the order of the rows does not matter."""
-    every = [pictures[one] for one in sorted(pictures)]
-    places = np.array([np.inf if one["place"] is None else one["place"] for one in every])  # [n]
+    every = [pictures[picture] for picture in sorted(pictures)]
+    places = np.array([np.inf if picture["place"] is None else picture["place"] for picture in every])  # [n]
     untaught, taught = np.zeros((len(every), 3)), np.zeros((len(every), len(steps), 3))
-    for i, one in enumerate(every):
-        for name, before, after in zip(one["labels"], one["untaught"], one["taught"], strict=True):
+    for i, picture in enumerate(every):
+        for name, before, after in zip(picture["labels"], picture["untaught"], picture["taught"], strict=True):
             if label in (None, name):
                 untaught[i] += before
                 # of a reviewed picture, which has fewer steps, what there was to do when it was reviewed
@@ -337,17 +337,17 @@ def _of_left(values: Floats, left: npt.NDArray[np.bool_]) -> Floats:
 
 def _listed(values: Floats) -> list[float | None]:
     """Values `[S]`, with None for those that are not known."""
-    return [float(one) if np.isfinite(one) else None for one in values]
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
     """The numbers at each step of walks in one order."""
-    left, once, taught = (np.stack(one) for one in zip(*walks, strict=True))  # [R, n, S], [R, n, 3], [R, n, S, 3]
+    left, once, taught = (np.stack(part) for part in zip(*walks, strict=True))  # [R, n, S], [R, n, 3], [R, n, S, 3]
     untaught = np.repeat(once[:, :, None], left.shape[2], axis=2)  # [R, n, S, 3]
-    found: dict[str, list[float | None]] = {"left": left[0].sum(axis=0).astype(float).tolist()}
+    curve: dict[str, list[float | None]] = {"left": left[0].sum(axis=0).astype(float).tolist()}
 
     saved = (untaught - taught).sum(axis=3)  # [R, n, S]
-    found |= {
+    curve |= {
         "untaught": _listed(_of_left(untaught.sum(axis=3), left)),
         "taught": _listed(_of_left(taught.sum(axis=3), left)),
         "saved": _listed(_of_left(saved, left)),
@@ -356,9 +356,9 @@ def _curve(walks: Sequence[_Walk]) -> dict[str, list[float | None]]:
     }
     for key, values in (("untaught_", untaught), ("", taught)):
         kinds = np.stack([_of_left(values[..., i], left) for i in range(3)])  # [3, S]
-        found |= {f"{key}{name}": _listed(of) for name, of in zip(("delete", "draw", "adjust"), kinds, strict=True)}
-        found |= {f"{key}{name}": _listed(of) for name, of in _minutes(kinds).items()}
-    return found
+        curve |= {f"{key}{name}": _listed(of) for name, of in zip(("delete", "draw", "adjust"), kinds, strict=True)}
+        curve |= {f"{key}{name}": _listed(of) for name, of in _minutes(kinds).items()}
+    return curve
 
 
 def _minutes(kinds: Floats) -> dict[str, Floats]:
@@ -370,17 +370,17 @@ def _minutes(kinds: Floats) -> dict[str, Floats]:
 
 def _errors(saved: Floats, left: npt.NDArray[np.bool_]) -> list[float | None]:
     """The standard error `[S]` of the mean difference, for 100 pictures: from other pictures, and from other draws."""
-    found: list[float | None] = []
+    errors: list[float | None] = []
     for i in range(saved.shape[2]):
         values, there = saved[..., i], left[..., i]  # [R, n]
         seen = there.any(axis=0)
         if seen.sum() < 2:
-            found.append(None)
+            errors.append(None)
             continue
         of_pictures = (values * there).sum(axis=0)[seen] / there.sum(axis=0)[seen]
         variance = of_pictures.var(ddof=1) / len(of_pictures)
         if len(values) > 1:
             of_draws = (values * there).sum(axis=1) / there.sum(axis=1)
             variance += of_draws.var(ddof=1) / len(of_draws)
-        found.append(float(100 * np.sqrt(variance)))
-    return found
+        errors.append(float(100 * np.sqrt(variance)))
+    return errors

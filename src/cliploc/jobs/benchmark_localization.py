@@ -46,34 +46,34 @@ def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]
     shown = {
         key: number
         for key, number in all_numbers().items()
-        if number.column and any(key in one for one in summary.values())
+        if number.column and any(key in numbers for numbers in summary.values())
     }
     titles = ["setting"]
     for number in shown.values():
         titles += [number.column, "at τ"] if number.threshold else [number.column]
     rows = [tuple(titles)]
-    for name, one in summary.items():
+    for name, numbers in summary.items():
         cells = [name]
         for key, number in shown.items():
-            cells.append(percent(one.get(key)).text)
+            cells.append(percent(numbers.get(key)).text)
             if number.threshold:
-                cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
+                cells.append(f"{numbers[number.threshold]:g}" if number.threshold in numbers else "–")
         rows.append(tuple(cells))
     return rows
 
 
 def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     lines = []
-    if any("gt_known" in one for one in summary.values()):
-        tune = not any(one.get("best_threshold_is_an_oracle") for one in summary.values())
+    if any("gt_known" in numbers for numbers in summary.values()):
+        tune = not any(numbers.get("best_threshold_is_an_oracle") for numbers in summary.values())
         kind = "a split that may tune" if tune else "the pictures it is reported on: an oracle"
         lines = [
             "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
             f"MaxBoxAcc at the best τ of {kind}",
         ]
     classified: dict[tuple[str, str], str] = {}
-    for name, one in summary.items():
-        classified.setdefault((percent(one.get("top1_cls")).text, percent(one.get("top5_cls")).text), name)
+    for name, numbers in summary.items():
+        classified.setdefault((percent(numbers.get("top1_cls")).text, percent(numbers.get("top5_cls")).text), name)
     lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
     return lines
 
@@ -81,7 +81,7 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
 def summary_columns() -> tuple[str, ...]:
     """All columns that a summary needs; neither thumbnails nor boxes."""
     own = ("sample", "setting", "path", "label", "status", "reason", "predictions")
-    return tuple(dict.fromkeys([*own, *(column for one in all_metrics() for column in one.columns)]))
+    return tuple(dict.fromkeys([*own, *(column for metric in all_metrics() for column in metric.columns)]))
 
 
 TASK = BenchmarkTask(
@@ -89,7 +89,7 @@ TASK = BenchmarkTask(
     FILES,
     row_schema,
     summary_columns,
-    lambda one, run: BoxTally(one["threshold"], run["dataset"]["role"] == "tune"),
+    lambda setting, run: BoxTally(setting["threshold"], run["dataset"]["role"] == "tune"),
     _table,
     _legend,
 )
@@ -120,15 +120,15 @@ def run_benchmark(
 
 def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
-    found = find(method)
+    chosen = find(method)
     trained = set() if setup.head is None else {read_config(setup.head).method}
-    if trained and found.name not in trained:
+    if trained and chosen.name not in trained:
         return ""
     if ":" in setup.model:  # from a hub or folder: its tower is known only when it is loaded
         return None
     model = models.get(setup.model.replace("/", "-"))
     guided = setup.options.guide is not None
-    reason = unfit_reason(found, model, trained=trained, guided=guided)
+    reason = unfit_reason(chosen, model, trained=trained, guided=guided)
     return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained, guided))}"
 
 
@@ -159,10 +159,12 @@ class BoxJudge(Judge):
         self._pool, self._saved, self._token = pool, maps, token
         methods: list[_Method] = []
         for name in self.methods:
-            settings = tuple(one for one in self.settings if one.method == name)
+            settings = tuple(setting for setting in self.settings if setting.method == name)
             options = settings[0].options  # the same for all settings of a method in a setup
             own = self.localizer.box_rule_of(name, options)
-            rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
+            rules = [
+                own if setting.threshold is None else replace(own, threshold=setting.threshold) for setting in settings
+            ]
             methods.append(_Method(name, options, settings, tuple(rules), own))
         self._methods = tuple(methods)
         self._classes = classes  # by label
@@ -172,7 +174,7 @@ class BoxJudge(Judge):
         self.say_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        method = next(one for one in self._methods if one.name == setting.method)
+        method = next(method for method in self._methods if method.name == setting.method)
         rule = method.rules[method.settings.index(setting)]
         said = self.localizer.describe(method.name, method.options)
         return self.described(
@@ -264,16 +266,16 @@ class BoxJudge(Judge):
                         reason = failure_reason(error)
                     finally:
                         alone.close()
-                ids = ", ".join(one.id for one in method.settings)
+                ids = ", ".join(setting.id for setting in method.settings)
                 notes.append(f"{ids} failed on the {len(shard.samples)} samples of part {shard.index:05d}: {reason}")
                 taken.append([_SampleOutcome((method,), failure=reason) for _ in shard.samples])
         said.clear()
 
         def outcomes() -> list[Outcome]:
             of_samples = zip(*taken, strict=True)
-            return [dict(chain.from_iterable(one.of_settings().items() for one in of)) for of in of_samples]
+            return [dict(chain.from_iterable(outcome.of_settings().items() for outcome in of)) for of in of_samples]
 
-        futures = [one.future for part in taken for one in part if one.future is not None]
+        futures = [outcome.future for part in taken for outcome in part if outcome.future is not None]
         return JudgedShard(outcomes, notes, futures), whole
 
     def _outcome(
@@ -289,16 +291,16 @@ class BoxJudge(Judge):
         outcome = _SampleOutcome(tuple(methods), embedding=next(iter(result.found.values())).embedding)
         maps = []
         for method in methods:
-            found = result.found[method.name]
-            maps.append(found.maps_over_picture((SIDE, SIDE))[0])
-            small = thumb(found.maps[0])
-            original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, found.image.size))
+            localization = result.found[method.name]
+            maps.append(localization.maps_over_picture((SIDE, SIDE))[0])
+            small = thumb(localization.maps[0])
+            original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
             for rule in method.rules:
-                boxes = found.boxes if rule == method.own else found.boxes_by(rule)
+                boxes = localization.boxes if rule == method.own else localization.boxes_by(rule)
                 outcome.known.append(
                     {
-                        "score": float(found.scores[0]),
-                        "presence": None if found.presence is None else float(found.presence[0]),
+                        "score": float(localization.scores[0]),
+                        "presence": None if localization.presence is None else float(localization.presence[0]),
                         "found": len(boxes) > 0,
                         "boxes": (boxes.xyxy * original / of_file).astype(np.float32).tolist(),
                         "box_scores": boxes.score.tolist(),
@@ -307,7 +309,7 @@ class BoxJudge(Judge):
                 )
         saved = self._saved  # `cliploc evaluate --maps MAPS/SETTING` reads them
         files = [
-            [] if saved is None else [saved / one.id / f"{sample.id}.npy" for one in method.settings]
+            [] if saved is None else [saved / setting.id / f"{sample.id}.npy" for setting in method.settings]
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
@@ -316,16 +318,18 @@ class BoxJudge(Judge):
 
     def _predict(self, outcomes: Sequence[_SampleOutcome]) -> None:
         """Adds each picture's best labels that the model knows and their cosines; the first of equal ones."""
-        done = [one for one in outcomes if one.embedding is not None]
+        done = [outcome for outcome in outcomes if outcome.embedding is not None]
         if not done:
             return
         # The whole shard at once: the matrix product has the same shape also in a resumed run, so the same last bits.
-        embeddings = torch.from_numpy(np.stack([one.embedding for one in done if one.embedding is not None]))  # [n, D]
+        embeddings = torch.from_numpy(
+            np.stack([outcome.embedding for outcome in done if outcome.embedding is not None])
+        )  # [n, D]
         cosines = (embeddings @ self._embeddings.T).masked_fill(self._unknown, -2.0)  # [n, K]
         best = cosines.argsort(descending=True, stable=True)[:, : min(TOP, int((~self._unknown).sum()))]
-        for one, labels, values in zip(done, best.tolist(), cosines.gather(1, best).tolist(), strict=True):
-            one.embedding = None
-            for known in one.known:
+        for outcome, labels, values in zip(done, best.tolist(), cosines.gather(1, best).tolist(), strict=True):
+            outcome.embedding = None
+            for known in outcome.known:
                 known |= {"predictions": labels or None, "prediction_scores": values}
 
 
@@ -342,12 +346,12 @@ class _SampleOutcome:
 
     def of_settings(self) -> Outcome:
         """Setting → columns, or why it failed; waits for the judges."""
-        ids = [one.id for method in self.methods for one in method.settings]
+        ids = [setting.id for method in self.methods for setting in method.settings]
         judged = self.failure or "" if self.future is None else self.future.result()[self.place]
         if isinstance(judged, str):
             return dict.fromkeys(ids, judged)
         columns = chain.from_iterable(judged)
-        return {one: {**known, **of_tau} for one, known, of_tau in zip(ids, self.known, columns, strict=True)}
+        return {setting: {**known, **of_tau} for setting, known, of_tau in zip(ids, self.known, columns, strict=True)}
 
 
 def _tau(rule: BoxRule) -> float:
@@ -361,18 +365,22 @@ class BoxTally(Tally):
 
     def __init__(self, threshold: float, may_tune: bool) -> None:
         self.threshold, self.may_tune = threshold, may_tune  # whether the pictures may choose a threshold
-        self.metrics: list[Metric] = [one.at(threshold if one.needs_threshold else None) for one in all_metrics()]
+        self.metrics: list[Metric] = [
+            metric.at(threshold if metric.needs_threshold else None) for metric in all_metrics()
+        ]
 
     def add(self, row: Row) -> None:
         # A plugin's metric that was added during the run would have counted only a part of the samples.
-        self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
-        for one in self.metrics:
-            if all(row[column] is not None for column in one.columns):
-                one.add(row["sample"], row, row["label"], row["predictions"])
+        self.metrics = [metric for metric in self.metrics if metric.columns.keys() <= row.keys()]
+        for metric in self.metrics:
+            if all(row[column] is not None for column in metric.columns):
+                metric.add(row["sample"], row, row["label"], row["predictions"])
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
         """Shares in percent; `cliploc help benchmark --all` explains the keys."""
-        numbers, facts, per_class = joined(one.summarise(self.may_tune, bootstrap) for one in self.metrics if len(one))
+        numbers, facts, per_class = joined(
+            metric.summarise(self.may_tune, bootstrap) for metric in self.metrics if len(metric)
+        )
         return {
             "threshold": self.threshold,
             "threshold_chosen_on_these_images": False,

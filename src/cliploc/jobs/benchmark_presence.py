@@ -56,20 +56,20 @@ def row_schema() -> Any:
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
     rows = [("setting", *(title for title, _ in NUMBERS.values()))]
-    return rows + [(name, *(number_text(one.get(key)) for key in NUMBERS)) for name, one in summary.items()]
+    return rows + [(name, *(number_text(numbers.get(key)) for key in NUMBERS)) for name, numbers in summary.items()]
 
 
 def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     lines = [f"{title}: {about}" for title, about in NUMBERS.values()]
-    for name, one in summary.items():
-        if "names" in one:
+    for name, numbers in summary.items():
+        if "names" in numbers:
             lines.append(
-                f"{name}: {one['names']:,} names asked, {one['names_there']:,} there; {one['boxes']:,} boxes, "
-                f"{one['right_boxes']:,} right; {one['unknown']:,} further names that the model does not know, "
-                f"{one['unknown_there']:,} there"
+                f"{name}: {numbers['names']:,} names asked, {numbers['names_there']:,} there; "
+                f"{numbers['boxes']:,} boxes, {numbers['right_boxes']:,} right; "
+                f"{numbers['unknown']:,} further names that the model does not know, {numbers['unknown_there']:,} there"
             )
-            counted = ", ".join(f"{title} {things_text(one, key)}" for key, (title, _) in LOSSES.items())
-            lines.append(f"{name}: of {sum(one['things'].values()):,} true boxes: {counted}")
+            counted = ", ".join(f"{title} {things_text(numbers, key)}" for key, (title, _) in LOSSES.items())
+            lines.append(f"{name}: of {sum(numbers['things'].values()):,} true boxes: {counted}")
     return lines
 
 
@@ -97,7 +97,7 @@ class PresenceJudge(AskingJudge):
     def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
-        row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [one in sample.truth for one in unknown]}
+        row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}
         things = ["unknown" for label in unknown for _ in sample.truth.get(label, ())]
         if heat is None:
             return row | {key: [] for key in OF_KNOWN} | {"things": things}
@@ -125,8 +125,8 @@ class PresenceJudge(AskingJudge):
                 said += ["presence"] * len(true)
                 continue
             every, kept = (
-                iou_matrix(true, np.concatenate([one.xyxy[one.label == p], np.zeros((1, 4))])).max(axis=1)
-                for one in (proposed, heat.boxes)
+                iou_matrix(true, np.concatenate([boxes.xyxy[boxes.label == p], np.zeros((1, 4))])).max(axis=1)
+                for boxes in (proposed, heat.boxes)
             )
             lost = np.select([every < TOUCHES, every < GOOD_IOU], ["missed", "edges"], "score")
             said += np.where(kept >= GOOD_IOU, "found", lost).tolist()
@@ -154,10 +154,10 @@ class PresenceTally(Tally):
 
     def add(self, row: Row) -> None:
         there, verdicts = np.array(row["there"], bool), np.array(row["verdicts"], object)
-        found = verdicts == "found"
-        pairs = (there & found, ~there & found, there & ~found, ~there & ~found, verdicts == "unsure")
+        is_found = verdicts == "found"
+        pairs = (there & is_found, ~there & is_found, there & ~is_found, ~there & ~is_found, verdicts == "unsure")
         self._pictures[row["sample"]] = _Picture(
-            np.array([one.sum() for one in pairs], np.float64),
+            np.array([pair.sum() for pair in pairs], np.float64),
             np.array(row["box_scores"], np.float64),
             np.array(row["box_right"], bool),
             len(row["unknown"]),
@@ -171,15 +171,15 @@ class PresenceTally(Tally):
         pictures = [self._pictures[sample] for sample in sorted(self._pictures)]
         if not pictures:
             return dict(counts)
-        of_names = np.stack([one.counts for one in pictures])  # [n, 5]
+        of_names = np.stack([picture.counts for picture in pictures])  # [n, 5]
         numbers: dict[str, float | None] = {}
         ends: dict[str, list[float]] = {}
         for key, share in SHARES.items():
             value = share(of_names.mean(axis=0)[None])[0]
             numbers[key] = float(value) if np.isfinite(value) else None
             _add_interval(ends, key, bootstrap.replicated(of_names, share), bootstrap)
-        owner = np.repeat(np.arange(len(pictures)), [len(one.scores) for one in pictures])
-        scores, right = (np.concatenate([getattr(one, key) for one in pictures]) for key in ("scores", "right"))
+        owner = np.repeat(np.arange(len(pictures)), [len(picture.scores) for picture in pictures])
+        scores, right = (np.concatenate([getattr(picture, key) for picture in pictures]) for key in ("scores", "right"))
         numbers["average_precision"] = average_precision(scores, right) if right.any() else None
         numbers["calibration_error"] = reliability(scores, right, BINS) if len(scores) else None
         drawn = bootstrap.replicated(np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner))
@@ -187,19 +187,21 @@ class PresenceTally(Tally):
         # [n, 11]: of each picture and bin Σ score − Σ right, and the number of its boxes
         gaps = np.stack(
             [
-                np.append(np.bincount(_bin_of(one.scores), one.scores - one.right, BINS), len(one.scores))
-                for one in pictures
+                np.append(
+                    np.bincount(_bin_of(picture.scores), picture.scores - picture.right, BINS), len(picture.scores)
+                )
+                for picture in pictures
             ]
         )
         _add_interval(ends, "calibration_error", bootstrap.replicated(gaps, _error), bootstrap)
-        found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
+        there_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
             **numbers,
             "confidence_95": ends,
-            "names": found + absent_found + missed + absent,
-            "names_there": found + missed,
-            "unknown": sum(one.unknown for one in pictures),
-            "unknown_there": sum(one.unknown_there for one in pictures),
+            "names": there_found + absent_found + missed + absent,
+            "names_there": there_found + missed,
+            "unknown": sum(picture.unknown for picture in pictures),
+            "unknown_there": sum(picture.unknown_there for picture in pictures),
             "boxes": len(scores),
             "right_boxes": int(right.sum()),
             "reliability": [
@@ -207,7 +209,7 @@ class PresenceTally(Tally):
                 for own in (_bin_of(scores) == i for i in range(BINS))
                 if own.any()
             ],
-            "things": dict.fromkeys(LOSSES, 0) | Counter(said for one in pictures for said in one.things),
+            "things": dict.fromkeys(LOSSES, 0) | Counter(said for picture in pictures for said in picture.things),
             **counts,
         }
 
@@ -246,14 +248,14 @@ def _weighted_precision(
     hit, picture = right[order], owner[order]
 
     def precision(weights: Floats) -> Floats:
-        found = np.full(len(weights), np.nan)
-        for i, one in enumerate(weights):
-            weight = one[picture].astype(np.float64)
+        precisions = np.full(len(weights), np.nan)
+        for i, row in enumerate(weights):
+            weight = row[picture].astype(np.float64)
             hits = weight * hit
             if hits.any():
                 total = np.maximum(weight.cumsum(), 1e-12)
-                found[i] = (hits * hits.cumsum() / total).sum() / hits.sum()
-        return found
+                precisions[i] = (hits * hits.cumsum() / total).sum() / hits.sum()
+        return precisions
 
     return precision
 

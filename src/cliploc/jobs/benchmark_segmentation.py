@@ -70,14 +70,14 @@ def row_schema() -> Any:
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
     shown = {**NUMBERS, "mean_average_precision": "mAP"}
-    keys = [key for key in shown if any(one.get(key) is not None for one in summary.values())]
+    keys = [key for key in shown if any(numbers.get(key) is not None for numbers in summary.values())]
     rows = [("setting", *(shown[key] for key in keys))]
-    return rows + [(name, *(percent(one.get(key)).text for key in keys)) for name, one in summary.items()]
+    return rows + [(name, *(percent(numbers.get(key)).text for key in keys)) for name, numbers in summary.items()]
 
 
 def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
-    if known := {one["known_classes"] for one in summary.values() if "known_classes" in one}:
+    if known := {numbers["known_classes"] for numbers in summary.values() if "known_classes" in numbers}:
         lines.append(f"mIoU known: over the {', '.join(map(str, sorted(known)))} classes that the model knows")
     return lines
 
@@ -87,7 +87,7 @@ TASK = BenchmarkTask(
     FILES,
     row_schema,
     lambda: NUMBER_COLUMNS,
-    lambda one, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], one["known_classes"]),
+    lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
     _table,
     _legend,
 )
@@ -165,14 +165,14 @@ class LabelMapJudge(PictureJudge):
         assert seen.sample.name is not None
         counted = seen.truth != IGNORE
         true = seen.truth[counted]
-        found: dict[str, _Labelled] = {}
+        labelled: dict[str, _Labelled] = {}
         for name, heat in self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter).items():
             # Against the one-hot mask.
             precision = average_precision(
                 np.stack([1 - heat[counted], heat[counted]]), np.stack([true == 0, true != 0])
             )
-            found[name] = (heat > heat.mean()).astype(np.int16), precision
-        return found
+            labelled[name] = (heat > heat.mean()).astype(np.int16), precision
+        return labelled
 
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         labels, precision = heat
@@ -292,7 +292,9 @@ def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ..
     if not paths:
         raise UsageError(f"expected label maps (*{SUFFIX}) in {truth}, found none: check the path")
     ids = [path.relative_to(truth).with_suffix("").as_posix() for path in paths]
-    return classes, [LabelledPicture(one, path, (0, 0), LabelFile(path)) for one, path in zip(ids, paths, strict=True)]
+    return classes, [
+        LabelledPicture(picture_id, path, (0, 0), LabelFile(path)) for picture_id, path in zip(ids, paths, strict=True)
+    ]
 
 
 def evaluate_labels(
@@ -315,13 +317,13 @@ def evaluate_labels(
             )
     samples: Sequence[LabelledPicture]
     if dataset is not None and root is not None and truth is None:
-        found = open_labelled(dataset, root, split)
-        classes, samples = found.classes, found.samples
-        if any(one.name is not None for one in samples):
+        labelled = open_labelled(dataset, root, split)
+        classes, samples = labelled.classes, labelled.samples
+        if any(sample.name is not None for sample in samples):
             raise UsageError(
                 f"{dataset} is evaluated by score maps, not by label maps: use cliploc benchmark --task segmentation"
             )
-        for problem in found.problems:
+        for problem in labelled.problems:
             leave_out(problem)
     elif truth is not None and class_list is not None and dataset is None:
         classes, samples = folder_of_truths(Path(truth), Path(class_list))
@@ -329,24 +331,24 @@ def evaluate_labels(
         raise UsageError(
             "expected --dataset with --root, or --truth with --class-list, got neither or both: give one pair"
         )
-    known = {f"{one.id}{SUFFIX}" for one in samples}
+    known = {f"{sample.id}{SUFFIX}" for sample in samples}
     there = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
     for name in sorted(there - known):
         leave_out(Problem("prediction", name, "a label map of no picture of the set: remove it, or check its name"))
 
-    def pairs_of(one: LabelledPicture) -> PixelPairs | Problem:
-        path = predictions / f"{one.id}{SUFFIX}"
+    def pairs_of(picture: LabelledPicture) -> PixelPairs | Problem:
+        path = predictions / f"{picture.id}{SUFFIX}"
         if not path.is_file():
-            return Problem("prediction", one.id, f"expected a label map at {path}, found none: not in the numbers")
+            return Problem("prediction", picture.id, f"expected a label map at {path}, found none: not in the numbers")
         try:
-            return pixel_pairs(one.id, read_labels(path), one.truth.read(), len(classes))
+            return pixel_pairs(picture.id, read_labels(path), picture.truth.read(), len(classes))
         except InputError as error:
-            return Problem("prediction", one.id, str(error))
+            return Problem("prediction", picture.id, str(error))
 
     metric = MeanIoU(len(classes))
-    for one, pairs in judged(samples, pairs_of, leave_out, reporter):
-        metric.restore(one.id, pairs)
+    for sample, pairs in judged(samples, pairs_of, leave_out, reporter):
+        metric.restore(sample.id, pairs)
     if not len(metric):
         raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")
-    numbers = numbers_of(metric.compute(), [one.name for one in classes])
+    numbers = numbers_of(metric.compute(), [class_name.name for class_name in classes])
     return LabelsResult(len(samples), len(metric), tuple(leave_out.problems), numbers)

@@ -57,16 +57,16 @@ class Examples:
         return cls(*(np.concatenate(column) for column in columns))
 
 
-def examples_in(found: Localization, names: Sequence[str], truth: Mapping[int, npt.NDArray[Any]]) -> Examples:
+def examples_in(localization: Localization, names: Sequence[str], truth: Mapping[int, npt.NDArray[Any]]) -> Examples:
     """The examples of one picture; `truth`: place among the names → true boxes `[m, 4]`, of those that are there."""
-    assert found.second_look is not None
-    assert found.judged is not None
-    boxes = replace(found.judged.candidates, score=found.judged.fit)
-    features = found.second_look.features(boxes)
+    assert localization.second_look is not None
+    assert localization.judged is not None
+    boxes = replace(localization.judged.candidates, score=localization.judged.fit)
+    features = localization.second_look.features(boxes)
     there = np.array([p in truth for p in range(len(names))], bool)
     labels, best = best_of_names(features, boxes.label)
     right = right_boxes(boxes, truth)
-    return Examples(features, right, there[boxes.label], best, there[labels], found.second_look.of_names, there)
+    return Examples(features, right, there[boxes.label], best, there[labels], localization.second_look.of_names, there)
 
 
 def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str) -> Calibration:
@@ -103,8 +103,10 @@ class Held:
     def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Held:
         """Of these pictures, each by its own calibration."""
         every = Examples.together(pictures)
-        score = np.concatenate([one.right(own.of_boxes) for own, one in zip(pictures, by, strict=True)])
-        presence = np.concatenate([one.there(own.of_names) for own, one in zip(pictures, by, strict=True)])
+        score = np.concatenate([calibration.right(own.of_boxes) for own, calibration in zip(pictures, by, strict=True)])
+        presence = np.concatenate(
+            [calibration.there(own.of_names) for own, calibration in zip(pictures, by, strict=True)]
+        )
         return cls(
             reliability(score, every.right), average_precision(score, every.right), reliability(presence, every.there)
         )
@@ -141,7 +143,7 @@ def row_schema() -> Any:
     """The columns of a row, one for each picture: its `Examples`."""
     pa = arrow()
     flags, features = pa.list_(pa.bool_()), pa.list_(pa.list_(pa.float64()))
-    columns = {one.name: features if one.name.startswith("of_") else flags for one in fields(Examples)}
+    columns = {column.name: features if column.name.startswith("of_") else flags for column in fields(Examples)}
     return schema_of(**columns_of_pictures(), **columns)
 
 
@@ -155,15 +157,17 @@ class ExamplesJudge(AskingJudge):
 
     def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         if heat is None:
-            return {one.name: [] for one in fields(Examples)}
-        found = examples_in(heat, heat.names, seen.truth(heat.image.size))
-        return {name: values.tolist() for name, values in vars(found).items()}
+            return {column.name: [] for column in fields(Examples)}
+        examples = examples_in(heat, heat.names, seen.truth(heat.image.size))
+        return {name: values.tolist() for name, values in vars(examples).items()}
 
 
 def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
     refuse_few(dataset)
-    if all(one.truth.keys() >= {*one.labels} for one in dataset.samples):  # said before hours of work, not after
+    if all(
+        sample.truth.keys() >= {*sample.labels} for sample in dataset.samples
+    ):  # said before hours of work, not after
         raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
     setup, setting = as_setting(localizer)
     judge_of = partial(ExamplesJudge, class_entries(dataset))
@@ -171,7 +175,7 @@ def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: 
         TASK, judge_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
     )  # fmt: skip
     pictures = [
-        Examples(**{one.name: _column(row[one.name], one.name) for one in fields(Examples)})
+        Examples(**{column.name: _column(row[column.name], column.name) for column in fields(Examples)})
         for row in rows_in(out)
         if row["status"] == "ok" and row["all_there"]
     ]
@@ -195,7 +199,7 @@ def refuse_few(dataset: AskedDataset) -> None:
 
 def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about: str) -> Calibrated:
     """The calibration of these examples, and how it holds in pictures of other folds, beside `before`."""
-    right = sum(int(one.right.sum()) for one in pictures)
+    right = sum(int(picture.right.sum()) for picture in pictures)
     if len(pictures) < FEWEST_PICTURES or right < FEWEST_RIGHT:
         raise UnfitError(
             f"expected at least {FEWEST_PICTURES} pictures and {FEWEST_RIGHT} right boxes to fit, got {len(pictures)} "
@@ -203,7 +207,7 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
         )
     models, folds = (model,), []
     for fold in range(FOLDS):
-        others = Examples.together(one for i, one in enumerate(pictures) if i % FOLDS != fold)
+        others = Examples.together(picture for i, picture in enumerate(pictures) if i % FOLDS != fold)
         for what, true in (("boxes that are right", others.right), ("names that are there", others.all_there),
                            ("names with boxes that are there", others.there)):  # fmt: skip
             if true.all() or not true.any():
@@ -217,7 +221,7 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
         Held.of(pictures, [before] * len(pictures)),
         Held.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
         len(pictures),
-        sum(len(one.right) for one in pictures),
+        sum(len(picture.right) for picture in pictures),
         right,
     )
 
@@ -243,5 +247,5 @@ def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     if not pictures:
         raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
     classes = tuple(ClassName(words[0], words) for words in texts.synonyms)
-    samples = draw.of(pictures, lambda one: one)
+    samples = draw.of(pictures, lambda picture: picture)
     return AskedDataset("reviewed", out, "reviewed", "tune", classes, samples, tuple(problems))

@@ -30,16 +30,16 @@ SOURCES = {
 }
 
 
-def filled(one: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter[str]]:
+def filled(correction: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter[str]]:
     """The correction with a mask for every box, and the number of masks from each source."""
     canvas, sources = Canvas((row["width"], row["height"])), Counter[str]()
-    masks = list(one.masks or [None] * len(one.boxes))
+    masks = list(correction.masks or [None] * len(correction.boxes))
     drafts = np.array(row["boxes"], float).reshape(-1, 4)  # [n, 4]
-    for label in sorted(set(one.labels)):
+    for label in sorted(set(correction.labels)):
         of_label = [i for i, draft in enumerate(row["labels"]) if draft == label]
         inside: BoolArray | None = None  # [H, W], the pixels of all drafts of the label
-        for place in (i for i, its in enumerate(one.labels) if its == label):
-            box, given = one.boxes[place], masks[place]
+        for place in (i for i, its in enumerate(correction.labels) if its == label):
+            box, given = correction.boxes[place], masks[place]
             near = np.flatnonzero((np.abs(drafts[of_label] - box) <= SAME).all(axis=1))
             if given is not None:
                 source = "set"
@@ -54,7 +54,7 @@ def filled(one: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter
                 whole = part if part.any() else np.ones_like(part)
                 masks[place] = rle.compressed(canvas.placed(whole, columns.start, rows.start))
             sources[source] += 1
-    return replace(one, masks=masks), sources
+    return replace(correction, masks=masks), sources
 
 
 def in_words(sources: Mapping[str, int]) -> str:
@@ -88,19 +88,19 @@ class Canvas:
 
     def united(self, codes: Iterable[str]) -> BoolArray:
         """The pixels `[H, W]` of any of some masks of the picture's size, as COCO's texts."""
-        several = [rle.counts_of({"size": self.hw, "counts": one}) for one in codes]
+        several = [rle.counts_of({"size": self.hw, "counts": code}) for code in codes]
         return rle.of_runs(rle.united(several)).reshape(self.size_wh).T if several else np.zeros(self.hw, bool)
 
     def window(self, box: Sequence[float]) -> tuple[slice, slice]:
         """Rows and columns of the pixels whose centres lie in a box, or of the one that it lies in."""
-        found = []
+        sides = []
         for side, low, high in ((self.hw[0], box[1], box[3]), (self.hw[1], box[0], box[2])):
             centres = np.arange(side) + 0.5
-            found.append(slice(int(np.searchsorted(centres, low)), int(np.searchsorted(centres, high, "right"))))
-        if any(one.start >= one.stop for one in found):
+            sides.append(slice(int(np.searchsorted(centres, low)), int(np.searchsorted(centres, high, "right"))))
+        if any(side.start >= side.stop for side in sides):
             row, column = (min(int(low), side - 1) for low, side in zip((box[1], box[0]), self.hw, strict=True))
-            found = [slice(row, row + 1), slice(column, column + 1)]
-        return found[0], found[1]
+            sides = [slice(row, row + 1), slice(column, column + 1)]
+        return sides[0], sides[1]
 
 
 # --------------------------------------------------------------------------------------------- as other tools have them
@@ -120,10 +120,10 @@ def of_points(points: npt.NDArray[np.floating[Any]], canvas: Canvas) -> Counts:
 
 def _drawn(shapes: Any, canvas: Canvas) -> Counts:
     outlines = polygons.outlines_of(shapes, canvas.size_wh)
-    for one in outlines:
-        canvas.take(WALKED * polygons.steps(one))
+    for outline in outlines:
+        canvas.take(WALKED * polygons.steps(outline))
     pixels = canvas.hw[0] * canvas.hw[1]
-    return rle.united([rle.of_switches(polygons.switches(one, canvas.hw), pixels) for one in outlines])
+    return rle.united([rle.of_switches(polygons.switches(outline, canvas.hw), pixels) for outline in outlines])
 
 
 def of_yolo(shares: Sequence[float], canvas: Canvas) -> Counts:
@@ -144,7 +144,7 @@ def of_yolo(shares: Sequence[float], canvas: Canvas) -> Counts:
 def of_cvat(code: Mapping[str, str], canvas: Canvas) -> Counts:
     """The runs of CVAT's `<mask>`, which has those of its rectangle, row by row, beginning with those of 0."""
     left, top, width, height = (int(float(code[key])) for key in ("left", "top", "width", "height"))
-    counts = np.array([int(one) for one in code["rle"].split(",")], np.int64)
+    counts = np.array([int(number) for number in code["rle"].split(",")], np.int64)
     inside = 0 <= left < left + width <= canvas.size_wh[0] and 0 <= top < top + height <= canvas.size_wh[1]
     if not inside or not rle.fills(counts, width * height):
         raise ValueError("a mask that does not fill its rectangle, or lies outside the picture")
@@ -159,10 +159,10 @@ def of_voc(numbers: npt.NDArray[Any]) -> dict[int, Counts]:
     ends = np.append(starts[1:], flat.size)
     of_run = flat[starts]
     order = np.argsort(of_run, kind="stable")  # the runs of each number lie together
-    found, first = np.unique(of_run[order], return_index=True)
+    kinds, first = np.unique(of_run[order], return_index=True)
     return {
         int(number): rle.of_switches(np.concatenate([starts[some], ends[some]]), flat.size)
-        for number, some in zip(found, np.split(order, first[1:]), strict=True)
+        for number, some in zip(kinds, np.split(order, first[1:]), strict=True)
     }
 
 
@@ -203,7 +203,7 @@ def of_brush(packed: Any, canvas: Canvas) -> Counts:
     ends = np.cumsum(np.array(lengths, np.int64)) // 4  # in pixels, row by row: that of a value is that of its alpha
     there = np.array(values) >= 128
     alone = rle.of_switches(np.concatenate([np.append(0, ends[:-1])[there], ends[there]]), width * height)
-    top, left, bottom, right = (int(one) for one in rle.bounds(alone, width))
+    top, left, bottom, right = (int(side) for side in rle.bounds(alone, width))
     if top == bottom:
         return alone  # empty
     canvas.take(width * (bottom - top))

@@ -88,9 +88,9 @@ def read_corrections(
 ) -> Corrections:
     """Reads a corrected set."""
     read = _read(given) if isinstance(given, Path) else _of_tasks(given)
-    find = _Finder(sizes, read.listed, {k: v for one in lists for k, v in _listed(one).items()})
+    find = _Finder(sizes, read.listed, {k: v for names in lists for k, v in _listed(names).items()})
     known = _label_index(labels)
-    found: dict[str, Correction] = {}
+    corrections: dict[str, Correction] = {}
     problems: dict[str, str] = {}
     named: Counter[str] = Counter()
     for entry in read.entries:
@@ -99,16 +99,16 @@ def read_corrections(
             picture = find(entry.names, entry.more)
             named[picture] += 1
             if named[picture] > 1:
-                found.pop(picture, None)
+                corrections.pop(picture, None)
                 raise UnusableError(f"several pictures of the set match {picture}")
             size = sizes[picture]
             if entry.size_wh not in (None, size):
                 width, height = entry.size_wh or size
                 raise UnusableError(f"it is {width}×{height} in the set, but was annotated at {size[0]}×{size[1]}")
-            found[picture] = _checked(entry.shapes(Canvas(size), masks), size, known, masks)
+            corrections[picture] = _checked(entry.shapes(Canvas(size), masks), size, known, masks)
         except (UnusableError, InputError, *UNREADABLE) as error:
             problems[title] = _why(error, read.form)
-    return Corrections(read.form, found, problems)
+    return Corrections(read.form, corrections, problems)
 
 
 def _why(error: Exception, form: str) -> str:
@@ -188,13 +188,13 @@ class _Finder:
         self._deepest = 0  # folders and name of a picture
         self._by_end: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for one in pictures:
-            parts = PurePosixPath(one).parts
+        for picture in pictures:
+            parts = PurePosixPath(picture).parts
             self._deepest = max(self._deepest, len(parts))
             for start in range(1, len(parts)):
-                self._by_end["/".join(parts[start:])].append(one)
-            for stem in {PurePosixPath(one).stem, flat_stem(one), str(PurePosixPath(one).with_suffix(""))}:
-                self._by_stem[stem].append(one)
+                self._by_end["/".join(parts[start:])].append(picture)
+            for stem in {PurePosixPath(picture).stem, flat_stem(picture), str(PurePosixPath(picture).with_suffix(""))}:
+                self._by_stem[stem].append(picture)
 
     def __call__(self, names: Sequence[str], more: Sequence[str] = ()) -> str:
         """The picture that one of the names means, or else one of some more."""
@@ -206,11 +206,11 @@ class _Finder:
         for spelt in (names, more, bare):
             for look in looks:
                 for name in spelt:
-                    found = look(name)
-                    if len(found) == 1:
-                        return found[0]
-                    if found:
-                        raise UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
+                    matching = look(name)
+                    if len(matching) == 1:
+                        return matching[0]
+                    if matching:
+                        raise UnusableError(f"it may be {' or '.join(sorted(matching)[:3])}: give its path")
         raise UnusableError("no annotated picture of this run has this name")
 
     def _listed(self, listed: Mapping[str, str], name: str) -> list[str]:
@@ -224,7 +224,7 @@ class _Finder:
         parts = PurePosixPath(name).parts
         shown = range(max(1, len(parts) - self._deepest), len(parts))  # a name may have a million folders
         tails = ("/".join(parts[start:]) for start in shown)
-        longest = next((one for one in tails if one in self._pictures), None)
+        longest = next((tail for tail in tails if tail in self._pictures), None)
         return self._by_end.get(name, []) if longest is None else [longest]
 
     def _of_stem(self, name: str) -> list[str]:
@@ -259,7 +259,7 @@ def _read(path: Path) -> _Set:
         content = read_json(path)
         if isinstance(content, dict) and isinstance(content.get("images"), list) and "annotations" in content:
             return _coco(content)
-        if isinstance(content, list) and content and all(isinstance(one, dict) and "data" in one for one in content):
+        if isinstance(content, list) and content and all(isinstance(task, dict) and "data" in task for task in content):
             return _label_studio(content)
     except FileNotFoundError:
         raise UsageError(f"expected corrections in {path}, found no such file: check the path") from None
@@ -280,22 +280,22 @@ def _read_folder(folder: Path) -> _Set:
 def _coco(content: Mapping[str, Any]) -> _Set:
     from supervision.dataset.formats.coco import coco_annotations_to_detections
 
-    names = {one["id"]: str(one["name"]) for one in content["categories"]}
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
     if len({image["id"] for image in content["images"]}) < len(content["images"]):
         raise ValueError("several of its images have the same id")
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for one in content["annotations"]:
-        of_image[one["image_id"]].append(one)
+    for annotation in content["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
 
     def shapes(image_id: Any, canvas: Canvas, masks: bool) -> LabelledShapes:
         own = of_image[image_id]
-        if not all("bbox" in one for one in own):
+        if not all("bbox" in annotation for annotation in own):
             raise UnusableError("a shape in it has no box")
-        found = coco_annotations_to_detections(own, canvas.size_wh, with_masks=False, use_iscrowd=False)
-        of_each = (correction_masks.of_coco(one["segmentation"], canvas) if masks and one.get("segmentation") else None
-                   for one in own)  # fmt: skip
-        labels = [names[one["category_id"]] for one in own]
-        return zip(labels, found.xyxy.tolist(), of_each, strict=True)
+        detections = coco_annotations_to_detections(own, canvas.size_wh, with_masks=False, use_iscrowd=False)
+        outlined = (annotation.get("segmentation") if masks else None for annotation in own)
+        of_each = (correction_masks.of_coco(outlines, canvas) if outlines else None for outlines in outlined)
+        labels = [names[annotation["category_id"]] for annotation in own]
+        return zip(labels, detections.xyxy.tolist(), of_each, strict=True)
 
     entries = []
     for image in content["images"]:
@@ -315,12 +315,14 @@ def _yolo(folder: Path, described: Path) -> _Set:
         outlined = [len(line.split()) > 6 for line in lines]
         if any(outlined) and not masks:
             raise UnusableError("a shape in it is a polygon, not a box")
-        found = yolo_annotations_to_detections(lines, canvas.size_wh, with_masks=False)
-        classes = [] if found.class_id is None else [int(one) for one in found.class_id]
+        detections = yolo_annotations_to_detections(lines, canvas.size_wh, with_masks=False)
+        classes = [] if detections.class_id is None else [int(number) for number in detections.class_id]
         if strange := set(classes) - names.keys():
             raise UnusableError(f"class {min(strange)} is not in {described.name}")
-        for i, xyxy, line, polygon in zip(classes, found.xyxy.tolist(), lines, outlined, strict=True):
-            mask = correction_masks.of_yolo([finite(one) for one in line.split()[1:]], canvas) if polygon else None
+        for i, xyxy, line, polygon in zip(classes, detections.xyxy.tolist(), lines, outlined, strict=True):
+            mask = (
+                correction_masks.of_yolo([finite(number) for number in line.split()[1:]], canvas) if polygon else None
+            )
             yield names[i], None if polygon else xyxy, mask
 
     entries = []
@@ -343,11 +345,11 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
         of_number = {} if numbered is None else correction_masks.of_voc(numbered)
         if numbered is not None and numbered.dtype == np.uint8:
             of_number.pop(VOID, None)
-        for number, one in enumerate(root.findall("object"), start=1):
-            x0, y0, x1, y1 = (finite(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
+        for number, thing in enumerate(root.findall("object"), start=1):
+            x0, y0, x1, y1 = (finite(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
             left, top = min(x0, x1) - 1, min(y0, y1) - 1  # pixels there count from 1, the last one inside
             mask = of_number.get(number)
-            yield one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), mask
+            yield thing.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), mask
 
     entries = []
     broken: list[Exception] = []
@@ -365,7 +367,7 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
         named, path = (_spellings(root.findtext(key) or "") for key in ("filename", "path"))
         # A path, or else the file's own place, tells pictures of the same name in several folders apart.
         place = PurePosixPath(stem).with_name(PurePosixPath(named[0]).name or file.stem).as_posix()
-        first = tuple(one for one in (*named, *path, place) if "/" in one)
+        first = tuple(name for name in (*named, *path, place) if "/" in name)
         names = tuple(filter(None, (*named, *path, stem)))
         size = (width, height) if width and height else None
         entries.append(_Entry(first or names, partial(shapes, root, file), size, names if first else ()))
@@ -394,30 +396,32 @@ def _cvat(root: ET.Element) -> _Set:
         raise ValueError(f"the XML is <{root.tag}>, not CVAT's <annotations>")
 
     def shapes(image: ET.Element, canvas: Canvas, masks: bool) -> LabelledShapes:
-        for one in image:
-            if one.tag == "tag":
+        for shape in image:
+            if shape.tag == "tag":
                 continue
-            if masks and one.tag in ("mask", "polygon"):
-                if one.tag == "mask":
-                    mask = correction_masks.of_cvat(one.attrib, canvas)
+            if masks and shape.tag in ("mask", "polygon"):
+                if shape.tag == "mask":
+                    mask = correction_masks.of_cvat(shape.attrib, canvas)
                 else:  # "x,y;x,y;…"
-                    corners = one.attrib["points"].split(";")
+                    corners = shape.attrib["points"].split(";")
                     points = np.array([[finite(value) for value in corner.split(",")] for corner in corners])
                     mask = correction_masks.of_points(points, canvas)
-                yield one.attrib["label"], None, mask
+                yield shape.attrib["label"], None, mask
                 continue
-            if one.tag != "box" or finite(one.get("rotation", "0")) != 0:
-                raise UnusableError(f"a shape in it is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
-            edges = [finite(one.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
-            yield one.attrib["label"], edges, None
+            if shape.tag != "box" or finite(shape.get("rotation", "0")) != 0:
+                raise UnusableError(
+                    f"a shape in it is a {'rotated ' if shape.tag == 'box' else ''}{shape.tag}, not a box"
+                )
+            edges = [finite(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
+            yield shape.attrib["label"], edges, None
 
     entries = [
         _Entry(
-            _spellings(one.attrib["name"]),
-            partial(shapes, one),
-            (whole(one.attrib["width"]), whole(one.attrib["height"])),
+            _spellings(image.attrib["name"]),
+            partial(shapes, image),
+            (whole(image.attrib["width"]), whole(image.attrib["height"])),
         )
-        for one in root.iter("image")
+        for image in root.iter("image")
     ]
     if not entries:  # CVAT for video has tracks instead
         raise ValueError("it has no <image>: it must be CVAT for images")
@@ -434,30 +438,30 @@ def _of_tasks(tasks: Sequence[Mapping[str, Any]]) -> _Set:
 def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:
     entries = []
     for task in tasks:
-        done = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
+        done = [annotation for annotation in task.get("annotations") or [] if not annotation.get("was_cancelled")]
         if not done:
             continue  # nobody has looked at it
         last = max(enumerate(done), key=lambda pair: (str(pair[1].get("updated_at", "")), pair[0]))[1]
         data = task["data"]
         paths = [data.get("path"), *(value for key, value in data.items() if key != "path")]
-        names = tuple(one for path in paths if isinstance(path, str) for one in _spellings(path))
+        names = tuple(name for path in paths if isinstance(path, str) for name in _spellings(path))
         # What else a task has, such as an id of "12", may be the name of another picture.
-        names = tuple(one for one in names if PurePosixPath(one).suffix.lower() in SUFFIXES) or names
+        names = tuple(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES) or names
         entries.append(_Entry(names or (f"task {task.get('id')}",), partial(_drawn_shapes, last["result"])))
     return _Set("Label Studio", entries)
 
 
 def _drawn_shapes(results: Sequence[Mapping[str, Any]], canvas: Canvas, masks: bool) -> LabelledShapes:
     size = width, height = canvas.size_wh
-    for one in results:
-        if one["type"] in NO_SHAPES:
+    for result in results:
+        if result["type"] in NO_SHAPES:
             continue
-        value, kind = one["value"], one["type"]
+        value, kind = result["value"], result["type"]
         of_mask = masks and kind in ("brushlabels", "polygonlabels")
         if not of_mask and (kind != "rectanglelabels" or value.get("rotation")):
             what = "a rotated rectangle" if kind == "rectanglelabels" else kind
             raise UnusableError(f"a shape in it is {what}, not a box")
-        there = (one.get("original_width", width), one.get("original_height", height))
+        there = (result.get("original_width", width), result.get("original_height", height))
         if there != size:
             raise UnusableError(f"it is {there[0]}×{there[1]} in the set, but was annotated at {width}×{height}")
         if len(value[kind]) != 1:
@@ -479,8 +483,8 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], canvas: Canvas, masks: b
 def _spellings(name: str) -> tuple[str, ...]:
     """What a name or an address may stand for: itself, its path, its `d`."""
     plain = name.replace("\\", "/")
-    found = [plain]
+    spellings = [plain]
     if "?" in plain or "%" in plain or "://" in plain or "/data/" in plain:
         address = urlsplit(plain)
-        found += [*parse_qs(address.query).get("d", []), unquote(address.path)]
-    return tuple(dict.fromkeys(found))
+        spellings += [*parse_qs(address.query).get("d", []), unquote(address.path)]
+    return tuple(dict.fromkeys(spellings))

@@ -34,10 +34,10 @@ class Work:
 
 def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> Work:
     """The corrections of drafts `[n, 4]`, best first, that make them the boxes `[m, 4]`."""
-    found, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
-    fits = fits_of(found, true)
+    proposed, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
+    fits = fits_of(proposed, true)
     right = sum(fit >= IOU for fit in fits)
-    return Work(len(found) - right, len(true) - right, sum(IOU <= fit < ADJUSTED for fit in fits))
+    return Work(len(proposed) - right, len(true) - right, sum(IOU <= fit < ADJUSTED for fit in fits))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _share(part: int, whole: int) -> float | None:
 def score_drafts(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
     """The score of all drafts, and of those of each label, by pictures with their corrections."""
     outcomes, true = _outcomes(pairs, count)
-    every = _scored([one for some in outcomes for one in some], sum(true))
+    every = _scored([outcome for some in outcomes for outcome in some], sum(true))
     return every, [_scored(some, number) for some, number in zip(outcomes, true, strict=True)]
 
 
@@ -98,22 +98,22 @@ def least_score(
     pairs: Iterable[tuple[Row, Correction]], count: int, most_false: float
 ) -> tuple[float, int, int] | None:
     """The score from which (1 + wrong) / n ≤ `most_false` (Barber and Candès 2015), how many, how many wrong."""
-    every = sorted((one for some in _outcomes(pairs, count)[0] for one in some), reverse=True)
-    found, wrong = None, 0
+    every = sorted((outcome for some in _outcomes(pairs, count)[0] for outcome in some), reverse=True)
+    best, wrong = None, 0
     for number, (score, right) in enumerate(every, start=1):
         wrong += not right
         last = number == len(every) or every[number][0] < score  # drafts with the same score go together
         if last and (1 + wrong) / number <= most_false:
-            found = score, number, wrong
-    return found
+            best = score, number, wrong
+    return best
 
 
 def fits_of(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> list[float]:
     """The IoU of each draft, the best first, with the box that it takes; less than `IOU` where it takes none."""
-    found, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
-    if not len(found) or not len(true):
-        return [0.0] * len(found)
-    iou = iou_matrix(found, true)  # [n, m]
+    proposed, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
+    if not len(proposed) or not len(true):
+        return [0.0] * len(proposed)
+    iou = iou_matrix(proposed, true)  # [n, m]
     fits = []
     for row in iou:
         best = int(row.argmax())
@@ -124,13 +124,13 @@ def fits_of(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> list[float]:
 
 
 def _scored(outcomes: list[tuple[float, bool]], true: int) -> LabelScore:
-    right = sum(one for _, one in outcomes)
+    right = sum(hit for _, hit in outcomes)
     plain = LabelScore(len(outcomes), true, right)
     if true < FEWEST or not right:
         return plain
     ordered = sorted(outcomes, reverse=True)
     scores = np.array([score for score, _ in ordered])
-    hits = np.cumsum([one for _, one in ordered])  # [n] right among those with this score or more
+    hits = np.cumsum([hit for _, hit in ordered])  # [n] right among those with this score or more
     last = np.append(scores[1:] < scores[:-1], True)  # of drafts with the same score all or none are kept
     f1 = np.where(last, 2 * hits / (np.arange(1, len(scores) + 1) + true), -1)
     best = len(f1) - 1 - int(f1[::-1].argmax())  # of equals the one that keeps more

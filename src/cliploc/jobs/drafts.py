@@ -94,7 +94,7 @@ class Chosen:
 
 def presence_of(row: Mapping[str, Any]) -> Floats:
     """`[P]`; NaN of names that the model does not know."""
-    return np.array([np.nan if one is None else one for one in row["presence"]], np.float64)
+    return np.array([np.nan if chance is None else chance for chance in row["presence"]], np.float64)
 
 
 def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chosen:

@@ -27,8 +27,8 @@ Spending: TypeAlias = Mapping[str, tuple[int, int, float]]
 def spent_together(several: Iterable[Spending]) -> dict[str, tuple[int, int, float]]:
     """The sums for each name."""
     total: dict[str, tuple[int, int, float]] = {}
-    for one in several:
-        for name, (maps, passes, seconds) in one.items():
+    for spent in several:
+        for name, (maps, passes, seconds) in spent.items():
             before = total.get(name, (0, 0, 0.0))
             total[name] = before[0] + maps, before[1] + passes, before[2] + seconds
     return total

@@ -79,12 +79,12 @@ def judged(
             spawn = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(count, spawn, _start, (named_modules(),)))
             every = pool.map(judge, samples, chunksize=8)
-        for sample, found in zip(samples, every, strict=True):
+        for sample, outcome in zip(samples, every, strict=True):
             reporter.images(1)
-            if isinstance(found, Problem):
-                leave_out(found)
+            if isinstance(outcome, Problem):
+                leave_out(outcome)
             else:
-                yield sample, found
+                yield sample, outcome
 
 
 def _start(modules: tuple[str, ...]) -> None:
@@ -103,13 +103,13 @@ class EvaluatedFolder:
 
     def counts(self) -> dict[str, int]:
         """The number of problems of each kind."""
-        return dict(sorted(Counter(one.kind for one in self.problems).items()))
+        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
 
     def left_out(self) -> dict[str, Any]:
         """The problems, as `--json` prints them."""
         return {
             "problems": self.counts(),
-            "failed": [asdict(one) for one in self.problems],
+            "failed": [asdict(problem) for problem in self.problems],
         }
 
 
@@ -136,7 +136,7 @@ class FolderResult(EvaluatedFolder):
 
     def lines(self) -> list[tuple[str, str, str, str]]:
         """A row for each number: name, percent, 95 % interval, and a note on its τ."""
-        scores = {key: score for one in self.summaries for key, score in one.scores.items()}
+        scores = {key: score for summary in self.summaries for key, score in summary.scores.items()}
         return [
             (number.title, f"{100 * score.value:.2f} %", _ends(score.interval), score.note)
             for key, number in all_numbers().items()
@@ -170,7 +170,7 @@ def evaluate_folder(
         else:
             truths.append(truth)
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
-    known = {f"{one}.npy" for one in asked}
+    known = {f"{image_id}.npy" for image_id in asked}
     for path in sorted({path.relative_to(maps).as_posix() for path in maps.rglob("*.npy")} - known):
         leave_out(Problem("metadata", path, "a map whose image is not in image_ids.txt: add its metadata or remove it"))
     for image_id in sorted(ranked.keys() - set(asked)):
@@ -182,20 +182,20 @@ def evaluate_folder(
         evaluated += 1
         if predictions is not None and truth.image_id not in ranked:
             leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))
-        for one in metrics:
-            one.add(truth.image_id, columns, truth.label, ranked.get(truth.image_id))
+        for metric in metrics:
+            metric.add(truth.image_id, columns, truth.label, ranked.get(truth.image_id))
     if not evaluated:
         raise UsageError(f"none of {len(asked)} pictures could be evaluated: check {maps} and {metadata}")
-    summaries = tuple(one.summarise(False, bootstrap) for one in metrics)
+    summaries = tuple(metric.summarise(False, bootstrap) for metric in metrics)
     return FolderResult(len(asked), evaluated, tuple(leave_out.problems), summaries)
 
 
 def _metrics(threshold: float | None) -> list[Metric]:
     """The metrics that compare with boxes; without a threshold only those that need none or choose it themselves."""
     return [
-        one.at(threshold)
-        for one in all_metrics("boxes")
-        if threshold is not None or not one.needs_threshold or one.chooses_threshold
+        metric.at(threshold)
+        for metric in all_metrics("boxes")
+        if threshold is not None or not metric.needs_threshold or metric.chooses_threshold
     ]
 
 
@@ -206,8 +206,8 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
         heat = checked_map(read_map(path, convention), convention)
         judged = JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
         columns: Columns = {}
-        for one in _metrics(threshold):
-            columns |= one.judge(judged)
+        for metric in _metrics(threshold):
+            columns |= metric.judge(judged)
         return columns
     except InputError as error:
         return Problem("map", truth.image_id, str(error))

@@ -61,7 +61,7 @@ def make_set(name: str, source: Path, out: Path, reporter: Reporter = SILENT) ->
     if out.exists():
         raise UsageError(f"expected a new folder, found something at {out}: remove it or choose another --out")
     # Picture → the checksums of its file and of its truth, in the order of the set.
-    sums = {one["picture"]: (one["file"], one["truth"]) for one in csv.DictReader(_own_lines(name))}
+    sums = {row["picture"]: (row["file"], row["truth"]) for row in csv.DictReader(_own_lines(name))}
     truths: Truths = {}
     files: dict[str, str] = {}
 
@@ -76,8 +76,10 @@ def make_set(name: str, source: Path, out: Path, reporter: Reporter = SILENT) ->
     write_folder_whole(out, write)
     return Built(
         len(sums),
-        tuple(one for one, (file, _) in sums.items() if files[one] != file),
-        tuple(one for one, (_, truth) in sums.items() if truth and _checksum(truths[one].encode()) != truth),
+        tuple(picture for picture, (file, _) in sums.items() if files[picture] != file),
+        tuple(
+            picture for picture, (_, truth) in sums.items() if truth and _checksum(truths[picture].encode()) != truth
+        ),
     )
 
 
@@ -93,32 +95,35 @@ def _checksum(content: bytes) -> str:
 # ------------------------------------------------------------------------------------------------------- the builders
 def _ilsvrc(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) -> Truths:
     """Pictures of ILSVRC's validation set in the WSOL layout, stretched; boxes end at width − 1 and height − 1."""
-    found = readers.get("ilsvrc").read(source, "val", Problems())
-    there = {one.path.name: one for one in found.candidates}
-    _refuse_missing(wanted, (one for one in there if there[one].path.is_file()), source, "pictures with boxes")
+    annotations = readers.get("ilsvrc").read(source, "val", Problems())
+    there = {candidate.path.name: candidate for candidate in annotations.candidates}
+    _refuse_missing(wanted, (name for name in there if there[name].path.is_file()), source, "pictures with boxes")
     (out / "val").mkdir()
     lines: dict[str, list[str]] = {"image_ids": [], "class_labels": [], "image_sizes": [], "localization": []}
     truths = {}
     for name in wanted:
-        one = there[name]
-        with open_picture(one.path) as opened:
+        candidate = there[name]
+        with open_picture(candidate.path) as opened:
             width, height = opened.image.size
             stretched = opened.image.convert("RGB").resize((WSOL_SIDE, WSOL_SIDE), Resampling.LANCZOS)
         stretched.save(out / "val" / name, "JPEG", quality=WSOL_QUALITY)
         last = (width - 1, height - 1) * 2
-        boxes = [tuple(f"{min(v, m):g}" for v, m in zip(box, last, strict=True)) for box in one.boxes]
+        boxes = [tuple(f"{min(v, m):g}" for v, m in zip(box, last, strict=True)) for box in candidate.boxes]
         lines["image_ids"].append(f"val/{name}")
-        lines["class_labels"].append(f"val/{name},{one.label}")
+        lines["class_labels"].append(f"val/{name},{candidate.label}")
         lines["image_sizes"].append(f"val/{name},{width},{height}")
         lines["localization"] += [f"val/{name},{','.join(box)}" for box in boxes]
         ordered = sorted(boxes, key=lambda box: [float(value) for value in box])
-        truths[name] = f"{one.label} {width} {height} {' '.join(value for box in ordered for value in box)}"
+        truths[name] = f"{candidate.label} {width} {height} {' '.join(value for box in ordered for value in box)}"
         reporter.images(1)
     (out / "metadata").mkdir()
     for stem, rows in lines.items():
         (out / "metadata" / f"{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     with (out / "synsets.csv").open("w", encoding="utf-8", newline="") as file:
-        classes = [(i, one.wnid, ", ".join((one.name, *one.synonyms))) for i, one in enumerate(imagenet_classes())]
+        classes = [
+            (i, class_name.wnid, ", ".join((class_name.name, *class_name.synonyms)))
+            for i, class_name in enumerate(imagenet_classes())
+        ]
         csv.writer(file, lineterminator="\n").writerows([("label", "wnid", "synset_words"), *classes])
     return truths
 
@@ -152,9 +157,9 @@ def _coco(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter) ->
             raise UsageError(f"{path} is not JSON ({error}): download it again") from None
         if absent := {"images", "annotations", "categories"} - document.keys():
             raise UsageError(f"expected COCO's instances in {path}, which has no {min(absent)}: download it again")
-        chosen = {one["id"]: one for one in document["images"] if one["file_name"] in names}
+        chosen = {image["id"]: image for image in document["images"] if image["file_name"] in names}
         images += chosen.values()
-        instances += [one for one in document["annotations"] if one["image_id"] in chosen]
+        instances += [instance for instance in document["annotations"] if instance["image_id"] in chosen]
     return _written(out, _pictures(source, wanted), images, instances, document["categories"], reporter)
 
 
@@ -199,24 +204,24 @@ def _written(
     reporter: Reporter,
 ) -> Truths:
     """Copies the pictures, and writes the instances with ids from 1 on."""
-    images = sorted(images, key=lambda one: int(one["id"]))
-    _refuse_missing(list(files), (str(one["file_name"]) for one in images), "instances_*.json", "entries")
+    images = sorted(images, key=lambda image: int(image["id"]))
+    _refuse_missing(list(files), (str(image["file_name"]) for image in images), "instances_*.json", "entries")
     for name, file in files.items():
         (out / "val2017").mkdir(exist_ok=True)
         (out / "val2017" / name).write_bytes(read_bytes(file))
         reporter.images(1)
     (out / "annotations").mkdir()
-    numbered = [{**one, "id": i} for i, one in enumerate(instances, start=1)]
+    numbered = [{**instance, "id": i} for i, instance in enumerate(instances, start=1)]
     document = {"info": {}, "images": images, "annotations": numbered, "categories": categories}
     (out / "annotations/instances_val2017.json").write_text(json.dumps(document), encoding="utf-8")
     boxes: dict[int, list[str]] = {}
-    for one in instances:
-        if not one["iscrowd"]:
-            row = f"{one['category_id']} " + " ".join(f"{value:.2f}" for value in one["bbox"])
-            boxes.setdefault(one["image_id"], []).append(row)
+    for instance in instances:
+        if not instance["iscrowd"]:
+            row = f"{instance['category_id']} " + " ".join(f"{value:.2f}" for value in instance["bbox"])
+            boxes.setdefault(instance["image_id"], []).append(row)
     return {
-        one["file_name"]: f"{one['width']} {one['height']} {' '.join(sorted(boxes.get(one['id'], [])))}"
-        for one in images
+        image["file_name"]: f"{image['width']} {image['height']} {' '.join(sorted(boxes.get(image['id'], [])))}"
+        for image in images
     }
 
 
@@ -224,15 +229,15 @@ def _pictures(source: Path, wanted: Sequence[str]) -> dict[str, Path]:
     """Where the pictures of COCO lie."""
     folders = [source / below / split for below in ("", "images") for split in SPLITS]
     there: dict[str, Path] = {}
-    for folder in reversed([one for one in folders if one.is_dir()]):
+    for folder in reversed([folder for folder in folders if folder.is_dir()]):
         there |= {name: folder / name for name in wanted if (folder / name).is_file()}
     _refuse_missing(wanted, there, source, f"pictures in {' or '.join(SPLITS)}")
     return {name: there[name] for name in wanted}
 
 
 def _refuse_missing(wanted: Sequence[str], there: Iterable[str], source: Path | str, what: str) -> None:
-    found = set(there)
-    if missing := [one for one in wanted if one not in found]:
+    names = set(there)
+    if missing := [name for name in wanted if name not in names]:
         raise UsageError(
             f"expected {len(wanted):,} {what} in {source}, {len(missing):,} are missing, the first of them "
             f"{missing[0]}: complete the folder"
@@ -250,8 +255,8 @@ COCO128 = "the folder of coco128-seg (github.com/ultralytics/assets), with image
 ILSVRC = "the folder of ILSVRC2012's validation set, as `cliploc datasets ilsvrc` describes it"
 SAMPLES = "a clone of github.com/EliSchwartz/imagenet-sample-images"
 SETS = {
-    one.name: one
-    for one in (
+    about.name: about
+    for about in (
         EvaluationSet("ilsvrc-677", "677 of ILSVRC's validation set", "wsol", "ilsvrc_val_dev", ILSVRC, _ilsvrc),
         EvaluationSet("ilsvrc-312", "312 others of it", "wsol", "ilsvrc_val_report", ILSVRC, _ilsvrc),
         EvaluationSet("coco-65", "65 of COCO's training set", "coco", "coco_dev", COCO128, _coco128),

@@ -30,9 +30,9 @@ def mark_current(out: Path, name: str, files: Sequence[str], run: str, corrected
 def seal(out: Path, names: Sequence[str], newest: int | None = None) -> str:
     """An export's newest time, and a digest of names, sizes and times, without files newer than an earlier seal's."""
     status = [(path.relative_to(out).as_posix(), path.lstat()) for name in names for path in _files(out / name)]
-    facts = sorted((path, one.st_size, one.st_mtime_ns) for path, one in status)
+    facts = sorted((path, entry.st_size, entry.st_mtime_ns) for path, entry in status)
     newest = max((time for _, _, time in facts), default=0) if newest is None else newest
-    own = [one for one in facts if one[2] <= newest]
+    own = [fact for fact in facts if fact[2] <= newest]
     return f"{newest} {hashlib.sha256(json.dumps(own).encode()).hexdigest()[:32]}"
 
 

@@ -152,7 +152,7 @@ def begin(
         token = manifest["token"] if old is None else old["token"]
         (out / "parts").mkdir(parents=True, exist_ok=True)
         with temporaries_of(token):
-            below = [Path(one) for name in ("maps", "frames") for one, _, _ in os.walk(out / name)]
+            below = [Path(parent) for name in ("maps", "frames") for parent, _, _ in os.walk(out / name)]
             for folder in (out, out / "parts", *below):
                 remove_leftovers(folder, token)
             of_run = {**manifest, "sessions": []} if old is None else old
@@ -174,7 +174,7 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
         differences = _differences(old, new, kind.free | FREE)
     except (KeyError, TypeError):
         raise UsageError(f"{out / 'manifest.json'} is damaged: choose another --out") from None
-    theirs, ours = (one.get("cliploc_version") for one in (old, new))
+    theirs, ours = (manifest.get("cliploc_version") for manifest in (old, new))
     if theirs != ours:
         raise UsageError(
             f"{out} holds a run by cliploc {theirs}, this is {ours}: resume it with that version, or choose another "
@@ -235,10 +235,10 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
             "cliploc that wrote it, or choose another --out"
         )
     try:
-        found: dict[str, Any] = checked(read, kind.manifest)
+        manifest: dict[str, Any] = checked(read, kind.manifest)
     except DocumentError as error:
         raise UsageError(f"{path} is damaged ({error}): choose another --out") from None
-    return found
+    return manifest
 
 
 def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> list[str]:
@@ -246,24 +246,26 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
     if where in free:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        differences = []
         for key in dict.fromkeys([*old, *new]):
             inner = f"{where}.{key}" if where else key
             if (key in old) != (key in new):
                 later = key not in old and key in OPTIONS and new[key] == plain({key: getattr(DEFAULTS, key)})[key]
                 later |= where == "protocol" and key not in old and new[key] is None
-                found += [] if later or inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
+                differences += (
+                    [] if later or inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
+                )
             else:
-                found += _differences(old[key], new[key], free, inner)
-        if where == "labels" and not found and list(old) != list(new):  # boxes refer to labels by index
-            found.append("labels: in another order")
-        return found
+                differences += _differences(old[key], new[key], free, inner)
+        if where == "labels" and not differences and list(old) != list(new):  # boxes refer to labels by index
+            differences.append("labels: in another order")
+        return differences
     if isinstance(old, list) and isinstance(new, list) and where == "settings":
-        by_id = [{one["id"]: one for one in settings} for settings in (old, new)]
-        found = _differences(by_id[0], by_id[1], free, where)
-        return found or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
+        by_id = [{setting["id"]: setting for setting in settings} for settings in (old, new)]
+        differences = _differences(by_id[0], by_id[1], free, where)
+        return differences or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
     if old != new:
-        texts = [json.dumps(one, ensure_ascii=False) for one in (old, new)]
+        texts = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
         there, asked = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)
         return [f"{where}: {there} there, {asked} asked for"]
     return []

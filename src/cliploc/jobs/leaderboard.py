@@ -92,7 +92,7 @@ def parse_set(text: str) -> tuple[str, str]:
     reader = readers.get(name)
     if split:
         return name, reader.split(split).name
-    first = next((one.name for one in reader.splits if one.role == "report"), None)
+    first = next((part.name for part in reader.splits if part.role == "report"), None)
     if first is None:
         raise UsageError(f"{name} is for choosing thresholds only: expected a set with a split to report on")
     return name, first
@@ -101,17 +101,17 @@ def parse_set(text: str) -> tuple[str, str]:
 def held_out(name: str) -> tuple[str, str]:
     """The set and split on which a set's thresholds are chosen."""
     other = HELD_OUT.get(name, name)
-    split = next((one.name for one in readers.get(other).splits if one.role == "tune"), None)
+    split = next((part.name for part in readers.get(other).splits if part.role == "tune"), None)
     if split is None:
         raise UsageError(f"{name} has no split to choose thresholds on: expected another set")
     return other, split
 
 
 def _root(roots: Roots, name: str, split: str) -> Path:
-    found = roots.get(f"{name}:{split}", roots.get(name))
-    if found is None:
+    folder = roots.get(f"{name}:{split}", roots.get(name))
+    if folder is None:
         raise UsageError(f"expected --root {name}=DIR, the folder of {name} with its split {split}: add it")
-    return found
+    return folder
 
 
 def _opened(wish: Wish, name: str, split: str, roots: Roots) -> _Opened:
@@ -125,14 +125,19 @@ def _opened(wish: Wish, name: str, split: str, roots: Roots) -> _Opened:
         of = {kind: asked_pictures(report, kind, labels, draw) for kind in NEGATIVES}
         names = of.pop("all")
         negatives = {
-            kind: {one.id: [label for label in one.labels if label not in one.truth] for one in asked.samples}
+            kind: {
+                picture.id: [label for label in picture.labels if label not in picture.truth]
+                for picture in asked.samples
+            }
             for kind, asked in of.items()
         }
-        paths = {one.path for one in names.samples}
-        report = replace(report, samples=tuple(one for one in report.samples if one.path in paths))
+        paths = {sample.path for sample in names.samples}
+        report = replace(report, samples=tuple(sample for sample in report.samples if sample.path in paths))
     else:
         report = open_dataset(name, root, split, sample=wish.sample, seed=wish.seed)
-    if both := {one.path.resolve() for one in tune.samples} & {one.path.resolve() for one in report.samples}:
+    if both := {sample.path.resolve() for sample in tune.samples} & {
+        sample.path.resolve() for sample in report.samples
+    }:
         raise UsageError(
             f"expected other pictures of {name} to choose thresholds on, got {len(both):,} of those reported on, such "
             f"as {min(both)}: give --root {other}:{tuned}=DIR, another folder"
@@ -142,7 +147,7 @@ def _opened(wish: Wish, name: str, split: str, roots: Roots) -> _Opened:
 
 def settings_of(wish: Wish) -> tuple[ModelSetup, tuple[Setting, ...], tuple[str, ...]]:
     """The setup for boxes, its settings, and what is left out."""
-    usual = {key: one for key, one in OF_LOCALIZATION.items() if getattr(wish.options, key) is None}
+    usual = {key: value for key, value in OF_LOCALIZATION.items() if getattr(wish.options, key) is None}
     setup = ModelSetup(wish.options.but(**usual))
     return setup, *Grid([setup], wish.methods, baselines=baselines()).settings(localization.unfit_for_setup)
 
@@ -165,11 +170,17 @@ def _stages(
 
     yield "tune", opened.tune, boxes(settings, {**asked, "sample": wish.tune})
     taus = _chosen(place / "tune")
-    fixed = [replace(one, threshold=None if one.id not in taus else taus[one.id]["threshold"]) for one in settings]
+    fixed = [
+        replace(setting, threshold=None if setting.id not in taus else taus[setting.id]["threshold"])
+        for setting in settings
+    ]
     yield "report", opened.report, boxes(fixed, asked)
     if opened.names is not None:
         # A setup each, as a localizer has one threshold.
-        own = [replace(one, setup=i) for i, one in enumerate(one for one in fixed if one.method not in baselines())]
+        own = [
+            replace(setting, setup=i)
+            for i, setting in enumerate(setting for setting in fixed if setting.method not in baselines())
+        ]
         yield (
             "names",
             opened.names,
@@ -235,8 +246,8 @@ def _digests(out: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
                 continue
             kind = presence.KIND if stage == "names" else localization.KIND
             manifest = folder.read_manifest(place / stage, kind)
-            data = {key: one for key, one in manifest["dataset"].items() if f"dataset.{key}" not in kind.free}
-            lasting = {**{key: one for key, one in manifest.items() if key not in folder.FREE}, "dataset": data}
+            data = {key: value for key, value in manifest["dataset"].items() if f"dataset.{key}" not in kind.free}
+            lasting = {**{key: value for key, value in manifest.items() if key not in folder.FREE}, "dataset": data}
             path = place / stage / "manifest.json"
             yield (
                 path.relative_to(out).as_posix(),
@@ -258,15 +269,15 @@ def _named(out: Path, path: Path) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------- the numbers
 def _by_setting(place: Path, columns: Sequence[str]) -> dict[str, list[Row]]:
     """The rows of a run by setting, those of each in the order of its samples' ids."""
-    found: dict[str, list[Row]] = {}
+    by_setting: dict[str, list[Row]] = {}
     for row in rows_in(place, columns):
-        found.setdefault(row["setting"], []).append(row)
-    return {setting: sorted(rows, key=lambda row: str(row["sample"])) for setting, rows in found.items()}
+        by_setting.setdefault(row["setting"], []).append(row)
+    return {setting: sorted(rows, key=lambda row: str(row["sample"])) for setting, rows in by_setting.items()}
 
 
 def _chosen(place: Path) -> dict[str, dict[str, Any]]:
     """Setting → the best τ of a held-out split: of GT-known, and of each IoU of V2; none where there are only masks."""
-    found = {}
+    chosen = {}
     for setting, rows in _by_setting(place, ROWS).items():
         known, v2 = MaxBoxAcc(), MaxBoxAccV2()
         for row in rows:
@@ -275,8 +286,8 @@ def _chosen(place: Path) -> dict[str, dict[str, Any]]:
                 v2.add(row["sample"], row, None, None)
         if len(known):
             of_ious = {f"{100 * iou:.0f}": part.compute(NO_INTERVALS).threshold for iou, part in v2.parts.items()}
-            found[setting] = {"threshold": known.compute(NO_INTERVALS).threshold, "thresholds_v2": of_ious}
-    return found
+            chosen[setting] = {"threshold": known.compute(NO_INTERVALS).threshold, "thresholds_v2": of_ious}
+    return chosen
 
 
 def _set(place: Path, name: str) -> dict[str, Any]:
@@ -357,11 +368,11 @@ def _numbers_of_names(
     """The numbers of the run that asks every picture for all names."""
     done = [row for row in rows if row["status"] == "ok"]
     metric, paths = CocoAP(), {row["path"] for row in done}
-    found: dict[tuple[str, int], list[tuple[list[float], float]]] = {key: [] for key in truth if key[0] in paths}
+    by_name: dict[tuple[str, int], list[tuple[list[float], float]]] = {key: [] for key in truth if key[0] in paths}
     for row in done:
         for label, box, score in zip(row["box_labels"], row["boxes"], row["box_scores"], strict=True):
-            found.setdefault((row["path"], label), []).append((box, score))
-    for (path, label), boxes in found.items():
+            by_name.setdefault((row["path"], label), []).append((box, score))
+    for (path, label), boxes in by_name.items():
         here = truth.get((path, label), [])
         metric.add(path, label, [box for box, _ in boxes], [score for _, score in boxes], here)
     numbers = _picked(_summary_of(metric), {"ap": "ap", "ap50": "ap50", "ar": "ar"})
@@ -377,7 +388,7 @@ def _numbers_of_names(
 def _only(row: Row, absent: Sequence[int]) -> Row:
     """A row as if these were the absent names that it was asked for: the chances of the others stay as they are."""
     kept = [there or label in absent for label, there in zip(row["labels"], row["there"], strict=True)]
-    lists = {key: [one for one, keep in zip(row[key], kept, strict=True) if keep] for key in ("there", "verdicts")}
+    lists = {key: [value for value, keep in zip(row[key], kept, strict=True) if keep] for key in ("there", "verdicts")}
     return {**row, **lists, "box_scores": [], "box_right": []}
 
 
@@ -426,7 +437,7 @@ def check_leaderboard(
     ours = [_set(out / "sets" / name, name) for name, _ in wish.sets]
     if difference := _difference(folder.plain({"sets": ours})["sets"], document["sets"]):
         raise UsageError(f"{out / FILE}: its numbers do not follow from its rows ({difference}): do not trust it")
-    found: dict[str, list[str]] = {"same": [], "close": [], "other": []}
+    rows: dict[str, list[str]] = {"same": [], "close": [], "other": []}
     if samples:
         if document["cliploc_version"] != __version__:
             raise UsageError(
@@ -437,13 +448,15 @@ def check_leaderboard(
         for name, split in wish.sets:
             place = out / "sets" / name
             # Read from where they were, unless they are elsewhere now.
-            read = [folder.read_manifest(place / one, localization.KIND)["dataset"] for one in ("tune", "report")]
-            there = {**{f"{one['name']}:{one['split']}": Path(one["root"]) for one in read}, **roots}
+            read = [folder.read_manifest(place / stage, localization.KIND)["dataset"] for stage in ("tune", "report")]
+            there = {**{f"{dataset['name']}:{dataset['split']}": Path(dataset["root"]) for dataset in read}, **roots}
             for stage, data, run in _stages(wish, _opened(wish, name, split, there), place, 0, reporter, engine):
                 for verdict, row in _again(place, stage, data, run, draw, samples):
-                    found[verdict].append(row)
-    same, close, other = found.values()
-    return Checked(len(document["files"]), sum(len(one["rows"]) for one in ours), len(same), len(close), tuple(other))
+                    rows[verdict].append(row)
+    same, close, other = rows.values()
+    return Checked(
+        len(document["files"]), sum(len(dataset["rows"]) for dataset in ours), len(same), len(close), tuple(other)
+    )
 
 
 def _again(
@@ -483,10 +496,14 @@ def _near(a: Any, b: Any) -> bool:
 def _difference(a: Any, b: Any, where: str = "") -> str:
     """Where two documents differ by more than the last digits of a sum; "" for nowhere."""
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return next((found for key in a if (found := _difference(a[key], b[key], f"{where} {key}".strip()))), "")
+        return next(
+            (difference for key in a if (difference := _difference(a[key], b[key], f"{where} {key}".strip()))), ""
+        )
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         pairs = enumerate(zip(a, b, strict=True))
-        return next((found for i, (one, two) in pairs if (found := _difference(one, two, f"{where} {i}".strip()))), "")
+        return next(
+            (difference for i, (one, two) in pairs if (difference := _difference(one, two, f"{where} {i}".strip()))), ""
+        )
     if isinstance(a, float) and isinstance(b, int | float):
         return "" if abs(a - b) <= 1e-9 * max(1, abs(a)) else where
     return "" if a == b else where

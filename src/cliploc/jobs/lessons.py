@@ -32,15 +32,16 @@ def packed(lessons: Mapping[tuple[str, str], Lesson]) -> bytes:
     tensors: dict[str, Tensor] = {
         LISTED: torch.frombuffer(bytearray(json.dumps([*lessons]), "utf-8"), dtype=torch.uint8)
     }
-    for number, one in enumerate(lessons.values()):
-        f = one.frame
+    for number, lesson in enumerate(lessons.values()):
+        f = lesson.frame
         facts = [*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy]
         tensors |= {
-            f"{number}.names": torch.tensor(one.names, dtype=torch.int32),
-            f"{number}.scale": torch.tensor(one.scale, dtype=torch.float32),
+            f"{number}.names": torch.tensor(lesson.names, dtype=torch.int32),
+            f"{number}.scale": torch.tensor(lesson.scale, dtype=torch.float32),
             f"{number}.frame": torch.tensor(facts, dtype=torch.int32),
             **{
-                f"{number}.{key}": getattr(one, key).contiguous() for key in ("heat", "places", "features", "embedding")
+                f"{number}.{key}": getattr(lesson, key).contiguous()
+                for key in ("heat", "places", "features", "embedding")
             },
         }
     return save(tensors)
@@ -83,14 +84,14 @@ class Lessons:
         of_part: dict[Path, list[str]] = {}
         for picture in pictures:
             of_part.setdefault(self._places[picture].path, []).append(picture)
-        found: dict[str, Lesson] = {}
+        lessons: dict[str, Lesson] = {}
         for path, several in of_part.items():
             if len(several) < SEVERAL:
-                found |= {picture: self.of(picture) for picture in several}
+                lessons |= {picture: self.of(picture) for picture in several}
                 continue
             tensors = load(path.read_bytes())
-            found |= {picture: _unpacked(tensors.__getitem__, self._places[picture].number) for picture in several}
-        return [found[picture] for picture in pictures]
+            lessons |= {picture: _unpacked(tensors.__getitem__, self._places[picture].number) for picture in several}
+        return [lessons[picture] for picture in pictures]
 
 
 def _unpacked(tensor: Callable[[str], Tensor], number: int) -> Lesson:

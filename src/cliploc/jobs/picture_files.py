@@ -50,7 +50,7 @@ class PictureFile:
 def by_path(picture: PictureFile) -> list[tuple[bool, str]]:
     """Sorts pictures by path, those of a folder before those of its sub-folders, as folders are searched."""
     *folders, name = picture.id.split("/")
-    return [*((True, one) for one in folders), (False, name)]
+    return [*((True, folder) for folder in folders), (False, name)]
 
 
 class Skipped(NamedTuple):
@@ -75,9 +75,9 @@ class FoundPictures:
         if not self.skipped:
             return None
         parts = []
-        for reason, (one, several) in REASONS.items():
+        for reason, (single, several) in REASONS.items():
             if names := [each.file for each in self.skipped if each.reason == reason]:
-                what = f"1 {one}" if len(names) == 1 else f"{len(names):,} {several}"
+                what = f"1 {single}" if len(names) == 1 else f"{len(names):,} {several}"
                 more = f" and {len(names) - IN_NOTE:,} more" if len(names) > IN_NOTE else ""
                 parts.append(f"{what}: {', '.join(names[:IN_NOTE])}{more}")
         return f"skipped in {self.root}: {'; '.join(parts)}"
@@ -88,10 +88,10 @@ def find_pictures(
 ) -> FoundPictures:
     """The pictures of a folder, pattern, list file or paths; without results (`out`) and other files."""
     if not isinstance(where, str | os.PathLike):
-        if not isinstance(where, Sequence) or not all(isinstance(one, str | os.PathLike) for one in where):
+        if not isinstance(where, Sequence) or not all(isinstance(path, str | os.PathLike) for path in where):
             raise UsageError(f"expected a folder, pattern, list file or paths of pictures, got {short(where)}")
-        _refuse_addresses([os.fspath(one) for one in where], "the list")
-        return _below(Path.cwd(), (picture_path(one) for one in where), "the list", videos)
+        _refuse_addresses([os.fspath(path) for path in where], "the list")
+        return _below(Path.cwd(), (picture_path(path) for path in where), "the list", videos)
     text = os.fspath(where)
     _refuse_addresses([text], "the place of a folder")
     path = picture_folder(text)
@@ -119,10 +119,10 @@ def find_pictures(
 
 def _refuse_addresses(listed: Iterable[str], where: str) -> None:
     """Refuses addresses, as nothing is downloaded: somebody else may have written the list."""
-    found = [one for one in listed if ADDRESS.match(one)]
-    if found:
-        shown = found[0] if len(found[0]) <= 80 else f"{found[0][:79]}…"
-        count = f" and {len(found) - 1:,} more addresses" if len(found) > 1 else ""
+    addresses = [path for path in listed if ADDRESS.match(path)]
+    if addresses:
+        shown = addresses[0] if len(addresses[0]) <= 80 else f"{addresses[0][:79]}…"
+        count = f" and {len(addresses) - 1:,} more addresses" if len(addresses) > 1 else ""
         raise UsageError(
             f"expected paths in {where}, got {shown}{count}: cliploc reads files only, download them first"
         )
@@ -133,16 +133,16 @@ def _walk(root: Path, out: Path | None, videos: bool) -> Iterator[Path | Skipped
     own = None if out is None else os.path.realpath(out)
     errors: list[OSError] = []
     for folder, folders, names in os.walk(root, onerror=errors.append):
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        paths = {one: Path(folder, one) for one in folders}
-        results = [one for one, path in paths.items() if _of_results(path) or os.path.realpath(path) == own]
-        yield from (Skipped(f"{_id(root, paths[one])}/", RESULTS) for one in results)
-        folders[:] = [one for one in folders if one not in results]
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        paths = {name: Path(folder, name) for name in folders}
+        results = [name for name, path in paths.items() if _of_results(path) or os.path.realpath(path) == own]
+        yield from (Skipped(f"{_id(root, paths[name])}/", RESULTS) for name in results)
+        folders[:] = [name for name in folders if name not in results]
         for name in sorted(names):
             if not name.startswith("."):
                 path, reason = Path(folder, name), _no_picture(name, videos)
                 yield path if reason is None else Skipped(_id(root, path), reason)
-    yield from (Skipped(f"{_id(root, Path(one.filename))}/", CLOSED) for one in errors)
+    yield from (Skipped(f"{_id(root, Path(error.filename))}/", CLOSED) for error in errors)
 
 
 def _no_picture(name: str, videos: bool) -> str | None:
@@ -156,8 +156,10 @@ def _no_picture(name: str, videos: bool) -> str | None:
 def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped]:
     """The pictures that match a pattern, and what is left out."""
     inside = functools.cache(functools.partial(_in_results, root))
-    above = [one for one in pattern.parents if one.is_relative_to(root)]
-    for folder in sorted({text for one in above for text in glob.glob(f"{one}/", recursive=True) if _closed(text)}):
+    above = [parent for parent in pattern.parents if parent.is_relative_to(root)]
+    for folder in sorted(
+        {text for parent in above for text in glob.glob(f"{parent}/", recursive=True) if _closed(text)}
+    ):
         yield Skipped(f"{_id(root, Path(folder))}/", CLOSED)
     for text in sorted(glob.glob(str(pattern), recursive=True)):
         path = Path(text)
@@ -193,7 +195,7 @@ def _in_results(root: Path, folder: Path) -> bool:
 
 def _below(root: Path, paths: Iterable[Path | Skipped], where: str, videos: bool) -> FoundPictures:
     """The result for these paths."""
-    found: dict[str, PictureFile] = {}
+    files: dict[str, PictureFile] = {}
     left: list[Skipped] = []
     for path in paths:
         if isinstance(path, Skipped):
@@ -203,17 +205,17 @@ def _below(root: Path, paths: Iterable[Path | Skipped], where: str, videos: bool
         if path.suffix.lower() in VIDEOS and not videos:  # of a list
             left.append(Skipped(name, VIDEO))
         else:
-            found.setdefault(name, PictureFile(name, path))
-    if not found:
-        if any(one.reason == VIDEO for one in left):
+            files.setdefault(name, PictureFile(name, path))
+    if not files:
+        if any(skipped.reason == VIDEO for skipped in left):
             raise UsageError(
                 f"expected pictures in {where}, found only videos: take frames of them with annotate --every 2s"
             )
-        if closed := [one.file for one in left if one.reason == CLOSED]:
+        if closed := [skipped.file for skipped in left if skipped.reason == CLOSED]:
             raise UsageError(f"expected pictures in {where}, but {root / closed[0]} cannot be read: check permissions")
         raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
-    clips = [one for one in found.values() if one.path.suffix.lower() in VIDEOS]
-    pictures = [one for one in found.values() if one.path.suffix.lower() not in VIDEOS]
+    clips = [file for file in files.values() if file.path.suffix.lower() in VIDEOS]
+    pictures = [file for file in files.values() if file.path.suffix.lower() not in VIDEOS]
     return FoundPictures(root, pictures, left, clips)
 
 

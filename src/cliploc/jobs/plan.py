@@ -101,33 +101,34 @@ class Grid:
                     continue
                 options = dict(self.options(method))
                 chosen += [
-                    Setting(self._id(setup, method, one, recipe), index, method, options, one) for one in thresholds
+                    Setting(self._id(setup, method, threshold, recipe), index, method, options, threshold)
+                    for threshold in thresholds
                 ]
         if not chosen:
             raise UsageError((left_out or ["expected the method that the head is trained for"])[0])
         # Baselines are for the first setup of each model, as prompts and heads do not change them.
-        used, seen = {one.setup for one in chosen}, set[tuple[str, str | None]]()
+        used, seen = {setting.setup for setting in chosen}, set[tuple[str, str | None]]()
         for index, setup in enumerate(self.setups):
             model = (setup.model, setup.options.pretrained)
             if index in used and model not in seen and setup.head is None:
                 seen.add(model)
-                extra = [one for one in self.baselines if one not in self.methods]
-                chosen += [Setting(self._id(setup, one, None), index, one) for one in extra]
-        ids = Counter(one.id for one in chosen)
+                extra = [baseline for baseline in self.baselines if baseline not in self.methods]
+                chosen += [Setting(self._id(setup, baseline, None), index, baseline) for baseline in extra]
+        ids = Counter(setting.id for setting in chosen)
         taken: Counter[str] = Counter()
         unique = []
-        for one in chosen:
-            taken[one.id] += 1
-            unique.append(one if ids[one.id] == 1 else replace(one, id=f"{one.id}-{taken[one.id]}"))
+        for setting in chosen:
+            taken[setting.id] += 1
+            unique.append(setting if ids[setting.id] == 1 else replace(setting, id=f"{setting.id}-{taken[setting.id]}"))
         return tuple(unique), tuple(dict.fromkeys(left_out))
 
     def _id(self, setup: ModelSetup, method: str, threshold: float | None, recipe: Recipe | None = None) -> str:
         """A setting's id: model, method, and everything else that differs between settings of this grid."""
         words = [setup.model]
-        if len({one.options.pretrained for one in self.setups if one.model == setup.model}) > 1:
+        if len({other.options.pretrained for other in self.setups if other.model == setup.model}) > 1:
             words.append(setup.options.pretrained or "own")
         words += [method] if recipe is None else [f"{Path(recipe.name).stem}-recipe"]
-        if len({one.prompts for one in self.setups}) > 1:
+        if len({setup.prompts for setup in self.setups}) > 1:
             words.append(setup.prompts)
         if setup.head is not None:
             words.append(Path(setup.head).stem)

@@ -193,13 +193,13 @@ def _ended(make_batches: Callable[[], Any]) -> Iterator[Iterator[Any]]:
 def _pool(ray: Any, threads: int) -> tuple[int, int, int]:
     """The number of workers that fit, and the processors and GPUs of each."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = sum(int(one.get("GPU", 0)) for one in machines)
+    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     if gpus:
         return gpus, 1, 1  # the processor only feeds the GPU
-    most = max(int(one.get("CPU", 0)) for one in machines)
+    most = max(int(machine.get("CPU", 0)) for machine in machines)
     if most < threads:
         raise UsageError(
             f"expected a machine with {threads} processors for a worker, the largest of the cluster offers {most}: "
             f"use --threads {max(most, 1)}"
         )
-    return sum(int(one.get("CPU", 0)) // threads for one in machines), threads, 0
+    return sum(int(machine.get("CPU", 0)) // threads for machine in machines), threads, 0

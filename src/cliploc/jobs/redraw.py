@@ -58,17 +58,17 @@ class Drawing:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Drawing:
         """That of a run."""
-        kept = {one.name: settings[one.name] for one in fields(BoxRule)}
+        kept = {option.name: settings[option.name] for option in fields(BoxRule)}
         rule = BoxRule(**{**kept, "max_boxes": None, "min_score": 0.0})
         level = settings["teaching"]["level"]
         return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
     def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
-        found = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        kept = found.score >= LEAST
+        boxes = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
+        kept = boxes.score >= LEAST
         kept[:1] = True
-        return found.xyxy[kept], found.score[kept]
+        return boxes.xyxy[kept], boxes.score[kept]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Drawer:
                 directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
                 weights, bias = self.known.whitening.unwhitened(directions)
                 some = [lessons[i] for i in ids]
-                like = torch.stack([projected(weights, bias, one.maps_of_features()) for one in some])
+                like = torch.stack([projected(weights, bias, lesson.maps_of_features()) for lesson in some])
                 maps = drawn(some, labels, like, share, self.drawing.level)
             for i, of_picture in zip(ids, maps, strict=False):
                 rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture.numpy(), strict=True)))
@@ -136,18 +136,18 @@ class Drawer:
         boxes: list[BoxCandidate] = []
         masks: list[str] = []
         for p, heat in maps.items():
-            found = grouped(frame, heat, self.drawing.boxes(lesson, heat), p, rule, self.drawing.groups)
-            xyxy = np.array([one.xyxy for one in found]).reshape(-1, 4)
+            candidates = grouped(frame, heat, self.drawing.boxes(lesson, heat), p, rule, self.drawing.groups)
+            xyxy = np.array([candidate.xyxy for candidate in candidates]).reshape(-1, 4)
             xyxy = moved(xyxy, self.known.sides[p], readings(xyxy, heat, frame), frame)
-            boxes += [replace(one, xyxy=box) for one, box in zip(found, xyxy, strict=True)]
+            boxes += [replace(candidate, xyxy=box) for candidate, box in zip(candidates, xyxy, strict=True)]
             if self.drawing.masks:
-                count = len(found)
+                count = len(candidates)
                 on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
                 codes = {i: encode(mask)["counts"] for i, mask in box_masks(frame, heat[None], on_map, rule)}
                 masks += [codes[i] for i in range(count)]
         row: Row = {
             "presence": {str(p): chance for p, chance in presence.items()},
-            "boxes": [[round(float(one), 2) for one in box.xyxy] for box in boxes],
+            "boxes": [[round(float(side), 2) for side in box.xyxy] for box in boxes],
             "fits": [round(box.fit, 4) for box in boxes],
             "labels": [box.label for box in boxes],
             "groups": [int(box.group) for box in boxes],

@@ -49,13 +49,13 @@ def published_rows(path: Path = OWN) -> list[Published]:
         raise UsageError(f"expected a file of published rows at {path}, found none: check the path") from None
     except (DocumentError, OSError) as error:
         raise UsageError(f"{path} cannot be read as published rows ({error}): correct it") from None
-    rows = [Published(**{**one, "options": tuple(one["options"])}) for one in read["rows"]]
-    for one in rows:  # a file of numbers must not name code, or other folders
+    rows = [Published(**{**row, "options": tuple(row["options"])}) for row in read["rows"]]
+    for row in rows:  # a file of numbers must not name code, or other folders
         own = {
-            word.partition("=")[0] for word in (*one.options, one.dataset, one.model, one.method, one.pretrained or "")
+            word.partition("=")[0] for word in (*row.options, row.dataset, row.model, row.method, row.pretrained or "")
         }
         if not_theirs := sorted(own & REFUSED):
-            raise UsageError(f"{path}, {one.id}: expected options of the protocol, got {not_theirs[0]}: leave it out")
+            raise UsageError(f"{path}, {row.id}: expected options of the protocol, got {not_theirs[0]}: leave it out")
     return rows
 
 
@@ -64,12 +64,12 @@ def chosen_rows(text: str) -> list[Published]:
     if text.endswith(".json"):
         return published_rows(Path(text))
     rows, chosen = published_rows(), dict[str, Published]()
-    for part in filter(None, (one.strip() for one in text.split(","))):
-        found = [one for one in rows if part in ("all", one.id) or one.id.startswith(f"{part}-")]
-        if not found:
-            there = ", ".join(one.id for one in rows)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        matching = [row for row in rows if part in ("all", row.id) or row.id.startswith(f"{part}-")]
+        if not matching:
+            there = ", ".join(row.id for row in rows)
             raise UsageError(f"unknown row {part!r}: expected all, a FILE.json, or some of {there}")
-        chosen |= {one.id: one for one in found}
+        chosen |= {row.id: row for row in matching}
     if not chosen:
         raise UsageError("expected rows to reproduce, got none: all, or ids such as naclip-voc21")
     return list(chosen.values())
@@ -97,11 +97,11 @@ def number_in(out: Path, row: Published) -> tuple[float | None, tuple[float, flo
     return value, None if ends is None else (ends[0], ends[1])
 
 
-def table_of(found: Sequence[Reproduced]) -> list[tuple[str, ...]]:
+def table_of(rows: Sequence[Reproduced]) -> list[tuple[str, ...]]:
     """A header, then a line for each row."""
     lines: list[tuple[str, ...]] = [("row", "number", "theirs", "ours", "95 %", "")]
-    for one in found:
-        ours = "–" if one.ours is None else f"{one.ours:.2f}"
-        ends = "–" if one.ends is None else f"{one.ends[0]:.2f}–{one.ends[1]:.2f}"
-        lines.append((one.row.id, one.row.number, f"{one.row.value:.2f}", ours, ends, one.verdict))
+    for row in rows:
+        ours = "–" if row.ours is None else f"{row.ours:.2f}"
+        ends = "–" if row.ends is None else f"{row.ends[0]:.2f}–{row.ends[1]:.2f}"
+        lines.append((row.row.id, row.row.number, f"{row.row.value:.2f}", ours, ends, row.verdict))
     return lines

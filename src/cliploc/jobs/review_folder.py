@@ -69,19 +69,19 @@ class ReviewFolder:
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
         self._manifest, self._run, root = manifest, self._folder.run, self._folder.root
         files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
-        self._folder.show([one for one in files if one.path.is_file()])
+        self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
         if not self.pictures:
             raise UsageError(
                 f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
                 "annotate them first"
             )
-        numbered = [(one.id, self._folder.results.places[one.id].content) for one in self.pictures]
+        numbered = [(picture.id, self._folder.results.places[picture.id].content) for picture in self.pictures]
         identity = json.dumps([manifest["token"], self._run, numbered]).encode()
         self.identity = hashlib.sha256(identity).hexdigest()[:16]  # of what the numbers of pictures and labels mean
         self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
         self.finished = self._folder.count_finished()  # pictures that a person has finished
-        self._touched = sum(self._folder.touched(one.id) for one in self.pictures)
+        self._touched = sum(self._folder.touched(picture.id) for picture in self.pictures)
         self.learning = Learning(self, self._run)
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
         self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
@@ -93,8 +93,8 @@ class ReviewFolder:
         manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
         with alone_in(out):
             with suppress(OSError):  # a folder that cannot be written can be looked at
-                for one in (out, out / "parts"):
-                    remove_leftovers(one, manifest["token"])
+                for place in (out, out / "parts"):
+                    remove_leftovers(place, manifest["token"])
             opened = cls(out)
             opened._merge_saves()
             opened.learning.consider()
@@ -112,13 +112,13 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        labels = ([label for label, _, _ in one["found"]] for one in self._entries())
+        labels = ([label for label, _, _ in entry["found"]] for entry in self._entries())
         return facts(labels, self.names, self._run, self.masks)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
         changed = self.learning.changed
-        return [{**one, "changed": one["name"] in changed} for one in self._entries()]
+        return [{**entry, "changed": entry["name"] in changed} for entry in self._entries()]
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
@@ -128,20 +128,22 @@ class ReviewFolder:
         """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
         now = self.snapshot()
         for number, picture in enumerate(self.pictures):
-            found = self._listed.get(number)
+            entry = self._listed.get(number)
             of_now = now.revision(picture.id), now.results.drawn(picture.id)
-            if found is None or (found["revision"], found["drawn"]) != of_now:
-                found = self._listed[number] = now.reviewed(picture, number + 1).entry()
-            yield found
+            if entry is None or (entry["revision"], entry["drawn"]) != of_now:
+                entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
+            yield entry
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""
-        one = self.pictures[number]
-        now = stamp(one)
-        image = load(one.path, str(one.path)).image
+        picture = self.pictures[number]
+        now = stamp(picture)
+        image = load(picture.path, str(picture.path)).image
         if self._unchanged.get(number) != now:
-            if content_digest(one) != self._folder.results.row(one.id)["blake2b"]:
-                raise InputError(f"{one.id} was replaced since it was annotated: run the same `cliploc annotate` again")
+            if content_digest(picture) != self._folder.results.row(picture.id)["blake2b"]:
+                raise InputError(
+                    f"{picture.id} was replaced since it was annotated: run the same `cliploc annotate` again"
+                )
             self._unchanged[number] = now
         return image
 
@@ -190,11 +192,11 @@ class ReviewFolder:
             self._refuse_stale(name, saved["revision"])
             now = copy.copy(self._folder)  # with rows that stay
             # Takes seconds for many polygons: others save meanwhile.
-            found = edits.review_of(now, name, saved)
+            correction = edits.review_of(now, name, saved)
             with self._lock, self.writing():
                 self._refuse_stale(name, saved["revision"])
                 if self._folder.results.drawn(name) == now.results.drawn(name):
-                    revision = self._write(name, saved["status"], found)
+                    revision = self._write(name, saved["status"], correction)
         self.learning.consider()
         return revision
 
@@ -209,24 +211,24 @@ class ReviewFolder:
             if self._folder.results.row(name)["blake2b"] not in known:
                 read.problems[name] = "the picture of this name in this run is another file"
                 del read.pictures[name]
-        for name, found in read.pictures.items():
+        for name, correction in read.pictures.items():
             with self._lock, self.writing():
-                self._write(name, "reviewed", found)
+                self._write(name, "reviewed", correction)
         self.learning.consider()
         return read
 
     @functools.cached_property
     def _sizes(self) -> Mapping[str, tuple[int, int]]:
-        return edits.sizes_of(self._folder.results, [one.id for one in self.pictures])
+        return edits.sizes_of(self._folder.results, [picture.id for picture in self.pictures])
 
-    def _write(self, name: str, status: str, found: Correction | None) -> int:
+    def _write(self, name: str, status: str, correction: Correction | None) -> int:
         """Writes what holds of a picture now; whoever calls it has the lock. Returns the new revision."""
         review = {"status": status, "revision": self._folder.revision(name) + 1}
-        self._saves = edits.write_save(self.out, self._saves, self._run, name, review, found)
+        self._saves = edits.write_save(self.out, self._saves, self._run, name, review, correction)
         # Only now: what is shown is on the disk.
         own = self._folder
         finished, touched = own.is_finished(name), own.touched(name)
-        revision = own.enter(name, found, status)
+        revision = own.enter(name, correction, status)
         self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
         self._touched += own.touched(name) - touched
         whole = self.out / edits.CORRECTIONS
@@ -256,13 +258,13 @@ class ReviewFolder:
                 raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
             written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
             settings = self._folder.export_settings(self._manifest["image_url"], written["polygons"], written["copy"])
-            formats = [one for one in exports if one.name in before["files"]]
+            formats = [export for export in exports if export.name in before["files"]]
             rows = self._folder.results.places
-            failed = {one["picture"]: one["reason"] for one in before.get("failed", ())}
+            failed = {failure["picture"]: failure["reason"] for failure in before.get("failed", ())}
             # Videos that could not be read have no row; only the summary knows them.
             unreadable = {name: reason for name, reason in failed.items() if name not in rows}
-            found = [one for one in self._folder.found if one.path.is_file()]
-            fresh = AnnotatedFolder(self.out, self._manifest, found, unreadable=unreadable)
+            files = [file for file in self._folder.found if file.path.is_file()]
+            fresh = AnnotatedFolder(self.out, self._manifest, files, unreadable=unreadable)
             return conclude(fresh, formats, settings, before=before, review=written["review"])
 
 
@@ -314,7 +316,7 @@ class Learning:
         finished, left = self._folder.finished, self._folder.left
         with self._lock:
             facts = {} if self._now is None else self._now.facts
-            names = {name: Taught(**one) for name, one in facts.get("names", {}).items()}
+            names = {name: Taught(**taught) for name, taught in facts.get("names", {}).items()}
             teaching = Teaching(names, left, facts.get("reviewed", 0))
             return {
                 "working": self._busy,
@@ -332,18 +334,18 @@ class Learning:
             return "Learning from your corrections …"
         if self._note and finished == self._reviewed:
             return self._note
-        if finished < FEWEST_REVIEWED and not any(one.used for one in teaching.names.values()):
+        if finished < FEWEST_REVIEWED and not any(taught.used for taught in teaching.names.values()):
             return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
         more = max(1, self._reviewed + EVERY - finished)
         pictures = "1 more picture is" if more == 1 else f"{more} more pictures are"
         if self._undone:
             return f"Undone: the drafts are those from before. It learns again when {pictures} reviewed."
-        used = [one for one in teaching.names.values() if one.used]
+        used = [taught for taught in teaching.names.values() if taught.used]
         if not used:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
-        if not (reviewed := max(one.reviewed for one in used)):
-            return f"Learnt from the {max(one.pictures for one in used):,} pictures that show it."
-        saved = sum(one.saved(teaching.left) for one in used)
+        if not (reviewed := max(taught.reviewed for taught in used)):
+            return f"Learnt from the {max(taught.pictures for taught in used):,} pictures that show it."
+        saved = sum(taught.saved(teaching.left) for taught in used)
         ending = f": about {saved:,} corrections saved" if saved else ""
         return f"Learnt from {reviewed:,} pictures{ending}."
 
@@ -455,7 +457,7 @@ def _changed(folder: AnnotatedFolder, rows: Mapping[str, Row]) -> list[str]:
     """The pictures that nobody has touched, and that have other drafts with these rows."""
     other, taught = copy.copy(folder), folder.results.taught
     other.results = folder.results.with_taught(rows)
-    names = [one.id for one in folder.annotated() if not folder.touched(one.id)]
+    names = [picture.id for picture in folder.annotated() if not folder.touched(picture.id)]
     return [name for name in names if taught.get(name) != rows.get(name) and not _alike(folder, other, name)]
 
 

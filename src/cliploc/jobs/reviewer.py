@@ -52,29 +52,29 @@ class Reviewer:
 
     def __init__(self, out: Path, pictures: Sequence[AskedPicture], labels: Sequence[int]) -> None:
         """Opens a folder of `annotate` with the true boxes of its pictures, and the dataset's label of each name."""
-        files = [PictureFile(one.id, one.path) for one in pictures]
+        files = [PictureFile(picture.id, picture.path) for picture in pictures]
         self._folder = AnnotatedFolder(out, folder.read_manifest(out, KIND), files)
         self._labels = labels
-        by_name = {one.id: one for one in pictures}
-        self._asked = {one.id: by_name[one.id] for one in self._folder.annotated()}
-        self._truth = {name: self._true(one) for name, one in self._asked.items()}
+        by_name = {picture.id: picture for picture in pictures}
+        self._asked = {picture.id: by_name[picture.id] for picture in self._folder.annotated()}
+        self._truth = {name: self._true(picture) for name, picture in self._asked.items()}
         self.pictures = [*self._asked]  # that the run could read, by path: as they lie in its parts
         self.untaught: dict[str, WorkOf] = {}
         self._folder.results.taught = {}
-        for one in self.pictures:
-            self.untaught[one] = self._work(one)
+        for picture in self.pictures:
+            self.untaught[picture] = self._work(picture)
 
     def digest(self) -> str:
         """Changes with everything that the run found."""
-        found = hashlib.blake2b(digest_size=16)
-        for one in self.pictures:
-            found.update(self._folder.results.places[one].digest)
-        return found.hexdigest()
+        digest = hashlib.blake2b(digest_size=16)
+        for picture in self.pictures:
+            digest.update(self._folder.results.places[picture].digest)
+        return digest.hexdigest()
 
     def failed(self) -> dict[str, str]:
         """Picture → why it has no drafts."""
         results = self._folder.results
-        return {one.id: results.row(one.id)["reason"] for one in self._folder.found if one.id not in self._asked}
+        return {file.id: results.row(file.id)["reason"] for file in self._folder.found if file.id not in self._asked}
 
     def boxes(self, picture: str) -> dict[int, int]:
         """Label → number of true boxes."""
@@ -82,22 +82,24 @@ class Reviewer:
 
     def walked(self, walk: Walk, steps: Sequence[int]) -> dict[str, Walked]:
         """What a walk means for each picture; `steps`: numbers of reviewed pictures, ascending."""
-        ties = {one: place for place, one in enumerate(walk.drawn(self.pictures))}
+        ties = {picture: place for place, picture in enumerate(walk.drawn(self.pictures))}
         reviewed: list[str] = []
-        taught: dict[str, list[WorkOf]] = {one: [] for one in self.pictures}
+        taught: dict[str, list[WorkOf]] = {picture: [] for picture in self.pictures}
         self._folder.results.taught = self._alone
         for step in steps:
-            left = [one for one in self.pictures if one not in {*reviewed}]
-            margins = {one: self._folder.chosen(one).margin for one in left} if walk.order == "suggested" else {}
-            left.sort(key=lambda one: (margins.get(one, 0.0), ties[one]))
+            left = [picture for picture in self.pictures if picture not in {*reviewed}]
+            margins = (
+                {picture: self._folder.chosen(picture).margin for picture in left} if walk.order == "suggested" else {}
+            )
+            left.sort(key=lambda picture: (margins.get(picture, 0.0), ties[picture]))
             reviewed += left[: step - len(reviewed)]
             if reviewed:
                 self._folder.results.taught = self._taught(reviewed)
-            for one in self.pictures:
-                if one not in {*reviewed}:
-                    taught[one].append(self._work(one))
-        places = {one: place for place, one in enumerate(reviewed)}
-        return {one: Walked(places.get(one), tuple(taught[one])) for one in self.pictures}
+            for picture in self.pictures:
+                if picture not in {*reviewed}:
+                    taught[picture].append(self._work(picture))
+        places = {picture: place for place, picture in enumerate(reviewed)}
+        return {picture: Walked(places.get(picture), tuple(taught[picture])) for picture in self.pictures}
 
     @functools.cached_property
     def _alone(self) -> Mapping[str, Row]:
@@ -107,11 +109,11 @@ class Reviewer:
     def _taught(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
         """The taught rows of the pictures that are not reviewed."""
         self._folder.results.taught, corrected = {}, dict[str, Correction]()
-        for one in reviewed:
-            pairs = [(box, p) for p, boxes in self._truth[one].items() for box in boxes.tolist()]
-            corrected[one] = Correction([box for box, _ in pairs], [p for _, p in pairs])
+        for picture in reviewed:
+            pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
+            corrected[picture] = Correction([box for box, _ in pairs], [p for _, p in pairs])
         self._folder.corrected = corrected
-        self._folder.reviews = {one: {"status": "reviewed", "revision": 1} for one in reviewed}
+        self._folder.reviews = {picture: {"status": "reviewed", "revision": 1} for picture in reviewed}
         school = School(self._folder)
         _, known = school.names()
         return {row["picture"]: row for row in school.rows(known, {})}
@@ -132,5 +134,5 @@ class Reviewer:
         drafts: dict[int, list[Sequence[float]]] = {}
         for box in chosen.drafts:
             drafts.setdefault(row["labels"][box], []).append(row["boxes"][box])
-        found = {p: work_on(drafts.get(p, []), boxes) for p, boxes in self._truth[picture].items()}
-        return {self._labels[p]: one for p, one in found.items() if one.total}
+        work = {p: work_on(drafts.get(p, []), boxes) for p, boxes in self._truth[picture].items()}
+        return {self._labels[p]: of_label for p, of_label in work.items() if of_label.total}

@@ -51,7 +51,7 @@ def row_schema() -> Any:
     text, f32, i32 = pa.string(), pa.float32(), pa.int32()
     boxes = pa.list_(pa.list_(f32, 4))
     types = {"float": f32, "bool": pa.bool_(), "level": pa.uint8(), "hits": pa.binary(32), "bytes": pa.binary()}
-    judged = {name: types[kind] for one in all_metrics() for name, kind in one.columns.items()}
+    judged = {name: types[kind] for metric in all_metrics() for name, kind in metric.columns.items()}
     return schema_of(
         **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
         label=i32, n_boxes=pa.int16(), area_share=f32, width=i32, height=i32, true_boxes=boxes,
@@ -109,8 +109,8 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
     pa = arrow()
     try:
         file = pa.parquet.ParquetFile(pa.BufferReader(content))
-        found = file.schema_arrow
-        if not {"sample", "setting"} <= set(found.names):
+        written = file.schema_arrow
+        if not {"sample", "setting"} <= set(written.names):
             raise ValueError("expected columns sample and setting")
         if file.metadata.num_rows != len(samples) * len(settings):  # a small file can hold a billion equal rows
             raise ValueError("expected a row for each sample and setting")
@@ -120,13 +120,13 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
     pairs = zip(rows["sample"].to_pylist(), rows["setting"].to_pylist(), strict=True)
     if sorted(pairs, key=repr) != sorted(product(samples, settings), key=repr):
         raise ValueError("expected a row for each sample and setting")
-    of_plugins = {name for one in all_metrics() for name in one.columns}
+    of_plugins = {name for metric in all_metrics() for name in metric.columns}
     for field in schema:
-        if field.name not in found.names:
+        if field.name not in written.names:
             if field.name not in of_plugins:  # a plugin may have come since
                 raise ValueError(f"expected a column {field.name}")
-        elif not found.field(field.name).type.equals(field.type):
-            raise ValueError(f"expected {field.name} as {field.type}, got {found.field(field.name).type}")
+        elif not written.field(field.name).type.equals(field.type):
+            raise ValueError(f"expected {field.name} as {field.type}, got {written.field(field.name).type}")
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
@@ -137,7 +137,7 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
     pa = arrow()
     file = pa.parquet.ParquetFile(pa.BufferReader(content))
     there = set(file.schema_arrow.names)
-    return file.read(columns=None if columns is None else [one for one in columns if one in there])
+    return file.read(columns=None if columns is None else [column for column in columns if column in there])
 
 
 def rows_in(out: Path, columns: Sequence[str] | None = None, count: int | None = None) -> Iterator[Row]:

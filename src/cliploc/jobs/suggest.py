@@ -31,21 +31,21 @@ class Suggester:
 
     def heat(self, image: Image.Image, picture: Hashable, name: str) -> tuple[bytes, float, str]:
         """The heat of a name over the picture as PNG, τ that the model's boxes have, and a sentence for the user."""
-        found = self._found(image, picture, name)
-        heat = found.heatmaps[0]
+        localization = self._found(image, picture, name)
+        heat = localization.heatmaps[0]
         shown = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
         shown.thumbnail((HEAT_SIDE, HEAT_SIDE))
-        said = f"{found.names[0]}: " + (found.reasons[0] or "click in a hot region to make a box")
-        return picture_bytes(shown, "PNG"), self._threshold(found), said
+        said = f"{localization.names[0]}: " + (localization.reasons[0] or "click in a hot region to make a box")
+        return picture_bytes(shown, "PNG"), self._threshold(localization), said
 
     def box(
         self, image: Image.Image, picture: Hashable, name: str, threshold: float | None, at: tuple[float, float]
     ) -> tuple[list[float], str]:
         """The box round the region hotter than τ (None: the model's) that a point is in, and its compressed counts."""
-        found = self._found(image, picture, name)
-        tau = self._threshold(found) if threshold is None else threshold
+        localization = self._found(image, picture, name)
+        tau = self._threshold(localization) if threshold is None else threshold
         rule = replace(self._localizer.box_rule, threshold=tau)
-        hot = name_mask(found.frame, found.maps[0], rule)
+        hot = name_mask(localization.frame, localization.maps[0], rule)
         _, regions, stats, _ = cv2.connectedComponentsWithStats(hot.astype(np.uint8), connectivity=rule.connectivity)
         height, width = hot.shape
         column, row = (int(min(max(value, 0), side - 1)) for value, side in zip(at, (width, height), strict=True))
@@ -55,10 +55,10 @@ class Suggester:
         x, y, w, h, _ = stats[number].astype(float).tolist()
         return [x, y, x + w, y + h], encode(regions == number)["counts"]
 
-    def _threshold(self, found: Localization) -> float:
+    def _threshold(self, localization: Localization) -> float:
         """τ that the model's boxes have on this map, as a number."""
-        x0, y0, x1, y1 = found.frame.visible_xyxy
-        return share_of_peak(found.maps[0, y0:y1, x0:x1], self._localizer.box_rule.threshold)
+        x0, y0, x1, y1 = localization.frame.visible_xyxy
+        return share_of_peak(localization.maps[0, y0:y1, x0:x1], self._localizer.box_rule.threshold)
 
     def _found(self, image: Image.Image, picture: Hashable, name: str) -> Localization:
         """What is found; a second call for the same id of a picture and name does not compute again."""

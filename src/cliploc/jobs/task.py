@@ -84,8 +84,8 @@ class BenchmarkResult:
         """Sample → why it is not in the numbers, of all settings."""
         failed: dict[str, str] = {}
         for numbers in self.summary.values():
-            for one in numbers["failed"]:
-                failed.setdefault(one["sample"], one["reason"])
+            for failure in numbers["failed"]:
+                failed.setdefault(failure["sample"], failure["reason"])
         return failed
 
     def document(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class BenchmarkResult:
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
-        done = min((one["evaluated"] for one in self.summary.values()), default=0)
+        done = min((numbers["evaluated"] for numbers in self.summary.values()), default=0)
         again = ", resumed" if self.resumed else ""
         failed = f"; {len(self.failed)} failed: see summary.json" if self.failed else ""
         return (
@@ -153,10 +153,10 @@ def run_task(
         "token": token or folder.token_for(out),
     }
     notes.add(worker.notes)
-    ids = [one["id"] for one in described]
+    ids = [setting["id"] for setting in described]
 
     def check(index: int, part: bytes) -> None:
-        check_part(part, task.schema(), [one.id for one in shards[index].samples], ids)
+        check_part(part, task.schema(), [sample.id for sample in shards[index].samples], ids)
 
     with alone_in(out):
         begun = folder.begin(out, task.kind, manifest, (*task.files, *folders), check)
@@ -169,10 +169,10 @@ def run_task(
         there = begun.whole - changed.keys()
         todo = [shard for shard in shards if shard.index not in there]
         # Taken before any picture is read.
-        stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}
-        passes = len({one.setup for one in settings})  # how often each sample is looked at
+        stamps = {shard.index: [stamp(sample) for sample in shard.samples] for shard in todo}
+        passes = len({setting.setup for setting in settings})  # how often each sample is looked at
         reporter.phase(phase)
-        reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset.samples))
+        reporter.start(passes * sum(len(shard.samples) for shard in todo), passes * len(dataset.samples))
         done, spent = 0, dict[str, tuple[int, int, float]]()
 
         def keep(part: Part) -> None:
@@ -184,7 +184,7 @@ def run_task(
             rows = arrow().parquet.read_table(BytesIO(part.content), columns=columns).to_pylist()
             # Each sample with its different reasons, for any number of settings.
             for sample, reason in dict.fromkeys(
-                (one["sample"], one["reason"]) for one in rows if one["status"] != "ok"
+                (row["sample"], row["reason"]) for row in rows if row["status"] != "ok"
             ):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
@@ -203,7 +203,7 @@ def conclude(
 ) -> dict[str, Summary]:
     """Computes the numbers of all existing parts, of the rows that are `counted`, and writes them into summary.json."""
     manifest = folder.read_manifest(out, task.kind)
-    tallies = {one["id"]: task.tally(one, manifest) for one in manifest["settings"]}
+    tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
     summary = summed_up(counted(rows_in(out, task.columns(), manifest["shards"])), tallies)
     write_json(out / "summary.json", _document(task.kind, summary))
     return summary
@@ -238,13 +238,13 @@ def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
 def _changed(out: Path, shard: Shard) -> list[str]:
     """The samples of a part whose files were replaced since it was computed."""
     path = part_path(out, shard.index)
-    stamps, now = read_stamps(path), [stamp(one) for one in shard.samples]
+    stamps, now = read_stamps(path), [stamp(sample) for sample in shard.samples]
     rows = read_columns(path, ["sample", "blake2b"]).to_pylist()
     digests = {row["sample"]: row["blake2b"] for row in rows}
     # A disk that failed leaves the stamps as they are.
-    both = [(one, old == new) for one, old, new in zip_longest(shard.samples, stamps, now) if one is not None]
-    suspects = [one for one, same in both if not same or digests.get(one.id) == UNREAD]
-    return [one.id for one in suspects if digests.get(one.id) != content_digest(one)]
+    both = [(sample, old == new) for sample, old, new in zip_longest(shard.samples, stamps, now) if sample is not None]
+    suspects = [sample for sample, same in both if not same or digests.get(sample.id) == UNREAD]
+    return [sample.id for sample in suspects if digests.get(sample.id) != content_digest(sample)]
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
@@ -268,9 +268,9 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
             **asked,
             "samples": len(dataset),
             "samples_sha256": digest.hexdigest(),
-            "classes": [asdict(one) for one in dataset.classes],
+            "classes": [asdict(class_name) for class_name in dataset.classes],
             **explained,
-            "problems": [asdict(one) for one in dataset.problems],
+            "problems": [asdict(problem) for problem in dataset.problems],
         }
     )
 
@@ -288,4 +288,4 @@ def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tu
 
 def class_entries(dataset: DatasetSplit[Any]) -> tuple[str, ...]:
     """Each class of a dataset as `cliploc.prompts.parse` takes it: label → "cat|kitten"."""
-    return tuple("|".join(one.synonyms) for one in dataset.classes)
+    return tuple("|".join(class_name.synonyms) for class_name in dataset.classes)

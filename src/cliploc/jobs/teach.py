@@ -69,15 +69,15 @@ class Teaching:
     def lines(self) -> list[str]:
         """What is to be said of it."""
         said = []
-        for name, one in self.names.items():
-            if one.used and not one.reviewed:
-                said.append(f"{name}: drafts learnt from the {one.pictures:,} pictures that show it")
-            elif one.used:
-                saved = one.saved(self.left)
+        for name, taught in self.names.items():
+            if taught.used and not taught.reviewed:
+                said.append(f"{name}: drafts learnt from the {taught.pictures:,} pictures that show it")
+            elif taught.used:
+                saved = taught.saved(self.left)
                 ending = f": about {saved:,} corrections saved" if saved else ""
-                said.append(f"{name}: drafts learnt from {one.reviewed:,} reviewed pictures{ending}")
-            elif one.reviewed:
-                said.append(f"{name}: {one.why}")
+                said.append(f"{name}: drafts learnt from {taught.reviewed:,} reviewed pictures{ending}")
+            elif taught.reviewed:
+                said.append(f"{name}: {taught.why}")
         return said
 
 
@@ -108,10 +108,10 @@ def teach(
         if facts.get("undone", False):
             stays = not again and reviewed <= facts["reviewed"]
         else:
-            used = any(one["used"] for one in facts["names"].values())
+            used = any(taught["used"] for taught in facts["names"].values())
             stays = facts["of"] == stamp and (folder.out / LEARNT).exists() == used
         if stays:
-            return Teaching({name: Taught(**one) for name, one in facts["names"].items()}, *school.counts)
+            return Teaching({name: Taught(**taught) for name, taught in facts["names"].items()}, *school.counts)
     if school.asked:
         begun()
     names, known = school.names()
@@ -119,7 +119,7 @@ def teach(
     if not names and (before is None or not before.facts["names"]):  # there is nothing to say, and nothing to take back
         write_learnt(folder.out, None)  # of a call that was killed
         return result
-    outcomes = {name: asdict(one) for name, one in names.items()}
+    outcomes = {name: asdict(taught) for name, taught in names.items()}
     facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
     rows = school.rows(known, {} if before is None else before.rows)
     made = None if known is None else known.learnt(folder.settings, names)
@@ -160,14 +160,14 @@ class _Presence:
     def without(self, k: int, before: float) -> float:
         """The chance of reviewed picture `k` as if it were not reviewed."""
         others = np.delete(np.arange(len(self._missing)), k)
-        found = float(self._alike[k, others] @ self._solved(others))
-        return _chance(float(_squashed(np.array([before]))[0]) + found)
+        change = float(self._alike[k, others] @ self._solved(others))
+        return _chance(float(_squashed(np.array([before]))[0]) + change)
 
 
 def _squashed(chance: Floats) -> Floats:
     """Chances as −1 to 1; one that is not known is 0."""
-    found: Floats = (logit(np.nan_to_num(chance, nan=0.5)) / 4).clip(-1, 1)
-    return found
+    squashed: Floats = (logit(np.nan_to_num(chance, nan=0.5)) / 4).clip(-1, 1)
+    return squashed
 
 
 def _chance(squashed: float) -> float:
@@ -217,11 +217,14 @@ class Directions:
     def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
         """As a file has it."""
         about = {key: settings[key] for key in HOLDS_FOR if key in settings}
-        about["reviewed"] = {name: one.reviewed for name, one in names.items()}
+        about["reviewed"] = {name: outcome.reviewed for name, outcome in names.items()}
         directions, shares = zip(*self.directions.values(), strict=True)
         weights, bias = self.whitening.unwhitened(directions)
         seen = [self.seen[p] for p in self.directions]
-        embedding, alike = torch.stack([one.mean for one in seen]), torch.stack([one.alike(settings) for one in seen])
+        embedding, alike = (
+            torch.stack([lesson.mean for lesson in seen]),
+            torch.stack([lesson.alike(settings) for lesson in seen]),
+        )
         sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
         names_of_rows = tuple(self.names[p] for p in self.directions)
         return Learnt(names_of_rows, weights, bias, shares, embedding, sides, about, alike)
@@ -232,12 +235,12 @@ class School:
 
     def __init__(self, folder: AnnotatedFolder) -> None:
         self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.out)
-        places, pictures = folder.results.places, [one.id for one in folder.annotated()]
-        self.pictures = [one for one in pictures if self.lessons.has(one, places[one].content)]
+        places, pictures = folder.results.places, [picture.id for picture in folder.annotated()]
+        self.pictures = [picture for picture in pictures if self.lessons.has(picture, places[picture].content)]
         there = {*self.pictures}
-        self.reviewed = {name: one for name, one in folder.finished().items() if name in there}
-        self._unseen = [one for one in self.pictures if not folder.touched(one)]
-        self._plain = {one: folder.untaught(one).presence for one in self.pictures}
+        self.reviewed = {name: boxes for name, boxes in folder.finished().items() if name in there}
+        self._unseen = [picture for picture in self.pictures if not folder.touched(picture)]
+        self._plain = {picture: folder.untaught(picture).presence for picture in self.pictures}
 
     @cached_property
     def asked(self) -> list[int]:
@@ -256,8 +259,8 @@ class School:
         digest = hashlib.sha256(json.dumps(facts).encode())
         rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
-        for one in self.pictures:
-            digest.update(folder.results.places[one].digest)
+        for picture in self.pictures:
+            digest.update(folder.results.places[picture].digest)
         return digest.hexdigest()
 
     def chance(self, picture: str, p: int) -> float:
@@ -271,35 +274,35 @@ class School:
             return {}, None
         # The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them: what
         # is drawn from them at random then stays the same, too, and the gate does not open by chance.
-        ordered = sorted(self.pictures, key=lambda one: hashlib.blake2b(one.encode(), digest_size=8).digest())
-        kept = {*sorted(ordered, key=lambda one: one not in self.reviewed)[:MOST_TAUGHT]}
-        chosen = [one for one in ordered if one in kept]
+        ordered = sorted(self.pictures, key=lambda picture: hashlib.blake2b(picture.encode(), digest_size=8).digest())
+        kept = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
+        chosen = [picture for picture in ordered if picture in kept]
         lessons = self.lessons.each(chosen)
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
-        found = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
-        used = {p: one for p, one in found.items() if one.outcome.used}
-        directions = {p: (one.fitted.direction, one.share) for p, one in used.items()}
-        presence = {p: one.presence for p, one in used.items() if one.presence is not None}
-        sides = {p: one.sides for p, one in used.items()}
-        outcomes = {self.folder.names[p]: one.outcome for p, one in found.items()}
+        of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
+        used = {p: of_name for p, of_name in of_names.items() if of_name.outcome.used}
+        directions = {p: (of_name.fitted.direction, of_name.share) for p, of_name in used.items()}
+        presence = {p: of_name.presence for p, of_name in used.items() if of_name.presence is not None}
+        sides = {p: of_name.sides for p, of_name in used.items()}
+        outcomes = {self.folder.names[p]: of_name.outcome for p, of_name in of_names.items()}
         if not used:
             return outcomes, None
-        seen = {p: one.seen() for p, one in used.items()}
+        seen = {p: of_name.seen() for p, of_name in used.items()}
         return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen)
 
     @cached_property
     def _found(self) -> frozenset[int]:
         """The names that the model finds in a picture at least, also if drafts need a higher presence than usual."""
         least = [min(low, FOUND) for low in self.folder.rule.thresholds]
-        return frozenset(p for p, low in enumerate(least) if any(one[p] >= low for one in self._plain.values()))
+        return frozenset(p for p, low in enumerate(least) if any(chances[p] >= low for chances in self._plain.values()))
 
     @cached_property
     def common(self) -> frozenset[int]:
         """The names that are common enough to be taught before anything is reviewed."""
         shares, names = self.folder.shares(), enumerate(self.folder.names)
         often = [p for p, name in names if shares.get(name, 0.0) >= COMMON]
-        return frozenset(p for p in often if sum(one[p] >= FOUND for one in self._plain.values()) >= FEWEST)
+        return frozenset(p for p in often if sum(chances[p] >= FOUND for chances in self._plain.values()) >= FEWEST)
 
     def enough(self, p: int) -> bool:
         """Whether enough of a name is reviewed."""
@@ -309,14 +312,14 @@ class School:
     # --------------------------------------------------------------------------------------------------------- drawn
     def rows(self, known: Directions | None, before: Mapping[str, Row]) -> Iterator[Row]:
         """The rows of the taught names, picture by picture; those that somebody has seen stay, also if away."""
-        contents = {one: self.folder.results.places[one].content for one in self.pictures}
+        contents = {picture: self.folder.results.places[picture].content for picture in self.pictures}
         for picture, row in before.items():
             if self.folder.touched(picture) and row["blake2b"] == contents.get(picture, row["blake2b"]):
                 yield row
         if known is None:
             return
 
-        unseen = {one: {p: self.chance(one, p) for p in known.directions} for one in self._unseen}
+        unseen = {picture: {p: self.chance(picture, p) for p in known.directions} for picture in self._unseen}
         for picture, row in zip(unseen, Drawer(self.lessons, self.drawing, known, unseen).rows(), strict=True):
             yield {"picture": picture, "blake2b": contents[picture], **row}
 
@@ -332,18 +335,20 @@ class _Name:
         self, school: School, p: int, chosen: Sequence[str], lessons: Sequence[Lesson], pictures: Pictures
     ) -> None:
         self._school, self._p, self._chosen, self._lessons, self._pictures = school, p, chosen, lessons, pictures
-        chances = np.array([school.chance(one, p) for one in chosen])
+        chances = np.array([school.chance(picture, p) for picture in chosen])
         self._known, self._chances = not np.isnan(chances).all(), chances
-        self._heat = torch.stack([pooled(one.map_of(p), pictures.grid).flatten() for one in lessons])  # [n, N]
-        shown = [bool(there >= FOUND) and p in one.names for there, one in zip(chances, lessons, strict=True)]
+        self._heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
+        shown = [bool(there >= FOUND) and p in lesson.names for there, lesson in zip(chances, lessons, strict=True)]
         self._uses = torch.tensor(shown) if self._known else torch.ones(len(chosen), dtype=torch.bool)
-        self._reviewed = [i for i, one in enumerate(chosen) if one in school.reviewed] if school.enough(p) else []
+        self._reviewed = (
+            [i for i, picture in enumerate(chosen) if picture in school.reviewed] if school.enough(p) else []
+        )
         inside = {i: _inside(lessons[i].frame, self._true(i), pictures.grid) for i in self._reviewed}
         self.fitted = fit(pictures, self._heat, self._uses, inside, self._known)
         self.share = share_of_text(len(self._reviewed), self._known)
         self.presence: _Presence | None = None
         if self._reviewed:
-            embeddings = torch.stack([one.embedding.float() for one in lessons])
+            embeddings = torch.stack([lesson.embedding.float() for lesson in lessons])
             true = [len(self._true(i)) > 0 for i in self._reviewed]
             own = embeddings[self._reviewed]
             self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
@@ -361,7 +366,7 @@ class _Name:
         shows[self._reviewed] = torch.tensor([len(self._true(i)) > 0 for i in self._reviewed], dtype=torch.bool)
         others = torch.from_numpy(self._chances < UNSURE)  # none of a name that the model does not know
         others[self._reviewed] = ~shows[self._reviewed]
-        each = F.normalize(torch.stack([one.embedding.float() for one in self._lessons]), dim=1)  # [n, D]
+        each = F.normalize(torch.stack([lesson.embedding.float() for lesson in self._lessons]), dim=1)  # [n, D]
         return Appearance.of(each[shows], each[others])
 
     def _true(self, i: int) -> FloatArray:
@@ -383,7 +388,7 @@ class _Name:
             picture, true = self._chosen[i], self._true(i)
             row, drafts = folder.results.row(picture, taught=False), folder.untaught(picture).drafts
             before += work_on([row["boxes"][box] for box in drafts if row["labels"][box] == self._p], true).total
-            sides = learnt(one for j, one in enumerate(self._pairs) if j != k)  # as the other pictures have it
+            sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
             after += work_on(moved(xyxy, sides, read, self._lessons[i].frame), true).total
         # A name's drafts change only for a difference that is larger than chance.
         least = math.sqrt(compared) if self._known else 0.0
@@ -412,9 +417,9 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
     height, width = frame.input_hw
     on_grid = frame.to_input(boxes) / np.array([width, height] * 2) * np.array([grid[1], grid[0]] * 2)  # [m, 4]
     rows, columns = np.arange(grid[0]), np.arange(grid[1])
-    found = np.zeros(grid, np.float32)
+    covered = np.zeros(grid, np.float32)
     for x0, y0, x1, y1 in on_grid:
         down = (np.minimum(rows + 1, y1) - np.maximum(rows, y0)).clip(0)
         across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)
-        found = np.maximum(found, down[:, None] * across[None])
-    return torch.from_numpy(found).flatten().float()
+        covered = np.maximum(covered, down[:, None] * across[None])
+    return torch.from_numpy(covered).flatten().float()

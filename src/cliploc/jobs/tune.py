@@ -56,26 +56,30 @@ def variants_of(localizer: Localizer) -> list[dict[str, Any]]:
     views = [{**own, "scales": scales, "windows": windows} for scales, windows in VIEWS]
     steps = [{**own, "refine": names} for names in neighbours(own["refine"], steps_for(localizer.backbone))]
     unique: list[dict[str, Any]] = []
-    for one in (own, *views, *steps):
-        if one not in unique:
-            unique.append(one)
+    for variant in (own, *views, *steps):
+        if variant not in unique:
+            unique.append(variant)
     return unique
 
 
 def steps_for(backbone: Backbone) -> list[str]:
     """The refinements on the grid that run on a tower; those over the picture take seconds for each map."""
-    there = [one for one in refinements if one.package is None or find_spec(one.package) is not None]
-    return [one.name for one in there if one.on == "grid" and backbone.kind in one.towers]
+    there = [
+        refinement
+        for refinement in refinements
+        if refinement.package is None or find_spec(refinement.package) is not None
+    ]
+    return [refinement.name for refinement in there if refinement.on == "grid" and backbone.kind in refinement.towers]
 
 
 def neighbours(own: Sequence[str], steps: Sequence[str]) -> list[tuple[str, ...]]:
     """No refinement, and the lists with one step fewer, another one in its place, or one more."""
     own = tuple(own)
-    found: list[tuple[str, ...]] = [()]
+    neighbours: list[tuple[str, ...]] = [()]
     for place in range(len(own)):
-        found += [(*own[:place], *more, *own[place + 1 :]) for more in ((), *((step,) for step in steps))]
-    found += [(*own, step) for step in steps]
-    return [one for one in dict.fromkeys(found) if one != own and len(set(one)) == len(one)]
+        neighbours += [(*own[:place], *more, *own[place + 1 :]) for more in ((), *((step,) for step in steps))]
+    neighbours += [(*own, step) for step in steps]
+    return [chain for chain in dict.fromkeys(neighbours) if chain != own and len(set(chain)) == len(chain)]
 
 
 def rules_of(own: BoxRule) -> list[BoxRule]:
@@ -88,13 +92,13 @@ def rules_of(own: BoxRule) -> list[BoxRule]:
 
 def quality(boxes: Boxes, truth: Mapping[int, npt.NDArray[Any]]) -> float:
     """The mean, over names there, of the AP of ranked boxes; each takes its best free true box at IoU ≥ 0.5."""
-    found = []
+    precisions = []
     for label, true in truth.items():
         own = boxes.where(np.flatnonzero(boxes.label == label))
         hits = np.array(fits_of(own.xyxy[np.argsort(-own.score, kind="stable")], true)) >= GOOD_IOU
         precision = hits.cumsum() / np.arange(1, len(hits) + 1)
-        found.append(precision[hits].sum() / len(true))
-    return float(np.mean(found))
+        precisions.append(precision[hits].sum() / len(true))
+    return float(np.mean(precisions))
 
 
 def row_schema() -> Any:
@@ -114,14 +118,14 @@ class TuningJudge(AskingJudge):
         super().__init__(*of_judge)
         self.rules = rules_of(self.localizer.box_rule)
         flow, memory = self.localizer.flow, self.localizer.options.memory
-        needs = [flow.tasks.make(one.method, one.options).needs for one in self.settings]
+        needs = [flow.tasks.make(setting.method, setting.options).needs for setting in self.settings]
         needs += [step.needs(self.localizer.backbone) for step in flow.steps.on_grid]
         if memory is not None:  # all judges are made before the first picture is looked at
             memory.besides = reduce(or_, needs, memory.besides)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        rules = [(one.threshold, one.split_peaks) for one in self.rules]
-        return {**super().describe(setting), "rules": [list(one) for one in rules]}
+        rules = [(rule.threshold, rule.split_peaks) for rule in self.rules]
+        return {**super().describe(setting), "rules": [list(rule) for rule in rules]}
 
     def look(self, sample: AskedPicture, read: None) -> Asked:  # noqa: ARG002
         """See `PictureJudge.look`; only names that are there are asked."""
@@ -158,7 +162,7 @@ def best_of(values: Floats) -> int:
 def cross_fitted(values: Floats) -> Gain:
     """The gain of choosing among `[n, K]`, the present first: folds are measured by the others' best candidate."""
     fold = np.arange(len(values)) % FOLDS
-    chosen = tuple(best_of(values[fold != one]) for one in range(FOLDS))
+    chosen = tuple(best_of(values[fold != part]) for part in range(FOLDS))
     gains = values[np.arange(len(values)), np.array(chosen)[fold]] - values[:, 0]
     interval = Bootstrap().of_mean(gains)
     assert interval is not None
@@ -181,7 +185,7 @@ class Tuned:
 
     def facts(self) -> dict[str, Any]:
         """What is told of the choice, in the recipe's file and with `--json`."""
-        folds = Counter(words_of_candidate(self.candidates[one]) for one in self.gain.chosen)
+        folds = Counter(words_of_candidate(self.candidates[candidate]) for candidate in self.gain.chosen)
         return {
             "dataset": dict(self.dataset),
             "gain": {
@@ -202,16 +206,16 @@ class Tuned:
         """A header, then the present recipe, and each variant by its best rule on these pictures."""
         present = self.values[:, 0]
         places: dict[str, list[int]] = {}
-        for k, one in enumerate(self.candidates):
-            places.setdefault(words_of_variant(one), []).append(k)
+        for k, candidate in enumerate(self.candidates):
+            places.setdefault(words_of_variant(candidate), []).append(k)
         rows: list[tuple[str, ...]] = [("variant", "τ", "split", "mean AP", "difference")]
-        shown = [0, *(one[best_of(self.values[:, one])] for one in places.values())]
+        shown = [0, *(alike[best_of(self.values[:, alike])] for alike in places.values())]
         for k in dict.fromkeys(shown):
-            one, difference = self.candidates[k], self.values[:, k] - present
+            candidate, difference = self.candidates[k], self.values[:, k] - present
             error = difference.std(ddof=1) / np.sqrt(len(difference))
             told = "present recipe" if not k else f"{difference.mean():+.3f} ± {error:.3f}"
-            cut = (text_of(one["threshold"]), text_of(one["split_peaks"]))
-            rows.append((words_of_variant(one), *cut, f"{self.values[:, k].mean():.3f}", told))
+            cut = (text_of(candidate["threshold"]), text_of(candidate["split_peaks"]))
+            rows.append((words_of_variant(candidate), *cut, f"{self.values[:, k].mean():.3f}", told))
         return rows
 
     def legend(self) -> Iterator[str]:
@@ -280,27 +284,27 @@ def _measured(
     setup, own = as_setting(localizer)
     free = {"second_look": False, "min_presence": 0.0, "min_score": 0.0, "calibration": None, "memory": Memory(BYTES)}
     variants = variants_of(localizer)
-    setups = [replace(setup, options=setup.options.but(**free, **one)) for one in variants]
+    setups = [replace(setup, options=setup.options.but(**free, **variant)) for variant in variants]
     # A refinement moves τ, so a τ that was given is that of the present refinement.
-    taus = [own.threshold if one["refine"] == variants[0]["refine"] else None for one in variants]
+    taus = [own.threshold if variant["refine"] == variants[0]["refine"] else None for variant in variants]
     settings = [replace(own, id=f"variant-{number}", setup=number, threshold=tau) for number, tau in enumerate(taus)]
     judge_of = partial(TuningJudge, class_entries(dataset))
     ran = run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=SHARD, reporter=reporter, phase="tuning")
-    rules = {one["id"]: one["rules"] for one in folder.read_manifest(out, TASK.kind)["settings"]}
+    rules = {setting["id"]: setting["rules"] for setting in folder.read_manifest(out, TASK.kind)["settings"]}
     candidates = [
-        {**one, "threshold": tau, "split_peaks": split}
-        for setting, one in zip(settings, variants, strict=True)
+        {**variant, "threshold": tau, "split_peaks": split}
+        for setting, variant in zip(settings, variants, strict=True)
         for tau, split in rules[setting.id]
     ]
     of_pictures: dict[str, dict[str, list[float]]] = {}
     for row in rows_in(out):
         if row["status"] == "ok" and row["quality"]:
             of_pictures.setdefault(row["sample"], {})[row["setting"]] = row["quality"]
-    whole = [one for one in of_pictures.values() if len(one) == len(settings)]
+    whole = [picture for picture in of_pictures.values() if len(picture) == len(settings)]
     if len(whole) < FOLDS:
         raise UnfitError(
             f"expected at least {FOLDS} pictures with names that {localizer.backbone.name} knows, got {len(whole)}: "
             "take more pictures"
         )
-    values = np.array([[value for one in settings for value in picture[one.id]] for picture in whole])
+    values = np.array([[value for setting in settings for value in picture[setting.id]] for picture in whole])
     return values, candidates, len(ran.failed)

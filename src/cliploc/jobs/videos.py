@@ -42,7 +42,7 @@ class Every:
     @classmethod
     def of(cls, text: str) -> Every:
         """Reads "30" (each 30th frame), "2s" (one in two seconds), "scene", or several with commas."""
-        found: dict[str, Any] = {}
+        tags: dict[str, Any] = {}
         for part in text.replace(" ", "").split(","):
             key, value = "", 0.0
             if part in ("scene", "scenes"):
@@ -51,13 +51,13 @@ class Every:
                 key, value = "frames", int(part)
             elif re.fullmatch(r"[0-9]{0,6}\.?[0-9]{1,6}s", part):
                 key, value = "seconds", float(part[:-1])
-            if not value or key in found:
+            if not value or key in tags:
                 raise UsageError(
                     "expected every as 30 (each 30th frame), 2s (one in two seconds), scene, or several with commas, "
                     f"got {text!r}"
                 )
-            found[key] = value
-        return cls(**found)
+            tags[key] = value
+        return cls(**tags)
 
 
 def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFile]:

@@ -56,7 +56,7 @@ class Judge(ABC):
 
     def __init__(self, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None) -> None:
         self.setup, self.settings = setup, tuple(settings)
-        self.methods = {one.method: one.options for one in settings}
+        self.methods = {setting.method: setting.options for setting in settings}
         options = setup.options.but(
             model=setup.options.model if built is None else built.backbone,
             method=settings[0].method,
@@ -155,22 +155,22 @@ class PictureJudge(Judge):
             seen = self.look(sample, read.result())
             maps = self._maps(seen, reporter)
         except InputError as error:
-            return dict.fromkeys((one.id for one in self.settings), str(error))
+            return dict.fromkeys((setting.id for setting in self.settings), str(error))
         except FAILURES as error:
             reason = failure_reason(error)
             notes.append(f"{self.setup.model} failed on {sample.id}: {reason}")
-            return dict.fromkeys((one.id for one in self.settings), reason)
+            return dict.fromkeys((setting.id for setting in self.settings), reason)
         outcome: Outcome = {}
-        for one in self.settings:
+        for setting in self.settings:
             try:
-                if isinstance(heat := maps[one.method], ModelError):
+                if isinstance(heat := maps[setting.method], ModelError):
                     raise heat
-                outcome[one.id] = self.judge(seen, one, heat, reporter)
+                outcome[setting.id] = self.judge(seen, setting, heat, reporter)
             except InputError as error:
-                outcome[one.id] = str(error)
+                outcome[setting.id] = str(error)
             except FAILURES as error:
-                outcome[one.id] = reason = failure_reason(error)
-                notes.append(f"{one.id} failed on {sample.id}: {reason}")
+                outcome[setting.id] = reason = failure_reason(error)
+                notes.append(f"{setting.id} failed on {sample.id}: {reason}")
         return outcome
 
     def _maps(self, seen: Any, reporter: Reporter) -> dict[str, Any]:
@@ -180,13 +180,13 @@ class PictureJudge(Judge):
         except FAILURES as error:
             failure_reason(error)  # raises the error if it is a bug
         # One failed, and with it all in its forward pass: run each alone.
-        found: dict[str, Any] = {}
+        maps: dict[str, Any] = {}
         for method in self.methods:
             try:
-                found |= self.maps(seen, [method], reporter)
+                maps |= self.maps(seen, [method], reporter)
             except FAILURES as error:
-                found[method] = ModelError(failure_reason(error))
-        return found
+                maps[method] = ModelError(failure_reason(error))
+        return maps
 
 
 class EvaluationWorker:
@@ -204,7 +204,7 @@ class EvaluationWorker:
         self.judges: list[Judge] = []
         built: dict[tuple[object, ...], Localizer] = {}
         for index, setup in enumerate(setups):
-            if chosen := [one for one in settings if one.setup == index]:
+            if chosen := [setting for setting in settings if setting.setup == index]:
                 of = setup.options
                 key = (of.model, of.pretrained, of.device, of.precision)
                 self.judges.append(judge_of(setup, chosen, built.get(key)))
@@ -212,8 +212,8 @@ class EvaluationWorker:
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that its numbers depend on, as plain values for JSON."""
-        by_id = {one.id: judge.describe(one) for judge in self.judges for one in judge.settings}
-        return [by_id[one.id] for one in self._settings]
+        by_id = {setting.id: judge.describe(setting) for judge in self.judges for setting in judge.settings}
+        return [by_id[setting.id] for setting in self._settings]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ class EvaluationWorker:
                 of_shard = zip(shard.samples, digests.pop(shard), strict=True)
                 facts = [sample_facts(sample, self._root, digest) for sample, digest in of_shard]
                 waiting.append((shard.index, facts, [next(stream) for stream in streams]))
-                while len(waiting) > AHEAD or (waiting and all(one.done() for one in waiting[0][2])):
+                while len(waiting) > AHEAD or (waiting and all(future.done() for future in waiting[0][2])):
                     yield self._part(*waiting.popleft())
             while waiting:
                 yield self._part(*waiting.popleft())
@@ -238,20 +238,22 @@ class EvaluationWorker:
             for stream in streams:
                 stream.close()
             for _, _, judged in waiting:
-                for future in (future for one in judged for future in one.futures):
+                for future in (future for of_judge in judged for future in of_judge.futures):
                     future.cancel()
 
     def _part(self, index: int, facts: list[Row], judged: list[JudgedShard]) -> Part:
         """The part of a shard: sample by sample, with the settings in their order; waits for the judges."""
         rows: list[Row] = []
-        for of_sample, outcomes in zip(facts, zip(*(one.outcomes() for one in judged), strict=True), strict=True):
+        for of_sample, outcomes in zip(
+            facts, zip(*(of_judge.outcomes() for of_judge in judged), strict=True), strict=True
+        ):
             by_id = {name: columns for outcome in outcomes for name, columns in outcome.items()}
             for setting in self._settings:
                 columns, row = by_id[setting.id], {**of_sample, "setting": setting.id}
                 failed = isinstance(columns, str)
                 rows.append(row | ({"status": "failed", "reason": columns} if failed else {"status": "ok", **columns}))
-        notes = dict.fromkeys(note for one in judged for note in one.notes)
-        spent = spent_together(one.spent for one in judged)
+        notes = dict.fromkeys(note for of_judge in judged for note in of_judge.notes)
+        spent = spent_together(of_judge.spent for of_judge in judged)
         return Part(index, as_parquet(to_table(rows, self._schema())), tuple(notes), spent=spent)
 
     def close(self) -> None:

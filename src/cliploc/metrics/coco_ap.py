@@ -54,16 +54,18 @@ class CocoAP:
         if picture in of_label:
             raise UsageError(f"{picture} occurs twice with the same name: evaluate it once")
         self._pictures.add(picture)
-        found, true = (np.asarray(one, np.float64).reshape(-1, 4) for one in (boxes, truth))
+        given, true = (np.asarray(boxes_of, np.float64).reshape(-1, 4) for boxes_of in (boxes, truth))
         values = np.asarray(scores, np.float64)
         order = np.argsort(-values, kind="stable")[:MOST_BOXES]
-        of_label[picture] = _Judged(values[order], matches(iou(found[order], true, 0)), len(true))
+        of_label[picture] = _Judged(values[order], matches(iou(given[order], true, 0)), len(true))
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> tuple[dict[str, float], dict[str, Interval]]:
         """The numbers of `NUMBERS` from 0 to 1, and their intervals; empty where nothing is true."""
         pictures = sorted(self._pictures)
         place = {name: i for i, name in enumerate(pictures)}
-        names = [_RankedBoxes(of, place) for _, of in sorted(self._of.items()) if any(one.true for one in of.values())]
+        names = [
+            _RankedBoxes(of, place) for _, of in sorted(self._of.items()) if any(judged.true for judged in of.values())
+        ]
         if not names:
             return {}, {}
         point = _numbers(names, np.ones(len(pictures)))
@@ -71,7 +73,7 @@ class CocoAP:
         drawn = [_numbers(names, of.astype(np.float64)) for counts in few.draws(len(pictures)) for of in counts]
         ends: dict[str, Interval] = {}
         for i, key in enumerate(NUMBERS):
-            if len(values := [one[i] for one in drawn if np.isfinite(one[i])]):
+            if len(values := [numbers[i] for numbers in drawn if np.isfinite(numbers[i])]):
                 # The envelope of precision is greater in a drawn set, in which boxes repeat: this bias is taken off.
                 centred = np.array(values) - np.mean(values) + point[i]
                 ends[key] = few.quantiles(centred.clip(0, 1))
@@ -99,12 +101,14 @@ class _RankedBoxes:
 
     def __init__(self, of: Mapping[str, _Judged], place: Mapping[str, int]) -> None:
         known = [(place[name], of[name]) for name in sorted(of)]
-        scores = np.concatenate([one.scores for _, one in known])
+        scores = np.concatenate([judged.scores for _, judged in known])
         order = np.argsort(-scores, kind="stable")
-        self.right = np.concatenate([one.right for _, one in known], axis=1)[:, order]  # [10, n]
-        self.owner = np.concatenate([np.full(len(one.scores), at) for at, one in known]).astype(np.intp)[order]  # [n]
+        self.right = np.concatenate([judged.right for _, judged in known], axis=1)[:, order]  # [10, n]
+        self.owner = np.concatenate([np.full(len(judged.scores), at) for at, judged in known]).astype(np.intp)[
+            order
+        ]  # [n]
         self.pictures = np.array([at for at, _ in known])
-        self.true = np.array([one.true for _, one in known], np.float64)
+        self.true = np.array([judged.true for _, judged in known], np.float64)
 
     def numbers(self, weights: Floats) -> tuple[Floats, Floats] | None:
         """AP and the highest recall at each IoU, with these weights of pictures; None where nothing is true."""
@@ -116,18 +120,18 @@ class _RankedBoxes:
         recall = hits / true
         precision = hits / np.maximum(weight.cumsum(), np.spacing(1))
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        found = np.zeros(len(IOUS))
+        precisions = np.zeros(len(IOUS))
         for t in range(len(IOUS)):
             at = np.searchsorted(recall[t], RECALLS, side="left")
-            found[t] = envelope[t][at[at < recall.shape[1]]].sum() / len(RECALLS)
+            precisions[t] = envelope[t][at[at < recall.shape[1]]].sum() / len(RECALLS)
         highest: Floats = recall[:, -1] if recall.shape[1] else np.zeros(len(IOUS))
-        return found, highest
+        return precisions, highest
 
 
 def _numbers(names: Sequence[_RankedBoxes], weights: Floats) -> Floats:
     """`[3]`: the numbers of `NUMBERS`; NaN where nothing is true."""
-    of_names = [found for one in names if (found := one.numbers(weights)) is not None]
+    of_names = [numbers for name in names if (numbers := name.numbers(weights)) is not None]
     if not of_names:
         return np.full(len(NUMBERS), np.nan)
-    precision, recall = (np.mean(one, axis=0) for one in zip(*of_names, strict=True))
+    precision, recall = (np.mean(values, axis=0) for values in zip(*of_names, strict=True))
     return np.array([precision.mean(), precision[0], recall.mean()])

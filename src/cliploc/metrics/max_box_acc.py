@@ -315,8 +315,8 @@ class LocalizationAccuracy(Metric):
             if known and (self._depth or 0) >= k:
                 ranks = [self._rank[image_id] for image_id in ranked]
                 inside = np.array([rank is not None and rank < k for rank in ranks])
-                for name, one in ((f"top{k}_loc", inside & right[known]), (f"top{k}_cls", inside)):
-                    scores[name] = Score(float(one.mean()), bootstrap.of_mean(one, ranked))
+                for name, hits in ((f"top{k}_loc", inside & right[known]), (f"top{k}_cls", inside)):
+                    scores[name] = Score(float(hits.mean()), bootstrap.of_mean(hits, ranked))
         return scores, by_class(self._boxes.labels, right)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002

@@ -209,10 +209,10 @@ class Flow:
                         yield Result(item.id, error=item.error)
                         continue
                     assert computed is not None
-                    b, found = next(places), {}
+                    b, localizations = next(places), {}
                     for (spec, task), maps in zip(tasks.items(), computed.by_task, strict=True):
-                        found[spec] = self._result(b, task, maps, computed, keep_maps, boxes)
-                    yield Result(item.id, found, lesson=computed.lessons[b] if computed.lessons else None)
+                        localizations[spec] = self._result(b, task, maps, computed, keep_maps, boxes)
+                    yield Result(item.id, localizations, lesson=computed.lessons[b] if computed.lessons else None)
 
     def batches(
         self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
@@ -326,8 +326,8 @@ class Flow:
                 ]
                 joined = replace(self.steps.joined(task, kept, batch, others, whole, together), redrawn=redrawn)
                 says = not_flat(kept, len(batch))
-                for of_picture, one in zip(says, redrawn, strict=bool(redrawn)):
-                    of_picture[[*one.rows]] = True
+                for of_picture, lesson in zip(says, redrawn, strict=bool(redrawn)):
+                    of_picture[[*lesson.rows]] = True
                 by_task.append(TaskMaps(joined, says, said))
             own = lessons_of(0, wanted) if lessons else None
             return Computed(batch, by_task, embedding, windows, evidence, wanted, places, own)
@@ -562,8 +562,8 @@ def _guided(guide: Guide, pixels: Callable[[], Tensor], shared: dict[Any, Any]) 
     """The guide's features `[B, C, h, w]` of a batch, computed once for all methods and steps."""
     if "guide" not in shared:
         shared["guide"] = guide.features(pixels().contiguous()).to(pixels().device)
-    found: Tensor = shared["guide"]
-    return found
+    features: Tensor = shared["guide"]
+    return features
 
 
 class _MaskedCount:

@@ -197,7 +197,7 @@ def _pixels(image: Image.Image) -> Tensor:
 
 def stacked(pixels: Sequence[Tensor]) -> Tensor:
     """Pictures `[3, H, W]` of one size as `[n, 3, H, W]`, with the channels last in memory, as they are prepared."""
-    return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
+    return torch.stack([image.permute(1, 2, 0) for image in pixels]).permute(0, 3, 1, 2)
 
 
 def _cropped_note(frame: Frame) -> str | None:

@@ -261,7 +261,7 @@ class Bank:
 
 def bank_names() -> list[tuple[str, ...]]:
     """The names of the bank, each with its synonyms, which exclude it as a rival of the same name."""
-    imagenet = [(one.name, *one.synonyms) for one in prompts.imagenet_classes()]
+    imagenet = [(class_name.name, *class_name.synonyms) for class_name in prompts.imagenet_classes()]
     there = {entry[0] for entry in imagenet}
     return imagenet + [entry for entry in prompts.coco_names() if entry[0] not in there]
 
@@ -354,12 +354,12 @@ def weigh(
             bank.standing(torch.cat([whole[None], seen]), item.texts.synonyms, item.texts.contrasts)
             for whole, seen, item in zip(embedding, windows, batch, strict=True)
         ]
-        of_bank = [one for one in standings if one is not None]  # None for all or for none
+        of_bank = [standing for standing in standings if standing is not None]  # None for all or for none
         if of_bank:
             rule = "bank"
-            presence = torch.stack([with_windows(one.presence[0], one.presence[1:]) for one in of_bank])
-            ranks = torch.stack([one.rank.amin(dim=0) for one in of_bank])
-            probabilities = torch.stack([one.probability.amax(dim=0) for one in of_bank])
+            presence = torch.stack([with_windows(standing.presence[0], standing.presence[1:]) for standing in of_bank])
+            ranks = torch.stack([standing.rank.amin(dim=0) for standing in of_bank])
+            probabilities = torch.stack([standing.probability.amax(dim=0) for standing in of_bank])
     if presence is not None:  # cosines of two pictures are far above those that presence is calibrated on
         shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
         presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
@@ -374,10 +374,10 @@ def weigh(
         absent_names = presence < min_presence if passes is None else (presence < 1) & ~passes
     # For each picture and name, why it is not there. Numbers are compared as tensors, and taken from them all at once.
     of_texts = {id(item.texts): item.texts for item in batch}  # mostly one for all
-    reasons = {key: texts.unknown_reasons(one) for key, one in of_texts.items()}
+    reasons = {key: texts.unknown_reasons(text) for key, text in of_texts.items()}
     absences: list[list[str | None]] = [list(reasons[id(item.texts)]) for item in batch]
     # A second look compares what is inside each box with the contrast instead, as a picture may show both.
-    contrasts = {key: texts.contrasts(one) if looks is None else None for key, one in of_texts.items()}
+    contrasts = {key: texts.contrasts(text) if looks is None else None for key, text in of_texts.items()}
     for b, item in enumerate(batch):
         against = contrasts[id(item.texts)]
         for p in [] if against is None else (against @ embedding[b] >= scores[b]).nonzero().flatten().tolist():
@@ -405,15 +405,15 @@ def looks_over(
     kept: dict[Any, Any],
 ) -> list[tuple[Floats, Rivals]] | None:
     """See `Evidence.looks`; `kept`: of these pictures, for other names."""
-    found = []
+    ranks = []
     for b, (item, whole, seen) in enumerate(zip(batch, embedding, windows, strict=True)):
         rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts, lifts)
         if rivals is None:  # so for all pictures
             return None
         views = torch.cat([whole[None], seen])  # [1 + W, D]
         above = rivals.above(views, kept.setdefault(("views", b), {}))  # [1 + W, P]
-        found.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
-    return found
+        ranks.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
+    return ranks
 
 
 def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:

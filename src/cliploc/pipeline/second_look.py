@@ -41,7 +41,7 @@ class Judgement(NamedTuple):
 
     def scaled(self, ratio: npt.NDArray[np.float32]) -> Judgement:
         """For a copy of the picture of another size."""
-        boxes, unsure = (replace(one, xyxy=one.xyxy * ratio) for one in (self.boxes, self.unsure))
+        boxes, unsure = (replace(boxes, xyxy=boxes.xyxy * ratio) for boxes in (self.boxes, self.unsure))
         return self._replace(boxes=boxes, unsure=unsure)
 
 
@@ -183,7 +183,7 @@ def regions_of(frames: Sequence[Frame], places: Tensor) -> list[Tensor]:
 
     A small thing fits such a square better than the whole picture, as it fits a window, but no further pass is needed.
     """
-    found = []
+    regions = []
     for frame, of_picture in zip(frames, places, strict=True):
         x0, y0, x1, y1 = frame.to_original(np.array(frame.visible_xyxy))[0].tolist()
         side = min(x1 - x0, y1 - y0) / REGIONS
@@ -193,8 +193,8 @@ def regions_of(frames: Sequence[Frame], places: Tensor) -> list[Tensor]:
         )
         corners = np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
         boxes = np.concatenate([corners, corners + side], axis=1).astype(np.float32)
-        found.append(F.normalize(mean_in(of_picture, frame, boxes), dim=-1))
-    return found
+        regions.append(F.normalize(mean_in(of_picture, frame, boxes), dim=-1))
+    return regions
 
 
 def mean_in(places: Tensor, frame: Frame, xyxy: FloatArray) -> Tensor:

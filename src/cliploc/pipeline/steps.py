@@ -96,7 +96,7 @@ class Steps:
 
     def stitched(self, whole: Context, batch: Sequence[Prepared], taught: bool = False) -> StitchedFeatures:
         """An empty `StitchedFeatures` on the smallest windows' grid; no stage with a guide, or if whole is finer."""
-        stages = {stage for one in self._all_needs(taught) for stage in one.features}
+        stages = {stage for need in self._all_needs(taught) for stage in need.features}
         grids = {}
         for stage in stages if self._smallest is not None else ():
             seen, window = batch[0].frames[0].input_hw, self._window_hw

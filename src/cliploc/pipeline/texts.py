@@ -108,11 +108,11 @@ class Texts:
 
     def learnt_presence(self, texts: TextSet, embedding: Tensor) -> Tensor:
         """The chance that names are in a picture `[D]`, by what was learnt: `[P]`; NaN of those where nothing was."""
-        found = embedding.new_full((len(texts),), torch.nan)
+        chances = embedding.new_full((len(texts),), torch.nan)
         if self.learnt is not None:
             rows = {p: row for p, words in enumerate(texts.synonyms) if (row := self.learnt_row(words)) is not None}
-            found[[*rows]] = self.learnt.chances(embedding, [*rows.values()])
-        return found
+            chances[[*rows]] = self.learnt.chances(embedding, [*rows.values()])
+        return chances
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
         """Notes for a result with these names: how they are read (`readings`), and on exemplars and learnt names."""
@@ -283,16 +283,16 @@ class Crop:
 
 def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]:
     """Name → its exemplars' pixels."""
-    found: dict[str, list[Crop]] = {}
+    crops: dict[str, list[Crop]] = {}
     for given in exemplars:
-        one = exemplar_of(given) if isinstance(given, str) else given
-        source = f"the exemplar of {one.name!r}"
+        exemplar = exemplar_of(given) if isinstance(given, str) else given
+        source = f"the exemplar of {exemplar.name!r}"
         try:
-            image = load(one.image, source).image
+            image = load(exemplar.image, source).image
         except InputError as error:
-            raise InputError(f"{error} (an exemplar of {one.name!r})") from None
-        if one.box is not None:
-            x0, y0, x1, y1 = (round(edge) for edge in one.box)
+            raise InputError(f"{error} (an exemplar of {exemplar.name!r})") from None
+        if exemplar.box is not None:
+            x0, y0, x1, y1 = (round(edge) for edge in exemplar.box)
             if not (0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height):
                 raise UsageError(
                     f"expected the box of {source} inside its {image.width}×{image.height} pixels, got "
@@ -300,11 +300,13 @@ def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]
                 )
             image = image.crop((x0, y0, x1, y1))
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-        beside = found.setdefault(one.name, [])
-        if beside and beside[0].exemplar.with_text != one.with_text:
-            raise UsageError(f"expected all exemplars of {one.name!r} with its text or without, got both: choose one")
-        beside.append(Crop(one, image, digest))
-    return found
+        beside = crops.setdefault(exemplar.name, [])
+        if beside and beside[0].exemplar.with_text != exemplar.with_text:
+            raise UsageError(
+                f"expected all exemplars of {exemplar.name!r} with its text or without, got both: choose one"
+            )
+        beside.append(Crop(exemplar, image, digest))
+    return crops
 
 
 def embed_crops(crops: Sequence[Crop], backbone: Backbone) -> Tensor:

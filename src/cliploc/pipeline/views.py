@@ -98,8 +98,8 @@ class Joined:
     def on_grid(self, b: int, names: Sequence[int], grid: tuple[int, int]) -> Tensor:
         """As `of`, averaged in the cells of a grid over the input: `[p, h, w]`. No map over the input is made."""
         base = self.batch[b].frames[0]
-        found = [(view[0][0].windows is None, *_of_picture(view, b, names)) for view in self.views]
-        views = [one for one in found if one[1]]  # without those for whose windows the picture is too narrow
+        parts = [(view[0][0].windows is None, *_of_picture(view, b, names)) for view in self.views]
+        views = [part for part in parts if part[1]]  # without those for whose windows the picture is too narrow
         key = ("mean on grid", b, grid, tuple((whole, maps.shape[-2:]) for whole, _, maps in views))
         if key not in self.kept:
             samplings = [
@@ -139,11 +139,11 @@ def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> in
 def not_flat(maps: Sequence[LookMaps], pictures: int) -> Tensor:
     """`[B, P]` bool: whether any look of a picture gave a map that is not constant."""
     device = maps[0][1].device
-    found = torch.zeros(pictures, maps[0][1].shape[1], dtype=torch.int64, device=device)  # maps that are not constant
+    counts = torch.zeros(pictures, maps[0][1].shape[1], dtype=torch.int64, device=device)  # maps that are not constant
     for look, values in maps:
         says = values.amax(dim=(-2, -1)) > values.amin(dim=(-2, -1))  # [n, P]
-        found.index_add_(0, torch.tensor(look.owners, device=device), says.long())
-    return found > 0
+        counts.index_add_(0, torch.tensor(look.owners, device=device), says.long())
+    return counts > 0
 
 
 def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Tensor]:
@@ -154,7 +154,7 @@ def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Ten
             for n, owner in enumerate(look.owners):
                 own[owner].append(values[n])
     empty = embeddings[0][1][:0]  # [0, D]
-    return [torch.stack(one) if one else empty for one in own]
+    return [torch.stack(embedding) if embedding else empty for embedding in own]
 
 
 class StitchedFeatures:
@@ -180,11 +180,11 @@ class StitchedFeatures:
 
     def over(self, whole: Trace) -> dict[int, Tensor]:
         """Stage → features `[B, C, h, w]`; pictures without windows keep those of the whole picture, resized."""
-        found = {}
+        features_of = {}
         for stage, mosaics in self._mosaics.items():
             features = F.interpolate(whole.features[stage].float(), self._grids[stage], mode="bilinear")
             for b in self._seen:
                 stitched = mosaics[b].mean_feature()
                 features[b] = stitched.flip(-1) if self._flipped else stitched
-            found[stage] = features
-        return found
+            features_of[stage] = features
+        return features_of

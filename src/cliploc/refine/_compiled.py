@@ -90,14 +90,14 @@ def forward(weights, direction, back, rest, total, odd, share, shares):
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def move(step, back, rest, found, residual, total, share, shares):
+def move(step, back, rest, solution, residual, total, share, shares):
     """found += step · back, residual −= step · (back + rest), total += residual², for each strip a row."""
-    groups, height, row = found.shape
+    groups, height, row = solution.shape
     for start in range(share * STRIP, height, shares * STRIP):
         for y in range(start, min(start + STRIP, height)):
             for g in range(groups):
                 for i in range(row):
-                    found[g, y, i] += step[g, i] * back[g, y, i]
+                    solution[g, y, i] += step[g, i] * back[g, y, i]
                     residual[g, y, i] -= step[g, i] * (back[g, y, i] + rest[g, y, i])
                     total[y // STRIP, g, i] += residual[g, y, i] * residual[g, y, i]
 
@@ -181,8 +181,8 @@ def _add_products(_, maps, at, other, weights, first, stride, count, pixels, way
 
         def weight(k, j):
             index = builder.add(first, builder.add(builder.mul(stride, ir.Constant(place, k)), ir.Constant(place, j)))
-            one = builder.insert_element(unset, builder.load(builder.gep(lines, [index])), ir.Constant(number, 0))
-            return builder.shuffle_vector(one, unset, everywhere)
+            lane = builder.insert_element(unset, builder.load(builder.gep(lines, [index])), ir.Constant(number, 0))
+            return builder.shuffle_vector(lane, unset, everywhere)
 
         sums = [builder.load(pixel(own, j), align=4) for j in range(pixels.literal_value)]
         for step in range(count.literal_value + len(sums) - 1):
@@ -196,15 +196,15 @@ def _add_products(_, maps, at, other, weights, first, stride, count, pixels, way
         return context.get_dummy_value()
 
     place = types.intp
-    if not all(isinstance(one, types.IntegerLiteral) for one in (count, pixels, way)):
+    if not all(isinstance(constant, types.IntegerLiteral) for constant in (count, pixels, way)):
         return None
     return types.void(maps, place, place, weights, place, place, count, pixels, way), generate
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def _add_other_rows(weights, one, total, y, later):
+def _add_other_rows(weights, row, total, y, later):
     """Adds to a row the neighbours in other rows of a map that come later in the order, or those that come earlier."""
-    height, pitch = one.shape
+    height, pitch = row.shape
     inside = total[RADIUS : pitch - RADIUS]
     for v in range(max(0, y - RADIUS), min(height, y + RADIUS + 1)):
         if v == y or _comes_later(y, v) != later:
@@ -212,10 +212,10 @@ def _add_other_rows(weights, one, total, y, later):
         for k in range(0, SIDE - 1, 4):  # four at once: fewer passes over the total
             a, b = _line(weights, y, v, k), _line(weights, y, v, k + 1)
             c, d = _line(weights, y, v, k + 2), _line(weights, y, v, k + 3)
-            others = one[v, k:]
+            others = row[v, k:]
             for p in range(inside.size):
                 inside[p] += a[p] * others[p] + b[p] * others[p + 1] + c[p] * others[p + 2] + d[p] * others[p + 3]
-        a, others = _line(weights, y, v, SIDE - 1), one[v, SIDE - 1 :]
+        a, others = _line(weights, y, v, SIDE - 1), row[v, SIDE - 1 :]
         for p in range(inside.size):
             inside[p] += a[p] * others[p]
 

@@ -31,7 +31,7 @@ def propagate(spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]], labels
 
     # A factor for each name is spread over a row first: long inner loops, also where names lie side by side.
     row = torch.ones_like(labels[:, :1])
-    found, image = torch.zeros_like(labels), torch.empty_like(labels)
+    solution, image = torch.zeros_like(labels), torch.empty_like(labels)
     residual, direction = labels.clone(), labels.clone()
     length = dot(labels, labels)  # of the residual, a sum of squares
     enough = tolerance**2 * length
@@ -47,9 +47,9 @@ def propagate(spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]], labels
         step = row * torch.where(going, length / bend, 0)  # a name that is done moves no more
         after = torch.zeros_like(length)
         for strip in strips:
-            found[:, strip].addcmul_(step, direction[:, strip])
+            solution[:, strip].addcmul_(step, direction[:, strip])
             residual[:, strip].addcmul_(step, image[:, strip], value=-1)
             after += dot(residual[:, strip], residual[:, strip])
         direction.mul_(row * torch.where(going, after / length, 0)).add_(residual)
         length = after
-    return found.mul_(1 - ALPHA).clamp_(min=0)  # 0 or more, as for any non-negative labels and Ŵ
+    return solution.mul_(1 - ALPHA).clamp_(min=0)  # 0 or more, as for any non-negative labels and Ŵ

@@ -72,7 +72,7 @@ def _solved(weights: FloatArray, scale: Tensor, labels: Tensor, tolerance: float
     shape = groups, height, pitch, lanes
     diagonal = (scale.square() - 2).repeat_interleave(lanes, dim=1).numpy()
     # Of torch, which aligns memory to whole lines of the cache.
-    residual, direction, back, found, rest = (labels.new_zeros(shape).flatten(2).numpy() for _ in range(5))
+    residual, direction, back, solution, rest = (labels.new_zeros(shape).flatten(2).numpy() for _ in range(5))
 
     def by_name(maps: FloatArray) -> Tensor:
         """Maps of each name: `[groups, H, pitch · lanes]` → `[P, H, pitch]`."""
@@ -116,8 +116,8 @@ def _solved(weights: FloatArray, scale: Tensor, labels: Tensor, tolerance: float
             each(_compiled.backward, weights, diagonal, residual, turn, direction, back, rest, odd)
         step = torch.where(going, length / forward(), 0)  # a name that is done moves no more
         total = totals()
-        each(_compiled.move, along(step), back, rest, found, residual, total)
+        each(_compiled.move, along(step), back, rest, solution, residual, total)
         after = summed(total)
         turn = along(torch.where(going, after / length, 0))
         length = after
-    return (by_name(found)[:, :, picture] * scale[:, picture]).mul_(1 - ALPHA).clamp_(min=0)
+    return (by_name(solution)[:, :, picture] * scale[:, picture]).mul_(1 - ALPHA).clamp_(min=0)

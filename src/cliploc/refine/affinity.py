@@ -62,8 +62,8 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
     map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
     pictures: docs/studies/refinement.md.
     """
-    found = spread_along(directions(ctx.places), maps, WINDOWS_CUT if ctx.from_windows else CUT)
-    return with_details(found, maps) if ctx.from_windows else found
+    spread = spread_along(directions(ctx.places), maps, WINDOWS_CUT if ctx.from_windows else CUT)
+    return with_details(spread, maps) if ctx.from_windows else spread
 
 
 def with_details(spread_maps: Tensor, maps: Tensor) -> Tensor:

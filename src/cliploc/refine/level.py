@@ -42,11 +42,11 @@ def level(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
 def leveled(maps: Tensor, threshold: float) -> Tensor:
     """`level` of maps `[B, P, h, w]`; `threshold` is that of `Context`."""
     tau = min(max(threshold, 0.01), 0.99)  # 0 and 1 have no γ
-    found = levels(maps, tau)[..., None, None]  # [B, P, 1, 1]
+    best = levels(maps, tau)[..., None, None]  # [B, P, 1, 1]
     maps = maps.float()
     # A flat map is left as it is: rounding would make some of its values differ.
     flat = maps.amax(dim=(2, 3), keepdim=True) == maps.amin(dim=(2, 3), keepdim=True)
-    return torch.where(flat, maps, maps ** (math.log(tau) / found.log()))
+    return torch.where(flat, maps, maps ** (math.log(tau) / best.log()))
 
 
 def levels(maps: Tensor, tau: float, width: float = WIDTH, shrink: float = SHRINK, pull: float = PULL) -> Tensor:

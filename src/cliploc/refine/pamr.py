@@ -53,11 +53,11 @@ def affinity(picture: Tensor) -> Tensor:
 
 def _steps(weights: Tensor, maps: Tensor) -> Tensor:
     """Weights `[16, H, W]`, maps `[P, H, W]` → the maps after all steps, `[P, H, W]`."""
-    found = torch.empty_like(maps, dtype=torch.float32)
+    refined_maps = torch.empty_like(maps, dtype=torch.float32)
     bags = None
     if in_bags(maps[:AT_ONCE]):
         bags = Bags((weights[:, rows] for rows in strips(weights)), OFFSETS, MARGIN, maps.shape[2])
-    for part, refined in zip(torch.split(maps.float(), AT_ONCE), torch.split(found, AT_ONCE), strict=True):
+    for part, refined in zip(torch.split(maps.float(), AT_ONCE), torch.split(refined_maps, AT_ONCE), strict=True):
         here = F.pad(part[None], (MARGIN,) * 4, mode="replicate")[0]
         if bags is not None:
             here = pixel_by_pixel(here)
@@ -76,7 +76,7 @@ def _steps(weights: Tensor, maps: Tensor) -> Tensor:
             there[:, -MARGIN:] = there[:, -MARGIN - 1, None]
             here, there = there, here
         refined.copy_(_inner(here))
-    return found
+    return refined_maps
 
 
 def _gathered(weights: Tensor, padded: Tensor, out: Tensor) -> None:

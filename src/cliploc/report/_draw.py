@@ -220,7 +220,7 @@ class Plates:
         words, width, height = fitted
         right, bottom = self._image.width - width, self._image.height - height
         places = [self._at(x, y, width, height) for x, y in [(0, bottom), (right, bottom), (0, 0), (right, 0)]]
-        plate = min(places, key=lambda one: (self._hidden(one) > 0, round(hot(one), 1)))
+        plate = min(places, key=lambda place: (self._hidden(place) > 0, round(hot(place), 1)))
         if self._hidden(plate) == 0:
             self._write(words, plate, NOTE_PLATE)
 
@@ -277,8 +277,8 @@ class Plates:
         return x, y, x + width, y + height
 
 
-def _area(one: Rectangle) -> int:
-    return (one[2] - one[0]) * (one[3] - one[1])
+def _area(box: Rectangle) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _shared(plate: Rectangle, other: Rectangle) -> float:

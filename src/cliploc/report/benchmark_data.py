@@ -49,9 +49,9 @@ class BenchmarkRun(TaskRun):
     def ranked(self) -> list[SettingResult]:
         """The settings, best first, by MaxBoxAcc (by PxAP where there are masks only)."""
 
-        def place(one: SettingResult) -> tuple[float, int]:
-            value = one.number("max_box_acc")
-            return -worth(one.number("pxap") if value is None else value), one.index
+        def place(setting: SettingResult) -> tuple[float, int]:
+            value = setting.number("max_box_acc")
+            return -worth(setting.number("pxap") if value is None else value), setting.index
 
         return sorted(self.settings, key=place)
 
@@ -74,9 +74,10 @@ def read_run(folder: Path) -> BenchmarkRun:
     """Reads what `cliploc benchmark` wrote."""
     run = task_folder.read_run(folder, BoxesManifest, lambda _: (), lambda *_: None)
     rows, curves = _rows(run)
-    labels = _labels([one.about for one in run.settings])
+    labels = _labels([setting.about for setting in run.settings])
     settings = [
-        replace(one, label=label, curve=curves.get(one.id)) for one, label in zip(run.settings, labels, strict=True)
+        replace(setting, label=label, curve=curves.get(setting.id))
+        for setting, label in zip(run.settings, labels, strict=True)
     ]
     return BenchmarkRun(folder, run.manifest, tuple(settings), rows)
 
@@ -85,15 +86,17 @@ def read_run(folder: Path) -> BenchmarkRun:
 def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Labels with the method and what else differs between settings; the id where labels would be equal."""
     differing = {key for key in TELLING if key not in OF_METHOD and _differ(entries, key)}
-    for method in {one.get("method") for one in entries}:
-        differing |= {key for key in OF_METHOD if _differ([one for one in entries if one.get("method") == method], key)}
+    for method in {entry.get("method") for entry in entries}:
+        differing |= {
+            key for key in OF_METHOD if _differ([entry for entry in entries if entry.get("method") == method], key)
+        }
     silent = {"method", "threshold", "templates" if "prompts" in differing else ""}
     shown = [key for key in TELLING if key in differing - silent]
     labels = []
-    for one in entries:
-        parts = [str(one.get("method", one["id"]))]
+    for entry in entries:
+        parts = [str(entry.get("method", entry["id"]))]
         for key in shown:
-            value = one.get(key)
+            value = entry.get(key)
             if value is True:
                 parts.append(key)
             elif key in ("templates", "background") and isinstance(value, list | tuple) and len(value) > 1:
@@ -103,27 +106,27 @@ def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
                 parts.append(unit + in_words(value))
         labels.append(" · ".join(parts))
     with_tau = [
-        f"{label} · τ {in_words(one.get('threshold'))}"
+        f"{label} · τ {in_words(entry.get('threshold'))}"
         if labels.count(label) > 1 and "threshold" in differing
         else label
-        for label, one in zip(labels, entries, strict=True)
+        for label, entry in zip(labels, entries, strict=True)
     ]
     return [
-        f"{label} · {one['id']}" if with_tau.count(label) > 1 else label
-        for label, one in zip(with_tau, entries, strict=True)
+        f"{label} · {entry['id']}" if with_tau.count(label) > 1 else label
+        for label, entry in zip(with_tau, entries, strict=True)
     ]
 
 
 def _differ(entries: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return len({json.dumps(one.get(key), sort_keys=True) for one in entries}) > 1
+    return len({json.dumps(entry.get(key), sort_keys=True) for entry in entries}) > 1
 
 
 def in_words(value: Any) -> str:
     """Any value of the manifest in words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={in_words(one)}" for key, one in value.items()) or "–"
+        return ", ".join(f"{key}={in_words(part)}" for key, part in value.items()) or "–"
     if isinstance(value, list | tuple):
-        return ", ".join(in_words(one) for one in value) or "–"
+        return ", ".join(in_words(part) for part in value) or "–"
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -135,7 +138,7 @@ def in_words(value: Any) -> str:
 def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
     """Reads all rows without maps, part by part, and computes each setting's MaxBoxAcc at each τ in percent."""
     pandas, _ = bench_packages()
-    thresholds = {one.id: one.threshold for one in run.settings}
+    thresholds = {setting.id: setting.threshold for setting in run.settings}
     frames = []
     accuracy: dict[str, MaxBoxAcc] = {}
     if not run.parts:
@@ -157,9 +160,11 @@ def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
             missed = done[~hit]
             pairs = zip(frame["boxes"].iloc[missed], frame["true_boxes"].iloc[missed], strict=True)
             frame.loc[missed, "miss"] = [miss_kind(*pair) for pair in pairs]
-        frame["predicted"] = [int(one[0]) if one is not None and len(one) else -1 for one in frame["predictions"]]
+        frame["predicted"] = [
+            int(labels[0]) if labels is not None and len(labels) else -1 for labels in frame["predictions"]
+        ]
         frames.append(frame.drop(columns=[LARGEST_HITS, "boxes", "true_boxes", "predictions"]))
-    curves = {setting: 100 * one.compute(NO_INTERVALS).curve for setting, one in accuracy.items()}
+    curves = {setting: 100 * metric.compute(NO_INTERVALS).curve for setting, metric in accuracy.items()}
     return pandas.concat(frames, ignore_index=True), curves
 
 
@@ -167,22 +172,22 @@ def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, 
     """Reads all columns, also maps, of the rows with these (setting, sample) keys, for the galleries."""
     _, parquet = bench_packages()
     samples = {sample for _, sample in wanted}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    by_sample: dict[tuple[str, str], dict[str, Any]] = {}
     for place in run.rows.loc[run.rows["sample"].isin(samples), "part"].unique():
         table = parquet.read_table(content_of(run.parts[place]), filters=[("sample", "in", samples)])
         for row in table.to_pylist():
             if (row["setting"], row["sample"]) in wanted:
-                found[row["setting"], row["sample"]] = row
-    return found
+                by_sample[row["setting"], row["sample"]] = row
+    return by_sample
 
 
 def miss_kind(boxes: Any, truths: Any) -> str:
     """The kind of error of the largest box, a key of `MISSES`; after TS-CAM's kinds (Gao et al. 2021)."""
-    found, true = as_boxes(boxes), as_boxes(truths)
-    if not len(found) or not len(true):
+    drawn, true = as_boxes(boxes), as_boxes(truths)
+    if not len(drawn) or not len(true):
         return "none"
-    area = (found[:, 2:] - found[:, :2]).prod(axis=1)
-    box = found[int(area.argmax())]
+    area = (drawn[:, 2:] - drawn[:, :2]).prod(axis=1)
+    box = drawn[int(area.argmax())]
     low, high = np.maximum(true[:, :2], box[:2]), np.minimum(true[:, 2:], box[2:])
     common = (high - low).clip(min=0).prod(axis=1)
     held = common / np.maximum((true[:, 2:] - true[:, :2]).prod(axis=1), 1e-9)  # of each true box
@@ -197,7 +202,7 @@ def as_boxes(boxes: Any) -> Floats:
     """Converts nested lists from Parquet to an array `[n, 4]`."""
     if boxes is None or not len(boxes):
         return np.zeros((0, 4))
-    return np.array([[float(value) for value in one] for one in boxes]).reshape(-1, 4)
+    return np.array([[float(value) for value in box] for box in boxes]).reshape(-1, 4)
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -211,4 +216,4 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 def is_imagenet(run: BenchmarkRun) -> bool:
     """Whether the classes are ImageNet's: only then are published ILSVRC numbers comparable."""
     classes = run.dataset["classes"]
-    return bool(classes) and all(re.fullmatch(r"n\d{8}", str(one.get("wnid") or "")) for one in classes)
+    return bool(classes) and all(re.fullmatch(r"n\d{8}", str(entry.get("wnid") or "")) for entry in classes)

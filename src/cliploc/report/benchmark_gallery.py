@@ -72,12 +72,12 @@ def gallery_picture(
     if row.get("thumb") is not None:
         x, y, w, h = _view(setting.about, known[1] if known else (width, height))
         heat = _heat(row["thumb"]), (x * width, y * height, w * width, h * height)
-    found = as_boxes(row.get("boxes"))
-    largest = int((found[:, 2:] - found[:, :2]).prod(axis=1).argmax()) if len(found) else -1
-    boxes = [("found" if i == largest else "found other", _place(box)) for i, box in enumerate(found)]
+    boxes_there = as_boxes(row.get("boxes"))
+    largest = int((boxes_there[:, 2:] - boxes_there[:, :2]).prod(axis=1).argmax()) if len(boxes_there) else -1
+    boxes = [("found" if i == largest else "found other", _place(box)) for i, box in enumerate(boxes_there)]
     boxes += [("true", _place(box)) for box in as_boxes(row.get("true_boxes"))]
     words = []  # about the predicted class; none where nothing was predicted
-    ranked, label = [int(one) for one in (row.get("predictions") or [])], int(row["label"])
+    ranked, label = [int(number) for number in (row.get("predictions") or [])], int(row["label"])
     if ranked and ranked[0] == label:
         words = ["class right"]
     elif ranked:
@@ -108,7 +108,7 @@ def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
     from cliploc.geometry import Frame  # imports torch
 
     size = about.get("image_size") or (224, 224)
-    height, width = (int(one) for one in (size if isinstance(size, Sequence) else (size, size)))
+    height, width = (int(side) for side in (size if isinstance(size, Sequence) else (size, size)))
     frame = Frame.fit(policy, (file_wh[1], file_wh[0]), (height, width))
     x0, y0, x1, y1 = frame.to_original([0, 0, width, height], clip=False)[0] / np.array(file_wh * 2)
     return float(x0), float(y0), float(x1 - x0), float(y1 - y0)
@@ -119,7 +119,7 @@ def _heat(thumb: bytes) -> str:
     shades = (heat_of(thumb).astype(int) * (SHADES - 1) + 127) // 255
     image = Image.fromarray(shades.astype(np.uint8), "P")
     levels = np.linspace(0, 255, SHADES).round().astype(int)
-    colours, alpha = (one[levels] for one in _draw.heat_palette(OPACITY))
+    colours, alpha = (table[levels] for table in _draw.heat_palette(OPACITY))
     image.putpalette(colours.tobytes())
     content = picture_bytes(image, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())
     return data_uri(content, "image/png")
@@ -137,39 +137,41 @@ def galleries(
     """The best settings' best, borderline and worst pictures, and those on which the compared settings differ most."""
     shown = settings[:MOST_GALLERIES]
     picks: dict[str, dict[str, list[tuple[str, str]]]] = {}  # setting → kind → keys (setting, sample)
-    for one in shown:
-        rows = run.of(one)
+    for setting in shown:
+        rows = run.of(setting)
         rows = rows[rows["iou"].notna()]
         border = rows.assign(far=(rows["iou"] - 0.5).abs())
         # Of equally bad boxes the one around the largest object was the easiest to get right.
-        picks[one.id] = {
+        picks[setting.id] = {
             "best": _first(rows.sort_values(["iou", "sample"], ascending=[False, True])),
             "borderline": _first(border.sort_values(["far", "sample"])),
             "worst": _first(rows.sort_values(["iou", "area_share", "sample"], ascending=[True, False, True])),
         }
     disputed: list[str] = []  # the samples with the largest standard deviation of IoU between settings
     if len(compared) > 1:
-        rows = run.rows[(run.rows["status"] == "ok") & run.rows["setting"].isin([one.id for one in compared])]
+        rows = run.rows[(run.rows["status"] == "ok") & run.rows["setting"].isin([setting.id for setting in compared])]
         spread = rows.groupby("sample", sort=True)["iou"].agg(["std", "count"])
         spread = spread[spread["count"] == len(compared)].sort_values("std", ascending=False, kind="stable")
-        disputed = [str(one) for one in spread.index[:EACH]]
+        disputed = [str(sample) for sample in spread.index[:EACH]]
     wanted = {key for kinds in picks.values() for keys in kinds.values() for key in keys}
-    full = details(run, wanted | {(one.id, sample) for one in compared for sample in disputed})
+    full = details(run, wanted | {(setting.id, sample) for setting in compared for sample in disputed})
 
     def name(key: tuple[str, str]) -> str:
         return run.class_name(int(full[key]["label"]))
 
-    def show(one: SettingResult, sample: str, title: str) -> dict[str, Any]:
-        return gallery_picture(run, full[one.id, sample], one, photographs, title)
+    def show(setting: SettingResult, sample: str, title: str) -> dict[str, Any]:
+        return gallery_picture(run, full[setting.id, sample], setting, photographs, title)
 
     of_settings = []
-    for one in shown:
+    for setting in shown:
         kinds = [
-            (kind.capitalize(), KINDS[kind], [show(one, key[1], name(key)) for key in keys])
-            for kind, keys in picks[one.id].items()
+            (kind.capitalize(), KINDS[kind], [show(setting, key[1], name(key)) for key in keys])
+            for kind, keys in picks[setting.id].items()
         ]
-        of_settings.append((one.label, kinds))
-    of_samples = [(name((compared[0].id, one)), [show(each, one, each.label) for each in compared]) for one in disputed]
+        of_settings.append((setting.label, kinds))
+    of_samples = [
+        (name((compared[0].id, sample)), [show(each, sample, each.label) for each in compared]) for sample in disputed
+    ]
     return {"folder": run.folder, "galleries": of_settings, "disputed": of_samples}
 
 
@@ -218,19 +220,19 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
         "pointing": "",
     }
     rows = []
-    for one in settings:
-        mine = run.of(one)
+    for setting in settings:
+        mine = run.of(setting)
         mine = mine[mine["label"] == label]
         if not len(mine):
-            rows.append([Cell(one.label), *[Cell("–")] * (len(columns) - 1)])
+            rows.append([Cell(setting.label), *[Cell("–")] * (len(columns) - 1)])
             continue
         first = (mine["predicted"] == label).to_numpy()
         hit = mine["hit"].to_numpy(dtype=bool)
-        stored = (one.numbers.get("per_class") or {}).get(str(label)) or {}
+        stored = (setting.numbers.get("per_class") or {}).get(str(label)) or {}
         iou = float(mine["iou"].mean())
         rows.append(
             [
-                Cell(one.label),
+                Cell(setting.label),
                 percent(stored.get("gt_known", 100 * float(hit.mean()))),
                 percent(stored.get("max_box_acc")),
                 decimal(iou, 2),
@@ -245,10 +247,10 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
 def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:
     """Each classifier's confusion matrix of these labels, titled by its settings; `rows`: counts, shares, others."""
     groups: dict[bytes, list[SettingResult]] = {}
-    for one in settings:
-        rows = run.of(one).sort_values("sample")
+    for setting in settings:
+        rows = run.of(setting).sort_values("sample")
         if len(rows) and (rows["predicted"] >= 0).any():
-            groups.setdefault(rows["predicted"].to_numpy(dtype=np.int64).tobytes(), []).append(one)
+            groups.setdefault(rows["predicted"].to_numpy(dtype=np.int64).tobytes(), []).append(setting)
     matrices = []
     for same in groups.values():
         rows, taken_for = run.of(same[0]), []
@@ -258,9 +260,9 @@ def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequ
             inside = [int((predicted == other).sum()) for other in labels]
             others = predicted[~predicted.isin(list(labels))].value_counts()
             others = others.sort_index().sort_values(ascending=False, kind="stable")
-            most = ", ".join(f"{run.class_name(int(one))} {n}" for one, n in others.head(3).items())
+            most = ", ".join(f"{run.class_name(int(predicted))} {n}" for predicted, n in others.head(3).items())
             outside = int(others.sum())
             taken_for.append(([(n, n / total) for n in inside], (outside, outside / total), most))
-        title = ", ".join(one.label for one in same) if len(groups) > 1 else "All settings predict alike"
+        title = ", ".join(setting.label for setting in same) if len(groups) > 1 else "All settings predict alike"
         matrices.append({"title": title, "names": [run.class_name(label) for label in labels], "rows": taken_for})
     return matrices

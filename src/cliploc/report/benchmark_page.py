@@ -75,20 +75,24 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
         "subset": data.get("subset") or "",
         "samples": f"{run.rows['sample'].nunique():,}",
         "settings": f"{len(run.settings):,}",
-        "models": in_words(sorted({str(one.about.get("model")) for one in run.settings})),
+        "models": in_words(sorted({str(setting.about.get("model")) for setting in run.settings})),
         "started": " ".join(str((run.manifest.get("sessions") or [{}])[0].get("started", ""))[:16].split("T")),
         "cliploc": str(run.manifest.get("cliploc_version") or ""),
     }
-    evaluated = [one for one in run.ranked if len(run.of(one))]
+    evaluated = [setting for setting in run.ranked if len(run.of(setting))]
     headline: dict[str, Any] | None = None
     if evaluated:
         best, *others = evaluated
-        fixed = [one for one in evaluated if not one.oracle and one.number("gt_known") is not None]
+        fixed = [setting for setting in evaluated if not setting.oracle and setting.number("gt_known") is not None]
         ends = best.interval("max_box_acc")
-        alike = [one for one in others if ends and (other := one.interval("max_box_acc")) and other[1] > ends[0]]
+        alike = [
+            setting for setting in others if ends and (other := setting.interval("max_box_acc")) and other[1] > ends[0]
+        ]
         headline = {
             "best": best if best.number("max_box_acc") is not None else None,
-            "fixed": max(fixed, key=lambda one: (worth(one.number("gt_known")), -one.index)) if fixed else None,
+            "fixed": max(fixed, key=lambda setting: (worth(setting.number("gt_known")), -setting.index))
+            if fixed
+            else None,
             "alike": len(alike),  # settings whose interval overlaps with the best one's
         }
     compared, numbers = both
@@ -114,14 +118,14 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
 def _problems(run: BenchmarkRun) -> dict[str, Any]:
     """Problems of the dataset and failures: a table of the first ones and the number of each."""
     problems: Sequence[Mapping[str, Any]] = run.dataset.get("problems") or []
-    kinds = Counter(str(one.get("kind")) for one in problems)
+    kinds = Counter(str(problem.get("kind")) for problem in problems)
     failed = run.rows[run.rows["status"] != "ok"]
     failures: Sequence[Any] = []
     if len(failed):
         failures = failed.groupby(["setting", "sample", "reason"], dropna=False, sort=True).size().index
-    named = {one.id: one.label for one in run.settings}
+    named = {setting.id: setting.label for setting in run.settings}
     columns = ("kind", "source", "reason")
-    left_out = [[one.get(key) for key in columns] for one in problems[:MOST_LISTED]]
+    left_out = [[problem.get(key) for key in columns] for problem in problems[:MOST_LISTED]]
     broken = [[named.get(setting, setting), sample, reason] for setting, sample, reason in failures[:MOST_LISTED]]
     return {
         "counted": ", ".join(f"{kind} {amount:,}" for kind, amount in sorted(kinds.items())),
@@ -143,11 +147,11 @@ def _manifest(run: BenchmarkRun) -> dict[str, Any]:
     shown = {key: value for key, value in run.manifest.items() if key not in ("settings", "dataset", "sessions")}
     data = {key: value for key, value in run.dataset.items() if key not in ("classes", "reasons", "problems")}
     data["classes"] = len(run.dataset["classes"])
-    keys = list(dict.fromkeys(key for one in run.settings for key in one.about))
-    texts = [[in_words(one.about.get(key)) for key in keys] for one in run.settings]
+    keys = list(dict.fromkeys(key for setting in run.settings for key in setting.about))
+    texts = [[in_words(setting.about.get(key)) for key in keys] for setting in run.settings]
     rows = [[Cell(text if len(text) <= 60 else text[:59] + "…") for text in row] for row in texts]
     return {
-        "sessions": [_pairs(one) for one in run.manifest.get("sessions") or []],
+        "sessions": [_pairs(session) for session in run.manifest.get("sessions") or []],
         "run": _pairs(shown),
         "dataset": _pairs(data),
         "settings": Table("Settings", dict.fromkeys(keys, ""), {"": rows}, keys),
@@ -159,7 +163,7 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """Entries of the manifest: name, value in words, and whether the value is a command."""
     pairs = []
     for key, value in values.items():
-        command = isinstance(value, list) and len(value) > 0 and all(isinstance(one, str) for one in value)
+        command = isinstance(value, list) and len(value) > 0 and all(isinstance(word, str) for word in value)
         pairs.append((key.replace("_", " "), shlex.join(value) if command else in_words(value), command))
     return pairs
 
@@ -172,14 +176,14 @@ def sections(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: 
     shown = list(settings[:MOST_DRAWN])
     left = {"shown": len(shown), "total": len(settings)}
     objects = "Hits and misses by size and number of objects"
-    found = [
+    parts = [
         Section("tau", "Thresholds", "Accuracy at every threshold", left | _thresholds(shown)),
         Section("iou", "IoU", "How well boxes fit", left | _iou(run, shown)),
         Section("objects", "Size, number", objects, left | _objects(run, shown, objects)),
     ]
     # The classes with a reason in the manifest and with pictures: label → reason why its details are shown.
     reasons: Mapping[str, str] = run.dataset.get("reasons") or {}
-    labels = {str(one.get("wnid")): label for label, one in enumerate(run.dataset["classes"])}
+    labels = {str(entry.get("wnid")): label for label, entry in enumerate(run.dataset["classes"])}
     present = set(run.rows["label"].unique().tolist())
     studied = {labels[wnid]: reason for wnid, reason in reasons.items() if labels.get(wnid) in present}
     if studied:
@@ -188,15 +192,15 @@ def sections(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: 
             "studies": studies(run, shown, studied, photographs),
             "confusions": confusion(run, settings, list(studied)),
         }
-        found.append(Section("ten", "Ten classes", "Ten classes in detail", ten))
-    found.append(Section("classes", "Classes", "Class by class", left | _classes(run, shown)))
-    found.append(Section("pictures", "Pictures", "Pictures", galleries(run, settings, shown, photographs)))
-    return found
+        parts.append(Section("ten", "Ten classes", "Ten classes in detail", ten))
+    parts.append(Section("classes", "Classes", "Class by class", left | _classes(run, shown)))
+    parts.append(Section("pictures", "Pictures", "Pictures", galleries(run, settings, shown, photographs)))
+    return parts
 
 
 def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
     """MaxBoxAcc over τ: a dot marks the best τ of each line, a ring the setting's own τ; and a table."""
-    curves = [(one, one.curve) for one in settings if one.curve is not None]
+    curves = [(setting, setting.curve) for setting in settings if setting.curve is not None]
     columns = {
         "setting": "",
         "best τ": "",
@@ -206,29 +210,36 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
         f"within {FORGIVING:g} points": "the range of τ around the best in which MaxBoxAcc is this close to the best",
     }
     rows, said = [], []
-    for one, curve in curves:
+    for setting, curve in curves:
         best = int(curve.argmax())
         near = curve >= curve[best] - FORGIVING
         start = best - int(near[: best + 1][::-1].argmin() or best + 1) + 1
         stop = best + int(near[best:].argmin() or len(near) - best) - 1
-        own = None if one.threshold is None else one.number("gt_known")
+        own = None if setting.threshold is None else setting.number("gt_known")
         within = Cell(f"{TAUS[start]:.3f} – {TAUS[stop]:.3f}", float(TAUS[stop] - TAUS[start]))
-        numbers = (decimal(float(TAUS[best]), 3), percent(float(curve[best])), decimal(one.threshold, 3), percent(own))
-        rows.append([Cell(one.label), *numbers, within])
-        said.append(f"{one.label}: {curve[best]:.1f} % at {TAUS[best]:.3f}")
+        numbers = (
+            decimal(float(TAUS[best]), 3),
+            percent(float(curve[best])),
+            decimal(setting.threshold, 3),
+            percent(own),
+        )
+        rows.append([Cell(setting.label), *numbers, within])
+        said.append(f"{setting.label}: {curve[best]:.1f} % at {TAUS[best]:.3f}")
 
     def draw(axes: Any) -> None:
-        for one, curve in curves:
-            colour, best = plot(axes, one.index, TAUS, curve), int(curve.argmax())
+        for setting, curve in curves:
+            colour, best = plot(axes, setting.index, TAUS, curve), int(curve.argmax())
             axes.plot(TAUS[best], curve[best], "o", color=colour, markersize=6)
-            if one.threshold is not None and not one.oracle:
-                own = one.number("gt_known")
-                axes.plot(one.threshold, own, "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6)
+            if setting.threshold is not None and not setting.oracle:
+                own = setting.number("gt_known")
+                axes.plot(
+                    setting.threshold, own, "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6
+                )
         axes.set(xlim=(0, 1), ylim=(0, None), xlabel="threshold τ, share of the map's maximum", ylabel="MaxBoxAcc, %")
 
     return {
         "figure": figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(said)}", (5.8, 4.0)),
-        "legend": legend((one.index, one.label) for one, _ in curves),
+        "legend": legend((setting.index, setting.label) for setting, _ in curves),
         "table": Table("Thresholds", columns, {"": rows}, {"setting"}),
     }
 
@@ -236,15 +247,15 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
 def _iou(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
     """IoU of the largest contour's box at each setting's τ: histograms, right ones filled, wrong ones hatched."""
     shares: dict[str, Floats] = {}  # setting → percentage of pictures in each of 20 equal ranges of IoU, [20]
-    for one in settings:
-        ious = run.of(one)["iou"].to_numpy(dtype=float)
+    for setting in settings:
+        ious = run.of(setting)["iou"].to_numpy(dtype=float)
         counts = np.histogram(ious[np.isfinite(ious)], bins=np.linspace(0, 1, 21))[0]
-        shares[one.id] = 100 * counts / max(counts.sum(), 1)
+        shares[setting.id] = 100 * counts / max(counts.sum(), 1)
     top = float(5 * np.ceil(max(own.max() for own in shares.values()) / 5 + 0.2))  # of the axis that all share
 
-    def draw(one: SettingResult, axes: Any) -> None:
-        colour, _, _ = look(one.index)
-        for i, share in enumerate(shares[one.id]):
+    def draw(setting: SettingResult, axes: Any) -> None:
+        colour, _, _ = look(setting.index)
+        for i, share in enumerate(shares[setting.id]):
             right = i >= 10
             axes.bar(
                 (i + 0.5) / 20, share, 0.042, color=colour if right else "none", edgecolor=colour,
@@ -254,14 +265,14 @@ def _iou(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]
         axes.set(xlim=(0, 1), ylim=(0, top), xlabel="IoU", ylabel="pictures, %")
 
     histograms = []
-    for one in settings:
-        said = f"{one.label}: {shares[one.id][10:].sum():.1f} % of pictures have IoU ≥ 0.5"
+    for setting in settings:
+        said = f"{setting.label}: {shares[setting.id][10:].sum():.1f} % of pictures have IoU ≥ 0.5"
         histograms.append(
             {
-                "figure": figure(partial(draw, one), said, (4.4, 2.7)),
-                "label": one.label,
-                "median": run.of(one)["iou"].median(),
-                "right": 100 * float(run.of(one)["hit"].mean()),
+                "figure": figure(partial(draw, setting), said, (4.4, 2.7)),
+                "label": setting.label,
+                "median": run.of(setting)["iou"].median(),
+                "right": 100 * float(run.of(setting)["hit"].mean()),
             }
         )
     return {"histograms": histograms}
@@ -274,26 +285,26 @@ def _objects(run: BenchmarkRun, settings: Sequence[SettingResult], title: str) -
     size: dict[str, list[tuple[int, int]]] = {}  # setting → (hits, pictures) of each of four groups
     number: dict[str, list[tuple[int, int]]] = {}
     misses = []  # of each setting, its label and the percentages of right boxes and of each kind of error
-    for one in settings:
-        rows = run.of(one)
+    for of_setting in settings:
+        rows = run.of(of_setting)
         hits = rows["hit"].to_numpy(dtype=bool)
         by_size = np.searchsorted(ends, rows["area_share"].to_numpy(dtype=float))
         by_number = rows["n_boxes"].to_numpy(dtype=int).clip(1, 4) - 1
-        for found, places in ((size, by_size), (number, by_number)):
-            found[one.id] = [(int(hits[places == i].sum()), int((places == i).sum())) for i in range(4)]
+        for counts_of, places in ((size, by_size), (number, by_number)):
+            counts_of[of_setting.id] = [(int(hits[places == i].sum()), int((places == i).sum())) for i in range(4)]
         kinds = {kind: 100 * float((rows["miss"] == kind).mean()) for kind in MISSES}
         kinds = {"hit": 100 * float(rows["hit"].mean()), **kinds}
-        misses.append((one.label, {kind: share for kind, share in kinds.items() if share > 0}))
+        misses.append((of_setting.label, {kind: share for kind, share in kinds.items() if share > 0}))
     groups = [(name, size, i) for i, name in enumerate(QUARTILES)]
     groups += [(f"{name} {'box' if name == '1' else 'boxes'}", number, i) for i, name in enumerate(INSTANCES)]
     columns = {"setting": "", "box": "", **dict.fromkeys((name for name, _, _ in groups), "pictures")}
     cells = []
-    for one in settings:
-        counts = [found[one.id][i] for _, found, i in groups]
-        cells.append([Cell(one.label), Cell("right"), *(counted(hits) for hits, _ in counts)])
-        cells.append([Cell(one.label), Cell("wrong"), *(counted(n - hits) for hits, n in counts)])
+    for of_setting in settings:
+        counts = [counts_of[of_setting.id][i] for _, counts_of, i in groups]
+        cells.append([Cell(of_setting.label), Cell("right"), *(counted(hits) for hits, _ in counts)])
+        cells.append([Cell(of_setting.label), Cell("wrong"), *(counted(n - hits) for hits, n in counts)])
     return {
-        "legend": legend((one.index, one.label) for one in settings),
+        "legend": legend((setting.index, setting.label) for setting in settings),
         "size": _breakdown(settings, size, QUARTILES, "size of the object"),
         "cuts": ", ".join(f"{100 * end:.0f}" for end in ends),
         "number": _breakdown(settings, number, INSTANCES, "number of true boxes"),
@@ -304,25 +315,29 @@ def _objects(run: BenchmarkRun, settings: Sequence[SettingResult], title: str) -
 
 
 def _breakdown(
-    settings: Sequence[SettingResult], found: Mapping[str, Sequence[tuple[int, int]]], names: Sequence[str], what: str
+    settings: Sequence[SettingResult],
+    counts_of: Mapping[str, Sequence[tuple[int, int]]],
+    names: Sequence[str],
+    what: str,
 ) -> Figure:
     """Draws the share of hits in groups of pictures, with 95 % intervals."""
 
     def draw(axes: Any) -> None:
-        for place, one in enumerate(settings):
-            points = [(i, h, n) for i, (h, n) in enumerate(found[one.id]) if n]
+        for place, setting in enumerate(settings):
+            points = [(i, h, n) for i, (h, n) in enumerate(counts_of[setting.id]) if n]
             # Side by side, so that the intervals do not overlap.
             x = [i + 0.04 * (place - (len(settings) - 1) / 2) for i, _, _ in points]
             y = np.array([100 * h / n for _, h, n in points])
             ends = np.array([wilson(h, n) for _, h, n in points]).reshape(-1, 2)
-            colour = plot(axes, one.index, x, y, marked=True)
+            colour = plot(axes, setting.index, x, y, marked=True)
             axes.vlines(x, ends[:, 0], ends[:, 1], color=colour, linewidth=1, alpha=0.7)
         axes.set_xticks(range(len(names)), [name.replace(" quarter", "\nquarter") for name in names])
         axes.set(xlim=(-0.4, len(names) - 0.6), ylim=(-3, 103), xlabel=what, ylabel="right boxes, %")
 
     shares = "; ".join(
-        f"{one.label}: " + ", ".join(f"{name} {h} of {n}" for name, (h, n) in zip(names, found[one.id], strict=True))
-        for one in settings
+        f"{setting.label}: "
+        + ", ".join(f"{name} {h} of {n}" for name, (h, n) in zip(names, counts_of[setting.id], strict=True))
+        for setting in settings
     )
     return figure(draw, f"Right boxes by {what}. {shares}", (5.2, 3.7))
 
@@ -334,13 +349,13 @@ def _classes(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, 
     few = int((pictures <= 2).sum())
     if few > len(pictures) / 2:
         words.append(f"{few:,} of them have one or two: too few for reliable numbers.")
-    columns = {"class": "", "id": "", "pictures": "", **{one.label: "GT-known Loc, %" for one in settings}}
+    columns = {"class": "", "id": "", "pictures": "", **{setting.label: "GT-known Loc, %" for setting in settings}}
     rows = []
-    for label in sorted(int(one) for one in pictures.index):
+    for label in sorted(int(number) for number in pictures.index):
         cells = [Cell(run.class_name(label)), Cell(run.wnid(label) or str(label))]
         cells.append(Cell(str(pictures[label]), int(pictures[label])))
-        for one in settings:
-            numbers = (one.numbers.get("per_class") or {}).get(str(label)) or {}
+        for setting in settings:
+            numbers = (setting.numbers.get("per_class") or {}).get(str(label)) or {}
             cells.append(decimal(numbers.get("gt_known"), 1))
         rows.append(cells)
     return {
@@ -363,4 +378,4 @@ def class_bars(run: BenchmarkRun, setting: SettingResult) -> dict[str, list[dict
     # However few classes there are, one without a hit is not among the best, nor one without a miss among the worst.
     best = sorted((bar for bar in bars if bar["hits"]), key=lambda bar: -bar["low"])[:SHOWN_CLASSES]
     worst = sorted((bar for bar in bars if bar["hits"] < bar["n"]), key=lambda bar: bar["high"])[:SHOWN_CLASSES]
-    return {heading: found for heading, found in (("Best", best), ("Worst", worst)) if found}
+    return {heading: bars for heading, bars in (("Best", best), ("Worst", worst)) if bars}

@@ -42,23 +42,27 @@ def comparison(run: BenchmarkRun, most: int = 12) -> Table:
         "VL-Score's rule": all_numbers()["vl_score_rule"].about,
         "pictures": "",
     }
-    chosen = [one for one in run.ranked if not one.baseline][:most]
-    baselines = [one for one in run.ranked if one.baseline]
+    chosen = [setting for setting in run.ranked if not setting.baseline][:most]
+    baselines = [setting for setting in run.ranked if setting.baseline]
     if not is_imagenet(run):
-        groups: dict[str, Sequence[Sequence[Cell]]] = {"": [_ours(run, one) for one in chosen]} if chosen else {}
+        groups: dict[str, Sequence[Sequence[Cell]]] = (
+            {"": [_ours(run, setting) for setting in chosen]} if chosen else {}
+        )
         notes = ["Published numbers are available for ILSVRC only."]
     else:
         groups, notes = {}, [NOT_COMPARABLE]
         for heading, learnt in (("zero-shot", False), ("trained on ImageNet's image labels", True)):
-            if mine := [_ours(run, one) for one in chosen if bool(learnt_labels(one)) == learnt]:
+            if mine := [_ours(run, setting) for setting in chosen if bool(learnt_labels(setting)) == learnt]:
                 groups[f"This run, {heading}"] = mine
             groups[f"Published, {heading}"] = [
-                _theirs(one) for one in published(PUBLISHED)["rows"] if one["trained"] == learnt
+                _theirs(row) for row in published(PUBLISHED)["rows"] if row["trained"] == learnt
             ]
-        for reason in sorted({f"{one.about.get('model')}: {why}" for one in chosen if (why := learnt_labels(one))}):
+        for reason in sorted(
+            {f"{setting.about.get('model')}: {why}" for setting in chosen if (why := learnt_labels(setting))}
+        ):
             notes.append(f"{reason}: not zero-shot on ILSVRC.")
     if baselines:
-        groups["This run, boxes without a model"] = [_ours(run, one) for one in baselines]
+        groups["This run, boxes without a model"] = [_ours(run, setting) for setting in baselines]
         notes.append(WITHOUT_A_MODEL)
     if len(run.settings) > len(chosen) + len(baselines):
         notes.append(f"The {most} best of this run's {len(run.settings)} settings; all are in the next table.")
@@ -66,30 +70,30 @@ def comparison(run: BenchmarkRun, most: int = 12) -> Table:
     return Table(title, columns, groups, {"method", CHART, "τ", "pictures"}, notes)
 
 
-def _ours(run: BenchmarkRun, one: SettingResult) -> list[Cell]:
-    known, best = one.number("gt_known"), one.number("max_box_acc")
-    ends, evaluated = one.interval("gt_known"), one.numbers.get("evaluated")
-    fixed = None if one.oracle else known
+def _ours(run: BenchmarkRun, setting: SettingResult) -> list[Cell]:
+    known, best = setting.number("gt_known"), setting.number("max_box_acc")
+    ends, evaluated = setting.interval("gt_known"), setting.numbers.get("evaluated")
+    fixed = None if setting.oracle else known
     # Where all settings share the model, labels do not name it.
-    shared = len({in_words(other.about.get("model")) for other in run.settings}) == 1 and one.about.get("model")
+    shared = len({in_words(other.about.get("model")) for other in run.settings}) == 1 and setting.about.get("model")
     return [
-        Cell(f"{one.label}, {in_words(one.about['model'])}" if shared else one.label),
-        Cell("", fixed, marks=Marks(fixed, ends, best, one.number("vl_score_rule"))),
-        percent(fixed, None if one.oracle else ends),
-        Cell("–" if one.oracle else _tau(one)),
-        percent(best, one.interval("max_box_acc")),
-        decimal(one.numbers.get("best_threshold"), 3),
-        percent(one.number("top1_loc"), one.interval("top1_loc")),
-        percent(one.number("top5_loc"), one.interval("top5_loc")),
-        percent(one.number("vl_score_rule"), one.interval("vl_score_rule")),
+        Cell(f"{setting.label}, {in_words(setting.about['model'])}" if shared else setting.label),
+        Cell("", fixed, marks=Marks(fixed, ends, best, setting.number("vl_score_rule"))),
+        percent(fixed, None if setting.oracle else ends),
+        Cell("–" if setting.oracle else _tau(setting)),
+        percent(best, setting.interval("max_box_acc")),
+        decimal(setting.numbers.get("best_threshold"), 3),
+        percent(setting.number("top1_loc"), setting.interval("top1_loc")),
+        percent(setting.number("top5_loc"), setting.interval("top5_loc")),
+        percent(setting.number("vl_score_rule"), setting.interval("vl_score_rule")),
         Cell("none" if not evaluated else f"{evaluated:,} of {dataset_line(run)}"),
     ]
 
 
-def _tau(one: SettingResult) -> str:
-    if one.threshold is None:
+def _tau(setting: SettingResult) -> str:
+    if setting.threshold is None:
         return "each map's own"
-    return f"{one.threshold:.3g} ({'oracle' if one.oracle else 'fixed'})"
+    return f"{setting.threshold:.3g} ({'oracle' if setting.oracle else 'fixed'})"
 
 
 def _theirs(row: Mapping[str, Any]) -> list[Cell]:
@@ -130,7 +134,7 @@ def dataset_line(run: BenchmarkRun) -> str:
 # ------------------------------------------------------------------------------------------------------- all numbers
 def every_number(run: BenchmarkRun) -> Table:
     """Every setting × every metric that any of them has."""
-    keys = [key for key in all_numbers() if any(one.number(key) is not None for one in run.settings)]
+    keys = [key for key in all_numbers() if any(setting.number(key) is not None for setting in run.settings)]
     columns = {
         "setting": "",
         **{all_numbers()[key].title: all_numbers()[key].about for key in keys},
@@ -140,11 +144,11 @@ def every_number(run: BenchmarkRun) -> Table:
         "failed": "",
     }
     rows = []
-    for one in run.ranked:
-        numbers = [percent(one.number(key), one.interval(key)) for key in keys]
-        taus = (decimal(one.numbers.get("best_threshold"), 3), Cell(_tau(one), one.threshold))
-        counts = (counted(one.numbers["evaluated"]), counted(len(one.numbers["failed"])))
-        rows.append([Cell(one.label), *numbers, *taus, *counts])
+    for setting in run.ranked:
+        numbers = [percent(setting.number(key), setting.interval(key)) for key in keys]
+        taus = (decimal(setting.numbers.get("best_threshold"), 3), Cell(_tau(setting), setting.threshold))
+        counts = (counted(setting.numbers["evaluated"]), counted(len(setting.numbers["failed"])))
+        rows.append([Cell(setting.label), *numbers, *taus, *counts])
     notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
     return Table("All settings, all metrics", columns, {"": rows}, {"setting", "τ"}, notes)
 
@@ -152,20 +156,20 @@ def every_number(run: BenchmarkRun) -> Table:
 def to_csv(run: BenchmarkRun) -> str:
     """The CSV: a row for each setting of this run and each published row, with unrounded numbers."""
     rows: list[dict[str, Any]] = []
-    for one in run.settings:
+    for setting in run.settings:
         row: dict[str, Any] = {
             "kind": "this run",
-            "setting": one.id,
-            "model": one.about.get("model"),
-            "pretrained": one.about.get("pretrained"),
-            "method": one.about.get("method"),
-            "trained_on_imagenet_labels": bool(learnt_labels(one)),
+            "setting": setting.id,
+            "model": setting.about.get("model"),
+            "pretrained": setting.about.get("pretrained"),
+            "method": setting.about.get("method"),
+            "trained_on_imagenet_labels": bool(learnt_labels(setting)),
             "dataset": run.dataset["name"],
             "split": run.dataset["split"],
         }
         facts = ("best_threshold", "threshold", "threshold_chosen_on_these_images", "images", "evaluated")
-        row |= one.columns(all_numbers()) | {key: one.numbers.get(key) for key in facts}
-        rows.append({**row, "failed": len(one.numbers["failed"]), "source": "this run"})
+        row |= setting.columns(all_numbers()) | {key: setting.numbers.get(key) for key in facts}
+        rows.append({**row, "failed": len(setting.numbers["failed"]), "source": "this run"})
     for other in published(PUBLISHED)["rows"] if is_imagenet(run) else ():
         lenient = other["rule"] == "vl_score"
         rows.append(

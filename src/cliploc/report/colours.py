@@ -43,11 +43,11 @@ def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colo
     for indices in together:
         names = sorted(set(indices))
         frequency.update(names)
-        for one in names:
-            neighbours.setdefault(one, Counter()).update(other for other in names if other != one)
+        for own in names:
+            neighbours.setdefault(own, Counter()).update(other for other in names if other != own)
     chosen: dict[int, int] = {}
     used: Counter[int] = Counter()
-    for name in sorted(range(count), key=lambda one: (-frequency[one], one)):
+    for name in sorted(range(count), key=lambda place: (-frequency[place], place)):
         clashes: Counter[int] = Counter()
         for other, times in neighbours.get(name, Counter()).items():
             if other in chosen:

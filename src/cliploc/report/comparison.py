@@ -45,7 +45,7 @@ class ModelResults:
 
 def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str]) -> Image.Image:
     """A sheet for a picture: methods × names by model, many rows in blocks; a cell's heat, boxes, peak."""
-    first = next(result for one in models for result in one.results.values())
+    first = next(result for model in models for result in model.results.values())
     return _Sheet(models, titles, first).draw()
 
 
@@ -96,7 +96,7 @@ class _Sheet:
         self._column_w = max(NARROWEST_COLUMN, self._picture_wh[0])
         self._block_w = columns * self._column_w + (columns - 1) * GAP
         self._group_w = len(self._names) * (self._column_w + GAP) - GAP  # of a model's columns
-        self._groups = [(number * (self._group_w + GAP), one) for number, one in enumerate(models)]  # left edges
+        self._groups = [(number * (self._group_w + GAP), model) for number, model in enumerate(models)]  # left edges
         methods = list(titles)
         blocks = math.ceil(len(methods) / self._rows_of_block)
         self._blocks = [methods[number::blocks] for number in range(blocks)]  # in reading order, line by line
@@ -112,8 +112,8 @@ class _Sheet:
             [self._row(block[number]) if number < len(block) else None for block in self._blocks]
             for number in range(len(self._blocks[0]))
         ]
-        heights = [max(one.height for one in row if one is not None) for row in rows]
-        height = MARGIN + head.height + GAP + heads.height + sum(one + GAP for one in heights) + MARGIN
+        heights = [max(panel.height for panel in row if panel is not None) for row in rows]
+        height = MARGIN + head.height + GAP + heads.height + sum(row_height + GAP for row_height in heights) + MARGIN
         sheet = Image.new("RGB", (self._width, height), PAPER)
         sheet.paste(head, (MARGIN, MARGIN))
         for number in range(len(self._blocks)):
@@ -134,10 +134,12 @@ class _Sheet:
         small_wh = (max(1, round(first.image.width * ratio)), max(1, round(first.image.height * ratio)))
         small = scaled(first, small_wh).image
         left = small.width + GAP
-        notes = dict.fromkeys(note for one in self._models for found in one.results.values() for note in found.notes)
+        notes = dict.fromkeys(
+            note for model in self._models for result in model.results.values() for note in result.notes
+        )
         texts = [
             _Text(file_name(first), FILE_SIZE, width - left),
-            _Text(f"{_names('name', self._names)} · {_names('model', [one.model for one in self._models])}",
+            _Text(f"{_names('name', self._names)} · {_names('model', [model.model for model in self._models])}",
                   HEADING_SIZE, width - left),
             _Text(" · ".join([f"{first.image.width}×{first.image.height}", count(len(self._titles), "method"), *notes]),
                   TEXT_SIZE, width - left, GREY),
@@ -154,7 +156,7 @@ class _Sheet:
         """The column heads: models and names, where there are several; each model is above its names."""
         texts: list[list[tuple[int, _Text]]] = []
         if len(self._models) > 1:
-            texts.append([(x, _Text(one.model, HEADING_SIZE, self._group_w)) for x, one in self._groups])
+            texts.append([(x, _Text(model.model, HEADING_SIZE, self._group_w)) for x, model in self._groups])
         if len(self._names) > 1:
             texts.append(
                 [
@@ -176,12 +178,12 @@ class _Sheet:
         """A row: a method's title and its cells for all models."""
         width, height = self._picture_wh
         cells: list[tuple[int, Image.Image, _Text | None]] = []  # left edge, picture, and the text below it
-        for left, one in self._groups:
-            result = one.results.get(method)
+        for left, model in self._groups:
+            result = model.results.get(method)
             if result is None:
                 wide = self._group_w if len(self._names) > 1 else max(width, NARROWEST_COLUMN)
                 empty = Image.new("RGB", (wide, height), EMPTY)
-                reason = _Text(one.missing.get(method, "no result"), TEXT_SIZE, wide - 2 * GAP, GREY)
+                reason = _Text(model.missing.get(method, "no result"), TEXT_SIZE, wide - 2 * GAP, GREY)
                 reason.draw(empty, GAP, max(0, (height - reason.height) // 2))
                 cells.append((left, empty, None))
                 continue

@@ -72,14 +72,14 @@ def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> d
     """One entry of "pictures" in the document of a comparison: "results" has each method on each model."""
     from cliploc.report.comparison import peak_of
 
-    results = [result for one in models for result in one.results.values()]
+    results = [result for model in models for result in model.results.values()]
     shared = [note for note in results[0].notes if all(note in result.notes for result in results)]
     entries = []
-    for one, method in product(models, methods):
-        entry: dict[str, Any] = {"model": _text(one.model), "method": _text(method)}
-        result = one.results.get(method)
+    for model, method in product(models, methods):
+        entry: dict[str, Any] = {"model": _text(model.model), "method": _text(method)}
+        result = model.results.get(method)
         if result is None:
-            entries.append(entry | {"missing": _text(one.missing[method]), "notes": [], "names": []})
+            entries.append(entry | {"missing": _text(model.missing[method]), "notes": [], "names": []})
             continue
         names = []
         for index in range(len(result.names)):
@@ -156,7 +156,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {_text(key): _plain(one) for key, one in value.items()}
+        return {_text(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(one) for one in value]
+        return [_plain(inner) for inner in value]
     return _text(value)

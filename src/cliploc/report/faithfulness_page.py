@@ -46,7 +46,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
 
     run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], best)
     title, protocol = run.title("Faithfulness"), run.manifest["protocol"]
-    numbers = {key: (one["title"], one["about"]) for key, one in run.manifest["numbers"].items()}
+    numbers = {key: (number["title"], number["about"]) for key, number in run.manifest["numbers"].items()}
     table = numbers_table(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])
     of_protocol = {
         **({"steps": f"{protocol.get('steps') or 224}"} if {"deletion", "insertion"} & numbers.keys() else {}),
@@ -57,9 +57,9 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     curves = []
     for name, axis in run.manifest["curves"].items():
         lines = [
-            Line(one.id, curve["mean"], curve.get("low", ()), curve.get("high", ()))
-            for one in run.settings
-            if (curve := (one.numbers.get("curves") or {}).get(name)) is not None
+            Line(setting.id, curve["mean"], curve.get("low", ()), curve.get("high", ()))
+            for setting in run.settings
+            if (curve := (setting.numbers.get("curves") or {}).get(name)) is not None
         ]
         if lines:
             words = name.replace("_", " ")
@@ -71,7 +71,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         table=table,
         numbers=list(numbers.values()),
         curves=curves,
-        legend=legend((one.index, one.label) for one in run.settings),
+        legend=legend((setting.index, setting.label) for setting in run.settings),
         disputed=_disputed(run, pictures),
         **run.ending(),
     )
@@ -102,9 +102,9 @@ def draw_curves(
             axes.set_ylim(ends[0] - margin, ends[1] + margin)
 
     said = "; ".join(
-        f"{one.label}: {one.mean[0]:.2f} to {one.mean[-1]:.2f}"
-        for one in lines
-        if one.mean[0] is not None and one.mean[-1] is not None
+        f"{line.label}: {line.mean[0]:.2f} to {line.mean[-1]:.2f}"
+        for line in lines
+        if line.mean[0] is not None and line.mean[-1] is not None
     )
     return figure(draw, f"{title}. {said}", (5.8, 4.0))
 
@@ -112,21 +112,25 @@ def draw_curves(
 def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """Where the settings of one model, asked the same name, differ most by the first number, with their maps."""
     key = next(iter(run.manifest["numbers"]))
-    weights = {one.id: str(one.about.get("weights")) for one in run.settings}
+    weights = {setting.id: str(setting.about.get("weights")) for setting in run.settings}
     values: dict[tuple[str, str, str], dict[str, float]] = {}  # sample, weights and name → setting → value
     for row in run.read_rows(["sample", "setting", "status", "name", "values"]):
         value = dict(row["values"] or ()).get(key) if row["status"] == "ok" else None
         if value is not None:
             of = row["sample"], weights[row["setting"]], str(row["name"])
             values.setdefault(of, {})[row["setting"]] = value
-    spread = {of: max(one.values()) - min(one.values()) for of, one in values.items() if len(one) > 1}
+    spread = {
+        of: max(of_settings.values()) - min(of_settings.values())
+        for of, of_settings in values.items()
+        if len(of_settings) > 1
+    }
     chosen = sorted(spread, key=lambda of: (-spread[of], of))[:DISPUTED]
     columns = ["path", "name", "probability", "thumb", "width", "height"]
     rows = run.rows_of_samples(columns, {sample for sample, _, _ in chosen})
     made = []
     for of in chosen:
-        sample, found = of[0], values[of]
-        ranked = sorted(found, key=lambda one: (found[one], one))
+        sample, of_settings = of[0], values[of]
+        ranked = sorted(of_settings, key=lambda setting: (of_settings[setting], setting))
         half = SHOWN_SETTINGS // 2
         shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
         first = rows[sample, shown[0]]
@@ -137,7 +141,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
             heat = heat_of(rows[sample, setting]["thumb"])
             drawn = Image.new("RGB", size, (90, 90, 90)) if photograph is None else photograph.copy()
             paint_map(drawn, heat)
-            said = f"{setting} {found[setting]:.3f}"
+            said = f"{setting} {of_settings[setting]:.3f}"
             figures.append((said, embedded(drawn, f"{sample}: {said}", quality=80)))
         name, probability = str(first["name"]).partition("|")[0], first["probability"]
         made.append({"sample": sample, "about": f"{name}, probability {probability:.2f}", "figures": figures})
@@ -164,29 +168,29 @@ def explanation_page(
     small = photograph.convert("RGB").resize(fit_within(photograph.size, SIDE_OF_ONE))
     score, columns = document["score"], ("method", *headings.values())
     shown = []
-    for one in document["names"]:
-        name, methods = one["name"], [(titles[method], found) for method, found in one["methods"].items()]
+    for entry in document["names"]:
+        name, methods = entry["name"], [(titles[method], numbers) for method, numbers in entry["methods"].items()]
         figures = []
-        for method in one["methods"]:
+        for method in entry["methods"]:
             heat, level = maps[name, method]
             heat = np.nan_to_num(heat).clip(0, 1)
             drawn = small.copy()
             paint_map(drawn, (heat * 255).round().astype(np.uint8))
             outline(drawn, heat, level, LINE_COLOUR, DENSE)
             figures.append((titles[method], embedded(drawn, f"{name} by {titles[method]}", quality=85)))
-        of_all = [curve for _, found in methods for curve in found["curves"].values()]
+        of_all = [curve for _, numbers in methods for curve in numbers["curves"].values()]
         scores = [value for curve in of_all for value in curve if value is not None]
         ends = (0.0, 1.0) if score == "probability" else (min(scores), max(scores))
         curves = []
         for which, axis in (("deletion", "share of pixels removed"), ("insertion", "share of pixels shown")):
-            lines = [Line(method, found["curves"][which]) for method, found in methods]
+            lines = [Line(method, numbers["curves"][which]) for method, numbers in methods]
             curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
-        rows = [[Cell(method), *(number_cell(found[key]) for key in headings)] for method, found in methods]
-        words = [[Cell(word["word"]), number_cell(word["share"])] for word in one["words"] or ()]
+        rows = [[Cell(method), *(number_cell(numbers[key]) for key in headings)] for method, numbers in methods]
+        words = [[Cell(word["word"]), number_cell(word["share"])] for word in entry["words"] or ()]
         shown.append(
             {
                 "name": name,
-                "about": f"{score} of the whole picture: {one[score]:.3f}",
+                "about": f"{score} of the whole picture: {entry[score]:.3f}",
                 "figures": figures,
                 "curves": curves,
                 "legend": legend(enumerate(method for method, _ in methods)),

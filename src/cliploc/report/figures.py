@@ -78,7 +78,7 @@ def figure(draw: Callable[[Any], None], says: str, inches: tuple[float, float]) 
     light = _svg(draw, inches)
     # Dark colours take the place of the light ones: drawing it twice would take twice the time.
     swapped = {LIGHT[name]: DARK[name] for name in ("ink", "soft", "line")}
-    dark = re.sub("|".join(swapped), lambda found: swapped[found.group()], light)
+    dark = re.sub("|".join(swapped), lambda match: swapped[match.group()], light)
     first, second = (data_uri(svg.encode(), "image/svg+xml") for svg in (light, dark))
     return Figure(first, second, says, *(round(PIXELS * side) for side in inches))
 

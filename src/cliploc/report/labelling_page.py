@@ -49,7 +49,7 @@ def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # n
         "orders": f"random and suggested, {count(run.manifest['seeds'], 'seed')} each",
         "cost of a box": f"{low:g}–{high:g} s to draw, {seconds['change']:g} s to adjust or delete",
     }
-    drawn = [one for one in run.settings if one.numbers.get("curves")][:MOST_DRAWN]
+    drawn = [setting for setting in run.settings if setting.numbers.get("curves")][:MOST_DRAWN]
     said = "the bars are a standard error of what is saved"
     page = REPORT_TEMPLATES.render(
         "labelling.html",
@@ -57,14 +57,14 @@ def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # n
         about=run.facts({}, facts),
         table=table,
         numbers=list(NUMBERS.values()),
-        curves=[(f"{one.id}; {said}", _curve(one, run.manifest["reviewed"])) for one in drawn],
+        curves=[(f"{setting.id}; {said}", _curve(setting, run.manifest["reviewed"])) for setting in drawn],
         legend=legend((i, f"{order}, {what}") for i, (order, what) in enumerate(LINES)),
         names=names,
         **run.ending(),
     )
     tables = [table] if names is None else [table, names]
     # A row for each setting and name, with unrounded numbers.
-    of_names = [{"setting": one.id, "name": name, **numbers} for one, name, numbers in _of_names(run)]
+    of_names = [{"setting": setting.id, "name": name, **numbers} for setting, name, numbers in _of_names(run)]
     names_csv = csv_text(of_names or [dict.fromkeys(("setting", "name", "pictures", "boxes"))])
     return write_files(folder, (_csv(run), to_markdown(title, tables), names_csv, page), FILES)
 
@@ -73,12 +73,16 @@ def _refuse_damaged(run: TaskRun) -> None:
     """Refuses curves and numbers of names that do not have all of their numbers."""
     steps = run.manifest["reviewed"]
     of_name = {"pictures", "boxes", *(f"{key}_{step}" for key in OF_NAME for step in steps)}
-    for one in run.settings:
-        curves = one.numbers.get("curves") or {}
+    for setting in run.settings:
+        curves = setting.numbers.get("curves") or {}
         whole = all(len(curve.get(key) or ()) == len(steps) for curve in curves.values() for key in CURVE)
-        names = (one.numbers.get("per_class") or {}).values()
-        if not whole or any(of_name - numbers.keys() for numbers in names) or (curves and "nothing" not in one.numbers):
-            raise UsageError(f"{run.folder} is damaged (the numbers of {one.id}): run the benchmark again")
+        names = (setting.numbers.get("per_class") or {}).values()
+        if (
+            not whole
+            or any(of_name - numbers.keys() for numbers in names)
+            or (curves and "nothing" not in setting.numbers)
+        ):
+            raise UsageError(f"{run.folder} is damaged (the numbers of {setting.id}): run the benchmark again")
 
 
 def number_text(value: float | None, error: float | None = None) -> str:
@@ -114,7 +118,7 @@ def _numbers(run: TaskRun) -> Table:
     }
     rows = [
         [
-            Cell(one.id),
+            Cell(setting.id),
             Cell(order),
             counted(step),
             counted(numbers["left"]),
@@ -123,14 +127,14 @@ def _numbers(run: TaskRun) -> Table:
             Cell(minutes_text(numbers, ""), numbers["minutes_low"]),
             *(Cell(number_text(numbers[key]), numbers[key]) for key in ("whole", "delete", "draw", "adjust")),
         ]
-        for one in run.settings
-        for order, step, numbers in _steps(run, one)
+        for setting in run.settings
+        for order, step, numbers in _steps(run, setting)
     ]
     notes = [
-        f"{one.id}, without drafts: {one.numbers['nothing']:.1f} boxes to draw for 100 pictures, "
-        f"{minutes_text(one.numbers, 'nothing_')} minutes."
-        for one in run.settings
-        if "nothing" in one.numbers
+        f"{setting.id}, without drafts: {setting.numbers['nothing']:.1f} boxes to draw for 100 pictures, "
+        f"{minutes_text(setting.numbers, 'nothing_')} minutes."
+        for setting in run.settings
+        if "nothing" in setting.numbers
     ]
     return Table("Corrections of 100 pictures", columns, {"": rows}, {"setting", "order"}, notes)
 
@@ -138,18 +142,18 @@ def _numbers(run: TaskRun) -> Table:
 def _csv(run: TaskRun) -> str:
     """A row for each setting, order and number of reviewed pictures, with unrounded numbers."""
     rows: list[dict[str, object]] = [
-        {**one.named, "order": order, "reviewed": step, **numbers, "evaluated": one.numbers["evaluated"]}
-        for one in run.settings
-        for order, step, numbers in _steps(run, one)
+        {**setting.named, "order": order, "reviewed": step, **numbers, "evaluated": setting.numbers["evaluated"]}
+        for setting in run.settings
+        for order, step, numbers in _steps(run, setting)
     ]
     return csv_text(rows or [dict.fromkeys(("setting", "model", "method", "order", "reviewed", *CURVE, "evaluated"))])
 
 
 def _of_names(run: TaskRun) -> Iterator[tuple[SettingResult, str, Mapping[str, Any]]]:
     classes = run.dataset.get("classes") or []
-    for one in run.settings:
-        for label, numbers in (one.numbers.get("per_class") or {}).items():
-            yield one, classes[int(label)]["name"] if int(label) < len(classes) else label, numbers
+    for setting in run.settings:
+        for label, numbers in (setting.numbers.get("per_class") or {}).items():
+            yield setting, classes[int(label)]["name"] if int(label) < len(classes) else label, numbers
 
 
 def _names(run: TaskRun) -> Table | None:
@@ -170,8 +174,8 @@ def _names(run: TaskRun) -> Table | None:
         },
     }
     rows = []
-    for one, name, numbers in every:
-        row = [Cell(one.id), Cell(name), *(counted(numbers[key]) for key in ("pictures", "boxes"))]
+    for setting, name, numbers in every:
+        row = [Cell(setting.id), Cell(name), *(counted(numbers[key]) for key in ("pictures", "boxes"))]
         for step in dict.fromkeys((0, last)):
             row += [Cell(number_text(value := numbers[f"{key}_{step}"]), value) for key in ("untaught", "taught")]
             saved, error = numbers[f"saved_{step}"], numbers[f"saved_error_{step}"]
@@ -188,7 +192,7 @@ def _curve(setting: SettingResult, steps: list[int]) -> Figure:
     def draw(axes: Any) -> None:
         for i, order, what in there:
             values = np.array(curves[order][what], np.float64)  # None is NaN
-            errors = [one or 0 for one in curves[order]["saved_error"]]
+            errors = [error or 0 for error in curves[order]["saved_error"]]
             colour = plot(axes, i, steps, values, marked=True)
             if what == "taught":
                 axes.errorbar(steps, values, errors, color=colour, linewidth=0, elinewidth=1, capsize=3)

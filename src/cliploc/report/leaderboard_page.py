@@ -69,15 +69,15 @@ def tables_of(documents: Sequence[Mapping[str, Any]]) -> list[Table]:
     """A table for each set and split: a row for each model and method, the best GT-known first."""
     sets: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for document in documents:
-        for one in document["sets"]:
-            sets.setdefault(f"{one['name']} {one['split']}", []).append((document, one))
+        for dataset in document["sets"]:
+            sets.setdefault(f"{dataset['name']} {dataset['split']}", []).append((document, dataset))
     return [_table(title, of) for title, of in sets.items()]
 
 
 def _table(title: str, of: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Table:
-    rows = [(document, one, row) for document, one in of for row in one["rows"]]
+    rows = [(document, dataset, row) for document, dataset in of for row in dataset["rows"]]
     keys = [key for key in NUMBERS if any(key in row["numbers"] for _, _, row in rows)]
-    rows.sort(key=lambda one: tuple(-one[2]["numbers"].get(key, -1.0) for key in keys[:1]))  # equal ones as they came
+    rows.sort(key=lambda row: tuple(-row[2]["numbers"].get(key, -1.0) for key in keys[:1]))  # equal ones as they came
     columns = {
         "model": "",
         "method": "",
@@ -92,10 +92,10 @@ def _table(title: str, of: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
             Cell(row["method"]),
             *(percent(row["numbers"].get(key), row["confidence_95"].get(key)) for key in keys),
             Cell("own") if row.get("threshold") is None else decimal(row["threshold"], 3),
-            Cell(f"{one['tuned_on']} ({one['tuned_samples']:,})"),
+            Cell(f"{dataset['tuned_on']} ({dataset['tuned_samples']:,})"),
             Cell(f"{row['evaluated']:,}" + (f", {row['failed']:,} failed" if row["failed"] else ""), row["evaluated"]),
         ]
-        for document, one, row in rows
+        for document, dataset, row in rows
     ]
     return Table(title, columns, {"": cells}, {"model", "method", "τ chosen on"}, [ABOUT])
 

@@ -307,7 +307,7 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
             plane *= share
             plane += cv2.LUT(levels, veil * np.float32(ink))
         cover = cv2.convertScaleAbs(cv2.merge(planes)), cv2.LUT(levels, covers)
-        colour, alpha = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in cover)
+        colour, alpha = (Image.fromarray(layer).resize(image.size, Image.Resampling.BILINEAR) for layer in cover)
         image = Image.composite(colour, image, alpha)
     for index in indices:
         outline(image, _heat(result, index), _level(result, index), name_colour(index))
@@ -335,7 +335,7 @@ def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int,
     for wide, inked in ((line + 2, True), (line, False)):
         for colour, rings in shapes:
             for points in rings:
-                corners = [tuple(one) for one in np.concatenate([points, points[:2]]).tolist()]
+                corners = [tuple(point) for point in np.concatenate([points, points[:2]]).tolist()]
                 draw.line(corners, INK if inked else colour, wide, joint="curve")
 
 
@@ -366,7 +366,7 @@ def grid_of(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]
         room_h = min(longest, (MAX_SIDE - GAP) / rows - GAP - CAPTION)
         if room_w >= narrowest or columns == 1:
             # Of equal sizes the one with fewer columns.
-            best = max(best, (min(room_w / width, room_h / height), columns), key=lambda one: round(one[0], 4))
+            best = max(best, (min(room_w / width, room_h / height), columns), key=lambda layout: round(layout[0], 4))
     scale, columns = best
     scale = max(scale, 160 / max(size_wh))  # with many names the sheet becomes longer, so that panels stay legible
     return columns, (max(1, round(width * scale)), max(1, round(height * scale)))

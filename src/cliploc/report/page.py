@@ -121,7 +121,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
         "legend": [(name, name_colour(index)) for index, name in enumerate(result.names)],
         "has_truth": bool(item.truth),
         "columns": min(max(1 + len(result.names), least), most),
-        "results": [_pictures(item, *one) for one in ((result, item.ious), item.beside) if one is not None],
+        "results": [_pictures(item, *part) for part in ((result, item.ious), item.beside) if part is not None],
         "rows": rows,
     }
 
@@ -139,10 +139,10 @@ def _pictures(item: PageItem, result: Localization, ious: Mapping[str, float | N
             rectangle = _draw.to_rectangle(xyxy, boxes.size)
             _draw.draw_box(boxes, rectangle, name_colour(index), line, dash=round(1.5 * line))
     paint_boxes(boxes, shown, {i: name_colour(i) for i in range(len(shown.names))}, dense)
-    found = ", ".join(name for name, is_found in zip(result.names, result.found, strict=True) if is_found) or "none"
+    names = ", ".join(name for name, is_found in zip(result.names, result.found, strict=True) if is_found) or "none"
     true = ", ".join(name for name in result.names if name in item.truth) or "none given"
     title = run_line(result)
-    alt = f"{file_name(result)}, {title or 'all names'}; boxes found: {found}; true boxes: {true}"
+    alt = f"{file_name(result)}, {title or 'all names'}; boxes found: {names}; true boxes: {true}"
     return {
         "title": title,
         "boxes": _picture(boxes, alt),
@@ -158,17 +158,17 @@ def _pictures(item: PageItem, result: Localization, ious: Mapping[str, float | N
     }
 
 
-def judgement(item: PageItem, name: str, found: Verdict, iou: float | None) -> tuple[bool, str] | None:
+def judgement(item: PageItem, name: str, verdict: Verdict, iou: float | None) -> tuple[bool, str] | None:
     """Whether the result for a name is right, and why in a few words; None where the truth or the IoU is not known."""
     if not item.truth:
         return None
     if name not in item.truth:
-        return (False, "found, but it is not there") if found == "found" else (True, f"rightly {found}")
-    if found == "not found":
+        return (False, "found, but it is not there") if verdict == "found" else (True, f"rightly {verdict}")
+    if verdict == "not found":
         return False, "missed: it is there"
     if iou is None:
         return None
-    right, doubt = iou >= GOOD_IOU, "" if found == "found" else "unsure; "
+    right, doubt = iou >= GOOD_IOU, "" if verdict == "found" else "unsure; "
     return right, f"{doubt}{'' if right else 'wrong box: '}IoU {told_apart(iou, GOOD_IOU)}"
 
 

@@ -48,10 +48,12 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = read_run(folder, PresenceManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("mcc"))
     title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
-    rows = [[Cell(one.id), *(Cell(things_text(one.numbers, key)) for key in LOSSES)] for one in run.settings]
+    rows = [
+        [Cell(setting.id), *(Cell(things_text(setting.numbers, key)) for key in LOSSES)] for setting in run.settings
+    ]
     things = Table("Where true boxes are lost", columns, {"": rows}, {"setting"})
     table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
-    there = [one for one in run.settings if one.numbers.get("reliability")]
+    there = [setting for setting in run.settings if setting.numbers.get("reliability")]
     said = "on the dashed line, a score is the chance that a box is right"
     page = REPORT_TEMPLATES.render(
         "presence.html",
@@ -62,7 +64,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         things=things,
         losses=list(LOSSES.values()),
         curves=[(said, _reliability(there))] if there else [],
-        legend=legend((one.index, one.label) for one in run.settings),
+        legend=legend((setting.index, setting.label) for setting in run.settings),
         **run.ending(),
     )
 
@@ -70,7 +72,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
 
     # A row for each setting and bin of scores.
-    bins = [{"setting": one.id, **own} for one in there for own in one.numbers["reliability"]]
+    bins = [{"setting": setting.id, **own} for setting in there for own in setting.numbers["reliability"]]
     texts = (
         numbers_csv(run, NUMBERS, COUNTS, things_columns),
         to_markdown(title, [table, things]),
@@ -93,14 +95,15 @@ def _reliability(there: Sequence[SettingResult]) -> Figure:
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
-        for one in there:
-            bins = one.numbers["reliability"]
+        for setting in there:
+            bins = setting.numbers["reliability"]
             x, y = ([own[key] for own in bins] for key in ("score", "right"))
-            plot(axes, one.index, x, y, marked=True)
+            plot(axes, setting.index, x, y, marked=True)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
 
     said = "; ".join(
-        f"{one.label}: " + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in one.numbers["reliability"])
-        for one in there
+        f"{setting.label}: "
+        + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in setting.numbers["reliability"])
+        for setting in there
     )
     return figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))

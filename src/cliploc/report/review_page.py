@@ -42,7 +42,7 @@ class ReviewPicture:
     def state(self) -> dict[str, Any]:
         """Everything that the editor shows, besides the picture itself."""
         own = self.drafts
-        masks: list[str | None] = [one["counts"] for one in own.masks]
+        masks: list[str | None] = [mask["counts"] for mask in own.masks]
         masks = masks or [None] * len(own.box_ids)
         held: list[str | None] = [None] * len(self.boxes) if self.masks is None else [*self.masks]
         certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
@@ -69,7 +69,7 @@ class ReviewPicture:
         """What the editor's list shows and filters by; `found`: label, score and share of the picture of each box."""
         width, height = self.drafts.size_wh
         scores: dict[int | None, float] = dict(zip(self.drafts.box_ids, self.drafts.score.tolist(), strict=True))
-        found = [
+        boxes = [
             [label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height)]
             for xyxy, label, origin in zip(self.boxes, self.labels, self.origins, strict=True)
         ]
@@ -79,7 +79,7 @@ class ReviewPicture:
             "margin": round(self.drafts.margin, 4),
             "status": self.status,
             "revision": self.revision,
-            "found": found,
+            "found": boxes,
             "unsure": len(self.unsure - {*self.origins}),
             "drawn": self.drawn,
         }
@@ -92,8 +92,8 @@ def facts(labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks
         "kind": REVIEW_KIND,
         "run": run,
         "names": list(names),
-        "colours": [as_hex(one) for one in colours],
-        "inks": [as_hex(text_colour(one)) for one in colours],
+        "colours": [as_hex(colour) for colour in colours],
+        "inks": [as_hex(text_colour(colour)) for colour in colours],
         "masks": masks,
     }
 
@@ -104,13 +104,13 @@ def write_review(
     """Writes the editor with these pictures, in this order, as one file; `run` is the id of the boxes' run."""
 
     def records() -> Iterator[dict[str, Any]]:
-        for one in pictures:
+        for picture in pictures:
             try:
-                image = load(one.drafts.path).image
+                image = load(picture.drafts.path).image
             except InputError:
                 continue  # the picture's own file can no longer be read
             image.thumbnail((SIDE, SIDE))
-            yield {**one.state(), "image": jpeg_uri(image, quality=JPEG_QUALITY)}
+            yield {**picture.state(), "image": jpeg_uri(image, quality=JPEG_QUALITY)}
 
     def fill(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
@@ -121,7 +121,7 @@ def write_review(
                 server=False,
                 shown=len(pictures),
                 total=total,
-                facts=facts((one.labels for one in pictures), names, run, masks),
+                facts=facts((picture.labels for picture in pictures), names, run, masks),
                 pictures=records(),
             )
 

@@ -30,24 +30,24 @@ NOT_COMPARABLE = (
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("miou"))
-    classes = [str(one["name"]) for one in run.dataset["classes"]]  # label → name
+    classes = [str(entry["name"]) for entry in run.dataset["classes"]]  # label → name
     tables = [_numbers(run)]
     if run.settings:
-        columns = {"class": "", "true pixels": "", **dict.fromkeys((one.id for one in run.settings), "IoU, %")}
+        columns = {"class": "", "true pixels": "", **dict.fromkeys((setting.id for setting in run.settings), "IoU, %")}
         rows = []
         for label, name in enumerate(classes):
-            of_class = [(one.numbers.get("per_class") or {}).get(str(label)) or {} for one in run.settings]
-            if pixels := max(one.get("pixels", 0) for one in of_class):  # it is in the true maps
-                rows.append([Cell(name), counted(pixels), *(percent(one.get("iou")) for one in of_class)])
+            of_class = [(setting.numbers.get("per_class") or {}).get(str(label)) or {} for setting in run.settings]
+            if pixels := max(numbers.get("pixels", 0) for numbers in of_class):  # it is in the true maps
+                rows.append([Cell(name), counted(pixels), *(percent(numbers.get("iou")) for numbers in of_class)])
         tables.append(Table("IoU of each class", columns, {"": rows}, {"class"}))
     confused = None  # the pairs of classes with the most wrong pixels, by the best setting
-    if found := next((one for one in run.settings if one.numbers.get("confused")), None):
+    if confusing := next((setting for setting in run.settings if setting.numbers.get("confused")), None):
         rows = []
-        for one in found.numbers["confused"]:
-            names = (Cell(classes[one["true"]]), Cell(classes[one["predicted"]]))
-            rows.append([*names, counted(one["pixels"]), percent(one["share"])])
+        for pair in confusing.numbers["confused"]:
+            names = (Cell(classes[pair["true"]]), Cell(classes[pair["predicted"]]))
+            rows.append([*names, counted(pair["pixels"]), percent(pair["share"])])
         columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-        confused = Table(f"What {found.id} confuses most", columns, {"": rows}, {"is", "called"})
+        confused = Table(f"What {confusing.id} confuses most", columns, {"": rows}, {"is", "called"})
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
     shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
     of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
@@ -66,7 +66,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
 
 
 def _published_rows(run: TaskRun) -> list[Mapping[str, Any]]:
-    return [one for one in published(PUBLISHED)["rows"] if run.dataset["name"] in one["miou"]]
+    return [row for row in published(PUBLISHED)["rows"] if run.dataset["name"] in row["miou"]]
 
 
 def _numbers(run: TaskRun) -> Table:
@@ -83,21 +83,21 @@ def _numbers(run: TaskRun) -> Table:
     }
     rows = [
         [
-            Cell(one.id),
-            Cell(", ".join(one.about.get("refine") or []) or "–"),
-            percent(one.number("miou"), one.interval("miou")),
-            *(percent(one.number(key)) for key in NUMBERS[1:]),
-            counted(one.numbers["evaluated"]),
+            Cell(setting.id),
+            Cell(", ".join(setting.about.get("refine") or []) or "–"),
+            percent(setting.number("miou"), setting.interval("miou")),
+            *(percent(setting.number(key)) for key in NUMBERS[1:]),
+            counted(setting.numbers["evaluated"]),
             Cell("this run"),
         ]
-        for one in run.settings
+        for setting in run.settings
     ]
     groups: dict[str, Sequence[Sequence[Cell]]] = {"This run": rows}
     there = []
-    for one in _published_rows(run):
-        low, high = _ends(one["miou"][run.dataset["name"]])
+    for row in _published_rows(run):
+        low, high = _ends(row["miou"][run.dataset["name"]])
         miou = Cell(f"{low:.1f}" if low == high else f"{low:.1f}–{high:.1f}", (low + high) / 2)
-        there.append([Cell(one["method"]), Cell(one["steps"] or "–"), miou, *[Cell("–")] * 5, Cell(one["cite"])])
+        there.append([Cell(row["method"]), Cell(row["steps"] or "–"), miou, *[Cell("–")] * 5, Cell(row["cite"])])
     if there:
         groups["Published, OpenAI's ViT-B/16"] = there
     words = {"setting", "steps", "source"}
@@ -113,10 +113,10 @@ def _csv(run: TaskRun) -> str:
     """A row for each setting and each published row, with unrounded numbers."""
     of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
     rows: list[dict[str, Any]] = []
-    for one in run.settings:
-        row = {"kind": "this run", **one.named}
-        row |= {"refine": " ".join(one.about.get("refine") or []), **of_set, **one.columns(NUMBERS[:1])}
-        rows.append({**row, **{key: one.numbers.get(key) for key in (*NUMBERS[1:], "evaluated")}, "source": None})
+    for setting in run.settings:
+        row = {"kind": "this run", **setting.named}
+        row |= {"refine": " ".join(setting.about.get("refine") or []), **of_set, **setting.columns(NUMBERS[:1])}
+        rows.append({**row, **{key: setting.numbers.get(key) for key in (*NUMBERS[1:], "evaluated")}, "source": None})
     for other in _published_rows(run):
         ends = _ends(other["miou"][run.dataset["name"]])
         paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": other["method"], "refine": other["steps"]}
@@ -127,7 +127,7 @@ def _csv(run: TaskRun) -> str:
 
 def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
-    shown = [one.id for one in run.settings[:SHOWN_SETTINGS]]
+    shown = [setting.id for setting in run.settings[:SHOWN_SETTINGS]]
     status = run.read_rows(["sample", "setting", "status"])
     samples = list(dict.fromkeys(row["sample"] for row in status if row["status"] == "ok" and row["setting"] in shown))
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
@@ -146,8 +146,8 @@ def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict
         table = np.full((2**16, 3), 128, np.uint8)  # label → colour; pixels that do not count are grey
         for label, colour in colours.items():
             table[label] = colour
-        for name, one in maps.items():
-            drawn = Image.fromarray(table[one]).resize(size, Image.Resampling.NEAREST)
+        for name, label_map in maps.items():
+            drawn = Image.fromarray(table[label_map]).resize(size, Image.Resampling.NEAREST)
             figures.append((name, embedded(drawn, f"{sample}: {name}", quality=85)))
         legend = [(classes[label], colour) for label, colour in colours.items() if label < len(classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
@@ -156,7 +156,7 @@ def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict
 
 def example_colours(maps: Iterable[np.ndarray[Any, Any]], ignored: int) -> dict[int, Colour]:
     """The colour of each label of a picture: the most frequent have one of their own, the others are black."""
-    pixels = Counter(label for one in maps for label in one.ravel().tolist() if label != ignored)
+    pixels = Counter(label for label_map in maps for label in label_map.ravel().tolist() if label != ignored)
     most = sorted(label for label, _ in pixels.most_common(len(NAME_COLOURS)))
     return dict(zip(most, NAME_COLOURS, strict=False)) | dict.fromkeys(sorted(pixels.keys() - set(most)), INK)
 

@@ -58,8 +58,8 @@ class Table:
             return {}
         best_of = {number.title for number in all_numbers().values()}
         columns = zip(self.columns, zip(*rows, strict=True), strict=True)
-        found = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
-        return {title: max(values) for title, values in found.items() if values and title in best_of}
+        values_of = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
+        return {title: max(values) for title, values in values_of.items() if values and title in best_of}
 
 
 def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
@@ -100,11 +100,11 @@ def numbers_table(
     """A row for each setting: its numbers with their intervals, and counts; key → title and meaning."""
     rows = [
         [
-            Cell(one.id),
-            *(number_cell(one.number(key), one.interval(key)) for key in numbers),
-            *(counted(one.number(key)) for key in counts),
+            Cell(setting.id),
+            *(number_cell(setting.number(key), setting.interval(key)) for key in numbers),
+            *(counted(setting.number(key)) for key in counts),
         ]
-        for one in run.settings
+        for setting in run.settings
     ]
     columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
     return Table("All numbers, with 95 % intervals", columns, {"": rows}, {"setting"}, notes)
@@ -120,12 +120,12 @@ def numbers_csv(
     return csv_text(
         [
             {
-                **one.named,
-                **one.columns(numbers),
-                **{key: one.numbers.get(key) for key in (*counts, "evaluated")},
-                **more(one.numbers),
+                **setting.named,
+                **setting.columns(numbers),
+                **{key: setting.numbers.get(key) for key in (*counts, "evaluated")},
+                **more(setting.numbers),
             }
-            for one in run.settings
+            for setting in run.settings
         ]
     )
 

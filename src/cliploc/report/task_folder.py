@@ -62,8 +62,8 @@ def content_of(part: Path) -> BytesIO:
 @cache
 def published(file: str) -> Mapping[str, Any]:
     """The numbers of papers with their sources."""
-    found: Mapping[str, Any] = json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
-    return found
+    rows: Mapping[str, Any] = json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class SettingResult:
 
     def columns(self, keys: Iterable[str]) -> dict[str, object]:
         """These numbers as columns of a CSV, each with the ends of its interval."""
-        found: dict[str, object] = {}
+        cells: dict[str, object] = {}
         for key in keys:
-            found |= with_ends(key, self.number(key), self.interval(key))
-        return found
+            cells |= with_ends(key, self.number(key), self.interval(key))
+        return cells
 
     @property
     def named(self) -> dict[str, object]:
@@ -127,8 +127,8 @@ class TaskRun:
     @property
     def dataset(self) -> Mapping[str, Any]:
         """Its entry in the manifest."""
-        found: Mapping[str, Any] = self.manifest.get("dataset") or {}
-        return found
+        facts: Mapping[str, Any] = self.manifest.get("dataset") or {}
+        return facts
 
     def title(self, task: str) -> str:
         """The title of its report."""
@@ -175,11 +175,14 @@ class TaskRun:
     def ending(self) -> dict[str, Any]:
         """What the end of a page shows: problems of the dataset, failures of settings, and the manifest."""
         return {
-            "problems": [[one["kind"], one["source"], one["reason"]] for one in self.dataset.get("problems") or []],
+            "problems": [
+                [problem["kind"], problem["source"], problem["reason"]]
+                for problem in self.dataset.get("problems") or []
+            ],
             "failures": [
-                [setting.id, one["sample"], one["reason"]]
+                [setting.id, failure["sample"], failure["reason"]]
                 for setting in self.settings
-                for one in setting.numbers["failed"][:MOST_FAILURES]
+                for failure in setting.numbers["failed"][:MOST_FAILURES]
             ],
             "manifest": json.dumps(self.manifest, ensure_ascii=False, indent=1),
         }
@@ -221,18 +224,21 @@ def read_run(
             raise UsageError(f"{folder / name} cannot be read ({error}): run the benchmark again") from error
     about, summary = read
     try:
-        settings = {one["id"]: summary["settings"][one["id"]] for one in about["settings"]}
+        settings = {setting["id"]: summary["settings"][setting["id"]] for setting in about["settings"]}
     except KeyError as error:
         raise UsageError(f"{folder} is damaged ({error}): run the benchmark again") from error
-    for name, found in settings.items():
-        wrong = [key for key in numbers_of(about) if not isinstance(found.get(key), int | float | None)]
+    for name, numbers in settings.items():
+        wrong = [key for key in numbers_of(about) if not isinstance(numbers.get(key), int | float | None)]
         if wrong:
             raise UsageError(f"{folder} is damaged ({wrong[0]} of {name}): run the benchmark again")
-    ranked = sorted(about["settings"], key=lambda one: -worth(best(about, settings[one["id"]])))
+    ranked = sorted(about["settings"], key=lambda setting: -worth(best(about, settings[setting["id"]])))
     return TaskRun(
         folder,
         about,
-        tuple(SettingResult(one["id"], one["id"], one, settings[one["id"]], None, i) for i, one in enumerate(ranked)),
+        tuple(
+            SettingResult(setting["id"], setting["id"], setting, settings[setting["id"]], None, i)
+            for i, setting in enumerate(ranked)
+        ),
     )
 
 

@@ -57,7 +57,7 @@ def corrclip(
         if pixels is None:
             pixels = torch.full((len(places), *grid), -1, device=places.device)
         of_places = F.interpolate(pixels[:, None].float(), grid).long()[:, 0]  # [B, h', w']
-        merged = torch.stack([_merged(*one, merge) for one in zip(of_places.flatten(1), places, strict=True)])
+        merged = torch.stack([_merged(*place, merge) for place in zip(of_places.flatten(1), places, strict=True)])
         alike = places @ places.transpose(1, 2)
         free = (merged < 0)[:, :, None] | (merged < 0)[:, None]  # where one of two places is in no region
         scope = torch.where(
@@ -70,7 +70,7 @@ def corrclip(
         between = torch.stack([trace.entering[max(back + 1, -tower.depth)].float() for back in lower]).mean(dim=0)
         of_lower = replace(trace, entering={-1: between.to(trace.entering[-1].dtype)}, projections={}, normed={})
         read, lower_read = (
-            tower.last_norm(tower.path(one, reading)[:, tower.prefix_tokens :]) for one in (trace, of_lower)
+            tower.last_norm(tower.path(traced, reading)[:, tower.prefix_tokens :]) for traced in (trace, of_lower)
         )  # each [B, N', d]
         read = read + spatial * lower_read
         if tower.pooling == "class token" and semantic:

@@ -81,7 +81,9 @@ class Segmenter:
         self.regions = region_source(protocol.regions, str(self.backbone.device))
         self.unknown: dict[str, str] = {}
         if not protocol.one_thing:  # embeds the queries that the model can know, in the order of their classes
-            queries = [(label, word) for label, one in enumerate(protocol.classes) for word in one.synonyms]
+            queries = [
+                (label, word) for label, class_name in enumerate(protocol.classes) for word in class_name.synonyms
+            ]
             words = list(dict.fromkeys(word for _, word in queries))
             self.unknown = localizer.unknown_names(words)
             known = [word for word in words if word not in self.unknown]
@@ -94,10 +96,10 @@ class Segmenter:
             self.class_of = torch.tensor([label for label, _ in asked])  # [Q]
             self._queries = localizer.embed_names(known)[[place[word] for _, word in asked]]  # [Q, D]
         # Mean and standard deviation of 0–255 [1, 3, 1, 1]: the protocol's rounded ones where the tower has CLIP's.
-        black, white = (self.backbone.normalize(torch.full((1, 3, 1, 1), one)).float().cpu() for one in (0.0, 1.0))
+        black, white = (self.backbone.normalize(torch.full((1, 3, 1, 1), level)).float().cpu() for level in (0.0, 1.0))
         self._std = 255 / (white - black)
         self._mean = -black * self._std
-        mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (protocol.mean, protocol.std))
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (protocol.mean, protocol.std))
         rounding = 0.05 if self.backbone.dtype != torch.float32 else 0.002
         if (self._mean - mean).abs().max() < rounding and (self._std - std).abs().max() < rounding:
             self._mean, self._std = mean, std
@@ -188,8 +190,8 @@ class Segmenter:
         side = self.protocol.window
         window = (min(side, height), min(side, width)) if side else (height, width)
         tops, lefts = (
-            window_starts(length, one, self.protocol.stride) if side else [0]
-            for length, one in zip((height, width), window, strict=True)
+            window_starts(length, extent, self.protocol.stride) if side else [0]
+            for length, extent in zip((height, width), window, strict=True)
         )
         if regions is not None:  # as a fourth channel
             sized = F.interpolate(torch.from_numpy(regions)[None, None].float(), (height, width))
@@ -202,7 +204,7 @@ class Segmenter:
                 f"expected a picture of at least {stride} pixels a side where its longer one has "
                 f"{self.protocol.long_side}, got {width}×{height}: crop it"
             )
-        taken = [one // stride * stride for one in window]
+        taken = [side // stride * stride for side in window]
         if not all(taken):
             raise UsageError(
                 f"expected windows of at least {stride} pixels for {self.backbone.name}, got {window[1]}×{window[0]}: "
@@ -264,7 +266,7 @@ class Segmenter:
     def _in_parts(self, batch: Tensor, work: Callable[[Tensor], R], reporter: Reporter) -> list[R]:
         """What is made of all windows of a picture, batch by batch; of halves where memory lacks."""
         batches = torch.split(batch, self._batch_size)
-        return [part for one in batches for _, part in in_halves(one, work, reporter.halved)]
+        return [part for batch in batches for _, part in in_halves(batch, work, reporter.halved)]
 
     def _guide_of(self, batch: Tensor, reporter: Reporter) -> Callable[[], Tensor] | None:
         """The guide's features of windows `[n, 3, h, w]`, computed once and only when asked for; None without guide."""
@@ -414,14 +416,14 @@ def _best(
     at_once = max(1, VALUES // (hw[0] * hw[1]))
     device = class_of.device
     labels = torch.zeros(hw, dtype=torch.int64)
-    best, highest, total = (torch.full(hw, one) for one in (-math.inf, -math.inf, 0.0))
+    best, highest, total = (torch.full(hw, value) for value in (-math.inf, -math.inf, 0.0))
     for start in range(0, len(class_of), at_once):
         end = min(start + at_once, len(class_of))
         for rows, maps in over_pixels(start, end):
             if maps.device != device:
                 device = maps.device
                 labels, best, highest, total, class_of = (
-                    one.to(device) for one in (labels, best, highest, total, class_of)
+                    tensor.to(device) for tensor in (labels, best, highest, total, class_of)
                 )
             asked = class_of[start:end]
             logits = protocol.logit_scale * maps  # [q, rows, W]

@@ -44,7 +44,7 @@ class Whitening:
     def of(cls, lessons: Sequence[Lesson]) -> Whitening:
         """That of these pictures."""
         rng, some = np.random.default_rng(0), []
-        for readings in (one.readings() for one in lessons):
+        for readings in (lesson.readings() for lesson in lessons):
             places = rng.choice(len(readings), min(len(readings), SAMPLED), replace=False)
             some.append(readings[torch.from_numpy(places)])
         sample = torch.cat(some).double()
@@ -60,8 +60,8 @@ class Whitening:
 
     def unwhitened(self, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
         """Directions in the features themselves: weights `[P, c]` and bias `[P]`."""
-        weights = torch.stack([self.matrix @ one.w for one in directions])
-        return weights, torch.tensor([one.bias for one in directions]) - weights @ self.mean
+        weights = torch.stack([self.matrix @ direction.w for direction in directions])
+        return weights, torch.tensor([direction.bias for direction in directions]) - weights @ self.mean
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,11 @@ class Pictures:
     def of(cls, lessons: Sequence[Lesson], whitening: Whitening) -> Pictures:
         """The lessons of pictures with the same grids, at least one."""
         grid = (lessons[0].features.shape[-2], lessons[0].features.shape[-1])
-        places = torch.stack([pooled(one.places.float() / 127, grid) for one in lessons]).flatten(2).transpose(1, 2)
+        places = (
+            torch.stack([pooled(lesson.places.float() / 127, grid) for lesson in lessons]).flatten(2).transpose(1, 2)
+        )
         alike, total = exchanged(F.normalize(places, dim=2), WINDOWS_CUT)
-        whitened = torch.stack([whitening(one.readings()) for one in lessons])
+        whitened = torch.stack([whitening(lesson.readings()) for lesson in lessons])
         return cls(whitened, alike, total, grid)
 
     def some(self, ids: Sequence[int]) -> Pictures:
@@ -131,7 +133,7 @@ class Fitted:
         if self.known and used:
             none = torch.zeros_like(self.maps[i : i + 1])
             means = _means(pictures.some([i]), self.maps[i : i + 1], none, torch.zeros(1, dtype=torch.bool))
-            hot[i], cold[i], hot_weight[i], cold_weight[i] = (one[0] for one in means)
+            hot[i], cold[i], hot_weight[i], cold_weight[i] = (mean[0] for mean in means)
         return _direction(hot, cold, hot_weight, cold_weight)
 
 
@@ -179,15 +181,15 @@ def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
     if len(ids) < GROUP:
         return 0.0
     groups = min(len(ids) // GROUP, SPLITS)
-    found = []
+    cosines = []
     for number in range(SPLITS):
         some = ids[number % groups * GROUP :][:GROUP]
         own, maps, first = pictures.some(some.tolist()), heat[some], torch.zeros(len(some), dtype=torch.bool)
         first[rng.permutation(len(some))[::2].copy()] = True
         taught = [fit(own, maps, half, {}, known=True).direction(own.whitened) for half in (first, ~first)]  # [20, N]
         one, other = (like - like.mean(dim=1, keepdim=True) for like in taught)
-        found.append(F.cosine_similarity(one, other, dim=1).mean())
-    return float(torch.stack(found).mean())
+        cosines.append(F.cosine_similarity(one, other, dim=1).mean())
+    return float(torch.stack(cosines).mean())
 
 
 def _means(pictures: Pictures, maps: Tensor, inside: Tensor, reviewed: Tensor) -> tuple[Tensor, ...]:
@@ -195,11 +197,11 @@ def _means(pictures: Pictures, maps: Tensor, inside: Tensor, reviewed: Tensor) -
     clamped = (inside > 0.5 * inside.amax(dim=1, keepdim=True)) * maps.clamp(min=0.1).square()
     hot = torch.where(reviewed[:, None], clamped, (maps > HOT).float())
     cold = torch.where(reviewed[:, None], (inside < 0.05).float(), (maps < COLD).float())
-    found = []
+    sums = []
     for places in (hot, cold):
         total = places.sum(dim=1, keepdim=True)
-        found.append(torch.einsum("nj,njk->nk", places / total.clamp(min=1e-9), pictures.whitened))
-    return *found, hot.sum(dim=1) > FEWEST_HOT, cold.sum(dim=1) > FEWEST_COLD
+        sums.append(torch.einsum("nj,njk->nk", places / total.clamp(min=1e-9), pictures.whitened))
+    return *sums, hot.sum(dim=1) > FEWEST_HOT, cold.sum(dim=1) > FEWEST_COLD
 
 
 def _direction(hot: Tensor, cold: Tensor, hot_weight: Tensor, cold_weight: Tensor) -> Direction:

@@ -87,10 +87,10 @@ class Learnt:
 
     def digest(self) -> str:
         """A digest of what maps depend on, for the identity of a run."""
-        found = hashlib.sha256(json.dumps([self.names, self.share]).encode())
-        for one in (self.weights, self.bias, self.embedding, self.sides, self.alike):
-            found.update(one.contiguous().numpy().tobytes())
-        return found.hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps([self.names, self.share]).encode())
+        for tensor in (self.weights, self.bias, self.embedding, self.sides, self.alike):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def misfit(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
         """Why it does not hold for a run with these settings, in words; None if it does."""
@@ -111,7 +111,7 @@ class Learnt:
 def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
     """Why what was learnt with one run's settings does not hold for another's, in words; None if it does."""
     for key in keys:
-        own, other = (json.dumps(one.get(key), sort_keys=True) for one in (about, settings))
+        own, other = (json.dumps(facts.get(key), sort_keys=True) for facts in (about, settings))
         if own == other:
             continue
         if key == "weights":
@@ -147,9 +147,13 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
             tensors = [file.get_tensor(key).float() for key in TENSORS]
         names, about = tuple(facts["names"]), facts["about"]
         weights, bias, share, embedding, sides, alike = tensors
-        if [one.ndim for one in tensors] != [2, 1, 1, 2, 2, 2] or {len(one) for one in tensors} != {len(names)}:
+        if [tensor.ndim for tensor in tensors] != [2, 1, 1, 2, 2, 2] or {len(tensor) for tensor in tensors} != {
+            len(names)
+        }:
             raise ValueError("tensors of other sizes")
-        if (sides.shape[1], alike.shape[1]) != (LENGTH, 2) or not all(one.isfinite().all() for one in tensors[:-1]):
+        if (sides.shape[1], alike.shape[1]) != (LENGTH, 2) or not all(
+            tensor.isfinite().all() for tensor in tensors[:-1]
+        ):
             raise ValueError("values that cannot be used")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
@@ -171,14 +175,14 @@ def drawn(
 ) -> Iterator[Tensor]:
     """For each picture maps `[p, H, W]` in 0–1 over the first scale's input; they do not depend on the others."""
     # Drafts of a folder and results with a file of what was learnt are drawn here, so that both are the same.
-    heat = torch.stack([torch.stack([one.map_of(p) for p in names]) for one in lessons])  # [B, p, h, w]
+    heat = torch.stack([torch.stack([lesson.map_of(p) for p in names]) for lesson in lessons])  # [B, p, h, w]
     taught = F.interpolate(like, (heat.shape[-2], heat.shape[-1]), mode="bilinear")
     of_text = torch.tensor(share, device=heat.device)[:, None, None]
     maps = min_max(of_text * min_max(heat.float()) + (1 - of_text) * taught)
-    frames = [one.frame for one in lessons]
+    frames = [lesson.frame for lesson in lessons]
     spread = [  # one by one: a picture's pairs of places fit into the fast memory, those of several do not
-        with_details(spread_along(one.directions()[None], maps[i : i + 1], cut), maps[i : i + 1])
-        for i, one in enumerate(lessons)
+        with_details(spread_along(lesson.directions()[None], maps[i : i + 1], cut), maps[i : i + 1])
+        for i, lesson in enumerate(lessons)
     ]
     maps = min_max(padding_least(torch.cat(spread), frames, False))
     if level is not None:
@@ -198,10 +202,10 @@ class Redrawn:
 
     def sides(self, count: int) -> FloatArray:
         """`[P, LENGTH]` how the sides of the boxes of all `count` names are moved; see `cliploc.teaching.sides`."""
-        found = np.zeros((count, LENGTH), np.float32)
+        sides = np.zeros((count, LENGTH), np.float32)
         for p, (row, _) in self.rows.items():
-            found[p] = self.learnt.sides[row].numpy()
-        return found
+            sides[p] = self.learnt.sides[row].numpy()
+        return sides
 
     def maps(self, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some of the names over the first scale's input."""

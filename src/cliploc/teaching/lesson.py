@@ -118,5 +118,5 @@ def pooled(maps: Tensor, hw: tuple[int, int]) -> Tensor:
         return maps
     flat = maps.reshape(1, -1, *maps.shape[-2:])
     coarser = hw[0] <= maps.shape[-2] and hw[1] <= maps.shape[-1]
-    found = F.adaptive_avg_pool2d(flat, hw) if coarser else F.interpolate(flat, hw, mode="bilinear")
-    return found.reshape(*maps.shape[:-2], *hw)
+    resized = F.adaptive_avg_pool2d(flat, hw) if coarser else F.interpolate(flat, hw, mode="bilinear")
+    return resized.reshape(*maps.shape[:-2], *hw)

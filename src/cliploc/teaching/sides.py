@@ -29,8 +29,8 @@ def readings(boxes: FloatArray, heat: FloatArray, frame: Frame) -> Floats:
     points = on_map[:, None, None, None, :2] + places * size[:, None, None, None]
     x, y = np.moveaxis(np.floor(points).astype(int).clip(visible[:2], visible[2:] - 1), -1, 0)
     room = np.abs(visible - on_map) / np.tile(size, 2)  # [n, 4]
-    found = (heat[y, x].mean(axis=3), room.clip(0, ROOM)[..., None], (room < TOUCHING)[..., None])
-    return np.concatenate(found, axis=2, dtype=np.float64)
+    read = (heat[y, x].mean(axis=3), room.clip(0, ROOM)[..., None], (room < TOUCHING)[..., None])
+    return np.concatenate(read, axis=2, dtype=np.float64)
 
 
 def offsets(drafts: FloatArray, boxes: FloatArray) -> tuple[Floats, Floats]:
@@ -51,14 +51,14 @@ def offsets(drafts: FloatArray, boxes: FloatArray) -> tuple[Floats, Floats]:
     return away.clip(-FARTHEST, FARTHEST).astype(np.float64), iou.max(axis=1).astype(np.float64)
 
 
-def common(found: Floats) -> Floats:
+def common(moves: Floats) -> Floats:
     """`[4]` what offsets `[n, 4]` have in common: their mean m, less the more it is chance."""
-    count = len(found)
+    count = len(moves)
     if count < 2:
         return np.zeros(4)
-    mean = found.mean(axis=0)
+    mean = moves.mean(axis=0)
     # m · max(0, 1 − 2 e² / m²), e the mean's standard error, in which `USUAL` counts as two offsets more.
-    error = (((found - mean) ** 2).sum(axis=0) + 2 * USUAL**2) / (count * (count + 1))  # squared
+    error = (((moves - mean) ** 2).sum(axis=0) + 2 * USUAL**2) / (count * (count + 1))  # squared
     shrunk: Floats = mean * (1 - 2 * error / np.maximum(mean**2, 1e-12)).clip(0)
     return shrunk
 
@@ -68,8 +68,8 @@ def learnt(pictures: Iterable[tuple[Floats, Floats]]) -> Floats:
     # What sides have in common first, then a ridge regression of what is left on the readings, the same for all sides.
     # Its penalty is the variance of what is left, over that of a weight.
     some = [*pictures]
-    away = np.concatenate([np.zeros((0, 4)), *(one for one, _ in some)])
-    read = np.concatenate([np.zeros((0, 4, READINGS)), *(one for _, one in some)])
+    away = np.concatenate([np.zeros((0, 4)), *(shifts for shifts, _ in some)])
+    read = np.concatenate([np.zeros((0, 4, READINGS)), *(read for _, read in some)])
     if len(away) < 2:
         return np.zeros(LENGTH)
     usual, mean = common(away), read.mean(axis=(0, 1))
@@ -85,5 +85,5 @@ def moved(boxes: FloatArray, sides: Floats | FloatArray, read: Floats, frame: Fr
     size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     height, width = frame.original_hw
     there = boxes + by * size * np.array([1, 1, -1, -1])
-    found: FloatArray = there.clip(0, np.array([width, height] * 2)).astype(np.float32)
-    return found
+    new_sides: FloatArray = there.clip(0, np.array([width, height] * 2)).astype(np.float32)
+    return new_sides

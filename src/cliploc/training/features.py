@@ -163,10 +163,10 @@ class FeatureCache:
     def usable(self) -> tuple[int, ...]:
         """The pictures that could be read, in all views."""
         unread = {number for key in self.parts for number in self._unread(key)}
-        found = tuple(number for number in range(len(self.pictures)) if number not in unread)
-        if not found:
+        numbers = tuple(number for number in range(len(self.pictures)) if number not in unread)
+        if not numbers:
             raise UsageError(f"expected pictures that can be read, got none of {len(self.pictures)}: check --root")
-        return found
+        return numbers
 
     def _unread(self, key: tuple[int, int]) -> list[int]:
         """The pictures of a part that could not be read when it was made."""

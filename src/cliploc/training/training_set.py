@@ -42,8 +42,8 @@ def read_folder(root: str | Path) -> LabelledPictures:
         )
     rows = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        found = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
-        rows += [(path, folder.name) for path in found]
+        paths = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        rows += [(path, folder.name) for path in paths]
     return _labelled(rows, f"a folder for each class in {root}")
 
 

@@ -113,12 +113,12 @@ class Answers:
             results = look.cut(question.settings)
             if question.settings.masks or "overlay" in question.switches:
                 results = self._with_photograph(look, results)
-            found = downloads.document(results, question.settings, look.ran(question.settings))
+            answer = downloads.document(results, question.settings, look.ran(question.settings))
             if "overlay" in question.switches:
-                for entry, one in zip(found["pictures"], results.values(), strict=True):
-                    drawn = draw_overlay(one, opacity=question.settings.opacity, masks=question.settings.masks)
+                for entry, result in zip(answer["pictures"], results.values(), strict=True):
+                    drawn = draw_overlay(result, opacity=question.settings.opacity, masks=question.settings.masks)
                     entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
-            return {**found, "ids": question.ids}
+            return {**answer, "ids": question.ids}
 
         return JSONResponse(await self._computed(request, self._search_turn(request, question), document))
 
@@ -141,8 +141,8 @@ class Answers:
             results, folder = self._with_photograph(look, look.cut(settings)), self._store.new_folder()
             paths = downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
             return [
-                {"name": one.name, "address": f"/files/{folder.name}/{quote(one.name)}", "bytes": one.stat().st_size}
-                for one in paths
+                {"name": path.name, "address": f"/files/{folder.name}/{quote(path.name)}", "bytes": path.stat().st_size}
+                for path in paths
             ]
 
         turn = self._search_turn(request, question) if question.picture else self._redraws.turn()
@@ -167,8 +167,8 @@ class Answers:
                 raise ClientDisconnect
             return answer.result()
         finally:
-            for one in (answer, left):
-                one.cancel()
+            for future in (answer, left):
+                future.cancel()
 
     def _search_turn(self, request: Request, question: Question) -> Turn:
         return self._searches.turn(self._model(question.settings), client_in(request.scope))
@@ -186,7 +186,7 @@ class Answers:
     def _with_photograph(self, look: SearchResult, results: Mapping[str, Localization]) -> dict[str, Localization]:
         """Results with the photograph at its own size, for what is drawn in it."""
         photograph = self._service.read(look.path).image
-        return {method: replace(one, image=photograph) for method, one in results.items()}
+        return {method: replace(result, image=photograph) for method, result in results.items()}
 
     # -------------------------------------------------------------------------------------------------- for the page
     async def menu(self, request: Request) -> Response:
@@ -249,19 +249,19 @@ class Answers:
     def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
         settings = look.unset(settings)
-        found, ran = look.cut(settings), look.ran(settings)
-        file = next(iter(found.values())).source
+        results, ran = look.cut(settings), look.ran(settings)
+        file = next(iter(results.values())).source
         exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
-        pictures = downloads.document(found, replace(settings, masks=False), ran)["pictures"]
+        pictures = downloads.document(results, replace(settings, masks=False), ran)["pictures"]
         linked = replace(  # without what the page would choose by itself
             settings,
             model="" if settings.model == next(iter(self._service.offers)) else settings.model,
             method="" if settings.method == self._service.menu(settings.model).own else settings.method,
         )
         return {
-            "status": view.status(view.summary(found)),
-            "figures": view.results_html(found, settings.opacity, ran, settings.masks),
+            "status": view.status(view.summary(results)),
+            "figures": view.results_html(results, settings.opacity, ran, settings.masks),
             "json": json.dumps(pictures, ensure_ascii=False, indent=1, allow_nan=False),
             "python": python_lines(settings, file, look.offer.arguments, rules, exemplar),
             "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
@@ -298,7 +298,7 @@ class Turns:
     @asynccontextmanager
     async def turn(self, model: Future[Any] | None = None, client: str = "") -> AsyncIterator[None]:
         """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
-        one = "" if is_loopback(client) else client_of(client)  # a proxy's visitors all seem to be on this machine
+        visitor = "" if is_loopback(client) else client_of(client)  # a proxy's visitors all seem to be on this machine
         if model is not None and not model.done():
             if not self._room_before:
                 raise RefusedError(503, QUEUE_FULL)
@@ -307,10 +307,10 @@ class Turns:
                 await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
             finally:
                 self._room_before += 1
-        if not self._room or (one and self._mine[one] >= self._most_of_one):
+        if not self._room or (visitor and self._mine[visitor] >= self._most_of_one):
             raise RefusedError(503, QUEUE_FULL)
         self._room -= 1
-        self._mine[one] += 1
+        self._mine[visitor] += 1
         self.waiting += 1
         try:
             try:
@@ -326,7 +326,7 @@ class Turns:
                 self._free.release()
         finally:
             self._room += 1
-            self._mine -= Counter([one])  # without those that have none
+            self._mine -= Counter([visitor])  # without those that have none
 
 
 # ------------------------------------------------------------------------------------------------------- questions
@@ -365,12 +365,12 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
     settings = dict(given)
     pictures: dict[str, Given] = {}
     for field in PICTURES:
-        one = settings.pop(field, None)
-        if one in (None, "") or (isinstance(one, UploadFile) and not one.filename and not one.size):
+        sent = settings.pop(field, None)
+        if sent in (None, "") or (isinstance(sent, UploadFile) and not sent.filename and not sent.size):
             continue  # null, an empty text, or what a browser sends where no file was chosen
-        if not isinstance(one, Given):
+        if not isinstance(sent, Given):
             raise RefusedError(422, f"expected {field} as a file or as the id of one")
-        pictures[field] = one
+        pictures[field] = sent
     for key, value in settings.items():
         if isinstance(value, UploadFile):
             raise RefusedError(422, f"expected a file only as {' or '.join(PICTURES)}, got one as {key[:40]!r}")
@@ -385,8 +385,8 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
         if text == "true":
             switches.append(name)
     ids = {
-        field: one if isinstance(one, str) else store.keep(one.file, one.filename or "")
-        for field, one in pictures.items()
+        field: given if isinstance(given, str) else store.keep(given.file, given.filename or "")
+        for field, given in pictures.items()
     }
     files = {field: str(store.picture(number)) for field, number in ids.items()}
     exemplar = files.get("exemplar")
@@ -416,4 +416,4 @@ def _depth_exceeds(value: Any, most: int) -> bool:
     if not isinstance(value, dict | list):
         return False
     inner = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(_depth_exceeds(one, most - 1) for one in inner)
+    return most == 0 or any(_depth_exceeds(part, most - 1) for part in inner)

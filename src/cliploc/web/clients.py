@@ -26,24 +26,24 @@ class RefusedError(Exception):
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address that a text is, as IPv4 where IPv6 only maps it; None for any other text."""
     try:
-        found = ipaddress.ip_address(text)
+        ip = ipaddress.ip_address(text)
     except ValueError:
         return None
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def client_of(address: str) -> str:
     """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, which a home has alone."""
-    found = _address(address)
-    if found is None or found.version == 4:
-        return str(found or address)
-    return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+    ip = _address(address)
+    if ip is None or ip.version == 4:
+        return str(ip or address)
+    return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
 
 
 def is_loopback(address: str) -> bool:
     """Whether a client is on this machine: the user, or a proxy that all visitors come through."""
-    found = _address(address)
-    return found is not None and found.is_loopback
+    ip = _address(address)
+    return ip is not None and ip.is_loopback
 
 
 # ----------------------------------------------------------------------------------------------------------- host names

@@ -52,42 +52,45 @@ def write_files(
         paths.append(folder / name)
         return paths[-1]
 
-    for method, one in results.items():
-        width, height = one.image.size
+    for method, result in results.items():
+        width, height = result.image.size
         most = MAX_VALUES // (width * height)
-        if len(one.names) > most:
+        if len(result.names) > most:
             raise UsageError(
                 f"expected at most {most} names for the files of a picture of {width}×{height} pixels, got "
-                f"{len(one.names)}: leave some out, or make it smaller"
+                f"{len(result.names)}: leave some out, or make it smaller"
             )
         behind = f"_{_plain(method)}" if len(results) > 1 else ""
-        stem = _plain(Path(one.source).stem) + behind
-        draw_overlay(one, opacity=settings.opacity, masks=settings.masks).save(file(f"{stem}_overlay.png"))
+        stem = _plain(Path(result.source).stem) + behind
+        draw_overlay(result, opacity=settings.opacity, masks=settings.masks).save(file(f"{stem}_overlay.png"))
         if settings.masks:
-            label_picture(one.label_map(), len(one.names)).save(file(f"{stem}_labels.png"))
-        heatmaps = one.heatmaps  # [P, H, W]
+            label_picture(result.label_map(), len(result.names)).save(file(f"{stem}_labels.png"))
+        heatmaps = result.heatmaps  # [P, H, W]
         np.save(file(f"{stem}_heatmaps.npy"), heatmaps, allow_pickle=False)
-        for index, name in enumerate(one.names):
+        for index, name in enumerate(result.names):
             path = file(f"{stem}_{index + 1}_{_plain(name)}.png")
             reporter.phase(f"writing {path.name}")
             Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(path)
         export = ExportSettings(
-            one.names, f"{model}, {title_of(method, one)}", image_url="/data/local-files/?d=", masks=settings.masks
+            result.names,
+            f"{model}, {title_of(method, result)}",
+            image_url="/data/local-files/?d=",
+            masks=settings.masks,
         )
-        codes = {index: encode(mask) for index, mask in one.box_masks()} if settings.masks else {}
+        codes = {index: encode(mask) for index, mask in result.box_masks()} if settings.masks else {}
         masks = tuple(codes[index] for index in range(len(codes)))
         # Those that need no folders, and no pictures beside their files.
-        for form in (one for one in exports if not one.folders and "picture_files" not in one.needs):
+        for form in (export for export in exports if not export.folders and "picture_files" not in export.needs):
             part = folder / f"{form.name}{behind}.part"
             part.mkdir()
-            form.write(partial(_annotated, one, masks), export, part)
+            form.write(partial(_annotated, result, masks), export, part)
             for written in [part / name for name in form.files]:
                 written.rename(file(f"{written.stem}{behind}{written.suffix}"))
             part.rmdir()
     first = next(iter(results.values()))
     if len(results) > 1:
         reporter.phase("writing the comparison")
-        titles = {method: title_of(method, one) for method, one in results.items()}
+        titles = {method: title_of(method, result) for method, result in results.items()}
         sheet = draw_comparison([ModelResults(model, results)], titles)
         sheet.save(file(f"{_plain(Path(first.source).stem)}_compare.png"))
     if settings.masks:

@@ -92,7 +92,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     @_refusing(409, folder)
     def write(_: Request) -> Response:
         result = folder.write_exports()
-        files = [one for names in result.files.values() for one in names]
+        files = [file for names in result.files.values() for file in names]
         return JSONResponse({"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)})
 
     def learning(_: Request) -> Response:
@@ -134,10 +134,10 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
 
 def _parsed(body: bytes, kind: type) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = parse_json(body, kind)
+        message: dict[str, Any] = parse_json(body, kind)
     except DocumentError as error:
         raise RefusedError(422, f"expected what the editor sends, got something else ({error})") from None
-    return found
+    return message
 
 
 @contextmanager

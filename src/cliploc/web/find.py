@@ -47,9 +47,9 @@ def application(
     debug: bool = False,
 ) -> Guard:
     """Page and API as an ASGI application; `auth` None: everybody; `rate` a minute of a remote client, 0: no limit."""
-    examples = {one.path.name: one for one in demo_photos()}
+    examples = {photo.path.name: photo for photo in demo_photos()}
     looks = Kept[SearchResult](LOOK_BYTES, KEPT_SECONDS)
-    store = Store(folder, {name: one.path for name, one in examples.items()})
+    store = Store(folder, {name: photo.path for name, photo in examples.items()})
     answers = Answers(service, looks, store, queue, debug)
     text = TEMPLATES.render(
         "find.html",

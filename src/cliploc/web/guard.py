@@ -190,14 +190,18 @@ class Guard(Gate):
         client = client_in(scope)
         await incoming.begin(UPLOAD_SECONDS, FIRST_BYTES)
         # Where too many arrive, of this client or of all, the slowest is ended; if none is slow, this one is refused.
-        arriving = [one for one in self._arriving if not one.whole and not one.left]
-        mine = [] if is_loopback(client) else [one for one in arriving if self._arriving[one] == client_of(client)]
+        arriving = [upload for upload in self._arriving if not upload.whole and not upload.left]
+        mine = (
+            []
+            if is_loopback(client)
+            else [upload for upload in arriving if self._arriving[upload] == client_of(client)]
+        )
         crowd = mine if len(mine) >= UPLOADS_OF_ONE else arriving if len(arriving) >= UPLOADS_AT_ONCE else []
         if crowd:
-            slow = [one for one in crowd if one.age > CROWDED_SECONDS and one.pace < CROWDED_SLOWEST]
+            slow = [upload for upload in crowd if upload.age > CROWDED_SECONDS and upload.pace < CROWDED_SLOWEST]
             if not slow:
                 raise RefusedError(503, UPLOADS_FULL)
-            min(slow, key=lambda one: one.pace).drop(RefusedError(503, UPLOADS_FULL))
+            min(slow, key=lambda upload: upload.pace).drop(RefusedError(503, UPLOADS_FULL))
         self._arriving[incoming] = client_of(client)
         try:
             await asyncio.to_thread(self._uploads.make_room, length)

@@ -45,12 +45,12 @@ class Connection(H11Protocol):
         self._patience: asyncio.TimerHandle | None = self.loop.call_later(HEADER_SECONDS, self._give_up)
         host = self.client[0] if self.client else ""
         self._visitor = "" if is_loopback(host) else client_of(host)
-        others = [one for one in self.connections if isinstance(one, Connection)]
-        mine = [one for one in others if one._visitor == self._visitor] if self._visitor else []
+        others = [connection for connection in self.connections if isinstance(connection, Connection)]
+        mine = [connection for connection in others if connection._visitor == self._visitor] if self._visitor else []
         crowd = mine if len(mine) > self.most // SHARE else others if len(others) > self.most else []
         if crowd:
-            silent = [one for one in crowd if one.waits and one is not self]
-            leaving = min(silent, key=lambda one: one._heard, default=self)
+            silent = [connection for connection in crowd if connection.waits and connection is not self]
+            leaving = min(silent, key=lambda connection: connection._heard, default=self)
             leaving.transport.abort()
             leaving.connections.discard(leaving)
 
@@ -170,7 +170,7 @@ def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
         return Route(f"/static/{name}", give)
 
     # The colours of pages, of names in legends, and what all pages share.
-    chips = "".join(f".name-{place} {{ background: {as_hex(one)}; }}\n" for place, one in enumerate(NAME_COLOURS))
+    chips = "".join(f".name-{place} {{ background: {as_hex(colour)}; }}\n" for place, colour in enumerate(NAME_COLOURS))
     base = REPORT_TEMPLATES.render("colours.css") + REPORT_TEMPLATES.asset(BASE) + chips
     return [giving(BASE, base), *(giving(name, templates.asset(name)) for name in names)]
 

@@ -82,20 +82,20 @@ class Offer:
 
 def with_heads(offers: Sequence[Offer], heads: Iterable[str]) -> list[Offer]:
     """Adds heads, the files of `cliploc train`, to the models that they were trained on."""
-    found = list(offers)
+    models = list(offers)
     for head in heads:
         trained = read_config(head)
-        places = [i for i, one in enumerate(found) if one.model == trained.tower]
+        places = [i for i, model in enumerate(models) if model.model == trained.tower]
         if not places:
             raise UsageError(
                 f"{head} was trained on {trained.tower}, which is not offered: add --model {trained.tower}"
             )
         for place in places:
-            known = found[place].heads
+            known = models[place].heads
             if trained.method in known:
                 raise UsageError(f"{head} and {known[trained.method]} are both for {trained.method}: leave one out")
-            found[place] = replace(found[place], heads={**known, trained.method: head})
-    return found
+            models[place] = replace(models[place], heads={**known, trained.method: head})
+    return models
 
 
 def _bare(name: str) -> str:
@@ -149,10 +149,10 @@ class SearchResult:
     def size(self) -> int:
         """Bytes of the heatmaps and photographs, and of what second looks read."""
         return sum(
-            one.maps.nbytes
-            + 3 * one.image.width * one.image.height
-            + (0 if one.second_look is None else one.second_look.size)
-            for one in self.results.values()
+            result.maps.nbytes
+            + 3 * result.image.width * result.image.height
+            + (0 if result.second_look is None else result.second_look.size)
+            for result in self.results.values()
         )
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
@@ -167,7 +167,7 @@ class SearchResult:
         if source is None and settings.masks_by != "heat":
             there = ", ".join(("heat", *self.mask_sources))
             raise UsageError(f"expected masks_by to be one of {there} on this server, got {settings.masks_by}")
-        found = {}
+        results = {}
         for method, tau in self.rules(settings):
             own = self.own[method]
             rule = BoxRule(
@@ -178,8 +178,8 @@ class SearchResult:
             )
             least = own.min_presence if settings.min_presence is None else settings.min_presence
             cut = self.results[method].by(rule, 0.0 if method in self.closed else least)
-            found[method] = replace(cut, mask_source=source)
-        return found
+            results[method] = replace(cut, mask_source=source)
+        return results
 
     def unset(self, settings: Settings) -> Settings:
         """The settings without values that are the methods' own, as a slider always has a value."""
@@ -199,7 +199,7 @@ class SearchResult:
             return None
         threshold = {} if settings.threshold is None else {"threshold": round(settings.threshold, 4)}
         options = {**self.recipe.options, **settings.arguments, **threshold}
-        kept = {name: one for name, one in options.items() if name not in UNREFINED or one != UNREFINED[name]}
+        kept = {name: value for name, value in options.items() if name not in UNREFINED or value != UNREFINED[name]}
         return replace(self.recipe, options=kept)
 
 
@@ -263,7 +263,7 @@ class Service:
                 del self._loaded[offer.label]  # the next visitor tries again
             raise
         with self._lock:
-            others = [label for label, one in self._loaded.items() if one.done()]
+            others = [label for label, model in self._loaded.items() if model.done()]
             for label in others[: max(0, len(others) + 1 - KEPT_MODELS)]:
                 del self._loaded[label]
         return loaded
@@ -279,10 +279,10 @@ class Service:
             backbone = self.backbone(label)
             recipes = {RECIPE + name: recipe_of(backbone, name) for name in RECIPES}
             steps = []
-            for one in refinements:
+            for refinement in refinements:
                 with suppress(UsageError):
-                    resolve_refinements([one.name], backbone)
-                    steps.append(one.name)
+                    resolve_refinements([refinement.name], backbone)
+                    steps.append(refinement.name)
             own = next(iter(offer.heads), self._recipe)
             self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), tuple(steps), own)
         return self._menus[offer.label]
@@ -346,16 +346,16 @@ class Service:
         by_name = self.localizer(settings, named[0], exemplars) if named else None
 
         def compute() -> dict[str, Localization]:
-            found: dict[str, Localization] = {}
+            localizations: dict[str, Localization] = {}
             with ExitStack() as modes:
                 told = _Interruptible(reporter, modes)
                 counted = replace(reporter, masked=told.masked, tower=told.begin)
                 how: dict[str, Any] = {"reporter": counted, "presence": True, "boxes": False}
                 if by_recipe is not None:
-                    found[settings.method] = next(by_recipe.stream([picture], settings.asked, **how))
+                    localizations[settings.method] = next(by_recipe.stream([picture], settings.asked, **how))
                 if by_name is not None:
-                    found |= next(by_name.compare([picture], settings.asked, asked, **how))
-            return found
+                    localizations |= next(by_name.compare([picture], settings.asked, asked, **how))
+            return localizations
 
         job = self._models.submit(compute)
         try:

@@ -94,15 +94,15 @@ class Settings:
     def asked(self) -> list[str]:
         """The names, each once, in order."""
         parts = [" ".join(part.split()) for line in self.names.splitlines() for part in line.split(",")]
-        found = list(dict.fromkeys(part for part in parts if part))
-        if not found:
+        names = list(dict.fromkeys(part for part in parts if part))
+        if not names:
             raise UsageError("expected a name to look for, got none: type one, such as cat")
-        if len(found) > MOST_NAMES:
-            raise UsageError(f"expected at most {MOST_NAMES} names at once, got {len(found)}: leave some out")
-        words = sum(1 + len(re.findall("[|~]", name)) for name in found)
+        if len(names) > MOST_NAMES:
+            raise UsageError(f"expected at most {MOST_NAMES} names at once, got {len(names)}: leave some out")
+        words = sum(1 + len(re.findall("[|~]", name)) for name in names)
         if words > MOST_WORDS:
             raise UsageError(f"expected at most {MOST_WORDS} names and synonyms, got {words}: leave some out")
-        return found
+        return names
 
     def with_exemplar(self, file: str | None) -> Settings:
         """A search's settings with this file as exemplar, its name filled in; None resets those of an exemplar."""
@@ -142,8 +142,8 @@ class Settings:
         """Arguments of `Localizer`, without model, method, threshold and defaults."""
         changed = {key: getattr(self, key) for key in OF_LOCALIZER if getattr(self, key) != getattr(Settings, key)}
         values: dict[str, Any] = {
-            key: () if one == NONE else OPTIONS[key].parse(one) if isinstance(one, str) else one
-            for key, one in changed.items()
+            key: () if value == NONE else OPTIONS[key].parse(value) if isinstance(value, str) else value
+            for key, value in changed.items()
         }
         return Options(**values).given()
 
@@ -151,7 +151,7 @@ class Settings:
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """Makes settings from plain values, such as the JSON of a request."""
     base = base or Settings()
-    known = {"recipe", *(one.name for one in fields(Settings))}
+    known = {"recipe", *(setting.name for setting in fields(Settings))}
     for key in values:
         if key not in known:
             raise UsageError(f"expected one of the settings {', '.join(sorted(known))}, got {str(key)[:40]!r}")
@@ -203,7 +203,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
 def to_query(settings: Settings) -> str:
     """The query string of a URL with these settings, without defaults."""
     default = Settings()
-    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    values = {setting.name: getattr(settings, setting.name) for setting in fields(settings)}
     return urlencode({key: _text(value) for key, value in values.items() if value != getattr(default, key)})
 
 
@@ -244,12 +244,12 @@ def python_lines(
         rest = {**method, "threshold": threshold, **settings.arguments, **drawn, **shown}
         given = ", ".join(f"{key}={value!r}" for key, value in rest.items())
         name, of_model = ("localizer", of_model) if place == 0 else ("other", "localizer.backbone")
-        found = "found" if place == 0 else "compared"
+        variable = "found" if place == 0 else "compared"
         lines += [
             f"{name} = cliploc.Localizer({of_model}, {given})",
-            f"{found} = {name}({file!r}, {settings.asked!r})",
-            f"print({found}.boxes.xyxy, {found}.heatmaps.shape)",
-            f"{found}.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
+            f"{variable} = {name}({file!r}, {settings.asked!r})",
+            f"print({variable}.boxes.xyxy, {variable}.heatmaps.shape)",
+            f"{variable}.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
             f".save({method.get('method', 'recipe') + '.png'!r})",
             "",
         ]

@@ -33,10 +33,10 @@ class Store:
             while part := file.read(2**20):
                 digest.update(part)
                 stored.write(part)
-        found = digest.hexdigest()
-        (self._folder / found).mkdir(exist_ok=True)
-        Path(stored.name).replace(self._folder / found / name)
-        return found
+        picture_id = digest.hexdigest()
+        (self._folder / picture_id).mkdir(exist_ok=True)
+        Path(stored.name).replace(self._folder / picture_id / name)
+        return picture_id
 
     def picture(self, number: str) -> Path:
         """The file of a picture."""
@@ -126,7 +126,7 @@ class Uploads:
         self._end.set()
 
     def _files(self) -> list[tuple[float, int, str]]:
-        found = []
+        files = []
         for place, _, names in os.walk(self._folder):
             for name in names:
                 path = os.path.join(place, name)
@@ -134,8 +134,8 @@ class Uploads:
                     continue
                 with suppress(OSError):
                     status = os.lstat(path)
-                    found.append((status.st_ctime, status.st_size, path))
-        return found
+                    files.append((status.st_ctime, status.st_size, path))
+        return files
 
     def _remove_empty_folders(self, now: float) -> None:
         for place, _, names in os.walk(self._folder, topdown=False):

@@ -31,18 +31,18 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
         problem, label = str(error), next(iter(service.offers))
         menu = service.menu(label)
     method = settings.method if settings.method in (*menu.recipes, *menu.methods) else menu.own
-    refine = tuple(one for one in settings.refine or () if one in menu.refinements)
+    refine = tuple(name for name in settings.refine or () if name in menu.refinements)
     usable = replace(
         settings,
         masks_by=settings.masks_by if settings.masks_by in service.mask_sources else "heat",
         model=label,
         method=method,
-        compare=tuple(one for one in settings.compare if one in menu.methods),
+        compare=tuple(name for name in settings.compare if name in menu.methods),
         refine=refine if refine or settings.refine == () else None,
     )
     own = service.own(usable, method)
     second = service.own(usable, usable.compare[0] if usable.compare else "").threshold
-    values = {one.name: getattr(usable, one.name) for one in fields(usable)} | {
+    values = {setting.name: getattr(usable, setting.name) for setting in fields(usable)} | {
         "refine": [NONE] if usable.refine == () else usable.refine or [],
         "flip": "" if usable.flip is None else str(usable.flip).lower(),
         "masks": str(usable.masks).lower(),
@@ -57,7 +57,7 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     }
     values |= {name: value for name, value in owned.items() if values[name] is None}
     methods = [(name, find(name).title) for name in menu.methods]
-    recipes = [(name, f"{name.replace(':', ': ')} – {_parts(one)}") for name, one in menu.recipes.items()]
+    recipes = [(name, f"{name.replace(':', ': ')} – {_parts(recipe)}") for name, recipe in menu.recipes.items()]
     choices = {"method": recipes + methods, "compare": methods}
     titles = {"heat": "heat", "grabcut": "GrabCut", "sam": "Segment Anything"}
     choices["masks_by"] = [(name, titles[name]) for name in ("heat", *service.mask_sources)]
@@ -71,7 +71,9 @@ def _parts(recipe: Recipe) -> str:
     options = recipe.options
     scales = options.get("scales", ())
     words = [find(recipe.method).title, *options.get("refine", ())]
-    words += [f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{one:g}' for one in scales)}"] if scales else []
+    words += (
+        [f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{scale:g}' for scale in scales)}"] if scales else []
+    )
     words += [word for name, word in (("windows", "windows"), ("flip", "mirrored")) if options.get(name)]
     return ", ".join(words)
 
@@ -102,10 +104,10 @@ def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 
 def summary(results: Mapping[str, Localization]) -> str:
     """One line for each method's result: the names found, their boxes, and how many names are unsure."""
     lines = []
-    for method, one in results.items():
-        found, unsure = int(one.found.sum()), len(set(one.unsure.label.tolist()))
-        line = f"{title_of(method, one)}: {found} of {count(len(one.names), 'name')} found, "
-        line += count(len(one.boxes), "box", "boxes")
+    for method, result in results.items():
+        found_names, unsure = int(result.found.sum()), len(set(result.unsure.label.tolist()))
+        line = f"{title_of(method, result)}: {found_names} of {count(len(result.names), 'name')} found, "
+        line += count(len(result.boxes), "box", "boxes")
         lines.append(f"{line}, {unsure} unsure" if unsure else line)
     return " · ".join(lines)
 
@@ -116,8 +118,8 @@ def results_html(
     """A figure for every name and method, a figure of all names together, and a table of scores and boxes."""
     several = len(results) > 1
     names = next(iter(results.values())).names
-    shown = {method: scaled(one, fit_within(one.image.size, SHOWN_SIDE)) for method, one in results.items()}
-    titles = {method: title_of(method, one) if several else "" for method, one in results.items()}
+    shown = {method: scaled(result, fit_within(result.image.size, SHOWN_SIDE)) for method, result in results.items()}
+    titles = {method: title_of(method, result) if several else "" for method, result in results.items()}
     rows = [
         [_figure_of_name(results[method], shown[method], index, opacity, titles[method], masks) for method in results]
         for index in range(len(names))
@@ -132,11 +134,11 @@ def results_html(
         layout={1: "", 2: "paired"}.get(len(results), "many"),
         groups=rows,
         recipe=None if recipe is None else (recipe.name, recipe.flags),
-        notes=list(dict.fromkeys(note for one in results.values() for note in one.notes)),
+        notes=list(dict.fromkeys(note for result in results.values() for note in result.notes)),
         rows=[
-            _row(one, index, title_of(method, one))
-            for method, one in results.items()
-            for index in range(len(one.names))
+            _row(result, index, title_of(method, result))
+            for method, result in results.items()
+            for index in range(len(result.names))
         ],
     )
 
@@ -156,8 +158,8 @@ def _figure_of_name(
 def _figure_of_all(shown: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
     image = draw_names(shown, list(range(len(shown.names))), opacity, caption=True, masks=masks)
     title = " · ".join(filter(None, ("All names", method)))
-    found = [name for name, there in zip(shown.names, shown.found, strict=True) if there]
-    alt = f"{title}; found: {', '.join(found) or 'none'}"
+    names = [name for name, there in zip(shown.names, shown.found, strict=True) if there]
+    alt = f"{title}; found: {', '.join(names) or 'none'}"
     return {
         "picture": embedded(image, alt, quality=JPEG_QUALITY),
         "title": title,

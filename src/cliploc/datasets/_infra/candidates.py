@@ -83,65 +83,81 @@ class Checker:
         self.add(f"{'missing' if missing else 'broken'} {what}", sample_id, f"{header}{more}")
         return None
 
-    def sample(self, one: Candidate) -> Sample | None:
+    def sample(self, candidate: Candidate) -> Sample | None:
         """The sample of a candidate, or None if it is left out."""
-        if not self.is_new(one.id):
+        if not self.is_new(candidate.id):
             return None
-        if not 0 <= one.label < self._classes:
-            self.add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
+        if not 0 <= candidate.label < self._classes:
+            self.add(
+                "label mismatch",
+                candidate.id,
+                f"expected a label of 0–{self._classes - 1}, got {candidate.label}: left out",
+            )
             return None
-        if not one.boxes and not one.masks:
-            self.add("empty annotation", one.id, "no box and no mask: left out")
+        if not candidate.boxes and not candidate.masks:
+            self.add("empty annotation", candidate.id, "no box and no mask: left out")
             return None
-        header = self.header(one.id, one.path, hint=one.hint)
-        placed = None if header is None else self._placed(one, *header)
+        header = self.header(candidate.id, candidate.path, hint=candidate.hint)
+        placed = None if header is None else self._placed(candidate, *header)
         if placed is None:
             return None
-        for mask in (*one.masks, *([one.ignore] if one.ignore else [])):
+        for mask in (*candidate.masks, *([candidate.ignore] if candidate.ignore else [])):
             if not os.path.isfile(mask):
-                self.add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
+                self.add("missing mask", candidate.id, f"expected a mask at {mask}, found none: left out")
                 return None
         size_wh, boxes = placed
         kept = []
         for box in boxes:
             inside, problem = clipped(box, size_wh)
             if problem is not None:
-                self.add(problem[0], one.id, problem[1])
+                self.add(problem[0], candidate.id, problem[1])
             if inside is not None:
                 kept.append(inside)
-        if not kept and not one.masks:
-            self.add("empty annotation", one.id, "none of its boxes can be used: left out")
+        if not kept and not candidate.masks:
+            self.add("empty annotation", candidate.id, "none of its boxes can be used: left out")
             return None
         xyxy = np.array(kept, np.float32).reshape(-1, 4)  # [m, 4]
-        return Sample(one.id, one.path, one.label, size_wh, xyxy, one.masks, one.ignore)
+        return Sample(candidate.id, candidate.path, candidate.label, size_wh, xyxy, candidate.masks, candidate.ignore)
 
-    def _placed(self, one: Candidate, stored_wh: Size, orientation: int) -> tuple[Size, Sequence[Box]] | None:
+    def _placed(self, candidate: Candidate, stored_wh: Size, orientation: int) -> tuple[Size, Sequence[Box]] | None:
         """The annotated size and the boxes, both for the upright picture; None if the candidate is left out."""
         add = self.add
-        size_wh, boxes = stored_wh if one.size_wh is None else one.size_wh, one.boxes
+        size_wh, boxes = stored_wh if candidate.size_wh is None else candidate.size_wh, candidate.boxes
         if not all(1 <= side <= MOST_SIDE for side in size_wh):
-            add("size mismatch", one.id, f"expected a size of at least 1×1, got {by(size_wh)}: correct the annotation")
+            add(
+                "size mismatch",
+                candidate.id,
+                f"expected a size of at least 1×1, got {by(size_wh)}: correct the annotation",
+            )
             return None
         shown_wh = turned_wh(stored_wh, orientation)
-        if one.upright:
-            size_wh = shown_wh if one.size_wh is None else size_wh
+        if candidate.upright:
+            size_wh = shown_wh if candidate.size_wh is None else size_wh
         elif orientation >= 5 and size_wh != stored_wh and size_wh == shown_wh:
             pass  # annotated as shown
-        elif orientation != 1 and one.masks:
-            add("turned picture", one.id, "its EXIF orientation turns it but not its masks: left out")
+        elif orientation != 1 and candidate.masks:
+            add("turned picture", candidate.id, "its EXIF orientation turns it but not its masks: left out")
             return None
         elif orientation != 1:
-            add("turned picture", one.id, "its EXIF orientation turns it: the boxes are turned too")
+            add("turned picture", candidate.id, "its EXIF orientation turns it: the boxes are turned too")
             boxes = [turned(box, size_wh, orientation) for box in boxes]
             size_wh = turned_wh(size_wh, orientation)
-        if size_wh != shown_wh and not one.resized:
-            add("size mismatch", one.id, f"annotated as {by(size_wh)}, the file has {by(shown_wh)}: taken as resized")
+        if size_wh != shown_wh and not candidate.resized:
+            add(
+                "size mismatch",
+                candidate.id,
+                f"annotated as {by(size_wh)}, the file has {by(shown_wh)}: taken as resized",
+            )
         return size_wh, boxes
 
 
-def safe_id(one: str) -> bool:
+def safe_id(sample_id: str) -> bool:
     """Whether a file named by this id stays inside its folder."""
-    return bool(one) and not Path(one).is_absolute() and ".." not in PurePosixPath(one.replace("\\", "/")).parts
+    return (
+        bool(sample_id)
+        and not Path(sample_id).is_absolute()
+        and ".." not in PurePosixPath(sample_id.replace("\\", "/")).parts
+    )
 
 
 def picture_ids(names: Iterable[str]) -> dict[str, str]:

@@ -61,9 +61,9 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
 def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, tuple[float, ...]]]:
     """The rows of a comma-separated file of an id and `count` numbers each."""
     rows = []
-    for i, (one, *cells) in enumerate(csv_rows(path, 1 + count), start=1):
+    for i, (key, *cells) in enumerate(csv_rows(path, 1 + count), start=1):
         try:
-            rows.append((one, tuple(int(cell) if whole else float(cell) for cell in cells)))
+            rows.append((key, tuple(int(cell) if whole else float(cell) for cell in cells)))
         except ValueError:
             wanted = "whole numbers" if whole else "numbers"
             raise UsageError(
@@ -97,7 +97,7 @@ def first_folder(root: Path, places: Iterable[str]) -> Path | None:
 
 def needed_folder(root: Path, places: Sequence[str], what: str) -> Path:
     """The first of these paths below the root that is a folder."""
-    found = first_folder(root, places)
-    if found is None:
+    folder = first_folder(root, places)
+    if folder is None:
         raise UsageError(f"expected a folder of {what} at {root}/{', or '.join(places)}; found none: {HELP}")
-    return found
+    return folder

@@ -188,46 +188,51 @@ def open_labelled(
     return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems.met))
 
 
-def _checked(checker: Checker, one: LabelledPicture) -> LabelledPicture | None:
+def _checked(checker: Checker, picture: LabelledPicture) -> LabelledPicture | None:
     """The picture with its size, or None if it or its label map cannot be used."""
-    if not checker.is_new(one.id):
+    if not checker.is_new(picture.id):
         return None
-    if one.decode is not None:
-        return one
-    header = checker.header(one.id, one.path)
+    if picture.decode is not None:
+        return picture
+    header = checker.header(picture.id, picture.path)
     if header is None:
         return None
     size, orientation = header
     if orientation != 1:
-        checker.add("turned picture", one.id, "its EXIF orientation turns it but not its label map: left out")
+        checker.add("turned picture", picture.id, "its EXIF orientation turns it but not its label map: left out")
         return None
     sizes = {"the picture": size}
-    for path in one.truth.files:
-        header = checker.header(one.id, path, "mask")
+    for path in picture.truth.files:
+        header = checker.header(picture.id, path, "mask")
         if header is None:
             return None
         sizes[f"its label map {path.name}"] = header[0]
-    if not one.truth.files:
-        sizes["its annotation"] = one.size_wh
+    if not picture.truth.files:
+        sizes["its annotation"] = picture.size_wh
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{what} has {width}×{height}" for what, (width, height) in sizes.items())
-        checker.add("size mismatch", one.id, f"{said}: left out")
+        checker.add("size mismatch", picture.id, f"{said}: left out")
         return None
-    return replace(one, size_wh=size)
+    return replace(picture, size_wh=size)
 
 
 def pictures_with_maps(
     pairs: Iterable[tuple[str, Path, Path]], reduce_zero_label: bool = False
 ) -> list[LabelledPicture]:
     """A `LabelledPicture` for each id, picture and label map."""
-    return [LabelledPicture(one, picture, (0, 0), LabelFile(path, reduce_zero_label)) for one, picture, path in pairs]
+    return [
+        LabelledPicture(picture_id, picture, (0, 0), LabelFile(path, reduce_zero_label))
+        for picture_id, picture, path in pairs
+    ]
 
 
 def pictures_or_maps(images: Path, maps: Path, suffix: str) -> list[LabelledPicture]:
     """The pictures `<id>.jpg` and label maps `<id><suffix>` of two folders, also of ids that only one of them has."""
     ids = {path.name.removesuffix(suffix) for path in maps.glob(f"*{suffix}")}
     ids |= {path.stem for path in images.glob("*.jpg")}
-    return pictures_with_maps((one, images / f"{one}.jpg", maps / f"{one}{suffix}") for one in sorted(ids))
+    return pictures_with_maps(
+        (picture_id, images / f"{picture_id}.jpg", maps / f"{picture_id}{suffix}") for picture_id in sorted(ids)
+    )
 
 
 def listed(path: Path) -> list[str]:

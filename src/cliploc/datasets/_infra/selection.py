@@ -32,7 +32,7 @@ class Subset:
 
     def labels(self, classes: Sequence[ClassName], dataset: str) -> set[int]:
         """The labels of its classes."""
-        labels = {one.wnid: label for label, one in enumerate(classes)}
+        labels = {class_name.wnid: label for label, class_name in enumerate(classes)}
         absent = [wnid for wnid in self.reasons if wnid not in labels]
         if absent:
             raise UsageError(f"{dataset} has no class {', '.join(absent)} of the subset {self.name}: choose --classes")
@@ -67,10 +67,16 @@ def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
     chosen = set()
     for text in asked:
         wanted = " ".join(text.split()).casefold()
-        by_name = [i for i, one in enumerate(classes) if wanted in (one.name.casefold(), one.wnid.casefold())]
-        labels = by_name or [i for i, one in enumerate(classes) if wanted in map(str.casefold, one.synonyms)]
+        by_name = [
+            i
+            for i, class_name in enumerate(classes)
+            if wanted in (class_name.name.casefold(), class_name.wnid.casefold())
+        ]
+        labels = by_name or [
+            i for i, class_name in enumerate(classes) if wanted in map(str.casefold, class_name.synonyms)
+        ]
         if not labels:
-            near = difflib.get_close_matches(wanted, [one.name for one in classes], n=3, cutoff=0.5)
+            near = difflib.get_close_matches(wanted, [class_name.name for class_name in classes], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise UsageError(f"unknown class {text!r}: {hint}expected a class's name, synonym or WordNet id")
         if len(labels) > 1:
@@ -113,7 +119,7 @@ class Draw:
 
 def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) -> UsageError:
     """The error for a folder of which no picture can be used; `otherwise` is the reason if there were no problems."""
-    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
+    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in problems.met).items())
     why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}" if counts else otherwise
     return UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
 
@@ -144,13 +150,15 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
         size_of[sample.path] = sample.size_wh
     # [K, K]: the number of pictures with both names; on the diagonal with the name.
     together = np.zeros((len(dataset.classes),) * 2, np.int64)
-    for pair, times in Counter(pair for one in truths.values() for pair in product(one, one)).items():
+    for pair, times in Counter(
+        pair for of_picture in truths.values() for pair in product(of_picture, of_picture)
+    ).items():
         together[pair] = times
     pictures = []
     for path, truth in truths.items():
         id_ = (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()
         known = names if dataset.absent is None else dataset.absent.get(path, frozenset()).intersection(names)
-        absent = [one for one in sorted(known) if one not in truth and (path, one) not in dataset.unclear]
+        absent = [label for label in sorted(known) if label not in truth and (path, label) not in dataset.unclear]
         if negatives == "random":
             count = min(len(truth), len(absent))
             chosen = random.Random(f"{draw.seed} {id_}").sample(absent, count)
@@ -158,7 +166,7 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
             chosen = absent
         else:
             often = together.diagonal() if negatives == "popular" else together[list(truth)].sum(axis=0)
-            chosen = sorted(absent, key=lambda one: (-often[one], -together[one, one], one))[: len(truth)]
+            chosen = sorted(absent, key=lambda label: (-often[label], -together[label, label], label))[: len(truth)]
         labels = tuple(sorted({*truth, *chosen}))
         pictures.append(AskedPicture(id_, path, size_of[path], labels, truth))
     return AskedDataset(
@@ -167,6 +175,6 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
         dataset.split,
         dataset.role,
         dataset.classes,
-        draw.of(pictures, lambda one: one),
+        draw.of(pictures, lambda label: label),
         dataset.problems,
     )

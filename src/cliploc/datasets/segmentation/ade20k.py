@@ -22,7 +22,7 @@ annotations/validation/ADE_val_00000001.png    label maps, 1–150, 0 for no lab
 def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG001
     """Reads a split; label 0 does not count."""
     at = ("", "ADEChallengeData2016/", "ade/ADEChallengeData2016/")
-    images = needed_folder(root, [f"{one}images/{split}" for one in at], "pictures")
+    images = needed_folder(root, [f"{prefix}images/{split}" for prefix in at], "pictures")
     maps = images.parent.parent / "annotations" / split
     pairs = ((path.stem, path, maps / f"{path.stem}.png") for path in sorted(images.glob("*.jpg")))
     return class_list("ade20k"), pictures_with_maps(pairs, reduce_zero_label=True)

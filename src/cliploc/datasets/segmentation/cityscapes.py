@@ -25,7 +25,7 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
     """Reads a split; ids are city and picture."""
     images = needed_folder(root, [f"{at}leftImg8bit/{split}" for at in ("", "cityscapes/")], "pictures")
     maps = images.parent.parent / "gtFine" / split
-    found = sorted(images.glob(f"*/*{PICTURE}"))
-    ids = [path.relative_to(images).as_posix().removesuffix(PICTURE) for path in found]
-    pairs = ((one, path, maps / f"{one}{LABELS}") for one, path in zip(ids, found, strict=True))
+    files = sorted(images.glob(f"*/*{PICTURE}"))
+    ids = [path.relative_to(images).as_posix().removesuffix(PICTURE) for path in files]
+    pairs = ((picture_id, path, maps / f"{picture_id}{LABELS}") for picture_id, path in zip(ids, files, strict=True))
     return class_list("cityscapes"), pictures_with_maps(pairs)

@@ -53,16 +53,16 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:
 
 def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problems: Problems) -> list[LabelledPicture]:
     """The pictures of a file of instances, each with its outlines; pictures without a thing are background only."""
-    categories = sorted(int(one["id"]) for one in document["categories"])
+    categories = sorted(int(category["id"]) for category in document["categories"])
     if len(categories) != things:
         raise ValueError(f"{len(categories)} categories, expected COCO's {things}")
     label_of = {category: label for label, category in enumerate(categories, start=1)}
-    sizes = {int(one["id"]): (int(one["width"]), int(one["height"])) for one in document["images"]}
+    sizes = {int(image["id"]): (int(image["width"]), int(image["height"])) for image in document["images"]}
     of_picture: dict[int, list[tuple[float, int, int, tuple[Outline, ...]]]] = {image: [] for image in sizes}
     count_of = dict.fromkeys(sizes, 0)  # picture → its outlines
-    for place, one in enumerate(document["annotations"]):
-        image, category = int(one["image_id"]), int(one["category_id"])
-        source = f"annotation {one.get('id', '')} of image {image}"
+    for place, annotation in enumerate(document["annotations"]):
+        image, category = int(annotation["image_id"]), int(annotation["category_id"])
+        source = f"annotation {annotation.get('id', '')} of image {image}"
         if image not in of_picture:
             problems.add("metadata", source, "no such image in the file: left out")
             continue
@@ -70,7 +70,7 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
             problems.add("label mismatch", source, f"no category {category} in the file: left out")
             continue
         try:
-            outlines = outlines_of(one["segmentation"], sizes[image])
+            outlines = outlines_of(annotation["segmentation"], sizes[image])
         except ValueError as error:
             problems.add("broken mask", source, f"{error}: left out")
             continue
@@ -78,11 +78,11 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
         if count_of[image] > MOST_OUTLINES:
             problems.add("broken mask", source, f"more than {MOST_OUTLINES:,} outlines in one picture: left out")
             continue
-        of_picture[image].append((-float(one.get("area") or 0), place, label_of[category], outlines))
+        of_picture[image].append((-float(annotation.get("area") or 0), place, label_of[category], outlines))
     pictures = []
-    ids = picture_ids(str(one["file_name"]) for one in document["images"])
-    for one in sorted(document["images"], key=lambda one: int(one["id"])):
-        size, name = sizes[int(one["id"])], str(one["file_name"])
-        drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[int(one["id"])]))
+    ids = picture_ids(str(image["file_name"]) for image in document["images"])
+    for described in sorted(document["images"], key=lambda image: int(image["id"])):
+        size, name = sizes[int(described["id"])], str(described["file_name"])
+        drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[int(described["id"])]))
         pictures.append(LabelledPicture(ids[name], images / name, size, Outlines(size, drawn)))
     return pictures

@@ -100,7 +100,7 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
     file = root if root.is_file() else root / FILE
     if not file.is_file():
         raise UsageError(f"expected {FILE} in {root}, found none: see the layout, cliploc datasets imagenet_seg")
-    names = {one.wnid: one.entry for one in imagenet_classes()}
+    names = {class_name.wnid: class_name.entry for class_name in imagenet_classes()}
     made = []
     try:
         with _opened(file) as mat:
@@ -109,15 +109,17 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
                 raise ValueError(f"value/img of shape {list(pictures.shape)}")
             for index in range(pictures.shape[0]):
                 wnid = "".join(map(chr, _array(mat, targets[index, 0], 2, MOST_LETTERS).ravel().tolist()))
-                one = f"{index:05d}_{wnid}"
+                picture_id = f"{index:05d}_{wnid}"
                 if wnid not in names:
-                    problems.add("label mismatch", one, "its WordNet id is not one of ImageNet's 1,000: left out")
+                    problems.add(
+                        "label mismatch", picture_id, "its WordNet id is not one of ImageNet's 1,000: left out"
+                    )
                     continue
                 colours, width, height = mat[pictures[index, 0]].shape
                 if colours != 3 or not 0 < width * height <= MAX_PIXELS:
                     raise ValueError(f"a picture of {colours} colours and {width}×{height} pixels")
                 inside = MatPicture(file, index)
-                made.append(LabelledPicture(one, file, (width, height), inside, names[wnid], inside))
+                made.append(LabelledPicture(picture_id, file, (width, height), inside, names[wnid], inside))
     except InputError as error:
         raise UsageError(str(error)) from error
     return (ClassName("background", ("background",)), ClassName("thing", ("thing",))), made

@@ -32,7 +32,9 @@ class _Challenge:
             images = needed_folder(root, places, "pictures")
             base = images.parent
             ids = listed(base / "ImageSets" / self.lists / f"{split}.txt")
-            pairs = [(one, images / f"{one}.jpg", base / self.maps / f"{one}.png") for one in ids]
+            pairs = [
+                (picture_id, images / f"{picture_id}.jpg", base / self.maps / f"{picture_id}.png") for picture_id in ids
+            ]
             return class_list(name), pictures_with_maps(pairs, reduce_zero_label)
 
 
@@ -78,7 +80,7 @@ def read_459(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: A
     base = needed_folder(root, ["VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages"], "pictures").parent
     maps = sorted((base / f"annotations_detectron2/pc459_{split}").glob("*.tif"))
     return class_list("context459"), pictures_with_maps(
-        (one.stem, base / f"JPEGImages/{one.stem}.jpg", one) for one in maps
+        (path.stem, base / f"JPEGImages/{path.stem}.jpg", path) for path in maps
     )
 
 

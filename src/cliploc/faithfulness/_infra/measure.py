@@ -184,7 +184,7 @@ class Faithfulness:
         asked = {name: given for name, given in self.methods.items() if methods is None or name in methods}
         hw = (images.shape[-2], images.shape[-1])
         results = list(localizer.compare(list(pictures), [entry], asked, reporter=reporter))
-        return {name: np.stack([one[name].maps_over_picture(hw)[0] for one in results]) for name in asked}
+        return {name: np.stack([result[name].maps_over_picture(hw)[0] for result in results]) for name in asked}
 
     # ---------------------------------------------------------------------------------------------------------- numbers
     def measure(
@@ -268,12 +268,12 @@ class Faithfulness:
                     seen.shared[key] = make(beside)
                 except (ModelError, RuntimeError, MemoryError):
                     seen.shared[key] = {}  # each method then runs alone, which shows which one failed
-            found = seen.shared[key]
-            heat = found[method] if method in found else make([method])[method]
+            heats = seen.shared[key]
+            heat = heats[method] if method in heats else make([method])[method]
             return torch.from_numpy(heat).to(seen.images.device)  # [n, H, W]
 
         def in_pictures(images: Tensor) -> list[Image.Image]:
-            return [Image.fromarray(in_8_bits(one[None], self.backbone.normalize)) for one in images]
+            return [Image.fromarray(in_8_bits(image[None], self.backbone.normalize)) for image in images]
 
         def of_picture(images: Tensor) -> Tensor:
             made = self._maps(self.localizer, in_pictures(images), entry, images, [method], reporter)
@@ -341,8 +341,8 @@ class _Uses(TorchFunctionMode):
         if isinstance(result, Tensor | tuple | list) and not isinstance(
             result, torch.Size
         ):  # not a fact like its dtype
-            for one in (*args, *(kwargs or {}).values()):
-                for each in one if isinstance(one, tuple | list) else (one,):
+            for argument in (*args, *(kwargs or {}).values()):
+                for each in argument if isinstance(argument, tuple | list) else (argument,):
                     if id(each) in self._known:
                         self.place.setdefault(id(each), len(self.place))
         return result

@@ -27,11 +27,11 @@ def regions(framed: npt.NDArray[np.uint8]) -> tuple[Regions, Regions]:
 
 
 @njit(nogil=True, cache=True)
-def _root(parent, one):
-    while parent[one] != one:
-        parent[one] = parent[parent[one]]
-        one = parent[one]
-    return one
+def _root(parent, node):
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
 
 
 @njit(nogil=True, cache=True)
@@ -107,9 +107,9 @@ def _borders(flat, basin, width, starts, diagonal):
             for bit in range(3):
                 if not (flags[pixel] >> bit) & 1:
                     continue
-                one = pixel + (1 if bit == 2 else 0)
+                here = pixel + (1 if bit == 2 else 0)
                 other = pixel + width + (1 if bit == 1 else 0)
-                a, b, level = basin[one], basin[other], min(flat[one], flat[other])
+                a, b, level = basin[here], basin[other], min(flat[here], flat[other])
                 if a != b and level > 0:
                     pairs[count, 0], pairs[count, 1], levels[count] = a, b, level
                     count += 1
@@ -124,40 +124,40 @@ def _extents(flat, width, basin, highest, starts, tops):
     box[:, 0] = box[:, 1] = flat.size
     box[:, 2] = box[:, 3] = 0
     for run in range(1, runs):
-        one, y = basin[starts[run]], starts[run] // width
+        root, y = basin[starts[run]], starts[run] // width
         x0, x1 = starts[run] - y * width, min(starts[run + 1] - y * width, width)
-        box[one, 0], box[one, 1] = min(box[one, 0], x0), min(box[one, 1], y)
-        box[one, 2], box[one, 3] = max(box[one, 2], x1), max(box[one, 3], y + 1)
+        box[root, 0], box[root, 1] = min(box[root, 0], x0), min(box[root, 1], y)
+        box[root, 2], box[root, 3] = max(box[root, 2], x1), max(box[root, 3], y + 1)
     columns, rows = np.zeros(basins, np.int64), np.zeros(basins, np.int64)  # where each basin's first one is kept
     size = 0
-    for one in range(1, basins):
-        columns[one], rows[one] = size - box[one, 0], size + box[one, 2] - box[one, 0] - box[one, 1]
-        size += box[one, 2] - box[one, 0] + box[one, 3] - box[one, 1]
+    for root in range(1, basins):
+        columns[root], rows[root] = size - box[root, 0], size + box[root, 2] - box[root, 0] - box[root, 1]
+        size += box[root, 2] - box[root, 0] + box[root, 3] - box[root, 1]
     peak = np.zeros(size, np.uint8)
     for run in range(1, runs):
-        one, y = basin[starts[run]], starts[run] // width
-        if one == OUTSIDE:
+        root, y = basin[starts[run]], starts[run] // width
+        if root == OUTSIDE:
             continue
-        peak[rows[one] + y] = max(peak[rows[one] + y], flat[tops[run, 0]])
+        peak[rows[root] + y] = max(peak[rows[root] + y], flat[tops[run, 0]])
         end = min(starts[run + 1], (y + 1) * width)
-        across = peak[columns[one] + starts[run] - y * width :]
+        across = peak[columns[root] + starts[run] - y * width :]
         along = flat[starts[run] : end]
         for x in range(len(along)):
             across[x] = max(across[x], along[x])
     grown, levels, count = np.empty((2 * size, 2), np.int32), np.empty(2 * size, np.uint8), 0
-    for one in range(1, basins):
+    for root in range(1, basins):
         for side in range(4):
-            place = columns[one] if side % 2 == 0 else rows[one]
-            low, high = box[one, side % 2], box[one, 2 + side % 2]
+            place = columns[root] if side % 2 == 0 else rows[root]
+            low, high = box[root, side % 2], box[root, 2 + side % 2]
             best = 0
             for step in range(high - low):
                 at = low + step if side < 2 else high - 1 - step
                 if peak[place + at] > best:
                     best = peak[place + at]
-                    grown[count, 0], grown[count, 1] = 4 * one + side, -at if side < 2 else at + 1
+                    grown[count, 0], grown[count, 1] = 4 * root + side, -at if side < 2 else at + 1
                     levels[count] = best
                     count += 1
-                if best == highest[one]:
+                if best == highest[root]:
                     break
     return _by_level(grown[:count], levels[:count])
 
@@ -180,13 +180,13 @@ def _squares(flat, width, basin, basins):
         owner = pixel
         for other in (pixel + 1, pixel + width, pixel + width + 1):
             owner = other if flat[other] == highest[pixel] else owner
-        one = basin[owner]
+        part = basin[owner]
         if few:
-            table[one * LEVELS + third[pixel]] += 1
-            table[one * LEVELS + lowest[pixel]] += 1
+            table[part * LEVELS + third[pixel]] += 1
+            table[part * LEVELS + lowest[pixel]] += 1
         elif third[pixel] > 0:
-            rows[count, 0], rows[count, 1], levels[count] = one, 1, third[pixel]
-            rows[count + 1, 0], rows[count + 1, 1], levels[count + 1] = one, 1, lowest[pixel]
+            rows[count, 0], rows[count, 1], levels[count] = part, 1, third[pixel]
+            rows[count + 1, 0], rows[count + 1, 1], levels[count + 1] = part, 1, lowest[pixel]
             count += 2
     for cell in range(len(table)):
         if table[cell] > 0:
@@ -199,14 +199,14 @@ def _squares(flat, width, basin, basins):
 def _by_level(rows, levels):
     """The rows from the highest level down, and where each level starts; the index of a level is 255 − level."""
     starts = np.zeros(LEVELS + 1, np.int64)
-    for one in range(len(levels)):
-        starts[LEVELS - levels[one]] += 1
+    for part in range(len(levels)):
+        starts[LEVELS - levels[part]] += 1
     for place in range(1, LEVELS + 1):
         starts[place] += starts[place - 1]
     free, ordered = starts.copy(), np.empty_like(rows)
-    for one in range(len(levels)):
-        place = LEVELS - 1 - levels[one]
-        ordered[free[place], 0], ordered[free[place], 1] = rows[one, 0], rows[one, 1]
+    for part in range(len(levels)):
+        place = LEVELS - 1 - levels[part]
+        ordered[free[place], 0], ordered[free[place], 1] = rows[part, 0], rows[part, 1]
         free[place] += 1
     return ordered, starts
 
@@ -233,7 +233,7 @@ def _walk(flat, width, diagonal):
     sides = np.full((basins, 4), -flat.size, np.int32)  # −x0, −y0, x1, y1 of a root's region
     area = np.zeros(basins, np.int32)  # twice what a root's 2×2 squares enclose
     alive, count = np.empty(basins, np.int32), 0  # roots
-    found, used = np.empty((FIRST_ROOM, 6), np.int32), 0  # level, four sides, area
+    regions, used = np.empty((FIRST_ROOM, 6), np.int32), 0  # level, four sides, area
     for place in range(LEVELS - 1):
         for number in range(born_starts[place], born_starts[place + 1]):
             if born[number, 0] // 2 != OUTSIDE:
@@ -254,8 +254,8 @@ def _walk(flat, width, diagonal):
             sides[root, side] = max(sides[root, side], grown[number, 1])
         for number in range(added_starts[place], added_starts[place + 1]):
             area[_root(parent, added[number, 0])] += added[number, 1]
-        while used + count > len(found):
-            found = _more_room(found, used)
+        while used + count > len(regions):
+            regions = _more_room(regions, used)
         kept = 0
         for number in range(count):
             root = alive[number]
@@ -263,10 +263,10 @@ def _walk(flat, width, diagonal):
                 continue
             alive[kept] = root
             kept += 1
-            found[used, 0], found[used, 5] = LEVELS - 1 - place, area[root]
+            regions[used, 0], regions[used, 5] = LEVELS - 1 - place, area[root]
             for side in range(4):
-                found[used, 1 + side] = sides[root, side]
+                regions[used, 1 + side] = sides[root, side]
             used += 1
         count = kept
-    columns = found[:used].astype(np.int64)
+    columns = regions[:used].astype(np.int64)
     return columns[:, 0].copy(), columns[:, 1:5].copy(), columns[:, 5].copy()

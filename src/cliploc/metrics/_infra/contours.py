@@ -141,12 +141,12 @@ def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
     starts = np.searchsorted(levels.ravel()[order], np.arange(257))
     y, x = np.divmod(order, levels.shape[1])
     pixels = np.stack([-x, -y, x + 1, y + 1])  # [4, pixels]: each side of a union is the greatest of its parts'
-    found: list[IntArray] = [np.zeros((0, 4), np.int64)] * 257
+    regions: list[IntArray] = [np.zeros((0, 4), np.int64)] * 257
     sides, places = pixels[:, :0], order[:0]  # of the regions above: [4, n], and a pixel of each [n]
     for t in range(255, 0, -1):
         new = slice(starts[t], starts[t + 1])
         if new.start == new.stop:
-            found[t] = found[t + 1]
+            regions[t] = regions[t + 1]
             continue
         mask = cv2.threshold(levels, t - 1, 1, cv2.THRESH_BINARY)[1]
         count, labels = cv2.connectedComponents(mask, connectivity=connectivity, ltype=kind)  # 0: below t
@@ -156,8 +156,8 @@ def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
         for side, side_of_parts in zip(sides, sides_of_parts, strict=True):
             np.maximum.at(side, region, side_of_parts)
         places[region] = parts
-        found[t] = sides.T * np.array([-1, -1, 1, 1])
-    return found
+        regions[t] = sides.T * np.array([-1, -1, 1, 1])
+    return regions
 
 
 def one_thread() -> None:
@@ -254,12 +254,12 @@ def _merged(
 ) -> Regions:
     """Regions from the top down: each lives from the level of its peak to the saddle at which it joins another."""
     roots = list(range(len(tables)))
-    found: list[tuple[IntArray, npt.NDArray[np.int32], IntArray]] = []  # levels, sides and areas, region by region
+    regions: list[tuple[IntArray, npt.NDArray[np.int32], IntArray]] = []  # levels, sides and areas, region by region
 
     def emit(part: int, below: int) -> None:
         if part != left_out:
             alive = slice(below + 1, int(tops[part]) + 1)
-            found.append((np.arange(alive.start, alive.stop), tables[part, alive].copy(), areas[part, alive].copy()))
+            regions.append((np.arange(alive.start, alive.stop), tables[part, alive].copy(), areas[part, alive].copy()))
 
     for height, *pair in saddles:
         one, other = (root_of(roots, part) for part in pair)
@@ -277,8 +277,8 @@ def _merged(
     for part, root in enumerate(roots):
         if part == root:
             emit(part, 0)
-    if not found:
+    if not regions:
         return NONE
-    level, sides, corners = (np.concatenate(one) for one in zip(*found, strict=True))
+    level, sides, corners = (np.concatenate(table) for table in zip(*regions, strict=True))
     order = np.argsort(-level, kind="stable")
     return Regions(level[order], sides[order].astype(np.int64), corners[order])

@@ -189,9 +189,9 @@ class Bootstrap:
         n, columns = values.shape
         if not self.replicates or not n:
             return None
-        owners = range(n) if samples is None else [self.image_of.get(one, one) for one in samples]
-        place = {one: i for i, one in enumerate(dict.fromkeys(owners))}
-        owner = np.array([place[one] for one in owners])  # [n]
+        owners = range(n) if samples is None else [self.image_of.get(sample, sample) for sample in samples]
+        place = {image: i for i, image in enumerate(dict.fromkeys(owners))}
+        owner = np.array([place[image] for image in owners])  # [n]
         drawn: list[Numbers] = []
         for counts in self.draws(len(place)):  # [r, images]
             weights = counts.astype(np.float32)[:, owner]  # [r, n]
@@ -431,11 +431,11 @@ def joined(
     intervals: dict[str, Interval] = {}
     facts: dict[str, Any] = {}
     per_class: dict[str, dict[str, float]] = {}
-    for found in summaries:
-        numbers |= {key: None if score.value is None else 100 * score.value for key, score in found.scores.items()}
-        intervals |= {key: score.interval for key, score in found.scores.items()}
-        facts |= found.facts
-        for label, values in found.per_class.items():
+    for summary in summaries:
+        numbers |= {key: None if score.value is None else 100 * score.value for key, score in summary.scores.items()}
+        intervals |= {key: score.interval for key, score in summary.scores.items()}
+        facts |= summary.facts
+        for label, values in summary.per_class.items():
             of_class = per_class.setdefault(str(label), {})
             of_class |= {key: value if key == "images" else 100 * value for key, value in values.items()}
     ends = {key: [100 * end for end in interval] for key, interval in intervals.items() if interval}
@@ -458,8 +458,8 @@ def checked_masks(judged: JudgedMap) -> tuple[npt.NDArray[np.bool_], npt.NDArray
 
 def ratio(part: Any, whole: Any) -> Floats:
     """part / whole; NaN where the whole is 0."""
-    found: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
-    return found
+    shares: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    return shares
 
 
 def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:

@@ -187,11 +187,11 @@ class FileNames:
         for number in count(self._last.get((stem, *endings), 0) + 1):
             numbered = stem if number == 1 else f"{stem}-{number}"
             files = [_placed(numbered, ending) for ending in endings]
-            if not {_folded(one) for one in files} & self._files:
+            if not {_folded(file) for file in files} & self._files:
                 break
         self._last[stem, *endings] = number
-        self._files |= {_folded(one) for one in files}
-        paths = [self._folder / one for one in files]
+        self._files |= {_folded(file) for file in files}
+        paths = [self._folder / file for file in files]
         for path in paths:
             if self._folder not in path.resolve().parents:  # for any reason
                 raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
@@ -210,7 +210,9 @@ def flat_stem(name: str) -> str:
 
 def _safe(part: str) -> str:
     """Replaces backslashes, control characters, lone surrogates, a drive's colon and a name of dots only by `_`."""
-    letters = "".join("_" if one == "\\" or unicodedata.category(one) in ("Cc", "Cs") else one for one in part)
+    letters = "".join(
+        "_" if letter == "\\" or unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in part
+    )
     letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
     return letters if letters.strip(" .") else "_" * len(letters)
 

@@ -27,19 +27,19 @@ class Coco(Export):
         from supervision.dataset.formats.coco import classes_to_coco_categories, detections_to_coco_annotations
 
         def images() -> Iterator[dict[str, Any]]:
-            for one in pictures():
-                width, height = one.size_wh
-                yield {"id": one.number, "file_name": one.name, "width": width, "height": height}
+            for picture in pictures():
+                width, height = picture.size_wh
+                yield {"id": picture.number, "file_name": picture.name, "width": width, "height": height}
 
         def annotations() -> Iterator[dict[str, Any]]:
             next_id = 1
-            for one in pictures():
-                written, next_id = detections_to_coco_annotations(one.detections(), one.number, next_id)
-                for i, (box, score) in enumerate(zip(written, one.score, strict=True)):
+            for picture in pictures():
+                written, next_id = detections_to_coco_annotations(picture.detections(), picture.number, next_id)
+                for i, (box, score) in enumerate(zip(written, picture.score, strict=True)):
                     bbox = [number(value) for value in box["bbox"]]
                     shape = {"area": number(bbox[2] * bbox[3])}
                     if settings.masks:
-                        shape = _segmentation(one.masks[i], settings.polygons)
+                        shape = _segmentation(picture.masks[i], settings.polygons)
                     yield {**box, "bbox": bbox, **shape, "score": number(score)}
 
         def fill(path: Path) -> None:

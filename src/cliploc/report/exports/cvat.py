@@ -26,15 +26,15 @@ class Cvat(Export):
                 )
                 labels = "".join(f"<label><name>{escape(name)}</name></label>\n" for name in settings.names)
                 file.write(f"<labels>\n{labels}</labels>\n</task></meta>\n")
-                for one in pictures():
-                    width, height = one.size_wh
-                    head = attributes(id=one.number - 1, name=one.name, width=width, height=height)
+                for picture in pictures():
+                    width, height = picture.size_wh
+                    head = attributes(id=picture.number - 1, name=picture.name, width=width, height=height)
                     file.write(f"<image {head}>\n")
-                    for i, ((x0, y0, x1, y1), _, label) in enumerate(rows(one)):
+                    for i, ((x0, y0, x1, y1), _, label) in enumerate(rows(picture)):
                         edges = {"xtl": x0, "ytl": y0, "xbr": x1, "ybr": y1}
                         corners = attributes(**{key: f"{value:.2f}" for key, value in edges.items()})
                         label_and_source = attributes(label=settings.names[label], source="auto", occluded=0)
-                        shape = _mask(one.masks[i]) if settings.masks else ""
+                        shape = _mask(picture.masks[i]) if settings.masks else ""
                         tag = f"mask {label_and_source} {shape}" if shape else f"box {label_and_source} {corners}"
                         file.write(f'<{tag} z_order="0"></{tag.partition(" ")[0]}>\n')
                     file.write("</image>\n")

@@ -45,7 +45,7 @@ class LabelStudio(Export):
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
-                json_list(file, (_task(one, settings) for one in pictures()))
+                json_list(file, (_task(picture, settings) for picture in pictures()))
 
         def config(path: Path) -> None:
             labels = "".join(

@@ -25,14 +25,14 @@ class BoxTable(Export):
             with path.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(HEAD)
-                for one in pictures():
-                    certainty = [math.nan] * len(one.xyxy) if one.certainty is None else one.certainty
+                for picture in pictures():
+                    certainty = [math.nan] * len(picture.xyxy) if picture.certainty is None else picture.certainty
                     known = ["" if math.isnan(value) else number(value) for value in certainty]
-                    for (box, score, label), certain in zip(rows(one), known, strict=True):
+                    for (box, score, label), certain in zip(rows(picture), known, strict=True):
                         edges = [f"{value:.2f}" for value in box]
                         name = settings.names[label]
-                        writer.writerow([one.name, name, number(score), *edges, *one.size_wh, certain])
-                    if not len(one.xyxy):
-                        writer.writerow([one.name, "", "", "", "", "", "", *one.size_wh, ""])
+                        writer.writerow([picture.name, name, number(score), *edges, *picture.size_wh, certain])
+                    if not len(picture.xyxy):
+                        writer.writerow([picture.name, "", "", "", "", "", "", *picture.size_wh, ""])
 
         write_whole(folder / self.files[0], fill)

@@ -56,23 +56,23 @@ class Voc(Export):
             names_of_files = FileNames(target)
             listed, crowded = [], []
             sets = ("Main", "Segmentation") if settings.masks else ("Main",)
-            for made in (ANNOTATIONS, IMAGES, *(f"ImageSets/{one}" for one in sets)):
+            for made in (ANNOTATIONS, IMAGES, *(f"ImageSets/{part}" for part in sets)):
                 (target / made).mkdir(parents=True)
             pngs = (f"{CLASSES}/*.png", f"{OBJECTS}/*.png") if settings.masks else ()
-            for one in pictures():
-                endings = (f"{IMAGES}/*{file_suffix(one)}", f"{ANNOTATIONS}/*.xml", *pngs)
-                image, path, *masks = names_of_files.of(one, *endings)
-                write_picture(one, image, settings.copies)
-                listed.append((image.name, one.name))
-                shape = (one.size_wh[1], one.size_wh[0], 3)
-                boxes = one.detections()  # what begins in the last half of a pixel must not be rounded beyond it
-                boxes.xyxy[:, :2] = np.minimum(boxes.xyxy[:, :2], np.array(one.size_wh) - 1)
+            for picture in pictures():
+                endings = (f"{IMAGES}/*{file_suffix(picture)}", f"{ANNOTATIONS}/*.xml", *pngs)
+                image, path, *masks = names_of_files.of(picture, *endings)
+                write_picture(picture, image, settings.copies)
+                listed.append((image.name, picture.name))
+                shape = (picture.size_wh[1], picture.size_wh[0], 3)
+                boxes = picture.detections()  # what begins in the last half of a pixel must not be rounded beyond it
+                boxes.xyxy[:, :2] = np.minimum(boxes.xyxy[:, :2], np.array(picture.size_wh) - 1)
                 xml = detections_to_pascal_voc(boxes, list(settings.names), image.name, shape)
                 xml = xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1)
                 if settings.masks:
                     xml = xml.replace("<segmented>0<", "<segmented>1<", 1)
-                    _write_masks(one, *masks)
-                    crowded += [one.name] if len(one.label) > MOST else []
+                    _write_masks(picture, *masks)
+                    crowded += [picture.name] if len(picture.label) > MOST else []
                 path.write_text(xml, encoding="utf-8")
             for one_set in sets:
                 ids = "".join(f"{Path(file).stem}\n" for file, _ in listed)

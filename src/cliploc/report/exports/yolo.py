@@ -43,13 +43,15 @@ class Yolo(Export):
             listed = []
             (target / "images").mkdir()
             (target / "labels").mkdir()
-            for one in pictures():
-                image, text = names_of_files.of(one, f"images/*{file_suffix(one)}", "labels/*.txt")
-                write_picture(one, image, settings.copies)
-                listed.append((image.name, one.name))
-                lines: Iterable[str] = chain.from_iterable(map(_outlines, one.label, one.masks))
+            for picture in pictures():
+                image, text = names_of_files.of(picture, f"images/*{file_suffix(picture)}", "labels/*.txt")
+                write_picture(picture, image, settings.copies)
+                listed.append((image.name, picture.name))
+                lines: Iterable[str] = chain.from_iterable(map(_outlines, picture.label, picture.masks))
                 if not settings.masks:
-                    lines = detections_to_yolo_annotations(one.detections(), (one.size_wh[1], one.size_wh[0], 3))
+                    lines = detections_to_yolo_annotations(
+                        picture.detections(), (picture.size_wh[1], picture.size_wh[0], 3)
+                    )
                 text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             # JSON strings are valid YAML, and YAML does not misread them: yes, 1.0, "a: b".
             names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(settings.names))

@@ -87,7 +87,7 @@ def estimate(
         if len(untried):
             drawn = mean.repeat(SAMPLES, 1)  # [S, u]
             drawn[:, untried] = draw(untried).to(mean)
-            maps, own = (masks.map_of(one, temperature, floor) for one in (drawn, mean))  # [S, N], [N]
+            maps, own = (masks.map_of(sample, temperature, floor) for sample in (drawn, mean))  # [S, N], [N]
             maps, own = maps - maps.mean(dim=-1, keepdim=True), own - own.mean()
             lengths = maps.norm(dim=-1) * own.norm()
             correlation = float(((maps @ own) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).mean())

@@ -82,11 +82,11 @@ def _principal(key: Hashable, maps: Tensor, components: int) -> Channels:
     places = places - places.mean(dim=1, keepdim=True)
     u, s, axes = torch.linalg.svd(places, full_matrices=False)  # [B, N, r], [B, r], [B, r, F]
     s = s.masked_fill(s <= s[:, :1] * max(places.shape[1:]) * torch.finfo(s.dtype).eps, 0)  # below the rank: rounding
-    found = (u * s[:, None]).transpose(1, 2)[:, :components]  # [B, k, N]
+    directions = (u * s[:, None]).transpose(1, 2)[:, :components]  # [B, k, N]
     axes = axes[:, :components] * (s[:, :components, None] > 0)
-    peak = found.gather(2, found.abs().argmax(dim=2, keepdim=True))  # [B, k, 1]
+    peak = directions.gather(2, directions.abs().argmax(dim=2, keepdim=True))  # [B, k, 1]
     sign = torch.where(peak < 0, -1.0, 1.0)
-    return Channels(key, (sign * found).reshape(len(maps), -1, h, w), sign * axes)
+    return Channels(key, (sign * directions).reshape(len(maps), -1, h, w), sign * axes)
 
 
 def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor | None) -> Tensor:

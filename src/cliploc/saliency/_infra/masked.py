@@ -149,8 +149,8 @@ def channel_scores(
                 try:
                     plans[b, p] = plan, plan.send(answers.cpu())
                 except StopIteration as finished:
-                    found, expected[b, p] = finished.value
-                    scores[b, p, different[b]] = found.to(scores)
+                    measured, expected[b, p] = finished.value
+                    scores[b, p, different[b]] = measured.to(scores)
                     del plans[b, p]
         for b, which in enumerate(different):
             if ctx.note is not None and int(tried[b].sum()) < len(which):

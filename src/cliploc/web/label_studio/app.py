@@ -115,7 +115,7 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
             more = f" (and {len(made.errors) - 1:,} more tasks)" if len(made.errors) > 1 else ""
             raise RefusedError(422, f"{next(iter(made.errors.values()))}{more}")
         # A task without a prediction has an empty list of them, so that an error is not stored as "nothing there".
-        results = [[] if one is None else one for one in made.results]
+        results = [[] if result is None else result for result in made.results]
         return await asyncio.to_thread(JSONResponse, {"results": results, "model_version": made.version})
 
     async def webhook(request: Request) -> JSONResponse:

@@ -50,7 +50,7 @@ def read_labelling(config: str) -> Labelling:
     controls: list[Control] = []
     ends = said = 0
     for tag in tags.controls:
-        targets = [one.strip() for one in tag.to.split(",")]
+        targets = [name.strip() for name in tag.to.split(",")]
         pictures = {to: _key(tags.images[to], to) for to in targets if to in tags.images}
         if not pictures:
             raise UsageError(f"expected {tag.name} {_shown(tag.own)} to name an Image in toName, got {_shown(tag.to)}")
@@ -63,10 +63,10 @@ def read_labelling(config: str) -> Labelling:
             if not asked:
                 continue
             first = asked[0]
-            found = words.setdefault(first, {})
-            said -= len(found)
-            found.update(dict.fromkeys(asked))
-            said += len(found)
+            values = words.setdefault(first, {})
+            said -= len(values)
+            values.update(dict.fromkeys(asked))
+            said += len(values)
             labels[index.setdefault(first, len(index))] = label.get("alias") or label.get("value") or first
             if len(words) > MOST_LABELS or said > MOST_WORDS:
                 raise UsageError(
@@ -117,7 +117,7 @@ class _Tags:
             self.images[attributes.get("name", "")] = attributes.get("value", "")
         elif small == "label" and nearest is not None:
             nearest.labels.append(attributes)
-        elif kind := next((one for one in KINDS if one == small), None):
+        elif kind := next((kind_name for kind_name in KINDS if kind_name == small), None):
             nearest = _Tag(kind, name, attributes.get("name", ""), attributes.get("toName", ""), [])
             self.controls.append(nearest)
         self._open.append(nearest)

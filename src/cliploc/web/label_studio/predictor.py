@@ -103,17 +103,17 @@ class Predictor:
 
     def unknown(self, labelling: Labelling) -> dict[str, str]:
         """Labels that the model cannot know → why."""
-        found = self._now().unknown_names(labelling.entries)
-        if len(found) == len(labelling.entries) and self._drafts is None:
-            raise UsageError(f"expected a label that the model knows: {next(iter(found.values()))}")
-        return dict(found)
+        unknown = self._now().unknown_names(labelling.entries)
+        if len(unknown) == len(labelling.entries) and self._drafts is None:
+            raise UsageError(f"expected a label that the model knows: {next(iter(unknown.values()))}")
+        return dict(unknown)
 
     def __call__(self, tasks: Sequence[Mapping[str, Any]], labelling: Labelling) -> Predictions:
         """Predictions for the tasks, in their order."""
         self.unknown(labelling)
         version = self.version
         localizer = self._localizer
-        keys = list(dict.fromkeys(key for one in labelling.controls for key in one.pictures.values()))
+        keys = list(dict.fromkeys(key for control in labelling.controls for key in control.pictures.values()))
         shapes: dict[int, list[dict[str, Any]]] = {}
         errors: dict[int, str] = {}
         allowance = Allowance()
@@ -138,14 +138,14 @@ class Predictor:
                 if result.error is not None:
                     errors[place] = str(result.error)
                     continue
-                (found,) = result.found.values()
+                (localization,) = result.found.values()
                 there = shapes.setdefault(place, [])
                 for control in labelling.controls:
-                    there += _shapes(found, control, key, len(there))
+                    there += _shapes(localization, control, key, len(there))
         made: list[dict[str, Any] | None] = [None] * len(tasks)
         for place, whole in shapes.items():
             if place not in errors:  # tasks can be sorted by their least certain shape
-                score = {"score": min(one["score"] for one in whole)} if whole else {}
+                score = {"score": min(shape["score"] for shape in whole)} if whole else {}
                 made[place] = {"model_version": version, "result": whole, **score}
         return Predictions(made, errors, version)
 
@@ -172,17 +172,17 @@ def _loaded(path: Path, max_pixels: int) -> Image.Image:
         raise InputError(str(error).removeprefix(f"{path}: ")) from None
 
 
-def _shapes(found: Localization, control: Control, key: str, before: int) -> list[dict[str, Any]]:
+def _shapes(localization: Localization, control: Control, key: str, before: int) -> list[dict[str, Any]]:
     """What a control gets of one picture; ids go on from those before."""
-    size: tuple[int, int] = found.image.size
-    masks = {} if control.kind == "rectanglelabels" else dict(found.box_masks())
+    size: tuple[int, int] = localization.image.size
+    masks = {} if control.kind == "rectanglelabels" else dict(localization.box_masks())
 
     def make(box: int) -> Iterator[dict[str, Any]]:
         if control.kind == "rectanglelabels":
-            yield rectangle_shape(found.boxes.xyxy[box].astype(float).tolist(), size)
+            yield rectangle_shape(localization.boxes.xyxy[box].astype(float).tolist(), size)
         elif control.kind == "polygonlabels":  # of its pieces, without holes, with as few corners as people can drag
             far = max(1.0, COARSE * max(masks[box].shape))
-            for ring in (one for one in outlines(masks[box]) if not one.hole):
+            for ring in (line for line in outlines(masks[box]) if not line.hole):
                 corners = cv2.approxPolyDP(ring.points[:, None], far, closed=True)[:, 0]  # [k, 2]
                 yield polygon_shape(np.asarray(corners if len(corners) >= 3 else ring.points, np.float32), size)
         elif masks[box].any():
@@ -192,7 +192,9 @@ def _shapes(found: Localization, control: Control, key: str, before: int) -> lis
     for to, of_picture in control.pictures.items():
         if of_picture != key:
             continue
-        for box, (score, name) in enumerate(zip(found.boxes.score, found.boxes.label.tolist(), strict=True)):
+        for box, (score, name) in enumerate(
+            zip(localization.boxes.score, localization.boxes.label.tolist(), strict=True)
+        ):
             for shape in make(box) if name in control.labels else ():
                 id_in_task = f"c{before + len(shapes)}"
                 ends = (control.name, to)

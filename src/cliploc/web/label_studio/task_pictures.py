@@ -262,5 +262,5 @@ def _origin(place: SplitResult) -> tuple[str, str | None, int | None, str | None
 
 def short(text: str) -> str:
     """A text from a task or an answer as it may stand in a message: in one line, and not long."""
-    shown = "".join(one if one.isprintable() else "�" for one in text[: SHOWN + 1])
+    shown = "".join(letter if letter.isprintable() else "�" for letter in text[: SHOWN + 1])
     return shown if len(text) <= SHOWN else f"{shown[:SHOWN]}…"
