@@ -172,7 +172,7 @@ def plain_name(model: str) -> str:
 def _in_list(model: str) -> str:
     """The plain name of a model that has no prefix; a folder needs one."""
     name = plain_name(model)
-    if os.path.isdir(user_path(model)) and name not in models.known_names():
+    if model and os.path.isdir(user_path(model)) and name not in models.known_names():
         raise UsageError(f"expected a name of `cliploc models`, got the folder {model}: write local-dir:{model}")
     return name
 
