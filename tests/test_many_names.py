@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cliploc.boxes import BoxRule
+from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.pipeline.views import at_once
 from tests.test_localizer import WIDE, build, photo, same
@@ -48,7 +50,7 @@ def test_no_result_depends_on_which_names_are_worked_on_together(backbones, kind
     light = list(localizer.stream(pictures, names, absent_maps=absent, keep_maps=False))
     for one, other, without in zip(apart, together, light, strict=True):
         same(one, other)
-        same(replace(without, maps=other.maps), other)
+        same(replace(without, maps=other.maps, maps_kept=True), other)
         assert without.maps.shape == other.maps.shape
         assert without.maps.strides == (0, 0, 0)  # a single zero
 
@@ -69,4 +71,7 @@ def test_maps_that_were_not_kept_are_zeros_without_a_warning():
     assert found.found.all()
     assert not found.heatmaps.any()
     assert not found.maps_over_picture((8, 8)).any()
-    assert not found.masks.of_names.any()
+    assert len(found.to_supervision(masks=False)) == len(found.boxes)
+    for of_maps in (lambda: found.masks, found.label_map, found.to_supervision, lambda: found.boxes_by(BoxRule(0.3))):
+        with pytest.raises(UsageError, match="leave keep_maps=False out"):
+            of_maps()

@@ -5,14 +5,19 @@ import os
 import re
 import tomllib
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from cliploc.backbones import models
 from cliploc.cli import plugin
 from cliploc.cli.output import write
 from cliploc.errors import UsageError
+from cliploc.metrics import JudgedMap, MeanMetric
 from cliploc.registry import import_modules, named_modules
+from cliploc.saliency import saliency
+from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
 from tests.jobs.samples import judged_here, wsol_folder
@@ -236,6 +241,35 @@ def test_a_broken_plugin_is_one_line_and_the_rest_is_there(site):
     assert "'broken' of the package bad-things 1.2" in first
     assert "No module named 'no_such_module_anywhere'" in first
     assert "'stops' of the package bad-things 1.2" in second
+
+
+def test_a_plugin_that_fails_is_named_as_the_place(site):
+    method = site / "nice_things" / "method.py"
+    method.write_text(METHOD.replace("ctx.dense()", "ctx.trace.tokens[-1]"))
+    done = run(site, "localize", CAT, "-p", "cat", "--method", "plain_sum")
+    assert done.err == (
+        "cliploc: an error in the module nice_things.method (KeyError: -1): run it again with --debug, and correct it\n"
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"name": "my_cam++"}, {"name": ""}, {"towers": "cnn"}])
+def test_a_method_that_could_not_be_asked_for_is_refused(wrong):
+    about = {"name": "my_cam", "title": "", "paper": "", "family": "activation", "towers": ["cnn"], "threshold": 0.3}
+    with pytest.raises(ValueError, match="expected"):
+        saliency(**{**about, **wrong}, needs=Needs())(lambda ctx: ctx.text)
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])
+def test_a_metric_that_gives_no_number_is_refused_at_the_first_map(value):
+    class NoNumber(MeanMetric):
+        name = column = "no_number"
+        numbers: ClassVar = {}
+
+        def value_of(self, judged: JudgedMap) -> float:
+            return value
+
+    with pytest.raises(UsageError, match="expected a number of each map from the metric no_number"):
+        NoNumber().judge(JudgedMap("a", np.ones((4, 4), np.float32), np.array([[0, 0, 2, 2]]), (4, 4)))
 
 
 def test_a_plugin_cannot_take_the_place_of_our_own(site):

@@ -49,6 +49,8 @@ class Detector:
     ) -> None:
         if channels not in ("bgr", "rgb"):
             raise UsageError(f"expected channels bgr or rgb, got {channels!r}")
+        if not callable(localizer):
+            raise UsageError(f"expected a Localizer, got {localizer!r}: write cliploc.Localizer({localizer!r})")
         self.classes = list(prompts.parse(names).names)
         self._localizer, self._names, self._channels, self._masks = localizer, list(names), channels, masks
 

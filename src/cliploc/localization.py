@@ -76,6 +76,7 @@ class Localization:
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
             `cliploc.teaching.sides`); None where no name was learnt.
         mask_source: what draws the masks (`cliploc.masks.GrabCutMasks`, `cliploc.sam.SamMasks`); None: the heat.
+        maps_kept: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
     """
 
     source: str
@@ -101,6 +102,7 @@ class Localization:
     second_look: SecondLook | None = None
     sides: FloatArray | None = None
     mask_source: MaskSource | None = None
+    maps_kept: bool = True
 
     @property
     def unsure(self) -> Boxes:
@@ -159,6 +161,7 @@ class Localization:
             return ((index, decode(mask)) for index, mask in self._drawn.items())
         from cliploc.masks import box_masks  # here, as below: most callers ask for no mask
 
+        self.refuse_without_maps()
         return box_masks(self.frame, self.maps, self.boxes, self.box_rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
@@ -174,12 +177,14 @@ class Localization:
             return mask
         from cliploc.masks import name_mask
 
+        self.refuse_without_maps()
         return name_mask(self.frame, self.maps[index], self.box_rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
         from cliploc.masks import label_map
 
+        self.refuse_without_maps()
         mask_of = None if self.mask_source is None else self.name_mask
         return label_map(self.frame, self.maps, self.found, self.box_rule, mask_of)
 
@@ -195,6 +200,11 @@ class Localization:
         for index, mask in self.box_masks():
             of_boxes[index] = mask
         return of_boxes
+
+    def refuse_without_maps(self) -> None:
+        """Refuses what is made of the maps, where they were not kept."""
+        if not self.maps_kept:
+            raise UsageError(f"expected the maps of {self.source}, got a result without: leave keep_maps=False out")
 
     @property
     def box_rule(self) -> BoxRule:
@@ -251,6 +261,7 @@ class Localization:
         """
         if not isinstance(rule, BoxRule):
             raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
+        self.refuse_without_maps()
         boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]
         again = [self.verdict(p) == "unsure" or boxless[p] for p in range(len(self.names))]
         if self.judged is not None:

@@ -272,7 +272,7 @@ class Localizer:
             absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves
                 time.
             keep_maps: whether results keep their maps; False leaves them zero and keeps boxes and scores, so that ten
-                thousand names do not need gigabytes.
+                thousand names do not need gigabytes. Masks and `Localization.by` are refused then.
             presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
                 calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
             boxes: whether results have boxes; False leaves them to `Localization.by`.

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -41,6 +42,8 @@ class Registry(Generic[T]):
 
     def register(self, name: str, item: T) -> T:
         """Adds `item` under `name`, which no other item may have."""
+        if not name or set(name) & set("+,"):  # which join names
+            raise ValueError(f"expected a name of a {self.kind} without + and comma, got {name!r}")
         if self._home is not None and (self._home(item) or "").partition(".")[0] != OWN:
             self._import_own()  # so that a plugin's name is compared with all of ours, even if it is imported first
         if name in self._items and self._items[name] is not item:
@@ -167,6 +170,17 @@ def import_modules(names: Sequence[str]) -> None:
 def named_modules() -> tuple[str, ...]:
     """The modules that `import_modules` imported in this process, for the processes that it starts."""
     return tuple(_named)
+
+
+def plugin_in(error: BaseException) -> str | None:
+    """The module of other people that an error passed through, the innermost one; None: it is ours."""
+    from importlib.metadata import entry_points
+
+    groups = [group for group in entry_points().groups if group.startswith(f"{OWN}.")]
+    modules = [*_named, *(point.module for group in groups for point in entry_points(group=group))]
+    packages = {module.partition(".")[0] for module in modules} - {OWN}
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((name for name in reversed(frames) if name.partition(".")[0] in packages), None)
 
 
 def _in_brief(error: BaseException) -> str:

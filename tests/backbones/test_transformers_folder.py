@@ -371,6 +371,12 @@ def test_another_models_tokenizer_is_refused(saved, tmp_path):
     refused(folder, "config.json describes has 40 tokens: take both of one model")
 
 
+def test_a_folder_without_its_prefix_is_named(saved):
+    folder = saved["clip"][2]
+    with pytest.raises(UsageError, match=f"got the folder {folder}: write local-dir:{folder}"):
+        Localizer(str(folder))
+
+
 def test_hints_lead_to_the_folder(saved):
     """A file of it, the folder, and the bundled model, wrongly given: each line says what works."""
     folder = saved["clip"][2]

@@ -10,7 +10,14 @@ from scipy.stats import spearmanr
 
 from cliploc.config import BASELINES, FaithfulnessOptions
 from cliploc.errors import InputError, UsageError
-from cliploc.faithfulness import Faithfulness, chosen_metrics, faithfulness_metrics, spearman, with_random_weights
+from cliploc.faithfulness import (
+    Faithfulness,
+    Measured,
+    chosen_metrics,
+    faithfulness_metrics,
+    spearman,
+    with_random_weights,
+)
 from cliploc.localizer import Localizer
 from tests.tiny import tower
 
@@ -54,6 +61,13 @@ def test_every_metric_has_its_numbers_and_a_blind_map_is_the_same_for_all(kind: 
     assert (measured["grad_cam"].values["randomisation"] or 0) < 0.99
     again = of.measure(of.see("a", red_square(), "red", asked="red"))
     assert again == measured
+
+
+def test_a_metric_that_gives_no_number_is_refused_at_the_first_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = measurer("gap_cnn", ["grad_cam"], ["sparseness"])
+    monkeypatch.setattr(of.metrics[0], "measure", lambda _: Measured({"sparseness": float("nan")}))
+    with pytest.raises(UsageError, match="expected a number of each map, or None, from the metric sparseness, got nan"):
+        of.measure(of.see("a", red_square(), "red"))
 
 
 @pytest.mark.parametrize("kind", ["gap_cnn", "attention_pool_cnn", "vit"])

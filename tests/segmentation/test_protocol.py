@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cliploc.config import SegmentationOptions
 from cliploc.datasets import classes_of
@@ -288,3 +289,20 @@ def test_a_label_map_holds_as_many_names_as_are_taken():
     labels = torch.arange(1, len(names))
     found = label_map(lambda start, end: [(slice(1), maps[start:end])], labels, (1, 2), protocol)
     assert found.tolist() == [[1, 2**15 - 1]]
+
+
+@pytest.mark.parametrize(
+    ("picture", "methods", "regions"),
+    [
+        (np.zeros((40, 60, 3), np.uint8), None, None),
+        ("demo:bee.jpg", None, None),
+        (Image.new("L", (60, 40)), None, None),
+        (Image.new("RGB", (60, 40)), ["gem"], None),
+        (Image.new("RGB", (60, 40)), "maskclip", None),
+        (Image.new("RGB", (60, 40)), None, np.zeros((60, 40), np.int32)),
+    ],
+)
+def test_what_cannot_be_segmented_is_refused_in_one_line(localizer, picture, methods, regions):
+    segmenter = Segmenter(localizer, BASE, {"maskclip": {}})
+    with pytest.raises(UsageError, match=r"^expected .*, got [^\n]*$"):
+        segmenter.label_maps(picture, methods, regions=regions)

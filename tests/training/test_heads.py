@@ -16,9 +16,11 @@ from scipy.signal import correlate2d
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.backbones import create
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import (
     HEADS,
+    SAME_TOWER,
     HeadConfig,
     LctrHead,
     Seen,
@@ -287,6 +289,8 @@ def test_the_same_tower_in_another_precision_is_the_same(saved: Any) -> None:
     half = tower("vit", (5, 6)).bfloat16()
     assert half.weights_id != backbone.weights_id
     assert load_head(path, half).config.method == "lctr"
+    exact, rounded = (tower_fingerprint(create("mini", precision=precision)) for precision in ("fp32", "bf16"))
+    assert torch.cosine_similarity(exact, rounded, dim=0) > SAME_TOWER
 
 
 def test_files_that_are_no_heads(saved: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +114,7 @@ def structure_of(model: str) -> ModelEntry | Structure | None:
     """A model's structure from catalogue or configuration, no weights; None: a plugin's model must be built."""
     source, colon, rest = model.partition(":")
     if not colon:
-        return models.get(plain_name(model))
+        return models.get(_in_list(model))
     model_sources.get(source)  # raises for an unknown source
     return structures.get(source)(rest) if source in structures.names() else None
 
@@ -136,7 +137,7 @@ def create(
     if colon:
         backbone = model_sources.get(source)(rest, pretrained, device, precision)
     else:
-        backbone = models.get(plain_name(model)).build(pretrained, device, precision)
+        backbone = models.get(_in_list(model)).build(pretrained, device, precision)
     if not math.isfinite(scale := backbone.logit_scale):
         raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")
     return backbone
@@ -160,12 +161,20 @@ def refuse_unknown(model: str) -> None:
     if colon:
         model_sources.refuse_unknown(source)
     else:
-        models.refuse_unknown(plain_name(model))
+        models.refuse_unknown(_in_list(model))
 
 
 def plain_name(model: str) -> str:
     """The name with hyphens for slashes, as OpenAI writes ViT-B/32 and open_clip ViT-B-32."""
     return model.replace("/", "-")
+
+
+def _in_list(model: str) -> str:
+    """The plain name of a model that has no prefix; a folder needs one."""
+    name = plain_name(model)
+    if model and os.path.isdir(user_path(model)) and name not in models.known_names():
+        raise UsageError(f"expected a name of `cliploc models`, got the folder {model}: write local-dir:{model}")
+    return name
 
 
 # ------------------------------------------------------------------------------------------------------------- guides

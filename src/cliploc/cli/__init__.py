@@ -24,7 +24,7 @@ from cliploc._terminal import OutputError, write_out
 from cliploc.cli.commands import NAMES, CommandGroup
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
 from cliploc.errors import CliplocError, CliplocWarning
-from cliploc.registry import import_modules
+from cliploc.registry import import_modules, plugin_in
 
 EXAMPLE = re.compile(r"^Example: (.+)$", re.MULTILINE)  # in a command's help
 
@@ -158,4 +158,7 @@ def _in_one_line(error: Exception, words: Sequence[str]) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     first = (str(error).splitlines() or [""])[0]
-    return f"an error in cliploc ({type(error).__name__}: {first}): run it again with --debug, and report it"
+    said = f"{type(error).__name__}: {first}"
+    if (plugin := plugin_in(error)) is not None:
+        return f"an error in the module {plugin} ({said}): run it again with --debug, and correct it"
+    return f"an error in cliploc ({said}): run it again with --debug, and report it"

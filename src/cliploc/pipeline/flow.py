@@ -458,6 +458,7 @@ class Flow:
                 second_look=second if keep_maps else None,
                 sides=sides,
                 mask_source=self._mask_source,
+                maps_kept=keep_maps,
             )
             if second is None or not boxes:
                 return result

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc._process import in_halves
+from cliploc.config import short
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
@@ -119,12 +120,14 @@ class Segmenter:
         name: str = "",
     ) -> dict[str, Labels]:
         """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's, by `name`."""
+        tasks = self._chosen(picture, methods)
         with own_modes(self.backbone.device):
             images = self._input(picture)  # [1, 3, h, w]
-            tasks = self._chosen(methods)
             hw = (picture.height, picture.width)
             if regions is None and self.regions is not None:
                 regions = self.regions(picture, name)
+            if regions is not None and np.shape(regions) != hw:
+                raise UsageError(f"expected regions of the picture's shape {[*hw]}, got {[*np.shape(regions)]}")
             seen = self._windows(images, self._queries, self._words, tasks, reporter, regions)
             queries, class_of = self._queries, self.class_of
             chosen: Tensor | None = None
@@ -145,12 +148,12 @@ class Segmenter:
         self, picture: Image.Image, name: str, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
         """ImageNet-Segmentation: the map `[S, S]` in 0–1 of one name, over the picture squashed to S pixels a side."""
+        tasks = self._chosen(picture, methods)
         with own_modes(self.backbone.device):
             side = self.protocol.short_side
             squashed = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
             images = self._normalised(squashed)
             words = prompts.parse([name]).synonyms
-            tasks = self._chosen(methods)
             seen = self._windows(images, self.localizer.embed_names([name]), words, tasks, reporter)
             heats = {}
             for method, task in tasks.items():
@@ -163,8 +166,18 @@ class Segmenter:
             return heats
 
     # ----------------------------------------------------------------------------------------------------------- stages
-    def _chosen(self, methods: Sequence[str] | None) -> dict[str, Task]:
-        return {name: task for name, task in self.tasks.items() if methods is None or name in methods}
+    def _chosen(self, picture: Image.Image, methods: Sequence[str] | None) -> dict[str, Task]:
+        # Taken as it is, not turned by EXIF data: the label map has its size.
+        if not isinstance(picture, Image.Image) or picture.mode != "RGB":
+            got = picture.mode if isinstance(picture, Image.Image) else type(picture).__name__
+            raise UsageError(f"expected a PIL image in RGB, got {got}: cliploc.images.load(picture).image makes one")
+        if methods is None:
+            return self.tasks
+        if isinstance(methods, str) or not methods or not {*methods} <= {*self.tasks}:
+            raise UsageError(
+                f"expected a list of the segmenter's methods ({', '.join(self.tasks)}), got {short(methods)}"
+            )
+        return {name: task for name, task in self.tasks.items() if name in methods}
 
     def _input(self, picture: Image.Image) -> Tensor:
         """The tower's input `[1, 3, h, w]`: the picture resized with its ratio kept."""

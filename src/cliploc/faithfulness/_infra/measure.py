@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from cliploc import prompts
 from cliploc.boxes import hot_levels
-from cliploc.config import FaithfulnessOptions
+from cliploc.config import FaithfulnessOptions, short
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness._infra.judged import (
     PUBLISHED,
@@ -229,6 +231,12 @@ class Faithfulness:
                 passes, began = scorer.passes, time.process_time()
                 measured = metric.measure(judged)
                 self.spent[metric.name] += Spent(1, scorer.passes - passes, time.process_time() - began)
+                for value in measured.values.values():
+                    if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+                        got = f"got {short(value)}: correct it"
+                        raise UsageError(
+                            f"expected a number of each map, or None, from the metric {metric.name}, {got}"
+                        )
                 values |= measured.values
                 curves |= measured.curves
             return Measured(values, curves)

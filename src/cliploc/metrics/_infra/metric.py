@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.config import short
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics._infra.contours import contour_boxes
 from cliploc.registry import Registry
@@ -360,6 +362,10 @@ class MeanMetric(Metric):
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         value = self.value_of(judged)
+        if not isinstance(value, Real | np.bool_) or not math.isfinite(value):
+            raise UsageError(
+                f"expected a number of each map from the metric {self.name}, got {short(value)}: correct it"
+            )
         return {self.column: bool(value) if self.column_type == "bool" else value}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002

@@ -58,13 +58,16 @@ def saliency(
     """
 
     def register(function: F) -> F:
+        kinds = frozenset(towers)
+        if not kinds <= {*get_args(TowerKind)}:
+            raise ValueError(f"method {name!r}: expected towers such as ('cnn', 'vit'), got {towers!r}")
         parameters = list(inspect.signature(function).parameters.values())
         options = {p.name: p.default for p in parameters[1:]}
         if inspect.Parameter.empty in options.values():
             raise TypeError(f"method {name!r}: every option needs a default value")
         called: Callable[..., Any] = function
         asked: Callable[..., Needs] = needs if callable(needs) else lambda **_: needs
-        if libra and family == "gradient" and "vit" in towers:
+        if libra and family == "gradient" and "vit" in kinds:
             called, asked = with_libra(function, asked)
             options["libra"] = False
         methods.register(
@@ -75,7 +78,7 @@ def saliency(
                 title=title,
                 paper=paper,
                 family=family,
-                towers=frozenset(towers),
+                towers=kinds,
                 needs=asked,
                 relu=relu,
                 threshold=threshold,
