@@ -136,6 +136,7 @@ def create(
     if colon:
         backbone = model_sources.get(source)(rest, pretrained, device, precision)
     else:
+        refuse_unknown(model)
         backbone = models.get(plain_name(model)).build(pretrained, device, precision)
     if not math.isfinite(scale := backbone.logit_scale):
         raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")
@@ -160,7 +161,14 @@ def refuse_unknown(model: str) -> None:
     if colon:
         model_sources.refuse_unknown(source)
     else:
-        models.refuse_unknown(plain_name(model))
+        try:
+            models.refuse_unknown(plain_name(model))
+        except UnknownNameError as error:
+            if "/" not in model:
+                raise
+            raise UnknownNameError(
+                "model", model, error.known, f"models; one of the Hugging Face Hub is --model hf-hub:{model}"
+            ) from None
 
 
 def plain_name(model: str) -> str:
