@@ -104,9 +104,13 @@ def imported_as_on_windows() -> list[str]:
                 delattr(sys.modules[module], name)
     anew = importlib.import_module("cliploc")
     for found in pkgutil.walk_packages(anew.__path__, "cliploc."):
-        without = "starlette" not in sys.modules and ".web." in found.name
-        if not without and not found.name.startswith("cliploc.integrations.") and not found.name.endswith("__main__"):
+        if found.name.startswith("cliploc.integrations.") or found.name.endswith("__main__"):
+            continue
+        try:
             importlib.import_module(found.name)
+        except ModuleNotFoundError as error:  # of an extra that is not installed
+            if error.name in POSIX_ONLY:
+                raise
     return [name for name in sys.modules if name.startswith("cliploc.")]
 
 

@@ -163,6 +163,8 @@ def refusals(tmp_path_factory):
 def test_an_unknown_name_is_refused_before_torch_is_imported(refusals, number, text):
     assert len(refusals) == len(REFUSED) + len(WITH_NUMPY)
     code, heavy, out, err, written = refusals[number]
+    if "pip install 'cliploc[web]'" in err:
+        pytest.importorskip("starlette")
     assert set(heavy) <= (set() if number < len(REFUSED) else {"numpy", "cv2"})
     assert (code, out) == (2, "")
     assert text in err

@@ -423,7 +423,6 @@ def test_grabcut_on_the_command_line(tmp_path):
     for wrong, said in (
         ("edges", "expected --masks-by as heat, grabcut or sam:FOLDER, got 'edges'"),
         ("sam:", "expected --masks-by as heat, grabcut or sam:FOLDER, got 'sam:'"),
-        ("sam:/nowhere/sam", "expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam': check the path"),
     ):
         assert refused(*asked, "--masks-by", wrong) == f"cliploc: {said}\n"
 

@@ -82,7 +82,7 @@ def test_a_folder_without_a_picture_fails_as_a_picture_among_the_others(tmp_path
     (tmp_path / "a.txt").write_text("no picture")
     result = cliploc_("localize", tmp_path, CAT, "-p", "cat", "--recipe", "fast")
     assert result.code == 1
-    assert f"failed: {tmp_path}: is a folder, expected a picture" in " ".join(result.err.split())
+    assert f"failed: expected pictures in {tmp_path}, found none" in " ".join(result.err.split())
 
 
 def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:

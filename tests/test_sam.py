@@ -20,7 +20,7 @@ from cliploc.method import Context
 from cliploc.rle import decode
 from cliploc.sam import SamMasks, SamRegions, points_of
 from cliploc.values import Boxes
-from tests.commands import CAT, document_of
+from tests.commands import CAT, document_of, refused
 from tests.test_localizer import photo
 from tests.tiny import give_function, tower
 from tests.tolerances import assert_same_choice
@@ -137,6 +137,8 @@ def test_what_cannot_be_is_said_in_one_line(folder: Path, tmp_path: Path, monkey
         SamMasks(folder, "text")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam'"):
         SamMasks("/nowhere/sam")
+    said = "expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam': check the path"
+    assert refused("localize", CAT, "-p", "cat", "--json", "--masks-by", "sam:/nowhere/sam") == f"cliploc: {said}\n"
     with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*: give a folder with config.json") as error:
         SamMasks(tmp_path)
     assert "\n" not in str(error.value)

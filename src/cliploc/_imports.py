@@ -46,7 +46,7 @@ def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[
 
 def install(extra: str, feature: str, *packages: str) -> str:
     """The line for a feature whose packages are not there."""
-    *others, last = (name.replace("_", "-") for name in packages or PACKAGES[extra])
+    *others, last = (name.replace("_", "-").replace("sklearn", "scikit-learn") for name in packages or PACKAGES[extra])
     names = f"{', '.join(others)} and {last}" if others else last
     return f"{feature} needs {names}: pip install 'cliploc[{extra}]'"
 

@@ -5,6 +5,7 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -327,7 +328,7 @@ def test_names_nobody_has(folder):
 
 
 def test_openais_spelling(monkeypatch):
-    monkeypatch.setattr(builder, "build", lambda plan, device, precision: plan)
+    monkeypatch.setattr(builder, "build", lambda plan, *_: SimpleNamespace(label=plan.label, logit_scale=1.0))
     assert create("ViT-B/32", "openai").label == "ViT-B-32:openai"
 
 

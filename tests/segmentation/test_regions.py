@@ -168,5 +168,5 @@ def test_what_cannot_be_is_one_line(monkeypatch, halves):
     with pytest.raises(InputError, match=r"expected 9×9 pixels as its picture has, got"):
         FileRegions(halves)(Image.new("RGB", (9, 9)), "coffee")
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(UsageError, match=r"^regions of colour needs sklearn: pip install 'cliploc\[regions\]'$"):
+    with pytest.raises(UsageError, match=r"^regions of colour needs scikit-learn: pip install 'cliploc\[regions\]'$"):
         ColourRegions()

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,17 @@ class PhotoRun:
         self.paths: list[str] = []  # of the files that were named, and of those in folders that were named
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
+        self._without_pictures: dict[str, UsageError] = {}  # folder → what is wrong with it
         demo = [f"{DEMO}{name}" for name in demo_names()]
         for photo in [path for asked in photos for path in (demo if asked == DEMO else [asked])]:
             listed = None
             if os.path.isdir(photo):
                 from cliploc.jobs.picture_files import find_pictures
 
-                with suppress(UsageError, ValueError):  # an empty folder stays, and fails as a picture
+                try:
                     listed = find_pictures(photo, self.folder)
+                except UsageError as error:  # it stays, and fails as a picture, for this reason
+                    self._without_pictures[photo] = error
             if listed is None:
                 self.paths.append(photo)
                 self.ids[photo] = _file_of(photo).name
@@ -100,6 +103,7 @@ class PhotoRun:
     # ------------------------------------------------------------------------------------------------ for each photo
     def fail(self, source: str, error: CliplocError) -> None:
         """Records a picture that cannot be used; the run goes on with the others."""
+        error = self._without_pictures.get(source, error)
         self._failures.append((source, str(error)))
         self._reporter.images(1)
         self.terminal.say(f"failed: {error}", style="red")
