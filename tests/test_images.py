@@ -316,6 +316,7 @@ def test_paths_that_are_no_files(tmp_path):
     os.mkfifo(pipe)
     for path, text in [
         (tmp_path / "none.jpg", f"{tmp_path}/none.jpg: no such file: check the path"),
+        ("https://a.b/c.jpg", "https://a.b/c.jpg: no such file: download the picture first"),
         (str(tmp_path), f"{tmp_path}: is a folder, expected a picture: name its files, such as {tmp_path}/*.jpg"),
         ("a\0b.jpg", "a\0b.jpg: no such file: check the path"),
         ("x" * 5000, "x" * 5000 + ": no such file: check the path"),

@@ -79,11 +79,16 @@ def test_template_file(tmp_path):
     assert Localizer(model=tower("gap_cnn"), templates=str(path)).templates == expected
 
 
+def test_names_instead_of_a_file_of_names():
+    with pytest.raises(UsageError, match=r"cat,dog cannot be read: .*: check the path, or give names with -p$"):
+        prompts.read_classes("cat,dog")
+
+
 @pytest.mark.parametrize("read", [prompts.read_classes, prompts.read_templates])
 def test_files_that_cannot_be_read(tmp_path, read):
     with pytest.raises(UsageError, match="cannot be read: No such file or directory"):
         read(tmp_path / "none.txt")
-    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+    with pytest.raises(UsageError, match="cannot be read: Is a directory: check the path"):
         read(tmp_path)
     (tmp_path / "latin.txt").write_bytes("café {}\n".encode("latin-1"))
     with pytest.raises(UsageError, match="which is not UTF-8: save it as UTF-8"):

@@ -237,7 +237,8 @@ def _checked_file(path: Path, name: str) -> Path:
     except PermissionError:
         raise InputError(f"{name}: permission denied for its folder: change its permissions") from None
     except (OSError, ValueError):  # also a name too long for the system, or with a null character
-        raise InputError(f"{name}: no such file: check the path") from None
+        advice = "download the picture first" if "://" in name else "check the path"
+        raise InputError(f"{name}: no such file: {advice}") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{name}: is a folder, expected a picture: name its files, such as {name.rstrip('/')}/*.jpg")
     if not stat.S_ISREG(status.st_mode):

@@ -224,7 +224,10 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
         raise UsageError(f"expected a text file of {what}, got {path}, which is not UTF-8: save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"expected a file of {what}, one per line, but {path} cannot be read: {reason}") from None
+        raise UsageError(
+            f"expected a file of {what}, one per line, but {path} cannot be read: {reason}: check the path"
+            + (", or give names with -p" if what == "names" else "")
+        ) from None
     lines = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
     kept = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not kept:

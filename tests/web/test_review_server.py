@@ -401,7 +401,8 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
     with pytest.raises(UsageError, match="found none of them: put the pictures back"), ReviewFolder.opened(out):
         pass
     result = cliploc_("review", tmp_path)
-    assert (result.code, "expected the folder of an annotation, found no manifest.json" in result.err) == (2, True)
+    assert result.code == 2
+    assert f"expected the folder of an annotation, found no manifest.json in {tmp_path}: give the --out" in result.err
 
 
 def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):

@@ -137,7 +137,8 @@ def create(
     if colon:
         backbone = model_sources.get(source)(rest, pretrained, device, precision)
     else:
-        backbone = models.get(_in_list(model)).build(pretrained, device, precision)
+        refuse_unknown(model)
+        backbone = models.get(plain_name(model)).build(pretrained, device, precision)
     if not math.isfinite(scale := backbone.logit_scale):
         raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")
     return backbone
@@ -161,20 +162,22 @@ def refuse_unknown(model: str) -> None:
     if colon:
         model_sources.refuse_unknown(source)
     else:
-        models.refuse_unknown(_in_list(model))
+        try:
+            models.refuse_unknown(plain_name(model))
+        except UnknownNameError as error:
+            if model and os.path.isdir(user_path(model)):
+                reason = f"expected a name of `cliploc models`, got the folder {model}: write local-dir:{model}"
+                raise UsageError(reason) from None
+            if "/" not in model:
+                raise
+            raise UnknownNameError(
+                "model", model, error.known, f"models; one of the Hugging Face Hub is --model hf-hub:{model}"
+            ) from None
 
 
 def plain_name(model: str) -> str:
     """The name with hyphens for slashes, as OpenAI writes ViT-B/32 and open_clip ViT-B-32."""
     return model.replace("/", "-")
-
-
-def _in_list(model: str) -> str:
-    """The plain name of a model that has no prefix; a folder needs one."""
-    name = plain_name(model)
-    if model and os.path.isdir(user_path(model)) and name not in models.known_names():
-        raise UsageError(f"expected a name of `cliploc models`, got the folder {model}: write local-dir:{model}")
-    return name
 
 
 # ------------------------------------------------------------------------------------------------------------- guides

@@ -223,7 +223,7 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
         read = read_json(path)
     except FileNotFoundError:
         raise UsageError(
-            f"expected the folder of {kind.article}, found no manifest.json in {out}: check the path"
+            f"expected the folder of {kind.article}, found no manifest.json in {out}: give the --out of its run"
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error}): choose another --out") from error
