@@ -112,10 +112,10 @@ structures: Registry[Callable[[str], Structure]] = Registry(
 
 def structure_of(model: str) -> ModelEntry | Structure | None:
     """A model's structure from catalogue or configuration, no weights; None: a plugin's model must be built."""
+    refuse_unknown(model)
     source, colon, rest = model.partition(":")
     if not colon:
-        return models.get(_in_list(model))
-    model_sources.get(source)  # raises for an unknown source
+        return models.get(plain_name(model))
     return structures.get(source)(rest) if source in structures.names() else None
 
 
@@ -133,11 +133,11 @@ def create(
         >>> create("mini").embedding_size
         1280
     """
+    refuse_unknown(model)
     source, colon, rest = model.partition(":")
     if colon:
         backbone = model_sources.get(source)(rest, pretrained, device, precision)
     else:
-        refuse_unknown(model)
         backbone = models.get(plain_name(model)).build(pretrained, device, precision)
     if not math.isfinite(scale := backbone.logit_scale):
         raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")
