@@ -149,7 +149,11 @@ def _manifest(run: BenchmarkRun) -> dict[str, Any]:
     data["classes"] = len(run.dataset["classes"])
     every = list(dict.fromkeys(key for setting in run.settings for key in setting.about))
     first = run.settings[0].about
-    same = {key: first.get(key) for key in every if all(one.about.get(key) == first.get(key) for one in run.settings)}
+    same = {
+        key: first.get(key)
+        for key in every
+        if all(setting.about.get(key) == first.get(key) for setting in run.settings)
+    }
     keys = ["id", *(key for key in every if key != "id" and key not in same)]
     texts = [[in_words(setting.about.get(key)) for key in keys] for setting in run.settings]
     rows = [[Cell(text if len(text) <= 60 else text[:59] + "…") for text in row] for row in texts]
