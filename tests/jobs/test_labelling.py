@@ -245,7 +245,8 @@ def test_a_picture_that_fails_is_named_once(twenty: Planted) -> None:
 def test_the_report_has_the_curve_and_the_tables(twenty: Planted) -> None:
     result = twenty.run()
     page = write_report(twenty.out).read_text()
-    for words in ("Labelling: planted report, 20 pictures", "Corrections left", "suggested, taught", "± "):
+    root = json.loads((twenty.out / "manifest.json").read_text())["dataset"]["root"]
+    for words in (f"Labelling: {Path(root).name}, 20 pictures", "Corrections left", "suggested, taught", "± "):
         assert words in page
     assert "Each name" not in page
     lines = list(csv.DictReader((twenty.out / "tables.csv").open()))

@@ -341,6 +341,18 @@ def test_every_class_is_in_the_table(made: tuple[Path, dict[str, Any]], page: st
 
 
 # ----------------------------------------------------------------------------------------------- what can go wrong
+def test_the_table_of_settings_has_only_what_differs(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    html = section(page, "manifest")
+    settings = json.loads((made[0] / "manifest.json").read_text())["settings"]
+    alike = [key for key in settings[0] if len({json.dumps(one.get(key)) for one in settings}) == 1]
+    titles = cells(html.split('aria-label="Settings"')[1])[0]
+    assert alike
+    assert "id" in titles
+    assert not set(alike) & set(titles)
+    said = html.split("In all settings")[1]
+    assert all(f"<dt>{key.replace('_', ' ')}</dt>" in said for key in alike)
+
+
 def test_failures_and_problems_are_said(page: str) -> None:
     html = section(page, "problems")
     assert "3 rows of 120 failed" in html

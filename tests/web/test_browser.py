@@ -131,7 +131,7 @@ def test_find_is_one_request_which_is_the_benchs(page, address):
     assert mine == wish_of(mine["visitor"], mine["picture"], {**page_defaults(address), "names": "cat, dog"})
 
 
-def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address):
+def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address, tmp_path):
     open_page(page, address)
     choose(page, DEMO / "cat.jpg")
     page.locator("#names").fill("cat")
@@ -147,6 +147,12 @@ def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address):
         page.unroute("**/api/show")
     page.locator("#find").click()
     page.locator("#results figure").first.wait_for()
+    assert "still that of" not in page.locator("#status").inner_text()
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    look(page, tmp_path / "broken.jpg", "cat")
+    playwright.expect(page.locator("#status .problem")).to_contain_text("The result below is still that of cat.jpg.")
+    move(page, "#threshold", "0.8")
+    playwright.expect(page.locator("#status .done")).to_contain_text("The result below is still that of cat.jpg.")
 
 
 def test_who_has_the_password_finds(browser):

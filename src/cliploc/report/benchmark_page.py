@@ -147,13 +147,21 @@ def _manifest(run: BenchmarkRun) -> dict[str, Any]:
     shown = {key: value for key, value in run.manifest.items() if key not in ("settings", "dataset", "sessions")}
     data = {key: value for key, value in run.dataset.items() if key not in ("classes", "reasons", "problems")}
     data["classes"] = len(run.dataset["classes"])
-    keys = list(dict.fromkeys(key for setting in run.settings for key in setting.about))
+    every = list(dict.fromkeys(key for setting in run.settings for key in setting.about))
+    first = run.settings[0].about
+    same = {
+        key: first.get(key)
+        for key in every
+        if all(setting.about.get(key) == first.get(key) for setting in run.settings)
+    }
+    keys = ["id", *(key for key in every if key != "id" and key not in same)]
     texts = [[in_words(setting.about.get(key)) for key in keys] for setting in run.settings]
     rows = [[Cell(text if len(text) <= 60 else text[:59] + "…") for text in row] for row in texts]
     return {
         "sessions": [_pairs(session) for session in run.manifest.get("sessions") or []],
         "run": _pairs(shown),
         "dataset": _pairs(data),
+        "same": _pairs({key: value for key, value in same.items() if key != "id"}),
         "settings": Table("Settings", dict.fromkeys(keys, ""), {"": rows}, keys),
         "raw": json.dumps({**run.manifest, "dataset": data}, ensure_ascii=False, indent=1),
     }

@@ -42,7 +42,9 @@ def write_labelling_report(folder: Path, *, pictures: bool = True) -> Path:  # n
 
     run = read_run(folder, LabellingManifest, lambda _: ("untaught", "taught", "saved"), best)
     _refuse_damaged(run)
-    title, table, names = run.title("Labelling"), _numbers(run), _names(run)
+    # Named by the folder: its format and split do not say whose pictures they are.
+    title = f"Labelling: {Path(run.dataset['root']).name}, {count(run.dataset['samples'], 'picture')}"
+    table, names = _numbers(run), _names(run)
     seconds = run.manifest["seconds"]
     low, high = seconds["draw"]
     facts = {

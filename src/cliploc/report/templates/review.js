@@ -23,6 +23,7 @@ const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : ma
 
 // ------------------------------------------------------------------------------------------------------------ storage
 class Conflict extends Error {}
+const GONE = "the server does not answer: start cliploc review again";
 
 /** The pictures of a server, which has them on its disk. */
 class ServerStore {
@@ -44,7 +45,8 @@ class ServerStore {
   }
   async #get(path) { return this.#answer(fetch(path)); }
   async #answer(asked) {
-    const response = await asked.catch(() => { throw new Error("the server does not answer: start cliploc review again"); });
+    const response = await asked.catch(() => { throw new Error(GONE); });
+    if ($("notice").textContent.endsWith(GONE)) tell("");  // it answers again
     const text = await response.text();
     let content = {};
     try { content = JSON.parse(text); } catch { content = {error: text}; }
@@ -506,7 +508,10 @@ $("canvas").addEventListener("pointerdown", (event) => {
     }
   } else if (!onSelected) {
     if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
-    annotator.element.querySelector("svg").setPointerCapture(event.pointerId);  // also where it ends beside the picture
+    const layer = annotator.element.querySelector("svg");
+    layer.setPointerCapture(event.pointerId);  // also where it ends beside the picture
+    // A finger that taps the next corner of a polygon has not moved there.
+    if (event.pointerType === "touch") layer.dispatchEvent(new PointerEvent("pointermove", event));
   }
 }, true);
 // On the window and before all others, as Annotorious ends some of these events.
@@ -521,7 +526,13 @@ addEventListener("pointerup", (event) => {
   else takeOverSoon();
   swallow = false;
 }, true);
-addEventListener("pointercancel", () => { pressed = null; swallow = false; annotator?.cancelDrawing(); takeOverSoon(); });
+addEventListener("pointercancel", () => {
+  if (!pressed) return;  // the page was scrolled
+  pressed = null;
+  swallow = false;
+  annotator?.cancelDrawing();
+  takeOverSoon();
+});
 $("canvas").addEventListener("dblclick", takeOverSoon);
 function shownPoint(event) {
   const bounds = $("canvas").getBoundingClientRect(), [width, height] = current.size;
@@ -651,6 +662,7 @@ function go(by) {
   return open(shown[next]);
 }
 function reviewedNext() {
+  if (heading !== null) return;  // pressed twice: the next one was not seen yet
   if (current.status !== "reviewed") setStatus("reviewed");
   const next = shown[shown.indexOf(current.index) + 1], left = openOnes(shown);
   // Where those begin that were seen before, it goes on with what is left above.
@@ -1053,6 +1065,8 @@ addEventListener("keydown", (event) => {
   takeOverNow();
   const typing = event.target.matches?.("input:not([type=radio]):not([type=checkbox]), select, textarea");
   const command = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase();
+  // What is typed ahead would be done to the picture that is left.
+  if (heading !== null && !typing && !"npl?".includes(event.key)) { event.stopImmediatePropagation(); return; }
   if (command === "z" || command === "y") {
     if (typing && event.target.matches("#suggest-name")) return;
     event.preventDefault();

@@ -14,6 +14,7 @@ const visitor = [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte
 const pictures = { picture: new PictureField(at("#picture")), exemplar: new PictureField(at("#exemplar")) };
 let running = null;  // ends the search, or the writing of files, that goes on
 let moves = 0, chosen = 0;  // of sliders, of menus
+let shown = "";  // the name of the picture whose result is on the page
 let adjusting = Promise.resolve();
 
 // ------------------------------------------------------------------------------------------------------- status line
@@ -22,7 +23,8 @@ function say({ kind, text, progress, counted }) {
   status.setAttribute("aria-busy", again);  // a screen reader reads the first line of a search, and how it ends
   const line = document.createElement("p");
   line.className = kind;
-  line.textContent = text;
+  const stale = kind !== "busy" && page.dataset.state === "found" && shown !== pictures.picture.name.textContent;
+  line.textContent = stale ? `${text} The result below is still that of ${shown}.` : text;
   if (kind === "problem") line.setAttribute("role", "alert");
   if (progress !== undefined) {
     const bar = document.createElement("progress");
@@ -44,7 +46,8 @@ async function asked(fields, signal) {
   return lastLine(await post("/api/show", { ...settings(), visitor, ...fields }, signal), line => say(line.status));
 }
 
-function show({ status: said, figures, json, python, command, address }) {
+function show({ status: said, figures, json, python, command, address }, name = shown) {
+  if (figures !== undefined) shown = name;
   say(said);
   if (figures === undefined) return;
   results.innerHTML = figures;  // of a template that escapes what was typed; the page's policy allows no script in it
@@ -58,12 +61,13 @@ function show({ status: said, figures, json, python, command, address }) {
 
 async function search(signal, again = true) {
   const given = Object.fromEntries(Object.entries(pictures).map(([name, field]) => [name, field.given])), before = moves;
+  const name = pictures.picture.name.textContent;
   try {
     const answer = await asked({ search: true, ...given }, signal);
     for (const [name, id] of Object.entries(answer.ids)) {
       if (pictures[name].given === given[name]) pictures[name].known(id);
     }
-    show(answer);
+    show(answer, name);
     if (moves !== before) adjust();  // a slider was moved meanwhile
   } catch (error) {
     if (error.status !== 404 || !again) throw error;
@@ -110,7 +114,7 @@ async function adjust() {
   if (page.dataset.state !== "found") return;
   await adjusting;
   if (move !== moves) return;
-  adjusting = asked({ search: false }).then(show, sayProblem);
+  adjusting = asked({ search: false }).then(answer => show(answer), sayProblem);
 }
 
 // --------------------------------------------------------------------------------------------------------- the menus
