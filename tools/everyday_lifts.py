@@ -1,6 +1,6 @@
 """Learns the lifts of everyday names, for the second look of `mini` (about 10 minutes, one thread).
 
-The second look was fitted before everyday names had anchors, to how other names lie above their rivals. People vary
+The second look is fitted to how other names lie above their rivals, on `coco_tune` without the anchors. People vary
 more than dogs do, so person lies lower than dog where it is there, and also where it is not. Its *lift* is added to how
 far it lies above its rivals, in views and in boxes.
 

@@ -2,7 +2,7 @@
 
 A method that is named runs as published, so that papers can be compared. Where none is named, the model's recipe runs:
 method, refinement, scales, windows, flips and threshold together. The recipes of `mini` and `mini-vit` were chosen on
-the tuning pictures (tools/recipe_study.py, docs/studies/recipes.md). Those of other towers are unmeasured: they follow
+sets for tuning (docs/studies/recipes.md). Those of other towers are unmeasured: they follow
 these two by analogy, or were chosen by how the tower's patches are pooled and trained.
 """
 
@@ -27,7 +27,7 @@ from cliploc.errors import InputError, UsageError
 if TYPE_CHECKING:
     from cliploc.tower import Backbone
 
-MEASURED = "chosen on the tuning pictures: `cliploc help recipes`"
+MEASURED = "chosen on sets for tuning: `cliploc help recipes`"
 POOLED = "chosen by how its attention pool reads the patches; unmeasured"
 READ_BY_PATCHES = "chosen by what its patches were trained for; unmeasured"
 BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"

@@ -59,8 +59,8 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
 
     If the picture is also seen in windows and there is no guide, F are the stitched features of the smallest windows,
     whose grid is finer and not stretched. Then S is cut at 0.2 instead of 0.1, and
-    map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
-    pictures: docs/studies/refinement.md.
+    map′ = 0.8 · min_max(A · map) + 0.2 · map. Cuts and the threshold of the boxes were chosen on the tuning pictures:
+    docs/studies/refinement.md.
     """
     spread = spread_along(directions(ctx.places), maps, WINDOWS_CUT if ctx.from_windows else CUT)
     return with_details(spread, maps) if ctx.from_windows else spread
