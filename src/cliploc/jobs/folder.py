@@ -184,6 +184,7 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
         )
     if differences == [OTHER_SAMPLES]:
         raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
+    differences = [line for line in differences if line != OTHER_SAMPLES]  # it follows from others, such as a limit
     if differences:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
