@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -115,7 +116,7 @@ class Terminal:
         lines = Reporter(
             failed=lambda _, error: self.say(f"failed: {error}", style="red"),
             halved=lambda count: self.say(halved_note(count), style="yellow"),
-            note=lambda line: self.say(line, style="yellow"),
+            note=cache(lambda line: self.say(line, style="yellow")),  # once: several runs of a command say the same
         )
         if not self.err.is_terminal:
             yield lines

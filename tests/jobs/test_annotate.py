@@ -441,7 +441,7 @@ def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
             "applied to dogs.png: expected labels below 4",
         ),
         (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected a review as review.html saves it"),
-        (tmp_path / "none.json", "no such file"),
+        (tmp_path / "none.json", "expected corrected boxes in .*none.json, found no such file"),
     ]:
         with pytest.raises(UsageError, match=said):
             annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)

@@ -323,3 +323,10 @@ def test_the_document_explains_every_key(folders):
     assert shown["schema_version"] == 1
     for key in shown:
         assert f"`{key}`" in document or f"`_{key.rsplit('_')[-1]}`" in document, key
+
+
+def test_of_many_failures_the_first_are_printed_and_the_others_counted(folders):
+    (folders[1] / "image_ids.txt").write_text("".join(f"{number}.JPEG\n" for number in range(30)))
+    result = evaluate(folders)
+    assert result.err.count("failed: ") == 20
+    assert "more: --json lists all\n" in result.err

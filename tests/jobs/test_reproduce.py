@@ -73,13 +73,20 @@ def test_where_no_row_could_be_computed_nothing_is_done(tmp_path):
 def test_a_file_of_ones_own_rows_is_compared(tmp_path):
     root = wsol_folder(tmp_path / "wsol", 4)
     rows = rows_file(tmp_path, {"wsol": "gt_known"})
+    asked = ("reproduce", rows, "--root", f"wsol={root}", *QUICK, "--out", tmp_path / "out")
     with judged_here():
-        ran = cliploc_("reproduce", rows, "--root", f"wsol={root}", *QUICK, "--out", tmp_path / "out")
+        ran = cliploc_(*asked)
     assert ran.code == 0, ran.err
+    assert cliploc_(*asked, "--sample", "2").code == 2  # other settings: the file below stays
     found = json.loads((tmp_path / "out/reproduced.json").read_text())["rows"][0]
     assert found["note"] == ""
     assert f"{found['ours']:.2f}" in ran.out
     assert found["confidence_95"][0] <= found["ours"] <= found["confidence_95"][1]
+    picture = root / "val/000.jpg"
+    picture.write_bytes(picture.read_bytes()[:-100])
+    with judged_here():
+        assert cliploc_(*asked).code == 1
+    assert json.loads((tmp_path / "out/reproduced.json").read_text())["rows"][0]["note"] == "some pictures failed"
 
 
 def test_other_published_weights_of_the_rows_own_model_are_not_the_papers():

@@ -239,17 +239,18 @@ def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, t
     shutil.copytree(colours, tmp_path / "root")
     for broken in (tmp_path / "root" / "blue").iterdir():
         broken.write_bytes(b"no picture")
+    (tmp_path / "root" / "a").mkdir()
     notes: list[str] = []
     out, backbone = tmp_path / "head.safetensors", tower("vit", GRID)
     train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), reporter=Reporter(note=notes.append))
     head = load_head(out, backbone)
     assert head.config.classes == (("green",), ("red",))
-    assert notes[0] == "left out, as none of their pictures can be read: blue"
+    assert notes[0] == "left out, as none of their pictures can be read: a, blue"
     if kind == "closed":
         assert head.unknown_reason(("blue",)) is not None
     for broken in (tmp_path / "root" / "green").iterdir():
         broken.write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="read of at least two classes, got them of 1 of 3: check the files"):
+    with pytest.raises(UsageError, match="read of at least two classes, got them of 1 of 4: check the files"):
         train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), restart=True)
 
 

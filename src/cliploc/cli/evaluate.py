@@ -16,7 +16,7 @@ from cliploc.cli.options import (
     rare,
     refuse_unknown_dataset,
 )
-from cliploc.cli.output import DONE, SOME_FAILED, print_result
+from cliploc.cli.output import DONE, SOME_FAILED, first_failures, print_result
 from cliploc.config import FaithfulnessOptions, Options, choice, flags_of
 from cliploc.errors import UsageError
 
@@ -122,7 +122,7 @@ def _localization(asked: EvaluateFlags, maps: Path) -> int:
     if convention is None:
         raise UsageError(f"expected --convention to be one of {', '.join(CONVENTIONS)}, got {asked.convention!r}")
     terminal = Terminal()
-    with terminal.progress("reading metadata") as reporter:
+    with terminal.progress("reading metadata") as shown, first_failures(terminal, shown) as reporter:
         result = evaluate_folder(
             maps,
             asked.metadata,
@@ -146,7 +146,7 @@ def _labels(asked: EvaluateFlags) -> int:
     from cliploc.jobs.benchmark_segmentation import evaluate_labels
 
     terminal = Terminal()
-    with terminal.progress("reading label maps") as reporter:
+    with terminal.progress("reading label maps") as shown, first_failures(terminal, shown) as reporter:
         result = evaluate_labels(
             asked.predictions,
             dataset=asked.dataset,
@@ -176,7 +176,10 @@ def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: 
     chosen_metrics(names, with_method=False)  # refused before a model is loaded
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
-    with terminal.progress(f"reading {dataset}", rate="pictures/s") as reporter:
+    with (
+        terminal.progress(f"reading {dataset}", rate="pictures/s") as shown,
+        first_failures(terminal, shown) as reporter,
+    ):
         opened = open_dataset(dataset, asked.root, asked.split)
         result = evaluate_maps(maps, opened, options, metrics=names, protocol=protocol, reporter=reporter)
     summary = result.summary

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._files import write_whole
 from cliploc._terminal import Terminal, grid, printable, styled, write_out
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from cliploc.reporter import Reporter
     from cliploc.values import Problem
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
@@ -71,6 +73,24 @@ def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
     """Prints the first failures, each with its reason."""
     for name, reason in list(failed.items())[:SHOWN_FAILURES]:
         terminal.say(f"failed: {name}: {reason}", style="red")
+
+
+@contextmanager
+def first_failures(terminal: Terminal, reporter: Reporter) -> Iterator[Reporter]:
+    """A reporter that prints the first failures only, and at the end how many more there are."""
+    count = 0
+
+    def failed(source: str, error: CliplocError) -> None:
+        nonlocal count
+        count += 1
+        if count <= SHOWN_FAILURES:
+            reporter.failed(source, error)
+
+    try:
+        yield replace(reporter, failed=failed)
+    finally:
+        if count > SHOWN_FAILURES:
+            terminal.say(f"and {count - SHOWN_FAILURES:,} more: --json lists all", style="red")
 
 
 def say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str = "") -> None:

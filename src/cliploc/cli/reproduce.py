@@ -66,6 +66,7 @@ def reproduce(asked: ReproduceFlags) -> int:
         word for name in ("address", "threads") if (value := getattr(asked, name)) for word in (f"--{name}", f"{value}")
     ]
     reproduced: list[Reproduced] = []
+    failed = False
     with alone_in(out):
         for row in rows:
             own, other = on_model(row, asked.model, asked.pretrained)
@@ -80,6 +81,7 @@ def reproduce(asked: ReproduceFlags) -> int:
                 code = main(words)
             ours, ends = number_in(out / row.id, row) if code in (DONE, SOME_FAILED) else (None, None)
             if code == SOME_FAILED:
+                failed = True
                 note = "; ".join(filter(None, [note, "some pictures failed"]))
             reproduced.append(
                 Reproduced(row, ours, ends, "not run: see the line above" if code == NOTHING_DONE else note)
@@ -87,8 +89,11 @@ def reproduce(asked: ReproduceFlags) -> int:
             if code not in (DONE, SOME_FAILED, NOTHING_DONE):  # interrupted
                 return code
         document = {"kind": "reproduced", "rows": [row.document() for row in reproduced]}
-        with own_temporaries(out, "reproduced"):
-            write(out / FILE, json_text(document).encode())
+        computed = [row.ours is not None for row in reproduced]
+        if any(computed):  # else an earlier file stays
+            with own_temporaries(out, "reproduced"):
+                write(out / FILE, json_text(document).encode())
     print_result(terminal, document, titled(table_of(reproduced)), as_json=asked.as_json)
-    computed = [row.ours is not None for row in reproduced]
-    return DONE if all(computed) else SOME_FAILED if any(computed) else NOTHING_DONE
+    if not any(computed):
+        return NOTHING_DONE
+    return SOME_FAILED if failed or not all(computed) else DONE

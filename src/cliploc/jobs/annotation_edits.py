@@ -46,7 +46,7 @@ def merge_review(drafts: AnnotatedFolder, path: Path) -> dict[str, str]:
     try:
         read = read_json(path, SavedReview)
     except FileNotFoundError:
-        raise UsageError(f"expected a review in {path}, found no such file: check the path") from None
+        raise UsageError(f"expected corrected boxes in {path}, found no such file: check the path") from None
     except (OSError, ValueError) as error:
         raise UsageError(
             f"expected a review as review.html saves it, {path} has other content or cannot be read ({error}): save it "

@@ -21,6 +21,7 @@ from cliploc.errors import CliplocError, UsageError
 
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 FREE = frozenset({"token", "sessions", "files"})  # keys of every manifest that may differ when a run is resumed
+OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -171,7 +172,8 @@ def begin(
 
 def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], kind: RunKind) -> None:
     try:
-        differences = _differences(old, new, kind.free | FREE)
+        # The number of parts follows from the settings.
+        differences = _differences(old, new, kind.free | FREE | {"shards"})
     except (KeyError, TypeError):
         raise UsageError(f"{out / 'manifest.json'} is damaged: choose another --out") from None
     theirs, ours = (manifest.get("cliploc_version") for manifest in (old, new))
@@ -180,6 +182,9 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
             f"{out} holds a run by cliploc {theirs}, this is {ours}: resume it with that version, or choose another "
             "--out"
         )
+    if differences == [OTHER_SAMPLES]:
+        raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
+    differences = [line for line in differences if line != OTHER_SAMPLES]  # it follows from others, such as a limit
     if differences:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
@@ -264,6 +269,8 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         by_id = [{setting["id"]: setting for setting in settings} for settings in (old, new)]
         differences = _differences(by_id[0], by_id[1], free, where)
         return differences or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
+    if old != new and where == "dataset.samples_sha256":
+        return [OTHER_SAMPLES]
     if old != new:
         texts = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
         there, asked = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)

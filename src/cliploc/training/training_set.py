@@ -41,10 +41,12 @@ def read_folder(root: str | Path) -> LabelledPictures:
             "not a folder: check the path"
         )
     rows = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in folders:
         paths = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
         rows += [(path, folder.name) for path in paths]
-    return _labelled(rows, f"a folder for each class in {root}")
+    # A class without pictures is one of those that `train` says it leaves out.
+    return _labelled(rows, [folder.name for folder in folders], f"a folder for each class in {root}")
 
 
 def read_csv(file: str | Path) -> LabelledPictures:
@@ -64,16 +66,14 @@ def read_csv(file: str | Path) -> LabelledPictures:
         if len(cells) != 2 or not all(cell.strip() for cell in cells):
             raise UsageError(f"{file}, line {number}: expected path,label, got {','.join(cells)!r}")
         rows.append((file.parent / cells[0].strip(), cells[1].strip()))
-    return _labelled(rows, f"lines path,label in {file}")
+    return _labelled(rows, [label for _, label in rows], f"lines path,label in {file}")
 
 
-def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
+def _labelled(rows: list[tuple[Path, str]], labels: list[str], where: str) -> LabelledPictures:
     wordnet = prompts.imagenet_entries()
-    entries = {label: wordnet.get(label, _entry(label)) for _, label in rows}
-    if len(entries) < 2:
-        raise UsageError(
-            f"expected pictures of at least two classes ({where}), found {len(entries)}: add another class"
-        )
+    if (count := len({label for _, label in rows})) < 2:
+        raise UsageError(f"expected pictures of at least two classes ({where}), found {count}: add another class")
+    entries = {label: wordnet.get(label, _entry(label)) for label in labels}
     texts = prompts.parse(list(entries.values()), contrasts=False)
     index = {label: number for number, label in enumerate(entries)}
     return LabelledPictures(tuple(path for path, _ in rows), tuple(index[label] for _, label in rows), texts.synonyms)
