@@ -286,13 +286,6 @@ def test_a_constant_map_is_zeros_and_not_found(backbones):
         assert len(found.boxes) == 0
 
 
-def test_no_region_that_is_large_enough_is_not_found(backbones):
-    found = build(backbones["gap_cnn"], min_area=0.9)(WIDE, ["red"])
-    assert found.reasons == ("no region of its map reaches 0.9 of the picture",)
-    assert not found.found[0]
-    assert found.maps.max() == 1  # the map is shown all the same
-
-
 def test_background_is_subtracted_and_may_win(backbones):
     backbone = backbones["gap_cnn"]
     localizer = build(backbone, background=["blue", "green"])
@@ -707,12 +700,16 @@ def test_other_boxes_out_of_the_same_maps(backbones):
 
 
 @pytest.mark.parametrize("second_look", [False, True])
-@pytest.mark.parametrize("strict", [{"min_score": 1}, {"min_area": 0.9}], ids=str)
-def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict, second_look):
+@pytest.mark.parametrize(
+    ("strict", "why"),
+    [({"min_score": 1}, "no box scores 1 or more"), ({"min_area": 0.9}, "no region of its map reaches 0.9 of the picture")],
+)
+def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict, why, second_look):
     how = {"min_presence": 0, "min_score": 0, "second_look": second_look}
     none, usual = (build(backbones["gap_cnn"], **{**how, **more})(WIDE, ["red"]) for more in (strict, {}))
     again = none.by(usual.rule, 0.0)
-    assert (len(none.boxes), again.reasons, again.found.tolist()) == (0, usual.reasons, [True])
+    assert (len(none.boxes), none.reasons, none.maps.max()) == (0, (why,), 1)
+    assert (again.reasons, again.found.tolist(), again.box_rule) == (usual.reasons, [True], usual.box_rule)
     np.testing.assert_array_equal(again.boxes.xyxy, usual.boxes.xyxy)
     np.testing.assert_array_equal(none.boxes_by(usual.rule).score, usual.boxes.score)
     with pytest.raises(UsageError, match=r"expected a BoxRule, got 0\.3"):
