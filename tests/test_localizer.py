@@ -702,7 +702,10 @@ def test_other_boxes_out_of_the_same_maps(backbones):
 @pytest.mark.parametrize("second_look", [False, True])
 @pytest.mark.parametrize(
     ("strict", "why"),
-    [({"min_score": 1}, "no box scores 1 or more"), ({"min_area": 0.9}, "no region of its map reaches 0.9 of the picture")],
+    [
+        ({"min_score": 1}, "no box scores 1 or more"),
+        ({"min_area": 0.9}, "no region of its map reaches 0.9 of the picture"),
+    ],
 )
 def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict, why, second_look):
     how = {"min_presence": 0, "min_score": 0, "second_look": second_look}
