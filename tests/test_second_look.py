@@ -256,7 +256,9 @@ def test_a_name_whose_boxes_are_all_below_the_minimum_is_unsure(rivals):
 
 
 def test_pictures_that_stand_for_a_name_do_not_compete(rivals):
-    judged = look(rivals, (-9.0, -9, -9), (False, True, True)).judge(SCORED, REASONS, BoxRule(), 0.5)
+    second = look(rivals, (-9.0, -9, -9), (False, True, True))
+    unlikely = dataclasses.replace(second.calibration, right=second.calibration.there)
+    judged = dataclasses.replace(second, calibration=unlikely).judge(SCORED, REASONS, BoxRule(), 0.5)
     assert judged.presence[0] == 1
     np.testing.assert_array_equal(judged.boxes.score, np.float32([0.9, 0.3]))
 
