@@ -614,25 +614,24 @@ def test_a_broken_picture_keeps_its_place_in_the_batch(backbones, tmp_path, monk
     assert len(results) == 4
 
 
-def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypatch):
+def test_batches_too_large_for_the_memory_are_done_in_halves_and_the_next_ones_too(backbones, monkeypatch):
     plain, sizes, told = Flow.compute, [], []
 
     def narrow(self, batch, *rest, **more):
         sizes.append(len(batch))
         if len(batch) > 2:
-            raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: not enough memory: you tried …"
-            )
+            said = "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: not enough memory: you tried …"
+            raise MemoryError if batch[0].id else RuntimeError(said)
         return plain(self, batch, *rest, **more)
 
-    localizer = build(backbones["gap_cnn"], batch_size=5)
-    whole = list(localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"]))
+    localizer, pictures = build(backbones["gap_cnn"], batch_size=5), [*PHOTOS, *PHOTOS, WIDE]
+    whole = list(localizer.compare(pictures, ["red", "blue"], ["cam", "grad_cam"]))
     monkeypatch.setattr(Flow, "compute", narrow)
     halved = list(
-        localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"], reporter=Reporter(halved=told.append))
+        localizer.compare(pictures, ["red", "blue"], ["cam", "grad_cam"], reporter=Reporter(halved=told.append))
     )
-    assert sizes == [5, 3, 2, 1, 2]
-    assert told == [5, 3]
+    assert sorted(sizes) == [1, 1, 1, 2, 2, 2, 2, 3, 3, 5, 5]
+    assert sorted(told) == [3, 3, 5, 5]
     for one, other in zip(whole, halved, strict=True):
         for method in ("cam", "grad_cam"):
             same(one[method], other[method])
@@ -642,24 +641,6 @@ def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypat
     monkeypatch.setattr(Flow, "compute", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("of another kind")))
     with pytest.raises(RuntimeError, match="of another kind"):
         list(localizer.compare(PHOTOS, ["red"], ["cam"]))
-
-
-def test_after_a_batch_too_large_for_the_memory_the_next_ones_are_done_too(backbones, monkeypatch):
-    plain, told = Flow.compute, []
-
-    def narrow(self, batch, *rest, **more):
-        if len(batch) > 1 and batch[0].id in (2, 4):
-            raise MemoryError
-        return plain(self, batch, *rest, **more)
-
-    localizer = build(backbones["gap_cnn"], batch_size=2)
-    pictures = [*PHOTOS, *PHOTOS][:9]
-    whole = list(localizer.stream(pictures, ["red", "blue"]))
-    monkeypatch.setattr(Flow, "compute", narrow)
-    halved = list(localizer.stream(pictures, ["red", "blue"], reporter=Reporter(halved=told.append)))
-    assert told == [2, 2]
-    for one, other in zip(whole, halved, strict=True):
-        same(one, other)
 
 
 @pytest.mark.parametrize("options", [{}, {"resize": "pad", "scales": (1, 1.5), "flip": True}])
