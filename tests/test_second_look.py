@@ -83,17 +83,17 @@ def test_a_narrow_strip_has_few_regions():
 
 
 def test_a_large_input_is_read_at_the_models_own_size_and_looked_at_in_regions():
-    usual, large = (Localizer(create_once("mini"), method="cam", scales=(n,), second_look=True) for n in (1, 2))
-    one, two = (localizer(CAT, ["cat", "dog"]) for localizer in (usual, large))
+    views = {"scales": (1,)}, {"scales": (2,)}, {"windows": (2,)}
+    usual, large, cut = (Localizer(create_once("mini"), method="cam", second_look=True, **view) for view in views)
+    one, two, windowed = (localizer(CAT, ["cat", "dog"]) for localizer in (usual, large, cut))
     assert large.describe()["scales"] == (2,)
-    assert one.second_look is not None
-    assert two.second_look is not None
     assert_rounded(two.second_look.places, one.second_look.places, 1280, one.second_look.places.abs().max())
     assert_rounded(two.embedding, one.embedding, 1280, 1)
     assert (one.second_look.of_names[:, 0] >= one.second_look.of_names[:, 1]).all()
     assert (one.second_look.of_names[:, 0] > one.second_look.of_names[:, 1]).any()  # a region is better than the whole
     np.testing.assert_allclose(one.second_look.of_names[:, 1], two.second_look.of_names[:, 1], atol=1e-3)
-    assert not np.allclose(one.second_look.of_names[:, 0], two.second_look.of_names[:, 0], atol=1e-3)
+    for other in (two, windowed):  # windows take the place of regions
+        assert not np.allclose(one.second_look.of_names[:, 0], other.second_look.of_names[:, 0], atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +232,8 @@ FOUND_AND_UNSURE, FOUND_AND_RULED_OUT = (7.0, 3.0, -4.0), (7.0, 2.0, -4.0)
 
 
 def test_a_name_is_found_unsure_or_ruled_out_by_its_chance(rivals):
-    judged = look(rivals, FOUND_AND_UNSURE).judge(SCORED, REASONS, BoxRule(min_score=0.2), 0.5)
-    assert judged.reasons == (None, "presence 0.12 is below 0.5", "absent")
+    judged = look(rivals, FOUND_AND_UNSURE).judge(SCORED, REASONS, BoxRule(min_score=0.2), 0.12)
+    assert judged.reasons == (None, "presence 0.1192 is below 0.12", "absent")
     np.testing.assert_allclose(judged.presence, 1 / (1 + np.exp([-2.0, 2, 9])), rtol=1e-5)
     np.testing.assert_allclose(judged.boxes.score, [0.9, 0.3], atol=1e-5)  # best first
     np.testing.assert_allclose(judged.unsure.score, [0.6], atol=1e-5)  # without what no setting would keep
@@ -256,7 +256,9 @@ def test_a_name_whose_boxes_are_all_below_the_minimum_is_unsure(rivals):
 
 
 def test_pictures_that_stand_for_a_name_do_not_compete(rivals):
-    judged = look(rivals, (-9.0, -9, -9), (False, True, True)).judge(SCORED, REASONS, BoxRule(), 0.5)
+    second = look(rivals, (-9.0, -9, -9), (False, True, True))
+    unlikely = dataclasses.replace(second.calibration, right=second.calibration.there)
+    judged = dataclasses.replace(second, calibration=unlikely).judge(SCORED, REASONS, BoxRule(), 0.5)
     assert judged.presence[0] == 1
     np.testing.assert_array_equal(judged.boxes.score, np.float32([0.9, 0.3]))
 
@@ -284,6 +286,10 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     assert len(strict.boxes) == 0
     back = strict.by(localizer.box_rule, localizer.usual_min_presence)
     assert back.reasons == found.reasons
+    rule = dataclasses.replace(localizer.box_rule, threshold=0.8)  # several boxes of the cat
+    every, best = (found.by(dataclasses.replace(rule, max_boxes=most), 0).judged.candidates for most in (None, 1))
+    assert len(every) > 1
+    np.testing.assert_array_equal(best.xyxy, every.xyxy)
     [uncut] = localizer.stream([CAT], names, boxes=False)
     assert len(uncut.boxes) == 0
     cut = uncut.by(localizer.box_rule, localizer.usual_min_presence)

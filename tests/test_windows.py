@@ -62,7 +62,7 @@ def test_steps_on_the_grid_follow_the_mean_once_with_the_stitched_features_of_th
     mean = torch.from_numpy(build(backbone, windows=(2, 1.5))(SQUARE, ["red", "blue"]).maps)[None]
     on_grid = F.interpolate(mean, size=(32, 32), mode="area")
     expected = min_max(0.8 * min_max(spread(stitched, on_grid, 0.2)) + 0.2 * on_grid)
-    found = build(backbone, windows=(2, 1.5), refine=["affinity"])(SQUARE, ["red", "blue"])
+    found = build(backbone, windows=(1.5, 2), refine=["affinity"])(SQUARE, ["red", "blue"])
     assert_rounded(found.maps, expected[0], TERMS, STRETCHED)
 
 

@@ -26,7 +26,6 @@ from cliploc.errors import InputError, UsageError
 MAX_PIXELS = 120_000_000
 MAX_BYTES = 12 * MAX_PIXELS  # of memory: what a picture of 8 bits takes to be decoded, turned and made RGB
 WEBP_BYTES = 13  # that its library takes for a pixel, besides Pillow's own
-TIFF_BITS = 258  # the tag BitsPerSample
 BAND = 2**18  # pixels that are made RGB at once
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
 SUFFIXES = frozenset(
@@ -268,15 +267,8 @@ def _check_cost(image: Image.Image, source: str, scans: int, header_only: bool) 
         raise CostlyError(f"{len(tiles):,} strips that cover it {covered // max(pixels, 1)} times")
     if header_only:
         return
-    # What a pixel takes at most while it is decoded, and then while it is turned and made RGB.
-    decoded = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)  # Pillow has no 3
-    library = WEBP_BYTES if image.format == "WEBP" else 0.0
-    if scans > 1:  # libjpeg keeps all coefficients
-        library = 2 * len(image.getbands())
-    elif image.format == "TIFF":  # all pixels may lie in one strip
-        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)
-        library = sum(bits if isinstance(bits, tuple) else (bits,)) / 8
-    needed = pixels * (decoded + max(library, decoded + 4))
+    # Of each pixel: 4 bytes decoded, and then 8 in the library that reads the file, or while it is turned and made RGB.
+    needed = pixels * (4 + (WEBP_BYTES if image.format == "WEBP" else 8))
     if needed > MAX_BYTES:
         size = f"{image.width}×{image.height} pixels of this {image.format}"
         raise InputError(

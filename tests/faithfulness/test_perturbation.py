@@ -54,6 +54,11 @@ def test_drop_and_increase_of_the_masked_picture(seed: int) -> None:
     assert measured("increase", heat, images, of).values["increase"] == float(after > before)
 
 
+def test_a_map_without_heat_predicts_nothing() -> None:
+    scores = [measured(name, 0 * random_heat(), picture(), weights()) for name in ("infidelity", "sensitivity_n")]
+    assert (scores[0].values["infidelity"] > 0, scores[1].values["sensitivity_n"]) == (True, None)
+
+
 def test_a_name_without_any_probability_has_nothing_to_lose() -> None:
     """In float32 a softmax is 0 for a logit that is 104 below another: a high logit scale, or a label that is wrong."""
     images, of, heat = 1000 * picture(), weights(), random_heat()

@@ -11,7 +11,7 @@ from cliploc.jobs.benchmark_localization import BoxTally, summary_columns
 from cliploc.jobs.judges import judge_sample
 from cliploc.jobs.rows import row_schema, to_table
 from cliploc.jobs.task import summed_up
-from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
+from cliploc.metrics import Bootstrap, JudgedMap, MeanMetric, Metric, all_metrics, all_numbers, judge_map
 from cliploc.values import Sample
 
 FEW = Bootstrap(replicates=20)
@@ -68,6 +68,11 @@ def test_samples_of_one_picture_are_drawn_together(cls):
     assert together.scores.keys() >= cls.numbers.keys()
 
 
+def test_samples_count_alike_where_pictures_have_unequal_numbers_of_them():
+    pictures = replace(FEW, image_of={"a": "1.jpg", "b": "1.jpg", "c": "2.jpg"})
+    assert pictures.of_mean(np.ones(3), ["a", "b", "c"]) == pytest.approx((1, 1))
+
+
 @metrics
 def test_its_numbers_are_shares_within_their_intervals(cls):
     summary = counted(cls, list(range(6))).summarise(may_tune=False, bootstrap=FEW)
@@ -76,6 +81,10 @@ def test_its_numbers_are_shares_within_their_intervals(cls):
         assert score.value is not None
         assert 0 <= score.value <= 1
         assert score.interval is None or score.interval[0] <= score.value + 1e-6  # replicates are float32
+    if issubclass(cls, MeanMetric):
+        for label in range(3):
+            alone = counted(cls, [label, label + 3]).summarise(may_tune=False, bootstrap=FEW).scores[cls.name]
+            assert summary.per_class[label] == pytest.approx({cls.name: alone.value})
 
 
 @metrics

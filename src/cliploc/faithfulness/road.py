@@ -1,6 +1,5 @@
 """ROAD: remove and debias; removed pixels are imputed from their neighbours, so that no edge shows where they were."""
 
-import math
 from typing import ClassVar
 
 import numpy as np
@@ -95,8 +94,7 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = NOISE
     # The matrix is symmetric.
     factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})
     solved = torch.from_numpy(factors.solve(known)).float()  # [m, 3]
-    if noise and not math.isclose(noise, 0):
-        solved += noise * torch.randn(solved.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    solved += noise * torch.randn(solved.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
     made = images.clone()
     made[0, :, removed.to(images.device)] = solved.T.to(images)
     return made

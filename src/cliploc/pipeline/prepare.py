@@ -226,7 +226,7 @@ def _input_hw(backbone: Backbone, image_size: int | tuple[int, int] | None) -> t
         return backbone.input_hw
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     stride = backbone.stride
-    if min(height, width) < stride or height % stride or width % stride:
+    if height % stride or width % stride:
         sides = f"{image_size}" if isinstance(image_size, int) else f"{height}×{width}"
         raise UsageError(
             f"expected an image_size of multiples of {stride} for {backbone.name}, got {sides}: choose the nearest one"

@@ -91,7 +91,7 @@ class SecondLook:
             elif p not in every.label[high]:
                 said[p] = f"{NO_SCORE} {rule.min_score:g} or more"
         found = np.array([reason is None for reason in said], bool)
-        doubtful = (~found & ~contrasted & doubted)[every.label] & kept & likely
+        doubtful = (~found & doubted)[every.label] & kept & likely
         return Judgement(
             every.where(found[every.label] & high),
             every.where(doubtful),

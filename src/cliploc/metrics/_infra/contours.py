@@ -72,10 +72,9 @@ def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) 
     """The boxes, cut by cut. Pixels above a cut's level are hot, the others cold."""
     # Both parts ascend: a hot region of level t is there at cut t − 1, a hole of level t at cut 255 − t.
     nothing: IntArray = np.array([[-1, -1, 1, 1]])  # the last cut leaves nothing
-    inner = holes.level >= 255 - highest
     parts = [
         (outside.level[::-1] - 1, outside.sides[::-1]),
-        (255 - holes.level[inner], holes.sides[inner] + 1),  # with the pixels around the hole
+        (255 - holes.level, holes.sides + 1),  # with the pixels around the hole
         (np.array([highest]), nothing),
     ]
     counts = np.stack([np.bincount(cut, minlength=highest + 1) for cut, _ in parts])  # [3, cuts]
