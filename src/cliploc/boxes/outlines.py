@@ -89,9 +89,8 @@ class _Lines:
         contours, nested = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         self._rings: list[_Ring] = []
         self._through: dict[Pixel, list[_Ring]] = {}
-        for i in sorted(
-            range(len(contours)), key=lambda i: nested[0][i][3] >= 0
-        ):  # those of pieces before those of holes
+        pieces_first = sorted(range(len(contours)), key=lambda i: nested[0][i][3] >= 0)  # before those of holes
+        for i in pieces_first:
             ring = _Ring([(x, y) for x, y in contours[i][:, 0].tolist()], {})
             for place, point in enumerate(ring.points):
                 ring.first.setdefault(point, place)

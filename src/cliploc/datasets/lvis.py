@@ -44,9 +44,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         raise UsageError(f"expected COCO's pictures in {root}/train2017 and {root}/val2017; found none: {HELP}")
     with coco_format(path, "download"):
         names = {}
-        for category in document[
-            "categories"
-        ]:  # its name and synonyms, such as alarm_clock, with spaces for underscores
+        for category in document["categories"]:
+            # Its name and synonyms, such as alarm_clock, with spaces for underscores.
             written = [category["name"], *category.get("synonyms", ())]
             words = tuple(dict.fromkeys(str(word).replace("_", " ").replace("/", " or ") for word in written))
             names[int(category["id"])] = ClassName(words[0], words)

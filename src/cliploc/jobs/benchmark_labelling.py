@@ -197,16 +197,16 @@ def _rows(
         if sample in failed:
             yield {**row, "status": "failed", "reason": failed[sample]}
             continue
-        walked_by, boxes, untaught = walked[sample], reviewer.boxes(sample), reviewer.untaught[sample]
-        labels = sorted({label for label, count in boxes.items() if count}.union(untaught, *walked_by.taught))
+        in_walk, boxes, untaught = walked[sample], reviewer.boxes(sample), reviewer.untaught[sample]
+        labels = sorted({label for label, count in boxes.items() if count}.union(untaught, *in_walk.taught))
         yield {
             **row,
             "status": "ok",
-            "place": walked_by.place,
+            "place": in_walk.place,
             "labels": labels,
             "boxes": [boxes.get(label, 0) for label in labels],
             "untaught": [_counts(untaught, label) for label in labels],
-            "taught": [[_counts(work, label) for work in walked_by.taught] for label in labels],
+            "taught": [[_counts(work, label) for work in in_walk.taught] for label in labels],
         }
 
 

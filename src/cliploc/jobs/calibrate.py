@@ -165,9 +165,8 @@ class ExamplesJudge(AskingJudge):
 def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
     refuse_few(dataset)
-    if all(
-        sample.truth.keys() >= {*sample.labels} for sample in dataset.samples
-    ):  # said before hours of work, not after
+    # Said before hours of work, not after.
+    if all(sample.truth.keys() >= {*sample.labels} for sample in dataset.samples):
         raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
     setup, setting = as_setting(localizer)
     judge_of = partial(ExamplesJudge, class_entries(dataset))

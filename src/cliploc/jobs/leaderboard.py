@@ -135,9 +135,8 @@ def _opened(wish: Wish, name: str, split: str, roots: Roots) -> _Opened:
         report = replace(report, samples=tuple(sample for sample in report.samples if sample.path in paths))
     else:
         report = open_dataset(name, root, split, sample=wish.sample, seed=wish.seed)
-    if both := {sample.path.resolve() for sample in tune.samples} & {
-        sample.path.resolve() for sample in report.samples
-    }:
+    tuned_on, reported_on = ({sample.path.resolve() for sample in part.samples} for part in (tune, report))
+    if both := tuned_on & reported_on:
         raise UsageError(
             f"expected other pictures of {name} to choose thresholds on, got {len(both):,} of those reported on, such "
             f"as {min(both)}: give --root {other}:{tuned}=DIR, another folder"

@@ -104,9 +104,8 @@ class _RankedBoxes:
         scores = np.concatenate([judged.scores for _, judged in known])
         order = np.argsort(-scores, kind="stable")
         self.right = np.concatenate([judged.right for _, judged in known], axis=1)[:, order]  # [10, n]
-        self.owner = np.concatenate([np.full(len(judged.scores), at) for at, judged in known]).astype(np.intp)[
-            order
-        ]  # [n]
+        owner = np.concatenate([np.full(len(judged.scores), at, np.intp) for at, judged in known])
+        self.owner = owner[order]  # [n]
         self.pictures = np.array([at for at, _ in known])
         self.true = np.array([judged.true for _, judged in known], np.float64)
 

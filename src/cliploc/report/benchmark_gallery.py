@@ -72,9 +72,9 @@ def gallery_picture(
     if row.get("thumb") is not None:
         x, y, w, h = _view(setting.about, known[1] if known else (width, height))
         heat = _heat(row["thumb"]), (x * width, y * height, w * width, h * height)
-    boxes_there = as_boxes(row.get("boxes"))
-    largest = int((boxes_there[:, 2:] - boxes_there[:, :2]).prod(axis=1).argmax()) if len(boxes_there) else -1
-    boxes = [("found" if i == largest else "found other", _place(box)) for i, box in enumerate(boxes_there)]
+    xyxy = as_boxes(row.get("boxes"))
+    largest = int((xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1).argmax()) if len(xyxy) else -1
+    boxes = [("found" if i == largest else "found other", _place(box)) for i, box in enumerate(xyxy)]
     boxes += [("true", _place(box)) for box in as_boxes(row.get("true_boxes"))]
     words = []  # about the predicted class; none where nothing was predicted
     ranked, label = [int(number) for number in (row.get("predictions") or [])], int(row["label"])

@@ -147,13 +147,11 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
             tensors = [file.get_tensor(key).float() for key in TENSORS]
         names, about = tuple(facts["names"]), facts["about"]
         weights, bias, share, embedding, sides, alike = tensors
-        if [tensor.ndim for tensor in tensors] != [2, 1, 1, 2, 2, 2] or {len(tensor) for tensor in tensors} != {
-            len(names)
-        }:
+        axes, lengths = [tensor.ndim for tensor in tensors], {len(tensor) for tensor in tensors}
+        if axes != [2, 1, 1, 2, 2, 2] or lengths != {len(names)}:
             raise ValueError("tensors of other sizes")
-        if (sides.shape[1], alike.shape[1]) != (LENGTH, 2) or not all(
-            tensor.isfinite().all() for tensor in tensors[:-1]
-        ):
+        finite = all(tensor.isfinite().all() for tensor in tensors[:-1])
+        if (sides.shape[1], alike.shape[1]) != (LENGTH, 2) or not finite:
             raise ValueError("values that cannot be used")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"

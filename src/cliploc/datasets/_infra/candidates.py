@@ -153,11 +153,8 @@ class Checker:
 
 def safe_id(sample_id: str) -> bool:
     """Whether a file named by this id stays inside its folder."""
-    return (
-        bool(sample_id)
-        and not Path(sample_id).is_absolute()
-        and ".." not in PurePosixPath(sample_id.replace("\\", "/")).parts
-    )
+    parts = PurePosixPath(sample_id.replace("\\", "/")).parts
+    return bool(sample_id) and not Path(sample_id).is_absolute() and ".." not in parts
 
 
 def picture_ids(names: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -150,10 +149,8 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
         size_of[sample.path] = sample.size_wh
     # [K, K]: the number of pictures with both names; on the diagonal with the name.
     together = np.zeros((len(dataset.classes),) * 2, np.int64)
-    for pair, times in Counter(
-        pair for of_picture in truths.values() for pair in product(of_picture, of_picture)
-    ).items():
-        together[pair] = times
+    for truth in truths.values():
+        together[np.ix_([*truth], [*truth])] += 1
     pictures = []
     for path, truth in truths.items():
         id_ = (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()

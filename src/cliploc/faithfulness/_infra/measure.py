@@ -346,9 +346,8 @@ class _Uses(TorchFunctionMode):
     ) -> Any:
         """Calls the function, and records the tensors that it is given."""
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor | tuple | list) and not isinstance(
-            result, torch.Size
-        ):  # not a fact like its dtype
+        # Not where the result is a fact like a tensor's dtype.
+        if isinstance(result, Tensor | tuple | list) and not isinstance(result, torch.Size):
             for argument in (*args, *(kwargs or {}).values()):
                 for each in argument if isinstance(argument, tuple | list) else (argument,):
                     if id(each) in self._known:
