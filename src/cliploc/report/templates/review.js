@@ -46,7 +46,8 @@ class ServerStore {
   async #get(path) { return this.#answer(fetch(path)); }
   async #answer(asked) {
     const response = await asked.catch(() => { throw new Error(GONE); });
-    if ($("notice").textContent.endsWith(GONE)) tell("");  // it answers again
+    // It answers again; what a drop did not change stays said.
+    if ($("notice").textContent.endsWith(`cannot be shown: ${GONE}`)) tell("");
     const text = await response.text();
     let content = {};
     try { content = JSON.parse(text); } catch { content = {error: text}; }
