@@ -30,9 +30,27 @@ def test_a_result_has_it_as_a_note() -> None:
     assert localizer.readings(["cat", "my wife"]) == (WIFE,)
 
 
-def test_of_synonyms_the_first_counts_and_of_a_contrast_too(texts: Texts) -> None:
-    assert texts.readings(prompts.parse(["cat|my wife"])) == ()
+@pytest.mark.parametrize("how", [{"method": "cam"}, {"recipe": "fast"}])
+def test_the_presence_of_a_name_that_the_model_does_not_know_is_not_known(how: dict[str, str]) -> None:
+    found = Localizer("mini", **how)(CAT, ["happiness", "cat"])
+    for result in (found, found.by(found.box_rule, 0.5)):
+        assert result.presence is not None
+        assert np.isnan(result.presence).tolist() == [True, False]
+
+
+def test_names_that_are_read_alike_have_the_same_chances() -> None:
+    found = Localizer("mini", recipe="fast")(CAT, ["tabby", "tabbies", "the tabby"])
+    assert found.presence is not None
+    np.testing.assert_allclose(found.presence, found.presence[0], rtol=1e-4)
+    np.testing.assert_allclose(found.shown.score, found.shown.score[0], rtol=1e-4)
+
+
+def test_synonyms_and_contrasts_are_told_of_too(texts: Texts) -> None:
+    assert texts.readings(prompts.parse(["cat|my wife"])) == (WIFE,)
     assert texts.readings(prompts.parse(["cat~my wife"])) == (WIFE,)
+    (lost,) = texts.readings(prompts.parse(["cat|happiness"]))
+    assert lost.startswith("mini does not know 'happiness'")
+    assert texts.readings(prompts.parse(["happiness"])) == ()  # the reason why it is not found says it
 
 
 def test_many_are_counted(texts: Texts) -> None:

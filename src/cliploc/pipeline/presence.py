@@ -11,7 +11,7 @@ is among them.
 
 Rivals of a name are the bank without
 
-* names that share a synonym with it or with its contrast, and names that the model cannot know;
+* names that share a synonym with it or with its contrast, or are read as it, and names that the model cannot know;
 * the tenth of the bank whose embeddings are nearest to the name's. They are mostly related: "golden retriever" must not
   count against "dog".
 
@@ -212,9 +212,11 @@ class Bank:
             texts = _text_set(synonyms, contrasts)
             names = self._names.embed(texts)  # [P, D]
             are_rivals = torch.ones(len(names), len(bank), dtype=torch.bool, device=bank.device)
-            for row, words, others in zip(are_rivals, synonyms, texts.contrasts, strict=True):
-                row[[entry for word in words + others for entry in self._entries.get(word.casefold(), ())]] = False
-            own, not_it = names @ bank.T, are_rivals.clone()  # [P, K]
+            own = names @ bank.T  # [P, K]
+            for row, words, others, cosines in zip(are_rivals, synonyms, texts.contrasts, own, strict=True):
+                same = [entry for word in words + others for entry in self._entries.get(word.casefold(), ())]
+                row[same or cosines > ALIKE] = False  # "bees" is in the bank as "bee", to a model that reads them alike
+            not_it = are_rivals.clone()
             near = own.masked_fill(~not_it, -math.inf)
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
             self._crowd = Crowd.of(bank @ bank.T) if self._crowd is None else self._crowd
