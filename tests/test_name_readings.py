@@ -59,9 +59,20 @@ def test_many_are_counted(texts: Texts) -> None:
     assert said[-1] == "2 more names are not read as they stand"
 
 
-def test_classify_says_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["classify", CAT, "-p", "my wife", "-p", "cat"]) == 0
-    assert WIFE in " ".join(capsys.readouterr().err.split())
+@pytest.mark.parametrize(
+    "command",
+    ["classify {}", "segment {} --model mini-vit --out segmented", "explain {} --method cam --steps 2 --out explained"],
+)
+def test_commands_say_it(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.format(CAT).split(), "-p", "my wife", "-p", "cat"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert WIFE in said.replace("mini-vit", "mini")
+
+
+def test_of_names_that_nobody_typed_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", CAT]) == 0  # ImageNet's names: nobody typed them
     assert "mini reads" not in capsys.readouterr().err
 

@@ -104,9 +104,8 @@ class Reading(NamedTuple):
     """The words found in a text."""
 
     known: tuple[tuple[int, float], ...]  # (row in the lexicon, weight)
-    others: tuple[str, ...]  # words to look up as vectors, if no word is in the lexicon
+    others: tuple[str, ...]  # words of a–z or 0–9 to look up as vectors, if no word is in the lexicon
     outside: bool  # whether WordNet has the words but they resemble no class
-    letters: bool  # whether the text has any word of a–z or 0–9
     used: tuple[str, ...] = ()  # the words of `known`, as they were written
     strange: bool = False  # whether it has a word that WordNet lacks, so that it is left out: perhaps it was misspelt
 
@@ -238,7 +237,7 @@ class MiniTextTower(nn.Module):
         reading = self._read(text)
         if reading.known:
             return None
-        if not reading.letters:
+        if not reading.others:
             return f"{model} reads English words, and finds none in {_shown(text)}"
         likeness = self._likeness(reading.others)  # [N]
         if not reading.outside and float(likeness.max()) >= self.min_cosine:
@@ -422,7 +421,6 @@ class MiniTextTower(nn.Module):
             known=tuple((row, weight) for (row, _), weight in zip(kept, weights, strict=True)) if kept else (),
             others=() if kept else tuple(s.phrase for s in content),
             outside=bool(content) and all(s.outside for s in content),
-            letters=bool(words),
             used=tuple(phrase for _, phrase in kept),
             strange=any(
                 s.row is None and not s.outside and s.phrase not in STOP_WORDS and s.phrase not in MODIFIERS
