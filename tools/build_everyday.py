@@ -78,6 +78,7 @@ WORDS = {
     "donut": "doughnut",
     "table": "tabletop",
     "feather": "feathers plumage",
+    "wine glass": "wineglass",
 }
 KINDS = {
     "person": ("person", 1),

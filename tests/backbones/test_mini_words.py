@@ -210,7 +210,9 @@ def test_the_head_of_a_phrase_decides_of_everyday_names_too(tower: MiniTextTower
     assert torch.equal(tower([text])[0], tower([read])[0])
 
 
-@pytest.mark.parametrize(("text", "read"), [("plant", "potted plant"), ("a black cat", "cat")])
+@pytest.mark.parametrize(
+    ("text", "read"), [("plant", "potted plant"), ("a black cat", "cat"), ("wineglass", "wine glass")]
+)
 def test_a_plant_is_no_factory_and_a_black_cat_no_marten(tower: MiniTextTower, text: str, read: str) -> None:
     assert torch.equal(tower([text])[0], tower([read])[0])
 
