@@ -121,11 +121,8 @@ def _above(own: Tensor, crowd: Crowd, are_rivals: Tensor) -> Tensor:
 def over_bank(own: Tensor, crowd: Crowd, others: Tensor, are_rivals: Tensor) -> Floats:
     """`[P, 2]` of names: their `bank_mean` and `bank_kin`; see `calibration.OF_BOX`.
 
-    Args:
-        own: `[K, P]` cosines of the bank's texts with the names.
-        crowd: of their cosines with each other, `[K, K]`.
-        others: `[P, K]` bool, the texts that are not the name itself.
-        are_rivals: `[P, K]` bool.
+    From cosines of the bank's texts with them `[K, P]` and with each other `[K, K]`; `[P, K]` texts that are not the
+    name itself, and rivals.
     """
     above, counted = _above(own, crowd, are_rivals), others.T  # [K, P]
     mean = above.masked_fill(~counted, 0).sum(dim=0) / counted.sum(dim=0)
@@ -135,11 +132,6 @@ def over_bank(own: Tensor, crowd: Crowd, others: Tensor, are_rivals: Tensor) -> 
 
 class Bank:
     """The names that a localizer's names compete with; they are embedded when they are first needed.
-
-    Args:
-        cache: gives the cache of the bank's embeddings on disk when they are needed, or None.
-        pass_share: share of the rivals that fit a picture as well as or better than a name with presence 0.5.
-        kin_share: share of the bank that is no rival of a name, because its meaning is related.
 
     Example:
         >>> from cliploc.backbones import create
@@ -152,9 +144,9 @@ class Bank:
     def __init__(
         self,
         texts: Texts,
-        cache: Callable[[], TextCache | None] = lambda: None,
-        pass_share: float = PASS_SHARE,
-        kin_share: float = KIN_SHARE,
+        cache: Callable[[], TextCache | None] = lambda: None,  # that of the bank's embeddings on disk
+        pass_share: float = PASS_SHARE,  # of the rivals: those that fit as well as or better than a name at 0.5
+        kin_share: float = KIN_SHARE,  # of the bank: what is no rival of a name, because its meaning is related
     ) -> None:
         self.backbone = texts.backbone
         self._cache, self._pass_share, self._kin_share = cache, pass_share, kin_share
@@ -169,14 +161,9 @@ class Bank:
     def standing(
         self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
     ) -> Standing | None:
-        """How names compare with their rivals in each view of a picture.
+        """How names compare with rivals in a picture's views `[V, D]`, unit norm; None if the model knows no rival.
 
-        Args:
-            views: `[V, D]` unit-norm embeddings of a picture and its windows.
-            contrasts: for each name, the words that it is told from, which are no rivals; () for none.
-
-        Returns:
-            The `Standing`, each tensor `[V, P]`; None if the model knows no name of the bank.
+        What a name is told from (`contrasts`) is no rival.
         """
         with own_modes(self.backbone.device):
             rivals = self.rivals(synonyms, contrasts)
@@ -273,15 +260,14 @@ def _text_set(synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str
     return TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), (), tuple(contrasts))
 
 
-def _standing(own: Tensor, rivals: Tensor, is_rival: Tensor, passing: Tensor, logit_scale: float) -> Standing:
-    """How names compare with the bank.
-
-    Args:
-        own: `[V, P]` cosines of the names.
-        rivals: `[V, K]` cosines of the bank.
-        is_rival: `[P, K]` bool.
-        passing: `[P]` the rank of the rival whose cosine has presence 0.5.
-    """
+def _standing(
+    own: Tensor,  # [V, P] cosines of the names
+    rivals: Tensor,  # [V, K] cosines of the bank
+    is_rival: Tensor,  # [P, K] bool
+    passing: Tensor,  # [P] the rank of the rival whose cosine has presence 0.5
+    logit_scale: float,
+) -> Standing:
+    """How names compare with the bank."""
     cosines = rivals[:, None].masked_fill(~is_rival, -math.inf)  # [V, P, K]
     best = cosines.topk(int(passing.max()), dim=2).values
     bar = best.gather(2, (passing - 1)[None, :, None].expand(len(own), -1, 1))[..., 0]  # [V, P]
@@ -324,12 +310,8 @@ def weigh(
 ) -> Evidence:
     """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`.
 
-    If the model is not calibrated, the bank gives the presence scores; without a bank there are none.
-
-    Args:
-        calibration: of a second look: presence is then a chance, and a name is absent that stays near its rivals in
-            every view (`calibration.FIRST_LOOK`).
-        looks: what it reads; see `looks_over`.
+    If the model is not calibrated, the bank gives the presence scores; without a bank there are none. With `looks` and
+    `calibration`, of a second look, presence is a chance, and a name that stays near its rivals in all views is absent.
     """
     scores, backbone = torch.einsum("bd,bpd->bp", embedding, names), texts.backbone  # [B, P]
     presence, ranks, probabilities = None, None, None
@@ -422,14 +404,7 @@ def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
     """Presence scores of a picture's names, with the best window taken into account.
 
     A small object fits a window better than the whole picture. But W windows have W times as many chances of a false
-    match, so the odds of the best window are divided by W.
-
-    Args:
-        whole: `[P]` of the whole picture.
-        windows: `[W, P]` of its windows; None or W = 0 where there are none.
-
-    Returns:
-        `[P]`, not below `whole`.
+    match, so the odds of the best window are divided by W. From `[P]` and `[W, P]`; the result is not below `whole`.
 
     Example:
         >>> with_windows(torch.tensor([0.2, 0.5]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])).round(decimals=3)
