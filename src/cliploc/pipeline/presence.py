@@ -161,10 +161,7 @@ class Bank:
     def standing(
         self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
     ) -> Standing | None:
-        """How names compare with rivals in a picture's views `[V, D]`, unit norm; None if the model knows no rival.
-
-        What a name is told from (`contrasts`) is no rival.
-        """
+        """How names compare with rivals, but contrasts, in views `[V, D]`, unit norm; None if the model knows no rival."""
         with own_modes(self.backbone.device):
             rivals = self.rivals(synonyms, contrasts)
             if rivals is None:
@@ -202,7 +199,10 @@ class Bank:
             own = names @ bank.T  # [P, K]
             for row, words, others, cosines in zip(are_rivals, synonyms, texts.contrasts, own, strict=True):
                 same = [entry for word in words + others for entry in self._entries.get(word.casefold(), ())]
-                row[same or cosines > ALIKE] = False  # "bees" is in the bank as "bee", to a model that reads them alike
+                if not same and (alike := (cosines > ALIKE).nonzero().flatten().tolist()):
+                    # "dogs" is there as "dog", to a model that reads them alike. The last is COCO's, the plainest name.
+                    same = [entry for entries in self._entries.values() if alike[-1] in entries for entry in entries]
+                row[same] = False
             not_it = are_rivals.clone()
             near = own.masked_fill(~not_it, -math.inf)
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)

@@ -106,9 +106,8 @@ class Texts:
 
     def presence_unknown(self, words: tuple[str, ...]) -> bool:
         """Whether the model cannot say if a name is in a picture, as it does not know it; it may have been learnt."""
-        return self.unknown_reason(words) is not None or (
-            self.by_exemplars(words) and self.learnt_row(words) is not None
-        )
+        learnt = self.by_exemplars(words) and self.learnt_row(words) is not None
+        return learnt or self.unknown_reason(words) is not None
 
     def learnt_presence(self, texts: TextSet, embedding: Tensor) -> Tensor:
         """The chance that names are in a picture `[D]`, by what was learnt: `[P]`; NaN of those where nothing was."""
