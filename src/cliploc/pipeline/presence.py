@@ -161,7 +161,7 @@ class Bank:
     def standing(
         self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
     ) -> Standing | None:
-        """How names compare with rivals, not contrasts, in views `[V, D]` of unit norm; None if the model knows none."""
+        """How names compare with rivals, not contrasts, in views `[V, D]` of norm 1; None if the model knows none."""
         with own_modes(self.backbone.device):
             rivals = self.rivals(synonyms, contrasts)
             if rivals is None:
