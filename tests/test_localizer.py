@@ -1,6 +1,7 @@
 """The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
 
 import copy
+import itertools
 import math
 import os
 import pickle
@@ -542,6 +543,30 @@ def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbon
     with pytest.raises(UsageError, match="expected on_error to be one of raise, skip, got 'ignore'"):
         list(localizer.stream(paths, ["red"], on_error="ignore"))
     assert decoders() == []
+
+
+def test_results_are_equal_to_themselves_alone(backbones):
+    one, other = ((found, found.boxes, found.masks) for found in build(backbones["gap_cnn"])([TALL, TALL], ["red"]))
+    assert one == one
+    assert not set(one) & set(other)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_what_comes_before_an_error_is_yielded_whatever_the_batch_size(backbones, tmp_path, size):
+    def torn():
+        yield from [TALL, WIDE]
+        raise OSError("the camera is gone")
+
+    def wrong(stream, kind):
+        assert len(list(itertools.islice(stream, 2))) == 2
+        with pytest.raises(kind):
+            next(stream)
+
+    localizer, broken = build(backbones["gap_cnn"], batch_size=size), [TALL, WIDE, tmp_path / "no.png", TALL]
+    wrong(localizer.stream(broken, ["red"]), InputError)
+    wrong(localizer.compare(torn(), ["red"], ["grad_cam"], on_error="skip"), OSError)
+    wrong(localizer.stream([TALL, WIDE, TALL], [["red"], ["blue"], []]), UsageError)
+    wrong(localizer.classify_stream(broken, ["red", "blue"]), InputError)
 
 
 def test_names_stay_with_their_pictures_when_one_is_broken(backbones, tmp_path):

@@ -43,7 +43,7 @@ class MaskSource(Protocol):
         """The number and the mask `[H, W]` of each box, in any order."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Localization:
     """The result of one picture: heatmaps, boxes and masks of each name.
 
@@ -251,8 +251,8 @@ class Localization:
         return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
-        """The boxes that another rule extracts from the same maps, without running the model."""
-        return self.by(rule, 0.0).boxes
+        """The boxes that another rule extracts from the same maps, of names from the same minimum of presence on."""
+        return self.by(rule, 0.0 if self.second_look is None else self.second_look.min_presence).boxes
 
     def by(self, rule: BoxRule, min_presence: float) -> Localization:
         """The same maps with boxes by another rule, and a minimum presence from the run's on; no model runs.
@@ -269,16 +269,16 @@ class Localization:
         reasons = [None if open_again else why for why, open_again in zip(self.reasons, again, strict=True)]
         every, second = rule, self.second_look
         if second is not None:
-            every = replace(rule, max_boxes=None, min_score=0.0)
-            reasons = second.absences(reasons, min_presence)
+            every, second = replace(rule, max_boxes=None, min_score=0.0), replace(second, min_presence=min_presence)
+            reasons = second.absences(reasons)
         elif self.presence is not None:
             for p, score in enumerate(self.presence.tolist()):
                 if reasons[p] is None and score < min_presence:
                     reasons[p] = absence(score, min_presence, None if self.ranks is None else int(self.ranks[p]))
         boxes, said = boxes_and_reasons(self.frame, self.maps, reasons, self.names, every, self.sides)
-        cut = replace(self, threshold=rule.threshold, rule=rule)
+        cut = replace(self, threshold=rule.threshold, rule=rule, second_look=second)
         if second is not None:
-            return cut.judged_by(second.judge(boxes, said, rule, min_presence))
+            return cut.judged_by(second.judge(boxes, said, rule))
         return replace(cut, boxes=boxes, found=np.array([reason is None for reason in said]), reasons=said)
 
     def judged_by(self, judged: Judgement) -> Localization:
