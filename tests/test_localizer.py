@@ -545,6 +545,22 @@ def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbon
     assert decoders() == []
 
 
+def test_pictures_in_memory_are_read_before_the_next_one_is_asked_for(backbones, tmp_path):
+    def camera():
+        buffer = np.empty_like(SQUARE)
+        for colour in COLOURS.values():
+            buffer[:] = colour
+            yield buffer
+
+    localizer = build(backbones["gap_cnn"])
+    for result, colour in zip(localizer.stream(camera(), ["red"]), COLOURS.values(), strict=True):
+        assert result.image.getpixel((0, 0)) == colour
+    Image.fromarray(SQUARE).resize((999, 999)).save(tmp_path / "one.png")
+    for _ in range(5):
+        with Image.open(tmp_path / "one.png") as unread:
+            assert len(localizer([unread] * 8, ["red"])) == 8
+
+
 def test_results_are_equal_to_themselves_alone(backbones):
     one, other = ((found, found.boxes, found.masks) for found in build(backbones["gap_cnn"])([TALL, TALL], ["red"]))
     assert one == one

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -179,13 +179,18 @@ class Preparation:
             for request in requests:
                 if texts is None or request.names is not names:  # parsed again only if they differ
                     names, texts = request.names, prompts.parse(request.names, self._templates)
-                source = source_of(request)
-                yield request, source, partial(self.prepare, request, texts, source)
+                source, prepare = source_of(request), self.prepare
+                if not isinstance(request.image, str | os.PathLike):  # read at once: the caller may change it
+                    try:
+                        request = replace(request, image=load(request.image, source))
+                    except InputError as error:
+                        prepare = partial(_raised, error)
+                yield request, source, partial(prepare, request, texts, source)
         except Exception as error:
             yield None, "", partial(_raised, error)
 
 
-def _raised(error: Exception) -> Prepared:
+def _raised(error: Exception, *_: object) -> Prepared:
     raise error
 
 
