@@ -740,6 +740,8 @@ def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict
     np.testing.assert_array_equal(none.boxes_by(usual.rule).score, usual.boxes.score)
     with pytest.raises(UsageError, match=r"expected a BoxRule, got 0\.3"):
         none.boxes_by(0.3)
+    with pytest.raises(UsageError, match="expected min_presence from 0 to 1, got nan"):
+        none.by(usual.rule, math.nan)
 
 
 # ----------------------------------------------------------------------------------------------------- odd conditions

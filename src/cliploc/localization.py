@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
-from cliploc.config import short
+from cliploc.config import number, short
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import picture_bytes
@@ -261,6 +261,7 @@ class Localization:
         """
         if not isinstance(rule, BoxRule):
             raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
+        number("min_presence", 0, 1)(np.asarray(min_presence).item())
         self.refuse_without_maps()
         boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]
         again = [self.verdict(p) == "unsure" or boxless[p] for p in range(len(self.names))]
@@ -288,6 +289,13 @@ class Localization:
             self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=judged.presence, judged=judged
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self.maps_kept else {**self.__dict__, "maps": self.maps.shape}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Maps that were not kept are one zero in memory, of which a copy would make gigabytes.
+        self.__dict__.update(state if state["maps_kept"] else {**state, "maps": no_maps(state["maps"])})
+
     def __repr__(self) -> str:
         width, height = self.image.size
         counts = [
@@ -308,6 +316,11 @@ class Localization:
         picture = base64.b64encode(picture_bytes(drawn, "JPEG", quality=85)).decode("ascii")
         alt = html.escape(repr(self), quote=True)
         return f'<img alt="{alt}" src="data:image/jpeg;base64,{picture}"><ul>{"".join(lines)}</ul>'
+
+
+def no_maps(shape: tuple[int, ...]) -> FloatArray:
+    """Zeros for maps that nobody keeps, which take no memory."""
+    return np.broadcast_to(np.zeros((), np.float32), shape)
 
 
 def boxes_of(

@@ -26,7 +26,7 @@ from cliploc.calibration import Calibration
 from cliploc.config import FOUND, Options, short
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes
+from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context, TrainedHead
 from cliploc.pipeline.prepare import (
@@ -541,7 +541,7 @@ def _with_boxes(
                 maps = np.zeros(shape, np.float32) if maps is None else maps  # memory is taken only when written to
                 maps[list(some)] = values
     if maps is None:
-        maps = np.broadcast_to(np.zeros((), np.float32), shape)
+        maps = no_maps(shape)
     return maps, joined_boxes(parts, names), tuple(said)
 
 
