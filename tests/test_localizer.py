@@ -322,7 +322,9 @@ def test_calibrated_towers_say_absent_and_leave_scores_of_boxes_as_they_are(gap)
     strict = build(gap, min_presence=0.99)(TALL, ["red"])
     assert strict.reasons == (f"not in the picture: presence {strict.presence[0]:.2f} is below 0.99",)
     assert len(strict.boxes) == 0
-    assert build(gap, min_presence=0)(TALL, ["red"]).found[0]
+    loose = build(gap, min_presence=0)(TALL, ["red"])
+    assert loose.found[0]
+    assert loose.by(loose.rule, 0.99).reasons == strict.reasons
 
 
 def test_unknown_names_are_told_and_the_others_found(gap):
