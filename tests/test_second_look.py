@@ -292,6 +292,11 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     every, best = (found.by(dataclasses.replace(rule, max_boxes=most), 0).judged.candidates for most in (None, 1))
     assert len(every) > 1
     np.testing.assert_array_equal(best.xyxy, every.xyxy)
+    between = float(found.judged.fit[0] + found.boxes.score[0]) / 2  # a minimum is one of chances, not of fits
+    assert found.judged.fit[0] < between < found.boxes.score[0]
+    assert len(found.boxes_by(dataclasses.replace(localizer.box_rule, min_score=between))) == 1
+    other = localizer_of("mini", threshold=0.8, max_boxes=1, min_score=between)(CAT, names)
+    np.testing.assert_array_equal(found.by(other.rule, 0.32).judged.candidates.xyxy, other.judged.candidates.xyxy)
     [uncut] = localizer.stream([CAT], names, boxes=False)
     assert len(uncut.boxes) == 0
     cut = uncut.by(localizer.box_rule, localizer.usual_min_presence)
