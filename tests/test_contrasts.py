@@ -81,10 +81,10 @@ def test_a_worse_box_is_no_find_where_the_best_fits_the_contrast(backbones):
     right = replace(look.calibration.right, bias=0.0, weights=weights)
     look = replace(look, calibration=replace(look.calibration, right=right))
     for min_score, kept in (("auto", 0), (0.05, 1)):
-        judged = look.judge(boxes, [None], BoxRule(min_score=min_score), 0.0)
+        judged = look.judge(boxes, [None], BoxRule(min_score=min_score))
         assert (len(judged.boxes), len(judged.unsure)) == (kept, 0)
         assert judged.reasons == (None if kept else "'green square' fits better inside its boxes",)
-    judged = look.judge(boxes, [None], BoxRule(min_score=0.5), 0.0)
+    judged = look.judge(boxes, [None], BoxRule(min_score=0.5))
     assert (judged.reasons, judged.contrasted.tolist()) == (("'green square' fits better inside its boxes",), [True])
 
 

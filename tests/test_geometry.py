@@ -134,6 +134,11 @@ def test_crop_resizes_to_torchvisions_size(height, width, side):
     assert resized == (expected if height >= width else expected[::-1])
 
 
+def test_transformers_cuts_the_odd_pixel_off_at_the_end():
+    assert Frame.fit("crop", (32, 55), (32, 32)).offset_xy == (-12, 0)  # 11.5 on each side
+    assert Frame.fit("crop-floor", (32, 55), (32, 32)).offset_xy == (-11, 0)
+
+
 def test_padding_is_the_mean_colour_and_the_picture_is_untouched(photo):
     frame = Frame.fit("pad", (43, 61), (64, 64))
     pixels = np.asarray(frame.apply(photo))

@@ -1,6 +1,7 @@
 """The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
 
 import copy
+import itertools
 import math
 import os
 import pickle
@@ -321,7 +322,9 @@ def test_calibrated_towers_say_absent_and_leave_scores_of_boxes_as_they_are(gap)
     strict = build(gap, min_presence=0.99)(TALL, ["red"])
     assert strict.reasons == (f"not in the picture: presence {strict.presence[0]:.2f} is below 0.99",)
     assert len(strict.boxes) == 0
-    assert build(gap, min_presence=0)(TALL, ["red"]).found[0]
+    loose = build(gap, min_presence=0)(TALL, ["red"])
+    assert loose.found[0]
+    assert loose.by(loose.rule, 0.99).reasons == strict.reasons
 
 
 def test_unknown_names_are_told_and_the_others_found(gap):
@@ -544,6 +547,46 @@ def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbon
     assert decoders() == []
 
 
+def test_pictures_in_memory_are_read_before_the_next_one_is_asked_for(backbones, tmp_path):
+    def camera():
+        buffer = np.empty_like(SQUARE)
+        for colour in COLOURS.values():
+            buffer[:] = colour
+            yield buffer
+
+    localizer = build(backbones["gap_cnn"])
+    for result, colour in zip(localizer.stream(camera(), ["red"]), COLOURS.values(), strict=True):
+        assert result.image.getpixel((0, 0)) == colour
+    Image.fromarray(SQUARE).resize((999, 999)).save(tmp_path / "one.png")
+    for _ in range(5):
+        with Image.open(tmp_path / "one.png") as unread:
+            assert len(localizer([unread] * 8, ["red"])) == 8
+
+
+def test_results_are_equal_to_themselves_alone(backbones):
+    one, other = ((found, found.boxes, found.masks) for found in build(backbones["gap_cnn"])([TALL, TALL], ["red"]))
+    assert one == one
+    assert not set(one) & set(other)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_what_comes_before_an_error_is_yielded_whatever_the_batch_size(backbones, tmp_path, size):
+    def torn():
+        yield from [TALL, WIDE]
+        raise OSError("the camera is gone")
+
+    def wrong(stream, kind):
+        assert len(list(itertools.islice(stream, 2))) == 2
+        with pytest.raises(kind):
+            next(stream)
+
+    localizer, broken = build(backbones["gap_cnn"], batch_size=size), [TALL, WIDE, tmp_path / "no.png", TALL]
+    wrong(localizer.stream(broken, ["red"]), InputError)
+    wrong(localizer.compare(torn(), ["red"], ["grad_cam"], on_error="skip"), OSError)
+    wrong(localizer.stream([TALL, WIDE, TALL], [["red"], ["blue"], []]), UsageError)
+    wrong(localizer.classify_stream(broken, ["red", "blue"]), InputError)
+
+
 def test_names_stay_with_their_pictures_when_one_is_broken(backbones, tmp_path):
     names = [["red"], ["blue"], ["green"]]
     results = list(build(backbones["gap_cnn"]).stream([TALL, tmp_path / "no.png", SQUARE], names, on_error="skip"))
@@ -699,6 +742,8 @@ def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict
     np.testing.assert_array_equal(none.boxes_by(usual.rule).score, usual.boxes.score)
     with pytest.raises(UsageError, match=r"expected a BoxRule, got 0\.3"):
         none.boxes_by(0.3)
+    with pytest.raises(UsageError, match="expected min_presence from 0 to 1, got nan"):
+        none.by(usual.rule, math.nan)
 
 
 # ----------------------------------------------------------------------------------------------------- odd conditions

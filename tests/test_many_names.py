@@ -1,5 +1,6 @@
 """Thousands of names: their maps are made some at a time, and no result shows which ones were made together."""
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +73,9 @@ def test_maps_that_were_not_kept_are_zeros_without_a_warning():
     assert not found.heatmaps.any()
     assert not found.maps_over_picture((8, 8)).any()
     assert len(found.to_supervision(masks=False)) == len(found.boxes)
+    again = pickle.loads(pickle.dumps(found))
+    assert again.maps.base.size == 1  # else ten thousand names are gigabytes again
+    assert again.heatmaps.shape == found.heatmaps.shape
     for of_maps in (lambda: found.masks, found.label_map, found.to_supervision, lambda: found.boxes_by(BoxRule(0.3))):
         with pytest.raises(UsageError, match="leave keep_maps=False out"):
             of_maps()

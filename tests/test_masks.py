@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -151,15 +150,17 @@ def test_names_that_are_not_found_have_no_mask():
     assert masks.of("name 0").all()
     assert not masks.of("name 1").any()
     assert (masks.label_map() == 1).all()
+    equal = result_of(maps, Frame.fit("squash", (8, 8), (4, 4)), BoxRule())
+    assert (equal.label_map() == 1).all()
     assert len(masks) == 1
     with pytest.raises(UsageError, match="expected one of the names asked for"):
         masks.of("name 2")
 
 
-def test_regions_with_equal_boxes_keep_their_own_masks():
+def test_regions_with_boxes_that_overlap_keep_their_own_masks():
     heat = np.zeros((1, 6, 6), np.float32)
-    heat[0, 0, :] = heat[0, :, 0] = 1  # an L whose box is the whole map
-    heat[0, 5, 2:] = heat[0, 2:, 5] = 0.9  # and the other one
+    heat[0, 0, :] = heat[0, :, 0] = 1
+    heat[0, 5, 2:] = heat[0, 2:, 5] = 0.9
     heat[0, 0, 5] = heat[0, 5, 0] = 0
     result = result_of(heat, Frame.fit("squash", (6, 6), (6, 6)), BoxRule(0.5, nms_iou=None))
     first, second = result.masks.of_boxes
@@ -184,6 +185,27 @@ def test_a_region_thinner_than_a_pixel_of_the_picture_has_a_mask():
     heat[0, :, 32] = 1
     result = result_of(heat, Frame.fit("squash", (4, 4), (64, 64)), BoxRule(0.9))
     assert result.masks.of_boxes.sum() == 4
+
+
+@pytest.mark.parametrize(("hw", "policy", "at"), [((8, 8), "squash", (1, 1)), ((16, 8), "crop", (0, 1))])
+def test_a_hot_pixel_that_resampling_loses_is_hot_all_over(hw, policy, at):
+    heat = np.zeros((1, 4, 4), np.float32)
+    heat[0, 3, 3], heat[0][at] = 1, 0.9
+    frame = Frame.fit(policy, hw, (4, 4))
+    masks = result_of(heat, frame, BoxRule(0.7, min_area=0)).masks
+    hot = masks.of_boxes[1]
+    assert (masks.of_names[0] == masks.of_boxes.any(axis=0)).all()
+    left, top, right, bottom = frame.to_original([at[1], at[0], at[1] + 1, at[0] + 1])[0].astype(int)
+    assert hot[top:bottom, left:right].all()
+    assert hot.sum() == 4
+
+
+def test_a_mask_of_a_picture_smaller_than_the_map_holds_all_that_its_region_covers():
+    heat = np.zeros((1, 12, 12), np.float32)
+    heat[0, 0, :] = heat[0, 1, 10] = 1  # of the row, a pixel of the picture is nearest to none
+    mask = result_of(heat, Frame.fit("squash", (4, 4), (12, 12)), BoxRule(0.5)).masks.of_boxes[0]
+    assert mask[0].all()
+    assert not mask[1:].any()
 
 
 def test_masks_need_no_rule_where_nobody_says():
@@ -229,6 +251,13 @@ def test_grabcut_finds_the_edge_that_the_heat_misses():
     assert shared(smaller.masks.of_boxes[0], truth) > 0.93
     large, truth = warm_discs((400, 300, 200), size_wh=(800, 600))
     assert shared(large.masks.of_boxes[0], truth) > 0.95
+
+
+def test_grabcut_leaves_a_thing_of_few_pixels_as_it_is():
+    found, _ = warm_discs((400, 300, 1), size_wh=(800, 600))  # no pixel of the smaller copy is hot
+    found = result_of(found.maps, found.frame, BoxRule(0.5, min_area=0))
+    assert len(found.boxes) == 1
+    assert (replace(found, mask_source=GrabCutMasks()).masks.of_boxes == found.masks.of_boxes).all()
 
 
 def test_grabcut_gives_each_box_its_own_thing():
@@ -290,7 +319,8 @@ def test_masks_of_a_source_are_drawn_once_for_files_and_sheets():
 
 
 # ----------------------------------------------------------------------------------------------------------- outlines
-MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=16))
+seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)  # arrays of hypothesis's own are mostly alike all over
+MASKS = seeds.map(lambda rng: rng.random(rng.integers(1, 17, 2)) < rng.random())
 
 
 @given(MASKS)

@@ -201,7 +201,7 @@ def test_the_best_of_a_name_is_taken_feature_by_feature_and_of_ranks_the_least()
 FIT = OF_BOX.index("fit")
 
 
-def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True)):
+def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True), least=0.0):
     """A second look whose chances are known: of a box that of its map, of a name what is given."""
     weights = np.eye(len(OF_BOX))
     calibration = Calibration(
@@ -215,7 +215,7 @@ def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True)):
     of_names = np.stack([np.array(there), np.zeros(3)], axis=1)
     frame = Frame.fit("squash", (60, 80), (32, 32))
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
-    rest = {"contrasts": [()] * 3, "learnt": (), "alike": np.full(3, np.nan)}
+    rest = {"contrasts": [()] * 3, "learnt": (), "alike": np.full(3, np.nan), "min_presence": least}
     return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes), **rest)
 
 
@@ -232,25 +232,25 @@ FOUND_AND_UNSURE, FOUND_AND_RULED_OUT = (7.0, 3.0, -4.0), (7.0, 2.0, -4.0)
 
 
 def test_a_name_is_found_unsure_or_ruled_out_by_its_chance(rivals):
-    judged = look(rivals, FOUND_AND_UNSURE).judge(SCORED, REASONS, BoxRule(min_score=0.2), 0.12)
+    judged = look(rivals, FOUND_AND_UNSURE, least=0.12).judge(SCORED, REASONS, BoxRule(min_score=0.2))
     assert judged.reasons == (None, "presence 0.1192 is below 0.12", "absent")
     np.testing.assert_allclose(judged.presence, 1 / (1 + np.exp([-2.0, 2, 9])), rtol=1e-5)
     np.testing.assert_allclose(judged.boxes.score, [0.9, 0.3], atol=1e-5)  # best first
     np.testing.assert_allclose(judged.unsure.score, [0.6], atol=1e-5)  # without what no setting would keep
     assert len(judged.candidates) == len(judged.fit) == 4
-    gone = look(rivals, FOUND_AND_RULED_OUT).judge(SCORED, REASONS, BoxRule(), 0.5)
+    gone = look(rivals, FOUND_AND_RULED_OUT, least=0.5).judge(SCORED, REASONS, BoxRule())
     assert gone.reasons[1] == "not in the picture: presence 0.05 is below 0.5"
     assert gone.unsure.label.tolist() == []
-    everything = look(rivals, FOUND_AND_RULED_OUT).judge(SCORED, REASONS, BoxRule(), 0.0)
+    everything = look(rivals, FOUND_AND_RULED_OUT).judge(SCORED, REASONS, BoxRule())
     assert everything.boxes.label.tolist() == [0, 0, 1, 1]
 
 
 def test_a_name_whose_boxes_are_all_below_the_minimum_is_unsure(rivals):
-    judged = look(rivals).judge(SCORED, REASONS, BoxRule(min_score=0.7), 0.0)
+    judged = look(rivals).judge(SCORED, REASONS, BoxRule(min_score=0.7))
     assert judged.reasons == (None, "no box scores 0.7 or more", "absent")
     np.testing.assert_allclose(judged.boxes.score, [0.9], atol=1e-5)
     np.testing.assert_allclose(judged.unsure.score, [0.6], atol=1e-5)
-    best = look(rivals).judge(SCORED, REASONS, BoxRule(min_score="auto", max_boxes=1), 0.0)
+    best = look(rivals).judge(SCORED, REASONS, BoxRule(min_score="auto", max_boxes=1))
     np.testing.assert_allclose(best.boxes.score, [0.9, 0.6], atol=1e-5)
     assert len(best.unsure) == 0
 
@@ -258,7 +258,7 @@ def test_a_name_whose_boxes_are_all_below_the_minimum_is_unsure(rivals):
 def test_pictures_that_stand_for_a_name_do_not_compete(rivals):
     second = look(rivals, (-9.0, -9, -9), (False, True, True))
     unlikely = dataclasses.replace(second.calibration, right=second.calibration.there)
-    judged = dataclasses.replace(second, calibration=unlikely).judge(SCORED, REASONS, BoxRule(), 0.5)
+    judged = dataclasses.replace(second, calibration=unlikely, min_presence=0.5).judge(SCORED, REASONS, BoxRule())
     assert judged.presence[0] == 1
     np.testing.assert_array_equal(judged.boxes.score, np.float32([0.9, 0.3]))
 
@@ -275,21 +275,28 @@ def test_what_is_said_of_a_name_does_not_depend_on_the_other_names():
 
 
 def test_other_settings_judge_the_same_boxes_without_the_model():
-    localizer, names = localizer_of("mini"), ["cat", "dog", "sofa", "dog~cat"]  # the last is ruled out at first sight
+    localizer, names = localizer_of("mini"), ["cat", "fox", "sofa", "dog~cat"]  # the last is ruled out at first sight
     found = localizer(CAT, names)
     again = found.by(localizer.box_rule, localizer.usual_min_presence)
     np.testing.assert_array_equal(again.boxes.xyxy, found.boxes.xyxy)
     np.testing.assert_array_equal(again.boxes.score, found.boxes.score)
     assert (again.reasons, again.found.tolist()) == (found.reasons, found.found.tolist())
+    assert found.verdict(names.index("fox")) == "unsure"
+    np.testing.assert_array_equal(found.boxes_by(localizer.box_rule).xyxy, found.boxes.xyxy)
     strict = found.by(localizer.box_rule, 1.0)
     assert not strict.found.any()
-    assert len(strict.boxes) == 0
+    assert len(strict.boxes) == len(strict.boxes_by(localizer.box_rule)) == 0
     back = strict.by(localizer.box_rule, localizer.usual_min_presence)
     assert back.reasons == found.reasons
     rule = dataclasses.replace(localizer.box_rule, threshold=0.8)  # several boxes of the cat
     every, best = (found.by(dataclasses.replace(rule, max_boxes=most), 0).judged.candidates for most in (None, 1))
     assert len(every) > 1
     np.testing.assert_array_equal(best.xyxy, every.xyxy)
+    between = float(found.judged.fit[0] + found.boxes.score[0]) / 2  # a minimum is one of chances, not of fits
+    assert found.judged.fit[0] < between < found.boxes.score[0]
+    assert len(found.boxes_by(dataclasses.replace(localizer.box_rule, min_score=between))) == 1
+    other = localizer_of("mini", threshold=0.8, max_boxes=1, min_score=between)(CAT, names)
+    np.testing.assert_array_equal(found.by(other.rule, 0.32).judged.candidates.xyxy, other.judged.candidates.xyxy)
     [uncut] = localizer.stream([CAT], names, boxes=False)
     assert len(uncut.boxes) == 0
     cut = uncut.by(localizer.box_rule, localizer.usual_min_presence)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cliploc.errors import UsageError
 from cliploc.tower import Needs
-from cliploc.values import Boxes, told_apart
+from cliploc.values import Boxes, ignored_label, told_apart
 
 indices = st.one_of(st.just("all"), st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple))
 needs = st.builds(Needs, st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple), indices, indices)
@@ -53,6 +53,15 @@ def test_boxes_of_a_name():
     assert boxes().of("bird").shape == (0, 4)
     with pytest.raises(UsageError, match=r"expected one of the names asked for \(cat, dog, bird\), got 'cow'"):
         boxes().of("cow")
+
+
+def test_some_of_the_boxes():
+    assert boxes().where([True, False, True]).xyxy.tolist() == boxes().where([0, 2]).xyxy.tolist()
+    assert len(boxes().where([])) == 0
+
+
+def test_pixels_that_do_not_count_have_a_label_that_is_no_class():
+    assert [ignored_label(classes) for classes in (2, 255, 256)] == [255, 255, 65535]
 
 
 @given(st.floats(0, 1))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
-from cliploc.config import short
+from cliploc.config import number, short
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import picture_bytes
@@ -43,7 +43,7 @@ class MaskSource(Protocol):
         """The number and the mask `[H, W]` of each box, in any order."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Localization:
     """The result of one picture: heatmaps, boxes and masks of each name.
 
@@ -251,8 +251,8 @@ class Localization:
         return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
-        """The boxes that another rule extracts from the same maps, without running the model."""
-        return self.by(rule, 0.0).boxes
+        """The boxes that another rule extracts from the same maps, of names from the same minimum of presence on."""
+        return self.by(rule, 0.0 if self.second_look is None else self.second_look.min_presence).boxes
 
     def by(self, rule: BoxRule, min_presence: float) -> Localization:
         """The same maps with boxes by another rule, and a minimum presence from the run's on; no model runs.
@@ -261,6 +261,7 @@ class Localization:
         """
         if not isinstance(rule, BoxRule):
             raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
+        number("min_presence", 0, 1)(np.asarray(min_presence).item())
         self.refuse_without_maps()
         boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]
         again = [self.verdict(p) == "unsure" or boxless[p] for p in range(len(self.names))]
@@ -269,16 +270,16 @@ class Localization:
         reasons = [None if open_again else why for why, open_again in zip(self.reasons, again, strict=True)]
         every, second = rule, self.second_look
         if second is not None:
-            every = replace(rule, max_boxes=None, min_score=0.0)
-            reasons = second.absences(reasons, min_presence)
+            every, second = replace(rule, max_boxes=None, min_score=0.0), replace(second, min_presence=min_presence)
+            reasons = second.absences(reasons)
         elif self.presence is not None:
             for p, score in enumerate(self.presence.tolist()):
                 if reasons[p] is None and score < min_presence:
                     reasons[p] = absence(score, min_presence, None if self.ranks is None else int(self.ranks[p]))
         boxes, said = boxes_and_reasons(self.frame, self.maps, reasons, self.names, every, self.sides)
-        cut = replace(self, threshold=rule.threshold, rule=rule)
+        cut = replace(self, threshold=rule.threshold, rule=rule, second_look=second)
         if second is not None:
-            return cut.judged_by(second.judge(boxes, said, rule, min_presence))
+            return cut.judged_by(second.judge(boxes, said, rule))
         return replace(cut, boxes=boxes, found=np.array([reason is None for reason in said]), reasons=said)
 
     def judged_by(self, judged: Judgement) -> Localization:
@@ -287,6 +288,13 @@ class Localization:
         if self.presence is not None:
             presence = np.where(np.isnan(self.presence), self.presence, presence)  # names that it does not know
         return replace(self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=presence, judged=judged)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self.maps_kept else {**self.__dict__, "maps": self.maps.shape}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Maps that were not kept are one zero in memory, of which a copy would make gigabytes.
+        self.__dict__.update(state if state["maps_kept"] else {**state, "maps": no_maps(state["maps"])})
 
     def __repr__(self) -> str:
         width, height = self.image.size
@@ -308,6 +316,11 @@ class Localization:
         picture = base64.b64encode(picture_bytes(drawn, "JPEG", quality=85)).decode("ascii")
         alt = html.escape(repr(self), quote=True)
         return f'<img alt="{alt}" src="data:image/jpeg;base64,{picture}"><ul>{"".join(lines)}</ul>'
+
+
+def no_maps(shape: tuple[int, ...]) -> FloatArray:
+    """Zeros for maps that nobody keeps, which take no memory."""
+    return np.broadcast_to(np.zeros((), np.float32), shape)
 
 
 def boxes_of(

@@ -266,7 +266,8 @@ class Localizer:
             methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
                 own method and its options play no part. A threshold that was given to the localizer holds for all of
                 them; without one each method has its own.
-            on_error: what happens when a picture cannot be read: "raise" its error, or "skip" it and tell the reporter.
+            on_error: what happens when a picture cannot be read: "raise" its error, after the results before it, or
+                "skip" it and tell the reporter.
             reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
                 batches.
             absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves

@@ -93,11 +93,10 @@ class GrabCutMasks:
             return hot
 
         def work() -> None:
-            cv2.setRNGSeed(0)
             nowhere, models = (0, 0, 1, 1), (np.zeros((1, 65)), np.zeros((1, 65)))
             cv2.grabCut(pixels, sure, nowhere, *models, self._rounds, cv2.GC_INIT_WITH_MASK)
 
-        # OpenCV draws the first colours at random, with a generator of each thread: the caller's must stay as it is.
+        # OpenCV draws the first colours at random, with a generator of each thread: a new one begins alike every time.
         with ThreadPoolExecutor(1) as own:
             own.submit(work).result()
         thing: BoolArray = (sure == cv2.GC_FGD) | (sure == cv2.GC_PR_FGD)
@@ -181,7 +180,6 @@ class _NameMap:
         regions, labels = scored_regions(self._shown, self._rule)
         where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
         at = self._labels_at(labels) if len(where) else labels
-        free = np.ones(len(where), bool)  # regions with equal boxes are used one after the other
         height, width = self._frame.original_hw
         for box in xyxy.astype(np.float64):
             mask = np.zeros((height, width), bool)  # the hot pixels whose centres lie in the box
@@ -192,11 +190,9 @@ class _NameMap:
             inside = inside & (columns + 0.5 >= box[0]) & (columns + 0.5 <= box[2])
             here = slice(top, bottom), slice(left, right)
             mask[here] = self.hot[here] & inside
-            away = np.abs(where - box).max(axis=1, initial=0)
-            like = np.flatnonzero(free & (away <= SAME))
-            if len(like):
-                free[like[0]] = False
-                region = int(regions.region[like[0]])
+            away = np.abs(where - box).max(axis=1)
+            if away.min(initial=np.inf) <= SAME:
+                region = int(regions.region[away.argmin()])
                 mask &= at == region
                 # A picture smaller than the map loses some of its pixels, of which its own cover several: added.
                 y, x = self._pixels_of(*np.nonzero(labels == region))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Family = Literal["activation", "gradient", "perturbation", "attention", "baseline", "ensemble"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Context:
     """Everything a saliency method may look at, for one batch.
 

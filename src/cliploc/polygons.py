@@ -104,7 +104,6 @@ def _walk(starts: Ints, ends: Ints) -> tuple[Ints, Ints, Ints]:
 
     edge = np.repeat(which, steps + 1)  # [m]
     t = np.arange(len(edge)) - np.repeat(np.cumsum(steps + 1) - steps - 1, steps + 1)
-    t = np.where(flip[edge], steps[edge] - t, t)
     longer = t + low[which, axis][edge]
     shorter = (low[which, 1 - axis][edge] + slope[edge] * t + 0.5).astype(np.int64)
     steep = axis[edge] == 1

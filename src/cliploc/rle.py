@@ -106,7 +106,7 @@ def united(several: Sequence[Counts]) -> Counts:
     starts, ends = (np.concatenate(some) for some in zip(*map(_inside, several), strict=True))
     places = np.concatenate([starts, ends])
     change = np.repeat([1, -1], [len(starts), len(ends)])
-    order = np.lexsort((-change, places))  # at one place, begin before the end of others
+    order = places.argsort()  # where one ends and another begins, two switches are none, in either order
     depth = change[order].cumsum()
     return of_switches(places[order][depth == (change[order] == 1)], int(several[0].sum()))
 

@@ -141,7 +141,7 @@ class BlockEnd:
         return self.middle.mean(dim=1) + self.mlp_out(self.hidden.mean(dim=1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """What one forward pass of the image tower kept, keyed by index from the end (−1 is the last)."""
 

@@ -1,6 +1,6 @@
 """The values handed from stage to stage: texts, datasets with their samples, and boxes.
 
-All are frozen; arrays inside them are not copied.
+All are frozen; arrays inside them are not copied, and what holds arrays equals only itself.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Role = Literal["tune", "report"]
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One thing to be localised in one picture. A picture with three classes is three samples of the same file."""
 
@@ -123,7 +123,7 @@ Dataset: TypeAlias = DatasetSplit[Sample]
 
 
 # ----------------------------------------------------------------------------------------------------------- results
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Boxes:
     """The boxes of one picture: float xyxy in pixels of the upright original, right and bottom edges exclusive.
 
@@ -169,7 +169,7 @@ class Boxes:
         return Boxes(self.xyxy[kept], self.score[kept], self.label[kept], self.names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Masks:
     """Which pixels of one picture belong to each box and to each name.
 

@@ -53,7 +53,7 @@ class BoxRule:
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MapBoxes:
     """The boxes of P maps, best first within each."""
 

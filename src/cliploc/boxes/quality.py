@@ -98,7 +98,7 @@ def score_of(features: Features) -> FloatArray:
 def features_of(heat: FloatArray, xyxy: npt.ArrayLike, rule: BoxRule) -> Features:
     """Measures all boxes `[n, 4]` of one name, in pixels of its map `[H, W]`, which is not all zero."""
     boxes = np.rint(np.asarray(xyxy, np.float64)).astype(np.int64).reshape(-1, 4)
-    sums: Floats = np.asarray(cv2.integral(np.ascontiguousarray(heat, np.float32), sdepth=cv2.CV_64F), np.float64)
+    sums: Floats = np.asarray(cv2.integral(np.ascontiguousarray(heat, np.float32)), np.float64)
     height, width = heat.shape
     reach = np.ceil(RING * (boxes[:, 2:] - boxes[:, :2])).astype(np.int64)
     low, high = np.maximum(boxes[:, :2] - reach, 0), np.minimum(boxes[:, 2:] + reach, [width, height])

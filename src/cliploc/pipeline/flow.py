@@ -26,7 +26,7 @@ from cliploc.calibration import Calibration
 from cliploc.config import FOUND, Options, short
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes
+from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context, TrainedHead
 from cliploc.pipeline.prepare import (
@@ -462,7 +462,7 @@ class Flow:
             )
             if second is None or not boxes:
                 return result
-            return result.judged_by(second.judge(cut, reasons, task.box_rule, self.min_presence))
+            return result.judged_by(second.judge(cut, reasons, task.box_rule))
 
     def _second_look(self, b: int, computed: Computed, made: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
@@ -475,7 +475,8 @@ class Flow:
         learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
         frame, contrasts = item.frames[self.read_scale], item.texts.contrasts
         alike = self.texts.learnt_presence(item.texts, computed.embedding[b]).double().cpu().numpy()
-        return SecondLook(calibration, frame, places, rivals, of_names, competes, contrasts, learnt, alike)
+        of_run = learnt, alike, self.min_presence
+        return SecondLook(calibration, frame, places, rivals, of_names, competes, contrasts, *of_run)
 
     # ------------------------------------------------------------------------------------------------------ the memory
     def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
@@ -540,7 +541,7 @@ def _with_boxes(
                 maps = np.zeros(shape, np.float32) if maps is None else maps  # memory is taken only when written to
                 maps[list(some)] = values
     if maps is None:
-        maps = np.broadcast_to(np.zeros((), np.float32), shape)
+        maps = no_maps(shape)
     return maps, joined_boxes(parts, names), tuple(said)
 
 

@@ -24,7 +24,7 @@ from cliploc.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as
 V = TypeVar("V")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inside:
     """One picture's forward pass, at the first scale and not mirrored, and the method's raw map.
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -45,7 +45,7 @@ class Request:
     source: str | None = None  # the picture's name in errors and results; None: its path, or "image" with its id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """The result of a request: localizations, or an error."""
 
@@ -153,13 +153,12 @@ class Preparation:
         _checked_on_error(on_error)
         jobs = self._jobs(requests)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
-        waiting: deque[tuple[Request, str, Callable[[], Prepared]]] = deque()
+        waiting: deque[tuple[Request | None, str, Callable[[], Prepared]]] = deque()
         try:
             while True:
                 taken = list(itertools.islice(jobs, ahead - len(waiting)))
                 alone = not waiting and len(taken) == 1 < ahead  # nothing is done beside it, so it needs no thread
-                for request, texts, source in taken:
-                    prepare = partial(self.prepare, request, texts, source)
+                for request, source, prepare in taken:
                     waiting.append((request, source, prepare if alone else pool.submit(prepare).result))
                 if not waiting:
                     return
@@ -167,19 +166,32 @@ class Preparation:
                 try:
                     yield prepared()
                 except InputError as error:
-                    if on_error == "raise":
+                    if on_error == "raise" or request is None:
                         raise
                     yield Unreadable(request.id, source, error)
         finally:
             pool.shutdown(cancel_futures=True)  # nobody will take what was read ahead
 
-    def _jobs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, TextSet, str]]:
-        """Each request with its names as texts, parsed again only if they differ, and its source."""
+    def _jobs(self, requests: Iterable[Request]) -> Iterator[tuple[Request | None, str, Callable[[], Prepared]]]:
+        """Each request with its source and what prepares it; an error of the requests comes at its place."""
         names, texts = None, None
-        for request in requests:
-            if texts is None or request.names is not names:
-                names, texts = request.names, prompts.parse(request.names, self._templates)
-            yield request, texts, source_of(request)
+        try:
+            for request in requests:
+                if texts is None or request.names is not names:  # parsed again only if they differ
+                    names, texts = request.names, prompts.parse(request.names, self._templates)
+                source, prepare = source_of(request), self.prepare
+                if not isinstance(request.image, str | os.PathLike):  # read at once: the caller may change it
+                    try:
+                        request = replace(request, image=load(request.image, source))
+                    except InputError as error:
+                        prepare = partial(_raised, error)
+                yield request, source, partial(prepare, request, texts, source)
+        except Exception as error:
+            yield None, "", partial(_raised, error)
+
+
+def _raised(error: Exception, *_: object) -> Prepared:
+    raise error
 
 
 def _policy(asked: ResizePolicy | None, own: ResizePolicy) -> ResizePolicy:
@@ -237,19 +249,24 @@ def _input_hw(backbone: Backbone, image_size: int | tuple[int, int] | None) -> t
 def batches(
     items: Generator[Prepared | Unreadable, None, None], size: int
 ) -> Generator[list[Prepared | Unreadable], None, None]:
-    """Consecutive pictures with equally many names; unreadable ones keep their places, so no result moves."""
+    """Consecutive pictures with equally many names; unreadable ones keep their places, an error comes after these."""
     batch: list[Prepared | Unreadable] = []
     names: int | None = None  # of the pictures of the batch
     with closing(items):
-        for item in items:
-            if isinstance(item, Prepared):
-                if names is not None and len(item.texts) != names:
+        try:
+            for item in items:
+                if isinstance(item, Prepared):
+                    if names is not None and len(item.texts) != names:
+                        yield batch
+                        batch = []
+                    names = len(item.texts)
+                batch.append(item)
+                if len(batch) == size:
                     yield batch
-                    batch = []
-                names = len(item.texts)
-            batch.append(item)
-            if len(batch) == size:
+                    batch, names = [], None
+        except Exception:
+            if batch:
                 yield batch
-                batch, names = [], None
+            raise
         if batch:
             yield batch

@@ -45,7 +45,7 @@ class Judgement(NamedTuple):
         return self._replace(boxes=boxes, unsure=unsure)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SecondLook:
     """A second look at the boxes of one picture."""
 
@@ -58,16 +58,17 @@ class SecondLook:
     contrasts: Sequence[tuple[str, ...]]  # of each of the P names, the words that it is told from; () for none
     learnt: Sequence[int]  # names whose maps are drawn by what was learnt: their boxes are judged by the map
     alike: Floats  # [P] see `Texts.learnt_presence`
+    min_presence: float  # from which a name is found
 
     @property
     def size(self) -> int:
         """Bytes of what it holds of the picture."""
         return self.places.numel() * self.places.element_size()
 
-    def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule, min_presence: float) -> Judgement:
+    def judge(self, boxes: Boxes, reasons: Sequence[str | None], rule: BoxRule) -> Judgement:
         """Boxes of maps with the chances that they are right; a name is found from `min_presence` on, else unsure."""
         chance, presence = self.chances(boxes)
-        passes = self._passes(min_presence)
+        passes = self._passes()
         presence = np.where(passes, presence, self.calibration.first(self.of_names))
         doubted, labels = passes & (presence >= UNSURE), np.unique(boxes.label)
         order = np.lexsort((-chance, boxes.label))  # a stable sort
@@ -85,8 +86,8 @@ class SecondLook:
         for p in labels.tolist():
             if contrasted[p]:
                 said[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
-            elif presence[p] < min_presence:
-                why = absence(float(presence[p]), min_presence)
+            elif presence[p] < self.min_presence:
+                why = absence(float(presence[p]), self.min_presence)
                 said[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
             elif p not in every.label[high]:
                 said[p] = f"{NO_SCORE} {rule.min_score:g} or more"
@@ -102,17 +103,17 @@ class SecondLook:
             contrasted,
         )
 
-    def absences(self, reasons: Sequence[str | None], min_presence: float) -> list[str | None]:
+    def absences(self, reasons: Sequence[str | None]) -> list[str | None]:
         """These reasons why names are not there, and those of names that `judge` rules out whatever boxes they have."""
-        passes, first = self._passes(min_presence), self.calibration.first(self.of_names)
+        passes, first = self._passes(), self.calibration.first(self.of_names)
         return [
-            absence(float(chance), min_presence) if reason is None and not there else reason
+            absence(float(chance), self.min_presence) if reason is None and not there else reason
             for reason, there, chance in zip(reasons, passes, first, strict=True)
         ]
 
-    def _passes(self, min_presence: float) -> npt.NDArray[np.bool_]:
+    def _passes(self) -> npt.NDArray[np.bool_]:
         """`[P]`, the names whose boxes count."""
-        return self.calibration.passes(self.of_names, min_presence) | ~self.competes | (self.alike >= UNSURE)
+        return self.calibration.passes(self.of_names, self.min_presence) | ~self.competes | (self.alike >= UNSURE)
 
     def chances(self, boxes: Boxes) -> tuple[Floats, Floats]:
         """Of boxes with the scores of their maps: that each is right, `[n]`, and that each name is there, `[P]`."""

@@ -268,7 +268,7 @@ class MetricSummary:
     per_class: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JudgedMap:
     """One sample's score map and its ground truth."""
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from supervision import Detections
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AnnotatedPicture:
     """One picture with its boxes."""
 
