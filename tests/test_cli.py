@@ -108,6 +108,7 @@ REFUSED = [
     (["doctor", "--model", "minni"], "unknown model 'minni'"),
     (["models", "minni", "--download"], "unknown model 'minni': did you mean mini"),
     (["models", "minni"], "unknown model 'minni': did you mean mini"),
+    (["methods", "gard-cam"], "unknown method 'gard-cam': did you mean grad_cam"),
     (["localize", CAT, "-p", "cat", "--refine", "guided,"], "unknown refinement ''"),
     (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "unknown refinement 'guide': did you mean guided"),
     (["annotate", "photos", "--labels", "x", "--out", "y", "--refine", "cca"], "unknown refinement 'cca'"),
@@ -373,6 +374,23 @@ def test_a_part_of_a_name_lists_those_models():
     err = refused("models", "vitb16")
     assert "did you mean ViT-B-16" in err
     assert err.endswith(f"there are {len(models.names())}, listed by: cliploc models\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["methods", "CAM_"], ["grad_cam_pp"]),
+        (["refinements", "lposs"], ["lposs", "lposs_plus"]),
+        (["metrics", "energy"], ["energy_in_boxes", "energy_in_masks"]),
+        (["exports", "yol"], ["yolo"]),
+    ],
+)
+def test_a_part_of_a_name_lists_those_of_every_list(words, names):
+    result = cliploc_(*words)
+    assert [line.split()[0] for line in result.out.splitlines()[1:]] == names
+    kind = words[0].removesuffix("s")
+    assert f"unknown {kind} 'nonesuch': " in refused(words[0], "nonesuch")
+    assert f"did you mean {names[0]}" in refused(words[0], f"{names[0]}s")
 
 
 def test_all_about_one_model():

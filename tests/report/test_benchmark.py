@@ -430,6 +430,8 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
     err = refused("report", tmp_path)
     assert "expected" in err
     assert "manifest.json" in err
+    (tmp_path / "manifest.json").write_text('{"kind": "annotate"}')
+    assert "expected the folder of a benchmark, got one of annotate" in refused("report", tmp_path)
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam"])
     (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UsageError, match=r"00000\.parquet is damaged: run the same"):
