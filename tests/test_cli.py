@@ -393,6 +393,22 @@ def test_a_part_of_a_name_lists_those_of_every_list(words, names):
     assert f"did you mean {names[0]}" in refused(words[0], f"{names[0]}s")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "~/there"],
+        ["benchmark", "--dataset", "wsol", "--root=~/root", "--out=~/out", "--head=~/there"],
+        ["annotate", "demo:", "--labels=~/there", "--out", "drafts"],
+        *(["localize", CAT, "-p", "cat", f"--{name}=~/there.json"] for name in ("calibration", "learnt", "recipe")),
+    ],
+)
+def test_home_is_read_in_every_path(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path / 'there'}" in refused(*words)
+    assert not (tmp_path / "~").exists()
+
+
 def test_all_about_one_model():
     lines = cliploc_("models", "RN50").out.split("\n\n")[0].splitlines()
     about = dict(re.split(r" {2,}", line, maxsplit=1) for line in lines)
