@@ -173,7 +173,7 @@ def begin(
 def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], kind: RunKind) -> None:
     try:
         # The number of parts follows from the settings.
-        differences = _differences(old, new, kind.free | FREE | {"shards", "dataset.samples_sha256"})
+        differences = _differences(old, new, kind.free | FREE | {"shards", "dataset.samples", "dataset.samples_sha256"})
     except (KeyError, TypeError):
         raise UsageError(f"{out / 'manifest.json'} is damaged: choose another --out") from None
     theirs, ours = (manifest.get("cliploc_version") for manifest in (old, new))
