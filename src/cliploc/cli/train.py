@@ -109,7 +109,6 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
 
 def _written(asked: TrainFlags) -> list[Path]:
     """The folders that a training writes into and that are there."""
-    out = asked.out
-    features = asked.features or out.parent / "features"
+    out, features = asked.out, asked.features or asked.out.parent / "features"
     there = [out.parent, out.with_name(f"{out.name}.training"), *features.glob("*/view-*")]
     return [path for path in there if path.is_dir()]
