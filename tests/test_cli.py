@@ -108,6 +108,7 @@ REFUSED = [
     (["doctor", "--model", "minni"], "unknown model 'minni'"),
     (["models", "minni", "--download"], "unknown model 'minni': did you mean mini"),
     (["models", "minni"], "unknown model 'minni': did you mean mini"),
+    (["methods", "gard-cam"], "unknown method 'gard-cam': did you mean grad_cam"),
     (["localize", CAT, "-p", "cat", "--refine", "guided,"], "unknown refinement ''"),
     (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "unknown refinement 'guide': did you mean guided"),
     (["annotate", "photos", "--labels", "x", "--out", "y", "--refine", "cca"], "unknown refinement 'cca'"),
@@ -373,6 +374,39 @@ def test_a_part_of_a_name_lists_those_models():
     err = refused("models", "vitb16")
     assert "did you mean ViT-B-16" in err
     assert err.endswith(f"there are {len(models.names())}, listed by: cliploc models\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["methods", "CAM_"], ["grad_cam_pp"]),
+        (["refinements", "lposs"], ["lposs", "lposs_plus"]),
+        (["metrics", "energy"], ["energy_in_boxes", "energy_in_masks"]),
+        (["exports", "yol"], ["yolo"]),
+    ],
+)
+def test_a_part_of_a_name_lists_those_of_every_list(words, names):
+    result = cliploc_(*words)
+    assert [line.split()[0] for line in result.out.splitlines()[1:]] == names
+    kind = words[0].removesuffix("s")
+    assert f"unknown {kind} 'nonesuch': " in refused(words[0], "nonesuch")
+    assert f"did you mean {names[0]}" in refused(words[0], f"{names[0]}s")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "~/there"],
+        ["benchmark", "--dataset", "wsol", "--root=~/root", "--out=~/out", "--head=~/there"],
+        ["annotate", "demo:", "--labels=~/there", "--out", "drafts"],
+        *(["localize", CAT, "-p", "cat", f"--{name}=~/there.json"] for name in ("calibration", "learnt", "recipe")),
+    ],
+)
+def test_home_is_read_in_every_path(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path / 'there'}" in refused(*words)
+    assert not (tmp_path / "~").exists()
 
 
 def test_all_about_one_model():

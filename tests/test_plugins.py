@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -14,8 +15,10 @@ from cliploc.backbones import models
 from cliploc.cli import plugin
 from cliploc.cli.output import write
 from cliploc.errors import UsageError
-from cliploc.metrics import JudgedMap, MeanMetric
+from cliploc.jobs import rows
+from cliploc.metrics import JudgedMap, MeanMetric, all_metrics
 from cliploc.registry import import_modules, named_modules
+from cliploc.report.exports import Export, ExportSettings, Pictures
 from cliploc.saliency import saliency
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
@@ -252,11 +255,30 @@ def test_a_plugin_that_fails_is_named_as_the_place(site):
     )
 
 
-@pytest.mark.parametrize("wrong", [{"name": "my_cam++"}, {"name": ""}, {"towers": "cnn"}])
+@pytest.mark.parametrize("wrong", [{"name": "my_cam++"}, {"name": ""}, {"towers": "cnn"}, {"needs": None}])
 def test_a_method_that_could_not_be_asked_for_is_refused(wrong):
     about = {"name": "my_cam", "title": "", "paper": "", "family": "activation", "towers": ["cnn"], "threshold": 0.3}
-    with pytest.raises(ValueError, match="expected"):
-        saliency(**{**about, **wrong}, needs=Needs())(lambda ctx: ctx.text)
+    with pytest.raises((ValueError, TypeError), match="expected"):
+        saliency(**{**about, "needs": Needs(), **wrong})(lambda ctx: ctx.text)
+
+
+def test_an_export_that_leaves_out_a_file_is_refused(tmp_path):
+    class Idle(Export):
+        name, about, files = "idle", "", ("idle.txt",)
+
+        def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+            list(pictures())
+
+    with pytest.raises(UsageError, match=r"expected idle\.txt from the format idle, found no such file"):
+        Idle().write_all(list, ExportSettings((), "", ""), tmp_path)
+
+
+@pytest.mark.parametrize("columns", [{"score": "float"}, {"iou": "bool"}, {"mine": "double"}])
+def test_a_metric_whose_column_is_anothers_is_refused(columns, monkeypatch):
+    mine = SimpleNamespace(name="mine", columns=columns)
+    monkeypatch.setattr(rows, "all_metrics", lambda: (*all_metrics(), mine))
+    with pytest.raises(UsageError, match="expected columns of the metric mine that are float, bool"):
+        rows.row_schema()
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])

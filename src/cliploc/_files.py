@@ -159,7 +159,7 @@ def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_output(path: Path, content: bytes, option: str) -> None:
-    """Writes a file so that a kill at any moment leaves the old one or the new one."""
+    """Writes a file so that a kill leaves the old one or the new one; a link of its name is replaced."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda temporary: temporary.write_bytes(content))

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from cliploc import backbones
 from cliploc._documents import DocumentError, parse_json, read_bytes
-from cliploc._files import write_whole
+from cliploc._files import user_path, write_whole
 from cliploc.calibration import Calibration, load_calibration
 from cliploc.config import OPTIONS, RECIPES, UNREFINED, choice, is_file_name, words_of
 from cliploc.errors import InputError, UsageError
@@ -150,7 +150,7 @@ def save_recipe(
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Reads the file of `save_recipe`, or an `InputError`; its calibration becomes the option `calibration`."""
-    name = os.fspath(path)
+    name = os.fspath(user_path(path))
     try:
         read = parse_json(read_bytes(name, 2**20), _RecipeFile)
         options = {key: OPTIONS[key].check(value) for key, value in read["options"].items()}

@@ -419,6 +419,14 @@ def test_without_pictures(made: tuple[Path, dict[str, Any]], tmp_path: Path, pag
     assert alone.count('class="heat"') == page.count('class="heat"')
 
 
+def test_what_a_killed_report_left_is_removed(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=4)
+    left = tmp_path / "out" / ".cliploc-report-0123456789abcdef.tmp"
+    left.touch()
+    write_report(tmp_path / "out")
+    assert not left.exists()
+
+
 def test_when_everything_failed(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, failed=range(4))
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
@@ -430,6 +438,8 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
     err = refused("report", tmp_path)
     assert "expected" in err
     assert "manifest.json" in err
+    (tmp_path / "manifest.json").write_text('{"kind": "annotate"}')
+    assert "expected the folder of a benchmark, got one of annotate" in refused("report", tmp_path)
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam"])
     (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UsageError, match=r"00000\.parquet is damaged: run the same"):

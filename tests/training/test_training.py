@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pyt
     cache = cache_of(tmp_path / "features", backbone, pictures)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(pictures) * cache.bytes_each - 1))
-    with pytest.raises(UsageError, match=r"GB of room for features .* choose another --features, or fewer"):
+    with pytest.raises(UsageError, match=r"MB of room for features .* choose another --features, or fewer"):
         cache.fill()
     monkeypatch.undo()
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploc._files import Inputs, user_path
+from cliploc._files import Inputs, alone_writing
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
@@ -44,7 +44,7 @@ def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
         return open_asked(truth, folder, asked.split, **asked.chosen())
     from cliploc.jobs.calibrate import reviewed_pictures
 
-    return reviewed_pictures(user_path(folder), Draw(**asked.counted()))
+    return reviewed_pictures(folder, Draw(**asked.counted()))
 
 
 class TruthFlags(SampleFlags, WithThreads, WithJson):
@@ -62,7 +62,7 @@ def _learning(
 ) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
     file_writable(out)
-    with terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
+    with alone_writing(out), terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
         from cliploc.datasets import BY_DESIGN
 
         dataset = read_truth(asked.truth, asked.folder, asked)
@@ -99,7 +99,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     """
     refuse_without("calibrate", "calibrate")
     refuse_truth(asked.truth, asked)
-    out, terminal = user_path(asked.out), Terminal()
+    out, terminal = asked.out, Terminal()
     with _learning(asked, out, options.but(second_look=True), terminal) as (localizer, dataset, work, reporter):
         from cliploc.jobs.calibrate import calibrate as fitted
 
@@ -137,7 +137,7 @@ def tune(asked: TuneFlags, options: Options) -> int:
     """
     refuse_without("calibrate", "tune")
     refuse_truth(asked.truth, asked)
-    out, terminal = user_path(asked.out), Terminal()
+    out, terminal = asked.out, Terminal()
     if out.suffix != ".json":
         raise UsageError(f"expected --out as FILE.json, which --recipe takes, got {asked.out}: add .json")
     with _learning(asked, out, options, terminal) as (localizer, dataset, work, reporter):

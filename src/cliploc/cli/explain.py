@@ -153,7 +153,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
                 said = "  ".join(f"{word['word']} {word['share']:.2f}" for word in result["words"] if word["share"])
                 terminal.data(printable(f"words used for {result['name']}: {said or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
-    say_next(terminal, f"open {folder / PAGE}", quiet=asked.as_json)
+    say_next(terminal, ("open", folder / PAGE), quiet=asked.as_json)
     return DONE
 
 

@@ -131,7 +131,7 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
     wish = Wish(
         options, methods or _fitting(options), [parse_set(text) for text in names], asked.tune, asked.sample, asked.seed
     )
-    terminal, out = Terminal(), writable(user_path(asked.out))
+    terminal, out = Terminal(), writable(asked.out)
     for line in settings_of(wish)[2]:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     start = time.perf_counter()
@@ -187,7 +187,7 @@ def _check(asked: LeaderboardFlags) -> int:
     for folder in asked.folders or ():
         with terminal.progress(f"checking {folder}") as reporter:
             wanted = CHECKED if asked.sample is None else asked.sample
-            check = check_leaderboard(user_path(folder), roots, samples=wanted, engine=engine, reporter=reporter)
+            check = check_leaderboard(folder, roots, samples=wanted, engine=engine, reporter=reporter)
         again = f"{check.same:,} rows computed again are equal"
         again += f", {check.close:,} nearly equal, {len(check.other):,} others" if check.close or check.other else ""
         terminal.data(
@@ -203,8 +203,8 @@ def _page(asked: LeaderboardFlags) -> int:
 
     if asked.out is None:
         raise UsageError("expected --out, the HTML file, got none: add --out leaderboard.html")
-    terminal, out = Terminal(), user_path(asked.out)
+    terminal, out = Terminal(), asked.out
     file_writable(out)
-    write_leaderboard_page([user_path(folder) for folder in asked.folders or ()], out)
+    write_leaderboard_page(asked.folders or [], out)
     terminal.data(printable(str(out)))
     return DONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import typer
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from cliploc.backbones import ModelEntry
+    from cliploc.registry import Registry
     from cliploc.report.exports import Export
+
+T = TypeVar("T")
 
 
 class ModelsFlags(Flags):
@@ -32,9 +35,23 @@ class ModelsFlags(Flags):
 
 
 class ListFlags(Flags):
+    """What lists have."""
+
+    part: str = flag("A part of a name to search for.", "", metavar="NAME", positional=True)
+
+
+class TableFlags(ListFlags):
     """What lists have that are tables of the documentation, too."""
 
     markdown: bool = flag("Print the table in Markdown.", False)
+
+
+def _chosen(registry: Registry[T], part: str) -> list[T]:
+    """The things with this part in their name; if there are none, the error has the nearest names."""
+    known = [name for name in registry.known_names() if part.lower() in name.lower()]
+    if not known:
+        registry.refuse_unknown(part)
+    return [registry.get(name) for name in known]
 
 
 @command()
@@ -49,15 +66,12 @@ def models(asked: ModelsFlags) -> int:
         )
     from cliploc.backbones import models as registry
 
-    wanted = part.replace("/", "-")
-    if not any(wanted.lower() in name.lower() for name in registry.known_names()):
-        registry.refuse_unknown(part)  # with the nearest names, before torch is imported
+    chosen = _chosen(registry, wanted := part.replace("/", "-"))
     from cliploc.backbones import guides
     from cliploc.saliency import fitting
     from cliploc.saliency import methods as saliency
 
     terminal = Terminal()
-    chosen = [entry for entry in registry if wanted.lower() in entry.name.lower()]
 
     def runs(model: ModelEntry) -> tuple[str, ...]:
         return fitting(model, guided=True) if model.usable else ()
@@ -151,43 +165,49 @@ def _by(hw: tuple[int, int]) -> str:
 
 
 @command()
-def methods(asked: ListFlags) -> int:
+def methods(asked: TableFlags) -> int:
     """List the saliency methods, with their options."""
     from cliploc.saliency import methods as registry
 
+    chosen = _chosen(registry, asked.part)
     if asked.markdown:
         from cliploc.method import Family
 
         kinds = get_args(Family)
         typer.echo("| method | `--method` | towers | paper |\n|---|---|---|---|")
-        for family, of_family in groupby(sorted(registry, key=lambda m: kinds.index(m.family)), lambda m: m.family):
+        for family, of_family in groupby(sorted(chosen, key=lambda m: kinds.index(m.family)), lambda m: m.family):
             typer.echo(f"| **{family}** | | | |")
             for m in of_family:
                 typer.echo(f"| {m.title} | `{m.name}` | {', '.join(sorted(m.towers))} | {m.paper} |")
         return DONE
     rows: list[Sequence[str | Text]] = [title_row("name", "title", "family", "towers", "options", "paper")]
-    for m in registry:
+    for m in chosen:
         options = ", ".join(f"{key}={value}" for key, value in m.options.items()) or "–"
         rows.append((m.name, m.title, m.family, ", ".join(sorted(m.towers)), options, m.paper))
     Terminal().listing(rows)
     return DONE
 
 
-def refinements() -> int:
+@command()
+def refinements(asked: ListFlags) -> int:
     """List the refinements that can follow any method."""
     from cliploc.refine import refinements as registry
 
-    rows = [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in registry]
+    chosen = _chosen(registry, asked.part)
+    rows = [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in chosen]
     Terminal().listing([title_row("name", "title", "towers", "works on", "paper"), *rows])
     return DONE
 
 
-def metrics() -> int:
+@command()
+def metrics(asked: ListFlags) -> int:
     """List the metrics and their numbers."""
     from cliploc.metrics import all_metrics
+    from cliploc.metrics import metrics as registry
 
+    chosen = _chosen(registry, asked.part)
     rows: list[Sequence[str | Text]] = [title_row("name", "ground truth", "number", "what it is")]
-    for metric in all_metrics():
+    for metric in (metric for metric in all_metrics() if metric in chosen):
         for place, (key, number) in enumerate(metric.numbers.items()):
             first = ("", "") if place else (metric.name, metric.truth)
             rows.append((*first, key, number.about))
@@ -196,16 +216,17 @@ def metrics() -> int:
 
 
 @command()
-def exports(asked: ListFlags) -> int:
+def exports(asked: TableFlags) -> int:
     """List the output formats of `cliploc annotate`."""
     from cliploc.report.exports import exports as registry
 
+    chosen = _chosen(registry, asked.part)
     if asked.markdown:
         typer.echo("| `--format` | files | boxes |\n|---|---|---|")
-        for export in registry:
+        for export in chosen:
             typer.echo(f"| `{export.name}` | {', '.join(f'`{name}`' for name in _outputs(export))} | {export.about} |")
         return DONE
-    rows = [(export.name, ", ".join(_outputs(export)), export.about.replace("`", "")) for export in registry]
+    rows = [(export.name, ", ".join(_outputs(export)), export.about.replace("`", "")) for export in chosen]
     Terminal().listing([title_row("name", "files", "boxes"), *rows])
     return DONE
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_
 
 import typer
 
+from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._process import MAX_THREADS
 from cliploc.cli.commands import section
@@ -176,6 +177,10 @@ def _names(of: Field[Any]) -> tuple[str, ...]:
 def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:
     """A checked value out of what the command line has."""
     option = option_of(of)
+    if isinstance(given, list):
+        given = [user_path(item) if isinstance(item, Path) else item for item in given]
+    elif isinstance(given, Path):
+        given = user_path(given)
     try:
         if parse and isinstance(given, str):
             given = option.parse(given)

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import write_whole
+from cliploc._files import write_output
 from cliploc._terminal import Terminal, grid, printable, styled, write_out
 from cliploc.errors import CliplocError, UsageError
 
@@ -144,9 +145,4 @@ def file_writable(path: Path) -> None:
     writable(path.resolve().parent)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Writes a file of results. A link with its name is replaced, and the link's target stays as it is."""
-    try:
-        write_whole(path, lambda temporary: temporary.write_bytes(content))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}: free space or choose another --out") from error
+write = partial(write_output, option="--out")

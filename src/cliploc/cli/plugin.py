@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from string import Template
 
-from cliploc._files import remove, user_path
+from cliploc._files import remove
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithDebug, command, flag
 from cliploc.cli.output import DONE, say_next, writable, write
@@ -50,7 +50,7 @@ def plugin(asked: PluginFlags) -> int:
     others = {project.lower().replace("-", "_") for project in (*installed, *chain(*installed.values()))}
     if module in {*methods.known_names(), *sys.stdlib_module_names, *others, "cliploc"}:
         raise UsageError(f"the name {module} is taken: choose another")
-    out = user_path(asked.out or Path(name))
+    out = asked.out or Path(name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: choose another name, or another --out")
     words = {"name": name, "module": module, "Class": "".join(map(str.capitalize, module.split("_")))}

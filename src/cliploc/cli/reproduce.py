@@ -5,7 +5,7 @@ import io
 import shlex
 from pathlib import Path
 
-from cliploc._files import alone_in, own_temporaries, user_path
+from cliploc._files import alone_in, own_temporaries
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import MOST_COUNTED, EngineFlags, WithJson, command, flag, named_folders
@@ -59,7 +59,7 @@ def reproduce(asked: ReproduceFlags) -> int:
             terminal.data(f"  {printable(shlex.join(['cliploc', *words]))}")
         return DONE
     refuse_without("bench", "reproduce")
-    out = writable(user_path(asked.out))
+    out = writable(asked.out)
     more = ["--sample", str(asked.sample)] if asked.sample else []
     more += [] if asked.engine == "local" else ["--engine", asked.engine]
     more += [

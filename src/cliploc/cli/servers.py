@@ -4,7 +4,6 @@ import contextlib
 import os
 from pathlib import Path
 
-from cliploc._files import user_path
 from cliploc._imports import refuse_without
 from cliploc._process import share_heaps
 from cliploc._terminal import Terminal
@@ -140,7 +139,7 @@ def review(asked: ReviewFlags, options: Options) -> int:
     use_threads(asked.threads)
     if asked.model is not None:
         refuse_unknown([asked.model])
-    serve_drafts(user_path(asked.drafts), asked.port, asked.model, asked.pretrained, options.device)
+    serve_drafts(asked.drafts, asked.port, asked.model, asked.pretrained, options.device)
     return DONE
 
 
@@ -212,7 +211,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     terminal.say(f"loading {options.model}", style="dim")
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # how a server is ended
-        drafts = None if asked.learn is None else stack.enter_context(ReviewFolder.opened(user_path(asked.learn)))
+        drafts = None if asked.learn is None else stack.enter_context(ReviewFolder.opened(asked.learn))
         predictor = Predictor(options, source, round(asked.max_megapixels * 1e6), drafts)
         app = LabelStudioGate(
             predictor,

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc._files import alone_writing, user_path
+from cliploc._files import alone_writing
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
@@ -54,12 +54,12 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     if name is None:
         raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {asked.method!r}")
     out, size = asked.out, options.image_size
-    file_writable(user_path(out))
+    file_writable(out)
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
     with (
-        alone_writing(user_path(out).resolve(), _written(asked)) if first else contextlib.nullcontext(),
+        alone_writing(out.resolve(), _written(asked)) if first else contextlib.nullcontext(),
         terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
     ):
         from cliploc import training
@@ -109,7 +109,6 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
 
 def _written(asked: TrainFlags) -> list[Path]:
     """The folders that a training writes into and that are there."""
-    out = user_path(asked.out)
-    features = user_path(asked.features or out.parent / "features")
+    out, features = asked.out, asked.features or asked.out.parent / "features"
     there = [out.parent, out.with_name(f"{out.name}.training"), *features.glob("*/view-*")]
     return [path for path in there if path.is_dir()]

@@ -249,7 +249,7 @@ def annotate(
                     export,
                     before=before,
                     review=asked.review,
-                    computed=len(todo),
+                    computed=sum(of_run.results.places[file.id].ok for file in todo),
                     notes=notes.lines,
                     reporter=reporter,
                 )

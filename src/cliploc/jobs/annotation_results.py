@@ -56,7 +56,7 @@ class AnnotateResult:
         groups: number of boxes that seem to contain several things.
         reviewed: number of pictures that were reviewed.
         files: format → its files, written by this call or up to date before it.
-        computed: number of pictures that this call computed; the others were done before.
+        computed: number of pictures that this call annotated; the others were done before, or failed.
         notes: remarks on the run.
         skipped: files that were left out, and why.
         run: id of the names and settings that the boxes were made with, as in review.html.
@@ -468,7 +468,7 @@ def conclude(
         needed = settings if "image_url" in form.needs else replace(settings, image_url="")
         needed = needed if "polygons" in form.needs else replace(needed, polygons=False)
         needed = needed if "picture_files" in form.needs else replace(needed, copies=False)
-        write = functools.partial(form.write, run.pictures, needed, run.out)
+        write = functools.partial(form.write_all, run.pictures, needed, run.out)
         update(form.name, run.stamp(form.name, needed), form.outputs, form.name, write)
     if review:
         stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))

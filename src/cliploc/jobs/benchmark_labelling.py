@@ -157,7 +157,8 @@ def run_labelling(
     with alone_in(out):
         begun = folder.begin(out, KIND, manifest, (*FILES, DRAFTS), check)
         notes.add(begun.notes)
-        folder.begin_session(out, KIND)
+        with temporaries_of(begun.token):
+            folder.begin_session(out, KIND)
         pictures = sorted((PictureFile(sample.id, sample.path) for sample in dataset.samples), key=by_path)
         # The folder that the pictures' ids are relative to.
         first, path = dataset.samples[0].id, dataset.samples[0].path.as_posix()

@@ -173,7 +173,7 @@ def begin(
 def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], kind: RunKind) -> None:
     try:
         # The number of parts follows from the settings.
-        differences = _differences(old, new, kind.free | FREE | {"shards"})
+        differences = _differences(old, new, kind.free | FREE | {"shards", "dataset.samples", "dataset.samples_sha256"})
     except (KeyError, TypeError):
         raise UsageError(f"{out / 'manifest.json'} is damaged: choose another --out") from None
     theirs, ours = (manifest.get("cliploc_version") for manifest in (old, new))
@@ -182,15 +182,16 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
             f"{out} holds a run by cliploc {theirs}, this is {ours}: resume it with that version, or choose another "
             "--out"
         )
-    if differences == [OTHER_SAMPLES]:
-        raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
-    differences = [line for line in differences if line != OTHER_SAMPLES]  # it follows from others, such as a limit
     if differences:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
             f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
             "repeat its command to resume it, or choose another --out"
         )
+    # Asked last: it follows from others, such as a limit.
+    theirs, ours = (manifest.get("dataset", {}).get("samples_sha256") for manifest in (old, new))
+    if theirs != ours:
+        raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
 
 
 def _checked_parts(
@@ -269,8 +270,6 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         by_id = [{setting["id"]: setting for setting in settings} for settings in (old, new)]
         differences = _differences(by_id[0], by_id[1], free, where)
         return differences or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
-    if old != new and where == "dataset.samples_sha256":
-        return [OTHER_SAMPLES]
     if old != new:
         texts = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
         there, asked = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)

@@ -51,15 +51,21 @@ def row_schema() -> Any:
     text, f32, i32 = pa.string(), pa.float32(), pa.int32()
     boxes = pa.list_(pa.list_(f32, 4))
     types = {"float": f32, "bool": pa.bool_(), "level": pa.uint8(), "hits": pa.binary(32), "bytes": pa.binary()}
-    judged = {name: types[kind] for metric in all_metrics() for name, kind in metric.columns.items()}
-    return schema_of(
+    own = dict(
         **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
         label=i32, n_boxes=pa.int16(), area_share=f32, width=i32, height=i32, true_boxes=boxes,
         status=text, reason=text, score=f32, presence=f32, found=pa.bool_(),
         predictions=pa.list_(i32), prediction_scores=pa.list_(f32), boxes=boxes, box_scores=pa.list_(f32),
-        **judged,
-        thumb=pa.binary(THUMB * THUMB),
     )  # fmt: skip
+    judged: dict[str, Any] = {}
+    for metric in all_metrics():
+        for name, kind in metric.columns.items():
+            if kind not in types or name in {*own, "thumb"} or judged.setdefault(name, types[kind]) != types[kind]:
+                raise UsageError(
+                    f"expected columns of the metric {metric.name} that are {', '.join(types)} and take no name "
+                    f"that is taken, got {name!r}: correct it"
+                )
+    return schema_of(**own, **judged, thumb=pa.binary(THUMB * THUMB))
 
 
 def place_of(path: Path, root: Path) -> str:

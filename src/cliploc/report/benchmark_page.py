@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cliploc.errors import UsageError
 from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
 from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, is_imagenet, read_run, wilson
@@ -53,8 +54,10 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         "presence": write_presence_report,
         "labelling": write_labelling_report,
     }
-    if write := of_task.get(kind_of(folder)):
+    if write := of_task.get(kind := kind_of(folder)):
         return write(folder, pictures=pictures)
+    if kind not in ("benchmark", ""):
+        raise UsageError(f"expected the folder of a benchmark, got one of {kind}, {folder}: give a benchmark's --out")
     run = read_run(folder)
     both = [tables.comparison(run), tables.every_number(run)]
     texts = (

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import BenchmarkSummary, read_json
-from cliploc._files import parts_in, read_part, write_whole
+from cliploc._files import own_temporaries, parts_in, read_part, write_whole
 from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
@@ -250,10 +250,12 @@ def with_ends(key: str, value: object, ends: tuple[float, float] | None) -> dict
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
     """Writes the files of a report into a folder; the last is the page."""
-    for name, text in zip(names, texts, strict=True):
-        path = folder / name
-        try:
-            write_whole(path, methodcaller("write_bytes", text.encode("utf-8", "backslashreplace")))
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}: free space, or check its permissions") from error
+    with own_temporaries(folder, "report"):
+        for name, text in zip(names, texts, strict=True):
+            path = folder / name
+            try:
+                write_whole(path, methodcaller("write_bytes", text.encode("utf-8", "backslashreplace")))
+            except OSError as error:
+                reason = f"{error.strerror}: free space, or check its permissions"
+                raise UsageError(f"cannot write {path}: {reason}") from error
     return folder / names[-1]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._documents import parse_json, refuse_other
-from cliploc._files import write_whole
+from cliploc._files import user_path, write_whole
 from cliploc.config import FOUND
 from cliploc.errors import InputError
 from cliploc.geometry import padding_least
@@ -135,13 +135,14 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
     Raises:
         InputError: no such file, or not one of these.
     """
+    path = user_path(path)
     try:
         refuse_other(path)
-        with safe_open(os.fspath(path), "pt") as file:
+        with safe_open(path, "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
             if facts["version"] != VERSION:
                 raise InputError(
-                    f"{os.fspath(path)}: expected what this version of cliploc has learnt, got a file of another "
+                    f"{path}: expected what this version of cliploc has learnt, got a file of another "
                     "version of cliploc: annotate its folder again"
                 )
             tensors = [file.get_tensor(key).float() for key in TENSORS]
@@ -156,8 +157,7 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
         raise InputError(
-            f"{os.fspath(path)}: expected learnt.safetensors of `cliploc annotate`, cannot use it ({reason}): "
-            "check the path"
+            f"{path}: expected learnt.safetensors of `cliploc annotate`, cannot use it ({reason}): check the path"
         ) from None
     return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about, alike)
 

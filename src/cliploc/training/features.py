@@ -83,8 +83,8 @@ class FeatureCache:
         free = shutil.disk_usage(place).free
         if needed > free:
             raise UsageError(
-                f"expected {needed / 1e9:.4g} GB of room for features in {self.folder.parent}, got "
-                f"{free / 1e9:.4g} GB: choose another --features, or fewer --augmentations"
+                f"expected {needed / 1e6:,.0f} MB of room for features in {self.folder.parent}, got "
+                f"{free / 1e6:,.0f} MB: choose another --features, or fewer --augmentations"
             )
         mine = [key for key in self.parts[rank::processes] if key in missing or self._outdated(key, reporter)]
         if mine:

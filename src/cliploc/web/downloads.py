@@ -83,7 +83,7 @@ def write_files(
         for form in (export for export in exports if not export.folders and "picture_files" not in export.needs):
             part = folder / f"{form.name}{behind}.part"
             part.mkdir()
-            form.write(partial(_annotated, result, masks), export, part)
+            form.write_all(partial(_annotated, result, masks), export, part)
             for written in [part / name for name in form.files]:
                 written.rename(file(f"{written.stem}{behind}{written.suffix}"))
             part.rmdir()

@@ -147,6 +147,12 @@ class Export(ABC):
             folder: an existing folder.
         """
 
+    def write_all(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+        """Writes them, and refuses a format that leaves one out."""
+        self.write(pictures, settings, folder)
+        if missing := [name for name in self.outputs if not (folder / name).exists()]:
+            raise UsageError(f"expected {missing[0]} from the format {self.name}, found no such file: correct it")
+
 
 exports: Registry[Export] = Registry(
     "export", "cliploc.report.exports", "cliploc.exports", home=lambda export: type(export).__module__

@@ -61,6 +61,8 @@ def saliency(
         kinds = frozenset(towers)
         if not kinds <= {*get_args(TowerKind)}:
             raise ValueError(f"method {name!r}: expected towers such as ('cnn', 'vit'), got {towers!r}")
+        if not callable(needs) and not isinstance(needs, Needs):
+            raise TypeError(f"method {name!r}: expected needs as Needs(…), got {short(needs)}")
         parameters = list(inspect.signature(function).parameters.values())
         options = {p.name: p.default for p in parameters[1:]}
         if inspect.Parameter.empty in options.values():
