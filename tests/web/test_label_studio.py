@@ -215,6 +215,7 @@ def test_an_interface_that_cannot_be_used_is_a_sentence(server, config, said):
         assert status == 400
         assert said in answer["error"]
         assert len(answer["error"]) < 400
+        assert server[1][-1] == answer["error"]  # as Label Studio shows only the status
 
 
 def test_labels_are_told_apart_and_keep_the_order_of_the_interface():

@@ -135,6 +135,8 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
 
     async def wrong(_: Request, error: Exception) -> JSONResponse:
         status = error.status if isinstance(error, RefusedError) else 400 if isinstance(error, UsageError) else 500
+        if isinstance(error, UsageError):  # Label Studio itself shows no more than the status
+            say(str(error))
         return JSONResponse({"error": str(error), "detail": str(error)}, status)
 
     return Starlette(
