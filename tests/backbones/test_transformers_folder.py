@@ -8,7 +8,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -24,6 +23,7 @@ from tests.backbones.seam import refusing
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'cliploc[sam]'")
 WORDS = ["a", "cat", "photo", "of", "the", "dog", "##s", "猫", "图", "片"]
 TEXTS = ["a photo of a cat.", "the DOG", "cats 猫的图片", "a " * 40]
 VISION = {

@@ -440,7 +440,7 @@ def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
             review_file(out, tmp_path / "e.json", {"dogs.png": [unknown]}),
             "applied to dogs.png: expected labels below 4",
         ),
-        (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected a review as review.html saves it"),
+        (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected what review.html saves, COCO's JSON"),
         (tmp_path / "none.json", "expected corrected boxes in .*none.json, found no such file"),
     ]:
         with pytest.raises(UsageError, match=said):

@@ -314,6 +314,26 @@ def test_label_studios_exports_in_other_formats(tmp_path):
         assert read.pictures["b c.png"].labels == [1]
 
 
+def test_a_split_of_yolos_layout_is_no_folder_of_the_pictures(tmp_path):
+    """As Ultralytics has them; FiftyOne writes `dataset.yaml`, and names without folders."""
+    line = "0 0.5 0.5 0.5 0.5\n"
+    yolo_of({"train/a.txt": line, "train2017/x/b.txt": line, "valid/c.txt": line, "dogs/a.txt": line}, tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "dataset.yaml")
+    sizes = dict.fromkeys(("a.jpg", "x/b.jpg", "y/b.jpg", "y/c.jpg"), (10, 8))
+    read = read_corrections(tmp_path, sizes, [["cat"]])
+    assert (sorted(read.pictures), list(read.problems)) == (["a.jpg", "x/b.jpg", "y/c.jpg"], ["dogs/a"])
+
+
+def test_why_a_voc_file_cannot_be_read_is_said_of_a_picture_in_a_folder(tmp_path):
+    (tmp_path / "labels").mkdir()
+    for name, label in (("b", "a & b"), ("c", "cat")):
+        (tmp_path / f"labels/{name}.xml").write_text(
+            f"<annotation><filename>{name}.jpg</filename><a>{label}</a></annotation>"
+        )
+    read = read_corrections(tmp_path, {"x/b.jpg": (10, 8), "x/c.jpg": (10, 8)}, [["cat"]])
+    assert "not well-formed" in read.problems["labels/b"]
+
+
 @pytest.mark.parametrize("path", ["/home/me/photos/{}", "C:\\photos\\{}", None])
 def test_voc_files_of_pictures_with_the_same_name_are_told_apart(path, tmp_path):
     """As LabelImg writes them beside the pictures, with the whole path of each, or by where they lie."""

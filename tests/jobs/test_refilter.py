@@ -255,6 +255,7 @@ def test_a_review_of_another_file_of_the_same_name_is_not_applied(root: Path, tm
 
     result = applied()
     assert (result.corrected, result.not_applied.keys()) == (1, {"b.png"})
+    assert "1 picture corrected" in result.closing(1.0)
     pictures["b.png"]["drawn"] = "0123456789abcdef"  # of a page of 0.2, which does not say the file
     assert (applied().corrected, applied().not_applied) == (2, {})
 
@@ -268,6 +269,7 @@ def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
     said = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
     assert said is not None
     assert np.float32(score) >= np.float32(said[1])
+    assert said[1] == "0.12345678"
 
 
 def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.images import SUFFIXES
 from cliploc.values import ClassName
 
-CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # Label Studio writes the last
+CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 ALIASES = {"val": ("val", "valid", "validation")}  # split → names of its folders
 
 

@@ -229,8 +229,7 @@ def annotate(
                     read, sources = edits.merge_corrections(of_run, given)
                     not_applied = read.problems
                     notes.add([correction_masks.in_words(sources)] if sources else [])
-                    untouched = len(picture_files) - len(read.pictures)
-                    notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
+                    notes.add([f"{read.form}: {len(read.pictures):,} of {len(picture_files):,} pictures corrected"])
                 of_run.read_edits()
                 if left := sorted(of_run.corrected.keys() - {file.id for file in picture_files} - unreadable.keys()):
                     notes.add([f"corrected, but not there now: {pictures_in_words(left)}; corrections go by the name"])

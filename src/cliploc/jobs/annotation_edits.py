@@ -19,7 +19,7 @@ from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.correction_masks import UnusableError
-from cliploc.jobs.corrections import Correction, Corrections, clipped, read_corrections
+from cliploc.jobs.corrections import FORMATS, Correction, Corrections, clipped, read_corrections
 from cliploc.polygons import draw_all, outlines_of
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def merge_review(drafts: AnnotatedFolder, path: Path) -> dict[str, str]:
         raise UsageError(f"expected corrected boxes in {path}, found no such file: check the path") from None
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"expected a review as review.html saves it, {path} has other content or cannot be read ({error}): save it "
-            "again from the page"
+            f"expected {FORMATS}; {path} has other content or cannot be read ({error}): save it again, or unpack it"
         ) from None
     if read["run"] != drafts.run:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")

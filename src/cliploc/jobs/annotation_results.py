@@ -132,9 +132,9 @@ class AnnotateResult:
         if self.groups:
             lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
         if self.reviewed:
-            lines.append(f"{self.reviewed:,} pictures reviewed")
+            lines.append(f"{count(self.reviewed, 'picture')} reviewed")
         if self.corrected:
-            lines.append(f"{self.corrected:,} pictures corrected")
+            lines.append(f"{count(self.corrected, 'picture')} corrected")
         if self.draft_scores:
             lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
         for name, scores in self.draft_scores.items():
@@ -144,7 +144,7 @@ class AnnotateResult:
             words.append(f"{scores.right} of {scores.true} boxes found")
             if scores.min_score is not None:
                 outcome = f"{scores.kept_right} of {scores.kept} right, {scores.kept_right} of {scores.true} found"
-                words.append(f"best with --min-score {np.float32(scores.min_score)} ({outcome})")
+                words.append(f"best with --min-score {np.float32(scores.min_score)!s} ({outcome})")
             lines.append("; ".join(words))
         if not boxes and len(self.failed) < self.pictures:
             lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")

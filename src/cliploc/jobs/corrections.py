@@ -332,7 +332,9 @@ def _yolo(folder: Path, described: Path) -> _Set:
             continue
         place = parts[len(parts) - parts[::-1].index("labels") :]
         stem = "/".join(place).removesuffix(".txt")
-        entries.append(_Entry((stem,), partial(shapes, text)))
+        split, _, rest = stem.partition("/")
+        more = (rest,) if rest and split.startswith(("train", "val", "test")) else ()
+        entries.append(_Entry((stem,), partial(shapes, text), more=more))
     if not entries:
         raise ValueError("it has no text files in labels/")
     return _Set("YOLO", entries, _listed(folder))
@@ -360,7 +362,7 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
             width, height = (whole(root.findtext(f"size/{key}") or "0") for key in ("width", "height"))
         except (OSError, ValueError) as error:  # the others are read all the same
             broken.append(error)
-            entries.append(_Entry((stem,), partial(_refused, error)))
+            entries.append(_Entry((stem,), partial(_refused, error), more=(file.stem,)))
             continue
         if root.tag != "annotation":
             continue

@@ -73,6 +73,7 @@ class LabelStudioGate(Gate):
 
 def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
     waiting = 0
+    connected = list[str]()  # what was said of the last interface: Label Studio sends it again with each task
     turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
 
     # What a request holds is read off the event loop, which would else answer nobody meanwhile.
@@ -92,9 +93,12 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
         asked = await read(request, SetupRequest)
         labelling = await asyncio.to_thread(read_labelling, asked["schema"])
         unknown = await asyncio.to_thread(predictor.unknown, labelling)
-        say(f"connected: {', '.join(labelling.entries)}")
-        for reason in unknown.values():
-            say(f"never gets boxes: {reason}")
+        nonlocal connected
+        lines = [f"connected: {', '.join(labelling.entries)}"]
+        lines += [f"never gets boxes: {reason}" for reason in unknown.values()]
+        for line in lines if lines != connected else ():
+            say(line)
+        connected = lines
         return JSONResponse({"model_version": await version()})
 
     async def predict(request: Request) -> JSONResponse:
@@ -135,6 +139,8 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
 
     async def wrong(_: Request, error: Exception) -> JSONResponse:
         status = error.status if isinstance(error, RefusedError) else 400 if isinstance(error, UsageError) else 500
+        if isinstance(error, UsageError):  # Label Studio itself shows no more than the status
+            say(str(error))
         return JSONResponse({"error": str(error), "detail": str(error)}, status)
 
     return Starlette(
