@@ -320,7 +320,7 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
 
 def test_a_csv_of_paths_and_labels(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
-    file.write_text("path,label\na.png,cat|kitten\n\nsub/b.png,n01440764\nc.png,cat|kitten\n")
+    file.write_text("path,label\na.png,cat|kitten\n\nsub/b.png,n01440764\nc.png,cat|kitten\na.png, cat|kitten\n")
     pictures = read_csv(file)
     assert pictures.paths == (tmp_path / "a.png", tmp_path / "sub/b.png", tmp_path / "c.png")
     assert pictures.labels == (0, 1, 0)
