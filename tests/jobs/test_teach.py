@@ -38,6 +38,7 @@ from cliploc.teaching.learnt import load_learnt
 from tests.teaching.planted import SIDE, Planted, planted
 from tests.tiny import tower
 
+REVIEWED = {"status": "reviewed", "revision": 1}
 OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}
 
 
@@ -79,7 +80,7 @@ class Job:
     """A folder of pictures with planted things."""
 
     def __init__(self, root: Path, count: int, presence: float | None = 0.9, **kind: Any) -> None:
-        self.photos, self.out = root / "photos", root / "out"
+        self.photos, self.out, self.names = root / "photos", root / "out", ["thing"]
         self.photos.mkdir(parents=True)
         self.things = {f"{i:02d}.png": planted(i, **kind) for i in range(count)}
         for number, name in enumerate(self.things):
@@ -87,7 +88,7 @@ class Job:
         self.engine = engine_of(self.things, presence)
 
     def run(self, **more: Any) -> AnnotateResult:
-        return annotate(self.photos, ["thing"], self.out, engine=self.engine, **{**OPTIONS, **more})
+        return annotate(self.photos, self.names, self.out, engine=self.engine, **{**OPTIONS, **more})
 
     def drafts(self) -> dict[str, np.ndarray]:
         read = json.loads((self.out / "coco.json").read_text())
@@ -110,7 +111,7 @@ class Job:
         corrected = {
             name: Correction(own(name), [0] * len(own(name)), drafts=[None] * len(own(name))) for name in names
         }
-        write_corrections(self.out, corrected, run, {name: {"status": "reviewed", "revision": 1} for name in names})
+        write_corrections(self.out, corrected, run, dict.fromkeys(names, REVIEWED))
 
 
 @pytest.fixture
@@ -192,6 +193,37 @@ def test_corrections_teach_and_no_reviewed_picture_changes(tmp_path: Path) -> No
     drafts = job.drafts()
     for name in reviewed:
         np.testing.assert_allclose(drafts[name], odd[name], atol=0.01)
+
+
+def test_boxes_of_other_names_teach_a_name_nothing(tmp_path: Path) -> None:
+    alone, both = Job(tmp_path / "alone", 12), Job(tmp_path / "both", 12)
+    reviewed, other = list(both.things)[:4], [0.0, 0.0, 8.0, 8.0]
+    alone.run()
+    alone.correct(reviewed)
+    alone.run()
+
+    def with_other(row: Row) -> Row:
+        of_both = {"boxes": [other], "labels": [0], "presence": row["presence"]}
+        of_both |= {key: row[key] for key in ("scores", "fits", "groups")}
+        return {**row, **{key: value + row[key] for key, value in of_both.items()}, "labels": [0, 1]}
+
+    for name, one in both.things.items():
+        both.things[name] = replace(one, lesson=replace(one.lesson, names=(1,)))
+    both.names, both.engine = ["other", "thing"], engine_of(both.things, 0.9, with_other)
+    both.run()
+    corrected = {
+        name: Correction([both.things[name].box.tolist(), other][:boxes], [1, 0][:boxes], drafts=[None] * boxes)
+        for name, boxes in zip(reviewed, (1, 2, 2, 1), strict=True)
+    }
+    write_corrections(both.out, corrected, ReviewFolder(both.out)._run, dict.fromkeys(reviewed, REVIEWED))
+    both.run()
+    lines = [(job.out / "taught.jsonl").read_text().splitlines()[0] for job in (alone, both)]
+    facts = [json.loads(line)["names"] for line in lines]
+    assert facts[0] == facts[1]
+    assert facts[0]["thing"]["used"]
+    for name, drafts in both.drafts().items():
+        of_thing = [box for box in drafts.round(2).tolist() if box != other]
+        assert of_thing == alone.drafts()[name].round(2).tolist()
 
 
 def test_learnt_drafts_that_are_worse_on_reviewed_pictures_are_not_used(tmp_path: Path) -> None:
