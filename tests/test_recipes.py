@@ -11,7 +11,7 @@ from cliploc.backbones._catalogue import model_sources
 from cliploc.config import BENCHMARK, MIN_SCORE, OPTIONS, RECIPES, UNREFINED, Options
 from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
-from cliploc.recipes import recipe_of
+from cliploc.recipes import MEASURED, recipe_of
 from cliploc.saliency import fitting
 from tests.commands import CAT, cliploc_, document_of, localizer_of, refused
 from tests.tiny import KINDS, tower
@@ -28,6 +28,7 @@ def same(one, other):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_its_method_with_its_options(name):
     recipe = recipe_of("mini", name)
+    assert recipe.basis == recipe_of("mini-vit", name).basis == MEASURED  # its own, not that of its kind of tower
     by_recipe = localizer_of("mini", recipe=name)
     by_hand = localizer_of("mini", method=recipe.method, **recipe.options)
     same(by_recipe(CAT, NAMES), by_hand(CAT, NAMES))

@@ -389,6 +389,23 @@ def test_epochs_are_steps_of_sgd_on_the_training_part(kind: str, by: str, colour
         assert epoch.accuracy == pytest.approx(numbers(parts.held_out, parts.held_out_classes, 0)[1])
 
 
+def test_every_epoch_and_every_seed_has_its_own_order(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, numbers = FeatureCache.rows, list[int]()
+
+    def told(cache: FeatureCache, some: list[int], *rest: Any) -> Any:
+        numbers.extend(some)
+        return rows(cache, some, *rest)
+
+    monkeypatch.setattr(FeatureCache, "rows", told)
+    for seed in (0, 1):
+        train(tower("vit", GRID), read_folder(colours), tmp_path / f"{seed}", quick(held_out=0, seed=seed))
+    orders = np.array(numbers).reshape(4, 24)
+    assert (np.sort(orders) == np.arange(24)).all()
+    assert len(np.unique(orders, axis=0)) == 4
+
+
 def test_gradients_are_summed(colours: Path, tmp_path: Path) -> None:
     backbone, pictures = tower("vit", GRID), read_folder(colours)  # 18 train, in batches of 6 or 2 × 3
     whole = train(backbone, pictures, tmp_path / "a", quick(batch_size=6))
@@ -414,7 +431,10 @@ def test_it_stops_when_patience_ends_and_keeps_the_best(colours: Path, tmp_path:
     accuracies = [epoch.accuracy for epoch in trained.history]
     assert len(accuracies) < 40
     assert len(accuracies) == trained.best + 3
-    assert accuracies[trained.best - 1] == max(a for a in accuracies if a is not None)
+    assert accuracies.index(max(a for a in accuracies if a is not None)) == trained.best - 1
+    last = load_file(tmp_path / "a.training" / "checkpoint.safetensors")
+    assert torch.equal(trained.head.state_dict()["conv.weight"], last["best.conv.weight"])
+    assert not torch.equal(last["head.conv.weight"], last["best.conv.weight"])
 
 
 def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) -> None:
