@@ -396,9 +396,7 @@ def test_drafts_change_for_more_than_chance(compared: int, open_gate: bool, most
 
 
 def test_a_cell_counts_by_its_share_in_boxes() -> None:
-    frame = Frame.fit(
-        "squash", (40, 80), (60, 80)
-    )  # 20 pixels a cell, half as high again
+    frame = Frame.fit("squash", (40, 80), (60, 80))  # 20 pixels a cell, half as high again
     boxes = np.array([[10, 10, 50, 30], [10, 10, 30, 30]], np.float32)
     shares = np.outer([0.25, 1, 0.25], [0.5, 1, 0.5, 0])
     np.testing.assert_allclose(_inside(frame, boxes, (3, 4)).reshape(3, 4), shares, atol=1e-6)
