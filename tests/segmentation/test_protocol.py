@@ -18,8 +18,10 @@ from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.metrics import MeanIoU
 from cliploc.refine import Refinement
+from cliploc.reporter import SILENT
 from cliploc.saliency import methods
 from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_for, protocol_names, protocol_of
+from cliploc.segmentation.segmenter import resized_hw
 from cliploc.tower import Needs
 from tests.segmentation import plain
 from tests.tolerances import assert_same_choice
@@ -185,6 +187,41 @@ def test_refinements_keep_the_scale_of_the_maps(model):
     segmenter = Segmenter(bare, protocol, {"maskclip": {}})
     segmenter._on_grid, segmenter._over_picture = (grid,), (over,)
     assert (segmenter.label_maps(picture)["maskclip"] == whole).mean() > 0.999
+
+
+def test_a_step_scales_each_window_by_itself(model):
+    (picture,) = plain.pictures(SIZES[:1])
+    facts = {"title": "", "paper": "", "towers": frozenset(("vit",)), "threshold": lambda _, tau: tau, "package": None}
+    waves = Refinement(
+        "waves", lambda _, maps: (20 * maps).sin(), on="grid", needs=lambda _: Needs(features=(-1,)), **facts
+    )
+    found = []
+    for at_once in (1, 3):
+        bare = Localizer(plain.adapted(model), method="maskclip", templates="openai-80", batch_size=at_once)
+        segmenter = Segmenter(bare, BASE, {"maskclip": {}})
+        segmenter._on_grid = (waves,)
+        found.append(segmenter.label_maps(picture)["maskclip"])
+    assert_same_choice(*found)
+
+
+def test_maps_that_are_no_cosines_are_scaled_to_0_1_together():
+    protocol = replace(BASE, classes=classes_of(["cat", "dog"]), short_side=64, window=64, stride=32)
+    segmenter = Segmenter(Localizer("mini", method="cam"), protocol, {"cam": {}})
+    (picture,) = plain.pictures([(90, 70)])
+    asked = segmenter._queries, segmenter._words, segmenter.tasks, SILENT
+    seen = segmenter._windows(segmenter._input(picture), *asked)
+    maps = seen.of["cam"]
+    scaled = (maps - maps.min()) / (maps.max() - maps.min())
+    found, expected = (
+        torch.cat([block for _, block in segmenter._over_pixels(some, cosines, seen, picture)(0, 2)], dim=1)
+        for some, cosines in ((maps, False), (scaled, True))
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_picture_is_resized_as_mmcv_does_it():
+    for hw, resized in (((500, 333), (505, 336)), ((333, 500), (336, 505)), ((300, 4000), (154, 2048))):
+        assert resized_hw(hw, protocol_of("voc21")) == resized
 
 
 def test_methods_whose_maps_are_cosines_say_so(localizer):
