@@ -120,7 +120,8 @@ def test_corrclip_reads_the_regions_of_each_window():
     whole = raw(segmenter, images, regions)
     last = raw(segmenter, images[..., -192:, -192:], regions[-192:, -192:])
     torch.testing.assert_close(whole[-1:], last, rtol=0, atol=1e-5)
-    assert (raw(segmenter, images) - whole).abs().max() > 1e-3
+    for other in (None, regions[::-1].copy()):
+        assert (raw(segmenter, images, other) - whole).abs().max() > 1e-3
 
 
 def test_gla_clip_sees_all_windows_at_once():
