@@ -297,6 +297,8 @@ def test_options_replace_what_the_set_has_and_nothing_else():
         assert {key for key, value in other if (key, value) not in one} == {name}
     for name in protocol_names():
         assert protocol_of(name).describe().keys() == own.describe().keys()
+    assert protocol_of("voc21", SegmentationOptions(window=112)).stride == 112  # windows side by side
+    assert protocol_of("ade847").short_side == 448
 
 
 @pytest.mark.parametrize(
