@@ -222,6 +222,25 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         assert drafts
 
 
+def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    both = Image.new("RGB", (1000, 500))
+    for left, name in enumerate(("cat.png", "sub/bee.jpg")):
+        both.paste(Image.open(folder / name).resize((500, 500)), (500 * left, 0))
+    both.save(tmp_path / "in" / "both.png")
+    annotate(tmp_path / "in", LABELS, tmp_path / "out", formats=["coco"], **{**OPTIONS, "min_presence": 0})
+    [row] = rows(tmp_path / "out").values()
+    assert row["labels"] != sorted(row["labels"])
+    assert row["scores"] == sorted(row["scores"], reverse=True)
+    judged = Localizer(create_once(), recipe="fast", min_presence=0)(
+        tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
+    ).judged
+    chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
+    kept = [i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())]
+    assert row["labels"] == label[kept].tolist()
+    np.testing.assert_allclose(row["fits"], fit[kept], atol=1e-3)
+
+
 def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
     found = rows(plain.out)
     upright, turned = found["cat.png"], found["cat turned, 猫.png"]
