@@ -323,6 +323,17 @@ def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_p
     np.testing.assert_allclose([one.fit for one in whole], [one.fit for one in beside])
 
 
+def test_a_box_around_others_is_dropped_and_the_best_goes_first():
+    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
+    frame = Frame.fit("squash", (60, 100), (60, 100))
+    whole = np.array([[0, 10, 100, 50]], np.float32)
+    own = np.stack([part.xyxy for part in parts_of(whole, frame, heat, 0.4)])
+    fits = np.array([0.9, 0.5, 0.7, 0.6])
+    found = grouped(frame, heat, (np.concatenate([whole, own]), fits), 0, BoxRule(0.4), "split")
+    assert [one.fit for one in found] == [0.7, 0.6, 0.5]
+    np.testing.assert_array_equal([one.xyxy for one in found], own[[1, 2, 0]])
+
+
 def test_a_box_is_split_at_the_threshold_by_which_it_was_made():
     """With "auto" each map has its own: here one far below any fixed number."""
     heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
