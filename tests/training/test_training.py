@@ -342,6 +342,7 @@ def test_pictures_are_held_out_of_every_class() -> None:
     assert parts.train_classes == parts.held_out_classes == (0, 1, 2)
     assert parts == hold_out(labels, tuple(range(15)), 0.25, "pictures", seed=1)
     assert parts != hold_out(labels, tuple(range(15)), 0.25, "pictures", seed=2)
+    assert 10 in hold_out((0,) * 10 + (1,), tuple(range(11)), 0.9, "pictures", seed=1).train  # the only one stays
     with pytest.raises(UsageError, match="--hold-out classes with an open head"):
         hold_out((0, 1, 2), (0, 1, 2), 0.3, "pictures", seed=0)
 

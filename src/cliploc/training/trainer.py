@@ -238,7 +238,7 @@ class _Training:
 
     @property
     def out_of_patience(self) -> bool:
-        return bool(self.parts.held_out) and len(self.history) - self.best_epoch >= self.settings.patience
+        return len(self.history) - self.best_epoch >= self.settings.patience  # without a held-out part the last is best
 
     # ------------------------------------------------------------------------------------------------------ one epoch
     def epoch(self, reporter: Reporter) -> Epoch:
