@@ -1,6 +1,8 @@
 """Recipes: what runs where no method is named, and that a named method runs as published."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -33,6 +35,20 @@ def test_a_recipe_is_its_method_with_its_options(name):
     same(by_recipe(CAT, NAMES), by_hand(CAT, NAMES))
     assert by_recipe.describe() == by_hand.describe()
     assert (by_recipe.recipe, by_hand.recipe) == (recipe, None)
+
+
+def test_the_page_says_what_the_recipes_of_the_bundled_models_are():
+    page = (Path(__file__).parents[1] / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:`([\w-]+)`)? ?\| `(\w+)` \| `(--.*)` \|$", page, re.MULTILINE)
+    models = [model for model in ("mini", "mini-vit") for _ in RECIPES]
+    written = [
+        (model, name, f"{flags} --min-score auto --second-look")
+        for model, (_, name, flags) in zip(models, rows, strict=True)
+    ]
+    assert written == [
+        (model, name, str(recipe_of(model, name))) for model, (_, name, _) in zip(models, rows, strict=True)
+    ]
+    assert [model for model, *_ in rows] == ["mini", "", "mini-vit", ""]
 
 
 def test_a_named_method_runs_as_published():

@@ -343,13 +343,13 @@ def load_head(path: str | Path, backbone: Backbone) -> SemanticHead:
         raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
     head.eval().requires_grad_(False)
     asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
-    if backbone.name != config.tower or backbone.embedding_size != config.embedding_size:
+    if backbone.name != config.tower:
         raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
     if config.weights != backbone.weights_id:
         # The same weights can have another id in other libraries, on other devices and in other precisions: compare
         # the embeddings of one pattern.
         got = tower_fingerprint(backbone)
-        if not float(F.cosine_similarity(got, fingerprint, dim=0)) > SAME_TOWER:
+        if got.shape != fingerprint.shape or not float(F.cosine_similarity(got, fingerprint, dim=0)) > SAME_TOWER:
             raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")
     return head.to(backbone.device)
 

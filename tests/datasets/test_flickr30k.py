@@ -9,7 +9,7 @@ from tests.datasets.folders import boxes, lines, named, picture
 
 SENTENCES = [
     "[/EN#40120/people Two friendly men] stand in [/EN#40121/scene a field] .",
-    "[/EN#40122/people/bodyparts A man 's hand] holds [/EN#0/notvisual something] .",
+    "[/EN#40122/people/bodyparts A man 's hand] holds [/EN#0/notvisual something] [/EN#40122/people |] .",
 ]
 BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
 XML = (

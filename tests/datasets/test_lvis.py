@@ -16,7 +16,10 @@ DOCUMENT = {
             "neg_category_ids": absent,
             "not_exhaustive_category_ids": [],
         }
-        for number, place, absent in ((7, "val2017/000000000007.jpg", [9, 12]), (5, "train2017/000000000005.jpg", []))
+        for number, place, absent in (
+            (7, "val2017/000000000007.jpg", [9, 12, 77]),
+            (5, "train2017/000000000005.jpg", []),
+        )
     ],
     "categories": [
         {"id": 12, "name": "flip-flop_(sandal)", "synonyms": ["flip-flop_(sandal)", "thong"], "frequency": "c"},

@@ -400,12 +400,12 @@ def test_folder_labels_are_names_with_synonyms_and_what_is_wrong_is_named(tmp_pa
         "sub/b.png": [[10, 10, 50, 40]],
     }
     assert dataset.classes[0].synonyms == ("cat", "kitten")
-    picture(root / "c.jpg")
+    picture(root / "c.JPG")
     picture(root / "d.jpg")
     rows = (root / "boxes.csv").read_text().split()
     folders.lines(root / "boxes.csv", [*rows, "d.jpg,dog,,,,", "../e.jpg,dog,1,1,2,2"])
     assert named("folder", root) == [
-        ("unannotated picture", "c.jpg"),
+        ("unannotated picture", "c.JPG"),
         ("unsafe id", "../e.jpg"),
         ("empty annotation", "d.jpg"),
     ]

@@ -222,6 +222,25 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         assert drafts
 
 
+def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    both = Image.new("RGB", (1000, 500))
+    for left, name in enumerate(("cat.png", "sub/bee.jpg")):
+        both.paste(Image.open(folder / name).resize((500, 500)), (500 * left, 0))
+    both.save(tmp_path / "in" / "both.png")
+    annotate(tmp_path / "in", LABELS, tmp_path / "out", formats=["coco"], **{**OPTIONS, "min_presence": 0})
+    [row] = rows(tmp_path / "out").values()
+    assert row["labels"] != sorted(row["labels"])
+    assert row["scores"] == sorted(row["scores"], reverse=True)
+    judged = Localizer(create_once(), recipe="fast", min_presence=0)(
+        tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
+    ).judged
+    chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
+    kept = [i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())]
+    assert row["labels"] == label[kept].tolist()
+    np.testing.assert_allclose(row["fits"], fit[kept], atol=1e-3)
+
+
 def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
     found = rows(plain.out)
     upright, turned = found["cat.png"], found["cat turned, 猫.png"]
@@ -302,6 +321,17 @@ def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_p
     assert len(whole) == 3
     np.testing.assert_allclose([one.xyxy for one in whole], [one.xyxy for one in beside])
     np.testing.assert_allclose([one.fit for one in whole], [one.fit for one in beside])
+
+
+def test_a_box_around_others_is_dropped_and_the_best_goes_first():
+    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
+    frame = Frame.fit("squash", (60, 100), (60, 100))
+    whole = np.array([[0, 10, 100, 50]], np.float32)
+    own = np.stack([part.xyxy for part in parts_of(whole, frame, heat, 0.4)])
+    fits = np.array([0.9, 0.5, 0.7, 0.6])
+    found = grouped(frame, heat, (np.concatenate([whole, own]), fits), 0, BoxRule(0.4), "split")
+    assert [one.fit for one in found] == [0.7, 0.6, 0.5]
+    np.testing.assert_array_equal([one.xyxy for one in found], own[[1, 2, 0]])
 
 
 def test_a_box_is_split_at_the_threshold_by_which_it_was_made():

@@ -127,6 +127,7 @@ def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
         heat = segmenter.heat_maps(one.picture(), one.name)["cam"]
         assert heat.shape == (224, 224)
         assert (heat.min(), heat.max()) == (0, 1)
+        assert (heat == 0).sum() > 1, "what is below 0 is 0"
         truth = np.asarray(Image.fromarray(one.truth.read().astype(np.uint8)).resize((224, 224), 0))
         said = heat > heat.mean()
         right += (said == truth).sum()

@@ -19,7 +19,7 @@ from PIL import Image
 from cliploc import backbones
 from cliploc._documents import Taught
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
+from cliploc.geometry import Frame, iou_matrix
 from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
@@ -31,13 +31,14 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, _Presence
+from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, is_better
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import load_learnt
 from tests.teaching.planted import SIDE, Planted, planted
 from tests.tiny import tower
 
+REVIEWED = {"status": "reviewed", "revision": 1}
 OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}
 
 
@@ -79,7 +80,7 @@ class Job:
     """A folder of pictures with planted things."""
 
     def __init__(self, root: Path, count: int, presence: float | None = 0.9, **kind: Any) -> None:
-        self.photos, self.out = root / "photos", root / "out"
+        self.photos, self.out, self.names = root / "photos", root / "out", ["thing"]
         self.photos.mkdir(parents=True)
         self.things = {f"{i:02d}.png": planted(i, **kind) for i in range(count)}
         for number, name in enumerate(self.things):
@@ -87,7 +88,7 @@ class Job:
         self.engine = engine_of(self.things, presence)
 
     def run(self, **more: Any) -> AnnotateResult:
-        return annotate(self.photos, ["thing"], self.out, engine=self.engine, **{**OPTIONS, **more})
+        return annotate(self.photos, self.names, self.out, engine=self.engine, **{**OPTIONS, **more})
 
     def drafts(self) -> dict[str, np.ndarray]:
         read = json.loads((self.out / "coco.json").read_text())
@@ -110,7 +111,7 @@ class Job:
         corrected = {
             name: Correction(own(name), [0] * len(own(name)), drafts=[None] * len(own(name))) for name in names
         }
-        write_corrections(self.out, corrected, run, {name: {"status": "reviewed", "revision": 1} for name in names})
+        write_corrections(self.out, corrected, run, dict.fromkeys(names, REVIEWED))
 
 
 @pytest.fixture
@@ -194,6 +195,45 @@ def test_corrections_teach_and_no_reviewed_picture_changes(tmp_path: Path) -> No
         np.testing.assert_allclose(drafts[name], odd[name], atol=0.01)
 
 
+def test_boxes_of_other_names_teach_a_name_nothing(tmp_path: Path) -> None:
+    alone, both = Job(tmp_path / "alone", 12), Job(tmp_path / "both", 12)
+    reviewed, other = list(both.things)[:4], [0.0, 0.0, 8.0, 8.0]
+    alone.run()
+    alone.correct(reviewed)
+    alone.run()
+
+    def with_other(row: Row) -> Row:
+        of_both = {"boxes": [other], "labels": [0], "presence": row["presence"]}
+        of_both |= {key: row[key] for key in ("scores", "fits", "groups")}
+        return {**row, **{key: value + row[key] for key, value in of_both.items()}, "labels": [0, 1]}
+
+    for name, one in both.things.items():
+        both.things[name] = replace(one, lesson=replace(one.lesson, names=(1,)))
+    both.names, both.engine = ["other", "thing"], engine_of(both.things, 0.9, with_other)
+    both.run()
+    corrected = {
+        name: Correction([both.things[name].box.tolist(), other][:boxes], [1, 0][:boxes], drafts=[None] * boxes)
+        for name, boxes in zip(reviewed, (1, 2, 2, 1), strict=True)
+    }
+    write_corrections(both.out, corrected, ReviewFolder(both.out)._run, dict.fromkeys(reviewed, REVIEWED))
+    both.run()
+    lines = [(job.out / "taught.jsonl").read_text().splitlines()[0] for job in (alone, both)]
+    facts = [json.loads(line)["names"] for line in lines]
+    assert facts[0] == facts[1]
+    assert facts[0]["thing"]["used"]
+    for name, drafts in both.drafts().items():
+        of_thing = [box for box in drafts.round(2).tolist() if box != other]
+        assert of_thing == alone.drafts()[name].round(2).tolist()
+
+
+def test_reviewed_pictures_are_among_those_that_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cliploc.jobs.teach.MOST_TAUGHT", 5)
+    job = Job(tmp_path, 12)
+    job.run()
+    job.correct(list(job.things)[::3])
+    assert any("4 reviewed pictures" in note for note in job.run().notes)
+
+
 def test_learnt_drafts_that_are_worse_on_reviewed_pictures_are_not_used(tmp_path: Path) -> None:
     job = Job(tmp_path, FEWEST)
     job.run()
@@ -212,6 +252,9 @@ def test_a_name_that_the_model_does_not_know_gets_drafts_from_three_pictures(
     job = Job(tmp_path, 10, presence=presence, seen=False)
     job.run()
     assert sum(map(len, job.drafts().values())) == 0
+    job.correct(list(job.things)[: FEWEST_REVIEWED - 1], lambda name: [job.things[name].box.tolist()] * 2)
+    job.run()
+    assert sum(map(len, job.drafts().values())) == 2 * (FEWEST_REVIEWED - 1)
     job.correct(list(job.things)[:FEWEST_REVIEWED])
     job.run()
     assert job.fit() > 0.6
@@ -247,7 +290,7 @@ def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Jo
     run = ReviewFolder(job.out)._run
     saved = json.loads((job.out / "corrections.json").read_text())
     assert saved["run"] == run
-    saved.setdefault("reviews", {})[names[9]] = {"status": "reviewed", "revision": 1}
+    saved.setdefault("reviews", {})[names[9]] = {"status": "skipped", "revision": 1}
     (job.out / "corrections.json").write_text(json.dumps(saved))
     before = ReviewFolder(job.out)._folder.results.row(names[9])
     job.run()
@@ -345,6 +388,20 @@ def test_corrections_to_make() -> None:
     assert Work(1, 2, 3).total == 6
 
 
+@pytest.mark.parametrize(
+    ("compared", "open_gate", "most"), [(9, False, 6), (0, False, 9), (9, True, 15), (0, True, 12)]
+)
+def test_drafts_change_for_more_than_chance(compared: int, open_gate: bool, most: int) -> None:
+    assert [is_better(10, after, compared, open_gate) for after in (most, most + 1)] == [True, False]
+
+
+def test_a_cell_counts_by_its_share_in_boxes() -> None:
+    frame = Frame.fit("squash", (40, 80), (60, 80))  # 20 pixels a cell, half as high again
+    boxes = np.array([[10, 10, 50, 30], [10, 10, 30, 30]], np.float32)
+    shares = np.outer([0.25, 1, 0.25], [0.5, 1, 0.5, 0])
+    np.testing.assert_allclose(_inside(frame, boxes, (3, 4)).reshape(3, 4), shares, atol=1e-6)
+
+
 def test_saved_corrections_are_those_of_the_pictures_that_are_left() -> None:
     for used, saved in ((True, 80), (False, 0)):
         assert Taught(10, 50, used, "", before=12, after=4, compared=10, agreement=None).saved(left=100) == saved
@@ -359,18 +416,39 @@ def test_presence_follows_reviewed_pictures_with_similar_embeddings() -> None:
     assert corrected(near, 0.9) > corrected(near, 0.5)
 
 
+def test_presence_is_a_gaussian_process_on_the_logits() -> None:
+    rng = np.random.default_rng(0)
+    embeddings, mean, new = rng.normal(size=(5, 4)), rng.normal(size=4), rng.normal(size=4)
+    before, true = np.array([0.1, 0.9, 0.5, np.nan, 0.3]), np.array([True, False, True, True, False])
+
+    def squashed(chance: Any) -> Any:
+        known = np.nan_to_num(chance, nan=0.5)
+        return np.log(known / (1 - known)) / 4
+
+    def expected(rows: list[int], place: np.ndarray, chance: float) -> float:
+        unit = [(one - mean) / np.linalg.norm(one - mean) for one in (*embeddings[rows], place)]
+        alike = np.array(unit) @ np.array(unit).T + 0.2
+        missing = np.where(true, 1, -1)[rows] - squashed(before[rows])
+        moved = alike[-1, :-1] @ np.linalg.inv(alike[:-1, :-1] + 0.5 * np.eye(len(rows))) @ missing
+        return float(1 / (1 + np.exp(-4 * (squashed(chance) + moved))))
+
+    corrected = _Presence(*(torch.from_numpy(some).float() for some in (mean, embeddings)), before, true.tolist())
+    assert corrected(torch.from_numpy(new), 0.4) == pytest.approx(expected([0, 1, 2, 3, 4], new, 0.4), abs=1e-5)
+    assert corrected.without(1, 0.9) == pytest.approx(expected([0, 2, 3, 4], embeddings[1], 0.9), abs=1e-5)
+
+
 def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_otherwise(tmp_path: Path) -> None:
-    """Ten pictures with the thing have something in common, ten without have it as well, or not."""
+    """Ten with the thing have something in common, ten without have it as well, or not; two are not reviewed."""
     for name, others, known in (("apart", 0.0, True), ("alike", 3.0, False)):
-        job = Job(tmp_path / name, 20, presence=None)
-        shares = [2.0 + 0.1 * number if number < 10 else others for number in range(20)]
-        embeddings = np.concatenate([np.array(shares)[:, None], np.eye(20)], axis=1)
+        job = Job(tmp_path / name, 22, presence=None)
+        shares = [2.0 + 0.1 * number if number < 10 else others for number in range(22)]
+        embeddings = np.concatenate([np.array(shares)[:, None], np.eye(22)], axis=1)
         for one, own in zip(list(job.things), embeddings, strict=True):
             lesson = replace(job.things[one].lesson, embedding=torch.from_numpy(own).half())
             job.things[one] = replace(job.things[one], lesson=lesson)
         job.run()
         boxes = {one: [job.things[one].box.tolist()] * (number < 10) for number, one in enumerate(job.things)}
-        job.correct(list(job.things), boxes.__getitem__)
+        job.correct(list(job.things)[:20], boxes.__getitem__)
         job.run()
         [alike] = load_learnt(job.out / "learnt.safetensors").alike.tolist()
         assert np.isfinite(alike).all() == known
@@ -387,7 +465,9 @@ def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_mod
     for model, found in (("mini", True), ("another", False)):
         assert seen.alike({"model": model}).isfinite().all() == found
     assert not replace(seen, own=own - 0.1).alike({"model": "mini"}).isfinite().any()
-    assert replace(seen, others=torch.zeros(10)).alike({"model": "another"}).isfinite().all()
+    for alike, known in ((0, True), (1, True), (2, False)):  # of ten without the name
+        others = torch.cat([torch.ones(alike), torch.zeros(10 - alike)])
+        assert replace(seen, others=others).alike({"model": "another"}).isfinite().all() == known
 
 
 def test_one_or_two_odd_pictures_do_not_take_away_what_the_others_say_of_new_ones() -> None:

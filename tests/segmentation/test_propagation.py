@@ -49,16 +49,30 @@ def test_the_solution_is_that_of_the_dense_system(case, monkeypatch):
     assert solved(*as_tensors(*case)).reshape(4, -1).numpy() == pytest.approx(exact, abs=1e-5)
 
 
-def test_25_steps_of_conjugate_gradients_for_all_queries_together(case):
+def test_25_steps_of_conjugate_gradients_for_all_queries_together():
+    random = np.random.default_rng(0)
+    case = random.uniform(0, 0.3, (4, 14, 12)), random.uniform(-1, 1, (14, 12)), random.uniform(0.9, 1, 4)
     matrix, trust = dense(*case)
     x = case[0].reshape(4, -1)
     r = trust * x - x @ matrix
     d = r
     for _ in range(25):
         a = (r * r).sum() / ((d @ matrix) * d).sum()
-        x, old, r = x + a * d, r, r - a * (d @ matrix)
+        before, x, old, r = x, x + a * d, r, r - a * (d @ matrix)
         d = r + (r * r).sum() / (old * old).sum() * d
-    assert solved(*as_tensors(*case)).reshape(4, -1).numpy() == pytest.approx(x, abs=1e-5)
+    assert solved(*as_tensors(*case)).reshape(4, -1).numpy() == pytest.approx(x, abs=1e-6)
+    assert np.abs(x - before).max() > 1e-5
+
+
+def test_cells_have_the_means_of_maps_and_of_brightness():
+    torch.manual_seed(0)
+    picture, maps, queries = torch.rand(1, 3, 50, 90), torch.rand(3, 165, 330), torch.randn(3, 8)
+    found = propagated(lambda start, end: [(slice(165), maps[start:end])], picture, queries, (165, 330), 2**23)
+    red, green, blue = F.avg_pool2d(F.interpolate(picture, (165, 330), mode="bilinear"), (2, 4))[0]
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    spread = solved(F.avg_pool2d(maps, (2, 4)), grey, alike(queries))
+    [(_, over)] = found(0, 3)
+    torch.testing.assert_close(over, F.interpolate(spread[None], (165, 330), mode="bilinear")[0])
 
 
 def test_a_querys_likeness_to_itself():

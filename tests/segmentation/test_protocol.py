@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.metrics import MeanIoU
 from cliploc.refine import Refinement
+from cliploc.reporter import SILENT
 from cliploc.saliency import methods
 from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_for, protocol_names, protocol_of
+from cliploc.segmentation.segmenter import resized_hw
 from cliploc.tower import Needs
 from tests.segmentation import plain
 from tests.tolerances import assert_same_choice
@@ -164,6 +167,14 @@ def test_the_running_maximum_is_the_softmax_over_all_queries(queries, classes, s
     assert (found == expected.numpy()).mean() > 0.97  # a rounding at the threshold
 
 
+@pytest.mark.parametrize("at_once", [1, 2**23])
+def test_of_equal_queries_the_first_wins(at_once, monkeypatch):
+    monkeypatch.setattr("cliploc.segmentation.segmenter.VALUES", at_once)
+    maps = torch.ones(3, 1, 2)
+    found = label_map(lambda start, end: [(slice(1), maps[start:end])], torch.arange(1, 4), (1, 2), BASE)
+    assert found.tolist() == [[1, 1]]
+
+
 def test_refinements_keep_the_scale_of_the_maps(model):
     """A step that changes nothing changes no label, on the grid and over the picture."""
     (picture,) = plain.pictures(SIZES[:1])
@@ -177,6 +188,72 @@ def test_refinements_keep_the_scale_of_the_maps(model):
     segmenter = Segmenter(bare, protocol, {"maskclip": {}})
     segmenter._on_grid, segmenter._over_picture = (grid,), (over,)
     assert (segmenter.label_maps(picture)["maskclip"] == whole).mean() > 0.999
+
+
+def test_a_step_scales_each_window_by_itself(model):
+    (picture,) = plain.pictures(SIZES[:1])
+    facts = {"title": "", "paper": "", "towers": frozenset(("vit",)), "threshold": lambda _, tau: tau, "package": None}
+    waves = Refinement(
+        "waves", lambda _, maps: (20 * maps).sin(), on="grid", needs=lambda _: Needs(features=(-1,)), **facts
+    )
+    found = []
+    for at_once in (1, 3):
+        bare = Localizer(plain.adapted(model), method="maskclip", templates="openai-80", batch_size=at_once)
+        segmenter = Segmenter(bare, BASE, {"maskclip": {}})
+        segmenter._on_grid = (waves,)
+        found.append(segmenter.label_maps(picture)["maskclip"])
+    assert_same_choice(*found)
+
+
+def test_maps_that_are_no_cosines_are_scaled_to_0_1_together():
+    protocol = replace(BASE, classes=classes_of(["cat", "dog"]), short_side=64, window=64, stride=32)
+    segmenter = Segmenter(Localizer("mini", method="cam"), protocol, {"cam": {}})
+    (picture,) = plain.pictures([(90, 70)])
+    asked = segmenter._queries, segmenter._words, segmenter.tasks, SILENT
+    seen = segmenter._windows(segmenter._input(picture), *asked)
+    maps = seen.of["cam"]
+    scaled = (maps - maps.min()) / (maps.max() - maps.min())
+    found, expected = (
+        torch.cat([block for _, block in segmenter._over_pixels(some, cosines, seen, picture)(0, 2)], dim=1)
+        for some, cosines in ((maps, False), (scaled, True))
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_step_over_the_picture_sees_a_large_one_smaller(monkeypatch):
+    monkeypatch.setattr("cliploc.segmentation.segmenter.LONGEST", 60)
+    protocol = replace(BASE, classes=classes_of(["cat", "dog"]), short_side=64, window=0)
+    segmenter = Segmenter(Localizer("mini", method="cam"), protocol, {"cam": {}})
+    (picture,) = plain.pictures([(120, 70)])
+    asked = segmenter._queries, segmenter._words, segmenter.tasks, SILENT
+    seen, shapes = segmenter._windows(segmenter._input(picture), *asked), []
+
+    def same(pixels, maps, cell):
+        shapes.append((tuple(pixels.shape), tuple(maps.shape), cell))
+        return maps
+
+    facts = {"title": "", "paper": "", "towers": frozenset(("cnn",)), "threshold": lambda _, tau: tau, "package": None}
+    found = []
+    for steps in ((), (Refinement("same", same, on="picture", needs=lambda _: None, **facts),)):
+        segmenter._over_picture = steps
+        over = segmenter._over_pixels(seen.of["cam"], True, seen, picture)
+        found.append(torch.cat([block for _, block in over(0, 2)], dim=1))
+    assert shapes == [((1, 3, 35, 60), (1, 2, 35, 60), (round(32 * 35 / 64), round(32 * 60 / 110)))]
+    assert (found[0] - found[1]).abs().max() < 0.1 * (found[0].max() - found[0].min())
+
+
+def test_a_guide_sees_the_pixels_from_0_to_1(localizer, monkeypatch):
+    monkeypatch.setattr(localizer, "guide", SimpleNamespace(features=lambda pixels: pixels))
+    segmenter = Segmenter(localizer, BASE, {"maskclip": {}})
+    pixels = np.asarray(plain.pictures(SIZES[:1])[0])
+    seen = segmenter._guide_of(segmenter._normalised(pixels), SILENT)()
+    torch.testing.assert_close(seen[0], torch.from_numpy(pixels.transpose(2, 0, 1) / np.float32(255)))
+    assert segmenter._mean.flatten().tolist() == pytest.approx([122.771, 116.746, 104.094], abs=1e-5)  # not 122.7709 …
+
+
+def test_a_picture_is_resized_as_mmcv_does_it():
+    for hw, resized in (((500, 333), (505, 336)), ((333, 500), (336, 505)), ((300, 4000), (154, 2048))):
+        assert resized_hw(hw, protocol_of("voc21")) == resized
 
 
 def test_methods_whose_maps_are_cosines_say_so(localizer):
@@ -220,6 +297,8 @@ def test_options_replace_what_the_set_has_and_nothing_else():
         assert {key for key, value in other if (key, value) not in one} == {name}
     for name in protocol_names():
         assert protocol_of(name).describe().keys() == own.describe().keys()
+    assert protocol_of("voc21", SegmentationOptions(window=112)).stride == 112  # windows side by side
+    assert protocol_of("ade847").short_side == 448
 
 
 @pytest.mark.parametrize(
@@ -241,7 +320,7 @@ def test_errors_of_options(name, options, error):
 @pytest.mark.parametrize("window", [0, 112])
 def test_candidates_are_the_classes_that_fit_a_window_best(localizer, window):
     """The label map is that of a protocol with these classes alone."""
-    (picture,) = plain.pictures([(150, 190)])
+    picture = plain.pictures([(150, 190)] * 8)[7]  # windows fit the background least; in their mean other classes lead
     protocol = replace(BASE, short_side=150, window=window, stride=56, background_threshold=0.02)
     segmenter = Segmenter(localizer, replace(protocol, candidates=2), {"maskclip": {}})
     images = segmenter._input(picture)

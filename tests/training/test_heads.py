@@ -252,6 +252,11 @@ def test_a_saved_head_is_the_same_head(saved: Any) -> None:
     assert loaded.config == trained.config == read_config(path)
     assert isinstance(loaded, LctrHead)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    told = LctrHead(dataclasses.replace(trained.config, training={"lr": 1.0}))
+    told.load_state_dict(trained.state_dict())
+    assert told.digest() == trained.digest(), "of what it computes, not of how it was trained"
+    torch.nn.init.ones_(told.bias)
+    assert told.digest() != trained.digest()
     ctx = ctx_for(backbone, "lctr", {"head": loaded}, [("red",)])
     features = look(ctx, attention=True, dense=False)
     assert torch.equal(loaded.maps(features), trained.maps(features))
@@ -280,8 +285,9 @@ def test_a_head_of_another_tower_is_refused_by_name(saved: Any) -> None:
             load_head(path, other)
     finally:
         other.name = "vit"
-    with pytest.raises(ModelError, match="was trained on other weights of vit than these"):
-        load_head(path, tower("vit", (5, 6), seed=9))
+    for another in (tower("vit", (5, 6), seed=9), TinyVit("vit", (5, 6), size=4)):
+        with pytest.raises(ModelError, match="was trained on other weights of vit than these"):
+            load_head(path, another)
 
 
 def test_the_same_tower_in_another_precision_is_the_same(saved: Any) -> None:

@@ -197,7 +197,7 @@ class Appearance:
             return unknown
         for left, way in ((LEFT_BEHIND, "linear"), (ODD, "higher")):
             low, high = cosines = self.own.quantile(torch.tensor([left, DOUBTED]), interpolation=way)
-            apart = not len(self.others) or float((self.others >= low).float().mean()) <= MOST_ALIKE
+            apart = int((self.others >= low).sum()) <= MOST_ALIKE * len(self.others)
             if apart and low < high and (tested or low >= unrelated):
                 return cosines
         return unknown
@@ -390,9 +390,7 @@ class _Name:
             before += work_on([row["boxes"][box] for box in drafts if row["labels"][box] == self._p], true).total
             sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
             after += work_on(moved(xyxy, sides, read, self._lessons[i].frame), true).total
-        # A name's drafts change only for a difference that is larger than chance.
-        least = math.sqrt(compared) if self._known else 0.0
-        used = after <= before + least + FEW if open_gate else after < before - least
+        used = is_better(before, after, compared if self._known else 0, open_gate)
         seen = f"on {compared:,} reviewed pictures learnt ones need {after:,} corrections, others {before:,}"
         why = f"{'learnt drafts' if used else 'drafts as before'}: {seen}"
         return Taught(count, taught, used, why, before, after, compared, agreement)
@@ -410,6 +408,12 @@ class _Name:
         xyxy, score = self._school.drawing.boxes(lesson, heat)
         kept = xyxy[score >= MIN_SCORE]
         return kept, readings(kept, heat, lesson.frame)
+
+
+def is_better(before: int, after: int, compared: int, open_gate: bool) -> bool:
+    """Whether learnt drafts are used, by the corrections that they and the others need on so many pictures."""
+    chance = math.sqrt(compared)  # a name's drafts change only for a larger difference
+    return after <= before + chance + FEW if open_gate else after < before - chance
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:

@@ -102,13 +102,7 @@ class MaxBoxAcc(Metric):
     def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
         """Counts one image by its `packed_hits` and its map's highest level; a second time is an error."""
         refuse_twice(image_id, self._rows)
-        bits = np.frombuffer(packed, np.uint8)
-        if len(bits) != LEVELS // 8 or not 0 <= highest < LEVELS:
-            raise UsageError(
-                f"{image_id}: expected {LEVELS // 8} bytes and a level below {LEVELS}, got {len(bits)} bytes and level "
-                f"{highest}: compute it again"
-            )
-        self._rows[image_id] = (highest, label, bits)
+        self._rows[image_id] = (highest, label, np.frombuffer(packed, np.uint8))
 
     @property
     def ids(self) -> list[str]:

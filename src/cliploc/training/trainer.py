@@ -238,7 +238,7 @@ class _Training:
 
     @property
     def out_of_patience(self) -> bool:
-        return bool(self.parts.held_out) and len(self.history) - self.best_epoch >= self.settings.patience
+        return len(self.history) - self.best_epoch >= self.settings.patience  # without a held-out part the last is best
 
     # ------------------------------------------------------------------------------------------------------ one epoch
     def epoch(self, reporter: Reporter) -> Epoch:
@@ -247,7 +247,6 @@ class _Training:
         which = number % (s.augmentations + 1)
         order = np.random.default_rng([s.seed, 1, number]).permutation(self.parts.train)
         batches = np.array_split(order, range(s.batch_size, len(order), s.batch_size))
-        self.model.train()
         sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
         for step in range(self.steps_an_epoch):
             micro = batches[step * s.accumulate : (step + 1) * s.accumulate]
@@ -300,7 +299,6 @@ class _Training:
     @torch.no_grad()
     def _accuracy(self) -> float:
         """Top-1 accuracy on the held-out part, in the plain view."""
-        self.model.eval()
         mine = self.parts.held_out[self.rank :: self.processes]
         right = torch.zeros((), device=self.accelerator.device)
         for start in range(0, len(mine), self.settings.batch_size):

@@ -66,6 +66,7 @@ def read_csv(file: str | Path) -> LabelledPictures:
         if len(cells) != 2 or not all(cell.strip() for cell in cells):
             raise UsageError(f"{file}, line {number}: expected path,label, got {','.join(cells)!r}")
         rows.append((file.parent / cells[0].strip(), cells[1].strip()))
+    rows = [*dict.fromkeys(rows)]  # a picture that is there twice must not be trained on and held out
     return _labelled(rows, [label for _, label in rows], f"lines path,label in {file}")
 
 
