@@ -23,31 +23,30 @@ const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : ma
 
 // ------------------------------------------------------------------------------------------------------------ storage
 class Conflict extends Error {}
-const GONE = "the server does not answer: start cliploc review again";
+class Gone extends Error {
+  constructor() { super("the server does not answer: start cliploc review again"); }
+}
 
 /** The pictures of a server, which has them on its disk. */
 class ServerStore {
-  async entries() { return this.#get("/pictures"); }
-  async state(index) { return this.#get(this.#address(index)); }
-  // With the server's version: another run at the same port has other pictures, and a browser keeps some.
-  image(index) { return `/images/${index}.jpg?${data.version}`; }
-  thumbnail(index) { return `/thumbnails/${index}.jpg?${data.version}`; }
-  async save(index, saved) { return (await this.post(this.#address(index), saved)).revision; }
-  async suggest(index, wish) { return this.post(this.#address(index, "/suggestion"), wish); }
-  // The server at this port may be that of another folder by now.
-  #address(index, what = "") { return `/pictures/${index}${what}?of=${data.folder}`; }
-  async learning() { return this.#get("/learning"); }
+  async entries() { return this.#answer("/pictures"); }
+  async state(index) { return this.#answer(`/pictures/${index}`); }
+  image(index) { return this.#of(`/images/${index}.jpg`); }
+  thumbnail(index) { return this.#of(`/thumbnails/${index}.jpg`); }
+  async save(index, saved) { return (await this.post(`/pictures/${index}`, saved)).revision; }
+  async suggest(index, wish) { return this.post(`/pictures/${index}/suggestion`, wish); }
+  async learning() { return this.#answer("/learning"); }
   async post(path, content = {}) {
     const body = JSON.stringify(content);
     // Small bodies are sent even while the page is being closed.
-    return this.#answer(fetch(path, {method: "POST", body, keepalive: body.length < 60000,
-      headers: {"Content-Type": "application/json"}}));
+    return this.#answer(path, {method: "POST", body, keepalive: body.length < 60000,
+      headers: {"Content-Type": "application/json"}});
   }
-  async #get(path) { return this.#answer(fetch(path)); }
-  async #answer(asked) {
-    const response = await asked.catch(() => { throw new Error(GONE); });
-    // It answers again; what a drop did not change stays said.
-    if ($("notice").textContent.endsWith(`cannot be shown: ${GONE}`)) tell("");
+  // The server at this port may be that of another folder by now, and a browser keeps pictures.
+  #of(path) { return `${path}?of=${data.folder}`; }
+  async #answer(path, request = {}) {
+    const response = await fetch(this.#of(path), request).catch(() => { throw new Gone(); });
+    if ($("notice").className === "gone") tell("");  // it answers again
     const text = await response.text();
     let content = {};
     try { content = JSON.parse(text); } catch { content = {error: text}; }
@@ -137,8 +136,9 @@ let zoom = 1, active = 0, names = 0, heat = null;
 const histories = new Map();
 const pending = new Set();  // pictures with changes that are not saved yet: they stay in this page until they are
 
-function tell(text) {
+function tell(text, kind = "") {
   $("notice").textContent = text;
+  $("notice").className = kind;
   $("notice").hidden = !text;
 }
 function saved(text, failed = false) {
@@ -258,7 +258,7 @@ async function open(index, keepNotice = false) {
     await image.decode();
   } catch (error) {
     if (mine !== opening) return;
-    tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`);
+    tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`, error instanceof Gone ? "gone" : "");
     if (!state) { heading = null; return; }
     image = null;
   }
@@ -410,17 +410,17 @@ function drawTags() {
     placeTag(tag, box.xyxy);
     return tag;
   }));
-  const placed = [];
-  for (const tag of layer.children) {
-    tag.style.marginLeft = "";
-    // Boxes that begin at the same corner have their labels side by side.
+  // Boxes that begin at the same corner have their labels side by side. All are measured before one is moved.
+  const tags = [...layer.children], placed = [];
+  for (const [i, {left, right, top, bottom}] of tags.map((tag) => tag.getBoundingClientRect()).entries()) {
+    let by = 0;
     for (let tries = 0; tries < 8; tries++) {
-      const own = tag.getBoundingClientRect();
-      const other = placed.find((one) => own.left < one.right && one.left < own.right && own.top < one.bottom && one.top < own.bottom);
+      const other = placed.find((one) => left + by < one.right && one.left < right + by && top < one.bottom && one.top < bottom);
       if (!other) break;
-      tag.style.marginLeft = `${parseFloat(tag.style.marginLeft || 0) + other.right - own.left + 2}px`;
+      by = other.right - left + 2;
     }
-    placed.push(tag.getBoundingClientRect());
+    tags[i].style.marginLeft = `${by}px`;
+    placed.push({left: left + by, right: right + by, top, bottom});
   }
   layer.append(...unsureDrafts().map(doubt));
 }
@@ -491,6 +491,9 @@ $("stage").addEventListener("wheel", (event) => {
 // ----------------------------------------------------------------------------------------------- pointers on the stage
 let pressed = null, swallow = false, dragged = false;
 let undrawn = null;  // the id of a new box that the next drag draws
+// The fingers that follow a first one draw nothing.
+for (const kind of ["pointerdown", "pointermove", "pointerup"])
+  addEventListener(kind, (event) => { if (!event.isPrimary) event.stopImmediatePropagation(); }, true);
 addEventListener("pointerdown", takeOverNow, true);
 $("canvas").addEventListener("pointerdown", (event) => {
   if (event.target.closest?.(".doubt")) { event.stopPropagation(); return; }  // the click that follows keeps the box
@@ -672,9 +675,17 @@ function reviewedNext() {
 }
 
 // ------------------------------------------------------------------------------------------------- the list of boxes
+let items = new Map();  // of the list of boxes, by what they show
 function drawBoxes() {
   const focused = document.activeElement?.closest?.("#boxes li")?.dataset.id, which = document.activeElement?.className;
-  $("boxes").replaceChildren(...current.boxes.map(boxItem));
+  // Rows that look as before stay: those of a hundred boxes with many names take long to lay out.
+  const before = items, list = $("boxes");
+  items = new Map(current.boxes.map((box) => {
+    const key = JSON.stringify([box.id, box.xyxy, box.label, scoreText(box), selected.has(box.id)]);
+    return [key, before.get(key) ?? boxItem(box)];
+  }));
+  for (const [key, item] of before) if (!items.has(key)) item.remove();
+  [...items.values()].forEach((item, i) => { if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null); });
   if (focused) ($("boxes").querySelector(`[data-id="${focused}"] .${which || "pick"}`) || $("boxes").querySelector(".pick") || $("add")).focus();
   $("box-count").textContent = current.boxes.length ? `${current.boxes.length}${selected.size ? `, ${selected.size} selected` : ""}` : "none";
   const gone = droppedDrafts();
