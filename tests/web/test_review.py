@@ -210,6 +210,12 @@ def test_boxes_are_drawn_moved_resized_relabelled_dropped_undone_and_saved(conte
             for _ in range(3):
                 editor.press("Undo")
         [draft] = editor.boxes
+        x, y = editor.point((20, 20))
+        page.mouse.move(x, y)
+        page.mouse.down(button="right")
+        page.mouse.move(x + 90, y + 60, steps=4)
+        page.mouse.up(button="right")
+        page.wait_for_timeout(50)
         assert editor.labels == ["dog"]
 
         # Draw: beside the draft, then a second one without a click between.

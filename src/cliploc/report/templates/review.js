@@ -491,9 +491,9 @@ $("stage").addEventListener("wheel", (event) => {
 // ----------------------------------------------------------------------------------------------- pointers on the stage
 let pressed = null, swallow = false, dragged = false;
 let undrawn = null;  // the id of a new box that the next drag draws
-// The fingers that follow a first one draw nothing.
+// The fingers that follow a first one, and the other buttons of a mouse, draw nothing.
 for (const kind of ["pointerdown", "pointermove", "pointerup"])
-  addEventListener(kind, (event) => { if (!event.isPrimary) event.stopImmediatePropagation(); }, true);
+  addEventListener(kind, (event) => { if (!event.isPrimary || event.button > 0) event.stopImmediatePropagation(); }, true);
 addEventListener("pointerdown", takeOverNow, true);
 $("canvas").addEventListener("pointerdown", (event) => {
   if (event.target.closest?.(".doubt")) { event.stopPropagation(); return; }  // the click that follows keeps the box
