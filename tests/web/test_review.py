@@ -617,8 +617,13 @@ def test_a_drop_in_all_pictures_that_breaks_off_is_taken_back(context, out):
                 route.continue_()
 
         page.route("**/pictures/*", gone)
+        page.evaluate("""() => document.getElementById('drop-shown').addEventListener('click', () => setTimeout(() => {
+            dispatchEvent(new KeyboardEvent('keydown', {key: 'b'}));
+            window.drawn = !document.getElementById('undo').disabled;
+        }))""")
         page.locator("#drop-shown").click()
         page.wait_for_function("() => document.getElementById('notice').textContent.includes('was not changed')")
+        assert page.evaluate("window.drawn") is False, "what is done meanwhile would be lost"
         dropped = counts()
         assert sum(one not in before for one in dropped) == 2
         page.locator("#take-back").click()  # in vain

@@ -3,7 +3,7 @@
 // pictures and the saving are here. `store` is the only part that differs between a server and a file.
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
+const $ = (id) => document.getElementById(id), editor = document.querySelector(".editor");
 const ROW = 68;            // height of a row of the list, as in the style sheet
 const MOST_STEPS = 200;    // of the history of a picture
 const LEAST = 1;           // pixels of a box
@@ -809,7 +809,7 @@ $("list").addEventListener("scroll", () => {
 }, {passive: true});
 new ResizeObserver(() => drawList()).observe($("list"));
 function showList(on) {
-  document.querySelector(".editor").classList.toggle("open", on);
+  editor.classList.toggle("open", on);
   $("toggle-list").setAttribute("aria-expanded", on);
   drawList(true);
   fit();
@@ -847,6 +847,7 @@ async function takeBackShown() {
 /** Gives pictures other boxes, one after the other, and saves them; what was changed, and by how many boxes. */
 async function changeMany(indices, boxesOf, says) {
   takeOverNow();
+  editor.inert = true;  // what is done to a picture meanwhile would be lost
   const here = current?.index, done = [];
   let changed = 0;
   for (const index of indices) {
@@ -866,6 +867,7 @@ async function changeMany(indices, boxesOf, says) {
   }
   filter();
   if (here !== undefined) await open(here, true);
+  editor.inert = false;
   return [done, changed];
 }
 
@@ -1022,7 +1024,7 @@ press("zoom-fit", () => zoomTo(1));
 press("pan", () => setPan($("pan").ariaPressed !== "true"));
 press("polygon", togglePolygon);
 press("help-button", () => $("help").showModal());
-press("toggle-list", () => showList(!document.querySelector(".editor").classList.contains("open")));
+press("toggle-list", () => showList(!editor.classList.contains("open")));
 press("drop-shown", dropShown);
 press("take-back", takeBackShown);
 press("suggest-end", endHeat);
@@ -1073,7 +1075,7 @@ const KEYS = {
 };
 // Before Annotorious, which would undo by itself what our history knows better.
 addEventListener("keydown", (event) => {
-  if (!current || $("help").open) return;
+  if (!current || $("help").open || editor.inert) return;
   takeOverNow();
   const typing = event.target.matches?.("input:not([type=radio]):not([type=checkbox]), select, textarea");
   const command = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase();
