@@ -23,9 +23,7 @@ const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : ma
 
 // ------------------------------------------------------------------------------------------------------------ storage
 class Conflict extends Error {}
-class Gone extends Error {
-  constructor() { super("the server does not answer: start cliploc review again"); }
-}
+const GONE = new Error("the server does not answer: start cliploc review again");
 
 /** The pictures of a server, which has them on its disk. */
 class ServerStore {
@@ -45,7 +43,7 @@ class ServerStore {
   // The server at this port may be that of another folder by now, and a browser keeps pictures.
   #of(path) { return `${path}?of=${data.folder}`; }
   async #answer(path, request = {}) {
-    const response = await fetch(this.#of(path), request).catch(() => { throw new Gone(); });
+    const response = await fetch(this.#of(path), request).catch(() => { throw GONE; });
     if ($("notice").className === "gone") tell("");  // it answers again
     const text = await response.text();
     let content = {};
@@ -258,7 +256,7 @@ async function open(index, keepNotice = false) {
     await image.decode();
   } catch (error) {
     if (mine !== opening) return;
-    tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`, error instanceof Gone ? "gone" : "");
+    tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`, error === GONE ? "gone" : "");
     if (!state) { heading = null; return; }
     image = null;
   }
