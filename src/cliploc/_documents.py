@@ -438,6 +438,7 @@ class AnnotationSummary(Struct):
     stamps: dict[str, str]
     written: WrittenWith | None = None
     failed: list[WithoutResults] = []
+    left_out: list[str] = []
 
 
 class ExportState(Struct):  # whether an export is up to date, and what it was made from

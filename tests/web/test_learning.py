@@ -1,6 +1,7 @@
 """The editor's server learns from what is saved: other drafts for pictures that nobody touched, and the way back."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -114,6 +115,19 @@ def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(job, out, truth):
         review(address, truth, 6)
         assert learnt(address)["said"].startswith("Learnt from 6 pictures")
         assert found(address, truth, range(7, COUNT)) == 1
+
+
+def test_an_undo_holds_for_three_more_pictures_also_where_reviewed_ones_are_away(job, out, truth, tmp_path):
+    with served(out) as address:
+        review(address, truth, 0, 1, 2)
+        learnt(address)
+        assert sent(f"{address}/learning/undo", {})[0] == 200
+    left = shutil.copytree(job[0].parent / "photos", tmp_path / "left", ignore=shutil.ignore_patterns("[012].jpg"))
+    annotate(left, [NAME], out, **OPTIONS)
+    with served(out) as address:
+        for place in range(3):
+            assert sent(f"{address}/pictures/{place}", drawn(truth, place + 3))[0] == 200
+        assert learnt(address)["said"].startswith("Learnt from 3 pictures")
 
 
 def test_after_a_kill_between_the_two_files_there_is_no_way_back_to_other_drafts(out, truth):

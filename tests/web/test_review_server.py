@@ -87,8 +87,26 @@ def saved(*boxes: dict, revision: int = 0, status: str = "none") -> dict:
 def test_a_page_of_another_folder_at_this_port_changes_nothing(out, address):
     status, said = sent(f"{address}/pictures/1?of=another", saved(box(10, 10, 30, 20)))
     assert (status, "another folder" in said["error"]) == (409, True)
-    assert sent(f"{address}/pictures/1?of=another")[0] == 409
+    for path in ("/pictures/1", "/pictures", "/images/1.jpg", "/learning"):
+        assert sent(f"{address}{path}?of=another")[0] == 409
+    for path in ("/exports", "/learning", "/learning/undo"):
+        assert "another folder" in sent(f"{address}{path}?of=another", {})[1]["error"]
     assert corrections(out)["reviews"] == {}
+
+
+def test_the_editor_shows_the_pictures_of_the_last_call_and_keeps_corrections_of_the_others(done, out):
+    photos, _ = done
+    with served(out) as address:
+        assert sent(f"{address}/pictures/2", saved(box(10, 10, 30, 20), status="reviewed"))[0] == 200
+    annotate(photos, LABELS, out, masks=True, limit=2, **OPTIONS)
+    for _ in range(2):  # writing the exports again changes nothing
+        with served(out) as address:
+            assert [one["name"] for one in sent(f"{address}/pictures")[1]] == ["a.png", "b.png"]
+            assert sent(f"{address}/exports", {})[0] == 200
+        assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
+    annotate(photos, LABELS, out, masks=True, **OPTIONS)
+    with served(out) as address:
+        assert sent(f"{address}/pictures/2")[1]["boxes"][0]["xyxy"] == [10, 10, 30, 20]
 
 
 def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, out, address):

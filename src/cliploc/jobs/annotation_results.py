@@ -29,6 +29,7 @@ from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import SHARES, Chosen, DraftRule, Prior, choose
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
+from cliploc.jobs.videos import path_of
 from cliploc.report.document import skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.html import count
@@ -427,6 +428,12 @@ def summary_of(out: Path) -> dict[str, Any]:
     return read_if_there(out / "summary.json", AnnotationSummary)
 
 
+def left_out_of(run: AnnotatedFolder) -> list[str]:
+    """The annotated pictures that are there, but not among those of this call."""
+    names = run.results.places.keys() - {file.id for file in run.found} - run.unreadable.keys()
+    return sorted(name for name in names if path_of(name, run.root, run.out).is_file())
+
+
 def conclude(
     run: AnnotatedFolder,
     formats: Sequence[Export],
@@ -479,8 +486,9 @@ def conclude(
     _write_scores(run.out, result)
     written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}
     document = {**result.document(), "stamps": stamps, "written": written}
-    if run.skipped is None and "skipped" in before:
-        document["skipped"] = before["skipped"]
+    document["left_out"] = left_out_of(run)
+    if run.skipped is None:  # from the editor, which has the pictures of the last call
+        document |= {name: before[name] for name in ("skipped", "left_out") if name in before}
     if document != before:
         write_json(run.out / "summary.json", document)
     return result

@@ -68,7 +68,8 @@ class ReviewFolder:
         self._folder = AnnotatedFolder(out, manifest)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
         self._manifest, self._run, root = manifest, self._folder.run, self._folder.root
-        files = (PictureFile(name, path_of(name, root, out)) for name in self._folder.results.places)
+        names = self._folder.results.places.keys() - {*summary_of(out).get("left_out", ())}
+        files = (PictureFile(name, path_of(name, root, out)) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
         if not self.pictures:

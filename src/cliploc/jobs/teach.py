@@ -104,9 +104,9 @@ def teach(
     stamp = school.stamp()
     before = read_taught(folder.out, folder.run)
     if before is not None:
-        facts, reviewed = before.facts, len(school.reviewed)
+        facts = before.facts
         if facts.get("undone", False):
-            stays = not again and reviewed <= facts["reviewed"]
+            stays = not again and folder.count_finished() <= facts["reviewed"]  # both also of pictures that are away
         else:
             used = any(taught["used"] for taught in facts["names"].values())
             stays = facts["of"] == stamp and (folder.out / LEARNT).exists() == used

@@ -12,7 +12,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
-from cliploc._files import new_token
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM
@@ -30,23 +29,26 @@ DECODED_AT_ONCE = 2  # pictures
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     """The editor as an ASGI application."""
-    version = new_token()  # in the addresses of pictures
     decoding = threading.Semaphore(DECODED_AT_ONCE)
 
-    def number_in(request: Request) -> int:
+    def of_this_folder(request: Request) -> None:
         if request.query_params.get("of", folder.identity) != folder.identity:
             raise RefusedError(409, "this page shows another folder, or other pictures than are in it now: reload it")
+
+    def number_in(request: Request) -> int:
+        of_this_folder(request)
         number = int(request.path_params["number"])
         if number >= len(folder.pictures):
             raise RefusedError(404, f"expected the number of a picture below {len(folder.pictures)}, got {number}")
         return number
 
     def page(_: Request) -> Response:
-        facts = {**folder.facts(), "version": version, "folder": folder.identity, "learns": folder.learning.possible}
+        facts = {**folder.facts(), "folder": folder.identity, "learns": folder.learning.possible}
         text = served_page(facts, len(folder.pictures), folder.writable)
         return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 
-    def entries(_: Request) -> Response:
+    def entries(request: Request) -> Response:
+        of_this_folder(request)
         return JSONResponse(folder.entries(), headers={"Cache-Control": "no-store"})
 
     def state(request: Request) -> Response:
@@ -90,21 +92,25 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         return answer
 
     @_refusing(409, folder)
-    def write(_: Request) -> Response:
+    def write(request: Request) -> Response:
+        of_this_folder(request)
         result = folder.write_exports()
         files = [file for names in result.files.values() for file in names]
         return JSONResponse({"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)})
 
-    def learning(_: Request) -> Response:
+    def learning(request: Request) -> Response:
+        of_this_folder(request)
         return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
 
     @_refusing(409, folder)
-    def learn(_: Request) -> Response:
+    def learn(request: Request) -> Response:
+        of_this_folder(request)
         folder.learning.now()
         return JSONResponse(folder.learning.state())
 
     @_refusing(409, folder)
-    def undo(_: Request) -> Response:
+    def undo(request: Request) -> Response:
+        of_this_folder(request)
         folder.learning.undo()
         return JSONResponse(folder.learning.state())
 

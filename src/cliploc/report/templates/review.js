@@ -3,7 +3,7 @@
 // pictures and the saving are here. `store` is the only part that differs between a server and a file.
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
+const $ = (id) => document.getElementById(id), editor = document.querySelector(".editor");
 const ROW = 68;            // height of a row of the list, as in the style sheet
 const MOST_STEPS = 200;    // of the history of a picture
 const LEAST = 1;           // pixels of a box
@@ -23,31 +23,28 @@ const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : ma
 
 // ------------------------------------------------------------------------------------------------------------ storage
 class Conflict extends Error {}
-const GONE = "the server does not answer: start cliploc review again";
+const GONE = new Error("the server does not answer: start cliploc review again");
 
 /** The pictures of a server, which has them on its disk. */
 class ServerStore {
-  async entries() { return this.#get("/pictures"); }
-  async state(index) { return this.#get(this.#address(index)); }
-  // With the server's version: another run at the same port has other pictures, and a browser keeps some.
-  image(index) { return `/images/${index}.jpg?${data.version}`; }
-  thumbnail(index) { return `/thumbnails/${index}.jpg?${data.version}`; }
-  async save(index, saved) { return (await this.post(this.#address(index), saved)).revision; }
-  async suggest(index, wish) { return this.post(this.#address(index, "/suggestion"), wish); }
-  // The server at this port may be that of another folder by now.
-  #address(index, what = "") { return `/pictures/${index}${what}?of=${data.folder}`; }
-  async learning() { return this.#get("/learning"); }
+  async entries() { return this.#answer("/pictures"); }
+  async state(index) { return this.#answer(`/pictures/${index}`); }
+  image(index) { return this.#of(`/images/${index}.jpg`); }
+  thumbnail(index) { return this.#of(`/thumbnails/${index}.jpg`); }
+  async save(index, saved) { return (await this.post(`/pictures/${index}`, saved)).revision; }
+  async suggest(index, wish) { return this.post(`/pictures/${index}/suggestion`, wish); }
+  async learning() { return this.#answer("/learning"); }
   async post(path, content = {}) {
     const body = JSON.stringify(content);
     // Small bodies are sent even while the page is being closed.
-    return this.#answer(fetch(path, {method: "POST", body, keepalive: body.length < 60000,
-      headers: {"Content-Type": "application/json"}}));
+    return this.#answer(path, {method: "POST", body, keepalive: body.length < 60000,
+      headers: {"Content-Type": "application/json"}});
   }
-  async #get(path) { return this.#answer(fetch(path)); }
-  async #answer(asked) {
-    const response = await asked.catch(() => { throw new Error(GONE); });
-    // It answers again; what a drop did not change stays said.
-    if ($("notice").textContent.endsWith(`cannot be shown: ${GONE}`)) tell("");
+  // The server at this port may be that of another folder by now, and a browser keeps pictures.
+  #of(path) { return `${path}?of=${data.folder}`; }
+  async #answer(path, request = {}) {
+    const response = await fetch(this.#of(path), request).catch(() => { throw GONE; });
+    if ($("notice").className === "gone") tell("");  // it answers again
     const text = await response.text();
     let content = {};
     try { content = JSON.parse(text); } catch { content = {error: text}; }
@@ -137,8 +134,9 @@ let zoom = 1, active = 0, names = 0, heat = null;
 const histories = new Map();
 const pending = new Set();  // pictures with changes that are not saved yet: they stay in this page until they are
 
-function tell(text) {
+function tell(text, kind = "") {
   $("notice").textContent = text;
+  $("notice").className = kind;
   $("notice").hidden = !text;
 }
 function saved(text, failed = false) {
@@ -258,7 +256,7 @@ async function open(index, keepNotice = false) {
     await image.decode();
   } catch (error) {
     if (mine !== opening) return;
-    tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`);
+    tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`, error === GONE ? "gone" : "");
     if (!state) { heading = null; return; }
     image = null;
   }
@@ -410,17 +408,17 @@ function drawTags() {
     placeTag(tag, box.xyxy);
     return tag;
   }));
-  const placed = [];
-  for (const tag of layer.children) {
-    tag.style.marginLeft = "";
-    // Boxes that begin at the same corner have their labels side by side.
+  // Boxes that begin at the same corner have their labels side by side. All are measured before one is moved.
+  const tags = [...layer.children], placed = [];
+  for (const [i, {left, right, top, bottom}] of tags.map((tag) => tag.getBoundingClientRect()).entries()) {
+    let by = 0;
     for (let tries = 0; tries < 8; tries++) {
-      const own = tag.getBoundingClientRect();
-      const other = placed.find((one) => own.left < one.right && one.left < own.right && own.top < one.bottom && one.top < own.bottom);
+      const other = placed.find((one) => left + by < one.right && one.left < right + by && top < one.bottom && one.top < bottom);
       if (!other) break;
-      tag.style.marginLeft = `${parseFloat(tag.style.marginLeft || 0) + other.right - own.left + 2}px`;
+      by = other.right - left + 2;
     }
-    placed.push(tag.getBoundingClientRect());
+    tags[i].style.marginLeft = `${by}px`;
+    placed.push({left: left + by, right: right + by, top, bottom});
   }
   layer.append(...unsureDrafts().map(doubt));
 }
@@ -491,6 +489,9 @@ $("stage").addEventListener("wheel", (event) => {
 // ----------------------------------------------------------------------------------------------- pointers on the stage
 let pressed = null, swallow = false, dragged = false;
 let undrawn = null;  // the id of a new box that the next drag draws
+// The fingers that follow a first one, and the other buttons of a mouse, draw nothing.
+for (const kind of ["pointerdown", "pointermove", "pointerup"])
+  addEventListener(kind, (event) => { if (!event.isPrimary || event.button > 0) event.stopImmediatePropagation(); }, true);
 addEventListener("pointerdown", takeOverNow, true);
 $("canvas").addEventListener("pointerdown", (event) => {
   if (event.target.closest?.(".doubt")) { event.stopPropagation(); return; }  // the click that follows keeps the box
@@ -672,9 +673,17 @@ function reviewedNext() {
 }
 
 // ------------------------------------------------------------------------------------------------- the list of boxes
+let items = new Map();  // of the list of boxes, by what they show
 function drawBoxes() {
   const focused = document.activeElement?.closest?.("#boxes li")?.dataset.id, which = document.activeElement?.className;
-  $("boxes").replaceChildren(...current.boxes.map(boxItem));
+  // Rows that look as before stay: those of a hundred boxes with many names take long to lay out.
+  const before = items, list = $("boxes");
+  items = new Map(current.boxes.map((box) => {
+    const key = JSON.stringify([box.id, box.xyxy, box.label, scoreText(box), selected.has(box.id)]);
+    return [key, before.get(key) ?? boxItem(box)];
+  }));
+  for (const [key, item] of before) if (!items.has(key)) item.remove();
+  [...items.values()].forEach((item, i) => { if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null); });
   if (focused) ($("boxes").querySelector(`[data-id="${focused}"] .${which || "pick"}`) || $("boxes").querySelector(".pick") || $("add")).focus();
   $("box-count").textContent = current.boxes.length ? `${current.boxes.length}${selected.size ? `, ${selected.size} selected` : ""}` : "none";
   const gone = droppedDrafts();
@@ -798,7 +807,7 @@ $("list").addEventListener("scroll", () => {
 }, {passive: true});
 new ResizeObserver(() => drawList()).observe($("list"));
 function showList(on) {
-  document.querySelector(".editor").classList.toggle("open", on);
+  editor.classList.toggle("open", on);
   $("toggle-list").setAttribute("aria-expanded", on);
   drawList(true);
   fit();
@@ -836,6 +845,7 @@ async function takeBackShown() {
 /** Gives pictures other boxes, one after the other, and saves them; what was changed, and by how many boxes. */
 async function changeMany(indices, boxesOf, says) {
   takeOverNow();
+  editor.inert = true;  // what is done to a picture meanwhile would be lost
   const here = current?.index, done = [];
   let changed = 0;
   for (const index of indices) {
@@ -855,6 +865,7 @@ async function changeMany(indices, boxesOf, says) {
   }
   filter();
   if (here !== undefined) await open(here, true);
+  editor.inert = false;
   return [done, changed];
 }
 
@@ -1011,7 +1022,7 @@ press("zoom-fit", () => zoomTo(1));
 press("pan", () => setPan($("pan").ariaPressed !== "true"));
 press("polygon", togglePolygon);
 press("help-button", () => $("help").showModal());
-press("toggle-list", () => showList(!document.querySelector(".editor").classList.contains("open")));
+press("toggle-list", () => showList(!editor.classList.contains("open")));
 press("drop-shown", dropShown);
 press("take-back", takeBackShown);
 press("suggest-end", endHeat);
@@ -1062,7 +1073,7 @@ const KEYS = {
 };
 // Before Annotorious, which would undo by itself what our history knows better.
 addEventListener("keydown", (event) => {
-  if (!current || $("help").open) return;
+  if (!current || $("help").open || editor.inert) return;
   takeOverNow();
   const typing = event.target.matches?.("input:not([type=radio]):not([type=checkbox]), select, textarea");
   const command = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase();

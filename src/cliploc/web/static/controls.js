@@ -31,7 +31,7 @@ export function watch(moved, chosen) {
     const [number, range] = slider.querySelectorAll("input");
     range.addEventListener("input", () => { number.value = range.value; moved(); });
     number.addEventListener("change", () => {
-      if (!number.checkValidity()) number.value = range.value;
+      if (!number.value || !number.checkValidity()) number.value = range.value;
       range.value = number.value;
       moved();
     });

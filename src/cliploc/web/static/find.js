@@ -14,7 +14,7 @@ const visitor = [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte
 const pictures = { picture: new PictureField(at("#picture")), exemplar: new PictureField(at("#exemplar")) };
 let running = null;  // ends the search, or the writing of files, that goes on
 let moves = 0, chosen = 0;  // of sliders, of menus
-let shown = "";  // the name of the picture whose result is on the page
+let shown = { name: "", url: "" };  // of the picture whose result is on the page
 let adjusting = Promise.resolve();
 
 // ------------------------------------------------------------------------------------------------------- status line
@@ -23,8 +23,8 @@ function say({ kind, text, progress, counted }) {
   status.setAttribute("aria-busy", again);  // a screen reader reads the first line of a search, and how it ends
   const line = document.createElement("p");
   line.className = kind;
-  const stale = kind !== "busy" && page.dataset.state === "found" && shown !== pictures.picture.name.textContent;
-  line.textContent = stale ? `${text} The result below is still that of ${shown}.` : text;
+  const stale = kind !== "busy" && page.dataset.state === "found" && shown.url !== pictures.picture.url;
+  line.textContent = stale ? `${text} The result below is still that of ${shown.name}.` : text;
   if (kind === "problem") line.setAttribute("role", "alert");
   if (progress !== undefined) {
     const bar = document.createElement("progress");
@@ -46,8 +46,8 @@ async function asked(fields, signal) {
   return lastLine(await post("/api/show", { ...settings(), visitor, ...fields }, signal), line => say(line.status));
 }
 
-function show({ status: said, figures, json, python, command, address }, name = shown) {
-  if (figures !== undefined) shown = name;
+function show({ status: said, figures, json, python, command, address }, of = shown) {
+  if (figures !== undefined) shown = of;
   say(said);
   if (figures === undefined) return;
   results.innerHTML = figures;  // of a template that escapes what was typed; the page's policy allows no script in it
@@ -60,14 +60,15 @@ function show({ status: said, figures, json, python, command, address }, name = 
 }
 
 async function search(signal, again = true) {
+  await opened;  // with the settings of the address
   const given = Object.fromEntries(Object.entries(pictures).map(([name, field]) => [name, field.given])), before = moves;
-  const name = pictures.picture.name.textContent;
+  const of = { name: pictures.picture.name.textContent, url: pictures.picture.url };
   try {
     const answer = await asked({ search: true, ...given }, signal);
     for (const [name, id] of Object.entries(answer.ids)) {
       if (pictures[name].given === given[name]) pictures[name].known(id);
     }
-    show(answer, name);
+    show(answer, of);
     if (moves !== before) adjust();  // a slider was moved meanwhile
   } catch (error) {
     if (error.status !== 404 || !again) throw error;
@@ -114,7 +115,11 @@ async function adjust() {
   if (page.dataset.state !== "found") return;
   await adjusting;
   if (move !== moves) return;
-  adjusting = asked({ search: false }).then(answer => show(answer), sayProblem);
+  const of = shown;
+  adjusting = asked({ search: false }).then(answer => {
+    if (of === shown) show(answer);
+    else adjust();  // it is of the search before
+  }, sayProblem);
 }
 
 // --------------------------------------------------------------------------------------------------------- the menus
@@ -192,4 +197,4 @@ document.addEventListener("paste", event => pictures.picture.paste(event));
 document.addEventListener("dragover", event => event.preventDefault());
 document.addEventListener("drop", drop);
 watch(adjust, choose);
-open().catch(sayProblem);
+const opened = open().catch(sayProblem);

@@ -49,6 +49,11 @@ export class PictureField {
     return this.#id || this.#file || "";
   }
 
+  /** Where it is shown from: that of another picture is another, also where files have the same name. */
+  get url() {
+    return this.#url;
+  }
+
   /** The server knows its file by this id; "" if it does not any longer, and the file must be sent again. */
   known(id) {
     if (this.#file) this.#id = id;
