@@ -37,7 +37,7 @@ UNREFINED: Mapping[str, Any] = {
     "min_score": 0.0,
     "second_look": False,
 }
-MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
+MIN_SCORE = 0.2  # few boxes that score less are right on the tuning pictures: docs/studies/box-score.md
 IMAGE_URL = "/data/local-files/?d="  # of Label Studio
 WAITING = 256  # searches that may wait for the page
 FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools/second_look_study.py
