@@ -549,7 +549,7 @@ class Options:
     )
     guide: str | Guide | None = option(
         None, group="model", metavar="NAME[@FILE]", check=_GUIDE, none="the model itself",
-        help="Second image tower, which measures similarities between places, for `proxyclip`, `affinity`, `lposs`.",
+        help="Second image tower, which compares places, for `proxyclip`, `corrclip`, `gla_clip`, `affinity`, `lposs`.",
         about='A guide of `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
         '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
     )
