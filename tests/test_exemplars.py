@@ -123,9 +123,10 @@ def test_what_cannot_be_used_is_refused():
         Localizer("RN50", "none.pt", exemplars=["cup=@none.jpg"])
 
 
-def test_presence_is_not_asked_of_exemplars():
+@pytest.mark.parametrize("with_text", [False, True])
+def test_presence_is_not_asked_of_exemplars(with_text):
     """Two pictures are always much alike, and the model's vocabulary does not matter."""
-    localizer = Localizer("mini", recipe="fast", exemplars=[Exemplar("zyxwv", CAT)], min_presence=0.99)
+    localizer = Localizer("mini", recipe="fast", exemplars=[Exemplar("zyxwv", CAT, None, with_text)], min_presence=0.99)
     found = localizer(COFFEE, ["zyxwv", "giraffe"])
     assert found.reasons[0] is None or "presence" not in found.reasons[0]
     assert found.reasons[1] is not None

@@ -30,9 +30,30 @@ def test_a_result_has_it_as_a_note() -> None:
     assert localizer.readings(["cat", "my wife"]) == (WIFE,)
 
 
-def test_of_synonyms_the_first_counts_and_of_a_contrast_too(texts: Texts) -> None:
-    assert texts.readings(prompts.parse(["cat|my wife"])) == ()
+@pytest.mark.parametrize("how", [{"method": "cam"}, {"recipe": "fast"}])
+def test_the_presence_of_a_name_that_the_model_does_not_know_is_not_known(how: dict[str, str]) -> None:
+    found = Localizer("mini", **how)(CAT, ["happiness", "cat"])
+    for result in (found, found.by(found.box_rule, 0.5)):
+        assert result.presence is not None
+        assert np.isnan(result.presence).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("names", [["tabby", "tabbies", "the tabby"], ["dog", "dogs"], ["kite", "kites"]])
+def test_names_that_are_read_alike_have_the_same_chances(names: list[str]) -> None:
+    """Of the bank, "Brittany dog" is read as "dog", too, and two entries are a "kite"."""
+    found = Localizer("mini", recipe="fast", min_presence=0)(CAT, names)
+    assert found.presence is not None
+    np.testing.assert_allclose(found.presence, found.presence[0], rtol=1e-4)
+    scores = found.boxes.score.reshape(len(names), -1)
+    np.testing.assert_allclose(scores, scores[:1].repeat(len(names), 0), rtol=1e-4)
+
+
+def test_synonyms_and_contrasts_are_told_of_too(texts: Texts) -> None:
+    assert texts.readings(prompts.parse(["cat|my wife"])) == (WIFE,)
     assert texts.readings(prompts.parse(["cat~my wife"])) == (WIFE,)
+    (lost,) = texts.readings(prompts.parse(["cat|happiness"]))
+    assert lost.startswith("mini does not know 'happiness'")
+    assert texts.readings(prompts.parse(["happiness"])) == ()  # the reason why it is not found says it
 
 
 def test_many_are_counted(texts: Texts) -> None:
@@ -41,9 +62,20 @@ def test_many_are_counted(texts: Texts) -> None:
     assert said[-1] == "2 more names are not read as they stand"
 
 
-def test_classify_says_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["classify", CAT, "-p", "my wife", "-p", "cat"]) == 0
-    assert WIFE in " ".join(capsys.readouterr().err.split())
+@pytest.mark.parametrize(
+    "command",
+    ["classify {}", "segment {} --model mini-vit --out segmented", "explain {} --method cam --steps 2 --out explained"],
+)
+def test_commands_say_it(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.format(CAT).split(), "-p", "my wife", "-p", "cat"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert WIFE in said.replace("mini-vit", "mini")
+
+
+def test_of_names_that_nobody_typed_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", CAT]) == 0  # ImageNet's names: nobody typed them
     assert "mini reads" not in capsys.readouterr().err
 

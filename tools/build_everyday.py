@@ -66,6 +66,7 @@ WORDS = {
     "person": "people human crowd",
     "child": "boy girl kid baby infant toddler children",
     "leaves": "leaf foliage",
+    "potted plant": "plant",
     "rock": "stone boulder",
     "sea": "ocean",
     "water": "pond",
@@ -77,6 +78,7 @@ WORDS = {
     "donut": "doughnut",
     "table": "tabletop",
     "feather": "feathers plumage",
+    "wine glass": "wineglass",
 }
 KINDS = {
     "person": ("person", 1),

@@ -107,7 +107,7 @@ def left_out(
         if lexicon:
             texts = without([TEMPLATE.format(names[c]) for c in out])
         else:
-            readings = [Reading((), tuple(normalise(names[c]).split()), outside=False, letters=True) for c in out]
+            readings = [Reading((), tuple(normalise(names[c]).split()), outside=False) for c in out]
             texts = without.embed_readings(readings)
         chosen = [i for i, label in enumerate(labels) if label in out]
         a, b = top_k(images[chosen], texts, [out.index(labels[i]) for i in chosen])

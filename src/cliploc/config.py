@@ -498,7 +498,7 @@ class Options:
     min_presence: float | None = option(
         None, group="boxes", metavar="0-1", check=number("min_presence", 0, 1, none="the usual minimum"),
         none=f"{FOUND:g}; 0.5 without a second look",
-        help="Names that are in the picture with a lower chance are unsure; 0: box every name.",
+        help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
         about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
         "chance, and names below the minimum are not found. See `cliploc help presence`.",
     )

@@ -52,8 +52,8 @@ class Localization:
         image: the upright RGB picture.
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, presence of each name; None if there is none. After a second look it is the chance that
-            the name is in the picture. See `cliploc help presence`.
+        presence: `[P]` float32, presence of each name; None if there is none, NaN of a name that the model does not
+            know. After a second look it is the chance that the name is in the picture. See `cliploc help presence`.
         found: `[P]` bool.
         reasons: for each name, why it was not found, or is unsure; None when it was found.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
@@ -283,10 +283,10 @@ class Localization:
 
     def judged_by(self, judged: Judgement) -> Localization:
         """With what a second look says."""
-        found = np.array([reason is None for reason in judged.reasons])
-        return replace(
-            self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=judged.presence, judged=judged
-        )
+        found, presence = np.array([reason is None for reason in judged.reasons]), judged.presence
+        if self.presence is not None:
+            presence = np.where(np.isnan(self.presence), self.presence, presence)  # names that it does not know
+        return replace(self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=presence, judged=judged)
 
     def __repr__(self) -> str:
         width, height = self.image.size

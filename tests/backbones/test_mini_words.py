@@ -210,6 +210,13 @@ def test_the_head_of_a_phrase_decides_of_everyday_names_too(tower: MiniTextTower
     assert torch.equal(tower([text])[0], tower([read])[0])
 
 
+@pytest.mark.parametrize(
+    ("text", "read"), [("plant", "potted plant"), ("a black cat", "cat"), ("wineglass", "wine glass")]
+)
+def test_a_plant_is_no_factory_and_a_black_cat_no_marten(tower: MiniTextTower, text: str, read: str) -> None:
+    assert torch.equal(tower([text])[0], tower([read])[0])
+
+
 def test_everyday_names_stay_where_classes_are_taken_away(tower: MiniTextTower) -> None:
     without = tower.without(list(range(0, 1000, 5)))
     assert torch.equal(without(["person"]), tower(["person"]))
@@ -226,6 +233,8 @@ def test_everyday_names_stay_where_classes_are_taken_away(tower: MiniTextTower) 
         ("trafic light", "reads 'trafic light' as 'light': did you mean 'traffic light'?"),
         ("bycicle", "has no word 'bycicle': did you mean 'bicycle'?"),
         ("elefant", "has no word 'elefant': did you mean 'elephant'?"),
+        ("elk", "reads 'elk' as what resembles 'elkhound', 'wolf' and 'gray wolf'"),
+        ("green plant", "reads 'green plant' as 'plant'"),
         # All that it resembles are nodes for which no word stands alone.
         ("standpipemen", "has no word 'standpipemen': it is read as what its parts resemble"),
     ],
@@ -237,13 +246,16 @@ def test_a_name_that_is_not_read_as_it_stands_is_told(tower: MiniTextTower, text
 
 
 def test_two_names_and_a_word_that_wordnet_lacks_are_told(tower: MiniTextTower) -> None:
-    two, lacks = tower.remark("cat, dog"), str(tower.remark("iphone"))
-    assert two == "'cat, dog' is taken as one name: for several, ask for 'cat' and 'dog' one by one"
+    lacks = str(tower.remark("iphone"))
+    for two in ("cat, dog", "cat/dog", "cat; dog", "cat & dog"):
+        told = f"{two!r} is taken as one name: for several, ask for 'cat' and 'dog' one by one"
+        assert tower.remark(two) == told
     assert lacks.startswith("mini has no word 'iphone': it is read as what resembles 'cellphone'")
 
 
 @pytest.mark.parametrize(
-    "text", ["dog", "dogs", "a dog", "the people", "wine glass", "baby pacifier", "Red Wolf", "couch", *NOTHING]
+    "text",
+    ["dogs", "a dog", "the people", "wine glass", "baby pacifier", "Red Wolf", "couch", "hen of the woods", *NOTHING],
 )
 def test_of_a_name_that_is_read_as_it_stands_or_not_at_all_nothing_is_told(tower: MiniTextTower, text: str) -> None:
     assert tower.remark(text) is None

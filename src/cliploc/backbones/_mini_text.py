@@ -70,9 +70,10 @@ PREPOSITIONS = _set(
     "riding holding wearing sitting standing lying eating playing running walking"
 )
 STOP_WORDS = FUNCTION_WORDS | PREPOSITIONS
-# Names that ImageNet or OpenAI's list has for a class, of which WordNet's senses say nothing, or another thing first.
+# Names of which WordNet's senses say nothing, or another thing first (a black cat is a marten).
 ALIASES = {
     "baby pacifier": "nipple",
+    "black cat": "cat",
     "japanese chin": "japanese spaniel",
     "remote": "remote control",
     "solar thermal collector": "solar collector",
@@ -103,9 +104,8 @@ class Reading(NamedTuple):
     """The words found in a text."""
 
     known: tuple[tuple[int, float], ...]  # (row in the lexicon, weight)
-    others: tuple[str, ...]  # words to look up as vectors, if no word is in the lexicon
+    others: tuple[str, ...]  # words of a–z or 0–9 to look up as vectors, if no word is in the lexicon
     outside: bool  # whether WordNet has the words but they resemble no class
-    letters: bool  # whether the text has any word of a–z or 0–9
     used: tuple[str, ...] = ()  # the words of `known`, as they were written
     strange: bool = False  # whether it has a word that WordNet lacks, so that it is left out: perhaps it was misspelt
 
@@ -237,7 +237,7 @@ class MiniTextTower(nn.Module):
         reading = self._read(text)
         if reading.known:
             return None
-        if not reading.letters:
+        if not reading.others:
             return f"{model} reads English words, and finds none in {_shown(text)}"
         likeness = self._likeness(reading.others)  # [N]
         if not reading.outside and float(likeness.max()) >= self.min_cosine:
@@ -253,7 +253,7 @@ class MiniTextTower(nn.Module):
     def remark(self, text: str, model: str = "mini") -> str | None:
         """How the model of this name reads a text that it does not read as it stands, in one line; else None."""
         reading = self._read(text)
-        parts = [part.strip() for part in text.split(",") if part.strip()][:NEAREST]
+        parts = [part.strip() for part in re.split(r"[,;/&]", text) if part.strip()][:NEAREST]
         if len(parts) > 1 and all(self._read(part).known for part in parts):
             return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
         if not reading.known:
@@ -268,9 +268,13 @@ class MiniTextTower(nn.Module):
         said = " ".join(reading.used)
         head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
         anchor = self._read_as.get(head)
-        written = " ".join(word for word in normalise(text).split() if word not in ARTICLES)
-        if anchor is None and said == written:
-            return None
+        written = _without_articles(normalise(text).split())
+        if anchor is None and _without_articles(said.split()) == written:
+            row = reading.known[-1][0]
+            if row >= self._first_everyday or self._are_nodes()[row]:
+                return None
+            near = self._nearest(self.rows @ self.embed_readings([reading])[0], self.min_cosine)
+            return f"{model} reads {_shown(text)} as what resembles {_listed(near, 'and')}" if near else None
         kind = f"{head!r}, a kind of " if anchor is not None and said != written else ""
         near = self._meant(written) if self._read(written, whole=True).strange else ()
         return f"{model} reads {_shown(text)} as {kind}{_shown(anchor or said)}" + (
@@ -294,19 +298,21 @@ class MiniTextTower(nn.Module):
         """The shortest names of the nodes that a text is most like, with at least this cosine; `[N]`."""
         order = likeness.argsort(descending=True, stable=True)[: 10 * NEAREST].tolist()
         near = [node for node in order if likeness[node] >= least]
-        first = self.word_senses[:, 0].long()  # [W]
-        exact = self.sense_scores[first, 0].float() * self.score_step >= EXACT  # [W]
         only = self.word_senses[:, 1] < 0  # [W]
-        of_words = self.sense_nodes[first, 0]  # [W]
+        of_words = self.sense_nodes[self.word_senses[:, 0].long(), 0]  # [W]
         asked = torch.isin(of_words, of_words.new_tensor(near))
         start = len(self.rows) - len(self.everyday_rows)
         names: dict[int, str] = {}
-        for row in (exact & only & asked).nonzero().flatten().tolist():
+        for row in (self._are_nodes() & only & asked).nonzero().flatten().tolist():
             node = int(of_words[row])
             if node not in names or len(self._lexicon[row]) < len(names[node]):
                 names[node] = self._lexicon[row]
         names.update(enumerate(self._names, start))
         return tuple(dict.fromkeys(names[node] for node in near if node in names))[:NEAREST]
+
+    def _are_nodes(self) -> Tensor:
+        """`[W]`, whether a word's first sense is a node, and not only like some."""
+        return self.sense_scores[self.word_senses[:, 0].long(), 0].float() * self.score_step >= EXACT
 
     def embed_readings(self, readings: Sequence[Reading]) -> Tensor:
         """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
@@ -382,7 +388,7 @@ class MiniTextTower(nn.Module):
         words = normalise(text).split()[:MAX_WORDS]
         if not whole:
             words = _without_picture_words(words)
-        excepted = " ".join(word for word in words if word not in ARTICLES) in self._excepted
+        excepted = _without_articles(words) in self._excepted
         known = self._plain if excepted else self._words
         segments: list[Segment] = []
         start = 0
@@ -415,7 +421,6 @@ class MiniTextTower(nn.Module):
             known=tuple((row, weight) for (row, _), weight in zip(kept, weights, strict=True)) if kept else (),
             others=() if kept else tuple(s.phrase for s in content),
             outside=bool(content) and all(s.outside for s in content),
-            letters=bool(words),
             used=tuple(phrase for _, phrase in kept),
             strange=any(
                 s.row is None and not s.outside and s.phrase not in STOP_WORDS and s.phrase not in MODIFIERS
@@ -436,6 +441,10 @@ def _listed(words: Sequence[str], last: str) -> str:
     """ "'a', 'b' and 'c'"."""
     shown = [_shown(word) for word in words]
     return f"{', '.join(shown[:-1])} {last} {shown[-1]}" if len(shown) > 1 else shown[0]
+
+
+def _without_articles(words: list[str]) -> str:
+    return " ".join(word for word in words if word not in ARTICLES)
 
 
 def _without_picture_words(words: list[str]) -> list[str]:

@@ -108,6 +108,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
         use_threads(asked.threads)
         measurer = _measurer(options, names, of_methods, faithfulness)
+        for reading in measurer.localizer.readings(prompt):
+            terminal.say(reading, style="yellow")
         reporter.phase("explain")
         reporter.start(len(prompt) * len(titles), len(prompt) * len(titles))
         maps: dict[tuple[str, str], HotMap] = {}

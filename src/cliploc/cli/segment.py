@@ -69,8 +69,10 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
         labels = [class_name.name for class_name in protocol.classes]
         use_threads(asked.threads)
         localizer, segmenter = _loaded(options, protocol)
-        for reason in segmenter.unknown.values():
-            run.terminal.say(f"left out: {reason}", style="yellow")
+        unknown = segmenter.unknown.values()
+        readings = [reading for reading in localizer.readings(names) if reading not in unknown]
+        for said in (*(f"left out: {reason}" for reason in unknown), *readings):
+            run.terminal.say(said, style="yellow")
         if len(segmenter.classes) == 1:
             only = labels[next(iter(segmenter.classes))]
             run.terminal.say(f"{only} is the only name that {options.model} knows: it gets every pixel", style="yellow")

@@ -88,12 +88,12 @@ class AnnotateWorker:
         if len(unknown) == len(self.names) and not self._teach:
             raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
         self._known = np.array([name not in unknown for name in self.names])  # [P]
-        ending = " until it is drawn in three pictures" if self._teach else ""
+        gets = "drafts only from three or more pictures where it is drawn" if self._teach else "no boxes"
         self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
         # Who read the labels has warned of commas.
         whole = [entry for entry in labels.entries if "," not in entry]
         said = self.localizer.readings(whole) if whole else ()
-        self.notes = (*(f"{reason}; {name!r} gets no boxes{ending}" for name, reason in unknown.items()), *said)
+        self.notes = (*(f"{reason}; {name!r} gets {gets}" for name, reason in unknown.items()), *said)
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""

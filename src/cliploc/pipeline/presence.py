@@ -11,7 +11,7 @@ is among them.
 
 Rivals of a name are the bank without
 
-* names that share a synonym with it or with its contrast, and names that the model cannot know;
+* names that share a synonym with it or with its contrast, or are read as it, and names that the model cannot know;
 * the tenth of the bank whose embeddings are nearest to the name's. They are mostly related: "golden retriever" must not
   count against "dog".
 
@@ -121,11 +121,8 @@ def _above(own: Tensor, crowd: Crowd, are_rivals: Tensor) -> Tensor:
 def over_bank(own: Tensor, crowd: Crowd, others: Tensor, are_rivals: Tensor) -> Floats:
     """`[P, 2]` of names: their `bank_mean` and `bank_kin`; see `calibration.OF_BOX`.
 
-    Args:
-        own: `[K, P]` cosines of the bank's texts with the names.
-        crowd: of their cosines with each other, `[K, K]`.
-        others: `[P, K]` bool, the texts that are not the name itself.
-        are_rivals: `[P, K]` bool.
+    From cosines of the bank's texts with them `[K, P]` and with each other `[K, K]`; `[P, K]` texts that are not the
+    name itself, and rivals.
     """
     above, counted = _above(own, crowd, are_rivals), others.T  # [K, P]
     mean = above.masked_fill(~counted, 0).sum(dim=0) / counted.sum(dim=0)
@@ -135,11 +132,6 @@ def over_bank(own: Tensor, crowd: Crowd, others: Tensor, are_rivals: Tensor) -> 
 
 class Bank:
     """The names that a localizer's names compete with; they are embedded when they are first needed.
-
-    Args:
-        cache: gives the cache of the bank's embeddings on disk when they are needed, or None.
-        pass_share: share of the rivals that fit a picture as well as or better than a name with presence 0.5.
-        kin_share: share of the bank that is no rival of a name, because its meaning is related.
 
     Example:
         >>> from cliploc.backbones import create
@@ -152,9 +144,9 @@ class Bank:
     def __init__(
         self,
         texts: Texts,
-        cache: Callable[[], TextCache | None] = lambda: None,
-        pass_share: float = PASS_SHARE,
-        kin_share: float = KIN_SHARE,
+        cache: Callable[[], TextCache | None] = lambda: None,  # that of the bank's embeddings on disk
+        pass_share: float = PASS_SHARE,  # of the rivals: those that fit as well as or better than a name at 0.5
+        kin_share: float = KIN_SHARE,  # of the bank: what is no rival of a name, because its meaning is related
     ) -> None:
         self.backbone = texts.backbone
         self._cache, self._pass_share, self._kin_share = cache, pass_share, kin_share
@@ -169,15 +161,7 @@ class Bank:
     def standing(
         self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
     ) -> Standing | None:
-        """How names compare with their rivals in each view of a picture.
-
-        Args:
-            views: `[V, D]` unit-norm embeddings of a picture and its windows.
-            contrasts: for each name, the words that it is told from, which are no rivals; () for none.
-
-        Returns:
-            The `Standing`, each tensor `[V, P]`; None if the model knows no name of the bank.
-        """
+        """How names compare with rivals, not contrasts, in views `[V, D]` of norm 1; None if the model knows none."""
         with own_modes(self.backbone.device):
             rivals = self.rivals(synonyms, contrasts)
             if rivals is None:
@@ -212,9 +196,14 @@ class Bank:
             texts = _text_set(synonyms, contrasts)
             names = self._names.embed(texts)  # [P, D]
             are_rivals = torch.ones(len(names), len(bank), dtype=torch.bool, device=bank.device)
-            for row, words, others in zip(are_rivals, synonyms, texts.contrasts, strict=True):
-                row[[entry for word in words + others for entry in self._entries.get(word.casefold(), ())]] = False
-            own, not_it = names @ bank.T, are_rivals.clone()  # [P, K]
+            own = names @ bank.T  # [P, K]
+            for row, words, others, cosines in zip(are_rivals, synonyms, texts.contrasts, own, strict=True):
+                same = [entry for word in words + others for entry in self._entries.get(word.casefold(), ())]
+                if not same and (alike := (cosines > ALIKE).nonzero().flatten().tolist()):
+                    # "dogs" is there as "dog", to a model that reads them alike. The last is COCO's, the plainest name.
+                    same = [entry for entries in self._entries.values() if alike[-1] in entries for entry in entries]
+                row[same] = False
+            not_it = are_rivals.clone()
             near = own.masked_fill(~not_it, -math.inf)
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
             self._crowd = Crowd.of(bank @ bank.T) if self._crowd is None else self._crowd
@@ -271,15 +260,14 @@ def _text_set(synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str
     return TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), (), tuple(contrasts))
 
 
-def _standing(own: Tensor, rivals: Tensor, is_rival: Tensor, passing: Tensor, logit_scale: float) -> Standing:
-    """How names compare with the bank.
-
-    Args:
-        own: `[V, P]` cosines of the names.
-        rivals: `[V, K]` cosines of the bank.
-        is_rival: `[P, K]` bool.
-        passing: `[P]` the rank of the rival whose cosine has presence 0.5.
-    """
+def _standing(
+    own: Tensor,  # [V, P] cosines of the names
+    rivals: Tensor,  # [V, K] cosines of the bank
+    is_rival: Tensor,  # [P, K] bool
+    passing: Tensor,  # [P] the rank of the rival whose cosine has presence 0.5
+    logit_scale: float,
+) -> Standing:
+    """How names compare with the bank."""
     cosines = rivals[:, None].masked_fill(~is_rival, -math.inf)  # [V, P, K]
     best = cosines.topk(int(passing.max()), dim=2).values
     bar = best.gather(2, (passing - 1)[None, :, None].expand(len(own), -1, 1))[..., 0]  # [V, P]
@@ -322,12 +310,8 @@ def weigh(
 ) -> Evidence:
     """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`.
 
-    If the model is not calibrated, the bank gives the presence scores; without a bank there are none.
-
-    Args:
-        calibration: of a second look: presence is then a chance, and a name is absent that stays near its rivals in
-            every view (`calibration.FIRST_LOOK`).
-        looks: what it reads; see `looks_over`.
+    If the model is not calibrated, the bank gives the presence scores; without a bank there are none. With `looks` and
+    `calibration`, of a second look, presence is a chance, and a name that stays near its rivals in all views is absent.
     """
     scores, backbone = torch.einsum("bd,bpd->bp", embedding, names), texts.backbone  # [B, P]
     presence, ranks, probabilities = None, None, None
@@ -420,14 +404,7 @@ def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
     """Presence scores of a picture's names, with the best window taken into account.
 
     A small object fits a window better than the whole picture. But W windows have W times as many chances of a false
-    match, so the odds of the best window are divided by W.
-
-    Args:
-        whole: `[P]` of the whole picture.
-        windows: `[W, P]` of its windows; None or W = 0 where there are none.
-
-    Returns:
-        `[P]`, not below `whole`.
+    match, so the odds of the best window are divided by W. From `[P]` and `[W, P]`; the result is not below `whole`.
 
     Example:
         >>> with_windows(torch.tensor([0.2, 0.5]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])).round(decimals=3)

@@ -76,7 +76,9 @@ class Texts:
 
     def _reads_text(self, words: tuple[str, ...]) -> bool:
         crops = self._exemplars.get(words[0])
-        return crops[0].exemplar.with_text if crops else not self.by_exemplars(words)
+        if crops:
+            return crops[0].exemplar.with_text and self._known_words(words)[1] is None
+        return not self.by_exemplars(words)
 
     def learnt_row(self, words: tuple[str, ...]) -> int | None:
         """The row of a name in what was learnt; None if it is not there."""
@@ -103,8 +105,9 @@ class Texts:
         return self.learnt.share[row] == 0 or self._known_words(words)[1] is not None
 
     def presence_unknown(self, words: tuple[str, ...]) -> bool:
-        """Whether the model cannot say if a name is in a picture: it was learnt, and the model does not know it."""
-        return self.by_exemplars(words) and self.learnt_row(words) is not None
+        """Whether the model cannot say if a name is in a picture, as it does not know it; it may have been learnt."""
+        learnt = self.by_exemplars(words) and self.learnt_row(words) is not None
+        return learnt or self.unknown_reason(words) is not None
 
     def learnt_presence(self, texts: TextSet, embedding: Tensor) -> Tensor:
         """The chance that names are in a picture `[D]`, by what was learnt: `[P]`; NaN of those where nothing was."""
@@ -133,17 +136,22 @@ class Texts:
 
     def readings(self, texts: TextSet) -> tuple[str, ...]:
         """How names and contrasts are read that the model does not read as they stand, each in one line."""
-        read = [self._remark(words[0]) for words in texts.synonyms + texts.contrasts if words]
+        read: list[str | None] = []
+        for words in texts.synonyms + texts.contrasts:
+            if words and self._reads_text(words):
+                read += map(self._remark, words)
+                if self._known_words(words)[1] is None:
+                    read += [self._known_words((word,))[1] for word in words]  # of those that are left out
         said = list(dict.fromkeys(filter(None, read)))
         if len(said) > REMARKS:
             said[REMARKS:] = [f"{len(said) - REMARKS} more names are not read as they stand"]
         return tuple(said)
 
     def _remark(self, word: str) -> str | None:
-        """How the model reads a name; None if it does as it stands, or if pictures stand for it. Asked once."""
+        """How the model reads a name; None if it does as it stands. Asked once."""
         remarks = self._remarks  # another thread may forget
         if word not in remarks:
-            remarks[word] = self.backbone.remark(word) if self._reads_text((word,)) else None
+            remarks[word] = self.backbone.remark(word)
         return remarks[word]
 
     @property
