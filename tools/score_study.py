@@ -7,7 +7,7 @@ not in it: five folds of pictures.
 
 * Which features: each set is fitted to the settings of FITTED, which all weigh the same, and judged on those of JUDGED.
   Log loss is the mean over these.
-* Whether to fit anew to JUDGED, which has the default recipe as it is: the log loss of both fits.
+* Whether to fit anew to JUDGED, whose first has `level`, as recipes have: the log loss of both fits.
 * Whether one set of weights is enough: mean score and share right of each setting's boxes, also of published methods
   that are not in the fit.
 * Reliability: boxes in five bins by their score, and the share of each that is right.
@@ -255,7 +255,8 @@ def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | 
         "",
         f"**Pictures.** {pictures} tuning pictures, asked for their true name; a box is right if it has IoU ≥ 0.5 with a true box. Scores are of",
         "pictures that were left out of the fit (five folds). The [weights in use](../mini.md#score-of-a-box) were fitted before windows changed",
-        f"`affinity` and `level` was added; fitted again to the same settings (8, 2 and 3 below, {fitted.sum()} boxes): {fresh}. No setting splits boxes.",
+        "`affinity`, `level` was added and places were compared by [a learnt reading](refinement.md#a-reading-learnt-from-masks);",
+        f"fitted again to the same settings (8, 2 and 3 below, {fitted.sum()} boxes): {fresh}. No setting splits boxes.",
         "",
         f"Fitted to settings 1–3 instead, log loss on left-out pictures is {anew:.4f}, by settings 8, 2 and 3 it is {loss:.4f}",
         f"(standard error of the difference {error:.4f}). The weights in use have {as_is:.4f}, but these pictures were in their fit.",

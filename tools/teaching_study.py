@@ -121,7 +121,9 @@ def shown_in(truth: Path) -> dict[str, set[str]]:
 if __name__ == "__main__":
     kinds: dict[str, Callable[..., None]] = {"--looks": looks, "--times": times}
     kind = kinds.get("".join(sys.argv[1:2]))
-    if kind is None:
+    if sys.argv[1:] in ([], ["--help"]):
+        print(__doc__)
+    elif kind is None:
         main(*map(Path, sys.argv[1:]))
     else:
         kind(*map(Path, sys.argv[2:]))

@@ -37,7 +37,7 @@ UNREFINED: Mapping[str, Any] = {
     "min_score": 0.0,
     "second_look": False,
 }
-MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
+MIN_SCORE = 0.2  # few boxes that score less are right on the tuning pictures: docs/studies/box-score.md
 IMAGE_URL = "/data/local-files/?d="  # of Label Studio
 WAITING = 256  # searches that may wait for the page
 FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools/second_look_study.py
@@ -549,7 +549,7 @@ class Options:
     )
     guide: str | Guide | None = option(
         None, group="model", metavar="NAME[@FILE]", check=_GUIDE, none="the model itself",
-        help="Second image tower, which measures similarities between places, for `proxyclip`, `affinity`, `lposs`.",
+        help="Second image tower, which compares places, for `proxyclip`, `corrclip`, `gla_clip`, `affinity`, `lposs`.",
         about='A guide of `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
         '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
     )

@@ -9,7 +9,7 @@ from cliploc.refine import refinement
 from cliploc.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
-# With the features of windows, which differ more from place to place; tools/recipe_study.py.
+# With the features of windows, which differ more from place to place; tools/windows_study.py.
 WINDOWS_CUT = 0.2
 KEPT = 0.2  # share of the map before the step in the result: maps of windows have details that spreading blurs
 PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
