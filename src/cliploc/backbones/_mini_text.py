@@ -135,6 +135,7 @@ class MiniTextTower(nn.Module):
     sense_scores: Tensor  # [S, K]
     word_senses: Tensor  # [W, s], −1 where a word has fewer senses
     word_weights: Tensor  # [W, s]
+    is_node: Tensor  # [W] bool: a word's first sense is a node, and not only like some
 
     def __init__(
         self,
@@ -182,6 +183,8 @@ class MiniTextTower(nn.Module):
         self.register_buffer("anchor_node", anchor_node)
         for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
             self.register_buffer(name, tensors[name])
+        likeness = self.sense_scores[self.word_senses[:, 0].long(), 0].float() * self.score_step  # [W]
+        self.register_buffer("is_node", likeness >= EXACT, persistent=False)
         self._set_rows(members, self.inner_rows)
 
     @classmethod
@@ -271,7 +274,7 @@ class MiniTextTower(nn.Module):
         written = _without_articles(normalise(text).split())
         if anchor is None and _without_articles(said.split()) == written:
             row = reading.known[-1][0]
-            if row >= self._first_everyday or self._are_nodes()[row]:
+            if row >= self._first_everyday or self.is_node[row]:
                 return None
             near = self._nearest(self.rows @ self.embed_readings([reading])[0], self.min_cosine)
             return f"{model} reads {_shown(text)} as what resembles {_listed(near, 'and')}" if near else None
@@ -303,16 +306,12 @@ class MiniTextTower(nn.Module):
         asked = torch.isin(of_words, of_words.new_tensor(near))
         start = len(self.rows) - len(self.everyday_rows)
         names: dict[int, str] = {}
-        for row in (self._are_nodes() & only & asked).nonzero().flatten().tolist():
+        for row in (self.is_node & only & asked).nonzero().flatten().tolist():
             node = int(of_words[row])
             if node not in names or len(self._lexicon[row]) < len(names[node]):
                 names[node] = self._lexicon[row]
         names.update(enumerate(self._names, start))
         return tuple(dict.fromkeys(names[node] for node in near if node in names))[:NEAREST]
-
-    def _are_nodes(self) -> Tensor:
-        """`[W]`, whether a word's first sense is a node, and not only like some."""
-        return self.sense_scores[self.word_senses[:, 0].long(), 0].float() * self.score_step >= EXACT
 
     def embed_readings(self, readings: Sequence[Reading]) -> Tensor:
         """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
