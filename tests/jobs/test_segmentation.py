@@ -84,6 +84,7 @@ def test_the_report_has_numbers_classes_examples_and_published_numbers(done):
     page = (out / "report.html").read_text()
     for said in ("All numbers, in percent", "SCLIP", "30.5", "Wang et al.", "IoU of each class", "spread over the set"):
         assert said in page
+    assert "Hajimiri" not in page, "it has no number of this set"
     assert page.count("<img") == 2 * (2 + 2)  # photograph, truth and two settings of each picture
     rows = list(csv.DictReader((out / "tables.csv").open()))
     assert {row["kind"] for row in rows} == {"this run", "published"}

@@ -18,6 +18,7 @@ from cliploc.jobs.rows import as_parquet
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, task_folder, write_report
 from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
+from cliploc.report.benchmark_gallery import Photographs, gallery_picture
 from cliploc.report.benchmark_page import class_bars
 from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
@@ -35,7 +36,7 @@ METHODS = ("cam", "grad_cam", "layer_cam")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run of three methods with one broken sample, and its report; its summary."""
-    home = tmp_path_factory.mktemp("benchmark")
+    home = tmp_path_factory.mktemp("a benchmark")
     summary = make_folder(home / "out", home / "root", samples=40, methods=METHODS, failed=[3])
     write_report(home / "out")
     return home / "out", summary
@@ -289,6 +290,15 @@ def test_best_worst_and_borderline(made: tuple[Path, dict[str, Any]], page: str)
         assert abs(ious[1][0] - 0.5) == pytest.approx((all_ious - 0.5).abs().min(), abs=0.005)
 
 
+def test_an_iou_just_below_the_least_does_not_look_like_it(made: tuple[Path, dict[str, Any]]) -> None:
+    run = read_run(made[0])
+    best, sample = run.ranked[0], run.of(run.ranked[0])["sample"].iloc[0]
+    row = benchmark_data.details(run, {(best.id, sample)})[best.id, sample]
+    shown = gallery_picture(run, {**row, "iou": 0.4983}, best, Photographs(Path(), shown=False))
+    assert (shown["iou"], shown["right"]) == ("0.4983", False)
+    assert "IoU 0.4983" in shown["says"]
+
+
 def test_figures_come_in_the_colours_of_light_and_dark_screens(page: str) -> None:
     pairs = re.findall(r'srcset="data:image/svg\+xml;base64,(.+?)">\s*<img class="plot" src="(.+?)"', page)
     assert len(pairs) == 1 + len(METHODS) + 2
@@ -414,6 +424,7 @@ def test_without_pictures(made: tuple[Path, dict[str, Any]], tmp_path: Path, pag
     assert outcome.out.strip() == str(tmp_path / "out" / "report.html")
     alone = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "must not be passed on" in page
+    assert f"cliploc report &#39;{made[0]}&#39; --no-pictures" in page, "the folder has a space"
     assert "image/jpeg" not in alone
     assert "cannot be read" not in alone
     assert alone.count('class="heat"') == page.count('class="heat"')

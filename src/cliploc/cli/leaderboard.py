@@ -144,7 +144,9 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
         print_document(document)
     else:
         for dataset in document["sets"]:
-            terminal.data(styled(f"{dataset['name']} {dataset['split']}, τ chosen on {dataset['tuned_on']}", "bold"))
+            terminal.data(
+                styled(f"{dataset['name']} {dataset['split']}, percent, τ chosen on {dataset['tuned_on']}", "bold")
+            )
             terminal.data(titled(_table(dataset)))
     say_failures(terminal, failed)
     terminal.say(

@@ -28,7 +28,7 @@ TELLING = (
 )  # fmt: skip
 OF_METHOD = frozenset({"options", "head", "threshold"})  # always differ between methods
 MISSES = {
-    "none": ("no box", "the map gives no box at all"),
+    "none": ("no box", "the map gives none, or the name was not found"),
     "several": ("several instances", "the box holds more than 30 % of at least two true boxes"),
     "part": ("a part", "more than half of the box lies on the object, but it holds too little of it"),
     "more": ("too much", "the box holds more than 70 % of the object, and too much around it"),

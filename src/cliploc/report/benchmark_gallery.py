@@ -3,6 +3,7 @@
 Each photograph is embedded once; maps and boxes of each setting are drawn over it.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from cliploc.report.html import data_uri, jpeg_uri
 from cliploc.report.overlay import OPACITY
 from cliploc.report.tables import Cell, Table, decimal, percent
 from cliploc.report.task_folder import Floats, SettingResult, heat_of
-from cliploc.values import ResizePolicy
+from cliploc.values import GOOD_IOU, ResizePolicy, told_apart
 
 SIDE = 240  # longest side of a photograph in the page
 QUALITY = 80
@@ -86,7 +87,8 @@ def gallery_picture(
             place = ranked.index(label) + 1
             nth = {2: "2nd", 3: "3rd"}.get(place, f"{place}th")
             words[0] += f", true class {nth}"
-    iou, name, file = float(row["iou"]), run.class_name(label), str(row["path"]).rsplit("/", 1)[-1]
+    name, file = run.class_name(label), str(row["path"]).rsplit("/", 1)[-1]
+    iou = told_apart(float(row["iou"]), GOOD_IOU)
     return {
         "width": width,  # of the original; places are in its pixels
         "height": height,
@@ -95,8 +97,9 @@ def gallery_picture(
         "boxes": boxes,
         "title": title,  # the start of the caption
         "iou": iou,  # of the largest box
+        "right": float(row["iou"]) >= GOOD_IOU,
         "words": words,  # the end of the caption
-        "says": f"{name} in {file}, {setting.label}: {', '.join([f'IoU {iou:.2f}', *words])}",
+        "says": f"{name} in {file}, {setting.label}: {', '.join([f'IoU {iou}', *words])}",
     }
 
 
@@ -172,7 +175,7 @@ def galleries(
     of_samples = [
         (name((compared[0].id, sample)), [show(each, sample, each.label) for each in compared]) for sample in disputed
     ]
-    return {"folder": run.folder, "galleries": of_settings, "disputed": of_samples}
+    return {"folder": shlex.quote(str(run.folder)), "galleries": of_settings, "disputed": of_samples}
 
 
 def _first(rows: Any) -> list[tuple[str, str]]:
