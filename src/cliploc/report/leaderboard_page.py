@@ -31,8 +31,8 @@ NUMBERS = {  # key → title and meaning; in percent
     "false_finds": ("absent found", "share of all absent names that are found; less is better"),
 }
 ABOUT = (
-    "Percent, except τ, which is chosen on the split given, for GT-known and for each IoU of V2, and then fixed. Small: "
-    "the 95 % interval, of 1,000 bootstrap draws of pictures (of 200 for AP and AR, centred on the number)."
+    "Percent. τ is chosen on the split given, for GT-known and for each IoU of V2, and then fixed. Small: the "
+    "95 % interval, of 1,000 bootstrap draws of pictures (of 200 for AP and AR, centred on the number)."
 )
 
 
